@@ -1,0 +1,363 @@
+"""The keys that one issuer signs with: loaded, refreshed, kept through an outage, chosen from.
+
+All fetching is done by `run`, never by a request: a caller who hangs up harms nobody, and
+however many ask for an unknown `kid`, they wait for one fetch per cooldown. A refresh that
+fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from jwt import PyJWK, PyJWTError
+from jwt.algorithms import HMACAlgorithm
+
+from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.ports import Clock, Telemetry
+from gateway.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
+
+log = logging.getLogger("gateway.keys")
+
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0, connect=3.0)
+_BODY_BYTES_MAX: Final = 262_144
+_KEYS_MAX: Final = 100
+"""Issuers publish two to ten; parsing these many costs some milliseconds of the loop."""
+_RSA_BITS: Final = range(2048, 8193)
+"""NIST SP 800-131A sets the floor; above the ceiling one check would cost milliseconds."""
+_RETRY_S_MAX: Final = 30.0
+_PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+"""Which of PyJWT's algorithms reads a `kty`. `oct` is missing: a secret is not published."""
+
+
+class _Unusable(Exception):
+    """What the source gave is no set of keys for us. The text holds nothing of what it gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    kid: str | None
+    algorithms: frozenset[str]
+    """Those that fit the key's type, its own `alg`, and our config."""
+    key: Any = field(repr=False, compare=False)
+    material: bytes = field(repr=False)
+    """Tells whether a key under the same `kid` has changed."""
+
+
+class IssuerKeys:
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        http: aiohttp.ClientSession,
+        clock: Clock,
+        telemetry: Telemetry,
+        on_rotation: Callable[[str], None],
+        jitter: Random,
+    ) -> None:
+        """`on_rotation` is called with the issuer's name when keys were changed or dropped."""
+        self._issuer = issuer
+        self._http = http
+        self._clock = clock
+        self._telemetry = telemetry
+        self._on_rotation = on_rotation
+        self._jitter = jitter
+        self._keys: frozenset[_Key] = frozenset()
+        self._confirmed_at = clock.monotonic()
+        self._due_at = clock.monotonic()
+        self._failures = 0
+        self._one_at_a_time = asyncio.Lock()
+        self._ended = asyncio.Event()
+        """Set when the refresh under way, or else the next one, has ended."""
+        self._asked = asyncio.Event()
+        self._may_ask_at = clock.monotonic()
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's name in our config."""
+        return self._issuer.name
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there are keys, and not too old ones."""
+        return bool(self._keys) and self._clock.monotonic() < self._lapse_at
+
+    @property
+    def _lapse_at(self) -> float:
+        return self._confirmed_at + self._issuer.keys_age_max_s
+
+    async def run(self) -> None:
+        """Refresh on schedule and on demand, for ever."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._refresh_on_schedule())
+            loops.create_task(self._refresh_on_demand())
+
+    async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
+        """Return the keys that may have made a signature; several only if their `kid` is the same.
+
+        A token without `kid` is good only where exactly one key fits its algorithm; a key without
+        one (a PEM file, a secret) answers for any, where it alone fits. An unknown `kid` waits for
+        a refresh. Raises NotAuthenticated, KeysUnavailable.
+        """
+        found = self._choose(algorithm, kid)
+        for _ in range(2):  # a refresh under way may have begun before the key was published
+            if found or not self._refresh_is_coming():
+                break
+            await self._ended.wait()
+            found = self._choose(algorithm, kid)
+        if not found:
+            raise NotAuthenticated(Rejection.KEY_UNKNOWN, "kid names no key of this issuer")
+        return found
+
+    async def refresh(self) -> None:
+        """Load the keys now, one load at a time. Raises KeysUnavailable; the old keys stay."""
+        async with self._one_at_a_time:
+            try:
+                keys = await self._load()
+            except (_Unusable, aiohttp.ClientError, OSError, UnicodeError) as error:
+                # UnicodeError: a published address whose host name no resolver can take.
+                self._failed()
+                raise self._unavailable(
+                    f"not refreshed: {type(error).__name__}: {error}"
+                ) from error
+            else:
+                self._take(keys)
+            finally:
+                ended, self._ended = self._ended, asyncio.Event()
+                ended.set()
+
+    def _refresh_is_coming(self) -> bool:
+        """Ask for one unless one is under way or asked for; False while the cooldown lasts."""
+        if self._one_at_a_time.locked() or self._asked.is_set():
+            return True
+        now = self._clock.monotonic()
+        if now < self._may_ask_at:
+            return False
+        self._may_ask_at = now + self._issuer.unknown_kid_cooldown_s
+        self._asked.set()
+        return True
+
+    async def _refresh_on_demand(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self._try_refresh()
+
+    async def _refresh_on_schedule(self) -> None:
+        while True:
+            while (wait_s := self._due_at - self._clock.monotonic()) > 0:
+                await self._clock.sleep(wait_s)
+            if self._keys and not self.loaded:
+                # Tokens that were proved with them are forgotten also.
+                log.error("keys_dropped", extra={"issuer": self._issuer.name})
+                self._keys = frozenset()
+                self._on_rotation(self._issuer.name)
+            await self._try_refresh()
+
+    async def _try_refresh(self) -> None:
+        try:
+            await self.refresh()
+        except KeysUnavailable as error:
+            log.warning(
+                "keys_refresh_failed",
+                extra={"issuer": self._issuer.name, "error": str(error)},
+            )
+
+    def _take(self, keys: frozenset[_Key]) -> None:
+        now = self._clock.monotonic()
+        had, self._keys = self._keys, keys
+        self._confirmed_at, self._failures = now, 0
+        self._due_at = now + self._issuer.keys_refresh_s * self._jitter.uniform(0.9, 1.0)
+        self._telemetry.keys_refreshed(self._issuer.name, "ok")
+        if had != keys:
+            log.info("keys_changed", extra={"issuer": self._issuer.name, "keys": len(keys)})
+            self._on_rotation(self._issuer.name)
+
+    def _failed(self) -> None:
+        now = self._clock.monotonic()
+        self._failures += 1
+        back_off_s = min(2.0 ** min(self._failures, 10), _RETRY_S_MAX, self._issuer.keys_refresh_s)
+        self._due_at = now + back_off_s * self._jitter.uniform(0.5, 1.0)
+        if self.loaded:
+            self._due_at = min(self._due_at, self._lapse_at)
+        self._telemetry.keys_refreshed(self._issuer.name, "failed")
+
+    def _unavailable(self, detail: str) -> KeysUnavailable:
+        retry_after_s = max(1.0, self._due_at - self._clock.monotonic())
+        return KeysUnavailable(
+            f"keys of issuer {self._issuer.name} {detail}", retry_after_s=retry_after_s
+        )
+
+    def _choose(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
+        if not self.loaded:
+            raise self._unavailable("were never loaded, or are too old")
+        fitting = [held for held in self._keys if algorithm in held.algorithms]
+        if kid is None:
+            if len(fitting) != 1:
+                raise NotAuthenticated(Rejection.KEY_UNKNOWN, "no kid, and not one key that fits")
+            return (fitting[0].key,)
+        named = [held for held in self._keys if held.kid == kid]
+        if named:
+            keys = tuple(held.key for held in named if held in fitting)
+            if not keys:
+                raise NotAuthenticated(Rejection.ALGORITHM, "alg does not fit the key it names")
+            return keys
+        if len(fitting) == 1 and fitting[0].kid is None:
+            return (fitting[0].key,)
+        return ()
+
+    async def _load(self) -> frozenset[_Key]:
+        found = await self._published()
+        allowed = frozenset(self._issuer.algorithms)
+        keys = frozenset(
+            _Key(held.kid, held.algorithms & allowed, held.key, held.material)
+            for held in found
+            if held.algorithms & allowed
+        )
+        if not keys:
+            raise _Unusable("no key that fits the issuer's algorithms")
+        return keys
+
+    async def _published(self) -> list[_Key]:
+        match self._issuer.keys:
+            case DiscoveryKeys() as source:
+                document = await self._fetch(f"{source.discovery}/.well-known/openid-configuration")
+                address = self._key_set_address(document, source.discovery)
+                return _keys_of_set(await self._fetch(address))
+            case JwksKeys() as source:
+                return _keys_of_set(await self._fetch(source.jwks))
+            case StaticKeys() as source:
+                return _keys_of_file(await asyncio.to_thread(_read, source.public_key_file))
+            case SharedSecretKey() as source:
+                return [_key_of_secret(source.secret.reveal().encode())]
+
+    def _key_set_address(self, document: object, base: str) -> str:
+        # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
+        if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
+            raise _Unusable("the discovery document is not this issuer's")
+        address = document.get("jwks_uri")
+        schemes = ("https",) if base.startswith("https:") else ("https", "http")
+        try:
+            parts = urlsplit(address if isinstance(address, str) else "")
+            if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
+                raise _Unusable("jwks_uri is not an address that we fetch")
+        except ValueError as error:
+            raise _Unusable("jwks_uri is not an address") from error
+        return str(address)
+
+    async def _fetch(self, address: str) -> object:
+        """Get a JSON document. No redirect is followed: only config says whom we trust."""
+        async with self._http.get(
+            address,
+            allow_redirects=False,
+            timeout=_TIMEOUT,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        ) as answer:
+            if answer.status != 200:
+                raise _Unusable(f"answered {answer.status}")
+            body = bytearray()
+            async for chunk in answer.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > _BODY_BYTES_MAX:
+                    raise _Unusable("the answer is too long")
+        return _json(bytes(body))
+
+
+def _json(text: bytes) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise _Unusable("not JSON") from error
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        text = opened.read(_BODY_BYTES_MAX + 1)
+    if len(text) > _BODY_BYTES_MAX:
+        raise _Unusable("the file is too long")
+    return text
+
+
+def _keys_of_file(text: bytes) -> list[_Key]:
+    if text.lstrip().startswith(b"{"):
+        return _keys_of_set(_json(text))
+    try:
+        key = load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _Unusable("the file is neither a key set nor a PEM public key") from error
+    return [_public_key(key, kid=None)]
+
+
+def _key_of_secret(secret: bytes) -> _Key:
+    algorithm = HMACAlgorithm(HMACAlgorithm.SHA256)
+    try:
+        key = algorithm.prepare_key(secret)
+    except PyJWTError as error:
+        raise _Unusable("the secret is a public key") from error
+    if algorithm.check_key_length(key) is not None:
+        raise _Unusable("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
+    return _Key(None, frozenset({"HS256"}), key, material=key)
+
+
+def _keys_of_set(document: object) -> list[_Key]:
+    members = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(members, list):
+        raise _Unusable("not a key set")
+    keys = [_key_of_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
+    return [key for key in keys if key is not None]
+
+
+def _key_of_jwk(jwk: dict[str, Any]) -> _Key | None:
+    """Read one member of a set (RFC 7517, 4); None if it is broken or not for checking tokens."""
+    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
+    if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
+        return None
+    # Whoever publishes a private key has lost it: `d` is nobody's signature any more.
+    if "d" in jwk or not isinstance(operations, list) or "verify" not in operations:
+        return None
+    try:
+        key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key
+        held = _public_key(key, kid)
+    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
+        return None
+    fitting = frozenset(name for name in held.algorithms if alg in (None, name))
+    return _Key(kid, fitting, held.key, held.material)
+
+
+def _public_key(key: Any, kid: str | None) -> _Key:
+    material = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _Key(kid, _algorithms_that_fit(key), key, material)
+
+
+def _algorithms_that_fit(key: object) -> frozenset[str]:
+    match key:
+        case RSAPublicKey(key_size=bits) if bits in _RSA_BITS:
+            return frozenset({"RS256", "RS384", "RS512", "PS256"})
+        case EllipticCurvePublicKey(curve=SECP256R1()):
+            return frozenset({"ES256"})
+        case EllipticCurvePublicKey(curve=SECP384R1()):
+            return frozenset({"ES384"})
+        case Ed25519PublicKey() | Ed448PublicKey():
+            return frozenset({"EdDSA"})
+        case _:
+            return frozenset()

@@ -1,0 +1,253 @@
+"""One way to Redis or Valkey for the whole process: it either answers soon or is away.
+
+While it is away nobody waits for it: each call fails at once, and one probe finds out when it
+is back. Single server, Sentinel and Cluster differ only in how the client is made.
+"""
+
+import asyncio
+import hashlib
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from gateway import settings
+from gateway.errors import StoreUnavailable
+from gateway.model import Secret
+from gateway.ports import Clock, Telemetry
+
+log = logging.getLogger("gateway.valkey")
+
+_PROBE_EVERY_S = 0.1
+_HEARTBEAT_EVERY_S = 0.5
+_PROCESS_LIFE_MS = 3_000
+_CONNECTIONS_MAX = 64
+
+
+class Script:
+    """A named .lua file; its text goes over once, then its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+_HEARTBEAT = Script("heartbeat")
+
+
+class Valkey:
+    """Runs scripts, listens to one channel, and knows whether the store is there."""
+
+    def __init__(
+        self,
+        store: settings.Store,
+        client: "Redis | RedisCluster",
+        *,
+        process_id: str,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._telemetry = telemetry
+        self._timeout_s = store.timeout_s
+        self._process_id = process_id
+        self._namespace = store.namespace
+        self._processes = 0
+        self._available = False
+        self._lost = asyncio.Event()
+        self._on_change: list[Callable[[], None]] = []
+        self._on_message: Callable[[bytes], None] = lambda _: None
+
+    @property
+    def available(self) -> bool:
+        return self._available
+
+    @property
+    def processes(self) -> int:
+        """How many gateway processes were alive when the store was last seen; 0: never seen."""
+        return self._processes
+
+    def key(self, *parts: str, tag: str) -> str:
+        """Name a key; all keys of one script share `tag`, so that Cluster keeps them together."""
+        return ":".join((self._namespace, "{" + tag + "}", *parts))
+
+    @property
+    def channel(self) -> str:
+        return f"{self._namespace}:wake"
+
+    def when_available_changes(self, call: Callable[[], None]) -> None:
+        self._on_change.append(call)
+
+    def when_message_comes(self, call: Callable[[bytes], None]) -> None:
+        self._on_message = call
+
+    async def run_script(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> Any:
+        """Run a script in one round trip; raise StoreUnavailable when the store is away."""
+        if not self._available:
+            raise StoreUnavailable("known to be away")
+        return await self._attempt(script, keys, args)
+
+    async def run(self) -> None:
+        """Keep the heartbeat, find the store again when it is lost, and listen to the channel."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_heartbeat(), name="valkey heartbeat")
+            tasks.create_task(self._keep_listening(), name="valkey listener")
+
+    async def probe(self) -> bool:
+        """Ask the store once and remember whether it is there."""
+        key = self.key("processes", tag="fleet")
+        try:
+            count = await self._attempt(_HEARTBEAT, [key], [self._process_id, _PROCESS_LIFE_MS])
+        except StoreUnavailable:
+            return False
+        self._processes = int(count)
+        self._change(available=True)
+        return True
+
+    async def close(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._client.aclose()
+
+    async def _attempt(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> Any:
+        # Redis-py's own timeouts guard each read; this one guards the sum of connect, retry of
+        # a moved slot and the read, so that a slow store is as good as an absent one.
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._evaluate(script, keys, args)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._change(available=False, why=type(error).__name__)
+            # The server's text may quote arguments.
+            raise StoreUnavailable(f"{script.name}: {type(error).__name__}") from None
+
+    async def _evaluate(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> Any:
+        try:
+            return await self._client.evalsha(script.digest, len(keys), *keys, *args)
+        except NoScriptError:  # a new server, a flush or a failover: EVAL loads it there
+            return await self._client.eval(script.text, len(keys), *keys, *args)
+
+    def _change(self, *, available: bool, why: str = "") -> None:
+        if available == self._available:
+            return
+        self._available = available
+        self._telemetry.store_available(available=available)
+        if available:
+            log.info("store_available", extra={"processes": self._processes})
+        else:
+            log.warning("store_lost", extra={"error": why})
+            self._lost.set()
+        for call in self._on_change:
+            call()
+
+    async def _keep_heartbeat(self) -> None:
+        while True:
+            there = await self.probe()
+            self._lost.clear()
+            if there:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HEARTBEAT_EVERY_S):
+                        await self._lost.wait()
+            else:
+                await self._clock.sleep(_PROBE_EVERY_S)
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                async with self._client.pubsub() as pubsub:
+                    await pubsub.subscribe(self.channel)
+                    await self._deliver(pubsub)
+            except (RedisError, OSError):
+                # Who waits polls as well, so a lost message costs time, not correctness.
+                await self._clock.sleep(_PROBE_EVERY_S)
+
+    async def _deliver(self, pubsub: Any) -> None:
+        while True:
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+            if message is not None and message["type"] == "message":
+                self._on_message(message["data"])
+
+
+def make_client(store: settings.Store, embedded_url: str | None = None) -> "Redis | RedisCluster":
+    """Make the client that the config asks for; nothing connects before the first command."""
+    common: dict[str, Any] = {
+        "socket_timeout": store.timeout_s,
+        "socket_connect_timeout": store.timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 0,  # our own heartbeat does this
+        "retry": Retry(NoBackoff(), 0),  # our own breaker decides
+        "decode_responses": False,
+        "client_name": "console-gateway",
+    }
+    match store.redis:
+        case settings.RedisEmbedded():
+            if embedded_url is None:
+                raise ValueError("the embedded server's address is needed")
+            pool = BlockingConnectionPool.from_url(
+                embedded_url, max_connections=_CONNECTIONS_MAX, timeout=store.timeout_s, **common
+            )
+            return Redis.from_pool(pool)
+        case settings.RedisServer() as server:
+            tls = server.url.startswith("rediss:")
+            pool = BlockingConnectionPool.from_url(
+                server.url,
+                max_connections=_CONNECTIONS_MAX,
+                timeout=store.timeout_s,
+                **common,
+                **_login(server.username, server.password),
+                **(_tls(server.tls_ca_file) if tls else {}),
+            )
+            return Redis.from_pool(pool)
+        case settings.RedisSentinel() as sentinel:
+            options = {**common, **_login(sentinel.username, sentinel.password)}
+            if sentinel.tls:
+                options |= {"ssl": True, **_tls(sentinel.tls_ca_file)}
+            watch = Sentinel(  # type: ignore[no-untyped-call]
+                [_host_port(address) for address in sentinel.sentinels],
+                sentinel_kwargs={"socket_timeout": store.timeout_s},
+                **options,
+            )
+            found: Redis = watch.master_for(sentinel.service)
+            return found
+        case settings.RedisCluster() as cluster:
+            options = {**common, **_login(cluster.username, cluster.password)}
+            if cluster.tls:
+                options |= {"ssl": True, **_tls(cluster.tls_ca_file)}
+            nodes = [ClusterNode(*_host_port(address)) for address in cluster.cluster]
+            return RedisCluster(startup_nodes=nodes, **options)
+
+
+def _login(username: str | None, password: Secret | None) -> dict[str, Any]:
+    return {
+        "username": username,
+        "password": password.reveal() if password is not None else None,
+    }
+
+
+def _tls(ca_file: Path | None) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        "ssl_ca_certs": str(ca_file) if ca_file is not None else None,
+    }
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

@@ -1,0 +1,144 @@
+"""What can stop a request, in our words. `edge/wire.py` says what each looks like on HTTP.
+
+GatewayError
+├── NotAuthenticated          who asks is not proved; `reason` is for the operator
+├── BadRequest                the request is malformed; `detail` is for the caller
+│   ├── OperationUnknown      no such path in the catalogue
+│   ├── MethodNotAllowed      the path exists, the method does not
+│   └── RequestTooLarge       headers, path or body over their bound
+├── NotPermitted              forbidden, or no such server or project: never told apart
+├── CallerLimited             this caller's own limit
+├── BudgetExhausted           the account's budget cannot serve this by its deadline
+├── UpstreamRefused           the cloud says 400 or 404; its code and message are kept
+├── UpstreamBusy              the cloud says 429
+├── UpstreamBroken            the cloud's answer cannot be used
+├── UpstreamUnreachable       no connection, reset, or 503 and the like
+├── UpstreamSlow              no answer in time
+├── ServiceLoginFailed        we hold no service credential that the cloud takes
+├── KeysUnavailable           an issuer's keys were never loaded or are too old
+├── JournalUnavailable        the audit record cannot be written
+├── DeadlineExceeded          the request's own deadline passed
+├── Draining                  this process is stopping
+└── StoreUnavailable          Redis is away; never reaches a caller: the flow goes on without
+"""
+
+from enum import Enum
+
+
+class GatewayError(Exception):
+    """Base of all. Its text goes to the operator's log, never to the caller, never a secret."""
+
+
+class Rejection(Enum):
+    """Why a credential was refused. The value is the metric label."""
+
+    MISSING = "missing"
+    AMBIGUOUS = "ambiguous"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    ISSUER_UNKNOWN = "issuer_unknown"
+    ALGORITHM = "algorithm"
+    KEY_UNKNOWN = "key_unknown"
+    SIGNATURE = "signature"
+    CRITICAL_HEADER = "critical_header"
+    TOKEN_TYPE = "token_type"  # noqa: S105 - a metric label
+    AUDIENCE = "audience"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    TOO_OLD = "too_old"
+    CLAIMS = "claims"
+    REVOKED = "revoked"
+
+
+class NotAuthenticated(GatewayError):
+    def __init__(self, reason: Rejection, detail: str = "", *, issuer: str | None = None) -> None:
+        """`detail` and `issuer` (our config's name for it) are for the operator's log."""
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.issuer = issuer
+
+
+class BadRequest(GatewayError):
+    def __init__(self, detail: str) -> None:
+        """`detail` is a sentence for the caller that says what to do; it echoes no input."""
+        super().__init__(detail)
+        self.detail = detail
+
+
+class OperationUnknown(BadRequest):
+    pass
+
+
+class MethodNotAllowed(BadRequest):
+    def __init__(self, detail: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
+
+class RequestTooLarge(BadRequest):
+    pass
+
+
+class NotPermitted(GatewayError):
+    """The text tells the operator which denial decided, or that no grant does."""
+
+
+class RetryLater(GatewayError):
+    """Asking again makes sense, after `retry_after_s` seconds."""
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class CallerLimited(RetryLater):
+    pass
+
+
+class BudgetExhausted(RetryLater):
+    pass
+
+
+class UpstreamRefused(GatewayError):
+    def __init__(self, status: int, error_code: str, error_msg: str) -> None:
+        super().__init__(f"upstream answered {status} {error_code}")
+        self.status = status
+        self.error_code = error_code
+        self.error_msg = error_msg
+
+
+class UpstreamBusy(RetryLater):
+    pass
+
+
+class UpstreamBroken(GatewayError):
+    pass
+
+
+class UpstreamUnreachable(RetryLater):
+    pass
+
+
+class UpstreamSlow(GatewayError):
+    pass
+
+
+class ServiceLoginFailed(RetryLater):
+    pass
+
+
+class KeysUnavailable(RetryLater):
+    pass
+
+
+class JournalUnavailable(RetryLater):
+    pass
+
+
+class DeadlineExceeded(GatewayError):
+    pass
+
+
+class StoreUnavailable(GatewayError):
+    pass

@@ -1,0 +1,156 @@
+"""From the caller's JWT to a Principal: proved once, then remembered by hash until it ends.
+
+A remembered token costs one hash and one look-up, no signature and no network. Only tokens that
+were proved are remembered, so garbage can push nobody out. What may change while a token lives
+is checked elsewhere, on the Principal that this hands out: the policy, and revocation by
+`token_id`, subject and `issued_at`, for which the Principal has all that is needed.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.model import Principal, Secret
+from gateway.ports import Clock, Signatures, Telemetry
+from gateway.rules.identity import CALLER_JWT_CHARS_MAX, TokenRules, good_until, principal_of
+
+_UNKNOWN = "unknown"
+"""The metric label where no issuer of ours is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    principal: Principal
+    good_until: float
+    """Seconds since the epoch, leeway included."""
+
+
+class _Flight:
+    """One verification that others wait for."""
+
+    __slots__ = ("ended", "refusal")
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.refusal: NotAuthenticated | KeysUnavailable | None = None
+
+
+class Identify:
+    def __init__(
+        self,
+        *,
+        signatures: Signatures,
+        rules: Mapping[str, TokenRules],
+        clock: Clock,
+        telemetry: Telemetry,
+        tokens_max: int,
+    ) -> None:
+        """`rules` by the issuer's name in our config; the oldest of `tokens_max` makes room."""
+        self._signatures = signatures
+        self._rules = rules
+        self._clock = clock
+        self._telemetry = telemetry
+        self._tokens_max = tokens_max
+        # Keyed, so that a memory image tells nobody whether a certain token was used here.
+        self._keyed_hash = hashlib.sha256(secrets.token_bytes(64))
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._flights: dict[bytes, _Flight] = {}
+        self._forgotten = 0
+
+    @property
+    def remembered(self) -> int:
+        """How many tokens are remembered now."""
+        return len(self._remembered)
+
+    def recall(self, token: str) -> Principal | None:
+        """Return whom a token speaks for that was proved before; None: ask `identify`."""
+        if len(token) > CALLER_JWT_CHARS_MAX:
+            return None
+        return self._recall(self._digest(token))
+
+    async def identify(self, token: Secret) -> Principal:
+        """Prove the token, or wait for the proof under way, and remember it.
+
+        Raises NotAuthenticated, and KeysUnavailable where nothing can be proved now.
+        """
+        try:
+            return await self._identify(token)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(refusal.issuer or _UNKNOWN, refusal.reason.value)
+            raise
+        except KeysUnavailable:
+            self._telemetry.identified(_UNKNOWN, "keys_unavailable")
+            raise
+
+    def forget(self, issuer: str) -> None:
+        """Drop what was proved with this issuer's keys: they have changed."""
+        self._forgotten += 1
+        stale = [
+            digest
+            for digest, remembered in self._remembered.items()
+            if remembered.principal.issuer == issuer
+        ]
+        for digest in stale:
+            del self._remembered[digest]
+
+    async def _identify(self, token: Secret) -> Principal:
+        text = token.reveal()
+        if len(text) > CALLER_JWT_CHARS_MAX:
+            raise NotAuthenticated(Rejection.TOO_LARGE)
+        digest = self._digest(text)
+        while (principal := self._recall(digest)) is None:
+            flight = self._flights.get(digest)
+            if flight is None:
+                return await self._prove(token, digest)
+            await flight.ended.wait()
+            if flight.refusal is not None:
+                # Without the traceback, which would grow with each who waited.
+                raise flight.refusal.with_traceback(None)
+            # Else proved; or not, when its caller hung up or the keys changed: look again.
+        return principal
+
+    async def _prove(self, token: Secret, digest: bytes) -> Principal:
+        flight = self._flights[digest] = _Flight()
+        forgotten = self._forgotten
+        try:
+            verified = await self._signatures.verify(token)
+            rules = self._rules[verified.issuer]
+            principal = principal_of(verified, rules, self._clock.now())
+        except (NotAuthenticated, KeysUnavailable) as refusal:
+            flight.refusal = refusal
+            raise
+        else:
+            # A key that was withdrawn meanwhile may be the one that proved this token.
+            if forgotten == self._forgotten:
+                self._remember(digest, _Remembered(principal, good_until(principal, rules)))
+            self._telemetry.identified(principal.issuer, "ok")
+            return principal
+        finally:
+            del self._flights[digest]
+            flight.ended.set()
+
+    def _recall(self, digest: bytes) -> Principal | None:
+        remembered = self._remembered.get(digest)
+        if remembered is None:
+            return None
+        if self._clock.now() >= remembered.good_until:
+            del self._remembered[digest]
+            return None
+        principal = remembered.principal
+        self._telemetry.identified(principal.issuer, "remembered")
+        return principal
+
+    def _remember(self, digest: bytes, remembered: _Remembered) -> None:
+        self._remembered[digest] = remembered
+        if len(self._remembered) > self._tokens_max:
+            self._remembered.popitem(last=False)
+
+    def _digest(self, token: str) -> bytes:
+        keyed = self._keyed_hash.copy()
+        # A header may hold bytes that are no UTF-8; they come as lone surrogates.
+        keyed.update(token.encode("utf-8", "surrogatepass"))
+        return keyed.digest()

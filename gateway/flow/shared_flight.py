@@ -1,0 +1,213 @@
+"""One fetch for all who wait: over the requests of this process, and over all replicas.
+
+A fetch runs in a task of its own, so it survives the caller that started it; when the last
+caller has left, it is cancelled and its lease given up. Over replicas the holder of a lease
+fetches and the others are woken by its result. Without Redis each process fetches for itself.
+"""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gateway.errors import (
+    BudgetExhausted,
+    DeadlineExceeded,
+    GatewayError,
+    RetryLater,
+    ServiceLoginFailed,
+    StoreUnavailable,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamRefused,
+    UpstreamSlow,
+    UpstreamUnreachable,
+)
+from gateway.model import LinkSource
+from gateway.ports import (
+    ANY_VERSION,
+    Busy,
+    Claimed,
+    Clock,
+    Failed,
+    Fetched,
+    Found,
+    Held,
+    SharedStore,
+)
+
+Fetch = Callable[[], Awaitable[Fetched]]
+
+_LEASE_S = 2.0
+"""How long a dead holder is waited for; a living one extends it every third."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    task: "asyncio.Task[Held]"
+    waiters: int = 0
+
+
+class SharedFlight:
+    """Implements ports.Shared."""
+
+    def __init__(self, store: SharedStore, clock: Clock, *, lease_s: float = _LEASE_S) -> None:
+        self._store = store
+        self._clock = clock
+        self._lease_s = lease_s
+        self._flights: dict[tuple[str, bytes | None, bool], _Flight] = {}
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flights)
+
+    async def obtain(
+        self,
+        key: str,
+        fetch: Fetch,
+        *,
+        deadline: float,
+        unusable: bytes | None = None,
+        fresh: bool = False,
+    ) -> Held:
+        name = (key, unusable, fresh)
+        flight = self._flights.get(name)
+        joined = flight is not None
+        if flight is None:
+            flight = self._start(name, fetch)
+        flight.waiters += 1
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                held = await asyncio.shield(flight.task)
+        except TimeoutError:
+            raise DeadlineExceeded("waiting for a fetch") from None
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0 and not flight.task.done():
+                # Nobody may join a flight that is about to be cancelled.
+                self._flights.pop(name, None)
+                flight.task.cancel()
+        if joined and held.source is LinkSource.UPSTREAM:
+            return Held(held.value, held.good_until, LinkSource.COALESCED)
+        return held
+
+    async def close(self) -> None:
+        """Cancel what is in flight and wait until the leases are given up."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, name: tuple[str, bytes | None, bool], fetch: Fetch) -> _Flight:
+        key, unusable, fresh = name
+        work = self._fly(key, fetch, unusable=unusable, fresh=fresh)
+        flight = _Flight(asyncio.create_task(work, name="shared flight"))  # noqa: TID251
+        self._flights[name] = flight
+
+        def land(task: "asyncio.Task[Held]") -> None:
+            if self._flights.get(name) is flight:
+                del self._flights[name]
+            if not task.cancelled():
+                task.exception()  # those who waited have it; if none did, nobody needs it
+
+        flight.task.add_done_callback(land)
+        return flight
+
+    async def _fly(self, key: str, fetch: Fetch, *, unusable: bytes | None, fresh: bool) -> Held:
+        skip = ANY_VERSION if fresh else b""
+        awaited = ""
+        owner = secrets.token_hex(16)
+        with self._store.changes(key) as changed:
+            while True:
+                changed.clear()
+                asked_at = self._clock.monotonic()
+                try:
+                    state = await self._store.claim(
+                        key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
+                    )
+                except StoreUnavailable:
+                    return _held(await fetch(), LinkSource.UPSTREAM)
+                match state:
+                    case Found(value=value) if value == unusable:
+                        skip = state.version
+                    case Found():
+                        source = LinkSource.COALESCED if awaited else LinkSource.REDIS
+                        return Held(state.value, asked_at + state.ttl_s, source)
+                    case Failed():
+                        raise _failure_from(state.failure)
+                    case Claimed():
+                        return await self._fetch_as_holder(key, owner, fetch)
+                    case Busy():
+                        awaited = state.holder
+                        skip = b"" if skip == ANY_VERSION else skip  # what this one brings is fresh
+                        # Past the lease's end the holder is dead, or its message was lost.
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(state.lease_left_s + 0.01):
+                                await changed.wait()
+
+    async def _fetch_as_holder(self, key: str, owner: str, fetch: Fetch) -> Held:
+        extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
+        try:
+            fetched = await fetch()
+        except GatewayError as error:
+            with suppress(StoreUnavailable):
+                await self._store.fail(key, owner=owner, failure=_failure_to(error))
+            raise
+        except BaseException:
+            with suppress(StoreUnavailable):
+                await self._store.abandon(key, owner=owner)
+            raise
+        finally:
+            extending.cancel()
+        ttl_s = fetched.good_until - self._clock.monotonic()
+        if ttl_s > 0:
+            with suppress(StoreUnavailable):
+                await self._store.publish(key, owner=owner, value=fetched.value, ttl_s=ttl_s)
+        return _held(fetched, LinkSource.UPSTREAM)
+
+    async def _keep_lease(self, key: str, owner: str) -> None:
+        with suppress(StoreUnavailable):
+            while True:
+                await self._clock.sleep(self._lease_s / 3)
+                if not await self._store.extend(key, owner=owner, lease_s=self._lease_s):
+                    return
+
+
+def _held(fetched: Fetched, source: LinkSource) -> Held:
+    return Held(fetched.value, fetched.good_until, source)
+
+
+def _failure_to(error: GatewayError) -> bytes:
+    match error:
+        case UpstreamRefused():
+            fields = [error.status, error.error_code, error.error_msg]
+        case RetryLater():
+            fields = [str(error), error.retry_after_s]
+        case _:
+            fields = [str(error)]
+    return json.dumps([type(error).__name__, *fields]).encode()
+
+
+def _failure_from(failure: bytes) -> GatewayError:
+    """Make another replica's failure the error that it was there."""
+    try:
+        kind, *fields = json.loads(failure)
+    except ValueError:
+        return UpstreamBroken("another replica's fetch failed")
+    match kind, fields:
+        case "UpstreamRefused", [int(status), str(code), str(message)]:
+            return UpstreamRefused(status, code, message)
+        case _, [str(text), int() | float() as retry_after_s] if kind in _RETRY_LATER:
+            return _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
+        case _, [str(text)] if kind in _PLAIN:
+            return _PLAIN[kind](text)
+    return UpstreamBroken("another replica's fetch failed")
+
+
+_RETRY_LATER = {
+    kind.__name__: kind
+    for kind in (BudgetExhausted, UpstreamBusy, UpstreamUnreachable, ServiceLoginFailed)
+}
+_PLAIN = {kind.__name__: kind for kind in (UpstreamBroken, UpstreamSlow, DeadlineExceeded)}

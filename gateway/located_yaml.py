@@ -1,0 +1,146 @@
+"""YAML whose values remember their line, so that a mistake is reported as file, line and key."""
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LEFT_AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+
+try:  # the C parser is ten times faster; PyYAML's wheels have it, its source builds may not
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:  # pragma: no cover
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+
+class _Loader(_SafeLoader):
+    """Reads `on`, `yes` and instants as the text that they are (YAML 1.2, 10.3.2).
+
+    PyYAML speaks YAML 1.1, where the key `on:` means True and a date is no text any more.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to declare them
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_AS_TEXT]
+        for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false"), list("tf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    file: str
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
+
+
+class MistakesFound(Exception):
+    """Everything that is wrong with a file, not only the first thing."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = tuple(mistakes)
+
+
+class Document:
+    """A parsed file: plain data, and the line on which each part of it begins."""
+
+    def __init__(self, file: str, data: Any, root: yaml.Node | None) -> None:
+        self.file = file
+        self.data = data
+        self._root = root
+
+    def line(self, path: Sequence[str | int]) -> int:
+        """Return the line of the value at `path`, or of the nearest parent that is in the file."""
+        node = self._root
+        line = 1 if node is None else node.start_mark.line + 1
+        for step in path:
+            child = _child(node, step)
+            if child is None:
+                break
+            line, node = child
+        return line
+
+    def mistake(self, path: Sequence[str | int], message: str) -> Mistake:
+        return Mistake(self.file, self.line(path), dotted(path), message)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def load(path: Path) -> Document:
+    """Read one YAML document; raise MistakesFound when it is unreadable, no YAML, or ambiguous.
+
+    Duplicate keys are refused (YAML 1.2, 3.2.1.3: keys are unique; PyYAML keeps the last one
+    silently), and so are aliases, which hide a document many times its size.
+    """
+    file = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MistakesFound([Mistake(file, 0, "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise MistakesFound([Mistake(file, 0, "", "is not UTF-8")]) from error
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return Document(file, None, None)
+        _refuse_ambiguity(file, root)
+        return Document(file, loader.construct_document(root), root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise MistakesFound([Mistake(file, line, "", f"is no YAML: {error.problem}")]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MistakesFound([Mistake(file, 0, "", "is no YAML")]) from error
+    finally:
+        loader.dispose()
+
+
+def _refuse_ambiguity(file: str, root: yaml.Node) -> None:
+    mistakes = []
+    seen: set[int] = set()
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            line = node.start_mark.line + 1
+            mistakes.append(Mistake(file, line, "", "aliases (*name) are not allowed"))
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[Hashable] = set()
+            for key, value in node.value:
+                todo.append(value)
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    mistakes.append(Mistake(file, line, str(key.value), "stands here twice"))
+                keys.add(key.value if isinstance(key.value, str) else id(key))
+    if mistakes:
+        raise MistakesFound(mistakes)
+
+
+def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        found = node.value[step]
+        return found.start_mark.line + 1, found
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == step:
+                return key.start_mark.line + 1, value
+    return None

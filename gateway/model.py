@@ -1,0 +1,199 @@
+"""The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import Enum
+from hmac import compare_digest
+from typing import Any, Final, NewType, NoReturn
+
+ProjectId = NewType("ProjectId", str)
+ServerId = NewType("ServerId", str)
+
+CONSOLE_OPEN: Final = "console:open"
+SERVER_READ: Final = "server:read"
+SERVER_POWER: Final = "server:power"
+PERMISSIONS: Final = frozenset({CONSOLE_OPEN, SERVER_READ, SERVER_POWER})
+
+
+class Secret:
+    """Text that must not be seen: it cannot be printed, formatted, logged or pickled.
+
+    `reveal()` is the only way to the text, so a search for that word finds each place where a
+    token, a password or a console URL is used.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def fingerprint(self) -> str:
+        """Eight hex digits that tell two secrets apart in a log and give neither away."""
+        return hashlib.sha256(b"fingerprint\0" + self._text.encode()).hexdigest()[:8]
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __format__(self, format_spec: str) -> str:
+        return repr(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """A JWT whose signature and algorithm are proved; its claims are not judged yet."""
+
+    issuer: str
+    """The issuer's name in our config."""
+    header: dict[str, Any]
+    claims: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks, as proved by a verified JWT."""
+
+    issuer: str
+    """The issuer's short name in our config, not its URL."""
+    subject: str
+    groups: frozenset[str]
+    issued_at: float
+    """Seconds since the epoch."""
+    expires_at: float
+    """Seconds since the epoch; leeway is not included."""
+    token_id: str | None
+    """The `jti`, where the issuer sets one."""
+
+    @property
+    def key(self) -> str:
+        """One text per person, over all issuers; the length keeps `a:b`+`c` from `a`+`b:c`."""
+        return f"{len(self.issuer)}:{self.issuer}:{self.subject}"
+
+
+class BudgetClass(Enum):
+    """Kinds of upstream calls that have separate budgets."""
+
+    CONSOLE = "console"
+    IAM = "iam"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the catalogue: an operation of the cloud's API that may pass."""
+
+    name: str
+    method: str
+    template: str
+    """The path after `/v1/{project_id}`, with `{id}` where the server id stands."""
+    permission: str
+    budget: BudgetClass
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request in our words: what is to be done, where, and to which servers."""
+
+    operation: Operation
+    project: ProjectId
+    servers: tuple[ServerId, ...]
+
+
+class RuleKind(Enum):
+    GRANT = "grant"
+    DENIAL = "denial"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """Where in the policy file the grant or denial stands that decided."""
+
+    kind: RuleKind
+    file: str
+    line: int
+    label: str
+    """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Proof that the policy in force allows this principal this call.
+
+    Only `rules/policy.py` makes one (a test greps for it); later stages ask for a Permit, so
+    nothing unchecked can reach them.
+    """
+
+    principal: Principal
+    call: Call
+    rule: RuleRef
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleLink:
+    """A console URL and how long it is good, on this process's monotonic clock."""
+
+    url: Secret
+    good_until: float
+    """Monotonic seconds."""
+
+
+class LinkSource(Enum):
+    """Where the link in an answer came from."""
+
+    LOCAL = "local"
+    REDIS = "redis"
+    COALESCED = "coalesced"
+    UPSTREAM = "upstream"
+
+
+class Stage(Enum):
+    """The stages of a request whose time is measured."""
+
+    IDENTIFY = "identify"
+    DECIDE = "decide"
+    OBTAIN = "obtain"
+    RECORD = "record"
+
+
+class Reuse(Enum):
+    """Who may be given a link that was fetched before (the cloud does not say: operators do)."""
+
+    SHARED = "shared"
+    """One link per server, for all who may open it."""
+    CALLER = "caller"
+    """One link per server and person."""
+    NEVER = "never"
+    """Only requests that are in flight together share."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What is to be sent to the cloud, without any credential."""
+
+    method: str
+    path: str
+    """Path and query exactly as they are to stand on the request line."""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAnswer:
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes

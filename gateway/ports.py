@@ -1,0 +1,236 @@
+"""What the flow needs from outside, each promise in one place. Drivers implement, tests fake."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.model import (
+    BudgetClass,
+    LinkSource,
+    Secret,
+    Stage,
+    UpstreamAnswer,
+    UpstreamRequest,
+    VerifiedToken,
+)
+from gateway.rules.policy import Policy
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch: for claims and for display."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump: for waiting and for deadlines."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; returns at once for zero and for negative spans."""
+
+
+class Signatures(Protocol):
+    async def verify(self, caller_jwt: Secret) -> VerifiedToken:
+        """Prove the signature with a key of the issuer that the token names.
+
+        Raises NotAuthenticated; KeysUnavailable when the issuer's keys were never loaded, or are
+        older than operators allow. May wait for one key refresh when the `kid` is unknown.
+        """
+
+
+class Policies(Protocol):
+    def current(self) -> Policy:
+        """Return the policy in force. Take it once per request and hand it on."""
+
+
+class Budget(Protocol):
+    async def admit(
+        self, account: str, budget: BudgetClass, caller: str, *, deadline: float
+    ) -> None:
+        """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
+
+        `caller` is a Principal.key, or "" for the gateway's own calls; `deadline` is monotonic.
+        Raises BudgetExhausted at once when the slot would come after the deadline.
+        """
+
+    async def throttled(self, account: str, budget: BudgetClass, *, pause_s: float | None) -> None:
+        """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
+
+        None: the cloud named no span.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought: the value and how long it may be kept."""
+
+    value: bytes
+    good_until: float
+    """Monotonic seconds of this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A value out of a shared flight."""
+
+    value: bytes
+    good_until: float
+    source: LinkSource
+
+
+class Shared(Protocol):
+    """Values that all replicas share, each fetched by one of them (flow/shared_flight.py)."""
+
+    async def obtain(
+        self,
+        key: str,
+        fetch: Callable[[], Awaitable[Fetched]],
+        *,
+        deadline: float,
+        unusable: bytes | None = None,
+        fresh: bool = False,
+    ) -> Held:
+        """Return the value stored under `key`, or let exactly one replica fetch it.
+
+        `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
+        to it counts as absent. `fresh`: whatever is stored now counts as absent. Without Redis
+        the flight is shared in this process only. Raises what `fetch` raises (those who waited
+        for a fetch share its failure), and DeadlineExceeded.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    value: bytes
+    ttl_s: float
+    version: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is ours: fetch, then settle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    holder: str
+    lease_left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The fetch that we waited for failed."""
+
+    failure: bytes
+
+
+ANY_VERSION = b"*"
+
+
+class SharedStore(Protocol):
+    """Values and leases that all replicas see. Every method raises StoreUnavailable."""
+
+    async def claim(
+        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+    ) -> Found | Claimed | Busy | Failed:
+        """Look `key` up, or take the lease to fetch it.
+
+        A value of version `skip` (ANY_VERSION: of any) counts as absent. `awaited` is the holder
+        that an earlier claim named: if it failed, so have we.
+        """
+
+    async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
+        """Keep the lease; False when it is no longer ours."""
+
+    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
+        """Store what was fetched and end the lease; False (and no effect) when it was lost."""
+
+    async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
+        """End the lease and tell those who wait why."""
+
+    async def abandon(self, key: str, *, owner: str) -> None:
+        """End the lease without a result, so that another may fetch."""
+
+    def changes(self, key: str) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set when a fetch of `key` ends, or when the store is lost."""
+
+
+class CallerUsage(Protocol):
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        """Add these callers' requests to what all replicas counted.
+
+        Returns how many seconds each caller's theoretical arrival time lies ahead.
+        Raises StoreUnavailable.
+        """
+
+
+class Upstream(Protocol):
+    """The connection pool of one account; two accounts never share one."""
+
+    async def send(
+        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        """Send once and read the whole answer, whatever its status.
+
+        Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
+        """
+
+
+class ServiceCredential(Protocol):
+    """How one account proves itself to the cloud: a token, a signature, or a token file."""
+
+    async def headers(
+        self, request: UpstreamRequest, *, deadline: float
+    ) -> tuple[tuple[str, str], ...]:
+        """Return the headers that make `request` ours; may wait for a login.
+
+        Raises ServiceLoginFailed (at once while a refused login backs off), DeadlineExceeded.
+        """
+
+    async def renew(self, refused: tuple[tuple[str, str], ...], *, deadline: float) -> bool:
+        """After the cloud refused these headers: get a newer credential, one login for all.
+
+        False where there is no newer one to get (a signature, an unchanged token file).
+        Raises ServiceLoginFailed, DeadlineExceeded.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who was given what, decided by which rule. It holds no secret."""
+
+    event: str
+    at: float
+    """Seconds since the epoch."""
+    request_id: str
+    issuer: str
+    subject: str
+    groups: tuple[str, ...]
+    operation: str
+    project: str
+    servers: tuple[str, ...]
+    rule: str
+    source: str
+    link_fingerprint: str
+    client_address: str
+
+
+class Journal(Protocol):
+    async def record(self, record: AuditRecord) -> None:
+        """Return when the record is durable; raises JournalUnavailable."""
+
+
+class Telemetry(Protocol):
+    """Counts what happened. Every label value comes from config or from an Enum."""
+
+    def stage(self, stage: Stage, seconds: float) -> None: ...
+    def identified(self, issuer: str, outcome: str) -> None: ...
+    def link_served(self, source: LinkSource) -> None: ...
+    def upstream_call(self, account: str, outcome: str, seconds: float) -> None: ...
+    def service_login(self, account: str, outcome: str) -> None: ...
+    def service_credential_expires(self, account: str, at: float) -> None: ...
+    def keys_refreshed(self, issuer: str, outcome: str) -> None: ...
+    def policy_reloaded(self, outcome: str, rules: int) -> None: ...
+    def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None: ...
+    def budget_refused(self, account: str, budget: BudgetClass) -> None: ...
+    def store_available(self, *, available: bool) -> None: ...

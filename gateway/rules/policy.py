@@ -1,0 +1,188 @@
+"""Who may do what to which server. Pure: a Policy is built whole and never changes.
+
+The words: a role is a named set of permissions; a grant gives a role to somebody on something;
+a denial takes permissions away and always wins; what no grant gives is not allowed.
+
+A decision looks only at the rules that name this person or one of their groups and this very
+permission, so it does not grow with the number of rules.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gateway.errors import NotPermitted
+from gateway.model import Call, Permit, Principal, ProjectId, RuleKind, RuleRef, ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A grant or a denial."""
+
+    ref: RuleRef
+    permissions: frozenset[str]
+    issuer: str | None
+    """None: of any issuer."""
+    users: frozenset[str]
+    groups: frozenset[str]
+    projects: frozenset[str]
+    """Empty: any project."""
+    servers: frozenset[str]
+    """Empty: any server of the projects."""
+    valid_from: float = float("-inf")
+    valid_until: float = float("inf")
+    """Seconds since the epoch; the first instant at which the rule no longer holds."""
+
+    def holds_at(self, now: float) -> bool:
+        return self.valid_from <= now < self.valid_until
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    allowed: bool
+    rule: RuleRef | None
+    """The denial or the grant that decided; None: no grant applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    decision: Decision
+    matching: tuple[Rule, ...]
+    """Every rule about this person, permission and server, also those not valid now."""
+
+
+@dataclass(slots=True)
+class _Reach:
+    """The rules of one kind for one person or group and one permission, by what they are on."""
+
+    everything: list[Rule] = field(default_factory=list)
+    by_project: dict[str, list[Rule]] = field(default_factory=dict)
+    by_server: dict[str, list[Rule]] = field(default_factory=dict)
+
+    def add(self, rule: Rule) -> None:
+        if rule.servers:
+            for server in rule.servers:
+                self.by_server.setdefault(server, []).append(rule)
+        elif rule.projects:
+            for project in rule.projects:
+                self.by_project.setdefault(project, []).append(rule)
+        else:
+            self.everything.append(rule)
+
+    def granting(self, project: str, server: str | None) -> Iterator[Rule]:
+        yield from self.everything
+        if server is None:
+            return  # only a right on everything reaches a call that names no server
+        yield from self.by_project.get(project, ())
+        yield from self._on_server(project, server)
+
+    def denying(self, project: str, server: str | None) -> Iterator[Rule]:
+        yield from self.everything
+        yield from self.by_project.get(project, ())
+        if server is not None:
+            yield from self._on_server(project, server)
+            return
+        for one in self.by_server:  # a call that names no server may touch any
+            yield from self._on_server(project, one)
+
+    def _on_server(self, project: str, server: str) -> Iterator[Rule]:
+        for rule in self.by_server.get(server, ()):
+            if not rule.projects or project in rule.projects:
+                yield rule
+
+
+_Who = tuple[str | None, bool, str]
+"""Issuer or None for any; whether it is a group; the name."""
+
+
+class Policy:
+    def __init__(self, rules: Sequence[Rule], *, version: str) -> None:
+        """`version` is a digest of the text that the rules were read from."""
+        self.version = version
+        self.size = len(rules)
+        self._grants: dict[str, dict[_Who, _Reach]] = {}
+        self._denials: dict[str, dict[_Who, _Reach]] = {}
+        for rule in rules:
+            index = self._grants if rule.ref.kind is RuleKind.GRANT else self._denials
+            for permission in rule.permissions:
+                by_who = index.setdefault(permission, {})
+                for who in _named(rule):
+                    by_who.setdefault(who, _Reach()).add(rule)
+
+    def permit(self, principal: Principal, call: Call, now: float) -> Permit:
+        """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
+
+        A call that names no server needs a grant on everything.
+        """
+        servers: tuple[ServerId | None, ...] = call.servers or (None,)
+        rule: RuleRef | None = None
+        for server in servers:
+            decision = self.decide(principal, call.operation.permission, call.project, server, now)
+            rule = decision.rule
+            if not decision.allowed or rule is None:
+                raise NotPermitted("no grant applies" if rule is None else rule.label)
+        assert rule is not None
+        return Permit(principal, call, rule)
+
+    def decide(
+        self,
+        principal: Principal,
+        permission: str,
+        project: ProjectId,
+        server: ServerId | None,
+        now: float,
+    ) -> Decision:
+        """Say whether it is allowed at `now` (seconds since the epoch), and what decided."""
+        for reach in self._reaches(self._denials, principal, permission):
+            for rule in reach.denying(project, server):
+                if rule.holds_at(now):
+                    return Decision(allowed=False, rule=rule.ref)
+        for reach in self._reaches(self._grants, principal, permission):
+            for rule in reach.granting(project, server):
+                if rule.holds_at(now):
+                    return Decision(allowed=True, rule=rule.ref)
+        return Decision(allowed=False, rule=None)
+
+    def explain(
+        self,
+        principal: Principal,
+        permission: str,
+        project: ProjectId,
+        server: ServerId | None,
+        now: float,
+    ) -> Explanation:
+        """Say what decides, and name every rule that is about this, valid at `now` or not."""
+        matching = [
+            rule
+            for reach in self._reaches(self._denials, principal, permission)
+            for rule in reach.denying(project, server)
+        ] + [
+            rule
+            for reach in self._reaches(self._grants, principal, permission)
+            for rule in reach.granting(project, server)
+        ]
+        decision = self.decide(principal, permission, project, server, now)
+        return Explanation(decision, tuple(dict.fromkeys(matching)))
+
+    def _reaches(self, index: "_Index", principal: Principal, permission: str) -> Iterator[_Reach]:
+        by_who = index.get(permission)
+        if not by_who:
+            return
+        for issuer in (principal.issuer, None):
+            reach = by_who.get((issuer, _USER, principal.subject))
+            if reach is not None:
+                yield reach
+            for group in principal.groups:
+                reach = by_who.get((issuer, _GROUP, group))
+                if reach is not None:
+                    yield reach
+
+
+_USER, _GROUP = False, True
+_Index = dict[str, dict[_Who, _Reach]]
+
+
+def _named(rule: Rule) -> Iterator[_Who]:
+    for user in rule.users:
+        yield rule.issuer, _USER, user
+    for group in rule.groups:
+        yield rule.issuer, _GROUP, group

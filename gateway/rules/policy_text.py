@@ -1,0 +1,194 @@
+"""The policy file's text -> a Policy, or every mistake in it with file, line and key. Pure."""
+
+import re
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+from gateway.located_yaml import Document, Mistake, MistakesFound
+from gateway.model import PERMISSIONS, RuleKind, RuleRef
+from gateway.rules.policy import Policy, Rule
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_TOP = ("roles", "grants", "denials")
+_SCOPE = ("to", "on", "from", "until", "why")
+_TO = ("users", "groups", "issuer")
+_ON = ("projects", "servers")
+_EVERYTHING = "everything"
+_ALL = "all"
+
+Path = tuple[str | int, ...]
+
+
+def read_policy(
+    document: Document, *, issuers: Collection[str], projects: Collection[str], version: str
+) -> Policy:
+    """Compile a policy; `issuers` and `projects` are those that the config knows.
+
+    Raises MistakesFound with all mistakes; nothing is half taken over.
+    """
+    reader = _Reader(document, frozenset(issuers), frozenset(projects))
+    rules = reader.read()
+    if reader.mistakes:
+        raise MistakesFound(sorted(reader.mistakes, key=lambda mistake: mistake.line))
+    return Policy(rules, version=version)
+
+
+class _Reader:
+    def __init__(
+        self, document: Document, issuers: frozenset[str], projects: frozenset[str]
+    ) -> None:
+        self._document = document
+        self._issuers = issuers
+        self._projects = projects
+        self._roles: dict[str, frozenset[str]] = {}
+        self.mistakes: list[Mistake] = []
+
+    def read(self) -> list[Rule]:
+        top = self._mapping((), self._document.data, _TOP)
+        for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
+            self._roles[name] = self._permissions(("roles", name), permissions)
+            if not _NAME.fullmatch(name):
+                self._wrong(("roles", name), "a role's name is of a-z, 0-9, dot, dash, underscore")
+        rules = []
+        for key, kind in (("grants", RuleKind.GRANT), ("denials", RuleKind.DENIAL)):
+            for i, raw in enumerate(self._list((key,), top.get(key, []))):
+                rule = self._rule((key, i), raw, kind)
+                if rule is not None:
+                    rules.append(rule)
+        return rules
+
+    def _rule(self, path: Path, raw: Any, kind: RuleKind) -> Rule | None:
+        before = len(self.mistakes)
+        keys = ("role", *_SCOPE) if kind is RuleKind.GRANT else ("role", "permissions", *_SCOPE)
+        body = self._mapping(path, raw, keys)
+        what, permissions = self._what(path, body, kind)
+        to = self._mapping((*path, "to"), body.get("to", {}), _TO)
+        users = self._names((*path, "to", "users"), to.get("users", []))
+        groups = self._names((*path, "to", "groups"), to.get("groups", []))
+        if not users and not groups:
+            self._wrong((*path, "to"), "must name at least one of users, groups")
+        issuer = to.get("issuer")
+        if issuer is not None and issuer not in self._issuers:
+            self._wrong((*path, "to", "issuer"), self._unknown("issuer", issuer, self._issuers))
+        projects, servers = self._on((*path, "on"), body.get("on"))
+        valid_from = self._instant((*path, "from"), body.get("from"), float("-inf"))
+        valid_until = self._instant((*path, "until"), body.get("until"), float("inf"))
+        if valid_from >= valid_until:
+            self._wrong((*path, "until"), "is not after `from`")
+        if not isinstance(body.get("why", ""), str):
+            self._wrong((*path, "why"), "must be text")
+        if len(self.mistakes) > before:
+            return None
+        whom = ", ".join([*sorted(users), *(f"group {group}" for group in sorted(groups))])
+        return Rule(
+            ref=RuleRef(
+                kind=kind,
+                file=self._document.file,
+                line=self._document.line(path),
+                label=f"{kind.value} {what} to {whom}",
+            ),
+            permissions=permissions,
+            issuer=issuer,
+            users=users,
+            groups=groups,
+            projects=projects,
+            servers=servers,
+            valid_from=valid_from,
+            valid_until=valid_until,
+        )
+
+    def _what(self, path: Path, body: dict[str, Any], kind: RuleKind) -> tuple[str, frozenset[str]]:
+        if ("role" in body) == ("permissions" in body):
+            either = " or permissions" if kind is RuleKind.DENIAL else ""
+            self._wrong(path, f"must name one role{either}")
+            return "", frozenset()
+        if "permissions" in body:
+            found = self._permissions((*path, "permissions"), body["permissions"])
+            return "+".join(sorted(found)), found
+        role = body["role"]
+        if not isinstance(role, str) or role not in self._roles:
+            self._wrong((*path, "role"), self._unknown("role", role, self._roles))
+            return "", frozenset()
+        return role, self._roles[role]
+
+    def _on(self, path: Path, raw: Any) -> tuple[frozenset[str], frozenset[str]]:
+        if raw == _EVERYTHING:
+            return frozenset(), frozenset()
+        on = self._mapping(path, raw if raw is not None else {}, _ON)
+        if not on.get("projects") and not on.get("servers"):
+            self._wrong(path, f"must name projects or servers, or be `{_EVERYTHING}`")
+        projects = self._names((*path, "projects"), on.get("projects", []))
+        for i, project in enumerate(on.get("projects") or ()):
+            if isinstance(project, str) and project not in self._projects:
+                message = self._unknown("project (no account has it)", project, self._projects)
+                self._wrong((*path, "projects", i), message)
+        servers = frozenset(
+            name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
+        )
+        for i, server in enumerate(on.get("servers") or ()):
+            if isinstance(server, str) and not _UUID.fullmatch(server.lower()):
+                self._wrong((*path, "servers", i), "is not a server id (a UUID)")
+        return projects, servers
+
+    def _permissions(self, path: Path, raw: Any) -> frozenset[str]:
+        if raw == _ALL:
+            return PERMISSIONS
+        found = self._names(path, raw)
+        if not found:
+            self._wrong(path, f"must be a list of permissions, or `{_ALL}`")
+        for i, name in enumerate(raw if isinstance(raw, list) else ()):
+            if isinstance(name, str) and name not in PERMISSIONS:
+                self._wrong((*path, i), self._unknown("permission", name, PERMISSIONS))
+        return found
+
+    def _instant(self, path: Path, raw: Any, default: float) -> float:
+        if raw is None:
+            return default
+        try:
+            instant = datetime.fromisoformat(raw if isinstance(raw, str) else "")
+        except ValueError:
+            self._wrong(path, "is no instant; write e.g. 2026-12-31T18:00:00+01:00")
+            return default
+        if instant.tzinfo is None:
+            self._wrong(path, "has no time zone; write e.g. 2026-12-31T18:00:00+01:00")
+            return default
+        return instant.timestamp()
+
+    def _names(self, path: Path, raw: Any) -> frozenset[str]:
+        names = self._list(path, raw)
+        for i, name in enumerate(names):
+            if not isinstance(name, str) or not name:
+                self._wrong((*path, i), "must be text (put it in quotes)")
+        return frozenset(name for name in names if isinstance(name, str))
+
+    def _list(self, path: Path, raw: Any) -> Sequence[Any]:
+        if isinstance(raw, list):
+            return raw
+        self._wrong(path, "must be a list")
+        return []
+
+    def _mapping(self, path: Path, raw: Any, keys: Sequence[str] | None) -> dict[str, Any]:
+        if raw is None and not path:
+            return {}
+        if not isinstance(raw, dict):
+            self._wrong(path, "must be a mapping")
+            return {}
+        for key in raw:
+            if not isinstance(key, str):
+                self._wrong(path, "keys must be text (put them in quotes)")
+            elif keys is not None and key not in keys:
+                self._wrong((*path, key), self._unknown("key", key, keys))
+        return {key: value for key, value in raw.items() if isinstance(key, str)}
+
+    def _unknown(self, what: str, name: object, known: Collection[str]) -> str:
+        near = get_close_matches(str(name), list(known), n=1)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+        )
+        return f"unknown {what} {str(name)[:80]!r}; {hint}"
+
+    def _wrong(self, path: Path, message: str) -> None:
+        self.mistakes.append(self._document.mistake(path, message))

@@ -1,0 +1,418 @@
+"""The config file and the environment, read once into one frozen Settings, or into every mistake.
+
+Only this module reads the environment. Secrets come from files or variables that the config
+names, never from the config itself. Spans are in seconds (`_s`), sizes in bytes (`_bytes`).
+"""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from gateway.located_yaml import Document, Mistake, MistakesFound, load
+from gateway.model import Reuse, Secret
+
+ASYMMETRIC = (
+    "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA",
+)  # fmt: skip
+SYMMETRIC = ("HS256",)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _read_secret(source: object, info: ValidationInfo) -> Secret:
+    context = info.context or {}
+    match source:
+        case Secret():
+            return source
+        case {"file": str(name), **rest} if not rest:
+            path = context["base"] / name
+            try:
+                text = path.read_text(encoding="utf-8").strip("\r\n")
+            except OSError as error:
+                raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise ValueError(f"secret file {path} is not UTF-8") from error
+            if not text:
+                raise ValueError(f"secret file {path} is empty")
+            return Secret(text)
+        case {"env": str(name), **rest} if not rest:
+            text = context["environ"].get(name, "")
+            if not text:
+                raise ValueError(f"environment variable {name} is not set")
+            return Secret(text)
+    raise ValueError("name the secret's source: {file: PATH} or {env: NAME}")
+
+
+def _resolve(value: object, info: ValidationInfo) -> object:
+    return (info.context or {})["base"] / value if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?", value):
+        raise ValueError("is not an http or https address without query, user or fragment")
+    return value.rstrip("/")
+
+
+def _issuer(value: str) -> str:
+    # RFC 7519, 4.1.1: compared as it stands, so no trailing slash is added or taken away.
+    if not value or value != value.strip():
+        raise ValueError("is empty or has blanks around it")
+    return value
+
+
+def _kind_of(*keys: str) -> Discriminator:
+    """Tell the members of a union apart by the one key that each alone has."""
+
+    def tag(value: object) -> str | None:
+        if isinstance(value, dict):
+            return next((key for key in keys if key in value), None)
+        return next((key for key in keys if hasattr(value, key)), None)
+
+    return Discriminator(
+        tag,
+        custom_error_type="kind_unknown",
+        custom_error_message=f"one of these keys must tell its kind: {', '.join(keys)}",
+    )
+
+
+def _aes_256_key(key: Secret) -> Secret:
+    try:
+        size = len(base64.b64decode(key.reveal(), validate=True))
+    except binascii.Error:
+        size = 0
+    if size != 32:
+        raise ValueError("is not 32 bytes in base64; make one with: openssl rand -base64 32")
+    return key
+
+
+SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
+SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
+ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Span = Annotated[float, Field(gt=0, le=31_536_000)]
+
+
+class Listen(_Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+
+
+class RequestBounds(_Section):
+    deadline_s: Span = 30.0
+    header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
+    body_bytes: Annotated[int, Field(ge=0, le=12_582_912)] = 65_536
+    drain_s: Span = 20.0
+
+
+class DiscoveryKeys(_Section):
+    """The key set's address is read from the issuer's OIDC discovery document."""
+
+    discovery: HttpUrl
+    """The issuer's base address; `/.well-known/openid-configuration` is added."""
+
+
+class JwksKeys(_Section):
+    jwks: HttpUrl
+
+
+class StaticKeys(_Section):
+    """A key set or PEM public key in a file, for issuers that publish none."""
+
+    public_key_file: ConfigPath
+
+
+class SharedSecretKey(_Section):
+    """HS256 with a secret that the issuer and we share."""
+
+    secret: SecretValue
+
+    @model_validator(mode="after")
+    def _is_hard_to_guess(self) -> Self:
+        if len(self.secret.reveal().encode()) < 32:
+            raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
+        return self
+
+
+class Claims(_Section):
+    subject: str = "sub"
+    groups: str = "groups"
+    """A dot reaches into objects: `realm_access.roles`."""
+
+
+class Issuer(_Section):
+    name: Name
+    issuer: Annotated[str, AfterValidator(_issuer)]
+    """Compared with the token's `iss` byte for byte."""
+    audience: Annotated[tuple[str, ...], Field(min_length=1)]
+    algorithms: Annotated[tuple[str, ...], Field(min_length=1)] = ("RS256",)
+    keys: Annotated[
+        Annotated[DiscoveryKeys, Tag("discovery")]
+        | Annotated[JwksKeys, Tag("jwks")]
+        | Annotated[StaticKeys, Tag("public_key_file")]
+        | Annotated[SharedSecretKey, Tag("secret")],
+        _kind_of("discovery", "jwks", "public_key_file", "secret"),
+    ]
+    leeway_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    token_age_max_s: Span = 86_400.0
+    token_type: str | None = None
+    """The `typ` that access tokens bear (RFC 9068: at+jwt). Unset: any but known other kinds."""
+    claims: Claims = Claims()
+    keys_refresh_s: Span = 300.0
+    keys_age_max_s: Span = 86_400.0
+    """How long keys serve while the issuer cannot be reached."""
+    unknown_kid_cooldown_s: Span = 30.0
+
+    @model_validator(mode="after")
+    def _keys_live_until_they_are_refreshed(self) -> Self:
+        if self.keys_age_max_s <= self.keys_refresh_s:
+            raise ValueError("keys_age_max_s must be more than keys_refresh_s")
+        return self
+
+    @model_validator(mode="after")
+    def _algorithms_fit_keys(self) -> Self:
+        allowed = SYMMETRIC if isinstance(self.keys, SharedSecretKey) else ASYMMETRIC
+        wrong = [name for name in self.algorithms if name not in allowed]
+        if wrong:
+            raise ValueError(
+                f"algorithms {wrong} do not go with this kind of key; allowed: {list(allowed)}"
+            )
+        return self
+
+
+class PasswordLogin(_Section):
+    """POST /v3/auth/tokens with an IAM user's name and password."""
+
+    method: Literal["password"]
+    iam_endpoint: HttpUrl
+    user: str
+    domain: str
+    password: SecretValue
+    renew_before_s: Span = 3_600.0
+    """How long before its end a token is renewed in the background (tokens live 24 h)."""
+
+
+class KeyPairLogin(_Section):
+    """AK/SK: each request is signed with SDK-HMAC-SHA256; there is no token."""
+
+    method: Literal["aksk"]
+    access_key: SecretValue
+    secret_key: SecretValue
+
+
+class TokenFileLogin(_Section):
+    """A file that another agent keeps a valid X-Auth-Token in; read anew when it changes."""
+
+    method: Literal["token_file"]
+    token_file: ConfigPath
+
+
+class Timeouts(_Section):
+    connect_s: Span = 3.0
+    read_s: Span = 10.0
+    total_s: Span = 15.0
+
+
+class Links(_Section):
+    lifetime_s: Span = 300.0
+    """How long the cloud keeps a link good. It does not say; siblings have 600 s or less."""
+    min_remaining_s: Span = 30.0
+    reuse: Reuse = Reuse.CALLER
+    console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
+    """Exact host names, or `*.domain` for hosts below a domain."""
+    console_schemes: tuple[Literal["https", "http", "wss"], ...] = ("https",)
+
+    @model_validator(mode="after")
+    def _some_life_is_left(self) -> Self:
+        if self.min_remaining_s >= self.lifetime_s:
+            raise ValueError("min_remaining_s must be less than lifetime_s")
+        return self
+
+
+class Rate(_Section):
+    requests: Annotated[float, Field(gt=0, le=100_000)]
+    per_s: Span = 1.0
+    burst: Annotated[int, Field(ge=1, le=100_000)] = 1
+
+
+class AccountBudget(_Section):
+    console: Rate = Rate(requests=5, per_s=1, burst=5)
+    """CloudDC publishes no figure: begin low, watch the 429s, raise."""
+    iam: Rate = Rate(requests=10, per_s=60, burst=2)
+    wait_max_s: Span = 20.0
+
+
+class Account(_Section):
+    name: Name
+    endpoint: HttpUrl
+    projects: Annotated[tuple[str, ...], Field(min_length=1)]
+    login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
+    timeouts: Timeouts = Timeouts()
+    connections_max: Annotated[int, Field(ge=1, le=1000)] = 32
+    answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 1_048_576
+    links: Links = Links()
+    budget: AccountBudget = AccountBudget()
+
+
+class RedisServer(_Section):
+    """One server: redis://, rediss:// (TLS) or unix://; the password may come from a source."""
+
+    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://[^@\s]+$")]
+    username: str | None = None
+    password: SecretValue | None = None
+    tls_ca_file: ConfigPath | None = None
+
+
+class RedisSentinel(_Section):
+    sentinels: Annotated[tuple[str, ...], Field(min_length=1)]
+    """host:port of each."""
+    service: str
+    username: str | None = None
+    password: SecretValue | None = None
+    tls: bool = False
+    tls_ca_file: ConfigPath | None = None
+
+
+class RedisCluster(_Section):
+    cluster: Annotated[tuple[str, ...], Field(min_length=1)]
+    """host:port of some nodes; the others are found from them."""
+    username: str | None = None
+    password: SecretValue | None = None
+    tls: bool = False
+    tls_ca_file: ConfigPath | None = None
+
+
+class RedisEmbedded(_Section):
+    """A Valkey server of this gateway's own, for a single node; links are lost with it."""
+
+    embedded: Literal[True]
+
+
+class Store(_Section):
+    redis: Annotated[
+        Annotated[RedisServer, Tag("url")]
+        | Annotated[RedisSentinel, Tag("sentinels")]
+        | Annotated[RedisCluster, Tag("cluster")]
+        | Annotated[RedisEmbedded, Tag("embedded")],
+        _kind_of("url", "sentinels", "cluster", "embedded"),
+    ]
+    seal_keys: Annotated[tuple[SealKey, ...], Field(min_length=1)]
+    """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open."""
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
+    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.25
+    processes_max: Annotated[int, Field(ge=1, le=1000)] = 2
+    """How many gateway processes may run at once. While Redis is away each takes its share."""
+
+
+class CallerLimits(_Section):
+    """What one person may ask of the gateway, over all replicas, hits included."""
+
+    requests: Annotated[float, Field(gt=0)] = 120
+    per_s: Span = 60.0
+    burst: Annotated[int, Field(ge=1)] = 40
+
+
+class Memory(_Section):
+    """How many of each this process remembers."""
+
+    tokens_max: Annotated[int, Field(ge=1)] = 20_000
+    links_max: Annotated[int, Field(ge=1)] = 20_000
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Audit(_Section):
+    when_unwritable: Literal["refuse", "serve"] = "refuse"
+
+
+class Settings(_Section):
+    listen: Listen = Listen()
+    admin: Listen = Listen(port=9090)
+    request: RequestBounds = RequestBounds()
+    issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
+    policy_file: ConfigPath
+    accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
+    store: Store
+    caller_limits: CallerLimits = CallerLimits()
+    memory: Memory = Memory()
+    log: Log = Log()
+    audit: Audit = Audit()
+
+    @model_validator(mode="after")
+    def _nothing_is_claimed_twice(self) -> Self:
+        _unique("issuers: name", [issuer.name for issuer in self.issuers])
+        _unique("issuers: issuer", [issuer.issuer for issuer in self.issuers])
+        _unique("accounts: name", [account.name for account in self.accounts])
+        _unique(
+            "accounts: project", [name for account in self.accounts for name in account.projects]
+        )
+        return self
+
+
+def _unique(what: str, values: list[str]) -> None:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{what} stands twice: {', '.join(twice)}")
+
+
+def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and validate the config file; raise MistakesFound with everything that is wrong."""
+    document = load(file)
+    try:
+        return Settings.model_validate(
+            document.data if document.data is not None else {},
+            context={"base": file.parent, "environ": environ},
+        )
+    except ValidationError as error:
+        raise MistakesFound(mistakes_of(error, document)) from None
+
+
+def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
+    """Say pydantic's findings in file, line and key. Values are left out: one may be a secret."""
+    findings = error.errors(include_url=False, include_input=False)
+    mistakes: set[Mistake] = set()
+    for finding in findings:
+        path = _path_in_file(finding["loc"])
+        match finding["type"]:
+            case "extra_forbidden":
+                message = "unknown key"
+            case "missing":
+                path, message = path[:-1], f"`{path[-1]}` is missing"
+            case "too_short" if any(
+                other is not finding and other["loc"][: len(finding["loc"])] == finding["loc"]
+                for other in findings
+            ):
+                continue  # its only item is the mistake, and is reported itself
+            case "value_error":
+                message = finding["msg"].removeprefix("Value error, ")
+            case _:
+                message = finding["msg"]
+        mistakes.add(document.mistake(path, message))
+    return sorted(mistakes, key=lambda mistake: (mistake.line, mistake.key))
+
+
+def _path_in_file(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    # After a union's key pydantic puts the name of the chosen member; the file has no such step.
+    unions = ("login", "keys", "redis")
+    return tuple(step for i, step in enumerate(loc) if i == 0 or loc[i - 1] not in unions)

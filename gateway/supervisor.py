@@ -1,0 +1,264 @@
+"""The parent of the worker processes: it binds, forks, replaces and stops them; it serves nothing.
+
+A changed config is taken over by starting new workers beside the old ones and draining those, so
+any setting can be changed and no request is lost; a config with mistakes changes nothing.
+"""
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import settings
+from gateway.located_yaml import MistakesFound
+
+log = logging.getLogger("gateway.supervisor")
+
+_LOOK_EVERY_S = 1.0
+_START_MAX_S = 20.0
+_RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_HEALTHY_AFTER_S = 30.0
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """What a worker is told at its birth."""
+
+    config: settings.Settings
+    index: int
+    public: socket.socket
+    admin: socket.socket
+    ready_fd: int
+    """Written to once the worker answers."""
+    parent_fd: int
+    """Reads as ended when the parent is gone."""
+
+
+Work = Callable[[WorkerPlan], int]
+
+
+@dataclass(slots=True)
+class _Worker:
+    index: int
+    pid: int
+    born_at: float
+    retired: bool = False
+
+
+class Supervisor:
+    def __init__(
+        self, config_file: Path, work: Work, *, workers: int, config: settings.Settings
+    ) -> None:
+        self._file = config_file
+        self._work = work
+        self._count = workers
+        self._config = config
+        self._seen = _signature(config_file)
+        self._workers: dict[int, _Worker] = {}
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._deaths: dict[int, int] = {}
+        self._restart_at: dict[int, float] = {}
+        self._stopping = False
+        self._signals_read, self._signals_write = os.pipe()
+        self._alive_read, self._alive_write = os.pipe()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit code."""
+        os.set_blocking(self._signals_read, False)
+        os.set_blocking(self._signals_write, False)
+        signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        if not self._start_all(self._config):
+            self._stop()
+            return 1
+        while not self._stopping:
+            for caught in self._wait(_LOOK_EVERY_S):
+                self._handle(caught)
+            self._bury()
+            self._revive()
+            self._watch_config()
+        self._stop()
+        return 0
+
+    def _handle(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stopping = True
+        elif number == signal.SIGHUP:
+            self._reload()
+
+    def _watch_config(self) -> None:
+        if _signature(self._file) != self._seen:
+            self._reload()
+
+    def _reload(self) -> None:
+        self._seen = _signature(self._file)
+        try:
+            config = settings.load_settings(self._file)
+        except MistakesFound as found:
+            mistakes = [str(one) for one in found.mistakes]
+            log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
+            return
+        if config == self._config:
+            for worker in self._workers.values():
+                _send(worker.pid, signal.SIGHUP)
+            return
+        before = [worker for worker in self._workers.values() if not worker.retired]
+        if not self._start_all(config):
+            log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
+            return
+        self._config = config
+        for worker in before:
+            worker.retired = True
+            _send(worker.pid, signal.SIGTERM)
+        log.info("config_reloaded", extra={"workers": self._count})
+
+    def _start_all(self, config: settings.Settings) -> bool:
+        """Start a whole set of workers; when one does not come up, end those of this set."""
+        started: list[_Worker] = []
+        for index in range(self._count):
+            worker = self._start(config, index)
+            if worker is None:
+                for one in started:
+                    one.retired = True
+                    _send(one.pid, signal.SIGTERM)
+                return False
+            started.append(worker)
+        return True
+
+    def _start(self, config: settings.Settings, index: int) -> _Worker | None:
+        try:
+            public = self._socket(config.listen.host, config.listen.port)
+            # Worker i answers metrics on the admin port plus i: one scrape target each.
+            admin_port = config.admin.port + index if config.admin.port else -index
+            admin = self._socket(config.admin.host, admin_port)
+        except OSError as error:
+            log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
+            return None
+        ready_read, ready_write = os.pipe()
+        plan = WorkerPlan(config, index, public, admin, ready_write, self._alive_read)
+        pid = os.fork()
+        if pid == 0:
+            os.close(ready_read)
+            self._become_worker(plan)
+        os.close(ready_write)
+        ready = _readable_with_data(ready_read, _START_MAX_S)
+        os.close(ready_read)
+        worker = _Worker(index, pid, _now(), retired=not ready)
+        self._workers[pid] = worker
+        if not ready:
+            _send(pid, signal.SIGKILL)
+            return None
+        log.info("worker_started", extra={"worker": index, "pid": pid})
+        return worker
+
+    def _become_worker(self, plan: WorkerPlan) -> None:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            os.close(self._signals_read)
+            os.close(self._signals_write)
+            os.close(self._alive_write)
+            code = self._work(plan)
+        finally:
+            os._exit(code)
+
+    def _bury(self) -> None:
+        for pid, worker in list(self._workers.items()):
+            dead, status = os.waitpid(pid, os.WNOHANG)
+            if not dead:
+                continue
+            del self._workers[pid]
+            if worker.retired or self._stopping:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            log.error("worker_died", extra={"worker": worker.index, "pid": pid, "code": code})
+            lived_s = _now() - worker.born_at
+            deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._deaths.get(worker.index, 0) + 1
+            self._deaths[worker.index] = deaths
+            delay_s = _RESTART_AFTER_S[min(deaths, len(_RESTART_AFTER_S) - 1)]
+            self._restart_at[worker.index] = _now() + delay_s
+
+    def _revive(self) -> None:
+        for index, at in list(self._restart_at.items()):
+            if at <= _now() and not self._stopping:
+                del self._restart_at[index]
+                if self._start(self._config, index) is None:
+                    self._restart_at[index] = _now() + _RESTART_AFTER_S[-1]
+
+    def _stop(self) -> None:
+        for worker in self._workers.values():
+            _send(worker.pid, signal.SIGTERM)
+        deadline = _now() + self._config.request.drain_s + 5.0
+        while self._workers and _now() < deadline:
+            self._wait(0.05)
+            self._bury()
+        for worker in self._workers.values():
+            _send(worker.pid, signal.SIGKILL)
+        while self._workers:
+            self._wait(0.05)
+            self._bury()
+        for bound in self._sockets.values():
+            bound.close()
+
+    def _wait(self, seconds: float) -> bytes:
+        """Sleep until a signal comes or the span is over; return the signals' numbers."""
+        select.select([self._signals_read], [], [], seconds)
+        try:
+            return os.read(self._signals_read, 512)
+        except BlockingIOError:
+            return b""
+
+    def _socket(self, host: str, port: int) -> socket.socket:
+        """Bind once and keep: workers share the socket, so a connection survives any of them.
+
+        Port 0 and below ask for any free port; such addresses are told apart by the number.
+        """
+        if (host, port) not in self._sockets:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            bound = socket.socket(family, socket.SOCK_STREAM)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, max(port, 0)))
+            bound.listen(_BACKLOG)
+            bound.setblocking(False)
+            self._sockets[host, port] = bound
+        return self._sockets[host, port]
+
+
+def _signature(file: Path) -> tuple[int, int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _readable_with_data(descriptor: int, seconds: float) -> bool:
+    deadline = _now() + seconds
+    while (left_s := deadline - _now()) > 0:
+        try:
+            readable, _, _ = select.select([descriptor], [], [], left_s)
+        except InterruptedError:
+            continue
+        if readable:
+            return bool(os.read(descriptor, 1))
+    return False
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _now() -> float:
+    return time.monotonic()  # noqa: TID251

@@ -1,0 +1,27 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.valkey import RealValkey
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[RealValkey]:
+    """One server for all tests that do not harm it; each takes a namespace of its own."""
+    server = RealValkey().start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[RealValkey]:
+    """Start a server that this test may kill, hang or fill."""
+    server = RealValkey().start()
+    yield server
+    server.close()

@@ -1,0 +1,783 @@
+"""IssuerKeys against a real HTTP issuer on loopback that rotates, breaks, lies and goes away."""
+
+import asyncio
+import json
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gateway.drivers import issuer_keys
+from gateway.drivers.issuer_keys import IssuerKeys
+from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
+from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.flow.identify import Identify
+from gateway.model import Secret
+from gateway.rules.identity import TokenRules
+from gateway.settings import Issuer
+from tests.support.clock import FakeClock, settle
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.tokens import Signer, ec_signer, ed_signer, rsa_signer
+
+ALL = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+class FakeIssuer:
+    """Serves a discovery document and a key set, and counts who asks for what."""
+
+    def __init__(self) -> None:
+        self.signers: list[Signer] = [rsa_signer()]
+        self.fetches: Counter[str] = Counter()
+        self.answers: dict[str, Callable[[], web.Response]] = {}
+        self.discovery: dict[str, Any] = {}
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._serve)
+        self._server = TestServer(app, host="127.0.0.1")
+
+    async def start(self) -> None:
+        await self._server.start_server()
+        self.url = str(self._server.make_url("")).rstrip("/")
+        self.discovery = {"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}
+
+    async def stop(self) -> None:
+        self.may_answer.set()
+        await self._server.close()
+
+    def key_set(self) -> dict[str, Any]:
+        return {"keys": [signer.jwk() for signer in self.signers]}
+
+    def fail(self, path: str = "/jwks", status: int = 503) -> None:
+        self.answers[path] = lambda: web.Response(status=status)
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        self.fetches[request.path] += 1
+        documents = {DISCOVERY: self.discovery, "/jwks": self.key_set()}
+        await self.may_answer.wait()
+        if request.path in self.answers:
+            return self.answers[request.path]()
+        if request.path in documents:
+            return web.json_response(documents[request.path])
+        return web.Response(status=404)
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110 - what is waited for happens in a server
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def idp() -> AsyncIterator[FakeIssuer]:
+    issuer = FakeIssuer()
+    await issuer.start()
+    yield issuer
+    await issuer.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    ) as session:
+        yield session
+
+
+class Bench:
+    """One IssuerKeys and all that it is made of."""
+
+    def __init__(self, http: aiohttp.ClientSession, clock: FakeClock) -> None:
+        self.http = http
+        self.clock = clock
+        self.telemetry = RecordingTelemetry()
+        self.rotations: list[str] = []
+
+    def keys(self, source: dict[str, Any], iss: str = "https://idp", **settings: Any) -> IssuerKeys:
+        settings.setdefault("algorithms", ALL)
+        issuer = Issuer.model_validate(
+            {"name": "corp", "issuer": iss, "audience": ["gw"], "keys": source, **settings}
+        )
+        return IssuerKeys(
+            issuer,
+            http=self.http,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            on_rotation=self.rotations.append,
+            jitter=Random(1),
+        )
+
+    def jwks(self, idp: FakeIssuer, **settings: Any) -> IssuerKeys:
+        return self.keys({"jwks": f"{idp.url}/jwks"}, **settings)
+
+    def discovery(self, idp: FakeIssuer, **settings: Any) -> IssuerKeys:
+        return self.keys({"discovery": idp.url}, idp.url, **settings)
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [outcome for _, outcome in self.telemetry.key_refreshes]
+
+
+@pytest.fixture
+def bench(http: aiohttp.ClientSession, clock: FakeClock) -> Bench:
+    return Bench(http, clock)
+
+
+@asynccontextmanager
+async def running(keys: IssuerKeys) -> AsyncIterator[None]:
+    task = asyncio.create_task(keys.run())
+    try:
+        yield
+    finally:
+        assert not task.done(), "run() ended by itself"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def refusal(keys: IssuerKeys, algorithm: str, kid: str | None) -> Rejection:
+    with pytest.raises(NotAuthenticated) as caught:
+        await keys.keys_for(algorithm, kid)
+    return caught.value.reason
+
+
+def numbers(signer: Signer) -> Any:
+    return signer.key.public_key().public_numbers()
+
+
+# --- where keys come from -----------------------------------------------------------------------
+
+
+async def test_keys_are_found_by_discovery(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.discovery(idp)
+    assert not keys.loaded
+
+    await keys.refresh()
+
+    assert keys.loaded
+    (key,) = await keys.keys_for("RS256", "k1")
+    assert key.public_numbers() == numbers(rsa_signer())
+    assert bench.outcomes == ["ok"]
+    assert idp.fetches == {DISCOVERY: 1, "/jwks": 1}
+
+
+@pytest.mark.parametrize("end", ["/", "x", " ", "\n", "/%2e"])
+async def test_a_discovery_document_of_nearly_our_issuer_is_refused(
+    bench: Bench, idp: FakeIssuer, end: str
+) -> None:
+    idp.discovery["issuer"] += end
+
+    with pytest.raises(KeysUnavailable):
+        await bench.discovery(idp).refresh()
+
+    assert idp.fetches == {DISCOVERY: 1}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        None, 7, "", "/jwks", "jwks", "ftp://127.0.0.1/jwks", "file:///etc/passwd",
+        "//127.0.0.1/jwks",
+        "javascript:1", "http://", "http://[::1", "http://user@127.0.0.1/jwks", "http://a:b@h/jwks",
+        "http://127.0.0.1:99999/jwks", "http://" + "a" * 70 + ".example./jwks", ["http://127.0.0.1"],
+    ],
+)  # fmt: skip
+async def test_a_strange_jwks_uri_is_refused(
+    bench: Bench, idp: FakeIssuer, address: object
+) -> None:
+    idp.discovery["jwks_uri"] = address
+    keys = bench.discovery(idp)
+
+    with pytest.raises(KeysUnavailable):
+        await keys.refresh()
+
+    assert not keys.loaded
+    assert bench.outcomes == ["failed"]
+
+
+async def test_https_discovery_does_not_lead_to_keys_without_tls(bench: Bench) -> None:
+    keys = bench.keys({"discovery": "https://idp"})
+    document = {"issuer": "https://idp", "jwks_uri": "https://keys.example/jwks"}
+
+    assert keys._key_set_address(document, "https://idp") == "https://keys.example/jwks"
+    with pytest.raises(issuer_keys._Unusable, match="jwks_uri"):
+        keys._key_set_address({**document, "jwks_uri": "http://keys.example/jwks"}, "https://idp")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("path", [DISCOVERY, "/jwks"])
+async def test_no_redirect_is_followed(
+    bench: Bench, idp: FakeIssuer, path: str, status: int
+) -> None:
+    other = f"{idp.url}/elsewhere"
+    idp.answers[path] = lambda: web.Response(status=status, headers={"Location": other})
+    idp.answers["/elsewhere"] = lambda: web.json_response(idp.key_set())
+
+    with pytest.raises(KeysUnavailable):
+        await bench.discovery(idp).refresh()
+
+    assert idp.fetches["/elsewhere"] == 0
+
+
+BAD_SETS: dict[str, Callable[[], web.Response]] = {
+    "not json": lambda: web.Response(body=b"<html>"),
+    "empty": lambda: web.Response(body=b""),
+    "not utf-8": lambda: web.Response(body=b'{"keys": "\xff"}'),
+    "a list": lambda: web.json_response([]),
+    "null": lambda: web.json_response(None),
+    "no keys": lambda: web.json_response({}),
+    "keys null": lambda: web.json_response({"keys": None}),
+    "keys object": lambda: web.json_response({"keys": {}}),
+    "no key in it": lambda: web.json_response({"keys": []}),
+    "strange members": lambda: web.json_response({"keys": [None, 7, "k", [], {}]}),
+    "deep": lambda: web.Response(body=b'{"keys":' + b"[" * 100_000),
+    "long": lambda: web.Response(body=b'{"keys": [], "x": "' + b"x" * 300_000 + b'"}'),
+    "404": lambda: web.Response(status=404),
+    "500": lambda: web.Response(status=500),
+    "204": lambda: web.Response(status=204),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SETS)
+async def test_garbage_never_replaces_good_keys(bench: Bench, idp: FakeIssuer, name: str) -> None:
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    idp.answers["/jwks"] = BAD_SETS[name]
+
+    with pytest.raises(KeysUnavailable):
+        await keys.refresh()
+
+    assert await keys.keys_for("RS256", "k1")
+    assert bench.outcomes == ["ok", "failed"]
+    assert bench.rotations == ["corp"]
+
+
+async def test_an_answer_that_never_ends_is_cut_off(bench: Bench, idp: FakeIssuer) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 65_536
+
+    idp.answers["/jwks"] = lambda: web.Response(body=endless())
+
+    with pytest.raises(KeysUnavailable, match="too long"):
+        await bench.jwks(idp).refresh()
+
+
+async def test_a_silent_issuer_is_given_up(
+    bench: Bench, idp: FakeIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuer_keys, "_TIMEOUT", aiohttp.ClientTimeout(total=0.03))
+    idp.may_answer.clear()
+
+    with pytest.raises(KeysUnavailable, match="TimeoutError"):
+        await bench.jwks(idp).refresh()
+
+
+# --- which keys are taken -----------------------------------------------------------------------
+
+
+BAD_KEYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "kind unknown": lambda: rsa_signer("bad").jwk(kty="LATTICE"),
+    "no kind": lambda: rsa_signer("bad").jwk(kty=None),
+    "kind is a list": lambda: rsa_signer("bad").jwk(kty=["RSA"]),
+    "no modulus": lambda: rsa_signer("bad").jwk(n=None),
+    "modulus is a number": lambda: rsa_signer("bad").jwk(n=7),
+    "modulus is no base64": lambda: rsa_signer("bad").jwk(n="%%%"),
+    "exponent 1": lambda: rsa_signer("bad").jwk(e="AQ"),
+    "exponent even": lambda: rsa_signer("bad").jwk(e="Ag"),
+    "kid is a number": lambda: rsa_signer("bad").jwk(kid=7),
+    "kid is an object": lambda: rsa_signer("bad").jwk(kid={"a": 1}),
+    "for encryption": lambda: rsa_signer("bad").jwk(use="enc"),
+    "use unknown": lambda: rsa_signer("bad").jwk(use="tls"),
+    "use is a list": lambda: rsa_signer("bad").jwk(use=["sig"]),
+    "only for signing": lambda: rsa_signer("bad").jwk(key_ops=["sign"]),
+    "operations are no list": lambda: rsa_signer("bad").jwk(key_ops="verify"),
+    "algorithm none": lambda: rsa_signer("bad").jwk(alg="none"),
+    "algorithm of secrets": lambda: rsa_signer("bad").jwk(alg="HS256"),
+    "algorithm of encryption": lambda: rsa_signer("bad").jwk(alg="RSA-OAEP"),
+    "algorithm of curves": lambda: rsa_signer("bad").jwk(alg="ES256"),
+    "algorithm is an object": lambda: rsa_signer("bad").jwk(alg={"a": 1}),
+    "private": lambda: rsa_signer("bad").jwk(d=rsa_signer("bad").jwk()["n"]),
+    "a secret": lambda: {"kty": "oct", "kid": "bad", "k": "c2VjcmV0" * 8, "alg": "HS256"},
+    "a secret for any": lambda: {"kty": "oct", "kid": "bad", "k": "c2VjcmV0" * 8},
+    "too short": lambda: rsa_signer("bad", which="short", bits=1024).jwk(),
+    "off the curve": lambda: ec_signer("bad").jwk(y="A" * 43),
+    "curve unknown": lambda: ec_signer("bad").jwk(crv="P-257"),
+    "curve of no algorithm here": lambda: ec_signer("bad", algorithm="ES512").jwk(alg=None),
+    "another curve's algorithm": lambda: ec_signer("bad").jwk(alg="ES384"),
+    "key agreement": lambda: {"kty": "OKP", "kid": "bad", "crv": "X25519", "x": "A" * 43},
+    "no x": lambda: ed_signer("bad").jwk(x=None),
+}
+
+
+@pytest.mark.parametrize("name", BAD_KEYS)
+async def test_a_bad_key_is_left_out_and_harms_no_other(
+    bench: Bench, idp: FakeIssuer, name: str
+) -> None:
+    jwk = BAD_KEYS[name]()
+    good = rsa_signer("good").jwk()
+    idp.answers["/jwks"] = lambda: web.json_response({"keys": [jwk, good, jwk]})
+    keys = bench.jwks(idp, unknown_kid_cooldown_s=1e6)
+    keys._may_ask_at = float("inf")
+
+    await keys.refresh()
+
+    assert await keys.keys_for("RS256", "good")
+    for algorithm in ALL:
+        assert await refusal(keys, algorithm, "bad") in {Rejection.KEY_UNKNOWN, Rejection.ALGORITHM}
+
+
+JWKS_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=50) | st.sampled_from(ALL),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+MEMBERS = ["kty", "kid", "use", "alg", "key_ops", "n", "e", "d", "x", "y", "crv", "k", "oth", "p"]
+
+
+@given(
+    base=st.sampled_from(["rsa", "ec", "okp"]),
+    members=st.dictionaries(st.sampled_from(MEMBERS), JWKS_VALUES),
+)
+def test_whatever_a_key_says_it_is_read_or_left_out(base: str, members: dict[str, Any]) -> None:
+    good = {"rsa": rsa_signer().jwk(), "ec": ec_signer().jwk(), "okp": ed_signer().jwk()}[base]
+
+    found = issuer_keys._keys_of_set({"keys": [{**good, **members}]})
+
+    assert all(key.algorithms <= set(ALL) for key in found)
+
+
+async def test_the_algorithm_must_fit_the_type_of_the_key(bench: Bench, idp: FakeIssuer) -> None:
+    fits = {
+        "rsa": (rsa_signer("rsa").jwk(alg=None), {"RS256", "RS384", "RS512", "PS256"}),
+        "p256": (ec_signer("p256").jwk(alg=None), {"ES256"}),
+        "p384": (ec_signer("p384", algorithm="ES384").jwk(alg=None), {"ES384"}),
+        "ed25519": (ed_signer("ed25519").jwk(alg=None), {"EdDSA"}),
+        "ed448": (ed_signer("ed448", is_448=True).jwk(alg=None), {"EdDSA"}),
+        "only-ps": (rsa_signer("only-ps").jwk(alg="PS256"), {"PS256"}),
+    }
+    idp.answers["/jwks"] = lambda: web.json_response({"keys": [jwk for jwk, _ in fits.values()]})
+    keys = bench.jwks(idp)
+    await keys.refresh()
+
+    for kid, (_, fitting) in fits.items():
+        for algorithm in ALL:
+            if algorithm in fitting:
+                assert len(await keys.keys_for(algorithm, kid)) == 1
+            else:
+                assert await refusal(keys, algorithm, kid) is Rejection.ALGORITHM
+
+
+async def test_an_algorithm_that_config_does_not_allow_has_no_key(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    idp.signers = [rsa_signer("k1")]
+    keys = bench.jwks(idp, algorithms=["ES256"])
+
+    with pytest.raises(KeysUnavailable):
+        await keys.refresh()
+
+    assert not keys.loaded
+
+
+async def test_two_keys_of_one_kid_are_told_apart_by_algorithm_or_both_given(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    one, two = rsa_signer("k"), rsa_signer("k", which="b")
+    idp.signers = [one, two, one, ec_signer("k")]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+
+    found = await keys.keys_for("RS256", "k")
+
+    assert {key.public_numbers() for key in found} == {numbers(one), numbers(two)}
+    assert len(found) == 2
+    assert len(await keys.keys_for("ES256", "k")) == 1
+
+
+async def test_a_token_without_kid_needs_exactly_one_key_that_fits(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    idp.signers = [rsa_signer("a"), ec_signer("c")]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    assert len(await keys.keys_for("RS256", None)) == 1
+
+    idp.signers.append(rsa_signer("b", which="b"))
+    await keys.refresh()
+
+    assert await refusal(keys, "RS256", None) is Rejection.KEY_UNKNOWN
+    assert await refusal(keys, "EdDSA", None) is Rejection.KEY_UNKNOWN
+    assert len(await keys.keys_for("ES256", None)) == 1
+
+
+async def test_a_key_without_kid_answers_for_any_where_it_alone_fits(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    idp.signers = [rsa_signer(None), ec_signer("c")]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    assert len(await keys.keys_for("RS256", "whatever")) == 1
+
+    idp.signers.append(rsa_signer("b", which="b"))
+    await keys.refresh()
+    keys._may_ask_at = float("inf")
+
+    assert await refusal(keys, "RS256", "whatever") is Rejection.KEY_UNKNOWN
+
+
+async def test_no_more_keys_are_read_than_the_bound(bench: Bench, idp: FakeIssuer) -> None:
+    idp.signers = [ed_signer(f"k{i}") for i in range(101)]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    keys._may_ask_at = float("inf")
+
+    assert await keys.keys_for("EdDSA", "k99")
+    assert await refusal(keys, "EdDSA", "k100") is Rejection.KEY_UNKNOWN
+
+
+# --- an unknown kid -----------------------------------------------------------------------------
+
+
+async def test_ten_thousand_random_kids_cost_one_fetch_per_cooldown(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp, unknown_kid_cooldown_s=30.0)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        assert idp.fetches["/jwks"] == 1
+        for round_ in range(1, 4):
+            floods = [keys.keys_for("RS256", secrets.token_hex(8)) for _ in range(10_000)]
+            outcomes = await asyncio.gather(*floods, return_exceptions=True)
+            assert all(isinstance(outcome, NotAuthenticated) for outcome in outcomes)
+            assert idp.fetches["/jwks"] == 1 + round_
+            await bench.clock.advance(29.9)
+            assert await refusal(keys, "RS256", "random") is Rejection.KEY_UNKNOWN
+            assert idp.fetches["/jwks"] == 1 + round_
+            await bench.clock.advance(0.1)
+
+
+async def test_good_tokens_are_served_during_a_flood_of_unknown_kids(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.may_answer.clear()
+        flood = [asyncio.create_task(keys.keys_for("RS256", f"x{i}")) for i in range(100)]
+        await settle()
+
+        assert await keys.keys_for("RS256", "k1")
+
+        idp.may_answer.set()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_new_kid_works_at_once_and_costs_one_fetch(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.jwks(idp)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.signers = [rsa_signer("k2", which="b")]
+
+        found = await asyncio.gather(*(keys.keys_for("RS256", "k2") for _ in range(100)))
+
+        assert {key.public_numbers() for (key,) in found} == {numbers(idp.signers[0])}
+        assert idp.fetches["/jwks"] == 2
+        assert bench.rotations == ["corp", "corp"]
+
+
+async def test_a_refresh_that_began_before_the_rotation_is_not_the_last_word(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp, keys_refresh_s=300.0)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.may_answer.clear()
+        await bench.clock.advance(300.0)
+        await eventually(lambda: idp.fetches["/jwks"] == 2)
+        idp.signers = [rsa_signer("k2", which="b")]  # the answer under way has the old key
+        asked = asyncio.create_task(keys.keys_for("RS256", "k2"))
+        await settle()
+        idp.may_answer.set()
+
+        assert len(await asked) == 1
+        assert idp.fetches["/jwks"] == 3
+
+
+async def test_who_hangs_up_while_an_unknown_kid_is_fetched_harms_nobody(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.signers = [rsa_signer("k2", which="b")]
+        idp.may_answer.clear()
+        asked = [asyncio.create_task(keys.keys_for("RS256", "k2")) for _ in range(5)]
+        await eventually(lambda: idp.fetches["/jwks"] == 2)
+        asked[0].cancel()
+        asked[3].cancel()
+        await settle()
+        idp.may_answer.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+
+        assert [isinstance(outcome, tuple) for outcome in outcomes] == [
+            False, True, True, False, True,
+        ]  # fmt: skip
+        assert idp.fetches["/jwks"] == 2
+
+
+async def test_an_unknown_kid_during_an_outage_is_refused_and_asked_for_once(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.fail()
+        outcomes = await asyncio.gather(
+            *(keys.keys_for("RS256", f"x{i}") for i in range(1_000)), return_exceptions=True
+        )
+
+        assert {getattr(outcome, "reason", None) for outcome in outcomes} == {Rejection.KEY_UNKNOWN}
+        assert idp.fetches["/jwks"] == 2
+        assert await keys.keys_for("RS256", "k1")
+
+
+# --- time goes on -------------------------------------------------------------------------------
+
+
+async def test_keys_are_refreshed_on_schedule(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.jwks(idp, keys_refresh_s=300.0)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        for times in range(2, 6):
+            wait_s = keys._due_at - bench.clock.monotonic()
+            assert 270.0 <= wait_s <= 300.0
+            await bench.clock.advance(wait_s - 0.5)
+            assert idp.fetches["/jwks"] == times - 1
+            await bench.clock.advance(0.5)
+            await eventually(lambda: len(bench.outcomes) == times)  # noqa: B023
+
+    assert bench.rotations == ["corp"]
+
+
+async def test_refreshes_of_many_replicas_spread_out(bench: Bench, idp: FakeIssuer) -> None:
+    due: set[float] = set()
+    for seed in range(20):
+        keys = bench.jwks(idp)
+        keys._jitter = random.Random(seed)
+        await keys.refresh()
+        due.add(round(keys._due_at - bench.clock.monotonic()))
+
+    assert min(due) >= 270
+    assert max(due) <= 300
+    assert len(due) > 5
+
+
+async def test_keys_outlive_an_outage_up_to_the_limit_and_no_longer(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp, keys_refresh_s=300.0, keys_age_max_s=1_000.0)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.fail()
+        for _ in range(99):
+            await bench.clock.advance(10.0)
+            await asyncio.sleep(0.002)
+        assert idp.fetches["/jwks"] > 10
+        assert await keys.keys_for("RS256", "k1")
+        await bench.clock.advance(9.9)
+        assert await keys.keys_for("RS256", "k1")
+        assert bench.rotations == ["corp"]
+
+        await bench.clock.advance(0.1)
+
+        assert not keys.loaded
+        with pytest.raises(KeysUnavailable) as caught:
+            await keys.keys_for("RS256", "k1")
+        assert caught.value.retry_after_s >= 1.0
+        await eventually(lambda: bench.rotations == ["corp", "corp"])
+
+        idp.answers.clear()
+        while not keys.loaded:
+            await bench.clock.advance(1.0)
+            await asyncio.sleep(0.001)
+        assert await keys.keys_for("RS256", "k1")
+
+
+async def test_failures_are_retried_sooner_than_the_schedule_but_ever_more_rarely(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.jwks(idp, keys_refresh_s=300.0)
+    idp.fail()
+    waits: list[float] = []
+    for _ in range(12):
+        with pytest.raises(KeysUnavailable) as caught:
+            await keys.refresh()
+        waits.append(keys._due_at - bench.clock.monotonic())
+        assert caught.value.retry_after_s == max(1.0, waits[-1])
+
+    assert waits[0] <= 2.0
+    assert all(15.0 <= wait <= 30.0 for wait in waits[5:])
+
+
+async def test_an_issuer_that_is_down_at_start_is_found_when_it_comes_up(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    keys = bench.discovery(idp)
+    idp.fail(DISCOVERY)
+    async with running(keys):
+        await eventually(lambda: bench.outcomes == ["failed"])
+        with pytest.raises(KeysUnavailable):
+            await keys.keys_for("RS256", "k1")
+        idp.answers.clear()
+        await bench.clock.advance(2.0)
+        await eventually(lambda: keys.loaded)
+
+        assert await keys.keys_for("RS256", "k1")
+
+
+async def test_an_issuer_that_nobody_listens_for_is_unavailable(bench: Bench) -> None:
+    keys = bench.keys({"jwks": "http://127.0.0.1:1/jwks"})
+
+    with pytest.raises(KeysUnavailable, match="issuer corp"):
+        await keys.refresh()
+
+    assert bench.outcomes == ["failed"]
+
+
+# --- files and secrets --------------------------------------------------------------------------
+
+
+async def test_a_pem_file_answers_for_any_kid(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(rsa_signer().pem())
+    keys = bench.keys({"public_key_file": file})
+    await keys.refresh()
+
+    for kid in (None, "any", "other"):
+        (key,) = await keys.keys_for("RS256", kid)
+        assert key.public_numbers() == numbers(rsa_signer())
+
+
+async def test_a_key_set_file_is_read_again_when_it_changes(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [rsa_signer("k1").jwk()]}))
+    keys = bench.keys({"public_key_file": file})
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        file.write_text(json.dumps({"keys": [rsa_signer("k2", which="b").jwk()]}))
+
+        assert await keys.keys_for("RS256", "k2")
+        assert await refusal(keys, "RS256", "k1") is Rejection.KEY_UNKNOWN
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"{", b"{}", b"x" * 300_000, "private"])
+async def test_a_file_without_a_public_key_is_refused(
+    bench: Bench, tmp_path: Path, content: bytes | str
+) -> None:
+    file = tmp_path / "key.pem"
+    private = rsa_signer().key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private if isinstance(content, str) else content)
+
+    with pytest.raises(KeysUnavailable):
+        await bench.keys({"public_key_file": file}).refresh()
+
+
+async def test_a_missing_file_is_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(KeysUnavailable):
+        await bench.keys({"public_key_file": tmp_path / "none.pem"}).refresh()
+
+
+async def test_a_secret_serves_hs256_and_nothing_else(bench: Bench) -> None:
+    secret = Secret("s" * 32)
+    keys = bench.keys({"secret": secret}, algorithms=["HS256"])
+    await keys.refresh()
+
+    assert await keys.keys_for("HS256", None) == (b"s" * 32,)
+    assert await keys.keys_for("HS256", "any") == (b"s" * 32,)
+    keys._may_ask_at = float("inf")
+    assert await refusal(keys, "RS256", "any") is Rejection.KEY_UNKNOWN
+    assert "sss" not in repr(vars(keys))
+
+
+@pytest.mark.parametrize("form", ["pem", "jwk"])
+async def test_a_public_key_is_no_secret(bench: Bench, form: str) -> None:
+    signer = rsa_signer()
+    text = signer.pem().decode() if form == "pem" else json.dumps(signer.jwk())
+    keys = bench.keys({"secret": Secret(text)}, algorithms=["HS256"])
+
+    with pytest.raises(KeysUnavailable):
+        await keys.refresh()
+
+
+def test_a_short_secret_is_a_mistake_in_the_config(bench: Bench) -> None:
+    with pytest.raises(ValidationError, match="32 bytes"):
+        bench.keys({"secret": Secret("s" * 31)}, algorithms=["HS256"])
+
+
+# --- with the rest of the line ------------------------------------------------------------------
+
+
+async def test_after_a_rotation_the_old_token_is_forgotten_and_refused(
+    http: aiohttp.ClientSession, idp: FakeIssuer, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    line: list[Identify] = []
+
+    def forget(issuer: str) -> None:
+        line[0].forget(issuer)
+
+    keys = IssuerKeys(
+        Issuer.model_validate(
+            {"name": "corp", "issuer": idp.url, "audience": ["gw"], "keys": {"discovery": idp.url}}
+        ),
+        http=http,
+        clock=clock,
+        telemetry=telemetry,
+        on_rotation=forget,
+        jitter=Random(1),
+    )
+    rules = TokenRules("corp", idp.url, frozenset({"gw"}), 30.0, 86_400.0, None, "sub", "groups")
+    line.append(
+        Identify(
+            signatures=JwtSignatures([TrustedIssuer("corp", idp.url, frozenset({"RS256"}), keys)]),
+            rules={"corp": rules},
+            clock=clock,
+            telemetry=telemetry,
+            tokens_max=10,
+        )
+    )
+    identify = line[0]
+    now = clock.now()
+    claims = {"iss": idp.url, "aud": "gw", "sub": "ann", "iat": now, "exp": now + 9_000}
+    old, new = rsa_signer("k1").token(claims), rsa_signer("k2", which="b").token(claims)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        await identify.identify(Secret(old))
+        assert identify.recall(old) is not None
+
+        idp.signers = [rsa_signer("k2", which="b")]
+        assert (await identify.identify(Secret(new))).subject == "ann"
+
+        assert identify.recall(old) is None
+        await identify.identify(Secret(new))  # the first time its keys changed meanwhile
+        assert identify.recall(new) is not None
+        with pytest.raises(NotAuthenticated) as caught:
+            await identify.identify(Secret(old))
+        assert caught.value.reason is Rejection.KEY_UNKNOWN
+        assert telemetry.identifications[-1] == ("corp", "key_unknown")

