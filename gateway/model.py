@@ -1,7 +1,7 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
 from typing import Any, Final, NewType, NoReturn
@@ -188,12 +188,14 @@ class UpstreamRequest:
     path: str
     """Path and query exactly as they are to stand on the request line."""
     headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
+    repeatable: bool = True
+    """Whether sending it twice does no more than sending it once."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
     status: int
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     """Names in lower case."""
-    body: bytes
+    body: bytes = field(repr=False)

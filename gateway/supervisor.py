@@ -168,6 +168,8 @@ class Supervisor:
             os.close(self._signals_write)
             os.close(self._alive_write)
             code = self._work(plan)
+        except BaseException:  # whatever it is, the child must not go on as a second parent
+            log.exception("worker_failed", extra={"worker": plan.index})
         finally:
             os._exit(code)
 

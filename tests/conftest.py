@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.clock import FakeClock
+from tests.support.stack import Stack
 from tests.support.valkey import RealValkey
 
 
@@ -25,3 +26,19 @@ def own_valkey() -> Iterator[RealValkey]:
     server = RealValkey().start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Start the product, for all tests that leave it as they found it."""
+    running = Stack()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def own_stack() -> Iterator[Stack]:
+    """Start the product for a test that may break it."""
+    running = Stack()
+    yield running
+    running.close()

@@ -309,13 +309,10 @@ def _keys_of_file(text: bytes) -> list[_Key]:
 
 
 def _key_of_secret(secret: bytes) -> _Key:
-    algorithm = HMACAlgorithm(HMACAlgorithm.SHA256)
     try:
-        key = algorithm.prepare_key(secret)
+        key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except PyJWTError as error:
         raise _Unusable("the secret is a public key") from error
-    if algorithm.check_key_length(key) is not None:
-        raise _Unusable("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
     return _Key(None, frozenset({"HS256"}), key, material=key)
 
 

@@ -162,9 +162,11 @@ class SharedFlight:
         finally:
             extending.cancel()
         ttl_s = fetched.good_until - self._clock.monotonic()
-        if ttl_s > 0:
-            with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable):
+            if ttl_s > 0:
                 await self._store.publish(key, owner=owner, value=fetched.value, ttl_s=ttl_s)
+            else:
+                await self._store.abandon(key, owner=owner)
         return _held(fetched, LinkSource.UPSTREAM)
 
     async def _keep_lease(self, key: str, owner: str) -> None:

@@ -75,7 +75,9 @@ async def test_two_processes_together_stay_within_one_pace(pair: tuple[Valkey, V
 async def test_a_store_without_state_gives_no_burst(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=10, per_s=1, burst=10)
     sent = await admitted_within([a_budget(pair[0], pace)], 0.15, 50)
-    assert len(sent) <= 2
+    assert sent
+    for count, at in enumerate(sent):
+        assert count <= at / pace.interval_s
 
 
 async def test_whoever_cannot_be_served_in_time_is_told_at_once_and_truly(
@@ -110,7 +112,9 @@ async def test_without_the_store_each_process_takes_its_share_and_no_burst(
     budget = a_budget(valkey, Pace(requests=40, per_s=1, burst=10), processes_max=4)
     own_valkey.kill()
     sent = await admitted_within([budget], 0.5, 100)
-    assert 3 <= len(sent) <= 6  # 10 a second of 40, for half a second
+    assert len(sent) >= 3
+    for count, at in enumerate(sent):  # 10 a second of 40, and no burst
+        assert count <= at / 0.1
     await valkey.close()
 
 

@@ -30,7 +30,7 @@ from gateway.rules.identity import TokenRules
 from gateway.settings import Issuer
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
-from tests.support.tokens import Signer, ec_signer, ed_signer, rsa_signer
+from tests.support.tokens import ALGORITHMS, Signer, ec_signer, ed_signer, rsa_signer
 
 ALL = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
 DISCOVERY = "/.well-known/openid-configuration"
@@ -289,6 +289,11 @@ async def test_a_silent_issuer_is_given_up(
 # --- which keys are taken -----------------------------------------------------------------------
 
 
+def private_jwk(signer: Signer) -> dict[str, Any]:
+    jwk = ALGORITHMS[signer.algorithm].to_jwk(signer.key, as_dict=True)
+    return {**jwk, "key_ops": ["sign", "verify"]}
+
+
 BAD_KEYS: dict[str, Callable[[], dict[str, Any]]] = {
     "kind unknown": lambda: rsa_signer("bad").jwk(kty="LATTICE"),
     "no kind": lambda: rsa_signer("bad").jwk(kty=None),
@@ -310,7 +315,8 @@ BAD_KEYS: dict[str, Callable[[], dict[str, Any]]] = {
     "algorithm of encryption": lambda: rsa_signer("bad").jwk(alg="RSA-OAEP"),
     "algorithm of curves": lambda: rsa_signer("bad").jwk(alg="ES256"),
     "algorithm is an object": lambda: rsa_signer("bad").jwk(alg={"a": 1}),
-    "private": lambda: rsa_signer("bad").jwk(d=rsa_signer("bad").jwk()["n"]),
+    "private": lambda: rsa_signer("bad").jwk(key_ops=None) | private_jwk(rsa_signer("bad")),
+    "private on a curve": lambda: private_jwk(ec_signer("bad")) | {"kid": "bad"},
     "a secret": lambda: {"kty": "oct", "kid": "bad", "k": "c2VjcmV0" * 8, "alg": "HS256"},
     "a secret for any": lambda: {"kty": "oct", "kid": "bad", "k": "c2VjcmV0" * 8},
     "too short": lambda: rsa_signer("bad", which="short", bits=1024).jwk(),

@@ -60,7 +60,7 @@ async def subject(
     valkey = a_valkey(shared_valkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
-    running = asyncio.create_task(valkey.run())
+    running = asyncio.create_task(valkey.keep_listening())
     await asyncio.sleep(0.05)
     yield Subject(store, asyncio.sleep)
     running.cancel()

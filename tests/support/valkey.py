@@ -20,6 +20,19 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> int:
+    """Return the first of so many free ports in a row."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first + 1, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return first
+
+
 class RealValkey:
     """A server process on loopback that a test may kill, stop, fill and start again."""
 
@@ -27,15 +40,27 @@ class RealValkey:
         self.port = free_port()
         self._options = options
         self._dir = Path(tempfile.mkdtemp(prefix="valkey-test-"))
+        self._config: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def sentinel(cls, monitor: str) -> "RealValkey":
+        """Make a Sentinel, which is the same binary with a config file that it may rewrite."""
+        made = cls("--sentinel")
+        file = made._dir / "sentinel.conf"
+        file.write_text(monitor)
+        made._config = [str(file)]
+        return made
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> "RealValkey":
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._dir)]
-        arguments += ["--save", "", "--appendonly", "no", "--daemonize", "no", *self._options]
+        arguments = [*self._config, "--port", str(self.port), "--bind", "127.0.0.1"]
+        arguments += ["--dir", str(self._dir), "--daemonize", "no", *self._options]
+        if not self._config:
+            arguments += ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
             [str(SERVER), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -95,6 +95,13 @@ def test_a_token_from_the_future_is_refused() -> None:
     assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
 
 
+def test_a_token_from_the_future_is_refused_also_if_its_nbf_has_passed() -> None:
+    token = a_token(iat=NOW + 100, nbf=NOW - 100)
+
+    assert judge(token, NOW + 70).subject == "ann"
+    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+
+
 @pytest.mark.parametrize("claim", ["exp", "iat"])
 @pytest.mark.parametrize("value", [ABSENT, None])
 def test_exp_and_iat_are_required(claim: str, value: object) -> None:

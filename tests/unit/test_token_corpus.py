@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.drivers.issuer_keys import IssuerKeys
-from gateway.drivers.signatures import JwtSignatures, TrustedIssuer, _depth
+from gateway.drivers.signatures import _JSON_STRING, JwtSignatures, TrustedIssuer, _depth
 from gateway.errors import NotAuthenticated, Rejection
 from gateway.flow.identify import Identify
 from gateway.model import Principal, Secret
@@ -478,6 +478,7 @@ async def test_hostile_quotes_cost_little(line: Identify, flood: bytes) -> None:
     claims = b'{"x":' + b"[" * 40 + flood * (11_000 // len(flood))
 
     assert await refusal(line, signed(claims=claims)) is Rejection.MALFORMED
+    assert len(_JSON_STRING.findall('"' + r"\"" * 5_000)) == 1  # read once, not from each quote
 
 
 NESTED = st.recursive(

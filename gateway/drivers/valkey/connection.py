@@ -27,6 +27,8 @@ from gateway.ports import Clock, Telemetry
 
 log = logging.getLogger("gateway.valkey")
 
+RedisClient = Redis | RedisCluster
+
 _PROBE_EVERY_S = 0.1
 _HEARTBEAT_EVERY_S = 0.5
 _PROCESS_LIFE_MS = 3_000
@@ -51,7 +53,7 @@ class Valkey:
     def __init__(
         self,
         store: settings.Store,
-        client: "Redis | RedisCluster",
+        client: RedisClient,
         *,
         process_id: str,
         clock: Clock,
@@ -65,6 +67,7 @@ class Valkey:
         self._namespace = store.namespace
         self._processes = 0
         self._available = False
+        self._tried = False
         self._lost = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self._on_message: Callable[[bytes], None] = lambda _: None
@@ -99,12 +102,6 @@ class Valkey:
         if not self._available:
             raise StoreUnavailable("known to be away")
         return await self._attempt(script, keys, args)
-
-    async def run(self) -> None:
-        """Keep the heartbeat, find the store again when it is lost, and listen to the channel."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_heartbeat(), name="valkey heartbeat")
-            tasks.create_task(self._keep_listening(), name="valkey listener")
 
     async def probe(self) -> bool:
         """Ask the store once and remember whether it is there."""
@@ -143,9 +140,9 @@ class Valkey:
             return await self._client.eval(script.text, len(keys), *keys, *args)
 
     def _change(self, *, available: bool, why: str = "") -> None:
-        if available == self._available:
+        if available == self._available and self._tried:
             return
-        self._available = available
+        self._available, self._tried = available, True
         self._telemetry.store_available(available=available)
         if available:
             log.info("store_available", extra={"processes": self._processes})
@@ -155,7 +152,8 @@ class Valkey:
         for call in self._on_change:
             call()
 
-    async def _keep_heartbeat(self) -> None:
+    async def keep_heartbeat(self) -> None:
+        """Find a lost store again, and say that this process lives, for ever."""
         while True:
             there = await self.probe()
             self._lost.clear()
@@ -166,7 +164,8 @@ class Valkey:
             else:
                 await self._clock.sleep(_PROBE_EVERY_S)
 
-    async def _keep_listening(self) -> None:
+    async def keep_listening(self) -> None:
+        """Hand on what comes over the channel, for ever."""
         while True:
             try:
                 async with self._client.pubsub() as pubsub:
@@ -183,12 +182,11 @@ class Valkey:
                 self._on_message(message["data"])
 
 
-def make_client(store: settings.Store, embedded_url: str | None = None) -> "Redis | RedisCluster":
+def make_client(store: settings.Store, embedded_url: str | None = None) -> RedisClient:
     """Make the client that the config asks for; nothing connects before the first command."""
     common: dict[str, Any] = {
         "socket_timeout": store.timeout_s,
         "socket_connect_timeout": store.timeout_s,
-        "socket_keepalive": True,
         "health_check_interval": 0,  # our own heartbeat does this
         "retry": Retry(NoBackoff(), 0),  # our own breaker decides
         "decode_responses": False,

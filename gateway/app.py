@@ -1,0 +1,468 @@
+"""The composition root: opens what the gateway needs, wires the flow, owns lifetimes and signals.
+
+It decides nothing. One process is one `Worker`; `serve` puts a supervisor above them.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random, SystemRandom
+
+import aiohttp
+from aiohttp import http_parser, web
+
+from gateway import settings
+from gateway.drivers import log as logs
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.issuer_keys import IssuerKeys
+from gateway.drivers.line_journal import LineJournal
+from gateway.drivers.lines import LineWriter
+from gateway.drivers.metrics import Metrics
+from gateway.drivers.policy_file import PolicyFile
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.service_login import (
+    KeyPairCredential,
+    PasswordCredential,
+    TokenFileCredential,
+)
+from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
+from gateway.drivers.upstream import AioUpstream, open_session
+from gateway.drivers.valkey.budget import ValkeyBudget
+from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
+from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.edge.admin import admin_app
+from gateway.edge.public import PublicHandler, PublicServer
+from gateway.errors import KeysUnavailable
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.exchange import Exchange
+from gateway.flow.gateway import Gateway
+from gateway.flow.identify import Identify
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import BudgetClass, ProjectId, UpstreamRequest
+from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.rules.catalogue import OPERATIONS, Catalogue
+from gateway.rules.console_link import ConsoleAddresses
+from gateway.rules.identity import TokenRules
+from gateway.rules.pacing import Pace
+from gateway.supervisor import Supervisor, WorkerPlan
+
+log = logging.getLogger("gateway.app")
+
+_FIRST_KEYS_WITHIN_S = 3.0
+_RESTART_AFTER_S = 1.0
+
+Loop = Callable[[], Awaitable[None]]
+
+
+def serve(config_file: Path, *, workers: int) -> int:
+    """Run the gateway until SIGTERM; raise MistakesFound when config or policy are not good."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
+        sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
+        return 1
+    config = settings.load_settings(config_file)
+    open_policy(config, SystemClock(), Metrics())
+    logs.set_up(config.log.level)
+    with ExitStack() as stack:
+        embedded_url = None
+        if isinstance(config.store.redis, settings.RedisEmbedded):
+            embedded_url = stack.enter_context(EmbeddedValkey()).url
+        work = partial(run_worker, embedded_url=embedded_url)
+        return Supervisor(config_file, work, workers=workers, config=config).run()
+
+
+def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
+    """Be one worker until told to stop; return the exit code."""
+    logs.set_up(plan.config.log.level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(Worker(plan, embedded_url=embedded_url).run())
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - there is none for every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class Worker:
+    """One serving process: opens, listens, drains, closes, in this order."""
+
+    def __init__(self, plan: WorkerPlan, *, embedded_url: str | None) -> None:
+        self._plan = plan
+        self._embedded_url = embedded_url
+        self._config = plan.config
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._draining = False
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
+        try:
+            client = make_client(self._config.store, self._embedded_url)
+            async with open_parts(self._config, client, self._clock, self._metrics) as parts:
+                await self._run_loops(parts)
+        finally:
+            loop.remove_reader(self._plan.parent_fd)
+
+    def _parent_is_gone(self) -> None:
+        # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
+        asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
+        self._stop.set()
+
+    async def _run_loops(self, parts: "Parts") -> None:
+        loops: dict[str, Loop] = {**parts.loops, "reload": lambda: self._reload_on_hangup(parts)}
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._supervise(name, loop), name=name)
+                for name, loop in loops.items()
+            ]
+            try:
+                await self._serve(parts)
+            finally:
+                await _end(running)
+
+    async def _serve(self, parts: "Parts") -> None:
+        await parts.first_keys(_FIRST_KEYS_WITHIN_S)
+        server = PublicServer(
+            parts.handler,
+            access_log=None,  # one line per request is written by the handler
+            max_line_size=8_190,
+            max_field_size=self._config.request.header_bytes,
+            max_headers=128,
+            keepalive_timeout=75.0,
+            auto_decompress=False,
+        )
+        public = web.ServerRunner(server, shutdown_timeout=self._config.request.drain_s)
+        admin = web.AppRunner(
+            admin_app(self._metrics.exposition, lambda: self._readiness(parts)),
+            access_log=None,
+            shutdown_timeout=1.0,
+        )
+        await public.setup()
+        await admin.setup()
+        await web.SockSite(admin, self._plan.admin).start()
+        await web.SockSite(public, self._plan.public, backlog=1024).start()
+        os.write(self._plan.ready_fd, b"1")
+        os.close(self._plan.ready_fd)
+        log.info("serving", extra={"worker": self._plan.index})
+        await self._stop.wait()
+        self._draining = True
+        log.info("draining", extra={"worker": self._plan.index})
+        await public.cleanup()  # closes the listener, lets accepted requests finish
+        await admin.cleanup()
+
+    async def _supervise(self, name: str, loop: Loop) -> None:
+        while True:
+            try:
+                await loop()
+            except Exception:  # a loop that dies is a bug, but no reason to serve nobody
+                log.exception("task_died", extra={"task": name})
+            self._metrics.task_restarted(name)
+            await self._clock.sleep(_RESTART_AFTER_S)
+
+    async def _reload_on_hangup(self, parts: "Parts") -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await parts.policies.reload()
+
+    def _readiness(self, parts: "Parts") -> tuple[bool, Mapping[str, str]]:
+        keys = {keys.issuer: keys.loaded for keys in parts.keys}
+        state = {
+            "serving": "draining" if self._draining else "ok",
+            # Without Redis each process goes on with its share: slower, but there.
+            "redis": "ok" if parts.valkey.available else "degraded",
+            **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
+        }
+        return not self._draining and any(keys.values()), state
+
+
+async def _end(tasks: list["asyncio.Task[None]"]) -> None:
+    """Cancel until all have ended: redis-py swallows one that comes while it connects."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the wiring made, as far as a worker needs it."""
+
+    handler: PublicHandler
+    loops: Mapping[str, Loop]
+    policies: PolicyFile
+    keys: tuple[IssuerKeys, ...]
+    valkey: Valkey
+
+    async def first_keys(self, within_s: float) -> None:
+        """Wait for the issuers' keys, but not long: an issuer that is down must not stop us."""
+        with suppress(TimeoutError, KeysUnavailable):
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*(keys.refresh() for keys in self.keys))
+
+
+def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -> PolicyFile:
+    return PolicyFile(
+        config.policy_file,
+        issuers=[issuer.name for issuer in config.issuers],
+        projects=[project for account in config.accounts for project in account.projects],
+        clock=clock,
+        telemetry=telemetry,
+    )
+
+
+@asynccontextmanager
+async def open_parts(
+    config: settings.Settings, client: RedisClient, clock: SystemClock, metrics: Metrics
+) -> AsyncIterator[Parts]:
+    """Open the drivers and wire the flow; close all in reverse order."""
+    jitter = SystemRandom()
+    async with AsyncExitStack() as stack:
+        valkey = Valkey(
+            config.store,
+            client,
+            process_id=secrets.token_hex(8),
+            clock=clock,
+            telemetry=metrics,
+        )
+        stack.push_async_callback(valkey.close)
+        await valkey.probe()
+        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        stack.push_async_callback(flight.close)
+        budget = open_budget(config, valkey, clock, metrics)
+        policies = open_policy(config, clock, metrics)
+        identify, keys = await open_identify(config, stack, clock, metrics, jitter)
+        loops: dict[str, Loop] = {
+            "valkey heartbeat": valkey.keep_heartbeat,
+            "valkey listener": valkey.keep_listening,
+            "policy": policies.run,
+        }
+        loops |= {f"keys of {one.issuer}": one.run for one in keys}
+        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        accounts: dict[ProjectId, ConsoleAccount] = {}
+        for account in config.accounts:
+            opened = await open_account(account, stack, tools)
+            loops |= opened.loops
+            accounts |= {ProjectId(project): opened.console for project in account.projects}
+        limits = CallerLimits(
+            Pace(
+                config.caller_limits.requests,
+                config.caller_limits.per_s,
+                config.caller_limits.burst,
+            ),
+            ValkeyCallerUsage(valkey),
+            clock,
+        )
+        loops["caller limits"] = limits.run
+        consoles = Consoles(accounts, flight, clock, links_max=config.memory.links_max)
+        gateway = Gateway(
+            identify=identify,
+            catalogue=Catalogue(OPERATIONS),
+            policies=policies,
+            limits=limits,
+            consoles=consoles,
+            journal=LineJournal(sys.stdout.fileno()),
+            serve_unrecorded=config.audit.when_unwritable == "serve",
+            clock=clock,
+            telemetry=metrics,
+        )
+        metrics.gauge("gateway_tokens_held", "Verified tokens held", lambda: identify.remembered)
+        metrics.gauge("gateway_links_held", "Links held here", lambda: consoles.links_held)
+        metrics.gauge("gateway_fetches_in_flight", "Links under way", lambda: flight.in_flight)
+        lines = LineWriter(sys.stdout.fileno())
+        stack.callback(lines.flush)
+        handler = PublicHandler(
+            gateway,
+            clock,
+            deadline_s=config.request.deadline_s,
+            request_done=metrics.request_done,
+            write_line=lines.write,
+        )
+        yield Parts(handler, loops, policies, keys, valkey)
+
+
+async def open_identify(
+    config: settings.Settings,
+    stack: AsyncExitStack,
+    clock: Clock,
+    telemetry: Telemetry,
+    jitter: Random,
+) -> tuple[Identify, tuple[IssuerKeys, ...]]:
+    http = await stack.enter_async_context(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=8),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=True,
+        )
+    )
+    identify: Identify
+
+    def forget(issuer: str) -> None:
+        identify.forget(issuer)
+
+    keys = tuple(
+        IssuerKeys(
+            issuer, http=http, clock=clock, telemetry=telemetry, on_rotation=forget, jitter=jitter
+        )
+        for issuer in config.issuers
+    )
+    identify = Identify(
+        signatures=JwtSignatures(
+            TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys)
+            for issuer, its_keys in zip(config.issuers, keys, strict=True)
+        ),
+        rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
+        clock=clock,
+        telemetry=telemetry,
+        tokens_max=config.memory.tokens_max,
+    )
+    return identify, keys
+
+
+def _token_rules(issuer: settings.Issuer) -> TokenRules:
+    return TokenRules(
+        issuer=issuer.name,
+        iss=issuer.issuer,
+        audiences=frozenset(issuer.audience),
+        leeway_s=issuer.leeway_s,
+        token_age_max_s=issuer.token_age_max_s,
+        token_type=issuer.token_type,
+        subject_claim=issuer.claims.subject,
+        groups_claim=issuer.claims.groups,
+    )
+
+
+def open_budget(
+    config: settings.Settings, valkey: Valkey, clock: Clock, telemetry: Telemetry
+) -> ValkeyBudget:
+    paces = {}
+    for account in config.accounts:
+        for kind, rate in (
+            (BudgetClass.CONSOLE, account.budget.console),
+            (BudgetClass.IAM, account.budget.iam),
+        ):
+            paces[account.name, kind] = Pace(rate.requests, rate.per_s, rate.burst)
+    return ValkeyBudget(
+        valkey,
+        paces,
+        wait_max_s={account.name: account.budget.wait_max_s for account in config.accounts},
+        processes_max=config.store.processes_max,
+        clock=clock,
+        telemetry=telemetry,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAccount:
+    console: ConsoleAccount
+    credentials: Mapping[str, ServiceCredential]
+    loops: Mapping[str, Loop]
+
+    async def log_in(self, deadline: float) -> None:
+        """Get every credential once; raises ServiceLoginFailed."""
+        probe = UpstreamRequest("GET", "/")
+        for credential in self.credentials.values():
+            await credential.headers(probe, deadline=deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTools:
+    """What all accounts share."""
+
+    budget: ValkeyBudget
+    flight: SharedFlight
+    clock: Clock
+    telemetry: Telemetry
+    jitter: Random
+
+
+async def open_account(
+    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
+) -> OpenedAccount:
+    session = await stack.enter_async_context(
+        open_session(account.timeouts, connections_max=account.connections_max)
+    )
+    credentials, loops = await _open_credentials(account, stack, tools)
+    exchange = Exchange(
+        account.name,
+        upstream=AioUpstream(session, account.endpoint, answer_bytes_max=account.answer_bytes_max),
+        credentials=credentials,
+        budget=tools.budget,
+        clock=tools.clock,
+        telemetry=tools.telemetry,
+        jitter=tools.jitter.random,
+        timeout_s=account.timeouts.total_s,
+    )
+    console = ConsoleAccount(
+        name=account.name,
+        exchange=exchange,
+        lifetime_s=account.links.lifetime_s,
+        min_remaining_s=account.links.min_remaining_s,
+        reuse=account.links.reuse,
+        addresses=ConsoleAddresses(
+            tuple(account.links.console_schemes),
+            tuple(host.lower() for host in account.links.console_hosts),
+        ),
+    )
+    return OpenedAccount(console, credentials, loops)
+
+
+async def _open_credentials(
+    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
+) -> tuple[dict[str, ServiceCredential], dict[str, Loop]]:
+    match account.login:
+        case settings.KeyPairLogin() as login:
+            pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
+            return dict.fromkeys(account.projects, pair), {}
+        case settings.TokenFileLogin() as login:
+            file = TokenFileCredential(login, clock=tools.clock)
+            return dict.fromkeys(account.projects, file), {}
+        case settings.PasswordLogin() as login:
+            session = await stack.enter_async_context(
+                open_session(account.timeouts, connections_max=2)
+            )
+            iam = AioUpstream(
+                session, login.iam_endpoint, answer_bytes_max=account.answer_bytes_max
+            )
+            by_project = {
+                project: PasswordCredential(
+                    account.name,
+                    project,
+                    login,
+                    iam=iam,
+                    shared=tools.flight,
+                    budget=tools.budget,
+                    clock=tools.clock,
+                    telemetry=tools.telemetry,
+                    jitter=tools.jitter.random,
+                )
+                for project in account.projects
+            }
+            loops: dict[str, Loop] = {
+                f"login of {account.name} {i}": credential.run
+                for i, credential in enumerate(by_project.values())
+            }
+            return dict(by_project), loops

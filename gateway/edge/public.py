@@ -1,0 +1,218 @@
+"""The public listener: HTTP in, HTTP out, and nothing of ours on it but the one pipeline."""
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from multidict import CIMultiDict
+
+from gateway.edge.wire import INTERNAL, ErrorAnswer, render
+from gateway.errors import BadRequest, GatewayError, NotAuthenticated, RequestTooLarge
+from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.ports import Clock
+from gateway.rules.credentials import caller_jwt
+from gateway.rules.headers import travelling
+
+log = logging.getLogger("gateway.request")
+
+_CLIENT_CLOSED = 499
+"""What nginx logs for a caller that hung up; nobody is there to be sent it."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+RequestDone = Callable[[str, int, str, float], None]
+
+
+@dataclass(slots=True)
+class _Outcome:
+    request_id: str
+    client: str
+    began: float
+    asked: Asked | None = None
+    answered: Answered | None = None
+    status: int = 200
+    error_code: str = ""
+    error: BaseException | None = None
+
+    def refuse(self, refusal: ErrorAnswer, error: BaseException | None) -> web.Response:
+        self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
+        return _refusal(refusal, self.request_id)
+
+
+class PublicHandler:
+    """Turns one aiohttp request into a call of the pipeline, and its outcome into an answer."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        clock: Clock,
+        *,
+        deadline_s: float,
+        request_done: RequestDone,
+        write_line: Callable[[bytes], object],
+    ) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._request_done = request_done
+        self._write_line = write_line
+        self._id_prefix = secrets.token_hex(6)
+        self._id_counter = itertools.count(1)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        outcome = _Outcome(self._request_id(request), request.remote or "", self._clock.monotonic())
+        try:
+            outcome.asked = self._read(request, outcome)
+            outcome.answered = await self._gateway.answer(outcome.asked)
+            response = _link(outcome.answered, outcome.request_id)
+        except GatewayError as error:
+            response = outcome.refuse(render(error), error)
+        except asyncio.CancelledError:
+            outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
+            self._done(outcome)
+            raise
+        except Exception as error:
+            log.exception("request_failed", extra={"request_id": outcome.request_id})
+            response = outcome.refuse(INTERNAL, error)
+        self._done(outcome)
+        return response
+
+    def malformed(self, status: int, error: BaseException | None) -> web.Response:
+        """Answer what aiohttp's parser refused before it was a request."""
+        if isinstance(error, LineTooLong):
+            refusal = render(RequestTooLarge("The request line or a header is too long."))
+        elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            refusal = render(BadRequest("The request is not well-formed HTTP."))
+        else:
+            refusal = INTERNAL
+        outcome = _Outcome(self._new_id(), "", self._clock.monotonic())
+        response = outcome.refuse(refusal, error)
+        response.force_close()
+        self._done(outcome)
+        return response
+
+    def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
+        headers = request.headers
+        return Asked(
+            caller_jwt=caller_jwt(
+                headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ())
+            ),
+            method=request.method,
+            target=request.raw_path,
+            has_body=request.body_exists,
+            fresh="no-cache" in headers.get("Cache-Control", "").lower(),
+            request_id=outcome.request_id,
+            client_address=outcome.client,
+            deadline=outcome.began + self._deadline_s,
+            travelling=travelling(headers.items(), outcome.request_id),
+        )
+
+    def _request_id(self, request: web.BaseRequest) -> str:
+        theirs = request.headers.get("X-Request-Id")
+        if theirs is not None and _REQUEST_ID.fullmatch(theirs):
+            return theirs
+        return self._new_id()
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._id_counter):x}"
+
+    def _done(self, outcome: _Outcome) -> None:
+        """Count the request and write its one line."""
+        asked, answered, error = outcome.asked, outcome.answered, outcome.error
+        seconds = self._clock.monotonic() - outcome.began
+        operation = asked.call.operation.name if asked is not None and asked.call else "none"
+        self._request_done(operation, outcome.status, outcome.error_code, seconds)
+        line: dict[str, Any] = {
+            "at": self._clock.now(),
+            "event": "request",
+            "request_id": outcome.request_id,
+            "status": outcome.status,
+            "seconds": round(seconds, 6),
+            "client": outcome.client,
+        }
+        if asked is not None and asked.principal is not None:
+            line["issuer"] = asked.principal.issuer
+            line["subject"] = asked.principal.subject
+        if asked is not None and asked.call is not None:
+            line["operation"] = operation
+            line["project"] = asked.call.project
+            line["servers"] = asked.call.servers
+        if answered is not None:
+            line["source"] = answered.source.value
+            line["link"] = answered.link.url.fingerprint()
+        if error is not None:
+            line["error_code"] = outcome.error_code
+            line["error"] = type(error).__name__
+        if isinstance(error, NotAuthenticated):
+            line["reason"] = error.reason.value
+        if isinstance(error, GatewayError):  # the text of any other may quote a secret
+            line["detail"] = str(error)
+        self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _link(answered: Answered, request_id: str) -> web.Response:
+    headers = CIMultiDict(
+        {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            "X-Request-Id": request_id,
+            "X-Console-Expires-In": str(int(answered.left_s)),
+            "X-Content-Type-Options": "nosniff",
+            "Server": "console-gateway",
+        }
+    )
+    body = orjson.dumps({"url": answered.link.url.reveal()})
+    return web.Response(body=body, headers=headers)
+
+
+def _refusal(answer: ErrorAnswer, request_id: str) -> web.Response:
+    headers = CIMultiDict(
+        {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            "X-Request-Id": request_id,
+            "X-Content-Type-Options": "nosniff",
+            "Server": "console-gateway",
+        }
+    )
+    headers.extend(answer.headers)
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+class PublicServer(web.Server):
+    """aiohttp's low-level server, since routing is ours, with errors in our schema."""
+
+    def __init__(self, handler: PublicHandler, **options: Any) -> None:
+        # A caller that hung up must leave the queue at once (invariant 8).
+        super().__init__(handler, handler_cancellation=True, **options)
+        self._handler = handler
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, self._handler, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    __slots__ = ("_public",)
+
+    def __init__(self, server: web.Server, handler: PublicHandler, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._public = handler
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it may quote what was sent
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun; another cannot be sent") from exc
+        return self._public.malformed(status, exc)

@@ -1,0 +1,132 @@
+"""How each error looks on HTTP: the only place that knows both (README renders this table).
+
+Bodies are those of the cloud: {"error_code", "error_msg"}. The message is fixed text, save for
+what the cloud itself said of a request that was permitted, and for sentences in BadRequest.
+"""
+
+import math
+from dataclasses import dataclass
+
+import orjson
+
+from gateway import errors
+from gateway.errors import GatewayError, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    status: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    status: int
+    error_code: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
+WIRE: dict[type[GatewayError], Wire] = {
+    errors.NotAuthenticated: Wire(
+        401, "CGW.4010", "The token was not accepted; the WWW-Authenticate header says why."
+    ),
+    errors.BadRequest: Wire(400, "CGW.4000", ""),
+    errors.OperationUnknown: Wire(404, "CGW.4040", ""),
+    errors.MethodNotAllowed: Wire(405, "CGW.4050", ""),
+    errors.RequestTooLarge: Wire(413, "CGW.4130", ""),
+    errors.NotPermitted: Wire(
+        403,
+        "CGW.4030",
+        "You may not do this on this server, or there is no such server. "
+        "Ask those who keep the gateway's policy.",
+    ),
+    errors.CallerLimited: Wire(
+        429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
+    ),
+    errors.BudgetExhausted: Wire(
+        429,
+        "CGW.4291",
+        "The cloud's rate limit is used up for now; wait as Retry-After says.",
+    ),
+    errors.UpstreamRefused: Wire(400, "CGW.4001", "The cloud refused the request."),
+    errors.UpstreamBusy: Wire(
+        503, "CGW.5031", "The cloud is throttling; wait as Retry-After says."
+    ),
+    errors.UpstreamBroken: Wire(
+        502, "CGW.5020", "The cloud's answer cannot be used; the operators are told."
+    ),
+    errors.UpstreamUnreachable: Wire(
+        503, "CGW.5032", "The cloud cannot be reached; wait as Retry-After says."
+    ),
+    errors.UpstreamSlow: Wire(504, "CGW.5040", "The cloud did not answer in time; try again."),
+    errors.ServiceLoginFailed: Wire(
+        503,
+        "CGW.5033",
+        "The gateway cannot log in to the cloud; your token is fine, the operators are told.",
+    ),
+    errors.KeysUnavailable: Wire(
+        503,
+        "CGW.5034",
+        "The identity provider's keys are not available; wait as Retry-After says.",
+    ),
+    errors.JournalUnavailable: Wire(
+        503, "CGW.5035", "The audit trail cannot be written, so nothing is handed out."
+    ),
+    errors.DeadlineExceeded: Wire(504, "CGW.5041", "The request's time was up; try again."),
+}
+
+# RFC 6750, 3.1: what a client may know. `invalid_token` covers all that a new token would mend.
+_CHALLENGE = 'Bearer realm="console-gateway"'
+_DESCRIPTIONS = {
+    Rejection.EXPIRED: "the token has expired",
+    Rejection.NOT_YET_VALID: "the token is not valid yet",
+    Rejection.TOO_OLD: "the token is too old",
+    Rejection.AMBIGUOUS: "the request bears two different tokens",
+    Rejection.MALFORMED: "the token is not a well-formed JWT",
+    Rejection.TOO_LARGE: "the token is too large",
+    Rejection.AUDIENCE: "the token is meant for another audience",
+    Rejection.TOKEN_TYPE: "the token is not an access token",
+    Rejection.CLAIMS: "the token lacks a claim that is needed here",
+}
+
+
+def render(error: GatewayError) -> ErrorAnswer:
+    wire = WIRE[type(error)]
+    status, code, message = wire.status, wire.code, wire.message
+    headers: tuple[tuple[str, str], ...] = ()
+    match error:
+        case errors.NotAuthenticated():
+            headers = (("WWW-Authenticate", _challenge(error.reason)),)
+        case errors.MethodNotAllowed():
+            headers = (("Allow", ", ".join(error.allowed)),)
+            message = error.detail
+        case errors.BadRequest():
+            message = error.detail
+        case errors.UpstreamRefused():
+            status, code, message = error.status, error.error_code, error.error_msg
+        case errors.RetryLater():
+            headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
+        case _:
+            pass
+    return ErrorAnswer(status, code, body_of(code, message), headers)
+
+
+def body_of(code: str, message: str) -> bytes:
+    return orjson.dumps({"error_code": code, "error_msg": message})
+
+
+def _challenge(reason: Rejection) -> str:
+    if reason is Rejection.MISSING:
+        return _CHALLENGE  # RFC 6750, 3.1: no error code where no credential was sent
+    description = _DESCRIPTIONS.get(reason, "the token is not accepted here")
+    return f'{_CHALLENGE}, error="invalid_token", error_description="{description}"'
+
+
+INTERNAL = ErrorAnswer(
+    500,
+    "CGW.5000",
+    body_of("CGW.5000", "The gateway failed; the operators find it by the request id."),
+    (),
+)

@@ -1,0 +1,142 @@
+"""The order of things: identify, resolve, decide, admit, obtain, record. No branch but one.
+
+Each stage takes what the one before proved. A link that this process holds is answered without
+a network, after the same identification, decision and record as any other.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.errors import DeadlineExceeded, JournalUnavailable
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.console import Consoles
+from gateway.flow.identify import Identify
+from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, Stage
+from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
+from gateway.rules.catalogue import Catalogue
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, as the edge read it; the flow notes down what it finds out."""
+
+    caller_jwt: str
+    method: str
+    target: str
+    has_body: bool
+    fresh: bool
+    request_id: str
+    client_address: str
+    deadline: float
+    """Monotonic seconds."""
+    travelling: tuple[tuple[str, str], ...]
+    """Headers that go on to the cloud."""
+    principal: Principal | None = None
+    call: Call | None = None
+
+    def __repr__(self) -> str:
+        return f"Asked({self.request_id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    link: ConsoleLink
+    left_s: float
+    source: LinkSource
+
+
+class Gateway:
+    def __init__(  # noqa: PLR0913 - the pipeline, one stage a line
+        self,
+        *,
+        identify: Identify,
+        catalogue: Catalogue,
+        policies: Policies,
+        limits: CallerLimits,
+        consoles: Consoles,
+        journal: Journal,
+        serve_unrecorded: bool,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._identify = identify
+        self._catalogue = catalogue
+        self._policies = policies
+        self._limits = limits
+        self._consoles = consoles
+        self._journal = journal
+        self._serve_unrecorded = serve_unrecorded
+        self._clock = clock
+        self._telemetry = telemetry
+
+    async def answer(self, asked: Asked) -> Answered:
+        """Take one request through all stages; raise the GatewayError of the one that refused."""
+        monotonic, stage = self._clock.monotonic, self._telemetry.stage
+        began = monotonic()
+        principal = self._identify.recall(asked.caller_jwt)
+        if principal is None:
+            principal = await self._identify_by(asked)
+        asked.principal = principal
+        identified = monotonic()
+        stage(Stage.IDENTIFY, identified - began)
+
+        call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
+        asked.call = call
+        permit = self._policies.current().permit(principal, call, self._clock.now())
+        decided = monotonic()
+        stage(Stage.DECIDE, decided - identified)
+
+        self._limits.admit(principal.key)
+        link, source = await self._obtain(permit, asked)
+        obtained = monotonic()
+        stage(Stage.OBTAIN, obtained - decided)
+
+        await self._record(permit, asked, link, source)
+        recorded = monotonic()
+        stage(Stage.RECORD, recorded - obtained)
+        if not self._consoles.is_good(permit, link):
+            raise DeadlineExceeded("the link came too near its end while it was recorded")
+        self._telemetry.link_served(source)
+        return Answered(link, link.good_until - recorded, source)
+
+    async def _identify_by(self, asked: Asked) -> Principal:
+        left_s = asked.deadline - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._identify.identify(Secret(asked.caller_jwt))
+        except TimeoutError:
+            raise DeadlineExceeded("verifying the token") from None
+
+    async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
+        if not asked.fresh:
+            link = self._consoles.recall(permit)
+            if link is not None:
+                return link, LinkSource.LOCAL
+        return await self._consoles.obtain(
+            permit, deadline=asked.deadline, fresh=asked.fresh, headers=asked.travelling
+        )
+
+    async def _record(
+        self, permit: Permit, asked: Asked, link: ConsoleLink, source: LinkSource
+    ) -> None:
+        principal, call = permit.principal, permit.call
+        record = AuditRecord(
+            event="console_link_issued",
+            at=self._clock.now(),
+            request_id=asked.request_id,
+            issuer=principal.issuer,
+            subject=principal.subject,
+            groups=tuple(principal.groups),
+            operation=call.operation.name,
+            project=call.project,
+            servers=call.servers,
+            rule=f"{permit.rule.file}:{permit.rule.line}",
+            source=source.value,
+            link_fingerprint=link.url.fingerprint(),
+            client_address=asked.client_address,
+        )
+        try:
+            await self._journal.record(record)
+        except JournalUnavailable:
+            if not self._serve_unrecorded:
+                raise

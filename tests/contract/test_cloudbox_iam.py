@@ -1,0 +1,174 @@
+"""The box's IAM against section 3 of the dossier."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gateway.cloudbox import iam
+from gateway.cloudbox.box import CloudBox
+from tests.support.box import AT_ONCE, a_login, asked
+from tests.support.stack import Answer
+
+JSON = {"Content-Type": "application/json;charset=utf8"}
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[CloudBox]:
+    async with CloudBox(AT_ONCE) as running:
+        yield running
+
+
+async def log_in(box: CloudBox, *, query: str = "?nocatalog=1", **changes: Any) -> Answer:
+    body = json.dumps(a_login(**changes))
+    return await posted(box, body, query=query)
+
+
+async def posted(box: CloudBox, body: str, *, query: str = "", **headers: str) -> Answer:
+    sent = {**JSON, **headers}
+    return await asked(
+        box.iam.url, f"/v3/auth/tokens{query}", method="POST", headers=sent, body=body
+    )
+
+
+async def test_a_login_brings_a_token_and_when_it_ends(box: CloudBox) -> None:
+    answer = await log_in(box)
+    assert answer.status == 201
+    token = answer.headers["x-subject-token"]
+    assert token.startswith("MII")
+    assert len(token) == 2_048
+    told = answer.json["token"]
+    expires = datetime.strptime(told["expires_at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    assert timedelta(hours=23.9) < expires - datetime.now(UTC) < timedelta(hours=24.1)
+    assert told["methods"] == ["password"]
+    assert told["project"]["id"] == box.project
+    assert told["user"]["domain"]["name"] == iam.DOMAIN
+
+
+async def test_the_catalog_is_dropped_only_when_asked(box: CloudBox) -> None:
+    assert "catalog" not in (await log_in(box, query="?nocatalog=true")).json["token"]
+    for query in ("", "?nocatalog="):
+        assert (await log_in(box, query=query)).json["token"]["catalog"]
+
+
+async def test_a_token_may_be_60_kb_large(box: CloudBox) -> None:
+    box.iam.token_bytes = 60 * 1024
+    answer = await log_in(box)
+    assert len(answer.headers["x-subject-token"]) == 60 * 1024
+
+
+async def test_a_new_token_does_not_kill_the_old_one(box: CloudBox) -> None:
+    tokens = [(await log_in(box)).headers["x-subject-token"] for _ in range(2)]
+    assert tokens[0] != tokens[1]
+    for token in tokens:
+        path = f"/v1/{box.project}/physicalservers/{box.servers[0]}"
+        answer = await asked(box.cloud.url, path, headers={"X-Auth-Token": token})
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("scope", "project"),
+    [
+        ({"project": {"name": "cn-east-3"}}, AT_ONCE.project),
+        ({"project": {"id": AT_ONCE.project}, "domain": {"name": "x"}}, AT_ONCE.project),
+        ({"domain": {"name": iam.DOMAIN}}, None),
+    ],
+)
+async def test_the_scope_is_a_project_or_a_domain_and_the_project_wins(
+    box: CloudBox, scope: dict[str, Any], project: str | None
+) -> None:
+    answer = await log_in(box, scope=scope)
+    assert answer.status == 201
+    assert answer.json["token"].get("project", {}).get("id") == project
+
+
+@pytest.mark.parametrize("scope", [{"project": {"id": "f" * 32}}, {"project": {"name": "mars"}}])
+async def test_an_unknown_project_is_told(box: CloudBox, scope: dict[str, Any]) -> None:
+    answer = await log_in(box, scope=scope)
+    assert (answer.status, answer.error_code) == (404, "IAM.0004")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "{}",
+        json.dumps({"auth": {"identity": {"methods": ["password"]}}}),
+        json.dumps(a_login(user="")),
+        json.dumps(a_login(domain=None)),
+        json.dumps(a_login(password=7)),
+        json.dumps(a_login(scope={})),
+        json.dumps(a_login(scope={"project": {}})),
+        json.dumps(a_login()).replace('["password"]', '["token"]'),
+    ],
+)
+async def test_a_body_that_is_not_keystone_s_is_a_400(box: CloudBox, body: str) -> None:
+    answer = await posted(box, body)
+    assert answer.status == 400
+    assert answer.json["error"]["code"] == 400
+    assert box.iam.tokens == {}
+
+
+async def test_a_body_that_is_not_called_json_is_a_400(box: CloudBox) -> None:
+    answer = await posted(box, json.dumps(a_login()), **{"Content-Type": "text/plain"})
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize("wrong", [{"password": "x"}, {"user": "x"}, {"domain": "x"}])
+async def test_a_wrong_login_is_told_in_keystone_s_shape(
+    box: CloudBox, wrong: dict[str, str]
+) -> None:
+    answer = await log_in(box, **wrong)
+    assert answer.status == 401
+    assert answer.json["error"] == {
+        "code": 401,
+        "message": "The username or password is wrong.",
+        "title": "Unauthorized",
+    }
+    assert "www-authenticate" not in answer.headers
+    assert "x-subject-token" not in answer.headers
+
+
+async def test_five_failures_lock_the_login_even_with_the_right_password(box: CloudBox) -> None:
+    for _ in range(5):
+        assert (await log_in(box, password="wrong")).json["error"]["code"] == 401
+    answer = await log_in(box)
+    assert (answer.status, answer.error_code) == (401, "IAM.0061")
+    counters = (await asked(box.iam.url, "/_box/counters")).json
+    assert (counters["failures"], counters["locked"], counters["logins"]) == (5, 1, 0)
+    assert (await asked(box.iam.url, "/_box/unlock", method="POST")).status == 200
+    assert (await log_in(box)).status == 201
+
+
+async def test_four_failures_and_a_success_begin_anew(box: CloudBox) -> None:
+    for _ in range(2):
+        for _ in range(4):
+            await log_in(box, password="wrong")
+        assert (await log_in(box)).status == 201
+
+
+async def test_one_user_s_failures_lock_nobody_else(box: CloudBox) -> None:
+    for _ in range(6):
+        await log_in(box, user="mallory")
+    assert (await log_in(box, user="mallory")).error_code == "IAM.0061"
+    assert (await log_in(box)).status == 201
+
+
+async def test_iam_throttles_in_its_own_words(box: CloudBox) -> None:
+    box.iam.fail("throttled", times=1)
+    answer = await log_in(box)
+    assert (answer.status, answer.error_code) == (429, "IAM.0012")
+    assert "Threshold: 5 times per 1 seconds" in answer.json["error_msg"]
+    assert (await log_in(box)).status == 201
+
+
+async def test_the_password_can_be_changed_under_way(box: CloudBox) -> None:
+    body = json.dumps({"password": "another"})
+    answer = await asked(box.iam.url, "/_box/settings", method="POST", body=body)
+    assert answer.status == 200
+    assert (await log_in(box)).status == 401
+    assert (await log_in(box, password="another")).status == 201

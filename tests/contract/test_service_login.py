@@ -1,0 +1,503 @@
+"""How accounts prove themselves: logins shared by replicas, and never so many that IAM locks us."""
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from gateway.drivers.service_login import (
+    KeyPairCredential,
+    PasswordCredential,
+    TokenFileCredential,
+)
+from gateway.drivers.upstream import AioUpstream, open_session
+from gateway.errors import GatewayError, ServiceLoginFailed, UpstreamSlow, UpstreamUnreachable
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import BudgetClass, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
+from tests.support.clock import FakeClock
+from tests.support.scripted_upstream import ok, scripted_upstream
+from tests.support.shared_store import FakeSharedStore
+from tests.support.telemetry import RecordingTelemetry
+
+REQUEST = UpstreamRequest("GET", "/v1/p/physicalservers/a")
+T = TypeVar("T")
+DAY_S = 86_400.0
+PASSWORD = "canary-password"
+
+
+class Iam:
+    """The cloud's IAM on the test's clock; it counts what would lock the account."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.password = PASSWORD
+        self.life_s = DAY_S
+        self.answer_s = 0.05
+        self.trouble: UpstreamAnswer | GatewayError | None = None
+        self.bad_projects: set[str] = set()
+        self.requests: list[UpstreamRequest] = []
+        self.refused_at: list[float] = []
+        self.under_way = self.most_under_way = 0
+
+    @property
+    def logins(self) -> int:
+        return len(self.requests)
+
+    async def send(
+        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        self.requests.append(request)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.clock.sleep(self.answer_s)
+        finally:
+            self.under_way -= 1
+        if isinstance(self.trouble, GatewayError):
+            raise self.trouble
+        return self.trouble or self._judge(json.loads(request.body)["auth"])
+
+    def _judge(self, auth: dict[str, Any]) -> UpstreamAnswer:
+        project = auth["scope"]["project"]["id"]
+        right = auth["identity"]["password"]["user"]["password"] == self.password
+        if not right or project in self.bad_projects:
+            self.refused_at.append(self.clock.monotonic())
+            body = {"error_code": "IAM.0062", "error_msg": f"wrong {PASSWORD}"}
+            return UpstreamAnswer(401, {}, json.dumps(body).encode())
+        ends = datetime.fromtimestamp(self.clock.now() + self.life_s, UTC)
+        body = {"token": {"expires_at": ends.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}}
+        token = f"MIIcanary-token-{self.logins}-{project}"
+        return UpstreamAnswer(201, {"x-subject-token": token}, json.dumps(body).encode())
+
+    def worst_quarter_of_an_hour(self) -> int:
+        return max(
+            (sum(at <= other < at + 900 for other in self.refused_at) for at in self.refused_at),
+            default=0,
+        )
+
+
+class NoLimit:
+    def __init__(self) -> None:
+        self.slots: list[tuple[str, BudgetClass, str]] = []
+        self.pauses: list[float | None] = []
+
+    async def admit(
+        self, account: str, budget: BudgetClass, caller: str, *, deadline: float
+    ) -> None:
+        self.slots.append((account, budget, caller))
+
+    async def throttled(self, account: str, budget: BudgetClass, *, pause_s: float | None) -> None:
+        self.pauses.append(pause_s)
+
+
+class Region:
+    """Replicas of the gateway before one IAM, with one store between them."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.iam = Iam(clock)
+        self.store = FakeSharedStore(clock)
+        self.budget = NoLimit()
+        self.telemetry = RecordingTelemetry()
+
+    def replica(
+        self, *projects: str, password: str = PASSWORD, renew_before_s: float = 3_600.0
+    ) -> list[PasswordCredential]:
+        login = PasswordLogin(
+            method="password",
+            iam_endpoint="https://iam.example",
+            user="gw",
+            domain="corp",
+            password=Secret(password),
+            renew_before_s=renew_before_s,
+        )
+        shared = SharedFlight(self.store, self.clock)
+        return [
+            PasswordCredential(
+                "prod",
+                project,
+                login,
+                iam=self.iam,
+                shared=shared,
+                budget=self.budget,
+                clock=self.clock,
+                telemetry=self.telemetry,
+                jitter=lambda: 0.5,
+            )
+            for project in projects or ("p",)
+        ]
+
+    async def token(self, credential: PasswordCredential) -> str:
+        work = credential.headers(REQUEST, deadline=self.clock.monotonic() + 60)
+        ((name, value),) = await self.passing(work)
+        assert name == "X-Auth-Token"
+        return value
+
+    async def renewed(self, credential: PasswordCredential, token: str) -> bool:
+        refused = (("X-Auth-Token", token),)
+        return await self.passing(credential.renew(refused, deadline=self.clock.monotonic() + 60))
+
+    async def passing(self, work: Awaitable[T]) -> T:
+        """Let time pass until the work is done."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            await self.clock.advance(0.05)
+        return await task
+
+
+@pytest.fixture
+def region(clock: FakeClock) -> Region:
+    return Region(clock)
+
+
+async def test_the_login_is_keystones(region: Region) -> None:
+    (credential,) = region.replica()
+    await region.token(credential)
+    (request,) = region.iam.requests
+    assert (request.method, request.path) == ("POST", "/v3/auth/tokens?nocatalog=1")
+    assert json.loads(request.body) == {
+        "auth": {
+            "identity": {
+                "methods": ["password"],
+                "password": {
+                    "user": {"name": "gw", "password": PASSWORD, "domain": {"name": "corp"}}
+                },
+            },
+            "scope": {"project": {"id": "p"}},
+        }
+    }
+    assert region.budget.slots == [("prod", BudgetClass.IAM, "")]
+
+
+async def test_fifty_who_wait_cost_one_login(region: Region) -> None:
+    (credential,) = region.replica()
+    tokens = await region.passing(asyncio.gather(*(region.token(credential) for _ in range(50))))
+    assert len(set(tokens)) == 1
+    assert region.iam.logins == 1
+
+
+async def test_ten_replicas_cost_one_login(region: Region) -> None:
+    replicas = [region.replica()[0] for _ in range(10)]
+    tokens = await region.passing(asyncio.gather(*(region.token(one) for one in replicas)))
+    assert len(set(tokens)) == 1
+    assert region.iam.logins == 1
+
+
+async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
+    one, two = region.replica("p", "q")
+    assert await region.token(one) != await region.token(two)
+    assert [json.loads(r.body)["auth"]["scope"]["project"]["id"] for r in region.iam.requests] == [
+        "p", "q",
+    ]  # fmt: skip
+
+
+async def test_an_ended_token_is_not_sent(region: Region) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    await region.clock.advance(DAY_S - 30)
+    assert await region.token(credential) != first
+
+
+async def test_the_loop_renews_before_the_end_and_nobody_waits(region: Region) -> None:
+    (credential,) = region.replica()
+    loop = asyncio.ensure_future(credential.run())
+    await region.clock.advance(1.0)
+    first = await region.token(credential)
+    await region.clock.advance(DAY_S - 3_000)
+    assert region.iam.logins == 2
+    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    assert await region.token(credential) != first
+    await _stop(loop)
+
+
+async def test_the_old_token_serves_while_iam_is_away(region: Region) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    loop = asyncio.ensure_future(credential.run())
+    await region.clock.advance(DAY_S - 1_800)
+    assert await region.token(credential) == first
+    tries = region.iam.logins
+    assert tries > 1
+    region.iam.trouble = None
+    await region.clock.advance(61.0)
+    assert await region.token(credential) != first
+    await _stop(loop)
+
+
+async def test_a_short_lived_token_is_not_renewed_without_end(region: Region) -> None:
+    region.iam.life_s = 40.0
+    (credential,) = region.replica()
+    loop = asyncio.ensure_future(credential.run())
+    await region.clock.advance(400.0)
+    assert 10 <= region.iam.logins <= 25
+    await _stop(loop)
+
+
+async def test_a_revoked_token_costs_one_login_however_many_noticed(region: Region) -> None:
+    replicas = [region.replica()[0] for _ in range(3)]
+    tokens = [await region.token(one) for one in replicas]
+    await region.clock.advance(100.0)
+    assert (
+        await region.passing(
+            asyncio.gather(*(region.renewed(one, tokens[0]) for one in replicas for _ in range(10)))
+        )
+        == [True] * 30
+    )
+    assert region.iam.logins == 2
+    assert {await region.token(one) for one in replicas} != set(tokens)
+
+
+async def test_a_renewed_token_that_is_refused_at_once_is_not_renewed_again(
+    region: Region,
+) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    assert await region.renewed(credential, first)
+    second = await region.token(credential)
+    for _ in range(20):
+        assert not await region.renewed(credential, second)
+    assert region.iam.logins == 2
+    await region.clock.advance(60.0)
+    assert await region.renewed(credential, second)
+
+
+async def test_a_newer_token_is_there_already(region: Region) -> None:
+    (credential,) = region.replica()
+    await region.token(credential)
+    assert await region.renewed(credential, "an-older-token")
+    assert region.iam.logins == 1
+
+
+async def test_a_wrong_password_never_locks_the_account(region: Region) -> None:
+    region.iam.password = "another"
+    replicas = [one for _ in range(4) for one in region.replica("p", "q", "r")]
+    loops = [asyncio.ensure_future(one.run()) for one in replicas]
+    for _ in range(24):
+        await region.clock.advance(600.0)
+        results = await region.passing(
+            asyncio.gather(*(region.token(one) for one in replicas), return_exceptions=True)
+        )
+        assert all(isinstance(result, ServiceLoginFailed) for result in results)
+    assert region.iam.worst_quarter_of_an_hour() <= 3
+    assert region.iam.most_under_way == 1
+    assert len(region.iam.refused_at) >= 4
+    for loop in loops:
+        await _stop(loop)
+
+
+async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -> None:
+    region.iam.password = "another"
+    for _ in range(20):
+        (credential,) = region.replica()
+        with pytest.raises(ServiceLoginFailed) as caught:
+            await region.token(credential)
+        assert 200 < caught.value.retry_after_s <= 300
+        await region.clock.advance(1.0)
+    assert region.iam.logins == 1
+
+
+async def test_a_changed_password_is_tried_at_once(region: Region) -> None:
+    region.iam.password = "another"
+    (wrong,) = region.replica()
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(wrong)
+    (right,) = region.replica(password="another")
+    assert await region.token(right)
+
+
+async def test_without_redis_a_process_still_tries_only_now_and_then(region: Region) -> None:
+    region.store.away = True
+    region.iam.password = "another"
+    (credential,) = region.replica()
+    for _ in range(60):
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+        await region.clock.advance(60.0)
+    assert region.iam.worst_quarter_of_an_hour() <= 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        UpstreamUnreachable("away", retry_after_s=1.0),
+        UpstreamSlow("no answer in time"),
+        UpstreamAnswer(503, {}, b""),
+        UpstreamAnswer(500, {}, b"<html>"),
+        UpstreamAnswer(429, {"retry-after": "3"}, b"slow"),
+    ],
+)
+async def test_iam_away_backs_off_shortly_and_heals(
+    region: Region, trouble: UpstreamAnswer | GatewayError
+) -> None:
+    region.iam.trouble = trouble
+    (credential,) = region.replica()
+    for _ in range(10):
+        with pytest.raises(ServiceLoginFailed) as caught:
+            await region.token(credential)
+        assert caught.value.retry_after_s <= 40
+    assert region.iam.logins == 1, "at once while the back-off lasts"
+    region.iam.trouble = None
+    await region.clock.advance(2.0)
+    assert await region.token(credential)
+
+
+async def test_a_429_of_iam_pauses_its_budget(region: Region) -> None:
+    region.iam.trouble = UpstreamAnswer(429, {"retry-after": "3"}, b"slow")
+    (credential,) = region.replica()
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(credential)
+    assert region.budget.pauses == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({}, b'{"token":{"expires_at":"2099-01-01T00:00:00.000000Z"}}'),
+        ({"x-subject-token": "t" * 20}, b"{}"),
+        ({"x-subject-token": "t" * 20}, b"[]"),
+        ({"x-subject-token": "t" * 20}, b'{"token":{"expires_at":"soon"}}'),
+        ({"x-subject-token": "t" * 20}, b'{"token":{"expires_at":"2099-01-01T00:00:00"}}'),
+        ({"x-subject-token": "t" * 20}, b'{"token":{"expires_at":"2001-01-01T00:00:00Z"}}'),
+        ({"x-subject-token": "a b" * 20}, b'{"token":{"expires_at":"2099-01-01T00:00:00Z"}}'),
+        ({"x-subject-token": "t" * 70_000}, b'{"token":{"expires_at":"2099-01-01T00:00:00Z"}}'),
+    ],
+)
+async def test_a_201_that_bears_no_good_token_is_no_login(
+    region: Region, headers: dict[str, str], body: bytes
+) -> None:
+    region.iam.trouble = UpstreamAnswer(201, headers, body)
+    (credential,) = region.replica()
+    for _ in range(5):
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+    assert region.iam.logins == 1
+
+
+async def test_neither_password_nor_token_is_in_logs_or_errors(
+    region: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (credential,) = region.replica()
+    token = await region.token(credential)
+    region.iam.password = "another"
+    await region.clock.advance(100.0)
+    with pytest.raises(ServiceLoginFailed) as caught:
+        await region.renewed(credential, token)
+    shown = "".join(traceback.format_exception(caught.value))
+    shown += "".join(str(record.__dict__) for record in caplog.records)
+    shown += repr(vars(credential))
+    assert "canary" not in shown
+
+
+async def test_a_login_over_real_http_with_a_token_of_60_kb(clock: FakeClock) -> None:
+    region = Region(clock)
+    token = "MII" + "x" * 60_000
+    answer = ok(
+        b'{"token":{"expires_at":"2099-01-01T00:00:00.000000Z"}}',
+        f"X-Subject-Token: {token}",
+        status="201 Created",
+    )
+    async with (
+        scripted_upstream(answer) as iam,
+        open_session(Timeouts(), connections_max=2) as session,
+    ):
+        region.iam = AioUpstream(session, iam.url, answer_bytes_max=1_048_576)  # type: ignore[assignment]
+        (credential,) = region.replica()
+        headers = await credential.headers(REQUEST, deadline=clock.monotonic() + 60)
+    assert headers == (("X-Auth-Token", token),)
+    assert iam.received[0].line == "POST /v3/auth/tokens?nocatalog=1 HTTP/1.1"
+
+
+def key_pair(clock: FakeClock, endpoint: str = "https://clouddc.example") -> KeyPairCredential:
+    login = KeyPairLogin(
+        method="aksk", access_key=Secret("AK"), secret_key=Secret("canary-secret-key")
+    )
+    return KeyPairCredential(login, endpoint, clock=clock)
+
+
+async def test_a_key_pair_signs_each_request_and_cannot_be_renewed(clock: FakeClock) -> None:
+    pair = key_pair(clock)
+    one = await pair.headers(REQUEST, deadline=0)
+    two = await pair.headers(UpstreamRequest("GET", "/v1/p/other"), deadline=0)
+    assert dict(one)["Authorization"] != dict(two)["Authorization"]
+    assert "canary" not in str(one)
+    assert await pair.renew(one, deadline=0) is False
+
+
+async def test_a_signed_request_arrives_as_it_was_signed(clock: FakeClock) -> None:
+    async with (
+        scripted_upstream(ok()) as cloud,
+        open_session(Timeouts(), connections_max=2) as session,
+    ):
+        pair = key_pair(clock, cloud.url)
+        signed = await pair.headers(REQUEST, deadline=0)
+        upstream = AioUpstream(session, cloud.url, answer_bytes_max=1_024)
+        await upstream.send(REQUEST, credential=signed, timeout_s=10.0)
+    (received,) = cloud.received
+    for name, value in signed:
+        assert received.header(name) == [value]
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    file = tmp_path / "token"
+    file.write_text("canary-token-one\n")
+    return file
+
+
+def from_file(file: Path, clock: FakeClock) -> TokenFileCredential:
+    return TokenFileCredential(
+        TokenFileLogin.model_construct(method="token_file", token_file=file), clock=clock
+    )
+
+
+async def test_a_token_file_is_read_anew_when_it_was_replaced(
+    token_file: Path, clock: FakeClock
+) -> None:
+    credential = from_file(token_file, clock)
+    assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-one"),)
+    other = token_file.with_suffix(".new")
+    other.write_text("canary-token-two")
+    other.replace(token_file)
+    await clock.advance(1.5)
+    assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-two"),)
+
+
+async def test_a_token_file_renews_only_what_changed(token_file: Path, clock: FakeClock) -> None:
+    credential = from_file(token_file, clock)
+    refused = await credential.headers(REQUEST, deadline=0)
+    assert await credential.renew(refused, deadline=0) is False
+    token_file.write_text("canary-token-two")  # noqa: ASYNC240 - some bytes
+    assert await credential.renew(refused, deadline=0) is True
+
+
+@pytest.mark.parametrize("content", ["", "two words in it, as no token has", "short", "é" * 40])
+async def test_a_token_file_without_a_token_is_no_login(
+    token_file: Path, clock: FakeClock, content: str
+) -> None:
+    token_file.write_text(content, encoding="utf-8")  # noqa: ASYNC240 - some bytes
+    with pytest.raises(ServiceLoginFailed):
+        await from_file(token_file, clock).headers(REQUEST, deadline=0)
+
+
+async def test_the_last_good_token_serves_while_the_file_is_gone(
+    token_file: Path, clock: FakeClock
+) -> None:
+    credential = from_file(token_file, clock)
+    headers = await credential.headers(REQUEST, deadline=0)
+    token_file.unlink()  # noqa: ASYNC240 - some bytes
+    await clock.advance(1.5)
+    assert await credential.headers(REQUEST, deadline=0) == headers
+
+
+async def _stop(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

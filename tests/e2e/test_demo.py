@@ -1,0 +1,279 @@
+"""`gateway demo`: it comes up, does what it prints, and leaves nothing behind however it ends."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+
+from gateway.drivers.embedded_valkey import EmbeddedValkey
+from tests.support.stack import WITHIN_S, Answer, ask, console_path, eventually
+
+KEYS = {
+    "gateway", "admin", "issuer", "iam", "upstream", "redis", "project_id", "servers", "tokens",
+}  # fmt: skip
+
+
+class Demo:
+    """A running demo whose temporary files all lie in one directory."""
+
+    def __init__(self, *command: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="demo-"))
+        self._errors = (self.directory.parent / f"{self.directory.name}.err").open("w+b")
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "TMPDIR": str(self.directory)},
+            text=True,
+        )
+        self.born: set[int] = set()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(self.line())
+        self.born = descendants(self.process.pid)
+        return facts
+
+    def text(self) -> str:
+        """Read all that is printed, up to the last of the three tokens."""
+        lines = [self.line()]
+        while lines[-1] and not lines[-1].startswith("  outsider"):
+            lines.append(self.line())
+        self.born = descendants(self.process.pid)
+        return "".join(lines)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(WITHIN_S)
+
+    def errors(self) -> str:
+        return Path(self._errors.name).read_text()
+
+    def left(self) -> list[str]:
+        """Name the processes and files that are still there."""
+        files = [str(path) for path in self.directory.rglob("*")]
+        return [f"process {pid}" for pid in self.born if is_alive(pid)] + files
+
+    def close(self) -> None:
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(WITHIN_S)
+        for pid in self.born | {self.process.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        eventually(lambda: not any(is_alive(pid) for pid in self.born))
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._errors.close()
+        Path(self._errors.name).unlink()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    running = Demo("-m", "gateway", "demo", "--json")
+    yield running
+    running.close()
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    with suppress(FileNotFoundError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def console(facts: dict[str, Any], role: str, server: str) -> Answer:
+    path = console_path(facts["project_id"], server)
+    return ask(facts["gateway"], "GET", path, {"Authorization": f"Bearer {facts['tokens'][role]}"})
+
+
+def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> None:
+    facts = demo.facts()
+    assert set(facts) == KEYS
+    allowed, denied = facts["servers"]["allowed"], facts["servers"]["denied"]
+    assert set(facts["tokens"]) == {"operator", "viewer", "outsider"}
+    for server in allowed:
+        answer = console(facts, "operator", server)
+        assert answer.status == 200
+        assert answer.json["url"].startswith("https://cn-east-3-console.huaweicloud.com")
+    for server in denied:
+        assert console(facts, "operator", server).status == 403
+    for role in ("viewer", "outsider"):
+        for server in (*allowed, *denied):
+            assert console(facts, role, server).status == 403
+    assert ask(facts["admin"], "GET", "/readyz").status == 200
+    with valkey.Valkey(unix_socket_path=facts["redis"].removeprefix("unix://")) as client:
+        assert client.ping()
+
+    assert demo.end(signal.SIGTERM) == 0
+    assert demo.errors() == ""
+    assert demo.line() == ""
+    assert demo.left() == []
+    for name in ("gateway", "admin", "issuer", "iam", "upstream"):
+        with pytest.raises(OSError, match="refused"):
+            ask(facts[name], "GET", "/")
+
+
+def test_only_its_owner_can_read_what_it_writes(demo: Demo) -> None:
+    demo.facts()
+    written = list(demo.directory.rglob("*"))
+    assert {path.name for path in written} >= {"gateway.yaml", "policy.yaml", "seal-key", "env"}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+
+
+WITH_PORT = "from gateway.demo import run_demo; run_demo(as_json=True, port={port})"
+LOST_RACE = """
+from gateway import demo
+free_port, first = demo._free_port, [{port}]
+demo._free_port = lambda wanted: first.pop() if first else free_port(wanted)
+demo.run_demo(as_json=True)
+"""
+
+
+@pytest.mark.parametrize("code", [WITH_PORT, LOST_RACE], ids=["taken", "taken a moment later"])
+def test_where_the_port_is_taken_another_is_found(code: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        demo = Demo("-c", code.format(port=port))
+        try:
+            facts = demo.facts()
+            assert not facts["gateway"].endswith(f":{port}")
+            assert console(facts, "operator", facts["servers"]["allowed"][0]).status == 200
+            assert demo.end() == 0
+            assert demo.left() == []
+        finally:
+            demo.close()
+
+
+def test_every_command_that_it_prints_does_what_it_says() -> None:
+    demo = Demo("-m", "gateway", "demo")
+    try:
+        text = demo.text()
+        source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
+        assert source is not None, text + demo.errors()
+        commands = re.findall(r"^  ((?:curl|gateway (?:explain|check)) .*)$", text, re.MULTILINE)
+        said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
+        statuses = [heard.split(" ")[1] for _, heard in said[:5]]
+        assert statuses == ["200", "200", "403", "403", "403"]
+        explained, denied, checked, counted = said[5:]
+        assert explained[0] == 0
+        assert explained[1].startswith("ALLOWED by ")
+        assert denied[0] == 3
+        assert denied[1].startswith("DENIED: ")
+        assert checked[0] == 0
+        assert "login of account demo: ok" in checked[1]
+        assert 'gateway_links_total{source="upstream"} 2.0' in counted[1]
+        tokens = re.findall(r"^  (operator|viewer|outsider) +(\S+)$", text, re.MULTILINE)
+        for role, token in tokens:
+            told = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
+            assert told == (0, token)
+        assert len(tokens) == 3
+        assert demo.end(signal.SIGINT) == 0
+        assert demo.left() == []
+    finally:
+        demo.close()
+
+
+def run(command: str, directory: Path) -> tuple[int, str]:
+    """Run as a user would who pasted it somewhere else."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def test_told_to_stop_while_it_starts_it_leaves_nothing(demo: Demo) -> None:
+    eventually(lambda: any(demo.directory.glob("gateway-demo-*/gateway.log")))
+    demo.born = descendants(demo.process.pid)
+    assert demo.end(signal.SIGTERM) == 0
+    assert demo.left() == []
+
+
+def test_an_impatient_second_signal_changes_nothing(demo: Demo) -> None:
+    demo.facts()
+    demo.process.send_signal(signal.SIGINT)
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.end(signal.SIGTERM) == 0
+    assert demo.left() == []
+
+
+def test_a_gateway_that_dies_ends_the_demo_with_a_word(demo: Demo) -> None:
+    demo.facts()
+    (supervisor,) = [pid for pid in demo.born if b"serve" in command_of(pid) and children_of(pid)]
+    os.kill(supervisor, signal.SIGKILL)
+    assert demo.process.wait(WITHIN_S) == 1
+    assert "the gateway ended by itself" in demo.errors()
+    eventually(lambda: demo.left() == [], demo.left)
+
+
+def test_children_do_not_outlive_a_demo_that_was_killed(demo: Demo) -> None:
+    demo.facts()
+    assert len(demo.born) >= 3  # valkey, the gateway, its worker
+    demo.process.kill()
+    eventually(lambda: not any(is_alive(pid) for pid in demo.born), demo.left)
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def children_of(pid: int) -> set[int]:
+    return descendants(pid)
+
+
+def test_an_embedded_valkey_answers_at_once_and_leaves_nothing() -> None:
+    with EmbeddedValkey() as server:
+        directory, pid = server.socket.parent, server.pid
+        assert pid is not None
+        with valkey.Valkey(unix_socket_path=str(server.socket)) as client:
+            assert client.set("a", "b")
+            assert client.config_get("save") == {"save": ""}
+        assert directory.stat().st_mode & 0o077 == 0
+    assert not is_alive(pid)
+    assert not directory.exists()
+
+
+def test_an_embedded_valkey_that_cannot_start_says_why_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    too_long = tmp_path / ("x" * 120)  # a socket's path may have 108 bytes
+    too_long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(too_long))
+    with pytest.raises(RuntimeError, match="the embedded Valkey did not start"):
+        EmbeddedValkey().__enter__()
+    assert list(too_long.iterdir()) == []

@@ -1,0 +1,219 @@
+"""What each part that fails does to users: little, told clearly, and nothing wrong is kept."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Stack, eventually
+
+
+@pytest.fixture
+def healed(stack: Stack) -> Iterator[Stack]:
+    """Give the product; whatever is broken in it is mended after the test."""
+    yield stack
+    stack.box.heal()
+
+
+def console_now(stack: Stack, server: int = 1) -> Any:
+    """Ask past every memory, so that the cloud itself is asked."""
+    return stack.gateway.console(
+        stack.box.token(), stack.box.servers[server], Cache_Control="no-cache"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "status"),
+    [
+        ("reset", {}, 503),
+        ("truncated", {}, 502),
+        ("huge", {}, 502),
+        ("huge_headers", {}, 502),
+        ("redirect", {"body": "https://elsewhere.example/"}, 502),
+        ("empty", {}, 502),
+        ("text", {}, 502),
+        ("malformed", {}, 502),
+        ("list", {}, 502),
+        ("answer", {"body": '{"url": 1}'}, 502),
+        ("answer", {"body": '{"link": "x"}'}, 502),
+        ("answer", {"body": '{"url": "http://x.huaweicloud.com/vnc"}'}, 502),
+        ("answer", {"body": '{"url": "https://evil.example/vnc?token=1"}'}, 502),
+        ("answer", {"status": 204}, 502),
+        ("answer", {"status": 500, "body": '{"error_code":"iMetal.0099","error_msg":"x"}'}, 503),
+        ("answer", {"status": 502}, 503),
+        ("answer", {"status": 503}, 503),
+        ("answer", {"status": 504}, 503),
+        ("answer", {"status": 418}, 502),
+        ("answer", {"status": 403, "body": '{"error_code":"iMetal.0004","error_msg":"x"}'}, 502),
+        ("hang", {}, 504),
+    ],
+)
+def test_a_broken_cloud_is_told_and_nothing_of_it_is_kept(
+    healed: Stack, kind: str, details: dict[str, Any], status: int
+) -> None:
+    healed.box.fail(healed.box.cloud, kind, path="remote-console", **details)
+    answer = console_now(healed)
+    assert answer.status == status, answer.body
+    assert answer.error_code.startswith("CGW.")
+    if status == 503:
+        assert int(answer.headers["retry-after"]) >= 1
+    healed.box.heal()
+    assert healed.gateway.console(healed.box.token(), healed.box.servers[1]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, {"error_code": "iMetal.0100", "error_msg": "The physical servers are not found."}),
+        (400, {"error_code": "iMetal.0101", "error_msg": "The server state is not ready."}),
+    ],
+)
+def test_what_the_cloud_says_of_the_request_itself_is_passed_on(
+    healed: Stack, status: int, body: dict[str, str]
+) -> None:
+    healed.box.fail(healed.box.cloud, "answer", status=status, body=json.dumps(body))
+    answer = console_now(healed)
+    assert (answer.status, answer.json) == (status, body)
+
+
+@pytest.mark.parametrize("shape", ["apigw", "apig", "untold", "imetal", "string", "ces"])
+def test_a_429_in_any_shape_is_never_the_caller_s(healed: Stack, shape: str) -> None:
+    box = healed.box
+    box.rate(rate=0.001, burst=0, shape=shape)
+    try:
+        answer = console_now(healed)
+        assert answer.status in (429, 503), answer.body
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.error_code in ("CGW.4291", "CGW.5031")
+    finally:
+        box.rate(rate=1000, burst=1000, shape="apigw")
+    eventually(lambda: console_now(healed).status == 200)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["token expires, expires_at:2026-01-01T00:00:00Z", "decrypt token fail"],
+)
+def test_a_401_that_a_new_token_heals_is_never_seen_by_the_caller(
+    healed: Stack, message: str
+) -> None:
+    body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
+    logins = len(healed.box.calls(healed.box.iam))
+    healed.box.fail(healed.box.cloud, "answer", status=401, body=body, times=1)
+    assert console_now(healed).status == 200
+    assert len(healed.box.calls(healed.box.iam)) == logins + 1
+
+
+def test_a_service_token_revoked_early_costs_one_login(healed: Stack) -> None:
+    logins = len(healed.box.calls(healed.box.iam))
+    healed.box.revoke_service_tokens()
+    for server in range(4):
+        assert console_now(healed, server).status == 200
+    assert len(healed.box.calls(healed.box.iam)) == logins + 1
+
+
+@pytest.mark.parametrize(
+    "message", ["verify aksk signature fail", "x-auth-token not found", "AK access failed"]
+)
+def test_a_401_that_no_token_heals_is_for_the_operator(healed: Stack, message: str) -> None:
+    body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
+    healed.box.fail(healed.box.cloud, "answer", status=401, body=body)
+    answer = console_now(healed)
+    assert (answer.status, answer.error_code) == (503, "CGW.5033")
+    assert "www-authenticate" not in answer.headers
+
+
+def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(healed: Stack) -> None:
+    body = json.dumps({"error_code": "APIGW.0301", "error_msg": "decrypt token fail"})
+    before = len(healed.box.calls(healed.box.cloud))
+    healed.box.fail(healed.box.cloud, "answer", status=401, body=body)
+    assert console_now(healed).status == 503
+    assert len(healed.box.calls(healed.box.cloud)) == before + 2
+
+
+def test_one_failure_of_the_cloud_is_mended_by_a_retry(healed: Stack) -> None:
+    healed.box.fail(healed.box.cloud, "answer", status=503, times=1)
+    assert console_now(healed).status == 200
+
+
+def test_an_issuer_that_is_away_stops_nobody_whose_key_is_known(healed: Stack) -> None:
+    healed.box.fail(healed.box.issuer, "reset")
+    assert healed.gateway.console(healed.box.token()).status == 200
+    unknown = healed.box.token(headers={"kid": "made-up"})
+    assert healed.gateway.console(unknown).status == 401
+
+
+def test_a_rotated_key_works_at_once_and_the_withdrawn_one_no_more(own_stack: Stack) -> None:
+    old = own_stack.box.token()
+    assert own_stack.gateway.console(old).status == 200
+    own_stack.box.rotate(algorithm="RS256")
+    assert own_stack.gateway.console(own_stack.box.token()).status == 200
+    eventually(lambda: own_stack.gateway.console(old).status == 401)
+
+
+def test_iam_down_at_start_answers_503_and_heals_by_itself(own_stack: Stack) -> None:
+    own_stack.box.fail(own_stack.box.iam, "reset")
+    late = own_stack.replica(change={"store": _other_namespace(own_stack)})
+    answer = late.console(own_stack.box.token())
+    assert (answer.status, answer.error_code) == (503, "CGW.5033")
+    assert int(answer.headers["retry-after"]) >= 1
+    own_stack.box.heal()
+    eventually(lambda: late.console(own_stack.box.token()).status == 200)
+
+
+def test_a_refused_login_is_not_repeated_however_many_ask(own_stack: Stack) -> None:
+    assert own_stack.gateway.console(own_stack.box.token()).status == 200
+    before = len(own_stack.box.calls(own_stack.box.iam))
+    wrong = own_stack.replica(start=False, change={"store": _other_namespace(own_stack)})
+    (wrong.directory / "iam-password").write_text("wrong")
+    wrong.start()
+    for _ in range(20):
+        answer = wrong.console(own_stack.box.token())
+        assert (answer.status, answer.error_code) == (503, "CGW.5033")
+    assert len(own_stack.box.calls(own_stack.box.iam)) == before + 1
+    assert wrong.metric('gateway_service_logins_total{account="prod",outcome="refused"}') == 1
+
+
+def test_the_issuer_down_at_start_is_503_and_not_401(own_stack: Stack) -> None:
+    token = own_stack.box.token()
+    own_stack.box.fail(own_stack.box.issuer, "reset")
+    late = own_stack.replica(start=False).start(wait=False)
+    eventually(lambda: late.ready() == 503, late.log_text)
+    answer = late.console(token)
+    assert (answer.status, answer.error_code) == (503, "CGW.5034")
+    own_stack.box.heal()
+    eventually(lambda: late.console(token).status == 200, late.log_text)
+
+
+def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> None:
+    own_stack.valkey.kill()
+    alone = own_stack.replica()
+    assert alone.console(own_stack.box.token()).status == 200
+    assert alone.log_lines("store_lost")
+    own_stack.valkey.start()
+    eventually(lambda: alone.metric("gateway_store_available") == 1)
+    assert alone.console(own_stack.box.token(), own_stack.box.servers[2]).status == 200
+
+
+@pytest.mark.parametrize("harm", ["kill", "hang"])
+def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    assert gateway.console(box.token()).status == 200
+    own_stack.valkey.kill() if harm == "kill" else own_stack.valkey.hang()
+    for server in range(4):
+        began = time.monotonic()
+        assert gateway.console(box.token(), box.servers[server]).status == 200
+        assert time.monotonic() - began < 2.0
+    assert gateway.ready() == 200
+    assert gateway.metric("gateway_store_available") == 0
+    own_stack.valkey.start() if harm == "kill" else own_stack.valkey.go_on()
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
+    assert gateway.console(box.token(), box.servers[5]).status == 200
+
+
+def _other_namespace(stack: Stack) -> dict[str, Any]:
+    """Name a store where no service token lies yet."""
+    store: dict[str, Any] = dict(stack.gateway.config["store"])
+    return {**store, "namespace": "another"}

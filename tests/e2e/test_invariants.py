@@ -1,0 +1,210 @@
+"""The invariants of product.md, by number, on real processes."""
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import valkey
+
+from gateway.cloudbox import iam
+from tests.support.stack import Stack, a_policy, console_path, eventually, speak
+
+
+def test_1_no_link_leaves_without_the_policy_now_in_force_not_even_a_remembered_one(
+    own_stack: Stack,
+) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    token = box.token()
+    assert gateway.console(token).status == 200
+    assert gateway.console(token).status == 200
+    policy = a_policy(box)
+    policy["denials"] = [
+        {"permissions": ["console:open"], "to": {"users": ["olga"]}, "on": "everything"}
+    ]
+    gateway.write_policy(policy)
+    eventually(lambda: gateway.console(token).status == 403)
+    assert gateway.console(box.token("oscar")).status == 200
+
+
+def test_1_a_grant_that_ends_ends_at_once(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    policy = a_policy(box)
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 4))
+    policy["grants"][0]["until"] = ends
+    gateway.write_policy(policy)
+    eventually(lambda: gateway.metric('gateway_policy_reloads_total{outcome="ok"}') >= 2)
+    token = box.token()
+    assert gateway.console(token).status == 200
+    eventually(lambda: gateway.console(token).status == 403)
+
+
+def test_2_no_link_leaves_with_less_than_min_remaining_of_its_life(own_stack: Stack) -> None:
+    links = {"lifetime_s": 4, "min_remaining_s": 2}
+    gateway = own_stack.replica(
+        account={"links": links},
+        change={"store": {**own_stack.gateway.config["store"], "namespace": "short"}},
+    )
+    token = own_stack.box.token()
+    seen: dict[str, float] = {}
+    for _ in range(60):
+        answer = gateway.console(token)
+        assert answer.status == 200
+        url, now = answer.json["url"], time.monotonic()
+        first = seen.setdefault(url, now)
+        assert now - first <= 2.05
+        assert int(answer.headers["x-console-expires-in"]) >= 2
+        time.sleep(0.1)
+    assert len(seen) >= 3
+
+
+def test_4_concurrent_demand_for_one_link_costs_one_call_over_two_replicas(
+    own_stack: Stack,
+) -> None:
+    box, other = own_stack.box, own_stack.replica()
+    token, server = box.token(), box.servers[4]
+    replicas = (own_stack.gateway, other)
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda i: replicas[i % 2].console(token, server), range(80)))
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.json["url"] for answer in answers}) == 1
+    assert box.consoles()[server] == 1
+
+
+def test_4_a_holder_that_dies_costs_at_most_one_more_call(own_stack: Stack) -> None:
+    box, other = own_stack.box, own_stack.replica()
+    token, server = box.token(), box.servers[4]
+    box.fail(box.cloud, "answer", path=server, delay_s=60.0, times=1)
+    with ThreadPoolExecutor(4) as pool:
+        lost = pool.submit(_ask_and_lose, own_stack, token, server)
+        eventually(lambda: any(server in call["path"] for call in _pending(own_stack, server)))
+        waiting = pool.submit(other.console, token, server)
+        time.sleep(0.2)
+        for pid in _workers(own_stack.gateway.pid):
+            _kill(pid)
+        answer = waiting.result()
+        lost.result()
+    assert answer.status == 200
+    assert box.consoles()[server] == 1  # and the one that hung
+
+
+def test_5_each_link_handed_out_has_exactly_one_audit_record_before_the_answer(
+    own_stack: Stack,
+) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    ids = []
+    for i in range(30):
+        answer = gateway.console(box.token(), box.servers[i % 3])
+        assert answer.status == 200
+        ids.append(answer.headers["x-request-id"])
+        records = gateway.log_lines("console_link_issued")
+        assert [record["request_id"] for record in records] == ids
+    gateway.console(box.token("otto", groups=[]))
+    assert len(gateway.log_lines("console_link_issued")) == 30
+    record = gateway.log_lines("console_link_issued")[0]
+    assert (record["subject"], record["servers"]) == ("olga", [box.servers[0]])
+    assert record["rule"].rpartition(":")[0].endswith("policy.yaml")
+
+
+def test_6_no_secret_is_in_any_log_metric_error_or_in_the_store(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    caller_jwt = box.token()
+    answers = [gateway.console(caller_jwt, server) for server in box.servers]
+    answers.append(gateway.console(caller_jwt + "x"))
+    box.fail(box.cloud, "answer", body='{"url": "https://evil.example/?token=canary-url"}', times=3)
+    answers.append(gateway.console(caller_jwt, box.servers[0], Cache_Control="no-cache"))
+    box.revoke_service_tokens()
+    answers.append(gateway.console(caller_jwt, box.servers[1], Cache_Control="no-cache"))
+    eventually(lambda: len(gateway.log_lines("request")) >= len(answers))
+    urls = [answer.json["url"] for answer in answers if answer.status == 200]
+    assert len(urls) >= 7
+    secrets = [url.partition("token=")[2].partition("&")[0] for url in urls]
+    secrets += [caller_jwt, caller_jwt.rpartition(".")[2], iam.PASSWORD, "canary-url", "MII"]
+    refusals = "".join(str(one) for one in answers if one.status != 200)
+    for text in (gateway.log_text(), gateway.metrics(), refusals, _dump(own_stack)):
+        for secret in secrets:
+            assert secret not in text
+
+
+def test_6_the_caller_s_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    answer = gateway.console(
+        box.token(),
+        Cookie="session=canary",
+        X_Security_Token="canary",
+        X_Project_Id="canary",
+        X_Forwarded_For="canary",
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        X_Request_Id="request-id-42",
+    )
+    assert answer.status == 200
+    with urllib.request.urlopen(box.cloud + "/_box/calls") as page:
+        (call,) = json.load(page)["calls"]
+    sent = call["headers"]
+    assert sent["x-request-id"] == "request-id-42"
+    assert sent["traceparent"].startswith("00-4bf92f")
+    assert sent["x-auth-token"].startswith("MII")
+    assert {"authorization", "cookie", "x-security-token", "x-project-id"}.isdisjoint(sent)
+    assert "canary" not in json.dumps(sent)
+
+
+def test_8_a_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
+    gateway = own_stack.replica(
+        change={"request": {"deadline_s": 1}},
+        account={"timeouts": {"connect_s": 5, "read_s": 5, "total_s": 5}},
+    )
+    own_stack.box.fail(own_stack.box.cloud, "hang")
+    began = time.monotonic()
+    answer = gateway.console(own_stack.box.token())
+    assert answer.status == 504
+    assert time.monotonic() - began < 3.0
+
+
+def test_8_a_caller_that_hung_up_holds_no_place(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    box.fail(box.cloud, "hang", path=box.servers[2])
+    path = console_path(box.project, box.servers[2])
+    raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {box.token()}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
+        caller.sendall(raw.encode())
+        eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 1)
+    eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 0)
+    box.heal()
+    assert gateway.console(box.token(), box.servers[2]).status == 200
+
+
+def _ask_and_lose(stack: Stack, token: str, server: str) -> bytes:
+    path = console_path(stack.box.project, server)
+    raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    try:
+        return speak(stack.gateway.url, raw.encode())
+    except OSError:
+        return b""
+
+
+def _pending(stack: Stack, server: str) -> list[dict[str, str]]:
+    in_flight = stack.gateway.metric("gateway_fetches_in_flight")
+    return [{"path": server}] if in_flight else []
+
+
+def _workers(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _dump(stack: Stack) -> str:
+    client = valkey.Valkey(port=stack.valkey.port)
+    kept = b""
+    for name in client.scan_iter("*"):
+        kept += name + b"\n"
+        if client.type(name) == b"string":
+            kept += client.get(name) or b""
+    client.close()
+    return kept.decode("latin-1")

@@ -1,0 +1,196 @@
+"""Start, reload, restart and stop, on real processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import Stack, a_policy, ask, eventually
+from tests.support.valkey import RealValkey, free_port
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_sigterm_loses_no_accepted_request(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    gateway.console(box.token())
+    slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
+    box.fail(box.cloud, "answer", body=slow, delay_s=1.5)
+    with ThreadPoolExecutor(8) as pool:
+        tokens = [box.token(f"p{i}") for i in range(8)]
+        asked = [pool.submit(gateway.console, token, box.servers[1]) for token in tokens]
+        eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 8)
+        assert gateway.stop() == 0
+        assert [one.result().status for one in asked] == [200] * 8
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", gateway.port)).close()
+    assert gateway.log_text().count('"event":"request"') == 9
+
+
+def test_a_stuck_request_does_not_keep_the_process_past_the_drain_time(own_stack: Stack) -> None:
+    gateway = own_stack.replica(change={"request": {"deadline_s": 60, "drain_s": 1}})
+    own_stack.box.fail(own_stack.box.cloud, "hang")
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(gateway.console, own_stack.box.token())
+        eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 1)
+        began = time.monotonic()
+        gateway.stop()
+        assert time.monotonic() - began < 8
+        assert stuck.exception() is not None or stuck.result().status >= 500
+
+
+def test_a_worker_that_dies_is_replaced_and_the_port_stays_open(own_stack: Stack) -> None:
+    gateway = own_stack.replica(workers=2)
+    first = workers_of(gateway.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    eventually(lambda: len(set(workers_of(gateway.pid)) - set(first)) == 1)
+    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.log_lines("worker_died")
+
+
+def test_when_the_parent_is_killed_its_workers_end_too(own_stack: Stack) -> None:
+    gateway = own_stack.replica(workers=2)
+    workers = workers_of(gateway.pid)
+    gateway.signal(signal.SIGKILL)
+    eventually(lambda: not any(_runs(pid) for pid in workers), gateway.log_text)
+
+
+def test_each_worker_has_metrics_of_its_own(own_stack: Stack) -> None:
+    gateway = own_stack.replica(workers=2)
+    for port in (gateway.admin_port, gateway.admin_port + 1):
+        page = ask(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode()
+        assert "gateway_build_info" in page
+
+
+def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    token = box.token("otto", groups=["newcomers"])
+    assert gateway.console(token).status == 403
+    policy = a_policy(box)
+    policy["grants"][0]["to"]["groups"].append("newcomers")
+    gateway.write_policy(policy)
+    gateway.signal(signal.SIGHUP)
+    eventually(lambda: gateway.console(token).status == 200)
+    policy["grants"][0]["role"] = "no-such-role"
+    gateway.write_policy(policy)
+    rejected = 'gateway_policy_reloads_total{outcome="rejected"}'
+    eventually(lambda: gateway.metric(rejected) >= 1)
+    assert gateway.console(token).status == 200
+    (line, *_) = gateway.log_lines("policy_rejected")
+    assert "grants[0].role" in line["mistakes"][0]
+
+
+def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
+    own_stack: Stack,
+) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    token = box.token()
+    before = workers_of(gateway.pid)
+    statuses = []
+    stop = False
+
+    def keep_asking() -> None:
+        while not stop:
+            statuses.append(gateway.console(token).status)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(4)]
+        gateway.config["accounts"][0]["links"] = {"console_hosts": ["nowhere.example"]}
+        gateway.write_config()
+        eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before))
+        stop = True
+        for one in asking:
+            one.result()
+    assert set(statuses) == {200}
+    eventually(lambda: gateway.console(token, box.servers[3]).status == 502)
+
+
+def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    before = workers_of(gateway.pid)
+    gateway.config["lisen"] = {}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_rejected"))
+    assert workers_of(gateway.pid) == before
+    assert gateway.console(box.token()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("lisen", {}, "lisen: unknown key"),
+        ("policy_file", "nowhere.yaml", "cannot be read"),
+        ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"file": "no"}]}, "seal_keys[0]"),
+        ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"env": "NO"}]}, "NO is not set"),
+        ("listen", {"port": "x"}, "listen.port"),
+    ],
+)
+def test_a_config_with_a_mistake_is_not_served(
+    own_stack: Stack, key: str, value: object, told: str
+) -> None:
+    gateway = own_stack.replica(start=False, change={key: value})
+    gateway.start(wait=False)
+    assert gateway._process is not None
+    assert gateway._process.wait(20) == 1
+    assert told in gateway.log_text()
+    assert "Traceback" not in gateway.log_text()
+
+
+def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Stack) -> None:
+    store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
+    gateway = own_stack.replica(change={"store": store}, workers=2)
+    assert gateway.metric("gateway_store_available") == 1
+    assert gateway.console(own_stack.box.token()).status == 200
+    children = workers_of(gateway.pid)
+    assert len(children) == 3
+    assert gateway.stop() == 0
+    assert not any(_runs(pid) for pid in children)
+
+
+def test_a_cluster_and_a_sentinel_are_found_by_config(own_stack: Stack) -> None:
+    node = RealValkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())).start()
+    sentinel = _sentinel(own_stack.valkey.port)
+    try:
+        subprocess.run([sys.executable, "-c", _ADD_SLOTS, str(node.port)], check=True, timeout=20)
+        for redis in (
+            {"cluster": [f"127.0.0.1:{node.port}"]},
+            {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"},
+        ):
+            store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
+            gateway = own_stack.replica(change={"store": store})
+            eventually(lambda g=gateway: g.metric("gateway_store_available") == 1, gateway.log_text)
+            assert gateway.console(own_stack.box.token()).status == 200
+            assert gateway.stop() == 0
+    finally:
+        node.close()
+        sentinel.close()
+
+
+_ADD_SLOTS = """
+import sys, time, valkey
+node = valkey.Valkey(port=int(sys.argv[1]))
+node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+while node.cluster("info")["cluster_state"] != "ok":
+    time.sleep(0.05)
+"""
+
+
+def _sentinel(port: int) -> RealValkey:
+    return RealValkey.sentinel(f"sentinel monitor main 127.0.0.1 {port} 1\n").start()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

@@ -1,0 +1,40 @@
+"""The cloud in a box inside a test's own process, and real HTTP to it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.cloudbox import iam
+from gateway.cloudbox.box import BoxSettings
+from tests.support.stack import Answer, ask
+
+AT_ONCE = BoxSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
+"""A cloud that neither dawdles nor throttles."""
+
+
+async def asked(
+    base: str,
+    target: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: str = "",
+) -> Answer:
+    """Ask over a connection of its own; raises OSError or HTTPException where none is answered."""
+    return await asyncio.to_thread(ask, base, method, target, headers, body)
+
+
+def a_login(**changes: Any) -> dict[str, Any]:
+    """Build the body of POST /v3/auth/tokens; `changes`: user, domain, password, scope."""
+    user = {
+        "name": changes.get("user", iam.USER),
+        "password": changes.get("password", iam.PASSWORD),
+        "domain": {"name": changes.get("domain", iam.DOMAIN)},
+    }
+    scope = changes.get("scope", {"project": {"id": AT_ONCE.project}})
+    return {
+        "auth": {
+            "identity": {"methods": ["password"], "password": {"user": user}},
+            "scope": scope,
+        }
+    }

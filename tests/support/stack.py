@@ -1,0 +1,352 @@
+"""The product in real processes on loopback: the cloud in a box, Valkey, and gateways."""
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.cloudbox import iam
+from gateway.cloudbox.idp import AUDIENCE
+from tests.support.valkey import RealValkey, free_port, free_ports
+
+WITHIN_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error_code(self) -> str:
+        data = self.json
+        assert set(data) == {"error_code", "error_msg"}, data
+        assert data["error_msg"]
+        return str(data["error_code"])
+
+
+def ask(
+    base: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: str = ""
+) -> Answer:
+    parts = urlsplit(base)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WITHIN_S)
+    try:
+        connection.request(method, target, body or None, dict(headers or {}))
+        answer = connection.getresponse()
+        named = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, named, answer.read())
+    finally:
+        connection.close()
+
+
+class Box:
+    """The cloud in a box, in a process of its own, steered through /_box."""
+
+    def __init__(self, *, servers: int = 8) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gateway.cloudbox", "--servers", str(servers)],
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        facts = json.loads(self._process.stdout.readline())
+        self.issuer: str = facts["issuer"]
+        self.iam: str = facts["iam"]
+        self.cloud: str = facts["upstream"]
+        self.project: str = facts["project_id"]
+        self.servers: list[str] = facts["servers"]
+
+    def token(self, subject: str | None = "olga", **asked: Any) -> str:
+        asked.setdefault("groups", ["operators"])
+        return str(self._post(self.issuer, "/_box/tokens", {"subject": subject, **asked})["token"])
+
+    def rotate(self, **asked: Any) -> None:
+        self._post(self.issuer, "/_box/rotate", asked)
+
+    def revoke_service_tokens(self) -> None:
+        self._post(self.iam, "/_box/revoke", {})
+
+    def fail(self, listener: str, kind: str, **details: Any) -> None:
+        self._post(listener, "/_box/faults", {"kind": kind, **details})
+
+    def heal(self) -> None:
+        for listener in (self.issuer, self.iam, self.cloud):
+            assert ask(listener, "DELETE", "/_box/faults").status == 200
+
+    def rate(self, **asked: Any) -> None:
+        self._post(self.cloud, "/_box/rate", asked)
+
+    def calls(self, listener: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(listener, "GET", "/_box/calls").json["calls"]
+        return found
+
+    def consoles(self) -> dict[str, int]:
+        found: dict[str, int] = ask(self.cloud, "GET", "/_box/consoles").json
+        return found
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(WITHIN_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _post(self, listener: str, path: str, data: dict[str, Any]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        answer = ask(listener, "POST", path, headers, json.dumps(data))
+        assert answer.status == 200, answer.body
+        found: dict[str, Any] = answer.json
+        return found
+
+
+class RunningGateway:
+    """One `gateway serve`, its config in a directory of its own."""
+
+    def __init__(
+        self,
+        box: Box,
+        redis_url: str,
+        *,
+        change: Mapping[str, Any] | None = None,
+        account: Mapping[str, Any] | None = None,
+        workers: int = 1,
+        seal_key: str | None = None,
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="gateway-test-"))
+        self.box = box
+        self.port, self.admin_port = free_port(), free_ports(workers)
+        self._workers = workers
+        self._process: subprocess.Popen[bytes] | None = None
+        self.config = a_config(box, redis_url, self.port, self.admin_port)
+        self.config["accounts"][0].update(account or {})
+        self.config.update(change or {})
+        (self.directory / "iam-password").write_text(iam.PASSWORD)
+        (self.directory / "seal-key").write_text(seal_key or a_seal_key())
+        self.write_policy(a_policy(box))
+        self.write_config()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "gateway.yaml"
+
+    @property
+    def policy_file(self) -> Path:
+        return self.directory / "policy.yaml"
+
+    def write_config(self) -> None:
+        _replace(self.config_file, json.dumps(self.config, indent=1))
+
+    def write_policy(self, policy: Mapping[str, Any]) -> None:
+        _replace(self.policy_file, json.dumps(policy, indent=1))
+
+    def start(self, *, wait: bool = True) -> "RunningGateway":
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "gateway",
+                    "serve",
+                    "--config",
+                    str(self.config_file),
+                    "--workers",
+                    str(self._workers),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            eventually(lambda: self.ready() == 200, self.log_text)
+        return self
+
+    def ready(self) -> int | None:
+        try:
+            ports = range(self.admin_port, self.admin_port + self._workers)
+            return max(ask(f"http://127.0.0.1:{port}", "GET", "/readyz").status for port in ports)
+        except OSError:
+            return None
+
+    def console(self, token: str | None, server: str | None = None, **headers: str) -> Answer:
+        server = server if server is not None else self.box.servers[0]
+        sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return ask(self.url, "GET", console_path(self.box.project, server), sent)
+
+    def metrics(self) -> str:
+        return ask(self.admin, "GET", "/metrics").body.decode()
+
+    def metric(self, line: str) -> float:
+        """Return the value of one series, 0 when it is not there."""
+        for found in self.metrics().splitlines():
+            if found.startswith(line + " "):
+                return float(found.rpartition(" ")[2])
+        return 0.0
+
+    def log_text(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def log_lines(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
+        return [line for line in lines if line.get("event") == event]
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self) -> int:
+        """Drain and end; return the exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+        return self._process.wait(WITHIN_S)
+
+    def close(self) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self.signal(signal.SIGTERM)
+                try:
+                    self._process.wait(WITHIN_S)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Stack:
+    """Box, store and one gateway; more gateways on the same store by `replica`."""
+
+    def __init__(self, **gateway: Any) -> None:
+        self.box = Box()
+        self.valkey = RealValkey().start()
+        self.seal_key = a_seal_key()
+        self._gateways: list[RunningGateway] = []
+        self.gateway = self.replica(**gateway)
+
+    def replica(self, *, start: bool = True, **gateway: Any) -> RunningGateway:
+        made = RunningGateway(self.box, self.valkey.url, seal_key=self.seal_key, **gateway)
+        self._gateways.append(made)
+        return made.start() if start else made
+
+    def close(self) -> None:
+        for gateway in self._gateways:
+            gateway.close()
+        self.valkey.close()
+        self.box.close()
+
+
+def a_seal_key() -> str:
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, Any]:
+    return {
+        "listen": {"host": "127.0.0.1", "port": port},
+        "admin": {"host": "127.0.0.1", "port": admin_port},
+        "issuers": [
+            {
+                "name": "corp",
+                "issuer": box.issuer,
+                "audience": [AUDIENCE],
+                "keys": {"discovery": box.issuer},
+                "unknown_kid_cooldown_s": 1,
+            }
+        ],
+        "policy_file": "policy.yaml",
+        "accounts": [
+            {
+                "name": "prod",
+                "endpoint": box.cloud,
+                "projects": [box.project],
+                "login": {
+                    "method": "password",
+                    "iam_endpoint": box.iam,
+                    "user": iam.USER,
+                    "domain": iam.DOMAIN,
+                    "password": {"file": "iam-password"},
+                },
+                "timeouts": {"connect_s": 2, "read_s": 3, "total_s": 4},
+                "budget": {
+                    "console": {"requests": 200, "per_s": 1, "burst": 5},
+                    "iam": {"requests": 50, "per_s": 1, "burst": 5},
+                    "wait_max_s": 5,
+                },
+            }
+        ],
+        "caller_limits": {"requests": 6000, "per_s": 60, "burst": 2000},
+        "request": {"deadline_s": 8, "drain_s": 5},
+        "store": {"redis": {"url": redis_url}, "seal_keys": [{"file": "seal-key"}]},
+    }
+
+
+def a_policy(box: Box) -> dict[str, Any]:
+    """Operators may open all consoles but the last server's; viewers none."""
+    return {
+        "roles": {"operator": ["console:open", "server:read"], "viewer": ["server:read"]},
+        "grants": [
+            {
+                "role": "operator",
+                "to": {"groups": ["operators"]},
+                "on": {"servers": box.servers[:-1]},
+            },
+            {"role": "viewer", "to": {"groups": ["viewers"]}, "on": {"projects": [box.project]}},
+        ],
+    }
+
+
+def console_path(project: str, server: str) -> str:
+    return f"/v1/{project}/physicalservers/{server}/remote-console-address"
+
+
+def eventually(is_so: Any, tell: Any = lambda: "") -> None:
+    """Wait until `is_so()`; fail with `tell()` when it never is."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        if is_so():
+            return
+        time.sleep(0.03)
+    raise AssertionError(f"it never was so: {tell()}")
+
+
+def speak(base: str, raw: bytes) -> bytes:
+    """Send bytes as they stand and return all that comes back."""
+    parts = urlsplit(base)
+    with socket.create_connection((parts.hostname, parts.port), timeout=WITHIN_S) as connection:
+        connection.sendall(raw)
+        heard = b""
+        while chunk := connection.recv(65_536):
+            heard += chunk
+        return heard
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)

@@ -1,0 +1,188 @@
+"""The talk with the cloud as dialogues: given this outcome, expect that step."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import (
+    GatewayError,
+    ServiceLoginFailed,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamRefused,
+    UpstreamSlow,
+    UpstreamUnreachable,
+)
+from gateway.model import UpstreamAnswer
+from gateway.rules.conversation import (
+    NotSent,
+    Outcome,
+    Renew,
+    RetryBudget,
+    Send,
+    Step,
+    Wait,
+    converse,
+)
+from gateway.rules.verdicts import (
+    Broken,
+    CredentialStale,
+    Misconfigured,
+    Refused,
+    Throttled,
+    Unavailable,
+    Usable,
+)
+
+ANSWER = UpstreamAnswer(200, {}, b"{}")
+STALE = CredentialStale("APIGW.0307")
+GONE = NotSent(UpstreamUnreachable("reset", retry_after_s=2.0))
+
+
+def play(
+    *outcomes: Outcome, repeatable: bool = True, may_retry: Callable[[], bool] = lambda: True
+) -> tuple[list[Step], UpstreamAnswer | GatewayError]:
+    """Answer each step with the next outcome (a Wait with nothing) until the talk ends."""
+    talk = converse(repeatable=repeatable, may_retry=may_retry, jitter=lambda: 0.5)
+    steps: list[Step] = []
+    left = list(outcomes)
+    try:
+        step = next(talk)
+        while True:
+            steps.append(step)
+            step = talk.send(None if isinstance(step, Wait) else left.pop(0))
+    except StopIteration as done:
+        end: UpstreamAnswer | GatewayError = done.value
+    except GatewayError as error:
+        end = error
+    assert left == [], "the talk ended early"
+    return steps, end
+
+
+def test_a_usable_answer_ends_the_talk() -> None:
+    assert play(Usable(ANSWER)) == ([Send()], ANSWER)
+
+
+def test_a_stale_credential_is_renewed_once_and_the_call_replayed_once() -> None:
+    assert play(STALE, True, Usable(ANSWER)) == ([Send(), Renew(), Send()], ANSWER)
+
+
+def test_a_call_that_is_not_repeatable_is_replayed_too_since_a_401_did_nothing() -> None:
+    assert play(STALE, True, Usable(ANSWER), repeatable=False)[1] is ANSWER
+
+
+def test_a_fresh_credential_that_is_refused_stops_the_talk() -> None:
+    steps, end = play(STALE, True, STALE)
+    assert steps == [Send(), Renew(), Send()]
+    assert isinstance(end, ServiceLoginFailed)
+
+
+def test_a_credential_that_cannot_be_renewed_is_not_sent_again() -> None:
+    steps, end = play(STALE, False)
+    assert steps == [Send(), Renew()]
+    assert isinstance(end, ServiceLoginFailed)
+
+
+@pytest.mark.parametrize("trouble", [Unavailable(503, None), Unavailable(500, None), GONE])
+def test_a_passing_fault_is_tried_again_after_a_growing_wait(trouble: Outcome) -> None:
+    steps, end = play(trouble, trouble, Usable(ANSWER))
+    assert steps == [Send(), Wait(0.5), Send(), Wait(1.0), Send()]
+    assert end is ANSWER
+
+
+def test_there_are_two_retries_and_no_more() -> None:
+    steps, end = play(*[Unavailable(503, None)] * 3)
+    assert steps.count(Send()) == 3
+    assert isinstance(end, UpstreamUnreachable)
+
+
+def test_the_clouds_retry_after_is_waited_for() -> None:
+    steps, _ = play(Unavailable(503, 7.0), Usable(ANSWER))
+    assert steps == [Send(), Wait(7.5), Send()]
+
+
+@pytest.mark.parametrize("trouble", [Unavailable(503, None), Throttled(1.0), GONE])
+def test_what_must_not_be_done_twice_is_sent_once(trouble: Outcome) -> None:
+    steps, end = play(trouble, repeatable=False)
+    assert steps == [Send()]
+    assert isinstance(end, GatewayError)
+
+
+@pytest.mark.parametrize("trouble", [Unavailable(503, None), Throttled(1.0), GONE])
+def test_an_empty_retry_budget_stops_retries(trouble: Outcome) -> None:
+    steps, end = play(trouble, may_retry=lambda: False)
+    assert steps == [Send()]
+    assert isinstance(end, GatewayError)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Misconfigured(401, "APIGW.0301", "the signature is wrong"), ServiceLoginFailed),
+        (Broken(302, ""), UpstreamBroken),
+        (NotSent(UpstreamSlow("no answer in time")), UpstreamSlow),
+        (NotSent(UpstreamBroken("cut")), UpstreamBroken),
+    ],
+)
+def test_what_no_repetition_mends_is_not_repeated(
+    outcome: Outcome, error: type[GatewayError]
+) -> None:
+    asked: list[None] = []
+    steps, end = play(outcome, may_retry=lambda: asked.append(None) is None)
+    assert steps == [Send()]
+    assert isinstance(end, error)
+    assert asked == [], "the retry budget is for retries"
+
+
+def test_a_refusal_keeps_the_clouds_words() -> None:
+    _, end = play(Refused(404, "iMetal.0100", "not found: a"))
+    assert isinstance(end, UpstreamRefused)
+    assert (end.status, end.error_code, end.error_msg) == (404, "iMetal.0100", "not found: a")
+
+
+def test_a_throttled_call_that_may_not_be_repeated_tells_when_to_come_back() -> None:
+    _, end = play(Throttled(9.0), may_retry=lambda: False)
+    assert isinstance(end, UpstreamBusy)
+    assert end.retry_after_s == 9.0
+
+
+def test_retries_stay_a_tenth_of_calls() -> None:
+    retries = RetryBudget()
+    taken = 0
+    for _ in range(1_000):
+        retries.called()
+        taken += retries.take()
+    assert 100 <= taken <= 104
+
+
+OUTCOMES = st.sampled_from(
+    [
+        Usable(ANSWER), STALE, Throttled(1.0), Unavailable(503, None), GONE, Broken(302, ""),
+        Refused(400, "x", "y"), Misconfigured(403, "x", "y"),
+    ]
+)  # fmt: skip
+
+
+@given(outcomes=st.lists(OUTCOMES, min_size=6, max_size=6), renewed=st.booleans())
+def test_every_talk_ends_within_four_sendings_and_one_renewal(
+    *, outcomes: list[Outcome], renewed: bool
+) -> None:
+    talk = converse(repeatable=True, may_retry=lambda: True, jitter=lambda: 1.0)
+    steps: list[Step] = []
+    try:
+        step = next(talk)
+        while True:
+            steps.append(step)
+            match step:
+                case Send():
+                    step = talk.send(outcomes.pop(0))
+                case Renew():
+                    step = talk.send(renewed)
+                case Wait():
+                    step = talk.send(None)
+    except (StopIteration, GatewayError):
+        pass
+    assert steps.count(Send()) <= 4
+    assert steps.count(Renew()) <= 1

@@ -1,0 +1,256 @@
+"""Every shape of answer in the dossier, and then anything at all."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.model import UpstreamAnswer
+from gateway.rules.verdicts import (
+    Broken,
+    CredentialStale,
+    Misconfigured,
+    Refused,
+    Throttled,
+    Unavailable,
+    Usable,
+    error_of,
+    judge,
+)
+
+
+def answer(status: int, body: object = b"", **headers: str) -> UpstreamAnswer:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return UpstreamAnswer(status, {k.replace("_", "-"): v for k, v in headers.items()}, raw)
+
+
+def told(code: str, message: str) -> dict[str, str]:
+    return {"error_code": code, "error_msg": message, "request_id": "r-1"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (f"{prefix}.{rest[0]}", rest[1])
+        for prefix in ("APIGW", "APIG")
+        for rest in (
+            ("0301", "Incorrect IAM authentication information: token expires, expires_at: now"),
+            ("0301", "Incorrect IAM authentication information: Decrypt token fail"),
+            ("0307", "The token must be updated."),
+        )
+    ]
+    + [("iMetal.0003", "unauthorized"), ("IAM.0066", "expired"), ("IAM.0067", "invalid")],
+)
+def test_a_401_that_a_new_token_heals_is_stale(code: str, message: str) -> None:
+    assert judge(answer(401, told(code, message))) == CredentialStale(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason"),
+    [
+        ("APIGW.0301", "Incorrect IAM: x-auth-token not found", "no token reached the cloud"),
+        ("APIGW.0301", "verify aksk signature fail", "the signature is wrong"),
+        ("APIG.0301", "Get secretKey failed,ak:AKIAX,err:ak not exist", "access key is unknown"),
+        ("APIGW.0301", "AK access failed to reach the limit,forbidden.", "is locked"),
+        ("APIGW.0303", "the server and client times differ", "the clocks differ"),
+        ("APIGW.0305", "Incorrect authentication information", "a 401 of another kind"),
+        ("APIGW.0301", "something new", "a 401 of another kind"),
+    ],
+)
+def test_a_401_that_no_token_heals_is_for_operators(code: str, message: str, reason: str) -> None:
+    verdict = judge(answer(401, told(code, message)))
+    assert isinstance(verdict, Misconfigured)
+    assert reason in verdict.reason
+    assert "AKIAX" not in verdict.reason
+
+
+@pytest.mark.parametrize("body", [b"", b"Unauthorized", b"<html>", b'{"error":{"code":401}}'])
+def test_an_unreadable_401_does_not_cost_a_login(body: bytes) -> None:
+    assert isinstance(judge(answer(401, body)), Misconfigured)
+
+
+@pytest.mark.parametrize("code", ["APIGW.0302", "APIG.0310", "iMetal.0004", "IAM.0003"])
+def test_a_403_is_for_operators(code: str) -> None:
+    assert isinstance(judge(answer(403, told(code, "no"))), Misconfigured)
+
+
+_OVER = "The throttling threshold has been reached: policy"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            told("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second"),
+            Throttled(1.0, 5, 1.0, "ip"),
+        ),
+        (
+            json.dumps(told("APIG.0308", f"{_OVER} user over ratelimit,limit:7,time:1 minute"))
+            .encode()
+            .__add__(b"\n"),
+            Throttled(None, 7, 60.0, "user"),
+        ),
+        (
+            told("APIGW.0308", f"{_OVER} api over ratelimit, limit:2000, time:5 second"),
+            Throttled(5.0, 2000, 5.0, "api"),
+        ),
+        (told("APIGW.0308", f"{_OVER} user over ratelimit,limit:XX,time:1 minute"), Throttled()),
+        (told("iMetal.0005", "too many requests"), Throttled()),
+        (
+            told("IAM.0012", "Threshold: 5 times per 60 seconds"),
+            Throttled(None, 5, 60.0, None),
+        ),
+        (told("ces.0429", "Too Many Requests"), Throttled()),
+        (b"Too Many Requests", Throttled()),
+        (b'"a bare JSON string"', Throttled()),
+        (b"[1, 2]", Throttled()),
+        (b"<html><h1>429</h1></html>", Throttled()),
+        (b"", Throttled()),
+        (b"\xff\xfe\x00", Throttled()),
+        (
+            b"policy app over ratelimit,limit:3,time:1 hour",
+            Throttled(None, 3, 3600.0, "app"),
+        ),
+    ],
+)
+def test_every_shape_of_429_is_recognised(body: object, expected: Throttled) -> None:
+    assert judge(answer(429, body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause_s"),
+    [
+        ({"retry_after": "7"}, 7.0),
+        ({"retry_after": "0"}, 0.0),
+        ({"retry_after": "999999999"}, 86_400.0),
+        (
+            {
+                "retry_after": "Mon, 23 Nov 2026 10:00:30 GMT",
+                "date": "Mon, 23 Nov 2026 10:00:00 GMT",
+            },
+            30.0,
+        ),
+        (
+            {
+                "retry_after": "Mon, 23 Nov 2026 09:00:00 GMT",
+                "date": "Mon, 23 Nov 2026 10:00:00 GMT",
+            },
+            0.0,
+        ),
+        ({"retry_after": "Mon, 23 Nov 2026 10:00:30 GMT"}, None),
+        ({"retry_after": "-1"}, None),
+        ({"retry_after": "1e9"}, None),
+        ({"retry_after": "²"}, None),
+        ({"retry_after": "soon"}, None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(
+    headers: dict[str, str], pause_s: float | None
+) -> None:
+    assert judge(answer(429, b"slow down", **headers)) == Throttled(pause_s)
+    assert judge(answer(503, b"", **headers)) == Unavailable(503, pause_s)
+
+
+def test_retry_after_wins_over_the_window_that_the_text_tells() -> None:
+    body = told("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second")
+    assert judge(answer(429, body, retry_after="9")) == Throttled(9.0, 5, 1.0, "ip")
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error_code": "iMetal.0100", "error_msg": "not found: a"},
+        {"errorCode": "iMetal.0100", "errorMsg": "not found: a"},
+        {"code": "iMetal.0100", "message": "not found: a"},
+        {"error": {"code": "iMetal.0100", "message": "not found: a"}},
+        {"fault": {"error_code": "iMetal.0100", "error_msg": "not found: a"}, "x": 1},
+    ],
+)
+def test_400_and_404_keep_the_clouds_code_and_message(status: int, body: object) -> None:
+    assert judge(answer(status, body)) == Refused(status, "iMetal.0100", "not found: a")
+
+
+def test_a_number_as_code_is_kept_as_text() -> None:
+    body = {"error": {"code": 404, "message": "Could not find it", "title": "Not Found"}}
+    assert judge(answer(404, body)) == Refused(404, "404", "Could not find it")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, told("APIGW.0101", "The API does not exist")),
+        (404, told("APIG.0101", "The API does not exist")),
+        (400, told("APIGW.0201", "Bad request")),
+        (404, b"<html>not found</html>"),
+        (400, b""),
+        (413, told("APIGW.0201", "too large")),
+        (405, told("APIGW.0501", "method")),
+        (302, b""),
+        (304, b""),
+        (100, b""),
+        (418, b""),
+        (501, b""),
+        (599, b""),
+    ],
+)
+def test_what_the_caller_cannot_help_is_broken(status: int, body: object) -> None:
+    assert isinstance(judge(answer(status, body)), Broken)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_the_clouds_own_faults_may_pass(status: int) -> None:
+    assert judge(answer(status, told("iMetal.0099", "internal"))) == Unavailable(status, None)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_2xx_is_usable_whatever_it_holds(status: int) -> None:
+    given_answer = answer(status, b"\x00")
+    assert judge(given_answer) == Usable(given_answer)
+
+
+def test_a_token_that_the_cloud_quotes_is_not_shown() -> None:
+    canary = "MII" + "CanaryToken" * 300
+    verdict = judge(answer(400, told("iMetal.0001", f"bad header {canary} here\r\nX: y")))
+    assert isinstance(verdict, Refused)
+    assert "CanaryToken" not in verdict.message
+    assert verdict.message == "bad header … here  X: y"
+
+
+def test_a_message_is_bounded() -> None:
+    verdict = judge(answer(400, told("iMetal.0001", "word " * 100_000)))
+    assert isinstance(verdict, Refused)
+    assert len(verdict.message) <= 1_024
+
+
+def test_deep_nesting_is_no_code() -> None:
+    assert error_of(b"[" * 200_000) == ("", "")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["error_code", "error_msg", "code", "message", "error", "x"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    status=st.integers(100, 599),
+    body=st.binary() | _JSON.map(lambda value: json.dumps(value).encode()),
+    headers=st.dictionaries(st.sampled_from(["retry-after", "date"]), st.text()),
+)
+def test_no_answer_makes_judge_raise(status: int, body: bytes, headers: dict[str, str]) -> None:
+    verdict = judge(UpstreamAnswer(status, headers, body))
+    match verdict:
+        case Throttled(pause_s=float() as span_s) | Unavailable(retry_after_s=float() as span_s):
+            assert 0 <= span_s <= 86_400
+    if isinstance(verdict, Refused):
+        assert verdict.code
+        assert verdict.message.isprintable()
+    assert isinstance(verdict, Usable) == (200 <= status < 300)
