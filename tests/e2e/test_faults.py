@@ -97,45 +97,48 @@ def test_a_429_in_any_shape_is_never_the_caller_s(healed: Stack, shape: str) -> 
     ["token expires, expires_at:2026-01-01T00:00:00Z", "decrypt token fail"],
 )
 def test_a_401_that_a_new_token_heals_is_never_seen_by_the_caller(
-    healed: Stack, message: str
+    own_stack: Stack, message: str
 ) -> None:
+    assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
-    logins = len(healed.box.calls(healed.box.iam))
-    healed.box.fail(healed.box.cloud, "answer", status=401, body=body, times=1)
-    assert console_now(healed).status == 200
-    assert len(healed.box.calls(healed.box.iam)) == logins + 1
+    logins = len(own_stack.box.calls(own_stack.box.iam))
+    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body, times=1)
+    assert console_now(own_stack).status == 200
+    assert len(own_stack.box.calls(own_stack.box.iam)) == logins + 1
 
 
-def test_a_service_token_revoked_early_costs_one_login(healed: Stack) -> None:
-    logins = len(healed.box.calls(healed.box.iam))
-    healed.box.revoke_service_tokens()
+def test_a_service_token_revoked_early_costs_one_login(own_stack: Stack) -> None:
+    assert console_now(own_stack, 5).status == 200
+    logins = len(own_stack.box.calls(own_stack.box.iam))
+    own_stack.box.revoke_service_tokens()
     for server in range(4):
-        assert console_now(healed, server).status == 200
-    assert len(healed.box.calls(healed.box.iam)) == logins + 1
+        assert console_now(own_stack, server).status == 200
+    assert len(own_stack.box.calls(own_stack.box.iam)) == logins + 1
 
 
 @pytest.mark.parametrize(
     "message", ["verify aksk signature fail", "x-auth-token not found", "AK access failed"]
 )
-def test_a_401_that_no_token_heals_is_for_the_operator(healed: Stack, message: str) -> None:
+def test_a_401_that_no_token_heals_is_for_the_operator(own_stack: Stack, message: str) -> None:
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
-    healed.box.fail(healed.box.cloud, "answer", status=401, body=body)
-    answer = console_now(healed)
+    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body)
+    answer = console_now(own_stack)
     assert (answer.status, answer.error_code) == (503, "CGW.5033")
     assert "www-authenticate" not in answer.headers
 
 
-def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(healed: Stack) -> None:
+def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(own_stack: Stack) -> None:
+    assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": "decrypt token fail"})
-    before = len(healed.box.calls(healed.box.cloud))
-    healed.box.fail(healed.box.cloud, "answer", status=401, body=body)
-    assert console_now(healed).status == 503
-    assert len(healed.box.calls(healed.box.cloud)) == before + 2
+    before = len(own_stack.box.calls(own_stack.box.cloud))
+    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body)
+    assert console_now(own_stack).status == 503
+    assert len(own_stack.box.calls(own_stack.box.cloud)) == before + 2
 
 
-def test_one_failure_of_the_cloud_is_mended_by_a_retry(healed: Stack) -> None:
-    healed.box.fail(healed.box.cloud, "answer", status=503, times=1)
-    assert console_now(healed).status == 200
+def test_one_failure_of_the_cloud_is_mended_by_a_retry(own_stack: Stack) -> None:
+    own_stack.box.fail(own_stack.box.cloud, "answer", status=503, times=1)
+    assert console_now(own_stack).status == 200
 
 
 def test_an_issuer_that_is_away_stops_nobody_whose_key_is_known(healed: Stack) -> None:
