@@ -4,6 +4,7 @@ It decides nothing. One process is one `Worker`; `serve` puts a supervisor above
 """
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -162,6 +163,9 @@ class Worker:
         await admin.setup()
         await web.SockSite(admin, self._plan.admin).start()
         await web.SockSite(public, self._plan.public, backlog=1024).start()
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        gc.set_threshold(20_000, 20, 50)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})

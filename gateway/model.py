@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
-from typing import Any, Final, NewType, NoReturn
+from typing import Any, Final, NamedTuple, NewType, NoReturn
 
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
@@ -78,11 +78,12 @@ class Principal:
     """Seconds since the epoch; leeway is not included."""
     token_id: str | None
     """The `jti`, where the issuer sets one."""
+    key: str = field(init=False)
+    """One text per person, over all issuers; the length keeps `a:b`+`c` from `a`+`b:c`."""
 
-    @property
-    def key(self) -> str:
-        """One text per person, over all issuers; the length keeps `a:b`+`c` from `a`+`b:c`."""
-        return f"{len(self.issuer)}:{self.issuer}:{self.subject}"
+    def __post_init__(self) -> None:
+        key = f"{len(self.issuer)}:{self.issuer}:{self.subject}"
+        object.__setattr__(self, "key", key)
 
 
 class BudgetClass(Enum):
@@ -147,6 +148,8 @@ class ConsoleLink:
     """A console URL and how long it is good, on this process's monotonic clock."""
 
     url: Secret
+    fingerprint: str
+    """The URL's, for logs and for the audit trail."""
     good_until: float
     """Monotonic seconds."""
 
@@ -160,13 +163,13 @@ class LinkSource(Enum):
     UPSTREAM = "upstream"
 
 
-class Stage(Enum):
-    """The stages of a request whose time is measured."""
+class StageTimes(NamedTuple):
+    """How long a request that got its link was in each stage, in seconds."""
 
-    IDENTIFY = "identify"
-    DECIDE = "decide"
-    OBTAIN = "obtain"
-    RECORD = "record"
+    identify: float
+    decide: float
+    obtain: float
+    record: float
 
 
 class Reuse(Enum):

@@ -8,19 +8,19 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
+from gateway.edge.prepared import PreparedLink, link_bytes, takes_prepared
 from gateway.edge.wire import INTERNAL, ErrorAnswer, render
 from gateway.errors import BadRequest, GatewayError, NotAuthenticated, RequestTooLarge
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.ports import Clock
 from gateway.rules.credentials import caller_jwt
-from gateway.rules.headers import travelling
 
 log = logging.getLogger("gateway.request")
 
@@ -69,10 +69,11 @@ class PublicHandler:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         outcome = _Outcome(self._request_id(request), request.remote or "", self._clock.monotonic())
+        response: web.StreamResponse
         try:
             outcome.asked = self._read(request, outcome)
             outcome.answered = await self._gateway.answer(outcome.asked)
-            response = _link(outcome.answered, outcome.request_id)
+            response = self._link(request, outcome.answered, outcome.request_id)
         except GatewayError as error:
             response = outcome.refuse(render(error), error)
         except asyncio.CancelledError:
@@ -99,6 +100,17 @@ class PublicHandler:
         self._done(outcome)
         return response
 
+    def _link(
+        self, request: web.BaseRequest, answered: Answered, request_id: str
+    ) -> web.StreamResponse:
+        body = orjson.dumps({"url": answered.link.url.reveal()})
+        if takes_prepared(request):
+            data = link_bytes(body, request_id, answered.left_s, self._clock.now())
+            return cast("web.StreamResponse", PreparedLink(request, data))
+        headers = _headers(request_id)
+        headers["X-Console-Expires-In"] = str(int(answered.left_s))
+        return web.Response(body=body, headers=headers)
+
     def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
         headers = request.headers
         return Asked(
@@ -112,7 +124,7 @@ class PublicHandler:
             request_id=outcome.request_id,
             client_address=outcome.client,
             deadline=outcome.began + self._deadline_s,
-            travelling=travelling(headers.items(), outcome.request_id),
+            headers=headers.items(),
         )
 
     def _request_id(self, request: web.BaseRequest) -> str:
@@ -147,7 +159,7 @@ class PublicHandler:
             line["servers"] = asked.call.servers
         if answered is not None:
             line["source"] = answered.source.value
-            line["link"] = answered.link.url.fingerprint()
+            line["link"] = answered.link.fingerprint
         if error is not None:
             line["error_code"] = outcome.error_code
             line["error"] = type(error).__name__
@@ -158,33 +170,22 @@ class PublicHandler:
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _link(answered: Answered, request_id: str) -> web.Response:
-    headers = CIMultiDict(
-        {
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            "X-Request-Id": request_id,
-            "X-Console-Expires-In": str(int(answered.left_s)),
-            "X-Content-Type-Options": "nosniff",
-            "Server": "console-gateway",
-        }
-    )
-    body = orjson.dumps({"url": answered.link.url.reveal()})
-    return web.Response(body=body, headers=headers)
-
-
 def _refusal(answer: ErrorAnswer, request_id: str) -> web.Response:
-    headers = CIMultiDict(
-        {
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            "X-Request-Id": request_id,
-            "X-Content-Type-Options": "nosniff",
-            "Server": "console-gateway",
-        }
-    )
+    headers = _headers(request_id)
     headers.extend(answer.headers)
     return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+def _headers(request_id: str) -> CIMultiDict[str]:
+    return CIMultiDict(
+        {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            "X-Request-Id": request_id,
+            "X-Content-Type-Options": "nosniff",
+            "Server": "console-gateway",
+        }
+    )
 
 
 class PublicServer(web.Server):

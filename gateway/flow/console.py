@@ -79,7 +79,9 @@ class Consoles:
             deadline=deadline,
             fresh=fresh or account.reuse is Reuse.NEVER,
         )
-        link = ConsoleLink(Secret(held.value.decode()), held.good_until + account.min_remaining_s)
+        url = Secret(held.value.decode())
+        good_until = held.good_until + account.min_remaining_s
+        link = ConsoleLink(url, url.fingerprint(), good_until)
         if not self.is_good(permit, link):
             raise UpstreamBroken("the link is too near its end")
         if account.reuse is not Reuse.NEVER:

@@ -5,15 +5,17 @@ a network, after the same identification, decision and record as any other.
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.errors import DeadlineExceeded, JournalUnavailable
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
 from gateway.flow.identify import Identify
-from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, Stage
+from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, StageTimes
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue
+from gateway.rules.headers import travelling
 
 
 @dataclass(slots=True)
@@ -29,8 +31,8 @@ class Asked:
     client_address: str
     deadline: float
     """Monotonic seconds."""
-    travelling: tuple[tuple[str, str], ...]
-    """Headers that go on to the cloud."""
+    headers: Iterable[tuple[str, str]]
+    """As the caller sent them; few of them travel on."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -71,32 +73,33 @@ class Gateway:
 
     async def answer(self, asked: Asked) -> Answered:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
-        monotonic, stage = self._clock.monotonic, self._telemetry.stage
+        monotonic = self._clock.monotonic
         began = monotonic()
         principal = self._identify.recall(asked.caller_jwt)
         if principal is None:
             principal = await self._identify_by(asked)
         asked.principal = principal
         identified = monotonic()
-        stage(Stage.IDENTIFY, identified - began)
 
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         permit = self._policies.current().permit(principal, call, self._clock.now())
         decided = monotonic()
-        stage(Stage.DECIDE, decided - identified)
 
         self._limits.admit(principal.key)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
-        stage(Stage.OBTAIN, obtained - decided)
 
         await self._record(permit, asked, link, source)
         recorded = monotonic()
-        stage(Stage.RECORD, recorded - obtained)
         if not self._consoles.is_good(permit, link):
             raise DeadlineExceeded("the link came too near its end while it was recorded")
-        self._telemetry.link_served(source)
+        self._telemetry.link_served(
+            source,
+            StageTimes(
+                identified - began, decided - identified, obtained - decided, recorded - obtained
+            ),
+        )
         return Answered(link, link.good_until - recorded, source)
 
     async def _identify_by(self, asked: Asked) -> Principal:
@@ -113,7 +116,10 @@ class Gateway:
             if link is not None:
                 return link, LinkSource.LOCAL
         return await self._consoles.obtain(
-            permit, deadline=asked.deadline, fresh=asked.fresh, headers=asked.travelling
+            permit,
+            deadline=asked.deadline,
+            fresh=asked.fresh,
+            headers=travelling(asked.headers, asked.request_id),
         )
 
     async def _record(
@@ -126,13 +132,13 @@ class Gateway:
             request_id=asked.request_id,
             issuer=principal.issuer,
             subject=principal.subject,
-            groups=tuple(principal.groups),
+            groups=principal.groups,
             operation=call.operation.name,
             project=call.project,
             servers=call.servers,
             rule=f"{permit.rule.file}:{permit.rule.line}",
             source=source.value,
-            link_fingerprint=link.url.fingerprint(),
+            link_fingerprint=link.fingerprint,
             client_address=asked.client_address,
         )
         try:

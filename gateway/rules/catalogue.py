@@ -25,6 +25,7 @@ OPERATIONS = (
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SERVER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PATH_CHARS_MAX = 4_096
+_REMEMBERED_MAX = 10_000
 
 
 class Catalogue:
@@ -33,6 +34,7 @@ class Catalogue:
         for operation in operations:
             pattern = operation.template.split("/")[1:]
             self._by_segments.setdefault(len(pattern), []).append((pattern, operation))
+        self._resolved: dict[tuple[str, str], Call] = {}
         for rows in self._by_segments.values():
             # `/physicalservers/status` before `/physicalservers/{id}` (dossier 1.1).
             rows.sort(key=lambda row: [segment.startswith("{") for segment in row[0]])
@@ -42,6 +44,17 @@ class Catalogue:
 
         Raises OperationUnknown, MethodNotAllowed, BadRequest.
         """
+        if not has_body:
+            known = self._resolved.get((method, target))
+            if known is not None:
+                return known
+        call = self._read(method, target, has_body=has_body)
+        if len(self._resolved) >= _REMEMBERED_MAX:
+            self._resolved.clear()
+        self._resolved[method, target] = call
+        return call
+
+    def _read(self, method: str, target: str, *, has_body: bool) -> Call:
         path = target.partition("?")[0]
         if len(path) > _PATH_CHARS_MAX:
             raise BadRequest("The path is too long.")

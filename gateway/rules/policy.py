@@ -7,6 +7,7 @@ A decision looks only at the rules that name this person or one of their groups 
 permission, so it does not grow with the number of rules.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -107,12 +108,29 @@ class Policy:
                 by_who = index.setdefault(permission, {})
                 for who in _named(rule):
                     by_who.setdefault(who, _Reach()).add(rule)
+        ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
+        self._instants = sorted(ends | {float("-inf"), float("inf")})
+        self._permits: dict[tuple[int, int], tuple[Permit, float, float]] = {}
 
     def permit(self, principal: Principal, call: Call, now: float) -> Permit:
         """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
 
-        A call that names no server needs a grant on everything.
+        A call that names no server needs a grant on everything. What was decided stays so until
+        the next instant at which a rule begins or ends, and is remembered until then; the keys
+        are identities, kept valid by holding the objects themselves.
         """
+        known = self._permits.get((id(principal), id(call)))
+        if known is not None and known[1] <= now < known[2]:
+            return known[0]
+        permit = self._permit(principal, call, now)
+        if len(self._permits) >= _REMEMBERED_MAX:
+            self._permits.clear()
+        after = bisect_right(self._instants, now)
+        begins, ends = self._instants[after - 1], self._instants[after]
+        self._permits[id(principal), id(call)] = (permit, begins, ends)
+        return permit
+
+    def _permit(self, principal: Principal, call: Call, now: float) -> Permit:
         servers: tuple[ServerId | None, ...] = call.servers or (None,)
         rule: RuleRef | None = None
         for server in servers:
@@ -178,6 +196,7 @@ class Policy:
 
 
 _USER, _GROUP = False, True
+_REMEMBERED_MAX = 20_000
 _Index = dict[str, dict[_Who, _Reach]]
 
 

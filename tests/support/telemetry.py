@@ -2,12 +2,12 @@
 
 from collections import Counter
 
-from gateway.model import BudgetClass, LinkSource, Stage
+from gateway.model import BudgetClass, LinkSource, StageTimes
 
 
 class RecordingTelemetry:
     def __init__(self) -> None:
-        self.stages: list[Stage] = []
+        self.times: list[StageTimes] = []
         self.identifications: list[tuple[str, str]] = []
         self.links: Counter[LinkSource] = Counter()
         self.upstream_calls: list[tuple[str, str]] = []
@@ -19,13 +19,11 @@ class RecordingTelemetry:
         self.budget_refusals: list[tuple[str, BudgetClass]] = []
         self.store: list[bool] = []
 
-    def stage(self, stage: Stage, seconds: float) -> None:
-        self.stages.append(stage)
-
     def identified(self, issuer: str, outcome: str) -> None:
         self.identifications.append((issuer, outcome))
 
-    def link_served(self, source: LinkSource) -> None:
+    def link_served(self, source: LinkSource, times: StageTimes) -> None:
+        self.times.append(times)
         self.links[source] += 1
 
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None:

@@ -1,0 +1,65 @@
+"""The answer that is sent most, put on the wire in one piece.
+
+aiohttp builds a response from a dictionary of headers for every request. For a link all but four
+values are known beforehand; this sends the bytes, through aiohttp's own transport and its own
+flow control. Whatever is not plain HTTP/1.1 with keep-alive takes aiohttp's way.
+"""
+
+from email.utils import formatdate
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+_HEAD: Final = (
+    "HTTP/1.1 200 OK\r\n"
+    "Content-Type: application/json\r\n"
+    "Cache-Control: no-store\r\n"
+    "X-Content-Type-Options: nosniff\r\n"
+    "Server: console-gateway\r\n"
+)
+
+
+class PreparedLink:
+    """All that aiohttp's low-level server asks of a response, and no more."""
+
+    __slots__ = ("_data", "_request")
+    keep_alive = True
+
+    def __init__(self, request: web.BaseRequest, data: bytes) -> None:
+        self._request = request
+        self._data = data
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        del request
+        return None
+
+    async def write_eof(self) -> None:
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the caller hung up")
+        transport.write(self._data)
+        await self._request.writer.drain()
+
+
+def takes_prepared(request: web.BaseRequest) -> bool:
+    return request.version == HttpVersion11 and request.keep_alive
+
+
+def link_bytes(body: bytes, request_id: str, left_s: float, now: float) -> bytes:
+    """Return head and body; `now` is the wall clock's, for `Date` (RFC 9110, 6.6.1)."""
+    head = (
+        f"{_HEAD}Date: {_date(int(now))}\r\nX-Request-Id: {request_id}\r\n"
+        f"X-Console-Expires-In: {int(left_s)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+_dated = (0, "")
+
+
+def _date(second: int) -> str:
+    global _dated  # noqa: PLW0603 - one second's text, made once
+    if _dated[0] != second:
+        _dated = (second, formatdate(second, usegmt=True))
+    return _dated[1]
