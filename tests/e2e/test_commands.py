@@ -1,0 +1,96 @@
+"""check and explain, as an operator runs them."""
+
+import subprocess
+import sys
+from typing import Any
+
+from tests.support.stack import RunningGateway, Stack, a_policy
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def explain(gateway: RunningGateway, *arguments: str) -> tuple[int, str]:
+    return run("explain", "--config", str(gateway.config_file), *arguments)
+
+
+def test_a_good_config_is_told_so_offline_and_online(stack: Stack) -> None:
+    config = str(stack.gateway.config_file)
+    code, said = run("check", "--config", config)
+    assert (code, said.count(": ok")) == (0, 2)
+    code, said = run("check", "--config", config, "--online")
+    assert code == 0, said
+    for part in ("redis", "keys of corp", "login of account prod"):
+        assert f"{part}: ok" in said
+
+
+def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
+    own_stack.box.fail(own_stack.box.issuer, "reset")
+    own_stack.valkey.kill()
+    gateway = own_stack.replica(start=False)
+    (gateway.directory / "iam-password").write_text("wrong")
+    code, said = run("check", "--config", str(gateway.config_file), "--online")
+    assert code == 1
+    assert "redis: does not answer" in said
+    assert "keys of corp: " in said
+    assert "login of account prod: " in said
+    assert "wrong" not in said.replace("is wrong", "")
+    assert "Traceback" not in said
+
+
+def test_every_mistake_is_told_at_once_with_file_line_and_key(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False)
+    gateway.config["lisen"] = {}
+    gateway.config["accounts"][0]["links"] = {"lifetime_s": 10, "min_remaining_s": 20}
+    gateway.config["issuers"][0]["algorithms"] = ["HS256"]
+    gateway.write_config()
+    code, said = run("check", "--config", str(gateway.config_file))
+    assert code == 1
+    for key in ("lisen: unknown key", "accounts[0].links: ", "issuers[0]: algorithms"):
+        (line,) = [line for line in said.splitlines() if key in line]
+        assert line.startswith(f"{gateway.config_file}:")
+        assert line.removeprefix(f"{gateway.config_file}:").partition(":")[0].isdigit()
+
+
+def test_a_bad_policy_is_found_by_check(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False)
+    policy: dict[str, Any] = a_policy(own_stack.box)
+    policy["grants"][0]["role"] = "operatr"
+    gateway.write_policy(policy)
+    code, said = run("check", "--config", str(gateway.config_file))
+    assert code == 1
+    assert "grants[0].role: unknown role 'operatr'; did you mean operator?" in said
+
+
+def test_explain_names_the_line_that_decides(stack: Stack) -> None:
+    box, target = stack.box, f"{stack.box.project}/{stack.box.servers[0]}"
+    code, said = explain(stack.gateway, "--user", "olga", "--group", "operators", target)
+    assert code == 0
+    assert said.startswith(f"ALLOWED by {stack.gateway.policy_file}:")
+    code, said = explain(stack.gateway, "--user", "victor", "--group", "viewers", target)
+    assert (code, said) == (3, "DENIED: no grant applies\n")
+    code, _ = explain(
+        stack.gateway,
+        "--user",
+        "victor",
+        "--group",
+        "viewers",
+        "--permission",
+        "server:read",
+        target,
+    )
+    assert code == 0
+    assert box.servers
+
+
+def test_explain_tells_a_question_that_makes_no_sense(stack: Stack) -> None:
+    target = f"{stack.box.project}/{stack.box.servers[0]}"
+    code, said = explain(stack.gateway, "--user", "x", "--permission", "console:opn", target)
+    assert code == 2
+    assert "console:open" in said
+    code, _ = explain(stack.gateway, "--user", "x", "--at", "2026-01-01T00:00:00", target)
+    assert code == 2
