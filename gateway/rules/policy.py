@@ -91,8 +91,29 @@ class _Reach:
                 yield rule
 
 
-_Who = tuple[str | None, bool, str]
-"""Issuer or None for any; whether it is a group; the name."""
+@dataclass(slots=True)
+class _ByGroup:
+    names: set[str] = field(default_factory=set)
+    reaches: dict[str, _Reach] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Named:
+    """The rules of one kind for one permission, by whom they name; issuer None: of any."""
+
+    users: dict[str | None, dict[str, _Reach]] = field(default_factory=dict)
+    groups: dict[str | None, _ByGroup] = field(default_factory=dict)
+
+    def add(self, rule: Rule) -> None:
+        if rule.users:
+            by_user = self.users.setdefault(rule.issuer, {})
+            for user in rule.users:
+                by_user.setdefault(user, _Reach()).add(rule)
+        if rule.groups:
+            by_group = self.groups.setdefault(rule.issuer, _ByGroup())
+            for group in rule.groups:
+                by_group.names.add(group)
+                by_group.reaches.setdefault(group, _Reach()).add(rule)
 
 
 class Policy:
@@ -100,14 +121,12 @@ class Policy:
         """`version` is a digest of the text that the rules were read from."""
         self.version = version
         self.size = len(rules)
-        self._grants: dict[str, dict[_Who, _Reach]] = {}
-        self._denials: dict[str, dict[_Who, _Reach]] = {}
+        self._grants: dict[str, _Named] = {}
+        self._denials: dict[str, _Named] = {}
         for rule in rules:
             index = self._grants if rule.ref.kind is RuleKind.GRANT else self._denials
             for permission in rule.permissions:
-                by_who = index.setdefault(permission, {})
-                for who in _named(rule):
-                    by_who.setdefault(who, _Reach()).add(rule)
+                index.setdefault(permission, _Named()).add(rule)
         ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
         self._instants = sorted(ends | {float("-inf"), float("inf")})
         self._permits: dict[tuple[int, int], tuple[Permit, float, float]] = {}
@@ -181,27 +200,21 @@ class Policy:
         decision = self.decide(principal, permission, project, server, now)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
 
-    def _reaches(self, index: "_Index", principal: Principal, permission: str) -> Iterator[_Reach]:
-        by_who = index.get(permission)
-        if not by_who:
+    def _reaches(
+        self, index: dict[str, _Named], principal: Principal, permission: str
+    ) -> Iterator[_Reach]:
+        named = index.get(permission)
+        if named is None:
             return
         for issuer in (principal.issuer, None):
-            reach = by_who.get((issuer, _USER, principal.subject))
-            if reach is not None:
-                yield reach
-            for group in principal.groups:
-                reach = by_who.get((issuer, _GROUP, group))
-                if reach is not None:
-                    yield reach
+            by_user = named.users.get(issuer)
+            if by_user is not None and principal.subject in by_user:
+                yield by_user[principal.subject]
+            by_group = named.groups.get(issuer)
+            if by_group is not None:
+                # The set operation looks at the smaller side only.
+                for group in principal.groups & by_group.names:
+                    yield by_group.reaches[group]
 
 
-_USER, _GROUP = False, True
 _REMEMBERED_MAX = 20_000
-_Index = dict[str, dict[_Who, _Reach]]
-
-
-def _named(rule: Rule) -> Iterator[_Who]:
-    for user in rule.users:
-        yield rule.issuer, _USER, user
-    for group in rule.groups:
-        yield rule.issuer, _GROUP, group

@@ -87,7 +87,7 @@ def _print_memory(stack: Stack) -> None:
         account={"budget": {"console": {"requests": 50_000, "per_s": 1, "burst": 1000}}},
     )
     stack.box.rate(rate=1e6, burst=1e6)
-    stack.box.latency(0, 0)
+    stack.box.settings(latency_s=[0.0, 0.0])
     asyncio.run(_fill(stack, wide, 10_000))
     held = [wide.metric("gateway_tokens_held"), wide.metric("gateway_links_held")]
     for pid in children(wide.pid):

@@ -9,7 +9,11 @@ from tests.support.stack import RunningGateway, Stack, a_policy
 
 def run(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "gateway", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -93,6 +93,9 @@ class Box:
     def rate(self, **asked: Any) -> None:
         self._post(self.cloud, "/_box/rate", asked)
 
+    def settings(self, **asked: Any) -> None:
+        self._post(self.cloud, "/_box/settings", asked)
+
     def calls(self, listener: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = ask(listener, "GET", "/_box/calls").json["calls"]
         return found
