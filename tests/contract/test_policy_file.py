@@ -1,0 +1,106 @@
+"""The policy in force follows its file, and a bad file changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.drivers.policy_file import PolicyFile
+from gateway.located_yaml import MistakesFound
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+NONE = "grants: []\n"
+ONE = """\
+roles: {op: [console:open]}
+grants:
+  - {role: op, to: {users: [ann]}, on: everything}
+"""
+BAD = ONE.replace("role: op,", "role: no,")
+
+
+def opened(file: Path, clock: FakeClock) -> tuple[PolicyFile, RecordingTelemetry]:
+    telemetry = RecordingTelemetry()
+    made = PolicyFile(file, issuers=["corp"], projects=[], clock=clock, telemetry=telemetry)
+    return made, telemetry
+
+
+@pytest.fixture
+async def watched(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[Path, PolicyFile]]:
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, _ = opened(file, clock)
+    watching = asyncio.create_task(policies.run())
+    await clock.advance(0)
+    yield file, policies
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def until_size(policies: PolicyFile, clock: FakeClock, size: int) -> None:
+    async with asyncio.timeout(10):
+        while policies.current().size != size:
+            await clock.advance(1.0)
+            await asyncio.sleep(0.01)  # the file is read in a thread
+
+
+async def test_an_edit_is_taken_over(watched: tuple[Path, PolicyFile], clock: FakeClock) -> None:
+    file, policies = watched
+    before = policies.current().version
+    file.write_text(ONE)
+    await until_size(policies, clock, 1)
+    assert policies.current().version != before
+
+
+async def test_an_atomic_rename_is_taken_over(
+    watched: tuple[Path, PolicyFile], clock: FakeClock
+) -> None:
+    file, policies = watched
+    (file.parent / "new").write_text(ONE)
+    (file.parent / "new").replace(file)
+    await until_size(policies, clock, 1)
+
+
+async def test_a_swapped_symlink_is_taken_over(tmp_path: Path, clock: FakeClock) -> None:
+    for name, text in (("one", NONE), ("two", ONE)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "policy.yaml").write_text(text)
+    data, file = tmp_path / "..data", tmp_path / "policy.yaml"
+    data.symlink_to(tmp_path / "one")
+    file.symlink_to(data / "policy.yaml")
+    policies, _ = opened(file, clock)
+    watching = asyncio.create_task(policies.run())
+    (tmp_path / "swap").symlink_to(tmp_path / "two")
+    (tmp_path / "swap").replace(data)
+    await until_size(policies, clock, 1)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+@pytest.mark.parametrize("text", [BAD, "", "a: [", None])
+async def test_a_bad_or_missing_file_keeps_the_policy_in_force(
+    tmp_path: Path, clock: FakeClock, text: str | None
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(ONE)
+    policies, telemetry = opened(file, clock)
+    before = policies.current()
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    taken = await policies.reload()
+    if text == "":  # an empty file is a policy: nobody may anything
+        assert taken
+        return
+    assert not taken
+    assert policies.current() is before
+    assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
+
+
+def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(BAD)
+    with pytest.raises(MistakesFound, match="unknown role"):
+        opened(file, clock)

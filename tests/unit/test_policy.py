@@ -1,0 +1,216 @@
+"""Who may do what: each allow has a deny twin one bit away, and a naive reading agrees."""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import NotPermitted
+from gateway.model import (
+    CONSOLE_OPEN,
+    SERVER_READ,
+    BudgetClass,
+    Call,
+    Operation,
+    Principal,
+    ProjectId,
+    RuleKind,
+    RuleRef,
+    ServerId,
+)
+from gateway.rules.policy import Policy, Rule
+
+P1, P2 = ProjectId("p1"), ProjectId("p2")
+S1, S2 = ServerId("s1"), ServerId("s2")
+NOW = 1_000.0
+_lines = count(1)
+
+
+def a_rule(kind: RuleKind = RuleKind.GRANT, **changes: object) -> Rule:
+    ref = RuleRef(kind, "policy.yaml", next(_lines), "a rule")
+    rule = Rule(
+        ref=ref,
+        permissions=frozenset({CONSOLE_OPEN}),
+        issuer="corp",
+        users=frozenset({"ann"}),
+        groups=frozenset(),
+        projects=frozenset({P1}),
+        servers=frozenset({S1}),
+    )
+    return replace(rule, **changes)  # type: ignore[arg-type]
+
+
+def a_person(subject: str = "ann", issuer: str = "corp", *groups: str) -> Principal:
+    return Principal(issuer, subject, frozenset(groups), 0.0, 9e9, None)
+
+
+def a_call(*servers: ServerId, project: ProjectId = P1, permission: str = CONSOLE_OPEN) -> Call:
+    operation = Operation("Op", "GET", "/x", permission, BudgetClass.CONSOLE)
+    return Call(operation, project, servers)
+
+
+def allows(policy: Policy, principal: Principal, call: Call, now: float = NOW) -> bool:
+    try:
+        permit = policy.permit(principal, call, now)
+    except NotPermitted:
+        return False
+    assert (permit.principal, permit.call) == (principal, call)
+    return True
+
+
+def a_policy(*rules: Rule) -> Policy:
+    return Policy(rules, version="test")
+
+
+def test_a_grant_allows_just_whom_and_what_it_names() -> None:
+    policy = a_policy(a_rule())
+    assert allows(policy, a_person(), a_call(S1))
+    assert not allows(policy, a_person("bob"), a_call(S1))
+    assert not allows(policy, a_person(issuer="other"), a_call(S1))
+    assert not allows(policy, a_person(), a_call(S2))
+    assert not allows(policy, a_person(), a_call(S1, project=P2))
+    assert not allows(policy, a_person(), a_call(S1, permission=SERVER_READ))
+    assert not allows(a_policy(), a_person(), a_call(S1))
+
+
+def test_a_group_s_grant_reaches_its_members_only() -> None:
+    policy = a_policy(a_rule(users=frozenset(), groups=frozenset({"ops"})))
+    assert allows(policy, a_person("bob", "corp", "ops", "staff"), a_call(S1))
+    assert not allows(policy, a_person("bob", "corp", "staff"), a_call(S1))
+    assert not allows(policy, a_person("ops"), a_call(S1))
+
+
+def test_a_rule_without_issuer_is_for_all_issuers() -> None:
+    policy = a_policy(a_rule(issuer=None))
+    assert allows(policy, a_person(issuer="other"), a_call(S1))
+
+
+def test_a_server_is_selected_in_any_project_unless_projects_are_named() -> None:
+    policy = a_policy(a_rule(projects=frozenset()))
+    assert allows(policy, a_person(), a_call(S1, project=P2))
+
+
+def test_a_project_s_grant_reaches_all_its_servers() -> None:
+    policy = a_policy(a_rule(servers=frozenset()))
+    assert allows(policy, a_person(), a_call(S2))
+    assert not allows(policy, a_person(), a_call(S2, project=P2))
+
+
+def test_a_denial_beats_any_grant_however_wide() -> None:
+    everything = a_rule(projects=frozenset(), servers=frozenset())
+    denial = a_rule(RuleKind.DENIAL)
+    policy = a_policy(everything, denial)
+    assert not allows(policy, a_person(), a_call(S1))
+    assert allows(policy, a_person(), a_call(S2))
+    decision = policy.decide(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    assert decision.rule == denial.ref
+
+
+def test_a_rule_holds_from_its_first_instant_until_just_before_its_last() -> None:
+    policy = a_policy(a_rule(valid_from=100.0, valid_until=200.0))
+    person, call = a_person(), a_call(S1)
+    instants = (99.999, 100.0, 150.0, 199.999, 200.0, 150.0, 99.0)
+    held = [allows(policy, person, call, at) for at in instants]
+    assert held == [False, True, True, True, False, True, False]
+
+
+def test_a_denial_that_begins_stops_a_remembered_permit() -> None:
+    policy = a_policy(a_rule(), a_rule(RuleKind.DENIAL, valid_from=100.0))
+    person, call = a_person(), a_call(S1)
+    assert allows(policy, person, call, 99.0)
+    assert allows(policy, person, call, 99.9)
+    assert not allows(policy, person, call, 100.0)
+
+
+def test_a_call_on_several_servers_is_all_or_nothing() -> None:
+    policy = a_policy(a_rule(servers=frozenset({S1})))
+    assert allows(policy, a_person(), a_call(S1))
+    assert not allows(policy, a_person(), a_call(S1, S2))
+
+
+def test_a_call_that_names_no_server_needs_everything_and_no_denial_at_all() -> None:
+    everything = a_rule(projects=frozenset(), servers=frozenset())
+    assert allows(a_policy(everything), a_person(), a_call())
+    assert not allows(a_policy(a_rule(servers=frozenset())), a_person(), a_call())
+    assert not allows(a_policy(everything, a_rule(RuleKind.DENIAL)), a_person(), a_call())
+
+
+def test_explain_names_also_the_rules_that_do_not_hold_now() -> None:
+    ended, current = a_rule(valid_until=NOW - 1), a_rule()
+    explanation = a_policy(ended, current).explain(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    assert explanation.decision.rule == current.ref
+    assert {rule.ref for rule in explanation.matching} == {ended.ref, current.ref}
+
+
+_some = st.sampled_from
+_rules = st.builds(
+    a_rule,
+    kind=_some(RuleKind),
+    permissions=st.frozensets(_some([CONSOLE_OPEN, SERVER_READ]), min_size=1),
+    issuer=_some([None, "corp", "other"]),
+    users=st.frozensets(_some(["ann", "bob"])),
+    groups=st.frozensets(_some(["ops", "staff"])),
+    projects=st.frozensets(_some([P1, P2])),
+    servers=st.frozensets(_some([S1, S2])),
+    valid_from=_some([float("-inf"), 10.0, 20.0]),
+    valid_until=_some([float("inf"), 20.0, 30.0]),
+)
+
+
+def naive(rules: list[Rule], who: Principal, permission: str, call: Call, now: float) -> bool:
+    """Read the rules one by one, as a person would."""
+
+    def is_about(rule: Rule, server: ServerId | None) -> bool:
+        if permission not in rule.permissions or not rule.valid_from <= now < rule.valid_until:
+            return False
+        if rule.issuer not in (None, who.issuer):
+            return False
+        if who.subject not in rule.users and not who.groups & rule.groups:
+            return False
+        denies = rule.ref.kind is RuleKind.DENIAL
+        if server is None:
+            fleet = not rule.projects and not rule.servers
+            return fleet or (denies and (not rule.projects or call.project in rule.projects))
+        in_project = not rule.projects or call.project in rule.projects
+        return in_project and (not rule.servers or server in rule.servers)
+
+    def allowed(server: ServerId | None) -> bool:
+        matching = [rule for rule in rules if is_about(rule, server)]
+        kinds = {rule.ref.kind for rule in matching}
+        return RuleKind.GRANT in kinds and RuleKind.DENIAL not in kinds
+
+    return all(allowed(server) for server in call.servers or (None,))
+
+
+@given(
+    rules=st.lists(_rules, max_size=6),
+    subject=_some(["ann", "bob", "eve"]),
+    issuer=_some(["corp", "other"]),
+    groups=st.frozensets(_some(["ops", "staff", "none"])),
+    servers=_some([(), (S1,), (S2,), (S1, S2)]),
+    project=_some([P1, P2]),
+    instants=st.lists(_some([5.0, 10.0, 15.0, 20.0, 25.0, 30.0]), min_size=1, max_size=4),
+)
+def test_the_compiled_policy_decides_as_a_person_who_reads_the_rules(
+    rules: list[Rule],
+    subject: str,
+    issuer: str,
+    groups: frozenset[str],
+    servers: tuple[ServerId, ...],
+    project: ProjectId,
+    instants: list[float],
+) -> None:
+    policy = a_policy(*rules)
+    who = Principal(issuer, subject, groups, 0.0, 9e9, None)
+    call = a_call(*servers, project=project)
+    for now in instants:
+        assert allows(policy, who, call, now) == naive(rules, who, CONSOLE_OPEN, call, now)
+
+
+@pytest.mark.parametrize("groups", [0, 1, 100])
+def test_a_permit_names_the_rule_that_made_it(groups: int) -> None:
+    grant = a_rule()
+    person = a_person("ann", "corp", *(f"g{i}" for i in range(groups)))
+    assert a_policy(grant).permit(person, a_call(S1), NOW).rule == grant.ref

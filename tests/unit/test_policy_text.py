@@ -1,0 +1,131 @@
+"""One bad policy per mistake that a human can make, each told by line and key."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.located_yaml import MistakesFound, load
+from gateway.model import CONSOLE_OPEN, SERVER_READ, Principal, ProjectId, ServerId
+from gateway.rules.policy import Policy
+from gateway.rules.policy_text import read_policy
+
+PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+SERVER = "11111111-2222-4333-8444-555555555555"
+HEAD = """\
+roles:
+  op: [console:open]
+"""
+
+
+def read(tmp_path: Path, text: str) -> Policy:
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    return read_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
+
+
+def grant(**parts: str) -> str:
+    kept = {"role": "op", "to": "{users: [ann]}", "on": "everything", **parts}
+    lines = [f"{key}: {value}" for key, value in kept.items() if value]
+    return HEAD + "grants:\n  - " + "\n    ".join(lines) + "\n"
+
+
+def test_the_shipped_example_is_good() -> None:
+    file = Path(__file__).parents[2] / "config" / "policy.yaml"
+    policy = read_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
+    vendor = Principal("corp", "vendor-4711", frozenset(), 0.0, 9e9, None)
+    during, after = 1_795_500_000.0, 1_795_900_000.0
+    args = (CONSOLE_OPEN, ProjectId(PROJECT), ServerId(SERVER))
+    assert policy.decide(vendor, *args, during).allowed
+    assert not policy.decide(vendor, *args, after).allowed
+    intern = Principal("corp", "ida", frozenset({"interns", "operators"}), 0.0, 9e9, None)
+    assert not policy.decide(intern, *args, during).allowed
+    assert policy.decide(intern, SERVER_READ, *args[1:], during).allowed
+
+
+def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path, "").size == 0
+
+
+def test_a_rule_knows_its_line(tmp_path: Path) -> None:
+    policy = read(tmp_path, grant())
+    ann = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
+    decision = policy.decide(ann, CONSOLE_OPEN, ProjectId(PROJECT), ServerId(SERVER), 0.0)
+    assert decision.rule is not None
+    assert (decision.rule.line, decision.rule.label) == (4, "grant op to ann")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "message"),
+    [
+        (HEAD + "grnts: []\n", 3, "grnts", "did you mean grants?"),
+        (grant(role="operator"), 4, "grants[0].role", "unknown role"),
+        (grant(role=""), 4, "grants[0]", "must name one role"),
+        (grant(too="x"), 7, "grants[0].too", "did you mean to?"),
+        (grant(to="{}"), 5, "grants[0].to", "at least one of users, groups"),
+        (grant(to="{users: []}"), 5, "grants[0].to", "at least one of"),
+        (grant(to="{users: ann}"), 5, "grants[0].to.users", "must be a list"),
+        (grant(to="{users: [42]}"), 5, "grants[0].to.users[0]", "must be text"),
+        (grant(to="{users: [ann], issuer: crop}"), 5, "grants[0].to.issuer", "mean corp?"),
+        (grant(to="ann"), 5, "grants[0].to", "must be a mapping"),
+        (grant(on=""), 4, "grants[0].on", "must name projects or servers"),
+        (grant(on="{}"), 6, "grants[0].on", "must name projects or servers"),
+        (grant(on="{servers: [srv-1]}"), 6, "grants[0].on.servers[0]", "a UUID"),
+        (grant(on="{projects: [other]}"), 6, "grants[0].on.projects[0]", "no account has it"),
+        (grant(on="{tags: {env: prod}}"), 6, "grants[0].on.tags", "unknown key"),
+        (grant(until="2026-11-27T18:00:00"), 7, "grants[0].until", "no time zone"),
+        (grant(until="2026-11-27"), 7, "grants[0].until", "no time zone"),
+        (grant(until="tomorrow"), 7, "grants[0].until", "is no instant"),
+        (
+            grant(**{"from": "2026-11-27T18:00:00Z", "until": "2026-11-27T18:00:00+00:00"}),
+            8,
+            "grants[0].until",
+            "is not after",
+        ),
+        (grant(why="[1]"), 7, "grants[0].why", "must be text"),
+        ("roles:\n  op: [console:opn]\n", 2, "roles.op[0]", "did you mean console:open?"),
+        ("roles:\n  op: []\n", 2, "roles.op", "must be a list of permissions"),
+        ("roles:\n  Op!: [console:open]\n", 2, "roles.Op!", "a role's name"),
+        ("roles:\n  op: [console:open]\n  op: []\n", 3, "op", "stands here twice"),
+        ("- grants\n", 1, "", "must be a mapping"),
+        ("grants: {}\n", 1, "grants", "must be a list"),
+        ("a: &x 1\nb: *x\n", 1, "", "aliases"),
+        ("a: [\n", 2, "", "is no YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_line_and_key(
+    tmp_path: Path, text: str, line: int, key: str, message: str
+) -> None:
+    with pytest.raises(MistakesFound) as found:
+        read(tmp_path, text)
+    told = [mistake for mistake in found.value.mistakes if message in mistake.message]
+    assert told, found.value
+    assert (told[0].line, told[0].key) == (line, key)
+    assert told[0].file.endswith("policy.yaml")
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = grant(role="x", to="{}", on="{}", until="never")
+    with pytest.raises(MistakesFound) as found:
+        read(tmp_path, text)
+    assert len(found.value.mistakes) == 4
+
+
+def test_a_denial_may_take_single_permissions_or_all(tmp_path: Path) -> None:
+    text = HEAD + (
+        "grants:\n  - {role: op, to: {users: [ann]}, on: everything}\n"
+        "denials:\n  - {permissions: all, to: {users: [ann]}, on: {servers: ['" + SERVER + "']}}\n"
+    )
+    policy = read(tmp_path, text)
+    ann = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
+    project = ProjectId(PROJECT)
+    assert not policy.decide(ann, CONSOLE_OPEN, project, ServerId(SERVER), 0.0).allowed
+    other = ServerId(SERVER.replace("1", "2"))
+    assert policy.decide(ann, CONSOLE_OPEN, project, other, 0.0).allowed
+
+
+def test_an_id_is_compared_whatever_its_case(tmp_path: Path) -> None:
+    upper = SERVER.replace("1", "A")
+    policy = read(tmp_path, grant(on=f"{{servers: ['{upper}']}}"))
+    ann = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
+    server = ServerId(upper.lower())
+    assert policy.decide(ann, CONSOLE_OPEN, ProjectId(PROJECT), server, 0.0).allowed

@@ -1,0 +1,105 @@
+"""The config file: what is good loads, and every mistake is told with file, line and key."""
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.located_yaml import MistakesFound
+from gateway.settings import Settings, load_settings
+
+EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "iam-password").write_text("canary-iam\n")
+    (tmp_path / "secrets" / "redis-password").write_text("canary-redis\n")
+    (tmp_path / "secrets" / "seal-key").write_text(base64.b64encode(b"k" * 32).decode())
+    return tmp_path
+
+
+def read(directory: Path, text: str) -> Settings:
+    file = directory / "gateway.yaml"
+    file.write_text(text)
+    return load_settings(file, environ={"SET": "canary-env"})
+
+
+def mistakes(directory: Path, old: str, new: str) -> list[str]:
+    assert old in EXAMPLE
+    with pytest.raises(MistakesFound) as found:
+        read(directory, EXAMPLE.replace(old, new))
+    told = [str(mistake) for mistake in found.value.mistakes]
+    assert "canary" not in "".join(told)
+    return [re.sub(r"^\S+gateway\.yaml:", "", one) for one in told]
+
+
+def line_of(text: str) -> int:
+    return EXAMPLE[: EXAMPLE.index(text)].count("\n") + 1
+
+
+def test_the_shipped_example_is_good_when_its_secrets_are_there(secrets: Path) -> None:
+    settings = read(secrets, EXAMPLE)
+    assert settings.accounts[0].login.method == "password"
+    assert settings.accounts[0].login.password.reveal() == "canary-iam"
+    assert settings.policy_file == secrets / "policy.yaml"
+    assert "canary" not in repr(settings)
+
+
+def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
+    text = EXAMPLE.replace("{file: secrets/iam-password}", "{env: SET}")
+    login = read(secrets, text).accounts[0].login
+    assert login.method == "password"
+    assert login.password.reveal() == "canary-env"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "message"),
+    [
+        ("listen: {host", "lisen: {host", "lisen", "unknown key"),
+        ("port: 8080", "port: 80800", "listen.port", "less than or equal to 65535"),
+        ("secrets/iam-password", "secrets/none", "login.password", "cannot be read"),
+        ("{file: secrets/iam-password}", "{env: UNSET}", "login.password", "UNSET is not set"),
+        ("{file: secrets/iam-password}", "plain", "login.password", "name the secret's source"),
+        ("method: password", "method: magic", "accounts[0].login", "magic"),
+        ("user: console-gateway", "usr: x", "accounts[0].login", "`user` is missing"),
+        ("[RS256, ES256]", "[RS256, HS256]", "issuers[0]", "do not go with this kind of key"),
+        ("[RS256, ES256]", "[none]", "issuers[0]", "do not go with this kind of key"),
+        ("{discovery: ", "{discovry: ", "issuers[0].keys", "one of these keys must tell"),
+        ("min_remaining_s: 30", "min_remaining_s: 300", "accounts[0].links", "must be less"),
+        ("reuse: caller", "reuse: always", "accounts[0].links.reuse", "'shared', 'caller'"),
+        ("redis://valkey", "redis://user:x@valkey", "store.redis.url", "match pattern"),
+        ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
+        ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
+    ],
+)
+def test_a_mistake_is_told_with_line_and_key(
+    secrets: Path, old: str, new: str, key: str, message: str
+) -> None:
+    told = mistakes(secrets, old, new)
+    (one,) = [one for one in told if message in one]
+    assert key in one
+    assert one.partition(":")[0].isdigit()
+    if "." in key or key == "lisen":
+        assert abs(int(one.partition(":")[0]) - line_of(old)) <= 6
+
+
+def test_a_seal_key_of_another_size_is_refused(secrets: Path) -> None:
+    (secrets / "secrets" / "seal-key").write_text("c2hvcnQ=")
+    told = mistakes(secrets, "method: password", "method: password ")
+    assert "store.seal_keys[0]: is not 32 bytes in base64" in told[0]
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(MistakesFound) as found:
+        read(tmp_path, EXAMPLE.replace("port: 8080", "port: x"))
+    assert len(found.value.mistakes) == 4  # the port and three secret files
+
+
+def test_a_project_belongs_to_one_account(secrets: Path) -> None:
+    account = EXAMPLE[EXAMPLE.index("  - name: prod") : EXAMPLE.index("store:")]
+    twin = account.replace("name: prod", "name: twin")
+    told = mistakes(secrets, "store:\n", twin + "store:\n")
+    assert any("accounts: project stands twice" in one for one in told)
