@@ -134,7 +134,9 @@ class Worker:
         loops: dict[str, Loop] = {**parts.loops, "reload": lambda: self._reload_on_hangup(parts)}
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(self._supervise(name, loop), name=name)
+                tasks.create_task(
+                    supervise(name, loop, self._clock, self._metrics.task_restarted), name=name
+                )
                 for name, loop in loops.items()
             ]
             try:
@@ -175,15 +177,6 @@ class Worker:
         await public.cleanup()  # closes the listener, lets accepted requests finish
         await admin.cleanup()
 
-    async def _supervise(self, name: str, loop: Loop) -> None:
-        while True:
-            try:
-                await loop()
-            except Exception:  # a loop that dies is a bug, but no reason to serve nobody
-                log.exception("task_died", extra={"task": name})
-            self._metrics.task_restarted(name)
-            await self._clock.sleep(_RESTART_AFTER_S)
-
     async def _reload_on_hangup(self, parts: "Parts") -> None:
         while True:
             await self._hangup.wait()
@@ -199,6 +192,17 @@ class Worker:
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         return not self._draining and any(keys.values()), state
+
+
+async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[str], None]) -> None:
+    """Run a loop that should never end; when it does, say so, count it and start it again."""
+    while True:
+        try:
+            await loop()
+        except Exception:  # a loop that dies is a bug, but no reason to serve nobody
+            log.exception("task_died", extra={"task": name})
+        restarted(name)
+        await clock.sleep(_RESTART_AFTER_S)
 
 
 async def _end(tasks: list["asyncio.Task[None]"]) -> None:

@@ -20,7 +20,6 @@ from gateway.edge.wire import INTERNAL, ErrorAnswer, render
 from gateway.errors import BadRequest, GatewayError, NotAuthenticated, RequestTooLarge
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.ports import Clock
-from gateway.rules.credentials import caller_jwt
 
 log = logging.getLogger("gateway.request")
 
@@ -114,9 +113,8 @@ class PublicHandler:
     def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
         headers = request.headers
         return Asked(
-            caller_jwt=caller_jwt(
-                headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ())
-            ),
+            authorization=headers.getall("Authorization", ()),
+            x_auth_token=headers.getall("X-Auth-Token", ()),
             method=request.method,
             target=request.raw_path,
             has_body=request.body_exists,

