@@ -165,7 +165,11 @@ def test_8_a_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
 
 
 def test_8_a_caller_that_hung_up_holds_no_place(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    box = own_stack.box
+    gateway = own_stack.replica(  # nothing but the hang-up can end the fetch in time
+        change={"request": {"deadline_s": 60, "drain_s": 1}},
+        account={"timeouts": {"connect_s": 60, "read_s": 60, "total_s": 60}},
+    )
     box.fail(box.cloud, "hang", path=box.servers[2])
     path = console_path(box.project, box.servers[2])
     raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {box.token()}\r\n\r\n"
