@@ -23,6 +23,7 @@ _LOOK_EVERY_S = 1.0
 _START_MAX_S = 20.0
 _RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_AFTER_S = 30.0
+_END_LEEWAY_S = 5.0
 _BACKLOG = 1024
 
 
@@ -48,7 +49,12 @@ class _Worker:
     index: int
     pid: int
     born_at: float
-    retired: bool = False
+    ends_by: float | None = None
+    """Once it is told to end: when it is killed if it has not."""
+
+    @property
+    def retired(self) -> bool:
+        return self.ends_by is not None
 
 
 class Supervisor:
@@ -115,8 +121,7 @@ class Supervisor:
             return
         self._config = config
         for worker in before:
-            worker.retired = True
-            _send(worker.pid, signal.SIGTERM)
+            self._retire(worker)
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:
@@ -126,8 +131,7 @@ class Supervisor:
             worker = self._start(config, index)
             if worker is None:
                 for one in started:
-                    one.retired = True
-                    _send(one.pid, signal.SIGTERM)
+                    self._retire(one)
                 return False
             started.append(worker)
         return True
@@ -150,13 +154,17 @@ class Supervisor:
         os.close(ready_write)
         ready = _readable_with_data(ready_read, _START_MAX_S)
         os.close(ready_read)
-        worker = _Worker(index, pid, _now(), retired=not ready)
-        self._workers[pid] = worker
+        worker = self._workers[pid] = _Worker(index, pid, _now())
         if not ready:
+            self._retire(worker)
             _send(pid, signal.SIGKILL)
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
+
+    def _retire(self, worker: _Worker) -> None:
+        worker.ends_by = _now() + self._config.request.drain_s + _END_LEEWAY_S
+        _send(worker.pid, signal.SIGTERM)
 
     def _become_worker(self, plan: WorkerPlan) -> None:
         code = 1
@@ -177,6 +185,8 @@ class Supervisor:
         for pid, worker in list(self._workers.items()):
             dead, status = os.waitpid(pid, os.WNOHANG)
             if not dead:
+                if worker.ends_by is not None and worker.ends_by < _now():
+                    _send(pid, signal.SIGKILL)
                 continue
             del self._workers[pid]
             if worker.retired or self._stopping:
@@ -198,13 +208,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         for worker in self._workers.values():
-            _send(worker.pid, signal.SIGTERM)
-        deadline = _now() + self._config.request.drain_s + 5.0
-        while self._workers and _now() < deadline:
-            self._wait(0.05)
-            self._bury()
-        for worker in self._workers.values():
-            _send(worker.pid, signal.SIGKILL)
+            self._retire(worker)
         while self._workers:
             self._wait(0.05)
             self._bury()
