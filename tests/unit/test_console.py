@@ -1,0 +1,153 @@
+"""Which account a link comes from, who may be given it again, and for how long."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.errors import NotPermitted, UpstreamBroken
+from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import (
+    CONSOLE_OPEN,
+    BudgetClass,
+    Call,
+    LinkSource,
+    Operation,
+    Permit,
+    Principal,
+    ProjectId,
+    Reuse,
+    RuleKind,
+    RuleRef,
+    ServerId,
+    UpstreamAnswer,
+    UpstreamRequest,
+)
+from gateway.rules.console_link import ConsoleAddresses
+from tests.support.clock import FakeClock
+from tests.support.shared_store import FakeSharedStore
+
+OPERATION = Operation(
+    "ShowRemoteConsole", "GET", "/physicalservers/{id}/console", CONSOLE_OPEN, BudgetClass.CONSOLE
+)
+RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
+
+
+@dataclass
+class FakeExchange:
+    """Answers with a new link each time and remembers what it was asked."""
+
+    host: str
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def perform(
+        self,
+        request: UpstreamRequest,
+        *,
+        project: str,
+        caller: str,
+        budget: BudgetClass,
+        deadline: float,
+    ) -> UpstreamAnswer:
+        self.asked.append((request.path, project, caller))
+        url = f'{{"url": "https://{self.host}/vnc?token={len(self.asked)}"}}'
+        return UpstreamAnswer(200, {}, url.encode())
+
+
+def a_permit(project: str = "p1", server: str = "s1", subject: str = "ann") -> Permit:
+    person = Principal("corp", subject, frozenset(), 0.0, 9e9, None)
+    return Permit(person, Call(OPERATION, ProjectId(project), (ServerId(server),)), RULE)
+
+
+def an_account(name: str, exchange: FakeExchange, reuse: Reuse) -> ConsoleAccount:
+    return ConsoleAccount(
+        name=name,
+        exchange=exchange,  # type: ignore[arg-type]
+        lifetime_s=300.0,
+        min_remaining_s=30.0,
+        reuse=reuse,
+        addresses=ConsoleAddresses(("https",), ("a.example", "b.example")),
+    )
+
+
+class Subject:
+    def __init__(self, clock: FakeClock, reuse: Reuse = Reuse.CALLER, links_max: int = 10) -> None:
+        self.clock = clock
+        self.a, self.b = FakeExchange("a.example"), FakeExchange("b.example")
+        accounts = {
+            ProjectId("p1"): an_account("a", self.a, reuse),
+            ProjectId("p2"): an_account("b", self.b, reuse),
+        }
+        flight = SharedFlight(FakeSharedStore(clock), clock)
+        self.consoles = Consoles(accounts, flight, clock, links_max=links_max)
+
+    async def url(self, permit: Permit, *, fresh: bool = False) -> tuple[str, LinkSource]:
+        link = None if fresh else self.consoles.recall(permit)
+        if link is not None:
+            return link.url.reveal(), LinkSource.LOCAL
+        deadline = self.clock.monotonic() + 30
+        link, source = await self.consoles.obtain(
+            permit, deadline=deadline, fresh=fresh, headers=()
+        )
+        return link.url.reveal(), source
+
+
+async def test_the_project_selects_the_account(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    assert "a.example" in (await subject.url(a_permit("p1")))[0]
+    assert "b.example" in (await subject.url(a_permit("p2")))[0]
+    assert subject.a.asked == [("/v1/p1/physicalservers/s1/console", "p1", "4:corp:ann")]
+    assert subject.b.asked == [("/v1/p2/physicalservers/s1/console", "p2", "4:corp:ann")]
+
+
+async def test_a_project_that_no_account_has_is_answered_as_a_forbidden_server(
+    clock: FakeClock,
+) -> None:
+    with pytest.raises(NotPermitted):
+        await Subject(clock).url(a_permit("p3"))
+
+
+@pytest.mark.parametrize(
+    ("reuse", "calls"), [(Reuse.SHARED, 1), (Reuse.CALLER, 2), (Reuse.NEVER, 4)]
+)
+async def test_reuse_says_who_is_given_a_link_again(
+    clock: FakeClock, reuse: Reuse, calls: int
+) -> None:
+    subject = Subject(clock, reuse)
+    for person in ("ann", "bob", "ann", "bob"):
+        await subject.url(a_permit(subject=person))
+    assert len(subject.a.asked) == calls
+
+
+async def test_a_link_is_handed_out_until_min_remaining_and_not_after(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    first, _ = await subject.url(a_permit())
+    await clock.advance(269.9)
+    assert await subject.url(a_permit()) == (first, LinkSource.LOCAL)
+    await clock.advance(0.2)
+    second, source = await subject.url(a_permit())
+    assert (second != first, source) == (True, LinkSource.UPSTREAM)
+
+
+async def test_fresh_is_a_link_that_nobody_was_given(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    first, _ = await subject.url(a_permit())
+    fresh, _ = await subject.url(a_permit(), fresh=True)
+    assert fresh != first
+    assert await subject.url(a_permit()) == (fresh, LinkSource.LOCAL)
+
+
+async def test_an_answer_that_cannot_be_handed_out_is_not_kept(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.a.host = "evil.example"
+    with pytest.raises(UpstreamBroken):
+        await subject.url(a_permit())
+    subject.a.host = "a.example"
+    assert (await subject.url(a_permit()))[1] is LinkSource.UPSTREAM
+
+
+async def test_what_is_held_is_bounded(clock: FakeClock) -> None:
+    subject = Subject(clock, links_max=5)
+    for i in range(20):
+        await subject.url(a_permit(server=f"s{i}"))
+    assert subject.consoles.links_held == 5
