@@ -1,11 +1,13 @@
 """Three ways to log in, three ways to reuse a link, and each caller's own limit."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.cloudbox.iam import ACCESS_KEY, SECRET_KEY
 from tests.support.stack import RunningGateway, Stack
+from tests.support.tls import TlsFront, write_certificate
 
 
 def with_links(stack: Stack, reuse: str) -> tuple[RunningGateway, RunningGateway]:
@@ -109,3 +111,22 @@ def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
     assert gateway.metric("gateway_store_available") == 1
     assert gateway.console(own_stack.box.token()).status == 200
     assert "store-password" not in gateway.log_text()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
+    own_stack: Stack, tmp_path: Path, *, trusted: bool
+) -> None:
+    certificate, key = write_certificate(tmp_path, "127.0.0.1")
+    front = TlsFront(certificate, key, own_stack.valkey.port).start()
+    try:
+        redis = {"url": f"rediss://127.0.0.1:{front.port}/0"}
+        if trusted:
+            redis["tls_ca_file"] = str(certificate)
+        store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
+        gateway = own_stack.replica(change={"store": store})
+        assert gateway.metric("gateway_store_available") == trusted
+        assert gateway.console(own_stack.box.token()).status == 200
+        gateway.stop()
+    finally:
+        front.close()
