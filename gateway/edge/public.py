@@ -25,6 +25,7 @@ log = logging.getLogger("gateway.request")
 
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
+FIRST_REQUEST_WITHIN_S = 20.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 RequestDone = Callable[[str, int, str, float], None]
@@ -199,11 +200,28 @@ class PublicServer(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_public",)
+    __slots__ = ("_first_request_due", "_public")
 
     def __init__(self, server: web.Server, handler: PublicHandler, **options: Any) -> None:
         super().__init__(server, **options)
         self._public = handler
+        self._first_request_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # aiohttp's keep-alive timeout begins after the first request: whoever never sends a whole
+        # one would hold a connection for ever.
+        due = self._loop.call_later(FIRST_REQUEST_WITHIN_S, self._close_if_silent)
+        self._first_request_due = due
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._first_request_due is not None:
+            self._first_request_due.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
 
     def handle_error(
         self,
