@@ -18,10 +18,11 @@ from tests.support.valkey import free_port
 
 _ROUNDS = 5
 _SECONDS = 2.0
+_NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
 
 
 def main() -> None:
-    stack = Stack()
+    stack = Stack(change={"caller_limits": _NO_LIMIT})
     peers: list[subprocess.Popen[bytes]] = []
     try:
         servers = {"gateway": (stack.gateway.port, children(stack.gateway.pid))}
@@ -83,7 +84,7 @@ def _print_start(stack: Stack) -> None:
 def _print_memory(stack: Stack) -> None:
     """Hold 10,000 verified tokens and as many links in one process."""
     wide = stack.replica(
-        change={"caller_limits": {"requests": 1e6, "per_s": 1, "burst": 1000}},
+        change={"caller_limits": _NO_LIMIT},
         account={"budget": {"console": {"requests": 50_000, "per_s": 1, "burst": 1000}}},
     )
     stack.box.rate(rate=1e6, burst=1e6)
