@@ -17,7 +17,13 @@ from multidict import CIMultiDict
 
 from gateway.edge.prepared import PreparedLink, link_bytes, takes_prepared
 from gateway.edge.wire import INTERNAL, ErrorAnswer, render
-from gateway.errors import BadRequest, GatewayError, NotAuthenticated, RequestTooLarge
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    NotAuthenticated,
+    RequestTooLarge,
+    UpstreamRefused,
+)
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.ports import Clock
 
@@ -25,6 +31,7 @@ log = logging.getLogger("gateway.request")
 
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
+_CLOUD_CODE = "cloud"
 FIRST_REQUEST_WITHIN_S = 20.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
@@ -140,7 +147,10 @@ class PublicHandler:
         asked, answered, error = outcome.asked, outcome.answered, outcome.error
         seconds = self._clock.monotonic() - outcome.began
         operation = asked.call.operation.name if asked is not None and asked.call else "none"
-        self._request_done(operation, outcome.status, outcome.error_code, seconds)
+        # The cloud's own codes are many; a label takes ours only.
+        theirs = isinstance(error, UpstreamRefused)
+        label = _CLOUD_CODE if theirs else outcome.error_code
+        self._request_done(operation, outcome.status, label, seconds)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",

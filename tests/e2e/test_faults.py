@@ -76,6 +76,8 @@ def test_what_the_cloud_says_of_the_request_itself_is_passed_on(
     healed.box.fail(healed.box.cloud, "answer", status=status, body=json.dumps(body))
     answer = console_now(healed)
     assert (answer.status, answer.json) == (status, body)
+    label = 'error_code="cloud",operation="ShowRemoteConsole"'
+    assert healed.gateway.metric(f'gateway_requests_total{{{label},status="{status}"}}') >= 1
 
 
 @pytest.mark.parametrize("shape", ["apigw", "apig", "untold", "imetal", "string", "ces"])
