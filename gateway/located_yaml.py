@@ -1,7 +1,7 @@
 """YAML whose values remember their line, so that a mistake is reported as file, line and key."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class _Loader(_SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,15 @@ def load(path: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise MistakesFound([Mistake(file, line, "", f"is no YAML: {error.problem}")]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets the errors of its own constructors out: `!!bool x` is a KeyError.
         raise MistakesFound([Mistake(file, 0, "", "is no YAML")]) from error
     finally:
         loader.dispose()
 
 
 def _refuse_ambiguity(file: str, root: yaml.Node) -> None:
-    mistakes = []
+    mistakes: list[Mistake] = []
     seen: set[int] = set()
     todo = [root]
     while todo:
@@ -124,15 +125,22 @@ def _refuse_ambiguity(file: str, root: yaml.Node) -> None:
         if isinstance(node, yaml.SequenceNode):
             todo.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
-            keys: set[Hashable] = set()
-            for key, value in node.value:
-                todo.append(value)
-                if key.value in keys:
-                    line = key.start_mark.line + 1
-                    mistakes.append(Mistake(file, line, str(key.value), "stands here twice"))
-                keys.add(key.value if isinstance(key.value, str) else id(key))
+            todo.extend(part for pair in node.value for part in pair)
+            mistakes.extend(_mistaken_keys(file, node))
     if mistakes:
         raise MistakesFound(mistakes)
+
+
+def _mistaken_keys(file: str, mapping: yaml.MappingNode) -> Iterator[Mistake]:
+    keys: set[str] = set()
+    for key, _ in mapping.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            yield Mistake(file, line, "", "a key must be text")
+        elif key.value in keys:
+            yield Mistake(file, line, key.value, "stands here twice")
+        else:
+            keys.add(key.value)
 
 
 def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:

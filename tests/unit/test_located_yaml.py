@@ -1,0 +1,171 @@
+"""YAML with lines: each value knows where it stands, and what is ambiguous is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.located_yaml import Document, Mistake, MistakesFound, dotted, load
+
+NESTED = """\
+# a comment
+top:
+  list:
+    - name: one
+      deep: {a: 1,
+             b: 2}
+    - two
+  last: x
+"""
+
+
+def read(tmp_path: Path, text: str | bytes) -> Document:
+    file = tmp_path / "some.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(file)
+
+
+def refused(tmp_path: Path, text: str | bytes) -> list[Mistake]:
+    with pytest.raises(MistakesFound) as found:
+        read(tmp_path, text)
+    return list(found.value.mistakes)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ((), 2),
+        (("top",), 2),
+        (("top", "list"), 3),
+        (("top", "list", 0), 4),
+        (("top", "list", 0, "deep"), 5),
+        (("top", "list", 0, "deep", "a"), 5),
+        (("top", "list", 0, "deep", "b"), 6),
+        (("top", "list", 1), 7),
+        (("top", "last"), 8),
+    ],
+)
+def test_a_value_knows_its_line(tmp_path: Path, path: tuple[str | int, ...], line: int) -> None:
+    assert read(tmp_path, NESTED).line(path) == line
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("top", "missing"), 2),
+        (("top", "list", 9), 3),
+        (("top", "list", 0, "deep", "c", "d"), 5),
+        (("top", "last", "below text"), 8),
+        (("nowhere",), 2),
+    ],
+)
+def test_what_is_not_in_the_file_has_its_nearest_parent_s_line(
+    tmp_path: Path, path: tuple[str | int, ...], line: int
+) -> None:
+    assert read(tmp_path, NESTED).line(path) == line
+
+
+def test_a_mistake_is_written_as_file_line_and_key(tmp_path: Path) -> None:
+    document = read(tmp_path, NESTED)
+    told = str(document.mistake(("top", "list", 0, "deep"), "is wrong"))
+    assert told == f"{tmp_path / 'some.yaml'}:5: top.list[0].deep: is wrong"
+    assert str(Mistake("f", 0, "", "cannot be read")) == "f: cannot be read"
+    assert dotted((0, "a", 1)) == "[0].a[1]"
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n"])
+def test_an_empty_file_is_no_data_on_line_one(tmp_path: Path, text: str) -> None:
+    document = read(tmp_path, text)
+    assert document.data is None
+    assert document.line(("any",)) == 1
+
+
+def test_words_and_instants_stay_text(tmp_path: Path) -> None:
+    text = "on: yes\noff: No\nuntil: 2026-11-27T18:00:00+01:00\nday: 2026-11-27\n"
+    assert read(tmp_path, text).data == {
+        "on": "yes",
+        "off": "No",
+        "until": "2026-11-27T18:00:00+01:00",
+        "day": "2026-11-27",
+    }
+
+
+@pytest.mark.parametrize("word", ["true-believers", "falsetto", "trues", "True", "null-ops"])
+def test_a_name_that_begins_like_a_value_is_text(tmp_path: Path, word: str) -> None:
+    assert read(tmp_path, f"groups: [{word}]\n").data == {"groups": [word]}
+
+
+@pytest.mark.parametrize("text", ["ok: 1\n{a: 1}: b\n", "ok: 1\n[a, b]: c\n"])
+def test_a_key_that_is_no_text_is_told(tmp_path: Path, text: str) -> None:
+    told = refused(tmp_path, text)
+    assert [(one.line, one.message) for one in told] == [(2, "a key must be text")]
+
+
+def test_true_and_false_numbers_and_null_are_still_values(tmp_path: Path) -> None:
+    text = "a: true\nb: false\nc: 42\nd: 0.5\ne: null\nf: 'true'\n"
+    data = read(tmp_path, text).data
+    assert data == {"a": True, "b": False, "c": 42, "d": 0.5, "e": None, "f": "true"}
+    assert data["a"] is True
+
+
+def test_each_duplicate_key_is_told_with_its_second_line(tmp_path: Path) -> None:
+    told = refused(tmp_path, "a: 1\nb: {c: 1,\n  c: 2}\na: 3\n")
+    assert {(one.line, one.key) for one in told} == {(3, "c"), (4, "a")}
+
+
+def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path: Path) -> None:
+    assert read(tmp_path, "- {a: 1}\n- {a: 1}\n").data == [{"a": 1}, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x\n",
+        "a: &x {k: 1}\nb:\n  <<: *x\n",
+        "a: &x [*x]\n",  # itself within itself
+        "? &x a\n: 1\n? b\n: *x\n",
+        "a: &x k\n*x : 1\n",
+        "a: &x [1]\n? *x\n: 1\n",
+    ],
+)
+def test_aliases_are_refused(tmp_path: Path, text: str) -> None:
+    assert any("aliases" in one.message for one in refused(tmp_path, text))
+
+
+def test_an_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    assert any("aliases" in one.message for one in refused(tmp_path, "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: [\n", 3),
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: 'open\n", 2),
+        ("a: 1\n---\nb: 2\n", 2),
+        ("a: !!python/object:os.system x\n", 1),
+        ("a: \x00\n", 0),
+        ("a: !!int x\n", 0),
+        ("a: !!bool x\n", 0),
+        ("a: !!timestamp x\n", 0),
+    ],
+)
+def test_what_is_no_yaml_is_told(tmp_path: Path, text: str, line: int) -> None:
+    (told,) = refused(tmp_path, text)
+    assert told.message.startswith("is no YAML")
+    assert told.line == line
+
+
+def test_what_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    (told,) = refused(tmp_path, "name: Jürgen".encode("latin-1"))
+    assert told.message == "is not UTF-8"
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "."])
+def test_an_unreadable_file_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MistakesFound) as found:
+        load(tmp_path / name)
+    (told,) = found.value.mistakes
+    assert told.message.startswith("cannot be read: ")
+    assert told.file == str(tmp_path / name)
