@@ -5,12 +5,12 @@ names, never from the config itself. Spans are in seconds (`_s`), sizes in bytes
 """
 
 import base64
-import binascii
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -67,9 +67,26 @@ def _resolve(value: object, info: ValidationInfo) -> object:
 
 
 def _http_url(value: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?", value):
+    shape = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
+    if not re.fullmatch(shape, value) or not _has_host_and_port(value):
         raise ValueError("is not an http or https address without query, user or fragment")
     return value.rstrip("/")
+
+
+def _has_host_and_port(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _redis_url(value: str) -> str:
+    # redis-py takes a user and a password from the query, too.
+    _, _, query = value.partition("?")
+    if "@" in value or {"username", "password"} & parse_qs(query, keep_blank_values=True).keys():
+        raise ValueError("bears credentials; name them in `username` and `password`")
+    return value
 
 
 def _issuer(value: str) -> str:
@@ -97,7 +114,7 @@ def _kind_of(*keys: str) -> Discriminator:
 def _aes_256_key(key: Secret) -> Secret:
     try:
         size = len(base64.b64decode(key.reveal(), validate=True))
-    except binascii.Error:
+    except ValueError:
         size = 0
     if size != 32:
         raise ValueError("is not 32 bytes in base64; make one with: openssl rand -base64 32")
@@ -276,7 +293,7 @@ class Account(_Section):
 class RedisServer(_Section):
     """One server: redis://, rediss:// (TLS) or unix://; the password may come from a source."""
 
-    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://[^@\s]+$")]
+    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://\S+$"), AfterValidator(_redis_url)]
     username: str | None = None
     password: SecretValue | None = None
     tls_ca_file: ConfigPath | None = None

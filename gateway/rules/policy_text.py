@@ -1,7 +1,7 @@
 """The policy file's text -> a Policy, or every mistake in it with file, line and key. Pure."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
@@ -71,11 +71,11 @@ class _Reader:
         if not users and not groups:
             self._wrong((*path, "to"), "must name at least one of users, groups")
         issuer = to.get("issuer")
-        if issuer is not None and issuer not in self._issuers:
+        if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
             self._wrong((*path, "to", "issuer"), self._unknown("issuer", issuer, self._issuers))
         projects, servers = self._on((*path, "on"), body.get("on"))
-        valid_from = self._instant((*path, "from"), body.get("from"), float("-inf"))
-        valid_until = self._instant((*path, "until"), body.get("until"), float("inf"))
+        valid_from = self._instant(path, body, "from", float("-inf"))
+        valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
             self._wrong((*path, "until"), "is not after `from`")
         if not isinstance(body.get("why", ""), str):
@@ -120,16 +120,18 @@ class _Reader:
         on = self._mapping(path, raw if raw is not None else {}, _ON)
         if not on.get("projects") and not on.get("servers"):
             self._wrong(path, f"must name projects or servers, or be `{_EVERYTHING}`")
+        elif [] in on.values():  # who names no servers does not mean all servers
+            self._wrong(path, "has an empty list; leave the key out to mean any")
         projects = self._names((*path, "projects"), on.get("projects", []))
-        for i, project in enumerate(on.get("projects") or ()):
-            if isinstance(project, str) and project not in self._projects:
+        for i, project in _texts(on.get("projects")):
+            if project not in self._projects:
                 message = self._unknown("project (no account has it)", project, self._projects)
                 self._wrong((*path, "projects", i), message)
         servers = frozenset(
             name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
         )
-        for i, server in enumerate(on.get("servers") or ()):
-            if isinstance(server, str) and not _UUID.fullmatch(server.lower()):
+        for i, server in _texts(on.get("servers")):
+            if not _UUID.fullmatch(server.lower()):
                 self._wrong((*path, "servers", i), "is not a server id (a UUID)")
         return projects, servers
 
@@ -139,14 +141,15 @@ class _Reader:
         found = self._names(path, raw)
         if not found:
             self._wrong(path, f"must be a list of permissions, or `{_ALL}`")
-        for i, name in enumerate(raw if isinstance(raw, list) else ()):
-            if isinstance(name, str) and name not in PERMISSIONS:
+        for i, name in _texts(raw):
+            if name not in PERMISSIONS:
                 self._wrong((*path, i), self._unknown("permission", name, PERMISSIONS))
         return found
 
-    def _instant(self, path: Path, raw: Any, default: float) -> float:
-        if raw is None:
+    def _instant(self, rule: Path, body: dict[str, Any], key: str, default: float) -> float:
+        if key not in body:
             return default
+        path, raw = (*rule, key), body[key]
         try:
             instant = datetime.fromisoformat(raw if isinstance(raw, str) else "")
         except ValueError:
@@ -192,3 +195,9 @@ class _Reader:
 
     def _wrong(self, path: Path, message: str) -> None:
         self.mistakes.append(self._document.mistake(path, message))
+
+
+def _texts(raw: Any) -> Iterator[tuple[int, str]]:
+    for i, item in enumerate(raw if isinstance(raw, list) else ()):
+        if isinstance(item, str):
+            yield i, item

@@ -1,6 +1,7 @@
 """The policy in force follows its file, and a bad file changes nothing."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -78,6 +79,53 @@ async def test_a_swapped_symlink_is_taken_over(tmp_path: Path, clock: FakeClock)
     await asyncio.gather(watching, return_exceptions=True)
 
 
+async def test_the_loop_outlives_bad_files_and_says_each_once(
+    watched: tuple[Path, PolicyFile],
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file, policies = watched
+    before = policies.current()
+
+    def rejections() -> list[logging.LogRecord]:
+        return [one for one in caplog.records if one.getMessage() == "policy_rejected"]
+
+    async def until_rejected(count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(rejections()) < count:
+                await clock.advance(1.0)
+                await asyncio.sleep(0.01)
+
+    file.write_text(BAD)
+    await until_rejected(1)
+    assert policies.current() is before
+    file.unlink()
+    await until_rejected(2)
+    assert policies.current() is before
+    for _ in range(5):  # nothing changed: nothing is said again
+        await clock.advance(1.0)
+        await asyncio.sleep(0.01)
+    assert [record.levelname for record in rejections()] == ["ERROR", "ERROR"]
+    assert "policy.yaml:3: grants[0].role: unknown role 'no'" in str(vars(rejections()[0]))
+    assert "cannot be read" in str(vars(rejections()[1]))
+    file.write_text(ONE)
+    await until_size(policies, clock, 1)
+
+
+async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock: FakeClock) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(ONE)
+    policies, _ = opened(file, clock)
+    first = policies.loaded_at
+    await clock.advance(60)
+    file.write_text(BAD)
+    assert not await policies.reload()
+    assert policies.loaded_at == first
+    file.write_text(ONE)
+    assert await policies.reload()
+    assert policies.loaded_at == first + 60
+
+
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])
 async def test_a_bad_or_missing_file_keeps_the_policy_in_force(
     tmp_path: Path, clock: FakeClock, text: str | None
@@ -103,4 +151,7 @@ def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeCloc
     file = tmp_path / "policy.yaml"
     file.write_text(BAD)
     with pytest.raises(MistakesFound, match="unknown role"):
+        opened(file, clock)
+    file.unlink()
+    with pytest.raises(MistakesFound, match="cannot be read"):
         opened(file, clock)

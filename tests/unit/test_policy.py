@@ -1,7 +1,9 @@
 """Who may do what: each allow has a deny twin one bit away, and a naive reading agrees."""
 
+import re
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -142,6 +144,53 @@ def test_explain_names_also_the_rules_that_do_not_hold_now() -> None:
     explanation = a_policy(ended, current).explain(a_person(), CONSOLE_OPEN, P1, S1, NOW)
     assert explanation.decision.rule == current.ref
     assert {rule.ref for rule in explanation.matching} == {ended.ref, current.ref}
+
+
+def test_explain_names_a_denial_that_does_not_hold_yet() -> None:
+    grant, denial = a_rule(), a_rule(RuleKind.DENIAL, valid_from=NOW + 1)
+    policy = a_policy(grant, denial, a_rule(users=frozenset({"bob"})))
+    before = policy.explain(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    assert (before.decision.allowed, before.decision.rule) == (True, grant.ref)
+    after = policy.explain(a_person(), CONSOLE_OPEN, P1, S1, NOW + 1)
+    assert (after.decision.allowed, after.decision.rule) == (False, denial.ref)
+    assert before.matching == after.matching == (denial, grant)
+
+
+def test_explain_names_a_rule_once_however_many_groups_it_meets() -> None:
+    rule = a_rule(groups=frozenset({"ops", "staff"}))
+    person = a_person("ann", "corp", "ops", "staff")
+    assert a_policy(rule).explain(person, CONSOLE_OPEN, P1, S1, NOW).matching == (rule,)
+
+
+def test_explain_of_what_nobody_granted_names_nothing() -> None:
+    explanation = a_policy(a_rule()).explain(a_person("bob"), CONSOLE_OPEN, P1, S1, NOW)
+    assert (explanation.decision.rule, explanation.matching) == (None, ())
+
+
+def test_each_server_of_a_call_may_be_denied_alone() -> None:
+    both = a_rule(servers=frozenset({S1, S2}))
+    assert allows(a_policy(both), a_person(), a_call(S1, S2))
+    denial = a_rule(RuleKind.DENIAL, servers=frozenset({S2}))
+    for order in ((S1, S2), (S2, S1)):
+        assert not allows(a_policy(both, denial), a_person(), a_call(*order))
+
+
+def test_a_denial_for_a_group_of_another_issuer_stops_nobody_here() -> None:
+    denial = {"users": frozenset(), "groups": frozenset({"interns"})}
+    person = a_person("ann", "corp", "interns")
+    for issuer, allowed in (("corp", False), (None, False), ("other", True)):
+        policy = a_policy(a_rule(), a_rule(RuleKind.DENIAL, issuer=issuer, **denial))
+        assert allows(policy, person, a_call(S1)) is allowed
+
+
+def test_a_permit_is_made_in_one_file_only() -> None:
+    gateway = Path(__file__).parents[2] / "gateway"
+    makers = {
+        str(file.relative_to(gateway))
+        for file in gateway.rglob("*.py")
+        if re.search(r"\bPermit\(", file.read_text())
+    }
+    assert makers == {"rules/policy.py"}
 
 
 _some = st.sampled_from

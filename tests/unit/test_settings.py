@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.located_yaml import MistakesFound
-from gateway.settings import Settings, load_settings
+from gateway.settings import RedisServer, Settings, load_settings
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
 
@@ -70,7 +70,21 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
         ("{discovery: ", "{discovry: ", "issuers[0].keys", "one of these keys must tell"),
         ("min_remaining_s: 30", "min_remaining_s: 300", "accounts[0].links", "must be less"),
         ("reuse: caller", "reuse: always", "accounts[0].links.reuse", "'shared', 'caller'"),
-        ("redis://valkey", "redis://user:x@valkey", "store.redis.url", "match pattern"),
+        ("redis://valkey", "redis://u:canary@valkey", "redis.url", "bears credentials"),
+        ("6379/0", "6379/0?password=canary", "redis.url", "bears credentials"),
+        ("6379/0", "6379/0?db=1&passw%6frd=canary", "redis.url", "bears credentials"),
+        ("redis://valkey", "http://valkey", "store.redis.url", "match pattern"),
+        ("https://clouddc", "https://u:canary@clouddc", "accounts[0].endpoint", "without query"),
+        ("discovery: https://", "jwks: https://u:canary@", "keys.jwks", "without query"),
+        ("east-3.myhuaweicloud.com\n    projects", "x:99999\n    projects", "endpoint", "http"),
+        ("https://clouddc.cn-east-3.my", "https://[:::", "accounts[0].endpoint", "http"),
+        ("[RS256, ES256]", "[HS256]", "issuers[0]", "do not go with this kind of key"),
+        ("audience: [console-gateway]", "audience: []", "issuers[0].audience", "at least 1"),
+        ("lifetime_s: 300", "lifetime_s: .nan", "links.lifetime_s", "less than or equal"),
+        ("min_remaining_s: 30", "min_remaining_s: 301", "accounts[0].links", "must be less"),
+        ("{file: secrets/seal-key}", "canary-key", "store.seal_keys[0]", "the secret's source"),
+        ("{file: secrets/iam-password}", "[canary]", "login.password", "the secret's source"),
+        ("secrets/iam-password", "secrets", "login.password", "Is a directory"),
         ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
         ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
     ],
@@ -86,10 +100,49 @@ def test_a_mistake_is_told_with_line_and_key(
         assert abs(int(one.partition(":")[0]) - line_of(old)) <= 6
 
 
-def test_a_seal_key_of_another_size_is_refused(secrets: Path) -> None:
-    (secrets / "secrets" / "seal-key").write_text("c2hvcnQ=")
+@pytest.mark.parametrize("key", ["c2hvcnQ=", "canary no base64", "canary-ä", "a" * 43])
+def test_a_seal_key_that_is_not_32_bytes_in_base64_is_refused(secrets: Path, key: str) -> None:
+    (secrets / "secrets" / "seal-key").write_text(key)
     told = mistakes(secrets, "method: password", "method: password ")
     assert "store.seal_keys[0]: is not 32 bytes in base64" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\n", "is empty"), (b"canary\xff", "is not UTF-8")]
+)
+def test_a_secret_file_without_text_is_refused(secrets: Path, content: bytes, message: str) -> None:
+    (secrets / "secrets" / "iam-password").write_bytes(content)
+    (told,) = mistakes(secrets, "port: 8080", "port: 8081")
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    "url", ["rediss://valkey:6379/0?db=1", "unix:///run/valkey.sock?db=1", "redis://[::1]:6379"]
+)
+def test_a_redis_address_without_credentials_is_good(secrets: Path, url: str) -> None:
+    redis = read(secrets, EXAMPLE.replace("redis://valkey:6379/0", url)).store.redis
+    assert isinstance(redis, RedisServer)
+    assert redis.url == url
+
+
+KEYS = "{discovery: https://idp.example.com/realms/corp}"
+
+
+@pytest.mark.parametrize("algorithms", ["[RS256]", "[HS256, ES256]"])
+def test_a_shared_secret_goes_with_hs256_only(secrets: Path, algorithms: str) -> None:
+    (secrets / "secrets" / "shared").write_text("canary" * 8)
+    text = EXAMPLE.replace(KEYS, "{secret: {file: secrets/shared}}")
+    good = read(secrets, text.replace("[RS256, ES256]", "[HS256]"))
+    assert good.issuers[0].algorithms == ("HS256",)
+    with pytest.raises(MistakesFound, match="do not go with this kind of key") as found:
+        read(secrets, text.replace("[RS256, ES256]", algorithms))
+    assert "canary" not in str(found.value)
+
+
+def test_a_shared_secret_that_is_easy_to_guess_is_refused(secrets: Path) -> None:
+    (secrets / "secrets" / "shared").write_text("canary")
+    told = mistakes(secrets, KEYS, "{secret: {file: secrets/shared}}")
+    assert "issuers[0].keys: the secret is shorter than 32 bytes" in told[0]
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
