@@ -60,9 +60,10 @@ def ask(
 class Box:
     """The cloud in a box, in a process of its own, steered through /_box."""
 
-    def __init__(self, *, servers: int = 8) -> None:
+    def __init__(self, *options: str, servers: int = 8) -> None:
+        """`options` as `python -m gateway.cloudbox --help` tells them."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cloudbox", "--servers", str(servers)],
+            [sys.executable, "-m", "gateway.cloudbox", "--servers", str(servers), *options],
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
@@ -246,8 +247,8 @@ class RunningGateway:
 class Stack:
     """Box, store and one gateway; more gateways on the same store by `replica`."""
 
-    def __init__(self, **gateway: Any) -> None:
-        self.box = Box()
+    def __init__(self, box: Box | None = None, **gateway: Any) -> None:
+        self.box = box or Box()
         self.valkey = RealValkey().start()
         self.seal_key = a_seal_key()
         self._gateways: list[RunningGateway] = []
