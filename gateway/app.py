@@ -37,9 +37,9 @@ from gateway.drivers.service_login import (
 )
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.upstream import AioUpstream, open_session
-from gateway.drivers.valkey.budget import ValkeyBudget
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.edge.admin import admin_app
 from gateway.edge.public import PublicHandler, PublicServer
@@ -47,13 +47,16 @@ from gateway.errors import KeysUnavailable
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.exchange import Exchange
+from gateway.flow.fair_budget import BudgetLine, FairBudget
 from gateway.flow.gateway import Gateway
 from gateway.flow.identify import Identify
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import BudgetClass, ProjectId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import OPERATIONS, Catalogue
 from gateway.rules.console_link import ConsoleAddresses
+from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
 from gateway.supervisor import Supervisor, WorkerPlan
@@ -62,6 +65,8 @@ log = logging.getLogger("gateway.app")
 
 _FIRST_KEYS_WITHIN_S = 3.0
 _RESTART_AFTER_S = 1.0
+
+_OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -132,17 +137,8 @@ class Worker:
 
     async def _run_loops(self, parts: "Parts") -> None:
         loops: dict[str, Loop] = {**parts.loops, "reload": lambda: self._reload_on_hangup(parts)}
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(
-                    supervise(name, loop, self._clock, self._metrics.task_restarted), name=name
-                )
-                for name, loop in loops.items()
-            ]
-            try:
-                await self._serve(parts)
-            finally:
-                await _end(running)
+        async with running(loops, self._clock, self._metrics):
+            await self._serve(parts)
 
     async def _serve(self, parts: "Parts") -> None:
         await parts.first_keys(_FIRST_KEYS_WITHIN_S)
@@ -192,6 +188,20 @@ class Worker:
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         return not self._draining and any(keys.values()), state
+
+
+@asynccontextmanager
+async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> AsyncIterator[None]:
+    """Keep the loops going meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        started = [
+            tasks.create_task(supervise(name, loop, clock, metrics.task_restarted), name=name)
+            for name, loop in loops.items()
+        ]
+        try:
+            yield
+        finally:
+            await _end(started)
 
 
 async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[str], None]) -> None:
@@ -259,13 +269,14 @@ async def open_parts(
         await valkey.probe()
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         stack.push_async_callback(flight.close)
-        budget = open_budget(config, valkey, clock, metrics)
+        budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics)
         identify, keys = await open_identify(config, stack, clock, metrics, jitter)
         loops: dict[str, Loop] = {
             "valkey heartbeat": valkey.keep_heartbeat,
             "valkey listener": valkey.keep_listening,
             "policy": policies.run,
+            **budget_loops,
         }
         loops |= {f"keys of {one.issuer}": one.run for one in keys}
         tools = AccountTools(budget, flight, clock, metrics, jitter)
@@ -284,7 +295,15 @@ async def open_parts(
             clock,
         )
         loops["caller limits"] = limits.run
-        consoles = Consoles(accounts, flight, clock, links_max=config.memory.links_max)
+        consoles = Consoles(
+            accounts,
+            flight,
+            clock,
+            links_max=config.memory.links_max,
+            group_weights=config.fairness.group_weights,
+            jitter=jitter.random,
+            telemetry=metrics,
+        )
         gateway = Gateway(
             identify=identify,
             catalogue=Catalogue(OPERATIONS),
@@ -307,6 +326,7 @@ async def open_parts(
             deadline_s=config.request.deadline_s,
             request_done=metrics.request_done,
             write_line=lines.write,
+            limits=limits,
         )
         yield Parts(handler, loops, policies, keys, valkey)
 
@@ -364,23 +384,56 @@ def _token_rules(issuer: settings.Issuer) -> TokenRules:
 
 
 def open_budget(
-    config: settings.Settings, valkey: Valkey, clock: Clock, telemetry: Telemetry
-) -> ValkeyBudget:
-    paces = {}
-    for account in config.accounts:
-        for kind, rate in (
-            (BudgetClass.CONSOLE, account.budget.console),
-            (BudgetClass.IAM, account.budget.iam),
-        ):
-            paces[account.name, kind] = Pace(rate.requests, rate.per_s, rate.burst)
-    return ValkeyBudget(
-        valkey,
-        paces,
-        wait_max_s={account.name: account.budget.wait_max_s for account in config.accounts},
-        processes_max=config.store.processes_max,
-        clock=clock,
-        telemetry=telemetry,
+    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics, jitter: Random
+) -> tuple[FairBudget, dict[str, Loop]]:
+    lines = [
+        _open_line(config, account, kind, valkey, clock, metrics, jitter)
+        for account in config.accounts
+        for kind in BudgetClass
+    ]
+    return FairBudget(lines), {
+        f"budget of {line.account} {line.budget.value}": line.run for line in lines
+    }
+
+
+def _open_line(  # noqa: PLR0913 - it wires
+    config: settings.Settings,
+    account: settings.Account,
+    kind: BudgetClass,
+    valkey: Valkey,
+    clock: Clock,
+    metrics: Metrics,
+    jitter: Random,
+) -> BudgetLine:
+    budget = account.budget
+    rates = {BudgetClass.CONSOLE: budget.console, BudgetClass.IAM: budget.iam}[kind]
+    limit = Limit(
+        windows=tuple(Pace(rate.requests, rate.per_s, rate.burst) for rate in rates),
+        queue_max=budget.queue_max,
+        caller_max=budget.queue_caller_max,
     )
+    name = f"{account.name}:{kind.value}"
+    line = BudgetLine(
+        account.name,
+        kind,
+        limit=limit,
+        wait_max_s=budget.wait_max_s,
+        processes_max=config.store.processes_max,
+        shared=ValkeyFairQueue(valkey, name, account=account.name, limit=limit, clock=clock),
+        clock=clock,
+        telemetry=metrics,
+        jitter=jitter.random,
+    )
+    labels = {"account": account.name, "budget": kind.value}
+    for gauge, text, read in (
+        ("ceiling", "Calls a second that operators allow", lambda: limit.ceiling),
+        ("rate", "Calls a second that the cloud takes, as far as learned", lambda: line.rate),
+        ("pause_seconds", "How long nothing is sent after a 429", lambda: line.paused_s),
+        ("queue_length", "Calls that wait, over all replicas in sight", lambda: line.queued),
+        ("alone", "1 while this process keeps to its own share", lambda: line.is_alone),
+    ):
+        metrics.gauge(f"gateway_budget_{gauge}", text, read, **labels)
+    return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,10 +453,10 @@ class OpenedAccount:
 class AccountTools:
     """What all accounts share."""
 
-    budget: ValkeyBudget
+    budget: FairBudget
     flight: SharedFlight
     clock: Clock
-    telemetry: Telemetry
+    metrics: Metrics
     jitter: Random
 
 
@@ -414,21 +467,31 @@ async def open_account(
         open_session(account.timeouts, connections_max=account.connections_max)
     )
     credentials, loops = await _open_credentials(account, stack, tools)
+    breaker = Breaker(BreakerRules(**account.breaker.model_dump()), jitter=tools.jitter.random)
+    tools.metrics.gauge(
+        "gateway_breaker_open",
+        "1 while calls are suspended, 0.5 while one probes",
+        lambda: _OPENNESS[breaker.state(tools.clock.monotonic())],
+        account=account.name,
+    )
     exchange = Exchange(
         account.name,
         upstream=AioUpstream(session, account.endpoint, answer_bytes_max=account.answer_bytes_max),
         credentials=credentials,
         budget=tools.budget,
+        breaker=breaker,
         clock=tools.clock,
-        telemetry=tools.telemetry,
+        telemetry=tools.metrics,
         jitter=tools.jitter.random,
         timeout_s=account.timeouts.total_s,
     )
+    usable_s = account.links.lifetime_s - account.links.min_remaining_s
     console = ConsoleAccount(
         name=account.name,
         exchange=exchange,
         lifetime_s=account.links.lifetime_s,
         min_remaining_s=account.links.min_remaining_s,
+        renew_before_s=min(account.links.renew_before_s, usable_s / 2),
         reuse=account.links.reuse,
         addresses=ConsoleAddresses(
             tuple(account.links.console_schemes),
@@ -464,7 +527,7 @@ async def _open_credentials(
                     shared=tools.flight,
                     budget=tools.budget,
                     clock=tools.clock,
-                    telemetry=tools.telemetry,
+                    telemetry=tools.metrics,
                     jitter=tools.jitter.random,
                 )
                 for project in account.projects

@@ -8,7 +8,14 @@ from pathlib import Path
 from random import SystemRandom
 
 from gateway import settings
-from gateway.app import AccountTools, open_account, open_budget, open_identify, open_policy
+from gateway.app import (
+    AccountTools,
+    open_account,
+    open_budget,
+    open_identify,
+    open_policy,
+    running,
+)
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
@@ -52,7 +59,8 @@ async def _check_online(config: settings.Settings) -> int:
             except GatewayError as error:
                 faults += _say(f"keys of {keys.issuer}", str(error))
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
-        budget = open_budget(config, valkey, clock, metrics)
+        budget, loops = open_budget(config, valkey, clock, metrics, jitter)
+        await stack.enter_async_context(running(loops, clock, metrics))
         tools = AccountTools(budget, flight, clock, metrics, jitter)
         for account in config.accounts:
             opened = await open_account(account, stack, tools)

@@ -11,6 +11,7 @@ GatewayError
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
 ├── UpstreamRefused           the cloud says 400 or 404; its code and message are kept
 ├── UpstreamBusy              the cloud says 429
+├── UpstreamSuspended         the cloud failed too often of late; nothing is sent for a while
 ├── UpstreamBroken            the cloud's answer cannot be used
 ├── UpstreamUnreachable       no connection, reset, or 503 and the like
 ├── UpstreamSlow              no answer in time
@@ -109,6 +110,10 @@ class UpstreamRefused(GatewayError):
 
 
 class UpstreamBusy(RetryLater):
+    pass
+
+
+class UpstreamSuspended(RetryLater):
     pass
 
 

@@ -93,6 +93,27 @@ class BudgetClass(Enum):
     IAM = "iam"
 
 
+class Priority(Enum):
+    """What goes first when calls wait for one budget."""
+
+    INTERACTIVE = "interactive"
+    """Somebody sits in front of a screen and waits."""
+    BULK = "bulk"
+    SPARE = "spare"
+    """Only what nobody else would use; never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """On whose account a call is queued, and how much of the budget they may claim."""
+
+    caller: str
+    """A Principal's key; "" for the gateway itself."""
+    weight: float = 1.0
+    """Twice the weight is twice the share."""
+    priority: Priority = Priority.INTERACTIVE
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One row of the catalogue: an operation of the cloud's API that may pass."""
@@ -103,6 +124,7 @@ class Operation:
     """The path after `/v1/{project_id}`, with `{id}` where the server id stands."""
     permission: str
     budget: BudgetClass
+    priority: Priority = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)

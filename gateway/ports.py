@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gateway.model import (
     BudgetClass,
+    Demand,
     LinkSource,
     Secret,
     StageTimes,
@@ -15,6 +16,7 @@ from gateway.model import (
     UpstreamRequest,
     VerifiedToken,
 )
+from gateway.rules.fair_queue import Outcome, State, Turn
 from gateway.rules.policy import Policy
 
 
@@ -45,19 +47,68 @@ class Policies(Protocol):
 
 class Budget(Protocol):
     async def admit(
-        self, account: str, budget: BudgetClass, caller: str, *, deadline: float
+        self,
+        account: str,
+        budget: BudgetClass,
+        demand: Demand,
+        *,
+        deadline: float,
+        again: bool = False,
     ) -> None:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
-        `caller` is a Principal.key, or "" for the gateway's own calls; `deadline` is monotonic.
-        Raises BudgetExhausted at once when the slot would come after the deadline.
+        `deadline` is monotonic. `again`: the slot that this call had was lost to a 429; it goes
+        to the head and is not charged once more. Raises BudgetExhausted as soon as it is known
+        that the slot would come too late, or, for spare demand, that there is none.
         """
 
-    async def throttled(self, account: str, budget: BudgetClass, *, pause_s: float | None) -> None:
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+    ) -> None:
         """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
 
-        None: the cloud named no span.
+        `told` is the limit that the cloud named, in calls a second. None: it named none.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What another replica's turn at the queue meant for this one."""
+
+    granted: Mapping[str, float]
+    refused: Mapping[str, float]
+    paused_until: float
+    next_at: float | None
+
+
+class SharedQueue(Protocol):
+    """One budget's queue over all replicas (rules/fair_queue.py says how it goes)."""
+
+    @property
+    def available(self) -> bool: ...
+
+    @property
+    def processes(self) -> int:
+        """How many were alive when the store was last seen; 0: it never was."""
+
+    def new_id(self) -> str:
+        """Name an entry of this replica's."""
+
+    async def turn(self, turn: Turn, state: State) -> Outcome:
+        """Tell the queue and be told, in one round trip; raises StoreUnavailable.
+
+        `state` is what this replica knows, and fills in what the store may have lost.
+        """
+
+    def rejoin(self, processes: int) -> None:
+        """Come back after a time alone: entries made before are void, those without names now.
+
+        So many processes may have a call under way that the store does not know of.
+        """
+
+    def when_news_comes(self, call: Callable[[News], None]) -> None: ...
+
+    def when_available_changes(self, call: Callable[[], None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +147,19 @@ class Shared(Protocol):
         to it counts as absent. `fresh`: whatever is stored now counts as absent. Without Redis
         the flight is shared in this process only. Raises what `fetch` raises (those who waited
         for a fetch share its failure), and DeadlineExceeded.
+        """
+
+    def renew(
+        self,
+        key: str,
+        fetch: Callable[[], Awaitable[Fetched]],
+        *,
+        unusable: bytes,
+        then: Callable[[Held], None],
+    ) -> None:
+        """Replace the value `unusable` under `key` in the background, once over all replicas.
+
+        `then` is told what came of it, unless it failed: then the old value serves to its end.
         """
 
 
@@ -232,4 +296,7 @@ class Telemetry(Protocol):
     def policy_reloaded(self, outcome: str, rules: int) -> None: ...
     def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None: ...
     def budget_refused(self, account: str, budget: BudgetClass) -> None: ...
+    def budget_slot_lost(self, account: str, budget: BudgetClass) -> None: ...
+    def breaker_opened(self, account: str) -> None: ...
+    def link_renewed(self, account: str, outcome: str) -> None: ...
     def store_available(self, *, available: bool) -> None: ...

@@ -254,6 +254,9 @@ class Links(_Section):
     """How long the cloud keeps a link good. It does not say; siblings have 600 s or less."""
     min_remaining_s: Span = 30.0
     reuse: Reuse = Reuse.CALLER
+    renew_before_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """A link that is asked for so shortly before it may no longer be handed out is fetched anew
+    in the background, if nobody else needs the budget; 0: never."""
     console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
     """Exact host names, or `*.domain` for hosts below a domain."""
     console_schemes: tuple[Literal["https", "http", "wss"], ...] = ("https",)
@@ -271,11 +274,39 @@ class Rate(_Section):
     burst: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
+def _rates(value: object) -> object:
+    """One rate may stand without the list around it."""
+    return [value] if isinstance(value, Mapping) else value
+
+
+Rates = Annotated[tuple[Rate, ...], BeforeValidator(_rates), Field(min_length=1, max_length=4)]
+
+
 class AccountBudget(_Section):
-    console: Rate = Rate(requests=5, per_s=1, burst=5)
-    """CloudDC publishes no figure: begin low, watch the 429s, raise."""
-    iam: Rate = Rate(requests=10, per_s=60, burst=2)
+    """Ceilings: what is sent is learned from the cloud's 429s and never exceeds them."""
+
+    console: Rates = (Rate(requests=5, per_s=1, burst=5),)
+    """One rate, or several that all hold; the first adapts. CloudDC publishes no figure: begin
+    low, watch the 429s, raise."""
+    iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
     wait_max_s: Span = 20.0
+    """Whoever would wait longer is told so at once."""
+    queue_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Calls that may wait, over all replicas; beyond, the last in fair order is refused."""
+    queue_caller_max: Annotated[int, Field(ge=1, le=100_000)] = 200
+    """Calls that one person may have waiting."""
+
+
+class BreakerSettings(_Section):
+    """When the cloud counts as failing, and how long it is left alone."""
+
+    calls_min: Annotated[int, Field(ge=1, le=10_000)] = 10
+    failure_part: Annotated[float, Field(gt=0, le=1)] = 0.5
+    within_s: Span = 10.0
+    slow_s: Span = 10.0
+    """A call that takes longer counts as failed."""
+    open_s: Span = 1.0
+    open_max_s: Span = 30.0
 
 
 class Account(_Section):
@@ -288,6 +319,7 @@ class Account(_Section):
     answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 1_048_576
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
+    breaker: BreakerSettings = BreakerSettings()
 
 
 class RedisServer(_Section):
@@ -335,7 +367,8 @@ class Store(_Section):
     seal_keys: Annotated[tuple[SealKey, ...], Field(min_length=1)]
     """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
-    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.25
+    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.1
+    """After so long Redis is as good as away."""
     processes_max: Annotated[int, Field(ge=1, le=1000)] = 2
     """How many gateway processes may run at once. While Redis is away each takes its share."""
 
@@ -346,6 +379,13 @@ class CallerLimits(_Section):
     requests: Annotated[float, Field(gt=0)] = 120
     per_s: Span = 60.0
     burst: Annotated[int, Field(ge=1)] = 40
+
+
+class Fairness(_Section):
+    """Whose calls get how much of a budget that is too small for all."""
+
+    group_weights: dict[str, Annotated[float, Field(ge=0.01, le=100)]] = {}
+    """Share by group, of any issuer; the largest of a person's groups counts, without any: 1."""
 
 
 class Memory(_Section):
@@ -372,6 +412,7 @@ class Settings(_Section):
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     store: Store
     caller_limits: CallerLimits = CallerLimits()
+    fairness: Fairness = Fairness()
     memory: Memory = Memory()
     log: Log = Log()
     audit: Audit = Audit()
@@ -410,7 +451,7 @@ def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
     findings = error.errors(include_url=False, include_input=False)
     mistakes: set[Mistake] = set()
     for finding in findings:
-        path = _path_in_file(finding["loc"])
+        path = _path_in_file(finding["loc"], document.data)
         match finding["type"]:
             case "extra_forbidden":
                 message = "unknown key"
@@ -429,7 +470,17 @@ def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
     return sorted(mistakes, key=lambda mistake: (mistake.line, mistake.key))
 
 
-def _path_in_file(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    # After a union's key pydantic puts the name of the chosen member; the file has no such step.
+def _path_in_file(loc: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
+    # After a union's key pydantic puts the name of the chosen member, and in a rate that stands
+    # alone its place in the list that it became; the file has no such step.
     unions = ("login", "keys", "redis")
-    return tuple(step for i, step in enumerate(loc) if i == 0 or loc[i - 1] not in unions)
+    path: list[str | int] = []
+    for i, step in enumerate(loc):
+        if (i > 0 and loc[i - 1] in unions) or (isinstance(step, int) and isinstance(data, dict)):
+            continue
+        path.append(step)
+        try:
+            data = data[step]  # type: ignore[index]
+        except (TypeError, LookupError):
+            data = None
+    return tuple(path)

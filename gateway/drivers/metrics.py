@@ -105,6 +105,24 @@ class Metrics:
             ["account", "budget"],
             registry=registry,
         )
+        self._budget_slots_lost = Counter(
+            "gateway_budget_slots_lost_total",
+            "Slots that came too late, or into a pause, to be used",
+            ["account", "budget"],
+            registry=registry,
+        )
+        self._breaker_opened = Counter(
+            "gateway_breaker_opened_total",
+            "Times that an account's calls were suspended",
+            ["account"],
+            registry=registry,
+        )
+        self._link_renewals = Counter(
+            "gateway_link_renewals_total",
+            "Early renewals of links by outcome",
+            ["account", "outcome"],
+            registry=registry,
+        )
         self._store_available = Gauge(
             "gateway_store_available", "1 while Redis answers", registry=registry
         )
@@ -115,6 +133,7 @@ class Metrics:
             registry=registry,
         )
         self._link_children = {source: self._links.labels(source.value) for source in LinkSource}
+        self._gauges: dict[str, Gauge] = {}
         self._request_child = cache(self._requests.labels)
         self._identified_child = cache(self._identifications.labels)
 
@@ -152,15 +171,28 @@ class Metrics:
     def budget_refused(self, account: str, budget: BudgetClass) -> None:
         self._budget_refusals.labels(account, budget.value).inc()
 
+    def budget_slot_lost(self, account: str, budget: BudgetClass) -> None:
+        self._budget_slots_lost.labels(account, budget.value).inc()
+
+    def breaker_opened(self, account: str) -> None:
+        self._breaker_opened.labels(account).inc()
+
+    def link_renewed(self, account: str, outcome: str) -> None:
+        self._link_renewals.labels(account, outcome).inc()
+
     def store_available(self, *, available: bool) -> None:
         self._store_available.set(available)
 
     def task_restarted(self, task: str) -> None:
         self._task_restarts.labels(task).inc()
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Register a gauge that is read at each scrape."""
-        Gauge(name, text, registry=self.registry).set_function(read)
+    def gauge(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
+        """Register a gauge that is read at each scrape; once for each set of labels."""
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            gauge = Gauge(name, text, list(labels), registry=self.registry)
+            self._gauges[name] = gauge
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type, in the format that the scraper asks for."""

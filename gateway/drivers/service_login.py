@@ -21,7 +21,7 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.model import BudgetClass, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, Fetched, Shared, Telemetry, Upstream
 from gateway.rules.signing import sign
 from gateway.rules.verdicts import Throttled, error_of, judge
@@ -167,7 +167,7 @@ class PasswordCredential:
     async def _try(self, deadline: float) -> Fetched | None:
         """Return a token, or None when IAM refuses us. Raises ServiceLoginFailed: it is away."""
         try:
-            await self._budget.admit(self._account, BudgetClass.IAM, "", deadline=deadline)
+            await self._budget.admit(self._account, BudgetClass.IAM, Demand(""), deadline=deadline)
             answer = await self._iam.send(
                 _login_request(self._login, self._project),
                 credential=(),
@@ -189,7 +189,9 @@ class PasswordCredential:
         """Note a refusal; raise ServiceLoginFailed where it is none."""
         verdict = judge(answer)
         if isinstance(verdict, Throttled):
-            await self._budget.throttled(self._account, BudgetClass.IAM, pause_s=verdict.pause_s)
+            self._budget.throttled(
+                self._account, BudgetClass.IAM, pause_s=verdict.pause_s, told=verdict.rate
+            )
             raise self._away("throttled")
         if answer.status not in (400, 401, 403, 404):
             raise self._away(str(answer.status))

@@ -1,6 +1,6 @@
 """The answer that is sent most, put on the wire in one piece.
 
-aiohttp builds a response from a dictionary of headers for every request. For a link all but four
+aiohttp builds a response from a dictionary of headers for every request. For a link all but five
 values are known beforehand; this sends the bytes, through aiohttp's own transport and its own
 flow control. Whatever is not plain HTTP/1.1 with keep-alive takes aiohttp's way.
 """
@@ -46,13 +46,25 @@ def takes_prepared(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive
 
 
-def link_bytes(body: bytes, request_id: str, left_s: float, now: float) -> bytes:
-    """Return head and body; `now` is the wall clock's, for `Date` (RFC 9110, 6.6.1)."""
-    head = (
-        f"{_HEAD}Date: {_date(int(now))}\r\nX-Request-Id: {request_id}\r\n"
-        f"X-Console-Expires-In: {int(left_s)}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+class LinkBytes:
+    """Makes head and body; what all answers share is put together once."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, policy: str) -> None:
+        """`policy` is the value of `RateLimit-Policy`."""
+        self._head = f"{_HEAD}RateLimit-Policy: {policy}\r\n"
+
+    def __call__(
+        self, body: bytes, request_id: str, left_s: float, now: float, limit: str | None
+    ) -> bytes:
+        """`now` is the wall clock's, for `Date` (RFC 9110, 6.6.1); `limit` is `RateLimit`'s."""
+        limit_line = "" if limit is None else f"RateLimit: {limit}\r\n"
+        head = (
+            f"{self._head}{limit_line}Date: {_date(int(now))}\r\nX-Request-Id: {request_id}\r\n"
+            f"X-Console-Expires-In: {int(left_s)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode("ascii") + body
 
 
 _dated = (0, "")

@@ -15,17 +15,27 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
-from gateway.edge.prepared import PreparedLink, link_bytes, takes_prepared
-from gateway.edge.wire import INTERNAL, ErrorAnswer, render
+from gateway.edge.prepared import LinkBytes, PreparedLink, takes_prepared
+from gateway.edge.wire import (
+    INTERNAL,
+    ErrorAnswer,
+    rate_limit,
+    rate_limit_policy,
+    render,
+    whole_wait_s,
+)
 from gateway.errors import (
     BadRequest,
+    CallerLimited,
     GatewayError,
     NotAuthenticated,
     RequestTooLarge,
     UpstreamRefused,
 )
+from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.ports import Clock
+from gateway.rules.preferences import wait_preferred
 
 log = logging.getLogger("gateway.request")
 
@@ -33,6 +43,8 @@ _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
 _CLOUD_CODE = "cloud"
 FIRST_REQUEST_WITHIN_S = 20.0
+_AT_ONCE_S = 0.05
+"""The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 RequestDone = Callable[[str, int, str, float], None]
@@ -43,15 +55,16 @@ class _Outcome:
     request_id: str
     client: str
     began: float
+    wait_s: int | None = None
+    """As the caller prefers."""
     asked: Asked | None = None
     answered: Answered | None = None
     status: int = 200
     error_code: str = ""
     error: BaseException | None = None
 
-    def refuse(self, refusal: ErrorAnswer, error: BaseException | None) -> web.Response:
+    def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
-        return _refusal(refusal, self.request_id)
 
 
 class PublicHandler:
@@ -65,12 +78,16 @@ class PublicHandler:
         deadline_s: float,
         request_done: RequestDone,
         write_line: Callable[[bytes], object],
+        limits: CallerLimits,
     ) -> None:
         self._gateway = gateway
         self._clock = clock
         self._deadline_s = deadline_s
         self._request_done = request_done
         self._write_line = write_line
+        self._limits = limits
+        self._policy = rate_limit_policy(limits.pace)
+        self._link_bytes = LinkBytes(self._policy)
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
 
@@ -80,16 +97,16 @@ class PublicHandler:
         try:
             outcome.asked = self._read(request, outcome)
             outcome.answered = await self._gateway.answer(outcome.asked)
-            response = self._link(request, outcome.answered, outcome.request_id)
+            response = self._link(request, outcome.answered, outcome)
         except GatewayError as error:
-            response = outcome.refuse(render(error), error)
+            response = self._refuse(outcome, render(error), error)
         except asyncio.CancelledError:
             outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
             self._done(outcome)
             raise
         except Exception as error:
             log.exception("request_failed", extra={"request_id": outcome.request_id})
-            response = outcome.refuse(INTERNAL, error)
+            response = self._refuse(outcome, INTERNAL, error)
         self._done(outcome)
         return response
 
@@ -102,24 +119,65 @@ class PublicHandler:
         else:
             refusal = INTERNAL
         outcome = _Outcome(self._new_id(), "", self._clock.monotonic())
-        response = outcome.refuse(refusal, error)
+        response = self._refuse(outcome, refusal, error)
         response.force_close()
         self._done(outcome)
         return response
 
     def _link(
-        self, request: web.BaseRequest, answered: Answered, request_id: str
+        self, request: web.BaseRequest, answered: Answered, outcome: _Outcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": answered.link.url.reveal()})
-        if takes_prepared(request):
-            data = link_bytes(body, request_id, answered.left_s, self._clock.now())
+        if outcome.wait_s is None and takes_prepared(request):
+            limit, now = self._rate_limit(outcome), self._clock.now()
+            data = self._link_bytes(body, outcome.request_id, answered.left_s, now, limit)
             return cast("web.StreamResponse", PreparedLink(request, data))
-        headers = _headers(request_id)
+        headers = self._headers(outcome)
         headers["X-Console-Expires-In"] = str(int(answered.left_s))
         return web.Response(body=body, headers=headers)
 
+    def _refuse(
+        self, outcome: _Outcome, refusal: ErrorAnswer, error: BaseException | None
+    ) -> web.Response:
+        outcome.refused(refusal, error)
+        headers = self._headers(outcome)
+        headers.extend(refusal.headers)
+        return web.Response(status=refusal.status, body=refusal.body, headers=headers)
+
+    def _headers(self, outcome: _Outcome) -> CIMultiDict[str]:
+        headers = CIMultiDict(
+            {
+                "Content-Type": "application/json",
+                "Cache-Control": "no-store",
+                "X-Request-Id": outcome.request_id,
+                "X-Content-Type-Options": "nosniff",
+                "Server": "console-gateway",
+                "RateLimit-Policy": self._policy,
+            }
+        )
+        limit = self._rate_limit(outcome)
+        if limit is not None:
+            headers["RateLimit"] = limit
+        if outcome.wait_s is not None:
+            headers["Preference-Applied"] = f"wait={outcome.wait_s}"
+        return headers
+
+    def _rate_limit(self, outcome: _Outcome) -> str | None:
+        asked, error = outcome.asked, outcome.error
+        if asked is None or asked.principal is None or asked.call is None:
+            return None
+        if isinstance(error, CallerLimited):
+            return rate_limit(Remaining(0, whole_wait_s(error)))
+        return rate_limit(self._limits.remaining(asked.principal.key))
+
     def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
         headers = request.headers
+        within_s = self._deadline_s
+        preferences = headers.getall("Prefer", None)
+        if preferences is not None:
+            outcome.wait_s = wait_preferred(preferences)
+        if outcome.wait_s is not None:
+            within_s = min(within_s, max(outcome.wait_s, _AT_ONCE_S))
         return Asked(
             authorization=headers.getall("Authorization", ()),
             x_auth_token=headers.getall("X-Auth-Token", ()),
@@ -129,7 +187,7 @@ class PublicHandler:
             fresh="no-cache" in headers.get("Cache-Control", "").lower(),
             request_id=outcome.request_id,
             client_address=outcome.client,
-            deadline=outcome.began + self._deadline_s,
+            deadline=outcome.began + within_s,
             headers=headers.items(),
         )
 
@@ -177,24 +235,6 @@ class PublicHandler:
         if isinstance(error, GatewayError):  # the text of any other may quote a secret
             line["detail"] = str(error)
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def _refusal(answer: ErrorAnswer, request_id: str) -> web.Response:
-    headers = _headers(request_id)
-    headers.extend(answer.headers)
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
-
-
-def _headers(request_id: str) -> CIMultiDict[str]:
-    return CIMultiDict(
-        {
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            "X-Request-Id": request_id,
-            "X-Content-Type-Options": "nosniff",
-            "Server": "console-gateway",
-        }
-    )
 
 
 class PublicServer(web.Server):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import orjson
 
 from gateway import errors
-from gateway.errors import GatewayError, Rejection
+from gateway.errors import GatewayError, Rejection, RetryLater
+from gateway.flow.caller_limits import Remaining
+from gateway.rules.pacing import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,20 @@ WIRE: dict[type[GatewayError], Wire] = {
         "CGW.5034",
         "The identity provider's keys are not available; wait as Retry-After says.",
     ),
+    errors.UpstreamSuspended: Wire(
+        503,
+        "CGW.5036",
+        "The cloud fails or is slow, so nothing is sent to it for a moment; "
+        "wait as Retry-After says.",
+    ),
     errors.JournalUnavailable: Wire(
         503, "CGW.5035", "The audit trail cannot be written, so nothing is handed out."
     ),
     errors.DeadlineExceeded: Wire(504, "CGW.5041", "The request's time was up; try again."),
 }
+
+_INTEGER_MAX = 999_999_999_999_999
+"""RFC 9651, 3.3.1."""
 
 # RFC 6750, 3.1: what a client may know. `invalid_token` covers all that a new token would mend.
 _CHALLENGE = 'Bearer realm="console-gateway"'
@@ -107,10 +118,25 @@ def render(error: GatewayError) -> ErrorAnswer:
         case errors.UpstreamRefused():
             status, code, message = error.status, error.error_code, error.error_msg
         case errors.RetryLater():
-            headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
+            headers = (("Retry-After", str(whole_wait_s(error))),)
         case _:
             pass
     return ErrorAnswer(status, code, body_of(code, message), headers)
+
+
+def whole_wait_s(error: RetryLater) -> int:
+    return max(1, math.ceil(error.retry_after_s))
+
+
+def rate_limit_policy(pace: Pace) -> str:
+    """Return the value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11)."""
+    quota = int(min(pace.requests, _INTEGER_MAX))
+    return f'"caller";q={quota};w={math.ceil(pace.per_s)}'
+
+
+def rate_limit(remaining: Remaining) -> str:
+    """Return the value of `RateLimit`, of the same draft."""
+    return f'"caller";r={remaining.requests};t={remaining.restored_in_s}'
 
 
 def body_of(code: str, message: str) -> bytes:

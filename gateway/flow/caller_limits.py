@@ -4,8 +4,10 @@ Each process counts for itself and admits at once; a background task adds up wha
 counted a few times a second. Between two sums a caller may spend up to one burst per replica.
 """
 
+import math
 from collections import OrderedDict
 from contextlib import suppress
+from typing import NamedTuple
 
 from gateway.errors import CallerLimited, StoreUnavailable
 from gateway.ports import CallerUsage, Clock
@@ -13,11 +15,20 @@ from gateway.rules.pacing import Pace, spend, wait_for
 
 _SYNC_EVERY_S = 0.25
 _CALLERS_MAX = 50_000
+_ROUNDING_S = 1e-6
+"""Sums of floats are off by less: the last of a burst would be refused, or told wrong."""
+
+
+class Remaining(NamedTuple):
+    requests: int
+    """So many would be admitted at once."""
+    restored_in_s: int
+    """Whole seconds until the full burst is there again."""
 
 
 class CallerLimits:
     def __init__(self, pace: Pace, usage: CallerUsage, clock: Clock) -> None:
-        self._pace = pace
+        self.pace = pace
         self._usage = usage
         self._clock = clock
         self._tat: OrderedDict[str, float] = OrderedDict()
@@ -27,13 +38,22 @@ class CallerLimits:
         """Count one request; raise CallerLimited (and count nothing) when it is one too many."""
         now = self._clock.monotonic()
         tat = self._tat.get(caller, now)
-        wait_s = wait_for(tat, now, self._pace)
-        if wait_s > 0:
+        wait_s = wait_for(tat, now, self.pace)
+        if wait_s > _ROUNDING_S:
             raise CallerLimited("over the caller's own limit", retry_after_s=wait_s)
-        self._tat[caller] = spend(tat, now, self._pace)
+        self._tat[caller] = spend(tat, now, self.pace)
         self._unsynced[caller] = self._unsynced.get(caller, 0) + 1
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
+
+    def remaining(self, caller: str) -> Remaining:
+        """Tell what the caller has left, as far as this process knows; counts nothing."""
+        now = self._clock.monotonic()
+        ahead_s = self._tat.get(caller, now) - now - _ROUNDING_S
+        if ahead_s <= 0:
+            return Remaining(self.pace.burst, 0)
+        requests = int(self.pace.burst - ahead_s / self.pace.interval_s)
+        return Remaining(max(0, requests), math.ceil(ahead_s))
 
     async def run(self) -> None:
         """Add up with the other replicas, for ever."""
@@ -48,10 +68,10 @@ class CallerLimits:
         counted, self._unsynced = self._unsynced, {}
         if not counted:
             return
-        ahead = await self._usage.spend(counted, interval_s=self._pace.interval_s)
+        ahead = await self._usage.spend(counted, interval_s=self.pace.interval_s)
         now = self._clock.monotonic()
         for caller, seconds in ahead.items():
-            since = self._unsynced.get(caller, 0) * self._pace.interval_s
+            since = self._unsynced.get(caller, 0) * self.pace.interval_s
             self._tat[caller] = max(self._tat.get(caller, now), now + seconds + since)
 
     def _forget_idle(self) -> None:

@@ -1,22 +1,31 @@
 """Permit -> ConsoleLink: remembered here, kept in Redis, in flight, or fetched now."""
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from gateway.errors import NotPermitted, UpstreamBroken
+from gateway.errors import GatewayError, NotPermitted, UpstreamBroken
 from gateway.flow.exchange import Exchange
 from gateway.model import (
     ConsoleLink,
+    Demand,
     LinkSource,
     Permit,
+    Priority,
     ProjectId,
     Reuse,
     Secret,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, Shared
+from gateway.ports import Clock, Fetched, Held, Shared, Telemetry
 from gateway.rules.console_link import ConsoleAddresses, console_url
+from gateway.rules.fair_queue import weight_of
+
+_RENEWAL_S = 15.0
+_RENEW_AGAIN_AFTER_S = 5.0
+_EAGERNESS = 4.0
+"""How steeply the chance rises that a request starts the renewal: 2 % early, 100 % at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +36,58 @@ class ConsoleAccount:
     exchange: Exchange
     lifetime_s: float
     min_remaining_s: float
+    renew_before_s: float
     reuse: Reuse
     addresses: ConsoleAddresses
 
 
+@dataclass(slots=True)
+class _Remembered:
+    link: ConsoleLink
+    value: bytes = field(repr=False)
+    usable_until: float
+    renew_from: float
+
+
 class Consoles:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each part is told what it needs
         self,
         accounts: Mapping[ProjectId, ConsoleAccount],
         shared: Shared,
         clock: Clock,
         *,
         links_max: int,
+        group_weights: Mapping[str, float],
+        jitter: Callable[[], float],
+        telemetry: Telemetry,
     ) -> None:
+        """`jitter` gives numbers from 0 to 1."""
         self._accounts = accounts
         self._shared = shared
         self._clock = clock
         self._links_max = links_max
-        self._links: OrderedDict[tuple[str, ...], ConsoleLink] = OrderedDict()
+        self._group_weights = group_weights
+        self._jitter = jitter
+        self._telemetry = telemetry
+        self._links: OrderedDict[tuple[str, ...], _Remembered] = OrderedDict()
 
     def recall(self, permit: Permit) -> ConsoleLink | None:
-        """Return a link that this process holds and that may go to this caller; touches nothing."""
+        """Return a link that this process holds and that may go to this caller; waits for nothing.
+
+        Near a link's end some request starts its renewal, from budget that nobody else needs.
+        """
         account = self._account(permit)
         key = _key(permit, account)
-        link = self._links.get(key)
-        if link is None:
+        held = self._links.get(key)
+        if held is None:
             return None
-        if link.good_until - self._clock.monotonic() < account.min_remaining_s:
+        now = self._clock.monotonic()
+        if now > held.usable_until:
             del self._links[key]
             return None
-        return link
+        if now >= held.renew_from:
+            self._renew(permit, account, key, held, now)
+        return held.link
 
     async def obtain(
         self,
@@ -73,20 +104,53 @@ class Consoles:
         """
         account = self._account(permit)
         key = _key(permit, account)
+        principal = permit.principal
+        weight = weight_of(principal.groups, self._group_weights)
+        demand = Demand(principal.key, weight, permit.call.operation.priority)
         held = await self._shared.obtain(
-            "link" + "".join(f":{len(part)}:{part}" for part in key),
-            lambda: self._fetch(account, permit, deadline, headers),
+            _stored_under(key),
+            lambda: self._fetch(account, permit, demand, deadline, headers),
             deadline=deadline,
             fresh=fresh or account.reuse is Reuse.NEVER,
         )
-        url = Secret(held.value.decode())
-        good_until = held.good_until + account.min_remaining_s
-        link = ConsoleLink(url, url.fingerprint(), good_until)
+        link = _link(held, account)
         if not self.is_good(permit, link):
             raise UpstreamBroken("the link is too near its end")
         if account.reuse is not Reuse.NEVER:
-            self._remember(key, link)
+            self._remember(key, account, held)
         return link, held.source
+
+    def _renew(
+        self,
+        permit: Permit,
+        account: ConsoleAccount,
+        key: tuple[str, ...],
+        held: _Remembered,
+        now: float,
+    ) -> None:
+        # XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015) chooses the moment: the more a
+        # link is asked for, the earlier. The flight's lease keeps it at one over all replicas.
+        chance = math.exp(-_EAGERNESS * (held.usable_until - now) / account.renew_before_s)
+        if self._jitter() > chance:
+            return
+        held.renew_from = now + _RENEW_AGAIN_AFTER_S * (1.0 + self._jitter())
+        demand = Demand("", priority=Priority.SPARE)
+
+        async def fetch() -> Fetched:
+            try:
+                fetched = await self._fetch(account, permit, demand, now + _RENEWAL_S, ())
+            except GatewayError as error:
+                self._telemetry.link_renewed(account.name, type(error).__name__)
+                raise
+            self._telemetry.link_renewed(account.name, "ok")
+            return fetched
+
+        self._shared.renew(
+            _stored_under(key),
+            fetch,
+            unusable=held.value,
+            then=lambda renewed: self._remember(key, account, renewed),
+        )
 
     def is_good(self, permit: Permit, link: ConsoleLink) -> bool:
         """Tell whether so much of the link's life is left that it may still be handed out."""
@@ -101,6 +165,7 @@ class Consoles:
         self,
         account: ConsoleAccount,
         permit: Permit,
+        demand: Demand,
         deadline: float,
         headers: tuple[tuple[str, str], ...],
     ) -> Fetched:
@@ -112,7 +177,7 @@ class Consoles:
         answer = await account.exchange.perform(
             UpstreamRequest(call.operation.method, path, headers),
             project=call.project,
-            caller=permit.principal.key,
+            demand=demand,
             budget=call.operation.budget,
             deadline=deadline,
         )
@@ -127,11 +192,25 @@ class Consoles:
             raise NotPermitted("no account has this project")
         return account
 
-    def _remember(self, key: tuple[str, ...], link: ConsoleLink) -> None:
-        self._links[key] = link
+    def _remember(self, key: tuple[str, ...], account: ConsoleAccount, held: Held) -> None:
+        before_s = account.renew_before_s
+        renew_from = held.good_until - before_s if before_s > 0 else math.inf
+        self._links[key] = _Remembered(
+            _link(held, account), held.value, held.good_until, renew_from
+        )
         self._links.move_to_end(key)
         if len(self._links) > self._links_max:
             self._links.popitem(last=False)
+
+
+def _link(held: Held, account: ConsoleAccount) -> ConsoleLink:
+    url = Secret(held.value.decode())
+    # It is kept no longer than it may be handed out, which is before it ends.
+    return ConsoleLink(url, url.fingerprint(), held.good_until + account.min_remaining_s)
+
+
+def _stored_under(key: tuple[str, ...]) -> str:
+    return "link" + "".join(f":{len(part)}:{part}" for part in key)
 
 
 def _key(permit: Permit, account: ConsoleAccount) -> tuple[str, ...]:

@@ -1,17 +1,19 @@
 """One call of an account, from the budget's slot to an answer that can be used."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from gateway.errors import (
     BudgetExhausted,
     DeadlineExceeded,
-    GatewayError,
     UpstreamBroken,
     UpstreamSlow,
+    UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.model import BudgetClass, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
+from gateway.rules.breaker import Breaker
 from gateway.rules.conversation import (
     NotSent,
     Outcome,
@@ -21,7 +23,7 @@ from gateway.rules.conversation import (
     Wait,
     converse,
 )
-from gateway.rules.verdicts import Throttled, judge
+from gateway.rules.verdicts import Broken, Throttled, Unavailable, judge
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -36,6 +38,7 @@ class Exchange:
         upstream: Upstream,
         credentials: Mapping[str, ServiceCredential],
         budget: Budget,
+        breaker: Breaker,
         clock: Clock,
         telemetry: Telemetry,
         jitter: Callable[[], float],
@@ -46,18 +49,20 @@ class Exchange:
         self._upstream = upstream
         self._credentials = credentials
         self._budget = budget
+        self._breaker = breaker
         self._clock = clock
         self._telemetry = telemetry
         self._jitter = jitter
         self._timeout_s = timeout_s
         self._retries = RetryBudget()
+        self._queued: set[asyncio.Timeout] = set()
 
     async def perform(
         self,
         request: UpstreamRequest,
         *,
         project: str,
-        caller: str,
+        demand: Demand,
         budget: BudgetClass,
         deadline: float,
     ) -> UpstreamAnswer:
@@ -66,14 +71,15 @@ class Exchange:
         `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
         the Upstream errors.
         """
+        self._raise_if_suspended()
         credential = self._credentials[project]
         talk = converse(
             repeatable=request.repeatable, may_retry=self._retries.take, jitter=self._jitter
         )
         self._retries.called()
         headers: Headers = ()
-        refused: GatewayError | None = None
         outcome: Outcome = None
+        last: Outcome = None
         try:
             step = next(talk)
             while True:
@@ -82,10 +88,9 @@ class Exchange:
                         # Nobody waits for a login with slots in hand: they would all be sent
                         # at once when it ends, whatever the budget had spaced them to.
                         await credential.headers(request, deadline=deadline)
-                        await self._admit(budget, caller, deadline, refused)
+                        await self._admit(budget, demand, deadline, last)
                         headers = await credential.headers(request, deadline=deadline)
-                        outcome = await self._send(request, headers, budget, deadline)
-                        refused = outcome.error if isinstance(outcome, NotSent) else None
+                        outcome = last = await self._send(request, headers, budget, deadline)
                     case Renew():
                         outcome = await credential.renew(headers, deadline=deadline)
                     case Wait():
@@ -97,14 +102,33 @@ class Exchange:
             return answer
 
     async def _admit(
-        self, budget: BudgetClass, caller: str, deadline: float, earlier: GatewayError | None
+        self, budget: BudgetClass, demand: Demand, deadline: float, last: Outcome
     ) -> None:
+        again = isinstance(last, Throttled)
+        until_suspended = asyncio.timeout(None)
         try:
-            await self._budget.admit(self._account, budget, caller, deadline=deadline)
+            async with until_suspended:
+                self._queued.add(until_suspended)
+                await self._budget.admit(
+                    self._account, budget, demand, deadline=deadline, again=again
+                )
+        except TimeoutError:
+            raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None
         except BudgetExhausted:
-            if earlier is not None:
-                raise earlier from None  # what stopped the first try says more
+            if isinstance(last, NotSent):
+                raise last.error from None  # what stopped the first try says more
             raise
+        finally:
+            self._queued.discard(until_suspended)
+
+    def _raise_if_suspended(self) -> None:
+        wait_s = self._breaker.retry_after_s(self._clock.monotonic())
+        if wait_s is not None:
+            raise self._suspended(wait_s)
+
+    def _suspended(self, wait_s: float | None) -> UpstreamSuspended:
+        detail = f"account {self._account}: the breaker is open"
+        return UpstreamSuspended(detail, retry_after_s=wait_s or 0.0)
 
     async def _send(
         self, request: UpstreamRequest, headers: Headers, budget: BudgetClass, deadline: float
@@ -113,22 +137,38 @@ class Exchange:
         left_s = deadline - began
         if left_s <= 0:
             raise DeadlineExceeded("before the call was sent")
-        label = "cancelled"
+        self._raise_if_suspended()
+        label, failed = "cancelled", None
+        self._breaker.begin()
         try:
             answer = await self._upstream.send(
                 request, credential=headers, timeout_s=min(self._timeout_s, left_s)
             )
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
-            label = type(error).__name__
+            # A caller's impatience says nothing of the cloud.
+            impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
+            label, failed = type(error).__name__, None if impatient else True
             return NotSent(error)
         else:
             verdict = judge(answer)
-            label = type(verdict).__name__
+            label, failed = type(verdict).__name__, isinstance(verdict, Unavailable | Broken)
             if isinstance(verdict, Throttled):
-                await self._budget.throttled(self._account, budget, pause_s=verdict.pause_s)
+                self._budget.throttled(
+                    self._account, budget, pause_s=verdict.pause_s, told=verdict.rate
+                )
             return verdict
         finally:
-            self._telemetry.upstream_call(self._account, label, self._clock.monotonic() - began)
+            seconds = self._clock.monotonic() - began
+            self._telemetry.upstream_call(self._account, label, seconds)
+            if self._breaker.end(began + seconds, failed=failed, seconds=seconds):
+                self._suspend()
+
+    def _suspend(self) -> None:
+        """Tell those who wait for a slot, too: they would only be told when it comes."""
+        self._telemetry.breaker_opened(self._account)
+        queued, self._queued = self._queued, set()
+        for one in queued:
+            one.reschedule(float("-inf"))
 
     async def _wait(self, seconds: float, deadline: float) -> None:
         if self._clock.monotonic() + seconds >= deadline:

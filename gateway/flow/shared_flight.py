@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamBusy,
     UpstreamRefused,
     UpstreamSlow,
+    UpstreamSuspended,
     UpstreamUnreachable,
 )
 from gateway.model import LinkSource
@@ -42,11 +43,16 @@ Fetch = Callable[[], Awaitable[Fetched]]
 
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
+_CLEARLY_LATER_S = 0.5
+_OUT_OF_TIME = (BudgetExhausted, DeadlineExceeded)
+"""Failures of whoever began a fetch that say nothing of those who have more time."""
 
 
 @dataclass(slots=True)
 class _Flight:
     task: "asyncio.Task[Held]"
+    deadline: float
+    """Of the request that began it."""
     waiters: int = 0
 
 
@@ -73,14 +79,43 @@ class SharedFlight:
         fresh: bool = False,
     ) -> Held:
         name = (key, unusable, fresh)
-        flight = self._flights.get(name)
-        joined = flight is not None
-        if flight is None:
-            flight = self._start(name, fetch)
+        while True:
+            flight = self._flights.get(name)
+            joined = flight is not None
+            if flight is None:
+                flight = self._start(name, fetch, deadline)
+            try:
+                held = await self._land(name, flight, deadline)
+            except _OUT_OF_TIME:
+                if joined and flight.task.done() and deadline > flight.deadline + _CLEARLY_LATER_S:
+                    continue
+                raise
+            if joined and held.source is LinkSource.UPSTREAM:
+                return Held(held.value, held.good_until, LinkSource.COALESCED)
+            return held
+
+    def renew(
+        self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[Held], None]
+    ) -> None:
+        name = (key, unusable, False)
+        if name in self._flights:
+            return
+        # With no time of its own: whoever waits for it tries again if it brings nothing.
+        flight = self._start(name, fetch, self._clock.monotonic())
+
+        def deliver(task: "asyncio.Task[Held]") -> None:
+            if not task.cancelled() and task.exception() is None:
+                then(task.result())
+
+        flight.task.add_done_callback(deliver)
+
+    async def _land(
+        self, name: tuple[str, bytes | None, bool], flight: _Flight, deadline: float
+    ) -> Held:
         flight.waiters += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                held = await asyncio.shield(flight.task)
+                return await asyncio.shield(flight.task)
         except TimeoutError:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
@@ -89,9 +124,6 @@ class SharedFlight:
                 # Nobody may join a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
-        if joined and held.source is LinkSource.UPSTREAM:
-            return Held(held.value, held.good_until, LinkSource.COALESCED)
-        return held
 
     async def close(self) -> None:
         """Cancel what is in flight and wait until the leases are given up."""
@@ -100,10 +132,13 @@ class SharedFlight:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, name: tuple[str, bytes | None, bool], fetch: Fetch) -> _Flight:
+    def _start(
+        self, name: tuple[str, bytes | None, bool], fetch: Fetch, deadline: float
+    ) -> _Flight:
         key, unusable, fresh = name
-        work = self._fly(key, fetch, unusable=unusable, fresh=fresh)
-        flight = _Flight(asyncio.create_task(work, name="shared flight"))  # noqa: TID251
+        work = self._fly(key, fetch, deadline, unusable=unusable, fresh=fresh)
+        task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
+        flight = _Flight(task, deadline)
         self._flights[name] = flight
 
         def land(task: "asyncio.Task[Held]") -> None:
@@ -115,7 +150,9 @@ class SharedFlight:
         flight.task.add_done_callback(land)
         return flight
 
-    async def _fly(self, key: str, fetch: Fetch, *, unusable: bytes | None, fresh: bool) -> Held:
+    async def _fly(
+        self, key: str, fetch: Fetch, deadline: float, *, unusable: bytes | None, fresh: bool
+    ) -> Held:
         skip = ANY_VERSION if fresh else b""
         awaited = ""
         owner = secrets.token_hex(16)
@@ -136,9 +173,10 @@ class SharedFlight:
                         source = LinkSource.COALESCED if awaited else LinkSource.REDIS
                         return Held(state.value, asked_at + state.ttl_s, source)
                     case Failed():
-                        raise _failure_from(state.failure)
+                        self._share_failure(state.failure, deadline)
+                        awaited = ""
                     case Claimed():
-                        return await self._fetch_as_holder(key, owner, fetch)
+                        return await self._fetch_as_holder(key, owner, fetch, deadline)
                     case Busy():
                         awaited = state.holder
                         skip = b"" if skip == ANY_VERSION else skip  # what this one brings is fresh
@@ -147,13 +185,22 @@ class SharedFlight:
                             async with asyncio.timeout(state.lease_left_s + 0.01):
                                 await changed.wait()
 
-    async def _fetch_as_holder(self, key: str, owner: str, fetch: Fetch) -> Held:
+    def _share_failure(self, failure: bytes, deadline: float) -> None:
+        """Raise what stopped another replica, unless it only had less time than we have."""
+        error, they_had_s = _failure_from(failure)
+        left_s = deadline - self._clock.monotonic()
+        if not isinstance(error, _OUT_OF_TIME) or left_s <= they_had_s:
+            raise error
+
+    async def _fetch_as_holder(self, key: str, owner: str, fetch: Fetch, deadline: float) -> Held:
+        began = self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
             fetched = await fetch()
         except GatewayError as error:
             with suppress(StoreUnavailable):
-                await self._store.fail(key, owner=owner, failure=_failure_to(error))
+                failure = _failure_to(error, deadline - began + _CLEARLY_LATER_S)
+                await self._store.fail(key, owner=owner, failure=failure)
             raise
         except BaseException:
             with suppress(StoreUnavailable):
@@ -181,7 +228,7 @@ def _held(fetched: Fetched, source: LinkSource) -> Held:
     return Held(fetched.value, fetched.good_until, source)
 
 
-def _failure_to(error: GatewayError) -> bytes:
+def _failure_to(error: GatewayError, had_s: float) -> bytes:
     match error:
         case UpstreamRefused():
             fields = [error.status, error.error_code, error.error_msg]
@@ -189,27 +236,34 @@ def _failure_to(error: GatewayError) -> bytes:
             fields = [str(error), error.retry_after_s]
         case _:
             fields = [str(error)]
-    return json.dumps([type(error).__name__, *fields]).encode()
+    return json.dumps([had_s, type(error).__name__, *fields]).encode()
 
 
-def _failure_from(failure: bytes) -> GatewayError:
-    """Make another replica's failure the error that it was there."""
+def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
+    """Make another replica's failure the error that it was there, and tell how long it had."""
     try:
-        kind, *fields = json.loads(failure)
-    except ValueError:
-        return UpstreamBroken("another replica's fetch failed")
+        had_s, kind, *fields = json.loads(failure)
+    except (ValueError, TypeError):
+        had_s, kind, fields = 0.0, "", []
+    error: GatewayError = UpstreamBroken("another replica's fetch failed")
     match kind, fields:
         case "UpstreamRefused", [int(status), str(code), str(message)]:
-            return UpstreamRefused(status, code, message)
+            error = UpstreamRefused(status, code, message)
         case _, [str(text), int() | float() as retry_after_s] if kind in _RETRY_LATER:
-            return _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
+            error = _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
         case _, [str(text)] if kind in _PLAIN:
-            return _PLAIN[kind](text)
-    return UpstreamBroken("another replica's fetch failed")
+            error = _PLAIN[kind](text)
+    return error, float(had_s)
 
 
 _RETRY_LATER = {
     kind.__name__: kind
-    for kind in (BudgetExhausted, UpstreamBusy, UpstreamUnreachable, ServiceLoginFailed)
+    for kind in (
+        BudgetExhausted,
+        UpstreamBusy,
+        UpstreamSuspended,
+        UpstreamUnreachable,
+        ServiceLoginFailed,
+    )
 }
 _PLAIN = {kind.__name__: kind for kind in (UpstreamBroken, UpstreamSlow, DeadlineExceeded)}

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BadRequest, MethodNotAllowed, OperationUnknown
-from gateway.model import CONSOLE_OPEN, BudgetClass, Call, Operation, ProjectId, ServerId
+from gateway.model import (
+    CONSOLE_OPEN,
+    BudgetClass,
+    Call,
+    Operation,
+    Priority,
+    ProjectId,
+    ServerId,
+)
 
 OPERATIONS = (
     Operation(
@@ -19,6 +27,7 @@ OPERATIONS = (
         # A GET that the cloud itself grades as a write (dossier 1.1): it opens a machine.
         permission=CONSOLE_OPEN,
         budget=BudgetClass.CONSOLE,
+        priority=Priority.INTERACTIVE,
     ),
 )
 

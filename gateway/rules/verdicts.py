@@ -35,6 +35,11 @@ class Throttled:
     scope: str | None = None
     """What the cloud counts by: `user`, `ip`, `api`, …"""
 
+    @property
+    def rate(self) -> float | None:
+        """Calls a second that the cloud says it takes."""
+        return self.limit / self.window_s if self.limit and self.window_s else None
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

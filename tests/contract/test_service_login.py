@@ -19,7 +19,7 @@ from gateway.drivers.service_login import (
 from gateway.drivers.upstream import AioUpstream, open_session
 from gateway.errors import GatewayError, ServiceLoginFailed, UpstreamSlow, UpstreamUnreachable
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import BudgetClass, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
 from tests.support.clock import FakeClock
 from tests.support.scripted_upstream import ok, scripted_upstream
@@ -89,11 +89,19 @@ class NoLimit:
         self.pauses: list[float | None] = []
 
     async def admit(
-        self, account: str, budget: BudgetClass, caller: str, *, deadline: float
+        self,
+        account: str,
+        budget: BudgetClass,
+        demand: Demand,
+        *,
+        deadline: float,
+        again: bool = False,
     ) -> None:
-        self.slots.append((account, budget, caller))
+        self.slots.append((account, budget, demand.caller))
 
-    async def throttled(self, account: str, budget: BudgetClass, *, pause_s: float | None) -> None:
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+    ) -> None:
         self.pauses.append(pause_s)
 
 

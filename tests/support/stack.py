@@ -297,6 +297,7 @@ def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, 
                     "password": {"file": "iam-password"},
                 },
                 "timeouts": {"connect_s": 2, "read_s": 3, "total_s": 4},
+                "breaker": {"calls_min": 100},
                 "budget": {
                     "console": {"requests": 200, "per_s": 1, "burst": 5},
                     "iam": {"requests": 50, "per_s": 1, "burst": 5},

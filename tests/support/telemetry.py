@@ -17,6 +17,9 @@ class RecordingTelemetry:
         self.reloads: list[tuple[str, int]] = []
         self.waits: list[tuple[str, BudgetClass, float]] = []
         self.budget_refusals: list[tuple[str, BudgetClass]] = []
+        self.slots_lost: list[tuple[str, BudgetClass]] = []
+        self.breakers_opened: list[str] = []
+        self.renewals: list[tuple[str, str]] = []
         self.store: list[bool] = []
 
     def identified(self, issuer: str, outcome: str) -> None:
@@ -46,6 +49,15 @@ class RecordingTelemetry:
 
     def budget_refused(self, account: str, budget: BudgetClass) -> None:
         self.budget_refusals.append((account, budget))
+
+    def budget_slot_lost(self, account: str, budget: BudgetClass) -> None:
+        self.slots_lost.append((account, budget))
+
+    def breaker_opened(self, account: str) -> None:
+        self.breakers_opened.append(account)
+
+    def link_renewed(self, account: str, outcome: str) -> None:
+        self.renewals.append((account, outcome))
 
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)

@@ -3,7 +3,7 @@ from collections.abc import Mapping
 import pytest
 
 from gateway.errors import CallerLimited, StoreUnavailable
-from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.rules.pacing import Pace
 from tests.support.clock import FakeClock
 
@@ -91,3 +91,81 @@ async def test_without_the_store_each_replica_s_own_count_goes_on(clock: FakeClo
     with pytest.raises(StoreUnavailable):
         await limits.sync()
     assert spend_all(limits, "ann") == 0
+
+
+def test_who_asked_nothing_has_the_whole_burst(clock: FakeClock) -> None:
+    limits = CallerLimits(PACE, FakeUsage(clock), clock)
+    assert limits.remaining("ann") == Remaining(5, 0)
+    assert limits.remaining("ann") == Remaining(5, 0)
+
+
+@pytest.mark.parametrize("per_s", [0.07, 1.0, 60.0, 61.3])
+@pytest.mark.parametrize("burst", [1, 2, 5, 40])
+async def test_as_many_are_admitted_at_once_as_were_told(
+    clock: FakeClock, per_s: float, burst: int
+) -> None:
+    limits = CallerLimits(Pace(3, per_s, burst), FakeUsage(clock), clock)
+    await clock.advance(0.123)
+    for left in range(burst, 0, -1):
+        assert limits.remaining("ann").requests == left
+        limits.admit("ann")
+    assert limits.remaining("ann").requests == 0
+    with pytest.raises(CallerLimited):
+        limits.admit("ann")
+
+
+async def test_what_is_left_grows_back_by_one_an_interval(clock: FakeClock) -> None:
+    limits = CallerLimits(PACE, FakeUsage(clock), clock)
+    spend_all(limits, "ann")
+    told = [limits.remaining("ann")]
+    for _ in range(6):
+        await clock.advance(1.0)
+        told.append(limits.remaining("ann"))
+    assert told == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0), (5, 0)]
+
+
+async def test_the_time_until_the_full_burst_is_rounded_up_and_requests_down(
+    clock: FakeClock,
+) -> None:
+    limits = CallerLimits(PACE, FakeUsage(clock), clock)
+    spend_all(limits, "ann")
+    await clock.advance(1.5)
+    assert limits.remaining("ann") == Remaining(1, 4)
+
+
+async def test_a_refusal_changes_nothing_of_what_is_left(clock: FakeClock) -> None:
+    limits = CallerLimits(Pace(1, 10, 1), FakeUsage(clock), clock)
+    limits.admit("ann")
+    for _ in range(3):
+        with pytest.raises(CallerLimited):
+            limits.admit("ann")
+        assert limits.remaining("ann") == Remaining(0, 10)
+    await clock.advance(10)
+    assert limits.remaining("ann") == Remaining(1, 0)
+
+
+async def test_what_is_left_counts_what_was_asked_of_other_replicas(clock: FakeClock) -> None:
+    usage = FakeUsage(clock)
+    one, two = CallerLimits(PACE, usage, clock), CallerLimits(PACE, usage, clock)
+    for _ in range(4):
+        one.admit("ann")
+    await one.sync()
+    two.admit("ann")
+    assert two.remaining("ann") == Remaining(4, 1)
+    await two.sync()
+    assert two.remaining("ann") == Remaining(0, 5)
+
+
+async def test_replicas_that_overdrew_together_leave_none_not_less(clock: FakeClock) -> None:
+    usage = FakeUsage(clock)
+    one, two = CallerLimits(PACE, usage, clock), CallerLimits(PACE, usage, clock)
+    for limits in (one, two):
+        spend_all(limits, "ann")
+        await limits.sync()
+    assert two.remaining("ann") == Remaining(0, 10)
+
+
+def test_a_limit_without_end_leaves_the_burst(clock: FakeClock) -> None:
+    limits = CallerLimits(Pace(float("inf"), 60, 5), FakeUsage(clock), clock)
+    limits.admit("ann")
+    assert limits.remaining("ann") == Remaining(5, 0)

@@ -4,17 +4,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.errors import NotPermitted, UpstreamBroken
+from gateway.errors import BudgetExhausted, GatewayError, NotPermitted, UpstreamBroken
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import (
     CONSOLE_OPEN,
     BudgetClass,
     Call,
+    Demand,
     LinkSource,
     Operation,
     Permit,
     Principal,
+    Priority,
     ProjectId,
     Reuse,
     RuleKind,
@@ -24,11 +26,17 @@ from gateway.model import (
     UpstreamRequest,
 )
 from gateway.rules.console_link import ConsoleAddresses
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
+from tests.support.telemetry import RecordingTelemetry
 
 OPERATION = Operation(
-    "ShowRemoteConsole", "GET", "/physicalservers/{id}/console", CONSOLE_OPEN, BudgetClass.CONSOLE
+    "ShowRemoteConsole",
+    "GET",
+    "/physicalservers/{id}/console",
+    CONSOLE_OPEN,
+    BudgetClass.CONSOLE,
+    Priority.INTERACTIVE,
 )
 RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
@@ -39,23 +47,28 @@ class FakeExchange:
 
     host: str
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    demands: list[Demand] = field(default_factory=list)
+    refuses: GatewayError | None = None
 
     async def perform(
         self,
         request: UpstreamRequest,
         *,
         project: str,
-        caller: str,
+        demand: Demand,
         budget: BudgetClass,
         deadline: float,
     ) -> UpstreamAnswer:
-        self.asked.append((request.path, project, caller))
+        self.demands.append(demand)
+        self.asked.append((request.path, project, demand.caller))
+        if self.refuses is not None:
+            raise self.refuses
         url = f'{{"url": "https://{self.host}/vnc?token={len(self.asked)}"}}'
         return UpstreamAnswer(200, {}, url.encode())
 
 
-def a_permit(project: str = "p1", server: str = "s1", subject: str = "ann") -> Permit:
-    person = Principal("corp", subject, frozenset(), 0.0, 9e9, None)
+def a_permit(project: str = "p1", server: str = "s1", subject: str = "ann", *groups: str) -> Permit:
+    person = Principal("corp", subject, frozenset(groups), 0.0, 9e9, None)
     return Permit(person, Call(OPERATION, ProjectId(project), (ServerId(server),)), RULE)
 
 
@@ -65,6 +78,7 @@ def an_account(name: str, exchange: FakeExchange, reuse: Reuse) -> ConsoleAccoun
         exchange=exchange,  # type: ignore[arg-type]
         lifetime_s=300.0,
         min_remaining_s=30.0,
+        renew_before_s=60.0,
         reuse=reuse,
         addresses=ConsoleAddresses(("https",), ("a.example", "b.example")),
     )
@@ -79,7 +93,17 @@ class Subject:
             ProjectId("p2"): an_account("b", self.b, reuse),
         }
         flight = SharedFlight(FakeSharedStore(clock), clock)
-        self.consoles = Consoles(accounts, flight, clock, links_max=links_max)
+        self.chance = 1.0
+        self.telemetry = RecordingTelemetry()
+        self.consoles = Consoles(
+            accounts,
+            flight,
+            clock,
+            links_max=links_max,
+            group_weights={"oncall": 4.0, "staff": 2.0},
+            jitter=lambda: self.chance,
+            telemetry=self.telemetry,
+        )
 
     async def url(self, permit: Permit, *, fresh: bool = False) -> tuple[str, LinkSource]:
         link = None if fresh else self.consoles.recall(permit)
@@ -151,3 +175,94 @@ async def test_what_is_held_is_bounded(clock: FakeClock) -> None:
     for i in range(20):
         await subject.url(a_permit(server=f"s{i}"))
     assert subject.consoles.links_held == 5
+
+
+async def test_the_heaviest_group_counts_in_the_queue(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    await subject.url(a_permit("p1", "s1", "ann", "oncall", "staff", "others"))
+    await subject.url(a_permit("p1", "s1", "bob", "others"))
+    assert [demand.weight for demand in subject.a.demands] == [4.0, 1.0]
+
+
+async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    first, _ = await subject.url(a_permit())
+    subject.chance = 0.0
+    await clock.advance(209.0)
+    assert await subject.url(a_permit()) == (first, LinkSource.LOCAL)
+    await settle()
+    assert len(subject.a.asked) == 1, "it is not near its end yet"
+    await clock.advance(2.0)
+    for _ in range(5):
+        assert await subject.url(a_permit()) == (first, LinkSource.LOCAL), "nobody waits for it"
+    await settle()
+    assert len(subject.a.asked) == 2
+    assert subject.a.demands[-1] == Demand("", priority=Priority.SPARE)
+    second, source = await subject.url(a_permit())
+    assert second != first
+    assert source is LinkSource.LOCAL
+    assert subject.telemetry.renewals == [("a", "ok")]
+
+
+async def test_a_link_that_nobody_asks_for_is_not_renewed(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.chance = 0.0
+    await subject.url(a_permit())
+    await clock.advance(400.0)
+    assert len(subject.a.asked) == 1
+
+
+async def test_early_requests_seldom_start_a_renewal(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    await subject.url(a_permit())
+    await clock.advance(211.0)
+    subject.chance = 0.1
+    await subject.url(a_permit())
+    await settle()
+    assert len(subject.a.asked) == 1
+    await clock.advance(50.0)
+    await subject.url(a_permit())
+    await settle()
+    assert len(subject.a.asked) == 2
+
+
+async def test_without_spare_budget_the_link_serves_to_its_end(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    first, _ = await subject.url(a_permit())
+    subject.chance = 0.0
+    subject.a.refuses = BudgetExhausted("none to spare", retry_after_s=0.0)
+    await clock.advance(250.0)
+    for _ in range(5):
+        assert await subject.url(a_permit()) == (first, LinkSource.LOCAL)
+        await settle()
+    assert len(subject.a.asked) == 2, "it is not tried again at once"
+    assert subject.telemetry.renewals == [("a", "BudgetExhausted")]
+    subject.a.refuses = None
+    await clock.advance(21.0)
+    assert (await subject.url(a_permit()))[0] != first
+
+
+async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
+    subject, store = Subject(clock), FakeSharedStore(clock)
+    replicas = []
+    for _ in range(3):
+        replica = Subject(clock)
+        replica.a = subject.a
+        replica.consoles = Consoles(
+            {ProjectId("p1"): an_account("a", subject.a, Reuse.CALLER)},
+            SharedFlight(store, clock),
+            clock,
+            links_max=10,
+            group_weights={},
+            jitter=lambda: 0.0,
+            telemetry=subject.telemetry,
+        )
+        replicas.append(replica)
+    for replica in replicas:
+        await replica.url(a_permit())
+    await clock.advance(215.0)
+    for replica in replicas:
+        await replica.url(a_permit())
+    await settle()
+    assert len(subject.a.asked) == 2
+    assert len({(await replica.url(a_permit()))[0] for replica in replicas}) == 1

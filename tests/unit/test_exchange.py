@@ -12,10 +12,12 @@ from gateway.errors import (
     GatewayError,
     ServiceLoginFailed,
     UpstreamSlow,
+    UpstreamSuspended,
     UpstreamUnreachable,
 )
 from gateway.flow.exchange import Exchange
-from gateway.model import BudgetClass, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.rules.breaker import Breaker, BreakerRules
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -23,6 +25,9 @@ OK = UpstreamAnswer(200, {}, b"{}")
 EXPIRED = UpstreamAnswer(401, {}, b'{"error_code":"APIGW.0307","error_msg":"x"}')
 BUSY = UpstreamAnswer(429, {"retry-after": "4"}, b"slow down")
 DOWN = UpstreamAnswer(503, {}, b"")
+BREAKER = BreakerRules(
+    calls_min=4, failure_part=0.5, within_s=60.0, slow_s=10.0, open_s=8.0, open_max_s=30.0
+)
 RESET = UpstreamUnreachable("reset", retry_after_s=2.0)
 
 
@@ -34,21 +39,29 @@ class Cloud:
         self.answers = list(answers)
         self.asked: list[str] = []
         self.timeouts: list[float] = []
-        self.pauses: list[float | None] = []
+        self.pauses: list[tuple[float | None, float | None]] = []
         self.token = 1
         self.admit_s = self.login_s = self.answer_s = 0.0
         self.exhausted = False
 
     async def admit(
-        self, account: str, budget: BudgetClass, caller: str, *, deadline: float
+        self,
+        account: str,
+        budget: BudgetClass,
+        demand: Demand,
+        *,
+        deadline: float,
+        again: bool = False,
     ) -> None:
-        self.asked.append(f"admit {account} {budget.value} {caller}")
+        self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
         if self.exhausted:
             raise BudgetExhausted("full", retry_after_s=5.0)
         await self.clock.sleep(self.admit_s)
 
-    async def throttled(self, account: str, budget: BudgetClass, *, pause_s: float | None) -> None:
-        self.pauses.append(pause_s)
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+    ) -> None:
+        self.pauses.append((pause_s, told))
 
     async def headers(
         self, request: UpstreamRequest, *, deadline: float
@@ -86,6 +99,7 @@ class Bench:
             upstream=self.cloud,
             credentials={"p": self.cloud},
             budget=self.cloud,
+            breaker=Breaker(BREAKER, jitter=lambda: 0.5),
             clock=clock,
             telemetry=self.telemetry,
             jitter=lambda: 0.5,
@@ -96,7 +110,7 @@ class Bench:
         return self.exchange.perform(
             UpstreamRequest("GET", "/v1/p/x", **request),
             project="p",
-            caller="ann",
+            demand=Demand("ann"),
             budget=BudgetClass.CONSOLE,
             deadline=self.clock.monotonic() + deadline_s,
         )
@@ -140,7 +154,7 @@ async def test_each_retry_takes_a_slot_of_its_own(
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
     bench = Bench(clock, BUSY, OK)
     await in_time(bench, bench.perform())
-    assert bench.cloud.pauses == [4.0]
+    assert bench.cloud.pauses == [(4.0, None)]
 
 
 async def test_no_slot_is_held_while_a_login_is_waited_for(clock: FakeClock) -> None:
@@ -211,7 +225,7 @@ async def test_an_exhausted_budget_sends_nothing(clock: FakeClock) -> None:
 async def test_retries_do_not_multiply_a_storm(clock: FakeClock) -> None:
     bench = Bench(clock, *[DOWN] * 400)
     for _ in range(100):
-        with pytest.raises(UpstreamUnreachable):
+        with pytest.raises((UpstreamUnreachable, UpstreamSuspended)):
             await in_time(bench, bench.perform())
     assert bench.order.count("send") <= 100 + 100 * 0.1 + 3
 
@@ -231,3 +245,75 @@ async def test_a_caller_that_hangs_up_leaves_nothing_running(clock: FakeClock, s
     assert bench.cloud.asked == asked
     assert bench.order.count("send") <= bench.order.count("admit")
     assert len(bench.telemetry.upstream_calls) == bench.order.count("send")
+
+
+async def test_what_failed_too_often_is_left_alone_and_all_are_told_at_once(
+    clock: FakeClock,
+) -> None:
+    silent = UpstreamSlow("no answer in time")
+    bench = Bench(clock, *[silent] * 4, OK)
+    for _ in range(4):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    assert bench.telemetry.breakers_opened == ["prod"]
+    with pytest.raises(UpstreamSuspended) as refused:
+        await in_time(bench, bench.perform())
+    assert 7 < refused.value.retry_after_s <= 8
+    assert bench.order.count("send") == bench.order.count("admit") == 4
+    await clock.advance(refused.value.retry_after_s)
+    assert await in_time(bench, bench.perform()) is OK
+
+
+async def test_who_waits_for_a_slot_is_told_when_the_breaker_opens(clock: FakeClock) -> None:
+    bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4)
+    for _ in range(3):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    last = asyncio.ensure_future(bench.perform())
+    await settle()
+    bench.cloud.admit_s = 1_000.0
+    waiting = asyncio.ensure_future(bench.perform(deadline_s=2_000.0))
+    with pytest.raises(UpstreamSlow):
+        await in_time(bench, last)
+    with pytest.raises(UpstreamSuspended):
+        await in_time(bench, waiting)
+    assert clock.monotonic() < 1_100.0
+
+
+async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock) -> None:
+    bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4, OK, OK)
+    for _ in range(4):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    await clock.advance(9.0)
+    bench.cloud.answer_s = 2.0
+    calls = [asyncio.ensure_future(bench.perform()) for _ in range(5)]
+    await settle()
+    assert bench.order.count("send") == 5
+    outcomes = await asyncio.gather(
+        *(in_time(bench, call) for call in calls), return_exceptions=True
+    )
+    assert outcomes.count(OK) == 1
+    assert sum(isinstance(one, UpstreamSuspended) for one in outcomes) == 4
+    assert await in_time(bench, bench.perform()) is OK
+
+
+async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
+    told = UpstreamAnswer(
+        429,
+        {},
+        b'{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: '
+        b'policy user over ratelimit,limit:120,time:1 minute"}',
+    )
+    bench = Bench(clock, told, OK)
+    assert await in_time(bench, bench.perform()) is OK
+    assert bench.cloud.pauses == [(None, 2.0)]
+    assert bench.cloud.asked[2] == "admit prod console ann again"
+
+
+async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
+    bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
+    for _ in range(20):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform(deadline_s=1.0))
+    assert bench.telemetry.breakers_opened == []

@@ -1,7 +1,7 @@
 """What a connection may do before it has asked anything."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from aiohttp import web
@@ -10,7 +10,14 @@ from gateway.drivers.clock import SystemClock
 from gateway.edge import public
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import NotPermitted
+from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.gateway import Answered, Asked
+from gateway.rules.pacing import Pace
+
+
+class NoUsage:
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        return {}
 
 
 class RefusingGateway:
@@ -27,6 +34,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         deadline_s=5.0,
         request_done=lambda *_: None,
         write_line=lambda _: None,
+        limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
     )
     runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
     await runner.setup()

@@ -30,6 +30,9 @@ log = logging.getLogger("gateway.valkey")
 RedisClient = Redis | RedisCluster
 
 _PROBE_EVERY_S = 0.1
+_PROBE_SELDOM_S = 5.0
+_STEADY_AFTER_S = 10.0
+"""A store that is lost again before that is given twice the time before it is trusted."""
 _HEARTBEAT_EVERY_S = 0.5
 _PROCESS_LIFE_MS = 3_000
 _CONNECTIONS_MAX = 64
@@ -70,7 +73,7 @@ class Valkey:
         self._tried = False
         self._lost = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
-        self._on_message: Callable[[bytes], None] = lambda _: None
+        self._on_message: list[Callable[[bytes], None]] = []
 
     @property
     def available(self) -> bool:
@@ -93,7 +96,7 @@ class Valkey:
         self._on_change.append(call)
 
     def when_message_comes(self, call: Callable[[bytes], None]) -> None:
-        self._on_message = call
+        self._on_message.append(call)
 
     async def run_script(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
@@ -125,11 +128,14 @@ class Valkey:
         # a moved slot and the read, so that a slow store is as good as an absent one.
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._evaluate(script, keys, args)
+                reply = await self._evaluate(script, keys, args)
         except (RedisError, OSError, TimeoutError) as error:
+            _raise_if_cancelled()
             self._change(available=False, why=type(error).__name__)
             # The server's text may quote arguments.
             raise StoreUnavailable(f"{script.name}: {type(error).__name__}") from None
+        _raise_if_cancelled()
+        return reply
 
     async def _evaluate(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
@@ -153,16 +159,28 @@ class Valkey:
             call()
 
     async def keep_heartbeat(self) -> None:
-        """Find a lost store again, and say that this process lives, for ever."""
+        """Find a lost store again, and say that this process lives, for ever.
+
+        Going back and forth costs more than staying away: each time begins without a burst.
+        """
+        away_s = _PROBE_EVERY_S
         while True:
-            there = await self.probe()
-            self._lost.clear()
-            if there:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_HEARTBEAT_EVERY_S):
-                        await self._lost.wait()
-            else:
-                await self._clock.sleep(_PROBE_EVERY_S)
+            while not await self.probe():
+                await self._clock.sleep(away_s)
+            found_at = self._clock.monotonic()
+            await self._beat_until_lost()
+            was_steady = self._clock.monotonic() - found_at >= _STEADY_AFTER_S
+            away_s = _PROBE_EVERY_S if was_steady else min(2 * away_s, _PROBE_SELDOM_S)
+            await self._clock.sleep(away_s)
+
+    async def _beat_until_lost(self) -> None:
+        self._lost.clear()
+        while self._available:
+            try:
+                async with asyncio.timeout(_HEARTBEAT_EVERY_S):
+                    await self._lost.wait()
+            except TimeoutError:
+                await self.probe()
 
     async def keep_listening(self) -> None:
         """Hand on what comes over the channel, for ever."""
@@ -179,7 +197,15 @@ class Valkey:
         while True:
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
             if message is not None and message["type"] == "message":
-                self._on_message(message["data"])
+                for call in self._on_message:
+                    call(message["data"])
+
+
+def _raise_if_cancelled() -> None:
+    # redis-py swallows a cancellation that comes at some moments; then it would never end.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def make_client(store: settings.Store, embedded_url: str | None = None) -> RedisClient:

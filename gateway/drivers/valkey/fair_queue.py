@@ -1,0 +1,209 @@
+"""One budget's queue in Redis, shared by all replicas (ports.SharedQueue)."""
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+
+from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.errors import StoreUnavailable
+from gateway.ports import Clock, News
+from gateway.rules.adaptation import Learned
+from gateway.rules.fair_queue import Entry, Limit, Outcome, State, Turn, tolerance_s
+
+_SCRIPT = Script("fair_queue")
+_LOOK_AHEAD_S = 0.02
+"""Slots are given away so long before they begin that the news arrives in time."""
+_LOOK_AHEAD_MAX_S = 0.15
+
+Argument = str | bytes | int
+
+
+class ValkeyFairQueue:
+    def __init__(
+        self, valkey: Valkey, line: str, *, account: str, limit: Limit, clock: Clock
+    ) -> None:
+        """`line` names the budget among all; it holds no space."""
+        self._valkey = valkey
+        self._line = line.encode()
+        self._limit = limit
+        self._clock = clock
+        self._names = [
+            valkey.key("budget", line, kind, tag=account)
+            for kind in ("state", "interactive", "bulk", "finish", "replicas")
+        ]
+        self._numbers = itertools.count()
+        self._replica = secrets.token_hex(8)
+        self._former = ""
+        self._returned = 0
+        self._offset_us = clock.now() * 1e6 - clock.monotonic() * 1e6
+        """From this process's monotonic clock to the server's."""
+        self._round_trip_s = 0.0
+        self._announce: Callable[[News], None] = lambda _: None
+        valkey.when_message_comes(self._hear)
+
+    @property
+    def available(self) -> bool:
+        return self._valkey.available
+
+    @property
+    def processes(self) -> int:
+        return self._valkey.processes
+
+    def when_news_comes(self, call: Callable[[News], None]) -> None:
+        self._announce = call
+
+    def when_available_changes(self, call: Callable[[], None]) -> None:
+        self._valkey.when_available_changes(call)
+
+    def new_id(self) -> str:
+        at_us = int(self._to_server(self._clock.monotonic()))
+        return f"{at_us:014x}{self._replica}{next(self._numbers):x}"
+
+    def rejoin(self, processes: int) -> None:
+        self._former, self._replica = self._replica, secrets.token_hex(8)
+        self._returned = processes
+
+    async def turn(self, turn: Turn, state: State) -> Outcome:
+        began = self._clock.monotonic()
+        look_ahead_s = min(_LOOK_AHEAD_S + 2 * self._round_trip_s, _LOOK_AHEAD_MAX_S)
+        arguments = [*self._arguments(began, state, look_ahead_s), *_told(turn)]
+        reply = await self._valkey.run_script(_SCRIPT, self._names, arguments)
+        ended = self._clock.monotonic()
+        self._former, self._returned = "", 0
+        fields = iter(reply)
+        try:
+            server_us = int(next(fields))
+            self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
+            self._offset_us = server_us - (began + ended) / 2 * 1e6
+            return self._outcome(fields)
+        except (ValueError, StopIteration, TypeError):
+            raise StoreUnavailable("fair_queue: an answer of another kind") from None
+
+    def _arguments(self, now: float, state: State, look_ahead_s: float) -> list[Argument]:
+        limit, learned = self._limit, state.learned
+        arguments: list[Argument] = [
+            self._replica,
+            self._former,
+            self._valkey.channel,
+            self._line,
+            _us(look_ahead_s),
+            limit.queue_max,
+            limit.caller_max,
+            state.version,
+            repr(state.virtual_time),
+            _us(max(0.0, state.paused_until - now)),
+            self._returned,
+            repr(limit.ceiling),
+        ]
+        if learned is None:
+            arguments += [""] * 6
+        else:
+            arguments += [
+                repr(learned.goal),
+                repr(learned.low),
+                _us(now - learned.cut_at),
+                repr(learned.hold_s),
+                _us(learned.epoch_until - now),
+                learned.calls,
+            ]
+        arguments.append(len(limit.windows))
+        for i, pace in enumerate(limit.windows):
+            ahead = _us(state.tats[i] - now) if state.tats else ""
+            arguments += [_us(pace.interval_s), _us(tolerance_s(pace)), ahead]
+        return arguments
+
+    def _outcome(self, fields: Iterator[bytes]) -> Outcome:
+        version, virtual_time = int(next(fields)), float(next(fields))
+        paused = self._instant(next(fields))
+        following, waiting = next(fields), int(next(fields))
+        learned = self._learned([next(fields) for _ in range(6)])
+        tats = tuple(self._instant(next(fields)) for _ in self._limit.windows)
+        granted = {key: self._instant(slot) for key, slot in _pairs(fields)}
+        refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
+        return Outcome(
+            state=State(tats, virtual_time, paused, learned, version),
+            waiting=waiting,
+            next_at=self._instant(following) if following else None,
+            granted=granted,
+            refused=refused,
+            tags={key: float(tag) for key, tag in _pairs(fields)},
+        )
+
+    def _learned(self, lesson: list[bytes]) -> Learned | None:
+        goal, low, cut, hold, epoch, calls = lesson
+        if not goal:
+            return None
+        return Learned(
+            float(goal),
+            float(low),
+            self._instant(cut),
+            float(hold),
+            self._instant(epoch),
+            int(calls),
+        )
+
+    def _hear(self, message: bytes) -> None:
+        """Take in what another replica's turn meant for this one."""
+        kind, _, rest = message.partition(b" ")
+        line, _, rest = rest.partition(b" ")
+        if kind != b"queue" or line != self._line:
+            return
+        _, paused, following, *told = rest.split(b" ")
+        granted: dict[str, float] = {}
+        refused: dict[str, float] = {}
+        for one in told:
+            entry_id, mark, value = one.partition(b"=")
+            if mark:
+                granted[entry_id.decode()] = self._instant(value)
+            elif one:
+                entry_id, _, value = one.partition(b"!")
+                refused[entry_id.decode()] = int(value) / 1e6
+        next_at = self._instant(following) if following else None
+        self._announce(News(granted, refused, self._instant(paused), next_at))
+
+    def _instant(self, server_us: bytes) -> float:
+        return (int(server_us) - self._offset_us) / 1e6
+
+    def _to_server(self, monotonic: float) -> float:
+        return monotonic * 1e6 + self._offset_us
+
+
+def _told(turn: Turn) -> Iterator[Argument]:
+    yield len(turn.hurt)
+    for hurt in turn.hurt:
+        yield _us(hurt.pause_s)
+        yield "" if hurt.told is None else repr(hurt.told)
+    yield len(turn.leaving)
+    for one in turn.leaving:
+        yield from (one.id, _digest(one.demand.caller), repr(one.demand.weight))
+    yield len(turn.entering)
+    for one in turn.entering:
+        yield from _entering(one)
+
+
+def _entering(one: Entry) -> tuple[Argument, ...]:
+    demand = one.demand
+    return (
+        one.id,
+        _digest(demand.caller),
+        repr(demand.weight),
+        demand.priority.value,
+        _us(one.patience_s),
+        "" if one.tag is None else repr(one.tag),
+    )
+
+
+def _pairs(fields: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
+    for _ in range(int(next(fields))):
+        key = next(fields)
+        yield key.decode(), next(fields)
+
+
+def _digest(caller: str) -> str:
+    # Whoever may look into Redis need not learn who asks.
+    return blake2b(caller.encode(), digest_size=9).hexdigest()
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)

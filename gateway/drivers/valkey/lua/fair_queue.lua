@@ -1,0 +1,302 @@
+#!lua
+-- One replica's turn at an account's budget, in one round trip: who leaves, which 429s came, who
+-- enters; then the slots that are due are given away, in fair order, whichever replica the calls
+-- wait in. The rules are those of gateway/rules/fair_queue.py and adaptation.py.
+--
+-- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
+-- ARGV: see fair_queue.py beside this folder. Spans and instants are whole microseconds of this
+-- server's clock; what replicas know of instants comes as a span from now, so that it holds after
+-- a failover to a server with another clock. Numbers are formatted by hand: Lua's tostring keeps
+-- 14 digits, and Redis cuts the fraction off what a script returns.
+local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.00005, 0.01
+local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
+local TOLD_PART, TOLD_HOLD = 0.97, 30
+local BULK_EVERY, DOOMED_FACTOR, DOOMED_MORE = 8, 1.25, 500000
+local AHEAD_MAX, PAUSE_MAX, LIFE = 5000000, 300000000, 1500000
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+local at = 0
+local function text()
+  at = at + 1
+  return ARGV[at]
+end
+local function number() return tonumber(text()) end
+local function whole(value) return string.format('%.0f', value) end
+local function exact(value) return string.format('%.17g', value) end
+
+local replica, former, channel, line = text(), text(), text(), text()
+local look_ahead, queue_max, caller_max = number(), number(), number()
+local known_version, known_vtime, known_pause = number(), number(), number()
+local returned, ceiling = number(), number()
+local known = {goal = number(), low = number(), cut = number(), hold = number(),
+  epoch = number(), calls = number()}
+
+-- What this server remembers. Where it lost it, or is behind what the replica saw (a failover that
+-- lost the last writes), or the replica was alone meanwhile, what the replica knows is added.
+local kept = {}
+local flat = redis.call('HGETALL', KEYS[1])
+for i = 1, #flat, 2 do kept[flat[i]] = tonumber(flat[i + 1]) end
+
+local version = kept.version or 0
+local adopts = returned > 0 or version < known_version
+local vtime, pause = kept.vtime or 0, kept.pause or 0
+if adopts then
+  version = math.max(version, known_version)
+  vtime = math.max(vtime, known_vtime)
+  pause = math.max(pause, now + known_pause)
+end
+pause = math.min(pause, now + PAUSE_MAX)
+local turns = kept.turns or 0
+
+local learned = nil
+if kept.goal then
+  learned = {goal = kept.goal, low = kept.low, cut = kept.cut, hold = kept.hold,
+    epoch = kept.epoch, calls = kept.calls}
+end
+if adopts and known.goal and (not learned or now - known.cut > learned.cut + 1000000) then
+  learned = {goal = known.goal, low = known.low, cut = now - known.cut, hold = known.hold,
+    epoch = now + known.epoch, calls = known.calls}
+end
+
+local function rate()
+  if not learned then return ceiling end
+  local since, grown = (now - learned.cut) / 1000000, nil
+  if since < learned.hold then
+    local missing = (learned.hold - since) / learned.hold
+    grown = learned.goal - (learned.goal - learned.low) * missing * missing * missing
+  else
+    local past = since - learned.hold
+    grown = learned.goal + GROWTH * ceiling * past * past * past
+  end
+  return math.min(ceiling, math.max(FLOOR * ceiling, grown))
+end
+
+local windows = {}
+for i = 1, number() do
+  local interval, tolerance, ahead = number(), number(), number()
+  local tat = kept['tat' .. i]
+  -- Lost, or never there: no burst, so that a loss only makes us slower.
+  if not tat then tat = now + tolerance end
+  if adopts and ahead then tat = math.max(tat, now + ahead) end
+  -- This replica was alone, and others may still be, with a call each.
+  if returned > 0 then tat = math.max(tat, now + tolerance + interval * returned) end
+  tat = math.min(tat, math.max(now, pause) + tolerance + math.max(AHEAD_MAX, interval))
+  windows[i] = {interval = interval, tolerance = tolerance, tat = tat}
+end
+local interval_at_ceiling = windows[1].interval
+local function adapt() windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate()) end
+
+local function slot_of(rank)
+  local slot = math.max(now, pause)
+  for _, window in ipairs(windows) do
+    slot = math.max(slot,
+      math.max(window.tat, now) + rank * window.interval - window.tolerance)
+  end
+  return slot
+end
+
+local function take(slot)
+  for _, window in ipairs(windows) do
+    window.tat = math.max(window.tat, slot) + window.interval
+  end
+  if learned then learned.calls = learned.calls + 1 end
+end
+
+local function suffer(pause_us, told)
+  local seconds = pause_us / 1000000
+  if not learned or now >= learned.epoch then
+    local current = rate()
+    if told and told * TOLD_PART < current then
+      learned = {goal = told * TOLD_PART, low = told * TOLD_PART, hold = TOLD_HOLD}
+    else
+      local goal = current
+      if learned and learned.calls >= MEASURE_CALLS then
+        local since = (now - learned.cut) / 1000000
+        if since <= MEASURE_WITHIN then goal = math.min(current, learned.calls / since) end
+      end
+      learned = {goal = goal, low = goal * CUT, hold = REGROW}
+    end
+    learned.cut, learned.epoch, learned.calls = now, now + seconds * 1000000, 0
+  end
+  pause = math.max(pause, now + pause_us)
+  windows[1].tat = math.max(windows[1].tat, pause + windows[1].tolerance)
+  adapt()
+end
+
+adapt()
+if former ~= '' then redis.call('ZREM', KEYS[5], former) end
+redis.call('ZADD', KEYS[5], now, replica)
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - LIFE)
+
+local told_all = false
+for _ = 1, number() do
+  local pause_us, told = number(), number()
+  suffer(pause_us, told)
+  told_all = true
+end
+
+for _ = 1, number() do
+  local id, caller, weight = text(), text(), number()
+  for i = 2, 3 do
+    local tag = tonumber(redis.call('ZSCORE', KEYS[i], id) or nil)
+    if tag then
+      redis.call('ZREM', KEYS[i], id)
+      if tag > 0 and redis.call('ZSCORE', KEYS[4], caller) then
+        redis.call('ZINCRBY', KEYS[4], exact(-1 / weight), caller)
+      end
+    end
+  end
+end
+
+local function owner_of(id) return string.sub(id, 15, 30) end
+local granted, refused, waiting, others = {}, {}, {}, {}
+local function tell(id, mark, value, own)
+  if owner_of(id) == replica then
+    own[#own + 1] = id
+    own[#own + 1] = whole(value)
+  else
+    others[#others + 1] = id .. mark .. whole(value)
+  end
+end
+
+local length = {[2] = redis.call('ZCARD', KEYS[2]), [3] = redis.call('ZCARD', KEYS[3])}
+
+local function wait_for(which, start, id)
+  local rank = id and redis.call('ZRANK', KEYS[which], id)
+    or redis.call('ZCOUNT', KEYS[which], '-inf', exact(start))
+  if which == 3 then
+    rank = rank + math.min(length[2], (BULK_EVERY - 1) * (rank + 1))
+  else
+    rank = rank + math.min(length[3], math.floor(rank / (BULK_EVERY - 1)))
+  end
+  return slot_of(rank) - now
+end
+
+local function remove(which, id)
+  length[which] = length[which] - redis.call('ZREM', KEYS[which], id)
+end
+
+local function has_spare()
+  if length[2] + length[3] > 0 or now < pause then return false end
+  for _, window in ipairs(windows) do
+    if window.tat + window.interval - window.tolerance / 2 > now then return false end
+  end
+  return true
+end
+
+local function makes_room(which, start)
+  local last = length[3] > 0 and 3 or 2
+  local victim = redis.call('ZRANGE', KEYS[last], -1, -1, 'WITHSCORES')
+  local id, tag = victim[1], tonumber(victim[2])
+  if (last == which and tag <= start) or last < which then return false end
+  tell(id, '!', wait_for(last, tag, id), refused)
+  remove(last, id)
+  waiting[id] = nil
+  return true
+end
+
+local function enter(id, caller, weight, which, patience, tag)
+  local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
+  local start = held or tag
+    or math.max(vtime, tonumber(redis.call('ZSCORE', KEYS[4], caller) or 0))
+  local wait = wait_for(which, start, held and id)
+  if held then
+    if wait > patience * DOOMED_FACTOR + DOOMED_MORE then
+      remove(which, id)
+      tell(id, '!', wait, refused)
+    else
+      waiting[id] = start
+    end
+    return
+  end
+  local greedy = not tag and (start - vtime) * weight >= caller_max
+  if wait > patience or greedy
+    or (length[2] + length[3] >= queue_max and not makes_room(which, start)) then
+    tell(id, '!', wait, refused)
+    return
+  end
+  if not tag then redis.call('ZADD', KEYS[4], exact(start + 1 / weight), caller) end
+  redis.call('ZADD', KEYS[which], exact(start), id)
+  length[which] = length[which] + 1
+  waiting[id] = start
+end
+
+for _ = 1, number() do
+  local id, caller, weight, priority, patience, tag =
+    text(), text(), number(), text(), number(), number()
+  if priority ~= 'spare' then
+    enter(id, caller, weight, priority == 'bulk' and 3 or 2, patience, tag)
+  elseif has_spare() then
+    take(now)
+    tell(id, '=', now, granted)
+  else
+    tell(id, '!', 0, refused)
+  end
+end
+
+local living = {[replica] = true}
+local function lives(owner)
+  if living[owner] == nil then
+    living[owner] = redis.call('ZSCORE', KEYS[5], owner) and true or false
+  end
+  return living[owner]
+end
+
+while length[2] + length[3] > 0 do
+  local slot = slot_of(0)
+  if slot > now + look_ahead then break end
+  local bulk = length[3] > 0 and (length[2] == 0 or turns % BULK_EVERY == BULK_EVERY - 1)
+  local which = bulk and 3 or 2
+  local first = redis.call('ZRANGE', KEYS[which], 0, 0, 'WITHSCORES')
+  local id, tag = first[1], tonumber(first[2])
+  if not id then break end
+  remove(which, id)
+  waiting[id] = nil
+  if lives(owner_of(id)) then  -- a slot for one who is gone would be lost
+    take(slot)
+    turns = turns + 1
+    vtime = math.max(vtime, tag)
+    tell(id, '=', slot, granted)
+  end
+end
+
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', exact(vtime))
+local fields = {'version', whole(version + 1), 'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
+for i, window in ipairs(windows) do
+  fields[#fields + 1] = 'tat' .. i
+  fields[#fields + 1] = whole(window.tat)
+end
+local lesson = {'', '', '', '', '', ''}
+if learned then
+  lesson = {exact(learned.goal), exact(learned.low), whole(learned.cut), exact(learned.hold),
+    whole(learned.epoch), whole(learned.calls)}
+  for i, name in ipairs({'goal', 'low', 'cut', 'hold', 'epoch', 'calls'}) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = lesson[i]
+  end
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('EXPIRE', KEYS[1], 604800)
+for i = 2, 5 do redis.call('EXPIRE', KEYS[i], 3600) end
+
+local following = length[2] + length[3] > 0 and whole(slot_of(0) - look_ahead) or ''
+if #others > 0 or told_all then
+  redis.call('PUBLISH', channel, table.concat({'queue', line, whole(now), whole(pause),
+    following, table.concat(others, ' ')}, ' '))
+end
+
+local reply = {whole(now), whole(version + 1), exact(vtime), whole(pause), following, length[2] + length[3]}
+for _, value in ipairs(lesson) do reply[#reply + 1] = value end
+for _, window in ipairs(windows) do reply[#reply + 1] = whole(window.tat) end
+local tags = {}
+for id, tag in pairs(waiting) do
+  tags[#tags + 1] = id
+  tags[#tags + 1] = exact(tag)
+end
+for _, list in ipairs({granted, refused, tags}) do
+  reply[#reply + 1] = #list / 2
+  for _, value in ipairs(list) do reply[#reply + 1] = value end
+end
+return reply

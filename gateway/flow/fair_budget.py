@@ -1,0 +1,297 @@
+"""A place in the account's budget: in the queue that all replicas share, or in one's own.
+
+Each budget is one loop that takes its turn at the queue whenever somebody came or left, or a slot
+is due: what gathered in between goes over in one round trip. While Redis is away the same queue is
+kept in memory, with this process's share of the budget; when it is back, who waits moves back.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from gateway.errors import BudgetExhausted, StoreUnavailable
+from gateway.model import BudgetClass, Demand, Priority
+from gateway.ports import Clock, News, SharedQueue, Telemetry
+from gateway.rules.adaptation import rate
+from gateway.rules.fair_queue import (
+    LATE_MAX_S,
+    Entry,
+    FairQueue,
+    Hurt,
+    Limit,
+    Outcome,
+    State,
+    Turn,
+    without_burst,
+)
+
+_CALL_S = 0.5
+"""What is left of a deadline for the call itself when its slot comes."""
+_REFRESH_S = 0.5
+_REFRESH_MAX = 200
+"""Entries that are told again at once, in case a message or a server was lost."""
+_JITTER_S = 0.008
+"""One replica is first at a slot; the others then hear that it is gone."""
+_TURN_EVERY_S = 0.002
+_PAUSE_UNNAMED_S = 3.0
+"""The vendor's advice is 2 to 5 s where it names no span (dossier 2.5)."""
+_PAUSE_MAX_S = 300.0
+_HEAD = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    demand: Demand
+    until: float
+    tag: float | None
+    id: str = ""
+    told_at: float = 0.0
+    place: "asyncio.Future[float]" = field(init=False)
+
+    def entry(self, now: float) -> Entry:
+        return Entry(self.id, self.demand, max(0.0, self.until - now), self.tag)
+
+
+class BudgetLine:
+    """One account's budget of one class."""
+
+    def __init__(  # noqa: PLR0913 - each part is told what it needs
+        self,
+        account: str,
+        budget: BudgetClass,
+        *,
+        limit: Limit,
+        wait_max_s: float,
+        processes_max: int,
+        shared: SharedQueue,
+        clock: Clock,
+        telemetry: Telemetry,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.account = account
+        self.budget = budget
+        self.limit = limit
+        self._wait_max_s = wait_max_s
+        self._processes_max = processes_max
+        self._shared = shared
+        self._clock = clock
+        self._telemetry = telemetry
+        self._jitter = jitter
+        self._state = State(tats=())
+        self._own: FairQueue | None = None
+        self._waiting: dict[str, _Waiting] = {}
+        self._entering: list[_Waiting] = []
+        self._leaving: list[Entry] = []
+        self._hurt: list[Hurt] = []
+        self._wake = asyncio.Event()
+        self._next_at: float | None = None
+        self._late_by = 0.0
+        self.queued = 0
+        """How many wait, over all replicas that this one can see."""
+        shared.when_news_comes(self._hear)
+        shared.when_available_changes(self._wake.set)
+
+    @property
+    def rate(self) -> float:
+        """Calls a second that all replicas together may send now."""
+        return rate(self._state.learned, self.limit.ceiling, self._clock.monotonic())
+
+    @property
+    def paused_s(self) -> float:
+        return max(0.0, self._state.paused_until - self._clock.monotonic())
+
+    @property
+    def is_alone(self) -> bool:
+        return self._own is not None
+
+    async def admit(self, demand: Demand, *, deadline: float, again: bool) -> None:
+        began = self._clock.monotonic()
+        left_s = max(0.0, deadline - began)
+        until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
+        one = _Waiting(demand, until, tag=_HEAD if again else None)
+        while True:
+            slot = await self._place(one)
+            await self._clock.sleep(slot - self._clock.monotonic())
+            now = self._clock.monotonic()
+            if now <= slot + LATE_MAX_S and now >= self._state.paused_until:
+                break
+            if demand.priority is Priority.SPARE:
+                raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)
+            self._telemetry.budget_slot_lost(self.account, self.budget)
+            one.tag = _HEAD if one.tag is None else one.tag
+        self._telemetry.budget_wait(self.account, self.budget, now - began)
+
+    def throttled(self, *, pause_s: float | None, told: float | None) -> None:
+        pause_s = min(_PAUSE_UNNAMED_S if pause_s is None else pause_s, _PAUSE_MAX_S)
+        until = self._clock.monotonic() + pause_s
+        # Whoever holds a slot here looks at this before they send.
+        self._state = replace(self._state, paused_until=max(self._state.paused_until, until))
+        self._hurt.append(Hurt(pause_s, told))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Take turns at the queue, for ever."""
+        while True:
+            await self._until_due()
+            await self._take_turn()
+
+    async def _place(self, one: _Waiting) -> float:
+        one.id, one.told_at = self._shared.new_id(), 0.0
+        one.place = asyncio.get_running_loop().create_future()
+        self._waiting[one.id] = one
+        self._entering.append(one)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(one.until - self._clock.monotonic() + LATE_MAX_S):
+                return await one.place
+        except TimeoutError:
+            raise self._exhausted(one, self.queued / self.rate) from None
+        finally:
+            if self._waiting.pop(one.id, None) is not None:
+                self._leaving.append(one.entry(0.0))
+                self._wake.set()
+
+    def _exhausted(self, one: _Waiting, wait_s: float) -> BudgetExhausted:
+        if one.demand.priority is not Priority.SPARE:
+            self._telemetry.budget_refused(self.account, self.budget)
+        patience_s = max(0.0, one.until - self._clock.monotonic())
+        return BudgetExhausted(
+            f"account {self.account}: next slot in {wait_s:.1f} s",
+            retry_after_s=max(0.0, wait_s - patience_s),
+        )
+
+    async def _until_due(self) -> None:
+        earliest = self._clock.monotonic() + _TURN_EVERY_S
+        while not self._wake.is_set():
+            if not self._waiting:
+                await self._wake.wait()
+                break
+            left_s = max(self._due(), earliest) - self._clock.monotonic()
+            if left_s <= 0:
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._wake.wait()
+        self._wake.clear()
+
+    def _due(self) -> float:
+        refresh_at = next(iter(self._waiting.values())).told_at + _REFRESH_S
+        if self._next_at is None:
+            return refresh_at
+        return min(self._next_at + self._late_by, refresh_at)
+
+    async def _take_turn(self) -> None:
+        if self._own is not None and self._shared.available:
+            self._come_back()
+        turn = self._gather()
+        try:
+            outcome = await self._shared.turn(turn, self._state)
+        except StoreUnavailable:
+            outcome = self._alone(turn)
+        else:
+            self._own = None
+        self._state = _with_pause(outcome.state, self._state.paused_until)
+        self._next_at = outcome.next_at
+        self._late_by = _JITTER_S * self._jitter()
+        self.queued = outcome.waiting
+        for entry_id, tag in outcome.tags.items():
+            if entry_id in self._waiting:
+                self._waiting[entry_id].tag = tag
+        self._settle(outcome.granted, outcome.refused)
+
+    def _gather(self) -> Turn:
+        """Take what came up since the last turn, and who has not been confirmed for a while."""
+        now = self._clock.monotonic()
+        came = [one for one in self._entering if one.id in self._waiting]
+        stale = [
+            one
+            for one in islice(self._waiting.values(), _REFRESH_MAX)
+            if 0 < one.told_at < now - _REFRESH_S
+        ]
+        for one in (*stale, *came):  # the dictionary's order is that of the last confirmation
+            one.told_at = now
+            self._waiting[one.id] = self._waiting.pop(one.id)
+        turn = Turn(self._leaving, self._hurt, [one.entry(now) for one in (*stale, *came)])
+        self._leaving, self._hurt, self._entering = [], [], []
+        return turn
+
+    def _settle(self, granted: Mapping[str, float], refused: Mapping[str, float]) -> None:
+        for entry_id, slot in granted.items():
+            one = self._waiting.pop(entry_id, None)
+            if one is not None and not one.place.done():
+                one.place.set_result(slot)
+        for entry_id, wait_s in refused.items():
+            one = self._waiting.pop(entry_id, None)
+            if one is not None and not one.place.done():
+                one.place.set_exception(self._exhausted(one, wait_s))
+
+    def _hear(self, news: News) -> None:
+        self._state = _with_pause(self._state, news.paused_until)
+        self._next_at = news.next_at
+        self._settle(news.granted, news.refused)
+
+    def _alone(self, turn: Turn) -> Outcome:
+        """Take the turn at the queue in this process's memory, with its share of the budget."""
+        now = self._clock.monotonic()
+        if self._own is None:
+            share = self._share
+            learned = self._state.learned
+            # One who never saw Redis begins at once; else the last call may have been just now.
+            used = 1 if self._state.tats else 0
+            self._own = FairQueue(
+                self.limit.share(share),
+                replace(
+                    self._state,
+                    tats=without_burst(self.limit.share(share), now, used=used),
+                    learned=None if learned is None else learned.scaled(1 / share),
+                ),
+            )
+            turn = replace(turn, entering=[one.entry(now) for one in self._waiting.values()])
+        outcome = self._own.turn(now, turn)
+        learned = outcome.state.learned
+        whole = None if learned is None else learned.scaled(self._share)
+        return replace(outcome, state=replace(outcome.state, learned=whole))
+
+    def _come_back(self) -> None:
+        """Give everybody who waits a new name: what the store still has of them is void."""
+        self._shared.rejoin(self._share)
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        for one in waiting:
+            one.id, one.told_at = self._shared.new_id(), 0.0
+            self._waiting[one.id] = one
+        self._entering = waiting
+        self._own = None
+
+    @property
+    def _share(self) -> int:
+        return max(self._shared.processes, self._processes_max)
+
+
+def _with_pause(state: State, paused_until: float) -> State:
+    return replace(state, paused_until=max(state.paused_until, paused_until))
+
+
+class FairBudget:
+    """All budgets of all accounts (ports.Budget)."""
+
+    def __init__(self, lines: Iterable[BudgetLine]) -> None:
+        self._lines = {(line.account, line.budget): line for line in lines}
+
+    async def admit(
+        self,
+        account: str,
+        budget: BudgetClass,
+        demand: Demand,
+        *,
+        deadline: float,
+        again: bool = False,
+    ) -> None:
+        await self._lines[account, budget].admit(demand, deadline=deadline, again=again)
+
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+    ) -> None:
+        self._lines[account, budget].throttled(pause_s=pause_s, told=told)

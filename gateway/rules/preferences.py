@@ -1,0 +1,23 @@
+"""What a caller would like, by its `Prefer` header (RFC 7240). Pure."""
+
+import re
+from collections.abc import Iterable
+
+_BLANKS = " \t"
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_QUOTES_END = re.compile(rf'(?:[^"]|{_QUOTED})*+')
+_PREFERENCE = re.compile(rf'(?:[^",]|{_QUOTED})++')
+_SECONDS = re.compile(r'("?)([0-9]{1,9})\1')
+
+
+def wait_preferred(values: Iterable[str]) -> int | None:
+    """Return N of the first `wait=N` in the header's values; None when it is not understood."""
+    text = ",".join(values)
+    if _QUOTES_END.fullmatch(text) is None:
+        return None
+    for preference in _PREFERENCE.findall(text):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip(_BLANKS).lower() == "wait":  # RFC 7240, 2: the first is the one that counts
+            found = _SECONDS.fullmatch(value.strip(_BLANKS))
+            return int(found[2]) if found else None
+    return None

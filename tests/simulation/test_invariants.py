@@ -1,0 +1,204 @@
+"""The invariants under seeded schedules and faults: thousands of fleets, in virtual time.
+
+`SEEDS=20000 make simulation` runs more; a failure prints its seed, and
+`SEED=4711 python -m pytest tests/simulation` runs that one alone.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from gateway.model import Demand, Priority
+from gateway.rules.pacing import Pace
+from tests.support.fleet import Fleet, Replica, jain, loop_time
+from tests.support.virtual_time import run_virtually
+
+PACE = Pace(requests=9.7, per_s=1, burst=5)
+CLOUD = (10.0, 10.0)
+_CHUNKS = 25
+_SEEDS = int(os.environ.get("SEEDS", "2000"))
+
+Fault = Callable[[Fleet], Coroutine[Any, Any, None]]
+
+
+async def no_fault(fleet: Fleet) -> None:
+    del fleet
+
+
+async def messages_are_lost(fleet: Fleet) -> None:
+    fleet.store.message_loss = fleet.chance.choice([0.1, 0.5, 1.0])
+
+
+async def the_store_is_slow(fleet: Fleet) -> None:
+    fleet.store.delay_s = (0.001, fleet.chance.choice([0.02, 0.045]))
+
+
+async def the_store_goes_and_comes(fleet: Fleet) -> None:
+    for _ in range(fleet.chance.choice([1, 2])):
+        await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
+        fleet.store.there = False
+        await asyncio.sleep(fleet.chance.uniform(0.01, 2.0))
+        fleet.store.there = True
+
+
+async def the_store_forgets(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
+    fleet.store.fail_over(clock_jump_s=0.0)
+
+
+async def another_server_takes_over(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
+    fleet.store.there = False
+    await asyncio.sleep(fleet.chance.uniform(0.15, 1.0))
+    fleet.store.fail_over(clock_jump_s=fleet.chance.uniform(-100.0, 100.0))
+    fleet.store.there = True
+
+
+async def a_replica_dies(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
+    await fleet.chance.choice(fleet.replicas).kill()
+
+
+async def the_cloud_s_limit_drops(fleet: Fleet) -> None:
+    fleet.cloud.tells_its_limit = fleet.chance.random() < 0.5
+    await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
+    fleet.cloud.rate = 3.0
+
+
+async def the_cloud_fails(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
+    fleet.cloud.fails = fleet.chance.choice([0.1, 0.5, 1.0])
+
+
+FAULTS: tuple[Fault, ...] = (
+    no_fault,
+    messages_are_lost,
+    the_store_is_slow,
+    the_store_goes_and_comes,
+    the_store_forgets,
+    another_server_takes_over,
+    a_replica_dies,
+    the_cloud_s_limit_drops,
+    the_cloud_fails,
+)
+
+
+def seeds_of(chunk: int) -> list[int]:
+    if "SEED" in os.environ:
+        return [int(os.environ["SEED"])] if chunk == 0 else []
+    return list(range(chunk, _SEEDS, _CHUNKS))
+
+
+@pytest.mark.parametrize("chunk", range(_CHUNKS))
+def test_the_invariants_hold_whatever_fails(chunk: int) -> None:
+    for seed in seeds_of(chunk):
+        try:
+            run_virtually(one_fleet(seed))
+        except BaseException as error:
+            error.add_note(
+                f"seed {seed}: replay with SEED={seed} python -m pytest tests/simulation"
+            )
+            raise
+
+
+async def one_fleet(seed: int) -> None:
+    chance = random.Random(f"fleet {seed}")
+    faults = chance.sample(FAULTS, chance.choice([1, 1, 2]))
+    fleet = Fleet.start(seed, replicas=chance.choice([2, 3]), pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(0.5)
+    troubles = [asyncio.create_task(fault(fleet)) for fault in faults]
+    people = [
+        asyncio.create_task(person(fleet, f"person-{i}", until=loop_time() + 4.0))
+        for i in range(chance.choice([3, 8]))
+    ]
+    people += [
+        asyncio.create_task(person(fleet, "greedy", until=loop_time() + 4.0))
+        for _ in range(chance.choice([0, 10]))
+    ]
+    await asyncio.gather(*people)
+    await asyncio.gather(*troubles)
+    assert not fleet.overdue
+    hold_together(fleet, faults)
+    await nothing_is_left(fleet)
+    await fleet.stop()
+
+
+async def person(fleet: Fleet, name: str, *, until: float) -> None:
+    """Ask for one server after another, some of them at once with others; sometimes give up."""
+    chance = fleet.chance
+    while loop_time() < until:
+        alive = [replica for replica in fleet.replicas if replica.alive]
+        server = f"server-{chance.randrange(60)}"
+        priority = chance.choices([Priority.INTERACTIVE, Priority.BULK], [9, 1])[0]
+        asking = asyncio.create_task(
+            fleet.ask(
+                chance.choice(alive),
+                server,
+                Demand(name, priority=priority),
+                within_s=chance.choice([0.3, 2.0, 6.0]),
+            )
+        )
+        if chance.random() < 0.1:
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        await asyncio.sleep(chance.choice([0.0, 0.1]))
+
+
+def hold_together(fleet: Fleet, faults: list[Fault]) -> None:
+    """Invariant 4: a link is fetched once, and once more for each holder that was lost."""
+    fetched = [what for _, what, status in fleet.cloud.calls if status == 200]
+    again = len(fetched) - len(set(fetched))
+    harmless = {no_fault, messages_are_lost, the_cloud_s_limit_drops, the_cloud_fails}
+    hung_up = 0.3 * len(fetched)
+    if set(faults) <= harmless:
+        assert max(fleet.cloud.most_under_way.values(), default=0) <= 1
+        assert again <= hung_up, "only what a caller gave up on its way is fetched again"
+    if set(faults) <= {no_fault, messages_are_lost, a_replica_dies}:
+        assert fleet.cloud.refused() == 0, "within the budget the cloud never says 429"
+
+
+async def nothing_is_left(fleet: Fleet) -> None:
+    """Invariant 8: nobody holds a place who no longer waits."""
+    await asyncio.sleep(2.0)
+    for replica in fleet.replicas:
+        if replica.alive:
+            assert not replica.line._waiting
+            assert replica.flight.in_flight == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shares_are_fair_whoever_asks_how_often_and_where(seed: int) -> None:
+    run_virtually(one_storm(seed))
+
+
+async def one_storm(seed: int) -> None:
+    """Invariant 7: 12 people with one request open each, and one with fifty, for half a minute."""
+    fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    until = loop_time() + 30.0
+    numbers = iter(range(1_000_000))
+
+    async def insist(replica: Replica, name: str) -> None:
+        while loop_time() < until:
+            what = f"server-{next(numbers)}"
+            await fleet.ask(replica, what, Demand(name), within_s=30.0)
+
+    names = [f"person-{i}" for i in range(12)]
+    asking = [insist(fleet.replicas[min(i % 4, 2)], name) for i, name in enumerate(names)]
+    asking += [insist(fleet.chance.choice(fleet.replicas), "greedy") for _ in range(50)]
+    tasks = [asyncio.create_task(one) for one in asking]
+    await asyncio.sleep(30.0)
+    shares = [fleet.answered[name] for name in names]
+    assert jain(shares) >= 0.98
+    assert fleet.answered["greedy"] <= 1.15 * max(shares)
+    assert len(fleet.cloud.calls) >= 0.97 * 30.0 * PACE.requests
+    assert fleet.cloud.refused() == 0
+    await asyncio.gather(*tasks)
+    await fleet.stop()

@@ -1,0 +1,338 @@
+"""Replicas of the gateway's budget, lease and conversation before one cloud, in virtual time.
+
+What runs is what serves people: SharedFlight, Exchange, BudgetLine, the drivers' own code and the
+Lua that Redis would run. Stood in for are the network, which may lose, delay and cut, the server
+that the Lua runs on, and the cloud.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.connection import Script
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.errors import GatewayError, StoreUnavailable, UpstreamUnreachable
+from gateway.flow.exchange import Exchange
+from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.shared_flight import SharedFlight
+from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.ports import Fetched, Held
+from gateway.rules.breaker import Breaker, BreakerRules
+from gateway.rules.fair_queue import Limit
+from gateway.rules.pacing import Pace
+from tests.support.lua_redis import LuaRedis
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.virtual_time import VirtualClock
+
+TIMEOUT_S = 0.1
+_PROBE_EVERY_S = 0.1
+_SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+
+
+def loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Store:
+    """The one server, its clock, and the messages that it sends on."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.clock_offset_s = chance.uniform(-1e4, 1e4)
+        self.redis = LuaRedis(self._now_us, self._publish)
+        self.there = True
+        self.delay_s = (0.000_1, 0.001)
+        self.message_loss = 0.0
+        self.listeners: list[Connection] = []
+
+    def _now_us(self) -> int:
+        return round((2_000_000.0 + loop_time() + self.clock_offset_s) * 1e6)
+
+    def fail_over(self, *, clock_jump_s: float) -> None:
+        """Another server takes over: it has nothing of what was there, and its own clock."""
+        self.redis.flush()
+        self.clock_offset_s += clock_jump_s
+
+    def _publish(self, _: bytes, message: bytes) -> None:
+        for listener in self.listeners:
+            if self.chance.random() >= self.message_loss:
+                delay_s = self.chance.uniform(*self.delay_s)
+                asyncio.get_running_loop().call_later(delay_s, listener.hear, message)
+
+
+class Connection:
+    """One replica's way to the store, as drivers/valkey/connection.py offers it."""
+
+    channel = "wake"
+
+    def __init__(self, store: Store, processes: int) -> None:
+        self._store = store
+        self.processes = processes
+        self.available = True
+        self.alive = True
+        self._on_message: list[Callable[[bytes], None]] = []
+        self._on_change: list[Callable[[], None]] = []
+        store.listeners.append(self)
+
+    def key(self, *parts: str, tag: str) -> str:
+        return ":".join((tag, *parts))
+
+    def when_message_comes(self, call: Callable[[bytes], None]) -> None:
+        self._on_message.append(call)
+
+    def when_available_changes(self, call: Callable[[], None]) -> None:
+        self._on_change.append(call)
+
+    def hear(self, message: bytes) -> None:
+        if self.alive:
+            for call in self._on_message:
+                call(message)
+
+    async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        if not self.available:
+            raise StoreUnavailable("known to be away")
+        out_s, back_s = (self._store.chance.uniform(*self._store.delay_s) for _ in range(2))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.sleep(out_s)
+                if not self._store.there:
+                    await asyncio.sleep(60.0)
+                reply = self._store.redis.run(script.text, keys, args)
+                await asyncio.sleep(back_s)
+        except TimeoutError:
+            self._change(available=False)
+            raise StoreUnavailable("timeout") from None
+        return reply
+
+    async def keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(_PROBE_EVERY_S)
+            if self._store.there:
+                self._change(available=True)
+
+    def _change(self, *, available: bool) -> None:
+        if available != self.available:
+            self.available = available
+            for call in self._on_change:
+                call()
+
+
+class Cloud:
+    """A hard token bucket, 50 to 150 ms, and a ledger of every call."""
+
+    def __init__(self, chance: random.Random, rate: float, burst: float) -> None:
+        self._chance = chance
+        self.rate, self._burst = rate, burst
+        self._level, self._at = burst, loop_time()
+        self.tells_its_limit = False
+        self.fails = 0.0
+        self.calls: list[tuple[float, str, int]] = []
+        """When, for what, and how it was answered."""
+        self.under_way: Counter[str] = Counter()
+        self.most_under_way: Counter[str] = Counter()
+        self.check: Callable[[], None] = lambda: None
+
+    def take(self) -> bool:
+        now = loop_time()
+        self._level = min(self._burst, self._level + (now - self._at) * self.rate)
+        self._at = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True
+
+    async def answer(self, what: str) -> UpstreamAnswer:
+        good = self.take()
+        failed = good and self._chance.random() < self.fails
+        status = 503 if failed else 200 if good else 429
+        self.calls.append((loop_time(), what, status))
+        self.check()
+        self.under_way[what] += 1
+        self.most_under_way[what] = max(self.most_under_way[what], self.under_way[what])
+        try:
+            await asyncio.sleep(self._chance.uniform(0.05, 0.15))
+        finally:
+            self.under_way[what] -= 1
+        if failed:
+            raise UpstreamUnreachable("reset", retry_after_s=1.0)
+        body = b"{}"
+        if not good and self.tells_its_limit:
+            body = (
+                '{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been '
+                f'reached: policy user over ratelimit,limit:{self.rate:.0f},time:1 second"}}'
+            ).encode()
+        return UpstreamAnswer(status, {}, body)
+
+    def refused(self, since: float = 0.0, until: float = 1e9) -> int:
+        return sum(status == 429 and since <= at < until for at, _, status in self.calls)
+
+
+class _Credential:
+    async def headers(self, request: UpstreamRequest, *, deadline: float) -> tuple[Any, ...]:
+        return ()
+
+    async def renew(self, refused: tuple[Any, ...], *, deadline: float) -> bool:
+        return False
+
+
+class _Upstream:
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    async def send(
+        self, request: UpstreamRequest, *, credential: tuple[Any, ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        return await self._cloud.answer(request.path)
+
+
+class Replica:
+    def __init__(self, store: Store, cloud: Cloud, limit: Limit, *, replicas: int) -> None:
+        chance = store.chance
+        self.clock = VirtualClock(
+            offset_s=chance.uniform(0, 1e5), drift=chance.uniform(0.9999, 1.0001)
+        )
+        self.telemetry = RecordingTelemetry()
+        self.connection = Connection(store, replicas)
+        valkey: Any = self.connection
+        self.line = BudgetLine(
+            "a",
+            BudgetClass.CONSOLE,
+            limit=limit,
+            wait_max_s=60.0,
+            processes_max=replicas,
+            shared=ValkeyFairQueue(valkey, "a:console", account="a", limit=limit, clock=self.clock),
+            clock=self.clock,
+            telemetry=self.telemetry,
+            jitter=chance.random,
+        )
+        self.flight = SharedFlight(ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock)
+        self.exchange = Exchange(
+            "a",
+            upstream=_Upstream(cloud),
+            credentials={"p": _Credential()},
+            budget=FairBudget([self.line]),
+            breaker=Breaker(
+                BreakerRules(
+                    calls_min=20,
+                    failure_part=0.8,
+                    within_s=10.0,
+                    slow_s=10.0,
+                    open_s=1.0,
+                    open_max_s=5.0,
+                ),
+                jitter=chance.random,
+            ),
+            clock=self.clock,
+            telemetry=self.telemetry,
+            jitter=chance.random,
+            timeout_s=10.0,
+        )
+        self._tasks = [
+            asyncio.create_task(self.line.run()),
+            asyncio.create_task(self.connection.keep_probing()),
+        ]
+        self.asking: set[asyncio.Task[Any]] = set()
+
+    @property
+    def alive(self) -> bool:
+        return self.connection.alive
+
+    async def link(self, what: str, demand: Demand, *, within_s: float, life_s: float) -> Held:
+        deadline = self.clock.monotonic() + within_s
+
+        async def fetch() -> Fetched:
+            answer = await self.exchange.perform(
+                UpstreamRequest("GET", what),
+                project="p",
+                demand=demand,
+                budget=BudgetClass.CONSOLE,
+                deadline=deadline,
+            )
+            return Fetched(answer.body, self.clock.monotonic() + life_s)
+
+        return await self.flight.obtain(what, fetch, deadline=deadline)
+
+    async def kill(self) -> None:
+        """End without a word to anybody: nothing that it held is given back."""
+        self.connection.alive = self.connection.available = False
+        tasks = [*self._tasks, *self.asking]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, self.flight.close(), return_exceptions=True)
+
+
+@dataclass
+class Fleet:
+    """Replicas, a store and a cloud, with the invariants looked at on every call."""
+
+    chance: random.Random
+    limit: Limit
+    replicas: list[Replica]
+    store: Store
+    cloud: Cloud
+    answered: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    overdue: list[str] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, seed: int, *, replicas: int = 3, pace: Pace, cloud: tuple[float, float]
+    ) -> "Fleet":
+        chance = random.Random(seed)
+        limit = Limit((pace,), queue_max=1_000, caller_max=200)
+        store, upstream = Store(chance), Cloud(chance, *cloud)
+        made = [Replica(store, upstream, limit, replicas=replicas) for _ in range(replicas)]
+        fleet = cls(chance, limit, made, store, upstream)
+        upstream.check = fleet.check_budget
+        return fleet
+
+    def check_budget(self) -> None:
+        """Invariant 3, at each call: in any window that ends now, no more than the budget."""
+        (pace,) = self.limit.windows
+        now = self.cloud.calls[-1][0]
+        for count, (at, _, _) in enumerate(reversed(self.cloud.calls), start=1):
+            allowed = pace.burst + (now - at) / pace.interval_s
+            assert count <= allowed + 1e-3, f"{count} calls in {now - at:.3f} s, {allowed:.2f} may"
+            if now - at > 3 * pace.burst * pace.interval_s + 1.0:
+                break
+
+    async def ask(
+        self, replica: Replica, what: str, demand: Demand, *, within_s: float, life_s: float = 1e6
+    ) -> str:
+        """Ask once; invariant 8: whatever comes, comes by the deadline."""
+        began = loop_time()
+        task = asyncio.create_task(replica.link(what, demand, within_s=within_s, life_s=life_s))
+        replica.asking.add(task)
+        try:
+            await task
+            outcome = "answered"
+            self.answered[demand.caller] += 1
+        except GatewayError as error:
+            outcome = type(error).__name__
+            self.refused[outcome] += 1
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            if replica.alive:
+                raise
+            outcome = "killed"
+        finally:
+            replica.asking.discard(task)
+        late_s = loop_time() - began - within_s
+        if late_s > 0.01 and outcome != "killed":
+            self.overdue.append(f"{outcome} for {what} {late_s:.3f} s late")
+        return outcome
+
+    async def stop(self) -> None:
+        for replica in self.replicas:
+            await replica.kill()
+
+
+def jain(shares: Sequence[float]) -> float:
+    return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))

@@ -1,0 +1,96 @@
+"""When the cloud is left alone, and how it is found to be back."""
+
+import pytest
+
+from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
+
+RULES = BreakerRules(
+    calls_min=4, failure_part=0.5, within_s=10.0, slow_s=5.0, open_s=1.0, open_max_s=4.0
+)
+
+
+def a_breaker() -> Breaker:
+    return Breaker(RULES, jitter=lambda: 0.5)
+
+
+def call(breaker: Breaker, now: float, *, failed: bool | None, seconds: float = 0.1) -> bool:
+    assert breaker.retry_after_s(now) is None
+    breaker.begin()
+    return breaker.end(now, failed=failed, seconds=seconds)
+
+
+def an_open_one(now: float = 0.0) -> Breaker:
+    breaker = a_breaker()
+    assert [call(breaker, now, failed=True) for _ in range(4)] == [False, False, False, True]
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "opens"),
+    [
+        ([True] * 3, False),
+        ([True] * 4, True),
+        ([False, False, True, True], True),
+        ([False, False, False, True], False),
+        ([False] * 50, False),
+        ([None] * 50, False),
+    ],
+)
+def test_it_opens_when_a_part_of_enough_calls_failed(
+    outcomes: list[bool | None], *, opens: bool
+) -> None:
+    breaker = a_breaker()
+    assert any(call(breaker, 0.0, failed=failed) for failed in outcomes) is opens
+    assert (breaker.state(0.0) is BreakerState.OPEN) is opens
+
+
+def test_slow_calls_count_as_failed() -> None:
+    breaker = a_breaker()
+    assert any(call(breaker, 0.0, failed=False, seconds=5.1) for _ in range(4))
+
+
+def test_old_failures_are_forgotten() -> None:
+    breaker = a_breaker()
+    assert not any(call(breaker, 4.0 * i, failed=True) for i in range(20))
+
+
+def test_while_it_is_open_the_true_wait_is_told() -> None:
+    breaker = an_open_one()
+    assert breaker.retry_after_s(0.4) == pytest.approx(0.6)
+    assert breaker.retry_after_s(1.0) is None
+    assert breaker.state(1.0) is BreakerState.HALF_OPEN
+
+
+def test_one_probe_at_a_time_and_its_success_closes() -> None:
+    breaker = an_open_one()
+    breaker.begin()
+    assert breaker.retry_after_s(1.5) == pytest.approx(1.0)
+    assert breaker.end(1.6, failed=False, seconds=0.1) is False
+    assert breaker.state(1.6) is BreakerState.CLOSED
+    assert not any(call(breaker, 1.7, failed=True) for _ in range(3)), "it begins anew"
+
+
+def test_a_failed_or_slow_probe_opens_it_for_longer_each_time() -> None:
+    breaker, now, spans = an_open_one(), 0.0, []
+    for i in range(4):
+        wait_s = breaker.retry_after_s(now)
+        assert wait_s is not None
+        spans.append(wait_s)
+        now += wait_s
+        assert call(breaker, now, failed=i % 2 == 0, seconds=0.1 if i % 2 == 0 else 6.0)
+    assert spans == pytest.approx([1.0, 2.0, 4.0, 4.0])
+
+
+def test_a_probe_of_which_nothing_came_lets_another_try() -> None:
+    breaker = an_open_one()
+    assert call(breaker, 1.5, failed=None) is False
+    assert breaker.retry_after_s(1.5) is None
+
+
+def test_a_call_that_was_sent_before_changes_nothing_while_it_is_open() -> None:
+    breaker = a_breaker()
+    breaker.begin()
+    for _ in range(4):
+        call(breaker, 0.0, failed=True)
+    assert breaker.end(0.5, failed=True, seconds=0.5) is False
+    assert breaker.retry_after_s(0.5) == pytest.approx(0.5)

@@ -1,0 +1,98 @@
+"""The fields by which a caller is told its limit, and the one by which it tells its own."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.edge.prepared import LinkBytes
+from gateway.edge.wire import rate_limit, rate_limit_policy
+from gateway.flow.caller_limits import Remaining
+from gateway.rules.pacing import Pace
+from gateway.rules.preferences import wait_preferred
+
+
+@pytest.mark.parametrize(
+    ("pace", "value"),
+    [
+        (Pace(120, 60.0, 40), '"caller";q=120;w=60'),
+        (Pace(2.9, 0.5, 1), '"caller";q=2;w=1'),
+        (Pace(0.5, 60.1, 1), '"caller";q=0;w=61'),
+        (Pace(float("inf"), 1, 1), '"caller";q=999999999999999;w=1'),
+    ],
+)
+def test_the_policy_is_in_whole_numbers_that_promise_no_more_than_is_so(
+    pace: Pace, value: str
+) -> None:
+    assert rate_limit_policy(pace) == value
+
+
+def test_what_remains_names_its_policy() -> None:
+    assert rate_limit(Remaining(3, 17)) == '"caller";r=3;t=17'
+
+
+def head_of(data: bytes) -> list[str]:
+    return data.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+
+
+def test_the_prepared_answer_has_both_fields() -> None:
+    data = LinkBytes('"caller";q=2;w=1')(b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1')
+    assert 'RateLimit-Policy: "caller";q=2;w=1' in head_of(data)
+    assert 'RateLimit: "caller";r=1;t=1' in head_of(data)
+
+
+def test_the_prepared_answer_of_a_gateway_without_limits_has_neither() -> None:
+    data = LinkBytes(None)(b"{}", "id", 9.0, 1.0, None)
+    assert not [line for line in head_of(data) if line.startswith("RateLimit")]
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        (["wait=10"], 10),
+        (["wait=0"], 0),
+        (["wait=007"], 7),
+        (["WAIT=5"], 5),
+        (['wait="5"'], 5),
+        (["wait = 5"], 5),
+        (["\twait\t=\t5 "], 5),
+        (["wait=5; foo=bar"], 5),
+        (["wait=5;foo"], 5),
+        (["respond-async, wait=5"], 5),
+        (["respond-async;a;b=c,wait=5,foo"], 5),
+        ([",, wait=5,"], 5),
+        (["return=minimal", "wait=5"], 5),
+        (["wait=5", "wait=9"], 5),
+        (["wait=5, wait=9"], 5),
+        (['foo="a, wait=9", wait=5'], 5),
+        (['foo="\\", wait=9", wait=5'], 5),
+        (['foo="a;wait=9";bar="x,wait=8", wait=5'], 5),
+        (["wait=999999999"], 999_999_999),
+    ],
+)
+def test_a_preferred_wait_is_read_wherever_it_stands(values: list[str], seconds: int) -> None:
+    assert wait_preferred(values) == seconds
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [], [""], [","], ["wait"], ["wait="], ['wait=""'], ["wait=x"], ["wait=-1"], ["wait=+1"],
+        ["wait=1.5"], ["wait=5s"], ["wait=1 2"], ["wait=1_0"], ["wait=\u0665"], ["wait==5"],
+        ["wait=1000000000"], ['wait="5'], ["wait='5'"], ['wait=5"'], ["waits=5"], ["await=5"],
+        ["foo;wait=5"], ["foo=wait=5"], ['foo="a, wait=5'], ['foo="a\\", wait=5'],
+        ["wait=x, wait=5"],
+    ],
+)  # fmt: skip
+def test_what_is_no_preferred_wait_is_ignored(values: list[str]) -> None:
+    assert wait_preferred(values) is None
+
+
+@given(st.lists(st.text(alphabet=' \t,;="\\wait059é')))
+def test_no_header_breaks_the_reading(values: list[str]) -> None:
+    seconds = wait_preferred(values)
+    assert seconds is None or 0 <= seconds < 10**9
+
+
+@pytest.mark.parametrize("part", ['"', '\\"', '"\\', '"a', ' "', ",", "wait=", "\\", ';"', '=\t"'])
+def test_a_long_header_takes_no_longer_than_its_length_asks(part: str) -> None:
+    assert wait_preferred(['"' + part * 100_000]) is None
