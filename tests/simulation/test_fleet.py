@@ -1,6 +1,6 @@
 """The invariants under seeded schedules and faults: thousands of fleets, in virtual time.
 
-`SEEDS=20000 make simulation` runs more; a failure prints its seed, and
+`SEEDS=20000 python -m pytest tests/simulation` runs more; a failure prints its seed, and
 `SEED=4711 python -m pytest tests/simulation` runs that one alone.
 """
 
