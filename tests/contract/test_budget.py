@@ -1,69 +1,22 @@
 """The budget on a real server: what is admitted over any window stays within the pace."""
 
 import asyncio
-import random
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.drivers.clock import SystemClock
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
-from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.errors import BudgetExhausted
 from gateway.flow.fair_budget import BudgetLine
-from gateway.model import BudgetClass, Demand, Priority
-from gateway.rules.fair_queue import Limit
+from gateway.model import Demand, Priority
 from gateway.rules.pacing import Pace
-from tests.contract.test_shared_store import a_valkey
-from tests.support.telemetry import RecordingTelemetry
+from tests.support.lines import CLOCK, a_line, connected
 from tests.support.valkey import RealValkey
 
-CLOCK = SystemClock()
 ANN = Demand("ann")
-
-
-@asynccontextmanager
-async def a_line(
-    valkey: Valkey, *paces: Pace, processes_max: int = 1, queue_max: int = 1_000
-) -> AsyncIterator[BudgetLine]:
-    limit = Limit(paces, queue_max=queue_max, caller_max=1_000)
-    line = BudgetLine(
-        "prod",
-        BudgetClass.CONSOLE,
-        limit=limit,
-        wait_max_s=60.0,
-        processes_max=processes_max,
-        shared=ValkeyFairQueue(valkey, "prod:console", account="prod", limit=limit, clock=CLOCK),
-        clock=CLOCK,
-        telemetry=RecordingTelemetry(),
-        jitter=random.random,
-    )
-    running = asyncio.create_task(line.run())
-    try:
-        yield line
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-@asynccontextmanager
-async def connected(server: RealValkey, namespace: str, **options: float) -> AsyncIterator[Valkey]:
-    """One process's way to the store, with the loops that it has there."""
-    valkey = a_valkey(server, namespace=namespace, **options)
-    assert await valkey.probe()
-    loops = [asyncio.create_task(valkey.keep_listening())]
-    loops.append(asyncio.create_task(valkey.keep_heartbeat()))
-    try:
-        yield valkey
-    finally:
-        while any(not loop.done() for loop in loops):
-            for loop in loops:
-                loop.cancel()
-            await asyncio.wait(loops, timeout=0.2)
-        await valkey.close()
 
 
 @pytest.fixture
@@ -71,8 +24,8 @@ async def pair(shared_valkey: RealValkey) -> AsyncIterator[tuple[Valkey, Valkey]
     """Two processes' ways to the same store."""
     namespace = f"t-{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(connected(shared_valkey, namespace, timeout_s=1.0))
-        two = await stack.enter_async_context(connected(shared_valkey, namespace, timeout_s=1.0))
+        one = await stack.enter_async_context(connected(shared_valkey, namespace))
+        two = await stack.enter_async_context(connected(shared_valkey, namespace))
         await asyncio.sleep(0.1)  # both listen
         assert await one.probe()
         yield one, two
@@ -184,7 +137,7 @@ async def test_what_was_learned_survives_a_restart_and_a_lost_server(
     async with a_line(pair[1], pace) as after:
         await admit(after)
         assert after.rate == pytest.approx(9.7, rel=0.05)
-    async with connected(own_valkey, "lost", timeout_s=1.0) as valkey, a_line(valkey, pace) as line:
+    async with connected(own_valkey, "lost") as valkey, a_line(valkey, pace) as line:
         await admit(line)
         line.throttled(pause_s=0.2, told=10.0)
         await admit(line)

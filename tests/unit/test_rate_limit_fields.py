@@ -40,11 +40,6 @@ def test_the_prepared_answer_has_both_fields() -> None:
     assert 'RateLimit: "caller";r=1;t=1' in head_of(data)
 
 
-def test_the_prepared_answer_of_a_gateway_without_limits_has_neither() -> None:
-    data = LinkBytes(None)(b"{}", "id", 9.0, 1.0, None)
-    assert not [line for line in head_of(data) if line.startswith("RateLimit")]
-
-
 @pytest.mark.parametrize(
     ("values", "seconds"),
     [

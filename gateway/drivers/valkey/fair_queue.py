@@ -97,13 +97,12 @@ class ValkeyFairQueue:
             repr(limit.ceiling),
         ]
         if learned is None:
-            arguments += [""] * 6
+            arguments += [""] * 5
         else:
             arguments += [
                 repr(learned.goal),
                 repr(learned.low),
                 _us(now - learned.cut_at),
-                repr(learned.hold_s),
                 _us(learned.epoch_until - now),
                 learned.calls,
             ]
@@ -117,7 +116,7 @@ class ValkeyFairQueue:
         version, virtual_time = int(next(fields)), float(next(fields))
         paused = self._instant(next(fields))
         following, waiting = next(fields), int(next(fields))
-        learned = self._learned([next(fields) for _ in range(6)])
+        learned = self._learned([next(fields) for _ in range(5)])
         tats = tuple(self._instant(next(fields)) for _ in self._limit.windows)
         granted = {key: self._instant(slot) for key, slot in _pairs(fields)}
         refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
@@ -131,14 +130,13 @@ class ValkeyFairQueue:
         )
 
     def _learned(self, lesson: list[bytes]) -> Learned | None:
-        goal, low, cut, hold, epoch, calls = lesson
+        goal, low, cut, epoch, calls = lesson
         if not goal:
             return None
         return Learned(
             float(goal),
             float(low),
             self._instant(cut),
-            float(hold),
             self._instant(epoch),
             int(calls),
         )

@@ -8,9 +8,9 @@
 -- server's clock; what replicas know of instants comes as a span from now, so that it holds after
 -- a failover to a server with another clock. Numbers are formatted by hand: Lua's tostring keeps
 -- 14 digits, and Redis cuts the fraction off what a script returns.
-local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.00005, 0.01
+local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
 local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
-local TOLD_PART, TOLD_HOLD = 0.97, 30
+local TOLD_PART = 0.97
 local BULK_EVERY, DOOMED_FACTOR, DOOMED_MORE = 8, 1.25, 500000
 local AHEAD_MAX, PAUSE_MAX, LIFE = 5000000, 300000000, 1500000
 
@@ -30,8 +30,8 @@ local replica, former, channel, line = text(), text(), text(), text()
 local look_ahead, queue_max, caller_max = number(), number(), number()
 local known_version, known_vtime, known_pause = number(), number(), number()
 local returned, ceiling = number(), number()
-local known = {goal = number(), low = number(), cut = number(), hold = number(),
-  epoch = number(), calls = number()}
+local known = {goal = number(), low = number(), cut = number(), epoch = number(),
+  calls = number()}
 
 -- What this server remembers. Where it lost it, or is behind what the replica saw (a failover that
 -- lost the last writes), or the replica was alone meanwhile, what the replica knows is added.
@@ -52,22 +52,22 @@ local turns = kept.turns or 0
 
 local learned = nil
 if kept.goal then
-  learned = {goal = kept.goal, low = kept.low, cut = kept.cut, hold = kept.hold,
-    epoch = kept.epoch, calls = kept.calls}
+  learned = {goal = kept.goal, low = kept.low, cut = kept.cut, epoch = kept.epoch,
+    calls = kept.calls}
 end
 if adopts and known.goal and (not learned or now - known.cut > learned.cut + 1000000) then
-  learned = {goal = known.goal, low = known.low, cut = now - known.cut, hold = known.hold,
+  learned = {goal = known.goal, low = known.low, cut = now - known.cut,
     epoch = now + known.epoch, calls = known.calls}
 end
 
 local function rate()
   if not learned then return ceiling end
   local since, grown = (now - learned.cut) / 1000000, nil
-  if since < learned.hold then
-    local missing = (learned.hold - since) / learned.hold
+  if since < REGROW then
+    local missing = (REGROW - since) / REGROW
     grown = learned.goal - (learned.goal - learned.low) * missing * missing * missing
   else
-    local past = since - learned.hold
+    local past = since - REGROW
     grown = learned.goal + GROWTH * ceiling * past * past * past
   end
   return math.min(ceiling, math.max(FLOOR * ceiling, grown))
@@ -109,14 +109,14 @@ local function suffer(pause_us, told)
   if not learned or now >= learned.epoch then
     local current = rate()
     if told and told * TOLD_PART < current then
-      learned = {goal = told * TOLD_PART, low = told * TOLD_PART, hold = TOLD_HOLD}
+      learned = {goal = told * TOLD_PART, low = told * TOLD_PART}
     else
       local goal = current
       if learned and learned.calls >= MEASURE_CALLS then
         local since = (now - learned.cut) / 1000000
         if since <= MEASURE_WITHIN then goal = math.min(current, learned.calls / since) end
       end
-      learned = {goal = goal, low = goal * CUT, hold = REGROW}
+      learned = {goal = goal, low = goal * CUT}
     end
     learned.cut, learned.epoch, learned.calls = now, now + seconds * 1000000, 0
   end
@@ -268,11 +268,11 @@ for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
 end
-local lesson = {'', '', '', '', '', ''}
+local lesson = {'', '', '', '', ''}
 if learned then
-  lesson = {exact(learned.goal), exact(learned.low), whole(learned.cut), exact(learned.hold),
-    whole(learned.epoch), whole(learned.calls)}
-  for i, name in ipairs({'goal', 'low', 'cut', 'hold', 'epoch', 'calls'}) do
+  lesson = {exact(learned.goal), exact(learned.low), whole(learned.cut), whole(learned.epoch),
+    whole(learned.calls)}
+  for i, name in ipairs({'goal', 'low', 'cut', 'epoch', 'calls'}) do
     fields[#fields + 1] = name
     fields[#fields + 1] = lesson[i]
   end

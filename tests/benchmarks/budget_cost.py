@@ -1,0 +1,102 @@
+"""What a place in the budget costs: CPU for a call that need not wait, memory for those that do."""
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+
+import uvloop
+from redis.asyncio import Redis
+
+from gateway.errors import BudgetExhausted
+from gateway.flow.fair_budget import BudgetLine
+from gateway.model import Demand
+from gateway.rules.pacing import Pace
+from tests.benchmarks.load import resident_mb
+from tests.support.lines import CLOCK, a_line, connected
+from tests.support.valkey import RealValkey
+
+_CALLS = 4_000
+_QUEUED = 100_000
+_ROUNDS = 3
+
+
+def main() -> None:
+    server = RealValkey().start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_print_cpu(server))
+            runner.run(_print_memory(server))
+    finally:
+        server.close()
+
+
+async def _print_cpu(server: RealValkey) -> None:
+    plain = Redis.from_url(server.url)
+    pace = Pace(requests=100_000, per_s=1, burst=100_000)
+    gets, alone, gathered = [], [], []
+    async with connected(server, "cpu") as valkey, a_line(valkey, pace) as line:
+        await asyncio.sleep(2.0)
+        for _ in range(_ROUNDS):
+            began = time.process_time()
+            for _ in range(_CALLS):
+                await plain.get("nothing")
+            gets.append(time.process_time() - began)
+            began = time.process_time()
+            for _ in range(_CALLS):
+                await _admit(line, "ann")
+            alone.append(time.process_time() - began)
+            began = time.process_time()
+            for _ in range(_CALLS // 20):
+                await asyncio.gather(*(_admit(line, f"caller-{i}") for i in range(20)))
+            gathered.append(time.process_time() - began)
+    await plain.aclose()
+    get, one, many = (min(spans) / _CALLS * 1e6 for spans in (gets, alone, gathered))
+    print("a slot that is free, CPU of the process per call (best of rounds)")
+    print(f"  a bare GET of redis-py   {get:6.1f} µs")
+    print(f"  a slot, one at a time    {one:6.1f} µs   above the GET: {one - get:.1f}  (asked: 60)")
+    print(f"  a slot, twenty at once   {many:6.1f} µs")
+
+
+async def _print_memory(server: RealValkey) -> None:
+    async with (
+        connected(server, "memory", timeout_s=5.0) as valkey,
+        a_line(
+            valkey,
+            Pace(requests=1, per_s=3_600, burst=1),
+            queue_max=_QUEUED + 1,
+            wait_max_s=1e10,
+        ) as line,
+    ):
+        await _admit(line, "first")
+        gc.collect()
+        before_mb, before = resident_mb(_pid()), _used_memory(server)
+        waiting = [asyncio.create_task(_wait(line, f"caller-{i}")) for i in range(_QUEUED)]
+        while line.queued < _QUEUED:  # noqa: ASYNC110 - it is seen by polling only
+            await asyncio.sleep(0.2)
+        gc.collect()
+        store_mb = (_used_memory(server) - before) / 1e6
+        print(f"{line.queued:,} calls queued: {store_mb:.0f} MB in Valkey, ", end="")
+        print(f"{resident_mb(_pid()) - before_mb:.0f} MB in the process, requests' tasks included")
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _admit(line: BudgetLine, caller: str) -> None:
+    await line.admit(Demand(caller), deadline=CLOCK.monotonic() + 30, again=False)
+
+
+async def _wait(line: BudgetLine, caller: str) -> None:
+    try:
+        await line.admit(Demand(caller), deadline=CLOCK.monotonic() + 1e9, again=False)
+    except BudgetExhausted as refused:
+        raise RuntimeError(str(refused)) from None
+
+
+def _used_memory(server: RealValkey) -> int:
+    return int(server.command("INFO", "memory")["used_memory"])
+
+
+def _pid() -> int:
+    return int(Path("/proc/self").resolve().name)

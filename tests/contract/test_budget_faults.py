@@ -1,0 +1,222 @@
+"""Redis killed, hung, full, slow and failed over under load: the budget holds and calls go on."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from gateway import settings
+from gateway.rules.pacing import Pace
+from tests.support.lines import CLOCK, Load
+from tests.support.valkey import RealValkey, free_port
+
+PACE = Pace(requests=60, per_s=1, burst=8)
+NOTICED_WITHIN_S = 0.4
+"""A tenth of a second is promised; the machine that tests run on may look away for longer."""
+BACK_WITHIN_S = 1.0
+LATE_CALLS = 2.0
+"""What the loop of three replicas in one process may bunch besides."""
+
+
+def hold_the_budget(load: Load) -> None:
+    assert load.worst_excess() <= LATE_CALLS
+
+
+async def test_a_server_that_is_killed_and_started_again(own_valkey: RealValkey) -> None:
+    async with Load.on(own_valkey, PACE) as load:
+        await asyncio.sleep(1.0)
+        began = CLOCK.monotonic()
+        own_valkey.kill()
+        await load.until(alone=True, within_s=NOTICED_WITHIN_S)
+        await asyncio.sleep(2.0)
+        away = load.rate_between(began + 0.5, CLOCK.monotonic())
+        own_valkey.start()
+        await load.until(alone=False, within_s=BACK_WITHIN_S + 0.3)
+        back = CLOCK.monotonic()
+        await asyncio.sleep(1.5)
+        assert away >= 0.8 * PACE.requests, "each goes on with its share"
+        assert load.rate_between(back + 0.4, back + 1.4) >= 0.8 * PACE.requests
+        hold_the_budget(load)
+
+
+async def test_a_server_that_hangs_and_goes_on(own_valkey: RealValkey) -> None:
+    async with Load.on(own_valkey, PACE) as load:
+        await asyncio.sleep(0.5)
+        for _ in range(2):
+            own_valkey.hang()
+            await load.until(alone=True, within_s=NOTICED_WITHIN_S)
+            began = CLOCK.monotonic()
+            await asyncio.sleep(1.0)
+            assert load.rate_between(began, CLOCK.monotonic()) >= 0.7 * PACE.requests
+            own_valkey.go_on()
+            await load.until(alone=False, within_s=BACK_WITHIN_S + 0.3)
+        await asyncio.sleep(1.0)
+        hold_the_budget(load)
+
+
+async def test_a_server_that_is_full_or_read_only_is_as_good_as_away(
+    own_valkey: RealValkey,
+) -> None:
+    async with Load.on(own_valkey, PACE) as load:
+        for broken, mended in (
+            (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        ):
+            own_valkey.command(*broken)
+            await load.until(alone=True, within_s=NOTICED_WITHIN_S)
+            began = CLOCK.monotonic()
+            await asyncio.sleep(1.0)
+            assert load.rate_between(began, CLOCK.monotonic()) >= 0.7 * PACE.requests
+            own_valkey.command(*mended)
+            await load.until(alone=False, within_s=BACK_WITHIN_S + 0.5)
+        await asyncio.sleep(0.5)
+        hold_the_budget(load)
+
+
+class SlowWay:
+    """A way to the server that takes its time in both directions."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.delay_s = 0.0
+        self.port = 0
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, server: RealValkey) -> AsyncIterator["SlowWay"]:
+        way = cls(server.port)
+        listening = await asyncio.start_server(way._meet, "127.0.0.1", 0)
+        way.port = listening.sockets[0].getsockname()[1]
+        try:
+            yield way
+        finally:
+            listening.close()
+            for pump in way._pumps:
+                pump.cancel()
+            await asyncio.gather(*way._pumps, return_exceptions=True)
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", self._to)
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            pump = asyncio.create_task(self._pump(source, sink))
+            self._pumps.add(pump)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65_536):
+                await asyncio.sleep(self.delay_s)
+                sink.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+
+async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: RealValkey) -> None:
+    async with SlowWay.to(own_valkey) as way:
+        redis = settings.RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
+        async with Load.on(redis, PACE, timeout_s=0.15) as load:
+            way.delay_s = 0.02
+            await asyncio.sleep(0.5)
+            began = CLOCK.monotonic()
+            await asyncio.sleep(1.5)
+            assert load.rate_between(began, CLOCK.monotonic()) >= 0.8 * PACE.requests
+            way.delay_s = 0.2
+            await load.until(alone=True, within_s=NOTICED_WITHIN_S + 0.2)
+            began = CLOCK.monotonic()
+            await asyncio.sleep(1.0)
+            assert load.rate_between(began, CLOCK.monotonic()) >= 0.7 * PACE.requests
+            way.delay_s = 0.0
+            await load.until(alone=False, within_s=BACK_WITHIN_S + 0.5)
+            await asyncio.sleep(0.5)
+            hold_the_budget(load)
+
+
+async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
+    replica = RealValkey("--replicaof", "127.0.0.1", str(own_valkey.port)).start()
+    sentinel = RealValkey.sentinel(
+        f"sentinel monitor main 127.0.0.1 {own_valkey.port} 1\n"
+        "sentinel down-after-milliseconds main 500\n"
+        "sentinel failover-timeout main 2000\n"
+    ).start()
+    try:
+        await asyncio.to_thread(becomes, lambda: own_valkey.command("ROLE")[2] != [])
+        redis = settings.RedisSentinel(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
+        async with Load.on(redis, PACE) as load:
+            await asyncio.sleep(1.0)
+            own_valkey.kill()
+            await load.until(alone=True, within_s=NOTICED_WITHIN_S + 0.2)
+            began = CLOCK.monotonic()
+            await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
+            assert load.rate_between(began + 0.3, CLOCK.monotonic()) >= 0.7 * PACE.requests
+            await load.until(alone=False, within_s=BACK_WITHIN_S + 1.0)
+            back = CLOCK.monotonic()
+            await asyncio.sleep(1.5)
+            assert load.rate_between(back + 0.4, back + 1.4) >= 0.8 * PACE.requests
+            hold_the_budget(load)
+    finally:
+        sentinel.close()
+        replica.close()
+
+
+async def test_a_failover_in_a_cluster() -> None:
+    with a_cluster() as nodes:
+        primary, _, _, replica = nodes
+        redis = settings.RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))
+        async with Load.on(redis, PACE, timeout_s=0.15) as load:
+            await asyncio.sleep(1.5)
+            assert load.rate_between(CLOCK.monotonic() - 1, CLOCK.monotonic()) > 0
+            primary.kill()
+            await load.until(alone=True, within_s=NOTICED_WITHIN_S + 0.2)
+            began = CLOCK.monotonic()
+            await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
+            assert load.rate_between(began + 0.3, CLOCK.monotonic()) >= 0.7 * PACE.requests
+            await load.until(alone=False, within_s=10.0)
+            back = CLOCK.monotonic()
+            await asyncio.sleep(1.5)
+            assert load.rate_between(back + 0.4, back + 1.4) >= 0.8 * PACE.requests
+            hold_the_budget(load)
+
+
+def becomes(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        with contextlib.suppress(Exception):
+            if is_so():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it never was so")
+
+
+@contextmanager
+def a_cluster() -> Iterator[tuple[RealValkey, ...]]:
+    """Three primaries, and a replica of the one that holds the account's keys."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
+    nodes = tuple(
+        RealValkey(*options, "--cluster-port", str(free_port())).start() for _ in range(4)
+    )
+    try:
+        first = nodes[0]
+        bus = [int(node.command("CONFIG", "GET", "cluster-port")[1]) for node in nodes]
+        for node, port in zip(nodes[1:], bus[1:], strict=True):
+            first.command("CLUSTER", "MEET", "127.0.0.1", str(node.port), str(port))
+        slot = int(first.command("CLUSTER", "KEYSLOT", "{prod}"))
+        first.command("CLUSTER", "ADDSLOTSRANGE", str(slot), str(slot))
+        others = [(0, slot - 1), (slot + 1, 16_383)]
+        for node, (low, high) in zip(nodes[1:3], others, strict=True):
+            node.command("CLUSTER", "ADDSLOTSRANGE", str(low), str(high))
+        name = first.command("CLUSTER", "MYID").decode()
+        becomes(lambda: nodes[3].command("CLUSTER", "REPLICATE", name) in (b"OK", True))
+        for node in nodes:
+            becomes(lambda one=node: is_ok(one))
+        becomes(lambda: nodes[3].command("ROLE")[3] in (b"connected", "connected"))
+        yield nodes
+    finally:
+        for node in nodes:
+            node.close()
+
+
+def is_ok(node: RealValkey) -> bool:
+    return "ok" in str(node.command("CLUSTER", "INFO")["cluster_state"])

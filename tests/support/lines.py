@@ -1,0 +1,152 @@
+"""Budget lines as processes have them, on a real server, with load on them."""
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from gateway import settings
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
+from gateway.errors import BudgetExhausted
+from gateway.flow.fair_budget import BudgetLine
+from gateway.model import BudgetClass, Demand, Secret
+from gateway.rules.fair_queue import Limit
+from gateway.rules.pacing import Pace
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.valkey import RealValkey
+
+CLOCK = SystemClock()
+_SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+
+AnyRedis = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
+
+
+@asynccontextmanager
+async def a_line(
+    valkey: Valkey,
+    *paces: Pace,
+    processes_max: int = 1,
+    queue_max: int = 1_000,
+    wait_max_s: float = 60.0,
+) -> AsyncIterator[BudgetLine]:
+    limit = Limit(paces, queue_max=queue_max, caller_max=1_000)
+    line = BudgetLine(
+        "prod",
+        BudgetClass.CONSOLE,
+        limit=limit,
+        wait_max_s=wait_max_s,
+        processes_max=processes_max,
+        shared=ValkeyFairQueue(valkey, "prod:console", account="prod", limit=limit, clock=CLOCK),
+        clock=CLOCK,
+        telemetry=RecordingTelemetry(),
+        jitter=random.random,
+    )
+    running = asyncio.create_task(line.run())
+    try:
+        yield line
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def connected(
+    redis: RealValkey | AnyRedis, namespace: str, *, timeout_s: float = 1.0
+) -> AsyncIterator[Valkey]:
+    """One process's way to the store, with the loops that it has there."""
+    where = settings.RedisServer(url=redis.url) if isinstance(redis, RealValkey) else redis
+    store = settings.Store(
+        redis=where, seal_keys=(_SEAL_KEY,), namespace=namespace, timeout_s=timeout_s
+    )
+    valkey = Valkey(
+        store,
+        make_client(store),
+        process_id=secrets.token_hex(4),
+        clock=CLOCK,
+        telemetry=RecordingTelemetry(),
+    )
+    await valkey.probe()
+    loops = [asyncio.create_task(valkey.keep_listening())]
+    loops.append(asyncio.create_task(valkey.keep_heartbeat()))
+    try:
+        yield valkey
+    finally:
+        while any(not loop.done() for loop in loops):
+            for loop in loops:
+                loop.cancel()
+            await asyncio.wait(loops, timeout=0.2)
+        await valkey.close()
+
+
+class Load:
+    """Callers that never have enough, on lines that are as many processes."""
+
+    def __init__(self, pace: Pace, lines: list[BudgetLine]) -> None:
+        self.pace = pace
+        self.lines = lines
+        self.sent: list[float] = []
+        """When each call was let go."""
+        self._tasks = [
+            asyncio.create_task(self._insist(line, f"caller-{i}"))
+            for i in range(6)
+            for line in lines
+        ]
+
+    @classmethod
+    @asynccontextmanager
+    async def on(
+        cls, redis: RealValkey | AnyRedis, pace: Pace, *, replicas: int = 3, timeout_s: float = 0.1
+    ) -> AsyncIterator["Load"]:
+        namespace = f"t-{secrets.token_hex(4)}"
+        async with AsyncExitStack() as stack:
+            lines = []
+            for _ in range(replicas):
+                way = connected(redis, namespace, timeout_s=timeout_s)
+                valkey = await stack.enter_async_context(way)
+                line = a_line(valkey, pace, processes_max=replicas)
+                lines.append(await stack.enter_async_context(line))
+            await asyncio.sleep(0.6)  # all have told that they live, and listen
+            load = cls(pace, lines)
+            try:
+                yield load
+            finally:
+                await load.stop()
+
+    async def _insist(self, line: BudgetLine, name: str) -> None:
+        while True:
+            try:
+                await line.admit(Demand(name), deadline=CLOCK.monotonic() + 30, again=False)
+            except BudgetExhausted as refused:
+                await asyncio.sleep(refused.retry_after_s)
+            else:
+                self.sent.append(CLOCK.monotonic())
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def rate_between(self, since: float, until: float) -> float:
+        return sum(since <= at < until for at in self.sent) / (until - since)
+
+    def worst_excess(self) -> float:
+        """How many calls more than its budget the worst of all windows had; 0 or less: none."""
+        sent, interval_s = sorted(self.sent), self.pace.interval_s
+        # The window from i to j holds j - i + 1 calls: each minus its due time, highest rise.
+        debts = [count - at / interval_s for count, at in enumerate(sent)]
+        lowest, worst = debts[0], 1.0
+        for debt in debts:
+            lowest = min(lowest, debt)
+            worst = max(worst, debt - lowest + 1)
+        return worst - self.pace.burst
+
+    async def until(self, *, alone: bool, within_s: float) -> float:
+        """Return how long it took until all lines are alone, or none is."""
+        began = CLOCK.monotonic()
+        while any(line.is_alone is not alone for line in self.lines):
+            assert CLOCK.monotonic() - began < within_s, [line.is_alone for line in self.lines]
+            await asyncio.sleep(0.005)
+        return CLOCK.monotonic() - began
