@@ -79,6 +79,8 @@ class News:
     refused: Mapping[str, float]
     paused_until: float
     next_at: float | None
+    gathers: bool
+    """Some come back from a time alone; whoever is here says so by a turn."""
 
 
 class SharedQueue(Protocol):
@@ -101,10 +103,7 @@ class SharedQueue(Protocol):
         """
 
     def rejoin(self, processes: int) -> None:
-        """Come back after a time alone: entries made before are void, those without names now.
-
-        So many processes may have a call under way that the store does not know of.
-        """
+        """Come back after a time alone, one of so many: all entries made before are void."""
 
     def when_news_comes(self, call: Callable[[News], None]) -> None: ...
 

@@ -231,6 +231,8 @@ class BudgetLine:
         self._state = _with_pause(self._state, news.paused_until)
         self._next_at = news.next_at
         self._settle(news.granted, news.refused)
+        if news.gathers:
+            self._wake.set()
 
     def _alone(self, turn: Turn) -> Outcome:
         """Take the turn at the queue in this process's memory, with its share of the budget."""

@@ -118,7 +118,7 @@ async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: Re
     async with SlowWay.to(own_valkey) as way:
         redis = settings.RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
         async with Load.on(redis, PACE, timeout_s=0.15) as load:
-            way.delay_s = 0.02
+            way.delay_s = 0.01
             await asyncio.sleep(0.5)
             began = CLOCK.monotonic()
             await asyncio.sleep(1.5)

@@ -177,8 +177,10 @@ class LuaRedis:
         return None if score is None else bisect_left(found.order, (score, member))
 
     def _zcount(self, key: str, low: str, high: str) -> int:
-        assert low == "-inf"
-        return bisect_right(self._zset(key).order, (float(high), chr(0x10FFFF)))
+        order = self._zset(key).order
+        return bisect_right(order, (float(high), chr(0x10FFFF))) - bisect_left(
+            order, (float(low), "")
+        )
 
     def _zrange(self, key: str, first: str, last: str, option: str) -> list[str]:
         assert (first, last) in {("0", "0"), ("-1", "-1")}

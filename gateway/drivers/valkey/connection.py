@@ -30,7 +30,8 @@ log = logging.getLogger("gateway.valkey")
 RedisClient = Redis | RedisCluster
 
 _PROBE_EVERY_S = 0.1
-_PROBE_SELDOM_S = 5.0
+_PROBE_SELDOM_S = 2.0
+"""Less than the time for which lua/fair_queue.lua keeps the part of who may still be alone."""
 _STEADY_AFTER_S = 10.0
 """A store that is lost again before that is given twice the time before it is trusted."""
 _HEARTBEAT_EVERY_S = 0.5

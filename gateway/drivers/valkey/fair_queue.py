@@ -154,11 +154,12 @@ class ValkeyFairQueue:
             entry_id, mark, value = one.partition(b"=")
             if mark:
                 granted[entry_id.decode()] = self._instant(value)
-            elif one:
+            elif b"!" in one:
                 entry_id, _, value = one.partition(b"!")
                 refused[entry_id.decode()] = int(value) / 1e6
         next_at = self._instant(following) if following else None
-        self._announce(News(granted, refused, self._instant(paused), next_at))
+        gathers = b"*" in told
+        self._announce(News(granted, refused, self._instant(paused), next_at, gathers=gathers))
 
     def _instant(self, server_us: bytes) -> float:
         return (int(server_us) - self._offset_us) / 1e6

@@ -12,7 +12,7 @@ local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
 local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
 local TOLD_PART = 0.97
 local BULK_EVERY, DOOMED_FACTOR, DOOMED_MORE = 8, 1.25, 500000
-local AHEAD_MAX, PAUSE_MAX, LIFE = 5000000, 300000000, 1500000
+local AHEAD_MAX, PAUSE_MAX, LIFE, REUNION = 5000000, 300000000, 1500000, 2500000
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -73,20 +73,38 @@ local function rate()
   return math.min(ceiling, math.max(FLOOR * ceiling, grown))
 end
 
+-- After a time alone replicas come back one by one. Each return is a roll call: until all have
+-- taken a turn since, those who may still be alone keep their part of the budget.
+local reunion, expected = kept.reunion or 0, kept.expected or 0
+local gathers = returned > 0
+if gathers then
+  expected = math.max(now < reunion + REUNION and expected or 0, returned)
+  reunion = now
+end
+if former ~= '' then redis.call('ZREM', KEYS[5], former) end
+redis.call('ZADD', KEYS[5], now, replica)
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - REUNION)
+local part = 1
+if now < reunion + REUNION then
+  part = redis.call('ZCOUNT', KEYS[5], whole(reunion), '+inf') / expected
+  if part >= 1 then reunion, part = 0, 1 end
+end
+
 local windows = {}
 for i = 1, number() do
-  local interval, tolerance, ahead = number(), number(), number()
+  local interval, tolerance, ahead = number() / part, number(), number()
   local tat = kept['tat' .. i]
   -- Lost, or never there: no burst, so that a loss only makes us slower.
   if not tat then tat = now + tolerance end
   if adopts and ahead then tat = math.max(tat, now + ahead) end
-  -- This replica was alone, and others may still be, with a call each.
-  if returned > 0 then tat = math.max(tat, now + tolerance + interval * returned) end
+  if returned > 0 then tat = math.max(tat, now + tolerance + interval) end
   tat = math.min(tat, math.max(now, pause) + tolerance + math.max(AHEAD_MAX, interval))
   windows[i] = {interval = interval, tolerance = tolerance, tat = tat}
 end
 local interval_at_ceiling = windows[1].interval
-local function adapt() windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate()) end
+local function adapt()
+  windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate() / part)
+end
 
 local function slot_of(rank)
   local slot = math.max(now, pause)
@@ -126,11 +144,8 @@ local function suffer(pause_us, told)
 end
 
 adapt()
-if former ~= '' then redis.call('ZREM', KEYS[5], former) end
-redis.call('ZADD', KEYS[5], now, replica)
-redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - LIFE)
 
-local told_all = false
+local told_all = gathers
 for _ = 1, number() do
   local pause_us, told = number(), number()
   suffer(pause_us, told)
@@ -239,7 +254,8 @@ end
 local living = {[replica] = true}
 local function lives(owner)
   if living[owner] == nil then
-    living[owner] = redis.call('ZSCORE', KEYS[5], owner) and true or false
+    local seen = tonumber(redis.call('ZSCORE', KEYS[5], owner) or nil)
+    living[owner] = seen ~= nil and seen > now - LIFE
   end
   return living[owner]
 end
@@ -263,7 +279,7 @@ while length[2] + length[3] > 0 do
 end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', exact(vtime))
-local fields = {'version', whole(version + 1), 'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
+local fields = {'reunion', whole(reunion), 'expected', expected, 'version', whole(version + 1), 'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
 for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
@@ -282,6 +298,7 @@ redis.call('EXPIRE', KEYS[1], 604800)
 for i = 2, 5 do redis.call('EXPIRE', KEYS[i], 3600) end
 
 local following = length[2] + length[3] > 0 and whole(slot_of(0) - look_ahead) or ''
+if gathers then others[#others + 1] = '*' end
 if #others > 0 or told_all then
   redis.call('PUBLISH', channel, table.concat({'queue', line, whole(now), whole(pause),
     following, table.concat(others, ' ')}, ' '))
