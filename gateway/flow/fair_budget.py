@@ -35,6 +35,7 @@ _REFRESH_MAX = 200
 _JITTER_S = 0.008
 """One replica is first at a slot; the others then hear that it is gone."""
 _TURN_EVERY_S = 0.002
+_AS_GOOD_AS_DUE_S = 0.000_5
 _PAUSE_UNNAMED_S = 3.0
 """The vendor's advice is 2 to 5 s where it names no span (dossier 2.5)."""
 _PAUSE_MAX_S = 300.0
@@ -90,6 +91,7 @@ class BudgetLine:
         self._late_by = 0.0
         self.queued = 0
         """How many wait, over all replicas that this one can see."""
+        self._wake.set()  # the first turn finds out what is known, before anybody waits for it
         shared.when_news_comes(self._hear)
         shared.when_available_changes(self._wake.set)
 
@@ -169,7 +171,7 @@ class BudgetLine:
                 await self._wake.wait()
                 break
             left_s = max(self._due(), earliest) - self._clock.monotonic()
-            if left_s <= 0:
+            if left_s <= _AS_GOOD_AS_DUE_S:
                 break
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):

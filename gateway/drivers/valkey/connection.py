@@ -176,12 +176,14 @@ class Valkey:
 
     async def _beat_until_lost(self) -> None:
         self._lost.clear()
-        while self._available:
+        while True:
             try:
                 async with asyncio.timeout(_HEARTBEAT_EVERY_S):
                     await self._lost.wait()
             except TimeoutError:
-                await self.probe()
+                if await self.probe():
+                    continue
+            return
 
     async def keep_listening(self) -> None:
         """Hand on what comes over the channel, for ever."""

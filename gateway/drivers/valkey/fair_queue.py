@@ -19,6 +19,37 @@ _LOOK_AHEAD_MAX_S = 0.15
 Argument = str | bytes | int
 
 
+class _ServerClock:
+    """The server's clock, as told from this process's, by the quickest answer of late."""
+
+    _DRIFT = 0.001
+    """Seconds that two clocks may drift apart in a second, with room to spare."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._offset_us = (clock.now() - clock.monotonic()) * 1e6
+        self._unsure_s = float("inf")
+        self._compared_at = 0.0
+
+    def compare(self, server_us: int, *, began: float, ended: float) -> None:
+        """Take note that the server's clock stood so between two instants of ours."""
+        half_s = (ended - began) / 2
+        offset_us = server_us - (began + half_s) * 1e6
+        unsure_s = self._unsure_s + (ended - self._compared_at) * self._DRIFT
+        # Else it is another server, or its clock was set.
+        agrees = abs(offset_us - self._offset_us) <= (half_s + unsure_s) * 1e6
+        if half_s <= unsure_s or not agrees:
+            self._offset_us, self._unsure_s, self._compared_at = offset_us, half_s, ended
+
+    def unsure_s(self, now: float) -> float:
+        return self._unsure_s + (now - self._compared_at) * self._DRIFT
+
+    def ours(self, server_us: bytes) -> float:
+        return (int(server_us) - self._offset_us) / 1e6
+
+    def theirs_us(self, monotonic: float) -> int:
+        return int(monotonic * 1e6 + self._offset_us)
+
+
 class ValkeyFairQueue:
     def __init__(
         self, valkey: Valkey, line: str, *, account: str, limit: Limit, clock: Clock
@@ -36,8 +67,7 @@ class ValkeyFairQueue:
         self._replica = secrets.token_hex(8)
         self._former = ""
         self._returned = 0
-        self._offset_us = clock.now() * 1e6 - clock.monotonic() * 1e6
-        """From this process's monotonic clock to the server's."""
+        self._server_clock = _ServerClock(clock)
         self._round_trip_s = 0.0
         self._announce: Callable[[News], None] = lambda _: None
         valkey.when_message_comes(self._hear)
@@ -57,7 +87,7 @@ class ValkeyFairQueue:
         self._valkey.when_available_changes(call)
 
     def new_id(self) -> str:
-        at_us = int(self._to_server(self._clock.monotonic()))
+        at_us = self._server_clock.theirs_us(self._clock.monotonic())
         return f"{at_us:014x}{self._replica}{next(self._numbers):x}"
 
     def rejoin(self, processes: int) -> None:
@@ -75,7 +105,7 @@ class ValkeyFairQueue:
         try:
             server_us = int(next(fields))
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
-            self._offset_us = server_us - (began + ended) / 2 * 1e6
+            self._server_clock.compare(server_us, began=began, ended=ended)
             return self._outcome(fields)
         except (ValueError, StopIteration, TypeError):
             raise StoreUnavailable("fair_queue: an answer of another kind") from None
@@ -106,7 +136,9 @@ class ValkeyFairQueue:
                 _us(learned.epoch_until - now),
                 learned.calls,
             ]
-        arguments.append(len(limit.windows))
+        # So far apart may two processes' ideas of the server's clock be.
+        unsure_s = min(2 * self._server_clock.unsure_s(now), 1.0)
+        arguments += [_us(unsure_s), len(limit.windows)]
         for i, pace in enumerate(limit.windows):
             ahead = _us(state.tats[i] - now) if state.tats else ""
             arguments += [_us(pace.interval_s), _us(tolerance_s(pace)), ahead]
@@ -114,16 +146,16 @@ class ValkeyFairQueue:
 
     def _outcome(self, fields: Iterator[bytes]) -> Outcome:
         version, virtual_time = int(next(fields)), float(next(fields))
-        paused = self._instant(next(fields))
+        paused = self._server_clock.ours(next(fields))
         following, waiting = next(fields), int(next(fields))
         learned = self._learned([next(fields) for _ in range(5)])
-        tats = tuple(self._instant(next(fields)) for _ in self._limit.windows)
-        granted = {key: self._instant(slot) for key, slot in _pairs(fields)}
+        tats = tuple(self._server_clock.ours(next(fields)) for _ in self._limit.windows)
+        granted = {key: self._server_clock.ours(slot) for key, slot in _pairs(fields)}
         refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
         return Outcome(
             state=State(tats, virtual_time, paused, learned, version),
             waiting=waiting,
-            next_at=self._instant(following) if following else None,
+            next_at=self._server_clock.ours(following) if following else None,
             granted=granted,
             refused=refused,
             tags={key: float(tag) for key, tag in _pairs(fields)},
@@ -136,8 +168,8 @@ class ValkeyFairQueue:
         return Learned(
             float(goal),
             float(low),
-            self._instant(cut),
-            self._instant(epoch),
+            self._server_clock.ours(cut),
+            self._server_clock.ours(epoch),
             int(calls),
         )
 
@@ -153,19 +185,15 @@ class ValkeyFairQueue:
         for one in told:
             entry_id, mark, value = one.partition(b"=")
             if mark:
-                granted[entry_id.decode()] = self._instant(value)
+                granted[entry_id.decode()] = self._server_clock.ours(value)
             elif b"!" in one:
                 entry_id, _, value = one.partition(b"!")
                 refused[entry_id.decode()] = int(value) / 1e6
-        next_at = self._instant(following) if following else None
+        next_at = self._server_clock.ours(following) if following else None
         gathers = b"*" in told
-        self._announce(News(granted, refused, self._instant(paused), next_at, gathers=gathers))
-
-    def _instant(self, server_us: bytes) -> float:
-        return (int(server_us) - self._offset_us) / 1e6
-
-    def _to_server(self, monotonic: float) -> float:
-        return monotonic * 1e6 + self._offset_us
+        self._announce(
+            News(granted, refused, self._server_clock.ours(paused), next_at, gathers=gathers)
+        )
 
 
 def _told(turn: Turn) -> Iterator[Argument]:

@@ -90,16 +90,19 @@ if now < reunion + REUNION then
   if part >= 1 then reunion, part = 0, 1 end
 end
 
+local unsure = number()
 local windows = {}
 for i = 1, number() do
   local interval, tolerance, ahead = number() / part, number(), number()
   local tat = kept['tat' .. i]
-  -- Lost, or never there: no burst, so that a loss only makes us slower.
   if not tat then tat = now + tolerance end
-  if adopts and ahead then tat = math.max(tat, now + ahead) end
-  if returned > 0 then tat = math.max(tat, now + tolerance + interval) end
+  if adopts then
+    -- No burst, and the last slot may have been just now: a loss only makes us slower.
+    tat = math.max(tat, now + (ahead or 0), now + tolerance + interval + look_ahead)
+  end
   tat = math.min(tat, math.max(now, pause) + tolerance + math.max(AHEAD_MAX, interval))
-  windows[i] = {interval = interval, tolerance = tolerance, tat = tat}
+  windows[i] = {interval = interval, tat = tat, burst = tolerance,
+    tolerance = math.max(0, tolerance - unsure)}
 end
 local interval_at_ceiling = windows[1].interval
 local function adapt()
@@ -139,7 +142,7 @@ local function suffer(pause_us, told)
     learned.cut, learned.epoch, learned.calls = now, now + seconds * 1000000, 0
   end
   pause = math.max(pause, now + pause_us)
-  windows[1].tat = math.max(windows[1].tat, pause + windows[1].tolerance)
+  windows[1].tat = math.max(windows[1].tat, pause + windows[1].burst)
   adapt()
 end
 
