@@ -115,8 +115,10 @@ class BudgetLine:
         one = _Waiting(demand, until, tag=_HEAD if again else None)
         while True:
             slot = await self._place(one)
-            await self._clock.sleep(slot - self._clock.monotonic())
             now = self._clock.monotonic()
+            if now < slot:
+                await self._clock.sleep(slot - now)
+                now = self._clock.monotonic()
             if now <= slot + LATE_MAX_S and now >= self._state.paused_until:
                 break
             if demand.priority is Priority.SPARE:
@@ -140,20 +142,25 @@ class BudgetLine:
             await self._take_turn()
 
     async def _place(self, one: _Waiting) -> float:
-        one.id, one.told_at = self._shared.new_id(), 0.0
-        one.place = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        one.id, one.told_at, one.place = self._shared.new_id(), 0.0, loop.create_future()
         self._waiting[one.id] = one
         self._entering.append(one)
         self._wake.set()
+        # A timer of its own: asyncio.timeout() takes five times the memory, and the queue is long.
+        patience_s = one.until - self._clock.monotonic() + LATE_MAX_S
+        patience = loop.call_later(patience_s, self._give_up, one)
         try:
-            async with asyncio.timeout(one.until - self._clock.monotonic() + LATE_MAX_S):
-                return await one.place
-        except TimeoutError:
-            raise self._exhausted(one, self.queued / self.rate) from None
+            return await one.place
         finally:
+            patience.cancel()
             if self._waiting.pop(one.id, None) is not None:
                 self._leaving.append(one.entry(0.0))
                 self._wake.set()
+
+    def _give_up(self, one: _Waiting) -> None:
+        if not one.place.done():
+            one.place.set_exception(self._exhausted(one, self.queued / self.rate))
 
     def _exhausted(self, one: _Waiting, wait_s: float) -> BudgetExhausted:
         if one.demand.priority is not Priority.SPARE:
@@ -275,7 +282,9 @@ class BudgetLine:
 
 
 def _with_pause(state: State, paused_until: float) -> State:
-    return replace(state, paused_until=max(state.paused_until, paused_until))
+    if paused_until <= state.paused_until:
+        return state
+    return replace(state, paused_until=paused_until)
 
 
 class FairBudget:

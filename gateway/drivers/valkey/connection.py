@@ -214,7 +214,7 @@ def _raise_if_cancelled() -> None:
 def make_client(store: settings.Store, embedded_url: str | None = None) -> RedisClient:
     """Make the client that the config asks for; nothing connects before the first command."""
     common: dict[str, Any] = {
-        "socket_timeout": store.timeout_s,
+        "socket_timeout": None,  # Valkey._attempt guards each call as a whole
         "socket_connect_timeout": store.timeout_s,
         "health_check_interval": 0,  # our own heartbeat does this
         "retry": Retry(NoBackoff(), 0),  # our own breaker decides

@@ -3,20 +3,19 @@
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 
 from gateway.drivers.valkey.connection import Script, Valkey
 from gateway.errors import StoreUnavailable
 from gateway.ports import Clock, News
 from gateway.rules.adaptation import Learned
-from gateway.rules.fair_queue import Entry, Limit, Outcome, State, Turn, tolerance_s
+from gateway.rules.fair_queue import Limit, Outcome, State, Turn, tolerance_s
 
 _SCRIPT = Script("fair_queue")
 _LOOK_AHEAD_S = 0.02
 """Slots are given away so long before they begin that the news arrives in time."""
 _LOOK_AHEAD_MAX_S = 0.15
-
-Argument = str | bytes | int
 
 
 class _ServerClock:
@@ -63,9 +62,16 @@ class ValkeyFairQueue:
             valkey.key("budget", line, kind, tag=account)
             for kind in ("state", "interactive", "bulk", "finish", "replicas")
         ]
+        self._fixed = (
+            f"{valkey.channel} {line} {limit.queue_max} {limit.caller_max} {limit.ceiling!r} "
+            f"{len(limit.windows)}"
+        )
+        self._windows = [
+            f"{_us(pace.interval_s)} {_us(tolerance_s(pace))}" for pace in limit.windows
+        ]
         self._numbers = itertools.count()
         self._replica = secrets.token_hex(8)
-        self._former = ""
+        self._former = "-"
         self._returned = 0
         self._server_clock = _ServerClock(clock)
         self._round_trip_s = 0.0
@@ -96,12 +102,11 @@ class ValkeyFairQueue:
 
     async def turn(self, turn: Turn, state: State) -> Outcome:
         began = self._clock.monotonic()
-        look_ahead_s = min(_LOOK_AHEAD_S + 2 * self._round_trip_s, _LOOK_AHEAD_MAX_S)
-        arguments = [*self._arguments(began, state, look_ahead_s), *_told(turn)]
-        reply = await self._valkey.run_script(_SCRIPT, self._names, arguments)
+        words = " ".join((self._known(began, state), *_told(turn)))
+        reply = await self._valkey.run_script(_SCRIPT, self._names, [words])
         ended = self._clock.monotonic()
-        self._former, self._returned = "", 0
-        fields = iter(reply)
+        self._former, self._returned = "-", 0
+        fields = iter(reply.split())
         try:
             server_us = int(next(fields))
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
@@ -110,39 +115,27 @@ class ValkeyFairQueue:
         except (ValueError, StopIteration, TypeError):
             raise StoreUnavailable("fair_queue: an answer of another kind") from None
 
-    def _arguments(self, now: float, state: State, look_ahead_s: float) -> list[Argument]:
-        limit, learned = self._limit, state.learned
-        arguments: list[Argument] = [
-            self._replica,
-            self._former,
-            self._valkey.channel,
-            self._line,
-            _us(look_ahead_s),
-            limit.queue_max,
-            limit.caller_max,
-            state.version,
-            repr(state.virtual_time),
-            _us(max(0.0, state.paused_until - now)),
-            self._returned,
-            repr(limit.ceiling),
-        ]
-        if learned is None:
-            arguments += [""] * 5
-        else:
-            arguments += [
-                repr(learned.goal),
-                repr(learned.low),
-                _us(now - learned.cut_at),
-                _us(learned.epoch_until - now),
-                learned.calls,
-            ]
+    def _known(self, now: float, state: State) -> str:
+        """Say who asks, what of, and what they know; the script reads it in this order."""
+        look_ahead_s = min(_LOOK_AHEAD_S + 2 * self._round_trip_s, _LOOK_AHEAD_MAX_S)
+        learned = state.learned
+        lesson = (
+            "- - - - -"
+            if learned is None
+            else f"{learned.goal!r} {learned.low!r} {_us(now - learned.cut_at)} "
+            f"{_us(learned.epoch_until - now)} {learned.calls}"
+        )
         # So far apart may two processes' ideas of the server's clock be.
         unsure_s = min(2 * self._server_clock.unsure_s(now), 1.0)
-        arguments += [_us(unsure_s), len(limit.windows)]
-        for i, pace in enumerate(limit.windows):
-            ahead = _us(state.tats[i] - now) if state.tats else ""
-            arguments += [_us(pace.interval_s), _us(tolerance_s(pace)), ahead]
-        return arguments
+        windows = " ".join(
+            f"{window} {_us(state.tats[i] - now) if state.tats else '-'}"
+            for i, window in enumerate(self._windows)
+        )
+        return (
+            f"{self._replica} {self._former} {self._fixed} {_us(look_ahead_s)} {state.version} "
+            f"{state.virtual_time!r} {_us(max(0.0, state.paused_until - now))} {self._returned} "
+            f"{lesson} {_us(unsure_s)} {windows}"
+        )
 
     def _outcome(self, fields: Iterator[bytes]) -> Outcome:
         version, virtual_time = int(next(fields)), float(next(fields))
@@ -155,7 +148,7 @@ class ValkeyFairQueue:
         return Outcome(
             state=State(tats, virtual_time, paused, learned, version),
             waiting=waiting,
-            next_at=self._server_clock.ours(following) if following else None,
+            next_at=None if following == b"-" else self._server_clock.ours(following),
             granted=granted,
             refused=refused,
             tags={key: float(tag) for key, tag in _pairs(fields)},
@@ -163,7 +156,7 @@ class ValkeyFairQueue:
 
     def _learned(self, lesson: list[bytes]) -> Learned | None:
         goal, low, cut, epoch, calls = lesson
-        if not goal:
+        if goal == b"-":
             return None
         return Learned(
             float(goal),
@@ -189,36 +182,31 @@ class ValkeyFairQueue:
             elif b"!" in one:
                 entry_id, _, value = one.partition(b"!")
                 refused[entry_id.decode()] = int(value) / 1e6
-        next_at = self._server_clock.ours(following) if following else None
+        next_at = None if following == b"-" else self._server_clock.ours(following)
         gathers = b"*" in told
         self._announce(
             News(granted, refused, self._server_clock.ours(paused), next_at, gathers=gathers)
         )
 
 
-def _told(turn: Turn) -> Iterator[Argument]:
-    yield len(turn.hurt)
+def _told(turn: Turn) -> Iterator[str]:
+    yield str(len(turn.hurt))
     for hurt in turn.hurt:
-        yield _us(hurt.pause_s)
-        yield "" if hurt.told is None else repr(hurt.told)
-    yield len(turn.leaving)
+        yield f"{_us(hurt.pause_s)} {_or_unknown(hurt.told)}"
+    yield str(len(turn.leaving))
     for one in turn.leaving:
-        yield from (one.id, _digest(one.demand.caller), repr(one.demand.weight))
-    yield len(turn.entering)
+        yield f"{one.id} {_digest(one.demand.caller)} {one.demand.weight!r}"
+    yield str(len(turn.entering))
     for one in turn.entering:
-        yield from _entering(one)
+        demand = one.demand
+        yield (
+            f"{one.id} {_digest(demand.caller)} {demand.weight!r} {demand.priority.value} "
+            f"{_us(one.patience_s)} {_or_unknown(one.tag)}"
+        )
 
 
-def _entering(one: Entry) -> tuple[Argument, ...]:
-    demand = one.demand
-    return (
-        one.id,
-        _digest(demand.caller),
-        repr(demand.weight),
-        demand.priority.value,
-        _us(one.patience_s),
-        "" if one.tag is None else repr(one.tag),
-    )
+def _or_unknown(value: float | None) -> str:
+    return "-" if value is None else repr(value)
 
 
 def _pairs(fields: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
@@ -227,6 +215,7 @@ def _pairs(fields: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
         yield key.decode(), next(fields)
 
 
+@lru_cache(maxsize=10_000)
 def _digest(caller: str) -> str:
     # Whoever may look into Redis need not learn who asks.
     return blake2b(caller.encode(), digest_size=9).hexdigest()

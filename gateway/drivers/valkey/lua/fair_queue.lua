@@ -4,10 +4,11 @@
 -- wait in. The rules are those of gateway/rules/fair_queue.py and adaptation.py.
 --
 -- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
--- ARGV: see fair_queue.py beside this folder. Spans and instants are whole microseconds of this
+-- ARGV: one text of words, as fair_queue.py beside this folder writes it, `-` for what is not known:
+-- a client takes longer over forty arguments than over all the rest. The answer is one, too. Spans and instants are whole microseconds of this
 -- server's clock; what replicas know of instants comes as a span from now, so that it holds after
 -- a failover to a server with another clock. Numbers are formatted by hand: Lua's tostring keeps
--- 14 digits, and Redis cuts the fraction off what a script returns.
+-- 14 digits.
 local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
 local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
 local TOLD_PART = 0.97
@@ -17,21 +18,18 @@ local AHEAD_MAX, PAUSE_MAX, LIFE, REUNION = 5000000, 300000000, 1500000, 2500000
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
-local at = 0
-local function text()
-  at = at + 1
-  return ARGV[at]
-end
+local text = string.gmatch(ARGV[1], '%S+')
 local function number() return tonumber(text()) end
 local function whole(value) return string.format('%.0f', value) end
 local function exact(value) return string.format('%.17g', value) end
 
 local replica, former, channel, line = text(), text(), text(), text()
-local look_ahead, queue_max, caller_max = number(), number(), number()
-local known_version, known_vtime, known_pause = number(), number(), number()
-local returned, ceiling = number(), number()
+local queue_max, caller_max, ceiling, window_count = number(), number(), number(), number()
+local look_ahead, known_version, known_vtime = number(), number(), number()
+local known_pause, returned = number(), number()
 local known = {goal = number(), low = number(), cut = number(), epoch = number(),
   calls = number()}
+local unsure = number()
 
 -- What this server remembers. Where it lost it, or is behind what the replica saw (a failover that
 -- lost the last writes), or the replica was alone meanwhile, what the replica knows is added.
@@ -81,7 +79,7 @@ if gathers then
   expected = math.max(now < reunion + REUNION and expected or 0, returned)
   reunion = now
 end
-if former ~= '' then redis.call('ZREM', KEYS[5], former) end
+if former ~= '-' then redis.call('ZREM', KEYS[5], former) end
 redis.call('ZADD', KEYS[5], now, replica)
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - REUNION)
 local part = 1
@@ -90,9 +88,8 @@ if now < reunion + REUNION then
   if part >= 1 then reunion, part = 0, 1 end
 end
 
-local unsure = number()
 local windows = {}
-for i = 1, number() do
+for i = 1, window_count do
   local interval, tolerance, ahead = number() / part, number(), number()
   local tat = kept['tat' .. i]
   if not tat then tat = now + tolerance end
@@ -287,7 +284,7 @@ for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
 end
-local lesson = {'', '', '', '', ''}
+local lesson = {'-', '-', '-', '-', '-'}
 if learned then
   lesson = {exact(learned.goal), exact(learned.low), whole(learned.cut), whole(learned.epoch),
     whole(learned.calls)}
@@ -300,7 +297,7 @@ redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('EXPIRE', KEYS[1], 604800)
 for i = 2, 5 do redis.call('EXPIRE', KEYS[i], 3600) end
 
-local following = length[2] + length[3] > 0 and whole(slot_of(0) - look_ahead) or ''
+local following = length[2] + length[3] > 0 and whole(slot_of(0) - look_ahead) or '-'
 if gathers then others[#others + 1] = '*' end
 if #others > 0 or told_all then
   redis.call('PUBLISH', channel, table.concat({'queue', line, whole(now), whole(pause),
@@ -319,4 +316,4 @@ for _, list in ipairs({granted, refused, tags}) do
   reply[#reply + 1] = #list / 2
   for _, value in ipairs(list) do reply[#reply + 1] = value end
 end
-return reply
+return table.concat(reply, ' ')
