@@ -56,6 +56,30 @@ class _Flight:
     waiters: int = 0
 
 
+class _Fetching:
+    """A fetch that may be begun before it is known that it is this process's to make."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._begun: asyncio.Task[Fetched] | None = None
+
+    def __call__(self) -> Awaitable[Fetched]:
+        return self._fetch() if self._begun is None else self._begun
+
+    def begin(self) -> "asyncio.Task[Fetched]":
+        if self._begun is None:
+            self._begun = asyncio.create_task(self._run())  # noqa: TID251
+        return self._begun
+
+    def cancel(self) -> None:
+        if self._begun is not None:
+            self._begun.cancel()
+            self._begun = None
+
+    async def _run(self) -> Fetched:
+        return await self._fetch()
+
+
 class SharedFlight:
     """Implements ports.Shared."""
 
@@ -153,37 +177,69 @@ class SharedFlight:
     async def _fly(
         self, key: str, fetch: Fetch, deadline: float, *, unusable: bytes | None, fresh: bool
     ) -> Held:
-        skip = ANY_VERSION if fresh else b""
+        fetching = _Fetching(fetch)
+        try:
+            with self._store.changes(key) as changed:
+                return await self._find_or_fetch(
+                    key,
+                    fetching,
+                    deadline,
+                    changed,
+                    unusable=unusable,
+                    skip=ANY_VERSION if fresh else b"",
+                )
+        finally:
+            fetching.cancel()
+
+    async def _find_or_fetch(  # noqa: C901 - one case for each answer of the store
+        self,
+        key: str,
+        fetching: _Fetching,
+        deadline: float,
+        changed: asyncio.Event,
+        *,
+        unusable: bytes | None,
+        skip: bytes,
+    ) -> Held:
         awaited = ""
         owner = secrets.token_hex(16)
-        with self._store.changes(key) as changed:
-            while True:
-                changed.clear()
-                asked_at = self._clock.monotonic()
-                try:
-                    state = await self._store.claim(
-                        key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
-                    )
-                except StoreUnavailable:
-                    return _held(await fetch(), LinkSource.UPSTREAM)
-                match state:
-                    case Found(value=value) if value == unusable:
-                        skip = state.version
-                    case Found():
-                        source = LinkSource.COALESCED if awaited else LinkSource.REDIS
-                        return Held(state.value, asked_at + state.ttl_s, source)
-                    case Failed():
-                        self._share_failure(state.failure, deadline)
-                        awaited = ""
-                    case Claimed():
-                        return await self._fetch_as_holder(key, owner, fetch, deadline)
-                    case Busy():
-                        awaited = state.holder
-                        skip = b"" if skip == ANY_VERSION else skip  # what this one brings is fresh
-                        # Past the lease's end the holder is dead, or its message was lost.
-                        with suppress(TimeoutError):
-                            async with asyncio.timeout(state.lease_left_s + 0.01):
-                                await changed.wait()
+        while True:
+            changed.clear()
+            asked_at = self._clock.monotonic()
+            match await self._claim(key, owner=owner, skip=skip, awaited=awaited):
+                case None:
+                    # The store may be back before the fetch has its slot: then it is asked again.
+                    if await _ends_before(fetching.begin(), changed):
+                        return _held(await fetching(), LinkSource.UPSTREAM)
+                case Found(value=value) as found if value == unusable:
+                    skip = found.version
+                case Found() as found:
+                    return _found(found, asked_at, was_awaited=bool(awaited))
+                case Failed() as failed:
+                    self._share_failure(failed.failure, deadline)
+                    awaited = ""
+                case Claimed():
+                    return await self._fetch_as_holder(key, owner, fetching, deadline)
+                case Busy() as busy:
+                    fetching.cancel()
+                    awaited = busy.holder
+                    # Past the lease's end the holder is dead, or its message was lost.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(busy.lease_left_s + 0.01):
+                            await changed.wait()
+
+    async def _claim(
+        self, key: str, *, owner: str, skip: bytes, awaited: str
+    ) -> Found | Claimed | Busy | Failed | None:
+        """Ask the store; None: it is away."""
+        if awaited and skip == ANY_VERSION:
+            skip = b""  # what the awaited one brings is fresh
+        try:
+            return await self._store.claim(
+                key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
+            )
+        except StoreUnavailable:
+            return None
 
     def _share_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
@@ -192,11 +248,13 @@ class SharedFlight:
         if not isinstance(error, _OUT_OF_TIME) or left_s <= they_had_s:
             raise error
 
-    async def _fetch_as_holder(self, key: str, owner: str, fetch: Fetch, deadline: float) -> Held:
+    async def _fetch_as_holder(
+        self, key: str, owner: str, fetching: _Fetching, deadline: float
+    ) -> Held:
         began = self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
-            fetched = await fetch()
+            fetched = await fetching()
         except GatewayError as error:
             with suppress(StoreUnavailable):
                 failure = _failure_to(error, deadline - began + _CLEARLY_LATER_S)
@@ -222,6 +280,21 @@ class SharedFlight:
                 await self._clock.sleep(self._lease_s / 3)
                 if not await self._store.extend(key, owner=owner, lease_s=self._lease_s):
                     return
+
+
+async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:
+    """Wait for the fetch, or until the store may be back; tell whether the fetch has ended."""
+    change = asyncio.ensure_future(changed.wait())  # noqa: TID251
+    try:
+        await asyncio.wait((fetch, change), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        change.cancel()
+    return fetch.done()
+
+
+def _found(found: Found, asked_at: float, *, was_awaited: bool) -> Held:
+    source = LinkSource.COALESCED if was_awaited else LinkSource.REDIS
+    return Held(found.value, asked_at + found.ttl_s, source)
 
 
 def _held(fetched: Fetched, source: LinkSource) -> Held:

@@ -198,13 +198,16 @@ class FairQueue:
         if start is None:
             start = max(self._state.virtual_time, self._finish.get(demand.caller, 0.0))
         wait_s = self._wait_s(now, demand.priority, start, entry.id)
+        patience_s = entry.patience_s
+        if entry.tag is not None:
+            patience_s = patience_s * _DOOMED_FACTOR + _DOOMED_MORE_S
         if known is not None:
-            if wait_s > entry.patience_s * _DOOMED_FACTOR + _DOOMED_MORE_S:
+            if wait_s > patience_s:
                 self._remove(entry.id)
                 refused[entry.id] = wait_s
             return
         ahead = (start - self._state.virtual_time) * demand.weight
-        if wait_s > entry.patience_s or (entry.tag is None and ahead >= self._limit.caller_max):
+        if wait_s > patience_s or (entry.tag is None and ahead >= self._limit.caller_max):
             refused[entry.id] = wait_s
             return
         if len(self._entries) >= self._limit.queue_max and not self._make_room(

@@ -56,6 +56,12 @@ class FakeSharedStore:
         self._present()
         self._settle(key, owner)
 
+    def come_back(self) -> None:
+        self.away = False
+        for events in self._listeners.values():
+            for event in events:
+                event.set()
+
     @contextmanager
     def changes(self, key: str) -> Iterator[asyncio.Event]:
         event = asyncio.Event()

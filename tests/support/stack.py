@@ -187,6 +187,7 @@ class RunningGateway:
                 ],
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         if wait:
             eventually(lambda: self.ready() == 200, self.log_text)
@@ -239,7 +240,7 @@ class RunningGateway:
                 try:
                     self._process.wait(WITHIN_S)
                 except subprocess.TimeoutExpired:
-                    self._process.kill()
+                    os.killpg(self.pid, signal.SIGKILL)  # its workers, too
             self._process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -268,3 +268,64 @@ async def test_cancelled_at_each_suspension_nothing_is_left_behind(clock: FakeCl
         assert flight.in_flight == 0, steps
         assert store._holder("k") is None, steps
         assert not store._listeners["k"] if "k" in store._listeners else True, steps
+
+
+async def test_who_began_alone_asks_the_store_again_when_it_is_back(clock: FakeClock) -> None:
+    store, theirs, mine = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    store.away = True
+    waiting = asyncio.ensure_future(second.obtain("k", mine, deadline=clock.monotonic() + 30))
+    await settle()
+    assert mine.begun == 1, "it waits for its slot"
+    store.away = False
+    theirs.outcome.set_result(b"their link")
+    await first.obtain("k", theirs, deadline=clock.monotonic() + 30)
+    store.come_back()
+    assert (await waiting).value == b"their link"
+    await settle()
+    assert mine.cancelled == 1
+
+
+async def test_who_began_alone_publishes_when_the_store_is_back(clock: FakeClock) -> None:
+    store, fetches, others = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    store.away = True
+    waiting = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    store.come_back()
+    await settle()
+    fetches.outcome.set_result(b"link")
+    assert (await waiting).value == b"link"
+    held = await second.obtain("k", others, deadline=clock.monotonic() + 30)
+    assert (held.value, held.source) == (b"link", LinkSource.REDIS)
+    assert (fetches.begun, others.begun) == (1, 0)
+
+
+async def test_a_hang_up_while_the_store_is_away_ends_the_fetch(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    store.away = True
+    leaving = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await settle()
+    leaving.cancel()
+    await settle()
+    assert (fetches.begun, fetches.cancelled, flight.in_flight) == (1, 1, 0)
+
+
+async def test_another_s_lack_of_time_is_not_ours(clock: FakeClock) -> None:
+    store, short, long = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    soon, later = clock.monotonic() + 1, clock.monotonic() + 30
+    hasty = asyncio.ensure_future(first.obtain("k", short, deadline=soon))
+    await settle()
+    patient = [
+        asyncio.ensure_future(one.obtain("k", long, deadline=later)) for one in (first, second)
+    ]
+    await settle()
+    short.outcome.set_exception(BudgetExhausted("too late for this one", retry_after_s=5.0))
+    with pytest.raises(BudgetExhausted):
+        await hasty
+    await settle()
+    long.outcome.set_result(b"link")
+    assert [one.value for one in await asyncio.gather(*patient)] == [b"link", b"link"]
+    assert (short.begun, long.begun) == (1, 1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
@@ -125,10 +126,10 @@ class Valkey:
     async def _attempt(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
     ) -> Any:
-        # Redis-py's own timeouts guard each read; this one guards the sum of connect, retry of
-        # a moved slot and the read, so that a slow store is as good as an absent one.
+        # It guards the sum of connect, retry of a moved slot and the read, so that a slow store
+        # is as good as an absent one.
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with _Patience(self._timeout_s):
                 reply = await self._evaluate(script, keys, args)
         except (RedisError, OSError, TimeoutError) as error:
             _raise_if_cancelled()
@@ -202,6 +203,46 @@ class Valkey:
             if message is not None and message["type"] == "message":
                 for call in self._on_message:
                     call(message["data"])
+
+
+class _Patience:
+    """A timeout that a busy process does not take for a slow server.
+
+    Where the loop comes to the timer late, the answer may lie in the socket unread: reading it
+    gets one more moment.
+    """
+
+    _LATE_S = 0.005
+    _MOMENT_S = 0.03
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + seconds
+        self._timeout = asyncio.timeout(None)
+        self._timer = self._loop.call_at(self._due, self._expire)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        raised: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, raised, traceback)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        if now - self._due > self._LATE_S:
+            self._due = now + self._MOMENT_S
+            self._timer = self._loop.call_at(self._due, self._expire_now)
+        else:
+            self._expire_now()
+
+    def _expire_now(self) -> None:
+        self._timeout.reschedule(self._loop.time())
 
 
 def _raise_if_cancelled() -> None:

@@ -106,11 +106,12 @@ local function adapt()
   windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate() / part)
 end
 
+-- When the call with so many before it may go, if all who are missed come back meanwhile.
 local function slot_of(rank)
   local slot = math.max(now, pause)
   for _, window in ipairs(windows) do
     slot = math.max(slot,
-      math.max(window.tat, now) + rank * window.interval - window.tolerance)
+      math.max(window.tat, now) + rank * window.interval * part - window.tolerance)
   end
   return slot
 end
@@ -214,11 +215,12 @@ end
 
 local function enter(id, caller, weight, which, patience, tag)
   local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
+  if tag then patience = patience * DOOMED_FACTOR + DOOMED_MORE end
   local start = held or tag
     or math.max(vtime, tonumber(redis.call('ZSCORE', KEYS[4], caller) or 0))
   local wait = wait_for(which, start, held and id)
   if held then
-    if wait > patience * DOOMED_FACTOR + DOOMED_MORE then
+    if wait > patience then
       remove(which, id)
       tell(id, '!', wait, refused)
     else
