@@ -1,7 +1,9 @@
 """`make bench`: measurements side by side, printed and never asserted."""
 
-from tests.benchmarks import hit_path, policy_decision
+from tests.benchmarks import budget_cost, hit_path, policy_decision, storm
 
 if __name__ == "__main__":
     policy_decision.main()
     hit_path.main()
+    budget_cost.main()
+    storm.main()

@@ -1,5 +1,6 @@
 """Three ways to log in, three ways to reuse a link, and each caller's own limit."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,18 @@ def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
         gateway.stop()
     finally:
         front.close()
+
+
+def test_a_link_in_demand_is_renewed_before_it_ends(own_stack: Stack) -> None:
+    links = {"lifetime_s": 6, "min_remaining_s": 1, "renew_before_s": 2}
+    store = {**own_stack.gateway.config["store"], "namespace": "renewal"}
+    gateway = own_stack.replica(account={"links": links}, change={"store": store})
+    token, server = own_stack.box.token(), own_stack.box.servers[3]
+    seen = set()
+    until = time.monotonic() + 9.0
+    while time.monotonic() < until:
+        seen.add(gateway.console(token, server).json["url"])
+        time.sleep(0.01)
+    assert len(seen) >= 2
+    assert gateway.metric('gateway_links_total{source="upstream"}') == 1, "nobody else waited"
+    assert gateway.metric('gateway_link_renewals_total{account="prod",outcome="ok"}') >= 1

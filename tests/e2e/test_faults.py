@@ -230,3 +230,29 @@ def _other_namespace(stack: Stack) -> dict[str, Any]:
     """Name a store where no service token lies yet."""
     store: dict[str, Any] = dict(stack.gateway.config["store"])
     return {**store, "namespace": "another"}
+
+
+def test_a_cloud_that_fails_is_left_alone_and_found_again(own_stack: Stack) -> None:
+    breaker = {"calls_min": 4, "open_s": 2, "open_max_s": 2}
+    store = {**own_stack.gateway.config["store"], "namespace": "breaker"}
+    gateway = own_stack.replica(account={"breaker": breaker}, change={"store": store})
+    box, token = own_stack.box, own_stack.box.token()
+    box.fail(box.cloud, "reset", path="remote-console")
+    answers = []
+    eventually(
+        lambda: (
+            answers.append(gateway.console(token, box.servers[1]))
+            or answers[-1].error_code == "CGW.5036"
+        )
+    )
+    assert answers[-1].status == 503
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 3
+    assert gateway.metric('gateway_breaker_open{account="prod"}') >= 0.5
+    assert gateway.metric('gateway_breaker_opened_total{account="prod"}') >= 1
+    before = len(box.calls(box.cloud))
+    for _ in range(20):
+        gateway.console(token, box.servers[2])
+    assert len(box.calls(box.cloud)) - before <= 2, "only a probe goes through"
+    box.heal()
+    eventually(lambda: gateway.console(token, box.servers[1]).status == 200)
+    assert gateway.metric('gateway_breaker_open{account="prod"}') == 0

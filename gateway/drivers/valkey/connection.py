@@ -37,7 +37,8 @@ _STEADY_AFTER_S = 10.0
 """A store that is lost again before that is given twice the time before it is trusted."""
 _HEARTBEAT_EVERY_S = 0.5
 _PROCESS_LIFE_MS = 3_000
-_CONNECTIONS_MAX = 64
+_CONNECTIONS_MAX = 8
+"""Each call is short; what waits for a connection waits less than making one takes."""
 
 
 class Script:
