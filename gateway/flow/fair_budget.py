@@ -160,7 +160,8 @@ class BudgetLine:
 
     def _give_up(self, one: _Waiting) -> None:
         if not one.place.done():
-            one.place.set_exception(self._exhausted(one, self.queued / self.rate))
+            rate_here = self.rate / self._share if self.is_alone else self.rate
+            one.place.set_exception(self._exhausted(one, self.queued / rate_here))
 
     def _exhausted(self, one: _Waiting, wait_s: float) -> BudgetExhausted:
         if one.demand.priority is not Priority.SPARE:
