@@ -18,6 +18,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
@@ -121,8 +122,13 @@ class Valkey:
         return True
 
     async def close(self) -> None:
-        with suppress(RedisError, OSError):
-            await self._client.aclose()
+        clients: list[RedisClient] = [self._client]
+        pool = getattr(self._client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):
+            clients += pool.sentinel_manager.sentinels
+        for client in clients:
+            with suppress(RedisError, OSError):
+                await client.aclose()
 
     async def _attempt(
         self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
