@@ -5,10 +5,10 @@
 --
 -- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
 -- ARGV: one text of words, as fair_queue.py beside this folder writes it, `-` for what is not known:
--- a client takes longer over forty arguments than over all the rest. The answer is one, too. Spans and instants are whole microseconds of this
--- server's clock; what replicas know of instants comes as a span from now, so that it holds after
--- a failover to a server with another clock. Numbers are formatted by hand: Lua's tostring keeps
--- 14 digits.
+-- a client takes longer over forty arguments than over all the rest. The answer is one text, too.
+-- Spans and instants are whole microseconds of this server's clock; what replicas know of instants
+-- comes as a span from now, so that it holds after a failover to a server with another clock.
+-- Numbers are formatted by hand: Lua's tostring keeps 14 digits.
 local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
 local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
 local TOLD_PART = 0.97
