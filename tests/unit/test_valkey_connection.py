@@ -1,0 +1,148 @@
+"""Whether Redis is there: found again soon, not trusted too soon, and never asked in a spin."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from gateway import settings
+from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.errors import StoreUnavailable
+from gateway.model import Secret
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.virtual_time import VirtualClock, run_virtually
+
+SCRIPT = Script("extend")
+STORE = settings.Store(
+    redis=settings.RedisServer(url="redis://nowhere"),
+    seal_keys=(Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),),
+    timeout_s=0.1,
+)
+
+
+class Server:
+    """Answers each call after a while, or fails it."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.takes_s = 0.001
+        self.asked_at: list[float] = []
+
+    async def evalsha(self, digest: str, *_: Any) -> int:
+        self.asked_at.append(asyncio.get_running_loop().time())
+        was_there = self.there
+        await asyncio.sleep(self.takes_s)
+        if not was_there:
+            raise RedisConnectionError
+        return 1
+
+
+def a_valkey(server: Server) -> tuple[Valkey, RecordingTelemetry]:
+    telemetry, client = RecordingTelemetry(), server
+    unchecked: Any = client
+    valkey = Valkey(STORE, unchecked, process_id="p", clock=VirtualClock(), telemetry=telemetry)
+    return valkey, telemetry
+
+
+class CountedEvent(asyncio.Event):
+    """Fails a loop that waits for it again and again while it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits_in_vain = 0
+
+    async def wait(self) -> bool:  # type: ignore[override]
+        self.waits_in_vain += self.is_set()
+        assert self.waits_in_vain < 100, "it spins"
+        return await super().wait()
+
+
+def test_a_call_that_fails_during_a_probe_does_not_make_the_heartbeat_spin() -> None:
+    async def scenario() -> None:
+        server = Server()
+        valkey, _ = a_valkey(server)
+        valkey._lost = CountedEvent()
+        beating = asyncio.create_task(valkey.keep_heartbeat())
+        await asyncio.sleep(0.1)
+        server.takes_s = 0.08
+        await asyncio.sleep(0.42)  # the next probe is on its way
+        server.there = False
+        server.takes_s = 0.02
+        with pytest.raises(StoreUnavailable):
+            await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
+        server.there = True
+        await asyncio.sleep(3.0)
+        assert not beating.done()
+        assert valkey.available
+        beating.cancel()
+
+    run_virtually(scenario())
+
+
+def test_a_lost_server_is_found_within_a_fraction_of_a_second() -> None:
+    async def scenario() -> None:
+        server = Server()
+        valkey, telemetry = a_valkey(server)
+        beating = asyncio.create_task(valkey.keep_heartbeat())
+        await asyncio.sleep(20.0)
+        server.there = False
+        await asyncio.sleep(5.0)
+        assert not valkey.available
+        server.there = True
+        await asyncio.sleep(0.15)
+        assert valkey.available
+        assert telemetry.store == [True, False, True]
+        beating.cancel()
+
+    run_virtually(scenario())
+
+
+def test_a_server_that_comes_and_goes_is_asked_less_and_less_often() -> None:
+    async def scenario() -> None:
+        server = Server()
+        valkey, telemetry = a_valkey(server)
+        beating = asyncio.create_task(valkey.keep_heartbeat())
+        for _ in range(200):
+            await asyncio.sleep(0.1)
+            if valkey.available:
+                server.there = False
+                with pytest.raises(StoreUnavailable):
+                    await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
+                server.there = True
+        assert telemetry.store.count(True) <= 16, "twenty seconds, and two between the last"
+        await asyncio.sleep(15.0)
+        assert valkey.available
+        beating.cancel()
+
+    run_virtually(scenario())
+
+
+def test_while_it_is_away_a_call_costs_nothing() -> None:
+    async def scenario() -> None:
+        server = Server()
+        server.there = False
+        valkey, _ = a_valkey(server)
+        assert not await valkey.probe()
+        asked = len(server.asked_at)
+        for _ in range(1_000):
+            with pytest.raises(StoreUnavailable):
+                await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
+        assert len(server.asked_at) == asked
+
+    run_virtually(scenario())
+
+
+def test_a_server_that_does_not_answer_is_away_after_the_timeout() -> None:
+    async def scenario() -> None:
+        server = Server()
+        valkey, _ = a_valkey(server)
+        assert await valkey.probe()
+        server.takes_s = 60.0
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreUnavailable):
+            await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.1, abs=0.01)
+        assert not valkey.available
+
+    run_virtually(scenario())
