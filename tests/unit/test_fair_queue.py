@@ -131,3 +131,59 @@ def test_the_heaviest_group_counts_and_who_has_none_weighs_one() -> None:
     assert weight_of(["staff", "oncall", "ci"], weights) == 4.0
     assert weight_of(["ci", "staff"], weights) == 0.25
     assert weight_of(["staff"], weights) == weight_of([], weights) == 1.0
+
+
+def an_entry(queue: ValkeyFairQueue, caller: str = "ann", patience_s: float = 60.0) -> Entry:
+    return Entry(queue.new_id(), Demand(caller), patience_s)
+
+
+def two_replicas(clock: FakeClock) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
+    server: Any = Server(clock)
+    limit = Limit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
+    return (
+        ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
+        ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
+    )
+
+
+async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -> None:
+    gone, here = two_replicas(clock)
+    nothing = State(tats=())
+    await gone.turn(Turn(), nothing)
+    await here.turn(Turn(entering=[an_entry(here)]), nothing)  # the first slot is taken
+    await clock.advance(0.001)
+    await gone.turn(Turn(entering=[an_entry(gone, "bob") for _ in range(5)]), nothing)
+    await clock.advance(1.6)
+    mine = an_entry(here, "eve")
+    outcome = await here.turn(Turn(entering=[mine]), nothing)
+    assert list(outcome.granted) == [mine.id]
+    await clock.advance(0.2)
+    outcome = await here.turn(Turn(), nothing)
+    assert (outcome.granted, outcome.waiting) == ({}, 0)
+
+
+async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -> None:
+    first, second = two_replicas(clock)
+    nothing = State(tats=())
+    for queue in (first, second):
+        await queue.turn(Turn(), nothing)
+        queue.rejoin(2)
+    await clock.advance(0.001)
+
+    async def slots(count: int) -> float:
+        """Tell how long the queue makes the first replica wait between two slots."""
+        entries = [an_entry(first, f"caller-{i}") for i in range(count)]
+        granted: list[float] = []
+        outcome = await first.turn(Turn(entering=entries), nothing)
+        for _ in range(400):
+            granted += outcome.granted.values()
+            if len(granted) == count:
+                break
+            await clock.advance(0.01)
+            outcome = await first.turn(Turn(), nothing)
+        return (granted[-1] - granted[0]) / (count - 1)
+
+    assert await slots(4) == pytest.approx(0.2, abs=0.01)
+    await second.turn(Turn(), nothing)
+    await first.turn(Turn(), nothing)
+    assert await slots(4) == pytest.approx(0.1, abs=0.01)

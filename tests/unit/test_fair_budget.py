@@ -1,0 +1,183 @@
+"""What a budget line does with a slot, and with an entry that it hears nothing of."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.errors import BudgetExhausted, StoreUnavailable
+from gateway.flow.fair_budget import BudgetLine
+from gateway.model import BudgetClass, Demand, Priority
+from gateway.ports import News
+from gateway.rules.fair_queue import Limit, Outcome, State, Turn
+from gateway.rules.pacing import Pace
+from tests.support.clock import FakeClock, settle
+from tests.support.telemetry import RecordingTelemetry
+
+LIMIT = Limit((Pace(10, 1, 5),), queue_max=100, caller_max=100)
+
+
+class ScriptedQueue:
+    """Grants what the test says, when it says so, and keeps what it was told."""
+
+    available = True
+    processes = 2
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._numbers = itertools.count()
+        self.turns: list[Turn] = []
+        self.grant_after_s: float | None = None
+        self.rejoined: list[int] = []
+        self.news: Callable[[News], None] = lambda _: None
+        self.away = False
+
+    def new_id(self) -> str:
+        return f"id-{next(self._numbers)}"
+
+    async def turn(self, turn: Turn, state: State) -> Outcome:
+        if self.away:
+            raise StoreUnavailable("away")
+        self.turns.append(turn)
+        now = self._clock.monotonic()
+        state = State((now,), virtual_time=7.0, version=1)
+        if self.grant_after_s is None:
+            tags = {one.id: 7.0 if one.tag is None else one.tag for one in turn.entering}
+            return Outcome(state, len(tags), None, tags=tags)
+        slots = {one.id: now + self.grant_after_s for one in turn.entering}
+        return Outcome(state, 0, None, granted=slots)
+
+    def rejoin(self, processes: int) -> None:
+        self.rejoined.append(processes)
+
+    def when_news_comes(self, call: Callable[[News], None]) -> None:
+        self.news = call
+
+    def when_available_changes(self, call: Callable[[], None]) -> None:
+        pass
+
+    @property
+    def told(self) -> list[tuple[str, float | None]]:
+        return [(one.id, one.tag) for turn in self.turns for one in turn.entering]
+
+
+class Subject:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.queue = ScriptedQueue(clock)
+        self.telemetry = RecordingTelemetry()
+        self.line = BudgetLine(
+            "prod",
+            BudgetClass.CONSOLE,
+            limit=LIMIT,
+            wait_max_s=60.0,
+            processes_max=2,
+            shared=self.queue,
+            clock=clock,
+            telemetry=self.telemetry,
+            jitter=lambda: 0.0,
+        )
+        self.running = asyncio.create_task(self.line.run())
+
+    def ask(self, demand: Demand | None = None) -> "asyncio.Task[None]":
+        deadline = self.clock.monotonic() + 30
+        asked = self.line.admit(demand or Demand("ann"), deadline=deadline, again=False)
+        return asyncio.create_task(asked)
+
+
+@pytest.fixture
+async def subject(clock: FakeClock) -> AsyncIterator[Subject]:
+    made = Subject(clock)
+    await settle()
+    yield made
+    made.running.cancel()
+    await asyncio.gather(made.running, return_exceptions=True)
+
+
+async def test_a_slot_in_a_pause_is_not_used_and_the_call_goes_back_to_the_head(
+    subject: Subject,
+) -> None:
+    subject.queue.grant_after_s = 0.02
+    asked = subject.ask()
+    await settle()
+    subject.line.throttled(pause_s=2.0, told=5.0)
+    subject.queue.grant_after_s = 2.0
+    await subject.clock.advance(1.9)
+    assert not asked.done()
+    assert [turn.hurt[0].told for turn in subject.queue.turns if turn.hurt] == [5.0]
+    assert subject.queue.told[-1][1] == 0.0, "at the head, and not charged again"
+    await subject.clock.advance(0.5)
+    assert asked.done()
+    assert len(subject.telemetry.slots_lost) == 1
+
+
+async def test_a_pause_that_another_replica_met_holds_here_at_once(subject: Subject) -> None:
+    subject.queue.grant_after_s = 0.02
+    asked = subject.ask()
+    await settle()
+    until = subject.clock.monotonic() + 3.0
+    subject.queue.news(News({}, {}, until, None, gathers=False))
+    subject.queue.grant_after_s = 3.0
+    await subject.clock.advance(2.9)
+    assert not asked.done()
+    assert subject.line.paused_s == pytest.approx(0.1)
+    await subject.clock.advance(1.0)
+    assert asked.done()
+
+
+async def test_a_slot_that_came_too_late_is_given_up(subject: Subject) -> None:
+    subject.queue.grant_after_s = -0.06
+    asked = subject.ask()
+    await settle()
+    assert subject.telemetry.slots_lost
+    subject.queue.grant_after_s = 0.0
+    await settle()
+    await subject.clock.advance(0.01)
+    assert asked.done()
+
+
+async def test_a_spare_slot_that_is_lost_is_not_asked_for_again(subject: Subject) -> None:
+    subject.queue.grant_after_s = -0.06
+    asked = subject.ask(Demand("", priority=Priority.SPARE))
+    await settle()
+    with pytest.raises(BudgetExhausted):
+        await asked
+    assert len(subject.queue.told) == 1
+
+
+async def test_an_entry_of_which_nothing_is_heard_is_told_again_with_its_tag(
+    subject: Subject,
+) -> None:
+    asked = subject.ask()
+    await settle()
+    ((first, _),) = subject.queue.told
+    for _ in range(3):
+        await subject.clock.advance(0.3)
+        await asyncio.sleep(0.3)  # the line waits on the loop's own clock
+    assert (first, 7.0) in subject.queue.told[1:]
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await settle()
+    assert [one.id for turn in subject.queue.turns for one in turn.leaving] == [first]
+
+
+async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subject) -> None:
+    asked = [subject.ask() for _ in range(3)]
+    await settle()
+    before = {entry_id for entry_id, _ in subject.queue.told}
+    subject.queue.away = True
+    others = subject.ask()
+    await settle()
+    assert subject.line.is_alone
+    subject.queue.away = False
+    subject.line._wake.set()
+    await settle()
+    assert not subject.line.is_alone
+    assert subject.queue.rejoined == [2]
+    after = {one.id for one in subject.queue.turns[-1].entering}
+    assert len(after) == 4
+    assert not after & before
+    for task in (*asked, others):
+        task.cancel()
+    await asyncio.gather(*asked, others, return_exceptions=True)
