@@ -131,7 +131,7 @@ class BudgetLine:
         pause_s = min(_PAUSE_UNNAMED_S if pause_s is None else pause_s, _PAUSE_MAX_S)
         until = self._clock.monotonic() + pause_s
         # Whoever holds a slot here looks at this before they send.
-        self._state = replace(self._state, paused_until=max(self._state.paused_until, until))
+        self._state = _with_pause(self._state, until)
         self._hurt.append(Hurt(pause_s, told))
         self._wake.set()
 
@@ -252,11 +252,12 @@ class BudgetLine:
             learned = self._state.learned
             # One who never saw Redis begins at once; else the last call may have been just now.
             used = 1 if self._state.tats else 0
+            limit = self.limit.share(share)
             self._own = FairQueue(
-                self.limit.share(share),
+                limit,
                 replace(
                     self._state,
-                    tats=without_burst(self.limit.share(share), now, used=used),
+                    tats=without_burst(limit, now, used=used),
                     learned=None if learned is None else learned.scaled(1 / share),
                 ),
             )

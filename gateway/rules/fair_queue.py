@@ -23,8 +23,6 @@ BULK_EVERY = 8
 _DOOMED_FACTOR = 1.25
 _DOOMED_MORE_S = 0.5
 """One that waits already is sent away only if its wait is clearly longer than its patience."""
-_AHEAD_MAX_S = 5.0
-"""How far a TAT may lie ahead besides its tolerance: more is a clock that went back."""
 _FINISH_TAGS_MIN = 1_024
 
 

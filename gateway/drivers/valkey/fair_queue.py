@@ -33,7 +33,7 @@ class _ServerClock:
         """Take note that the server's clock stood so between two instants of ours."""
         half_s = (ended - began) / 2
         offset_us = server_us - (began + half_s) * 1e6
-        unsure_s = self._unsure_s + (ended - self._compared_at) * self._DRIFT
+        unsure_s = self.unsure_s(ended)
         # Else it is another server, or its clock was set.
         agrees = abs(offset_us - self._offset_us) <= (half_s + unsure_s) * 1e6
         if half_s <= unsure_s or not agrees:

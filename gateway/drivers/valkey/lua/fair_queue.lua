@@ -146,7 +146,7 @@ end
 
 adapt()
 
-local told_all = gathers
+local told_all = false
 for _ = 1, number() do
   local pause_us, told = number(), number()
   suffer(pause_us, told)
@@ -281,7 +281,9 @@ while length[2] + length[3] > 0 do
 end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', exact(vtime))
-local fields = {'reunion', whole(reunion), 'expected', expected, 'version', whole(version + 1), 'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
+version = version + 1
+local fields = {'reunion', whole(reunion), 'expected', expected, 'version', whole(version),
+  'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
 for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
@@ -306,7 +308,8 @@ if #others > 0 or told_all then
     following, table.concat(others, ' ')}, ' '))
 end
 
-local reply = {whole(now), whole(version + 1), exact(vtime), whole(pause), following, length[2] + length[3]}
+local reply = {whole(now), whole(version), exact(vtime), whole(pause), following,
+  length[2] + length[3]}
 for _, value in ipairs(lesson) do reply[#reply + 1] = value end
 for _, window in ipairs(windows) do reply[#reply + 1] = whole(window.tat) end
 local tags = {}
