@@ -8,7 +8,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Self
 
-from gateway.cloudbox.clouddc import REGION, CloudDc
+from gateway.cloudbox.clouddc import CloudDc
+from gateway.cloudbox.fleet import REGION
 from gateway.cloudbox.iam import Iam
 from gateway.cloudbox.idp import IdentityProvider
 

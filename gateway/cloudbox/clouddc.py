@@ -1,38 +1,91 @@
 """The physical-servers API, in a box: a front that authenticates and throttles, and the service.
 
-Another operation of the dossier's table is one more row in `_OPERATIONS` and its method.
+`_OPERATIONS` is the dossier's table 1.1; what each operation does is in the module of its subject.
 """
 
 import asyncio
+import json
 import random
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from aiohttp import web
 
-from gateway.cloudbox import refusals
+from gateway.cloudbox import alarms, instances, logs, places, refusals, servers
+from gateway.cloudbox.asked import Asked, Operation, Refused, invalid
 from gateway.cloudbox.faults import Answer, Fault
+from gateway.cloudbox.fleet import REGION, Project
 from gateway.cloudbox.front import Front
 from gateway.cloudbox.iam import Iam
 from gateway.cloudbox.listener import Handler, Listener
+from gateway.cloudbox.logs import Download
+from gateway.cloudbox.steering import FleetSteering
 from gateway.cloudbox.throttle import SHAPES, TokenBucket, too_many
 
-REGION = "cn-east-3"
 CONSOLE_BASE = f"https://{REGION}-console.huaweicloud.com:443"
 
-# Literal segments stand before {id}: the first row that fits is taken (dossier 1.1).
-_OPERATIONS = (
-    ("GET", "/physicalservers", "list_servers"),
-    ("GET", "/physicalservers/{id}", "show_server"),
-    ("GET", "/physicalservers/{id}/remote-console-address", "show_remote_console"),
+_SERVERS = "/physicalservers"
+_SERVER = f"{_SERVERS}/{{id}}"
+_EXPORTS = f"{_SERVER}/logs/exports"
+_EXPORT = f"{_EXPORTS}/{{export_id}}"
+_INSTANCES = "/instances"
+_INSTANCE = f"{_INSTANCES}/{{id}}"
+_TAGGED = "/{resource_type}/{resource_id}/tags"
+
+# Literal segments stand before {id}: the first row that fits is taken (dossier 1.1). A name is a
+# method of CloudDc, for what depends on its settings.
+_OPERATIONS: tuple[tuple[str, str, Operation | str], ...] = (
+    ("GET", _SERVERS, servers.list_servers),
+    ("PUT", f"{_SERVERS}/power-state", servers.change_power_state),
+    ("GET", f"{_SERVERS}/status", servers.show_status),
+    ("GET", f"{_SERVERS}/alarms", alarms.list_alarms),
+    ("GET", f"{_SERVERS}/alarms/summary", alarms.show_summary),
+    ("GET", f"{_SERVERS}/alarms/trend", alarms.show_trend),
+    ("GET", f"{_SERVERS}/events", alarms.list_events),
+    ("GET", f"{_SERVERS}/events/{{event_id}}", alarms.show_event),
+    ("GET", _SERVER, servers.show_server),
+    ("GET", f"{_SERVER}/remote-console-address", "show_remote_console"),
+    ("GET", f"{_SERVER}/hardware-attributes", servers.show_hardware),
+    ("GET", f"{_SERVER}/firmware-attributes", servers.show_firmware),
+    ("POST", _EXPORTS, logs.start_export),
+    ("GET", _EXPORT, "show_export"),
+    ("GET", f"{_EXPORT}/content", "download_logs"),
+    ("GET", _INSTANCES, instances.list_instances),
+    ("POST", _INSTANCES, instances.create),
+    ("POST", f"{_INSTANCES}/batch-create", instances.run),
+    ("POST", f"{_INSTANCES}/batch-delete", instances.delete_set),
+    ("PUT", f"{_INSTANCES}/reinstall", instances.reinstall),
+    ("PUT", f"{_INSTANCES}/password", instances.change_password),
+    ("GET", f"{_INSTANCE}/status", instances.show_status),
+    ("PUT", f"{_INSTANCE}/ip", instances.modify_ip),
+    ("DELETE", _INSTANCE, instances.delete),
+    ("GET", "/idcs", places.list_rooms),
+    ("PUT", "/idcs", places.update_rooms),
+    ("GET", "/iracks", places.list_racks),
+    ("PUT", "/iracks/{irack_id}", places.update_rack),
+    ("POST", "/iracks/{id}/tags/create", places.create_rack_tags),
+    ("POST", "/iracks/{id}/tags/delete", places.delete_rack_tags),
+    ("POST", f"{_TAGGED}/create", places.create_tags),
+    ("POST", f"{_TAGGED}/delete", places.delete_tags),
 )
-_PAGE_MIN, _PAGE_MAX = 10, 1000
+_EXTRA = {"since": "a later version", "values": [1, None]}
+"""What `extra` adds: something that no client of today knows."""
+_REQUEST_ID = web.RequestKey("request_id", str)
 
 
 class CloudDc(Listener):
-    settable: ClassVar[tuple[str, ...]] = ("console_base", "latency_s", "not_ready")
+    settable: ClassVar[tuple[str, ...]] = (
+        "console_base",
+        "export_polls",
+        "extra",
+        "gzip",
+        "latency_s",
+        "log_bytes",
+        "not_ready",
+    )
 
     def __init__(
         self,
@@ -45,7 +98,7 @@ class CloudDc(Listener):
     ) -> None:
         """`projects`: each project's server ids; `rate` in calls a second, for all together."""
         super().__init__("cloud", port=port, answers=self._own_faults())
-        self.projects = projects
+        self.projects = {project: Project(project, ids) for project, ids in projects.items()}
         self.bucket = TokenBucket(rate, burst)
         self.throttled_shape = "apigw"
         self.retry_after: str | None = None
@@ -56,13 +109,24 @@ class CloudDc(Listener):
         """Servers whose console answers iMetal.0101."""
         self.consoles: Counter[str] = Counter()
         """How many console URLs were made for each server."""
+        self.log_bytes = 65_536
+        """Size of a log export's file."""
+        self.export_polls = 0
+        """How many times an export's status says that it is not done yet."""
+        self.gzip = False
+        """Whether answers are encoded for callers that take gzip."""
+        self.extra = False
+        """Whether answers have a member, on the envelope and on entries, that nobody knows."""
         self._front = Front(iam)
         self._jitter = random.Random()
         self.app.middlewares.append(self._come_in)
         for method, template, operation in _OPERATIONS:
-            path = "/v1/{project}" + template
+            found = getattr(self, operation) if isinstance(operation, str) else operation
             # GET alone: a HEAD must not open a console.
-            self.app.router.add_route(method, path, getattr(self, operation))
+            self.app.router.add_route(
+                method, "/v1/{project}" + template, partial(self._serve, found)
+            )
+        FleetSteering(self.app, self.projects)
         self.app.router.add_post("/_box/rate", self._set_rate)
         self.app.router.add_get("/_box/consoles", self._list_consoles)
 
@@ -88,56 +152,58 @@ class CloudDc(Listener):
         super().forget_calls()
         self.consoles.clear()
 
-    async def list_servers(self, request: web.Request) -> web.Response:
-        servers = sorted(self.projects.get(request.match_info["project"], ()))
-        try:
-            asked = int(request.query.get("limit", _PAGE_MIN))
-        except ValueError:
-            return refusals.PARAMETER_INVALID.about("Invalid parameter: limit.").response()
-        limit = min(_PAGE_MAX, max(_PAGE_MIN, asked))
-        marker = request.query.get("marker", "")
-        if marker and marker not in servers:
-            return refusals.PARAMETER_INVALID.about("Invalid parameter: marker.").response()
-        described = [_describe(request, server) for server in servers]
-        state = request.query.get("manage_state")
-        fitting = [one for one in described if state in (None, one["manage_state"])]
-        after = [one for one in fitting if one["id"] > marker]
-        page = after[:limit]
-        before = [one["id"] for one in fitting if one["id"] <= marker]
-        more = len(after) > len(page)
-        info = {
-            "next_marker": page[-1]["id"] if more else None,
-            "previous_marker": before[-limit] if len(before) >= limit else None,
-            "current_count": len(page),
-        }
-        return web.json_response({"servers": page, "page_info": info, "count": len(fitting)})
-
-    async def show_server(self, request: web.Request) -> web.Response:
-        if not self._exists(request):
-            return _unknown(request)
-        return web.json_response(_describe(request, request.match_info["id"]))
-
-    async def show_remote_console(self, request: web.Request) -> web.Response:
-        server = request.match_info["id"]
-        if not self._exists(request):
-            return _unknown(request)
-        if server in self.not_ready:
-            return refusals.SERVER_NOT_READY.response()
-        self.consoles[server] += 1
-        url = (
-            f"{self.console_base}/vnc/{_name(server)}.{REGION}/vnc_auto.html"
+    def show_remote_console(self, asked: Asked) -> dict[str, str]:
+        server = asked.server()
+        if server.id in self.not_ready:
+            raise Refused(refusals.SERVER_NOT_READY)
+        self.consoles[server.id] += 1
+        return {
+            "url": f"{self.console_base}/vnc/{server.name}.{REGION}/vnc_auto.html"
             f"?token={uuid.uuid4()}&compression=9&quality=0&resize=scale"
-        )
-        return web.json_response({"url": url})
+        }
+
+    def show_export(self, asked: Asked) -> dict[str, Any]:
+        return logs.show_export(asked, polls=self.export_polls)
+
+    def download_logs(self, asked: Asked) -> web.Response | Download:
+        return logs.download(asked, size=self.log_bytes, polls=self.export_polls)
+
+    async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
+        try:
+            found = operation(await self._read(request))
+        except Refused as refused:
+            return refused.refusal.response()
+        if isinstance(found, Download):
+            return await found.send(request, {"X-Request-Id": request[_REQUEST_ID]})
+        if isinstance(found, web.Response):
+            return found
+        return web.json_response(_widened(found) if self.extra else found)
+
+    async def _read(self, request: web.Request) -> Asked:
+        project = request.match_info["project"]
+        body = None
+        if request.method != "GET" and (text := await request.read()):
+            try:
+                body = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise invalid("body") from error
+        owned = self.projects.get(project) or Project(project)
+        return Asked(owned, request.match_info, request.query, request.headers, body)
 
     @web.middleware
     async def _come_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Do what the front does before the service: throttle, authenticate, route."""
         if request.path.startswith("/_box/"):
             return await handler(request)
-        request_id = uuid.uuid4().hex
+        request_id = request[_REQUEST_ID] = uuid.uuid4().hex
         response = await self._answer(request, handler, request_id)
+        if response.prepared:
+            return response
         response.headers["X-Request-Id"] = request_id
+        takes_gzip = "gzip" in request.headers.get("Accept-Encoding", "").lower()
+        if self.gzip and takes_gzip and isinstance(response, web.Response) and response.body:
+            response.enable_compression(web.ContentCoding.gzip)
+            response.headers["Vary"] = "Accept-Encoding"
         return response
 
     async def _answer(
@@ -153,9 +219,6 @@ class CloudDc(Listener):
             return refused.response(request_id)
         await asyncio.sleep(self._jitter.uniform(*self.latency_s))
         return await handler(request)
-
-    def _exists(self, request: web.Request) -> bool:
-        return request.match_info["id"] in self.projects.get(request.match_info["project"], ())
 
     def _own_faults(self) -> dict[str, Answer]:
         return refusals.as_faults(refusals.CLOUD) | {
@@ -191,29 +254,13 @@ def _linking(base: str) -> web.Response:
     return web.json_response({"url": f"{base}/vnc_auto.html?token={uuid.uuid4()}"})
 
 
-def _unknown(request: web.Request) -> web.Response:
-    text = f"The physical servers [{request.match_info['id']}] are not found."
-    return refusals.SERVER_UNKNOWN.about(text).response()
-
-
-def _name(server: str) -> str:
-    return f"bms-{server[:8]}"
-
-
-def _describe(request: web.Request, server: str) -> dict[str, Any]:
-    """Say about a server what ShowServer says (dossier 1.5)."""
-    number = int(server[:4], 16)
-    return {
-        "id": server,
-        "name": _name(server),
-        "project_id": request.match_info["project"],
-        "domain_id": "d78cbac186b744899480f25bd022f468",
-        "manage_state": "in-use",
-        "power_state": "on",
-        "operation_state": "power-on-succeed",
-        "health_state": "OK",
-        "onboard_time": "2026-03-02T09:30:00Z",
-        "location": {"dc": "dc-1", "rack": f"r{number % 8}", "unit": f"u{number % 42 + 1}"},
-        "hardware_attributes": {"sn": server[-12:], "manufacturer": "Box", "model": "B1"},
-        "tags": [{"key": "env", "value": "prod" if number % 2 else "test"}],
+def _widened(found: Any) -> Any:
+    """Add a member that no client knows to the envelope and to each of its entries."""
+    if not isinstance(found, dict):
+        return found
+    entries = {
+        name: [{**one, "box_extra": _EXTRA} if isinstance(one, dict) else one for one in value]
+        for name, value in found.items()
+        if isinstance(value, list)
     }
+    return {**found, **entries, "box_extra": _EXTRA}

@@ -21,6 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _CALLS_MAX = 20_000
 _LINE_BYTES_MAX = 65_536
+_BODY_BYTES_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Call:
     """Names in lower case. Tests look for what should not be here, so the values are whole."""
     status: int
     """0 where the caller got no answer."""
+    body: str = ""
+    """Its first 64 KiB."""
 
 
 class Listener:
@@ -123,8 +126,10 @@ class Listener:
             return await _controlled(request, handler)
         # Service tokens are large and come again and again: one copy of each is kept.
         headers = {name.lower(): sys.intern(value) for name, value in request.headers.items()}
-        at, status = now(), 0
+        at, status, body = now(), 0, ""
         try:
+            if request.can_read_body:
+                body = (await request.read())[:_BODY_BYTES_MAX].decode(errors="replace")
             fault = self._take_fault(request)
             response = await (
                 handler(request) if fault is None else self._fail(request, fault, handler)
@@ -135,7 +140,8 @@ class Listener:
             raise
         finally:
             self.statuses[status] += 1
-            self.calls.append(Call(at, request.method, request.raw_path, headers, status))
+            call = Call(at, request.method, request.raw_path, headers, status, body)
+            self.calls.append(call)
         return response
 
     def _take_fault(self, request: web.Request) -> Fault | None:

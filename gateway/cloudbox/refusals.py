@@ -82,7 +82,9 @@ API_UNKNOWN = Refusal(404, "APIGW.0101", "The API does not exist or has not been
 METHOD_WRONG = Refusal(405, "APIGW.0501", "The request method is not supported.")
 BAD_REQUEST = Refusal(400, "APIGW.0201", "Bad request.")
 PARAMETER_INVALID = Refusal(400, "iMetal.0001", "Invalid parameter.")
+PARAMETER_MISSING = Refusal(400, "iMetal.0002", "A parameter is missing.")
 SERVER_UNKNOWN = Refusal(404, "iMetal.0100", "The physical servers are not found.")
+INSTANCE_UNKNOWN = Refusal(404, "iMetal.0200", "The instances are not found.")
 SERVER_NOT_READY = Refusal(400, "iMetal.0101", "The state of the physical server is not ready.")
 
 CLOUD = {
@@ -101,7 +103,8 @@ CLOUD = {
     "api_unknown": API_UNKNOWN,
     "bad_request": BAD_REQUEST,
     "parameter_invalid": PARAMETER_INVALID,
-    "parameter_missing": Refusal(400, "iMetal.0002", "A parameter is missing."),
+    "parameter_missing": PARAMETER_MISSING,
+    "instance_unknown": INSTANCE_UNKNOWN,
     "server_unknown": SERVER_UNKNOWN,
     "server_not_ready": SERVER_NOT_READY,
     "internal": Refusal(500, "iMetal.0099", "Internal error."),

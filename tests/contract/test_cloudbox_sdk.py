@@ -132,9 +132,15 @@ async def test_the_limit_is_10_to_1000(box: CloudBox, limit: int | None, size: i
 
 
 async def test_only_servers_of_the_state_asked_for_are_listed(box: CloudBox) -> None:
-    request = ListServersRequest(manage_state="ready")
-    page = await asyncio.to_thread(client(box).list_servers, request)
-    assert (page.servers, page.count) == ([], 0)
+    for state, servers in {
+        "ready": box.servers[2::3],  # those without an instance
+        "in-use": [one for i, one in enumerate(box.servers) if i % 3 != 2],
+        "offboarding": [],
+    }.items():
+        request = ListServersRequest(manage_state=state, limit=100)
+        page = await asyncio.to_thread(client(box).list_servers, request)
+        assert [server.id for server in page.servers] == sorted(servers)
+        assert page.count == len(servers)
 
 
 async def test_the_sdk_loses_a_429_as_it_does_with_the_cloud(box: CloudBox) -> None:

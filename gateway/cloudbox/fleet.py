@@ -1,0 +1,168 @@
+"""The state behind the physical-servers API: what each project owns, and what was done to it.
+
+What a project has at its start follows from its servers' ids and their places in its list, so a
+test can tell it unasked: of three servers the first two carry an instance and are in use, the
+third is idle (`ready`); places take turns in tier web and db, two by two in model B1 and B2, three
+by three in dc-1 and dc-2; every eighth is Warning. What the cloud does in time, the box does now.
+"""
+
+import uuid
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+REGION = "cn-east-3"
+DCS = ("dc-1", "dc-2")
+RACKS_PER_DC = 8
+IMAGE = "8f1d3c52-0a57-4a6e-9d0b-6c2f1f6b7a10"
+VPC = "3a0f4be1-6b1d-4c0f-8a52-52f9d0c7e6b4"
+SUBNET = "c1d2e3f4-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
+
+
+@dataclass(slots=True)
+class Server:
+    id: str
+    place: int
+    """Where it stands in its project's list, from 0."""
+    name: str
+    dc: str
+    rack: str
+    unit: str
+    model: str
+    tags: dict[str, str]
+    manage_state: str = "ready"
+    power_state: str = "on"
+    operation_state: str = "power-on-succeed"
+    health_state: str = "OK"
+
+    @property
+    def number(self) -> int:
+        return int(self.id[:4], 16)
+
+    @property
+    def sn(self) -> str:
+        return self.id[-12:]
+
+
+@dataclass(slots=True)
+class Instance:
+    id: str
+    server_id: str
+    name: str
+    image_id: str = IMAGE
+    vpc_id: str = VPC
+    networks: list[dict[str, str]] = field(default_factory=list)
+    """subnet_id and ipv4_address of each."""
+    description: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    operation_state: str = "install-succeed"
+    reinstalls: int = 0
+    password_changes: int = 0
+
+
+@dataclass(slots=True)
+class Rack:
+    id: str
+    name: str
+    dc: str
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Room:
+    id: str
+    name: str
+    description: str = ""
+
+
+@dataclass(slots=True)
+class Export:
+    """A log export of one server."""
+
+    server_id: str
+    created_at: float
+    asked: int = 0
+    """How often its status was asked for."""
+
+
+class Project:
+    def __init__(self, project: str, servers: Iterable[str] = ()) -> None:
+        self.id = project
+        self.servers: dict[str, Server] = {}
+        self.server_ids: list[str] = []
+        """Sorted, so that a page of many is found without sorting or describing them all."""
+        self.instances: dict[str, Instance] = {}
+        self.terminated: set[str] = set()
+        """Deleted instances, whose status can still be asked for."""
+        self.exports: dict[str, Export] = {}
+        self.rooms: dict[str, Room] = {}
+        self.racks: dict[str, Rack] = {}
+        self._places = 0
+        for dc in DCS:
+            room = Room(self._derive(dc), dc)
+            self.rooms[room.id] = room
+            for name in (f"r{i}" for i in range(RACKS_PER_DC)):
+                rack = Rack(self._derive(f"{dc}/{name}"), name, dc)
+                self.racks[rack.id] = rack
+        for server_id in servers:
+            self.add(server_id)
+
+    def add(self, server_id: str) -> Server:
+        """Add a server as its id and its place make it; raise ValueError where it is no UUID."""
+        if str(uuid.UUID(server_id)) != server_id:
+            raise ValueError(f"{server_id!r} is not how a UUID is written")
+        if server_id in self.servers:
+            raise ValueError(f"{server_id} is there already")
+        server = _as_placed(server_id, self._places)
+        self._places += 1
+        self.servers[server_id] = server
+        insort(self.server_ids, server_id)
+        if server.place % 3 != 2:
+            self.install(server, self._derive(f"instance/{server_id}"), f"vm-{server_id[:8]}")
+        return server
+
+    def remove(self, server_id: str) -> None:
+        """Raise KeyError where it is not there; its instance and exports go with it."""
+        del self.servers[server_id]
+        del self.server_ids[bisect_left(self.server_ids, server_id)]
+        gone = [one.id for one in self.instances.values() if one.server_id == server_id]
+        for instance_id in gone:
+            del self.instances[instance_id]
+        for export_id in [i for i, one in self.exports.items() if one.server_id == server_id]:
+            del self.exports[export_id]
+
+    def install(self, server: Server, instance_id: str, name: str) -> Instance:
+        address = f"192.168.{server.place // 250 % 250}.{server.place % 250 + 2}"
+        networks = [{"subnet_id": SUBNET, "ipv4_address": address}]
+        instance = Instance(instance_id, server.id, name, networks=networks)
+        self.instances[instance_id] = instance
+        server.manage_state = "in-use"
+        return instance
+
+    def terminate(self, instance_id: str) -> None:
+        instance = self.instances.pop(instance_id)
+        self.terminated.add(instance_id)
+        self.servers[instance.server_id].manage_state = "ready"
+
+    def idle(self) -> list[Server]:
+        """Return the servers that an instance can be put on."""
+        return [server for server in self.servers.values() if server.manage_state == "ready"]
+
+    def _derive(self, name: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.id}/{name}"))
+
+
+def _as_placed(server_id: str, place: int) -> Server:
+    number = int(server_id[:4], 16)
+    return Server(
+        id=server_id,
+        place=place,
+        name=f"bms-{server_id[:8]}",
+        dc=DCS[place // 3 % 2],
+        rack=f"r{number % RACKS_PER_DC}",
+        unit=f"u{number % 42 + 1}",
+        model=("B1", "B2")[place // 2 % 2],
+        tags={"env": "prod" if number % 2 else "test", "tier": ("web", "db")[place % 2]},
+        health_state="Warning" if place % 8 == 7 else "OK",
+    )
