@@ -1,6 +1,8 @@
 """The physical-servers API, in a box: a front that authenticates and throttles, and the service.
 
 `_OPERATIONS` is the dossier's table 1.1; what each operation does is in the module of its subject.
+Steered by POST /_box/rate and /_box/servers, watched by GET /_box/consoles and /_box/fleet, beside
+what every listener has.
 """
 
 import asyncio
