@@ -48,13 +48,16 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.forwarding import Forwarding
 from gateway.flow.gateway import Gateway
 from gateway.flow.identify import Identify
+from gateway.flow.instances import Instances
+from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import BudgetClass, ProjectId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
-from gateway.rules.catalogue import OPERATIONS, Catalogue
+from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
@@ -304,12 +307,18 @@ async def open_parts(
             jitter=jitter.random,
             telemetry=metrics,
         )
+        exchanges = {project: account.exchange for project, account in accounts.items()}
         gateway = Gateway(
             identify=identify,
-            catalogue=Catalogue(OPERATIONS),
+            catalogue=Catalogue(config.catalogue),
             policies=policies,
             limits=limits,
             consoles=consoles,
+            instances=Instances(exchanges, clock),
+            forwarding=Forwarding(
+                exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
+            ),
+            group_weights=config.fairness.group_weights,
             journal=LineJournal(sys.stdout.fileno()),
             serve_unrecorded=config.audit.when_unwritable == "serve",
             clock=clock,
@@ -327,6 +336,7 @@ async def open_parts(
             request_done=metrics.request_done,
             write_line=lines.write,
             limits=limits,
+            trusted_proxies=config.listen.trusted_proxies,
         )
         yield Parts(handler, loops, policies, keys, valkey)
 

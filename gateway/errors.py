@@ -7,6 +7,7 @@ GatewayError
 │   ├── MethodNotAllowed      the path exists, the method does not
 │   └── RequestTooLarge       headers, path or body over their bound
 ├── NotPermitted              forbidden, or no such server or project: never told apart
+├── NamesNoServer             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
 ├── UpstreamRefused           the cloud says 400 or 404; its code and message are kept
@@ -82,7 +83,17 @@ class RequestTooLarge(BadRequest):
 
 
 class NotPermitted(GatewayError):
-    """The text tells the operator which denial decided, or that no grant does."""
+    def __init__(self, detail: str, *, refused: tuple[str, ...] = ()) -> None:
+        """`detail` tells the operator which denial decided, or that no grant does.
+
+        `refused` are the servers on which this was not allowed and which the caller may see.
+        """
+        super().__init__(detail)
+        self.refused = refused
+
+
+class NamesNoServer(GatewayError):
+    """The cloud may take an empty or absent set of ids for all, or for any."""
 
 
 class RetryLater(GatewayError):

@@ -1,18 +1,38 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
 import hashlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
-from typing import Any, Final, NamedTuple, NewType, NoReturn
+from typing import Any, Final, NamedTuple, NewType, NoReturn, Protocol
 
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
+InstanceId = NewType("InstanceId", str)
+"""An instance is what is installed on a server; its id is not the server's."""
 
 CONSOLE_OPEN: Final = "console:open"
 SERVER_READ: Final = "server:read"
-SERVER_POWER: Final = "server:power"
-PERMISSIONS: Final = frozenset({CONSOLE_OPEN, SERVER_READ, SERVER_POWER})
+SERVER_TAG: Final = "server:tag"
+"""A right of its own, since tags carry permissions."""
+PERMISSIONS: Final = frozenset(
+    {
+        CONSOLE_OPEN,
+        SERVER_READ,
+        "server:power",
+        "server:logs",
+        SERVER_TAG,
+        "instance:read",
+        "instance:create",
+        "instance:delete",
+        "instance:reinstall",
+        "instance:password",
+        "instance:network",
+        "site:read",
+        "site:write",
+    }
+)
 
 
 class Secret:
@@ -114,17 +134,74 @@ class Demand:
     priority: Priority = Priority.INTERACTIVE
 
 
+class Answer(Enum):
+    """How the cloud's answer goes to the caller."""
+
+    WHOLE = "whole"
+    STREAMED = "streamed"
+    """As it comes, for what is large; never kept here."""
+    LISTED = "listed"
+    """Filtered to what the caller may see."""
+    CONSOLE_LINK = "console_link"
+    PERMISSIONS = "permissions"
+    """Not the cloud's: what the caller may do on each server that is named."""
+
+
+class Paging(Enum):
+    """How a list is asked for its next page (dossier 1.4)."""
+
+    MARKER = "marker"
+    OFFSET = "offset"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """How the answer of a list is made, so that it can be filtered."""
+
+    entries: str
+    """The member that holds the list."""
+    server: str
+    """Where in an entry the server's id stands; dots lead into objects and into lists."""
+    paging: Paging
+    limit: int = 10
+    """Where the caller names none."""
+    limit_min: int = 10
+    limit_max: int = 1000
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - how pydantic is told of a mistyped key
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One row of the catalogue: an operation of the cloud's API that may pass."""
 
     name: str
     method: str
-    template: str
-    """The path after `/v1/{project_id}`, with `{id}` where the server id stands."""
+    path: str
+    """After `/v1/{project_id}`. `{server_id}` is decided on, as is the server of `{instance_id}`;
+    any other name in braces stands for one plain segment."""
     permission: str
-    budget: BudgetClass
+    query: tuple[str, ...] = ()
+    """Parameters that may be given, besides those named below and those of paging."""
+    servers_in_query: str = ""
+    """The parameter that holds server ids, parted by commas."""
+    instances_in_query: str = ""
+    servers_in_body: str = ""
+    """Where in the body server ids stand, dots leading into objects: one, or a list of them."""
+    instances_in_body: str = ""
+    ids_max: int = 100
+    may_name_none: bool = False
+    """Without ids the call touches servers of the cloud's choice, and needs the right to all."""
+    body_bytes_max: int = 0
+    """0: the operation takes no body."""
+    writes: bool = False
+    """It changes something, so it is recorded before it is sent."""
+    repeatable: bool = False
+    """Sending it twice does no more than sending it once."""
+    budget: BudgetClass = BudgetClass.CONSOLE
     priority: Priority = Priority.INTERACTIVE
+    answer: Answer = Answer.WHOLE
+    listing: Listing | None = None
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - how pydantic is told of a mistyped key
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +211,14 @@ class Call:
     operation: Operation
     project: ProjectId
     servers: tuple[ServerId, ...]
+    target: str = ""
+    """Path and query as they are sent to the cloud, made of what was decided on."""
+    query: tuple[tuple[str, str], ...] = ()
+    instances: tuple[InstanceId, ...] = ()
+    """Their servers are to be looked up before anything is decided."""
+    body: bytes = field(default=b"", repr=False)
+    touches_unnamed: bool = False
+    """It touches servers, or what is no server, beyond those that it names."""
 
 
 class RuleKind(Enum):
@@ -216,11 +301,25 @@ class UpstreamRequest:
     body: bytes = field(default=b"", repr=False)
     repeatable: bool = True
     """Whether sending it twice does no more than sending it once."""
+    encoded: bool = False
+    """The answer may come in the content coding that `headers` accept."""
+    streamed: bool = False
+    """The answer's body is to be read as it comes."""
+
+
+class BodyStream(Protocol):
+    """A body that is read as it comes; whoever holds it closes it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
     status: int
-    headers: dict[str, str] = field(repr=False)
-    """Names in lower case."""
+    headers: Mapping[str, str] = field(repr=False)
+    """Looked up by names in lower case."""
     body: bytes = field(repr=False)
+    stream: BodyStream | None = None
+    """Instead of a body, where a stream was asked for and the answer is a good one."""

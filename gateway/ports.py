@@ -238,6 +238,15 @@ class Upstream(Protocol):
         Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
         """
 
+    async def open(
+        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        """Send once and return with the answer's head, and its body as a stream if it is good.
+
+        `timeout_s` is for the head; the body may take as long as it goes on coming. Raises as
+        `send` does, also while the body is read.
+        """
+
 
 class ServiceCredential(Protocol):
     """How one account proves itself to the cloud: a token, a signature, or a token file."""

@@ -8,6 +8,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -19,14 +20,18 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    IPvAnyNetwork,
     Tag,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from gateway.located_yaml import Document, Mistake, MistakesFound, load
-from gateway.model import Reuse, Secret
+from gateway.model import Operation, Reuse, Secret
+from gateway.rules.catalogue import OWN_OPERATION, flaws
 
 ASYMMETRIC = (
     "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA",
@@ -96,6 +101,12 @@ def _issuer(value: str) -> str:
     return value
 
 
+def _without_flaws(row: Operation) -> Operation:
+    for flaw in flaws(row):
+        raise ValueError(flaw)
+    return row
+
+
 def _kind_of(*keys: str) -> Discriminator:
     """Tell the members of a union apart by the one key that each alone has."""
 
@@ -127,11 +138,18 @@ ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Span = Annotated[float, Field(gt=0, le=31_536_000)]
+OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
+_ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
 class Listen(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+
+
+class PublicListen(Listen):
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Networks of the proxies before us, whose X-Forwarded-For is believed."""
 
 
 class RequestBounds(_Section):
@@ -316,7 +334,8 @@ class Account(_Section):
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
     connections_max: Annotated[int, Field(ge=1, le=1000)] = 32
-    answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 1_048_576
+    answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 8_388_608
+    """Of one answer that is read whole; a page of 1000 servers is about 1 MB."""
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
     breaker: BreakerSettings = BreakerSettings()
@@ -388,6 +407,35 @@ class Fairness(_Section):
     """Share by group, of any issuer; the largest of a person's groups counts, without any: 1."""
 
 
+class Lists(_Section):
+    """Lists of which a caller may see a part: read whole from the cloud, cut to size here."""
+
+    reuse_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """For how long one reading serves all who ask; `Cache-Control: no-cache` asks for another."""
+    pages_max: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Calls to the cloud for one reading, each of up to 1000 entries."""
+    bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    """Of one reading, and of all that one process keeps."""
+
+
+class OperationRows(_Section):
+    """Changes to the catalogue (gateway/catalogue.yaml)."""
+
+    off: tuple[str, ...] = ()
+    """Names of operations that are not to pass."""
+    add: tuple[OperationRow, ...] = ()
+    """Rows of the catalogue's form; one of a name that is off replaces it."""
+
+    @field_validator("off")
+    @classmethod
+    def _there_is_something_to_switch_off(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = {row.name for row in built_in_operations()}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no operation {name!r}")
+        return names
+
+
 class Memory(_Section):
     """How many of each this process remembers."""
 
@@ -404,7 +452,7 @@ class Audit(_Section):
 
 
 class Settings(_Section):
-    listen: Listen = Listen()
+    listen: PublicListen = PublicListen()
     admin: Listen = Listen(port=9090)
     request: RequestBounds = RequestBounds()
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
@@ -413,12 +461,22 @@ class Settings(_Section):
     store: Store
     caller_limits: CallerLimits = CallerLimits()
     fairness: Fairness = Fairness()
+    lists: Lists = Lists()
+    operations: OperationRows = OperationRows()
     memory: Memory = Memory()
     log: Log = Log()
     audit: Audit = Audit()
 
+    @property
+    def catalogue(self) -> tuple[Operation, ...]:
+        """The operations that may pass."""
+        off = frozenset(self.operations.off)
+        kept = (row for row in built_in_operations() if row.name not in off)
+        return (*kept, *self.operations.add, OWN_OPERATION)
+
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
+        _unique("operations: name", [row.name for row in self.catalogue])
         _unique("issuers: name", [issuer.name for issuer in self.issuers])
         _unique("issuers: issuer", [issuer.issuer for issuer in self.issuers])
         _unique("accounts: name", [account.name for account in self.accounts])
@@ -426,6 +484,12 @@ class Settings(_Section):
             "accounts: project", [name for account in self.accounts for name in account.projects]
         )
         return self
+
+
+@cache
+def built_in_operations() -> tuple[Operation, ...]:
+    """Return the rows of the catalogue that comes with the gateway."""
+    return _ROWS.validate_python(load(Path(__file__).parent / "catalogue.yaml").data)
 
 
 def _unique(what: str, values: list[str]) -> None:

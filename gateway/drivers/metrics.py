@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
@@ -24,6 +24,8 @@ _STAGE_BUCKETS = (
     0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30,
 )  # fmt: skip
 _REQUEST_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
+_STAGES = tuple((stage,) for stage in StageTimes._fields)
 
 
 class Metrics:
@@ -41,14 +43,20 @@ class Metrics:
             ["operation", "status", "error_code"],
             registry=registry,
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = _Histogram(
             "gateway_request_duration_seconds",
             "From the request's headers to its answer",
+            (),
             registry=registry,
             buckets=_REQUEST_BUCKETS,
         )
-        self._stages = _StageHistograms()
-        registry.register(self._stages)
+        self._stages = _Histogram(
+            "gateway_stage_duration_seconds",
+            "Time in each stage of requests that got their link",
+            ("stage",),
+            registry=registry,
+            buckets=_STAGE_BUCKETS,
+        )
         self._identifications = Counter(
             "gateway_identifications_total",
             "Tokens judged, by issuer and outcome",
@@ -58,10 +66,10 @@ class Metrics:
         self._links = Counter(
             "gateway_links_total", "Links handed out by source", ["source"], registry=registry
         )
-        self._upstream_seconds = Histogram(
+        self._upstream_seconds = _Histogram(
             "gateway_upstream_duration_seconds",
             "Calls to the cloud by account and outcome",
-            ["account", "outcome"],
+            ("account", "outcome"),
             registry=registry,
             buckets=_REQUEST_BUCKETS,
         )
@@ -92,10 +100,10 @@ class Metrics:
         self._policy_rules = Gauge(
             "gateway_policy_rules", "Grants and denials in force", registry=registry
         )
-        self._budget_wait = Histogram(
+        self._budget_wait = _Histogram(
             "gateway_budget_wait_seconds",
             "How long calls waited for a slot of the account's budget",
-            ["account", "budget"],
+            ("account", "budget"),
             registry=registry,
             buckets=_REQUEST_BUCKETS,
         )
@@ -139,17 +147,18 @@ class Metrics:
 
     def request_done(self, operation: str, status: int, error_code: str, seconds: float) -> None:
         self._request_child(operation, str(status), error_code).inc()
-        self._request_seconds.observe(seconds)
+        self._request_seconds.observe((), seconds)
 
     def identified(self, issuer: str, outcome: str) -> None:
         self._identified_child(issuer, outcome).inc()
 
     def link_served(self, source: LinkSource, times: StageTimes) -> None:
         self._link_children[source].inc()
-        self._stages.observe(times)
+        for stage, seconds in zip(_STAGES, times, strict=True):
+            self._stages.observe(stage, seconds)
 
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None:
-        self._upstream_seconds.labels(account, outcome).observe(seconds)
+        self._upstream_seconds.observe((account, outcome), seconds)
 
     def service_login(self, account: str, outcome: str) -> None:
         self._logins.labels(account, outcome).inc()
@@ -166,7 +175,7 @@ class Metrics:
             self._policy_rules.set(rules)
 
     def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None:
-        self._budget_wait.labels(account, budget.value).observe(seconds)
+        self._budget_wait.observe((account, budget.value), seconds)
 
     def budget_refused(self, account: str, budget: BudgetClass) -> None:
         self._budget_refusals.labels(account, budget.value).inc()
@@ -200,26 +209,46 @@ class Metrics:
         return encode(self.registry), content_type
 
 
-class _StageHistograms(Collector):
-    """One histogram per stage, fed at once: the library's four would cost as much as a decision."""
+class _Histogram(Collector):
+    """A histogram for what happens at every request: the library's costs four times as much."""
 
-    def __init__(self) -> None:
-        self._counts = [[0] * (len(_STAGE_BUCKETS) + 1) for _ in StageTimes._fields]
-        self._sums = [0.0] * len(StageTimes._fields)
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        *,
+        registry: CollectorRegistry,
+        buckets: tuple[float, ...],
+    ) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._buckets = buckets
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        if not labels:
+            self._begin(())
+        registry.register(self)
 
-    def observe(self, times: StageTimes) -> None:
-        for i, seconds in enumerate(times):
-            self._counts[i][bisect_left(_STAGE_BUCKETS, seconds)] += 1
-            self._sums[i] += seconds
+    def observe(self, values: tuple[str, ...], seconds: float) -> None:
+        """Count one; `values` are those of the labels."""
+        counts = self._counts.get(values)
+        if counts is None:
+            counts = self._begin(values)
+        counts[bisect_left(self._buckets, seconds)] += 1
+        self._sums[values] += seconds
+
+    def describe(self) -> Iterable[Metric]:
+        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
 
     def collect(self) -> Iterable[Metric]:
-        family = HistogramMetricFamily(
-            "gateway_stage_duration_seconds",
-            "Time in each stage of requests that got their link",
-            labels=["stage"],
-        )
-        bounds = [*map(floatToGoString, _STAGE_BUCKETS), "+Inf"]
-        for i, stage in enumerate(StageTimes._fields):
-            cumulated = zip(bounds, accumulate(self._counts[i]), strict=True)
-            family.add_metric([stage], [*cumulated], sum_value=self._sums[i])
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
+        for values, counts in self._counts.items():
+            cumulated = zip(bounds, accumulate(counts), strict=True)
+            family.add_metric(values, [*cumulated], sum_value=self._sums[values])
         yield family
+
+    def _begin(self, values: tuple[str, ...]) -> list[int]:
+        self._sums[values] = 0.0
+        counts = self._counts[values] = [0] * (len(self._buckets) + 1)
+        return counts

@@ -1,7 +1,9 @@
 """HTTP to the cloud: one pool per account, each option written out (ports.Upstream)."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 from yarl import URL
@@ -14,6 +16,7 @@ from gateway.settings import Timeouts
 _HEADER_BYTES_MAX = 65_536  # tokens of the cloud's IAM have tens of kilobytes (dossier 3.1)
 _CHUNK_BYTES = 65_536
 _USER_AGENT = f"console-gateway/{__version__}"
+_WITH_CONTENT = (200, 206)
 _ROUND_UP_NEVER_S = 86_400.0
 """aiohttp rounds longer timeouts up to whole seconds, which is past a request's deadline."""
 
@@ -79,15 +82,10 @@ class AioUpstream:
         credential: tuple[tuple[str, str], ...],
         timeout_s: float,
     ) -> UpstreamAnswer:
-        configured = self._session.timeout
-        timeout = aiohttp.ClientTimeout(
-            total=min(timeout_s, configured.total or timeout_s),
-            sock_connect=configured.sock_connect,
-            sock_read=configured.sock_read,
-            ceil_threshold=configured.ceil_threshold,
-        )
-        # The texts of aiohttp's errors hold addresses and header values: none goes on.
-        try:
+        timeout = self._session.timeout
+        if timeout_s < (timeout.total or timeout_s + 1):
+            timeout = _within(timeout, timeout_s)
+        with _translated():
             async with self._session.request(
                 request.method,
                 URL(self._endpoint + request.path, encoded=True),
@@ -95,22 +93,46 @@ class AioUpstream:
                 data=request.body or None,
                 allow_redirects=False,
                 timeout=timeout,
+                auto_decompress=not request.encoded,
             ) as response:
                 body = await self._read(response)
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return UpstreamAnswer(response.status, headers, body)
-        except TimeoutError as error:
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                raise _unreachable("no connection in time") from None
-            raise UpstreamSlow("no answer in time") from None
-        except (aiohttp.ClientConnectorError, ConnectionError) as error:
-            raise _unreachable(f"no connection: {type(error).__name__}") from None
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            raise _unreachable(f"the connection broke: {type(error).__name__}") from None
-        except (aiohttp.ClientError, ValueError) as error:
-            raise UpstreamBroken(f"no readable answer: {type(error).__name__}") from None
+                if request.encoded and not response.ok:
+                    body = self._decoded(response, body)  # an error is for us to read
+                return UpstreamAnswer(response.status, response.headers, body)
+
+    async def open(
+        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        timeout = _within(self._session.timeout, None)
+        with _translated():
+            async with asyncio.timeout(timeout_s):
+                response = await self._session.request(
+                    request.method,
+                    URL(self._endpoint + request.path, encoded=True),
+                    headers=[*request.headers, *credential],
+                    allow_redirects=False,
+                    timeout=timeout,
+                    auto_decompress=False,
+                )
+                if response.status in _WITH_CONTENT:
+                    return UpstreamAnswer(response.status, response.headers, b"", _Body(response))
+                async with response:
+                    body = self._decoded(response, await self._read(response))
+                    return UpstreamAnswer(response.status, response.headers, body)
+
+    def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        if response.headers.get("Content-Encoding", "").lower() not in ("gzip", "x-gzip"):
+            return body
+        try:
+            unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            return unzip.decompress(body, self._answer_bytes_max)
+        except zlib.error:
+            return b""
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        length = response.content_length
+        if length is not None and length <= self._answer_bytes_max and not _is_coded(response):
+            return await response.read()
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
@@ -118,6 +140,51 @@ class AioUpstream:
                 response.close()
                 raise UpstreamBroken("the answer is larger than answer_bytes_max")
         return bytes(body)
+
+
+class _Body:
+    """Implements model.BodyStream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _translated():
+            async for chunk in self._response.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
+
+    async def close(self) -> None:
+        self._response.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say what went wrong in our words; aiohttp's hold addresses and header values."""
+    try:
+        yield
+    except TimeoutError as error:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            raise _unreachable("no connection in time") from None
+        raise UpstreamSlow("no answer in time") from None
+    except (aiohttp.ClientConnectorError, ConnectionError) as error:
+        raise _unreachable(f"no connection: {type(error).__name__}") from None
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _unreachable(f"the connection broke: {type(error).__name__}") from None
+    except (aiohttp.ClientError, ValueError) as error:
+        raise UpstreamBroken(f"no readable answer: {type(error).__name__}") from None
+
+
+def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=total_s,
+        sock_connect=timeout.sock_connect,
+        sock_read=timeout.sock_read,
+        ceil_threshold=timeout.ceil_threshold,
+    )
+
+
+def _is_coded(response: aiohttp.ClientResponse) -> bool:
+    return "Content-Encoding" in response.headers
 
 
 def _unreachable(detail: str) -> UpstreamUnreachable:

@@ -15,7 +15,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
-from gateway.edge.prepared import LinkBytes, PreparedLink, takes_prepared
+from gateway.edge import forwarded as forwarding
+from gateway.edge.client_address import Networks, client_address
+from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
 from gateway.edge.wire import (
     INTERNAL,
     ErrorAnswer,
@@ -27,12 +29,14 @@ from gateway.edge.wire import (
 from gateway.errors import (
     BadRequest,
     CallerLimited,
+    DeadlineExceeded,
     GatewayError,
     NotAuthenticated,
     RequestTooLarge,
     UpstreamRefused,
 )
 from gateway.flow.caller_limits import CallerLimits, Remaining
+from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.ports import Clock
 from gateway.rules.preferences import wait_preferred
@@ -58,7 +62,7 @@ class _Outcome:
     wait_s: int | None = None
     """As the caller prefers."""
     asked: Asked | None = None
-    answered: Answered | None = None
+    answered: Answered | Forwarded | None = None
     status: int = 200
     error_code: str = ""
     error: BaseException | None = None
@@ -70,7 +74,7 @@ class _Outcome:
 class PublicHandler:
     """Turns one aiohttp request into a call of the pipeline, and its outcome into an answer."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each part is told what it needs
         self,
         gateway: Gateway,
         clock: Clock,
@@ -79,6 +83,7 @@ class PublicHandler:
         request_done: RequestDone,
         write_line: Callable[[bytes], object],
         limits: CallerLimits,
+        trusted_proxies: Networks,
     ) -> None:
         self._gateway = gateway
         self._clock = clock
@@ -86,18 +91,27 @@ class PublicHandler:
         self._request_done = request_done
         self._write_line = write_line
         self._limits = limits
+        self._trusted_proxies = trusted_proxies
         self._policy = rate_limit_policy(limits.pace)
-        self._link_bytes = LinkBytes(self._policy)
+        self._answer_bytes = AnswerBytes(self._policy)
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        outcome = _Outcome(self._request_id(request), request.remote or "", self._clock.monotonic())
+        client = client_address(
+            request.remote or "",
+            request.headers.getall("X-Forwarded-For", ()),
+            self._trusted_proxies,
+        )
+        outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
         response: web.StreamResponse
         try:
             outcome.asked = self._read(request, outcome)
-            outcome.answered = await self._gateway.answer(outcome.asked)
-            response = self._link(request, outcome.answered, outcome)
+            outcome.answered = answered = await self._gateway.answer(outcome.asked)
+            if isinstance(answered, Answered):
+                response = self._link(request, answered, outcome)
+            else:
+                response = await self._forwarded(request, answered, outcome)
         except GatewayError as error:
             response = self._refuse(outcome, render(error), error)
         except asyncio.CancelledError:
@@ -130,11 +144,46 @@ class PublicHandler:
         body = orjson.dumps({"url": answered.link.url.reveal()})
         if outcome.wait_s is None and takes_prepared(request):
             limit, now = self._rate_limit(outcome), self._clock.now()
-            data = self._link_bytes(body, outcome.request_id, answered.left_s, now, limit)
-            return cast("web.StreamResponse", PreparedLink(request, data))
+            data = self._answer_bytes.link(body, outcome.request_id, answered.left_s, now, limit)
+            return cast("web.StreamResponse", PreparedAnswer(request, data))
         headers = self._headers(outcome)
         headers["X-Console-Expires-In"] = str(int(answered.left_s))
         return web.Response(body=body, headers=headers)
+
+    async def _forwarded(
+        self, request: web.BaseRequest, answered: Forwarded, outcome: _Outcome
+    ) -> web.StreamResponse:
+        if answered.stream is None:
+            return self._whole(request, forwarding.Validated(request, answered), outcome)
+        outcome.status = answered.status
+        headers = self._headers(outcome)
+        headers.update(forwarding.headers_of(answered, request.method))
+        try:
+            return await forwarding.stream(request, answered.status, answered.stream, headers)
+        except GatewayError as error:
+            outcome.refused(render(error), error)
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the stream broke off") from error
+
+    def _whole(
+        self, request: web.BaseRequest, answer: forwarding.Validated, outcome: _Outcome
+    ) -> web.StreamResponse:
+        outcome.status = answer.status
+        if answer.body and outcome.wait_s is None and takes_prepared(request):
+            data = self._answer_bytes.answer(
+                answer.status,
+                answer.headers,
+                answer.body,
+                request_id=outcome.request_id,
+                now=self._clock.now(),
+                limit=self._rate_limit(outcome),
+            )
+            return cast("web.StreamResponse", PreparedAnswer(request, data))
+        headers = self._headers(outcome)
+        del headers["Content-Type"]
+        headers.update(answer.headers)
+        return web.Response(status=answer.status, body=answer.body or None, headers=headers)
 
     def _refuse(
         self, outcome: _Outcome, refusal: ErrorAnswer, error: BaseException | None
@@ -184,12 +233,33 @@ class PublicHandler:
             method=request.method,
             target=request.raw_path,
             has_body=request.body_exists,
+            read_body=lambda limit: self._read_body(request, limit, outcome.began + within_s),
             fresh="no-cache" in headers.get("Cache-Control", "").lower(),
             request_id=outcome.request_id,
             client_address=outcome.client,
             deadline=outcome.began + within_s,
             headers=headers.items(),
         )
+
+    async def _read_body(self, request: web.BaseRequest, limit: int, deadline: float) -> bytes:
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise BadRequest("Send the body as it is, without Content-Encoding.")
+        too_large = RequestTooLarge(f"The body is too large; this operation takes {limit} bytes.")
+        if request.content_length is not None and request.content_length > limit:
+            raise too_large
+        if request.headers.get("Expect", "").lower() == "100-continue":  # RFC 9110, 10.1.1
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        body = bytearray()
+        try:
+            async with asyncio.timeout(deadline - self._clock.monotonic()):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError:
+            raise DeadlineExceeded("while the body was read") from None
+        return bytes(body)
 
     def _request_id(self, request: web.BaseRequest) -> str:
         theirs = request.headers.get("X-Request-Id")
@@ -224,7 +294,7 @@ class PublicHandler:
             line["operation"] = operation
             line["project"] = asked.call.project
             line["servers"] = asked.call.servers
-        if answered is not None:
+        if isinstance(answered, Answered):
             line["source"] = answered.source.value
             line["link"] = answered.link.fingerprint
         if error is not None:

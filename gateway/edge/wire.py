@@ -44,6 +44,11 @@ WIRE: dict[type[GatewayError], Wire] = {
         "You may not do this on this server, or there is no such server. "
         "Ask those who keep the gateway's policy.",
     ),
+    errors.NamesNoServer: Wire(
+        403,
+        "CGW.4031",
+        "The call names no server, which may mean all of them; name each in the set of ids.",
+    ),
     errors.CallerLimited: Wire(
         429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
     ),
@@ -110,6 +115,8 @@ def render(error: GatewayError) -> ErrorAnswer:
     match error:
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
+        case errors.NotPermitted(refused=seen) if seen:
+            message = f"{message} Refused among those that you may see: {', '.join(seen)}."
         case errors.MethodNotAllowed():
             headers = (("Allow", ", ".join(error.allowed)),)
             message = error.detail

@@ -170,12 +170,10 @@ class Consoles:
         headers: tuple[tuple[str, str], ...],
     ) -> Fetched:
         call = permit.call
-        (server,) = call.servers
-        path = f"/v1/{call.project}{call.operation.template.replace('{id}', server)}"
         # The cloud starts the link's life at some moment after this one.
         sent_at = self._clock.monotonic()
         answer = await account.exchange.perform(
-            UpstreamRequest(call.operation.method, path, headers),
+            UpstreamRequest(call.operation.method, call.target, headers),
             project=call.project,
             demand=demand,
             budget=call.operation.budget,

@@ -1,7 +1,7 @@
 """One call of an account, from the budget's slot to an answer that can be used."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 from gateway.errors import (
     BudgetExhausted,
@@ -20,10 +20,11 @@ from gateway.rules.conversation import (
     Renew,
     RetryBudget,
     Send,
+    Step,
     Wait,
     converse,
 )
-from gateway.rules.verdicts import Broken, Throttled, Unavailable, judge
+from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -73,15 +74,13 @@ class Exchange:
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
-        talk = converse(
-            repeatable=request.repeatable, may_retry=self._retries.take, jitter=self._jitter
-        )
         self._retries.called()
+        talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
         headers: Headers = ()
         outcome: Outcome = None
         last: Outcome = None
+        step: Step = Send()
         try:
-            step = next(talk)
             while True:
                 match step:
                     case Send():
@@ -91,11 +90,20 @@ class Exchange:
                         await self._admit(budget, demand, deadline, last)
                         headers = await credential.headers(request, deadline=deadline)
                         outcome = last = await self._send(request, headers, budget, deadline)
+                        if isinstance(outcome, Usable):  # nearly always, and all is said
+                            return outcome.answer
                     case Renew():
                         outcome = await credential.renew(headers, deadline=deadline)
                     case Wait():
                         await self._wait(step.seconds, deadline)
                         outcome = None
+                if talk is None:
+                    talk = converse(
+                        repeatable=request.repeatable,
+                        may_retry=self._retries.take,
+                        jitter=self._jitter,
+                    )
+                    next(talk)  # it begins with the Send that was just made
                 step = talk.send(outcome)
         except StopIteration as done:
             answer: UpstreamAnswer = done.value
@@ -141,16 +149,15 @@ class Exchange:
         label, failed = "cancelled", None
         self._breaker.begin()
         try:
-            answer = await self._upstream.send(
-                request, credential=headers, timeout_s=min(self._timeout_s, left_s)
-            )
+            send = self._upstream.open if request.streamed else self._upstream.send
+            answer = await send(request, credential=headers, timeout_s=min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's impatience says nothing of the cloud.
             impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
             label, failed = type(error).__name__, None if impatient else True
             return NotSent(error)
         else:
-            verdict = judge(answer)
+            verdict = judge(answer, conditional=request.streamed)
             label, failed = type(verdict).__name__, isinstance(verdict, Unavailable | Broken)
             if isinstance(verdict, Throttled):
                 self._budget.throttled(

@@ -1,22 +1,37 @@
-"""The order of things: identify, resolve, decide, admit, obtain, record. No branch but one.
+"""The order of things: identify, resolve, decide, admit, obtain, record. One branch: a link or not.
 
 Each stage takes what the one before proved. A link that this process holds is answered without
 a network, after the same identification, decision and record as any other.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated
+from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated, NotPermitted
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
+from gateway.flow.forwarding import JSON, Forwarded, Forwarding
 from gateway.flow.identify import Identify
-from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, StageTimes
+from gateway.flow.instances import Instances
+from gateway.model import (
+    Answer,
+    Call,
+    ConsoleLink,
+    Demand,
+    LinkSource,
+    Permit,
+    Principal,
+    Secret,
+    StageTimes,
+)
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
-from gateway.rules.catalogue import Catalogue
+from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.credentials import caller_jwt
+from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
+from gateway.rules.own_permissions import permissions_on
+from gateway.rules.policy import Policy
 
 _NO_ISSUER = "unknown"
 
@@ -31,6 +46,8 @@ class Asked:
     method: str
     target: str
     has_body: bool
+    read_body: Callable[[int], Awaitable[bytes]]
+    """Reads all of it, up to so many bytes; raises RequestTooLarge."""
     fresh: bool
     request_id: str
     client_address: str
@@ -61,6 +78,9 @@ class Gateway:
         policies: Policies,
         limits: CallerLimits,
         consoles: Consoles,
+        instances: Instances,
+        forwarding: Forwarding,
+        group_weights: Mapping[str, float],
         journal: Journal,
         serve_unrecorded: bool,
         clock: Clock,
@@ -71,12 +91,15 @@ class Gateway:
         self._policies = policies
         self._limits = limits
         self._consoles = consoles
+        self._instances = instances
+        self._forwarding = forwarding
+        self._group_weights = group_weights
         self._journal = journal
         self._serve_unrecorded = serve_unrecorded
         self._clock = clock
         self._telemetry = telemetry
 
-    async def answer(self, asked: Asked) -> Answered:
+    async def answer(self, asked: Asked) -> Answered | Forwarded:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
         monotonic = self._clock.monotonic
         began = monotonic()
@@ -89,14 +112,17 @@ class Gateway:
 
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
-        permit = self._policies.current().permit(principal, call, self._clock.now())
+        policy = self._policies.current()
+        if call.operation.answer is not Answer.CONSOLE_LINK:
+            return await self._forward(principal, call, asked, policy)
+        permit = policy.permit(principal, call, self._clock.now())
         decided = monotonic()
 
         self._limits.admit(principal.key)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
 
-        await self._record(permit, asked, link, source)
+        await self._record("console_link_issued", permit, asked, source.value, link.fingerprint)
         recorded = monotonic()
         if not self._consoles.is_good(permit, link):
             raise DeadlineExceeded("the link came too near its end while it was recorded")
@@ -132,15 +158,48 @@ class Gateway:
             permit,
             deadline=asked.deadline,
             fresh=asked.fresh,
-            headers=travelling(asked.headers, asked.request_id),
+            headers=travelling(asked.headers, asked.request_id, Answer.CONSOLE_LINK),
+        )
+
+    async def _forward(
+        self, principal: Principal, call: Call, asked: Asked, policy: Policy
+    ) -> Forwarded:
+        """Take a call that is not for a link through the rest of the stages."""
+        operation, now = call.operation, self._clock.now()
+        if operation.answer is Answer.PERMISSIONS:
+            self._limits.admit(principal.key)
+            return Forwarded(200, JSON, permissions_on(principal, call, policy, now))
+        if operation.body_bytes_max:
+            call = asked.call = with_body(call, await asked.read_body(operation.body_bytes_max))
+        weight = weight_of(principal.groups, self._group_weights)
+        demand = Demand(principal.key, weight, operation.priority)
+        if call.instances:
+            # Whoever has no business there costs no look-up and learns nothing from its time.
+            if policy.reach(principal, operation.permission, call.project, now).rule is None:
+                raise NotPermitted("no grant applies")
+            self._limits.admit(principal.key)
+            call = await self._instances.placed(call, demand, deadline=asked.deadline)
+            asked.call = call
+        permit = policy.permit(principal, call, now)
+        if not call.instances:
+            self._limits.admit(principal.key)
+        if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+            await self._record("write_permitted", permit, asked)
+        return await self._forwarding.perform(
+            permit,
+            lambda: policy.reach(principal, operation.permission, call.project, now),
+            demand,
+            deadline=asked.deadline,
+            fresh=asked.fresh,
+            headers=travelling(asked.headers, asked.request_id, operation.answer),
         )
 
     async def _record(
-        self, permit: Permit, asked: Asked, link: ConsoleLink, source: LinkSource
+        self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
     ) -> None:
         principal, call = permit.principal, permit.call
         record = AuditRecord(
-            event="console_link_issued",
+            event=event,
             at=self._clock.now(),
             request_id=asked.request_id,
             issuer=principal.issuer,
@@ -150,8 +209,8 @@ class Gateway:
             project=call.project,
             servers=call.servers,
             rule=f"{permit.rule.file}:{permit.rule.line}",
-            source=source.value,
-            link_fingerprint=link.fingerprint,
+            source=source,
+            link_fingerprint=fingerprint,
             client_address=asked.client_address,
         )
         try:

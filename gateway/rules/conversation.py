@@ -96,7 +96,9 @@ def converse(
             if (yield Renew()):
                 continue
         pause_s = _pause(outcome, retries, jitter)
-        if pause_s is None or not repeatable or retries >= _RETRIES_MAX or not may_retry():
+        # What was throttled was not done, so that may be repeated which otherwise may not.
+        again = repeatable or isinstance(outcome, Throttled)
+        if pause_s is None or not again or retries >= _RETRIES_MAX or not may_retry():
             return _settle(outcome)
         retries += 1
         yield Wait(pause_s)

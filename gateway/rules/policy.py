@@ -8,11 +8,20 @@ permission, so it does not grow with the number of rules.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import NotPermitted
-from gateway.model import Call, Permit, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.model import (
+    SERVER_READ,
+    Call,
+    Permit,
+    Principal,
+    ProjectId,
+    RuleKind,
+    RuleRef,
+    ServerId,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,36 @@ class Explanation:
     """Every rule about this person, permission and server, also those not valid now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one person may do one thing to, in one project, at one time.
+
+    Built once and asked for each server of a list.
+    """
+
+    everywhere: RuleRef | None
+    """The grant on the whole project or on everything, if there is one."""
+    granted: Mapping[str, RuleRef]
+    """Servers that are granted one by one."""
+    denied_everywhere: bool
+    denied: frozenset[str]
+
+    @property
+    def rule(self) -> RuleRef | None:
+        """Some grant that reaches into this project; None: this person has no business here."""
+        return self.everywhere or next(iter(self.granted.values()), None)
+
+    @property
+    def total(self) -> bool:
+        """Tell whether every server of the project is allowed, also one that is not there yet."""
+        return self.everywhere is not None and not self.denied_everywhere and not self.denied
+
+    def allows(self, server: str) -> bool:
+        if self.denied_everywhere or server in self.denied:
+            return False
+        return self.everywhere is not None or server in self.granted
+
+
 @dataclass(slots=True)
 class _Reach:
     """The rules of one kind for one person or group and one permission, by what they are on."""
@@ -84,6 +123,15 @@ class _Reach:
             return
         for one in self.by_server:  # a call that names no server may touch any
             yield from self._on_server(project, one)
+
+    def on_whole(self, project: str) -> Iterator[Rule]:
+        yield from self.everything
+        yield from self.by_project.get(project, ())
+
+    def on_servers(self, project: str) -> Iterator[tuple[str, Rule]]:
+        for server in self.by_server:
+            for rule in self._on_server(project, server):
+                yield server, rule
 
     def _on_server(self, project: str, server: str) -> Iterator[Rule]:
         for rule in self.by_server.get(server, ()):
@@ -134,10 +182,13 @@ class Policy:
     def permit(self, principal: Principal, call: Call, now: float) -> Permit:
         """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
 
-        A call that names no server needs a grant on everything. What was decided stays so until
+        A call that touches what it does not name needs a grant on everything; a list needs any
+        that reaches into the project, and shows no more than that. What was decided stays so until
         the next instant at which a rule begins or ends, and is remembered until then; the keys
         are identities, kept valid by holding the objects themselves.
         """
+        if call.body or call.instances:  # made for this request alone, and nothing to keep
+            return self._permit(principal, call, now)
         known = self._permits.get((id(principal), id(call)))
         if known is not None and known[1] <= now < known[2]:
             return known[0]
@@ -150,15 +201,61 @@ class Policy:
         return permit
 
     def _permit(self, principal: Principal, call: Call, now: float) -> Permit:
-        servers: tuple[ServerId | None, ...] = call.servers or (None,)
-        rule: RuleRef | None = None
-        for server in servers:
-            decision = self.decide(principal, call.operation.permission, call.project, server, now)
-            rule = decision.rule
-            if not decision.allowed or rule is None:
-                raise NotPermitted("no grant applies" if rule is None else rule.label)
-        assert rule is not None
-        return Permit(principal, call, rule)
+        permission, project = call.operation.permission, call.project
+        servers: tuple[ServerId | None, ...] = call.servers
+        if call.touches_unnamed:
+            servers = (*servers, None)
+        if not servers:
+            rule = self.reach(principal, permission, project, now).rule
+            if rule is None:
+                raise NotPermitted("no grant applies")
+            return Permit(principal, call, rule)
+        decisions = [self.decide(principal, permission, project, server, now) for server in servers]
+        for decision in decisions:
+            if not decision.allowed:
+                raise NotPermitted(
+                    "no grant applies" if decision.rule is None else decision.rule.label,
+                    refused=self._seen(principal, call, decisions, now),
+                )
+        assert decisions[0].rule is not None
+        return Permit(principal, call, decisions[0].rule)
+
+    def _seen(
+        self, principal: Principal, call: Call, decisions: Sequence[Decision], now: float
+    ) -> tuple[ServerId, ...]:
+        """Return those of the refused servers that the caller may know of, if it is not plain."""
+        if len(call.servers) == 1:
+            return ()
+        return tuple(
+            server
+            for server, decision in zip(call.servers, decisions, strict=False)
+            if not decision.allowed
+            and self.decide(principal, SERVER_READ, call.project, server, now).allowed
+        )
+
+    def reach(self, principal: Principal, permission: str, project: str, now: float) -> Reach:
+        """Return what this person may do this to in `project` at `now`."""
+        everywhere: RuleRef | None = None
+        granted: dict[str, RuleRef] = {}
+        for reach in self._reaches(self._grants, principal, permission):
+            for rule in reach.on_whole(project):
+                if everywhere is None and rule.holds_at(now):
+                    everywhere = rule.ref
+            for server, rule in reach.on_servers(project):
+                if rule.holds_at(now):
+                    granted.setdefault(server, rule.ref)
+        denials = list(self._reaches(self._denials, principal, permission))
+        return Reach(
+            everywhere,
+            granted,
+            any(rule.holds_at(now) for reach in denials for rule in reach.on_whole(project)),
+            frozenset(
+                server
+                for reach in denials
+                for server, rule in reach.on_servers(project)
+                if rule.holds_at(now)
+            ),
+        )
 
     def decide(
         self,

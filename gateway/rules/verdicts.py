@@ -6,7 +6,7 @@ shapes, in plain text and in HTML. Nothing in an answer makes `judge` raise.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -79,8 +79,9 @@ class Broken:
 Verdict = Usable | CredentialStale | Throttled | Refused | Misconfigured | Unavailable | Broken
 
 
-def judge(answer: UpstreamAnswer) -> Verdict:
-    if 200 <= answer.status < 300:
+def judge(answer: UpstreamAnswer, *, conditional: bool = False) -> Verdict:
+    """Read an answer; `conditional`: it may be to a condition of the caller's own."""
+    if 200 <= answer.status < 300 or (conditional and answer.status == 304):
         return Usable(answer)
     code, message = error_of(answer.body)
     number = _number(code)
@@ -94,6 +95,8 @@ def judge(answer: UpstreamAnswer) -> Verdict:
         # 0101: the path is not registered; 0201: malformed HTTP. Both are our own doing.
         case 400 | 404 if code and number not in ("0101", "0201"):
             return Refused(answer.status, code, message)
+        case 412 | 416 if conditional:
+            return Refused(answer.status, code or str(answer.status), message)
         case 500 | 502 | 503 | 504:
             return Unavailable(answer.status, _retry_after_s(answer.headers))
         case _:
@@ -151,7 +154,7 @@ def _throttled(answer: UpstreamAnswer, message: str) -> Throttled:
 _RETRY_AFTER_S_MAX = 86_400.0
 
 
-def _retry_after_s(headers: dict[str, str]) -> float | None:
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read Retry-After (RFC 9110, 10.2.3): seconds, or a date, which the cloud's own Date dates."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):

@@ -188,6 +188,11 @@ class _Upstream:
     ) -> UpstreamAnswer:
         return await self._cloud.answer(request.path)
 
+    async def open(
+        self, request: UpstreamRequest, *, credential: tuple[Any, ...], timeout_s: float
+    ) -> UpstreamAnswer:
+        raise NotImplementedError
+
 
 class Replica:
     def __init__(self, store: Store, cloud: Cloud, limit: Limit, *, replicas: int) -> None:

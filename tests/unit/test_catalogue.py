@@ -1,13 +1,24 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import BadRequest, MethodNotAllowed, OperationUnknown
-from gateway.rules.catalogue import OPERATIONS, Catalogue
+from gateway.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NamesNoServer,
+    OperationUnknown,
+    RequestTooLarge,
+)
+from gateway.model import Answer, Call, Operation
+from gateway.rules.catalogue import Catalogue, flaws, parameters, with_body
+from gateway.settings import built_in_operations
 
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 SERVER = "11111111-2222-4333-8444-555555555555"
-CATALOGUE = Catalogue(OPERATIONS)
+OTHER = "22222222-2222-4333-8444-555555555555"
+CATALOGUE = Catalogue(built_in_operations())
 
 
 def console(project: str = PROJECT, server: str = SERVER) -> str:
@@ -32,9 +43,16 @@ def test_an_id_is_percent_decoded_once_and_made_lower_case() -> None:
     )
 
 
-def test_a_query_decides_nothing() -> None:
-    call = CATALOGUE.resolve("GET", console() + "?id=other&x=/v1/p", has_body=False)
-    assert call.servers == (SERVER,)
+def test_what_is_sent_is_made_of_what_was_decided_on() -> None:
+    upper = "AAAAAAAA-2222-4333-8444-555555555555"
+    call = CATALOGUE.resolve("GET", console(server=upper.replace("8", "%38")), has_body=False)
+    assert call.target == console(server=upper.lower())
+
+
+@pytest.mark.parametrize("query", ["id=other", "x=/v1/p", "marker=1", "Limit=1", "=", "&"])
+def test_a_parameter_that_the_operation_does_not_take_is_refused(query: str) -> None:
+    with pytest.raises(BadRequest, match="it takes none"):
+        CATALOGUE.resolve("GET", f"{console()}?{query}", has_body=False)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +141,236 @@ def test_any_path_is_resolved_or_refused_and_never_more(path: str, method: str) 
         return
     assert path.partition("?")[0].count("/") == 5
     assert call.servers
+
+
+def at(path: str) -> str:
+    return f"/v1/{PROJECT}{path}"
+
+
+def resolve(method: str, path: str) -> Call:
+    return CATALOGUE.resolve(method, at(path), has_body=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/physicalservers/status", "ShowServerStatus"),
+        ("/physicalservers/alarms", "ListAlarms"),
+        ("/physicalservers/events", "ListEvents"),
+        (f"/physicalservers/{SERVER}", "ShowServer"),
+        ("/physicalservers/alarms/summary", "ShowAlarmSummary"),
+        ("/physicalservers/events/e-1", "ShowEvent"),
+        (f"/physicalservers/{SERVER}/hardware-attributes", "ShowServerHardwareAttributes"),
+    ],
+)
+def test_a_literal_segment_wins_over_an_id(path: str, name: str) -> None:
+    assert resolve("GET", path).operation.name == name
+
+
+def test_a_literal_segment_is_no_id_for_another_method() -> None:
+    with pytest.raises(MethodNotAllowed) as refused:
+        resolve("GET", "/physicalservers/power-state")
+    assert refused.value.allowed == ("PUT",)
+
+
+def test_a_head_is_for_reads_that_are_kept_here() -> None:
+    assert resolve("HEAD", f"/physicalservers/{SERVER}").operation.name == "ShowServer"
+    for path in (f"{SERVER}/remote-console-address", f"{SERVER}/logs/exports/e/content"):
+        with pytest.raises(MethodNotAllowed) as refused:
+            resolve("HEAD", f"/physicalservers/{path}")
+        assert refused.value.allowed == ("GET",)
+
+
+def test_servers_in_the_query_are_decided_on_and_sent_so() -> None:
+    upper = OTHER.replace("2222", "ABCD", 1)
+    query = f"resource_id={SERVER},{upper}&from=1%2B1"
+    call = resolve("GET", f"/physicalservers/alarms?{query}")
+    assert call.servers == (SERVER, upper.lower())
+    assert call.target.endswith(f"/alarms?resource_id={SERVER},{upper.lower()}&from=1%2B1")
+
+
+@pytest.mark.parametrize(
+    ("query", "refusal"),
+    [
+        (f"resource_id={SERVER}&resource_id={OTHER}", BadRequest),
+        (f"resource_id={SERVER}&resource%5Fid={OTHER}", BadRequest),
+        ("resource_id=", NamesNoServer),
+        ("resource_id=,", NamesNoServer),
+        (f"resource_id={SERVER},", BadRequest),
+        ("resource_id=x", BadRequest),
+        ("from=%FF", BadRequest),
+        ("from=%0A", BadRequest),
+        ("resource_id=" + ",".join([f"{i:08x}" + SERVER[8:] for i in range(101)]), BadRequest),
+    ],
+)
+def test_a_query_that_can_be_read_in_two_ways_is_refused(
+    query: str, refusal: type[Exception]
+) -> None:
+    with pytest.raises(refusal):
+        resolve("GET", f"/physicalservers/alarms?{query}")
+
+
+def test_what_names_no_server_touches_what_it_does_not_name() -> None:
+    assert resolve("GET", "/physicalservers/status").touches_unnamed
+    assert not resolve("GET", "/physicalservers").touches_unnamed
+    assert not resolve("GET", f"/physicalservers/{SERVER}").touches_unnamed
+
+
+def power(body: str) -> Call:
+    return with_body(resolve("PUT", "/physicalservers/power-state"), body.encode())
+
+
+def test_servers_in_the_body_are_decided_on() -> None:
+    body = f'{{"action": "power off", "server_id_set": ["{SERVER}", "{OTHER}", "{SERVER}"]}}'
+    call = power(body)
+    assert call.servers == (SERVER, OTHER)
+    assert call.body == body.encode()
+    assert not call.touches_unnamed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"server_id_set": []}',
+        '{"server_id_set": null}',
+        '{"server_id_set": ""}',
+        '{"server_id_set": [""]}',
+        '{"server_id_set": {}}',
+        '{"server_id_set": 7}',
+        '{"SERVER_ID_SET": []}',
+    ],
+)
+def test_an_empty_or_absent_set_of_ids_is_a_denial(body: str) -> None:
+    with pytest.raises(NamesNoServer):
+        power(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "7",
+        "{",
+        f'{{"server_id_set": ["{SERVER}"], "server_id_set": ["{OTHER}"]}}',
+        f'{{"server_id_set": ["{SERVER}"], "a": {{"x": 1, "x": 2}}}}',
+        f'{{"server_id_set": ["{SERVER}"], "Server_Id_Set": ["{OTHER}"]}}',
+        f'{{"server_id_set": ["{SERVER}"], "server_ids": ["{OTHER}"]}}',
+        f'{{"server_id_set": ["{SERVER}"], "more": {{"server_id": "{OTHER}"}}}}',
+        f'{{"server_id_set": ["{SERVER}"], "more": [{{"instance_id": "{OTHER}"}}]}}',
+        f'{{"server_id_set": ["{SERVER}", 7]}}',
+        f'{{"server_id_set": ["{SERVER.replace("5", "A")}"]}}',
+        f'{{"server_id_set": ["{SERVER}"], "a": NaN}}',
+        f'{{"server_id_set": ["{SERVER}"], "a": {"[" * 40}{"]" * 40}}}',
+        f'{{"server_id_set": ["{SERVER}"], "a": {"[" * 20_000}{"]" * 20_000}}}',
+        str(["x"] * 51).replace("'", '"'),
+    ],
+)
+def test_a_body_that_can_be_read_in_two_ways_is_refused(body: str) -> None:
+    with pytest.raises(BadRequest):
+        power(body)
+
+
+def test_a_body_in_another_encoding_is_refused() -> None:
+    text = f'{{"server_id_set": ["{SERVER}"]}}'
+    call = resolve("PUT", "/physicalservers/power-state")
+    for encoding in ("utf-16", "utf-32", "utf-8-sig"):
+        with pytest.raises(BadRequest):
+            with_body(call, text.encode(encoding))
+
+
+def test_ids_are_counted_against_the_cloud_s_bound() -> None:
+    ids = ", ".join(f'"{i:08x}{SERVER[8:]}"' for i in range(51))
+    with pytest.raises(BadRequest, match="At most 50"):
+        power(f'{{"server_id_set": [{ids}]}}')
+
+
+def test_a_body_over_its_bound_is_refused() -> None:
+    with pytest.raises(RequestTooLarge):
+        power(" " * 65_537)
+
+
+def test_an_instance_made_anywhere_touches_what_it_does_not_name() -> None:
+    create = resolve("POST", "/instances")
+    placed = with_body(create, f'{{"placement": {{"server_id": "{SERVER}"}}}}'.encode())
+    assert (placed.servers, placed.touches_unnamed) == ((SERVER,), False)
+    for anywhere in (b"{}", b'{"placement": {}}', b'{"placement": null}'):
+        call = with_body(create, anywhere)
+        assert (call.servers, call.touches_unnamed) == ((), True)
+    with pytest.raises(NamesNoServer):
+        with_body(create, b'{"placement": {"server_id": null}}')
+    with pytest.raises(NamesNoServer):
+        with_body(create, f'{{"server_id": "{SERVER}"}}'.encode())
+
+
+def test_instances_are_named_in_path_query_and_body() -> None:
+    assert resolve("DELETE", "/instances/i-1").instances == ("i-1",)
+    assert resolve("GET", "/instances?instance_id=a,b").instances == ("a", "b")
+    reinstall = resolve("PUT", "/instances/reinstall")
+    assert with_body(reinstall, b'{"instance_id_set": ["a"]}').instances == ("a",)
+
+
+@pytest.mark.parametrize("instance", ["..", ".", "a%2fb", "a b", "%00", "é", "a" * 200])
+def test_a_malformed_instance_is_refused(instance: str) -> None:
+    with pytest.raises(BadRequest):
+        resolve("DELETE", f"/instances/{instance}")
+
+
+def test_every_row_of_the_catalogue_is_without_flaw_and_reachable() -> None:
+    for row in built_in_operations():
+        assert not list(flaws(row))
+        path = row.path.replace("{server_id}", SERVER)
+        while "{" in path:
+            path = path[: path.index("{")] + "x-1" + path[path.index("}") + 1 :]
+        assert resolve(row.method, path).operation is row
+    assert len(built_in_operations()) == 32
+
+
+def test_a_row_with_a_flaw_is_told_what_is_wrong() -> None:
+    def flaw_of(**changed: object) -> str:
+        row = {"name": "X", "method": "GET", "path": "/x/{server_id}", "permission": "server:read"}
+        return " ".join(flaws(Operation(**(row | changed))))  # type: ignore[arg-type]
+
+    assert not flaw_of()
+    assert "path" in flaw_of(path="x")
+    assert "path" in flaw_of(path="/x/../y")
+    assert "method" in flaw_of(method="TRACE")
+    assert "permission" in flaw_of(permission="server:fly")
+    assert "writes" in flaw_of(method="POST")
+    assert "listing" in flaw_of(answer=Answer.LISTED)
+    assert "server_id" in flaw_of(answer=Answer.CONSOLE_LINK, path="/x")
+    assert "body_bytes_max" in flaw_of(servers_in_body="x")
+
+
+def test_parameters_are_those_of_ids_and_paging_too() -> None:
+    (row,) = [row for row in built_in_operations() if row.name == "ListInstances"]
+    assert parameters(row) == ("instance_state", "server_id", "instance_id", "limit", "marker")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just(SERVER),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["server_id_set", "server_id", "instance_id_set", "action", "x"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(_JSON)
+def test_any_body_names_its_servers_or_is_refused(document: object) -> None:
+    try:
+        call = power(json.dumps(document))
+    except (BadRequest, NamesNoServer):
+        return
+    assert isinstance(document, dict)
+    assert call.servers
+    named = document["server_id_set"]
+    assert set(call.servers) == ({named} if isinstance(named, str) else set(named))
+    assert json.dumps(document).count("server_id") == 1
+    assert "instance_id" not in json.dumps(document)

@@ -33,10 +33,8 @@ from tests.support.telemetry import RecordingTelemetry
 OPERATION = Operation(
     "ShowRemoteConsole",
     "GET",
-    "/physicalservers/{id}/console",
+    "/physicalservers/{server_id}/console",
     CONSOLE_OPEN,
-    BudgetClass.CONSOLE,
-    Priority.INTERACTIVE,
 )
 RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
@@ -69,7 +67,9 @@ class FakeExchange:
 
 def a_permit(project: str = "p1", server: str = "s1", subject: str = "ann", *groups: str) -> Permit:
     person = Principal("corp", subject, frozenset(groups), 0.0, 9e9, None)
-    return Permit(person, Call(OPERATION, ProjectId(project), (ServerId(server),)), RULE)
+    target = f"/v1/{project}/physicalservers/{server}/console"
+    call = Call(OPERATION, ProjectId(project), (ServerId(server),), target)
+    return Permit(person, call, RULE)
 
 
 def an_account(name: str, exchange: FakeExchange, reuse: Reuse) -> ConsoleAccount:

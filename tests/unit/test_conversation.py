@@ -103,11 +103,17 @@ def test_the_clouds_retry_after_is_waited_for() -> None:
     assert steps == [Send(), Wait(7.5), Send()]
 
 
-@pytest.mark.parametrize("trouble", [Unavailable(503, None), Throttled(1.0), GONE])
+@pytest.mark.parametrize("trouble", [Unavailable(503, None), GONE])
 def test_what_must_not_be_done_twice_is_sent_once(trouble: Outcome) -> None:
     steps, end = play(trouble, repeatable=False)
     assert steps == [Send()]
     assert isinstance(end, GatewayError)
+
+
+def test_what_was_throttled_was_not_done_and_is_sent_again() -> None:
+    steps, end = play(Throttled(1.0), Usable(ANSWER), repeatable=False)
+    assert steps == [Send(), Wait(0.0), Send()]
+    assert end is ANSWER
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), Throttled(1.0), GONE])

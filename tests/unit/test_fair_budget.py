@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from gateway.errors import BudgetExhausted, StoreUnavailable
+from gateway.flow import fair_budget
 from gateway.flow.fair_budget import BudgetLine
 from gateway.model import BudgetClass, Demand, Priority
 from gateway.ports import News
@@ -87,7 +88,9 @@ class Subject:
 
 
 @pytest.fixture
-async def subject(clock: FakeClock) -> AsyncIterator[Subject]:
+async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Subject]:
+    # Each turn is taken at once, so that a test need not move the clock for it.
+    monkeypatch.setattr(fair_budget, "_TURN_GAP_S", 0.0)
     made = Subject(clock)
     await settle()
     yield made

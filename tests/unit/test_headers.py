@@ -4,18 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rules.headers import travelling
+from gateway.model import Answer
+from gateway.rules.headers import returning, travelling
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-MAY_TRAVEL = {"X-Request-Id", "Accept", "Content-Type", "traceparent", "tracestate"}
+OURS = {"X-Request-Id": "req-1", "Via": "1.1 console-gateway", "Accept-Encoding": "identity"}
+CONDITIONS = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}
+MAY_TRAVEL = {*OURS, *CONDITIONS, "Accept", "Content-Type", "traceparent", "tracestate"}
 
 
-def passed(*headers: tuple[str, str]) -> dict[str, str]:
-    return dict(travelling(headers, "req-1"))
+def passed(*headers: tuple[str, str], answer: Answer = Answer.LISTED) -> dict[str, str]:
+    return dict(travelling(headers, "req-1", answer))
 
 
 def test_the_request_id_is_ours_whatever_the_caller_sends() -> None:
-    assert passed(("X-Request-Id", "theirs")) == {"X-Request-Id": "req-1"}
+    assert passed(("X-Request-Id", "theirs")) == OURS
 
 
 def test_accept_content_type_and_a_valid_trace_travel() -> None:
@@ -26,7 +29,7 @@ def test_accept_content_type_and_a_valid_trace_travel() -> None:
         ("tracestate", "rojo=00f067,congo@t=t61"),
     )
     assert sent == {
-        "X-Request-Id": "req-1",
+        **OURS,
         "Accept": "application/json",
         "Content-Type": "application/json",
         "traceparent": PARENT,
@@ -44,7 +47,7 @@ def test_accept_content_type_and_a_valid_trace_travel() -> None:
     ],
 )  # fmt: skip
 def test_credentials_and_what_belongs_to_one_hop_stay_here(name: str) -> None:
-    assert passed((name, "canary")) == {"X-Request-Id": "req-1"}
+    assert passed((name, "canary")) == OURS
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_credentials_and_what_belongs_to_one_hop_stay_here(name: str) -> None:
     ],
 )  # fmt: skip
 def test_an_invalid_traceparent_takes_its_tracestate_with_it(value: str) -> None:
-    assert passed(("traceparent", value), ("tracestate", "a=1")) == {"X-Request-Id": "req-1"}
+    assert passed(("traceparent", value), ("tracestate", "a=1")) == OURS
 
 
 def test_two_traceparents_are_none() -> None:
@@ -81,16 +84,66 @@ def test_at_most_32_trace_members_travel() -> None:
 
 def test_what_connection_names_is_for_this_hop_alone() -> None:
     sent = passed(("Accept", "text/plain"), ("Connection", "close, ACCEPT"))
-    assert sent == {"X-Request-Id": "req-1"}
+    assert sent == OURS
 
 
 def test_a_header_that_stands_twice_does_not_travel() -> None:
     assert "Accept" not in passed(("Accept", "a/b"), ("accept", "c/d"))
 
 
+def test_conditions_travel_where_the_body_passes_as_it_comes() -> None:
+    asked = [(name, "x") for name in sorted(CONDITIONS)]
+    assert not CONDITIONS - set(passed(*asked, answer=Answer.STREAMED))
+    for answer in (Answer.WHOLE, Answer.LISTED, Answer.CONSOLE_LINK):
+        assert not CONDITIONS & set(passed(*asked, answer=answer))
+
+
+@pytest.mark.parametrize(
+    ("accepts", "asked"),
+    [
+        ("gzip", "gzip"),
+        ("br, GZIP;q=0.5", "gzip"),
+        ("x-gzip", "gzip"),
+        ("*", "gzip"),
+        ("gzip;q=0", "identity"),
+        ("gzip; q=0.00", "identity"),
+        ("br", "identity"),
+        ("", "identity"),
+    ],
+)
+def test_gzip_is_asked_for_where_the_caller_takes_it_and_nobody_reads_it(
+    accepts: str, asked: str
+) -> None:
+    header = ("Accept-Encoding", accepts)
+    assert passed(header, answer=Answer.WHOLE)["Accept-Encoding"] == asked
+    assert passed(header, answer=Answer.STREAMED)["Accept-Encoding"] == asked
+    assert passed(header, answer=Answer.LISTED)["Accept-Encoding"] == "identity"
+    assert passed(header, answer=Answer.CONSOLE_LINK)["Accept-Encoding"] == "identity"
+
+
+def test_what_comes_back_is_of_the_answer_not_of_the_cloud_s_house() -> None:
+    told = {
+        "content-type": "application/json",
+        "etag": '"1"',
+        "set-cookie": "canary",
+        "server": "canary",
+        "x-request-id": "canary",
+        "x-auth-token": "canary",
+        "link": "canary",
+        "content-disposition": "attachment",
+        "content-range": "bytes\n0-1",
+    }
+    assert dict(returning(told, Answer.WHOLE)) == {"Content-Type": "application/json"}
+    assert set(dict(returning(told, Answer.STREAMED))) == {
+        "Content-Type",
+        "ETag",
+        "Content-Disposition",
+    }
+
+
 @given(st.lists(st.tuples(st.text(), st.text())))
 def test_only_the_allowed_names_and_clean_values_travel(headers: list[tuple[str, str]]) -> None:
-    for name, value in travelling(headers, "req-1"):
+    for name, value in travelling(headers, "req-1", Answer.STREAMED):
         assert name in MAY_TRAVEL
         assert value.isascii()
         assert value.isprintable()

@@ -11,7 +11,6 @@ from gateway.errors import NotPermitted
 from gateway.model import (
     CONSOLE_OPEN,
     SERVER_READ,
-    BudgetClass,
     Call,
     Operation,
     Principal,
@@ -47,8 +46,8 @@ def a_person(subject: str = "ann", issuer: str = "corp", *groups: str) -> Princi
 
 
 def a_call(*servers: ServerId, project: ProjectId = P1, permission: str = CONSOLE_OPEN) -> Call:
-    operation = Operation("Op", "GET", "/x", permission, BudgetClass.CONSOLE)
-    return Call(operation, project, servers)
+    operation = Operation("Op", "GET", "/x", permission)
+    return Call(operation, project, servers, touches_unnamed=not servers)
 
 
 def allows(policy: Policy, principal: Principal, call: Call, now: float = NOW) -> bool:

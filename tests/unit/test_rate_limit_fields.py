@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edge.prepared import LinkBytes
+from gateway.edge.prepared import AnswerBytes
 from gateway.edge.wire import rate_limit, rate_limit_policy
 from gateway.flow.caller_limits import Remaining
 from gateway.rules.pacing import Pace
@@ -35,7 +35,7 @@ def head_of(data: bytes) -> list[str]:
 
 
 def test_the_prepared_answer_has_both_fields() -> None:
-    data = LinkBytes('"caller";q=2;w=1')(b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1')
+    data = AnswerBytes('"caller";q=2;w=1').link(b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1')
     assert 'RateLimit-Policy: "caller";q=2;w=1' in head_of(data)
     assert 'RateLimit: "caller";r=1;t=1' in head_of(data)
 

@@ -1,0 +1,81 @@
+"""The cloud's answer on its way to the caller: whole with a validator of ours, or as it comes."""
+
+import asyncio
+import hashlib
+import re
+from http import HTTPStatus
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.errors import UpstreamSlow
+from gateway.flow.forwarding import Forwarded
+from gateway.model import BodyStream
+from gateway.rules.headers import VIA
+
+_WRITTEN_WITHIN_S = 60.0
+"""A reader that takes no more for so long holds a connection to the cloud for nothing."""
+_READS = ("GET", "HEAD")
+_OF_ANY = (
+    ("Via", VIA),
+    # Whatever the cloud sends is data: a browser that is shown it runs nothing of it.
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+)
+_OF_READS = (
+    ("Cache-Control", "private, no-cache"),
+    ("Vary", "Authorization, X-Auth-Token, Accept-Encoding"),
+)
+_OF_WRITES = (("Cache-Control", "no-store"),)
+
+
+class Validated:
+    """An answer that is here whole, its headers, and whether the caller has it already.
+
+    The validator is of the body that this caller is given: the cloud's own would change with
+    what is hidden from them.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, request: web.BaseRequest, forwarded: Forwarded) -> None:
+        self.status, self.body = forwarded.status, forwarded.body
+        self.headers = headers_of(forwarded, request.method)
+        if request.method not in _READS or forwarded.status != HTTPStatus.OK:
+            return
+        digest = hashlib.blake2b(self.body, digest_size=12).hexdigest()
+        conditions = request.headers.getall("If-None-Match", None)
+        if conditions is not None and _is_among(digest, ",".join(conditions)):
+            self.status, self.body = HTTPStatus.NOT_MODIFIED, b""
+            self.headers = _OF_ANY + _OF_READS
+        self.headers += (("ETag", f'"{digest}"'),)
+
+
+def headers_of(forwarded: Forwarded, method: str) -> tuple[tuple[str, str], ...]:
+    """Return what the cloud said of its answer, and what we say of it."""
+    return forwarded.headers + _OF_ANY + (_OF_READS if method in _READS else _OF_WRITES)
+
+
+def _is_among(digest: str, listed: str) -> bool:
+    return listed.strip() == "*" or digest in re.findall(r'"([^"]*)"', listed)
+
+
+async def stream(
+    request: web.BaseRequest, status: int, body: BodyStream, headers: CIMultiDict[str]
+) -> web.StreamResponse:
+    """Pass the body on as it comes.
+
+    Raises the Upstream errors. The answer has begun by then: whoever calls this breaks the
+    connection off, so that nobody takes a part for the whole.
+    """
+    response = web.StreamResponse(status=status, headers=headers)
+    try:
+        await response.prepare(request)
+        async for chunk in body:
+            async with asyncio.timeout(_WRITTEN_WITHIN_S):
+                await response.write(chunk)
+        await response.write_eof()
+    except TimeoutError:
+        raise UpstreamSlow("the caller reads no more") from None
+    finally:
+        await body.close()
+    return response

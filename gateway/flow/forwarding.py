@@ -1,0 +1,154 @@
+"""Permit -> the cloud's answer, whole, as a stream, or filtered to what the caller may see."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.errors import BudgetExhausted, NotPermitted
+from gateway.flow.exchange import Exchange
+from gateway.flow.listings import Listings
+from gateway.model import (
+    Answer,
+    BodyStream,
+    Demand,
+    Permit,
+    ProjectId,
+    UpstreamRequest,
+)
+from gateway.rules.headers import passes_coded, returning
+from gateway.rules.listing import visible
+from gateway.rules.policy import Reach
+
+Headers = tuple[tuple[str, str], ...]
+
+_STREAMS_MAX = 8
+_STREAMS_PER_CALLER_MAX = 2
+_STREAM_RETRY_S = 10.0
+JSON: Final = (("Content-Type", "application/json"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What the cloud said of a call, as far as it is for the caller."""
+
+    status: int
+    headers: Headers
+    body: bytes = field(repr=False)
+    stream: BodyStream | None = None
+    """Instead of a body; whoever is given it closes it."""
+
+
+class Forwarding:
+    def __init__(self, exchanges: Mapping[ProjectId, Exchange], listings: Listings) -> None:
+        """`exchanges` by project."""
+        self._exchanges = exchanges
+        self._listings = listings
+        self._streams: Counter[str] = Counter()
+
+    async def perform(
+        self,
+        permit: Permit,
+        reach: Callable[[], Reach],
+        demand: Demand,
+        *,
+        deadline: float,
+        fresh: bool,
+        headers: Headers,
+    ) -> Forwarded:
+        """Send the call and return its answer.
+
+        `reach` tells what else the caller may see, for a list. Raises NotPermitted, BadRequest
+        and what Exchange.perform raises.
+        """
+        call = permit.call
+        if call.project not in self._exchanges:
+            raise NotPermitted("no account has this project")
+        match call.operation.answer:
+            case Answer.LISTED:
+                return await self._listed(permit, reach(), demand, deadline, fresh, headers)
+            case Answer.STREAMED:
+                return await self._streamed(permit, demand, deadline, headers)
+            case _:
+                return await self._sent(permit, demand, deadline, headers)
+
+    async def _sent(
+        self, permit: Permit, demand: Demand, deadline: float, headers: Headers
+    ) -> Forwarded:
+        call = permit.call
+        operation = call.operation
+        answer = await self._exchanges[call.project].perform(
+            UpstreamRequest(
+                operation.method,
+                call.target,
+                headers,
+                call.body,
+                repeatable=operation.repeatable or not operation.writes,
+                encoded=passes_coded(operation.answer),
+                streamed=operation.answer is Answer.STREAMED,
+            ),
+            project=call.project,
+            demand=demand,
+            budget=operation.budget,
+            deadline=deadline,
+        )
+        returned = returning(answer.headers, operation.answer)
+        return Forwarded(answer.status, returned, answer.body, answer.stream)
+
+    async def _listed(
+        self,
+        permit: Permit,
+        reach: Reach,
+        demand: Demand,
+        deadline: float,
+        fresh: bool,  # noqa: FBT001
+        headers: Headers,
+    ) -> Forwarded:
+        if reach.total:  # nothing is hidden from this caller: one call, the cloud's own pages
+            return await self._sent(permit, demand, deadline, headers)
+        pages = await self._listings.read(
+            permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
+        )
+        return Forwarded(200, JSON, visible(pages, reach.allows).page(permit.call))
+
+    async def _streamed(
+        self, permit: Permit, demand: Demand, deadline: float, headers: Headers
+    ) -> Forwarded:
+        # Slow readers hold connections, which somebody who needs a console must not wait for.
+        caller = permit.principal.key
+        busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
+        if busy or self._streams.total() >= _STREAMS_MAX:
+            raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
+        self._streams[caller] += 1
+        try:
+            sent = await self._sent(permit, demand, deadline, headers)
+        except BaseException:
+            self._ended(caller)
+            raise
+        if sent.stream is None:
+            self._ended(caller)
+            return sent
+        counted = _CountedStream(sent.stream, lambda: self._ended(caller))
+        return Forwarded(sent.status, sent.headers, b"", counted)
+
+    def _ended(self, caller: str) -> None:
+        self._streams[caller] -= 1
+        if not self._streams[caller]:
+            del self._streams[caller]
+
+
+class _CountedStream:
+    """A stream that says once that it is closed."""
+
+    def __init__(self, stream: BodyStream, closed: Callable[[], None]) -> None:
+        self._stream = stream
+        self._closed: Callable[[], None] | None = closed
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream.__aiter__()
+
+    async def close(self) -> None:
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
+        await self._stream.close()

@@ -1,0 +1,94 @@
+"""Which server an instance is on: asked of the cloud, and remembered for a while.
+
+The cloud's own permissions cannot say more of an instance than its id (dossier 1.1); ours are
+about servers, so the server is looked up before anything is decided.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gateway.errors import NotPermitted, UpstreamRefused
+from gateway.flow.exchange import Exchange
+from gateway.model import (
+    BudgetClass,
+    Call,
+    Demand,
+    InstanceId,
+    Listing,
+    Paging,
+    ProjectId,
+    ServerId,
+    UpstreamRequest,
+)
+from gateway.ports import Clock
+from gateway.rules.catalogue import encoded
+from gateway.rules.listing import PageReader
+
+_REMEMBERED_S = 300.0
+_REMEMBERED_MAX = 20_000
+_NOT_FOUND = 404
+
+
+class Instances:
+    def __init__(self, exchanges: Mapping[ProjectId, Exchange], clock: Clock) -> None:
+        """`exchanges` by project."""
+        self._exchanges = exchanges
+        self._clock = clock
+        self._read = PageReader(Listing("instances", "server_id", Paging.MARKER))
+        self._known: OrderedDict[tuple[ProjectId, InstanceId], tuple[ServerId, float]] = (
+            OrderedDict()
+        )
+
+    async def placed(self, call: Call, demand: Demand, *, deadline: float) -> Call:
+        """Return `call` with the servers of its instances.
+
+        One that is on no server, or is not there at all, takes the right to everything: the call
+        is marked as touching what it does not name. Raises NotPermitted, and what
+        Exchange.perform raises.
+        """
+        project = call.project
+        if project not in self._exchanges:
+            raise NotPermitted("no account has this project")
+        unknown = [one for one in call.instances if self._server(project, one) is None]
+        if unknown:
+            await self._look_up(project, unknown, demand, deadline)
+        servers = [self._server(project, one) for one in call.instances]
+        placed = tuple(dict.fromkeys(server for server in servers if server is not None))
+        return replace(
+            call,
+            servers=(*call.servers, *placed),
+            touches_unnamed=call.touches_unnamed or None in servers,
+        )
+
+    async def _look_up(
+        self, project: ProjectId, instances: Sequence[InstanceId], demand: Demand, deadline: float
+    ) -> None:
+        query = encoded([("instance_id", ",".join(instances)), ("limit", "1000")])
+        try:
+            answer = await self._exchanges[project].perform(
+                UpstreamRequest("GET", f"/v1/{project}/instances?{query}"),
+                project=project,
+                demand=demand,
+                budget=BudgetClass.CONSOLE,
+                deadline=deadline,
+            )
+        except UpstreamRefused as refusal:
+            # One that is not there may spoil the answer for all: then each is asked alone.
+            if refusal.status == _NOT_FOUND and len(instances) > 1:
+                for one in instances:
+                    await self._look_up(project, [one], demand, deadline)
+            elif refusal.status != _NOT_FOUND:
+                raise
+            return
+        page = self._read(answer.body)
+        until = self._clock.monotonic() + _REMEMBERED_S
+        for own, servers in zip(page.ids, page.servers, strict=True):
+            if servers and own in instances:
+                self._known[project, InstanceId(own)] = (servers[0], until)
+        while len(self._known) > _REMEMBERED_MAX:
+            self._known.popitem(last=False)
+
+    def _server(self, project: ProjectId, instance: InstanceId) -> ServerId | None:
+        server, until = self._known.get((project, instance), (None, 0.0))
+        return server if self._clock.monotonic() < until else None

@@ -1,0 +1,124 @@
+"""Permit -> the pages of a list, filtered to what the caller may see.
+
+The cloud cannot filter by who asks, so the whole list is read in its largest pages and cut to
+size here. Whoever walks through it page by page, and whoever else asks within the reuse time,
+is served from one reading.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import DeadlineExceeded, UpstreamBroken
+from gateway.flow.exchange import Exchange
+from gateway.model import Call, Demand, Paging, ProjectId, UpstreamRequest
+from gateway.ports import Clock
+from gateway.rules.listing import Page, PageReader, target_of
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListBounds:
+    reuse_s: float
+    """How old a reading may be that is served once more."""
+    pages_max: int
+    """Calls to the cloud for one reading."""
+    bytes_max: int
+    """Of all readings that this process keeps, and of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    pages: tuple[Page, ...]
+    size: int
+    taken_at: float
+    """Monotonic seconds."""
+
+
+class Listings:
+    def __init__(
+        self, exchanges: Mapping[ProjectId, Exchange], bounds: ListBounds, clock: Clock
+    ) -> None:
+        """`exchanges` by project."""
+        self._exchanges = exchanges
+        self._bounds = bounds
+        self._clock = clock
+        self._readers: dict[str, PageReader] = {}
+        self._readings: OrderedDict[str, _Reading] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._size = 0
+
+    async def read(
+        self, call: Call, demand: Demand, *, deadline: float, fresh: bool, headers: Headers
+    ) -> tuple[Page, ...]:
+        """Return the whole list that `call` asks a page of, unfiltered: it is not for the caller.
+
+        Raises what Exchange.perform raises, and UpstreamBroken for a list beyond its bounds.
+        """
+        key = target_of(call)
+        since = self._clock.monotonic()
+        if not fresh:
+            since -= self._bounds.reuse_s
+        # Whoever comes while it is read waits for that reading instead of making another.
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with asyncio.timeout(deadline - self._clock.monotonic()), lock:
+                known = self._readings.get(key)
+                if known is not None and known.taken_at >= since:
+                    return known.pages
+                reading = await self._walk(call, demand, deadline, headers)
+        except TimeoutError:
+            raise DeadlineExceeded("while the list was read") from None
+        finally:
+            if not lock.locked():
+                self._locks.pop(key, None)
+        self._keep(key, reading)
+        return reading.pages
+
+    async def _walk(
+        self, call: Call, demand: Demand, deadline: float, headers: Headers
+    ) -> _Reading:
+        taken_at = self._clock.monotonic()
+        operation = call.operation
+        listing = operation.listing
+        assert listing is not None
+        reader = self._readers.get(operation.name)
+        if reader is None:
+            reader = self._readers[operation.name] = PageReader(listing)
+        pages: list[Page] = []
+        marker, read, size = "", 0, 0
+        while len(pages) < self._bounds.pages_max and size <= self._bounds.bytes_max:
+            target = target_of(call, marker=marker, offset=read)
+            answer = await self._exchanges[call.project].perform(
+                UpstreamRequest(operation.method, target, headers),
+                project=call.project,
+                demand=demand,
+                budget=operation.budget,
+                deadline=deadline,
+            )
+            page = reader(answer.body)
+            pages.append(page)
+            size += len(answer.body)
+            if listing.paging is Paging.OFFSET:
+                read += len(page.raws)
+                ended = len(page.raws) < listing.limit_max or read == page.count
+            else:
+                ended = page.next_marker in ("", marker)
+                marker = page.next_marker
+            if ended:
+                return _Reading(tuple(pages), size, taken_at)
+        raise UpstreamBroken("the list is larger than lists.pages_max or lists.bytes_max allow")
+
+    def _keep(self, key: str, reading: _Reading) -> None:
+        self._drop(key)
+        self._readings[key] = reading
+        self._size += reading.size
+        while self._size > self._bounds.bytes_max:
+            self._drop(next(iter(self._readings)))
+
+    def _drop(self, key: str) -> None:
+        old = self._readings.pop(key, None)
+        if old is not None:
+            self._size -= old.size

@@ -1,0 +1,43 @@
+"""An Exchange without a cloud: it answers from a function and remembers what it was asked."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+
+Answering = Callable[[UpstreamRequest], UpstreamAnswer | bytes]
+
+
+class FakeExchange:
+    """Stands in for flow.exchange.Exchange; a bare body is a 200."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self.asked: list[UpstreamRequest] = []
+        self.demands: list[Demand] = []
+        self.gate: asyncio.Event | None = None
+        """While it is there and not set, nothing is answered."""
+
+    async def perform(
+        self,
+        request: UpstreamRequest,
+        *,
+        project: str,
+        demand: Demand,
+        budget: BudgetClass,
+        deadline: float,
+    ) -> UpstreamAnswer:
+        self.asked.append(request)
+        self.demands.append(demand)
+        if self.gate is not None:
+            await self.gate.wait()
+        answer = self._answering(request)
+        if isinstance(answer, UpstreamAnswer):
+            return answer
+        return UpstreamAnswer(200, {"content-type": "application/json"}, answer)
+
+
+def as_exchange(fake: FakeExchange) -> Any:
+    """Say that it will do where the concrete class is asked for."""
+    return fake

@@ -1,0 +1,171 @@
+"""What is sent to the cloud for a permitted call, and what of its answer comes back."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.errors import BudgetExhausted, NotPermitted, UpstreamUnreachable
+from gateway.flow.forwarding import Forwarded, Forwarding
+from gateway.flow.listings import ListBounds, Listings
+from gateway.model import (
+    Answer,
+    Call,
+    Demand,
+    Listing,
+    Operation,
+    Paging,
+    Permit,
+    Principal,
+    ProjectId,
+    RuleKind,
+    RuleRef,
+    ServerId,
+    UpstreamAnswer,
+    UpstreamRequest,
+)
+from tests.support.clock import FakeClock
+from tests.support.exchange import FakeExchange, as_exchange
+
+SERVER = "11111111-2222-4333-8444-555555555555"
+OTHER = "22222222-2222-4333-8444-555555555555"
+RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
+
+
+@dataclass
+class FakeReach:
+    total: bool
+    may_see: frozenset[str] = frozenset()
+
+    def allows(self, server: ServerId) -> bool:
+        return server in self.may_see
+
+
+@dataclass
+class FakeBody:
+    closed: int = field(default=0)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"log"
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+def a_permit(answer: Answer = Answer.WHOLE, who: str = "olga", **row: object) -> Permit:
+    listing = Listing("servers", "id", Paging.MARKER) if answer is Answer.LISTED else None
+    operation = Operation(
+        "Op",
+        "GET",
+        "/x",
+        "server:read",
+        answer=answer,
+        listing=listing,
+        **row,  # type: ignore[arg-type]
+    )
+    person = Principal("corp", who, frozenset(), 0.0, 9e9, None)
+    return Permit(person, Call(operation, ProjectId("p"), (), "/v1/p/x?limit=10", body=b"{}"), RULE)
+
+
+def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
+    exchanges = {"p": as_exchange(exchange)}
+    return Forwarding(exchanges, Listings(exchanges, ListBounds(5.0, 10, 1_000_000), clock))
+
+
+async def perform(some: Forwarding, permit: Permit, reach: FakeReach | None = None) -> Forwarded:
+    return await some.perform(
+        permit,
+        lambda: reach or FakeReach(total=False),  # type: ignore[arg-type,return-value]
+        Demand(permit.principal.key),
+        deadline=5.0,
+        fresh=False,
+        headers=(("X-Request-Id", "r"),),
+    )
+
+
+async def test_what_was_permitted_is_sent_and_the_answer_comes_back(clock: FakeClock) -> None:
+    answer = UpstreamAnswer(202, {"content-type": "a/b", "set-cookie": "c"}, b"yes")
+    exchange = FakeExchange(lambda _: answer)
+    came = await perform(made(exchange, clock), a_permit(writes=True))
+    assert exchange.asked == [
+        UpstreamRequest(
+            "GET", "/v1/p/x?limit=10", (("X-Request-Id", "r"),), b"{}", repeatable=False,
+            encoded=True,
+        )
+    ]  # fmt: skip
+    assert came == Forwarded(202, (("Content-Type", "a/b"),), b"yes")
+
+
+@pytest.mark.parametrize(
+    ("row", "repeatable"),
+    [({}, True), ({"writes": True}, False), ({"writes": True, "repeatable": True}, True)],
+)
+async def test_a_read_may_be_repeated_and_a_write_where_the_catalogue_says(
+    row: dict[str, bool], *, repeatable: bool, clock: FakeClock
+) -> None:
+    exchange = FakeExchange(lambda _: b"{}")
+    await perform(made(exchange, clock), a_permit(**row))
+    assert [request.repeatable for request in exchange.asked] == [repeatable]
+
+
+async def test_a_project_of_nobody_is_forbidden(clock: FakeClock) -> None:
+    some = Forwarding({}, Listings({}, ListBounds(5.0, 10, 1_000), clock))
+    with pytest.raises(NotPermitted):
+        await perform(some, a_permit())
+
+
+async def test_who_sees_all_is_given_the_cloud_s_own_page(clock: FakeClock) -> None:
+    exchange = FakeExchange(lambda _: b'{"servers": [], "more": 1}')
+    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), FakeReach(total=True))
+    assert came.body == b'{"servers": [], "more": 1}'
+    assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
+
+
+async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
+    body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
+    reach = FakeReach(total=False, may_see=frozenset({OTHER}))
+    some = made(FakeExchange(lambda _: body), clock)
+    came = await perform(some, a_permit(Answer.LISTED), reach)
+    assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+
+
+async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
+    body = FakeBody()
+    exchange = FakeExchange(lambda _: UpstreamAnswer(206, {"content-range": "x"}, b"", body))
+    came = await perform(made(exchange, clock), a_permit(Answer.STREAMED))
+    assert (came.status, came.headers) == (206, (("Content-Range", "x"),))
+    assert exchange.asked[0].streamed
+    assert came.stream is not None
+    assert [chunk async for chunk in came.stream] == [b"log"]
+    await came.stream.close()
+    assert body.closed == 1
+
+
+async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> None:
+    some = made(FakeExchange(lambda _: UpstreamAnswer(200, {}, b"", FakeBody())), clock)
+    held = [await perform(some, a_permit(Answer.STREAMED)) for _ in range(2)]
+    with pytest.raises(BudgetExhausted):
+        await perform(some, a_permit(Answer.STREAMED))
+    for i in range(6):
+        await perform(some, a_permit(Answer.STREAMED, who=f"other-{i}"))
+    with pytest.raises(BudgetExhausted):
+        await perform(some, a_permit(Answer.STREAMED, who="one-more"))
+    for one in held:
+        assert one.stream is not None
+        await one.stream.close()
+        await one.stream.close()
+    await perform(some, a_permit(Answer.STREAMED))
+
+
+async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock) -> None:
+    def gone(_: UpstreamRequest) -> bytes:
+        raise UpstreamUnreachable("gone", retry_after_s=1.0)
+
+    some = made(FakeExchange(gone), clock)
+    for _ in range(12):
+        with pytest.raises(UpstreamUnreachable):
+            await perform(some, a_permit(Answer.STREAMED))
+    some = made(FakeExchange(lambda _: UpstreamAnswer(304, {}, b"")), clock)
+    for _ in range(12):
+        assert (await perform(some, a_permit(Answer.STREAMED))).status == 304

@@ -1,0 +1,207 @@
+"""A list cut down to what one caller may see, and nothing in it that tells of the rest."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import BadRequest, UpstreamBroken
+from gateway.model import Call, Listing, Operation, Paging, ProjectId
+from gateway.rules.listing import Page, PageReader, target_of, visible
+
+SERVERS = Listing("servers", "id", Paging.MARKER)
+ALARMS = Listing("alarms", "metric.dimensions.value", Paging.OFFSET, limit_min=1)
+
+
+def uuid(i: int) -> str:
+    return f"{i:08x}-2222-4333-8444-555555555555"
+
+
+def call(listing: Listing = SERVERS, **query: str) -> Call:
+    operation = Operation("List", "GET", "/servers", "server:read", listing=listing)
+    return Call(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
+
+
+def page(*entries: Any, **around: Any) -> Page:
+    return PageReader(SERVERS)(json.dumps({"servers": entries, **around}).encode())
+
+
+def servers(count: int) -> list[dict[str, Any]]:
+    return [{"id": uuid(i), "name": f"bms-{i}", "future": {"field": i}} for i in range(count)]
+
+
+def shown(pages: list[Page], may_see: set[str], asked: Call) -> Any:
+    return json.loads(visible(pages, lambda server: server in may_see).page(asked))
+
+
+def test_entries_keep_every_byte() -> None:
+    entry = '{ "id" : "' + uuid(1) + '", "big":18446744073709551617,"f":1.0e0 , "x":"\\u00e9\\/" }'
+    read = PageReader(SERVERS)(f'{{"servers":[{entry}],"count":1}}'.encode())
+    assert entry.encode() in visible([read], lambda _: True).page(call())
+
+
+def test_counts_and_markers_are_of_what_is_seen() -> None:
+    pages = [page(*servers(40), count=40, page_info={"next_marker": None, "current_count": 40})]
+    seen = {uuid(i) for i in range(0, 40, 3)}
+    first = shown(pages, seen, call())
+    assert [one["id"] for one in first["servers"]] == [uuid(i) for i in range(0, 30, 3)]
+    assert first["count"] == 14
+    assert first["page_info"] == {
+        "next_marker": uuid(27),
+        "previous_marker": None,
+        "current_count": 10,
+    }
+    second = shown(pages, seen, call(marker=uuid(27)))
+    assert [one["id"] for one in second["servers"]] == [uuid(i) for i in (30, 33, 36, 39)]
+    assert second["page_info"]["next_marker"] is None
+
+
+def test_a_member_that_is_not_known_does_not_travel() -> None:
+    read = page(*servers(3), count=3, total_hidden=2, next=uuid(2))
+    assert set(shown([read], {uuid(0)}, call())) == {"servers", "count"}
+
+
+@pytest.mark.parametrize("marker", [uuid(1), uuid(99), "x", uuid(0)[:-1]])
+def test_a_hidden_marker_and_a_made_up_one_look_the_same(marker: str) -> None:
+    with pytest.raises(BadRequest, match="marker"):
+        shown([page(*servers(5))], {uuid(0)}, call(marker=marker))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(None, 10), ("1", 10), ("10", 10), ("11", 11), ("5000", 1000)]
+)
+def test_the_limit_means_what_the_cloud_documents(asked: str | None, given: int) -> None:
+    query = {} if asked is None else {"limit": asked}
+    found = shown([page(*servers(1200))], {uuid(i) for i in range(1200)}, call(**query))
+    assert len(found["servers"]) == given
+
+
+@pytest.mark.parametrize("limit", ["", "-1", "1.5", "ten", "1e3", "٣", "9" * 20])
+def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
+    with pytest.raises(BadRequest, match="limit"):
+        shown([page(*servers(1))], set(), call(limit=limit))
+
+
+def test_offsets_count_what_is_seen() -> None:
+    entries = [
+        {"n": i, "metric": {"dimensions": [{"name": "server_id", "value": uuid(i % 4)}]}}
+        for i in range(20)
+    ]
+    read = PageReader(ALARMS)(json.dumps({"alarms": entries, "count": 20}).encode())
+    found = json.loads(
+        visible([read], lambda server: server == uuid(1)).page(call(ALARMS, offset="2", limit="2"))
+    )
+    assert ([one["n"] for one in found["alarms"]], found["count"]) == ([9, 13], 5)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        None,
+        {},
+        {"dimensions": []},
+        {"dimensions": [{"name": "x", "value": "no id"}]},
+        {"dimensions": [{"value": uuid(1)}, {"value": uuid(2)}]},
+        {"dimensions": "x"},
+        7,
+    ],
+)
+def test_an_entry_that_tells_of_a_hidden_server_or_of_none_is_hidden(metric: Any) -> None:
+    read = PageReader(ALARMS)(json.dumps({"alarms": [{"metric": metric}]}).encode())
+    found = json.loads(visible([read], lambda server: server == uuid(1)).page(call(ALARMS)))
+    assert found == {"alarms": [], "count": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"servers": {}}',
+        b'{"servers": [7]}',
+        b'{"servers": ["x"]}',
+        b'{"servers": [], "count": "x"}',
+        b'{"servers": [], "page_info": []}',
+        b'{"servers": [], "page_info": {"next_marker": 7}}',
+        b'{"servers": [',
+        b"<html>",
+        b"\xff",
+    ],
+)
+def test_what_is_no_list_is_the_cloud_s_fault(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        PageReader(SERVERS)(body)
+
+
+@pytest.mark.parametrize("own", [None, 7, [], {}])
+def test_an_entry_without_an_id_is_hidden(own: Any) -> None:
+    assert shown([page({"id": own})], {"", "7"}, call())["servers"] == []
+
+
+def test_a_next_page_s_address_is_read_as_its_marker() -> None:
+    address = "https://cloud.example/v1/p/instances?limit=10&marker=abc-1#x"
+    assert page(page_info={"next_marker": address}).next_marker == "abc-1"
+    assert page(page_info={"next_marker": "abc-1"}).next_marker == "abc-1"
+    assert page(page_info={"next_marker": None}).next_marker == ""
+
+
+def test_the_whole_list_is_asked_for_in_the_largest_pages_with_the_caller_s_filters() -> None:
+    asked = call(manage_state="in use", limit="10", marker="theirs")
+    assert target_of(asked) == "/v1/p/servers?manage_state=in%20use&limit=1000"
+    assert target_of(asked, marker="m").endswith("&limit=1000&marker=m")
+    assert target_of(asked, offset=7).endswith("&limit=1000&offset=7")
+
+
+@given(
+    st.lists(st.booleans(), max_size=60),
+    st.integers(0, 60),
+    st.integers(0, 10),
+    st.lists(st.integers(1, 20), min_size=1, max_size=6),
+)
+def test_a_walk_sees_each_visible_entry_once_and_no_page_is_empty_before_the_end(
+    hidden: list[bool], hidden_at_the_end: int, limit_min: int, cuts: list[int]
+) -> None:
+    entries = servers(len(hidden) + hidden_at_the_end)
+    seen = [one["id"] for one, hide in zip(entries, hidden, strict=False) if not hide]
+    pages, rest = [], list(entries)
+    while rest:
+        size = cuts[len(pages) % len(cuts)]
+        pages.append(page(*rest[:size], page_info={"next_marker": "m"}, count=len(entries)))
+        rest = rest[size:]
+    listing = replace(SERVERS, limit=5, limit_min=limit_min)
+    walked: list[str] = []
+    marker = ""
+    while pages:
+        query = {"marker": marker} if marker else {}
+        found = shown(pages, set(seen), call(listing, **query))
+        here = [one["id"] for one in found["servers"]]
+        walked += here
+        assert found["count"] == len(seen)
+        assert found["page_info"]["current_count"] == len(here)
+        marker = found["page_info"]["next_marker"]
+        assert (marker is None) == (walked == seen)
+        if marker is None:
+            break
+        assert here
+        assert marker in seen
+    assert walked == (seen if pages else [])
+
+
+@given(st.lists(st.booleans(), max_size=30), st.data())
+def test_nothing_that_is_shown_depends_on_what_is_hidden(
+    hidden: list[bool], data: st.DataObject
+) -> None:
+    entries = servers(len(hidden))
+    seen = {one["id"] for one, hide in zip(entries, hidden, strict=True) if not hide}
+    asked = call(replace(SERVERS, limit=4, limit_min=1))
+    if seen and data.draw(st.booleans()):
+        asked = call(asked.operation.listing, marker=data.draw(st.sampled_from(sorted(seen))))  # type: ignore[arg-type]
+    with_all = page(*entries, count=len(entries), page_info={"next_marker": uuid(999)})
+    alone = [one for one in entries if one["id"] in seen]
+    with_none = page(*alone, count=len(alone), page_info={"next_marker": None})
+    assert shown([with_all], seen, asked) == shown([with_none], seen, asked)

@@ -1,0 +1,167 @@
+"""One reading of a list serves all who ask, and has its bounds."""
+
+import asyncio
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from gateway.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
+from gateway.flow.listings import ListBounds, Listings
+from gateway.model import Call, Demand, Listing, Operation, Paging, ProjectId, UpstreamRequest
+from gateway.rules.listing import Page
+from tests.support.clock import FakeClock
+from tests.support.exchange import FakeExchange, as_exchange
+
+DEMAND = Demand("corp:olga")
+COUNT = 2_500
+
+
+def a_call(paging: Paging = Paging.MARKER, **query: str) -> Call:
+    listing = Listing("servers", "id", paging)
+    operation = Operation(f"List{paging}", "GET", "/servers", "server:read", listing=listing)
+    return Call(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
+
+
+def cloud(request: UpstreamRequest) -> bytes:
+    """Serve the servers s0000 to s2499, by marker or by offset."""
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+    start = int(asked["marker"][1:]) + 1 if "marker" in asked else int(asked.get("offset", "0"))
+    ids = [f"s{i:04}" for i in range(start, min(COUNT, start + int(asked["limit"])))]
+    more = ids[-1] if start + len(ids) < COUNT else None
+    info = {"page_info": {"next_marker": more}}
+    return json.dumps({"servers": [{"id": one} for one in ids], "count": COUNT, **info}).encode()
+
+
+def listings(exchange: FakeExchange, clock: FakeClock, **bounds: float) -> Listings:
+    chosen = {"reuse_s": 5.0, "pages_max": 10, "bytes_max": 1_000_000} | bounds
+    return Listings({"p": as_exchange(exchange)}, ListBounds(**chosen), clock)  # type: ignore[arg-type]
+
+
+async def read(
+    some: Listings, call: Call, clock: FakeClock, *, fresh: bool = False, within_s: float = 5.0
+) -> tuple[Page, ...]:
+    deadline = clock.monotonic() + within_s
+    return await some.read(call, DEMAND, deadline=deadline, fresh=fresh, headers=())
+
+
+@pytest.mark.parametrize("paging", list(Paging))
+async def test_all_pages_are_read_in_few_calls(paging: Paging, clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    pages = await read(listings(exchange, clock), a_call(paging), clock)
+    ids = [own for page in pages for own in page.ids]
+    assert ids == [f"s{i:04}" for i in range(COUNT)]
+    assert len(exchange.asked) == 3
+    assert exchange.demands == [DEMAND] * 3
+
+
+async def test_a_reading_is_served_again_for_a_while_and_for_other_pages(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    some = listings(exchange, clock)
+    first = await read(some, a_call(), clock)
+    await clock.advance(4.9)
+    assert await read(some, a_call(marker="s0009", limit="20"), clock) is first
+    assert len(exchange.asked) == 3
+    await clock.advance(0.2)
+    assert await read(some, a_call(), clock) is not first
+    assert len(exchange.asked) == 6
+
+
+async def test_a_fresh_one_is_read_when_asked_for(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    some = listings(exchange, clock)
+    await read(some, a_call(), clock)
+    await clock.advance(0.1)
+    await read(some, a_call(), clock, fresh=True)
+    assert len(exchange.asked) == 6
+
+
+async def test_another_filter_is_another_list(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    some = listings(exchange, clock)
+    await read(some, a_call(), clock)
+    await read(some, a_call(manage_state="ready"), clock)
+    assert len(exchange.asked) == 6
+
+
+async def test_those_who_ask_meanwhile_share_one_reading(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    exchange.gate = asyncio.Event()
+    some = listings(exchange, clock)
+    async with asyncio.TaskGroup() as tasks:
+        readers = [tasks.create_task(read(some, a_call(), clock)) for _ in range(5)]
+        await asyncio.sleep(0)
+        exchange.gate.set()
+    assert len({id(reader.result()) for reader in readers}) == 1
+    assert len(exchange.asked) == 3
+
+
+async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    exchange.gate = asyncio.Event()
+    some = listings(exchange, clock)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(read(some, a_call(), clock))
+        await asyncio.sleep(0)
+        second = tasks.create_task(read(some, a_call(), clock))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        exchange.gate.set()
+    assert len(second.result()) == 3
+    assert not some._locks
+
+
+async def test_who_waits_for_another_s_reading_waits_to_his_own_deadline(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    exchange.gate = asyncio.Event()
+    some = listings(exchange, clock)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(read(some, a_call(), clock))
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await read(some, a_call(), clock, within_s=0.02)
+        exchange.gate.set()
+    assert len(first.result()) == 3
+
+
+async def test_a_failure_is_not_kept(clock: FakeClock) -> None:
+    failing = [True]
+
+    def flaky(request: UpstreamRequest) -> bytes:
+        if failing:
+            failing.pop()
+            raise UpstreamUnreachable("gone", retry_after_s=1.0)
+        return cloud(request)
+
+    some = listings(FakeExchange(flaky), clock)
+    with pytest.raises(UpstreamUnreachable):
+        await read(some, a_call(), clock)
+    assert len(await read(some, a_call(), clock)) == 3
+
+
+@pytest.mark.parametrize("bound", [{"pages_max": 2}, {"bytes_max": 1_000}])
+async def test_a_list_beyond_its_bounds_is_refused(
+    bound: dict[str, float], clock: FakeClock
+) -> None:
+    with pytest.raises(UpstreamBroken, match="lists"):
+        await read(listings(FakeExchange(cloud), clock, **bound), a_call(), clock)
+
+
+async def test_a_marker_that_leads_nowhere_ends_the_walk(clock: FakeClock) -> None:
+    stuck = json.dumps({"servers": [{"id": "a"}], "page_info": {"next_marker": "a"}}).encode()
+    exchange = FakeExchange(lambda _: stuck)
+    assert len(await read(listings(exchange, clock), a_call(), clock)) == 2
+
+
+async def test_the_oldest_reading_makes_room(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    some = listings(exchange, clock, bytes_max=100_000)
+    size = len(cloud(UpstreamRequest("GET", "/?limit=2500")))
+    for i in range(6):
+        await read(some, a_call(manage_state=f"x{i}"), clock)
+    assert some._size <= 100_000
+    assert 1 <= len(some._readings) <= 100_000 // size + 1
+    calls = len(exchange.asked)
+    await read(some, a_call(manage_state="x5"), clock)
+    assert len(exchange.asked) == calls
