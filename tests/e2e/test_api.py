@@ -1,0 +1,420 @@
+"""The physical-servers API through real processes: what passes, what is refused, what is shown."""
+
+import gzip
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.stack import Answer, Box, Stack, ask, eventually
+
+SERVERS = 45
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator["Api"]:
+    made = Api()
+    yield made
+    made.stack.close()
+
+
+class Api:
+    """Olga operates the first 20 servers, victor sees all but one, alice may do everything."""
+
+    def __init__(self) -> None:
+        self.box = box = Box("--rate", "1000", "--burst", "1000", servers=SERVERS)
+        self.stack = Stack(box, change={"operations": {"off": ["UpdateIDcs"], "add": [_ROW]}})
+        self.mine, self.others = box.servers[:20], box.servers[20:]
+        self.hidden = box.servers[30]
+        role = {"users": ["alice"]}
+        self.stack.gateway.write_policy(
+            {
+                "roles": {
+                    "all": "all",
+                    "operator": [
+                        *("console:open", "server:read", "server:power", "server:logs"),
+                        *("instance:read", "instance:reinstall", "instance:create"),
+                    ],
+                    "viewer": ["server:read", "instance:read"],
+                },
+                "grants": [
+                    {"role": "all", "to": role, "on": "everything"},
+                    {"role": "operator", "to": {"users": ["olga"]}, "on": {"servers": self.mine}},
+                    {
+                        "role": "viewer",
+                        "to": {"users": ["victor"]},
+                        "on": {"projects": [box.project]},
+                    },
+                ],
+                "denials": [
+                    {
+                        "permissions": ["server:read"],
+                        "to": {"users": ["victor"]},
+                        "on": {"servers": [self.hidden]},
+                    }
+                ],
+            }
+        )
+        self.tokens = {who: box.token(who) for who in ("olga", "victor", "alice", "otto")}
+        eventually(lambda: self("alice", "GET", "/physicalservers/status").status == 200)
+
+    def __call__(
+        self, who: str, method: str, path: str, body: Any = None, **headers: str
+    ) -> Answer:
+        sent = {"Authorization": f"Bearer {self.tokens[who]}"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        text = "" if body is None else body if isinstance(body, str) else json.dumps(body)
+        return ask(self.stack.gateway.url, method, f"/v1/{self.box.project}{path}", sent, text)
+
+    def fleet(self) -> dict[str, Any]:
+        target = f"/_box/fleet?project={self.box.project}"
+        found: dict[str, Any] = ask(self.box.cloud, "GET", target).json["projects"]
+        (project,) = found.values()
+        return dict(project)
+
+    def reached(self) -> list[dict[str, Any]]:
+        return self.box.calls(self.box.cloud)
+
+    def forget(self) -> None:
+        ask(self.box.cloud, "DELETE", "/_box/calls")
+
+    def power(self, server: str) -> str:
+        (one,) = [one for one in self.fleet()["servers"] if one["id"] == server]
+        return str(one["power_state"])
+
+    def instances(self, servers: list[str]) -> list[str]:
+        return [one["id"] for one in self.fleet()["instances"] if one["server_id"] in servers]
+
+
+_ROW = {
+    "name": "ShowServerAgain",
+    "method": "GET",
+    "path": "/physicalservers/{server_id}/hardware-attributes/again",
+    "permission": "server:read",
+}
+
+
+def walk(api: Api, who: str, path: str, entries: str, limit: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    marker = ""
+    while True:
+        page = api(who, "GET", f"{path}?limit={limit}{marker}").json
+        assert page["page_info"]["current_count"] == len(page[entries])
+        found += page[entries]
+        if page["page_info"]["next_marker"] is None:
+            assert page["count"] == len(found)
+            return found
+        assert page[entries]
+        marker = f"&marker={page['page_info']['next_marker']}"
+
+
+def test_a_list_shows_what_the_caller_may_see(api: Api) -> None:
+    seen = [one["id"] for one in walk(api, "olga", "/physicalservers", "servers", 10)]
+    assert seen == sorted(api.mine)
+    seen = [one["id"] for one in walk(api, "victor", "/physicalservers", "servers", 13)]
+    assert seen == sorted(set(api.box.servers) - {api.hidden})
+    seen = [one["id"] for one in walk(api, "alice", "/physicalservers", "servers", 1000)]
+    assert seen == sorted(api.box.servers)
+    assert api("otto", "GET", "/physicalservers").status == 403
+
+
+def test_who_sees_all_costs_one_call_and_who_sees_a_part_a_reading_for_all(api: Api) -> None:
+    api("olga", "GET", "/physicalservers", Cache_Control="no-cache")
+    api.forget()
+    for _ in range(3):
+        api("olga", "GET", "/physicalservers?limit=11")
+        api("victor", "GET", "/physicalservers")
+    assert len(api.reached()) == 0
+    api("alice", "GET", "/physicalservers?limit=11")
+    assert [call["path"].partition("?")[2] for call in api.reached()] == ["limit=11"]
+
+
+def test_a_hidden_marker_looks_like_a_made_up_one(api: Api) -> None:
+    answers = [
+        api("olga", "GET", f"/physicalservers?marker={marker}")
+        for marker in (api.others[0], UNKNOWN, "x")
+    ]
+    assert {answer.status for answer in answers} == {400}
+    assert len({answer.body for answer in answers}) == 1
+
+
+def test_instances_alarms_and_events_are_of_visible_servers(api: Api) -> None:
+    shown = walk(api, "olga", "/instances", "instances", 10)
+    assert {one["id"] for one in shown} == set(api.instances(api.mine))
+    events = api("olga", "GET", "/physicalservers/events?limit=1000").json
+    assert {one["resource_id"] for one in events["events"]} == set(api.mine)
+    assert events["count"] == len(events["events"])
+    alarms = api("olga", "GET", "/physicalservers/alarms?limit=7&offset=5").json
+    every = api("olga", "GET", "/physicalservers/alarms?limit=1000").json
+    assert alarms["alarms"] == every["alarms"][5:12]
+    assert alarms["count"] == every["count"] == len(every["alarms"]) == 2 * len(api.mine)
+    named = api("olga", "GET", f"/physicalservers/events?resource_id={api.mine[3]}").json
+    assert {one["resource_id"] for one in named["events"]} == {api.mine[3]}
+    hidden = api("olga", "GET", f"/physicalservers/events?resource_id={api.others[3]}")
+    missing = api("olga", "GET", f"/physicalservers/events?resource_id={UNKNOWN}")
+    assert (hidden.status, hidden.body) == (missing.status, missing.body)
+    assert hidden.status == 403
+
+
+def test_a_batch_is_all_or_nothing(api: Api) -> None:
+    ids = [api.mine[0], api.others[0]]
+    body = {"action": "power off", "server_id_set": ids}
+    before = [api.power(one) for one in ids]
+    refused = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (refused.status, refused.error_code) == (403, "CGW.4030")
+    assert [api.power(one) for one in ids] == before
+    body["server_id_set"] = [api.mine[0], UNKNOWN]
+    unknown = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert unknown.body == refused.body, "a hidden server and none look the same"
+
+
+def test_a_refused_server_is_named_to_who_may_see_it(api: Api) -> None:
+    body = {"action": "power off", "server_id_set": [api.mine[0], api.hidden, UNKNOWN]}
+    told = api("victor", "PUT", "/physicalservers/power-state", body).json["error_msg"]
+    assert api.mine[0] in told
+    assert api.hidden not in told
+    assert UNKNOWN in told, "victor may see every server of the project, also one that is not there"
+
+
+@pytest.mark.parametrize("ids", [{}, {"server_id_set": []}, {"server_id_set": None}])
+@pytest.mark.parametrize("who", ["olga", "alice"])
+def test_a_batch_of_nothing_would_mean_all_and_is_refused(
+    api: Api, who: str, ids: dict[str, Any]
+) -> None:
+    api.forget()
+    answer = api(who, "PUT", "/physicalservers/power-state", {"action": "power off", **ids})
+    assert (answer.status, answer.error_code) == (403, "CGW.4031")
+    assert api.reached() == []
+
+
+def test_power_is_switched_for_who_may_and_recorded_before(api: Api) -> None:
+    body = {"action": "power off", "server_id_set": api.mine[1:3]}
+    assert api("victor", "PUT", "/physicalservers/power-state", body).status == 403
+    api.forget()
+    answer = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert answer.status == 200, answer.body
+    assert [api.power(one) for one in api.mine[1:3]] == ["off", "off"]
+    assert [call["body"] for call in api.reached()] == [json.dumps(body)]
+    (record,) = [
+        line
+        for line in api.stack.gateway.log_lines("write_permitted")
+        if line["request_id"] == answer.headers["x-request-id"]
+    ]
+    assert record["subject"] == "olga"
+    assert record["servers"] == api.mine[1:3]
+    assert record["operation"] == "ChangeServerPowerState"
+
+
+def test_an_instance_is_decided_on_by_its_server(api: Api) -> None:
+    mine, others = api.instances(api.mine), api.instances(api.others)
+    path = "/instances/reinstall"
+    body = {"image_id": "i", "password": "P@ssw0rd-123", "instance_id_set": [mine[0], others[0]]}
+    refused = api("olga", "PUT", path, body)
+    assert refused.status == 403
+    body["instance_id_set"] = [mine[0], UNKNOWN]
+    assert api("olga", "PUT", path, body).body == refused.body
+    body["instance_id_set"] = mine[:2]
+    assert api("olga", "PUT", path, body).status == 200
+    assert api("olga", "GET", f"/instances/{mine[0]}/status").status == 200
+    hidden = api("olga", "GET", f"/instances/{others[0]}/status")
+    missing = api("olga", "GET", f"/instances/{UNKNOWN}/status")
+    assert (hidden.status, hidden.body) == (missing.status, missing.body) == (403, refused.body)
+    assert api("alice", "GET", f"/instances/{UNKNOWN}/status").error_code == "iMetal.0200"
+
+
+def test_who_has_no_business_with_instances_costs_no_call(api: Api) -> None:
+    api.forget()
+    assert api("otto", "GET", f"/instances/{UNKNOWN}/status").status == 403
+    assert api("victor", "DELETE", f"/instances/{UNKNOWN}").status == 403
+    assert api.reached() == []
+
+
+def test_a_server_of_the_cloud_s_choice_takes_the_right_to_all(api: Api) -> None:
+    body = {"name": "x", "image_id": "i", "vpc_id": "v", "password": "P@ssw0rd-123"}
+    body |= {"network_interfaces": [{"subnet_id": "s"}]}  # type: ignore[dict-item]
+    assert api("olga", "POST", "/instances", body).status == 403
+    idle = [one for one in api.mine if not api.instances([one])]
+    placed = {**body, "placement": {"server_id": api.others[2]}}
+    assert api("olga", "POST", "/instances", placed).status == 403
+    answer = api("olga", "POST", "/instances", {**body, "placement": {"server_id": idle[0]}})
+    assert answer.status < 300, answer.body
+    assert api.instances([idle[0]])
+
+
+@pytest.mark.parametrize(
+    "path", ["/physicalservers/status", "/physicalservers/alarms/summary", "/idcs", "/iracks"]
+)
+def test_what_names_no_server_takes_the_right_to_all(api: Api, path: str) -> None:
+    assert api("alice", "GET", path).status == 200
+    for who in ("olga", "victor", "otto"):
+        assert api(who, "GET", path).status == 403
+
+
+def test_writing_tags_takes_a_right_of_its_own(api: Api) -> None:
+    path = f"/physicalservers/{api.mine[0]}/tags/create"
+    body = {"tags": [{"key": "env", "value": "prod"}]}
+    assert api("olga", "POST", path, body).status == 403
+    assert api("alice", "POST", path, body).status == 204
+
+
+def test_a_download_is_passed_on_as_it_comes(api: Api) -> None:
+    api.box.settings(log_bytes=3_000_000)
+    logs = f"/physicalservers/{api.mine[0]}/logs/exports"
+    exported = api("olga", "POST", logs)
+    assert exported.status == 202, exported.body
+    (export,) = [value for name, value in exported.json.items() if "id" in name]
+    whole = api("olga", "GET", f"{logs}/{export}/content")
+    assert (whole.status, len(whole.body)) == (200, 3_000_000)
+    assert whole.headers["content-length"] == "3000000"
+    assert whole.headers["cache-control"] == "private, no-cache"
+    part = api("olga", "GET", f"{logs}/{export}/content", Range="bytes=10-19")
+    assert (part.status, part.body) == (206, whole.body[10:20])
+    etag = whole.headers["etag"]
+    same = api("olga", "GET", f"{logs}/{export}/content", If_None_Match=etag)
+    assert (same.status, same.body) == (304, b"")
+    assert api("olga", "HEAD", f"{logs}/{export}/content").status == 405
+    assert api("victor", "GET", f"{logs}/{export}/content").status == 403
+
+
+def test_a_download_that_breaks_off_is_no_whole(api: Api) -> None:
+    api.box.settings(log_bytes=30_000_000)
+    logs = f"/physicalservers/{api.mine[0]}/logs/exports"
+    (export,) = [v for name, v in api("olga", "POST", logs).json.items() if "id" in name]
+    parts = urlsplit(api.stack.gateway.url)
+    # Who hangs up in the middle holds no place: more than the places that there are, in a row.
+    for _ in range(5):
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+            target = f"/v1/{api.box.project}{logs}/{export}/content"
+            connection.sendall(
+                f"GET {target} HTTP/1.1\r\nHost: x\r\n"
+                f"Authorization: Bearer {api.tokens['olga']}\r\n\r\n".encode()
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    eventually(
+        lambda: api("olga", "GET", f"{logs}/{export}/content", Range="bytes=0-9").status == 206
+    )
+    api.box.settings(log_bytes=1_000)
+
+
+def test_gzip_is_passed_on_and_read_where_it_must_be(api: Api) -> None:
+    api.box.settings(gzip=True)
+    try:
+        plain = api("olga", "GET", f"/physicalservers/{api.mine[0]}")
+        assert "content-encoding" not in plain.headers
+        coded = api("olga", "GET", f"/physicalservers/{api.mine[0]}", Accept_Encoding="gzip")
+        assert coded.headers["content-encoding"] == "gzip"
+        assert json.loads(gzip.decompress(coded.body)) == plain.json
+        listed = api(
+            "olga", "GET", "/physicalservers", Accept_Encoding="gzip", Cache_Control="no-cache"
+        )
+        assert len(listed.json["servers"]) == 10
+        path = f"/physicalservers/{api.mine[0]}/logs/exports/nowhere"
+        refused = api("olga", "GET", path, Accept_Encoding="gzip")
+        assert refused.error_code.startswith("iMetal.")
+    finally:
+        api.box.settings(gzip=False)
+
+
+def test_a_read_has_a_validator_of_what_this_caller_is_shown(api: Api) -> None:
+    for path in (f"/physicalservers/{api.mine[0]}", "/physicalservers"):
+        first = api("olga", "GET", path)
+        again = api("olga", "GET", path, If_None_Match=f'"x", {first.headers["etag"]}')
+        assert (again.status, again.body) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+        head = api("olga", "HEAD", path)
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["content-length"] == str(len(first.body))
+    mine = api("olga", "GET", "/physicalservers").headers["etag"]
+    assert api("victor", "GET", "/physicalservers", If_None_Match=mine).status == 200
+
+
+def test_nothing_of_the_caller_s_travels_but_what_is_listed(api: Api) -> None:
+    api.forget()
+    api(
+        "olga", "GET", f"/physicalservers/{api.mine[0]}",
+        Cookie="canary", X_Security_Token="", X_Project_Id="canary", X_Domain_Id="canary",
+        X_Apig_Mode="canary", Host="canary.example", Forwarded="for=canary",
+        X_Forwarded_For="canary", Connection="keep-alive, X-Strange", X_Strange="canary",
+        Accept="application/json", Upgrade="canary", TE="trailers",
+    )  # fmt: skip
+    (call,) = api.reached()
+    assert "canary" not in json.dumps(call)
+    assert api.tokens["olga"] not in json.dumps(call)
+    sent = {name.lower() for name in call["headers"]}
+    assert sent == {
+        "host", "user-agent", "x-auth-token", "x-request-id", "via", "accept", "accept-encoding",
+    }  # fmt: skip
+
+
+def test_the_answer_tells_nothing_of_the_cloud_s_house(api: Api) -> None:
+    answer = api("olga", "GET", f"/physicalservers/{api.mine[0]}", X_Request_Id="my-request-1")
+    assert answer.headers["x-request-id"] == "my-request-1"
+    assert answer.headers["via"] == "1.1 console-gateway"
+    assert answer.headers["server"] == "console-gateway"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_cloud_s_refusal_of_a_permitted_call_is_the_caller_s(api: Api) -> None:
+    body = {"action": "fly", "server_id_set": api.mine[:1]}
+    answer = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+
+
+def test_operations_are_switched_off_and_added_by_config(api: Api) -> None:
+    assert api("alice", "PUT", "/idcs", {}).status == 405
+    again = f"/physicalservers/{api.mine[0]}/hardware-attributes/again"
+    assert api("otto", "GET", again).status == 403
+    assert api("olga", "GET", again).status == 502, "it passes, and the cloud does not know it"
+
+
+def test_a_body_is_read_under_its_limit(api: Api) -> None:
+    body = json.dumps({"action": "power on", "server_id_set": api.mine[:1], "x": "y" * 70_000})
+    answer = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (answer.status, answer.error_code) == (413, "CGW.4130")
+    assert (
+        api("olga", "PUT", "/physicalservers/power-state", "{}", Content_Encoding="gzip").status
+        == 400
+    )
+    assert api("olga", "GET", f"/physicalservers/{api.mine[0]}", "{}").status == 400
+
+
+def test_who_expects_a_100_is_told_to_go_on(api: Api) -> None:
+    parts = urlsplit(api.stack.gateway.url)
+    body = json.dumps({"action": "power on", "server_id_set": api.mine[:1]}).encode()
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(
+            f"PUT /v1/{api.box.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {api.tokens['olga']}\r\nExpect: 100-continue\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+        )
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 200
+
+
+def test_what_may_i_do_is_answered_without_the_cloud(api: Api) -> None:
+    api.forget()
+    ids = [api.mine[0], api.others[0], UNKNOWN, api.hidden]
+    assert api("olga", "GET", f"/permissions?server_id={','.join(ids)}").json == {
+        "servers": [
+            {
+                "id": api.mine[0],
+                "permissions": [
+                    *("console:open", "instance:create", "instance:read", "instance:reinstall"),
+                    *("server:logs", "server:power", "server:read"),
+                ],
+            }
+        ]
+    }
+    shown = api("victor", "GET", f"/permissions?server_id={api.hidden}").json["servers"]
+    assert shown == [{"id": api.hidden, "permissions": ["instance:read"]}]
+    assert api("olga", "GET", "/permissions").error_code == "CGW.4031"
+    assert api.reached() == []
