@@ -24,6 +24,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
@@ -41,11 +42,13 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.credentials import CallerCredentials
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
 from gateway.flow.gateway import Gateway
@@ -304,8 +307,17 @@ async def open_parts(
             jitter=jitter.random,
             telemetry=metrics,
         )
+        issued_keys = SealedKeys(Sealer(config.store.seal_keys))
+        credentials = CallerCredentials(
+            issued_keys,
+            ValkeyUsedOnce(valkey),
+            clock,
+            metrics,
+            skew_s=config.request.signature_skew_s,
+        )
         gateway = Gateway(
             identify=identify,
+            credentials=credentials,
             catalogue=Catalogue(OPERATIONS),
             policies=policies,
             limits=limits,

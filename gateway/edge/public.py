@@ -189,6 +189,7 @@ class PublicHandler:
             client_address=outcome.client,
             deadline=outcome.began + within_s,
             headers=headers.items(),
+            x_security_token=headers.getall("X-Security-Token", ()),
         )
 
     def _request_id(self, request: web.BaseRequest) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
+from gateway.flow.credentials import CallerCredentials
 from gateway.flow.identify import Identify
 from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, StageTimes
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.headers import travelling
+from gateway.rules.sdk_signature import Presented
 
 _NO_ISSUER = "unknown"
 
@@ -38,6 +40,7 @@ class Asked:
     """Monotonic seconds."""
     headers: Iterable[tuple[str, str]]
     """As the caller sent them; few of them travel on."""
+    x_security_token: Sequence[str] = ()
     principal: Principal | None = None
     call: Call | None = None
 
@@ -57,6 +60,7 @@ class Gateway:
         self,
         *,
         identify: Identify,
+        credentials: CallerCredentials,
         catalogue: Catalogue,
         policies: Policies,
         limits: CallerLimits,
@@ -67,6 +71,7 @@ class Gateway:
         telemetry: Telemetry,
     ) -> None:
         self._identify = identify
+        self._credentials = credentials
         self._catalogue = catalogue
         self._policies = policies
         self._limits = limits
@@ -81,6 +86,8 @@ class Gateway:
         monotonic = self._clock.monotonic
         began = monotonic()
         token = self._credential(asked)
+        if token is None:
+            token = await self._credentials.jwt_of_signed(_presented(asked), b"")
         principal = self._identify.recall(token)
         if principal is None:
             principal = await self._identify_by(token, asked.deadline)
@@ -108,9 +115,9 @@ class Gateway:
         )
         return Answered(link, link.good_until - recorded, source)
 
-    def _credential(self, asked: Asked) -> str:
+    def _credential(self, asked: Asked) -> str | None:
         try:
-            return caller_jwt(asked.authorization, asked.x_auth_token)
+            return caller_jwt(asked.authorization, asked.x_auth_token, asked.x_security_token)
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
@@ -159,3 +166,7 @@ class Gateway:
         except JournalUnavailable:
             if not self._serve_unrecorded:
                 raise
+
+
+def _presented(asked: Asked) -> Presented:
+    return Presented(asked.method, asked.target, tuple(asked.headers))
