@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,7 @@ from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
+from gateway.edge.federation import FederationHandler
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
 from gateway.flow.caller_limits import CallerLimits
@@ -51,10 +52,11 @@ from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.federation import Federation, Project
 from gateway.flow.gateway import Gateway
 from gateway.flow.identify import Identify
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import BudgetClass, ProjectId, UpstreamRequest
+from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, ServerId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import OPERATIONS, Catalogue
@@ -62,6 +64,7 @@ from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy
 from gateway.supervisor import Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -327,6 +330,18 @@ async def open_parts(
             clock=clock,
             telemetry=metrics,
         )
+        federation = Federation(
+            identify=identify,
+            credentials=credentials,
+            keys=issued_keys,
+            limits=limits,
+            projects=projects_of(config.accounts),
+            may_anything=lambda principal, project: may_anything(
+                policies.current(), principal, project, clock.now()
+            ),
+            clock=clock,
+            telemetry=metrics,
+        )
         metrics.gauge("gateway_tokens_held", "Verified tokens held", lambda: identify.remembered)
         metrics.gauge("gateway_links_held", "Links held here", lambda: consoles.links_held)
         metrics.gauge("gateway_fetches_in_flight", "Links under way", lambda: flight.in_flight)
@@ -339,8 +354,28 @@ async def open_parts(
             request_done=metrics.request_done,
             write_line=lines.write,
             limits=limits,
+            federation=FederationHandler(federation, clock),
         )
         yield Parts(handler, loops, policies, keys, valkey)
+
+
+def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
+    return tuple(
+        Project(ProjectId(project), account.name_of(project))
+        for account in accounts
+        for project in account.projects
+    )
+
+
+def may_anything(policy: Policy, principal: Principal, project: ProjectId, now: float) -> bool:
+    """Say whether there is any server, named in a rule or not, on which anything is allowed."""
+    # The empty id stands for a server that no rule names.
+    servers = (ServerId(""), *policy.servers)
+    return any(
+        policy.decide(principal, permission, project, server, now).allowed
+        for permission in PERMISSIONS
+        for server in servers
+    )
 
 
 async def open_identify(

@@ -4,7 +4,6 @@ Each stage takes what the one before proved. A link that this process holds is a
 a network, after the same identification, decision and record as any other.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
 from gateway.flow.credentials import CallerCredentials
 from gateway.flow.identify import Identify
-from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, Secret, StageTimes
+from gateway.model import Call, ConsoleLink, LinkSource, Permit, Principal, StageTimes
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.credentials import caller_jwt
@@ -90,7 +89,7 @@ class Gateway:
             token = await self._credentials.jwt_of_signed(_presented(asked), b"")
         principal = self._identify.recall(token)
         if principal is None:
-            principal = await self._identify_by(token, asked.deadline)
+            principal = await self._identify.identify_by(token, asked.deadline)
         asked.principal = principal
         identified = monotonic()
 
@@ -121,14 +120,6 @@ class Gateway:
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
-
-    async def _identify_by(self, token: str, deadline: float) -> Principal:
-        left_s = deadline - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(left_s):
-                return await self._identify.identify(Secret(token))
-        except TimeoutError:
-            raise DeadlineExceeded("verifying the token") from None
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
         if not asked.fresh:

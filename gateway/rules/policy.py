@@ -121,6 +121,8 @@ class Policy:
         """`version` is a digest of the text that the rules were read from."""
         self.version = version
         self.size = len(rules)
+        self.servers = frozenset(ServerId(server) for rule in rules for server in rule.servers)
+        """All that any rule names."""
         self._grants: dict[str, _Named] = {}
         self._denials: dict[str, _Named] = {}
         for rule in rules:

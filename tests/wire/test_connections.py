@@ -35,6 +35,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         request_done=lambda *_: None,
         write_line=lambda _: None,
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
+        federation=None,  # type: ignore[arg-type]
     )
     runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
     await runner.setup()
