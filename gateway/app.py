@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
@@ -41,20 +42,24 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
+from gateway.edge.federation import FederationHandler
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.credentials import CallerCredentials
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.federation import Federation, Project
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.gateway import Gateway
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import BudgetClass, ProjectId, UpstreamRequest
+from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
@@ -62,6 +67,7 @@ from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy
 from gateway.supervisor import Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -308,8 +314,17 @@ async def open_parts(
             telemetry=metrics,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
+        issued_keys = SealedKeys(Sealer(config.store.seal_keys))
+        credentials = CallerCredentials(
+            issued_keys,
+            ValkeyUsedOnce(valkey),
+            clock,
+            metrics,
+            skew_s=config.request.signature_skew_s,
+        )
         gateway = Gateway(
             identify=identify,
+            credentials=credentials,
             catalogue=Catalogue(config.catalogue),
             policies=policies,
             limits=limits,
@@ -321,6 +336,18 @@ async def open_parts(
             group_weights=config.fairness.group_weights,
             journal=LineJournal(sys.stdout.fileno()),
             serve_unrecorded=config.audit.when_unwritable == "serve",
+            clock=clock,
+            telemetry=metrics,
+        )
+        federation = Federation(
+            identify=identify,
+            credentials=credentials,
+            keys=issued_keys,
+            limits=limits,
+            projects=projects_of(config.accounts),
+            may_anything=lambda principal, project: may_anything(
+                policies.current(), principal, project, clock.now()
+            ),
             clock=clock,
             telemetry=metrics,
         )
@@ -337,8 +364,22 @@ async def open_parts(
             write_line=lines.write,
             limits=limits,
             trusted_proxies=config.listen.trusted_proxies,
+            federation=FederationHandler(federation, clock),
         )
         yield Parts(handler, loops, policies, keys, valkey)
+
+
+def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
+    return tuple(
+        Project(ProjectId(project), account.name_of(project))
+        for account in accounts
+        for project in account.projects
+    )
+
+
+def may_anything(policy: Policy, principal: Principal, project: ProjectId, now: float) -> bool:
+    """Say whether any grant at all reaches into the project."""
+    return any(policy.reach(principal, permission, project, now).rule for permission in PERMISSIONS)
 
 
 async def open_identify(

@@ -51,6 +51,16 @@ class Rejection(Enum):
     TOO_OLD = "too_old"
     CLAIMS = "claims"
     REVOKED = "revoked"
+    FOREIGN_KEY = "foreign_key"
+    """Signed with an access key that is not of this gateway's making, and no JWT beside it."""
+    ISSUED_KEY = "issued_key"
+    """An access key and a security token that we did not hand out together, or cannot open."""
+    ISSUED_KEY_EXPIRED = "issued_key_expired"
+    SUBJECT_TOKEN = "subject_token"  # noqa: S105 - a metric label
+    SIGNATURE_MALFORMED = "signature_malformed"
+    SIGNATURE_MISMATCH = "signature_mismatch"
+    SIGNATURE_SKEW = "signature_skew"
+    SIGNATURE_REPLAYED = "signature_replayed"
 
 
 class NotAuthenticated(GatewayError):

@@ -40,6 +40,43 @@ class Signatures(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """What a caller signs with in place of sending a JWT, and the JWT that it stands for."""
+
+    access: str
+    secret: Secret
+    security_token: Secret
+    caller_jwt: Secret
+    expires_at: float
+    """The pair's own end, in seconds since the epoch; the JWT's may come before."""
+
+
+class IssuedKeys(Protocol):
+    """Key pairs and subject tokens that hold all that they stand for, so none is stored.
+
+    What is opened was made by a replica with the same seal keys; the JWT in it is yet to be judged.
+    """
+
+    def subject_token(self, caller_jwt: Secret) -> Secret: ...
+
+    def open_subject_token(self, subject_token: str) -> Secret | None:
+        """Return the JWT; None: the text is no subject token of ours."""
+
+    def key_pair(self, caller_jwt: Secret, *, expires_at: float) -> KeyPair: ...
+
+    def open_key_pair(self, security_token: str) -> KeyPair | None:
+        """Return the pair that was handed out with this; None: the text is none of ours."""
+
+
+class UsedOnce(Protocol):
+    async def use(self, key: str, *, ttl_s: float) -> bool:
+        """Tell whether nobody used `key` yet; from now on it is used, for `ttl_s` seconds.
+
+        Over all replicas. Raises StoreUnavailable.
+        """
+
+
 class Policies(Protocol):
     def current(self) -> Policy:
         """Return the policy in force. Take it once per request and hand it on."""

@@ -155,8 +155,9 @@ class PublicListen(Listen):
 class RequestBounds(_Section):
     deadline_s: Span = 30.0
     header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
-    body_bytes: Annotated[int, Field(ge=0, le=12_582_912)] = 65_536
     drain_s: Span = 20.0
+    signature_skew_s: Annotated[float, Field(gt=0, le=900)] = 900.0
+    """How far the clock of who signs requests may be from ours; the cloud takes 15 minutes."""
 
 
 class DiscoveryKeys(_Section):
@@ -331,6 +332,11 @@ class Account(_Section):
     name: Name
     endpoint: HttpUrl
     projects: Annotated[tuple[str, ...], Field(min_length=1)]
+    project_names: dict[str, Annotated[str, Field(min_length=1, max_length=64)]] = {}
+    """By project id, what GET /v3/projects?name= finds it by."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    """The name of a project that has none, where the account has only this one: the vendor's
+    SDK asks for the project that is called like its region."""
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
     connections_max: Annotated[int, Field(ge=1, le=1000)] = 32
@@ -339,6 +345,18 @@ class Account(_Section):
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
     breaker: BreakerSettings = BreakerSettings()
+
+    @model_validator(mode="after")
+    def _names_are_of_its_projects(self) -> Self:
+        unknown = sorted(self.project_names.keys() - set(self.projects))
+        if unknown:
+            raise ValueError(f"project_names: {', '.join(unknown)} is not among its projects")
+        _unique("project_names: name", list(self.project_names.values()))
+        return self
+
+    def name_of(self, project: str) -> str:
+        only = self.region if len(self.projects) == 1 else None
+        return self.project_names.get(project) or only or project
 
 
 class RedisServer(_Section):

@@ -1,6 +1,7 @@
-"""Seals what is kept in Redis, so that reading Redis opens no console."""
+"""Seals what is kept in Redis, so that reading Redis opens no console, and what callers keep."""
 
 import base64
+import hmac
 import os
 from collections.abc import Sequence
 from hashlib import sha256
@@ -25,6 +26,7 @@ class Sealer:
         ciphers = [_cipher(key) for key in keys]
         self._by_id = dict(reversed(ciphers))
         self._key_id, self._cipher = ciphers[0]
+        self._deriving = {_key_id(raw): _deriving(raw) for raw in map(_raw, reversed(keys))}
 
     def seal(self, plain: bytes, *, bound_to: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
@@ -41,7 +43,28 @@ class Sealer:
         except InvalidTag:
             return None
 
+    def derive(self, sealed: bytes) -> bytes | None:
+        """Return 32 bytes that only holders of the key that sealed this can tell.
+
+        They follow from `sealed` alone, so nobody need keep them. None: we do not hold that key.
+        """
+        deriving = self._deriving.get(sealed[:_KEY_ID_BYTES])
+        return None if deriving is None else hmac.digest(deriving, sealed, "sha256")
+
 
 def _cipher(key: Secret) -> tuple[bytes, AESGCM]:
-    raw = base64.b64decode(key.reveal())
-    return sha256(b"key id\0" + raw).digest()[:_KEY_ID_BYTES], AESGCM(raw)
+    raw = _raw(key)
+    return _key_id(raw), AESGCM(raw)
+
+
+def _raw(key: Secret) -> bytes:
+    return base64.b64decode(key.reveal())
+
+
+def _key_id(raw: bytes) -> bytes:
+    return sha256(b"key id\0" + raw).digest()[:_KEY_ID_BYTES]
+
+
+def _deriving(raw: bytes) -> bytes:
+    """Make another key of this one: no key serves both AES and HMAC."""
+    return hmac.digest(raw, b"derive from what is sealed", "sha256")

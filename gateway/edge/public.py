@@ -17,6 +17,8 @@ from multidict import CIMultiDict
 
 from gateway.edge import forwarded as forwarding
 from gateway.edge.client_address import Networks, client_address
+from gateway.edge.federation import PREFIX as FEDERATION
+from gateway.edge.federation import FederationHandler
 from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
 from gateway.edge.wire import (
     INTERNAL,
@@ -36,8 +38,10 @@ from gateway.errors import (
     UpstreamRefused,
 )
 from gateway.flow.caller_limits import CallerLimits, Remaining
+from gateway.flow.federation import Errand
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.model import Principal
 from gateway.ports import Clock
 from gateway.rules.preferences import wait_preferred
 
@@ -62,10 +66,22 @@ class _Outcome:
     wait_s: int | None = None
     """As the caller prefers."""
     asked: Asked | None = None
+    errand: Errand | None = None
     answered: Answered | Forwarded | None = None
     status: int = 200
     error_code: str = ""
     error: BaseException | None = None
+
+    @property
+    def principal(self) -> Principal | None:
+        source = self.asked if self.asked is not None else self.errand
+        return None if source is None else source.principal
+
+    @property
+    def operation(self) -> str | None:
+        if self.asked is not None:
+            return None if self.asked.call is None else self.asked.call.operation.name
+        return None if self.errand is None else self.errand.operation
 
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
@@ -74,7 +90,7 @@ class _Outcome:
 class PublicHandler:
     """Turns one aiohttp request into a call of the pipeline, and its outcome into an answer."""
 
-    def __init__(  # noqa: PLR0913 - each part is told what it needs
+    def __init__(  # noqa: PLR0913 - what all answers need
         self,
         gateway: Gateway,
         clock: Clock,
@@ -84,8 +100,10 @@ class PublicHandler:
         write_line: Callable[[bytes], object],
         limits: CallerLimits,
         trusted_proxies: Networks,
+        federation: FederationHandler,
     ) -> None:
         self._gateway = gateway
+        self._federation = federation
         self._clock = clock
         self._deadline_s = deadline_s
         self._request_done = request_done
@@ -106,12 +124,10 @@ class PublicHandler:
         outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
         response: web.StreamResponse
         try:
-            outcome.asked = self._read(request, outcome)
-            outcome.answered = answered = await self._gateway.answer(outcome.asked)
-            if isinstance(answered, Answered):
-                response = self._link(request, answered, outcome)
+            if request.raw_path.startswith(FEDERATION):
+                response = await self._federate(request, outcome)
             else:
-                response = await self._forwarded(request, answered, outcome)
+                response = await self._serve(request, outcome)
         except GatewayError as error:
             response = self._refuse(outcome, render(error), error)
         except asyncio.CancelledError:
@@ -138,6 +154,15 @@ class PublicHandler:
         self._done(outcome)
         return response
 
+    async def _federate(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
+        errand, route = self._federation.read(request, outcome.began + self._deadline_s)
+        outcome.errand = errand
+        reply = await self._federation.answer(request, errand, route)
+        outcome.status = reply.status
+        headers = self._headers(outcome)
+        headers.extend(reply.headers)
+        return web.Response(status=reply.status, body=reply.body, headers=headers)
+
     def _link(
         self, request: web.BaseRequest, answered: Answered, outcome: _Outcome
     ) -> web.StreamResponse:
@@ -149,6 +174,13 @@ class PublicHandler:
         headers = self._headers(outcome)
         headers["X-Console-Expires-In"] = str(int(answered.left_s))
         return web.Response(body=body, headers=headers)
+
+    async def _serve(self, request: web.BaseRequest, outcome: _Outcome) -> web.StreamResponse:
+        outcome.asked = self._read(request, outcome)
+        outcome.answered = answered = await self._gateway.answer(outcome.asked)
+        if isinstance(answered, Answered):
+            return self._link(request, answered, outcome)
+        return await self._forwarded(request, answered, outcome)
 
     async def _forwarded(
         self, request: web.BaseRequest, answered: Forwarded, outcome: _Outcome
@@ -212,12 +244,12 @@ class PublicHandler:
         return headers
 
     def _rate_limit(self, outcome: _Outcome) -> str | None:
-        asked, error = outcome.asked, outcome.error
-        if asked is None or asked.principal is None or asked.call is None:
+        principal, error = outcome.principal, outcome.error
+        if principal is None or outcome.operation is None:
             return None
         if isinstance(error, CallerLimited):
             return rate_limit(Remaining(0, whole_wait_s(error)))
-        return rate_limit(self._limits.remaining(asked.principal.key))
+        return rate_limit(self._limits.remaining(principal.key))
 
     def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
         headers = request.headers
@@ -239,6 +271,7 @@ class PublicHandler:
             client_address=outcome.client,
             deadline=outcome.began + within_s,
             headers=headers.items(),
+            x_security_token=headers.getall("X-Security-Token", ()),
         )
 
     async def _read_body(self, request: web.BaseRequest, limit: int, deadline: float) -> bytes:
@@ -274,11 +307,11 @@ class PublicHandler:
         """Count the request and write its one line."""
         asked, answered, error = outcome.asked, outcome.answered, outcome.error
         seconds = self._clock.monotonic() - outcome.began
-        operation = asked.call.operation.name if asked is not None and asked.call else "none"
+        principal, operation = outcome.principal, outcome.operation
         # The cloud's own codes are many; a label takes ours only.
         theirs = isinstance(error, UpstreamRefused)
         label = _CLOUD_CODE if theirs else outcome.error_code
-        self._request_done(operation, outcome.status, label, seconds)
+        self._request_done(operation or "none", outcome.status, label, seconds)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",
@@ -287,11 +320,12 @@ class PublicHandler:
             "seconds": round(seconds, 6),
             "client": outcome.client,
         }
-        if asked is not None and asked.principal is not None:
-            line["issuer"] = asked.principal.issuer
-            line["subject"] = asked.principal.subject
-        if asked is not None and asked.call is not None:
+        if principal is not None:
+            line["issuer"] = principal.issuer
+            line["subject"] = principal.subject
+        if operation is not None:
             line["operation"] = operation
+        if asked is not None and asked.call is not None:
             line["project"] = asked.call.project
             line["servers"] = asked.call.servers
         if isinstance(answered, Answered):

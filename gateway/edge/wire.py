@@ -105,6 +105,19 @@ _DESCRIPTIONS = {
     Rejection.AUDIENCE: "the token is meant for another audience",
     Rejection.TOKEN_TYPE: "the token is not an access token",
     Rejection.CLAIMS: "the token lacks a claim that is needed here",
+    Rejection.FOREIGN_KEY: "the AK/SK are not of this gateway: send a JWT, or let the SDK fetch"
+    " temporary ones with HUAWEICLOUD_SDK_IDP_ID and HUAWEICLOUD_SDK_ID_TOKEN_FILE",
+    Rejection.ISSUED_KEY: "AK and X-Security-Token are not a pair of this gateway: fetch new ones",
+    Rejection.ISSUED_KEY_EXPIRED: "the temporary AK/SK have expired: fetch new ones",
+    Rejection.SUBJECT_TOKEN: "the subject token is not of this gateway:"
+    " POST /v3.0/OS-AUTH/id-token/tokens gives one",
+    Rejection.SIGNATURE_MALFORMED: "Authorization or X-Sdk-Date are not as SDK-HMAC-SHA256 has"
+    " them, with Host and X-Sdk-Date among the SignedHeaders",
+    Rejection.SIGNATURE_MISMATCH: "the request is not as its Authorization header says: a proxy"
+    " may have changed Host, path or headers, or the SK is not the one that goes with the AK",
+    Rejection.SIGNATURE_SKEW: "X-Sdk-Date is too far from the time here, which the Date header"
+    " tells: set the clock of the machine that asks",
+    Rejection.SIGNATURE_REPLAYED: "this very request was taken before: sign each write anew",
 }
 
 
@@ -115,6 +128,8 @@ def render(error: GatewayError) -> ErrorAnswer:
     match error:
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
+            if error.reason in _DESCRIPTIONS:  # the vendor's SDK shows no headers
+                message = f"The credential was not accepted: {_DESCRIPTIONS[error.reason]}."
         case errors.NotPermitted(refused=seen) if seen:
             message = f"{message} Refused among those that you may see: {', '.join(seen)}."
         case errors.MethodNotAllowed():

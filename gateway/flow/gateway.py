@@ -4,13 +4,13 @@ Each stage takes what the one before proved. A link that this process holds is a
 a network, after the same identification, decision and record as any other.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated, NotPermitted
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
+from gateway.flow.credentials import CallerCredentials
 from gateway.flow.forwarding import JSON, Forwarded, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
@@ -22,7 +22,6 @@ from gateway.model import (
     LinkSource,
     Permit,
     Principal,
-    Secret,
     StageTimes,
 )
 from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
@@ -32,6 +31,7 @@ from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
 from gateway.rules.policy import Policy
+from gateway.rules.sdk_signature import Presented
 
 _NO_ISSUER = "unknown"
 
@@ -55,6 +55,9 @@ class Asked:
     """Monotonic seconds."""
     headers: Iterable[tuple[str, str]]
     """As the caller sent them; few of them travel on."""
+    x_security_token: Sequence[str] = ()
+    body: bytes | None = None
+    """Where it was read before it was known whose it is."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -74,6 +77,7 @@ class Gateway:
         self,
         *,
         identify: Identify,
+        credentials: CallerCredentials,
         catalogue: Catalogue,
         policies: Policies,
         limits: CallerLimits,
@@ -87,6 +91,7 @@ class Gateway:
         telemetry: Telemetry,
     ) -> None:
         self._identify = identify
+        self._credentials = credentials
         self._catalogue = catalogue
         self._policies = policies
         self._limits = limits
@@ -104,9 +109,11 @@ class Gateway:
         monotonic = self._clock.monotonic
         began = monotonic()
         token = self._credential(asked)
+        if token is None:
+            token = await self._signed(asked)
         principal = self._identify.recall(token)
         if principal is None:
-            principal = await self._identify_by(token, asked.deadline)
+            principal = await self._identify.identify_by(token, asked.deadline)
         asked.principal = principal
         identified = monotonic()
 
@@ -134,20 +141,19 @@ class Gateway:
         )
         return Answered(link, link.good_until - recorded, source)
 
-    def _credential(self, asked: Asked) -> str:
+    def _credential(self, asked: Asked) -> str | None:
         try:
-            return caller_jwt(asked.authorization, asked.x_auth_token)
+            return caller_jwt(asked.authorization, asked.x_auth_token, asked.x_security_token)
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
 
-    async def _identify_by(self, token: str, deadline: float) -> Principal:
-        left_s = deadline - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(left_s):
-                return await self._identify.identify(Secret(token))
-        except TimeoutError:
-            raise DeadlineExceeded("verifying the token") from None
+    async def _signed(self, asked: Asked) -> str:
+        """Return the JWT behind a signature, which covers the body: it is read before the rest."""
+        if asked.has_body:
+            asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+        presented = Presented(asked.method, asked.target, tuple(asked.headers))
+        return await self._credentials.jwt_of_signed(presented, asked.body or b"")
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
         if not asked.fresh:
@@ -170,7 +176,10 @@ class Gateway:
             self._limits.admit(principal.key)
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now))
         if operation.body_bytes_max:
-            call = asked.call = with_body(call, await asked.read_body(operation.body_bytes_max))
+            body = asked.body
+            if body is None:
+                body = await asked.read_body(operation.body_bytes_max)
+            call = asked.call = with_body(call, body)
         weight = weight_of(principal.groups, self._group_weights)
         demand = Demand(principal.key, weight, operation.priority)
         if call.instances:

@@ -13,10 +13,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.errors import DeadlineExceeded, KeysUnavailable, NotAuthenticated, Rejection
 from gateway.model import Principal, Secret
 from gateway.ports import Clock, Signatures, Telemetry
-from gateway.rules.identity import CALLER_JWT_CHARS_MAX, TokenRules, good_until, principal_of
+from gateway.rules.identity import (
+    CALLER_JWT_CHARS_MAX,
+    TokenRules,
+    ends_at,
+    good_until,
+    principal_of,
+)
 
 _UNKNOWN = "unknown"
 """The metric label where no issuer of ours is named."""
@@ -85,6 +91,21 @@ class Identify:
         except KeysUnavailable:
             self._telemetry.identified(_UNKNOWN, "keys_unavailable")
             raise
+
+    async def identify_by(self, token: str, deadline: float) -> Principal:
+        """Recall or identify; raise DeadlineExceeded, too (`deadline` is monotonic)."""
+        principal = self.recall(token)
+        if principal is not None:
+            return principal
+        try:
+            async with asyncio.timeout(deadline - self._clock.monotonic()):
+                return await self.identify(Secret(token))
+        except TimeoutError:
+            raise DeadlineExceeded("verifying the token") from None
+
+    def ends_at(self, principal: Principal) -> float:
+        """Return when the token that proved this principal ends, in seconds since the epoch."""
+        return ends_at(principal, self._rules[principal.issuer])
 
     def forget(self, issuer: str) -> None:
         """Drop what was proved with this issuer's keys: they have changed."""

@@ -62,6 +62,7 @@ OWN_OPERATION = Operation(
 class Catalogue:
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = tuple(operations)
+        self.body_bytes_max = max((row.body_bytes_max for row in operations), default=0)
         by_path: dict[str, dict[str, Operation]] = {}
         for operation in operations:
             methods = by_path.setdefault(operation.path, {})

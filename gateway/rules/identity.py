@@ -76,7 +76,12 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
 
 def good_until(principal: Principal, rules: TokenRules) -> float:
     """Return the instant (seconds since the epoch) from which on the token is refused."""
-    return min(principal.expires_at, principal.issued_at + rules.token_age_max_s) + rules.leeway_s
+    return ends_at(principal, rules) + rules.leeway_s
+
+
+def ends_at(principal: Principal, rules: TokenRules) -> float:
+    """Return the instant that may be told to callers: they should not count on the leeway."""
+    return min(principal.expires_at, principal.issued_at + rules.token_age_max_s)
 
 
 def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:

@@ -1,0 +1,110 @@
+"""From whatever a caller shows to the JWT that it stands for, which Identify then judges.
+
+A key pair of ours proves no more than that its holder was given it: who that is, and whether the
+JWT still counts, is asked of the JWT in it, as if it had come by itself. So keys end with it.
+"""
+
+from hmac import compare_digest
+from urllib.parse import unquote
+
+from gateway.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
+from gateway.flow.used_here import UsedHere
+from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry, UsedOnce
+from gateway.rules.credentials import caller_jwt
+from gateway.rules.sdk_signature import Presented, Proof, read_proof, signed_at, verify
+
+_NO_ISSUER = "unknown"
+_READS = frozenset({"GET", "HEAD"})
+_CLOCKS_APART_S = 60.0
+"""Another replica's clock may take a signature for so much longer."""
+
+
+class CallerCredentials:
+    def __init__(
+        self,
+        keys: IssuedKeys,
+        used: UsedOnce,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        skew_s: float,
+    ) -> None:
+        """`skew_s`: how far a signer's clock may be from ours, either way."""
+        self._keys = keys
+        self._used = used
+        self._used_here = UsedHere(clock)
+        self._clock = clock
+        self._telemetry = telemetry
+        self._skew_s = skew_s
+
+    async def jwt_of(self, presented: Presented, body: bytes) -> str:
+        """Return the JWT that comes with the request, in whichever shape.
+
+        Raises NotAuthenticated, BadRequest.
+        """
+        try:
+            jwt = caller_jwt(
+                presented.all_of("authorization"),
+                presented.all_of("x-auth-token"),
+                presented.all_of("x-security-token"),
+            )
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
+            raise
+        return jwt if jwt is not None else await self.jwt_of_signed(presented, body)
+
+    async def jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+        """Return the JWT in the key pair of ours with which the request is signed, body included.
+
+        A signed write is taken once. Raises NotAuthenticated, BadRequest.
+        """
+        try:
+            return await self._jwt_of_signed(presented, body)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
+            raise
+
+    async def _jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+        proof = read_proof(presented.one_of("authorization") or "")
+        pair = self._pair(presented, proof)
+        now = self._clock.now()
+        at = signed_at(presented)
+        if abs(now - at) > self._skew_s:
+            raise NotAuthenticated(Rejection.SIGNATURE_SKEW, f"by {now - at:.0f} s")
+        verify(presented, proof, body, pair.secret)
+        if now >= pair.expires_at:
+            raise NotAuthenticated(Rejection.ISSUED_KEY_EXPIRED)
+        jwt = pair.caller_jwt.reveal()
+        if (presented.one_of("x-auth-token") or jwt) != jwt:
+            raise NotAuthenticated(Rejection.AMBIGUOUS)
+        _check_project(presented)
+        if presented.method not in _READS:
+            # The date has whole seconds, so honest reads may well be the same request twice.
+            await self._use(proof.signature, at + self._skew_s - now + _CLOCKS_APART_S)
+        return jwt
+
+    def _pair(self, presented: Presented, proof: Proof) -> KeyPair:
+        pair = self._keys.open_key_pair(presented.one_of("x-security-token") or "")
+        if pair is None or not compare_digest(pair.access, proof.access):
+            raise NotAuthenticated(Rejection.ISSUED_KEY)
+        return pair
+
+    async def _use(self, signature: str, ttl_s: float) -> None:
+        is_first = await self._used_here.use(signature, ttl_s=ttl_s)
+        if is_first:
+            try:
+                is_first = await self._used.use(signature, ttl_s=ttl_s)
+            except StoreUnavailable:
+                # Fail soft: each replica still refuses what it saw itself, and a replay needs
+                # what only TLS and the caller hold.
+                is_first = True
+        if not is_first:
+            raise NotAuthenticated(Rejection.SIGNATURE_REPLAYED)
+
+
+def _check_project(presented: Presented) -> None:
+    """Refuse a request that names one project to whoever reads headers and acts on another."""
+    segments = presented.target.partition("?")[0].split("/")
+    named = presented.one_of("x-project-id")
+    if named is not None and segments[1:2] == ["v1"] and unquote("".join(segments[2:3])) != named:
+        raise BadRequest("X-Project-Id is not the project in the path; send the same in both.")

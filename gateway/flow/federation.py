@@ -1,0 +1,113 @@
+"""What the vendor's SDK asks an IAM for, answered out of the caller's JWT (dossier 4.2).
+
+The SDK turns a JWT into a subject token, that into a key pair, and asks which project is called
+like its region. Nothing is stored: what is handed out holds the JWT, and ends with it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.errors import NotAuthenticated, Rejection
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.credentials import CallerCredentials
+from gateway.flow.identify import Identify
+from gateway.model import Principal, ProjectId, Secret
+from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry
+from gateway.rules.sdk_signature import Presented
+
+DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
+"""The cloud's own bounds of a temporary key pair's life (dossier 3.4)."""
+
+MayAnything = Callable[[Principal, ProjectId], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: ProjectId
+    name: str
+
+
+@dataclass(slots=True)
+class Errand:
+    """One request, as the edge read it; the flow notes down who asked."""
+
+    operation: str
+    presented: Presented
+    deadline: float
+    """Monotonic seconds."""
+    principal: Principal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectToken:
+    text: Secret
+    principal: Principal
+    issued_at: float
+    expires_at: float
+    """Both: seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedPair:
+    pair: KeyPair
+    expires_at: float
+    """When it ends at the latest, by its own life or its JWT's; seconds since the epoch."""
+
+
+class Federation:
+    def __init__(  # noqa: PLR0913 - what the three operations need
+        self,
+        *,
+        identify: Identify,
+        credentials: CallerCredentials,
+        keys: IssuedKeys,
+        limits: CallerLimits,
+        projects: Sequence[Project],
+        may_anything: MayAnything,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        """`may_anything`: whether the policy in force gives somebody any right in a project."""
+        self._identify = identify
+        self._credentials = credentials
+        self._keys = keys
+        self._limits = limits
+        self._projects = projects
+        self._may_anything = may_anything
+        self._clock = clock
+        self._telemetry = telemetry
+
+    async def subject_token(self, errand: Errand, caller_jwt: str) -> SubjectToken:
+        principal = await self._admitted(errand, caller_jwt)
+        return SubjectToken(
+            self._keys.subject_token(Secret(caller_jwt)),
+            principal,
+            self._clock.now(),
+            self._identify.ends_at(principal),
+        )
+
+    async def key_pair(self, errand: Errand, subject_token: str, duration_s: float) -> IssuedPair:
+        caller_jwt = self._keys.open_subject_token(subject_token)
+        if caller_jwt is None:
+            self._telemetry.identified("unknown", Rejection.SUBJECT_TOKEN.value)
+            raise NotAuthenticated(Rejection.SUBJECT_TOKEN)
+        principal = await self._admitted(errand, caller_jwt.reveal())
+        own_end = self._clock.now() + duration_s
+        pair = self._keys.key_pair(caller_jwt, expires_at=own_end)
+        return IssuedPair(pair, min(own_end, self._identify.ends_at(principal)))
+
+    async def projects(self, errand: Errand, name: str | None) -> Sequence[Project]:
+        """Return the projects of that name, or all, in which the caller may do anything at all."""
+        caller_jwt = await self._credentials.jwt_of(errand.presented, b"")
+        principal = await self._admitted(errand, caller_jwt)
+        return [
+            project
+            for project in self._projects
+            if name in (None, project.name) and self._may_anything(principal, project.id)
+        ]
+
+    async def _admitted(self, errand: Errand, caller_jwt: str) -> Principal:
+        principal = await self._identify.identify_by(caller_jwt, errand.deadline)
+        errand.principal = principal
+        self._limits.admit(principal.key)
+        return principal

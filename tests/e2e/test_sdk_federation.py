@@ -1,0 +1,291 @@
+"""The vendor's own SDK, in a process of its own, takes the gateway for the cloud."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sdk_program import run_sdk
+from tests.support.stack import Box, RunningGateway, Stack, ask, eventually
+
+LONG_LIFE_S = 7_200
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    running = Stack(account={"region": "cn-east-3"})
+    yield running
+    running.close()
+
+
+class Team:
+    """Somebody with a JWT in a file and a program that uses the SDK."""
+
+    def __init__(self, gateway: RunningGateway, directory: Path) -> None:
+        self.gateway, self.box = gateway, gateway.box
+        self.token_file = directory / "id-token"
+        self.secrets: list[str] = []
+
+    def holds(self, token: str) -> "Team":
+        self.secrets.append(token)
+        self.token_file.write_text(token + "\n")
+        return self
+
+    def environ(self, *, federated: bool = True, **more: str) -> dict[str, str]:
+        found = {
+            "HUAWEICLOUD_SDK_REGION_CLOUDDC_CN_EAST_3": self.gateway.url,
+            "HUAWEICLOUD_SDK_IAM_ENDPOINT": self.gateway.url,
+        }
+        if federated:
+            found["HUAWEICLOUD_SDK_IDP_ID"] = "corp"
+            found["HUAWEICLOUD_SDK_ID_TOKEN_FILE"] = str(self.token_file)
+        return found | more
+
+    def opens(
+        self, *servers: str, environ: dict[str, str] | None = None, **asked: Any
+    ) -> list[dict[str, Any]]:
+        found = run_sdk(
+            self.environ() if environ is None else environ,
+            servers=list(servers) or [self.box.servers[0]],
+            **asked,
+        )
+        for line in found:
+            self.secrets += _secrets_in(line)
+        return found
+
+
+def _secrets_in(line: dict[str, Any]) -> list[str]:
+    found = [line.get("sk"), line.get("security_token")]
+    return [text for text in found if text and text != "x"]
+
+
+def settled(gateway: RunningGateway) -> None:
+    """Wait until all that was asked is in the log, whose lines are written in batches."""
+    mark = f"mark-{secrets.token_hex(8)}"
+    ask(gateway.url, "GET", "/", {"X-Request-Id": mark})
+    eventually(lambda: mark in gateway.log_text())
+
+
+def operations(gateway: RunningGateway, count: int) -> list[str]:
+    settled(gateway)
+    lines = gateway.log_lines("request")[-count - 1 : -1]
+    return [line.get("operation", "none") for line in lines]
+
+
+def nothing_is_told(team: Team) -> None:
+    settled(team.gateway)
+    log = team.gateway.log_text()
+    for secret in team.secrets:
+        assert secret not in log
+        assert secret.rpartition(".")[2] not in log
+
+
+@pytest.fixture
+def team(stack: Stack, tmp_path: Path) -> Iterator[Team]:
+    team = Team(stack.gateway, tmp_path)
+    yield team
+    nothing_is_told(team)
+
+
+def a_token(box: Box, **asked: Any) -> str:
+    return box.token(asked.pop("subject", "olga"), **{"life_s": LONG_LIFE_S, **asked})
+
+
+def refused(line: dict[str, Any], status: int, code: str) -> str:
+    """Return what the program's user reads."""
+    assert line.get("exception") == "ClientRequestException", line
+    assert (line["status_code"], line["error_code"]) == (status, code)
+    assert line["error_msg"]
+    assert line["request_id"]
+    return str(line["error_msg"])
+
+
+def keys_of(line: dict[str, Any]) -> dict[str, str]:
+    return {
+        "ak": line["ak"],
+        "sk": line["sk"],
+        "security_token": line["security_token"],
+        "project": line["project"],
+    }
+
+
+def test_environment_variables_alone_open_a_console(team: Team) -> None:
+    team.holds(a_token(team.box))
+    (line,) = team.opens()
+    assert line["url"].startswith("https://cn-east-3-console.huaweicloud.com"), line
+    assert line["ak"].startswith("CGW")
+    assert line["project"] == team.box.project, "the project was found by the region's name"
+    assert operations(team.gateway, 4) == [
+        "CreateTokenWithIdToken",
+        "CreateTemporaryAccessKey",
+        "ListProjects",
+        "ShowRemoteConsole",
+    ]
+
+
+def test_keys_are_fetched_once_for_many_calls(team: Team) -> None:
+    team.holds(a_token(team.box))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    lines = team.opens(*team.box.servers[:3], environ=environ)
+    assert all(line["url"] for line in lines), lines
+    assert operations(team.gateway, 5) == [
+        "CreateTokenWithIdToken",
+        "CreateTemporaryAccessKey",
+        *["ShowRemoteConsole"] * 3,
+    ]
+
+
+def test_a_jwt_of_minutes_still_serves(team: Team) -> None:
+    # With less than 40 minutes left the SDK fetches keys before each call (dossier 4.2).
+    team.holds(a_token(team.box, life_s=300))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    lines = team.opens(*team.box.servers[:2], environ=environ)
+    assert all(line["url"] for line in lines), lines
+    assert operations(team.gateway, 6).count("CreateTemporaryAccessKey") == 2
+
+
+def test_a_viewer_finds_the_project_and_is_refused_the_console(team: Team) -> None:
+    team.holds(a_token(team.box, subject="victor", groups=["viewers"]))
+    (line,) = team.opens()
+    assert "may not do this" in refused(line, 403, "CGW.4030")
+
+
+def test_an_outsider_finds_no_project(team: Team) -> None:
+    team.holds(a_token(team.box, subject="otto", groups=[]))
+    (line,) = team.opens()
+    assert line["exception"] == "SdkException"
+    assert "Failed to get project id" in line["text"]
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    (line,) = team.opens(environ=environ)
+    refused(line, 403, "CGW.4030")
+
+
+def test_an_expired_jwt_is_told(team: Team) -> None:
+    team.holds(a_token(team.box, life_s=-120))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    (line,) = team.opens(environ=environ)
+    assert "the token has expired" in refused(line, 401, "CGW.4010")
+
+
+def static(team: Team, keys: dict[str, str]) -> dict[str, Any]:
+    """Keys that were fetched before, in the environment of another program."""
+    environ = team.environ(
+        federated=False,
+        HUAWEICLOUD_SDK_AK=keys["ak"],
+        HUAWEICLOUD_SDK_SK=keys["sk"],
+        HUAWEICLOUD_SDK_SECURITY_TOKEN=keys["security_token"],
+        HUAWEICLOUD_SDK_PROJECT_ID=keys["project"],
+    )
+    (line,) = team.opens(environ=environ)
+    return line
+
+
+@pytest.fixture
+def keys(team: Team) -> dict[str, str]:
+    team.holds(a_token(team.box))
+    (line,) = team.opens()
+    return keys_of(line)
+
+
+def test_keys_serve_any_program_that_is_given_them(team: Team, keys: dict[str, str]) -> None:
+    assert static(team, keys)["url"]
+
+
+@pytest.mark.parametrize("part", ["ak", "sk", "security_token"])
+def test_a_key_with_one_letter_changed_is_refused(
+    team: Team, keys: dict[str, str], part: str
+) -> None:
+    last = "1" if keys[part][-1] == "0" else "0"
+    message = refused(static(team, {**keys, part: keys[part][:-1] + last}), 401, "CGW.4010")
+    assert message.startswith("The credential was not accepted: ")
+
+
+def test_keys_of_two_pairs_do_not_mix(team: Team, keys: dict[str, str]) -> None:
+    (line,) = team.opens()
+    refused(static(team, {**keys, "security_token": line["security_token"]}), 401, "CGW.4010")
+
+
+def test_a_wrong_clock_is_told(team: Team, keys: dict[str, str]) -> None:
+    headers = {"X-Sdk-Date": "20200101T000000Z"}
+    environ = team.environ(federated=False)
+    (line,) = team.opens(environ=environ, credentials=keys, headers=headers)
+    assert "set the clock" in refused(line, 401, "CGW.4010")
+
+
+def test_keys_die_with_the_issuer_s_key(tmp_path: Path) -> None:
+    stack = Stack(account={"region": "cn-east-3"})
+    try:
+        team = Team(stack.gateway, tmp_path).holds(a_token(stack.box))
+        (line,) = team.opens()
+        keys = keys_of(line)
+        assert static(team, keys)["url"]
+        stack.box.rotate()
+        # A token of the new key makes the gateway look.
+        eventually(lambda: stack.gateway.console(a_token(stack.box)).status == 200)
+        refused(static(team, keys), 401, "CGW.4010")
+        nothing_is_told(team)
+    finally:
+        stack.close()
+
+
+def test_replicas_take_each_other_s_keys(team: Team, stack: Stack, keys: dict[str, str]) -> None:
+    other = stack.replica(account={"region": "cn-east-3"})
+    elsewhere = Team(other, team.token_file.parent)
+    assert static(elsewhere, keys)["url"]
+    other.close()
+
+
+def test_a_bearer_header_in_the_program_is_enough(team: Team) -> None:
+    token = a_token(team.box)
+    team.secrets.append(token)
+    dummy = {"ak": "x", "sk": "x", "project": team.box.project}
+    environ = team.environ(federated=False)
+    headers = {"Authorization": f"Bearer {token}"}
+    (line,) = team.opens(environ=environ, credentials=dummy, headers=headers)
+    assert line["url"]
+
+
+def test_x_auth_token_in_the_program_is_enough(team: Team) -> None:
+    token = a_token(team.box)
+    team.secrets.append(token)
+    dummy = {"ak": "x", "sk": "x", "project": team.box.project}
+    environ = team.environ(federated=False)
+    headers = {"X-Auth-Token": token}
+    (line,) = team.opens(environ=environ, credentials=dummy, headers=headers)
+    assert line["url"]
+
+
+def test_the_jwt_in_place_of_a_security_token_is_enough(team: Team) -> None:
+    token = a_token(team.box)
+    team.secrets.append(token)
+    pair = {"ak": "x", "sk": "x", "project": team.box.project, "security_token": token}
+    (line,) = team.opens(environ=team.environ(federated=False), credentials=pair)
+    assert line["url"]
+    environ = team.environ(
+        federated=False,
+        HUAWEICLOUD_SDK_AK="x",
+        HUAWEICLOUD_SDK_SK="x",
+        HUAWEICLOUD_SDK_SECURITY_TOKEN=token,
+    )
+    (line,) = team.opens(environ=environ)
+    assert line["url"]
+
+
+def test_access_keys_of_the_cloud_are_told_what_to_do(team: Team) -> None:
+    environ = team.environ(
+        federated=False,
+        HUAWEICLOUD_SDK_AK="x",
+        HUAWEICLOUD_SDK_SK="x",
+        HUAWEICLOUD_SDK_PROJECT_ID=team.box.project,
+    )
+    (line,) = team.opens(environ=environ)
+    assert "HUAWEICLOUD_SDK_ID_TOKEN_FILE" in refused(line, 401, "CGW.4010")
+
+
+def test_two_people_in_one_request_are_nobody(team: Team, keys: dict[str, str]) -> None:
+    headers = {"X-Auth-Token": a_token(team.box, subject="otto")}
+    environ = team.environ(federated=False)
+    (line,) = team.opens(environ=environ, credentials=keys, headers=headers)
+    assert "two different tokens" in refused(line, 401, "CGW.4010")
