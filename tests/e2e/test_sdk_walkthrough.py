@@ -1,0 +1,147 @@
+"""Code that was written for the cloud, unchanged: operator, viewer and outsider get their due."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Box, Stack, ask, eventually
+
+SERVERS = 33
+_PROGRAM = str(Path(__file__).with_name("sdk_walkthrough.py"))
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    box = Box("--rate", "1000", "--burst", "1000", servers=SERVERS)
+    running = Stack(box, account={"region": "cn-east-3"})
+    running.gateway.write_policy(
+        {
+            "roles": {
+                "operator": [
+                    *("console:open", "server:read", "server:power"),
+                    *("instance:read", "instance:reinstall"),
+                ],
+                "viewer": ["server:read"],
+            },
+            "grants": [
+                {
+                    "role": "operator",
+                    "to": {"groups": ["operators"]},
+                    "on": {"servers": box.servers[:12]},
+                },
+                {
+                    "role": "viewer",
+                    "to": {"groups": ["viewers"]},
+                    "on": {"servers": box.servers[5:25]},
+                },
+            ],
+        }
+    )
+    target = f"/v1/{box.project}/physicalservers"
+    headers = {"Authorization": f"Bearer {box.token('v', groups=['viewers'])}"}
+    eventually(lambda: ask(running.gateway.url, "GET", target, headers).json.get("count") == 20)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def program(stack: Stack, tmp_path: Path) -> "Program":
+    return Program(stack, tmp_path / "token")
+
+
+class Program:
+    def __init__(self, stack: Stack, token_file: Path) -> None:
+        self.stack, self.box, self._token_file = stack, stack.box, token_file
+
+    def __call__(self, who: str, step: str, *arguments: str) -> dict[str, Any]:
+        groups = {"operator": ["operators"], "viewer": ["viewers"]}.get(who, [])
+        self._token_file.write_text(self.box.token(who, groups=groups, life_s=7_200))
+        environ = {
+            **os.environ,
+            "HUAWEICLOUD_SDK_REGION_CLOUDDC_CN_EAST_3": self.stack.gateway.url,
+            "HUAWEICLOUD_SDK_IAM_ENDPOINT": self.stack.gateway.url,
+            "HUAWEICLOUD_SDK_IDP_ID": "corp",
+            "HUAWEICLOUD_SDK_ID_TOKEN_FILE": str(self._token_file),
+            "HUAWEICLOUD_SDK_PROJECT_ID": self.box.project,
+        }
+        ran = subprocess.run(
+            [sys.executable, _PROGRAM, step, *arguments],
+            env=environ, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        said: dict[str, Any] = json.loads(ran.stdout)
+        return said
+
+
+def refused(said: dict[str, Any], status: int, code: str, text: str) -> None:
+    kind = "ClientRequestException" if status < 500 else "ServerResponseException"
+    assert said.pop("request_id")
+    assert text in said.pop("error_msg")
+    assert said == {"exception": kind, "status": status, "error_code": code}
+
+
+def test_an_operator_does_the_day_s_work(program: Program) -> None:
+    mine = program.box.servers[:12]
+    assert program("operator", "walk", "10") == {"servers": sorted(mine), "counts": [12]}
+    assert program("operator", "show", mine[0])["id"] == mine[0]
+    assert program("operator", "power", "power off", *mine[:2]) == {"done": "power off"}
+    assert program("operator", "show", mine[1])["power_state"] == "off"
+    assert program("operator", "console", mine[0])["url"].startswith("https://")
+    seen = program("operator", "watch")
+    assert set(seen["alarms"]) == set(seen["events"]) == set(mine)
+    assert seen["counts"] == [len(seen["alarms"]), len(seen["events"])]
+    listed = program("operator", "instances")
+    assert set(listed["servers"]) < set(mine)
+    assert listed["count"] == len(listed["servers"])
+
+
+def test_a_viewer_sees_and_no_more(program: Program) -> None:
+    seen = program.box.servers[5:25]
+    assert program("viewer", "walk", "7") == {"servers": sorted(seen), "counts": [20]}
+    assert program("viewer", "show", seen[0])["tags"] == 2
+    refused(program("viewer", "show", program.box.servers[0]), 403, "CGW.4030", "may not")
+    refused(program("viewer", "console", seen[0]), 403, "CGW.4030", "may not")
+    said = program("viewer", "power", "power off", *seen[:2], program.box.servers[0])
+    assert seen[0] in said["error_msg"]
+    assert program.box.servers[0] not in said["error_msg"]
+    refused(said, 403, "CGW.4030", seen[1])
+    refused(program("viewer", "instances"), 403, "CGW.4030", "may not")
+    refused(program("viewer", "status"), 403, "CGW.4030", "may not")
+
+
+def test_an_outsider_is_refused(program: Program) -> None:
+    server = program.box.servers[0]
+    for step in (("walk", "10"), ("show", server), ("power", "power on", server), ("watch",)):
+        refused(program("outsider", *step), 403, "CGW.4030", "may not")
+
+
+def test_a_power_switch_for_nobody_in_particular_is_refused(program: Program) -> None:
+    refused(program("operator", "power", "power off"), 403, "CGW.4031", "name each")
+
+
+def test_instances_of_others_are_left_alone(program: Program) -> None:
+    target = f"/_box/fleet?project={program.box.project}"
+    fleet = ask(program.box.cloud, "GET", target).json["projects"][program.box.project]
+    mine = program.box.servers[:12]
+    own = [one["id"] for one in fleet["instances"] if one["server_id"] in mine]
+    foreign = [one["id"] for one in fleet["instances"] if one["server_id"] not in mine]
+    refused(program("operator", "reinstall", own[0], foreign[0]), 403, "CGW.4030", "may not")
+    assert program("operator", "reinstall", *own[:2]) == {"done": "reinstall"}
+
+
+def test_each_trouble_is_the_exception_that_it_should_be(program: Program) -> None:
+    server = program.box.servers[0]
+    refused(program("operator", "power", "fly", server), 400, "iMetal.0001", "")
+    program.box.fail(program.box.cloud, "internal", times=50)
+    try:
+        refused(program("operator", "show", server), 503, "CGW.5032", "Retry-After")
+    finally:
+        program.box.heal()
+    nowhere = program("operator", "show", "no-id")
+    refused(nowhere, 400, "CGW.4000", "UUID")
