@@ -52,8 +52,13 @@ class Team:
             **asked,
         )
         for line in found:
-            self.secrets += [str(line[part]) for part in ("sk", "security_token") if line.get(part)]
+            self.secrets += _secrets_in(line)
         return found
+
+
+def _secrets_in(line: dict[str, Any]) -> list[str]:
+    found = [line.get("sk"), line.get("security_token")]
+    return [text for text in found if text and text != "x"]
 
 
 def settled(gateway: RunningGateway) -> None:
@@ -125,11 +130,11 @@ def test_keys_are_fetched_once_for_many_calls(team: Team) -> None:
     environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
     lines = team.opens(*team.box.servers[:3], environ=environ)
     assert all(line["url"] for line in lines), lines
-    assert operations(team.gateway, 5)[:2] == [
+    assert operations(team.gateway, 5) == [
         "CreateTokenWithIdToken",
         "CreateTemporaryAccessKey",
+        *["ShowRemoteConsole"] * 3,
     ]
-    assert operations(team.gateway, 5)[2:] == ["ShowRemoteConsole"] * 3
 
 
 def test_a_jwt_of_minutes_still_serves(team: Team) -> None:
@@ -202,16 +207,6 @@ def test_keys_of_two_pairs_do_not_mix(team: Team, keys: dict[str, str]) -> None:
     refused(static(team, {**keys, "security_token": line["security_token"]}), 401, "CGW.4010")
 
 
-def test_another_project_than_the_path_s_is_not_signed_for(
-    team: Team, keys: dict[str, str]
-) -> None:
-    headers = {"X-Project-Id": "another"}
-    asked = {"credentials": keys, "headers": headers}
-    (line,) = team.opens(environ=team.environ(federated=False), **asked)
-    # The SDK overwrites the header with the project that it was given: nothing differs.
-    assert line["url"]
-
-
 def test_a_wrong_clock_is_told(team: Team, keys: dict[str, str]) -> None:
     headers = {"X-Sdk-Date": "20200101T000000Z"}
     environ = team.environ(federated=False)
@@ -226,7 +221,7 @@ def test_keys_die_with_the_issuer_s_key(tmp_path: Path) -> None:
         (line,) = team.opens()
         keys = keys_of(line)
         assert static(team, keys)["url"]
-        stack.box.rotate(withdraw=True)
+        stack.box.rotate()
         # A token of the new key makes the gateway look.
         eventually(lambda: stack.gateway.console(a_token(stack.box)).status == 200)
         refused(static(team, keys), 401, "CGW.4010")
@@ -257,11 +252,9 @@ def test_x_auth_token_in_the_program_is_enough(team: Team) -> None:
     team.secrets.append(token)
     dummy = {"ak": "x", "sk": "x", "project": team.box.project}
     environ = team.environ(federated=False)
-    asked = {"credentials": dummy, "headers": {"X-Auth-Token": token}}
-    (line,) = team.opens(environ=environ, **asked)
+    headers = {"X-Auth-Token": token}
+    (line,) = team.opens(environ=environ, credentials=dummy, headers=headers)
     assert line["url"]
-    (line,) = team.opens(environ=environ, **{**asked, "credentials": {"ak": "x", "sk": "x"}})
-    assert line["project"] == team.box.project, "listing projects takes the same credentials"
 
 
 def test_the_jwt_in_place_of_a_security_token_is_enough(team: Team) -> None:

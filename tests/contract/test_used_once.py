@@ -1,0 +1,85 @@
+"""One suite for what a process remembers and for what all replicas do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.drivers.valkey.used_once import ValkeyUsedOnce
+from gateway.errors import StoreUnavailable
+from gateway.flow.used_here import UsedHere
+from gateway.ports import UsedOnce
+from tests.contract.test_shared_store import a_valkey
+from tests.support.clock import FakeClock
+from tests.support.valkey import RealValkey
+
+
+@dataclass
+class Subject:
+    used: UsedOnce
+    elapse: Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture(params=["here", "valkey"])
+async def subject(
+    request: pytest.FixtureRequest, shared_valkey: RealValkey
+) -> AsyncIterator[Subject]:
+    if request.param == "here":
+        clock = FakeClock()
+        yield Subject(UsedHere(clock), clock.advance)
+        return
+    valkey = a_valkey(shared_valkey)
+    assert await valkey.probe()
+    yield Subject(ValkeyUsedOnce(valkey), asyncio.sleep)
+    await valkey.close()
+
+
+async def test_the_first_use_counts_and_no_other(subject: Subject) -> None:
+    assert await subject.used.use("a", ttl_s=60)
+    assert not await subject.used.use("a", ttl_s=60)
+    assert await subject.used.use("b", ttl_s=60)
+
+
+async def test_one_of_many_at_once_is_the_first(subject: Subject) -> None:
+    uses = await asyncio.gather(*(subject.used.use("a", ttl_s=60) for _ in range(20)))
+    assert uses.count(True) == 1
+
+
+async def test_it_is_forgotten_when_its_time_is_over_and_not_before(subject: Subject) -> None:
+    assert await subject.used.use("a", ttl_s=0.3)
+    await subject.elapse(0.01)
+    assert not await subject.used.use("a", ttl_s=60)
+    await subject.elapse(0.35)
+    assert await subject.used.use("a", ttl_s=60)
+
+
+async def test_a_later_use_does_not_make_it_last_longer(subject: Subject) -> None:
+    assert await subject.used.use("a", ttl_s=0.2)
+    assert not await subject.used.use("a", ttl_s=60)
+    await subject.elapse(0.25)
+    assert await subject.used.use("a", ttl_s=60)
+
+
+async def test_replicas_see_each_other_s_uses_and_no_other_namespace_s(
+    shared_valkey: RealValkey,
+) -> None:
+    one, two, stranger = (
+        a_valkey(shared_valkey, namespace="t-used"),
+        a_valkey(shared_valkey, namespace="t-used"),
+        a_valkey(shared_valkey),
+    )
+    for valkey in (one, two, stranger):
+        assert await valkey.probe()
+    assert await ValkeyUsedOnce(one).use("a", ttl_s=5)
+    assert not await ValkeyUsedOnce(two).use("a", ttl_s=5)
+    assert await ValkeyUsedOnce(stranger).use("a", ttl_s=5)
+    for valkey in (one, two, stranger):
+        await valkey.close()
+
+
+async def test_a_store_that_is_away_says_so(own_valkey: RealValkey) -> None:
+    valkey = a_valkey(own_valkey)
+    with pytest.raises(StoreUnavailable):
+        await ValkeyUsedOnce(valkey).use("a", ttl_s=5)
+    await valkey.close()

@@ -1,0 +1,228 @@
+"""What a signed request must be for its key pair's JWT to be taken out."""
+
+import base64
+import os
+from typing import Any
+
+import pytest
+
+from gateway.drivers.issued_keys import SealedKeys
+from gateway.drivers.sealer import Sealer
+from gateway.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
+from gateway.flow.credentials import CallerCredentials
+from gateway.flow.used_here import UsedHere
+from gateway.model import Secret
+from gateway.ports import KeyPair
+from gateway.rules.sdk_signature import Presented
+from gateway.rules.signing import sign
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+JWT = "head.claims.signature"
+SKEW_S = 900.0
+PATH = "/v1/p/physicalservers/power-state"
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.telemetry = RecordingTelemetry()
+        self.keys = SealedKeys(Sealer([Secret(base64.b64encode(os.urandom(32)).decode())]))
+        self.used: Any = UsedHere(self.clock)
+        self.pair = self.keys.key_pair(Secret(JWT), expires_at=self.clock.now() + 3_600)
+        self.replica = self.a_replica()
+
+    def a_replica(self) -> CallerCredentials:
+        return CallerCredentials(self.keys, self.used, self.clock, self.telemetry, skew_s=SKEW_S)
+
+    def request(
+        self,
+        method: str = "PUT",
+        *,
+        target: str = PATH,
+        body: bytes = b"{}",
+        signed_ago_s: float = 0.0,
+        pair: KeyPair | None = None,
+        **more: str,
+    ) -> Presented:
+        pair = pair or self.pair
+        headers = sign(
+            method=method,
+            target=target,
+            headers={
+                "Host": "gw.example",
+                "X-Security-Token": pair.security_token.reveal(),
+                **{name.replace("_", "-"): value for name, value in more.items()},
+            },
+            body=body,
+            access_key=Secret(pair.access),
+            secret_key=pair.secret,
+            at=self.clock.now() - signed_ago_s,
+        )
+        return Presented(method, target, headers)
+
+    async def refusal(self, request: Presented, body: bytes = b"{}") -> Rejection:
+        with pytest.raises(NotAuthenticated) as refused:
+            await self.replica.jwt_of(request, body)
+        assert self.telemetry.identifications[-1] == ("unknown", refused.value.reason.value)
+        for secret in (JWT, self.pair.secret.reveal(), self.pair.security_token.reveal()):
+            assert secret not in str(refused.value)
+        return refused.value.reason
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+async def test_the_jwt_of_a_signed_request_comes_out(scene: Scene) -> None:
+    assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
+    assert await scene.replica.jwt_of_signed(scene.request("GET", body=b""), b"") == JWT
+
+
+async def test_a_jwt_in_the_open_is_as_good(scene: Scene) -> None:
+    bearer = Presented("GET", PATH, (("Authorization", f"Bearer {JWT}"),))
+    assert await scene.replica.jwt_of(bearer, b"") == JWT
+    assert await scene.refusal(Presented("GET", PATH, ())) is Rejection.MISSING
+
+
+@pytest.mark.parametrize("ago_s", [-SKEW_S, SKEW_S])
+async def test_clocks_may_be_apart_by_the_skew(scene: Scene, ago_s: float) -> None:
+    assert await scene.replica.jwt_of(scene.request(signed_ago_s=ago_s), b"{}") == JWT
+
+
+@pytest.mark.parametrize("ago_s", [-SKEW_S - 1, SKEW_S + 1])
+async def test_but_not_by_more(scene: Scene, ago_s: float) -> None:
+    request = scene.request(signed_ago_s=ago_s)
+    assert await scene.refusal(request) is Rejection.SIGNATURE_SKEW
+
+
+async def test_another_body_than_the_signed_one_is_refused(scene: Scene) -> None:
+    assert await scene.refusal(scene.request(), b"{ }") is Rejection.SIGNATURE_MISMATCH
+
+
+async def test_a_pair_ends_at_its_own_time_though_its_jwt_may_live(scene: Scene) -> None:
+    await scene.clock.advance(3_599)
+    assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
+    await scene.clock.advance(1)
+    assert await scene.refusal(scene.request()) is Rejection.ISSUED_KEY_EXPIRED
+
+
+async def test_a_write_is_taken_once_and_a_new_one_again(scene: Scene) -> None:
+    request = scene.request()
+    assert await scene.replica.jwt_of(request, b"{}") == JWT
+    assert await scene.refusal(request) is Rejection.SIGNATURE_REPLAYED
+    await scene.clock.advance(1)
+    assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
+
+
+async def test_another_replica_does_not_take_it_either(scene: Scene) -> None:
+    request = scene.request()
+    assert await scene.a_replica().jwt_of(request, b"{}") == JWT
+    assert await scene.refusal(request) is Rejection.SIGNATURE_REPLAYED
+
+
+@pytest.mark.parametrize("signed_ago_s", [-SKEW_S, 0, SKEW_S])
+async def test_a_write_is_never_taken_twice_while_its_date_is_good(
+    scene: Scene, signed_ago_s: float
+) -> None:
+    request = scene.request(signed_ago_s=signed_ago_s)
+    assert await scene.replica.jwt_of(request, b"{}") == JWT
+    for _ in range(40):
+        await scene.clock.advance(60)
+        reason = await scene.refusal(request)
+        assert reason in {Rejection.SIGNATURE_REPLAYED, Rejection.SIGNATURE_SKEW}
+
+
+async def test_a_refused_write_uses_nothing_up(scene: Scene) -> None:
+    request = scene.request()
+    assert await scene.refusal(request, b"bent") is Rejection.SIGNATURE_MISMATCH
+    assert await scene.replica.jwt_of(request, b"{}") == JWT
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_reads_may_be_the_same_within_a_second(scene: Scene, method: str) -> None:
+    request = scene.request(method, body=b"")
+    for _ in range(3):
+        assert await scene.replica.jwt_of(request, b"") == JWT
+
+
+async def test_without_the_store_each_replica_remembers_for_itself(scene: Scene) -> None:
+    class Away:
+        async def use(self, key: str, *, ttl_s: float) -> bool:
+            raise StoreUnavailable("away")
+
+    scene.used = Away()
+    scene.replica = scene.a_replica()
+    request = scene.request()
+    assert await scene.replica.jwt_of(request, b"{}") == JWT
+    assert await scene.refusal(request) is Rejection.SIGNATURE_REPLAYED
+
+
+async def test_the_two_keys_must_be_of_one_pair(scene: Scene) -> None:
+    other = scene.keys.key_pair(Secret("head.other.signature"), expires_at=2e9)
+    mixed = KeyPair(other.access, other.secret, scene.pair.security_token, Secret(JWT), 2e9)
+    assert await scene.refusal(scene.request(pair=mixed)) is Rejection.ISSUED_KEY
+
+
+async def test_a_stranger_s_pair_is_none(scene: Scene) -> None:
+    assert await scene.refusal(Scene().request()) is Rejection.ISSUED_KEY
+
+
+async def test_no_security_token_is_no_pair(scene: Scene) -> None:
+    request = scene.request()
+    headers = tuple(pair for pair in request.headers if pair[0] != "X-Security-Token")
+    bare = Presented(request.method, request.target, headers)
+    assert await scene.refusal(bare) is Rejection.ISSUED_KEY
+
+
+async def test_a_security_token_that_is_not_signed_for_is_bound_all_the_same(scene: Scene) -> None:
+    request = scene.request()
+    # Some clients add it after signing (dossier 3.3); the access key is a digest of it.
+    headers = sign(
+        method="PUT",
+        target=PATH,
+        headers={"Host": "gw.example"},
+        body=b"{}",
+        access_key=Secret(scene.pair.access),
+        secret_key=scene.pair.secret,
+        at=scene.clock.now(),
+    )
+    token = scene.pair.security_token.reveal()
+    after = Presented("PUT", PATH, (*headers, ("x-security-token", token)))
+    assert await scene.replica.jwt_of(after, b"{}") == JWT
+    assert request != after
+
+
+async def test_a_second_credential_must_be_the_same_jwt(scene: Scene) -> None:
+    assert await scene.replica.jwt_of(scene.request(X_Auth_Token=JWT), b"{}") == JWT
+    other = scene.request(X_Auth_Token="head.other.signature")
+    assert await scene.refusal(other) is Rejection.AMBIGUOUS
+
+
+@pytest.mark.parametrize("name", ["X-Security-Token", "Authorization", "X-Sdk-Date", "Host"])
+async def test_a_header_that_stands_twice_is_malformed(scene: Scene, name: str) -> None:
+    request = scene.request()
+    (value,) = request.all_of(name.lower())
+    twice = Presented(request.method, request.target, (*request.headers, (name.lower(), value)))
+    with pytest.raises(BadRequest):
+        await scene.replica.jwt_of(twice, b"{}")
+
+
+async def test_the_project_in_the_header_is_the_one_in_the_path(scene: Scene) -> None:
+    assert await scene.replica.jwt_of(scene.request(X_Project_Id="p"), b"{}") == JWT
+    with pytest.raises(BadRequest):
+        await scene.replica.jwt_of(scene.request(X_Project_Id="q"), b"{}")
+    listing = scene.request("GET", target="/v3/projects?name=x", body=b"", X_Project_Id="q")
+    assert await scene.replica.jwt_of(listing, b"") == JWT
+
+
+async def test_what_a_process_remembers_is_bounded(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.flow.used_here._KEYS_MAX", 3)
+    used = UsedHere(scene.clock)
+    for key in "abcd":
+        assert await used.use(key, ttl_s=60)
+    assert not await used.use("d", ttl_s=60)
+    assert await used.use("a", ttl_s=60), "the oldest made room"
