@@ -156,3 +156,39 @@ def test_a_project_belongs_to_one_account(secrets: Path) -> None:
     twin = account.replace("name: prod", "name: twin")
     told = mistakes(secrets, "store:\n", twin + "store:\n")
     assert any("accounts: project stands twice" in one for one in told)
+
+
+PROJECTS = "projects: [0a1b2c3d4e5f60718293a4b5c6d7e8f9]"
+REGION = re.compile(r" +region: .*\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("projects: [a]", ["a"]),
+        ("projects: [a]\n    region: cn-east-3", ["cn-east-3"]),
+        ("projects: [a, b]\n    region: cn-east-3", ["a", "b"]),
+        ("projects: [a, b]\n    project_names: {b: cn-east-3}", ["a", "cn-east-3"]),
+        ("projects: [a]\n    region: x\n    project_names: {a: cn-east-3}", ["cn-east-3"]),
+    ],
+)
+def test_a_project_is_called_as_config_says_or_as_its_region(
+    secrets: Path, lines: str, names: list[str]
+) -> None:
+    text = REGION.sub("", EXAMPLE).replace(PROJECTS, lines)
+    (account,) = read(secrets, text).accounts
+    assert [account.name_of(project) for project in account.projects] == names
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("projects: [a]\n    project_names: {b: x}", "project_names: b is not among its projects"),
+        ("projects: [a, b]\n    project_names: {a: x, b: x}", "project_names: name stands twice"),
+        ("projects: [a]\n    project_names: {a: ''}", "at least 1 character"),
+    ],
+)
+def test_names_that_would_find_nothing_or_two_are_mistakes(
+    secrets: Path, lines: str, told: str
+) -> None:
+    assert any(told in one for one in mistakes(secrets, PROJECTS, lines))

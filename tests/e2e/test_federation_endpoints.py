@@ -1,0 +1,227 @@
+"""The IAM paths as plain HTTP: what they answer, and how they refuse."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Answer, Stack, ask, eventually, speak
+
+TOKENS = "/v3.0/OS-AUTH/id-token/tokens"
+KEYS = "/v3.0/OS-CREDENTIAL/securitytokens"
+JSON = {"Content-Type": "application/json;charset=UTF-8"}
+
+
+def post(stack: Stack, path: str, body: Any, **headers: str) -> Answer:
+    sent = JSON | {name.replace("_", "-"): value for name, value in headers.items()}
+    text = body if isinstance(body, str) else json.dumps(body)
+    return ask(stack.gateway.url, "POST", path, sent, text)
+
+
+def log_in(stack: Stack, token: str) -> Answer:
+    return post(stack, TOKENS, {"auth": {"id_token": {"id": token}}}, X_Idp_Id="any")
+
+
+def subject_token(stack: Stack, **asked: Any) -> str:
+    return log_in(stack, stack.box.token(**asked)).headers["x-subject-token"]
+
+
+def asking(token: str | None, **more: Any) -> dict[str, Any]:
+    inner = {**({} if token is None else {"id": token}), **more}
+    return {"auth": {"identity": {"methods": ["token"], "token": inner}}}
+
+
+def instant(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC).timestamp()
+
+
+def now() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def test_a_jwt_becomes_a_subject_token(stack: Stack) -> None:
+    answer = log_in(stack, stack.box.token("olga", life_s=1_000))
+    assert answer.status == 201
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-subject-token"]
+    token = answer.json["token"]
+    assert token["methods"] == ["mapped"]
+    assert (token["user"]["id"], token["user"]["domain"]["name"]) == ("olga", "corp")
+    assert 900 < instant(token["expires_at"]) - now() <= 1_001
+    assert abs(instant(token["issued_at"]) - now()) < 60
+    assert "ratelimit" in answer.headers
+
+
+def test_a_scope_is_taken_and_means_nothing(stack: Stack) -> None:
+    scope = {"project": {"id": stack.box.project}}
+    body = {"auth": {"id_token": {"id": stack.box.token()}, "scope": scope}}
+    assert post(stack, TOKENS, body).status == 201
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "life_s", "told_s"),
+    [(900, 7_200, 900), (3_600, 7_200, 3_600), (86_400, 3_600, 3_600), (None, 7_200, 900)],
+)
+def test_a_pair_lives_as_long_as_it_may_and_its_jwt_does(
+    stack: Stack, duration_s: int | None, life_s: int, told_s: int
+) -> None:
+    more = {} if duration_s is None else {"duration_seconds": duration_s}
+    answer = post(stack, KEYS, asking(subject_token(stack, life_s=life_s), **more))
+    assert answer.status == 201
+    assert answer.headers["cache-control"] == "no-store"
+    credential = answer.json["credential"]
+    assert set(credential) == {"access", "secret", "securitytoken", "expires_at"}
+    assert told_s - 60 < instant(credential["expires_at"]) - now() <= told_s + 1
+
+
+def test_the_subject_token_may_come_in_the_header_as_the_cloud_s_page_has_it(stack: Stack) -> None:
+    token = subject_token(stack)
+    assert post(stack, KEYS, asking(None), X_Auth_Token=token).status == 201
+    assert post(stack, KEYS, asking(token), X_Auth_Token=token).status == 201
+    other = subject_token(stack)
+    answer = post(stack, KEYS, asking(token), X_Auth_Token=other)
+    assert (answer.status, answer.error_code) == (401, "CGW.4010")
+
+
+@pytest.mark.parametrize("kind", ["jwt", "security token", "garbage", "cut", "none"])
+def test_what_is_no_subject_token_gets_no_keys(stack: Stack, kind: str) -> None:
+    good = subject_token(stack)
+    presented = {
+        "jwt": stack.box.token(),
+        "security token": post(stack, KEYS, asking(good)).json["credential"]["securitytoken"],
+        "garbage": "x",
+        "cut": good[:-4],
+        "none": None,
+    }[kind]
+    answer = post(stack, KEYS, asking(presented))
+    assert (answer.status, answer.error_code) == (401, "CGW.4010")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+
+
+def test_a_subject_token_opens_no_console(stack: Stack) -> None:
+    token = subject_token(stack)
+    assert stack.gateway.console(None, X_Auth_Token=token).status == 401
+    assert stack.gateway.console(token).status == 401
+
+
+def test_a_security_token_opens_no_console_by_itself(stack: Stack) -> None:
+    credential = post(stack, KEYS, asking(subject_token(stack))).json["credential"]
+    token = credential["securitytoken"]
+    for answer in (
+        stack.gateway.console(token),
+        stack.gateway.console(None, X_Auth_Token=token),
+        stack.gateway.console(None, X_Security_Token=token),
+    ):
+        assert (answer.status, answer.error_code) == (401, "CGW.4010")
+
+
+@pytest.mark.parametrize("path", [TOKENS, KEYS])
+@pytest.mark.parametrize(
+    "body",
+    ["", "x", "[]", "null", '"x"', "{}", '{"auth": []}', '{"auth": {"identity": 1}}', "\x00"],
+)
+def test_another_body_is_told_what_to_send(stack: Stack, path: str, body: str) -> None:
+    answer = post(stack, path, body)
+    assert (answer.status, answer.error_code) == (400, "CGW.4000")
+
+
+@pytest.mark.parametrize("token", [1, None, [], {"id": 1}])
+def test_a_jwt_is_a_text(stack: Stack, token: Any) -> None:
+    answer = post(stack, TOKENS, {"auth": {"id_token": {"id": token}}})
+    assert (answer.status, answer.error_code) == (400, "CGW.4000")
+
+
+@pytest.mark.parametrize("duration", [899, 86_401, -1, True, "900", 900.5, None, 10**30])
+def test_a_life_out_of_bounds_is_told(stack: Stack, duration: Any) -> None:
+    body = json.dumps(asking(subject_token(stack), duration_seconds=duration))
+    answer = post(stack, KEYS, body)
+    assert (answer.status, answer.error_code) == (400, "CGW.4000")
+
+
+@pytest.mark.parametrize("path", [TOKENS, KEYS])
+def test_a_body_over_64_kib_is_too_large(stack: Stack, path: str) -> None:
+    answer = post(stack, path, "x" * 65_537)
+    assert (answer.status, answer.error_code) == (413, "CGW.4130")
+    chunk = b"10001\r\n" + b"x" * 65_537 + b"\r\n0\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked"
+    assert speak(stack.gateway.url, head.encode() + b"\r\n\r\n" + chunk).startswith(
+        b"HTTP/1.1 413 "
+    )
+
+
+@pytest.mark.parametrize("asked", [{"life_s": -120}, {"claims": {"aud": "other"}}])
+def test_a_jwt_that_is_no_good_gets_no_subject_token(stack: Stack, asked: dict[str, Any]) -> None:
+    answer = log_in(stack, stack.box.token(**asked))
+    assert (answer.status, answer.error_code) == (401, "CGW.4010")
+    assert "x-subject-token" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v3", "/v3/", "/v3/auth/tokens", "/v3.0/OS-AUTH/id-token/tokens/", "/v3/projects/x", "/v3x"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_nothing_else_is_there(stack: Stack, method: str, path: str) -> None:
+    answer = ask(stack.gateway.url, method, path)
+    assert (answer.status, answer.error_code) == (404, "CGW.4040")
+
+
+@pytest.mark.parametrize(("path", "allowed"), [(TOKENS, "POST"), ("/v3/projects", "GET")])
+def test_another_method_is_told_the_right_one(stack: Stack, path: str, allowed: str) -> None:
+    answer = ask(stack.gateway.url, "PUT", path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
+def projects(stack: Stack, query: str = "", **asked: Any) -> Any:
+    headers = {"X-Auth-Token": stack.box.token(**asked)}
+    answer = ask(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
+    assert answer.status == 200, answer.body
+    return [project["id"] for project in answer.json["projects"]]
+
+
+def test_projects_are_listed_by_name_for_whoever_may_do_anything_there(stack: Stack) -> None:
+    ours = stack.box.project
+    assert projects(stack) == [ours]
+    assert projects(stack, f"?name={ours}") == [ours], "a project without a name goes by its id"
+    assert projects(stack, "?name=elsewhere") == []
+    assert projects(stack, groups=["viewers"]) == [ours]
+    assert projects(stack, groups=[]) == []
+
+
+def test_who_is_nobody_sees_no_projects(stack: Stack) -> None:
+    answer = ask(stack.gateway.url, "GET", "/v3/projects")
+    assert (answer.status, answer.error_code) == (401, "CGW.4010")
+
+
+@pytest.mark.parametrize("query", ["?name=a&name=b", "?" + "&".join("a=b" for _ in range(50))])
+def test_a_strange_query_is_told(stack: Stack, query: str) -> None:
+    headers = {"X-Auth-Token": stack.box.token()}
+    answer = ask(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
+    assert (answer.status, answer.error_code) == (400, "CGW.4000")
+
+
+def test_these_calls_count_against_the_caller_s_limit(stack: Stack) -> None:
+    limits = {"requests": 3, "per_s": 600, "burst": 3}
+    tight = stack.replica(change={"caller_limits": limits})
+    body = {"auth": {"id_token": {"id": stack.box.token("limited")}}}
+    asked = [ask(tight.url, "POST", TOKENS, JSON, json.dumps(body)) for _ in range(4)]
+    assert [answer.status for answer in asked] == [201, 201, 201, 429]
+    assert asked[-1].error_code == "CGW.4290"
+    assert int(asked[-1].headers["retry-after"]) > 0
+    tight.close()
+
+
+def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
+    series = 'gateway_requests_total{error_code="",operation="CreateTokenWithIdToken",status="201"}'
+    before = stack.gateway.metric(series)
+    answer = log_in(stack, stack.box.token("otto"))
+    request_id = answer.headers["x-request-id"]
+    eventually(lambda: request_id in stack.gateway.log_text())
+    (line,) = [one for one in stack.gateway.log_lines("request") if one["request_id"] == request_id]
+    assert (line["operation"], line["subject"], line["status"]) == (
+        "CreateTokenWithIdToken",
+        "otto",
+        201,
+    )
+    assert stack.gateway.metric(series) == before + 1
