@@ -223,8 +223,11 @@ class Policy:
     def _seen(
         self, principal: Principal, call: Call, decisions: Sequence[Decision], now: float
     ) -> tuple[ServerId, ...]:
-        """Return those of the refused servers that the caller may know of, if it is not plain."""
-        if len(call.servers) == 1:
+        """Return those of the refused servers that the caller may know of, if it is not plain.
+
+        Of instances nothing is said: which server a hidden one is on must not show.
+        """
+        if len(call.servers) == 1 or call.instances:
             return ()
         return tuple(
             server

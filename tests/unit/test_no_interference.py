@@ -1,0 +1,218 @@
+"""Nothing that a caller is told depends on a server on which they may do nothing.
+
+Two worlds that differ only in such servers are asked the same; each answer, refusal, count,
+marker and validator must be the same, byte for byte.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gateway.edge.wire import render
+from gateway.errors import GatewayError
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.forwarding import Forwarding
+from gateway.flow.gateway import Asked, Gateway
+from gateway.flow.instances import Instances
+from gateway.flow.listings import ListBounds, Listings
+from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.rules.catalogue import Catalogue
+from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy, Rule
+from gateway.settings import built_in_operations
+from tests.support.clock import FakeClock
+from tests.support.exchange import FakeExchange, as_exchange
+from tests.support.small_cloud import SmallCloud, SmallServer
+from tests.support.telemetry import RecordingTelemetry
+
+PROJECT = ProjectId("0a1b2c3d4e5f60718293a4b5c6d7e8f9")
+SERVERS = [ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in range(14)]
+INSTANCES = [f"i-{i}" for i in range(len(SERVERS))]
+ANN = Principal("corp", "ann", frozenset({"staff"}), 0.0, 9e9, None)
+CATALOGUE = Catalogue(built_in_operations())
+USED = ("server:read", "server:power", "instance:read", "instance:delete")
+
+
+class Fixed:
+    """The parts of the pipeline that this is not about, each at its plainest."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def current(self) -> Policy:
+        return self._policy
+
+    def recall(self, _: str) -> Principal:
+        return ANN
+
+    async def record(self, _: object) -> None:
+        return None
+
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    body: bytes = b""
+
+
+def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
+    clock, fixed = FakeClock(), Fixed(policy)
+    exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
+    parts: Any = {
+        "identify": fixed,
+        "credentials": fixed,
+        "policies": fixed,
+        "consoles": fixed,
+        "journal": fixed,
+        "limits": CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock),
+        "instances": Instances(exchanges, clock),
+        "forwarding": Forwarding(
+            exchanges, Listings(exchanges, ListBounds(5.0, 50, 10_000_000), clock)
+        ),
+        "telemetry": RecordingTelemetry(),
+    }
+    return Gateway(
+        catalogue=CATALOGUE, group_weights={}, serve_unrecorded=False, clock=clock, **parts
+    )
+
+
+async def told(gateway: Gateway, request: Request) -> object:
+    """Return all that a caller gets to see of an answer."""
+
+    async def read_body(_: int) -> bytes:
+        return request.body
+
+    asked = Asked(
+        authorization=["Bearer token"],
+        x_auth_token=[],
+        method=request.method,
+        target=f"/v1/{PROJECT}{request.path}",
+        has_body=bool(request.body),
+        read_body=read_body,
+        fresh=False,
+        request_id="r",
+        client_address="",
+        deadline=1e9,
+        headers=(),
+    )
+    try:
+        answer: Any = await gateway.answer(asked)
+    except GatewayError as error:
+        return render(error)
+    return answer.status, answer.headers, answer.body
+
+
+def ask_all(policy: Policy, world: Mapping[str, SmallServer], requests: Sequence[Request]) -> Any:
+    cloud = SmallCloud(world, page_max=10)
+
+    async def run() -> list[object]:
+        gateway = a_gateway(policy, cloud)
+        return [await told(gateway, request) for request in requests]
+
+    return asyncio.run(run()), cloud.done
+
+
+_servers = st.builds(
+    SmallServer,
+    tags=st.fixed_dictionaries(
+        {"env": st.sampled_from(["prod", "test"]), "tier": st.sampled_from(["web", "db"])}
+    ),
+    records=st.integers(0, 3),
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> dict[str, SmallServer]:
+    chosen = draw(st.lists(st.sampled_from(SERVERS), unique=True, max_size=len(SERVERS)))
+    world: dict[str, SmallServer] = {}
+    for server in chosen:
+        one = draw(_servers)
+        if draw(st.booleans()):
+            one = replace(one, instance=INSTANCES[SERVERS.index(server)])
+        world[server] = one
+    return world
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    def rule(kind: RuleKind, line: int) -> Rule:
+        return Rule(
+            ref=RuleRef(kind, "policy.yaml", line, f"rule {line}"),
+            permissions=frozenset(draw(st.sets(st.sampled_from(USED), min_size=1))),
+            issuer=None,
+            users=frozenset({"ann"}),
+            groups=frozenset(),
+            **draw(_on),
+        )
+
+    count = draw(st.integers(1, 4))
+    rules = [rule(RuleKind.GRANT, i) for i in range(count)]
+    rules += [rule(RuleKind.DENIAL, 10 + i) for i in range(draw(st.integers(0, 2)))]
+    return Policy(rules, version="v")
+
+
+_on = st.one_of(
+    st.just({"projects": frozenset(), "servers": frozenset()}),
+    st.just({"projects": frozenset({PROJECT}), "servers": frozenset()}),
+    st.sets(st.sampled_from(SERVERS), min_size=1).map(
+        lambda servers: {"projects": frozenset(), "servers": frozenset(servers)}
+    ),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    server = draw(st.sampled_from(SERVERS))
+    several = draw(st.lists(st.sampled_from(SERVERS), min_size=1, max_size=4))
+    instances = draw(st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=4))
+    paging = draw(st.sampled_from(["", "?limit=10", f"?limit=10&marker={server}"]))
+    offset = draw(st.sampled_from(["?limit=3", "?limit=3&offset=2"]))
+    kind = draw(st.sampled_from(["alarms", "events"]))
+    power = json.dumps({"action": "power off", "server_id_set": several}).encode()
+    delete = json.dumps({"instance_id_set": instances}).encode()
+    return draw(
+        st.sampled_from(
+            [
+                Request("GET", f"/physicalservers{paging}"),
+                Request("GET", f"/physicalservers/{server}"),
+                Request("PUT", "/physicalservers/power-state", power),
+                Request("GET", f"/physicalservers/{kind}{offset}"),
+                Request("GET", f"/physicalservers/{kind}?resource_id={','.join(several)}"),
+                Request("GET", f"/instances{paging}"),
+                Request("GET", f"/instances?instance_id={','.join(instances)}"),
+                Request("GET", f"/instances?server_id={server}"),
+                Request("GET", f"/instances/{instances[0]}/status"),
+                Request("POST", "/instances/batch-delete", delete),
+                Request("GET", f"/permissions?server_id={','.join(several)}"),
+            ]
+        )
+    )
+
+
+def is_hidden(policy: Policy, server: ServerId) -> bool:
+    return not any(
+        policy.decide(ANN, permission, PROJECT, server, 0.0).allowed for permission in PERMISSIONS
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(policies(), worlds(), worlds(), st.lists(requests(), min_size=1, max_size=8))
+def test_nothing_told_depends_on_what_is_hidden(
+    policy: Policy,
+    world: dict[str, SmallServer],
+    elsewhere: dict[str, SmallServer],
+    asked: list[Request],
+) -> None:
+    seen = {one: server for one, server in world.items() if not is_hidden(policy, ServerId(one))}
+    others = {one: server for one, server in elsewhere.items() if is_hidden(policy, ServerId(one))}
+    assume(seen != world or others)
+    assert ask_all(policy, world, asked) == ask_all(policy, seen | others, asked)
