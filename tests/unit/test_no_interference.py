@@ -132,7 +132,7 @@ _servers = st.builds(
 
 @st.composite
 def worlds(draw: st.DrawFn) -> dict[str, SmallServer]:
-    chosen = draw(st.lists(st.sampled_from(SERVERS), unique=True, max_size=len(SERVERS)))
+    chosen = [server for server in SERVERS if draw(st.booleans())]
     world: dict[str, SmallServer] = {}
     for server in chosen:
         one = draw(_servers)
@@ -163,17 +163,19 @@ def policies(draw: st.DrawFn) -> Policy:
 _on = st.one_of(
     st.just({"projects": frozenset(), "servers": frozenset()}),
     st.just({"projects": frozenset({PROJECT}), "servers": frozenset()}),
-    st.sets(st.sampled_from(SERVERS), min_size=1).map(
-        lambda servers: {"projects": frozenset(), "servers": frozenset(servers)}
-    ),
+    (
+        st.sets(st.sampled_from(SERVERS[:4]), min_size=1)
+        | st.sets(st.sampled_from(SERVERS), min_size=1)
+    ).map(lambda servers: {"projects": frozenset(), "servers": frozenset(servers)}),
 )
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    server = draw(st.sampled_from(SERVERS))
-    several = draw(st.lists(st.sampled_from(SERVERS), min_size=1, max_size=4))
-    instances = draw(st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=4))
+    # A few are named often, so that the seen and the hidden meet in one call.
+    server = draw(st.sampled_from(SERVERS[:4]))
+    several = draw(st.lists(st.sampled_from(SERVERS[:4]), min_size=1, max_size=4, unique=True))
+    instances = draw(st.lists(st.sampled_from(INSTANCES[:4]), min_size=1, max_size=4, unique=True))
     paging = draw(st.sampled_from(["", "?limit=10", f"?limit=10&marker={server}"]))
     offset = draw(st.sampled_from(["?limit=3", "?limit=3&offset=2"]))
     kind = draw(st.sampled_from(["alarms", "events"]))
