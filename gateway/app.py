@@ -24,6 +24,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.inventory_file import KeptFile
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.line_journal import LineJournal
@@ -57,9 +58,10 @@ from gateway.flow.forwarding import Forwarding
 from gateway.flow.gateway import Gateway
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
+from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
+from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
@@ -67,7 +69,6 @@ from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy
 from gateway.supervisor import Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -294,6 +295,11 @@ async def open_parts(
             opened = await open_account(account, stack, tools)
             loops |= opened.loops
             accounts |= {ProjectId(project): opened.console for project in account.projects}
+        inventories = open_inventories(config, accounts, policies, flight, clock, metrics)
+        loops |= {
+            f"inventory of {account.name}": partial(inventories.keep, account.name)
+            for account in config.accounts
+        }
         limits = CallerLimits(
             Pace(
                 config.caller_limits.requests,
@@ -329,6 +335,7 @@ async def open_parts(
             policies=policies,
             limits=limits,
             consoles=consoles,
+            inventories=inventories,
             instances=Instances(exchanges, clock),
             forwarding=Forwarding(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
@@ -345,8 +352,11 @@ async def open_parts(
             keys=issued_keys,
             limits=limits,
             projects=projects_of(config.accounts),
-            may_anything=lambda principal, project: may_anything(
-                policies.current(), principal, project, clock.now()
+            may_anything=lambda principal, project: any(
+                policies.current()
+                .reach(principal, permission, project, clock.now(), inventories.current(project))
+                .rule
+                for permission in PERMISSIONS
             ),
             clock=clock,
             telemetry=metrics,
@@ -377,9 +387,43 @@ def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
     )
 
 
-def may_anything(policy: Policy, principal: Principal, project: ProjectId, now: float) -> bool:
-    """Say whether any grant at all reaches into the project."""
-    return any(policy.reach(principal, permission, project, now).rule for permission in PERMISSIONS)
+def open_inventories(
+    config: settings.Settings,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    policies: PolicyFile,
+    flight: SharedFlight,
+    clock: Clock,
+    metrics: Metrics,
+) -> KeptInventories:
+    inventories = KeptInventories(
+        [
+            InventoryAccount(
+                account.name,
+                accounts[ProjectId(account.projects[0])].exchange,
+                tuple(map(ProjectId, account.projects)),
+                poll_s=account.inventory.poll_s,
+                age_max_s=account.inventory.age_max_s,
+                files={
+                    ProjectId(project): KeptFile(file)
+                    for project in account.projects
+                    if (file := account.inventory.file_of(project)) is not None
+                },
+            )
+            for account in config.accounts
+        ],
+        is_wanted=lambda: policies.current().selects_by_attributes,
+        shared=flight,
+        clock=clock,
+        telemetry=metrics,
+    )
+    for account in config.accounts:
+        metrics.gauge(
+            "gateway_inventory_age_seconds",
+            "Age of what tag grants go by; not a number while there is none",
+            partial(inventories.age_s, account.name),
+            account=account.name,
+        )
+    return inventories
 
 
 async def open_identify(

@@ -24,6 +24,7 @@ from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
+from gateway.rules.inventory import NO_INVENTORY, Inventory, from_text
 from gateway.rules.policy import Explanation, Rule
 
 _ONLINE_WITHIN_S = 15.0
@@ -103,11 +104,43 @@ def explain(  # noqa: PLR0913 - the parts of the question
     project, _, server = target.partition("/")
     now = at if at is not None else SystemClock().now()
     principal = Principal(issuer, subject, groups, now, now, None)
-    explanation = policy.explain(
-        principal, permission, ProjectId(project), ServerId(server.lower()) if server else None, now
-    )
+    asked = ServerId(server.lower()) if server else None
+    inventory = _inventory(config, project)
+    explanation = policy.explain(principal, permission, ProjectId(project), asked, now, inventory)
     _print_explanation(explanation, now)
+    if any(rule.selector is not None for rule in explanation.matching):
+        _print_attributes(inventory, asked, now)
     return 0 if explanation.decision.allowed else 3
+
+
+def _inventory(config: settings.Settings, project: str) -> Inventory:
+    for account in config.accounts:
+        file = account.inventory.file_of(project)
+        if project in account.projects and file is not None:
+            try:
+                return from_text(file.read_bytes(), age_max_s=account.inventory.age_max_s)
+            except (OSError, ValueError):
+                break
+    return NO_INVENTORY
+
+
+def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
+    """Say what rules by attributes went by, and how old it is."""
+    unknown = "grants by attributes give nothing, denials by attributes deny"
+    if inventory is NO_INVENTORY:
+        print(f"  no inventory is at hand (accounts: inventory.directory): {unknown}")
+        return
+    age = f"taken {_instant(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
+    if now >= inventory.good_until:
+        print(f"  the inventory is too old, {age}: {unknown}")
+        return
+    known = inventory.attributes(server, now)
+    if known is None:
+        print(f"  the inventory, {age}, does not know this server: {unknown}")
+        return
+    tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
+    place = f"{known.dc}/{known.rack}/{known.unit}"
+    print(f"  tags {tags}; location {place}; model {known.model or 'unknown'}; {age}")
 
 
 def _print_explanation(explanation: Explanation, now: float) -> None:

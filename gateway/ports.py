@@ -10,6 +10,7 @@ from gateway.model import (
     BudgetClass,
     Demand,
     LinkSource,
+    ProjectId,
     Secret,
     StageTimes,
     UpstreamAnswer,
@@ -17,6 +18,7 @@ from gateway.model import (
     VerifiedToken,
 )
 from gateway.rules.fair_queue import Outcome, State, Turn
+from gateway.rules.inventory import Inventory
 from gateway.rules.policy import Policy
 
 
@@ -80,6 +82,24 @@ class UsedOnce(Protocol):
 class Policies(Protocol):
     def current(self) -> Policy:
         """Return the policy in force. Take it once per request and hand it on."""
+
+
+class Inventories(Protocol):
+    def current(self, project: ProjectId) -> Inventory:
+        """Return what is known of the project's servers; NO_INVENTORY where nothing is."""
+
+    def refresh_soon(self, project: ProjectId) -> None:
+        """Look again as soon as the budget allows: something has changed."""
+
+
+class InventoryFile(Protocol):
+    """Where one project's inventory outlives the process, compressed as replicas share it."""
+
+    def load(self) -> bytes | None:
+        """Return what was saved last; None where there is nothing."""
+
+    async def save(self, value: bytes) -> None:
+        """Keep it; a disk that takes nothing is no reason to stop."""
 
 
 class Budget(Protocol):
@@ -344,4 +364,5 @@ class Telemetry(Protocol):
     def budget_slot_lost(self, account: str, budget: BudgetClass) -> None: ...
     def breaker_opened(self, account: str) -> None: ...
     def link_renewed(self, account: str, outcome: str) -> None: ...
+    def inventory_polled(self, account: str, outcome: str) -> None: ...
     def store_available(self, *, available: bool) -> None: ...

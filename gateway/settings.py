@@ -328,6 +328,27 @@ class BreakerSettings(_Section):
     open_max_s: Span = 30.0
 
 
+class InventorySettings(_Section):
+    """What rules of the policy that select servers by tags, location or model go by."""
+
+    poll_s: Span = 60.0
+    """How often the servers are listed, from budget that nobody else needs; only while the
+    policy has such rules."""
+    age_max_s: Span = 600.0
+    """Older than that, a grant by attributes gives nothing, and a denial by attributes denies."""
+    directory: ConfigPath | None = None
+    """Where what was listed last is kept, for `explain` and for a start without the cloud."""
+
+    @model_validator(mode="after")
+    def _lives_until_the_next_poll(self) -> Self:
+        if self.age_max_s <= self.poll_s:
+            raise ValueError("age_max_s must be more than poll_s")
+        return self
+
+    def file_of(self, project: str) -> Path | None:
+        return None if self.directory is None else self.directory / f"inventory-{project}.json"
+
+
 class Account(_Section):
     name: Name
     endpoint: HttpUrl
@@ -345,6 +366,7 @@ class Account(_Section):
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
     breaker: BreakerSettings = BreakerSettings()
+    inventory: InventorySettings = InventorySettings()
 
     @model_validator(mode="after")
     def _names_are_of_its_projects(self) -> Self:

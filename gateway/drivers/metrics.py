@@ -131,6 +131,12 @@ class Metrics:
             ["account", "outcome"],
             registry=registry,
         )
+        self._inventory_polls = Counter(
+            "gateway_inventory_polls_total",
+            "Looks at which servers there are, by outcome",
+            ["account", "outcome"],
+            registry=registry,
+        )
         self._store_available = Gauge(
             "gateway_store_available", "1 while Redis answers", registry=registry
         )
@@ -188,6 +194,9 @@ class Metrics:
 
     def link_renewed(self, account: str, outcome: str) -> None:
         self._link_renewals.labels(account, outcome).inc()
+
+    def inventory_polled(self, account: str, outcome: str) -> None:
+        self._inventory_polls.labels(account, outcome).inc()
 
     def store_available(self, *, available: bool) -> None:
         self._store_available.set(available)

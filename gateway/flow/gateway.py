@@ -6,6 +6,7 @@ a network, after the same identification, decision and record as any other.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated, NotPermitted
 from gateway.flow.caller_limits import CallerLimits
@@ -15,6 +16,7 @@ from gateway.flow.forwarding import JSON, Forwarded, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.model import (
+    SERVER_TAG,
     Answer,
     Call,
     ConsoleLink,
@@ -24,11 +26,12 @@ from gateway.model import (
     Principal,
     StageTimes,
 )
-from gateway.ports import AuditRecord, Clock, Journal, Policies, Telemetry
+from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
+from gateway.rules.inventory import Inventory
 from gateway.rules.own_permissions import permissions_on
 from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
@@ -82,6 +85,7 @@ class Gateway:
         policies: Policies,
         limits: CallerLimits,
         consoles: Consoles,
+        inventories: Inventories,
         instances: Instances,
         forwarding: Forwarding,
         group_weights: Mapping[str, float],
@@ -96,6 +100,7 @@ class Gateway:
         self._policies = policies
         self._limits = limits
         self._consoles = consoles
+        self._inventories = inventories
         self._instances = instances
         self._forwarding = forwarding
         self._group_weights = group_weights
@@ -120,9 +125,10 @@ class Gateway:
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         policy = self._policies.current()
+        inventory = self._inventories.current(call.project)
         if call.operation.answer is not Answer.CONSOLE_LINK:
-            return await self._forward(principal, call, asked, policy)
-        permit = policy.permit(principal, call, self._clock.now())
+            return await self._forward(principal, call, asked, policy, inventory)
+        permit = policy.permit(principal, call, self._clock.now(), inventory)
         decided = monotonic()
 
         self._limits.admit(principal.key)
@@ -168,40 +174,47 @@ class Gateway:
         )
 
     async def _forward(
-        self, principal: Principal, call: Call, asked: Asked, policy: Policy
+        self, principal: Principal, call: Call, asked: Asked, policy: Policy, inventory: Inventory
     ) -> Forwarded:
         """Take a call that is not for a link through the rest of the stages."""
         operation, now = call.operation, self._clock.now()
         if operation.answer is Answer.PERMISSIONS:
             self._limits.admit(principal.key)
-            return Forwarded(200, JSON, permissions_on(principal, call, policy, now))
-        if operation.body_bytes_max:
-            body = asked.body
-            if body is None:
-                body = await asked.read_body(operation.body_bytes_max)
-            call = asked.call = with_body(call, body)
+            return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
+        call = asked.call = await self._with_body(call, asked)
         weight = weight_of(principal.groups, self._group_weights)
         demand = Demand(principal.key, weight, operation.priority)
+        reach = partial(policy.reach, principal, operation.permission, call.project, now, inventory)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
-            if policy.reach(principal, operation.permission, call.project, now).rule is None:
+            if reach().rule is None:
                 raise NotPermitted("no grant applies")
             self._limits.admit(principal.key)
             call = await self._instances.placed(call, demand, deadline=asked.deadline)
             asked.call = call
-        permit = policy.permit(principal, call, now)
+        permit = policy.permit(principal, call, now, inventory)
         if not call.instances:
             self._limits.admit(principal.key)
         if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
             await self._record("write_permitted", permit, asked)
-        return await self._forwarding.perform(
+        forwarded = await self._forwarding.perform(
             permit,
-            lambda: policy.reach(principal, operation.permission, call.project, now),
+            reach,
             demand,
             deadline=asked.deadline,
             fresh=asked.fresh,
             headers=travelling(asked.headers, asked.request_id, operation.answer),
         )
+        if operation.permission == SERVER_TAG:
+            self._inventories.refresh_soon(call.project)
+        return forwarded
+
+    async def _with_body(self, call: Call, asked: Asked) -> Call:
+        limit = call.operation.body_bytes_max
+        if not limit:
+            return call
+        body = asked.body
+        return with_body(call, await asked.read_body(limit) if body is None else body)
 
     async def _record(
         self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""

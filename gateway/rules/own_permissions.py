@@ -4,10 +4,13 @@ import msgspec
 
 from gateway.errors import NamesNoServer
 from gateway.model import PERMISSIONS, Call, Principal
+from gateway.rules.inventory import Inventory
 from gateway.rules.policy import Policy
 
 
-def permissions_on(principal: Principal, call: Call, policy: Policy, now: float) -> bytes:
+def permissions_on(
+    principal: Principal, call: Call, policy: Policy, now: float, inventory: Inventory
+) -> bytes:
     """Return {"servers": [{"id", "permissions"}]} for those on which there are any.
 
     What is left out is forbidden or is not there: the two look the same. Raises NamesNoServer.
@@ -15,7 +18,7 @@ def permissions_on(principal: Principal, call: Call, policy: Policy, now: float)
     if not call.servers:
         raise NamesNoServer("no server_id")
     reaches = {
-        permission: policy.reach(principal, permission, call.project, now)
+        permission: policy.reach(principal, permission, call.project, now, inventory)
         for permission in sorted(PERMISSIONS)
     }
     servers = []

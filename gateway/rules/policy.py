@@ -5,10 +5,13 @@ a denial takes permissions away and always wins; what no grant gives is not allo
 
 A decision looks only at the rules that name this person or one of their groups and this very
 permission, so it does not grow with the number of rules.
+
+A rule may select servers by what an inventory tells of them. Of a server that it does not know,
+or no longer, a grant by attributes gives nothing, and a denial by attributes denies.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import NotPermitted
@@ -22,6 +25,7 @@ from gateway.model import (
     RuleRef,
     ServerId,
 )
+from gateway.rules.inventory import NO_INVENTORY, Attributes, Inventory, Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,22 @@ class Rule:
     """Empty: any project."""
     servers: frozenset[str]
     """Empty: any server of the projects."""
+    selector: Selector | None = None
+    """None: whatever is known of the server."""
     valid_from: float = float("-inf")
     valid_until: float = float("inf")
     """Seconds since the epoch; the first instant at which the rule no longer holds."""
 
     def holds_at(self, now: float) -> bool:
         return self.valid_from <= now < self.valid_until
+
+    def is_about(self, known: Attributes | None) -> bool:
+        """Tell whether it selects a server of which this is known; when in doubt it denies."""
+        if self.selector is None:
+            return True
+        if known is None:
+            return self.ref.kind is RuleKind.DENIAL
+        return self.selector.matches(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +83,37 @@ class Reach:
 
     everywhere: RuleRef | None
     """The grant on the whole project or on everything, if there is one."""
-    granted: Mapping[str, RuleRef]
+    granted: Mapping[ServerId, RuleRef]
     """Servers that are granted one by one."""
+    granting: tuple[Rule, ...]
+    """Grants by attributes."""
     denied_everywhere: bool
-    denied: frozenset[str]
+    denied: frozenset[ServerId]
+    denying: tuple[Rule, ...]
+    attributes: Callable[[ServerId], Attributes | None]
 
     @property
     def rule(self) -> RuleRef | None:
         """Some grant that reaches into this project; None: this person has no business here."""
-        return self.everywhere or next(iter(self.granted.values()), None)
+        by_attributes = (rule.ref for rule in self.granting)
+        return self.everywhere or next(iter(self.granted.values()), next(by_attributes, None))
 
     @property
     def total(self) -> bool:
         """Tell whether every server of the project is allowed, also one that is not there yet."""
-        return self.everywhere is not None and not self.denied_everywhere and not self.denied
+        denied = self.denied_everywhere or self.denied or self.denying
+        return self.everywhere is not None and not denied
 
-    def allows(self, server: str) -> bool:
+    def allows(self, server: ServerId) -> bool:
         if self.denied_everywhere or server in self.denied:
             return False
-        return self.everywhere is not None or server in self.granted
+        granted = self.everywhere is not None or server in self.granted
+        if not self.denying and (granted or not self.granting):
+            return granted
+        known = self.attributes(server)
+        if any(rule.is_about(known) for rule in self.denying):
+            return False
+        return granted or any(rule.is_about(known) for rule in self.granting)
 
 
 @dataclass(slots=True)
@@ -128,10 +154,10 @@ class _Reach:
         yield from self.everything
         yield from self.by_project.get(project, ())
 
-    def on_servers(self, project: str) -> Iterator[tuple[str, Rule]]:
+    def on_servers(self, project: str) -> Iterator[tuple[ServerId, Rule]]:
         for server in self.by_server:
             for rule in self._on_server(project, server):
-                yield server, rule
+                yield ServerId(server), rule
 
     def _on_server(self, project: str, server: str) -> Iterator[Rule]:
         for rule in self.by_server.get(server, ()):
@@ -177,51 +203,65 @@ class Policy:
                 index.setdefault(permission, _Named()).add(rule)
         ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
         self._instants = sorted(ends | {float("-inf"), float("inf")})
-        self._permits: dict[tuple[int, int], tuple[Permit, float, float]] = {}
+        self.selects_by_attributes = any(rule.selector is not None for rule in rules)
+        self._permits: dict[tuple[int, int], tuple[Permit, float, float, Inventory]] = {}
 
-    def permit(self, principal: Principal, call: Call, now: float) -> Permit:
+    def permit(
+        self, principal: Principal, call: Call, now: float, inventory: Inventory = NO_INVENTORY
+    ) -> Permit:
         """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
 
         A call that touches what it does not name needs a grant on everything; a list needs any
         that reaches into the project, and shows no more than that. What was decided stays so until
-        the next instant at which a rule begins or ends, and is remembered until then; the keys
-        are identities, kept valid by holding the objects themselves.
+        the next instant at which a rule begins or ends, or the inventory is another or too old,
+        and is remembered until then; the keys are identities, kept valid by holding the objects
+        themselves.
         """
         if call.body or call.instances:  # made for this request alone, and nothing to keep
-            return self._permit(principal, call, now)
+            return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
-        if known is not None and known[1] <= now < known[2]:
+        if known is not None and known[1] <= now < known[2] and known[3] is inventory:
             return known[0]
-        permit = self._permit(principal, call, now)
+        permit = self._permit(principal, call, now, inventory)
         if len(self._permits) >= _REMEMBERED_MAX:
             self._permits.clear()
         after = bisect_right(self._instants, now)
         begins, ends = self._instants[after - 1], self._instants[after]
-        self._permits[id(principal), id(call)] = (permit, begins, ends)
+        if now < inventory.good_until < ends:
+            ends = inventory.good_until
+        self._permits[id(principal), id(call)] = (permit, begins, ends, inventory)
         return permit
 
-    def _permit(self, principal: Principal, call: Call, now: float) -> Permit:
+    def _permit(self, principal: Principal, call: Call, now: float, inventory: Inventory) -> Permit:
         permission, project = call.operation.permission, call.project
         servers: tuple[ServerId | None, ...] = call.servers
         if call.touches_unnamed:
             servers = (*servers, None)
         if not servers:
-            rule = self.reach(principal, permission, project, now).rule
+            rule = self.reach(principal, permission, project, now, inventory).rule
             if rule is None:
                 raise NotPermitted("no grant applies")
             return Permit(principal, call, rule)
-        decisions = [self.decide(principal, permission, project, server, now) for server in servers]
+        decisions = [
+            self.decide(principal, permission, project, server, now, inventory)
+            for server in servers
+        ]
         for decision in decisions:
             if not decision.allowed:
                 raise NotPermitted(
                     "no grant applies" if decision.rule is None else decision.rule.label,
-                    refused=self._seen(principal, call, decisions, now),
+                    refused=self._seen(principal, call, decisions, now, inventory),
                 )
         assert decisions[0].rule is not None
         return Permit(principal, call, decisions[0].rule)
 
     def _seen(
-        self, principal: Principal, call: Call, decisions: Sequence[Decision], now: float
+        self,
+        principal: Principal,
+        call: Call,
+        decisions: Sequence[Decision],
+        now: float,
+        inventory: Inventory,
     ) -> tuple[ServerId, ...]:
         """Return those of the refused servers that the caller may know of, if it is not plain.
 
@@ -233,31 +273,35 @@ class Policy:
             server
             for server, decision in zip(call.servers, decisions, strict=False)
             if not decision.allowed
-            and self.decide(principal, SERVER_READ, call.project, server, now).allowed
+            and self.decide(principal, SERVER_READ, call.project, server, now, inventory).allowed
         )
 
-    def reach(self, principal: Principal, permission: str, project: str, now: float) -> Reach:
+    def reach(
+        self,
+        principal: Principal,
+        permission: str,
+        project: str,
+        now: float,
+        inventory: Inventory = NO_INVENTORY,
+    ) -> Reach:
         """Return what this person may do this to in `project` at `now`."""
-        everywhere: RuleRef | None = None
-        granted: dict[str, RuleRef] = {}
-        for reach in self._reaches(self._grants, principal, permission):
-            for rule in reach.on_whole(project):
-                if everywhere is None and rule.holds_at(now):
-                    everywhere = rule.ref
-            for server, rule in reach.on_servers(project):
-                if rule.holds_at(now):
-                    granted.setdefault(server, rule.ref)
+        grants = list(self._reaches(self._grants, principal, permission))
         denials = list(self._reaches(self._denials, principal, permission))
+        whole = [rule for reach in grants for rule in reach.on_whole(project)]
+        denied = [rule for reach in denials for rule in reach.on_whole(project)]
+        granted: dict[ServerId, RuleRef] = {}
+        for server, rule in _holding(grants, project, now, inventory):
+            granted.setdefault(server, rule.ref)
+        plain = (rule for rule in whole if rule.selector is None and rule.holds_at(now))
+        first = next(plain, None)
         return Reach(
-            everywhere,
-            granted,
-            any(rule.holds_at(now) for reach in denials for rule in reach.on_whole(project)),
-            frozenset(
-                server
-                for reach in denials
-                for server, rule in reach.on_servers(project)
-                if rule.holds_at(now)
-            ),
+            everywhere=None if first is None else first.ref,
+            granted=granted,
+            granting=_by_attributes(whole, now),
+            denied_everywhere=any(rule.selector is None and rule.holds_at(now) for rule in denied),
+            denied=frozenset(server for server, _ in _holding(denials, project, now, inventory)),
+            denying=_by_attributes(denied, now),
+            attributes=lambda server: inventory.attributes(server, now),
         )
 
     def decide(
@@ -267,15 +311,17 @@ class Policy:
         project: ProjectId,
         server: ServerId | None,
         now: float,
+        inventory: Inventory = NO_INVENTORY,
     ) -> Decision:
         """Say whether it is allowed at `now` (seconds since the epoch), and what decided."""
+        known = inventory.attributes(server, now) if self.selects_by_attributes else None
         for reach in self._reaches(self._denials, principal, permission):
             for rule in reach.denying(project, server):
-                if rule.holds_at(now):
+                if rule.holds_at(now) and rule.is_about(known):
                     return Decision(allowed=False, rule=rule.ref)
         for reach in self._reaches(self._grants, principal, permission):
             for rule in reach.granting(project, server):
-                if rule.holds_at(now):
+                if rule.holds_at(now) and rule.is_about(known):
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
 
@@ -286,6 +332,7 @@ class Policy:
         project: ProjectId,
         server: ServerId | None,
         now: float,
+        inventory: Inventory = NO_INVENTORY,
     ) -> Explanation:
         """Say what decides, and name every rule that is about this, valid at `now` or not."""
         matching = [
@@ -297,7 +344,7 @@ class Policy:
             for reach in self._reaches(self._grants, principal, permission)
             for rule in reach.granting(project, server)
         ]
-        decision = self.decide(principal, permission, project, server, now)
+        decision = self.decide(principal, permission, project, server, now, inventory)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
 
     def _reaches(
@@ -315,6 +362,22 @@ class Policy:
                 # The set operation looks at the smaller side only.
                 for group in principal.groups & by_group.names:
                     yield by_group.reaches[group]
+
+
+def _holding(
+    reaches: Sequence[_Reach], project: str, now: float, inventory: Inventory
+) -> Iterator[tuple[ServerId, Rule]]:
+    """Yield the servers that rules name one by one, with the rules that hold for them."""
+    for reach in reaches:
+        for server, rule in reach.on_servers(project):
+            if rule.holds_at(now) and (
+                rule.selector is None or rule.is_about(inventory.attributes(server, now))
+            ):
+                yield server, rule
+
+
+def _by_attributes(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.selector is not None and rule.holds_at(now))
 
 
 _REMEMBERED_MAX = 20_000

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.located_yaml import Document, Mistake, MistakesFound
 from gateway.model import PERMISSIONS, RuleKind, RuleRef
+from gateway.rules.inventory import Place, Selector
 from gateway.rules.policy import Policy, Rule
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -15,7 +16,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _TOP = ("roles", "grants", "denials")
 _SCOPE = ("to", "on", "from", "until", "why")
 _TO = ("users", "groups", "issuer")
-_ON = ("projects", "servers")
+_ON = ("projects", "servers", "tags", "locations", "models", "not")
+_NOT = ("tags", "locations", "models")
+_PLACE = ("dc", "rack", "unit")
+_TAG_KEY_CHARS_MAX, _TAG_VALUE_CHARS_MAX = 128, 255
+"""Dossier 1.5."""
 _EVERYTHING = "everything"
 _ALL = "all"
 
@@ -73,7 +78,7 @@ class _Reader:
         issuer = to.get("issuer")
         if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
             self._wrong((*path, "to", "issuer"), self._unknown("issuer", issuer, self._issuers))
-        projects, servers = self._on((*path, "on"), body.get("on"))
+        projects, servers, selector = self._on((*path, "on"), body.get("on"))
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
@@ -96,6 +101,7 @@ class _Reader:
             groups=groups,
             projects=projects,
             servers=servers,
+            selector=selector,
             valid_from=valid_from,
             valid_until=valid_until,
         )
@@ -114,14 +120,15 @@ class _Reader:
             return "", frozenset()
         return role, self._roles[role]
 
-    def _on(self, path: Path, raw: Any) -> tuple[frozenset[str], frozenset[str]]:
+    def _on(self, path: Path, raw: Any) -> tuple[frozenset[str], frozenset[str], Selector | None]:
         if raw == _EVERYTHING:
-            return frozenset(), frozenset()
+            return frozenset(), frozenset(), None
         on = self._mapping(path, raw if raw is not None else {}, _ON)
-        if not on.get("projects") and not on.get("servers"):
-            self._wrong(path, f"must name projects or servers, or be `{_EVERYTHING}`")
-        elif [] in on.values():  # who names no servers does not mean all servers
-            self._wrong(path, "has an empty list; leave the key out to mean any")
+        if not any(on.get(key) for key in _ON[:-1]):
+            named = "projects, servers, tags, locations or models"
+            self._wrong(path, f"must name {named}, or be `{_EVERYTHING}`")
+        elif [] in on.values() or {} in on.values():  # who names no servers does not mean all
+            self._wrong(path, "has an empty list or mapping; leave the key out to mean any")
         projects = self._names((*path, "projects"), on.get("projects", []))
         for i, project in _texts(on.get("projects")):
             if project not in self._projects:
@@ -133,7 +140,50 @@ class _Reader:
         for i, server in _texts(on.get("servers")):
             if not _UUID.fullmatch(server.lower()):
                 self._wrong((*path, "servers", i), "is not a server id (a UUID)")
-        return projects, servers
+        return projects, servers, self._selector(path, on)
+
+    def _selector(self, path: Path, on: dict[str, Any]) -> Selector | None:
+        """Read what selects servers by their attributes; None: nothing does."""
+        excluded = None
+        if "not" in on:
+            inner = self._mapping((*path, "not"), on["not"], _NOT)
+            excluded = self._selector((*path, "not"), inner)
+            if excluded is None:
+                self._wrong((*path, "not"), f"must name {', '.join(_NOT[:-1])} or {_NOT[-1]}")
+        if not excluded and not any(key in on for key in _NOT):
+            return None
+        return Selector(
+            tags=self._tags((*path, "tags"), on.get("tags", {})),
+            places=tuple(
+                self._place((*path, "locations", i), place)
+                for i, place in enumerate(self._list((*path, "locations"), on.get("locations", [])))
+            ),
+            models=self._names((*path, "models"), on.get("models", [])),
+            excluded=excluded,
+        )
+
+    def _tags(self, path: Path, raw: Any) -> tuple[tuple[str, frozenset[str]], ...]:
+        tags = []
+        for key, value in self._mapping(path, raw, None).items():
+            values = self._names((*path, key), value if isinstance(value, list) else [value])
+            if not values:
+                self._wrong((*path, key), "must be text, or a list of texts of which one must fit")
+            if len(key) > _TAG_KEY_CHARS_MAX:
+                self._wrong((*path, key), f"is longer than {_TAG_KEY_CHARS_MAX} characters")
+            if any(len(value) > _TAG_VALUE_CHARS_MAX for value in values):
+                message = f"has a value of more than {_TAG_VALUE_CHARS_MAX} characters"
+                self._wrong((*path, key), message)
+            tags.append((key, values))
+        return tuple(tags)
+
+    def _place(self, path: Path, raw: Any) -> Place:
+        place = self._mapping(path, raw, _PLACE)
+        if not place:
+            self._wrong(path, f"must name {', '.join(_PLACE[:-1])} or {_PLACE[-1]}")
+        for key, value in place.items():
+            if not isinstance(value, str) or not value:
+                self._wrong((*path, key), "must be text (put it in quotes)")
+        return Place(**{key: str(value) for key, value in place.items() if key in _PLACE})
 
     def _permissions(self, path: Path, raw: Any) -> frozenset[str]:
         if raw == _ALL:

@@ -54,7 +54,8 @@ class SmallCloud:
                 ids = json.loads(request.body)["instance_id_set"]
                 self._placed(ids)
                 return self._do("batch-delete", ids)
-        raise AssertionError(f"{request.method} {request.path}")
+            case _:
+                raise AssertionError(f"{request.method} {request.path}")
 
     def _do(self, what: str, ids: Sequence[str]) -> bytes:
         self.done.append((what, tuple(ids)))

@@ -21,6 +21,7 @@ class RecordingTelemetry:
         self.breakers_opened: list[str] = []
         self.renewals: list[tuple[str, str]] = []
         self.store: list[bool] = []
+        self.polls: list[tuple[str, str]] = []
 
     def identified(self, issuer: str, outcome: str) -> None:
         self.identifications.append((issuer, outcome))
@@ -58,6 +59,9 @@ class RecordingTelemetry:
 
     def link_renewed(self, account: str, outcome: str) -> None:
         self.renewals.append((account, outcome))
+
+    def inventory_polled(self, account: str, outcome: str) -> None:
+        self.polls.append((account, outcome))
 
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)

@@ -22,6 +22,7 @@ from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef, ServerId
 from gateway.rules.catalogue import Catalogue
+from gateway.rules.inventory import Attributes, Inventory, Selector
 from gateway.rules.pacing import Pace
 from gateway.rules.policy import Policy, Rule
 from gateway.settings import built_in_operations
@@ -35,17 +36,18 @@ SERVERS = [ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in range(14)]
 INSTANCES = [f"i-{i}" for i in range(len(SERVERS))]
 ANN = Principal("corp", "ann", frozenset({"staff"}), 0.0, 9e9, None)
 CATALOGUE = Catalogue(built_in_operations())
+VALUES = ("a", "b", "c")
 USED = ("server:read", "server:power", "instance:read", "instance:delete")
 
 
 class Fixed:
     """The parts of the pipeline that this is not about, each at its plainest."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, known: Policy | Inventory) -> None:
+        self._known = known
 
-    def current(self) -> Policy:
-        return self._policy
+    def current(self, _: object = None) -> Policy | Inventory:
+        return self._known
 
     def recall(self, _: str) -> Principal:
         return ANN
@@ -66,11 +68,13 @@ class Request:
 
 def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
     clock, fixed = FakeClock(), Fixed(policy)
+    inventory = inventory_of(cloud.servers, clock.now())
     exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
     parts: Any = {
         "identify": fixed,
         "credentials": fixed,
         "policies": fixed,
+        "inventories": Fixed(inventory),
         "consoles": fixed,
         "journal": fixed,
         "limits": CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock),
@@ -123,9 +127,7 @@ def ask_all(policy: Policy, world: Mapping[str, SmallServer], requests: Sequence
 
 _servers = st.builds(
     SmallServer,
-    tags=st.fixed_dictionaries(
-        {"env": st.sampled_from(["prod", "test"]), "tier": st.sampled_from(["web", "db"])}
-    ),
+    tags=st.fixed_dictionaries({"env": st.sampled_from(VALUES), "tier": st.sampled_from(VALUES)}),
     records=st.integers(0, 3),
 )
 
@@ -152,6 +154,7 @@ def policies(draw: st.DrawFn) -> Policy:
             users=frozenset({"ann"}),
             groups=frozenset(),
             **draw(_on),
+            selector=draw(st.none() | _selectors),
         )
 
     count = draw(st.integers(1, 4))
@@ -160,6 +163,17 @@ def policies(draw: st.DrawFn) -> Policy:
     return Policy(rules, version="v")
 
 
+_selectors = st.builds(
+    Selector,
+    tags=st.sets(st.sampled_from(["env", "tier"]), min_size=1).flatmap(
+        lambda keys: st.tuples(
+            *(
+                st.tuples(st.just(key), st.frozensets(st.sampled_from(VALUES), min_size=1))
+                for key in sorted(keys)
+            )
+        )
+    ),
+)
 _on = st.one_of(
     st.just({"projects": frozenset(), "servers": frozenset()}),
     st.just({"projects": frozenset({PROJECT}), "servers": frozenset()}),
@@ -200,10 +214,21 @@ def requests(draw: st.DrawFn) -> Request:
     )
 
 
-def is_hidden(policy: Policy, server: ServerId) -> bool:
-    return not any(
-        policy.decide(ANN, permission, PROJECT, server, 0.0).allowed for permission in PERMISSIONS
-    )
+def inventory_of(world: Mapping[str, SmallServer], now: float) -> Inventory:
+    known = {ServerId(one): Attributes(frozenset(it.tags.items())) for one, it in world.items()}
+    return Inventory(known, taken_at=now, good_until=now + 1e6)
+
+
+def hidden_in(policy: Policy, world: Mapping[str, SmallServer]) -> set[str]:
+    inventory = inventory_of(world, 0.0)
+    return {
+        one
+        for one in SERVERS
+        if not any(
+            policy.decide(ANN, permission, PROJECT, one, 0.0, inventory).allowed
+            for permission in PERMISSIONS
+        )
+    }
 
 
 @settings(max_examples=400, deadline=None)
@@ -214,7 +239,10 @@ def test_nothing_told_depends_on_what_is_hidden(
     elsewhere: dict[str, SmallServer],
     asked: list[Request],
 ) -> None:
-    seen = {one: server for one, server in world.items() if not is_hidden(policy, ServerId(one))}
-    others = {one: server for one, server in elsewhere.items() if is_hidden(policy, ServerId(one))}
-    assume(seen != world or others)
-    assert ask_all(policy, world, asked) == ask_all(policy, seen | others, asked)
+    hidden = hidden_in(policy, world)
+    seen = {one: server for one, server in world.items() if one not in hidden}
+    other = {
+        one: it for one, it in elsewhere.items() if one in hidden & hidden_in(policy, elsewhere)
+    }
+    assume(seen != world or other)
+    assert ask_all(policy, world, asked) == ask_all(policy, seen | other, asked)

@@ -1,0 +1,164 @@
+"""Grants and denials by attributes, against a person who reads them one by one."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import NotPermitted
+from gateway.model import Call, Operation, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.rules.inventory import NO_INVENTORY, Attributes, Inventory, Selector
+from gateway.rules.policy import Policy, Rule
+
+P1, P2 = ProjectId("p1"), ProjectId("p2")
+SERVERS = [ServerId(f"s{i}") for i in range(6)]
+ANN = Principal("corp", "ann", frozenset({"ops"}), 0.0, 9e9, None)
+READ = "server:read"
+NOW = 1_000.0
+
+
+def tags(**pairs: str) -> Attributes:
+    return Attributes(frozenset(pairs.items()))
+
+
+def selecting(**pairs: str) -> Selector:
+    return Selector(tags=tuple((key, frozenset({value})) for key, value in pairs.items()))
+
+
+def rule(kind: RuleKind = RuleKind.GRANT, line: int = 1, **changed: object) -> Rule:
+    made = Rule(
+        RuleRef(kind, "policy.yaml", line, f"rule {line}"),
+        permissions=frozenset({READ}),
+        issuer=None,
+        users=frozenset({"ann"}),
+        groups=frozenset(),
+        projects=frozenset(),
+        servers=frozenset(),
+    )
+    return dataclasses.replace(made, **changed)  # type: ignore[arg-type]
+
+
+def inventory(**known: Attributes) -> Inventory:
+    servers = {ServerId(name): one for name, one in known.items()}
+    return Inventory(servers, taken_at=NOW, good_until=NOW + 600)
+
+
+def allows(policy: Policy, server: str | None, known: Inventory, now: float = NOW) -> bool:
+    asked = None if server is None else ServerId(server)
+    return policy.decide(ANN, READ, P1, asked, now, known).allowed
+
+
+PROD_NOT_DB = [
+    rule(selector=selecting(env="prod")),
+    rule(RuleKind.DENIAL, 2, selector=selecting(tier="db")),
+]
+KNOWN = inventory(s0=tags(env="prod", tier="web"), s1=tags(env="prod", tier="db"), s2=tags())
+
+
+def test_prod_and_not_db() -> None:
+    policy = Policy(PROD_NOT_DB, version="v")
+    assert [allows(policy, server, KNOWN) for server in ("s0", "s1", "s2", "s3")] == [
+        True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_grants_by_attributes_end_with_the_inventory_and_denials_then_deny() -> None:
+    everywhere = rule(line=3)
+    policy = Policy([everywhere, PROD_NOT_DB[1]], version="v")
+    assert allows(policy, "s0", KNOWN, NOW + 599)
+    assert not allows(policy, "s0", KNOWN, NOW + 600)
+    assert not allows(policy, "s0", NO_INVENTORY)
+    assert not allows(policy, "s5", KNOWN), "a server that nobody knows may be the one denied"
+    granting = Policy([PROD_NOT_DB[0]], version="v")
+    assert allows(granting, "s0", KNOWN, NOW + 599)
+    assert not allows(granting, "s0", KNOWN, NOW + 600)
+
+
+def test_a_grant_by_attributes_is_no_right_to_everything() -> None:
+    assert not allows(Policy([PROD_NOT_DB[0]], version="v"), None, KNOWN)
+    assert not allows(Policy([rule(), PROD_NOT_DB[1]], version="v"), None, KNOWN)
+
+
+def test_what_was_decided_is_asked_again_of_another_inventory_and_of_an_old_one() -> None:
+    policy = Policy([PROD_NOT_DB[0]], version="v")
+    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    assert policy.permit(ANN, call, NOW, KNOWN) is policy.permit(ANN, call, NOW + 1, KNOWN)
+    with pytest.raises(NotPermitted):
+        policy.permit(ANN, call, NOW, inventory(s0=tags(env="test")))
+    policy.permit(ANN, call, NOW, KNOWN)
+    with pytest.raises(NotPermitted):
+        policy.permit(ANN, call, NOW + 600, KNOWN)
+
+
+_attributes = st.builds(
+    tags, env=st.sampled_from(["prod", "test"]), tier=st.sampled_from(["web", "db"])
+)
+_selectors = st.one_of(
+    st.builds(selecting, env=st.sampled_from(["prod", "test"])),
+    st.builds(selecting, tier=st.sampled_from(["web", "db"])),
+    st.builds(
+        lambda chosen, left_out: Selector(tags=chosen.tags, excluded=left_out),
+        st.builds(selecting, env=st.just("prod")),
+        st.builds(selecting, tier=st.sampled_from(["web", "db"])),
+    ),
+)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> list[Rule]:
+    def one(line: int) -> Rule:
+        return rule(
+            draw(st.sampled_from(RuleKind)),
+            line,
+            projects=frozenset(draw(st.sets(st.sampled_from([P1, P2]), max_size=1))),
+            servers=frozenset(draw(st.sets(st.sampled_from(SERVERS), max_size=2))),
+            selector=draw(st.none() | _selectors),
+            valid_until=draw(st.sampled_from([NOW, NOW + 9e9])),
+        )
+
+    return [one(line) for line in range(draw(st.integers(0, 5)))]
+
+
+def read_aloud(all_rules: list[Rule], server: ServerId | None, known: Attributes | None) -> bool:
+    """Decide as the docs say it: each rule by itself, denials first."""
+
+    def is_on(one: Rule) -> bool:
+        if one.projects and P1 not in one.projects:
+            return False
+        if server is None:
+            return one.ref.kind is RuleKind.DENIAL or not (one.projects or one.servers)
+        return not one.servers or server in one.servers
+
+    def fits(one: Rule) -> bool:
+        if one.selector is None:
+            return True
+        if known is None:
+            return one.ref.kind is RuleKind.DENIAL
+        return one.selector.matches(known)
+
+    holding = [one for one in all_rules if one.valid_until > NOW and is_on(one) and fits(one)]
+    kinds = {one.ref.kind for one in holding}
+    return RuleKind.DENIAL not in kinds and RuleKind.GRANT in kinds
+
+
+@given(rules(), st.dictionaries(st.sampled_from(SERVERS), _attributes), st.booleans())
+def test_decisions_and_reach_are_what_a_person_reads(
+    some: list[Rule],
+    known: dict[ServerId, Attributes],
+    is_old: bool,  # noqa: FBT001
+) -> None:
+    policy = Policy(some, version="v")
+    held = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
+    reach = policy.reach(ANN, READ, P1, NOW, held)
+    for server in SERVERS:
+        expected = read_aloud(some, server, held.attributes(server, NOW))
+        assert policy.decide(ANN, READ, P1, server, NOW, held).allowed == expected
+        assert reach.allows(server) == expected
+        if expected:
+            assert reach.rule is not None
+        if reach.total:
+            assert expected
+    assert policy.decide(ANN, READ, P1, None, NOW, held).allowed == read_aloud(some, None, None)
+    if reach.total:
+        assert reach.allows(ServerId("never heard of"))
