@@ -11,8 +11,9 @@ or no longer, a grant by attributes gives nothing, and a denial by attributes de
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from gateway.errors import NotPermitted
 from gateway.model import (
@@ -81,9 +82,12 @@ class Reach:
     Built once and asked for each server of a list.
     """
 
-    everywhere: RuleRef | None
-    """The grant on the whole project or on everything, if there is one."""
-    granted: Mapping[ServerId, RuleRef]
+    rule: RuleRef | None
+    """Some grant that reaches into this project, whatever is there now: what is known of servers
+    must not show in it. None: this person has no business here."""
+    everywhere: bool
+    """There is a grant on the whole project or on everything."""
+    granted: frozenset[ServerId]
     """Servers that are granted one by one."""
     granting: tuple[Rule, ...]
     """Grants by attributes."""
@@ -93,21 +97,15 @@ class Reach:
     attributes: Callable[[ServerId], Attributes | None]
 
     @property
-    def rule(self) -> RuleRef | None:
-        """Some grant that reaches into this project; None: this person has no business here."""
-        by_attributes = (rule.ref for rule in self.granting)
-        return self.everywhere or next(iter(self.granted.values()), next(by_attributes, None))
-
-    @property
     def total(self) -> bool:
         """Tell whether every server of the project is allowed, also one that is not there yet."""
         denied = self.denied_everywhere or self.denied or self.denying
-        return self.everywhere is not None and not denied
+        return self.everywhere and not denied
 
     def allows(self, server: ServerId) -> bool:
         if self.denied_everywhere or server in self.denied:
             return False
-        granted = self.everywhere is not None or server in self.granted
+        granted = self.everywhere or server in self.granted
         if not self.denying and (granted or not self.granting):
             return granted
         known = self.attributes(server)
@@ -289,17 +287,15 @@ class Policy:
         denials = list(self._reaches(self._denials, principal, permission))
         whole = [rule for reach in grants for rule in reach.on_whole(project)]
         denied = [rule for reach in denials for rule in reach.on_whole(project)]
-        granted: dict[ServerId, RuleRef] = {}
-        for server, rule in _holding(grants, project, now, inventory):
-            granted.setdefault(server, rule.ref)
-        plain = (rule for rule in whole if rule.selector is None and rule.holds_at(now))
-        first = next(plain, None)
+        named = (rule for reach in grants for _, rule in reach.on_servers(project))
+        some = next((rule.ref for rule in chain(whole, named) if rule.holds_at(now)), None)
         return Reach(
-            everywhere=None if first is None else first.ref,
-            granted=granted,
+            rule=some,
+            everywhere=any(rule.selector is None and rule.holds_at(now) for rule in whole),
+            granted=frozenset(_holding(grants, project, now, inventory)),
             granting=_by_attributes(whole, now),
             denied_everywhere=any(rule.selector is None and rule.holds_at(now) for rule in denied),
-            denied=frozenset(server for server, _ in _holding(denials, project, now, inventory)),
+            denied=frozenset(_holding(denials, project, now, inventory)),
             denying=_by_attributes(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
         )
@@ -366,14 +362,14 @@ class Policy:
 
 def _holding(
     reaches: Sequence[_Reach], project: str, now: float, inventory: Inventory
-) -> Iterator[tuple[ServerId, Rule]]:
-    """Yield the servers that rules name one by one, with the rules that hold for them."""
+) -> Iterator[ServerId]:
+    """Yield the servers that rules which hold name one by one."""
     for reach in reaches:
         for server, rule in reach.on_servers(project):
             if rule.holds_at(now) and (
                 rule.selector is None or rule.is_about(inventory.attributes(server, now))
             ):
-                yield server, rule
+                yield server
 
 
 def _by_attributes(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
