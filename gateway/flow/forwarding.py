@@ -109,7 +109,7 @@ class Forwarding:
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
-        return Forwarded(200, JSON, visible(pages, reach.allows).page(permit.call))
+        return Forwarded(200, JSON, visible(pages, reach.predicate).page(permit.call))
 
     async def _streamed(
         self, permit: Permit, demand: Demand, deadline: float, headers: Headers

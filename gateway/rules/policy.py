@@ -102,6 +102,15 @@ class Reach:
         denied = self.denied_everywhere or self.denied or self.denying
         return self.everywhere and not denied
 
+    @property
+    def predicate(self) -> Callable[[ServerId], bool]:
+        """The quickest that answers as `allows` does."""
+        if self.everywhere or self.granting or self.denied_everywhere:
+            return self.allows
+        if self.denied or self.denying:
+            return self.allows
+        return self.granted.__contains__
+
     def allows(self, server: ServerId) -> bool:
         if self.denied_everywhere or server in self.denied:
             return False

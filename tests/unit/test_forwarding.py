@@ -38,7 +38,7 @@ class FakeReach:
     total: bool
     may_see: frozenset[str] = frozenset()
 
-    def allows(self, server: ServerId) -> bool:
+    def predicate(self, server: ServerId) -> bool:
         return server in self.may_see
 
 

@@ -124,6 +124,7 @@ def test_an_entry_that_tells_of_a_hidden_server_or_of_none_is_hidden(metric: Any
         b"{}",
         b'{"servers": {}}',
         b'{"servers": [7]}',
+        b'{"servers": [{"id": 7}]}',
         b'{"servers": ["x"]}',
         b'{"servers": [], "count": "x"}',
         b'{"servers": [], "page_info": []}',
@@ -138,9 +139,10 @@ def test_what_is_no_list_is_the_cloud_s_fault(body: bytes) -> None:
         PageReader(SERVERS)(body)
 
 
-@pytest.mark.parametrize("own", [None, 7, [], {}])
-def test_an_entry_without_an_id_is_hidden(own: Any) -> None:
-    assert shown([page({"id": own})], {"", "7"}, call())["servers"] == []
+@pytest.mark.parametrize("entry", [{"id": None}, {}, {"id": ""}])
+def test_an_entry_without_an_id_is_hidden(entry: dict[str, Any]) -> None:
+    found = visible([page(entry, *servers(2))], lambda _: True).page(call())
+    assert [one["id"] for one in json.loads(found)["servers"]] == [uuid(0), uuid(1)]
 
 
 def test_a_next_page_s_address_is_read_as_its_marker() -> None:

@@ -154,7 +154,7 @@ def test_decisions_and_reach_are_what_a_person_reads(
     for server in SERVERS:
         expected = read_aloud(some, server, held.attributes(server, NOW))
         assert policy.decide(ANN, READ, P1, server, NOW, held).allowed == expected
-        assert reach.allows(server) == expected
+        assert reach.allows(server) == reach.predicate(server) == expected
         if expected:
             assert reach.rule is not None
         if reach.total:
