@@ -35,7 +35,7 @@ _REFRESH_MAX = 200
 _JITTER_S = 0.008
 """One replica is first at a slot; the others then hear that it is gone."""
 _TURN_EVERY_S = 0.002
-_TURN_GAP_S = 0.003
+_TURN_GAP_S = 0.005
 """Who comes within so short a time of a turn takes the next one together: it costs no more."""
 _AS_GOOD_AS_DUE_S = 0.000_5
 _PAUSE_UNNAMED_S = 3.0
