@@ -45,6 +45,7 @@ from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
+from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
@@ -375,6 +376,7 @@ async def open_parts(
             limits=limits,
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
+            pages=pages(config.catalogue),
         )
         yield Parts(handler, loops, policies, keys, valkey)
 

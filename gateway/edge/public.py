@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 
 from gateway.edge import forwarded as forwarding
 from gateway.edge.client_address import Networks, client_address
+from gateway.edge.docs import Page
 from gateway.edge.federation import PREFIX as FEDERATION
 from gateway.edge.federation import FederationHandler
 from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
@@ -33,6 +34,7 @@ from gateway.errors import (
     CallerLimited,
     DeadlineExceeded,
     GatewayError,
+    MethodNotAllowed,
     NotAuthenticated,
     RequestTooLarge,
     UpstreamRefused,
@@ -67,6 +69,7 @@ class _Outcome:
     """As the caller prefers."""
     asked: Asked | None = None
     errand: Errand | None = None
+    page: Page | None = None
     answered: Answered | Forwarded | None = None
     status: int = 200
     error_code: str = ""
@@ -81,6 +84,8 @@ class _Outcome:
     def operation(self) -> str | None:
         if self.asked is not None:
             return None if self.asked.call is None else self.asked.call.operation.name
+        if self.page is not None:
+            return self.page.name
         return None if self.errand is None else self.errand.operation
 
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
@@ -101,9 +106,11 @@ class PublicHandler:
         limits: CallerLimits,
         trusted_proxies: Networks,
         federation: FederationHandler,
+        pages: Mapping[str, Page],
     ) -> None:
         self._gateway = gateway
         self._federation = federation
+        self._pages = pages
         self._clock = clock
         self._deadline_s = deadline_s
         self._request_done = request_done
@@ -124,7 +131,9 @@ class PublicHandler:
         outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
         response: web.StreamResponse
         try:
-            if request.raw_path.startswith(FEDERATION):
+            if request.raw_path in self._pages:
+                response = self._page(request, outcome)
+            elif request.raw_path.startswith(FEDERATION):
                 response = await self._federate(request, outcome)
             else:
                 response = await self._serve(request, outcome)
@@ -152,6 +161,14 @@ class PublicHandler:
         response = self._refuse(outcome, refusal, error)
         response.force_close()
         self._done(outcome)
+        return response
+
+    def _page(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
+        outcome.page = page = self._pages[request.raw_path]
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed("This page is only read.", allowed=("GET", "HEAD"))
+        response = page.response(request, self._headers(outcome))
+        outcome.status = response.status
         return response
 
     async def _federate(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:

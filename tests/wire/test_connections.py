@@ -37,6 +37,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
         trusted_proxies=(),
         federation=None,  # type: ignore[arg-type]
+        pages={},
     )
     runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
     await runner.setup()

@@ -1,0 +1,128 @@
+"""The document says what the gateway does: schemathesis holds one against the other."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from openapi_spec_validator import validate
+
+from tests.support.stack import Box, Stack, ask, eventually
+
+_CHECKS = (
+    *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
+    *("response_headers_conformance", "response_schema_conformance"),
+)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    box = Box("--rate", "100000", "--burst", "100000")
+    box.settings(latency_s=[0.0, 0.001])
+    running = Stack(
+        box,
+        change={
+            "caller_limits": {"requests": 1e6, "per_s": 1, "burst": 100_000},
+            "operations": {"off": ["UpdateIDcs"]},
+        },
+        account={"budget": {"console": {"requests": 10_000, "per_s": 1, "burst": 100}}},
+    )
+    grant = {"role": "all", "to": {"users": ["alice"]}, "on": "everything"}
+    running.gateway.write_policy({"roles": {"all": "all"}, "grants": [grant]})
+    target = f"/v1/{box.project}/physicalservers/status"
+    headers = {"Authorization": f"Bearer {box.token('alice')}"}
+    eventually(lambda: ask(running.gateway.url, "GET", target, headers).status == 200)
+    yield running
+    running.close()
+
+
+def schemathesis(stack: Stack, directory: Path, *headers: str) -> str:
+    config = directory / "schemathesis.toml"
+    config.write_text(
+        f'[parameters]\n"path.project_id" = "{stack.box.project}"\n'
+        f'"path.server_id" = "{stack.box.servers[0]}"\n'
+    )
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"),
+        stack.gateway.url + "/openapi.json",
+        *("--checks", ",".join(_CHECKS), "--phases", "coverage,fuzzing", "--no-color"),
+        *("--max-examples", "8", "--seed", "1", "--generation-database", "none"),
+        *(part for header in headers for part in ("--header", header)),
+    ]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=directory
+    )
+    assert ran.returncode == 0, ran.stdout[-6000:]
+    return ran.stdout
+
+
+def test_what_is_documented_is_what_happens(stack: Stack, tmp_path: Path) -> None:
+    token = stack.box.token("alice", life_s=7_200)
+    said = schemathesis(stack, tmp_path, f"Authorization: Bearer {token}")
+    found = re.search(r"Test cases:\s+(\d+) generated, (\d+) passed", said)
+    assert found is not None, said
+    assert int(found[1]) == int(found[2]) > 1_000
+    operations = re.search(r"Tested: (\d+)", said)
+    assert operations is not None
+    assert int(operations[1]) >= 50
+    statuses = {line["status"] for line in stack.gateway.log_lines("request")}
+    assert {200, 400, 404, 405} <= statuses, "the calls went further than the door"
+
+
+def test_without_a_token_nothing_happens_and_that_is_documented_too(
+    stack: Stack, tmp_path: Path
+) -> None:
+    ask(stack.box.cloud, "DELETE", "/_box/calls")
+    schemathesis(stack, tmp_path)
+    assert stack.box.calls(stack.box.cloud) == []
+
+
+def test_the_document_is_valid_and_has_what_the_config_says(stack: Stack) -> None:
+    answer = ask(stack.gateway.url, "GET", "/openapi.json")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    validate(answer.json)
+    named = {
+        one["operationId"]
+        for item in answer.json["paths"].values()
+        for method, one in item.items()
+        if method not in ("parameters", "head")
+    }
+    assert {"ShowRemoteConsole", "ListServers", "CreateTokenWithIdToken"} <= named
+    assert "UpdateIDcs" not in named
+    again = ask(
+        stack.gateway.url, "GET", "/openapi.json", {"If-None-Match": answer.headers["etag"]}
+    )
+    assert (again.status, again.body) == (304, b"")
+    assert ask(stack.gateway.url, "HEAD", "/openapi.json").body == b""
+    assert ask(stack.gateway.url, "POST", "/docs").error_code == "CGW.4050"
+
+
+class _References(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "style")]
+
+
+def test_the_page_needs_nothing_from_elsewhere(stack: Stack) -> None:
+    answer = ask(stack.gateway.url, "GET", "/docs")
+    text = answer.body.decode()
+    page = _References()
+    page.feed(text)
+    assert all(one.startswith("#") or one == "openapi.json" for one in page.found), page.found
+    assert "script" not in page.tags
+    assert "url(" not in text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    for item in ask(stack.gateway.url, "GET", "/openapi.json").json["paths"].values():
+        for method, one in item.items():
+            assert method in ("parameters", "head") or f'id="{one["operationId"]}"' in text
+    assert json.dumps("CGW.4031")[1:-1] in text
