@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gateway import __version__
+from gateway.client import add_commands
 from gateway.located_yaml import MistakesFound
 
 
@@ -45,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "--online", action="store_true", help="also log in to IAM, load issuers' keys, ask Redis"
     )
     check.set_defaults(run=_check)
+
+    add_commands(commands)
 
     explain = commands.add_parser("explain", help="why may, or may not, this person do this?")
     _config_option(explain)

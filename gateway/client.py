@@ -1,0 +1,356 @@
+"""`gateway console` and `gateway servers`: the gateway's own client, for people and for scripts.
+
+It knows the gateway as any client does, by HTTP alone.
+"""
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import shlex
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from gateway.model import Secret
+
+_URL_VARIABLE: Final = "CONSOLE_GATEWAY_URL"
+_TOKEN_VARIABLE: Final = "CONSOLE_GATEWAY_TOKEN"  # noqa: S105 - a name, no token
+_COMMAND_WITHIN_S: Final = 30.0
+_SILENT_S: Final = 1.0
+_IDS_MAX: Final = 100
+_RETRIED: Final = (429, 503)
+EXIT_CODES: Final = """\
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
+5 try again later, 6 the gateway cannot be reached"""
+_EXIT: Final = {401: 4, 403: 3, 429: 5, 503: 5, 504: 5}
+_UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
+
+
+class _Stopped(Exception):
+    """What ends a command, with all that is to be told of it."""
+
+    def __init__(self, code: int, message: str, **told: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.told = {"error_code": "", "error_msg": message, **told}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    data: Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add `console` and `servers` to the command line's parsers."""
+    console = _command(commands, "console", "a console on a server: open the link, or print it")
+    console.add_argument("server", metavar="PROJECT/SERVER", help="the server by id or by name")
+    console.add_argument("--fresh", action="store_true", help="a link nobody was given before")
+    how = console.add_mutually_exclusive_group()
+    how.add_argument("--print", action="store_true", help="print it (default without a terminal)")
+    how.add_argument("--open", action="store_true", help="open it in the browser")
+    console.set_defaults(run=lambda options: _run(options, _console))
+
+    servers = _command(commands, "servers", "what may I see, and what may I do there?")
+    servers.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all of mine")
+    servers.set_defaults(run=lambda options: _run(options, _servers))
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gateway", metavar="URL", help=f"default: ${_URL_VARIABLE}")
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token-env", metavar="NAME", default=_TOKEN_VARIABLE, help=f"default: {_TOKEN_VARIABLE}"
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE")
+    token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
+    parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
+    parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
+    return parser
+
+
+def _run(options: argparse.Namespace, command: Any) -> int:
+    try:
+        command(options, _Gateway(options))
+    except _Stopped as stopped:
+        if options.json:
+            print(json.dumps(stopped.told))
+        else:
+            ids = [f"{name} {value}" for name, value in stopped.told.items() if _is_id(name, value)]
+            print(stopped, f"({', '.join(ids)})" if ids else "", file=sys.stderr)
+        return stopped.code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _is_id(name: str, value: object) -> bool:
+    return name in ("error_code", "request_id") and bool(value)
+
+
+def _console(options: argparse.Namespace, gateway: "_Gateway") -> None:
+    project, _, server = options.server.partition("/")
+    if not project or not server:
+        raise _Stopped(_USAGE, "Name the server as PROJECT/SERVER.")
+    if not _is_uuid(server):
+        server = _by_name(gateway, project, server)
+    headers = {"Cache-Control": "no-cache"} if options.fresh else {}
+    path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
+    answer = gateway.ask(path, headers)
+    url, left_s = answer.data["url"], int(answer.headers.get("x-console-expires-in", "0"))
+    if options.json:
+        print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
+    elif options.open or (sys.stdout.isatty() and not options.print):
+        if not webbrowser.open(url):
+            raise _Stopped(_REFUSED, "No browser can be started; use --print.")
+        print(f"Opened; the link is good for {left_s} s.", file=sys.stderr)
+    else:
+        print(url)
+
+
+def _by_name(gateway: "_Gateway", project: str, name: str) -> str:
+    ids = [one["id"] for one in gateway.servers(project) if one.get("name") == name]
+    if len(ids) == 1:
+        return str(ids[0])
+    found = f"{len(ids)} servers that you may see are" if ids else "No server that you may see is"
+    listed = f": {', '.join(ids)}. Name one by its id." if ids else "."
+    raise _Stopped(_USAGE, f"{found} called {name}{listed}")
+
+
+def _servers(options: argparse.Namespace, gateway: "_Gateway") -> None:
+    projects = options.projects or [
+        one["id"] for one in gateway.ask("/v3/projects").data["projects"]
+    ]
+    found = [
+        {
+            "project_id": project,
+            **{name: one.get(name) for name in ("id", "name", "power_state", "health_state")},
+            "permissions": permissions,
+        }
+        for project in projects
+        for one, permissions in gateway.with_permissions(project)
+    ]
+    if options.json:
+        print(json.dumps({"servers": found}))
+        return
+    if not found:
+        print("There is no server that you may see.", file=sys.stderr)
+        return
+    head = ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY")
+    rows = [
+        (*(str(value or "-") for value in list(one.values())[:-1]), " ".join(one["permissions"]))
+        for one in found
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+class _Gateway:
+    """The gateway at its address, asked as one person."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        address = options.gateway or os.environ.get(_URL_VARIABLE, "")
+        if not address:
+            raise _stop_at_usage(f"Name the gateway by --gateway or {_URL_VARIABLE}.")
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise _stop_at_usage("The gateway's address is no http or https URL.")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise _stop_at_usage("Use https: a token does not travel in clear text.")
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = None
+        if parts.scheme == "https":
+            self._tls = ssl.create_default_context(cafile=options.ca_file)
+        self._token, self._token_from = _token(options)
+        self._until: float = time.monotonic() + options.wait  # noqa: TID251 - no service, a command
+
+    def servers(self, project: str) -> Iterator[dict[str, Any]]:
+        marker = ""
+        while True:
+            path = f"/v1/{quote(project, safe='')}/physicalservers?limit=1000{marker}"
+            page = self.ask(path).data
+            yield from page["servers"]
+            following = (page.get("page_info") or {}).get("next_marker")
+            if not following:
+                return
+            marker = f"&marker={quote(following, safe='')}"
+
+    def with_permissions(self, project: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Yield each server that may be seen, with what may be done there."""
+        servers = list(self.servers(project))
+        for start in range(0, len(servers), _IDS_MAX):
+            some = servers[start : start + _IDS_MAX]
+            ids = ",".join(one["id"] for one in some)
+            answer = self.ask(f"/v1/{quote(project, safe='')}/permissions?server_id={ids}")
+            allowed = {one["id"]: one["permissions"] for one in answer.data["servers"]}
+            yield from ((one, allowed.get(one["id"], [])) for one in some)
+
+    def ask(self, path: str, headers: Mapping[str, str] | None = None) -> _Answer:
+        """Return a good answer, asking again as long as there is time and the gateway says so."""
+        while True:
+            left_s = self._left_s()
+            wait = {"Prefer": f"wait={max(1, int(left_s))}"}
+            with _progress():
+                answer = self._send(path, {**(headers or {}), **wait}, left_s)
+            if answer.status < 300:
+                return answer
+            again_s = float(answer.headers.get("retry-after", "0"))
+            if answer.status not in _RETRIED or not 0 < again_s < self._left_s():
+                raise self._refused(answer)
+            with _progress("told to come again"):
+                time.sleep(again_s)
+
+    def _send(self, path: str, headers: Mapping[str, str], left_s: float) -> _Answer:
+        connection: http.client.HTTPConnection
+        if self._tls is None:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=left_s + 5)
+        else:
+            connection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=left_s + 5, context=self._tls
+            )
+        try:
+            sent = {**headers, "Authorization": f"Bearer {self._token.reveal()}"}
+            connection.request("GET", path, headers=sent)
+            answer = connection.getresponse()
+            named = {name.lower(): value for name, value in answer.getheaders()}
+            return _Answer(answer.status, named, json.loads(answer.read()))
+        except TimeoutError:
+            raise _Stopped(_EXIT[504], "The gateway did not answer in time.") from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            message = f"The gateway at {self._host} cannot be reached: {reason}"
+            raise _Stopped(_UNREACHABLE, message) from None
+        except ValueError:
+            raise _Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?") from None
+        finally:
+            connection.close()
+
+    def _refused(self, answer: _Answer) -> _Stopped:
+        told = answer.data if isinstance(answer.data, dict) else {}
+        message = str(told.get("error_msg", "The gateway refused."))
+        if answer.status == 401:
+            message += f" The token came from {self._token_from}{_expiry(self._token)}."
+        return _Stopped(
+            _EXIT.get(answer.status, _REFUSED),
+            message,
+            error_code=str(told.get("error_code", "")),
+            request_id=answer.headers.get("x-request-id", ""),
+            status=answer.status,
+        )
+
+    def _left_s(self) -> float:
+        left_s = self._until - time.monotonic()  # noqa: TID251
+        if left_s <= 0:
+            raise _Stopped(_EXIT[504], "The time of --wait is up.")
+        return left_s
+
+
+def _stop_at_usage(message: str) -> _Stopped:
+    return _Stopped(_USAGE, message)
+
+
+def _token(options: argparse.Namespace) -> tuple[Secret, str]:
+    """Return the JWT and where it came from, in words."""
+    if options.token_file is not None:
+        try:
+            text, source = options.token_file.read_text(), f"the file {options.token_file}"
+        except (OSError, UnicodeDecodeError):
+            raise _stop_at_usage(f"{options.token_file} cannot be read.") from None
+    elif options.token_command is not None:
+        text, source = _output_of(options.token_command), "--token-command"
+    else:
+        text, source = os.environ.get(options.token_env, ""), f"${options.token_env}"
+    token = text.strip()
+    if not token or any(char.isspace() or not char.isascii() for char in token):
+        raise _stop_at_usage(f"There is no token in {source}.")
+    return Secret(token), source
+
+
+def _output_of(command: str) -> str:
+    try:
+        ran = subprocess.run(  # noqa: S603 - the person's own command, without a shell
+            shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_WITHIN_S, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        raise _stop_at_usage("The --token-command failed.") from None
+    return ran.stdout.decode(errors="replace")
+
+
+def _expiry(token: Secret) -> str:
+    """Say when the token ended, if it did, without proving anything."""
+    try:
+        payload = token.reveal().split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        ended = datetime.fromtimestamp(claims["exp"], UTC)
+    except (ValueError, LookupError, TypeError, OSError, OverflowError):
+        return ""
+    return f" and ended {ended:%Y-%m-%d %H:%M:%S} UTC" if ended < datetime.now(UTC) else ""
+
+
+@contextmanager
+def _progress(what: str = "waiting for the gateway") -> Iterator[None]:
+    """Show a line that tells how long it takes, after a second, to whoever can see it."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    shower = threading.Thread(target=_show, args=(what, done), daemon=True)
+    shower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        shower.join()
+
+
+def _show(what: str, done: threading.Event) -> None:
+    seconds = 0
+    while not done.wait(_SILENT_S):
+        seconds += 1
+        place = " and a place in the cloud's budget" if seconds > 1 else ""
+        print(f"\r{what}{place} … {seconds} s\x1b[K", end="", file=sys.stderr, flush=True)
+    if seconds:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _is_uuid(text: str) -> bool:
+    parts: Sequence[str] = text.lower().split("-")
+    lengths = [len(part) for part in parts]
+    return lengths == [8, 4, 4, 4, 12] and all(
+        char in "0123456789abcdef" for part in parts for char in part
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
