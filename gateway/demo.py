@@ -23,6 +23,7 @@ from typing import Any, NoReturn, cast
 
 from gateway.cloudbox import iam
 from gateway.cloudbox.box import CloudBox
+from gateway.cloudbox.fleet import REGION
 from gateway.cloudbox.idp import AUDIENCE
 from gateway.drivers.embedded_valkey import EmbeddedValkey, end_with_parent
 
@@ -231,7 +232,9 @@ class _Scene:
                         "domain": iam.DOMAIN,
                         "password": {"file": "iam-password"},
                     },
+                    "region": REGION,
                     "budget": {"console": {"requests": 9, "per_s": 1, "burst": 5}},
+                    "inventory": {"poll_s": 5, "age_max_s": 60, "directory": "."},
                 }
             ],
             "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
@@ -241,7 +244,7 @@ class _Scene:
         return dedent(f"""\
             # Try it: give viewers the role operator, save, and ask again. No restart is needed.
             roles:
-              operator: [console:open, server:read]
+              operator: [console:open, server:read, server:power, instance:read]
               viewer: [server:read]
 
             grants:
@@ -257,11 +260,16 @@ class _Scene:
     def _env(self) -> str:
         root, python = Path(__file__).parent.parent, shlex.quote(sys.executable)
         servers = f"http://127.0.0.1:{self._port}/v1/{self._box.project}/physicalservers"
+        power_off = {"action": "power off", "server_id_set": self._allowed[-1:]}
         lines = [f"{name.upper()}={token}" for name, token in self._tokens.items()]
         lines += [
             f"ALLOWED={servers}/{self._allowed[0]}/remote-console-address",
             f"DENIED={servers}/{self._denied[0]}/remote-console-address",
             f"TARGET={self._box.project}/{self._allowed[0]}",
+            f"SERVERS={servers}",
+            f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
+            f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
+            "export CONSOLE_GATEWAY_TOKEN=$OPERATOR",
             f"CONFIG={shlex.quote(str(self.config))}",
             # A checkout that is not installed is found from any directory.
             f'gateway() {{ PYTHONPATH={shlex.quote(str(root))} {python} -m gateway "$@"; }}',
@@ -300,6 +308,19 @@ Not for victor, a viewer, nor for otto, nor for olga on another server: 403, thr
   curl -si -H "Authorization: Bearer $VIEWER" $ALLOWED
   curl -si -H "Authorization: Bearer $OUTSIDER" $ALLOWED
   curl -si -H "Authorization: Bearer $OPERATOR" $DENIED
+
+The same by the gateway's own client, as olga: what may I see and do, and the link.
+
+  gateway servers
+  gateway console --print $TARGET
+
+The rest of the physical-servers API: a list that shows what the caller may see, a switch that is
+all or nothing, and the page that tells all operations.
+
+  curl -s -H "Authorization: Bearer $OPERATOR" "$SERVERS?limit=10"
+  curl -si -X PUT -H "Authorization: Bearer $OPERATOR" -d "$POWER_OFF" $SERVERS/power-state
+
+All of it is told at {gateway}/docs
 
 Why may olga, and victor not? Is the config good, and does everything answer? What was counted?
 

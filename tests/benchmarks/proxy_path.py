@@ -16,7 +16,7 @@ from tests.support.valkey import free_port
 
 _ROUNDS = 5
 _SECONDS = 3.0
-_CONNECTIONS = 64
+_CONNECTIONS = 16
 _NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
 _BUDGET = {"console": {"requests": 100_000, "per_s": 1, "burst": 1_000}}
 _MANY = 10_000

@@ -180,11 +180,15 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         text = demo.text()
         source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
         assert source is not None, text + demo.errors()
-        commands = re.findall(r"^  ((?:curl|gateway (?:explain|check)) .*)$", text, re.MULTILINE)
+        commands = re.findall(r"^  ((?:curl|gateway) .*|gateway servers)$", text, re.MULTILINE)
         said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
         statuses = [heard.split(" ")[1] for _, heard in said[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
-        explained, denied, checked, counted = said[5:]
+        listed, printed, page, switched, explained, denied, checked, counted = said[5:]
+        assert listed[1].count("server:power") == 4
+        assert printed[1].startswith("https://")
+        assert json.loads(page[1])["count"] == 4
+        assert switched[1].startswith("HTTP/1.1 200 ")
         assert explained[0] == 0
         assert explained[1].startswith("ALLOWED by ")
         assert denied[0] == 3
