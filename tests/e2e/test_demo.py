@@ -180,7 +180,9 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         text = demo.text()
         source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
         assert source is not None, text + demo.errors()
-        commands = re.findall(r"^  ((?:curl|gateway) .*|gateway servers)$", text, re.MULTILINE)
+        commands = re.findall(
+            r"^  ((?:curl|gateway (?:servers|console|explain|check)).*)$", text, re.MULTILINE
+        )
         said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
         statuses = [heard.split(" ")[1] for _, heard in said[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
