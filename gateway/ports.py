@@ -78,6 +78,9 @@ class UsedOnce(Protocol):
         Over all replicas. Raises StoreUnavailable.
         """
 
+    async def take_back(self, key: str) -> None:
+        """Make it as if `key` had not been used: nothing came of it. Raises StoreUnavailable."""
+
 
 class Policies(Protocol):
     def current(self) -> Policy:

@@ -4,6 +4,7 @@ A key pair of ours proves no more than that its holder was given it: who that is
 JWT still counts, is asked of the JWT in it, as if it had come by itself. So keys end with it.
 """
 
+from contextlib import suppress
 from hmac import compare_digest
 from urllib.parse import unquote
 
@@ -63,6 +64,16 @@ class CallerCredentials:
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
+
+    async def take_back(self, presented: Presented) -> None:
+        """Let this signed write come again: it was refused before anything was done.
+
+        The vendor's SDK sends the same bytes once more after a 429 or 503 (dossier 4.5).
+        """
+        signature = read_proof(presented.one_of("authorization") or "").signature
+        await self._used_here.take_back(signature)
+        with suppress(StoreUnavailable):
+            await self._used.take_back(signature)
 
     async def _jwt_of_signed(self, presented: Presented, body: bytes) -> str:
         proof = read_proof(presented.one_of("authorization") or "")

@@ -8,7 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.errors import DeadlineExceeded, JournalUnavailable, NotAuthenticated, NotPermitted
+from gateway.errors import (
+    BudgetExhausted,
+    CallerLimited,
+    DeadlineExceeded,
+    JournalUnavailable,
+    KeysUnavailable,
+    NotAuthenticated,
+    NotPermitted,
+    ServiceLoginFailed,
+    UpstreamBusy,
+    UpstreamSuspended,
+)
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import Consoles
 from gateway.flow.credentials import CallerCredentials
@@ -37,6 +48,16 @@ from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NO_ISSUER = "unknown"
+_NOTHING_DONE = (
+    BudgetExhausted,
+    CallerLimited,
+    JournalUnavailable,
+    KeysUnavailable,
+    ServiceLoginFailed,
+    UpstreamBusy,
+    UpstreamSuspended,
+)
+"""What was refused so may be sent again as it is."""
 
 
 @dataclass(slots=True)
@@ -61,6 +82,8 @@ class Asked:
     x_security_token: Sequence[str] = ()
     body: bytes | None = None
     """Where it was read before it was known whose it is."""
+    signed: Presented | None = None
+    """The signature that was accepted, if the request bears one."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -111,6 +134,14 @@ class Gateway:
 
     async def answer(self, asked: Asked) -> Answered | Forwarded:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
+        try:
+            return await self._answer(asked)
+        except _NOTHING_DONE:
+            if asked.signed is not None:
+                await self._credentials.take_back(asked.signed)
+            raise
+
+    async def _answer(self, asked: Asked) -> Answered | Forwarded:
         monotonic = self._clock.monotonic
         began = monotonic()
         token = self._credential(asked)
@@ -159,7 +190,9 @@ class Gateway:
         if asked.has_body:
             asked.body = await asked.read_body(self._catalogue.body_bytes_max)
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        return await self._credentials.jwt_of_signed(presented, asked.body or b"")
+        token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
+        asked.signed = presented
+        return token
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
         if not asked.fresh:

@@ -23,6 +23,9 @@ class UsedHere:
         self._make_room(now)
         return True
 
+    async def take_back(self, key: str) -> None:
+        self._until.pop(key, None)
+
     def _make_room(self, now: float) -> None:
         while len(self._until) > _KEYS_MAX or next(iter(self._until.values()), math.inf) <= now:
             self._until.popitem(last=False)

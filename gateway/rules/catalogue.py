@@ -87,9 +87,10 @@ class Catalogue:
         call = self._resolved.get((method, target))
         if call is None:
             call = self._read(method, target)
-            if len(self._resolved) >= _REMEMBERED_MAX:
-                self._resolved.clear()
-            self._resolved[method, target] = call
+            if not call.query:  # those are too many, and too large to keep
+                if len(self._resolved) >= _REMEMBERED_MAX:
+                    self._resolved.clear()
+                self._resolved[method, target] = call
         if has_body and not call.operation.body_bytes_max:
             raise BadRequest("This operation takes no request body; send none.")
         return call

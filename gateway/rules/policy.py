@@ -224,7 +224,7 @@ class Policy:
         and is remembered until then; the keys are identities, kept valid by holding the objects
         themselves.
         """
-        if call.body or call.instances:  # made for this request alone, and nothing to keep
+        if call.body or call.instances or call.query:  # too many, and too large to keep
             return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
         if known is not None and known[1] <= now < known[2] and known[3] is inventory:

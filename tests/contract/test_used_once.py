@@ -41,6 +41,14 @@ async def test_the_first_use_counts_and_no_other(subject: Subject) -> None:
     assert await subject.used.use("b", ttl_s=60)
 
 
+async def test_a_use_that_is_taken_back_was_none(subject: Subject) -> None:
+    assert await subject.used.use("c", ttl_s=60)
+    await subject.used.take_back("c")
+    await subject.used.take_back("never used")
+    assert await subject.used.use("c", ttl_s=60)
+    assert not await subject.used.use("c", ttl_s=60)
+
+
 async def test_one_of_many_at_once_is_the_first(subject: Subject) -> None:
     uses = await asyncio.gather(*(subject.used.use("a", ttl_s=60) for _ in range(20)))
     assert uses.count(True) == 1

@@ -4,12 +4,15 @@ import gzip
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.model import Secret
+from gateway.rules.signing import sign
 from tests.support.stack import Answer, Box, Stack, ask, eventually
 
 SERVERS = 45
@@ -418,3 +421,54 @@ def test_what_may_i_do_is_answered_without_the_cloud(api: Api) -> None:
     assert shown == [{"id": api.hidden, "permissions": ["instance:read"]}]
     assert api("olga", "GET", "/permissions").error_code == "CGW.4031"
     assert api.reached() == []
+
+
+def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api: Api) -> None:
+    keys = _keys(api)
+    slow = api.stack.replica(
+        change={"caller_limits": {"requests": 2, "per_s": 1, "burst": 1}},
+    )
+    slow.write_policy(json.loads(api.stack.gateway.policy_file.read_text()))
+    target = f"/v1/{api.box.project}/physicalservers/power-state"
+    body = json.dumps({"action": "power on", "server_id_set": api.mine[5:6]})
+    headers = dict(
+        sign(
+            method="PUT",
+            target=target,
+            headers={
+                "Host": urlsplit(slow.url).netloc,
+                "X-Security-Token": keys["securitytoken"],
+            },
+            body=body.encode(),
+            access_key=Secret(keys["access"]),
+            secret_key=Secret(keys["secret"]),
+            at=time.time(),
+        )
+    )
+    read = {"Authorization": f"Bearer {api.tokens['olga']}"}
+    path = f"/v1/{api.box.project}/permissions?server_id={api.mine[0]}"
+
+    eventually(lambda: b"server:power" in ask(slow.url, "GET", path, read).body)
+
+    def is_throttled() -> bool:
+        ask(slow.url, "GET", path, read)
+        return ask(slow.url, "PUT", target, headers, body).status == 429
+
+    eventually(is_throttled)
+    eventually(lambda: ask(slow.url, "PUT", target, headers, body).status == 200)
+    time.sleep(1.0)
+    replayed = ask(slow.url, "PUT", target, headers, body)
+    assert (replayed.status, replayed.error_code) == (401, "CGW.4010")
+
+
+def _keys(api: Api) -> dict[str, str]:
+    url, json_type = api.stack.gateway.url, {"Content-Type": "application/json"}
+    asked: dict[str, Any] = {"auth": {"id_token": {"id": api.tokens["olga"]}}}
+    subject = ask(url, "POST", "/v3.0/OS-AUTH/id-token/tokens", json_type, json.dumps(asked))
+    token = {"id": subject.headers["x-subject-token"], "duration_seconds": 900}
+    asked = {"auth": {"identity": {"methods": ["token"], "token": token}}}
+    path = "/v3.0/OS-CREDENTIAL/securitytokens"
+    made = ask(url, "POST", path, json_type, json.dumps(asked))
+    assert made.status == 201, made.body
+    found: dict[str, str] = made.json["credential"]
+    return found

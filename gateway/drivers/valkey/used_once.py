@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from gateway.drivers.valkey.connection import Script, Valkey
 
-_USE = Script("use")
+_USE, _UNUSE = Script("use"), Script("unuse")
 
 
 class ValkeyUsedOnce:
@@ -13,5 +13,11 @@ class ValkeyUsedOnce:
         self._valkey = valkey
 
     async def use(self, key: str, *, ttl_s: float) -> bool:
-        name = self._valkey.key("used", tag=sha256(key.encode()).hexdigest()[:32])
-        return bool(await self._valkey.run_script(_USE, [name], [max(1, math.ceil(ttl_s * 1000))]))
+        ttl_ms = max(1, math.ceil(ttl_s * 1000))
+        return bool(await self._valkey.run_script(_USE, [self._name(key)], [ttl_ms]))
+
+    async def take_back(self, key: str) -> None:
+        await self._valkey.run_script(_UNUSE, [self._name(key)], [])
+
+    def _name(self, key: str) -> str:
+        return self._valkey.key("used", tag=sha256(key.encode()).hexdigest()[:32])
