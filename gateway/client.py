@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace, command: Any) -> int:
             print(json.dumps(stopped.told))
         else:
             ids = [f"{name} {value}" for name, value in stopped.told.items() if _is_id(name, value)]
-            print(stopped, f"({', '.join(ids)})" if ids else "", file=sys.stderr)
+            print(_plain(str(stopped)), f"({', '.join(ids)})" if ids else "", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -127,8 +127,9 @@ def _console(options: argparse.Namespace, gateway: "_Gateway") -> None:
     if options.json:
         print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
     elif options.open or (sys.stdout.isatty() and not options.print):
-        if not webbrowser.open(url):
-            raise _Stopped(_REFUSED, "No browser can be started; use --print.")
+        # Whoever answers in the gateway's place must not choose a program of this machine's.
+        if urlsplit(url).scheme not in ("http", "https") or not webbrowser.open(url):
+            raise _Stopped(_REFUSED, "The link cannot be opened in a browser; use --print.")
         print(f"Opened; the link is good for {left_s} s.", file=sys.stderr)
     else:
         print(url)
@@ -164,7 +165,10 @@ def _servers(options: argparse.Namespace, gateway: "_Gateway") -> None:
         return
     head = ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY")
     rows = [
-        (*(str(value or "-") for value in list(one.values())[:-1]), " ".join(one["permissions"]))
+        (
+            *(_plain(str(value or "-")) for value in list(one.values())[:-1]),
+            " ".join(one["permissions"]),
+        )
         for one in found
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -339,6 +343,11 @@ def _show(what: str, done: threading.Event) -> None:
         print(f"\r{what}{place} … {seconds} s\x1b[K", end="", file=sys.stderr, flush=True)
     if seconds:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _plain(text: str) -> str:
+    """Make text of others fit for a terminal, which obeys control characters."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _is_uuid(text: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import Box, Stack, eventually
+from tests.support.stack import Box, Stack, ask, eventually
 
 CLIENT = (sys.executable, "-m", "gateway")
 
@@ -130,6 +130,15 @@ def test_servers_tells_what_may_be_seen_and_done(stack: Stack) -> None:
     nothing = Person(stack, "otto", "nobody").types("servers")
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "no server" in nothing.stderr
+
+
+def test_a_name_cannot_steer_the_terminal(stack: Stack) -> None:
+    body = json.dumps({"id": stack.box.servers[4], "name": "\x1b[2Jgone"})
+    headers = {"Content-Type": "application/json"}
+    assert ask(stack.box.cloud, "POST", "/_box/servers", headers, body).status == 200
+    ran = Person(stack).types("servers")
+    assert "\x1b" not in ran.stdout
+    assert "[2Jgone" in ran.stdout
 
 
 @pytest.mark.parametrize(
