@@ -339,6 +339,13 @@ class InventorySettings(_Section):
     directory: ConfigPath | None = None
     """Where what was listed last is kept, for `explain` and for a start without the cloud."""
 
+    @field_validator("directory")
+    @classmethod
+    def _is_there(cls, directory: Path | None) -> Path | None:
+        if directory is not None and not directory.is_dir():
+            raise ValueError("is no directory")
+        return directory
+
     @model_validator(mode="after")
     def _lives_until_the_next_poll(self) -> Self:
         if self.age_max_s <= self.poll_s:
@@ -557,7 +564,7 @@ def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
     for finding in findings:
         path = _path_in_file(finding["loc"], document.data)
         match finding["type"]:
-            case "extra_forbidden":
+            case "extra_forbidden" | "unexpected_keyword_argument":
                 message = "unknown key"
             case "missing":
                 path, message = path[:-1], f"`{path[-1]}` is missing"

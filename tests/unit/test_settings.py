@@ -55,6 +55,19 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
     assert login.password.reveal() == "canary-env"
 
 
+ACCOUNT = "    endpoint: https://clouddc.cn-east-3.myhuaweicloud.com\n"
+STORE = "store:\n"
+ADD = "operations:\n  add:\n"
+ROW = '    - {name: Again, method: GET, path: "/x/{server_id}", permission: "server:read"}\n'
+
+
+def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
+    text = f"operations:\n  off: [ShowServer]\n  add:\n{ROW.replace('Again', 'ShowServer')}"
+    rows = {row.name: row for row in read(secrets, text + EXAMPLE).catalogue}
+    assert rows["ShowServer"].path == "/x/{server_id}"
+    assert len(rows) == 33
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "message"),
     [
@@ -87,6 +100,24 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
         ("secrets/iam-password", "secrets", "login.password", "Is a directory"),
         ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
         ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
+        (
+            ACCOUNT,
+            ACCOUNT + "    inventory: {poll_s: 60, age_max_s: 60}\n",
+            "inventory",
+            "more than",
+        ),
+        (
+            ACCOUNT,
+            ACCOUNT + "    inventory: {directory: nowhere}\n",
+            "directory",
+            "is no directory",
+        ),
+        (STORE, "operations: {off: [Fly]}\n" + STORE, "operations.off", "no operation 'Fly'"),
+        (STORE, ADD + ROW.replace("server:read", "server:fly") + STORE, "add[0]", "one of"),
+        (STORE, ADD + ROW.replace("GET", "POST") + STORE, "operations.add[0]", "writes: true"),
+        (STORE, ADD + ROW.replace("{name", "{nme: x, name") + STORE, "add[0].nme", "unknown key"),
+        (STORE, ADD + ROW.replace("Again", "ShowServer") + STORE, "", "stands twice: ShowServer"),
+        ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
     ],
 )
 def test_a_mistake_is_told_with_line_and_key(
