@@ -1,14 +1,18 @@
-"""The commands: serve, demo, check, explain. Each imports what it needs when it runs."""
+"""The commands. Each imports what it needs when it runs."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Final
 
 from gateway import __version__
-from gateway.client import add_commands
 from gateway.located_yaml import MistakesFound
+
+_EXIT_CODES: Final = """\
+exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
+5 try again later, 6 the gateway cannot be reached"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +51,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
-    add_commands(commands)
+    console = _client_command(
+        commands, "console", "a console on a server: open the link, or print it"
+    )
+    console.add_argument("server", metavar="PROJECT/SERVER", help="the server by id or by name")
+    console.add_argument("--fresh", action="store_true", help="a link nobody was given before")
+    how = console.add_mutually_exclusive_group()
+    how.add_argument("--print", action="store_true", help="print it (default without a terminal)")
+    how.add_argument("--open", action="store_true", help="open it in the browser")
+    console.set_defaults(run=_console)
+
+    servers = _client_command(commands, "servers", "what may I see, and what may I do there?")
+    servers.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all of mine")
+    servers.set_defaults(run=_servers)
 
     explain = commands.add_parser("explain", help="why may, or may not, this person do this?")
     _config_option(explain)
@@ -59,6 +75,43 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("target", metavar="PROJECT/SERVER")
     explain.set_defaults(run=_explain)
     return parser
+
+
+def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command that asks a gateway as a caller does."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gateway", metavar="URL", help="default: $CONSOLE_GATEWAY_URL")
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token-env",
+        metavar="NAME",
+        default="CONSOLE_GATEWAY_TOKEN",
+        help="the variable that holds it (default: CONSOLE_GATEWAY_TOKEN)",
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE")
+    token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
+    parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
+    parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
+    return parser
+
+
+def _console(options: argparse.Namespace) -> int:
+    from gateway.client import console
+
+    return console(options)
+
+
+def _servers(options: argparse.Namespace) -> int:
+    from gateway.client import servers
+
+    return servers(options)
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:

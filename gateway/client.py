@@ -20,21 +20,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from gateway.model import Secret
 
-_URL_VARIABLE: Final = "CONSOLE_GATEWAY_URL"
-_TOKEN_VARIABLE: Final = "CONSOLE_GATEWAY_TOKEN"  # noqa: S105 - a name, no token
+URL_VARIABLE: Final = "CONSOLE_GATEWAY_URL"
 _COMMAND_WITHIN_S: Final = 30.0
 _SILENT_S: Final = 1.0
 _IDS_MAX: Final = 100
 _RETRIED: Final = (429, 503)
-EXIT_CODES: Final = """\
-exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
-5 try again later, 6 the gateway cannot be reached"""
 _EXIT: Final = {401: 4, 403: 3, 429: 5, 503: 5, 504: 5}
 _UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
 
@@ -56,40 +51,12 @@ class _Answer:
     data: Any
 
 
-def add_commands(commands: Any) -> None:
-    """Add `console` and `servers` to the command line's parsers."""
-    console = _command(commands, "console", "a console on a server: open the link, or print it")
-    console.add_argument("server", metavar="PROJECT/SERVER", help="the server by id or by name")
-    console.add_argument("--fresh", action="store_true", help="a link nobody was given before")
-    how = console.add_mutually_exclusive_group()
-    how.add_argument("--print", action="store_true", help="print it (default without a terminal)")
-    how.add_argument("--open", action="store_true", help="open it in the browser")
-    console.set_defaults(run=lambda options: _run(options, _console))
-
-    servers = _command(commands, "servers", "what may I see, and what may I do there?")
-    servers.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all of mine")
-    servers.set_defaults(run=lambda options: _run(options, _servers))
+def console(options: argparse.Namespace) -> int:
+    return _run(options, _console)
 
 
-def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--gateway", metavar="URL", help=f"default: ${_URL_VARIABLE}")
-    token = parser.add_mutually_exclusive_group()
-    token.add_argument(
-        "--token-env", metavar="NAME", default=_TOKEN_VARIABLE, help=f"default: {_TOKEN_VARIABLE}"
-    )
-    token.add_argument("--token-file", type=Path, metavar="FILE")
-    token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
-    parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
-    parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
-    return parser
+def servers(options: argparse.Namespace) -> int:
+    return _run(options, _servers)
 
 
 def _run(options: argparse.Namespace, command: Any) -> int:
@@ -181,9 +148,9 @@ class _Gateway:
     """The gateway at its address, asked as one person."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        address = options.gateway or os.environ.get(_URL_VARIABLE, "")
+        address = options.gateway or os.environ.get(URL_VARIABLE, "")
         if not address:
-            raise _stop_at_usage(f"Name the gateway by --gateway or {_URL_VARIABLE}.")
+            raise _stop_at_usage(f"Name the gateway by --gateway or {URL_VARIABLE}.")
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise _stop_at_usage("The gateway's address is no http or https URL.")

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -123,11 +124,10 @@ class PublicHandler:
         self._id_counter = itertools.count(1)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        client = client_address(
-            request.remote or "",
-            request.headers.getall("X-Forwarded-For", ()),
-            self._trusted_proxies,
-        )
+        client = request.remote or ""
+        if self._trusted_proxies:
+            forwarded_for = request.headers.getall("X-Forwarded-For", ())
+            client = client_address(client, forwarded_for, self._trusted_proxies)
         outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
         response: web.StreamResponse
         try:
@@ -282,7 +282,7 @@ class PublicHandler:
             method=request.method,
             target=request.raw_path,
             has_body=request.body_exists,
-            read_body=lambda limit: self._read_body(request, limit, outcome.began + within_s),
+            read_body=partial(self._read_body, request, outcome.began + within_s),
             fresh="no-cache" in headers.get("Cache-Control", "").lower(),
             request_id=outcome.request_id,
             client_address=outcome.client,
@@ -291,7 +291,7 @@ class PublicHandler:
             x_security_token=headers.getall("X-Security-Token", ()),
         )
 
-    async def _read_body(self, request: web.BaseRequest, limit: int, deadline: float) -> bytes:
+    async def _read_body(self, request: web.BaseRequest, deadline: float, limit: int) -> bytes:
         if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise BadRequest("Send the body as it is, without Content-Encoding.")
         too_large = RequestTooLarge(f"The body is too large; this operation takes {limit} bytes.")
