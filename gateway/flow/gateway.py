@@ -48,6 +48,7 @@ from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NO_ISSUER = "unknown"
+_READS = ("GET", "HEAD")
 _NOTHING_DONE = (
     BudgetExhausted,
     CallerLimited,
@@ -83,7 +84,7 @@ class Asked:
     body: bytes | None = None
     """Where it was read before it was known whose it is."""
     signed: Presented | None = None
-    """The signature that was accepted, if the request bears one."""
+    """The signature with which a write came, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -134,14 +135,6 @@ class Gateway:
 
     async def answer(self, asked: Asked) -> Answered | Forwarded:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
-        try:
-            return await self._answer(asked)
-        except _NOTHING_DONE:
-            if asked.signed is not None:
-                await self._credentials.take_back(asked.signed)
-            raise
-
-    async def _answer(self, asked: Asked) -> Answered | Forwarded:
         monotonic = self._clock.monotonic
         began = monotonic()
         token = self._credential(asked)
@@ -158,7 +151,12 @@ class Gateway:
         policy = self._policies.current()
         inventory = self._inventories.current(call.project)
         if call.operation.answer is not Answer.CONSOLE_LINK:
-            return await self._forward(principal, call, asked, policy, inventory)
+            try:
+                return await self._forward(principal, call, asked, policy, inventory)
+            except _NOTHING_DONE:
+                if asked.signed is not None:
+                    await self._credentials.take_back(asked.signed)
+                raise
         permit = policy.permit(principal, call, self._clock.now(), inventory)
         decided = monotonic()
 
@@ -191,7 +189,8 @@ class Gateway:
             asked.body = await asked.read_body(self._catalogue.body_bytes_max)
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
         token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
-        asked.signed = presented
+        if asked.method not in _READS:
+            asked.signed = presented
         return token
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
