@@ -42,9 +42,8 @@ from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
-from gateway.rules.inventory import Inventory
 from gateway.rules.own_permissions import permissions_on
-from gateway.rules.policy import Policy
+from gateway.rules.policy import Reach
 from gateway.rules.sdk_signature import Presented
 
 _NO_ISSUER = "unknown"
@@ -148,16 +147,15 @@ class Gateway:
 
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
-        policy = self._policies.current()
-        inventory = self._inventories.current(call.project)
         if call.operation.answer is not Answer.CONSOLE_LINK:
             try:
-                return await self._forward(principal, call, asked, policy, inventory)
+                return await self._forward(principal, call, asked)
             except _NOTHING_DONE:
                 if asked.signed is not None:
                     await self._credentials.take_back(asked.signed)
                 raise
-        permit = policy.permit(principal, call, self._clock.now(), inventory)
+        inventory = self._inventories.current(call.project)
+        permit = self._policies.current().permit(principal, call, self._clock.now(), inventory)
         decided = monotonic()
 
         self._limits.admit(principal.key)
@@ -205,25 +203,25 @@ class Gateway:
             headers=travelling(asked.headers, asked.request_id, Answer.CONSOLE_LINK),
         )
 
-    async def _forward(
-        self, principal: Principal, call: Call, asked: Asked, policy: Policy, inventory: Inventory
-    ) -> Forwarded:
+    async def _forward(self, principal: Principal, call: Call, asked: Asked) -> Forwarded:
         """Take a call that is not for a link through the rest of the stages."""
-        operation, now = call.operation, self._clock.now()
-        if operation.answer is Answer.PERMISSIONS:
-            self._limits.admit(principal.key)
-            return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
+        operation = call.operation
         call = asked.call = await self._with_body(call, asked)
         weight = weight_of(principal.groups, self._group_weights)
         demand = Demand(principal.key, weight, operation.priority)
-        reach = partial(policy.reach, principal, operation.permission, call.project, now, inventory)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
-            if reach().rule is None:
+            if self._reach(principal, call)().rule is None:
                 raise NotPermitted("no grant applies")
             self._limits.admit(principal.key)
             call = await self._instances.placed(call, demand, deadline=asked.deadline)
             asked.call = call
+        # Taken only now: a body or a look-up may have been a while under way.
+        policy, now = self._policies.current(), self._clock.now()
+        inventory = self._inventories.current(call.project)
+        if operation.answer is Answer.PERMISSIONS:
+            self._limits.admit(principal.key)
+            return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
         permit = policy.permit(principal, call, now, inventory)
         if not call.instances:
             self._limits.admit(principal.key)
@@ -231,7 +229,7 @@ class Gateway:
             await self._record("write_permitted", permit, asked)
         forwarded = await self._forwarding.perform(
             permit,
-            reach,
+            self._reach(principal, call),
             demand,
             deadline=asked.deadline,
             fresh=asked.fresh,
@@ -240,6 +238,17 @@ class Gateway:
         if operation.permission == SERVER_TAG:
             self._inventories.refresh_soon(call.project)
         return forwarded
+
+    def _reach(self, principal: Principal, call: Call) -> Callable[[], Reach]:
+        """Return what tells how far the caller may go here, by the policy in force now."""
+        return partial(
+            self._policies.current().reach,
+            principal,
+            call.operation.permission,
+            call.project,
+            self._clock.now(),
+            self._inventories.current(call.project),
+        )
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max

@@ -387,6 +387,31 @@ def test_a_body_is_read_under_its_limit(api: Api) -> None:
     assert api("olga", "GET", f"/physicalservers/{api.mine[0]}", "{}").status == 400
 
 
+def test_a_slow_body_does_not_hold_on_to_an_old_policy(api: Api) -> None:
+    gateway = api.stack.replica(change={"request": {"deadline_s": 20}})
+    policy = json.loads(api.stack.gateway.policy_file.read_text())
+    gateway.write_policy(policy)
+    read = {"Authorization": f"Bearer {api.tokens['olga']}"}
+    path = f"/v1/{api.box.project}/permissions?server_id={api.mine[6]}"
+    eventually(lambda: b"server:power" in ask(gateway.url, "GET", path, read).body)
+    parts = urlsplit(gateway.url)
+    body = json.dumps({"action": "power off", "server_id_set": [api.mine[6]]}).encode()
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(
+            f"PUT /v1/{api.box.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {api.tokens['olga']}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body[:10]
+        )
+        gateway.write_policy({**policy, "grants": []})
+        eventually(lambda: ask(gateway.url, "GET", path, read).json == {"servers": []})
+        connection.sendall(body[10:])
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 403
+    assert api.power(api.mine[6]) == "on"
+
+
 def test_who_expects_a_100_is_told_to_go_on(api: Api) -> None:
     parts = urlsplit(api.stack.gateway.url)
     body = json.dumps({"action": "power on", "server_id_set": api.mine[:1]}).encode()
