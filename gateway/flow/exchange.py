@@ -158,7 +158,10 @@ class Exchange:
             return NotSent(error)
         else:
             verdict = judge(answer, conditional=request.streamed)
-            label, failed = type(verdict).__name__, isinstance(verdict, Unavailable | Broken)
+            # What the cloud says of a request is no fault of its own: one caller's odd requests
+            # must not suspend the account for all.
+            broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
+            label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)
             if isinstance(verdict, Throttled):
                 self._budget.throttled(
                     self._account, budget, pause_s=verdict.pause_s, told=verdict.rate

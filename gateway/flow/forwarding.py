@@ -25,6 +25,8 @@ Headers = tuple[tuple[str, str], ...]
 _STREAMS_MAX = 8
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0
+_OF_STREAMS: Final = ("Content-Length", "Content-Range")
+_CODING: Final = "Content-Encoding"
 JSON: Final = (("Content-Type", "application/json"),)
 
 
@@ -93,6 +95,9 @@ class Forwarding:
             deadline=deadline,
         )
         returned = returning(answer.headers, operation.answer)
+        if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
+            ours = _OF_STREAMS if operation.answer is Answer.WHOLE else (*_OF_STREAMS, _CODING)
+            returned = tuple(pair for pair in returned if pair[0] not in ours)
         return Forwarded(answer.status, returned, answer.body, answer.stream)
 
     async def _listed(

@@ -211,10 +211,13 @@ class Gateway:
         demand = Demand(principal.key, weight, operation.priority)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
-            if self._reach(principal, call)().rule is None:
+            reach = self._reach(principal, call)()
+            if reach.rule is None:
                 raise NotPermitted("no grant applies")
             self._limits.admit(principal.key)
-            call = await self._instances.placed(call, demand, deadline=asked.deadline)
+            call = await self._instances.placed(
+                call, demand, deadline=asked.deadline, allows=reach.allows
+            )
             asked.call = call
         # Taken only now: a body or a look-up may have been a while under way.
         policy, now = self._policies.current(), self._clock.now()

@@ -5,7 +5,7 @@ about servers, so the server is looked up before anything is decided.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gateway.errors import NotPermitted, UpstreamRefused
@@ -40,7 +40,14 @@ class Instances:
             OrderedDict()
         )
 
-    async def placed(self, call: Call, demand: Demand, *, deadline: float) -> Call:
+    async def placed(
+        self,
+        call: Call,
+        demand: Demand,
+        *,
+        deadline: float,
+        allows: Callable[[ServerId], bool],
+    ) -> Call:
         """Return `call` with the servers of its instances.
 
         One that is on no server, or is not there at all, takes the right to everything: the call
@@ -50,7 +57,9 @@ class Instances:
         project = call.project
         if project not in self._exchanges:
             raise NotPermitted("no account has this project")
-        unknown = [one for one in call.instances if self._server(project, one) is None]
+        # What others made known of a hidden one must not show, not even by its haste.
+        known = [(one, self._server(project, one)) for one in call.instances]
+        unknown = [one for one, server in known if server is None or not allows(server)]
         if unknown:
             await self._look_up(project, unknown, demand, deadline)
         servers = [self._server(project, one) for one in call.instances]

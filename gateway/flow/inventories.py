@@ -154,7 +154,7 @@ class KeptInventories:
             if not marker:
                 inventory = Inventory(servers, taken_at=taken_at, good_until=0.0)
                 text = await asyncio.to_thread(zlib.compress, inventory.as_text(), 6)
-                return Fetched(text, began + account.poll_s)
+                return Fetched(text, self._clock.monotonic() + account.poll_s)
         raise UpstreamBroken("the list of servers has no end")
 
     async def _page(

@@ -18,6 +18,9 @@ from gateway.rules.listing import Page, PageReader, target_of
 
 Headers = tuple[tuple[str, str], ...]
 
+_ENTRY_BYTES, _READING_BYTES = 300, 2_000
+"""What a reading takes besides its bytes, roughly."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListBounds:
@@ -34,7 +37,8 @@ class _Reading:
     pages: tuple[Page, ...]
     size: int
     taken_at: float
-    """Monotonic seconds."""
+    until: float
+    """Both: monotonic seconds."""
 
 
 class Listings:
@@ -103,15 +107,23 @@ class Listings:
             size += len(answer.body)
             if listing.paging is Paging.OFFSET:
                 read += len(page.raws)
-                ended = len(page.raws) < listing.limit_max or read == page.count
+                full = len(page.raws) >= listing.limit_max
+                ended = not page.raws or (
+                    read >= page.count if page.count is not None else not full
+                )
             else:
                 ended = page.next_marker in ("", marker)
                 marker = page.next_marker
             if ended:
-                return _Reading(tuple(pages), size, taken_at)
+                entries = sum(len(one.raws) for one in pages)
+                held = size + entries * _ENTRY_BYTES + len(target) + _READING_BYTES
+                return _Reading(tuple(pages), held, taken_at, taken_at + self._bounds.reuse_s)
         raise UpstreamBroken("the list is larger than lists.pages_max or lists.bytes_max allow")
 
     def _keep(self, key: str, reading: _Reading) -> None:
+        now = self._clock.monotonic()
+        for old in [one for one, it in self._readings.items() if it.until < now]:
+            self._drop(old)
         self._drop(key)
         self._readings[key] = reading
         self._size += reading.size

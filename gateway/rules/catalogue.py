@@ -155,6 +155,8 @@ def with_body(call: Call, body: bytes) -> Call:
         raise RequestTooLarge("The request body is too large for this operation.")
     place = operation.servers_in_body or operation.instances_in_body
     if not place:
+        if body and (call.servers or call.instances) and any(_id_members(_json_object(body), 0)):
+            raise BadRequest("The path names the server or instance; name none in the body.")
         return replace(call, body=body)
     document = _json_object(body)
     found = _at(document, place)
@@ -351,7 +353,7 @@ def _id_members(value: Any, depth: int) -> Iterator[str]:
         raise BadRequest("The request body is nested too deeply.")
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name.lower() in _ID_MEMBERS:
+            if name.casefold() in _ID_MEMBERS:
                 yield name
             yield from _id_members(inner, depth + 1)
     elif isinstance(value, list):

@@ -280,6 +280,23 @@ def test_a_body_in_another_encoding_is_refused() -> None:
             with_body(call, text.encode(encoding))
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"/physicalservers/{SERVER}/logs/exports"),
+        ("PUT", "/instances/i-1/ip"),
+        ("DELETE", "/instances/i-1"),
+    ],
+)
+def test_who_is_named_in_the_path_is_not_named_in_the_body(method: str, path: str) -> None:
+    call = resolve(method, path)
+    assert with_body(call, b'{"x": 1}').body == b'{"x": 1}'
+    assert with_body(call, b"").body == b""
+    for body in ('{"server_id_set": ["x"]}', '{"a": [{"\u017ferver_id": "x"}]}', "[", "7"):
+        with pytest.raises(BadRequest):
+            with_body(call, body.encode())
+
+
 def test_ids_are_counted_against_the_cloud_s_bound() -> None:
     ids = ", ".join(f'"{i:08x}{SERVER[8:]}"' for i in range(51))
     with pytest.raises(BadRequest, match="At most 50"):

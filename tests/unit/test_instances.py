@@ -13,9 +13,16 @@ from tests.support.exchange import FakeExchange, as_exchange
 
 SERVER = "11111111-2222-4333-8444-555555555555"
 OTHER = "22222222-2222-4333-8444-555555555555"
-PLACED = {"i-1": SERVER, "i-2": OTHER, "i-3": SERVER, "i-homeless": None}
+PLACED = {
+    "i-1": SERVER,
+    "i-2": OTHER,
+    "i-3": SERVER,
+    "i-homeless": None,
+    "i-hidden": "33333333-2222-4333-8444-555555555555",
+}
 OPERATION = Operation("Reinstall", "PUT", "/x", "instance:reinstall", writes=True)
 DEMAND = Demand("corp:olga")
+HIDDEN = "33333333-2222-4333-8444-555555555555"
 
 
 def cloud(request: UpstreamRequest) -> bytes:
@@ -38,7 +45,9 @@ def made(clock: FakeClock) -> tuple[Instances, FakeExchange]:
 
 
 async def place(some: Instances, call: Call, clock: FakeClock) -> Call:
-    return await some.placed(call, DEMAND, deadline=clock.monotonic() + 5)
+    return await some.placed(
+        call, DEMAND, deadline=clock.monotonic() + 5, allows=lambda server: server != HIDDEN
+    )
 
 
 async def test_instances_are_decided_on_by_their_servers(clock: FakeClock) -> None:
@@ -57,6 +66,15 @@ async def test_what_was_looked_up_is_remembered_for_a_while(clock: FakeClock) ->
     await clock.advance(301)
     await place(some, a_call("i-1"), clock)
     assert len(exchange.asked) == 2
+
+
+async def test_a_hidden_one_is_looked_up_each_time_like_one_that_is_not_there(
+    clock: FakeClock,
+) -> None:
+    some, exchange = made(clock)
+    for count in (1, 2):
+        assert (await place(some, a_call("i-hidden"), clock)).servers == (HIDDEN,)
+        assert len(exchange.asked) == count
 
 
 @pytest.mark.parametrize("unknown", ["i-homeless", "i-nowhere"])

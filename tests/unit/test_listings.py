@@ -156,12 +156,31 @@ async def test_a_marker_that_leads_nowhere_ends_the_walk(clock: FakeClock) -> No
 
 async def test_the_oldest_reading_makes_room(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
-    some = listings(exchange, clock, bytes_max=100_000)
-    size = len(cloud(UpstreamRequest("GET", "/?limit=2500")))
+    some = listings(exchange, clock, bytes_max=2_000_000)
     for i in range(6):
         await read(some, a_call(manage_state=f"x{i}"), clock)
-    assert some._size <= 100_000
-    assert 1 <= len(some._readings) <= 100_000 // size + 1
+    assert some._size <= 2_000_000
+    assert len(some._readings) == 2, "each takes 300 bytes an entry besides its text"
     calls = len(exchange.asked)
     await read(some, a_call(manage_state="x5"), clock)
     assert len(exchange.asked) == calls
+
+
+async def test_what_is_too_old_to_be_served_is_not_kept(clock: FakeClock) -> None:
+    some = listings(FakeExchange(cloud), clock, bytes_max=50_000_000)
+    for i in range(4):
+        await read(some, a_call(manage_state=f"x{i}"), clock)
+    await clock.advance(5.1)
+    await read(some, a_call(), clock)
+    assert len(some._readings) == 1
+
+
+async def test_a_cloud_that_gives_less_than_it_is_asked_for_is_asked_on(clock: FakeClock) -> None:
+    def stingy(request: UpstreamRequest) -> bytes:
+        query = parse_qs(urlsplit(request.path).query)
+        start = int(query.get("offset", ["0"])[0])
+        ids = [{"id": f"s{i}"} for i in range(start, min(45, start + 10))]
+        return json.dumps({"servers": ids, "count": 45}).encode()
+
+    pages = await read(listings(FakeExchange(stingy), clock), a_call(Paging.OFFSET), clock)
+    assert sum(len(page.ids) for page in pages) == 45
