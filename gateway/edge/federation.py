@@ -1,6 +1,5 @@
 """The few paths of an IAM that the vendor's SDK needs, and their JSON (dossier 4.2)."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,14 +9,13 @@ from urllib.parse import parse_qsl
 import orjson
 from aiohttp import web
 
+from gateway.edge.request_body import read_body
 from gateway.errors import (
     BadRequest,
-    DeadlineExceeded,
     MethodNotAllowed,
     NotAuthenticated,
     OperationUnknown,
     Rejection,
-    RequestTooLarge,
 )
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Errand, Federation
 from gateway.model import Principal
@@ -70,11 +68,8 @@ class FederationHandler:
         return Errand(route.operation, presented, deadline), route
 
     async def answer(self, request: web.BaseRequest, errand: Errand, route: _Route) -> Reply:
-        try:
-            async with asyncio.timeout(errand.deadline - self._clock.monotonic()):
-                body = await _body(request)
-        except TimeoutError:
-            raise DeadlineExceeded("the request's body did not come") from None
+        within_s = errand.deadline - self._clock.monotonic()
+        body = await read_body(request, _BODY_BYTES_MAX, within_s=within_s)
         return await route.perform(errand, body)
 
     async def _subject_token(self, errand: Errand, body: bytes) -> Reply:
@@ -123,17 +118,6 @@ class FederationHandler:
             for project in found
         ]
         return Reply(200, orjson.dumps({"projects": projects, "links": {}}))
-
-
-async def _body(request: web.BaseRequest) -> bytes:
-    if (request.content_length or 0) > _BODY_BYTES_MAX:
-        raise RequestTooLarge("The request's body is over 64 KiB.")
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > _BODY_BYTES_MAX:
-            raise RequestTooLarge("The request's body is over 64 KiB.")
-    return bytes(body)
 
 
 def _object(body: bytes) -> Any:

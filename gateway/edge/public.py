@@ -22,6 +22,7 @@ from gateway.edge.docs import Page
 from gateway.edge.federation import PREFIX as FEDERATION
 from gateway.edge.federation import FederationHandler
 from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
+from gateway.edge.request_body import read_body
 from gateway.edge.wire import (
     INTERNAL,
     ErrorAnswer,
@@ -33,7 +34,6 @@ from gateway.edge.wire import (
 from gateway.errors import (
     BadRequest,
     CallerLimited,
-    DeadlineExceeded,
     GatewayError,
     MethodNotAllowed,
     NotAuthenticated,
@@ -292,24 +292,7 @@ class PublicHandler:
         )
 
     async def _read_body(self, request: web.BaseRequest, deadline: float, limit: int) -> bytes:
-        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise BadRequest("Send the body as it is, without Content-Encoding.")
-        too_large = RequestTooLarge(f"The body is too large; this operation takes {limit} bytes.")
-        if request.content_length is not None and request.content_length > limit:
-            raise too_large
-        if request.headers.get("Expect", "").lower() == "100-continue":  # RFC 9110, 10.1.1
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        body = bytearray()
-        try:
-            async with asyncio.timeout(deadline - self._clock.monotonic()):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_large
-        except TimeoutError:
-            raise DeadlineExceeded("while the body was read") from None
-        return bytes(body)
+        return await read_body(request, limit, within_s=deadline - self._clock.monotonic())
 
     def _request_id(self, request: web.BaseRequest) -> str:
         theirs = request.headers.get("X-Request-Id")

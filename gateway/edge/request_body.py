@@ -1,0 +1,31 @@
+"""A request's body, read whole under a limit and within a time."""
+
+import asyncio
+
+from aiohttp import web
+
+from gateway.errors import BadRequest, DeadlineExceeded, RequestTooLarge
+
+
+async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) -> bytes:
+    """Return all of it; raise BadRequest, RequestTooLarge, DeadlineExceeded."""
+    if not request.body_exists:
+        return b""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise BadRequest("Send the body as it is, without Content-Encoding.")
+    too_large = RequestTooLarge(f"The body is too large; this operation takes {limit} bytes.")
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":  # RFC 9110, 10.1.1
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    body = bytearray()
+    try:
+        async with asyncio.timeout(within_s):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise DeadlineExceeded("while the body was read") from None
+    return bytes(body)
