@@ -1,7 +1,7 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
@@ -33,6 +33,10 @@ PERMISSIONS: Final = frozenset(
         "site:write",
     }
 )
+
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+"""RFC 9110, 9.2.1, as far as they are served here."""
 
 
 class Secret:
@@ -237,6 +241,16 @@ class RuleRef:
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
 
 
+class Sight(Protocol):
+    """How much of a list one caller may see."""
+
+    @property
+    def total(self) -> bool: ...
+
+    @property
+    def predicate(self) -> Callable[[ServerId], bool]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Permit:
     """Proof that the policy in force allows this principal this call.
@@ -248,6 +262,8 @@ class Permit:
     principal: Principal
     call: Call
     rule: RuleRef
+    sight: Sight | None = None
+    """Of a list: it shows no more than this."""
 
 
 @dataclass(frozen=True, slots=True)

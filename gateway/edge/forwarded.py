@@ -10,12 +10,11 @@ from multidict import CIMultiDict
 
 from gateway.errors import UpstreamSlow
 from gateway.flow.forwarding import Forwarded
-from gateway.model import BodyStream
+from gateway.model import SAFE_METHODS, BodyStream
 from gateway.rules.headers import VIA
 
 _WRITTEN_WITHIN_S = 60.0
 """A reader that takes no more for so long holds a connection to the cloud for nothing."""
-_READS = ("GET", "HEAD")
 _OF_ANY = (
     ("Via", VIA),
     # Whatever the cloud sends is data: a browser that is shown it runs nothing of it.
@@ -40,7 +39,7 @@ class Validated:
     def __init__(self, request: web.BaseRequest, forwarded: Forwarded) -> None:
         self.status, self.body = forwarded.status, forwarded.body
         self.headers = headers_of(forwarded, request.method)
-        if request.method not in _READS or forwarded.status != HTTPStatus.OK:
+        if request.method not in SAFE_METHODS or forwarded.status != HTTPStatus.OK:
             return
         digest = hashlib.blake2b(self.body, digest_size=12).hexdigest()
         conditions = request.headers.getall("If-None-Match", None)
@@ -52,7 +51,7 @@ class Validated:
 
 def headers_of(forwarded: Forwarded, method: str) -> tuple[tuple[str, str], ...]:
     """Return what the cloud said of its answer, and what we say of it."""
-    return forwarded.headers + _OF_ANY + (_OF_READS if method in _READS else _OF_WRITES)
+    return forwarded.headers + _OF_ANY + (_OF_READS if method in SAFE_METHODS else _OF_WRITES)
 
 
 def _is_among(digest: str, listed: str) -> bool:

@@ -4,18 +4,19 @@ A key pair of ours proves no more than that its holder was given it: who that is
 JWT still counts, is asked of the JWT in it, as if it had come by itself. So keys end with it.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from hmac import compare_digest
 from urllib.parse import unquote
 
 from gateway.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
 from gateway.flow.used_here import UsedHere
+from gateway.model import SAFE_METHODS
 from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry, UsedOnce
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.sdk_signature import Presented, Proof, read_proof, signed_at, verify
 
 _NO_ISSUER = "unknown"
-_READS = frozenset({"GET", "HEAD"})
 _CLOCKS_APART_S = 60.0
 """Another replica's clock may take a signature for so much longer."""
 
@@ -38,20 +39,32 @@ class CallerCredentials:
         self._telemetry = telemetry
         self._skew_s = skew_s
 
+    def plain_jwt(
+        self,
+        authorization: Sequence[str],
+        x_auth_token: Sequence[str],
+        x_security_token: Sequence[str],
+    ) -> str | None:
+        """Return the JWT that stands in these headers; None: ask `jwt_of_signed`.
+
+        Raises NotAuthenticated, BadRequest.
+        """
+        try:
+            return caller_jwt(authorization, x_auth_token, x_security_token)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
+            raise
+
     async def jwt_of(self, presented: Presented, body: bytes) -> str:
         """Return the JWT that comes with the request, in whichever shape.
 
         Raises NotAuthenticated, BadRequest.
         """
-        try:
-            jwt = caller_jwt(
-                presented.all_of("authorization"),
-                presented.all_of("x-auth-token"),
-                presented.all_of("x-security-token"),
-            )
-        except NotAuthenticated as refusal:
-            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
-            raise
+        jwt = self.plain_jwt(
+            presented.all_of("authorization"),
+            presented.all_of("x-auth-token"),
+            presented.all_of("x-security-token"),
+        )
         return jwt if jwt is not None else await self.jwt_of_signed(presented, body)
 
     async def jwt_of_signed(self, presented: Presented, body: bytes) -> str:
@@ -89,7 +102,7 @@ class CallerCredentials:
         if (presented.one_of("x-auth-token") or jwt) != jwt:
             raise NotAuthenticated(Rejection.AMBIGUOUS)
         _check_project(presented)
-        if presented.method not in _READS:
+        if presented.method not in SAFE_METHODS:
             # The date has whole seconds, so honest reads may well be the same request twice.
             await self._use(proof.signature, at + self._skew_s - now + _CLOCKS_APART_S)
         return jwt

@@ -18,7 +18,6 @@ from gateway.model import (
 )
 from gateway.rules.headers import passes_coded, returning
 from gateway.rules.listing import visible
-from gateway.rules.policy import Reach
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -51,7 +50,6 @@ class Forwarding:
     async def perform(
         self,
         permit: Permit,
-        reach: Callable[[], Reach],
         demand: Demand,
         *,
         deadline: float,
@@ -60,15 +58,14 @@ class Forwarding:
     ) -> Forwarded:
         """Send the call and return its answer.
 
-        `reach` tells what else the caller may see, for a list. Raises NotPermitted, BadRequest
-        and what Exchange.perform raises.
+        Raises NotPermitted, BadRequest and what Exchange.perform raises.
         """
         call = permit.call
         if call.project not in self._exchanges:
             raise NotPermitted("no account has this project")
         match call.operation.answer:
             case Answer.LISTED:
-                return await self._listed(permit, reach(), demand, deadline, fresh, headers)
+                return await self._listed(permit, demand, deadline, fresh, headers)
             case Answer.STREAMED:
                 return await self._streamed(permit, demand, deadline, headers)
             case _:
@@ -103,18 +100,19 @@ class Forwarding:
     async def _listed(
         self,
         permit: Permit,
-        reach: Reach,
         demand: Demand,
         deadline: float,
         fresh: bool,  # noqa: FBT001
         headers: Headers,
     ) -> Forwarded:
-        if reach.total:  # nothing is hidden from this caller: one call, the cloud's own pages
+        sight = permit.sight
+        assert sight is not None
+        if sight.total:  # nothing is hidden from this caller: one call, the cloud's own pages
             return await self._sent(permit, demand, deadline, headers)
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
-        return Forwarded(200, JSON, visible(pages, reach.predicate).page(permit.call))
+        return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
 
     async def _streamed(
         self, permit: Permit, demand: Demand, deadline: float, headers: Headers

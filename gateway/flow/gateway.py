@@ -6,7 +6,6 @@ a network, after the same identification, decision and record as any other.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from gateway.errors import (
     BudgetExhausted,
@@ -14,7 +13,6 @@ from gateway.errors import (
     DeadlineExceeded,
     JournalUnavailable,
     KeysUnavailable,
-    NotAuthenticated,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -27,6 +25,7 @@ from gateway.flow.forwarding import JSON, Forwarded, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.model import (
+    SAFE_METHODS,
     SERVER_TAG,
     Answer,
     Call,
@@ -39,15 +38,11 @@ from gateway.model import (
 )
 from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue, with_body
-from gateway.rules.credentials import caller_jwt
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
-from gateway.rules.policy import Reach
 from gateway.rules.sdk_signature import Presented
 
-_NO_ISSUER = "unknown"
-_READS = ("GET", "HEAD")
 _NOTHING_DONE = (
     BudgetExhausted,
     CallerLimited,
@@ -136,7 +131,9 @@ class Gateway:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
         monotonic = self._clock.monotonic
         began = monotonic()
-        token = self._credential(asked)
+        token = self._credentials.plain_jwt(
+            asked.authorization, asked.x_auth_token, asked.x_security_token
+        )
         if token is None:
             token = await self._signed(asked)
         principal = self._identify.recall(token)
@@ -174,20 +171,13 @@ class Gateway:
         )
         return Answered(link, link.good_until - recorded, source)
 
-    def _credential(self, asked: Asked) -> str | None:
-        try:
-            return caller_jwt(asked.authorization, asked.x_auth_token, asked.x_security_token)
-        except NotAuthenticated as refusal:
-            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
-            raise
-
     async def _signed(self, asked: Asked) -> str:
         """Return the JWT behind a signature, which covers the body: it is read before the rest."""
         if asked.has_body:
             asked.body = await asked.read_body(self._catalogue.body_bytes_max)
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
         token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
-        if asked.method not in _READS:
+        if asked.method not in SAFE_METHODS:
             asked.signed = presented
         return token
 
@@ -211,7 +201,13 @@ class Gateway:
         demand = Demand(principal.key, weight, operation.priority)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
-            reach = self._reach(principal, call)()
+            reach = self._policies.current().reach(
+                principal,
+                operation.permission,
+                call.project,
+                self._clock.now(),
+                self._inventories.current(call.project),
+            )
             if reach.rule is None:
                 raise NotPermitted("no grant applies")
             self._limits.admit(principal.key)
@@ -232,7 +228,6 @@ class Gateway:
             await self._record("write_permitted", permit, asked)
         forwarded = await self._forwarding.perform(
             permit,
-            self._reach(principal, call),
             demand,
             deadline=asked.deadline,
             fresh=asked.fresh,
@@ -241,17 +236,6 @@ class Gateway:
         if operation.permission == SERVER_TAG:
             self._inventories.refresh_soon(call.project)
         return forwarded
-
-    def _reach(self, principal: Principal, call: Call) -> Callable[[], Reach]:
-        """Return what tells how far the caller may go here, by the policy in force now."""
-        return partial(
-            self._policies.current().reach,
-            principal,
-            call.operation.permission,
-            call.project,
-            self._clock.now(),
-            self._inventories.current(call.project),
-        )
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max

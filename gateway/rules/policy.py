@@ -105,9 +105,8 @@ class Reach:
     @property
     def predicate(self) -> Callable[[ServerId], bool]:
         """The quickest that answers as `allows` does."""
-        if self.everywhere or self.granting or self.denied_everywhere:
-            return self.allows
-        if self.denied or self.denying:
+        denied = self.denied_everywhere or self.denied or self.denying
+        if self.everywhere or self.granting or denied:
             return self.allows
         return self.granted.__contains__
 
@@ -224,7 +223,8 @@ class Policy:
         and is remembered until then; the keys are identities, kept valid by holding the objects
         themselves.
         """
-        if call.body or call.instances or call.query:  # too many, and too large to keep
+        is_list = call.operation.listing is not None
+        if call.body or call.instances or call.query or is_list:  # too many, too large to keep
             return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
         if known is not None and known[1] <= now < known[2] and known[3] is inventory:
@@ -244,11 +244,13 @@ class Policy:
         servers: tuple[ServerId | None, ...] = call.servers
         if call.touches_unnamed:
             servers = (*servers, None)
+        reach = None
+        if call.operation.listing is not None:
+            reach = self.reach(principal, permission, project, now, inventory)
         if not servers:
-            rule = self.reach(principal, permission, project, now, inventory).rule
-            if rule is None:
+            if reach is None or reach.rule is None:
                 raise NotPermitted("no grant applies")
-            return Permit(principal, call, rule)
+            return Permit(principal, call, reach.rule, reach)
         decisions = [
             self.decide(principal, permission, project, server, now, inventory)
             for server in servers
@@ -260,7 +262,7 @@ class Policy:
                     refused=self._seen(principal, call, decisions, now, inventory),
                 )
         assert decisions[0].rule is not None
-        return Permit(principal, call, decisions[0].rule)
+        return Permit(principal, call, decisions[0].rule, reach)
 
     def _seen(
         self,

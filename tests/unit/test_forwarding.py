@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -75,8 +75,7 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
 
 async def perform(some: Forwarding, permit: Permit, reach: FakeReach | None = None) -> Forwarded:
     return await some.perform(
-        permit,
-        lambda: reach or FakeReach(total=False),  # type: ignore[arg-type,return-value]
+        replace(permit, sight=reach),  # type: ignore[arg-type]
         Demand(permit.principal.key),
         deadline=5.0,
         fresh=False,

@@ -49,6 +49,9 @@ class Fixed:
     def current(self, _: object = None) -> Policy | Inventory:
         return self._known
 
+    def plain_jwt(self, *_: object) -> str:
+        return "jwt"
+
     def recall(self, _: str) -> Principal:
         return ANN
 
