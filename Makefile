@@ -39,9 +39,12 @@ test: lint ## every check
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	$(BIN)/python -m tests.benchmarks
 
+docs: $(VENV)/.dev ## write what is made from the code
+	$(BIN)/python -c 'from gateway.drivers.metrics_contract import page; print(page(), end="")' > deploy/metrics.md
+
 lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-.PHONY: help demo format lint test bench lock
+.PHONY: help demo format lint test bench docs lock

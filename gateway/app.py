@@ -76,6 +76,7 @@ log = logging.getLogger("gateway.app")
 
 _FIRST_KEYS_WITHIN_S = 3.0
 _RESTART_AFTER_S = 1.0
+_LAG_EVERY_S = 0.5
 
 _OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
@@ -123,7 +124,10 @@ class Worker:
         self._embedded_url = embedded_url
         self._config = plan.config
         self._clock = SystemClock()
-        self._metrics = Metrics()
+        self._metrics = Metrics(plan.config.metrics.teams)
+        history = plan.history
+        self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
+        self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._draining = False
@@ -147,7 +151,11 @@ class Worker:
         self._stop.set()
 
     async def _run_loops(self, parts: "Parts") -> None:
-        loops: dict[str, Loop] = {**parts.loops, "reload": lambda: self._reload_on_hangup(parts)}
+        loops: dict[str, Loop] = {
+            **parts.loops,
+            "reload": lambda: self._reload_on_hangup(parts),
+            "loop lag": self._measure_lag,
+        }
         async with running(loops, self._clock, self._metrics):
             await self._serve(parts)
 
@@ -189,6 +197,12 @@ class Worker:
             await self._hangup.wait()
             self._hangup.clear()
             await parts.policies.reload()
+
+    async def _measure_lag(self) -> None:
+        while True:
+            due_at = self._clock.monotonic() + _LAG_EVERY_S
+            await self._clock.sleep(_LAG_EVERY_S)
+            self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
 
     def _readiness(self, parts: "Parts") -> tuple[bool, Mapping[str, str]]:
         keys = {keys.issuer: keys.loaded for keys in parts.keys}
@@ -362,9 +376,18 @@ async def open_parts(
             clock=clock,
             telemetry=metrics,
         )
-        metrics.gauge("gateway_tokens_held", "Verified tokens held", lambda: identify.remembered)
-        metrics.gauge("gateway_links_held", "Links held here", lambda: consoles.links_held)
-        metrics.gauge("gateway_fetches_in_flight", "Links under way", lambda: flight.in_flight)
+        metrics.begin(
+            accounts=[account.name for account in config.accounts],
+            issuers=[issuer.name for issuer in config.issuers],
+        )
+        metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
+        metrics.gauge("gateway_links_held", lambda: consoles.links_held)
+        metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
+        metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+        for one in keys:
+            metrics.gauge("gateway_keys_age_seconds", partial(_age_of, one), issuer=one.issuer)
+            age_max_s = partial(float, one.age_max_s)
+            metrics.gauge("gateway_keys_age_max_seconds", age_max_s, issuer=one.issuer)
         lines = LineWriter(sys.stdout.fileno())
         stack.callback(lines.flush)
         handler = PublicHandler(
@@ -379,6 +402,10 @@ async def open_parts(
             pages=pages(config.catalogue),
         )
         yield Parts(handler, loops, policies, keys, valkey)
+
+
+def _age_of(keys: IssuerKeys) -> float:
+    return keys.age_s
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
@@ -421,7 +448,6 @@ def open_inventories(
     for account in config.accounts:
         metrics.gauge(
             "gateway_inventory_age_seconds",
-            "Age of what tag grants go by; not a number while there is none",
             partial(inventories.age_s, account.name),
             account=account.name,
         )
@@ -522,14 +548,11 @@ def _open_line(  # noqa: PLR0913 - it wires
         jitter=jitter.random,
     )
     labels = {"account": account.name, "budget": kind.value}
-    for gauge, text, read in (
-        ("ceiling", "Calls a second that operators allow", lambda: limit.ceiling),
-        ("rate", "Calls a second that the cloud takes, as far as learned", lambda: line.rate),
-        ("pause_seconds", "How long nothing is sent after a 429", lambda: line.paused_s),
-        ("queue_length", "Calls that wait, over all replicas in sight", lambda: line.queued),
-        ("alone", "1 while this process keeps to its own share", lambda: line.is_alone),
-    ):
-        metrics.gauge(f"gateway_budget_{gauge}", text, read, **labels)
+    metrics.gauge("gateway_budget_ceiling", lambda: limit.ceiling, **labels)
+    metrics.gauge("gateway_budget_rate", lambda: line.rate, **labels)
+    metrics.gauge("gateway_budget_pause_seconds", lambda: line.paused_s, **labels)
+    metrics.gauge("gateway_budget_queue_length", lambda: line.queued, **labels)
+    metrics.gauge("gateway_budget_alone", lambda: line.is_alone, **labels)
     return line
 
 
@@ -567,7 +590,6 @@ async def open_account(
     breaker = Breaker(BreakerRules(**account.breaker.model_dump()), jitter=tools.jitter.random)
     tools.metrics.gauge(
         "gateway_breaker_open",
-        "1 while calls are suspended, 0.5 while one probes",
         lambda: _OPENNESS[breaker.state(tools.clock.monotonic())],
         account=account.name,
     )

@@ -490,6 +490,11 @@ class Memory(_Section):
     links_max: Annotated[int, Field(ge=1)] = 20_000
 
 
+class MetricsSettings(_Section):
+    teams: dict[str, Name] = {}
+    """Team by group, of any issuer: whose links they are is counted. The first that fits counts."""
+
+
 class Log(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -511,6 +516,7 @@ class Settings(_Section):
     lists: Lists = Lists()
     operations: OperationRows = OperationRows()
     memory: Memory = Memory()
+    metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
     audit: Audit = Audit()
 

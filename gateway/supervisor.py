@@ -5,6 +5,7 @@ any setting can be changed and no request is lost; a config with mistakes change
 """
 
 import logging
+import mmap
 import os
 import select
 import signal
@@ -39,6 +40,28 @@ class WorkerPlan:
     """Written to once the worker answers."""
     parent_fd: int
     """Reads as ended when the parent is gone."""
+    history: "History"
+
+
+class History:
+    """What the parent counts, in memory that its workers see: they alone answer scrapes."""
+
+    def __init__(self) -> None:
+        self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def config_rejections(self) -> int:
+        return self._shared[0]
+
+    @property
+    def worker_deaths(self) -> int:
+        return self._shared[1]
+
+    def config_rejected(self) -> None:
+        self._shared[0] += 1
+
+    def worker_died(self) -> None:
+        self._shared[1] += 1
 
 
 Work = Callable[[WorkerPlan], int]
@@ -71,6 +94,7 @@ class Supervisor:
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
+        self._history = History()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
 
@@ -108,6 +132,7 @@ class Supervisor:
         try:
             config = settings.load_settings(self._file)
         except MistakesFound as found:
+            self._history.config_rejected()
             mistakes = [str(one) for one in found.mistakes]
             log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             return
@@ -117,6 +142,7 @@ class Supervisor:
             return
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
+            self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
         self._config = config
@@ -146,7 +172,9 @@ class Supervisor:
             log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
             return None
         ready_read, ready_write = os.pipe()
-        plan = WorkerPlan(config, index, public, admin, ready_write, self._alive_read)
+        plan = WorkerPlan(
+            config, index, public, admin, ready_write, self._alive_read, self._history
+        )
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
@@ -191,6 +219,7 @@ class Supervisor:
             del self._workers[pid]
             if worker.retired or self._stopping:
                 continue
+            self._history.worker_died()
             code = os.waitstatus_to_exitcode(status)
             log.error("worker_died", extra={"worker": worker.index, "pid": pid, "code": code})
             lived_s = _now() - worker.born_at

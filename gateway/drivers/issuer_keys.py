@@ -7,6 +7,7 @@ fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,15 @@ class IssuerKeys:
     def loaded(self) -> bool:
         """Whether there are keys, and not too old ones."""
         return bool(self._keys) and self._clock.monotonic() < self._lapse_at
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the keys were last loaded; infinity: never."""
+        return self._clock.monotonic() - self._confirmed_at if self._keys else math.inf
+
+    @property
+    def age_max_s(self) -> float:
+        return self._issuer.keys_age_max_s
 
     @property
     def _lapse_at(self) -> float:

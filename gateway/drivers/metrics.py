@@ -1,35 +1,36 @@
-"""Prometheus metrics (ports.Telemetry). Each label value comes from config or an Enum.
+"""Prometheus metrics (ports.Telemetry): what metrics_contract.py promises, counted.
 
-Children are made once and kept: looking a child up costs four times what counting does.
+The counters and histograms here are plain dictionaries: the library's cost four times as much,
+and some are moved by each request.
 """
 
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
+from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind
+from gateway.errors import Rejection
 from gateway.model import BudgetClass, LinkSource, StageTimes
 
-_STAGE_BUCKETS = (
-    0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30,
-)  # fmt: skip
-_REQUEST_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
-
 _STAGES = tuple((stage,) for stage in StageTimes._fields)
+_OTHER_TEAM = "other"
 
 
 class Metrics:
-    def __init__(self) -> None:
+    def __init__(self, teams: Mapping[str, str] | None = None) -> None:
+        """`teams` by group: the first that a person is in is whose links they are."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -37,190 +38,203 @@ class Metrics:
         Info("gateway_build", "The running version", registry=registry).info(
             {"version": __version__}
         )
-        self._requests = Counter(
-            "gateway_requests_total",
-            "Answers by operation, HTTP status and, for refusals, our error code",
-            ["operation", "status", "error_code"],
-            registry=registry,
-        )
-        self._request_seconds = _Histogram(
-            "gateway_request_duration_seconds",
-            "From the request's headers to its answer",
-            (),
-            registry=registry,
-            buckets=_REQUEST_BUCKETS,
-        )
-        self._stages = _Histogram(
-            "gateway_stage_duration_seconds",
-            "Time in each stage of requests that got their link",
-            ("stage",),
-            registry=registry,
-            buckets=_STAGE_BUCKETS,
-        )
-        self._identifications = Counter(
-            "gateway_identifications_total",
-            "Tokens judged, by issuer and outcome",
-            ["issuer", "outcome"],
-            registry=registry,
-        )
-        self._links = Counter(
-            "gateway_links_total", "Links handed out by source", ["source"], registry=registry
-        )
-        self._upstream_seconds = _Histogram(
-            "gateway_upstream_duration_seconds",
-            "Calls to the cloud by account and outcome",
-            ("account", "outcome"),
-            registry=registry,
-            buckets=_REQUEST_BUCKETS,
-        )
-        self._logins = Counter(
-            "gateway_service_logins_total",
-            "Logins to the cloud's IAM by account and outcome",
-            ["account", "outcome"],
-            registry=registry,
-        )
-        self._credential_expires = Gauge(
-            "gateway_service_credential_expires_timestamp_seconds",
-            "When the account's service token ends",
-            ["account"],
-            registry=registry,
-        )
-        self._key_refreshes = Counter(
-            "gateway_key_refreshes_total",
-            "Loads of an issuer's keys by outcome",
-            ["issuer", "outcome"],
-            registry=registry,
-        )
-        self._policy_reloads = Counter(
-            "gateway_policy_reloads_total",
-            "Loads of the policy by outcome",
-            ["outcome"],
-            registry=registry,
-        )
-        self._policy_rules = Gauge(
-            "gateway_policy_rules", "Grants and denials in force", registry=registry
-        )
-        self._budget_wait = _Histogram(
-            "gateway_budget_wait_seconds",
-            "How long calls waited for a slot of the account's budget",
-            ("account", "budget"),
-            registry=registry,
-            buckets=_REQUEST_BUCKETS,
-        )
-        self._budget_refusals = Counter(
-            "gateway_budget_refusals_total",
-            "Calls refused because their slot would have come too late",
-            ["account", "budget"],
-            registry=registry,
-        )
-        self._budget_slots_lost = Counter(
-            "gateway_budget_slots_lost_total",
-            "Slots that came too late, or into a pause, to be used",
-            ["account", "budget"],
-            registry=registry,
-        )
-        self._breaker_opened = Counter(
-            "gateway_breaker_opened_total",
-            "Times that an account's calls were suspended",
-            ["account"],
-            registry=registry,
-        )
-        self._link_renewals = Counter(
-            "gateway_link_renewals_total",
-            "Early renewals of links by outcome",
-            ["account", "outcome"],
-            registry=registry,
-        )
-        self._inventory_polls = Counter(
-            "gateway_inventory_polls_total",
-            "Looks at which servers there are, by outcome",
-            ["account", "outcome"],
-            registry=registry,
-        )
-        self._store_available = Gauge(
-            "gateway_store_available", "1 while Redis answers", registry=registry
-        )
-        self._task_restarts = Counter(
-            "gateway_task_restarts_total",
-            "Background tasks that died and were started again",
-            ["task"],
-            registry=registry,
-        )
-        self._link_children = {source: self._links.labels(source.value) for source in LinkSource}
+        self._teams = tuple((teams or {}).items())
         self._gauges: dict[str, Gauge] = {}
-        self._request_child = cache(self._requests.labels)
-        self._identified_child = cache(self._identifications.labels)
+        counters: dict[str, _Counter] = {}
+        histograms: dict[str, _Histogram] = {}
+        for family in FAMILIES:
+            name, labels = family.name, tuple(family.labels)
+            match family.kind:
+                case Kind.COUNTER:
+                    counters[name] = _Counter(name, family.text, labels, registry=registry)
+                case Kind.HISTOGRAM:
+                    histograms[name] = _Histogram(
+                        name, family.text, labels, registry=registry, buckets=family.buckets
+                    )
+                case Kind.GAUGE:
+                    self._gauges[name] = Gauge(name, family.text, labels, registry=registry)
+        self._counters = counters
+        self._requests = counters["gateway_requests_total"]
+        self._request_seconds = histograms["gateway_request_duration_seconds"]
+        self._stages = histograms["gateway_stage_duration_seconds"]
+        self._identifications = counters["gateway_identifications_total"]
+        self._decisions = counters["gateway_decisions_total"]
+        self._links = counters["gateway_links_total"]
+        self._team_links = counters["gateway_team_links_total"]
+        self._upstream_seconds = histograms["gateway_upstream_duration_seconds"]
+        self._budget_wait = histograms["gateway_budget_wait_seconds"]
+        self._store_seconds = histograms["gateway_store_duration_seconds"]
+        self._loop_lag = histograms["gateway_loop_lag_seconds"]
 
-    def request_done(self, operation: str, status: int, error_code: str, seconds: float) -> None:
-        self._request_child(operation, str(status), error_code).inc()
-        self._request_seconds.observe((), seconds)
+    def request_done(
+        self, answer: str, operation: str, status: int, error_code: str, seconds: float
+    ) -> None:
+        self._requests.inc((operation, _text(status), error_code))
+        self._request_seconds.observe((answer,), seconds)
 
     def identified(self, issuer: str, outcome: str) -> None:
-        self._identified_child(issuer, outcome).inc()
+        self._identifications.inc((issuer, outcome))
 
-    def link_served(self, source: LinkSource, times: StageTimes) -> None:
-        self._link_children[source].inc()
+    def decided(self, permission: str, *, allowed: bool) -> None:
+        self._decisions.inc((permission, "allowed" if allowed else "denied"))
+
+    def link_served(
+        self, account: str, groups: Collection[str], source: LinkSource, times: StageTimes
+    ) -> None:
+        self._links.inc((account, source.value))
         for stage, seconds in zip(_STAGES, times, strict=True):
             self._stages.observe(stage, seconds)
+        if self._teams:
+            team = next((team for group, team in self._teams if group in groups), _OTHER_TEAM)
+            self._team_links.inc((team,))
+
+    def evicted(self, kind: str) -> None:
+        self._count("gateway_evictions_total", kind)
 
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None:
-        self._upstream_seconds.observe((account, outcome), seconds)
+        self._upstream_seconds.observe((account, _snake(outcome)), seconds)
 
     def service_login(self, account: str, outcome: str) -> None:
-        self._logins.labels(account, outcome).inc()
+        self._count("gateway_service_logins_total", account, outcome)
 
     def service_credential_expires(self, account: str, at: float) -> None:
-        self._credential_expires.labels(account).set(at)
+        self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account).set(at)
 
     def keys_refreshed(self, issuer: str, outcome: str) -> None:
-        self._key_refreshes.labels(issuer, outcome).inc()
+        self._count("gateway_key_refreshes_total", issuer, outcome)
 
     def policy_reloaded(self, outcome: str, rules: int) -> None:
-        self._policy_reloads.labels(outcome).inc()
+        self._count("gateway_policy_reloads_total", outcome)
+        self._gauges["gateway_policy_rejected"].set(outcome != "ok")
         if outcome == "ok":
-            self._policy_rules.set(rules)
+            self._gauges["gateway_policy_rules"].set(rules)
 
     def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None:
         self._budget_wait.observe((account, budget.value), seconds)
 
     def budget_refused(self, account: str, budget: BudgetClass) -> None:
-        self._budget_refusals.labels(account, budget.value).inc()
+        self._count("gateway_budget_refusals_total", account, budget.value)
 
     def budget_slot_lost(self, account: str, budget: BudgetClass) -> None:
-        self._budget_slots_lost.labels(account, budget.value).inc()
+        self._count("gateway_budget_slots_lost_total", account, budget.value)
 
     def breaker_opened(self, account: str) -> None:
-        self._breaker_opened.labels(account).inc()
+        self._count("gateway_breaker_opened_total", account)
 
     def link_renewed(self, account: str, outcome: str) -> None:
-        self._link_renewals.labels(account, outcome).inc()
+        self._count("gateway_link_renewals_total", account, _snake(outcome))
 
     def inventory_polled(self, account: str, outcome: str) -> None:
-        self._inventory_polls.labels(account, outcome).inc()
+        self._count("gateway_inventory_polls_total", account, _snake(outcome))
 
     def store_available(self, *, available: bool) -> None:
-        self._store_available.set(available)
+        self._gauges["gateway_store_available"].set(available)
+
+    def store_called(self, seconds: float, *, ok: bool) -> None:
+        self._store_seconds.observe(("ok" if ok else "failed",), seconds)
+
+    def unrecorded(self) -> None:
+        self._count("gateway_audit_unrecorded_total")
+
+    def admin_request(self, action: str, status: int) -> None:
+        self._count("gateway_admin_requests_total", action, _text(status))
+
+    def loop_late(self, seconds: float) -> None:
+        self._loop_lag.observe((), seconds)
 
     def task_restarted(self, task: str) -> None:
-        self._task_restarts.labels(task).inc()
+        self._count("gateway_task_restarts_total", task)
 
-    def gauge(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
-        """Register a gauge that is read at each scrape; once for each set of labels."""
-        gauge = self._gauges.get(name)
-        if gauge is None:
-            gauge = Gauge(name, text, list(labels), registry=self.registry)
-            self._gauges[name] = gauge
+    def begin(self, *, accounts: Sequence[str], issuers: Sequence[str]) -> None:
+        """Let the series that alerts watch be there from the start.
+
+        A series that begins with its first event has no increase to be alarmed at.
+        """
+        sources = [source.value for source in LinkSource]
+        budgets = [budget.value for budget in BudgetClass]
+        refused = [rejection.value for rejection in Rejection]
+        for name, *values in (
+            ("gateway_identifications_total", [*issuers, "unknown"], refused),
+            ("gateway_key_refreshes_total", issuers, ("ok", "failed")),
+            ("gateway_service_logins_total", accounts, ("ok", "refused", "away")),
+            ("gateway_links_total", accounts, sources),
+            ("gateway_budget_refusals_total", accounts, budgets),
+            ("gateway_budget_slots_lost_total", accounts, budgets),
+            ("gateway_breaker_opened_total", accounts),
+            ("gateway_policy_reloads_total", ("ok", "rejected")),
+        ):
+            for labels in product(*values):
+                self._counters[name].begin(labels)
+        for labels in product(accounts, ("usable", "throttled")):
+            self._upstream_seconds.begin(labels)
+        for account in accounts:
+            self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account)
+        for labels in product(accounts, budgets):
+            self._budget_wait.begin(labels)
+
+    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
+        """Let a gauge of the contract be read at each scrape."""
+        gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
+    def counter(self, name: str, read: Callable[[], float]) -> None:
+        """Let a counter of the contract, one without labels, be read at each scrape."""
+        self._counters[name].read = read
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the page and its content type, in the format that the scraper asks for."""
+        """Return the page and its content type, in the format that the scraper asks for.
+
+        May run in a thread of its own beside the event loop.
+        """
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
+    def _count(self, name: str, *values: str) -> None:
+        assert len(values) == len(BY_NAME[name].labels)
+        self._counters[name].inc(values)
+
+
+@cache
+def _text(status: int) -> str:
+    return str(status)
+
+
+@cache
+def _snake(name: str) -> str:
+    """Return a class's name as a label has it: UpstreamSlow is upstream_slow."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class _Counter(Collector):
+    def __init__(
+        self, name: str, text: str, labels: tuple[str, ...], *, registry: CollectorRegistry
+    ) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+        self.read: Callable[[], float] | None = None
+        registry.register(self)
+
+    def inc(self, values: tuple[str, ...]) -> None:
+        counts = self._counts
+        counts[values] = counts.get(values, 0.0) + 1.0
+
+    def begin(self, values: tuple[str, ...]) -> None:
+        self._counts.setdefault(values, 0.0)
+
+    def describe(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        if self.read is not None:
+            family.add_metric((), self.read())
+        else:
+            for values, count in tuple(self._counts.items()):
+                family.add_metric(values, count)
+        yield family
+
 
 class _Histogram(Collector):
-    """A histogram for what happens at every request: the library's costs four times as much."""
-
     def __init__(
         self,
         name: str,
@@ -235,14 +249,18 @@ class _Histogram(Collector):
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
         if not labels:
-            self._begin(())
+            self.begin(())
         registry.register(self)
+
+    def begin(self, values: tuple[str, ...]) -> list[int]:
+        self._sums.setdefault(values, 0.0)
+        return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
 
     def observe(self, values: tuple[str, ...], seconds: float) -> None:
         """Count one; `values` are those of the labels."""
         counts = self._counts.get(values)
         if counts is None:
-            counts = self._begin(values)
+            counts = self.begin(values)
         counts[bisect_left(self._buckets, seconds)] += 1
         self._sums[values] += seconds
 
@@ -252,12 +270,7 @@ class _Histogram(Collector):
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         bounds = [*map(floatToGoString, self._buckets), "+Inf"]
-        for values, counts in self._counts.items():
+        for values, counts in tuple(self._counts.items()):
             cumulated = zip(bounds, accumulate(counts), strict=True)
             family.add_metric(values, [*cumulated], sum_value=self._sums[values])
         yield family
-
-    def _begin(self, values: tuple[str, ...]) -> list[int]:
-        self._sums[values] = 0.0
-        counts = self._counts[values] = [0] * (len(self._buckets) + 1)
-        return counts

@@ -1,5 +1,6 @@
 """The admin listener: metrics and health. It never stands beside the public one."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import orjson
@@ -11,7 +12,9 @@ Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
 
 def admin_app(exposition: Exposition, readiness: Readiness) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
-        body, content_type = exposition(request.headers.get("Accept", ""))
+        # In a thread: a page of a thousand lines would hold up the callers' requests.
+        accept = request.headers.get("Accept", "")
+        body, content_type = await asyncio.to_thread(exposition, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def alive(_: web.Request) -> web.Response:

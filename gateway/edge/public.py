@@ -44,7 +44,7 @@ from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.federation import Errand
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
-from gateway.model import Principal
+from gateway.model import Answer, Principal
 from gateway.ports import Clock
 from gateway.rules.preferences import wait_preferred
 
@@ -53,12 +53,14 @@ log = logging.getLogger("gateway.request")
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
 _CLOUD_CODE = "cloud"
+_KINDS = dict.fromkeys(Answer, "forwarded") | {Answer.CONSOLE_LINK: "link"}
 FIRST_REQUEST_WITHIN_S = 20.0
 _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
-RequestDone = Callable[[str, int, str, float], None]
+RequestDone = Callable[[str, str, int, str, float], None]
+"""Kind of answer, operation, status, error code, seconds."""
 
 
 @dataclass(slots=True)
@@ -311,7 +313,10 @@ class PublicHandler:
         # The cloud's own codes are many; a label takes ours only.
         theirs = isinstance(error, UpstreamRefused)
         label = _CLOUD_CODE if theirs else outcome.error_code
-        self._request_done(operation or "none", outcome.status, label, seconds)
+        kind = (
+            "other" if asked is None or asked.call is None else _KINDS[asked.call.operation.answer]
+        )
+        self._request_done(kind, operation or "none", outcome.status, label, seconds)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",

@@ -157,6 +157,10 @@ class Consoles:
         left_s = link.good_until - self._clock.monotonic()
         return left_s >= self._account(permit).min_remaining_s
 
+    def account_of(self, permit: Permit) -> str:
+        """Return the name of the account whose link it is."""
+        return self._account(permit).name
+
     @property
     def links_held(self) -> int:
         return len(self._links)
@@ -199,6 +203,7 @@ class Consoles:
         self._links.move_to_end(key)
         if len(self._links) > self._links_max:
             self._links.popitem(last=False)
+            self._telemetry.evicted("link")
 
 
 def _link(held: Held, account: ConsoleAccount) -> ConsoleLink:

@@ -41,6 +41,7 @@ from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
+from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
@@ -151,8 +152,7 @@ class Gateway:
                 if asked.signed is not None:
                     await self._credentials.take_back(asked.signed)
                 raise
-        inventory = self._inventories.current(call.project)
-        permit = self._policies.current().permit(principal, call, self._clock.now(), inventory)
+        permit = self._decide(principal, call, self._policies.current(), self._clock.now())
         decided = monotonic()
 
         self._limits.admit(principal.key)
@@ -164,6 +164,8 @@ class Gateway:
         if not self._consoles.is_good(permit, link):
             raise DeadlineExceeded("the link came too near its end while it was recorded")
         self._telemetry.link_served(
+            self._consoles.account_of(permit),
+            principal.groups,
             source,
             StageTimes(
                 identified - began, decided - identified, obtained - decided, recorded - obtained
@@ -209,6 +211,7 @@ class Gateway:
                 self._inventories.current(call.project),
             )
             if reach.rule is None:
+                self._telemetry.decided(operation.permission, allowed=False)
                 raise NotPermitted("no grant applies")
             self._limits.admit(principal.key)
             call = await self._instances.placed(
@@ -217,11 +220,11 @@ class Gateway:
             asked.call = call
         # Taken only now: a body or a look-up may have been a while under way.
         policy, now = self._policies.current(), self._clock.now()
-        inventory = self._inventories.current(call.project)
         if operation.answer is Answer.PERMISSIONS:
             self._limits.admit(principal.key)
+            inventory = self._inventories.current(call.project)
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
-        permit = policy.permit(principal, call, now, inventory)
+        permit = self._decide(principal, call, policy, now)
         if not call.instances:
             self._limits.admit(principal.key)
         if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
@@ -236,6 +239,16 @@ class Gateway:
         if operation.permission == SERVER_TAG:
             self._inventories.refresh_soon(call.project)
         return forwarded
+
+    def _decide(self, principal: Principal, call: Call, policy: Policy, now: float) -> Permit:
+        permission = call.operation.permission
+        try:
+            permit = policy.permit(principal, call, now, self._inventories.current(call.project))
+        except NotPermitted:
+            self._telemetry.decided(permission, allowed=False)
+            raise
+        self._telemetry.decided(permission, allowed=True)
+        return permit
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max
@@ -268,3 +281,4 @@ class Gateway:
         except JournalUnavailable:
             if not self._serve_unrecorded:
                 raise
+            self._telemetry.unrecorded()

@@ -169,6 +169,7 @@ class Identify:
         self._remembered[digest] = remembered
         if len(self._remembered) > self._tokens_max:
             self._remembered.popitem(last=False)
+            self._telemetry.evicted("token")
 
     def _digest(self, token: str) -> bytes:
         keyed = self._keyed_hash.copy()

@@ -15,7 +15,7 @@ PACE = Pace(requests=60, per_s=1, burst=8)
 NOTICED_WITHIN_S = 2.0
 BACK_WITHIN_S = 4.0
 """A tenth of a second, and one second, are promised; a machine that is busy may look away."""
-ENOUGH = 0.6 * PACE.requests
+ENOUGH = 0.5 * PACE.requests
 """Calls a second; on a machine that has time it is nearly all."""
 LATE_CALLS = 6.0
 """What replicas may send besides that do not notice at once that Redis is away."""

@@ -1,34 +1,93 @@
 """What operators can see, and that no caller can make it grow."""
 
+import asyncio
 import json
+import os
+import signal
+import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator
+
+import aiohttp
+import jwt
+import pytest
 
 from tests.support.stack import Stack, ask, console_path, eventually
 
+SECRET = "a secret that two share, with 32 bytes and more"
+STRANGERS = 2_500
+"""Of each of four kinds: 10,000 requests."""
+CONNECTIONS = 8
+
 
 def series(stack: Stack) -> set[str]:
-    return {line.rpartition(" ")[0] for line in stack.gateway.metrics().splitlines()}
+    lines = stack.gateway.metrics().splitlines()
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
-def test_no_caller_can_make_a_label_grow(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+def strangers(stack: Stack, count: int) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield requests by persons, for servers and paths, with tokens that nobody saw before."""
+    project, now = stack.box.project, int(time.time())
+    for i in range(count):
+        claims = {
+            "iss": "https://second.example",
+            "sub": f"person-{uuid.uuid4()}",
+            "aud": "second",
+            "groups": [f"group-{uuid.uuid4()}"],
+            "iat": now,
+            "exp": now + 600,
+        }
+        known = jwt.encode(claims, SECRET, "HS256")
+        forged = jwt.encode({**claims, "iss": uuid.uuid4().hex}, SECRET, headers={"kid": f"{i}"})
+        path = console_path(project, str(uuid.uuid4()))
+        yield "GET", path, {"Authorization": f"Bearer {known}", "X-Request-Id": uuid.uuid4().hex}
+        yield "GET", path, {"Authorization": f"Bearer {forged}"}
+        yield "GET", console_path(uuid.uuid4().hex, "x"), {"X-Auth-Token": known}
+        yield ("GET", "POST", "PURGE")[i % 3], f"/{uuid.uuid4()}", {"Authorization": known}
 
-    def provoke(count: int) -> None:
-        for i in range(count):
-            gateway.console(box.token(f"person-{uuid.uuid4()}"), str(uuid.uuid4()))
-            gateway.console(box.token(), str(uuid.uuid4()), X_Request_Id=uuid.uuid4().hex)
-            gateway.console(box.token(headers={"kid": uuid.uuid4().hex}))
-            gateway.console(box.token(claims={"iss": f"https://{uuid.uuid4()}"}))
-            gateway.console(uuid.uuid4().hex)
-            headers = {"Authorization": f"Bearer {box.token()}"}
-            path = console_path(uuid.uuid4().hex, box.servers[0])
-            ask(gateway.url, ("GET", "POST", "PURGE")[i % 3], path, headers)
-            ask(gateway.url, "GET", f"/{uuid.uuid4()}", headers)
 
-    provoke(3)
-    before = series(own_stack)
-    provoke(40)
-    assert series(own_stack) == before
+async def send(stack: Stack, requests: Iterator[tuple[str, str, dict[str, str]]]) -> Counter[int]:
+    statuses: Counter[int] = Counter()
+
+    async def one_connection(session: aiohttp.ClientSession) -> None:
+        for method, path, headers in requests:
+            async with session.request(method, stack.gateway.url + path, headers=headers) as answer:
+                await answer.read()
+                statuses[answer.status] += 1
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(one_connection(session) for _ in range(CONNECTIONS)))
+    return statuses
+
+
+@pytest.fixture
+def two_issuers() -> Iterator[Stack]:
+    stack = Stack()
+    second = {
+        "name": "second",
+        "issuer": "https://second.example",
+        "audience": ["second"],
+        "algorithms": ["HS256"],
+        "keys": {"secret": {"file": "second-secret"}},
+    }
+    gateway = stack.gateway
+    gateway.stop()
+    (gateway.directory / "second-secret").write_text(SECRET)
+    gateway.config["issuers"].append(second)
+    gateway.write_config()
+    gateway.start()
+    yield stack
+    stack.close()
+
+
+async def test_no_caller_can_make_a_label_grow(two_issuers: Stack) -> None:
+    await send(two_issuers, strangers(two_issuers, 3))
+    before = series(two_issuers)
+    statuses = await send(two_issuers, strangers(two_issuers, STRANGERS))
+    assert statuses.total() == 4 * STRANGERS
+    assert statuses[403] >= STRANGERS, "their tokens were good, so they were looked up"
+    assert series(two_issuers) == before
 
 
 def test_each_outcome_is_counted(own_stack: Stack) -> None:
@@ -38,8 +97,8 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
         assert gateway.console(token).status == 200
     gateway.console(None)
     gateway.console(box.token("otto", groups=[]))
-    assert gateway.metric('gateway_links_total{source="upstream"}') == 1
-    assert gateway.metric('gateway_links_total{source="local"}') == 2
+    assert gateway.metric('gateway_links_total{account="prod",source="upstream"}') == 1
+    assert gateway.metric('gateway_links_total{account="prod",source="local"}') == 2
     ok = 'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}'
     assert gateway.metric(ok) == 3
     forbidden = (
@@ -48,6 +107,11 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
     assert gateway.metric(forbidden) == 1
     assert gateway.metric('gateway_identifications_total{issuer="corp",outcome="remembered"}') == 2
     assert gateway.metric('gateway_stage_duration_seconds_count{stage="obtain"}') == 3
+    seconds = 'gateway_request_duration_seconds_count{answer="link"}'
+    assert gateway.metric(seconds) == 4
+    allowed = 'gateway_decisions_total{decision="allowed",permission="console:open"}'
+    assert gateway.metric(allowed) == 3
+    assert gateway.metric(allowed.replace("allowed", "denied")) == 1
     assert gateway.metric('gateway_service_logins_total{account="prod",outcome="ok"}') == 1
 
 
@@ -75,3 +139,68 @@ def test_each_request_has_one_log_line(own_stack: Stack) -> None:
     lines = gateway.log_lines("request")
     assert [line["request_id"] for line in lines] == ids
     assert {line["status"] for line in lines} == {200, 401}
+
+
+def test_links_are_counted_for_the_team_that_a_group_belongs_to(own_stack: Stack) -> None:
+    box = own_stack.box
+    teams = {"metrics": {"teams": {"on-call": "night", "operators": "day"}}}
+    gateway = own_stack.replica(change=teams)
+    for groups in (["operators"], ["operators", "on-call"], ["operators", "gardeners"]):
+        assert gateway.console(box.token("-".join(groups), groups=groups)).status == 200
+    assert gateway.metric('gateway_team_links_total{team="day"}') == 2
+    assert gateway.metric('gateway_team_links_total{team="night"}') == 1
+
+
+def test_workers_tell_their_own_numbers_and_a_dead_one_takes_no_others_along(
+    own_stack: Stack,
+) -> None:
+    gateway = own_stack.replica(workers=2)
+    token = own_stack.box.token()
+    counted = 'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}'
+
+    def by_worker() -> list[float]:
+        ports = (gateway.admin_port, gateway.admin_port + 1)
+        pages = [ask(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode() for port in ports]
+        return [value_of(page, counted) for page in pages]
+
+    def ask_until_both_have_answered() -> int:
+        asked = 0
+        before = by_worker()
+        while min(now - then for now, then in zip(by_worker(), before, strict=True)) < 1:
+            assert gateway.console(token).status == 200
+            asked += 1
+        return asked
+
+    first = ask_until_both_have_answered()
+    assert sum(by_worker()) == first
+    pid = gateway.log_lines("worker_started")[0]["pid"]
+    survivor = by_worker()[1]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(gateway.log_lines("worker_started")) == 3)
+    assert by_worker() == [0, survivor]
+    second = ask_until_both_have_answered()
+    assert sum(by_worker()) == survivor + second
+    assert gateway.metric("gateway_worker_deaths_total") == 1
+
+
+def value_of(page: str, line: str) -> float:
+    found = [one for one in page.splitlines() if one.startswith(line + " ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def test_a_refused_config_is_counted(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    gateway.config["no_such_key"] = 1
+    gateway.write_config()
+    eventually(lambda: gateway.metric("gateway_config_rejections_total") >= 1)
+
+
+def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: Stack) -> None:
+    page = stack.gateway.metrics()
+    for line in (
+        'gateway_service_logins_total{account="prod",outcome="refused"}',
+        'gateway_identifications_total{issuer="corp",outcome="revoked"}',
+        'gateway_budget_refusals_total{account="prod",budget="console"}',
+        'gateway_upstream_duration_seconds_count{account="prod",outcome="throttled"}',
+    ):
+        assert f"{line} " in page

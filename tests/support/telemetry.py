@@ -22,11 +22,29 @@ class RecordingTelemetry:
         self.renewals: list[tuple[str, str]] = []
         self.store: list[bool] = []
         self.polls: list[tuple[str, str]] = []
+        self.decisions: list[tuple[str, bool]] = []
+        self.evictions: list[str] = []
+        self.store_calls: Counter[bool] = Counter()
+        self.answers_unrecorded = 0
 
     def identified(self, issuer: str, outcome: str) -> None:
         self.identifications.append((issuer, outcome))
 
-    def link_served(self, source: LinkSource, times: StageTimes) -> None:
+    def decided(self, permission: str, *, allowed: bool) -> None:
+        self.decisions.append((permission, allowed))
+
+    def evicted(self, kind: str) -> None:
+        self.evictions.append(kind)
+
+    def store_called(self, seconds: float, *, ok: bool) -> None:
+        self.store_calls[ok] += 1
+
+    def unrecorded(self) -> None:
+        self.answers_unrecorded += 1
+
+    def link_served(
+        self, account: str, groups: frozenset[str], source: LinkSource, times: StageTimes
+    ) -> None:
         self.times.append(times)
         self.links[source] += 1
 

@@ -135,15 +135,18 @@ class Valkey:
     ) -> Any:
         # It guards the sum of connect, retry of a moved slot and the read, so that a slow store
         # is as good as an absent one.
+        began = self._clock.monotonic()
         try:
             async with _Patience(self._timeout_s):
                 reply = await self._evaluate(script, keys, args)
         except (RedisError, OSError, TimeoutError) as error:
             _raise_if_cancelled()
+            self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
             self._change(available=False, why=type(error).__name__)
             # The server's text may quote arguments.
             raise StoreUnavailable(f"{script.name}: {type(error).__name__}") from None
         _raise_if_cancelled()
+        self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
         return reply
 
     async def _evaluate(

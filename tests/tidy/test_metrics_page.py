@@ -1,0 +1,30 @@
+"""deploy/metrics.md is what the code exports."""
+
+from pathlib import Path
+
+from gateway.drivers.metrics import Metrics
+from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind, page
+
+_OF_THE_LIBRARY = ("python_", "process_")
+_PAGE = Path(__file__).parents[2] / "deploy" / "metrics.md"
+
+
+def test_the_page_is_what_the_contract_says() -> None:
+    assert _PAGE.read_text() == page(), "run `make docs`"
+
+
+def test_the_code_exports_what_the_contract_names_and_nothing_else() -> None:
+    exported = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in Metrics().registry.collect()
+        if not family.name.startswith(_OF_THE_LIBRARY)
+    }
+    assert exported == BY_NAME.keys() | {"gateway_build"}
+
+
+def test_names_are_in_base_units() -> None:
+    for family in FAMILIES:
+        assert family.name.endswith("_total") == (family.kind is Kind.COUNTER)
+        assert not family.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours"))
+        assert bool(family.buckets) == (family.kind is Kind.HISTOGRAM)
+        assert family.buckets == tuple(sorted(family.buckets))
