@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
@@ -24,9 +24,10 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
-from gateway.drivers.inventory_file import KeptFile
+from gateway.drivers.inventory_file import KeptFile as KeptInventory
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
+from gateway.drivers.kept_file import KeptFile
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.metrics import Metrics
@@ -42,13 +43,15 @@ from gateway.drivers.upstream import AioUpstream, open_session
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
+from gateway.drivers.valkey.order_store import ValkeyOrderStore
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.drivers.valkey.used_once import ValkeyUsedOnce
-from gateway.edge.admin import admin_app
+from gateway.edge.admin import AdminApi, admin_app
 from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
 from gateway.edge.public import PublicHandler, PublicServer
-from gateway.errors import KeysUnavailable
+from gateway.errors import KeysUnavailable, StoreUnavailable
+from gateway.flow.administration import Administration
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
@@ -62,13 +65,15 @@ from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
+from gateway.flow.standing_orders import StandingOrders
+from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
 from gateway.ports import Clock, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
+from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.supervisor import Supervisor, WorkerPlan
 
@@ -77,6 +82,7 @@ log = logging.getLogger("gateway.app")
 _FIRST_KEYS_WITHIN_S = 3.0
 _RESTART_AFTER_S = 1.0
 _LAG_EVERY_S = 0.5
+_ADMINS_MAX = 1_000
 
 _OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
@@ -172,7 +178,9 @@ class Worker:
         )
         public = web.ServerRunner(server, shutdown_timeout=self._config.request.drain_s)
         admin = web.AppRunner(
-            admin_app(self._metrics.exposition, lambda: self._readiness(parts)),
+            admin_app(
+                self._metrics.exposition, lambda: self._readiness(parts), parts.administration
+            ),
             access_log=None,
             shutdown_timeout=1.0,
         )
@@ -210,9 +218,11 @@ class Worker:
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
             "redis": "ok" if parts.valkey.available else "degraded",
+            "orders": "ok" if parts.orders.known else "unknown",
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
-        return not self._draining and any(keys.values()), state
+        knows = parts.orders.known or self._config.orders.when_unknown == "serve"
+        return not self._draining and knows and any(keys.values()), state
 
 
 @asynccontextmanager
@@ -258,6 +268,8 @@ class Parts:
     policies: PolicyFile
     keys: tuple[IssuerKeys, ...]
     valkey: Valkey
+    orders: StandingOrders
+    administration: AdminApi | None
 
     async def first_keys(self, within_s: float) -> None:
         """Wait for the issuers' keys, but not long: an issuer that is down must not stop us."""
@@ -296,11 +308,17 @@ async def open_parts(
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics)
-        identify, keys = await open_identify(config, stack, clock, metrics, jitter)
+        orders = open_orders(config, valkey, clock)
+        with suppress(StoreUnavailable):
+            await orders.look()
+        identify, admins, keys = await open_identify(
+            config, stack, clock, metrics, jitter, orders=orders
+        )
         loops: dict[str, Loop] = {
             "valkey heartbeat": valkey.keep_heartbeat,
             "valkey listener": valkey.keep_listening,
             "policy": policies.run,
+            "standing orders": orders.run,
             **budget_loops,
         }
         loops |= {f"keys of {one.issuer}": one.run for one in keys}
@@ -333,6 +351,7 @@ async def open_parts(
             group_weights=config.fairness.group_weights,
             jitter=jitter.random,
             telemetry=metrics,
+            dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
@@ -343,6 +362,7 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
+        journal = LineJournal(sys.stdout.fileno())
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -356,7 +376,7 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=LineJournal(sys.stdout.fileno()),
+            journal=journal,
             serve_unrecorded=config.audit.when_unwritable == "serve",
             clock=clock,
             telemetry=metrics,
@@ -401,7 +421,60 @@ async def open_parts(
             federation=FederationHandler(federation, clock),
             pages=pages(config.catalogue),
         )
-        yield Parts(handler, loops, policies, keys, valkey)
+        obey(orders, consoles, budget, config.log, metrics)
+        administration = None
+        if config.admin.api is not None:
+            administration = AdminApi(
+                Administration(
+                    groups=config.admin.api.groups,
+                    token_life_s={
+                        one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers
+                    },
+                    link_life_s=max(account.links.lifetime_s for account in config.accounts),
+                    orders=orders,
+                    identify=identify,
+                    consoles=consoles,
+                    budget=budget,
+                    policies=policies,
+                    journal=journal,
+                    clock=clock,
+                ),
+                admins,
+                metrics.admin_request,
+            )
+        yield Parts(handler, loops, policies, keys, valkey, orders, administration)
+
+
+def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> StandingOrders:
+    file = config.orders.file
+    return StandingOrders(
+        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
+        None if file is None else KeptFile(file),
+        clock,
+        serve_unknown=config.orders.when_unknown == "serve",
+    )
+
+
+def obey(
+    orders: StandingOrders,
+    consoles: Consoles,
+    budget: FairBudget,
+    log_settings: settings.Log,
+    metrics: Metrics,
+) -> None:
+    """Let what is ordered take effect, now and at each change."""
+    orders.when_changed(consoles.forget_dropped)
+    orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
+    orders.when_changed(
+        lambda: logs.set_levels({"gateway": log_settings.level, **orders.current.log_levels})
+    )
+    metrics.gauge("gateway_orders_known", lambda: orders.known)
+    for kind, what in REVOCATION_KINDS.items():
+        metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
+
+
+def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
+    return sum(isinstance(order.what, kind) for order in orders.current.in_force)
 
 
 def _age_of(keys: IssuerKeys) -> float:
@@ -433,7 +506,7 @@ def open_inventories(
                 poll_s=account.inventory.poll_s,
                 age_max_s=account.inventory.age_max_s,
                 files={
-                    ProjectId(project): KeptFile(file)
+                    ProjectId(project): KeptInventory(file)
                     for project in account.projects
                     if (file := account.inventory.file_of(project)) is not None
                 },
@@ -460,7 +533,10 @@ async def open_identify(
     clock: Clock,
     telemetry: Telemetry,
     jitter: Random,
-) -> tuple[Identify, tuple[IssuerKeys, ...]]:
+    *,
+    orders: StandingOrders | None = None,
+) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
+    """Return who knows callers, who knows administrators, and the keys of both."""
     http = await stack.enter_async_context(
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=8),
@@ -469,10 +545,11 @@ async def open_identify(
             auto_decompress=True,
         )
     )
-    identify: Identify
+    known: list[Identify] = []
 
     def forget(issuer: str) -> None:
-        identify.forget(issuer)
+        for identify in known:
+            identify.forget(issuer)
 
     keys = tuple(
         IssuerKeys(
@@ -480,17 +557,40 @@ async def open_identify(
         )
         for issuer in config.issuers
     )
-    identify = Identify(
+    make = partial(
+        Identify,
         signatures=JwtSignatures(
             TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys)
             for issuer, its_keys in zip(config.issuers, keys, strict=True)
         ),
-        rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
         clock=clock,
         telemetry=telemetry,
+    )
+    callers = make(
+        rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
+        revoked=_nobody if orders is None else orders.revoked,
         tokens_max=config.memory.tokens_max,
     )
-    return identify, keys
+    api = config.admin.api
+    audience = () if api is None else (api.audience,)
+    admins = make(
+        rules={
+            issuer.name: replace(_token_rules(issuer), audiences=frozenset(audience))
+            for issuer in config.issuers
+        },
+        # Who may revoke must be let in by a process that does not know yet who is revoked.
+        revoked=_nobody if orders is None else orders.revoke_known,
+        tokens_max=_ADMINS_MAX,
+    )
+    known += [callers, admins]
+    if orders is not None:
+        for identify in known:
+            orders.when_changed(identify.forget_revoked)
+    return callers, admins, keys
+
+
+def _nobody(_: Principal) -> bool:
+    return False
 
 
 def _token_rules(issuer: settings.Issuer) -> TokenRules:

@@ -7,6 +7,7 @@ GatewayError
 │   ├── MethodNotAllowed      the path exists, the method does not
 │   └── RequestTooLarge       headers, path or body over their bound
 ├── NotPermitted              forbidden, or no such server or project: never told apart
+├── NotAdmin                  who asks the admin API is in none of its groups
 ├── NamesNoServer             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
@@ -18,6 +19,7 @@ GatewayError
 ├── UpstreamSlow              no answer in time
 ├── ServiceLoginFailed        we hold no service credential that the cloud takes
 ├── KeysUnavailable           an issuer's keys were never loaded or are too old
+├── OrdersUnknown             nobody has told this process yet whose tokens are revoked
 ├── JournalUnavailable        the audit record cannot be written
 ├── DeadlineExceeded          the request's own deadline passed
 ├── Draining                  this process is stopping
@@ -102,6 +104,10 @@ class NotPermitted(GatewayError):
         self.refused = refused
 
 
+class NotAdmin(GatewayError):
+    pass
+
+
 class NamesNoServer(GatewayError):
     """The cloud may take an empty or absent set of ids for all, or for any."""
 
@@ -155,6 +161,10 @@ class ServiceLoginFailed(RetryLater):
 
 
 class KeysUnavailable(RetryLater):
+    pass
+
+
+class OrdersUnknown(RetryLater):
     pass
 
 

@@ -117,6 +117,13 @@ class BudgetClass(Enum):
     IAM = "iam"
 
 
+class LogLevel(Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class Priority(Enum):
     """What goes first when calls wait for one budget."""
 

@@ -1,7 +1,7 @@
 """What the flow needs from outside, each promise in one place. Drivers implement, tests fake."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +17,9 @@ from gateway.model import (
     UpstreamRequest,
     VerifiedToken,
 )
-from gateway.rules.fair_queue import Outcome, State, Turn
+from gateway.rules.fair_queue import Limit, Outcome, State, Turn
 from gateway.rules.inventory import Inventory
+from gateway.rules.orders import Order
 from gateway.rules.policy import Policy
 
 
@@ -87,6 +88,21 @@ class Policies(Protocol):
         """Return the policy in force. Take it once per request and hand it on."""
 
 
+class ReloadedPolicies(Policies, Protocol):
+    """The policy, for who may look after it."""
+
+    @property
+    def loaded_at(self) -> float:
+        """Seconds since the epoch."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the file as it stands was refused."""
+
+    async def reload(self) -> bool:
+        """Take the file over now; return whether it was good."""
+
+
 class Inventories(Protocol):
     def current(self, project: ProjectId) -> Inventory:
         """Return what is known of the project's servers; NO_INVENTORY where nothing is."""
@@ -102,6 +118,35 @@ class InventoryFile(Protocol):
         """Return what was saved last; None where there is nothing."""
 
     async def save(self, value: bytes) -> None:
+        """Keep it; a disk that takes nothing is no reason to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldOrders:
+    version: str
+    orders: Sequence[Order]
+
+
+class OrderStore(Protocol):
+    """Standing orders that all replicas see. `read` and `add` raise StoreUnavailable."""
+
+    async def read(self, known: str) -> ToldOrders | None:
+        """Return all orders; None: they are those of the version `known`."""
+
+    async def add(self, orders: Sequence[Order], *, ended: Sequence[str]) -> None:
+        """Let the orders stand for all replicas, and forget those with the ids in `ended`."""
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """`call` hears when it may be worth the while to read."""
+
+
+class OrderFile(Protocol):
+    """Where standing orders outlive Redis."""
+
+    def load(self) -> bytes | None:
+        """Return what was saved last; None where there is nothing."""
+
+    async def save(self, text: bytes) -> None:
         """Keep it; a disk that takes nothing is no reason to stop."""
 
 
@@ -148,6 +193,9 @@ class SharedQueue(Protocol):
 
     @property
     def available(self) -> bool: ...
+
+    def use(self, limit: Limit) -> None:
+        """Go by another limit from the next turn on; it has as many windows."""
 
     @property
     def processes(self) -> int:
@@ -345,6 +393,13 @@ class AuditRecord:
     source: str
     link_fingerprint: str
     client_address: str
+    decision: str = "allowed"
+    """Or "denied"."""
+    permission: str = ""
+    policy_version: str = ""
+    trace_id: str = ""
+    detail: str = ""
+    """What an administrator asked for, and why."""
 
 
 class Journal(Protocol):

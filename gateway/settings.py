@@ -147,6 +147,19 @@ class Listen(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
 
 
+class AdminApiSettings(_Section):
+    """Who may use the admin API: whoever shows a JWT of an issuer of ours for this audience."""
+
+    audience: str
+    groups: Annotated[frozenset[str], Field(min_length=1)]
+    """And is in one of these groups."""
+
+
+class AdminListen(Listen):
+    api: AdminApiSettings | None = None
+    """Absent: there is no admin API."""
+
+
 class PublicListen(Listen):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
     """Networks of the proxies before us, whose X-Forwarded-For is believed."""
@@ -490,6 +503,15 @@ class Memory(_Section):
     links_max: Annotated[int, Field(ge=1)] = 20_000
 
 
+class OrderSettings(_Section):
+    """Standing orders: revocations and what else operators said by the admin API."""
+
+    file: ConfigPath | None = None
+    """Where they outlive a loss of Redis, for a process that starts then."""
+    when_unknown: Literal["refuse", "serve"] = "refuse"
+    """What callers are told by a process that neither Redis nor the file has told them."""
+
+
 class MetricsSettings(_Section):
     teams: dict[str, Name] = {}
     """Team by group, of any issuer: whose links they are is counted. The first that fits counts."""
@@ -505,7 +527,7 @@ class Audit(_Section):
 
 class Settings(_Section):
     listen: PublicListen = PublicListen()
-    admin: Listen = Listen(port=9090)
+    admin: AdminListen = AdminListen(port=9090)
     request: RequestBounds = RequestBounds()
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
     policy_file: ConfigPath
@@ -516,6 +538,7 @@ class Settings(_Section):
     lists: Lists = Lists()
     operations: OperationRows = OperationRows()
     memory: Memory = Memory()
+    orders: OrderSettings = OrderSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
     audit: Audit = Audit()
@@ -526,6 +549,13 @@ class Settings(_Section):
         off = frozenset(self.operations.off)
         kept = (row for row in built_in_operations() if row.name not in off)
         return (*kept, *self.operations.add, OWN_OPERATION)
+
+    @model_validator(mode="after")
+    def _admin_tokens_are_for_nothing_else(self) -> Self:
+        api = self.admin.api
+        if api is not None and any(api.audience in issuer.audience for issuer in self.issuers):
+            raise ValueError("admin.api.audience must be none that callers' tokens are for")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:

@@ -61,6 +61,11 @@ def _line(record: AuditRecord) -> bytes:
             "source": record.source,
             "link_fingerprint": record.link_fingerprint,
             "client_address": record.client_address,
+            "decision": record.decision,
+            "permission": record.permission,
+            "policy_version": record.policy_version,
+            "trace_id": record.trace_id,
+            "detail": record.detail,
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -34,6 +35,19 @@ def _where(traceback: Any) -> list[str]:
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return frames[-8:]
+
+
+_levels_set: set[str] = set()
+
+
+def set_levels(levels: Mapping[str, str]) -> None:
+    """Set the level of each logger by its name; those set before and not named go by others."""
+    for name in _levels_set - levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level.upper())
+    _levels_set.clear()
+    _levels_set.update(levels)
 
 
 def set_up(level: str) -> None:

@@ -37,6 +37,7 @@ class PolicyFile:
         self._seen = _digest(file)
         self._policy = self._read()
         self.loaded_at = clock.now()
+        self.rejected = False
         telemetry.policy_reloaded("ok", self._policy.size)
 
     def current(self) -> Policy:
@@ -59,11 +60,12 @@ class PolicyFile:
         try:
             policy = await asyncio.to_thread(self._read)
         except MistakesFound as found:
+            self.rejected = True
             self._telemetry.policy_reloaded("rejected", 0)
             mistakes = [str(mistake) for mistake in found.mistakes[:50]]
             log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             return False
-        self._policy = policy
+        self._policy, self.rejected = policy, False
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})

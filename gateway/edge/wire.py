@@ -49,6 +49,11 @@ WIRE: dict[type[GatewayError], Wire] = {
         "CGW.4031",
         "The call names no server, which may mean all of them; name each in the set of ids.",
     ),
+    errors.NotAdmin: Wire(
+        403,
+        "CGW.4032",
+        "You may not administer this gateway; those in the groups of its admin.api may.",
+    ),
     errors.CallerLimited: Wire(
         429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
     ),
@@ -77,6 +82,11 @@ WIRE: dict[type[GatewayError], Wire] = {
         503,
         "CGW.5034",
         "The identity provider's keys are not available; wait as Retry-After says.",
+    ),
+    errors.OrdersUnknown: Wire(
+        503,
+        "CGW.5037",
+        "This replica does not know yet whose tokens are revoked; wait as Retry-After says.",
     ),
     errors.UpstreamSuspended: Wire(
         503,

@@ -41,6 +41,17 @@ class ConsoleAccount:
     addresses: ConsoleAddresses
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLink:
+    account: str
+    project: str
+    server: str
+    person: str
+    """`Principal.key`; "" of a link that all share."""
+    left_s: float
+    fingerprint: str
+
+
 @dataclass(slots=True)
 class _Remembered:
     link: ConsoleLink
@@ -60,8 +71,14 @@ class Consoles:
         group_weights: Mapping[str, float],
         jitter: Callable[[], float],
         telemetry: Telemetry,
+        dropping: Callable[[str, str, str], tuple[str, ...]],
     ) -> None:
-        """`jitter` gives numbers from 0 to 1."""
+        """`jitter` gives numbers from 0 to 1.
+
+        `dropping` names the orders by which links on a project, a server and of a person are
+        dropped. A link is kept under them, too: what was kept before an order is not found.
+        """
+        self._dropping = dropping
         self._accounts = accounts
         self._shared = shared
         self._clock = clock
@@ -77,7 +94,7 @@ class Consoles:
         Near a link's end some request starts its renewal, from budget that nobody else needs.
         """
         account = self._account(permit)
-        key = _key(permit, account)
+        key = self._key(permit, account)
         held = self._links.get(key)
         if held is None:
             return None
@@ -103,7 +120,7 @@ class Consoles:
         Raises what Exchange.perform raises, UpstreamBroken, and DeadlineExceeded.
         """
         account = self._account(permit)
-        key = _key(permit, account)
+        key = self._key(permit, account)
         principal = permit.principal
         weight = weight_of(principal.groups, self._group_weights)
         demand = Demand(principal.key, weight, permit.call.operation.priority)
@@ -188,6 +205,32 @@ class Consoles:
         usable_s = account.lifetime_s - account.min_remaining_s
         return Fetched(url.reveal().encode(), sent_at + usable_s)
 
+    def forget_dropped(self) -> None:
+        """Let go of the links that orders have dropped."""
+        for key in list(self._links):
+            account, project, server, person, *_ = key
+            if key != self._kept_under(account, project, server, person):
+                del self._links[key]
+
+    def held(self) -> list[HeldLink]:
+        """Return who could be given which link again by this process."""
+        now = self._clock.monotonic()
+        return [
+            HeldLink(
+                account, project, server, person, link.usable_until - now, link.link.fingerprint
+            )
+            for (account, project, server, person, *_), link in self._links.items()
+            if link.usable_until > now
+        ]
+
+    def _key(self, permit: Permit, account: ConsoleAccount) -> tuple[str, ...]:
+        (server,) = permit.call.servers
+        person = "" if account.reuse is Reuse.SHARED else permit.principal.key
+        return self._kept_under(account.name, permit.call.project, server, person)
+
+    def _kept_under(self, account: str, project: str, server: str, person: str) -> tuple[str, ...]:
+        return (account, project, server, person, *self._dropping(project, server, person))
+
     def _account(self, permit: Permit) -> ConsoleAccount:
         account = self._accounts.get(permit.call.project)
         if account is None:
@@ -214,10 +257,3 @@ def _link(held: Held, account: ConsoleAccount) -> ConsoleLink:
 
 def _stored_under(key: tuple[str, ...]) -> str:
     return "link" + "".join(f":{len(part)}:{part}" for part in key)
-
-
-def _key(permit: Permit, account: ConsoleAccount) -> tuple[str, ...]:
-    (server,) = permit.call.servers
-    if account.reuse is Reuse.SHARED:
-        return (account.name, permit.call.project, server)
-    return (account.name, permit.call.project, server, permit.principal.key)

@@ -75,7 +75,7 @@ class BudgetLine:
     ) -> None:
         self.account = account
         self.budget = budget
-        self.limit = limit
+        self.limit = self._configured = limit
         self._wait_max_s = wait_max_s
         self._processes_max = processes_max
         self._shared = shared
@@ -97,6 +97,21 @@ class BudgetLine:
         self._wake.set()  # the first turn finds out what is known, before anybody waits for it
         shared.when_news_comes(self._hear)
         shared.when_available_changes(self._wake.set)
+
+    def use_ceiling(self, per_s: float | None) -> None:
+        """Go by another ceiling from the next turn on, in calls a second; None: the config's."""
+        limit = self._configured if per_s is None else self._configured.with_ceiling(per_s)
+        if limit != self.limit:
+            self.limit = limit
+            self._shared.use(limit)
+            if self._own is not None:
+                self._own.use(limit.share(self._share))
+            self._wake.set()
+
+    @property
+    def waiting(self) -> list[str]:
+        """Who waits here, each caller as often as they have calls that wait."""
+        return [one.demand.caller for one in self._waiting.values()]
 
     @property
     def rate(self) -> float:
@@ -301,6 +316,15 @@ class FairBudget:
 
     def __init__(self, lines: Iterable[BudgetLine]) -> None:
         self._lines = {(line.account, line.budget): line for line in lines}
+
+    @property
+    def lines(self) -> tuple[BudgetLine, ...]:
+        return tuple(self._lines.values())
+
+    def use_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
+        """Go by these ceilings, by account and class, and by the config's where none is given."""
+        for line in self.lines:
+            line.use_ceiling(per_s.get((line.account, line.budget.value)))
 
     async def admit(
         self,

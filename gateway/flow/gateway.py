@@ -141,6 +141,7 @@ class Gateway:
         if principal is None:
             principal = await self._identify.identify_by(token, asked.deadline)
         asked.principal = principal
+        revocations_heard = self._identify.revocations_heard
         identified = monotonic()
 
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
@@ -158,6 +159,8 @@ class Gateway:
         self._limits.admit(principal.key)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
+        if self._identify.revocations_heard != revocations_heard:
+            self._identify.check(principal)
 
         await self._record("console_link_issued", permit, asked, source.value, link.fingerprint)
         recorded = monotonic()

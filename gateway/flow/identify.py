@@ -10,10 +10,16 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.errors import DeadlineExceeded, KeysUnavailable, NotAuthenticated, Rejection
+from gateway.errors import (
+    DeadlineExceeded,
+    KeysUnavailable,
+    NotAuthenticated,
+    OrdersUnknown,
+    Rejection,
+)
 from gateway.model import Principal, Secret
 from gateway.ports import Clock, Signatures, Telemetry
 from gateway.rules.identity import (
@@ -42,7 +48,7 @@ class _Flight:
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
-        self.refusal: NotAuthenticated | KeysUnavailable | None = None
+        self.refusal: NotAuthenticated | KeysUnavailable | OrdersUnknown | None = None
 
 
 class Identify:
@@ -51,11 +57,16 @@ class Identify:
         *,
         signatures: Signatures,
         rules: Mapping[str, TokenRules],
+        revoked: Callable[[Principal], bool],
         clock: Clock,
         telemetry: Telemetry,
         tokens_max: int,
     ) -> None:
-        """`rules` by the issuer's name in our config; the oldest of `tokens_max` makes room."""
+        """`rules` by the issuer's name in our config; the oldest of `tokens_max` makes room.
+
+        `revoked` raises OrdersUnknown as long as it cannot tell.
+        """
+        self._revoked = revoked
         self._signatures = signatures
         self._rules = rules
         self._clock = clock
@@ -66,6 +77,8 @@ class Identify:
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._flights: dict[bytes, _Flight] = {}
         self._forgotten = 0
+        self.revocations_heard = 0
+        """It differs from what it was where somebody may have been revoked meanwhile."""
 
     @property
     def remembered(self) -> int:
@@ -107,6 +120,29 @@ class Identify:
         """Return when the token that proved this principal ends, in seconds since the epoch."""
         return ends_at(principal, self._rules[principal.issuer])
 
+    def check(self, principal: Principal) -> None:
+        """Raise NotAuthenticated where the token was revoked since it was recalled."""
+        try:
+            self._raise_if_revoked(principal)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(principal.issuer, refusal.reason.value)
+            raise
+
+    def forget_revoked(self) -> None:
+        """Drop what was proved with tokens that are revoked by now."""
+        self.revocations_heard += 1
+        revoked = [
+            digest
+            for digest, remembered in self._remembered.items()
+            if self._revoked(remembered.principal)
+        ]
+        for digest in revoked:
+            del self._remembered[digest]
+
+    def principals(self) -> list[Principal]:
+        """Return whose tokens are remembered now."""
+        return [remembered.principal for remembered in self._remembered.values()]
+
     def forget(self, issuer: str) -> None:
         """Drop what was proved with this issuer's keys: they have changed."""
         self._forgotten += 1
@@ -141,18 +177,23 @@ class Identify:
             verified = await self._signatures.verify(token)
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
-        except (NotAuthenticated, KeysUnavailable) as refusal:
+            self._raise_if_revoked(principal)
+        except (NotAuthenticated, KeysUnavailable, OrdersUnknown) as refusal:
             flight.refusal = refusal
             raise
         else:
             # A key that was withdrawn meanwhile may be the one that proved this token.
-            if forgotten == self._forgotten:
+            if forgotten == self._forgotten and not self._revoked(principal):
                 self._remember(digest, _Remembered(principal, good_until(principal, rules)))
             self._telemetry.identified(principal.issuer, "ok")
             return principal
         finally:
             del self._flights[digest]
             flight.ended.set()
+
+    def _raise_if_revoked(self, principal: Principal) -> None:
+        if self._revoked(principal):
+            raise NotAuthenticated(Rejection.REVOKED, issuer=principal.issuer)
 
     def _recall(self, digest: bytes) -> Principal | None:
         remembered = self._remembered.get(digest)

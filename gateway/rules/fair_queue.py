@@ -42,6 +42,11 @@ class Limit:
         """Calls a second."""
         return 1.0 / self.windows[0].interval_s
 
+    def with_ceiling(self, per_s: float) -> "Limit":
+        """Return the same with another ceiling, in calls a second."""
+        first = Pace(per_s, 1.0, self.windows[0].burst)
+        return replace(self, windows=(first, *self.windows[1:]))
+
     def share(self, processes: int) -> "Limit":
         return replace(self, windows=tuple(pace.share(processes) for pace in self.windows))
 
@@ -123,7 +128,7 @@ class FairQueue:
     """One budget's queue in memory."""
 
     def __init__(self, limit: Limit, state: State) -> None:
-        self._limit = limit
+        self.use(limit)
         self._state = state
         self._lines: dict[Priority, list[tuple[float, str]]] = {
             Priority.INTERACTIVE: [],
@@ -132,6 +137,10 @@ class FairQueue:
         self._entries: dict[str, Entry] = {}
         self._finish: dict[str, float] = {}
         self._turns = 0
+
+    def use(self, limit: Limit) -> None:
+        """Go by another limit from now on; it has as many windows."""
+        self._limit = limit
 
     def turn(self, now: float, turn: Turn, *, look_ahead_s: float = 0.0) -> Outcome:
         """Take in what is told and give away the slots up to `look_ahead_s` from now."""

@@ -761,6 +761,7 @@ async def test_after_a_rotation_the_old_token_is_forgotten_and_refused(
     rules = TokenRules("corp", idp.url, frozenset({"gw"}), 30.0, 86_400.0, None, "sub", "groups")
     line.append(
         Identify(
+            revoked=lambda _: False,
             signatures=JwtSignatures([TrustedIssuer("corp", idp.url, frozenset({"RS256"}), keys)]),
             rules={"corp": rules},
             clock=clock,

@@ -70,6 +70,7 @@ def identify(
     signatures: FakeSignatures, clock: FakeClock, telemetry: RecordingTelemetry
 ) -> Identify:
     return Identify(
+        revoked=lambda _: False,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},
         clock=clock,

@@ -80,6 +80,7 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
         for issuer in issuers
     }
     line = Identify(
+        revoked=lambda _: False,
         signatures=signatures, rules=rules, clock=clock, telemetry=telemetry, tokens_max=10
     )
     return line, keys

@@ -56,19 +56,12 @@ class ValkeyFairQueue:
         """`line` names the budget among all; it holds no space."""
         self._valkey = valkey
         self._line = line.encode()
-        self._limit = limit
         self._clock = clock
         self._names = [
             valkey.key("budget", line, kind, tag=account)
             for kind in ("state", "interactive", "bulk", "finish", "replicas")
         ]
-        self._fixed = (
-            f"{valkey.channel} {line} {limit.queue_max} {limit.caller_max} {limit.ceiling!r} "
-            f"{len(limit.windows)}"
-        )
-        self._windows = [
-            f"{_us(pace.interval_s)} {_us(tolerance_s(pace))}" for pace in limit.windows
-        ]
+        self.use(limit)
         self._numbers = itertools.count()
         self._replica = secrets.token_hex(8)
         self._former = "-"
@@ -77,6 +70,16 @@ class ValkeyFairQueue:
         self._round_trip_s = 0.0
         self._announce: Callable[[News], None] = lambda _: None
         valkey.when_message_comes(self._hear)
+
+    def use(self, limit: Limit) -> None:
+        self._limit = limit
+        self._fixed = (
+            f"{self._valkey.channel} {self._line.decode()} {limit.queue_max} {limit.caller_max} "
+            f"{limit.ceiling!r} {len(limit.windows)}"
+        )
+        self._windows = [
+            f"{_us(pace.interval_s)} {_us(tolerance_s(pace))}" for pace in limit.windows
+        ]
 
     @property
     def available(self) -> bool:

@@ -1,0 +1,73 @@
+"""The OpenAPI document of the admin API, made of its actions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gateway import __version__
+from gateway.edge.wire import WIRE
+from gateway.errors import (
+    BadRequest,
+    JournalUnavailable,
+    KeysUnavailable,
+    NotAdmin,
+    NotAuthenticated,
+)
+from gateway.flow.administration import Action
+
+Json = dict[str, Any]
+
+_REFUSALS = (BadRequest, NotAuthenticated, NotAdmin, JournalUnavailable, KeysUnavailable)
+
+
+def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
+    """Return an OpenAPI 3.1 document."""
+    schemas, components = msgspec.json.schema_components(
+        [action.takes for action in actions], ref_template="#/components/schemas/{name}"
+    )
+    paths: dict[str, Json] = {}
+    for action, schema in zip(actions, schemas, strict=True):
+        operation: Json = {
+            "operationId": action.name,
+            "summary": action.summary,
+            "responses": {
+                "200": {
+                    "description": "Done.",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                },
+                **{str(WIRE[kind].status): _REFUSAL for kind in _REFUSALS},
+            },
+        }
+        if action.method != "GET":
+            operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Console Gateway, admin API", "version": __version__},
+        "servers": [{"url": "/"}],
+        "security": [{"jwt": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**components, "Error": _ERROR},
+            "securitySchemes": {
+                "jwt": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "For the audience in `admin.api` of the config.",
+                }
+            },
+        },
+    }
+
+
+_ERROR: Json = {
+    "type": "object",
+    "required": ["error_code", "error_msg"],
+    "properties": {"error_code": {"type": "string"}, "error_msg": {"type": "string"}},
+}
+_REFUSAL: Json = {
+    "description": "Refused; nothing was done.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
