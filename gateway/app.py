@@ -397,6 +397,9 @@ def open_inventories(
     clock: Clock,
     metrics: Metrics,
 ) -> KeptInventories:
+    def are_needed() -> bool:
+        return policies.current().selects_by_attributes
+
     inventories = KeptInventories(
         [
             InventoryAccount(
@@ -413,15 +416,18 @@ def open_inventories(
             )
             for account in config.accounts
         ],
-        is_wanted=lambda: policies.current().selects_by_attributes,
+        is_wanted=are_needed,
         shared=flight,
         clock=clock,
         telemetry=metrics,
     )
+    metrics.gauge(
+        "gateway_inventory_needed", "1 while the policy has rules by attributes", are_needed
+    )
     for account in config.accounts:
         metrics.gauge(
             "gateway_inventory_age_seconds",
-            "Age of what tag grants go by; not a number while there is none",
+            "Age of what tag grants go by; +Inf while there is none",
             partial(inventories.age_s, account.name),
             account=account.name,
         )
