@@ -424,6 +424,9 @@ def open_inventories(
     clock: Clock,
     metrics: Metrics,
 ) -> KeptInventories:
+    def are_needed() -> bool:
+        return policies.current().selects_by_attributes
+
     inventories = KeptInventories(
         [
             InventoryAccount(
@@ -440,11 +443,12 @@ def open_inventories(
             )
             for account in config.accounts
         ],
-        is_wanted=lambda: policies.current().selects_by_attributes,
+        is_wanted=are_needed,
         shared=flight,
         clock=clock,
         telemetry=metrics,
     )
+    metrics.gauge("gateway_inventory_needed", are_needed)
     for account in config.accounts:
         metrics.gauge(
             "gateway_inventory_age_seconds",

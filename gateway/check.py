@@ -24,7 +24,7 @@ from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
-from gateway.rules.inventory import NO_INVENTORY, Inventory, from_text
+from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
 
 _ONLINE_WITHIN_S = 15.0
@@ -118,7 +118,11 @@ def _inventory(config: settings.Settings, project: str) -> Inventory:
         file = account.inventory.file_of(project)
         if project in account.projects and file is not None:
             try:
-                return from_text(file.read_bytes(), age_max_s=account.inventory.age_max_s)
+                return from_file(
+                    file.read_bytes(),
+                    now=SystemClock().now(),
+                    age_max_s=account.inventory.age_max_s,
+                )
             except (OSError, ValueError):
                 break
     return NO_INVENTORY
@@ -138,8 +142,10 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     if known is None:
         print(f"  the inventory, {age}, does not know this server: {unknown}")
         return
-    tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
-    place = f"{known.dc}/{known.rack}/{known.unit}"
+    tags = "unknown"
+    if known.tags is not None:
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
+    place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
     print(f"  tags {tags}; location {place}; model {known.model or 'unknown'}; {age}")
 
 

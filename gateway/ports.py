@@ -96,12 +96,12 @@ class Inventories(Protocol):
 
 
 class InventoryFile(Protocol):
-    """Where one project's inventory outlives the process, compressed as replicas share it."""
+    """Where one project's inventory outlives the process, as text."""
 
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
 
-    async def save(self, value: bytes) -> None:
+    async def save(self, text: bytes) -> None:
         """Keep it; a disk that takes nothing is no reason to stop."""
 
 

@@ -229,16 +229,18 @@ class Gateway:
             self._limits.admit(principal.key)
         if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
             await self._record("write_permitted", permit, asked)
-        forwarded = await self._forwarding.perform(
-            permit,
-            demand,
-            deadline=asked.deadline,
-            fresh=asked.fresh,
-            headers=travelling(asked.headers, asked.request_id, operation.answer),
-        )
-        if operation.permission == SERVER_TAG:
-            self._inventories.refresh_soon(call.project)
-        return forwarded
+        try:
+            return await self._forwarding.perform(
+                permit,
+                demand,
+                deadline=asked.deadline,
+                fresh=asked.fresh,
+                headers=travelling(asked.headers, asked.request_id, operation.answer),
+            )
+        finally:
+            # Whatever came of it: it may be done all the same, or be repeated after it was.
+            if operation.permission == SERVER_TAG:
+                self._inventories.refresh_soon(call.project)
 
     def _decide(self, principal: Principal, call: Call, policy: Policy, now: float) -> Permit:
         permission = call.operation.permission
