@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 from gateway.errors import (
     BudgetExhausted,
-    CallerLimited,
     DeadlineExceeded,
     JournalUnavailable,
-    KeysUnavailable,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -45,14 +43,13 @@ from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
     BudgetExhausted,
-    CallerLimited,
     JournalUnavailable,
-    KeysUnavailable,
+    NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
     UpstreamSuspended,
 )
-"""What was refused so may be sent again as it is."""
+"""How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
 
 
 @dataclass(slots=True)
@@ -78,7 +75,7 @@ class Asked:
     body: bytes | None = None
     """Where it was read before it was known whose it is."""
     signed: Presented | None = None
-    """The signature with which a write came, which counts once."""
+    """The write as it was signed, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -145,17 +142,14 @@ class Gateway:
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
-            try:
-                return await self._forward(principal, call, asked)
-            except _NOTHING_DONE:
-                if asked.signed is not None:
-                    await self._credentials.take_back(asked.signed)
-                raise
+            return await self._forward(principal, call, asked)
         inventory = self._inventories.current(call.project)
         permit = self._policies.current().permit(principal, call, self._clock.now(), inventory)
         decided = monotonic()
 
         self._limits.admit(principal.key)
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
 
@@ -224,18 +218,29 @@ class Gateway:
         permit = policy.permit(principal, call, now, inventory)
         if not call.instances:
             self._limits.admit(principal.key)
-        if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
-            await self._record("write_permitted", permit, asked)
-        forwarded = await self._forwarding.perform(
-            permit,
-            demand,
-            deadline=asked.deadline,
-            fresh=asked.fresh,
-            headers=travelling(asked.headers, asked.request_id, operation.answer),
-        )
+        forwarded = await self._perform(permit, demand, asked)
         if operation.permission == SERVER_TAG:
             self._inventories.refresh_soon(call.project)
         return forwarded
+
+    async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+        operation = permit.call.operation
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
+        try:
+            if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+                await self._record("write_permitted", permit, asked)
+            return await self._forwarding.perform(
+                permit,
+                demand,
+                deadline=asked.deadline,
+                fresh=asked.fresh,
+                headers=travelling(asked.headers, asked.request_id, operation.answer),
+            )
+        except _NOTHING_DONE:
+            if asked.signed is not None:
+                await self._credentials.take_back(asked.signed)
+            raise
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max
