@@ -21,7 +21,6 @@ from gateway.rules.listing import visible
 
 Headers = tuple[tuple[str, str], ...]
 
-_STREAMS_MAX = 8
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0
 _OF_STREAMS: Final = ("Content-Length", "Content-Range")
@@ -45,7 +44,8 @@ class Forwarding:
         """`exchanges` by project."""
         self._exchanges = exchanges
         self._listings = listings
-        self._streams: Counter[str] = Counter()
+        self._streams: Counter[str | Exchange] = Counter()
+        """Under way, by caller and by account."""
 
     async def perform(
         self,
@@ -118,26 +118,27 @@ class Forwarding:
         self, permit: Permit, demand: Demand, deadline: float, headers: Headers
     ) -> Forwarded:
         # Slow readers hold connections, which somebody who needs a console must not wait for.
-        caller = permit.principal.key
+        caller, account = permit.principal.key, self._exchanges[permit.call.project]
         busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
-        if busy or self._streams.total() >= _STREAMS_MAX:
+        if busy or self._streams[account] >= account.streams_max:
             raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
-        self._streams[caller] += 1
+        self._streams.update((caller, account))
         try:
             sent = await self._sent(permit, demand, deadline, headers)
         except BaseException:
-            self._ended(caller)
+            self._ended(caller, account)
             raise
         if sent.stream is None:
-            self._ended(caller)
+            self._ended(caller, account)
             return sent
-        counted = _CountedStream(sent.stream, lambda: self._ended(caller))
+        counted = _CountedStream(sent.stream, lambda: self._ended(caller, account))
         return Forwarded(sent.status, sent.headers, b"", counted)
 
-    def _ended(self, caller: str) -> None:
-        self._streams[caller] -= 1
-        if not self._streams[caller]:
-            del self._streams[caller]
+    def _ended(self, *counted: str | Exchange) -> None:
+        for one in counted:
+            self._streams[one] -= 1
+            if not self._streams[one]:
+                del self._streams[one]
 
 
 class _CountedStream:

@@ -105,6 +105,7 @@ class Bench:
             telemetry=self.telemetry,
             jitter=lambda: 0.5,
             timeout_s=15.0,
+            streams_max=8,
         )
 
     def perform(self, *, deadline_s: float = 30.0, **request: Any) -> Awaitable[UpstreamAnswer]:

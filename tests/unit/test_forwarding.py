@@ -157,6 +157,23 @@ async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> N
     await perform(some, a_permit(Answer.STREAMED))
 
 
+async def test_downloads_hold_no_more_of_one_account_than_it_allows(clock: FakeClock) -> None:
+    exchanges = {
+        name: FakeExchange(lambda _: UpstreamAnswer(200, {}, b"", FakeBody())) for name in "pq"
+    }
+    exchanges["p"].streams_max = 1
+    both = {name: as_exchange(one) for name, one in exchanges.items()}
+    some = Forwarding(both, Listings(both, ListBounds(5.0, 10, 1_000), clock))
+    held = await perform(some, a_permit(Answer.STREAMED, who="ann"))
+    with pytest.raises(BudgetExhausted):
+        await perform(some, a_permit(Answer.STREAMED, who="bob"))
+    elsewhere = a_permit(Answer.STREAMED, who="bob")
+    await perform(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
+    assert held.stream is not None
+    await held.stream.close()
+    await perform(some, a_permit(Answer.STREAMED, who="bob"))
+
+
 async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock) -> None:
     def gone(_: UpstreamRequest) -> bytes:
         raise UpstreamUnreachable("gone", retry_after_s=1.0)
