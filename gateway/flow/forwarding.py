@@ -14,6 +14,7 @@ from gateway.model import (
     Demand,
     Permit,
     ProjectId,
+    Sight,
     UpstreamRequest,
 )
 from gateway.rules.headers import passes_coded, returning
@@ -52,20 +53,23 @@ class Forwarding:
         permit: Permit,
         demand: Demand,
         *,
+        permitted_now: Callable[[], Permit],
         deadline: float,
         fresh: bool,
         headers: Headers,
     ) -> Forwarded:
         """Send the call and return its answer.
 
-        Raises NotPermitted, BadRequest and what Exchange.perform raises.
+        `permitted_now` decides on the call anew: reading a list may take a while, and what it
+        shows is up to the policy and the inventory in force when it is cut. Raises NotPermitted,
+        BadRequest and what Exchange.perform raises.
         """
         call = permit.call
         if call.project not in self._exchanges:
             raise NotPermitted("no account has this project")
         match call.operation.answer:
             case Answer.LISTED:
-                return await self._listed(permit, demand, deadline, fresh, headers)
+                return await self._listed(permit, permitted_now, demand, deadline, fresh, headers)
             case Answer.STREAMED:
                 return await self._streamed(permit, demand, deadline, headers)
             case _:
@@ -100,18 +104,20 @@ class Forwarding:
     async def _listed(
         self,
         permit: Permit,
+        permitted_now: Callable[[], Permit],
         demand: Demand,
         deadline: float,
         fresh: bool,  # noqa: FBT001
         headers: Headers,
     ) -> Forwarded:
-        sight = permit.sight
-        assert sight is not None
-        if sight.total:  # nothing is hidden from this caller: one call, the cloud's own pages
-            return await self._sent(permit, demand, deadline, headers)
+        if _sight(permit).total:  # nothing is hidden from this caller: the cloud's own pages
+            sent = await self._sent(permit, demand, deadline, headers)
+            if _sight(permitted_now()).total:
+                return sent
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
+        sight = _sight(permitted_now())
         return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
 
     async def _streamed(
@@ -139,6 +145,11 @@ class Forwarding:
             self._streams[one] -= 1
             if not self._streams[one]:
                 del self._streams[one]
+
+
+def _sight(permit: Permit) -> Sight:
+    assert permit.sight is not None
+    return permit.sight
 
 
 class _CountedStream:

@@ -6,6 +6,7 @@ a network, after the same identification, decision and record as any other.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import (
     BudgetExhausted,
@@ -233,6 +234,7 @@ class Gateway:
             return await self._forwarding.perform(
                 permit,
                 demand,
+                permitted_now=partial(self._permitted_now, permit),
                 deadline=asked.deadline,
                 fresh=asked.fresh,
                 headers=travelling(asked.headers, asked.request_id, operation.answer),
@@ -241,6 +243,11 @@ class Gateway:
             if asked.signed is not None:
                 await self._credentials.take_back(asked.signed)
             raise
+
+    def _permitted_now(self, permit: Permit) -> Permit:
+        call = permit.call
+        policy, inventory = self._policies.current(), self._inventories.current(call.project)
+        return policy.permit(permit.principal, call, self._clock.now(), inventory)
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max

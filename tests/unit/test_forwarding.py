@@ -1,7 +1,7 @@
 """What is sent to the cloud for a permitted call, and what of its answer comes back."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -73,10 +73,19 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
     return Forwarding(exchanges, Listings(exchanges, ListBounds(5.0, 10, 1_000_000), clock))
 
 
-async def perform(some: Forwarding, permit: Permit, reach: FakeReach | None = None) -> Forwarded:
+async def perform(
+    some: Forwarding,
+    permit: Permit,
+    reach: FakeReach | None = None,
+    reach_now: Callable[[], FakeReach] | None = None,
+) -> Forwarded:
+    def permitted(what: FakeReach | None) -> Permit:
+        return replace(permit, sight=what)  # type: ignore[arg-type]
+
     return await some.perform(
-        replace(permit, sight=reach),  # type: ignore[arg-type]
+        permitted(reach),
         Demand(permit.principal.key),
+        permitted_now=lambda: permitted(reach_now() if reach_now else reach),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),
@@ -127,6 +136,32 @@ async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
     some = made(FakeExchange(lambda _: body), clock)
     came = await perform(some, a_permit(Answer.LISTED), reach)
     assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+
+
+@pytest.mark.parametrize("before", [FakeReach(total=True), FakeReach(False, frozenset({SERVER}))])
+async def test_what_a_list_shows_is_decided_when_it_is_cut(
+    before: FakeReach, clock: FakeClock
+) -> None:
+    body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
+    exchange = FakeExchange(lambda _: body)
+    after = FakeReach(total=False, may_see=frozenset({OTHER}))
+    came = await perform(
+        made(exchange, clock),
+        a_permit(Answer.LISTED),
+        before,
+        lambda: after if exchange.asked else before,
+    )
+    assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+
+
+async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: FakeClock) -> None:
+    def nothing() -> FakeReach:
+        raise NotPermitted("no grant applies")
+
+    exchange = FakeExchange(lambda _: b'{"servers": []}')
+    for before in (FakeReach(total=True), FakeReach(total=False)):
+        with pytest.raises(NotPermitted):
+            await perform(made(exchange, clock), a_permit(Answer.LISTED), before, nothing)
 
 
 async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
