@@ -4,7 +4,7 @@ A key pair of ours proves no more than that its holder was given it: who that is
 JWT still counts, is asked of the JWT in it, as if it had come by itself. So keys end with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hmac import compare_digest
 from urllib.parse import unquote
@@ -14,6 +14,8 @@ from gateway.flow.used_here import UsedHere
 from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry, UsedOnce
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.sdk_signature import Presented, Proof, read_proof, signed_at, verify
+
+ReadBody = Callable[[], Awaitable[bytes]]
 
 _NO_ISSUER = "unknown"
 _CLOCKS_APART_S = 60.0
@@ -64,16 +66,22 @@ class CallerCredentials:
             presented.all_of("x-auth-token"),
             presented.all_of("x-security-token"),
         )
-        return jwt if jwt is not None else await self.jwt_of_signed(presented, body)
+        if jwt is not None:
+            return jwt
 
-    async def jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+        async def read_body() -> bytes:
+            return body
+
+        return await self.jwt_of_signed(presented, read_body)
+
+    async def jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
         """Return the JWT in the key pair of ours with which the request is signed, body included.
 
-        A signed write that is permitted goes through `use` besides. Raises NotAuthenticated,
-        BadRequest.
+        The body is read for nobody who shows no pair of ours. A signed write that is permitted
+        goes through `use` besides. Raises NotAuthenticated, BadRequest, and what `read_body` does.
         """
         try:
-            return self._jwt_of_signed(presented, body)
+            return await self._jwt_of_signed(presented, read_body)
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
@@ -99,13 +107,13 @@ class CallerCredentials:
         with suppress(StoreUnavailable):
             await self._used.take_back(signature)
 
-    def _jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+    async def _jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
         proof = read_proof(presented.one_of("authorization") or "")
         pair = self._pair(presented, proof)
         self._date_good_for_s(presented)
-        verify(presented, proof, body, pair.secret)
         if self._clock.now() >= pair.expires_at:
             raise NotAuthenticated(Rejection.ISSUED_KEY_EXPIRED)
+        verify(presented, proof, await read_body(), pair.secret)
         jwt = pair.caller_jwt.reveal()
         if (presented.one_of("x-auth-token") or jwt) != jwt:
             raise NotAuthenticated(Rejection.AMBIGUOUS)

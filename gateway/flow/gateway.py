@@ -168,10 +168,14 @@ class Gateway:
 
     async def _signed(self, asked: Asked) -> str:
         """Return the JWT behind a signature, which covers the body: it is read before the rest."""
-        if asked.has_body:
-            asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+
+        async def read_body() -> bytes:
+            if asked.has_body:
+                asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+            return asked.body or b""
+
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
+        token = await self._credentials.jwt_of_signed(presented, read_body)
         if asked.method not in SAFE_METHODS:
             asked.signed = presented
         return token

@@ -83,7 +83,7 @@ def scene() -> Scene:
 
 async def test_the_jwt_of_a_signed_request_comes_out(scene: Scene) -> None:
     assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
-    assert await scene.replica.jwt_of_signed(scene.request("GET", body=b""), b"") == JWT
+    assert await scene.replica.jwt_of(scene.request("GET", body=b""), b"") == JWT
 
 
 async def test_a_jwt_in_the_open_is_as_good(scene: Scene) -> None:

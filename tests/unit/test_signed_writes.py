@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -288,3 +289,31 @@ async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> Non
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert sorted(type(end).__name__ for end in ends) == ["Forwarded"] + ["NotAuthenticated"] * 3
     assert len(scene.exchange.asked) == 1
+
+
+async def a_refusal_without_a_body(scene: Scene, asked: Asked) -> None:
+    with pytest.raises(NotAuthenticated):
+        await scene.ask(asked)
+    assert not scene.bodies_read
+
+
+async def test_a_made_up_access_key_costs_no_body(scene: Scene) -> None:
+    asked = scene.asked()
+    for name, value in (("authorization", "CGWmadeup"), ("x_security_token", "cgwkey_madeup")):
+        headers = tuple(
+            (one, text.replace(scene.pair.access, value) if name == "authorization" else value)
+            if one.lower().replace("-", "_") == name
+            else (one, text)
+            for one, text in asked.headers
+        )
+        named = {one.lower().replace("-", "_"): [text] for one, text in headers}
+        changed = replace(asked, headers=headers, **{name: named[name]})
+        await a_refusal_without_a_body(scene, changed)
+
+
+async def test_nor_does_a_pair_that_has_ended_or_a_date_that_is_no_good(scene: Scene) -> None:
+    asked = scene.asked()
+    await scene.clock.advance(901)
+    await a_refusal_without_a_body(scene, asked)
+    await scene.clock.advance(3_600)
+    await a_refusal_without_a_body(scene, scene.asked())
