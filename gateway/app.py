@@ -607,6 +607,7 @@ async def open_account(
         telemetry=tools.metrics,
         jitter=tools.jitter.random,
         timeout_s=account.timeouts.total_s,
+        streams_max=max(1, account.connections_max // 4),
     )
     usable_s = account.links.lifetime_s - account.links.min_remaining_s
     console = ConsoleAccount(

@@ -195,6 +195,9 @@ class Operation:
     ids_max: int = 100
     may_name_none: bool = False
     """Without ids the call touches servers of the cloud's choice, and needs the right to all."""
+    counts_in_body: tuple[str, ...] = ()
+    """Members of the body that say how many servers it touches: those beyond the ids that it names
+    are of the cloud's choice."""
     body_bytes_max: int = 0
     """0: the operation takes no body."""
     writes: bool = False

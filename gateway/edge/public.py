@@ -209,13 +209,14 @@ class PublicHandler:
         outcome.status = answered.status
         headers = self._headers(outcome)
         headers.update(forwarding.headers_of(answered, request.method))
+        response = web.StreamResponse(status=answered.status, headers=headers)
         try:
-            return await forwarding.stream(request, answered.status, answered.stream, headers)
+            await forwarding.stream(request, response, answered.stream)
+        except ConnectionError:
+            outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
         except GatewayError as error:
             outcome.refused(render(error), error)
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the stream broke off") from error
+        return response
 
     def _whole(
         self, request: web.BaseRequest, answer: forwarding.Validated, outcome: _Outcome

@@ -6,13 +6,12 @@ a network, after the same identification, decision and record as any other.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import (
     BudgetExhausted,
-    CallerLimited,
     DeadlineExceeded,
     JournalUnavailable,
-    KeysUnavailable,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -46,14 +45,13 @@ from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
     BudgetExhausted,
-    CallerLimited,
     JournalUnavailable,
-    KeysUnavailable,
+    NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
     UpstreamSuspended,
 )
-"""What was refused so may be sent again as it is."""
+"""How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
 
 
 @dataclass(slots=True)
@@ -79,7 +77,7 @@ class Asked:
     body: bytes | None = None
     """Where it was read before it was known whose it is."""
     signed: Presented | None = None
-    """The signature with which a write came, which counts once."""
+    """The write as it was signed, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -146,16 +144,13 @@ class Gateway:
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
-            try:
-                return await self._forward(principal, call, asked)
-            except _NOTHING_DONE:
-                if asked.signed is not None:
-                    await self._credentials.take_back(asked.signed)
-                raise
+            return await self._forward(principal, call, asked)
         permit = self._decide(principal, call, self._policies.current(), self._clock.now())
         decided = monotonic()
 
         self._limits.admit(principal.key)
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
 
@@ -175,10 +170,14 @@ class Gateway:
 
     async def _signed(self, asked: Asked) -> str:
         """Return the JWT behind a signature, which covers the body: it is read before the rest."""
-        if asked.has_body:
-            asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+
+        async def read_body() -> bytes:
+            if asked.has_body:
+                asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+            return asked.body or b""
+
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
+        token = await self._credentials.jwt_of_signed(presented, read_body)
         if asked.method not in SAFE_METHODS:
             asked.signed = presented
         return token
@@ -227,20 +226,7 @@ class Gateway:
         permit = self._decide(principal, call, policy, now)
         if not call.instances:
             self._limits.admit(principal.key)
-        if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
-            await self._record("write_permitted", permit, asked)
-        try:
-            return await self._forwarding.perform(
-                permit,
-                demand,
-                deadline=asked.deadline,
-                fresh=asked.fresh,
-                headers=travelling(asked.headers, asked.request_id, operation.answer),
-            )
-        finally:
-            # Whatever came of it: it may be done all the same, or be repeated after it was.
-            if operation.permission == SERVER_TAG:
-                self._inventories.refresh_soon(call.project)
+        return await self._perform(permit, demand, asked)
 
     def _decide(self, principal: Principal, call: Call, policy: Policy, now: float) -> Permit:
         permission = call.operation.permission
@@ -251,6 +237,40 @@ class Gateway:
             raise
         self._telemetry.decided(permission, allowed=True)
         return permit
+
+    async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+        operation = permit.call.operation
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
+        try:
+            if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+                await self._record("write_permitted", permit, asked)
+            return await self._sent(permit, demand, asked)
+        except _NOTHING_DONE:
+            if asked.signed is not None:
+                await self._credentials.take_back(asked.signed)
+            raise
+
+    async def _sent(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+        operation = permit.call.operation
+        try:
+            return await self._forwarding.perform(
+                permit,
+                demand,
+                permitted_now=partial(self._permitted_now, permit),
+                deadline=asked.deadline,
+                fresh=asked.fresh,
+                headers=travelling(asked.headers, asked.request_id, operation.answer),
+            )
+        finally:
+            # Whatever came of it: it may be done all the same, or be repeated after it was.
+            if operation.permission == SERVER_TAG:
+                self._inventories.refresh_soon(permit.call.project)
+
+    def _permitted_now(self, permit: Permit) -> Permit:
+        call = permit.call
+        policy, inventory = self._policies.current(), self._inventories.current(call.project)
+        return policy.permit(permit.principal, call, self._clock.now(), inventory)
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max
