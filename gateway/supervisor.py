@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import settings
+from gateway.drivers.last_connections import begin_no_more
 from gateway.located_yaml import MistakesFound
 
 log = logging.getLogger("gateway.supervisor")
@@ -26,6 +27,12 @@ _HEALTHY_AFTER_S = 30.0
 _END_LEEWAY_S = 5.0
 _BACKLOG = 1024
 
+RETIRE = signal.SIGUSR1
+"""To a worker that has been replaced: others accept, and answer on the admin port. SIGTERM: the
+whole gateway ends."""
+TAKE_OVER = signal.SIGUSR2
+"""To its replacement: one scrape target must not show the counters of two processes by turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
@@ -35,6 +42,8 @@ class WorkerPlan:
     index: int
     public: socket.socket
     admin: socket.socket
+    takes_over: bool
+    """Another worker answers on the admin port until TAKE_OVER comes."""
     ready_fd: int
     """Written to once the worker answers."""
     parent_fd: int
@@ -122,6 +131,9 @@ class Supervisor:
         self._config = config
         for worker in before:
             self._retire(worker)
+        for worker in self._workers.values():
+            if not worker.retired:
+                _send(worker.pid, TAKE_OVER)
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:
@@ -146,7 +158,8 @@ class Supervisor:
             log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
             return None
         ready_read, ready_write = os.pipe()
-        plan = WorkerPlan(config, index, public, admin, ready_write, self._alive_read)
+        takes_over = any(one.index == index and not one.retired for one in self._workers.values())
+        plan = WorkerPlan(config, index, public, admin, takes_over, ready_write, self._alive_read)
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
@@ -156,15 +169,15 @@ class Supervisor:
         os.close(ready_read)
         worker = self._workers[pid] = _Worker(index, pid, _now())
         if not ready:
-            self._retire(worker)
-            _send(pid, signal.SIGKILL)
+            self._retire(worker, signal.SIGKILL)
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
 
-    def _retire(self, worker: _Worker) -> None:
-        worker.ends_by = _now() + self._config.request.drain_s + _END_LEEWAY_S
-        _send(worker.pid, signal.SIGTERM)
+    def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
+        request = self._config.request
+        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
+        _send(worker.pid, number)
 
     def _become_worker(self, plan: WorkerPlan) -> None:
         code = 1
@@ -207,13 +220,26 @@ class Supervisor:
                     self._restart_at[index] = _now() + _RESTART_AFTER_S[-1]
 
     def _stop(self) -> None:
+        """End all workers, and let nobody connect to a port that none of them accepts from."""
         for worker in self._workers.values():
-            self._retire(worker)
+            self._retire(worker, signal.SIGTERM)
+        accept_until: float | None = _now() + self._config.request.drain_delay_s
         while self._workers:
             self._wait(0.05)
             self._bury()
-        for bound in self._sockets.values():
+            if accept_until is not None and _now() >= accept_until:
+                accept_until = None
+                self._close_ports()
+        self._close_ports()
+
+    def _close_ports(self) -> None:
+        """Leave the sockets to the workers; these accept what has connected, then close theirs."""
+        listen = self._config.listen
+        for address, bound in self._sockets.items():
+            if address == (listen.host, listen.port):
+                begin_no_more(bound)
             bound.close()
+        self._sockets.clear()
 
     def _wait(self, seconds: float) -> bytes:
         """Sleep until a signal comes or the span is over; return the signals' numbers."""
