@@ -355,14 +355,13 @@ class PublicServer(web.Server):
         # A caller that hung up must leave the queue at once (invariant 8).
         super().__init__(handler, handler_cancellation=True, **options)
         self._handler = handler
-        self._draining = False
         self._handshakes: WeakSet[web.RequestHandler] = WeakSet()
 
     def tell_clients_to_leave(self) -> None:
         """From now on each answer says that it is the connection's last, and so it is."""
-        self._draining = True
-        for connection in self.connections:
-            cast("_Connection", connection).end_with_this_answer()
+        self.request_factory = self._make_last_request
+        for connection in (*self.connections, *self._handshakes):
+            cast("_Connection", connection).leave_after_this(self._make_last_request)
 
     async def drain(self, clock: Clock, *, within_s: float) -> None:
         """Return when all connections have ended, or the time is up.
@@ -381,10 +380,8 @@ class PublicServer(web.Server):
             if not self.connections and not is_greeting:
                 return
 
-    def _make_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-        if self._draining:
-            message = message._replace(should_close=True)
-        return super()._make_request(message, *rest)
+    def _make_last_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        return self._make_request(message._replace(should_close=True), *rest)
 
     def __call__(self) -> web.RequestHandler:
         made = _Connection(self, self._handler, loop=self._loop, **self._kwargs)
@@ -416,8 +413,9 @@ class _Connection(web.RequestHandler):
             self._first_request_due.cancel()
         super().connection_lost(exc)
 
-    def end_with_this_answer(self) -> None:
-        """Let the answer that is being made say that no other will follow."""
+    def leave_after_this(self, make_last_request: Callable[..., web.BaseRequest]) -> None:
+        """Let the answer that is being made, or else the next one, say that it is the last."""
+        self._request_factory = make_last_request
         request = self._current_request
         if request is not None:
             said = request._message  # noqa: SLF001 - what `keep_alive` of a request goes by
