@@ -82,6 +82,8 @@ _LAST_CONNECTIONS_S = 0.2
 """For how long a process that ends still accepts after nobody can begin to connect."""
 _CANCELLED_WITHIN_S = 1.0
 _HANDSHAKE_WITHIN_S = 10.0
+_GOODBYE_WITHIN_S = 2.0
+"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
 _RESTART_AFTER_S = 1.0
 
 _OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
@@ -241,7 +243,7 @@ class Worker:
             tls = {
                 "ssl": certificate.context,
                 "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
-                "ssl_shutdown_timeout": _HANDSHAKE_WITHIN_S,
+                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
             }
         loop = asyncio.get_running_loop()
         return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)

@@ -128,9 +128,9 @@ class Supervisor:
         if not self._start_all(config):
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
-        self._config = config
         for worker in before:
-            self._retire(worker)
+            self._retire(worker)  # in the time that its own config gives
+        self._config = config
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)

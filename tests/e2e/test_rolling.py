@@ -32,7 +32,7 @@ class Fleet:
 def fleet() -> Iterator[Fleet]:
     box, seal_key = Box(), a_seal_key()
     box.rate(rate=1000, burst=1000)
-    primary = RealValkey().start()
+    primary = RealValkey("--repl-diskless-sync-delay", "0").start()
     replica = RealValkey("--replicaof", "127.0.0.1", str(primary.port)).start()
     sentinel = RealValkey.sentinel(
         f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
