@@ -131,6 +131,7 @@ class Supervisor:
         for worker in before:
             self._retire(worker)  # in the time that its own config gives
         self._config = config
+        self._leave_old_ports()
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)
@@ -150,10 +151,7 @@ class Supervisor:
 
     def _start(self, config: settings.Settings, index: int) -> _Worker | None:
         try:
-            public = self._socket(config.listen.host, config.listen.port)
-            # Worker i answers metrics on the admin port plus i: one scrape target each.
-            admin_port = config.admin.port + index if config.admin.port else -index
-            admin = self._socket(config.admin.host, admin_port)
+            public, admin = (self._socket(*address) for address in _addresses(config, index))
         except OSError as error:
             log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
             return None
@@ -232,6 +230,12 @@ class Supervisor:
                 self._close_ports()
         self._close_ports()
 
+    def _leave_old_ports(self) -> None:
+        """Keep no port open that the config names no more: nobody would answer there."""
+        named = {one for i in range(self._count) for one in _addresses(self._config, i)}
+        for address in self._sockets.keys() - named:
+            self._sockets.pop(address).close()
+
     def _close_ports(self) -> None:
         """Leave the sockets to the workers; these accept what has connected, then close theirs."""
         listen = self._config.listen
@@ -263,6 +267,15 @@ class Supervisor:
             bound.setblocking(False)
             self._sockets[host, port] = bound
         return self._sockets[host, port]
+
+
+def _addresses(config: settings.Settings, index: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return where this worker serves, and where it answers operators.
+
+    Worker i answers on the admin port plus i: one scrape target each.
+    """
+    admin_port = config.admin.port + index if config.admin.port else -index
+    return (config.listen.host, config.listen.port), (config.admin.host, admin_port)
 
 
 def _signature(file: Path) -> tuple[int, int, int]:

@@ -115,6 +115,24 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     eventually(lambda: gateway.console(token, box.servers[3]).status == 502)
 
 
+def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    old, gateway.port = gateway.port, free_port()
+    gateway.config["listen"]["port"] = gateway.port
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert gateway.console(own_stack.box.token()).status == 200
+
+    def is_refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", old), timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(is_refused)
+
+
 def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
     gateway, box = own_stack.gateway, own_stack.box
     before = workers_of(gateway.pid)
