@@ -186,6 +186,9 @@ class Supervisor:
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
+            for bound in self._sockets.values():
+                if bound not in (plan.public, plan.admin):
+                    bound.close()  # a port is closed when nobody holds it any more
             code = self._work(plan)
         except BaseException:  # whatever it is, the child must not go on as a second parent
             log.exception("worker_failed", extra={"worker": plan.index})
