@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 import aiohttp
 from aiohttp import http_parser, web
@@ -29,6 +31,7 @@ from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
+from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
@@ -70,11 +73,17 @@ from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
-from gateway.supervisor import Supervisor, WorkerPlan
+from gateway.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
 
 _FIRST_KEYS_WITHIN_S = 3.0
+_LAST_CONNECTIONS_S = 0.2
+"""For how long a process that ends still accepts after nobody can begin to connect."""
+_CANCELLED_WITHIN_S = 1.0
+_HANDSHAKE_WITHIN_S = 10.0
+_GOODBYE_WITHIN_S = 2.0
+"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
 _RESTART_AFTER_S = 1.0
 _LAG_EVERY_S = 0.5
 
@@ -130,13 +139,27 @@ class Worker:
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
+        self._has_admin_port = asyncio.Event()
         self._draining = False
+        self._replaced = False
+        self._certificates = {
+            listener: ServedCertificate(listener, tls, self._clock)
+            for listener, tls in (
+                ("public", self._config.listen.tls),
+                ("admin", self._config.admin.tls),
+            )
+            if tls is not None
+        }
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(RETIRE, self._retire)
+        loop.add_signal_handler(TAKE_OVER, self._has_admin_port.set)
+        if not self._plan.takes_over:
+            self._has_admin_port.set()
         loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
         try:
             client = make_client(self._config.store, self._embedded_url)
@@ -148,7 +171,15 @@ class Worker:
     def _parent_is_gone(self) -> None:
         # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
         asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
+        self._end()
+
+    def _retire(self) -> None:
+        self._replaced = True
+        self._end()
+
+    def _end(self) -> None:
         self._stop.set()
+        self._has_admin_port.set()
 
     async def _run_loops(self, parts: "Parts") -> None:
         loops: dict[str, Loop] = {
@@ -156,6 +187,13 @@ class Worker:
             "reload": lambda: self._reload_on_hangup(parts),
             "loop lag": self._measure_lag,
         }
+        for listener, certificate in self._certificates.items():
+            loops[f"certificate of {listener}"] = certificate.run
+            self._metrics.gauge(
+                "gateway_certificate_expires_timestamp_seconds",
+                partial(getattr, certificate, "expires_at"),
+                listener=listener,
+            )
         async with running(loops, self._clock, self._metrics):
             await self._serve(parts)
 
@@ -170,27 +208,52 @@ class Worker:
             keepalive_timeout=75.0,
             auto_decompress=False,
         )
-        public = web.ServerRunner(server, shutdown_timeout=self._config.request.drain_s)
+        public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
         admin = web.AppRunner(
             admin_app(self._metrics.exposition, lambda: self._readiness(parts)),
             access_log=None,
-            shutdown_timeout=1.0,
+            shutdown_timeout=_CANCELLED_WITHIN_S,
         )
         await public.setup()
         await admin.setup()
-        await web.SockSite(admin, self._plan.admin).start()
-        await web.SockSite(public, self._plan.public, backlog=1024).start()
+        accepting = await self._listen("public", self._plan.public, public)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         gc.set_threshold(20_000, 20, 50)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})
+        await self._has_admin_port.wait()
+        answering = await self._listen("admin", self._plan.admin, admin)
         await self._stop.wait()
         self._draining = True
         log.info("draining", extra={"worker": self._plan.index})
-        await public.cleanup()  # closes the listener, lets accepted requests finish
+        server.tell_clients_to_leave()
+        if self._replaced:  # by one that answers on the admin port now, and others accept
+            answering.close()
+            await admin.cleanup()
+        else:
+            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_CONNECTIONS_S)
+        accepting.close()
+        await server.drain(self._clock, within_s=self._config.request.drain_s)
+        await public.cleanup()
+        answering.close()
         await admin.cleanup()
+
+    async def _listen(
+        self, listener: str, bound: socket.socket, runner: web.BaseRunner
+    ) -> asyncio.AbstractServer:
+        if runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        tls: dict[str, Any] = {}
+        if (certificate := self._certificates.get(listener)) is not None:
+            tls = {
+                "ssl": certificate.context,
+                "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
+                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
+            }
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
 
     async def _reload_on_hangup(self, parts: "Parts") -> None:
         while True:

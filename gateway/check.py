@@ -17,12 +17,14 @@ from gateway.app import (
     running,
 )
 from gateway.drivers.clock import SystemClock
+from gateway.drivers.listener_tls import Validity, validity
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey, make_client
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
+from gateway.located_yaml import Document, Mistake, MistakesFound, load
 from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
 from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
@@ -34,9 +36,27 @@ def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
     policy = open_policy(config, SystemClock(), Metrics()).current()
+    certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
+    for listener, dates in certificates:
+        print(f"{listener}.tls: ok, until {_instant(dates.ends_at)}")
     return asyncio.run(_check_online(config)) if online else 0
+
+
+def _certificates(config: settings.Settings, document: Document) -> list[tuple[str, Validity]]:
+    """Return what the listeners show and until when; raise MistakesFound for wrong dates."""
+    found: list[tuple[str, Validity]] = []
+    mistakes: list[Mistake] = []
+    for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
+        if tls is not None:
+            found.append((listener, validity(tls.certificate_file)))
+            if flaw := found[-1][1].flaw(SystemClock().now()):
+                path = (listener, "tls", "certificate_file")
+                mistakes.append(document.mistake(path, f"{tls.certificate_file} {flaw}"))
+    if mistakes:
+        raise MistakesFound(mistakes)
+    return found
 
 
 async def _check_online(config: settings.Settings) -> int:

@@ -97,6 +97,8 @@ def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentPar
     token.add_argument("--token-file", type=Path, metavar="FILE")
     token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="your certificate, if asked for")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its key (default: in --cert)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
     return parser

@@ -165,7 +165,7 @@ class _Gateway:
         self._host, self._port = parts.hostname, parts.port
         self._tls = None
         if parts.scheme == "https":
-            self._tls = ssl.create_default_context(cafile=options.ca_file)
+            self._tls = _tls(options)
         self._token, self._token_from = _token(options)
         self._until: float = time.monotonic() + options.wait  # noqa: TID251 - no service, a command
 
@@ -284,6 +284,18 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
 
 def _stop_at_usage(message: str) -> _Stopped:
     return _Stopped(_USAGE, message)
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+        if options.cert is not None:
+            context.load_cert_chain(options.cert, options.key)
+    except OSError as error:  # ssl's own errors are such
+        reason = error.strerror or type(error).__name__
+        message = f"--ca-file, --cert or --key cannot be used: {reason}"
+        raise _stop_at_usage(message) from None
+    return context
 
 
 def _token(options: argparse.Namespace) -> tuple[Secret, str]:
