@@ -22,8 +22,12 @@ from aiohttp import http_parser, web
 
 from gateway import settings
 from gateway.drivers import log as logs
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_trail import AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.inventory_file import KeptFile
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
@@ -63,7 +67,7 @@ from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
-from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.ports import Clock, Journal, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -318,9 +322,12 @@ async def open_parts(
             links_max=config.memory.links_max,
             group_weights=config.fairness.group_weights,
             jitter=jitter.random,
+            fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
             telemetry=metrics,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
+        journal, journal_loops = await open_journal(config.audit, stack, clock, metrics)
+        loops |= journal_loops
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -342,7 +349,7 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=LineJournal(sys.stdout.fileno()),
+            journal=journal,
             serve_unrecorded=config.audit.when_unwritable == "serve",
             clock=clock,
             telemetry=metrics,
@@ -379,6 +386,43 @@ async def open_parts(
             pages=pages(config.catalogue),
         )
         yield Parts(handler, loops, policies, keys, valkey)
+
+
+async def open_journal(
+    audit: settings.Audit, stack: AsyncExitStack, clock: Clock, metrics: Metrics
+) -> tuple[Journal, dict[str, Loop]]:
+    """Open the audit trail; what closes it makes all durable that it was given."""
+    if audit.directory is None:
+        return LineJournal(sys.stdout.fileno(), metrics), {}
+    files = ChainFiles(
+        audit.directory,
+        clock=clock,
+        signer=signer_of(audit.signing_key) if audit.signing_key is not None else None,
+        segment_bytes_max=audit.segment_bytes_max,
+        keep_s=audit.keep_days * 86_400,
+    )
+    lines = LineWriter(sys.stdout.fileno())
+    trail = AuditTrail(
+        FileStore(files),
+        clock=clock,
+        telemetry=metrics,
+        checkpoint_s=audit.checkpoint_s,
+        follow=[lambda written: lines.write(b"".join(written))] if audit.stdout else [],
+    )
+    stack.callback(lines.flush)
+    stack.push_async_callback(trail.close)
+    await trail.open()
+    metrics.gauge(
+        "gateway_audit_lag_seconds",
+        "Age of the oldest record that is not durable yet",
+        lambda: trail.lag_s,
+    )
+    metrics.gauge(
+        "gateway_audit_durable",
+        "1; 0 after a failed commit until one works",
+        lambda: float(trail.durable),
+    )
+    return trail, {"audit": trail.run}
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

@@ -21,6 +21,14 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NoReturn, cast
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
 from gateway.cloudbox import iam
 from gateway.cloudbox.box import CloudBox
 from gateway.cloudbox.fleet import REGION
@@ -175,6 +183,7 @@ class _Scene:
         files = {
             "iam-password": iam.PASSWORD,
             "seal-key": key,
+            **_audit_keys(),
             # JSON is YAML.
             "gateway.yaml": json.dumps(self._settings(), indent=2),
             "policy.yaml": self._policy(),
@@ -238,6 +247,7 @@ class _Scene:
                 }
             ],
             "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
+            "audit": {"directory": "audit", "signing_key": {"file": "audit-key"}},
         }
 
     def _policy(self) -> str:
@@ -333,6 +343,13 @@ The tokens, good for 12 hours:
 
 {tokens}
 """
+
+
+def _audit_keys() -> dict[str, str]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return {"audit-key": private.decode(), "audit-key.pub": public.decode()}
 
 
 def _free_port(wanted: int) -> int:

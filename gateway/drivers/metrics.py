@@ -140,6 +140,24 @@ class Metrics:
         self._store_available = Gauge(
             "gateway_store_available", "1 while Redis answers", registry=registry
         )
+        self._audit_records = Counter(
+            "gateway_audit_records_total",
+            "Audit records that are durable, by event",
+            ["event"],
+            registry=registry,
+        )
+        self._audit_commit_seconds = _Histogram(
+            "gateway_audit_commit_duration_seconds",
+            "From a batch's first record until the batch is durable",
+            (),
+            registry=registry,
+            buckets=_REQUEST_BUCKETS,
+        )
+        self._audit_failures = Counter(
+            "gateway_audit_failures_total",
+            "Commits of the audit trail that failed",
+            registry=registry,
+        )
         self._task_restarts = Counter(
             "gateway_task_restarts_total",
             "Background tasks that died and were started again",
@@ -150,6 +168,7 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         self._request_child = cache(self._requests.labels)
         self._identified_child = cache(self._identifications.labels)
+        self._audit_child = cache(self._audit_records.labels)
 
     def request_done(self, operation: str, status: int, error_code: str, seconds: float) -> None:
         self._request_child(operation, str(status), error_code).inc()
@@ -200,6 +219,15 @@ class Metrics:
 
     def store_available(self, *, available: bool) -> None:
         self._store_available.set(available)
+
+    def audit_recorded(self, event: str) -> None:
+        self._audit_child(event).inc()
+
+    def audit_committed(self, seconds: float) -> None:
+        self._audit_commit_seconds.observe((), seconds)
+
+    def audit_failed(self) -> None:
+        self._audit_failures.inc()
 
     def task_restarted(self, task: str) -> None:
         self._task_restarts.labels(task).inc()

@@ -22,6 +22,9 @@ class RecordingTelemetry:
         self.renewals: list[tuple[str, str]] = []
         self.store: list[bool] = []
         self.polls: list[tuple[str, str]] = []
+        self.audit_events: Counter[str] = Counter()
+        self.audit_commits: list[float] = []
+        self.audit_failures = 0
 
     def identified(self, issuer: str, outcome: str) -> None:
         self.identifications.append((issuer, outcome))
@@ -65,3 +68,12 @@ class RecordingTelemetry:
 
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)
+
+    def audit_recorded(self, event: str) -> None:
+        self.audit_events[event] += 1
+
+    def audit_committed(self, seconds: float) -> None:
+        self.audit_commits.append(seconds)
+
+    def audit_failed(self) -> None:
+        self.audit_failures += 1
