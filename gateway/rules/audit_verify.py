@@ -132,8 +132,8 @@ class _Reading:
 
     def run(self, segments: Sequence[Segment]) -> None:
         try:
-            for segment, following in zip(segments, [*segments[1:], None], strict=True):
-                self._segment(segment, is_last=following is None)
+            for segment in segments:
+                self._segment(segment, is_last=segment is segments[-1])
             self._judge_whole(segments)
         except _Broken as broken:
             self.report.finding = Finding(self._file, self._line, broken.flaw, str(broken))
