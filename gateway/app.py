@@ -24,7 +24,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_keys import signer_of
-from gateway.drivers.audit_trail import AuditTrail
+from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
 from gateway.drivers.fingerprints import KeyedFingerprints
@@ -43,6 +43,7 @@ from gateway.drivers.service_login import (
 )
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.upstream import AioUpstream, open_session
+from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
@@ -326,7 +327,7 @@ async def open_parts(
             telemetry=metrics,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
-        journal, journal_loops = await open_journal(config.audit, stack, clock, metrics)
+        journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
         loops |= journal_loops
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
@@ -389,27 +390,40 @@ async def open_parts(
 
 
 async def open_journal(
-    audit: settings.Audit, stack: AsyncExitStack, clock: Clock, metrics: Metrics
+    audit: settings.Audit, stack: AsyncExitStack, valkey: Valkey, clock: Clock, metrics: Metrics
 ) -> tuple[Journal, dict[str, Loop]]:
     """Open the audit trail; what closes it makes all durable that it was given."""
-    if audit.directory is None:
+    signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
+    keep_s = audit.keep_days * 86_400
+    loops: dict[str, Loop] = {}
+    follow: list[Callable[[Sequence[bytes]], None]] = []
+    store: AuditStore
+    if audit.directory is not None:
+        store = FileStore(
+            ChainFiles(
+                audit.directory,
+                clock=clock,
+                signer=signer,
+                segment_bytes_max=audit.segment_bytes_max,
+                keep_s=keep_s,
+            )
+        )
+        if audit.stream:
+            follower = StreamFollower(AuditStream(valkey, keep_s=keep_s), clock)
+            stack.push_async_callback(follower.close)
+            follow.append(follower.follow)
+            loops["audit stream"] = follower.run
+    elif audit.stream:
+        store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
+    else:
         return LineJournal(sys.stdout.fileno(), metrics), {}
-    files = ChainFiles(
-        audit.directory,
-        clock=clock,
-        signer=signer_of(audit.signing_key) if audit.signing_key is not None else None,
-        segment_bytes_max=audit.segment_bytes_max,
-        keep_s=audit.keep_days * 86_400,
-    )
-    lines = LineWriter(sys.stdout.fileno())
+    if audit.stdout:
+        lines = LineWriter(sys.stdout.fileno())
+        stack.callback(lines.flush)
+        follow.append(lambda written: lines.write(b"".join(written)))
     trail = AuditTrail(
-        FileStore(files),
-        clock=clock,
-        telemetry=metrics,
-        checkpoint_s=audit.checkpoint_s,
-        follow=[lambda written: lines.write(b"".join(written))] if audit.stdout else [],
+        store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
     )
-    stack.callback(lines.flush)
     stack.push_async_callback(trail.close)
     await trail.open()
     metrics.gauge(
@@ -422,7 +436,7 @@ async def open_journal(
         "1; 0 after a failed commit until one works",
         lambda: float(trail.durable),
     )
-    return trail, {"audit": trail.run}
+    return trail, {"audit": trail.run, **loops}
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import secrets
-import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from gateway.drivers.audit_record import Committed, record_body, unavailable
-from gateway.ports import AuditRecord, Clock
+from gateway.drivers.audit_record import Committed, opening_body, unavailable
+from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     LINE_BYTES_MAX,
     NOTHING_BEFORE,
@@ -41,7 +40,6 @@ log = logging.getLogger("gateway.audit")
 _CHAINS_MAX = 1_000
 _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
-_TORN_CHARS_MAX = 2_000
 _OPENING_BYTES_MAX = 1_000
 """More than a segment's first line has."""
 _SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
@@ -121,7 +119,8 @@ class ChainFiles:
         self._distrusted = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
         self._since_checkpoint = 0
-        self._checkpoints: list[Head] = []
+        self._told = Committed([], [])
+        """What is durable since somebody was told."""
 
     @property
     def place(self) -> Path:
@@ -139,10 +138,9 @@ class ChainFiles:
 
         `claim` is asked then: False means that nobody waits for it any more, and takes it back.
         """
-        self._checkpoints = []
         self._make_ready()
-        lines = self._append(bodies, with_checkpoint=with_checkpoint, claim=claim)
-        return Committed(lines, self._checkpoints)
+        self._append(bodies, with_checkpoint=with_checkpoint, claim=claim)
+        return self._tell()
 
     def open(self) -> None:
         """Take a chain, or raise OSError; `commit` does it too, whenever it has none."""
@@ -150,30 +148,32 @@ class ChainFiles:
 
     def remove_old(self) -> Committed:
         """Remove segments that are too old, and whole chains that nobody writes; say so first."""
-        self._checkpoints = []
         self._make_ready()
         if self._keep_s <= 0:
-            return Committed([], [])
+            return self._tell()
         before = self._clock.now() - self._keep_s
-        lines: list[bytes] = []
         for place in chain_places(self._directory):
             try:
                 if place == self._place:
-                    lines += self._remove_own(before)
+                    self._remove_own(before)
                 else:
-                    lines += self._remove_other(place, before)
+                    self._remove_other(place, before)
             except ChainUnreadable as unreadable:  # it stays, for somebody to look at
                 log.error(  # noqa: TRY400 - the text says it all
                     "audit_chain_unreadable",
                     extra={"directory": str(place), "error": str(unreadable)},
                 )
-        return Committed(lines, self._checkpoints)
+        return self._tell()
 
     def close(self) -> None:
         for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock_fd = -1
+
+    def _tell(self) -> Committed:
+        told, self._told = self._told, Committed([], [])
+        return told
 
     def _make_ready(self) -> None:
         if self._fd >= 0 and os.fstat(self._fd).st_nlink == 0:
@@ -203,14 +203,14 @@ class ChainFiles:
         *,
         with_checkpoint: bool = False,
         claim: Callable[[], bool] = lambda: True,
-    ) -> list[bytes]:
+    ) -> None:
         lines, head = link(self._stand.head, bodies)
         marks = with_checkpoint and self._since_checkpoint + len(lines) > 0
         if marks:
             last, head = link(head, [checkpoint(head, self._clock.now(), self._signer)])
             lines += last
         if not lines:
-            return lines
+            return
         data = b"".join(lines)
         size = os.fstat(self._fd).st_size
         if size != self._size:  # what others did to it is for `verify` to tell
@@ -230,9 +230,9 @@ class ChainFiles:
         self._size += len(data)
         self._stand = _Stand(head, self._stand.number, self._stand.opened_at)
         self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
+        self._told.lines.extend(lines)
         if marks:
-            self._checkpoints.append(head)
-        return lines
+            self._told.checkpoints.append(head)
 
     def _sync(self) -> None:
         try:
@@ -266,6 +266,7 @@ class ChainFiles:
         self._stand = _Stand(head, number, now)
         self._has_more = self._distrusted = False
         self._since_checkpoint += 1
+        self._told.lines.append(line)
 
     def _open(self) -> None:
         _make_directory(self._directory)
@@ -306,7 +307,7 @@ class ChainFiles:
                 self._reopen(stand)
                 if self._is_full():
                     self._roll()
-            self._append([self._opening(stand.torn)])
+            self._append([opening_body(self._clock.now(), torn=stand.torn)])
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -323,14 +324,7 @@ class ChainFiles:
         if stand.torn:
             self._cut_back()
 
-    def _opening(self, torn: bytes) -> bytes:
-        detail = f"process {os.getpid()} on {socket.gethostname()}"
-        if torn:
-            text = torn[:_TORN_CHARS_MAX].decode(errors="backslashreplace")
-            detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
-        return record_body(AuditRecord(event="trail_opened", at=self._clock.now(), detail=detail))
-
-    def _remove_own(self, before: float) -> Iterable[bytes]:
+    def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""
         files = _segment_files(self._place)
         numbers, old, first_kept = sorted(files), [], None
@@ -341,7 +335,7 @@ class ChainFiles:
             old.append(number)
             first_kept = first
         if first_kept is None:
-            return []
+            return
         told = segments_removed(
             self._clock.now(),
             chain=first_kept.chain,
@@ -350,23 +344,22 @@ class ChainFiles:
             head=Head(first_kept.chain, first_kept.seq - 1, first_kept.prev),
             why="older than keep_days",
         )
-        lines = self._append([told])
+        self._append([told])
         for number in old:
             files[number].unlink()
         _sync_directory(self._place)
-        return lines
 
-    def _remove_other(self, place: Path, before: float) -> Iterable[bytes]:
+    def _remove_other(self, place: Path, before: float) -> None:
         lock = _lock(place)
         if lock is None:
-            return []
+            return
         try:
             files = _segment_files(place)
             if not files:
-                return []
+                return
             last, _ = _last_line(files[max(files)])
             if last.at >= before:
-                return []
+                return
             told = segments_removed(
                 self._clock.now(),
                 chain=last.chain,
@@ -375,14 +368,13 @@ class ChainFiles:
                 head=last.head,
                 why=f"{place.name} is older than keep_days",
             )
-            lines = self._append([told])
+            self._append([told])
             for file in files.values():
                 file.unlink()
             (place / _LOCK).unlink()
             place.rmdir()
         finally:
             os.close(lock)
-        return lines
 
 
 def segment_files(place: Path) -> list[tuple[int, Path]]:

@@ -1,6 +1,7 @@
 """What the places that an audit trail goes to have in common."""
 
-from collections.abc import Sequence
+import os
+import socket
 from dataclasses import dataclass
 
 import orjson
@@ -10,14 +11,15 @@ from gateway.ports import AuditRecord
 from gateway.rules.audit_chain import Head
 
 _RETRY_AFTER_S = 5.0
+_TORN_BYTES_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
     """What is durable now."""
 
-    lines: Sequence[bytes]
-    checkpoints: Sequence[Head]
+    lines: list[bytes]
+    checkpoints: list[Head]
 
 
 def unavailable(why: str) -> JournalUnavailable:
@@ -50,3 +52,12 @@ def record_body(record: AuditRecord) -> bytes:
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )
+
+
+def opening_body(at: float, *, torn: bytes = b"") -> bytes:
+    """Return the record with which a process begins; `torn` is what it cut off."""
+    detail = f"process {os.getpid()} on {socket.gethostname()}"
+    if torn:
+        text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
+        detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
+    return record_body(AuditRecord(event="trail_opened", at=at, detail=detail))

@@ -1,5 +1,6 @@
 """Invariant 5 on real processes that are killed, and on a disk that is full."""
 
+import json
 import os
 import resource
 import signal
@@ -8,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,3 +142,32 @@ def test_workers_that_drain_and_their_successors_share_no_chain(own_stack: Stack
     assert {one.name for one in (gateway.directory / "audit").iterdir()} == {"chain-1", "chain-2"}
     assert len(gateway.audit("console_link_issued")) == 4
     assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0
+
+
+def test_the_trail_goes_where_config_says(own_stack: Stack) -> None:
+    token = own_stack.box.token()
+
+    def streamed(event: str) -> list[dict[str, Any]]:
+        entries = own_stack.valkey.command("XRANGE", "gateway:{audit}:lines", "-", "+")
+        lines = [json.loads(fields[b"line"]) for _, fields in entries]
+        return [line for line in lines if line["event"] == event]
+
+    alone = own_stack.replica(change={"audit": {"stream": True}})
+    request_id = alone.console(token).headers["x-request-id"]
+    assert [one["request_id"] for one in streamed("console_link_issued")] == [request_id]
+    assert not (alone.directory / "audit").exists()
+
+    all_three = own_stack.replica(
+        change={"audit": {"directory": "audit", "stream": True, "stdout": True}}
+    )
+    request_id = all_three.console(token).headers["x-request-id"]
+    (record,) = all_three.audit("console_link_issued")
+    assert record["request_id"] == request_id
+    eventually(lambda: all_three.log_lines("console_link_issued") == [record])
+    eventually(lambda: record in streamed("console_link_issued"))
+
+    plain = own_stack.replica(change={"audit": {"stdout": True}})
+    request_id = plain.console(token).headers["x-request-id"]
+    (line,) = plain.log_lines("console_link_issued")
+    assert line["request_id"] == request_id
+    assert "chain" not in line
