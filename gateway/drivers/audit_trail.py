@@ -21,6 +21,9 @@ log = logging.getLogger("gateway.audit")
 _PATIENCE_S = 5.0
 """A disk that hangs must not keep every caller to its deadline."""
 _WAITING_MAX = 20_000
+_GATHER_S = 0.005
+"""The least time between two commits, unless all have come who are likely to."""
+_FORGETS = 0.95
 _TIDY_EVERY_S = 3_600.0
 
 
@@ -43,7 +46,7 @@ class _Batch:
     began_at: float = 0.0
     """Monotonic, of its first record."""
     bodies: list[bytes] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
+    events: dict[str, int] = field(default_factory=dict)
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
     fate: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +81,10 @@ class AuditTrail:
         self._turn = asyncio.Lock()
         self._durable = True
         self._stalled = False
+        self._began = 0.0
+        self._crowd = 0.0
+        """How many were seen to wait at one time of late."""
+        self._enough: asyncio.Future[None] | None = None
 
     @property
     def durable(self) -> bool:
@@ -102,8 +109,10 @@ class AuditTrail:
             self._task = asyncio.create_task(self._commit_all())  # noqa: TID251 - close() awaits it
         durable: asyncio.Future[None] = self._loop.create_future()
         batch.bodies.append(record_body(record))
-        batch.events.append(record.event)
+        batch.events[record.event] = batch.events.get(record.event, 0) + 1
         batch.waiting.append(durable)
+        if self._enough is not None and len(batch.bodies) >= self._crowd:
+            _finish(self._enough)
         await durable
 
     async def open(self) -> None:
@@ -139,6 +148,7 @@ class AuditTrail:
     async def _commit_all(self) -> None:
         try:
             while self._gathering.bodies:
+                await self._gather()
                 batch, self._gathering = self._gathering, _Batch()
                 await self._commit(batch)
         finally:
@@ -153,15 +163,33 @@ class AuditTrail:
             _refuse(batch, failure)
         else:
             self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
-            for event, waiting in zip(batch.events, batch.waiting, strict=True):
-                self._telemetry.audit_recorded(event)
+            for event, count in batch.events.items():
+                self._telemetry.audit_recorded(event, count)
+            for waiting in batch.waiting:
                 if not waiting.done():  # else its caller hung up
                     waiting.set_result(None)
         finally:
             patience.cancel()
+            crowd = len(batch.bodies) + len(self._gathering.bodies)
+            self._crowd = max(crowd, self._crowd * _FORGETS)
             _refuse(batch, unavailable("it failed"))  # nobody is left waiting, whatever happened
             self._committing = None
             self._stalled = False
+
+    async def _gather(self) -> None:
+        """Wait until all are here who are likely to come, for a moment at most.
+
+        A commit costs as much as several requests, so that many should share it. Where each
+        caller waits for its answer, no more come than were seen to wait at one time.
+        """
+        left_s = self._began + _GATHER_S - self._loop.time()
+        if left_s > 0 and len(self._gathering.bodies) < self._crowd:
+            self._enough = enough = self._loop.create_future()
+            timer = self._loop.call_later(left_s, _finish, enough)
+            await enough
+            timer.cancel()
+            self._enough = None
+        self._began = self._loop.time()
 
     def _give_up(self, batch: _Batch) -> None:
         if not batch.settle("given up"):
@@ -201,6 +229,11 @@ class AuditTrail:
         if committed.lines:
             for follow in self._follow:
                 follow(committed.lines)
+
+
+def _finish(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _refuse(batch: _Batch, failure: JournalUnavailable) -> None:

@@ -220,8 +220,8 @@ class Metrics:
     def store_available(self, *, available: bool) -> None:
         self._store_available.set(available)
 
-    def audit_recorded(self, event: str) -> None:
-        self._audit_child(event).inc()
+    def audit_recorded(self, event: str, count: int = 1) -> None:
+        self._audit_child(event).inc(count)
 
     def audit_committed(self, seconds: float) -> None:
         self._audit_commit_seconds.observe((), seconds)

@@ -105,6 +105,19 @@ def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> 
     return call
 
 
+def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let all be written, as far as anybody sees, and the sync fail."""
+    left, real = [times], audit_file.write_durably
+
+    def call(fd: int, data: bytes) -> None:
+        real(fd, data)
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(audit_file, "write_durably", call)
+
+
 async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None:
     for name in ("ann", "bob"):
         await subject.record(name)
@@ -119,13 +132,13 @@ async def test_each_line_is_synced_before_it_returns(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
-    real = audit_file.sync
+    real = audit_file.write_durably
 
-    def look(fd: int) -> None:
-        real(fd)
+    def look(fd: int, data: bytes) -> None:
+        real(fd, data)
         seen.append(lines_in(subject.place)[-1])
 
-    monkeypatch.setattr(audit_file, "sync", look)
+    monkeypatch.setattr(audit_file, "write_durably", look)
     await subject.record("ann")
     assert b'"ann"' in seen[-1]
 
@@ -148,14 +161,14 @@ async def test_the_next_batch_gathers_while_one_is_committed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     go_on, under_way = threading.Event(), threading.Event()
-    real = audit_file.sync
+    real = audit_file.write_durably
 
-    def slow(fd: int) -> None:
+    def slow(fd: int, data: bytes) -> None:
         under_way.set()
         go_on.wait(10)
-        real(fd)
+        real(fd, data)
 
-    monkeypatch.setattr(audit_file, "sync", slow)
+    monkeypatch.setattr(audit_file, "write_durably", slow)
     first = asyncio.create_task(subject.record("first"))
     await asyncio.to_thread(under_way.wait, 10)
     rest = [asyncio.create_task(subject.record(f"p{i}")) for i in range(50)]
@@ -166,6 +179,25 @@ async def test_the_next_batch_gathers_while_one_is_committed(
     go_on.set()
     await asyncio.gather(first, *rest)
     assert len(subject.telemetry.audit_commits) == 2
+
+
+async def test_callers_who_each_wait_come_to_share_one_commit(subject: Subject) -> None:
+    async def keep_recording(name: str) -> None:
+        for i in range(60):
+            await subject.record(f"{name} {i}")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(keep_recording(f"p{i}") for i in range(10)))
+    assert len(subject.telemetry.audit_commits) < 90
+    assert len(subject.subjects()) == 600
+
+
+async def test_a_lone_caller_does_not_wait_for_others(subject: Subject) -> None:
+    for i in range(20):  # whatever crowd was here before is forgotten meanwhile
+        await subject.outcomes(*(f"p{i}" for i in range(8)))
+    for i in range(100):
+        await subject.record(f"alone {i}")
+    assert subject.trail._crowd == 1
 
 
 async def test_the_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:
@@ -291,7 +323,7 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("before")
-    monkeypatch.setattr(audit_file, "sync", failing(1, errno.EIO, audit_file.sync))
+    break_writes(monkeypatch, 1)
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, JournalUnavailable)
     assert "refused" not in subject.subjects()
@@ -307,7 +339,8 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("before")
-    monkeypatch.setattr(audit_file, "sync", failing(5, errno.EIO, audit_file.sync))
+    break_writes(monkeypatch, 3)
+    monkeypatch.setattr(audit_file, "sync", failing(2, errno.EIO, audit_file.sync))
     monkeypatch.setattr(os, "ftruncate", failing(2, errno.EIO, os.ftruncate))
     refused = 0
     for i in range(20):
@@ -320,7 +353,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
     assert judged(subject.place).intact
 
 
-@pytest.mark.parametrize("broken", ["_write", "sync", "_sync_directory"])
+@pytest.mark.parametrize("broken", ["write_durably", "sync", "_sync_directory"])
 async def test_a_segment_that_cannot_be_begun_loses_nothing(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -345,14 +378,14 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
 ) -> None:
     await subject.record("before")
     go_on = threading.Event()
-    real = audit_file.sync
+    real = audit_file.write_durably
 
-    def hang(fd: int) -> None:
+    def hang(fd: int, data: bytes) -> None:
         go_on.wait(10)
-        real(fd)
+        real(fd, data)
 
     monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(audit_file, "sync", hang)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
     assert [type(one) for one in outcomes] == [JournalUnavailable] * 2
     began = time.monotonic()
@@ -382,10 +415,13 @@ async def test_a_trail_that_cannot_be_opened_is_tried_again(
         assert subject.subjects() == ["ann"]
 
 
-async def test_a_segment_that_somebody_deleted_is_not_written_to(subject: Subject) -> None:
+async def test_a_segment_that_somebody_deleted_is_not_written_to(
+    subject: Subject, clock: FakeClock
+) -> None:
     await subject.record("ann")
     for file in segments_of(subject.place):
         file.unlink()
+    await clock.advance(1.0)
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
     assert judged(subject.place).intact
@@ -485,7 +521,7 @@ async def test_followers_are_told_what_is_durable_only(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("ann")
-    monkeypatch.setattr(audit_file, "sync", failing(1, errno.EIO, audit_file.sync))
+    break_writes(monkeypatch, 1)
     await subject.outcomes("refused")
     await subject.record("bob")
     told = [parse(line).fields.get("subject") for line in subject.followed]
@@ -553,3 +589,23 @@ def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) 
     ]
     for name in acknowledged:
         assert found.count(name) == 1
+
+
+async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    real = audit_file.sync
+
+    def look(fd: int) -> None:
+        real(fd)
+        synced.append(lines_in(subject.place)[-1])
+
+    monkeypatch.setattr(audit_file, "sync", look)
+    monkeypatch.setattr(os, "pwritev", failing(1, errno.EOPNOTSUPP, os.pwritev))
+    await subject.record("ann")
+    assert b'"ann"' in synced[-1]
+    monkeypatch.setattr(audit_file, "_DSYNC", 0)
+    await subject.record("bob")
+    assert b'"bob"' in synced[-1]
+    assert subject.subjects() == ["ann", "bob"]

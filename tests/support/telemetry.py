@@ -69,8 +69,8 @@ class RecordingTelemetry:
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)
 
-    def audit_recorded(self, event: str) -> None:
-        self.audit_events[event] += 1
+    def audit_recorded(self, event: str, count: int = 1) -> None:
+        self.audit_events[event] += count
 
     def audit_committed(self, seconds: float) -> None:
         self.audit_commits.append(seconds)
