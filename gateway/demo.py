@@ -247,7 +247,11 @@ class _Scene:
                 }
             ],
             "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
-            "audit": {"directory": "audit", "signing_key": {"file": "audit-key"}},
+            "audit": {
+                "directory": "audit",
+                "signing_key": {"file": "audit-key"},
+                "checkpoint_s": 5,
+            },
         }
 
     def _policy(self) -> str:
@@ -280,6 +284,7 @@ class _Scene:
             f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
             f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
             "export CONSOLE_GATEWAY_TOKEN=$OPERATOR",
+            f"AUDIT={shlex.quote(str(self._directory / 'audit'))}",
             f"CONFIG={shlex.quote(str(self.config))}",
             # A checkout that is not installed is found from any directory.
             f'gateway() {{ PYTHONPATH={shlex.quote(str(root))} {python} -m gateway "$@"; }}',
@@ -338,6 +343,11 @@ Why may olga, and victor not? Is the config good, and does everything answer? Wh
   gateway explain --config $CONFIG --user victor --group viewers $TARGET
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
+
+Who was given what, and is the trail of it as it was written?
+
+  gateway audit search --subject olga $AUDIT
+  gateway audit verify --public-key $AUDIT-key.pub $AUDIT
 
 The tokens, good for 12 hours:
 

@@ -374,7 +374,8 @@ class ChainFiles:
                 self._reopen(stand)
                 if self._is_full():
                     self._roll()
-            self._append([opening_body(self._clock.now(), torn=stand.torn)])
+            opening = opening_body(self._clock.now(), torn=stand.torn)
+            self._append([opening], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)

@@ -68,7 +68,7 @@ class StreamStore:
         now, before = self._clock.now(), self._head
         begins = [] if before.seq else [segment_opening(1, now), opening_body(now)]
         lines, head = link(before, [*begins, *bodies])
-        marks = with_checkpoint and head.seq > self._checkpointed
+        marks = (with_checkpoint or bool(begins)) and head.seq > self._checkpointed
         if marks:
             last, head = link(head, [checkpoint(head, now, self._signer)])
             lines += last
