@@ -609,3 +609,19 @@ async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
     await subject.record("bob")
     assert b'"bob"' in synced[-1]
     assert subject.subjects() == ["ann", "bob"]
+
+
+async def test_a_segment_that_was_not_begun_leaves_no_file(
+    subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("ann")
+    before = segments_of(subject.place)
+    await clock.advance(DAY_S)
+    real = audit_file._sync_directory
+    monkeypatch.setattr(audit_file, "_sync_directory", failing(1, errno.EIO, real))
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert segments_of(subject.place) == before  # else a kill now would break the chain
+    await subject.record("bob")
+    assert len(segments_of(subject.place)) == 2
+    assert judged(subject.place).intact
