@@ -24,8 +24,12 @@ from aiohttp import http_parser, web
 
 from gateway import settings
 from gateway.drivers import log as logs
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.inventory_file import KeptFile
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
@@ -42,6 +46,7 @@ from gateway.drivers.service_login import (
 )
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.upstream import AioUpstream, open_session
+from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
@@ -66,7 +71,7 @@ from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
-from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.ports import Clock, Journal, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -395,9 +400,12 @@ async def open_parts(
             links_max=config.memory.links_max,
             group_weights=config.fairness.group_weights,
             jitter=jitter.random,
+            fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
             telemetry=metrics,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
+        journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
+        loops |= journal_loops
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -419,7 +427,7 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=LineJournal(sys.stdout.fileno()),
+            journal=journal,
             serve_unrecorded=config.audit.when_unwritable == "serve",
             clock=clock,
             telemetry=metrics,
@@ -469,6 +477,48 @@ async def open_parts(
 
 def _age_of(keys: IssuerKeys) -> float:
     return keys.age_s
+
+
+async def open_journal(
+    audit: settings.Audit, stack: AsyncExitStack, valkey: Valkey, clock: Clock, metrics: Metrics
+) -> tuple[Journal, dict[str, Loop]]:
+    """Open the audit trail; what closes it makes all durable that it was given."""
+    signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
+    keep_s = audit.keep_days * 86_400
+    loops: dict[str, Loop] = {}
+    follow: list[Callable[[Sequence[bytes]], None]] = []
+    store: AuditStore
+    if audit.directory is not None:
+        store = FileStore(
+            ChainFiles(
+                audit.directory,
+                clock=clock,
+                signer=signer,
+                segment_bytes_max=audit.segment_bytes_max,
+                keep_s=keep_s,
+            )
+        )
+        if audit.stream:
+            follower = StreamFollower(AuditStream(valkey, keep_s=keep_s), clock)
+            stack.push_async_callback(follower.close)
+            follow.append(follower.follow)
+            loops["audit stream"] = follower.run
+    elif audit.stream:
+        store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
+    else:
+        return LineJournal(sys.stdout.fileno(), metrics), {}
+    if audit.stdout:
+        lines = LineWriter(sys.stdout.fileno())
+        stack.callback(lines.flush)
+        follow.append(lambda written: lines.write(b"".join(written)))
+    trail = AuditTrail(
+        store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
+    )
+    stack.push_async_callback(trail.close)
+    await trail.open()
+    metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
+    metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
+    return trail, {"audit": trail.run, **loops}
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

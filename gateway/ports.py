@@ -82,6 +82,11 @@ class UsedOnce(Protocol):
         """Make it as if `key` had not been used: nothing came of it. Raises StoreUnavailable."""
 
 
+class Fingerprints(Protocol):
+    def of(self, secret: Secret) -> str:
+        """Tell secrets apart in logs and in the audit trail, the same over all replicas."""
+
+
 class Policies(Protocol):
     def current(self) -> Policy:
         """Return the policy in force. Take it once per request and hand it on."""
@@ -334,17 +339,24 @@ class AuditRecord:
     event: str
     at: float
     """Seconds since the epoch."""
-    request_id: str
-    issuer: str
-    subject: str
-    groups: frozenset[str]
-    operation: str
-    project: str
-    servers: tuple[str, ...]
-    rule: str
-    source: str
-    link_fingerprint: str
-    client_address: str
+    request_id: str = ""
+    issuer: str = ""
+    subject: str = ""
+    groups: frozenset[str] = frozenset()
+    operation: str = ""
+    project: str = ""
+    servers: tuple[str, ...] = ()
+    rule: str = ""
+    source: str = ""
+    link_fingerprint: str = ""
+    client_address: str = ""
+    decision: str = ""
+    """allowed or denied."""
+    permission: str = ""
+    policy_version: str = ""
+    trace_id: str = ""
+    detail: str = ""
+    """Free text, such as the reason of a revocation."""
 
 
 class Journal(Protocol):
@@ -375,3 +387,6 @@ class Telemetry(Protocol):
     def store_available(self, *, available: bool) -> None: ...
     def store_called(self, seconds: float, *, ok: bool) -> None: ...
     def unrecorded(self) -> None: ...
+    def audit_recorded(self, event: str, count: int = 1) -> None: ...
+    def audit_committed(self, seconds: float) -> None: ...
+    def audit_failed(self) -> None: ...

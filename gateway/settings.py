@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -168,8 +171,21 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted; a service cannot be asked for its password")
 
 
+def _ed25519_key(key: Secret) -> Secret:
+    try:
+        made = load_pem_private_key(key.reveal().encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        made = None
+    if isinstance(made, Ed25519PrivateKey):
+        return key
+    raise ValueError(
+        "is no Ed25519 private key in PEM; make one with: openssl genpkey -algorithm ed25519"
+    )
+
+
 SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
+SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -577,7 +593,43 @@ class Log(_Section):
 
 
 class Audit(_Section):
+    """Where the audit trail goes: at least one place must be named."""
+
+    directory: ConfigPath | None = None
+    """Hash-chained files, on the disk before the answer leaves."""
+    stream: bool = False
+    """A Redis stream; beside a directory it follows behind, alone it decides."""
+    stdout: bool = False
+    """Plain lines among the log's; beside another place they follow behind."""
+    signing_key: SigningKey | None = None
+    """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
     when_unwritable: Literal["refuse", "serve"] = "refuse"
+    checkpoint_s: Span = 60.0
+    segment_bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    keep_days: Annotated[float, Field(ge=0, le=36_500)] = 400.0
+    """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
+
+    @field_validator("directory")
+    @classmethod
+    def _is_there_or_can_be_made(cls, directory: Path | None) -> Path | None:
+        if directory is None:
+            return None
+        there = directory
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise ValueError(f"{there} is no directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{there} cannot be written")
+        return directory
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> Self:
+        if self.directory is None and not self.stream and not self.stdout:
+            raise ValueError(
+                "say where the audit trail goes: `directory: PATH`, `stream: true`, `stdout: true`"
+            )
+        return self
 
 
 class Settings(_Section):
@@ -595,7 +647,7 @@ class Settings(_Section):
     memory: Memory = Memory()
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
-    audit: Audit = Audit()
+    audit: Annotated[Audit, Field(default_factory=dict, validate_default=True)]
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:
