@@ -52,7 +52,9 @@ class Edge:
     async def answer(self, _: Asked) -> Forwarded:
         return Forwarded(200, (), b"", self.body)
 
-    def request_done(self, _operation: str, status: int, error_code: str, *_: Any) -> None:
+    def request_done(
+        self, _answer: str, _operation: str, status: int, error_code: str, *_: Any
+    ) -> None:
         self.counted.append((status, error_code))
         self.done.set()
 
@@ -98,8 +100,10 @@ async def an_edge(body: Body) -> AsyncIterator[Edge]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     edge.port = runner.addresses[0][1]
-    yield edge
-    await runner.cleanup()
+    try:
+        yield edge
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_stream_that_comes_whole_ends_well() -> None:
