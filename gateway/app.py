@@ -456,9 +456,9 @@ async def open_parts(
         metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
         metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
         for one in keys:
-            metrics.gauge("gateway_keys_age_seconds", partial(_age_of, one), issuer=one.issuer)
-            age_max_s = partial(float, one.age_max_s)
-            metrics.gauge("gateway_keys_age_max_seconds", age_max_s, issuer=one.issuer)
+            for name in ("age", "age_max"):
+                read = partial(getattr, one, f"{name}_s")
+                metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
         lines = LineWriter(sys.stdout.fileno())
         stack.callback(lines.flush)
         handler = PublicHandler(
@@ -473,10 +473,6 @@ async def open_parts(
             pages=pages(config.catalogue),
         )
         yield Parts(handler, loops, policies, keys, valkey)
-
-
-def _age_of(keys: IssuerKeys) -> float:
-    return keys.age_s
 
 
 async def open_journal(

@@ -196,10 +196,6 @@ class ChainFiles:
         self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, claim=claim)
         return self._tell()
 
-    def open(self) -> None:
-        """Take a chain, or raise OSError; `commit` does it too, whenever it has none."""
-        self._make_ready()
-
     def remove_old(self) -> Committed:
         """Remove segments that are too old, and whole chains that nobody writes; say so first."""
         self._make_ready()

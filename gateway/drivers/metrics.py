@@ -146,9 +146,6 @@ class Metrics:
     def unrecorded(self) -> None:
         self._count("gateway_audit_unrecorded_total")
 
-    def admin_request(self, action: str, status: int) -> None:
-        self._count("gateway_admin_requests_total", action, _text(status))
-
     def loop_late(self, seconds: float) -> None:
         self._loop_lag.observe((), seconds)
 

@@ -55,7 +55,6 @@ log = logging.getLogger("gateway.request")
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
 _CLOUD_CODE = "cloud"
-_KINDS = dict.fromkeys(Answer, "forwarded") | {Answer.CONSOLE_LINK: "link"}
 FIRST_REQUEST_WITHIN_S = 20.0
 _LOOK_EVERY_S = 0.05
 _IDLE_KEPT_S = 5.0
@@ -97,6 +96,13 @@ class _Outcome:
         if self.page is not None:
             return self.page.name
         return None if self.errand is None else self.errand.operation
+
+    @property
+    def answer(self) -> str:
+        if self.asked is None or self.asked.call is None:
+            return "other"
+        is_link = self.asked.call.operation.answer is Answer.CONSOLE_LINK
+        return "link" if is_link else "forwarded"
 
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
@@ -321,10 +327,7 @@ class PublicHandler:
         # The cloud's own codes are many; a label takes ours only.
         theirs = isinstance(error, UpstreamRefused)
         label = _CLOUD_CODE if theirs else outcome.error_code
-        kind = (
-            "other" if asked is None or asked.call is None else _KINDS[asked.call.operation.answer]
-        )
-        self._request_done(kind, operation or "none", outcome.status, label, seconds)
+        self._request_done(outcome.answer, operation or "none", outcome.status, label, seconds)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",

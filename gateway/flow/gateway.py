@@ -40,7 +40,6 @@ from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
-from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
@@ -145,7 +144,7 @@ class Gateway:
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
             return await self._forward(principal, call, asked)
-        permit = self._decide(principal, call, self._policies.current(), self._clock.now())
+        permit = self._decide(principal, call)
         decided = monotonic()
 
         self._limits.admit(principal.key)
@@ -217,21 +216,21 @@ class Gateway:
                 call, demand, deadline=asked.deadline, allows=reach.allows
             )
             asked.call = call
-        # Taken only now: a body or a look-up may have been a while under way.
-        policy, now = self._policies.current(), self._clock.now()
+        # Decided only now: a body or a look-up may have been a while under way.
         if operation.answer is Answer.PERMISSIONS:
             self._limits.admit(principal.key)
-            inventory = self._inventories.current(call.project)
+            policy, inventory = self._policies.current(), self._inventories.current(call.project)
+            now = self._clock.now()
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
-        permit = self._decide(principal, call, policy, now)
+        permit = self._decide(principal, call)
         if not call.instances:
             self._limits.admit(principal.key)
         return await self._perform(permit, demand, asked)
 
-    def _decide(self, principal: Principal, call: Call, policy: Policy, now: float) -> Permit:
+    def _decide(self, principal: Principal, call: Call) -> Permit:
         permission = call.operation.permission
         try:
-            permit = policy.permit(principal, call, now, self._inventories.current(call.project))
+            permit = self._permit(principal, call)
         except NotPermitted:
             self._telemetry.decided(permission, allowed=False)
             raise
@@ -257,7 +256,7 @@ class Gateway:
             return await self._forwarding.perform(
                 permit,
                 demand,
-                permitted_now=partial(self._permitted_now, permit),
+                permitted_now=partial(self._permit, permit.principal, permit.call),
                 deadline=asked.deadline,
                 fresh=asked.fresh,
                 headers=travelling(asked.headers, asked.request_id, operation.answer),
@@ -267,10 +266,9 @@ class Gateway:
             if operation.permission == SERVER_TAG:
                 self._inventories.refresh_soon(permit.call.project)
 
-    def _permitted_now(self, permit: Permit) -> Permit:
-        call = permit.call
-        policy, inventory = self._policies.current(), self._inventories.current(call.project)
-        return policy.permit(permit.principal, call, self._clock.now(), inventory)
+    def _permit(self, principal: Principal, call: Call) -> Permit:
+        inventory = self._inventories.current(call.project)
+        return self._policies.current().permit(principal, call, self._clock.now(), inventory)
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max
