@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
@@ -16,20 +17,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 import aiohttp
 from aiohttp import http_parser, web
 
 from gateway import settings
 from gateway.drivers import log as logs
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.inventory_file import KeptFile as KeptInventory
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import KeptFile
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
+from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
@@ -40,6 +47,7 @@ from gateway.drivers.service_login import (
 )
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.upstream import AioUpstream, open_session
+from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
@@ -67,7 +75,7 @@ from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
 from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
-from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.ports import Clock, Journal, ServiceCredential, Telemetry
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -75,11 +83,17 @@ from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
-from gateway.supervisor import Supervisor, WorkerPlan
+from gateway.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
 
 _FIRST_KEYS_WITHIN_S = 3.0
+_LAST_CONNECTIONS_S = 0.2
+"""For how long a process that ends still accepts after nobody can begin to connect."""
+_CANCELLED_WITHIN_S = 1.0
+_HANDSHAKE_WITHIN_S = 10.0
+_GOODBYE_WITHIN_S = 2.0
+"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
 _RESTART_AFTER_S = 1.0
 _LAG_EVERY_S = 0.5
 _ADMINS_MAX = 1_000
@@ -136,13 +150,27 @@ class Worker:
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
+        self._has_admin_port = asyncio.Event()
         self._draining = False
+        self._replaced = False
+        self._certificates = {
+            listener: ServedCertificate(listener, tls, self._clock)
+            for listener, tls in (
+                ("public", self._config.listen.tls),
+                ("admin", self._config.admin.tls),
+            )
+            if tls is not None
+        }
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(RETIRE, self._retire)
+        loop.add_signal_handler(TAKE_OVER, self._has_admin_port.set)
+        if not self._plan.takes_over:
+            self._has_admin_port.set()
         loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
         try:
             client = make_client(self._config.store, self._embedded_url)
@@ -154,7 +182,15 @@ class Worker:
     def _parent_is_gone(self) -> None:
         # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
         asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
+        self._end()
+
+    def _retire(self) -> None:
+        self._replaced = True
+        self._end()
+
+    def _end(self) -> None:
         self._stop.set()
+        self._has_admin_port.set()
 
     async def _run_loops(self, parts: "Parts") -> None:
         loops: dict[str, Loop] = {
@@ -162,6 +198,13 @@ class Worker:
             "reload": lambda: self._reload_on_hangup(parts),
             "loop lag": self._measure_lag,
         }
+        for listener, certificate in self._certificates.items():
+            loops[f"certificate of {listener}"] = certificate.run
+            self._metrics.gauge(
+                "gateway_certificate_expires_timestamp_seconds",
+                partial(getattr, certificate, "expires_at"),
+                listener=listener,
+            )
         async with running(loops, self._clock, self._metrics):
             await self._serve(parts)
 
@@ -176,29 +219,54 @@ class Worker:
             keepalive_timeout=75.0,
             auto_decompress=False,
         )
-        public = web.ServerRunner(server, shutdown_timeout=self._config.request.drain_s)
+        public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
         admin = web.AppRunner(
             admin_app(
                 self._metrics.exposition, lambda: self._readiness(parts), parts.administration
             ),
             access_log=None,
-            shutdown_timeout=1.0,
+            shutdown_timeout=_CANCELLED_WITHIN_S,
         )
         await public.setup()
         await admin.setup()
-        await web.SockSite(admin, self._plan.admin).start()
-        await web.SockSite(public, self._plan.public, backlog=1024).start()
+        accepting = await self._listen("public", self._plan.public, public)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         gc.set_threshold(20_000, 20, 50)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})
+        await self._has_admin_port.wait()
+        answering = await self._listen("admin", self._plan.admin, admin)
         await self._stop.wait()
         self._draining = True
         log.info("draining", extra={"worker": self._plan.index})
-        await public.cleanup()  # closes the listener, lets accepted requests finish
+        server.tell_clients_to_leave()
+        if self._replaced:  # by one that answers on the admin port now, and others accept
+            answering.close()
+            await admin.cleanup()
+        else:
+            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_CONNECTIONS_S)
+        accepting.close()
+        await server.drain(self._clock, within_s=self._config.request.drain_s)
+        await public.cleanup()
+        answering.close()
         await admin.cleanup()
+
+    async def _listen(
+        self, listener: str, bound: socket.socket, runner: web.BaseRunner
+    ) -> asyncio.AbstractServer:
+        if runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        tls: dict[str, Any] = {}
+        if (certificate := self._certificates.get(listener)) is not None:
+            tls = {
+                "ssl": certificate.context,
+                "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
+                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
+            }
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
 
     async def _reload_on_hangup(self, parts: "Parts") -> None:
         while True:
@@ -350,10 +418,13 @@ async def open_parts(
             links_max=config.memory.links_max,
             group_weights=config.fairness.group_weights,
             jitter=jitter.random,
+            fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
             telemetry=metrics,
             dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
+        journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
+        loops |= journal_loops
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -405,9 +476,9 @@ async def open_parts(
         metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
         metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
         for one in keys:
-            metrics.gauge("gateway_keys_age_seconds", partial(_age_of, one), issuer=one.issuer)
-            age_max_s = partial(float, one.age_max_s)
-            metrics.gauge("gateway_keys_age_max_seconds", age_max_s, issuer=one.issuer)
+            for name in ("age", "age_max"):
+                read = partial(getattr, one, f"{name}_s")
+                metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
         lines = LineWriter(sys.stdout.fileno())
         stack.callback(lines.flush)
         handler = PublicHandler(
@@ -477,8 +548,46 @@ def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
     return sum(isinstance(order.what, kind) for order in orders.current.in_force)
 
 
-def _age_of(keys: IssuerKeys) -> float:
-    return keys.age_s
+async def open_journal(
+    audit: settings.Audit, stack: AsyncExitStack, valkey: Valkey, clock: Clock, metrics: Metrics
+) -> tuple[Journal, dict[str, Loop]]:
+    """Open the audit trail; what closes it makes all durable that it was given."""
+    signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
+    keep_s = audit.keep_days * 86_400
+    loops: dict[str, Loop] = {}
+    follow: list[Callable[[Sequence[bytes]], None]] = []
+    store: AuditStore
+    if audit.directory is not None:
+        store = FileStore(
+            ChainFiles(
+                audit.directory,
+                clock=clock,
+                signer=signer,
+                segment_bytes_max=audit.segment_bytes_max,
+                keep_s=keep_s,
+            )
+        )
+        if audit.stream:
+            follower = StreamFollower(AuditStream(valkey, keep_s=keep_s), clock)
+            stack.push_async_callback(follower.close)
+            follow.append(follower.follow)
+            loops["audit stream"] = follower.run
+    elif audit.stream:
+        store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
+    else:
+        return LineJournal(sys.stdout.fileno(), metrics), {}
+    if audit.stdout:
+        lines = LineWriter(sys.stdout.fileno())
+        stack.callback(lines.flush)
+        follow.append(lambda written: lines.write(b"".join(written)))
+    trail = AuditTrail(
+        store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
+    )
+    stack.push_async_callback(trail.close)
+    await trail.open()
+    metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
+    metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
+    return trail, {"audit": trail.run, **loops}
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
@@ -497,6 +606,9 @@ def open_inventories(
     clock: Clock,
     metrics: Metrics,
 ) -> KeptInventories:
+    def are_needed() -> bool:
+        return policies.current().selects_by_attributes
+
     inventories = KeptInventories(
         [
             InventoryAccount(
@@ -513,11 +625,12 @@ def open_inventories(
             )
             for account in config.accounts
         ],
-        is_wanted=lambda: policies.current().selects_by_attributes,
+        is_wanted=are_needed,
         shared=flight,
         clock=clock,
         telemetry=metrics,
     )
+    metrics.gauge("gateway_inventory_needed", are_needed)
     for account in config.accounts:
         metrics.gauge(
             "gateway_inventory_age_seconds",
@@ -703,6 +816,7 @@ async def open_account(
         telemetry=tools.metrics,
         jitter=tools.jitter.random,
         timeout_s=account.timeouts.total_s,
+        streams_max=max(1, account.connections_max // 4),
     )
     usable_s = account.links.lifetime_s - account.links.min_remaining_s
     console = ConsoleAccount(

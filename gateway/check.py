@@ -17,14 +17,16 @@ from gateway.app import (
     running,
 )
 from gateway.drivers.clock import SystemClock
+from gateway.drivers.listener_tls import Validity, validity
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey, make_client
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
+from gateway.located_yaml import Document, Mistake, MistakesFound, load
 from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
-from gateway.rules.inventory import NO_INVENTORY, Inventory, from_text
+from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
 
 _ONLINE_WITHIN_S = 15.0
@@ -34,9 +36,27 @@ def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
     policy = open_policy(config, SystemClock(), Metrics()).current()
+    certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
+    for listener, dates in certificates:
+        print(f"{listener}.tls: ok, until {_instant(dates.ends_at)}")
     return asyncio.run(_check_online(config)) if online else 0
+
+
+def _certificates(config: settings.Settings, document: Document) -> list[tuple[str, Validity]]:
+    """Return what the listeners show and until when; raise MistakesFound for wrong dates."""
+    found: list[tuple[str, Validity]] = []
+    mistakes: list[Mistake] = []
+    for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
+        if tls is not None:
+            found.append((listener, validity(tls.certificate_file)))
+            if flaw := found[-1][1].flaw(SystemClock().now()):
+                path = (listener, "tls", "certificate_file")
+                mistakes.append(document.mistake(path, f"{tls.certificate_file} {flaw}"))
+    if mistakes:
+        raise MistakesFound(mistakes)
+    return found
 
 
 async def _check_online(config: settings.Settings) -> int:
@@ -118,7 +138,11 @@ def _inventory(config: settings.Settings, project: str) -> Inventory:
         file = account.inventory.file_of(project)
         if project in account.projects and file is not None:
             try:
-                return from_text(file.read_bytes(), age_max_s=account.inventory.age_max_s)
+                return from_file(
+                    file.read_bytes(),
+                    now=SystemClock().now(),
+                    age_max_s=account.inventory.age_max_s,
+                )
             except (OSError, ValueError):
                 break
     return NO_INVENTORY
@@ -138,8 +162,10 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     if known is None:
         print(f"  the inventory, {age}, does not know this server: {unknown}")
         return
-    tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
-    place = f"{known.dc}/{known.rack}/{known.unit}"
+    tags = "unknown"
+    if known.tags is not None:
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
+    place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
     print(f"  tags {tags}; location {place}; model {known.model or 'unknown'}; {age}")
 
 

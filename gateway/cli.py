@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -74,7 +75,57 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--at", type=_instant, help="an instant with time zone (default: now)")
     explain.add_argument("target", metavar="PROJECT/SERVER")
     explain.set_defaults(run=_explain)
+
+    _audit_commands(commands)
     return parser
+
+
+def _audit_commands(commands: Any) -> None:
+    audit = commands.add_parser("audit", help="who was given what, and is the trail whole?")
+    kinds = audit.add_subparsers(required=True, metavar="COMMAND")
+    places: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "DIR"}
+    about = "audit.directory of one gateway host, or of several"
+
+    verify = kinds.add_parser(
+        "verify",
+        help="was anything removed, changed, reordered or inserted?",
+        epilog="exit codes: 0 intact, 1 broken, 2 wrong usage",
+    )
+    verify.add_argument("directories", help=about, **places)
+    verify.add_argument(
+        "--public-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="check signatures: the public half of audit.signing_key in PEM; one for each key",
+    )
+    verify.add_argument(
+        "--head",
+        type=_head,
+        action="append",
+        default=[],
+        metavar="CHAIN:SEQ:HASH",
+        help="this line must be there: a head kept elsewhere, e.g. from a log's audit_checkpoint",
+    )
+    verify.add_argument("--json", action="store_true", help="one JSON document")
+    verify.set_defaults(run=_audit_verify)
+
+    search = kinds.add_parser(
+        "search",
+        help="records by person, server and time, one a line",
+        epilog="exit codes: 0 found, 1 nothing found, 2 wrong usage",
+    )
+    search.add_argument("directories", help=about, **places)
+    search.add_argument("--subject")
+    search.add_argument("--issuer", help="its name in the config")
+    search.add_argument("--server", metavar="ID")
+    search.add_argument("--project", metavar="ID")
+    search.add_argument("--event", help="e.g. console_link_issued, refused")
+    search.add_argument("--since", type=_instant, help="an instant with time zone, included")
+    search.add_argument("--until", type=_instant, help="an instant with time zone, not included")
+    search.add_argument("--json", action="store_true", help="each record as JSON")
+    search.set_defaults(run=_audit_search)
 
 
 def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -97,6 +148,8 @@ def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentPar
     token.add_argument("--token-file", type=Path, metavar="FILE")
     token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="your certificate, if asked for")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its key (default: in --cert)")
     parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
     return parser
@@ -148,6 +201,37 @@ def _explain(options: argparse.Namespace) -> int:
         target=options.target,
         at=options.at,
     )
+
+
+def _audit_verify(options: argparse.Namespace) -> int:
+    from gateway.audit_cli import verify_trail
+
+    return verify_trail(options.directories, options.public_key, options.head, as_json=options.json)
+
+
+def _audit_search(options: argparse.Namespace) -> int:
+    from gateway.audit_cli import Question, search_trail
+
+    question = Question(
+        subject=options.subject,
+        issuer=options.issuer,
+        server=options.server,
+        project=options.project,
+        event=options.event,
+        since=options.since,
+        until=options.until,
+    )
+    return search_trail(options.directories, question, as_json=options.json)
+
+
+def _head(text: str) -> Any:
+    from gateway.rules.audit_chain import Head
+
+    chain, _, rest = text.partition(":")
+    seq, _, digest = rest.partition(":")
+    if not chain or not seq.isdecimal() or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise argparse.ArgumentTypeError("is no CHAIN:SEQ:HASH")
+    return Head(chain, int(seq), digest)
 
 
 def _positive(text: str) -> int:

@@ -8,6 +8,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import shlex
 import ssl
 import subprocess
@@ -19,8 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 from gateway.model import Secret
@@ -31,6 +33,8 @@ _SILENT_S: Final = 1.0
 _IDS_MAX: Final = 100
 _RETRIED: Final = (429, 503)
 _EXIT: Final = {401: 4, 403: 3, 429: 5, 503: 5, 504: 5}
+_WHOLE: Final = re.compile(r"[0-9]{1,9}")
+_Kind = TypeVar("_Kind")
 _UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
 
 
@@ -90,12 +94,13 @@ def _console(options: argparse.Namespace, gateway: "_Gateway") -> None:
     headers = {"Cache-Control": "no-cache"} if options.fresh else {}
     path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
     answer = gateway.ask(path, headers)
-    url, left_s = answer.data["url"], int(answer.headers.get("x-console-expires-in", "0"))
+    url, told_s = _member(answer.data, "url", str), answer.headers.get("x-console-expires-in", "")
+    left_s = int(told_s) if _WHOLE.fullmatch(told_s) else 0
     if options.json:
         print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
     elif options.open or (sys.stdout.isatty() and not options.print):
         # Whoever answers in the gateway's place must not choose a program of this machine's.
-        if urlsplit(url).scheme not in ("http", "https") or not webbrowser.open(url):
+        if not url.startswith(("http://", "https://")) or not webbrowser.open(url):
             raise _Stopped(_REFUSED, "The link cannot be opened in a browser; use --print.")
         print(f"Opened; the link is good for {left_s} s.", file=sys.stderr)
     else:
@@ -113,7 +118,8 @@ def _by_name(gateway: "_Gateway", project: str, name: str) -> str:
 
 def _servers(options: argparse.Namespace, gateway: "_Gateway") -> None:
     projects = options.projects or [
-        one["id"] for one in gateway.ask("/v3/projects").data["projects"]
+        _member(one, "id", str)
+        for one in _member(gateway.ask("/v3/projects").data, "projects", list)
     ]
     found = [
         {
@@ -159,7 +165,7 @@ class _Gateway:
         self._host, self._port = parts.hostname, parts.port
         self._tls = None
         if parts.scheme == "https":
-            self._tls = ssl.create_default_context(cafile=options.ca_file)
+            self._tls = _tls(options)
         self._token, self._token_from = _token(options)
         self._until: float = time.monotonic() + options.wait  # noqa: TID251 - no service, a command
 
@@ -168,11 +174,14 @@ class _Gateway:
         while True:
             path = f"/v1/{quote(project, safe='')}/physicalservers?limit=1000{marker}"
             page = self.ask(path).data
-            yield from page["servers"]
-            following = (page.get("page_info") or {}).get("next_marker")
+            for one in _member(page, "servers", list):
+                _member(one, "id", str)
+                yield one
+            info = page.get("page_info")
+            following = info.get("next_marker") if isinstance(info, dict) else None
             if not following:
                 return
-            marker = f"&marker={quote(following, safe='')}"
+            marker = f"&marker={quote(str(following), safe='')}"
 
     def with_permissions(self, project: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Yield each server that may be seen, with what may be done there."""
@@ -181,7 +190,10 @@ class _Gateway:
             some = servers[start : start + _IDS_MAX]
             ids = ",".join(one["id"] for one in some)
             answer = self.ask(f"/v1/{quote(project, safe='')}/permissions?server_id={ids}")
-            allowed = {one["id"]: one["permissions"] for one in answer.data["servers"]}
+            allowed = {
+                _member(one, "id", str): list(map(str, _member(one, "permissions", list)))
+                for one in _member(answer.data, "servers", list)
+            }
             yield from ((one, allowed.get(one["id"], [])) for one in some)
 
     def ask(self, path: str, headers: Mapping[str, str] | None = None) -> _Answer:
@@ -193,7 +205,7 @@ class _Gateway:
                 answer = self._send(path, {**(headers or {}), **wait}, left_s)
             if answer.status < 300:
                 return answer
-            again_s = float(answer.headers.get("retry-after", "0"))
+            again_s = _retry_after_s(answer.headers)
             if answer.status not in _RETRIED or not 0 < again_s < self._left_s():
                 raise self._refused(answer)
             with _progress("told to come again"):
@@ -220,7 +232,7 @@ class _Gateway:
             message = f"The gateway at {self._host} cannot be reached: {reason}"
             raise _Stopped(_UNREACHABLE, message) from None
         except ValueError:
-            raise _Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?") from None
+            raise _no_gateway() from None
         finally:
             connection.close()
 
@@ -244,8 +256,46 @@ class _Gateway:
         return left_s
 
 
+def _no_gateway() -> _Stopped:
+    return _Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?")
+
+
+def _member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
+    """Return what an answer holds under `name`; whoever answers without it is no gateway."""
+    found = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(found, kind):
+        raise _no_gateway()
+    return found
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Read Retry-After (RFC 9110, 10.2.3): seconds, or a date as a proxy may say it; 0: never."""
+    value = headers.get("retry-after", "").strip()
+    if _WHOLE.fullmatch(value):
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        # By the clock of who says it, where it is told.
+        since = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return (until - since).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+
+
 def _stop_at_usage(message: str) -> _Stopped:
     return _Stopped(_USAGE, message)
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+        if options.cert is not None:
+            context.load_cert_chain(options.cert, options.key)
+    except OSError as error:  # ssl's own errors are such
+        reason = error.strerror or type(error).__name__
+        message = f"--ca-file, --cert or --key cannot be used: {reason}"
+        raise _stop_at_usage(message) from None
+    return context
 
 
 def _token(options: argparse.Namespace) -> tuple[Secret, str]:

@@ -21,6 +21,14 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NoReturn, cast
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
 from gateway.cloudbox import iam
 from gateway.cloudbox.box import CloudBox
 from gateway.cloudbox.fleet import REGION
@@ -175,6 +183,7 @@ class _Scene:
         files = {
             "iam-password": iam.PASSWORD,
             "seal-key": key,
+            **_audit_keys(),
             # JSON is YAML.
             "gateway.yaml": json.dumps(self._settings(), indent=2),
             "policy.yaml": self._policy(),
@@ -238,6 +247,11 @@ class _Scene:
                 }
             ],
             "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
+            "audit": {
+                "directory": "audit",
+                "signing_key": {"file": "audit-key"},
+                "checkpoint_s": 5,
+            },
         }
 
     def _policy(self) -> str:
@@ -270,6 +284,7 @@ class _Scene:
             f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
             f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
             "export CONSOLE_GATEWAY_TOKEN=$OPERATOR",
+            f"AUDIT={shlex.quote(str(self._directory / 'audit'))}",
             f"CONFIG={shlex.quote(str(self.config))}",
             # A checkout that is not installed is found from any directory.
             f'gateway() {{ PYTHONPATH={shlex.quote(str(root))} {python} -m gateway "$@"; }}',
@@ -329,10 +344,22 @@ Why may olga, and victor not? Is the config good, and does everything answer? Wh
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
 
+Who was given what, and is the trail of it as it was written?
+
+  gateway audit search --subject olga $AUDIT
+  gateway audit verify --public-key $AUDIT-key.pub $AUDIT
+
 The tokens, good for 12 hours:
 
 {tokens}
 """
+
+
+def _audit_keys() -> dict[str, str]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return {"audit-key": private.decode(), "audit-key.pub": public.decode()}
 
 
 def _free_port(wanted: int) -> int:

@@ -11,7 +11,7 @@ GatewayError
 ├── NamesNoServer             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
-├── UpstreamRefused           the cloud says 400 or 404; its code and message are kept
+├── UpstreamRefused           the cloud refuses what was asked; its own words are kept
 ├── UpstreamBusy              the cloud says 429
 ├── UpstreamSuspended         the cloud failed too often of late; nothing is sent for a while
 ├── UpstreamBroken            the cloud's answer cannot be used

@@ -1,6 +1,5 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -53,10 +52,6 @@ class Secret:
 
     def reveal(self) -> str:
         return self._text
-
-    def fingerprint(self) -> str:
-        """Eight hex digits that tell two secrets apart in a log and give neither away."""
-        return hashlib.sha256(b"fingerprint\0" + self._text.encode()).hexdigest()[:8]
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -202,6 +197,9 @@ class Operation:
     ids_max: int = 100
     may_name_none: bool = False
     """Without ids the call touches servers of the cloud's choice, and needs the right to all."""
+    counts_in_body: tuple[str, ...] = ()
+    """Members of the body that say how many servers it touches: those beyond the ids that it names
+    are of the cloud's choice."""
     body_bytes_max: int = 0
     """0: the operation takes no body."""
     writes: bool = False

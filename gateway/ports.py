@@ -83,6 +83,11 @@ class UsedOnce(Protocol):
         """Make it as if `key` had not been used: nothing came of it. Raises StoreUnavailable."""
 
 
+class Fingerprints(Protocol):
+    def of(self, secret: Secret) -> str:
+        """Tell secrets apart in logs and in the audit trail, the same over all replicas."""
+
+
 class Policies(Protocol):
     def current(self) -> Policy:
         """Return the policy in force. Take it once per request and hand it on."""
@@ -112,12 +117,12 @@ class Inventories(Protocol):
 
 
 class InventoryFile(Protocol):
-    """Where one project's inventory outlives the process, compressed as replicas share it."""
+    """Where one project's inventory outlives the process, as text."""
 
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
 
-    async def save(self, value: bytes) -> None:
+    async def save(self, text: bytes) -> None:
         """Keep it; a disk that takes nothing is no reason to stop."""
 
 
@@ -382,24 +387,24 @@ class AuditRecord:
     event: str
     at: float
     """Seconds since the epoch."""
-    request_id: str
-    issuer: str
-    subject: str
-    groups: frozenset[str]
-    operation: str
-    project: str
-    servers: tuple[str, ...]
-    rule: str
-    source: str
-    link_fingerprint: str
-    client_address: str
-    decision: str = "allowed"
-    """Or "denied"."""
+    request_id: str = ""
+    issuer: str = ""
+    subject: str = ""
+    groups: frozenset[str] = frozenset()
+    operation: str = ""
+    project: str = ""
+    servers: tuple[str, ...] = ()
+    rule: str = ""
+    source: str = ""
+    link_fingerprint: str = ""
+    client_address: str = ""
+    decision: str = ""
+    """allowed or denied."""
     permission: str = ""
     policy_version: str = ""
     trace_id: str = ""
     detail: str = ""
-    """What an administrator asked for, and why."""
+    """Free text, such as what an administrator asked for, and why."""
 
 
 class Journal(Protocol):
@@ -430,3 +435,6 @@ class Telemetry(Protocol):
     def store_available(self, *, available: bool) -> None: ...
     def store_called(self, seconds: float, *, ok: bool) -> None: ...
     def unrecorded(self) -> None: ...
+    def audit_recorded(self, event: str, count: int = 1) -> None: ...
+    def audit_committed(self, seconds: float) -> None: ...
+    def audit_failed(self) -> None: ...

@@ -7,12 +7,16 @@ names, never from the config itself. Spans are in seconds (`_s`), sizes in bytes
 import base64
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -132,8 +136,56 @@ def _aes_256_key(key: Secret) -> Secret:
     return key
 
 
+def _readable(file: Path) -> Path:
+    try:
+        file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    return file
+
+
+def _with_authorities(file: Path, what: str) -> Path:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
+    except (ssl.SSLError, OSError):
+        raise ValueError(f"{file} holds no {what} in PEM") from None
+    return file
+
+
+def load_pair(context: ssl.SSLContext, certificate_file: Path, key_file: Path) -> None:
+    """Give a listener's certificate and key to its context; raise ValueError when it cannot be.
+
+    An encrypted key is refused: OpenSSL would ask for its password on the terminal.
+    """
+    try:
+        context.load_cert_chain(certificate_file, key_file, password=_no_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"{key_file} is not the key of {certificate_file}") from None
+        raise ValueError(f"{certificate_file} and {key_file} are no pair in PEM") from None
+    except OSError as error:
+        raise ValueError(f"the pair cannot be read: {error.strerror}") from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; a service cannot be asked for its password")
+
+
+def _ed25519_key(key: Secret) -> Secret:
+    try:
+        made = load_pem_private_key(key.reveal().encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        made = None
+    if isinstance(made, Ed25519PrivateKey):
+        return key
+    raise ValueError(
+        "is no Ed25519 private key in PEM; make one with: openssl genpkey -algorithm ed25519"
+    )
+
+
 SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
+SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -142,9 +194,46 @@ OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
+class ListenerTls(_Section):
+    """What a listener shows to its clients, and whom it lets in. Files are PEM."""
+
+    certificate_file: Annotated[ConfigPath, AfterValidator(_readable)]
+    """The listener's own certificate first, then the chain above it."""
+    key_file: Annotated[ConfigPath, AfterValidator(_readable)]
+    client_ca_file: Annotated[ConfigPath, AfterValidator(_readable)] | None = None
+    """Clients are asked for a certificate, which one of these authorities must have signed."""
+    client_certificates: Literal["optional", "required"] | None = None
+    """Where a client_ca_file is given; `required` unless told."""
+
+    @field_validator("certificate_file")
+    @classmethod
+    def _holds_certificates(cls, file: Path) -> Path:
+        return _with_authorities(file, "certificate")
+
+    @field_validator("key_file")
+    @classmethod
+    def _goes_with_the_certificate(cls, file: Path, info: ValidationInfo) -> Path:
+        certificate = info.data.get("certificate_file")
+        if certificate is not None:
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
+        return file
+
+    @field_validator("client_ca_file")
+    @classmethod
+    def _holds_authorities(cls, file: Path | None) -> Path | None:
+        return None if file is None else _with_authorities(file, "authority's certificate")
+
+    @model_validator(mode="after")
+    def _asks_only_with_authorities(self) -> Self:
+        if self.client_certificates is not None and self.client_ca_file is None:
+            raise ValueError("client_certificates needs a client_ca_file to verify against")
+        return self
+
+
 class Listen(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    tls: ListenerTls | None = None
 
 
 class AdminApiSettings(_Section):
@@ -169,6 +258,10 @@ class RequestBounds(_Section):
     deadline_s: Span = 30.0
     header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
     drain_s: Span = 20.0
+    """How long requests that came before the end may take when the gateway stops."""
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    """For how long a gateway that stops says that it is not ready, and goes on accepting: until
+    load balancers have looked."""
     signature_skew_s: Annotated[float, Field(gt=0, le=900)] = 900.0
     """How far the clock of who signs requests may be from ours; the cloud takes 15 minutes."""
 
@@ -522,7 +615,43 @@ class Log(_Section):
 
 
 class Audit(_Section):
+    """Where the audit trail goes: at least one place must be named."""
+
+    directory: ConfigPath | None = None
+    """Hash-chained files, on the disk before the answer leaves."""
+    stream: bool = False
+    """A Redis stream; beside a directory it follows behind, alone it decides."""
+    stdout: bool = False
+    """Plain lines among the log's; beside another place they follow behind."""
+    signing_key: SigningKey | None = None
+    """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
     when_unwritable: Literal["refuse", "serve"] = "refuse"
+    checkpoint_s: Span = 60.0
+    segment_bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    keep_days: Annotated[float, Field(ge=0, le=36_500)] = 400.0
+    """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
+
+    @field_validator("directory")
+    @classmethod
+    def _is_there_or_can_be_made(cls, directory: Path | None) -> Path | None:
+        if directory is None:
+            return None
+        there = directory
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise ValueError(f"{there} is no directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{there} cannot be written")
+        return directory
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> Self:
+        if self.directory is None and not self.stream and not self.stdout:
+            raise ValueError(
+                "say where the audit trail goes: `directory: PATH`, `stream: true`, `stdout: true`"
+            )
+        return self
 
 
 class Settings(_Section):
@@ -541,7 +670,7 @@ class Settings(_Section):
     orders: OrderSettings = OrderSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
-    audit: Audit = Audit()
+    audit: Annotated[Audit, Field(default_factory=dict, validate_default=True)]
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import settings
+from gateway.drivers.last_connections import begin_no_more
 from gateway.located_yaml import MistakesFound
 
 log = logging.getLogger("gateway.supervisor")
@@ -27,6 +28,12 @@ _HEALTHY_AFTER_S = 30.0
 _END_LEEWAY_S = 5.0
 _BACKLOG = 1024
 
+RETIRE = signal.SIGUSR1
+"""To a worker that has been replaced: others accept, and answer on the admin port. SIGTERM: the
+whole gateway ends."""
+TAKE_OVER = signal.SIGUSR2
+"""To its replacement: one scrape target must not show the counters of two processes by turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
@@ -36,6 +43,8 @@ class WorkerPlan:
     index: int
     public: socket.socket
     admin: socket.socket
+    takes_over: bool
+    """Another worker answers on the admin port until TAKE_OVER comes."""
     ready_fd: int
     """Written to once the worker answers."""
     parent_fd: int
@@ -145,9 +154,13 @@ class Supervisor:
             self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
-        self._config = config
         for worker in before:
-            self._retire(worker)
+            self._retire(worker)  # in the time that its own config gives
+        self._config = config
+        self._leave_old_ports()
+        for worker in self._workers.values():
+            if not worker.retired:
+                _send(worker.pid, TAKE_OVER)
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:
@@ -164,16 +177,21 @@ class Supervisor:
 
     def _start(self, config: settings.Settings, index: int) -> _Worker | None:
         try:
-            public = self._socket(config.listen.host, config.listen.port)
-            # Worker i answers metrics on the admin port plus i: one scrape target each.
-            admin_port = config.admin.port + index if config.admin.port else -index
-            admin = self._socket(config.admin.host, admin_port)
+            public, admin = (self._socket(*address) for address in _addresses(config, index))
         except OSError as error:
             log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
             return None
         ready_read, ready_write = os.pipe()
+        takes_over = any(one.index == index and not one.retired for one in self._workers.values())
         plan = WorkerPlan(
-            config, index, public, admin, ready_write, self._alive_read, self._history
+            config,
+            index,
+            public,
+            admin,
+            takes_over,
+            ready_write,
+            self._alive_read,
+            self._history,
         )
         pid = os.fork()
         if pid == 0:
@@ -184,15 +202,15 @@ class Supervisor:
         os.close(ready_read)
         worker = self._workers[pid] = _Worker(index, pid, _now())
         if not ready:
-            self._retire(worker)
-            _send(pid, signal.SIGKILL)
+            self._retire(worker, signal.SIGKILL)
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
 
-    def _retire(self, worker: _Worker) -> None:
-        worker.ends_by = _now() + self._config.request.drain_s + _END_LEEWAY_S
-        _send(worker.pid, signal.SIGTERM)
+    def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
+        request = self._config.request
+        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
+        _send(worker.pid, number)
 
     def _become_worker(self, plan: WorkerPlan) -> None:
         code = 1
@@ -203,6 +221,9 @@ class Supervisor:
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
+            for bound in self._sockets.values():
+                if bound not in (plan.public, plan.admin):
+                    bound.close()  # a port is closed when nobody holds it any more
             code = self._work(plan)
         except BaseException:  # whatever it is, the child must not go on as a second parent
             log.exception("worker_failed", extra={"worker": plan.index})
@@ -236,13 +257,32 @@ class Supervisor:
                     self._restart_at[index] = _now() + _RESTART_AFTER_S[-1]
 
     def _stop(self) -> None:
+        """End all workers, and let nobody connect to a port that none of them accepts from."""
         for worker in self._workers.values():
-            self._retire(worker)
+            self._retire(worker, signal.SIGTERM)
+        accept_until: float | None = _now() + self._config.request.drain_delay_s
         while self._workers:
             self._wait(0.05)
             self._bury()
-        for bound in self._sockets.values():
+            if accept_until is not None and _now() >= accept_until:
+                accept_until = None
+                self._close_ports()
+        self._close_ports()
+
+    def _leave_old_ports(self) -> None:
+        """Keep no port open that the config names no more: nobody would answer there."""
+        named = {one for i in range(self._count) for one in _addresses(self._config, i)}
+        for address in self._sockets.keys() - named:
+            self._sockets.pop(address).close()
+
+    def _close_ports(self) -> None:
+        """Leave the sockets to the workers; these accept what has connected, then close theirs."""
+        listen = self._config.listen
+        for address, bound in self._sockets.items():
+            if address == (listen.host, listen.port):
+                begin_no_more(bound)
             bound.close()
+        self._sockets.clear()
 
     def _wait(self, seconds: float) -> bytes:
         """Sleep until a signal comes or the span is over; return the signals' numbers."""
@@ -266,6 +306,15 @@ class Supervisor:
             bound.setblocking(False)
             self._sockets[host, port] = bound
         return self._sockets[host, port]
+
+
+def _addresses(config: settings.Settings, index: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return where this worker serves, and where it answers operators.
+
+    Worker i answers on the admin port plus i: one scrape target each.
+    """
+    admin_port = config.admin.port + index if config.admin.port else -index
+    return (config.listen.host, config.listen.port), (config.admin.host, admin_port)
 
 
 def _signature(file: Path) -> tuple[int, int, int]:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import zlib
 from pathlib import Path
 
 log = logging.getLogger("gateway.inventory")
@@ -15,13 +14,13 @@ class KeptFile:
 
     def load(self) -> bytes | None:
         try:
-            return zlib.compress(self._file.read_bytes(), 1)
+            return self._file.read_bytes()
         except OSError:
             return None
 
-    async def save(self, value: bytes) -> None:
+    async def save(self, text: bytes) -> None:
         try:
-            await asyncio.to_thread(self._write, zlib.decompress(value))
+            await asyncio.to_thread(self._write, text)
         except OSError as error:
             log.warning("inventory_not_kept", extra={"error": error.strerror})
 

@@ -64,6 +64,7 @@ class Metrics:
         self._upstream_seconds = histograms["gateway_upstream_duration_seconds"]
         self._budget_wait = histograms["gateway_budget_wait_seconds"]
         self._store_seconds = histograms["gateway_store_duration_seconds"]
+        self._audit_commits = histograms["gateway_audit_commit_duration_seconds"]
         self._loop_lag = histograms["gateway_loop_lag_seconds"]
 
     def request_done(
@@ -133,11 +134,17 @@ class Metrics:
     def store_called(self, seconds: float, *, ok: bool) -> None:
         self._store_seconds.observe(("ok" if ok else "failed",), seconds)
 
+    def audit_recorded(self, event: str, count: int = 1) -> None:
+        self._counters["gateway_audit_records_total"].inc((event,), count)
+
+    def audit_committed(self, seconds: float) -> None:
+        self._audit_commits.observe((), seconds)
+
+    def audit_failed(self) -> None:
+        self._count("gateway_audit_failures_total")
+
     def unrecorded(self) -> None:
         self._count("gateway_audit_unrecorded_total")
-
-    def admin_request(self, action: str, status: int) -> None:
-        self._count("gateway_admin_requests_total", action, _text(status))
 
     def loop_late(self, seconds: float) -> None:
         self._loop_lag.observe((), seconds)
@@ -214,9 +221,9 @@ class _Counter(Collector):
         self.read: Callable[[], float] | None = None
         registry.register(self)
 
-    def inc(self, values: tuple[str, ...]) -> None:
+    def inc(self, values: tuple[str, ...], by: float = 1.0) -> None:
         counts = self._counts
-        counts[values] = counts.get(values, 0.0) + 1.0
+        counts[values] = counts.get(values, 0.0) + by
 
     def begin(self, values: tuple[str, ...]) -> None:
         self._counts.setdefault(values, 0.0)

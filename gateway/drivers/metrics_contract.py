@@ -217,8 +217,7 @@ FAMILIES: Final = (
     _counter(
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
-        event="console_link_issued, write_permitted, refused, revoked, links_dropped,"
-        " admin_action, policy_loaded, policy_rejected, trail_opened",
+        event="console_link_issued, write_permitted, trail_opened",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
@@ -235,23 +234,10 @@ FAMILIES: Final = (
     ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
-        "gateway_revocations",
-        "Revocations in force.",
-        kind="token, subject, before (all that an issuer issued before an instant)",
-    ),
-    _gauge("gateway_orders_known", "1 once the standing orders (revocations …) were read."),
-    _counter(
-        "gateway_admin_requests_total",
-        "Requests to the admin API.",
-        action="actions of the admin API; `none`",
-        status="HTTP statuses",
-    ),
-    _gauge(
         "gateway_certificate_expires_timestamp_seconds",
         "When the listener's certificate ends.",
         **_LISTENER,
     ),
-    _counter("gateway_log_lines_sampled_out_total", "Request lines of hits that were not written."),
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
     _counter(
         "gateway_task_restarts_total",

@@ -133,8 +133,8 @@ an unchanged cloud client does. The vendor's SDK needs only environment variable
   https://GATEWAY/v1/$PROJECT/physicalservers/$SERVER/remote-console-address</pre></section>
 {sections}
 <section aria-labelledby="errors"><h2 id="errors">Errors</h2>
-<p>Always <code>{{"error_code", "error_msg"}}</code>; the cloud's own 400 and 404 of a permitted
-call keep its code and message.</p>
+<p>Always <code>{{"error_code", "error_msg"}}</code>; what the cloud itself refuses of a
+permitted call keeps its status, code and message.</p>
 <table><tr><th>Status</th><th>Code</th><th>Meaning</th></tr>{errors}</table></section></main>
 </body></html>
 """

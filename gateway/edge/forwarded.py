@@ -6,15 +6,16 @@ import re
 from http import HTTPStatus
 
 from aiohttp import web
-from multidict import CIMultiDict
 
-from gateway.errors import UpstreamSlow
+from gateway.errors import DeadlineExceeded
 from gateway.flow.forwarding import Forwarded
 from gateway.model import SAFE_METHODS, BodyStream
 from gateway.rules.headers import VIA
 
 _WRITTEN_WITHIN_S = 60.0
 """A reader that takes no more for so long holds a connection to the cloud for nothing."""
+_WHOLE_WITHIN_S = 600.0
+"""A reader that takes little for ever holds one, too."""
 _OF_ANY = (
     ("Via", VIA),
     # Whatever the cloud sends is data: a browser that is shown it runs nothing of it.
@@ -58,23 +59,25 @@ def _is_among(digest: str, listed: str) -> bool:
     return listed.strip() == "*" or digest in re.findall(r'"([^"]*)"', listed)
 
 
-async def stream(
-    request: web.BaseRequest, status: int, body: BodyStream, headers: CIMultiDict[str]
-) -> web.StreamResponse:
+async def stream(request: web.BaseRequest, response: web.StreamResponse, body: BodyStream) -> None:
     """Pass the body on as it comes.
 
-    Raises the Upstream errors. The answer has begun by then: whoever calls this breaks the
-    connection off, so that nobody takes a part for the whole.
+    Raises the Upstream errors, DeadlineExceeded and, where the caller is gone, ConnectionError.
+    The answer has begun by then, so the connection is broken off: nobody takes a part for the
+    whole.
     """
-    response = web.StreamResponse(status=status, headers=headers)
     try:
-        await response.prepare(request)
-        async for chunk in body:
-            async with asyncio.timeout(_WRITTEN_WITHIN_S):
-                await response.write(chunk)
-        await response.write_eof()
-    except TimeoutError:
-        raise UpstreamSlow("the caller reads no more") from None
+        async with asyncio.timeout(_WHOLE_WITHIN_S):
+            await response.prepare(request)
+            async for chunk in body:
+                async with asyncio.timeout(_WRITTEN_WITHIN_S):
+                    await response.write(chunk)
+            await response.write_eof()
+    except BaseException as error:
+        if request.transport is not None:
+            request.transport.abort()
+        if isinstance(error, TimeoutError):
+            raise DeadlineExceeded("the download took too long") from None
+        raise
     finally:
         await body.close()
-    return response

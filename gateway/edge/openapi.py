@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from gateway import __version__
 from gateway.edge.wire import INTERNAL, WIRE
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamRefused
 from gateway.model import Answer, Operation, Paging
 from gateway.rules.catalogue import has_head, parameters
+from gateway.rules.verdicts import REFUSALS
 
 Json = dict[str, Any]
 
@@ -236,11 +237,14 @@ def _headers(*names: str) -> Json:
 
 
 def _statuses() -> list[int]:
-    return sorted({status for status, _, _ in error_rows()})
+    return sorted({status for status, _, _ in error_rows()} | REFUSALS)
 
 
 def _refusal(status: int) -> Json:
     rows = [(code, text) for found, code, text in error_rows() if found == status]
+    if not rows:  # only the cloud itself refuses so
+        refused = WIRE[UpstreamRefused]
+        rows = [(refused.code, refused.message)]
     names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy")
     if status in _OF_STATUS:
         names += (_OF_STATUS[status],)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
+from weakref import WeakSet
 
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
 from gateway.edge import forwarded as forwarding
@@ -53,8 +55,12 @@ log = logging.getLogger("gateway.request")
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
 _CLOUD_CODE = "cloud"
-_KINDS = dict.fromkeys(Answer, "forwarded") | {Answer.CONSOLE_LINK: "link"}
 FIRST_REQUEST_WITHIN_S = 20.0
+_LOOK_EVERY_S = 0.05
+_IDLE_KEPT_S = 5.0
+"""How long a draining process waits for one request more on a connection that is idle."""
+_HANDSHAKE_WITHIN_S = 2.0
+"""How long it waits for who has connected and is still greeting."""
 _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -90,6 +96,13 @@ class _Outcome:
         if self.page is not None:
             return self.page.name
         return None if self.errand is None else self.errand.operation
+
+    @property
+    def answer(self) -> str:
+        if self.asked is None or self.asked.call is None:
+            return "other"
+        is_link = self.asked.call.operation.answer is Answer.CONSOLE_LINK
+        return "link" if is_link else "forwarded"
 
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
@@ -209,13 +222,14 @@ class PublicHandler:
         outcome.status = answered.status
         headers = self._headers(outcome)
         headers.update(forwarding.headers_of(answered, request.method))
+        response = web.StreamResponse(status=answered.status, headers=headers)
         try:
-            return await forwarding.stream(request, answered.status, answered.stream, headers)
+            await forwarding.stream(request, response, answered.stream)
+        except ConnectionError:
+            outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
         except GatewayError as error:
             outcome.refused(render(error), error)
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the stream broke off") from error
+        return response
 
     def _whole(
         self, request: web.BaseRequest, answer: forwarding.Validated, outcome: _Outcome
@@ -313,10 +327,7 @@ class PublicHandler:
         # The cloud's own codes are many; a label takes ours only.
         theirs = isinstance(error, UpstreamRefused)
         label = _CLOUD_CODE if theirs else outcome.error_code
-        kind = (
-            "other" if asked is None or asked.call is None else _KINDS[asked.call.operation.answer]
-        )
-        self._request_done(kind, operation or "none", outcome.status, label, seconds)
+        self._request_done(outcome.answer, operation or "none", outcome.status, label, seconds)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",
@@ -353,13 +364,46 @@ class PublicServer(web.Server):
         # A caller that hung up must leave the queue at once (invariant 8).
         super().__init__(handler, handler_cancellation=True, **options)
         self._handler = handler
+        self._handshakes: WeakSet[web.RequestHandler] = WeakSet()
+
+    def tell_clients_to_leave(self) -> None:
+        """From now on each answer says that it is the connection's last, and so it is."""
+        self.request_factory = self._make_last_request
+        for connection in (*self.connections, *self._handshakes):
+            cast("_Connection", connection).leave_after_this(self._make_last_request)
+
+    async def drain(self, clock: Clock, *, within_s: float) -> None:
+        """Return when all connections have ended, or the time is up.
+
+        A connection that is idle gets some time for one request more, which is told to be the
+        last. aiohttp's own shutdown closes it at once, and a request that is on its way then is
+        thrown away; so is the rest of a body that is still being sent.
+        """
+        began = clock.monotonic()
+        while (for_s := clock.monotonic() - began) < within_s:
+            await clock.sleep(_LOOK_EVERY_S)  # at first for what was accepted a moment ago
+            if for_s >= _IDLE_KEPT_S:
+                for connection in self.connections:
+                    cast("_Connection", connection).end_if_idle()
+            is_greeting = self._handshakes and for_s < _HANDSHAKE_WITHIN_S
+            if not self.connections and not is_greeting:
+                return
+
+    def _make_last_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        return self._make_request(message._replace(should_close=True), *rest)
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, self._handler, loop=self._loop, **self._kwargs)
+        made = _Connection(self, self._handler, loop=self._loop, **self._kwargs)
+        self._handshakes.add(made)
+        return made
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self._handshakes.discard(handler)
+        super().connection_made(handler, transport)
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_first_request_due", "_public")
+    __slots__ = ("__weakref__", "_first_request_due", "_public")
 
     def __init__(self, server: web.Server, handler: PublicHandler, **options: Any) -> None:
         super().__init__(server, **options)
@@ -377,6 +421,18 @@ class _Connection(web.RequestHandler):
         if self._first_request_due is not None:
             self._first_request_due.cancel()
         super().connection_lost(exc)
+
+    def leave_after_this(self, make_last_request: Callable[..., web.BaseRequest]) -> None:
+        """Let the answer that is being made, or else the next one, say that it is the last."""
+        self._request_factory = make_last_request
+        request = self._current_request
+        if request is not None:
+            said = request._message  # noqa: SLF001 - what `keep_alive` of a request goes by
+            request._message = said._replace(should_close=True)  # noqa: SLF001
+
+    def end_if_idle(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
 
     def _close_if_silent(self) -> None:
         if self._request_count == 0:

@@ -18,7 +18,7 @@ from gateway.model import (
     Secret,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, Held, Shared, Telemetry
+from gateway.ports import Clock, Fetched, Fingerprints, Held, Shared, Telemetry
 from gateway.rules.console_link import ConsoleAddresses, console_url
 from gateway.rules.fair_queue import weight_of
 
@@ -70,6 +70,7 @@ class Consoles:
         links_max: int,
         group_weights: Mapping[str, float],
         jitter: Callable[[], float],
+        fingerprints: Fingerprints,
         telemetry: Telemetry,
         dropping: Callable[[str, str, str], tuple[str, ...]],
     ) -> None:
@@ -85,6 +86,7 @@ class Consoles:
         self._links_max = links_max
         self._group_weights = group_weights
         self._jitter = jitter
+        self._fingerprints = fingerprints
         self._telemetry = telemetry
         self._links: OrderedDict[tuple[str, ...], _Remembered] = OrderedDict()
 
@@ -130,7 +132,7 @@ class Consoles:
             deadline=deadline,
             fresh=fresh or account.reuse is Reuse.NEVER,
         )
-        link = _link(held, account)
+        link = self._link(held, account)
         if not self.is_good(permit, link):
             raise UpstreamBroken("the link is too near its end")
         if account.reuse is not Reuse.NEVER:
@@ -241,18 +243,18 @@ class Consoles:
         before_s = account.renew_before_s
         renew_from = held.good_until - before_s if before_s > 0 else math.inf
         self._links[key] = _Remembered(
-            _link(held, account), held.value, held.good_until, renew_from
+            self._link(held, account), held.value, held.good_until, renew_from
         )
         self._links.move_to_end(key)
         if len(self._links) > self._links_max:
             self._links.popitem(last=False)
             self._telemetry.evicted("link")
 
-
-def _link(held: Held, account: ConsoleAccount) -> ConsoleLink:
-    url = Secret(held.value.decode())
-    # It is kept no longer than it may be handed out, which is before it ends.
-    return ConsoleLink(url, url.fingerprint(), held.good_until + account.min_remaining_s)
+    def _link(self, held: Held, account: ConsoleAccount) -> ConsoleLink:
+        url = Secret(held.value.decode())
+        # It is kept no longer than it may be handed out, which is before it ends.
+        good_until = held.good_until + account.min_remaining_s
+        return ConsoleLink(url, self._fingerprints.of(url), good_until)
 
 
 def _stored_under(key: tuple[str, ...]) -> str:

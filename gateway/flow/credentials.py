@@ -4,17 +4,18 @@ A key pair of ours proves no more than that its holder was given it: who that is
 JWT still counts, is asked of the JWT in it, as if it had come by itself. So keys end with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from hmac import compare_digest
 from urllib.parse import unquote
 
 from gateway.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
 from gateway.flow.used_here import UsedHere
-from gateway.model import SAFE_METHODS
 from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry, UsedOnce
 from gateway.rules.credentials import caller_jwt
 from gateway.rules.sdk_signature import Presented, Proof, read_proof, signed_at, verify
+
+ReadBody = Callable[[], Awaitable[bytes]]
 
 _NO_ISSUER = "unknown"
 _CLOCKS_APART_S = 60.0
@@ -65,21 +66,39 @@ class CallerCredentials:
             presented.all_of("x-auth-token"),
             presented.all_of("x-security-token"),
         )
-        return jwt if jwt is not None else await self.jwt_of_signed(presented, body)
+        if jwt is not None:
+            return jwt
 
-    async def jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+        async def read_body() -> bytes:
+            return body
+
+        return await self.jwt_of_signed(presented, read_body)
+
+    async def jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
         """Return the JWT in the key pair of ours with which the request is signed, body included.
 
-        A signed write is taken once. Raises NotAuthenticated, BadRequest.
+        The body is read for nobody who shows no pair of ours. A signed write that is permitted
+        goes through `use` besides. Raises NotAuthenticated, BadRequest, and what `read_body` does.
         """
         try:
-            return await self._jwt_of_signed(presented, body)
+            return await self._jwt_of_signed(presented, read_body)
+        except NotAuthenticated as refusal:
+            self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
+            raise
+
+    async def use(self, presented: Presented) -> None:
+        """Take this verified write, once: right before something is done of it.
+
+        Raises NotAuthenticated.
+        """
+        try:
+            await self._use(presented)
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
 
     async def take_back(self, presented: Presented) -> None:
-        """Let this signed write come again: it was refused before anything was done.
+        """Let this used write come again: nothing was done of it.
 
         The vendor's SDK sends the same bytes once more after a 429 or 503 (dossier 4.5).
         """
@@ -88,24 +107,24 @@ class CallerCredentials:
         with suppress(StoreUnavailable):
             await self._used.take_back(signature)
 
-    async def _jwt_of_signed(self, presented: Presented, body: bytes) -> str:
+    async def _jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
         proof = read_proof(presented.one_of("authorization") or "")
         pair = self._pair(presented, proof)
-        now = self._clock.now()
-        at = signed_at(presented)
-        if abs(now - at) > self._skew_s:
-            raise NotAuthenticated(Rejection.SIGNATURE_SKEW, f"by {now - at:.0f} s")
-        verify(presented, proof, body, pair.secret)
-        if now >= pair.expires_at:
+        self._date_good_for_s(presented)
+        if self._clock.now() >= pair.expires_at:
             raise NotAuthenticated(Rejection.ISSUED_KEY_EXPIRED)
+        verify(presented, proof, await read_body(), pair.secret)
         jwt = pair.caller_jwt.reveal()
         if (presented.one_of("x-auth-token") or jwt) != jwt:
             raise NotAuthenticated(Rejection.AMBIGUOUS)
         _check_project(presented)
-        if presented.method not in SAFE_METHODS:
-            # The date has whole seconds, so honest reads may well be the same request twice.
-            await self._use(proof.signature, at + self._skew_s - now + _CLOCKS_APART_S)
         return jwt
+
+    def _date_good_for_s(self, presented: Presented) -> float:
+        late_s = self._clock.now() - signed_at(presented)
+        if abs(late_s) > self._skew_s:
+            raise NotAuthenticated(Rejection.SIGNATURE_SKEW, f"by {late_s:.0f} s")
+        return self._skew_s - late_s
 
     def _pair(self, presented: Presented, proof: Proof) -> KeyPair:
         pair = self._keys.open_key_pair(presented.one_of("x-security-token") or "")
@@ -113,7 +132,10 @@ class CallerCredentials:
             raise NotAuthenticated(Rejection.ISSUED_KEY)
         return pair
 
-    async def _use(self, signature: str, ttl_s: float) -> None:
+    async def _use(self, presented: Presented) -> None:
+        signature = read_proof(presented.one_of("authorization") or "").signature
+        # Its date is judged again: a copy that was verified long ago may outlive the mark.
+        ttl_s = self._date_good_for_s(presented) + _CLOCKS_APART_S
         is_first = await self._used_here.use(signature, ttl_s=ttl_s)
         if is_first:
             try:

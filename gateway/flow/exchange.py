@@ -44,8 +44,11 @@ class Exchange:
         telemetry: Telemetry,
         jitter: Callable[[], float],
         timeout_s: float,
+        streams_max: int,
     ) -> None:
         """`credentials` by project: a token of the cloud's IAM is good for one (dossier 3.1)."""
+        self.streams_max = streams_max
+        """How many answers may be streamed at once, each of which holds a connection."""
         self._account = account
         self._upstream = upstream
         self._credentials = credentials

@@ -14,6 +14,7 @@ from gateway.model import (
     Demand,
     Permit,
     ProjectId,
+    Sight,
     UpstreamRequest,
 )
 from gateway.rules.headers import passes_coded, returning
@@ -21,7 +22,6 @@ from gateway.rules.listing import visible
 
 Headers = tuple[tuple[str, str], ...]
 
-_STREAMS_MAX = 8
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0
 _OF_STREAMS: Final = ("Content-Length", "Content-Range")
@@ -45,27 +45,31 @@ class Forwarding:
         """`exchanges` by project."""
         self._exchanges = exchanges
         self._listings = listings
-        self._streams: Counter[str] = Counter()
+        self._streams: Counter[str | Exchange] = Counter()
+        """Under way, by caller and by account."""
 
     async def perform(
         self,
         permit: Permit,
         demand: Demand,
         *,
+        permitted_now: Callable[[], Permit],
         deadline: float,
         fresh: bool,
         headers: Headers,
     ) -> Forwarded:
         """Send the call and return its answer.
 
-        Raises NotPermitted, BadRequest and what Exchange.perform raises.
+        `permitted_now` decides on the call anew: reading a list may take a while, and what it
+        shows is up to the policy and the inventory in force when it is cut. Raises NotPermitted,
+        BadRequest and what Exchange.perform raises.
         """
         call = permit.call
         if call.project not in self._exchanges:
             raise NotPermitted("no account has this project")
         match call.operation.answer:
             case Answer.LISTED:
-                return await self._listed(permit, demand, deadline, fresh, headers)
+                return await self._listed(permit, permitted_now, demand, deadline, fresh, headers)
             case Answer.STREAMED:
                 return await self._streamed(permit, demand, deadline, headers)
             case _:
@@ -100,44 +104,52 @@ class Forwarding:
     async def _listed(
         self,
         permit: Permit,
+        permitted_now: Callable[[], Permit],
         demand: Demand,
         deadline: float,
         fresh: bool,  # noqa: FBT001
         headers: Headers,
     ) -> Forwarded:
-        sight = permit.sight
-        assert sight is not None
-        if sight.total:  # nothing is hidden from this caller: one call, the cloud's own pages
-            return await self._sent(permit, demand, deadline, headers)
+        if _sight(permit).total:  # nothing is hidden from this caller: the cloud's own pages
+            sent = await self._sent(permit, demand, deadline, headers)
+            if _sight(permitted_now()).total:
+                return sent
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
+        sight = _sight(permitted_now())
         return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
 
     async def _streamed(
         self, permit: Permit, demand: Demand, deadline: float, headers: Headers
     ) -> Forwarded:
         # Slow readers hold connections, which somebody who needs a console must not wait for.
-        caller = permit.principal.key
+        caller, account = permit.principal.key, self._exchanges[permit.call.project]
         busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
-        if busy or self._streams.total() >= _STREAMS_MAX:
+        if busy or self._streams[account] >= account.streams_max:
             raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
-        self._streams[caller] += 1
+        self._streams.update((caller, account))
         try:
             sent = await self._sent(permit, demand, deadline, headers)
         except BaseException:
-            self._ended(caller)
+            self._ended(caller, account)
             raise
         if sent.stream is None:
-            self._ended(caller)
+            self._ended(caller, account)
             return sent
-        counted = _CountedStream(sent.stream, lambda: self._ended(caller))
+        counted = _CountedStream(sent.stream, lambda: self._ended(caller, account))
         return Forwarded(sent.status, sent.headers, b"", counted)
 
-    def _ended(self, caller: str) -> None:
-        self._streams[caller] -= 1
-        if not self._streams[caller]:
-            del self._streams[caller]
+    def _ended(self, *counted: str | Exchange) -> None:
+        for one in counted:
+            self._streams[one] -= 1
+            if not self._streams[one]:
+                del self._streams[one]
+
+
+def _sight(permit: Permit) -> Sight:
+    assert permit.sight is not None
+    return permit.sight
 
 
 class _CountedStream:

@@ -6,13 +6,12 @@ a network, after the same identification, decision and record as any other.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import (
     BudgetExhausted,
-    CallerLimited,
     DeadlineExceeded,
     JournalUnavailable,
-    KeysUnavailable,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -41,19 +40,17 @@ from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
-from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
     BudgetExhausted,
-    CallerLimited,
     JournalUnavailable,
-    KeysUnavailable,
+    NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
     UpstreamSuspended,
 )
-"""What was refused so may be sent again as it is."""
+"""How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
 
 
 @dataclass(slots=True)
@@ -79,7 +76,7 @@ class Asked:
     body: bytes | None = None
     """Where it was read before it was known whose it is."""
     signed: Presented | None = None
-    """The signature with which a write came, which counts once."""
+    """The write as it was signed, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
 
@@ -147,16 +144,13 @@ class Gateway:
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
-            try:
-                return await self._forward(principal, call, asked)
-            except _NOTHING_DONE:
-                if asked.signed is not None:
-                    await self._credentials.take_back(asked.signed)
-                raise
-        permit = self._decide(principal, call, self._policies.current(), self._clock.now())
+            return await self._forward(principal, call, asked)
+        permit = self._decide(principal, call)
         decided = monotonic()
 
         self._limits.admit(principal.key)
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
         if self._identify.revocations_heard != revocations_heard:
@@ -178,10 +172,14 @@ class Gateway:
 
     async def _signed(self, asked: Asked) -> str:
         """Return the JWT behind a signature, which covers the body: it is read before the rest."""
-        if asked.has_body:
-            asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+
+        async def read_body() -> bytes:
+            if asked.has_body:
+                asked.body = await asked.read_body(self._catalogue.body_bytes_max)
+            return asked.body or b""
+
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        token = await self._credentials.jwt_of_signed(presented, asked.body or b"")
+        token = await self._credentials.jwt_of_signed(presented, read_body)
         if asked.method not in SAFE_METHODS:
             asked.signed = presented
         return token
@@ -221,37 +219,59 @@ class Gateway:
                 call, demand, deadline=asked.deadline, allows=reach.allows
             )
             asked.call = call
-        # Taken only now: a body or a look-up may have been a while under way.
-        policy, now = self._policies.current(), self._clock.now()
+        # Decided only now: a body or a look-up may have been a while under way.
         if operation.answer is Answer.PERMISSIONS:
             self._limits.admit(principal.key)
-            inventory = self._inventories.current(call.project)
+            policy, inventory = self._policies.current(), self._inventories.current(call.project)
+            now = self._clock.now()
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
-        permit = self._decide(principal, call, policy, now)
+        permit = self._decide(principal, call)
         if not call.instances:
             self._limits.admit(principal.key)
-        if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
-            await self._record("write_permitted", permit, asked)
-        forwarded = await self._forwarding.perform(
-            permit,
-            demand,
-            deadline=asked.deadline,
-            fresh=asked.fresh,
-            headers=travelling(asked.headers, asked.request_id, operation.answer),
-        )
-        if operation.permission == SERVER_TAG:
-            self._inventories.refresh_soon(call.project)
-        return forwarded
+        return await self._perform(permit, demand, asked)
 
-    def _decide(self, principal: Principal, call: Call, policy: Policy, now: float) -> Permit:
+    def _decide(self, principal: Principal, call: Call) -> Permit:
         permission = call.operation.permission
         try:
-            permit = policy.permit(principal, call, now, self._inventories.current(call.project))
+            permit = self._permit(principal, call)
         except NotPermitted:
             self._telemetry.decided(permission, allowed=False)
             raise
         self._telemetry.decided(permission, allowed=True)
         return permit
+
+    async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+        operation = permit.call.operation
+        if asked.signed is not None:
+            await self._credentials.use(asked.signed)
+        try:
+            if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+                await self._record("write_permitted", permit, asked)
+            return await self._sent(permit, demand, asked)
+        except _NOTHING_DONE:
+            if asked.signed is not None:
+                await self._credentials.take_back(asked.signed)
+            raise
+
+    async def _sent(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+        operation = permit.call.operation
+        try:
+            return await self._forwarding.perform(
+                permit,
+                demand,
+                permitted_now=partial(self._permit, permit.principal, permit.call),
+                deadline=asked.deadline,
+                fresh=asked.fresh,
+                headers=travelling(asked.headers, asked.request_id, operation.answer),
+            )
+        finally:
+            # Whatever came of it: it may be done all the same, or be repeated after it was.
+            if operation.permission == SERVER_TAG:
+                self._inventories.refresh_soon(permit.call.project)
+
+    def _permit(self, principal: Principal, call: Call) -> Permit:
+        inventory = self._inventories.current(call.project)
+        return self._policies.current().permit(principal, call, self._clock.now(), inventory)
 
     async def _with_body(self, call: Call, asked: Asked) -> Call:
         limit = call.operation.body_bytes_max

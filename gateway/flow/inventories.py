@@ -1,16 +1,28 @@
 """What is known of each project's servers: listed now and then, once for all replicas.
 
 Only spare budget pays for it. Nothing waits for it: who decides takes what is known, with its age.
+Ages go by this process's monotonic clock and by how long Redis still keeps a value: the wall
+clocks of replicas differ and are set back, and a right would outlive its limit by as much.
 """
 
 import asyncio
+import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.errors import BudgetExhausted, GatewayError, UpstreamBroken
+from gateway.errors import (
+    BudgetExhausted,
+    GatewayError,
+    RetryLater,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamSlow,
+    UpstreamSuspended,
+    UpstreamUnreachable,
+)
 from gateway.flow.exchange import Exchange
 from gateway.model import (
     BudgetClass,
@@ -22,9 +34,17 @@ from gateway.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, InventoryFile, Shared, Telemetry
+from gateway.ports import Clock, Fetched, Held, InventoryFile, Shared, Telemetry
 from gateway.rules.catalogue import encoded
-from gateway.rules.inventory import NO_INVENTORY, Attributes, Inventory, described, from_text
+from gateway.rules.inventory import (
+    NO_INVENTORY,
+    Attributes,
+    Inventory,
+    Listed,
+    described,
+    from_file,
+    from_text,
+)
 from gateway.rules.listing import PageReader
 
 _SPARE = Demand("", priority=Priority.SPARE)
@@ -32,6 +52,10 @@ _PAGES_MAX = 200
 _AGAIN_AFTER_S = 0.5
 _LOOK_EVERY_S = 1.0
 _POLL_WITHIN_S = 120.0
+_PAGE_TRIES_MAX = 3
+_MAY_PASS = (UpstreamBusy, UpstreamSlow, UpstreamSuspended, UpstreamUnreachable)
+_PUBLISHED_WITHIN_S = 1.0
+"""How long what was fetched may be on its way to Redis, where its time begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +70,23 @@ class InventoryAccount:
 
 @dataclass(slots=True)
 class _Kept:
+    """All instants are monotonic seconds."""
+
     account: InventoryAccount
+    inventory: Inventory = NO_INVENTORY
+    taken_at: float = -math.inf
+    """No server was listed before; it may be earlier than it was, but never later."""
+    value: bytes = b""
+    """As replicas share it; whoever looks wants another."""
     due_at: float = 0.0
-    """Monotonic seconds."""
-    is_stale: bool = False
-    """What replicas share was taken before something changed."""
-    text: bytes = b""
+    asked_at: float = -math.inf
+    """Something changed then: what was taken before does not do."""
+    own: tuple[bytes, float] = (b"", -math.inf)
+    """What this process listed last, and when it began."""
+
+    @property
+    def good_until(self) -> float:
+        return self.taken_at + self.account.age_max_s
 
 
 class KeptInventories:
@@ -72,34 +107,27 @@ class KeptInventories:
         self._clock = clock
         self._telemetry = telemetry
         self._read = PageReader(Listing("servers", "id", Paging.MARKER))
-        self._current: dict[ProjectId, Inventory] = {}
         self._kept = {
             project: _Kept(account) for account in accounts for project in account.projects
         }
         for project, kept in self._kept.items():
-            file = kept.account.files.get(project)
-            value = None if file is None else file.load()
-            if value is not None:
-                with suppress(UpstreamBroken):  # a file that is damaged is written anew soon
-                    self._take_over(project, kept, value)
+            self._load(project, kept)
 
     def current(self, project: ProjectId) -> Inventory:
-        return self._current.get(project, NO_INVENTORY)
+        kept = self._kept.get(project)
+        if kept is None or self._clock.monotonic() >= kept.good_until:
+            return NO_INVENTORY
+        return kept.inventory
 
     def refresh_soon(self, project: ProjectId) -> None:
         kept = self._kept.get(project)
         if kept is not None:
-            kept.is_stale, kept.due_at = True, 0.0
+            kept.asked_at, kept.due_at = self._clock.monotonic(), 0.0
 
     def age_s(self, account: str) -> float:
-        """Return the age of the account's oldest inventory; not a number while one is missing."""
-        taken = [
-            self.current(project).taken_at
-            for project, kept in self._kept.items()
-            if kept.account.name == account
-        ]
-        oldest = min(taken, default=NO_INVENTORY.taken_at)
-        return float("nan") if oldest == NO_INVENTORY.taken_at else self._clock.now() - oldest
+        """Return the age of the account's oldest inventory; infinite while one is missing."""
+        taken = [kept.taken_at for kept in self._kept.values() if kept.account.name == account]
+        return self._clock.monotonic() - min(taken)
 
     async def keep(self, account: str) -> None:
         """Look at what is due of one account, for ever."""
@@ -110,57 +138,92 @@ class KeptInventories:
                     await self._look(project, kept)
             await self._clock.sleep(_LOOK_EVERY_S)
 
+    def _load(self, project: ProjectId, kept: _Kept) -> None:
+        file = kept.account.files.get(project)
+        text = None if file is None else file.load()
+        if text is None:
+            return
+        now, age_max_s = self._clock.now(), kept.account.age_max_s
+        with suppress(ValueError):  # what cannot be used is written anew soon
+            kept.inventory = from_file(text, now=now, age_max_s=age_max_s)
+            kept.taken_at = self._clock.monotonic() - (now - kept.inventory.taken_at)
+
     async def _look(self, project: ProjectId, kept: _Kept) -> None:
         account = kept.account
         kept.due_at = self._clock.monotonic() + account.poll_s
-        unusable, kept.is_stale = (kept.text if kept.is_stale else None), False
         try:
             held = await self._shared.obtain(
-                f"inventory:{account.name}:{project}",
-                lambda: self._fetch(project, account),
+                # The number is the text's form: versions that do not read each other's share none.
+                f"inventory-2:{account.name}:{project}",
+                lambda: self._fetch(project, kept),
                 deadline=self._clock.monotonic() + _POLL_WITHIN_S,
-                unusable=unusable,
+                unusable=kept.value or None,
             )
-            self._take_over(project, kept, held.value)
+            await self._take_over(project, kept, held)
         except GatewayError as error:
             self._telemetry.inventory_polled(account.name, type(error).__name__)
             kept.due_at = self._clock.monotonic() + min(account.poll_s, 10 * _AGAIN_AFTER_S)
-            kept.is_stale = unusable is not None
-        else:
-            self._telemetry.inventory_polled(account.name, "ok")
-            # Shared values end together: whoever looks first then lists for all.
-            kept.due_at = min(kept.due_at, held.good_until + _AGAIN_AFTER_S)
-            file = account.files.get(project)
-            if file is not None:
-                await file.save(held.value)
+            return
+        self._telemetry.inventory_polled(account.name, "ok")
+        # Shared values end together: whoever looks first then lists for all.
+        kept.due_at = min(kept.due_at, held.good_until + _AGAIN_AFTER_S)
+        if kept.taken_at < kept.asked_at:  # another replica began to list before the change
+            kept.due_at = 0.0
 
-    def _take_over(self, project: ProjectId, kept: _Kept, value: bytes) -> None:
+    async def _take_over(self, project: ProjectId, kept: _Kept, held: Held) -> None:
+        kept.value = held.value
         try:
-            inventory = from_text(zlib.decompress(value), age_max_s=kept.account.age_max_s)
+            listed = await asyncio.to_thread(_unpacked, held.value)
         except (ValueError, zlib.error):
-            raise UpstreamBroken("what was kept is no inventory") from None
-        kept.text = value
-        if inventory.taken_at >= self.current(project).taken_at:
-            self._current[project] = inventory
+            raise UpstreamBroken("what is shared is no inventory") from None
+        monotonic, account = self._clock.monotonic(), kept.account
+        own_value, taken_at = kept.own
+        if held.value != own_value:
+            published_at = held.good_until - account.poll_s
+            taken_at = min(published_at - listed.took_s - _PUBLISHED_WITHIN_S, monotonic)
+        if taken_at < kept.taken_at:
+            return  # what we know never lies ahead of now, so whatever is listed from now on passes
+        listed = replace(listed, taken_at=self._clock.now() - (monotonic - taken_at))
+        kept.taken_at = taken_at
+        kept.inventory = Inventory(
+            listed.servers,
+            taken_at=listed.taken_at,
+            good_until=listed.taken_at + account.age_max_s,
+        )
+        file = account.files.get(project)
+        if file is not None:
+            await file.save(await asyncio.to_thread(listed.as_text))
 
-    async def _fetch(self, project: ProjectId, account: InventoryAccount) -> Fetched:
-        taken_at, began = self._clock.now(), self._clock.monotonic()
+    async def _fetch(self, project: ProjectId, kept: _Kept) -> Fetched:
+        account = kept.account
+        taken_at, began_at = self._clock.now(), self._clock.monotonic()
         servers: dict[ServerId, Attributes] = {}
+        markers: set[str] = set()
         marker = ""
-        for _ in range(_PAGES_MAX):
-            page = self._read(await self._page(project, account, marker, began + _POLL_WITHIN_S))
-            servers |= described(page.raws)
-            marker = page.next_marker
+        while marker not in markers and len(markers) < _PAGES_MAX:
+            markers.add(marker)
+            body = await self._page(project, account, marker, began_at + _POLL_WITHIN_S)
+            # Off the event loop, here and below: ten thousand servers are tens of milliseconds.
+            found, marker = await asyncio.to_thread(self._taken_apart, body)
+            servers |= found
             if not marker:
-                inventory = Inventory(servers, taken_at=taken_at, good_until=0.0)
-                text = await asyncio.to_thread(zlib.compress, inventory.as_text(), 6)
-                return Fetched(text, self._clock.monotonic() + account.poll_s)
+                ended_at = self._clock.monotonic()
+                listed = Listed(servers, taken_at, ended_at - began_at)
+                value = await asyncio.to_thread(_packed, listed)
+                kept.own = value, began_at
+                return Fetched(value, ended_at + account.poll_s)
         raise UpstreamBroken("the list of servers has no end")
+
+    def _taken_apart(self, body: bytes) -> tuple[dict[ServerId, Attributes], str]:
+        page = self._read(body)
+        return described(page.raws), page.next_marker
 
     async def _page(
         self, project: ProjectId, account: InventoryAccount, marker: str, deadline: float
     ) -> bytes:
+        """Return one page; what may pass is tried again, and spare budget is waited for."""
         query: list[Any] = [("limit", "1000"), *([("marker", marker)] if marker else ())]
+        tries_left = _PAGE_TRIES_MAX
         while True:
             try:
                 answer = await account.exchange.perform(
@@ -171,8 +234,23 @@ class KeptInventories:
                     deadline=deadline,
                 )
             except BudgetExhausted:
-                if self._clock.monotonic() + _AGAIN_AFTER_S >= deadline:
+                wait_s = _AGAIN_AFTER_S
+                if self._clock.monotonic() + wait_s >= deadline:
                     raise
-                await self._clock.sleep(_AGAIN_AFTER_S)
+            except _MAY_PASS as error:
+                tries_left -= 1
+                told_s = error.retry_after_s if isinstance(error, RetryLater) else 0.0
+                wait_s = max(_AGAIN_AFTER_S, told_s)
+                if not tries_left or self._clock.monotonic() + wait_s >= deadline:
+                    raise
             else:
                 return answer.body
+            await self._clock.sleep(wait_s)
+
+
+def _packed(listed: Listed) -> bytes:
+    return zlib.compress(listed.as_text(), 6)
+
+
+def _unpacked(value: bytes) -> Listed:
+    return from_text(zlib.decompress(value))

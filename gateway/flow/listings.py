@@ -6,7 +6,7 @@ is served from one reading.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -52,6 +52,8 @@ class Listings:
         self._readers: dict[str, PageReader] = {}
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._askers: Counter[str] = Counter()
+        """Who holds the lock or waits for it: it stays until the last has gone."""
         self._size = 0
 
     async def read(
@@ -67,6 +69,7 @@ class Listings:
             since -= self._bounds.reuse_s
         # Whoever comes while it is read waits for that reading instead of making another.
         lock = self._locks.setdefault(key, asyncio.Lock())
+        self._askers[key] += 1
         try:
             async with asyncio.timeout(deadline - self._clock.monotonic()), lock:
                 known = self._readings.get(key)
@@ -76,8 +79,9 @@ class Listings:
         except TimeoutError:
             raise DeadlineExceeded("while the list was read") from None
         finally:
-            if not lock.locked():
-                self._locks.pop(key, None)
+            self._askers[key] -= 1
+            if not self._askers[key]:
+                del self._askers[key], self._locks[key]
         self._keep(key, reading)
         return reading.pages
 

@@ -168,7 +168,9 @@ def with_body(call: Call, body: bytes) -> Call:
     if _misplaced(document, place, given=True):
         raise BadRequest(f"Name servers and instances in `{place}` only.")
     if operation.servers_in_body:
-        return replace(call, body=body, servers=tuple(_servers(ids, operation, as_sent=True)))
+        servers = tuple(_servers(ids, operation, as_sent=True))
+        more = _most(document, operation) > len(servers)
+        return replace(call, body=body, servers=servers, touches_unnamed=more)
     return replace(call, body=body, instances=tuple(_instances(ids, operation)))
 
 
@@ -189,6 +191,9 @@ def flaws(operation: Operation) -> Iterator[str]:
         "`answer: listed` and `listing` go together": listed == (operation.listing is not None),
         "a console link needs {server_id} in its path": not links or _SERVER_ID in operation.path,
         "ids in the body need body_bytes_max": not ids_in_body or operation.body_bytes_max,
+        "counts_in_body goes with servers_in_body": (
+            not operation.counts_in_body or operation.servers_in_body
+        ),
         "an answer of permissions is the gateway's own": operation.answer is not Answer.PERMISSIONS,
     }
     return (flaw for flaw, is_right in judged.items() if not is_right)
@@ -340,6 +345,17 @@ def _at(document: Mapping[str, Any], place: str) -> Any:
             return None
         found = found.get(step)
     return found
+
+
+def _most(document: Mapping[str, Any], operation: Operation) -> int:
+    """Return how many servers the body asks for by a count; 0: it counts none."""
+    known = {name.casefold() for name in operation.counts_in_body}
+    counts = [
+        value for name, value in document.items() if name.casefold() in known and value is not None
+    ]
+    if not all(type(count) is int for count in counts):  # a bool is an int in Python
+        raise BadRequest(f"{' and '.join(operation.counts_in_body)} are whole numbers.")
+    return max(counts, default=0)
 
 
 def _misplaced(document: dict[str, Any], place: str, *, given: bool) -> bool:

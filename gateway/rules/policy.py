@@ -7,7 +7,8 @@ A decision looks only at the rules that name this person or one of their groups 
 permission, so it does not grow with the number of rules.
 
 A rule may select servers by what an inventory tells of them. Of a server that it does not know,
-or no longer, a grant by attributes gives nothing, and a denial by attributes denies.
+or no longer, a grant by attributes gives nothing, and a denial by attributes denies; so it is
+where a rule goes by an attribute that is not known of the server.
 """
 
 from bisect import bisect_right
@@ -56,9 +57,8 @@ class Rule:
         """Tell whether it selects a server of which this is known; when in doubt it denies."""
         if self.selector is None:
             return True
-        if known is None:
-            return self.ref.kind is RuleKind.DENIAL
-        return self.selector.matches(known)
+        in_doubt = self.ref.kind is RuleKind.DENIAL
+        return in_doubt if known is None else self.selector.matches(known, in_doubt=in_doubt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,10 @@ class _Reach:
     everything: list[Rule] = field(default_factory=list)
     by_project: dict[str, list[Rule]] = field(default_factory=dict)
     by_server: dict[str, list[Rule]] = field(default_factory=dict)
+    selects_by_attributes: bool = False
 
     def add(self, rule: Rule) -> None:
+        self.selects_by_attributes |= rule.selector is not None
         if rule.servers:
             for server in rule.servers:
                 self.by_server.setdefault(server, []).append(rule)
@@ -196,6 +198,15 @@ class _Named:
                 by_group.reaches.setdefault(group, _Reach()).add(rule)
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    permit: Permit
+    begins: float
+    ends: float
+    generation: object | None
+    """Of the inventory; None: none has a part in it. Inventories are too large to hold on to."""
+
+
 class Policy:
     def __init__(self, rules: Sequence[Rule], *, version: str) -> None:
         """`version` is a digest of the text that the rules were read from."""
@@ -210,7 +221,7 @@ class Policy:
         ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
         self._instants = sorted(ends | {float("-inf"), float("inf")})
         self.selects_by_attributes = any(rule.selector is not None for rule in rules)
-        self._permits: dict[tuple[int, int], tuple[Permit, float, float, Inventory]] = {}
+        self._permits: dict[tuple[int, int], _Remembered] = {}
 
     def permit(
         self, principal: Principal, call: Call, now: float, inventory: Inventory = NO_INVENTORY
@@ -219,25 +230,39 @@ class Policy:
 
         A call that touches what it does not name needs a grant on everything; a list needs any
         that reaches into the project, and shows no more than that. What was decided stays so until
-        the next instant at which a rule begins or ends, or the inventory is another or too old,
-        and is remembered until then; the keys are identities, kept valid by holding the objects
-        themselves.
+        the next instant at which a rule begins or ends, or, where a rule by attributes is about
+        this person, the inventory is another or too old, and is remembered until then; the keys
+        are identities, kept valid by holding the objects themselves.
         """
         is_list = call.operation.listing is not None
         if call.body or call.instances or call.query or is_list:  # too many, too large to keep
             return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
-        if known is not None and known[1] <= now < known[2] and known[3] is inventory:
-            return known[0]
+        if (
+            known is not None
+            and known.begins <= now < known.ends
+            and (known.generation is None or known.generation is inventory.generation)
+        ):
+            return known.permit
         permit = self._permit(principal, call, now, inventory)
         if len(self._permits) >= _REMEMBERED_MAX:
             self._permits.clear()
         after = bisect_right(self._instants, now)
         begins, ends = self._instants[after - 1], self._instants[after]
-        if now < inventory.good_until < ends:
-            ends = inventory.good_until
-        self._permits[id(principal), id(call)] = (permit, begins, ends, inventory)
+        generation = None
+        if self._goes_by_attributes(principal, call.operation.permission):
+            generation = inventory.generation
+            if now < inventory.good_until < ends:
+                ends = inventory.good_until
+        self._permits[id(principal), id(call)] = _Remembered(permit, begins, ends, generation)
         return permit
+
+    def _goes_by_attributes(self, principal: Principal, permission: str) -> bool:
+        return self.selects_by_attributes and any(
+            reach.selects_by_attributes
+            for index in (self._grants, self._denials)
+            for reach in self._reaches(index, principal, permission)
+        )
 
     def _permit(self, principal: Principal, call: Call, now: float, inventory: Inventory) -> Permit:
         permission, project = call.operation.permission, call.project

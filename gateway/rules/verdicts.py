@@ -79,6 +79,12 @@ class Broken:
 Verdict = Usable | CredentialStale | Throttled | Refused | Misconfigured | Unavailable | Broken
 
 
+REFUSALS = frozenset({400, 404, 405, 409, 415, 422})
+"""With a code of the service these speak of what was asked, so they are the caller's to read."""
+_OUR_DOING = frozenset({"0101", "0201", "0501", "0502"})
+"""Path not registered, malformed HTTP, wrong method, our quota: the front says so of us."""
+
+
 def judge(answer: UpstreamAnswer, *, conditional: bool = False) -> Verdict:
     """Read an answer; `conditional`: it may be to a condition of the caller's own."""
     if 200 <= answer.status < 300 or (conditional and answer.status == 304):
@@ -92,8 +98,7 @@ def judge(answer: UpstreamAnswer, *, conditional: bool = False) -> Verdict:
             return _unauthorized(code, number, message)
         case 403:
             return Misconfigured(403, code, "the service user may not do this")
-        # 0101: the path is not registered; 0201: malformed HTTP. Both are our own doing.
-        case 400 | 404 if code and number not in ("0101", "0201"):
+        case status if status in REFUSALS and code and number not in _OUR_DOING:
             return Refused(answer.status, code, message)
         case 412 | 416 if conditional:
             return Refused(answer.status, code or str(answer.status), message)

@@ -1,10 +1,11 @@
 """`make bench`: measurements side by side, printed and never asserted."""
 
-from tests.benchmarks import budget_cost, hit_path, policy_decision, proxy_path, storm
+from tests.benchmarks import audit_cost, budget_cost, hit_path, policy_decision, proxy_path, storm
 
 if __name__ == "__main__":
     policy_decision.main()
     hit_path.main()
+    audit_cost.main()
     proxy_path.main()
     budget_cost.main()
     storm.main()

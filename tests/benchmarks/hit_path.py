@@ -18,11 +18,11 @@ from tests.support.valkey import free_port
 
 _ROUNDS = 5
 _SECONDS = 2.0
-_NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
+NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
 
 
 def main() -> None:
-    stack = Stack(change={"caller_limits": _NO_LIMIT})
+    stack = Stack(change={"caller_limits": NO_LIMIT})
     peers: list[subprocess.Popen[bytes]] = []
     try:
         servers = {"gateway": (stack.gateway.port, children(stack.gateway.pid))}
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _print_hits(stack: Stack, servers: dict[str, tuple[int, list[int]]]) -> None:
-    request = _request(stack, stack.box.token(groups=["operators", "staff"]))
+    request = hit_request(stack, stack.box.token(groups=["operators", "staff"]))
     found: dict[str, list[Measured]] = {name: [] for name in servers}
     for _ in range(_ROUNDS):
         for name, (port, pids) in servers.items():
@@ -84,7 +84,7 @@ def _print_start(stack: Stack) -> None:
 def _print_memory(stack: Stack) -> None:
     """Hold 10,000 verified tokens and as many links in one process."""
     wide = stack.replica(
-        change={"caller_limits": _NO_LIMIT},
+        change={"caller_limits": NO_LIMIT},
         account={"budget": {"console": {"requests": 50_000, "per_s": 1, "burst": 1000}}},
     )
     stack.box.rate(rate=1e6, burst=1e6)
@@ -107,7 +107,7 @@ async def _fill(stack: Stack, gateway: RunningGateway, count: int) -> None:
     await asyncio.gather(*(one(i) for i in range(count)))
 
 
-def _request(stack: Stack, token: str) -> bytes:
+def hit_request(stack: Stack, token: str) -> bytes:
     path = console_path(stack.box.project, stack.box.servers[0])
     return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 

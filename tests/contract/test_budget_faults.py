@@ -15,7 +15,7 @@ PACE = Pace(requests=60, per_s=1, burst=8)
 NOTICED_WITHIN_S = 2.0
 BACK_WITHIN_S = 4.0
 """A tenth of a second, and one second, are promised; a machine that is busy may look away."""
-ENOUGH = 0.5 * PACE.requests
+ENOUGH = 0.6 * PACE.requests
 """Calls a second; on a machine that has time it is nearly all."""
 LATE_CALLS = 6.0
 """What replicas may send besides that do not notice at once that Redis is away."""
@@ -136,6 +136,14 @@ async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: Re
             hold_the_budget(load)
 
 
+async def goes_on_until_there_is_a_primary(load: Load, replica: RealValkey) -> None:
+    """Measure no longer than that: whoever comes back pauses, until all are in step."""
+    await load.until(alone=True, within_s=NOTICED_WITHIN_S)
+    began = CLOCK.monotonic()
+    await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
+    assert load.rate_between(began, CLOCK.monotonic()) >= ENOUGH
+
+
 async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
     replica = RealValkey("--replicaof", "127.0.0.1", str(own_valkey.port)).start()
     sentinel = RealValkey.sentinel(
@@ -149,11 +157,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
         async with Load.on(redis, PACE) as load:
             await asyncio.sleep(1.0)
             own_valkey.kill()
-            await load.until(alone=True, within_s=NOTICED_WITHIN_S)
-            began = CLOCK.monotonic()
-            await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
-            await asyncio.sleep(max(0.0, began + 1.5 - CLOCK.monotonic()))
-            assert load.rate_between(began + 0.5, began + 1.5) >= ENOUGH
+            await goes_on_until_there_is_a_primary(load, replica)
             await load.until(alone=False, within_s=2 * BACK_WITHIN_S)
             back = CLOCK.monotonic()
             await asyncio.sleep(1.6)
@@ -172,11 +176,7 @@ async def test_a_failover_in_a_cluster() -> None:
             await asyncio.sleep(1.5)
             assert load.rate_between(CLOCK.monotonic() - 1, CLOCK.monotonic()) > 0
             primary.kill()
-            await load.until(alone=True, within_s=NOTICED_WITHIN_S)
-            began = CLOCK.monotonic()
-            await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
-            await asyncio.sleep(max(0.0, began + 1.5 - CLOCK.monotonic()))
-            assert load.rate_between(began + 0.5, began + 1.5) >= ENOUGH
+            await goes_on_until_there_is_a_primary(load, replica)
             await load.until(alone=False, within_s=10.0)
             back = CLOCK.monotonic()
             await asyncio.sleep(1.6)

@@ -144,5 +144,7 @@ def test_a_link_in_demand_is_renewed_before_it_ends(own_stack: Stack) -> None:
         seen.add(gateway.console(token, server).json["url"])
         time.sleep(0.01)
     assert len(seen) >= 2
-    assert gateway.metric('gateway_links_total{source="upstream"}') == 1, "nobody else waited"
+    assert gateway.metric('gateway_links_total{account="prod",source="upstream"}') == 1, (
+        "nobody else waited"
+    )
     assert gateway.metric('gateway_link_renewals_total{account="prod",outcome="ok"}') >= 1

@@ -205,7 +205,7 @@ def test_power_is_switched_for_who_may_and_recorded_before(api: Api) -> None:
     assert [call["body"] for call in api.reached()] == [json.dumps(body)]
     (record,) = [
         line
-        for line in api.stack.gateway.log_lines("write_permitted")
+        for line in api.stack.gateway.audit("write_permitted")
         if line["request_id"] == answer.headers["x-request-id"]
     ]
     assert record["subject"] == "olga"

@@ -181,12 +181,14 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
         assert source is not None, text + demo.errors()
         commands = re.findall(
-            r"^  ((?:curl|gateway (?:servers|console|explain|check)).*)$", text, re.MULTILINE
+            r"^  ((?:curl|gateway (?:servers|console|explain|check|audit)).*)$", text, re.MULTILINE
         )
         said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
         statuses = [heard.split(" ")[1] for _, heard in said[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
-        listed, printed, page, switched, explained, denied, checked, counted = said[5:]
+        listed, printed, page, switched, explained, denied, checked, counted, found, intact = said[
+            5:
+        ]
         assert listed[1].count("server:power") == 4
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
@@ -197,7 +199,10 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert denied[1].startswith("DENIED: ")
         assert checked[0] == 0
         assert "login of account demo: ok" in checked[1]
-        assert 'gateway_links_total{source="upstream"} 2.0' in counted[1]
+        assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
+        assert found[1].count("console_link_issued  demo/olga") == 3
+        assert intact[0] == 0
+        assert "last signed checkpoint: " in intact[1]
         tokens = re.findall(r"^  (operator|viewer|outsider) +(\S+)$", text, re.MULTILINE)
         for role, token in tokens:
             told = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)

@@ -101,11 +101,11 @@ def test_5_each_link_handed_out_has_exactly_one_audit_record_before_the_answer(
         answer = gateway.console(box.token(), box.servers[i % 3])
         assert answer.status == 200
         ids.append(answer.headers["x-request-id"])
-        records = gateway.log_lines("console_link_issued")
+        records = gateway.audit("console_link_issued")
         assert [record["request_id"] for record in records] == ids
     gateway.console(box.token("otto", groups=[]))
-    assert len(gateway.log_lines("console_link_issued")) == 30
-    record = gateway.log_lines("console_link_issued")[0]
+    assert len(gateway.audit("console_link_issued")) == 30
+    record = gateway.audit("console_link_issued")[0]
     assert (record["subject"], record["servers"]) == ("olga", [box.servers[0]])
     assert record["rule"].rpartition(":")[0].endswith("policy.yaml")
 

@@ -1,5 +1,6 @@
 """Start, reload, restart and stop, on real processes."""
 
+import http.client
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import Stack, a_policy, ask, eventually
+from tests.support.stack import Stack, a_policy, ask, console_path, eventually
 from tests.support.valkey import RealValkey, free_port
 
 
@@ -113,6 +114,44 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
             one.result()
     assert set(statuses) == {200}
     eventually(lambda: gateway.console(token, box.servers[3]).status == 502)
+
+
+def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    old, gateway.port = gateway.port, free_port()
+    gateway.config["listen"]["port"] = gateway.port
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert gateway.console(own_stack.box.token()).status == 200
+    eventually(lambda: is_refused(old))
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_gateway_that_ends_lets_nobody_in_and_waits_for_who_is_there(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    path = console_path(box.project, box.servers[0])
+    headers = {"Authorization": f"Bearer {box.token()}"}
+    for said in (None, "close"):
+        kept.request("GET", path, headers=headers)
+        answer = kept.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (200, said)
+        answer.read()
+        if said is None:
+            gateway.signal(signal.SIGTERM)
+            eventually(lambda: is_refused(gateway.port))
+            assert gateway.ready() == 503
+    kept.close()
+    began = time.monotonic()
+    assert gateway.stop() == 0
+    assert time.monotonic() - began < 4
 
 
 def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:

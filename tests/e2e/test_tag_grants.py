@@ -1,6 +1,7 @@
 """Rights that go by tags, through real processes: they come, they change, and they end."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ def test_a_tag_is_a_right_while_the_inventory_says_so(stack: Stack) -> None:
     others = [one for one in tags if one not in mine]
     assert mine
     assert others
+    assert gateway.metric("gateway_inventory_needed") == 0
+    assert gateway.metric('gateway_inventory_age_seconds{account="prod"}') == math.inf
     gateway.write_policy(policy(GRANT))
     eventually(
         lambda: {one for one in tags if opens(gateway, one) == 200} == set(mine),
@@ -76,6 +79,8 @@ def test_a_tag_is_a_right_while_the_inventory_says_so(stack: Stack) -> None:
     )
     target = f"/v1/{box.project}/physicalservers?limit=100"
     headers = {"Authorization": f"Bearer {box.token()}"}
+    assert gateway.metric("gateway_inventory_needed") == 1
+    assert gateway.metric('gateway_inventory_age_seconds{account="prod"}') < math.inf
     listed = ask(gateway.url, "GET", target, headers).json
     assert {one["id"] for one in listed["servers"]} == set(mine)
 
@@ -105,7 +110,7 @@ def test_a_tag_written_through_the_gateway_counts_at_once(stack: Stack) -> None:
     gateway.write_policy(policy(GRANT, tagger))
     tags = tagged(box)
     dev = next(one for one, its in tags.items() if its["env"] == "test" and its["tier"] == "web")
-    eventually(lambda: gateway.metric('gateway_inventory_age_seconds{account="prod"}') > 0)
+    eventually(lambda: gateway.metric('gateway_inventory_age_seconds{account="prod"}') < math.inf)
     body = json.dumps({"tags": [{"key": "env", "value": "prod"}]})
     path = f"/v1/{box.project}/physicalservers/{dev}/tags/create"
     theo = {"Authorization": f"Bearer {box.token('theo', groups=[])}"}

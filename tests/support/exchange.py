@@ -18,6 +18,7 @@ class FakeExchange:
         self.demands: list[Demand] = []
         self.gate: asyncio.Event | None = None
         """While it is there and not set, nothing is answered."""
+        self.streams_max = 8
 
     async def perform(
         self,

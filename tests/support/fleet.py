@@ -242,6 +242,7 @@ class Replica:
             telemetry=self.telemetry,
             jitter=chance.random,
             timeout_s=10.0,
+            streams_max=8,
         )
         self._tasks = [
             asyncio.create_task(self.line.run()),

@@ -223,6 +223,12 @@ class RunningGateway:
         lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
         return [line for line in lines if line.get("event") == event]
 
+    def audit(self, event: str) -> list[dict[str, Any]]:
+        """Return the audit trail's records of one event, chain by chain."""
+        files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -309,6 +315,7 @@ def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, 
         "caller_limits": {"requests": 6000, "per_s": 60, "burst": 2000},
         "request": {"deadline_s": 8, "drain_s": 5},
         "store": {"redis": {"url": redis_url}, "seal_keys": [{"file": "seal-key"}]},
+        "audit": {"directory": "audit"},
     }
 
 

@@ -26,6 +26,9 @@ class RecordingTelemetry:
         self.evictions: list[str] = []
         self.store_calls: Counter[bool] = Counter()
         self.answers_unrecorded = 0
+        self.audit_events: Counter[str] = Counter()
+        self.audit_commits: list[float] = []
+        self.audit_failures = 0
 
     def identified(self, issuer: str, outcome: str) -> None:
         self.identifications.append((issuer, outcome))
@@ -83,3 +86,12 @@ class RecordingTelemetry:
 
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)
+
+    def audit_recorded(self, event: str, count: int = 1) -> None:
+        self.audit_events[event] += count
+
+    def audit_committed(self, seconds: float) -> None:
+        self.audit_commits.append(seconds)
+
+    def audit_failed(self) -> None:
+        self.audit_failures += 1

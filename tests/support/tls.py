@@ -1,16 +1,23 @@
-"""TLS in front of a plain server: the wheel's Valkey has none of its own."""
+"""Certificates to order, and TLS in front of a server that has none: the wheel's Valkey."""
 
 import asyncio
 import datetime as dt
 import ipaddress
 import ssl
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import NameOID
 
 
@@ -37,6 +44,88 @@ def write_certificate(directory: Path, address: str) -> tuple[Path, Path]:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     key_file.write_bytes(pem)
     return certificate_file, key_file
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its key, in PEM."""
+
+    certificate: bytes
+    key: bytes
+    serial: int
+    ends_at: float
+
+    def write(self, certificate_file: Path, key_file: Path) -> None:
+        """Put both in place, each as a whole."""
+        for file, content in ((key_file, self.key), (certificate_file, self.certificate)):
+            new = file.with_suffix(".new")
+            new.write_bytes(content)
+            new.replace(file)
+
+    def with_password(self, password: bytes) -> "Pair":
+        key = load_pem_private_key(self.key, None)
+        sealed = BestAvailableEncryption(password)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed)
+        return replace(self, key=pem)
+
+
+class Authority:
+    """Signs certificates for 127.0.0.1 and for people."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _called("test authority")
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            _begin(self._name, self._name, self._key.public_key())
+            .not_valid_before(now - dt.timedelta(days=30))
+            .not_valid_after(now + dt.timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.certificate = certificate.public_bytes(Encoding.PEM)
+
+    def issue(
+        self, name: str, *, days: tuple[float, float] = (-1, 1), rsa_key: bool = False
+    ) -> Pair:
+        """Make a pair; `days` from now are when it begins and ends. An empty name is left out."""
+        key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+        if rsa_key:
+            key = rsa.generate_private_key(65_537, 2_048)
+        else:
+            key = ec.generate_private_key(ec.SECP256R1())
+        now = dt.datetime.now(dt.UTC)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        names = [x509.DNSName("box.example.com"), address]
+        certificate = (
+            _begin(_called(name), self._name, key.public_key())
+            .not_valid_before(now + dt.timedelta(days=days[0]))
+            .not_valid_after(now + dt.timedelta(days=days[1]))
+            .add_extension(x509.SubjectAlternativeName(names), critical=not name)
+            .sign(self._key, hashes.SHA256())
+        )
+        return Pair(
+            certificate.public_bytes(Encoding.PEM),
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            certificate.serial_number,
+            certificate.not_valid_after_utc.timestamp(),
+        )
+
+
+def _called(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
+
+
+def _begin(
+    subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+    )
 
 
 class TlsFront:

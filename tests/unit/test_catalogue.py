@@ -321,6 +321,34 @@ def test_an_instance_made_anywhere_touches_what_it_does_not_name() -> None:
         with_body(create, f'{{"server_id": "{SERVER}"}}'.encode())
 
 
+@pytest.mark.parametrize(
+    ("counts", "beyond"),
+    [
+        ("", False),
+        (', "min_count": 1, "max_count": 2', False),
+        (', "min_count": null, "max_count": null', False),
+        (', "max_count": 3', True),
+        (', "min_count": 3', True),
+        (', "Max_Count": 3', True),
+    ],
+)
+def test_a_count_beyond_the_named_touches_servers_of_the_cloud_s_choice(
+    counts: str, *, beyond: bool
+) -> None:
+    run = resolve("POST", "/instances/batch-create")
+    placement = f'{{"placement": {{"server_id_set": ["{SERVER}", "{OTHER}", "{OTHER}"]}}{counts}}}'
+    call = with_body(run, placement.encode())
+    assert (call.servers, call.touches_unnamed) == ((SERVER, OTHER), beyond)
+
+
+@pytest.mark.parametrize("count", ['"1"', "1.0", "true", "[1]"])
+def test_a_count_that_is_none_is_refused(count: str) -> None:
+    run = resolve("POST", "/instances/batch-create")
+    body = f'{{"placement": {{"server_id_set": ["{SERVER}"]}}, "max_count": {count}}}'
+    with pytest.raises(BadRequest, match="max_count"):
+        with_body(run, body.encode())
+
+
 def test_instances_are_named_in_path_query_and_body() -> None:
     assert resolve("DELETE", "/instances/i-1").instances == ("i-1",)
     assert resolve("GET", "/instances?instance_id=a,b").instances == ("a", "b")
@@ -358,6 +386,7 @@ def test_a_row_with_a_flaw_is_told_what_is_wrong() -> None:
     assert "listing" in flaw_of(answer=Answer.LISTED)
     assert "server_id" in flaw_of(answer=Answer.CONSOLE_LINK, path="/x")
     assert "body_bytes_max" in flaw_of(servers_in_body="x")
+    assert "servers_in_body" in flaw_of(counts_in_body=("max_count",))
 
 
 def test_parameters_are_those_of_ids_and_paging_too() -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.errors import BudgetExhausted, GatewayError, NotPermitted, UpstreamBroken
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.shared_flight import SharedFlight
@@ -21,6 +22,7 @@ from gateway.model import (
     Reuse,
     RuleKind,
     RuleRef,
+    Secret,
     ServerId,
     UpstreamAnswer,
     UpstreamRequest,
@@ -36,6 +38,7 @@ OPERATION = Operation(
     "/physicalservers/{server_id}/console",
     CONSOLE_OPEN,
 )
+SEAL_KEY = Secret("a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=")
 RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
 
@@ -102,6 +105,7 @@ class Subject:
             links_max=links_max,
             group_weights={"oncall": 4.0, "staff": 2.0},
             jitter=lambda: self.chance,
+            fingerprints=KeyedFingerprints(SEAL_KEY),
             telemetry=self.telemetry,
         )
 
@@ -255,6 +259,7 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
             links_max=10,
             group_weights={},
             jitter=lambda: 0.0,
+            fingerprints=KeyedFingerprints(SEAL_KEY),
             telemetry=subject.telemetry,
         )
         replicas.append(replica)

@@ -11,6 +11,7 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     ServiceLoginFailed,
+    UpstreamRefused,
     UpstreamSlow,
     UpstreamSuspended,
     UpstreamUnreachable,
@@ -104,6 +105,7 @@ class Bench:
             telemetry=self.telemetry,
             jitter=lambda: 0.5,
             timeout_s=15.0,
+            streams_max=8,
         )
 
     def perform(self, *, deadline_s: float = 30.0, **request: Any) -> Awaitable[UpstreamAnswer]:
@@ -228,6 +230,20 @@ async def test_retries_do_not_multiply_a_storm(clock: FakeClock) -> None:
         with pytest.raises((UpstreamUnreachable, UpstreamSuspended)):
             await in_time(bench, bench.perform())
     assert bench.order.count("send") <= 100 + 100 * 0.1 + 3
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 415, 422])
+async def test_what_the_cloud_refuses_is_no_failure_of_its_own(
+    clock: FakeClock, status: int
+) -> None:
+    refusal = UpstreamAnswer(status, {}, b'{"error_code":"iMetal.0101","error_msg":"not ready"}')
+    bench = Bench(clock, *[refusal] * 20)
+    for _ in range(20):
+        with pytest.raises(UpstreamRefused) as refused:
+            await in_time(bench, bench.perform())
+        assert (refused.value.status, refused.value.error_code) == (status, "iMetal.0101")
+    assert bench.order == ["admit", "send"] * 20
+    assert not bench.telemetry.breakers_opened
 
 
 @pytest.mark.parametrize("stop", range(1, 9))

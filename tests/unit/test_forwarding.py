@@ -1,7 +1,7 @@
 """What is sent to the cloud for a permitted call, and what of its answer comes back."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -73,10 +73,19 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
     return Forwarding(exchanges, Listings(exchanges, ListBounds(5.0, 10, 1_000_000), clock))
 
 
-async def perform(some: Forwarding, permit: Permit, reach: FakeReach | None = None) -> Forwarded:
+async def perform(
+    some: Forwarding,
+    permit: Permit,
+    reach: FakeReach | None = None,
+    reach_now: Callable[[], FakeReach] | None = None,
+) -> Forwarded:
+    def permitted(what: FakeReach | None) -> Permit:
+        return replace(permit, sight=what)  # type: ignore[arg-type]
+
     return await some.perform(
-        replace(permit, sight=reach),  # type: ignore[arg-type]
+        permitted(reach),
         Demand(permit.principal.key),
+        permitted_now=lambda: permitted(reach_now() if reach_now else reach),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),
@@ -129,6 +138,32 @@ async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
     assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
+@pytest.mark.parametrize("before", [FakeReach(total=True), FakeReach(False, frozenset({SERVER}))])
+async def test_what_a_list_shows_is_decided_when_it_is_cut(
+    before: FakeReach, clock: FakeClock
+) -> None:
+    body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
+    exchange = FakeExchange(lambda _: body)
+    after = FakeReach(total=False, may_see=frozenset({OTHER}))
+    came = await perform(
+        made(exchange, clock),
+        a_permit(Answer.LISTED),
+        before,
+        lambda: after if exchange.asked else before,
+    )
+    assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+
+
+async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: FakeClock) -> None:
+    def nothing() -> FakeReach:
+        raise NotPermitted("no grant applies")
+
+    exchange = FakeExchange(lambda _: b'{"servers": []}')
+    for before in (FakeReach(total=True), FakeReach(total=False)):
+        with pytest.raises(NotPermitted):
+            await perform(made(exchange, clock), a_permit(Answer.LISTED), before, nothing)
+
+
 async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
     body = FakeBody()
     exchange = FakeExchange(lambda _: UpstreamAnswer(206, {"content-range": "x"}, b"", body))
@@ -155,6 +190,23 @@ async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> N
         await one.stream.close()
         await one.stream.close()
     await perform(some, a_permit(Answer.STREAMED))
+
+
+async def test_downloads_hold_no_more_of_one_account_than_it_allows(clock: FakeClock) -> None:
+    exchanges = {
+        name: FakeExchange(lambda _: UpstreamAnswer(200, {}, b"", FakeBody())) for name in "pq"
+    }
+    exchanges["p"].streams_max = 1
+    both = {name: as_exchange(one) for name, one in exchanges.items()}
+    some = Forwarding(both, Listings(both, ListBounds(5.0, 10, 1_000), clock))
+    held = await perform(some, a_permit(Answer.STREAMED, who="ann"))
+    with pytest.raises(BudgetExhausted):
+        await perform(some, a_permit(Answer.STREAMED, who="bob"))
+    elsewhere = a_permit(Answer.STREAMED, who="bob")
+    await perform(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
+    assert held.stream is not None
+    await held.stream.close()
+    await perform(some, a_permit(Answer.STREAMED, who="bob"))
 
 
 async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock) -> None:

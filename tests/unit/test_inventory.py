@@ -1,21 +1,27 @@
 """What rules by attributes go by: what was told, how old it is, and who is selected."""
 
+import dataclasses
+import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.model import ServerId
 from gateway.rules.inventory import (
     NO_INVENTORY,
     Attributes,
     Inventory,
+    Listed,
     Place,
     Selector,
     described,
+    from_file,
     from_text,
 )
 
-S1, S2 = (ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in (1, 2))
+S1, S2, S3 = (ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in (1, 2, 3))
 WEB = Attributes(frozenset({("env", "prod"), ("tier", "web")}), "dc-1", "r3", "u7", "B1")
 PROD = ("env", frozenset({"prod", "live"}))
 
@@ -45,7 +51,71 @@ def test_a_selector_means_all_of_what_it_names_and_none_of_what_it_excludes(
     selector: Selector,
     selected: bool,  # noqa: FBT001
 ) -> None:
-    assert selector.matches(WEB) is selected
+    for in_doubt in (True, False):  # of WEB all is known
+        assert selector.matches(WEB, in_doubt=in_doubt) is selected
+
+
+def completions(known: Attributes) -> list[Attributes]:
+    """Return what a server may really be, given what is told of it."""
+    tag_sets = [frozenset(), frozenset({("env", "prod")}), frozenset({("env", "test")})]
+    return [
+        Attributes(*parts)
+        for parts in itertools.product(
+            tag_sets if known.tags is None else [known.tags],
+            [known.dc] if known.dc else ["d1", "d2"],
+            [known.rack] if known.rack else ["r1", "r2"],
+            ["u1"],
+            [known.model] if known.model else ["B1", "B2"],
+        )
+    ]
+
+
+_plain = st.builds(
+    Selector,
+    tags=st.sampled_from([(), (("env", frozenset({"prod"})),), (("env", frozenset({"test"})),)]),
+    places=st.sampled_from([(), (Place("d1"),), (Place("d1", "r1"), Place(rack="r2"))]),
+    models=st.sampled_from([frozenset(), frozenset({"B1"}), frozenset({"B1", "B2"})]),
+)
+_selectors = st.builds(
+    dataclasses.replace, _plain, excluded=st.none() | _plain.filter(lambda one: one != Selector())
+)
+_partly_known = st.builds(
+    Attributes,
+    st.none() | st.sets(st.just(("env", "prod")), max_size=1).map(frozenset),
+    *(st.sampled_from(values) for values in (["", "d1"], ["", "r1"], ["u1"], ["", "B1"])),
+)
+
+
+@given(_selectors, _partly_known)
+def test_the_unknown_never_widens_a_right(selector: Selector, known: Attributes) -> None:
+    really = [selector.matches(one, in_doubt=False) for one in completions(known)]
+    if selector.matches(known, in_doubt=False):
+        assert all(really), "a grant holds whatever the unknown is"
+    if not selector.matches(known, in_doubt=True):
+        assert not any(really), "a denial spares only whom it is not about, whatever the unknown is"
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        Selector(tags=(PROD,)),
+        Selector(places=(Place(dc="dc-1"),)),
+        Selector(places=(Place(rack="r4"), Place(unit="u7"))),
+        Selector(models=frozenset({"B1"})),
+        Selector(excluded=Selector(tags=(PROD,))),
+        Selector(excluded=Selector(places=(Place(rack="r4"),))),
+        Selector(excluded=Selector(models=frozenset({"B2"}))),
+    ],
+)
+def test_of_what_is_not_told_a_grant_gives_nothing_and_a_denial_denies(selector: Selector) -> None:
+    assert not selector.matches(Attributes(), in_doubt=False)
+    assert selector.matches(Attributes(), in_doubt=True)
+
+
+def test_no_tags_are_known_to_be_none_and_tags_not_told_are_unknown() -> None:
+    not_db = Selector(excluded=Selector(tags=(("tier", frozenset({"db"})),)))
+    assert not_db.matches(Attributes(frozenset()), in_doubt=False)
+    assert not not_db.matches(Attributes(None), in_doubt=False)
 
 
 def test_too_old_is_as_good_as_unknown() -> None:
@@ -57,18 +127,36 @@ def test_too_old_is_as_good_as_unknown() -> None:
     assert NO_INVENTORY.attributes(S1, 0.0) is None
 
 
+BARE = Attributes(frozenset())
+
+
 def test_the_text_form_keeps_all_and_says_how_old_it_is() -> None:
-    text = Inventory({S1: WEB, S2: Attributes()}, taken_at=100.0, good_until=0.0).as_text()
-    read = from_text(text, age_max_s=600.0)
-    assert (read.taken_at, read.good_until, len(read)) == (100.0, 700.0, 2)
-    assert read.attributes(S1, 100.0) == WEB
-    assert read.attributes(S2, 100.0) == Attributes()
+    listed = Listed({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
+    assert from_text(listed.as_text()) == listed
+    kept = from_file(listed.as_text(), now=150.0, age_max_s=600.0)
+    assert (kept.taken_at, kept.good_until, len(kept)) == (100.0, 700.0, 3)
+    assert [kept.attributes(one, 150.0) for one in (S1, S2, S3)] == [WEB, BARE, Attributes()]
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"taken_at": 1, "servers": {"x": []}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"taken_at": 1, "took_s": 0, "servers": {"x": []}}',
+        b'{"taken_at": 1, "servers": {"x": [[], "d", "", "", ""]}}',  # of before tags were unknown
+    ],
+)
 def test_what_is_no_inventory_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="no inventory"):
-        from_text(text, age_max_s=1.0)
+        from_text(text)
+
+
+def test_a_file_from_the_future_is_refused() -> None:
+    text = Listed({S1: WEB}, taken_at=100.0, took_s=0.0).as_text()
+    with pytest.raises(ValueError, match="unknown age"):
+        from_file(text, now=99.0, age_max_s=600.0)
 
 
 def test_attributes_are_read_from_the_cloud_s_entries() -> None:
@@ -79,7 +167,8 @@ def test_attributes_are_read_from_the_cloud_s_entries() -> None:
         "hardware_attributes": {"sn": "x", "model": "B1"},
         "future": {},
     }
-    bare = {"id": S2, "tags": None, "location": None}
+    bare = {"id": S2, "tags": []}
+    untold = {"id": S3, "tags": None, "location": {"dc": None}, "hardware_attributes": None}
     broken = {"id": "x", "tags": "prod"}
-    found = described(json.dumps(one).encode() for one in (entry, bare, broken))
-    assert found == {S1: WEB, S2: Attributes()}
+    found = described(json.dumps(one).encode() for one in (entry, bare, untold, broken))
+    assert found == {S1: WEB, S2: BARE, S3: Attributes()}

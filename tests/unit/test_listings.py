@@ -140,6 +140,34 @@ async def test_a_failure_is_not_kept(clock: FakeClock) -> None:
     assert len(await read(some, a_call(), clock)) == 3
 
 
+async def test_after_a_failure_those_who_wait_and_come_still_share_one_reading(
+    clock: FakeClock,
+) -> None:
+    gate = asyncio.Event()
+
+    def failing_first(request: UpstreamRequest) -> bytes:
+        if len(exchange.asked) == 1:
+            gate.clear()
+            raise UpstreamUnreachable("gone", retry_after_s=1.0)
+        return cloud(request)
+
+    exchange = FakeExchange(failing_first)
+    exchange.gate = gate
+    some = listings(exchange, clock)
+    first, *others = (asyncio.create_task(read(some, a_call(), clock)) for _ in range(3))
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(UpstreamUnreachable):
+        await first
+    others.append(asyncio.create_task(read(some, a_call(), clock)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gate.set()
+    assert len({id(pages) for pages in await asyncio.gather(*others)}) == 1
+    assert len(exchange.asked) == 1 + 3
+    assert not some._locks
+
+
 @pytest.mark.parametrize("bound", [{"pages_max": 2}, {"bytes_max": 1_000}])
 async def test_a_list_beyond_its_bounds_is_refused(
     bound: dict[str, float], clock: FakeClock

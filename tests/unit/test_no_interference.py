@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,15 @@ from gateway.flow.forwarding import Forwarding
 from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.model import (
+    PERMISSIONS,
+    Principal,
+    ProjectId,
+    RuleKind,
+    RuleRef,
+    ServerId,
+    UpstreamRequest,
+)
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.inventory import Attributes, Inventory, Selector
 from gateway.rules.pacing import Pace
@@ -249,3 +258,34 @@ def test_nothing_told_depends_on_what_is_hidden(
     }
     assume(seen != world or other)
     assert ask_all(policy, world, asked) == ask_all(policy, seen | other, asked)
+
+
+def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = ()) -> Policy:
+    rule = Rule(
+        ref=RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant"),
+        permissions=frozenset({"server:read"}),
+        issuer=None,
+        users=frozenset({"ann"}),
+        groups=frozenset(),
+        projects=frozenset(projects),
+        servers=frozenset(servers),
+    )
+    return Policy([rule], version="v")
+
+
+@pytest.mark.parametrize(
+    "before", [a_policy_on(SERVERS[:2]), a_policy_on([], projects=[PROJECT])], ids=["some", "all"]
+)
+def test_a_server_that_is_taken_away_while_a_list_is_read_is_not_shown(before: Policy) -> None:
+    after = a_policy_on(SERVERS[1:2])
+    world = {one: SmallServer({}) for one in SERVERS[:3]}
+
+    class ChangingCloud(SmallCloud):
+        def __call__(self, request: UpstreamRequest) -> bytes:
+            policies._known = after
+            return super().__call__(request)
+
+    gateway = a_gateway(before, ChangingCloud(world))
+    policies: Any = gateway._policies
+    answer: Any = asyncio.run(told(gateway, Request("GET", "/physicalservers")))
+    assert [one["id"] for one in json.loads(answer[2])["servers"]] == SERVERS[1:2]

@@ -1,6 +1,8 @@
 """Grants and denials by attributes, against a person who reads them one by one."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 from hypothesis import given
@@ -91,9 +93,50 @@ def test_what_was_decided_is_asked_again_of_another_inventory_and_of_an_old_one(
         policy.permit(ANN, call, NOW + 600, KNOWN)
 
 
+def test_a_denial_by_what_the_cloud_does_not_tell_denies_and_a_grant_gives_nothing() -> None:
+    on_b1 = Selector(models=frozenset({"B1"}))
+    but_b1 = Selector(tags=(("env", frozenset({"prod"})),), excluded=on_b1)
+    known = inventory(
+        s0=dataclasses.replace(tags(env="prod"), model="B2"),
+        s1=tags(env="prod"),
+        s2=Attributes(model="B2"),
+    )
+    denied = Policy([rule(), rule(RuleKind.DENIAL, 2, selector=on_b1)], version="v")
+    assert [allows(denied, one, known) for one in ("s0", "s1", "s2")] == [True, False, True]
+    granted = Policy([rule(selector=but_b1)], version="v")
+    assert [allows(granted, one, known) for one in ("s0", "s1", "s2")] == [True, False, False]
+
+
+def test_permits_to_which_no_attribute_matters_outlive_a_poll() -> None:
+    bob = Principal("corp", "bob", frozenset(), 0.0, 9e9, None)
+    of_bob = rule(line=3, users=frozenset({"bob"}))
+    policy = Policy([PROD_NOT_DB[0], of_bob], version="v")
+    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    anns, bobs = policy.permit(ANN, call, NOW, KNOWN), policy.permit(bob, call, NOW, KNOWN)
+    polled = inventory(s0=tags(env="prod"))
+    assert policy.permit(bob, call, NOW, polled) is bobs
+    assert policy.permit(bob, call, NOW + 601, polled) is bobs
+    assert policy.permit(ANN, call, NOW, polled) is not anns
+
+
+def test_what_is_remembered_holds_on_to_no_inventory() -> None:
+    policy = Policy([PROD_NOT_DB[0]], version="v")
+    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+
+    class Servers(dict[ServerId, Attributes]):
+        """A mapping that a weak reference can tell of."""
+
+    servers = Servers({ServerId("s0"): tags(env="prod")})
+    policy.permit(ANN, call, NOW, Inventory(servers, taken_at=NOW, good_until=NOW + 600))
+    seen = weakref.ref(servers)
+    del servers
+    gc.collect()
+    assert seen() is None
+
+
 _attributes = st.builds(
     tags, env=st.sampled_from(["prod", "test"]), tier=st.sampled_from(["web", "db"])
-)
+) | st.just(Attributes())
 _selectors = st.one_of(
     st.builds(selecting, env=st.sampled_from(["prod", "test"])),
     st.builds(selecting, tier=st.sampled_from(["web", "db"])),
@@ -135,7 +178,7 @@ def read_aloud(all_rules: list[Rule], server: ServerId | None, known: Attributes
             return True
         if known is None:
             return one.ref.kind is RuleKind.DENIAL
-        return one.selector.matches(known)
+        return one.selector.matches(known, in_doubt=one.ref.kind is RuleKind.DENIAL)
 
     holding = [one for one in all_rules if one.valid_until > NOW and is_on(one) and fits(one)]
     kinds = {one.ref.kind for one in holding}

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.located_yaml import MistakesFound
 from gateway.settings import RedisServer, Settings, load_settings
+from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
 
@@ -57,6 +58,7 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
 
 ACCOUNT = "    endpoint: https://clouddc.cn-east-3.myhuaweicloud.com\n"
 STORE = "store:\n"
+AUDIT = EXAMPLE[EXAMPLE.index("  directory: audit ") :].partition("\n")[0] + "\n"
 ADD = "operations:\n  add:\n"
 ROW = '    - {name: Again, method: GET, path: "/x/{server_id}", permission: "server:read"}\n'
 
@@ -117,6 +119,19 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         (STORE, ADD + ROW.replace("GET", "POST") + STORE, "operations.add[0]", "writes: true"),
         (STORE, ADD + ROW.replace("{name", "{nme: x, name") + STORE, "add[0].nme", "unknown key"),
         (STORE, ADD + ROW.replace("Again", "ShowServer") + STORE, "", "stands twice: ShowServer"),
+        (AUDIT, "  stdout: false\n", "audit", "say where the audit trail goes"),
+        ("audit: ", "log: ", "audit", "say where the audit trail goes"),
+        (AUDIT, "  directory: gateway.yaml\n", "audit.directory", "gateway.yaml is no directory"),
+        (AUDIT, "  directory: gateway.yaml/x\n", "audit.directory", "gateway.yaml is no direct"),
+        (AUDIT, AUDIT + "  segment_bytes_max: 1\n", "audit.segment_bytes_max", "65536"),
+        (AUDIT, AUDIT + "  keep_days: -1\n", "audit.keep_days", "greater than or equal to 0"),
+        (AUDIT, AUDIT + "  signing_key: canary\n", "signing_key", "the secret's source"),
+        (
+            AUDIT,
+            AUDIT + "  signing_key: {file: secrets/seal-key}\n",
+            "audit.signing_key",
+            "is no Ed25519 private key in PEM",
+        ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
     ],
 )
@@ -223,3 +238,12 @@ def test_names_that_would_find_nothing_or_two_are_mistakes(
     secrets: Path, lines: str, told: str
 ) -> None:
     assert any(told in one for one in mistakes(secrets, PROJECTS, lines))
+
+
+def test_the_trail_may_go_to_a_directory_that_is_yet_to_be_made(secrets: Path) -> None:
+    text = EXAMPLE.replace(AUDIT, "  directory: new/deeper\n  signing_key: {file: secrets/key}\n")
+    (secrets / "secrets" / "key").write_bytes(SigningKey().private)
+    audit = read(secrets, text).audit
+    assert audit.directory == secrets / "new" / "deeper"
+    assert not (secrets / "new").exists()
+    assert audit.signing_key is not None

@@ -157,7 +157,7 @@ def test_retry_after_wins_over_the_window_that_the_text_tells() -> None:
     assert judge(answer(429, body, retry_after="9")) == Throttled(9.0, 5, 1.0, "ip")
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 415, 422])
 @pytest.mark.parametrize(
     "body",
     [
@@ -168,7 +168,7 @@ def test_retry_after_wins_over_the_window_that_the_text_tells() -> None:
         {"fault": {"error_code": "iMetal.0100", "error_msg": "not found: a"}, "x": 1},
     ],
 )
-def test_400_and_404_keep_the_clouds_code_and_message(status: int, body: object) -> None:
+def test_a_refusal_keeps_the_clouds_status_code_and_message(status: int, body: object) -> None:
     assert judge(answer(status, body)) == Refused(status, "iMetal.0100", "not found: a")
 
 
@@ -187,6 +187,10 @@ def test_a_number_as_code_is_kept_as_text() -> None:
         (400, b""),
         (413, told("APIGW.0201", "too large")),
         (405, told("APIGW.0501", "method")),
+        (405, told("APIG.0502", "quota")),
+        (409, b"Conflict"),
+        (415, b""),
+        (422, b"<html>"),
         (302, b""),
         (304, b""),
         (100, b""),

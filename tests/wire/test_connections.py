@@ -21,15 +21,30 @@ class NoUsage:
 
 
 class RefusingGateway:
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.body = b""
+
     async def answer(self, asked: Asked) -> Answered:
+        self.asked.set()
+        await self.may_answer.wait()
+        if asked.has_body:
+            self.body = await asked.read_body(1_000)
         raise NotPermitted("nobody may")
 
 
 @pytest.fixture
-async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def gateway() -> RefusingGateway:
+    return RefusingGateway()
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> PublicServer:
     monkeypatch.setattr(public, "FIRST_REQUEST_WITHIN_S", 0.3)
     handler = PublicHandler(
-        RefusingGateway(),  # type: ignore[arg-type]
+        gateway,  # type: ignore[arg-type]
         SystemClock(),
         deadline_s=5.0,
         request_done=lambda *_: None,
@@ -39,7 +54,12 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         federation=None,  # type: ignore[arg-type]
         pages={},
     )
-    runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
+    return PublicServer(handler, access_log=None)
+
+
+@pytest.fixture
+async def port(server: PublicServer) -> AsyncIterator[int]:
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -56,14 +76,92 @@ async def test_a_connection_that_never_asks_is_closed(port: int, sent: bytes) ->
     writer.close()
 
 
+ASK = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
+
+
+async def an_answer(reader: asyncio.StreamReader) -> bytes:
+    """Read one answer whole and return its head."""
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 403 ")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        await reader.readexactly(length)
+    return head.lower()
+
+
 async def test_a_connection_that_asked_is_kept(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n")
-        async with asyncio.timeout(5):
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 403 ")
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
-            await reader.readexactly(length)
+        writer.write(ASK)
+        assert b"connection:" not in await an_answer(reader)
         await asyncio.sleep(0.4)
     writer.close()
+
+
+async def test_a_draining_server_answers_once_more_on_an_idle_connection(
+    port: int, server: PublicServer
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ASK)
+    await an_answer(reader)
+    server.tell_clients_to_leave()
+    drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
+    await asyncio.sleep(0.2)
+    assert not drained.done()
+    writer.write(ASK)
+    assert b"\r\nconnection: close\r\n" in await an_answer(reader)
+    assert await reader.read() == b""
+    writer.close()
+    async with asyncio.timeout(2):
+        await drained
+
+
+async def test_an_answer_in_the_making_says_that_it_is_the_last(
+    port: int, server: PublicServer, gateway: RefusingGateway
+) -> None:
+    gateway.may_answer.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ASK)
+    await gateway.asked.wait()
+    server.tell_clients_to_leave()
+    gateway.may_answer.set()
+    assert b"\r\nconnection: close\r\n" in await an_answer(reader)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_body_that_is_still_being_sent_is_taken_while_draining(
+    port: int, server: PublicServer, gateway: RefusingGateway
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        ASK.replace(b"GET", b"PUT").replace(b"Host", b"Content-Length: 6\r\nHost") + b"abc"
+    )
+    await gateway.asked.wait()
+    server.tell_clients_to_leave()
+    drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
+    await asyncio.sleep(0.1)
+    writer.write(b"def")
+    await an_answer(reader)
+    await drained
+    writer.close()
+    assert gateway.body == b"abcdef"
+
+
+async def test_a_connection_that_stays_idle_is_closed_in_the_end(
+    port: int, server: PublicServer, gateway: RefusingGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(public, "_IDLE_KEPT_S", 0.2)
+    gateway.may_answer.clear()
+    busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    busy[1].write(ASK)
+    await gateway.asked.wait()
+    server.tell_clients_to_leave()
+    drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
+    assert await idle[0].read() == b""
+    assert not drained.done()
+    gateway.may_answer.set()
+    await an_answer(busy[0])
+    await drained
+    for _, writer in (busy, idle):
+        writer.close()

@@ -1,0 +1,554 @@
+"""An audit chain in a directory: append-only segments, each line on the disk before it counts.
+
+One process holds one `chain-K` directory at a time, by a lock that its death frees, and goes on
+with the chain where it stands.
+"""
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Final
+
+from gateway.drivers.audit_record import Committed, opening_body, unavailable
+from gateway.ports import Clock
+from gateway.rules.audit_chain import (
+    LINE_BYTES_MAX,
+    NOTHING_BEFORE,
+    Head,
+    Line,
+    Signer,
+    beginning,
+    checkpoint,
+    link,
+    parse,
+    segment_opening,
+    segments_removed,
+)
+
+log = logging.getLogger("gateway.audit")
+
+_CHAINS_MAX = 1_000
+_SEGMENT_AGE_MAX_S = 86_400.0
+"""So that old ones go when they are due, also where little is recorded."""
+_OPENING_BYTES_MAX = 1_000
+"""More than a segment's first line has."""
+_SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
+_LOCK: Final = "lock"
+
+_LOOK_EVERY_S = 1.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DSYNC = getattr(os, "RWF_DSYNC", 0)
+sync = getattr(os, "fdatasync", os.fsync)  # not every platform has the cheaper one
+
+
+class ChainUnreadable(Exception):
+    """The end of a chain is none that we wrote, so nothing can follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """Where a chain was left."""
+
+    head: Head
+    number: int
+    """Of the last segment; 0: there is none."""
+    opened_at: float
+    torn: bytes = b""
+
+
+_Linked = tuple[Head, list[bytes], Head]
+"""A head, lines that follow it, and where the chain stands with them."""
+
+
+class FileStore:
+    """Chain files behind a thread (audit_trail.AuditStore): a disk may take its time."""
+
+    def __init__(self, files: "ChainFiles") -> None:
+        self._files = files
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        # An executor's hand-over costs twice as much, and would wait for a hung disk at the end.
+        Thread(target=self._work, name="audit", daemon=True).start()
+
+    async def commit(
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+    ) -> Committed:
+        # Linked here, where the bodies were made: in the thread it costs three times as much.
+        after = self._files.head
+        linked = (after, *link(after, bodies))
+        return await self._do(
+            partial(
+                self._files.commit,
+                bodies,
+                linked=linked,
+                with_checkpoint=with_checkpoint,
+                claim=claim,
+            )
+        )
+
+    async def tidy(self) -> Committed:
+        return await self._do(self._files.remove_old)
+
+    async def close(self) -> None:
+        await self._do(self._files.close)
+        self._jobs.put(None)
+
+    async def _do(self, work: Callable[[], Committed]) -> Committed:
+        done: asyncio.Future[Committed] = self._loop.create_future()
+        self._jobs.put((work, done))
+        try:
+            return await done
+        except OSError as error:
+            raise unavailable(error.strerror or type(error).__name__) from error
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            work, done = job
+            try:
+                call = partial(_settle, done, work(), None)
+            except Exception as error:  # noqa: BLE001 - who waits is told, whatever it is
+                call = partial(_settle, done, None, error)
+            with suppress(RuntimeError):  # the loop ended before the disk answered
+                self._loop.call_soon_threadsafe(call)
+
+
+_Job = tuple[Callable[[], Committed], "asyncio.Future[Committed]"]
+
+
+def _settle(
+    done: "asyncio.Future[Committed]", committed: Committed | None, error: Exception | None
+) -> None:
+    if done.done():
+        return  # nobody waits any more
+    if committed is not None:
+        done.set_result(committed)
+    elif error is not None:
+        done.set_exception(error)
+
+
+class ChainFiles:
+    """Its methods block; each raises OSError, and then nothing of it stays in the chain."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        signer: Signer | None = None,
+        segment_bytes_max: int,
+        keep_s: float,
+    ) -> None:
+        """Segments older than `keep_s` are removed; 0 keeps them for ever."""
+        self._directory = directory
+        self._clock = clock
+        self._signer = signer
+        self._segment_bytes_max = segment_bytes_max
+        self._keep_s = keep_s
+        self._place = directory
+        self._lock_fd = self._fd = -1
+        self._stand = _Stand(beginning(""), 0, 0.0)
+        self._size = 0
+        """Of the segment, as far as it counts."""
+        self._has_more = False
+        """The segment may hold bytes beyond that, of a batch that failed."""
+        self._distrusted = False
+        """A sync of the segment failed: what its later ones say is not to be believed."""
+        self._look_at = 0.0
+        self._since_checkpoint = 0
+        self._told = Committed([], [])
+        """What is durable since somebody was told."""
+
+    @property
+    def place(self) -> Path:
+        """The chain's own directory."""
+        return self._place
+
+    @property
+    def head(self) -> Head:
+        return self._stand.head
+
+    def commit(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        linked: _Linked | None = None,
+        with_checkpoint: bool = False,
+        claim: Callable[[], bool] = lambda: True,
+    ) -> Committed:
+        """Append and return when it is on the disk.
+
+        `linked` is what they are after a head, of use if the chain still stands there. `claim` is
+        asked at the end: False means that nobody waits for it any more, and takes it back.
+        """
+        self._make_ready()
+        self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, claim=claim)
+        return self._tell()
+
+    def remove_old(self) -> Committed:
+        """Remove segments that are too old, and whole chains that nobody writes; say so first."""
+        self._make_ready()
+        if self._keep_s <= 0:
+            return self._tell()
+        before = self._clock.now() - self._keep_s
+        for place in chain_places(self._directory):
+            try:
+                if place == self._place:
+                    self._remove_own(before)
+                else:
+                    self._remove_other(place, before)
+            except ChainUnreadable as unreadable:  # it stays, for somebody to look at
+                log.error(  # noqa: TRY400 - the text says it all
+                    "audit_chain_unreadable",
+                    extra={"directory": str(place), "error": str(unreadable)},
+                )
+        return self._tell()
+
+    def close(self) -> Committed:
+        for fd in (self._fd, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock_fd = -1
+        return self._tell()
+
+    def _tell(self) -> Committed:
+        told, self._told = self._told, Committed([], [])
+        return told
+
+    def _make_ready(self) -> None:
+        if self._fd >= 0:
+            self._look()
+        if self._fd < 0:
+            self._open()
+            return
+        if self._has_more:
+            self._cut_back()
+        if self._distrusted:
+            self._begin_segment()
+        elif self._is_full():
+            self._roll()
+
+    def _is_full(self) -> bool:
+        age_s = self._clock.now() - self._stand.opened_at
+        return self._size >= self._segment_bytes_max or age_s >= _SEGMENT_AGE_MAX_S
+
+    def _roll(self) -> None:
+        self._append([], with_checkpoint=True)
+        self._begin_segment()
+
+    def _append(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        linked: _Linked | None = None,
+        with_checkpoint: bool = False,
+        claim: Callable[[], bool] = lambda: True,
+    ) -> None:
+        if linked is not None and linked[0] == self._stand.head:
+            _, lines, head = linked
+        else:
+            lines, head = link(self._stand.head, bodies)
+        marks = with_checkpoint and self._since_checkpoint + len(lines) > 0
+        if marks:
+            last, head = link(head, [checkpoint(head, self._clock.now(), self._signer)])
+            lines += last
+        if not lines:
+            return
+        data = b"".join(lines)
+        try:
+            self._has_more = True
+            self._write(data)
+            if not claim():
+                raise TimeoutError(0, "it took too long")
+        except OSError:
+            with suppress(OSError):  # the next commit tries again
+                self._cut_back()
+            raise
+        self._has_more = False
+        self._size += len(data)
+        self._stand = _Stand(head, self._stand.number, self._stand.opened_at)
+        self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
+        self._told.lines.extend(lines)
+        if marks:
+            self._told.checkpoints.append(head)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            write_durably(self._fd, data)
+        except OSError as error:
+            # After a failed sync the system forgets what it could not write.
+            self._distrusted |= error.errno not in _FULL
+            raise
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self._size)
+        sync(self._fd)
+        self._has_more = False
+
+    def _look(self) -> None:
+        """See what others did to the segment; what it means is for `verify` to tell."""
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        found = os.fstat(self._fd)
+        if found.st_nlink == 0:
+            log.error("audit_segment_gone", extra={"directory": str(self._place)})
+            self.close()
+        elif found.st_size != self._size and not self._has_more:
+            log.error("audit_segment_altered", extra={"directory": str(self._place)})
+            self._size = found.st_size
+
+    def _begin_segment(self) -> None:
+        """Go on in a new file; when that fails, all stays as it was."""
+        now, number = self._clock.now(), self._stand.number + 1
+        (line,), head = link(self._stand.head, [segment_opening(number, now)])
+        file = _segment_file(self._place, number)
+        fd = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            write_durably(fd, line)
+            _sync_directory(self._place)
+        except OSError:
+            os.close(fd)
+            file.unlink()
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size = fd, len(line)
+        self._stand = _Stand(head, number, now)
+        self._has_more = self._distrusted = False
+        self._since_checkpoint += 1
+        self._told.lines.append(line)
+
+    def _open(self) -> None:
+        _make_directory(self._directory)
+        for number in range(1, _CHAINS_MAX):
+            place = self._directory / f"chain-{number}"
+            _make_directory(place)
+            lock = _lock(place)
+            if lock is None:
+                continue
+            try:
+                self._continue(place)
+            except ChainUnreadable as unreadable:
+                os.close(lock)
+                log.error(  # noqa: TRY400 - the text says it all
+                    "audit_chain_unreadable",
+                    extra={"directory": str(place), "error": str(unreadable)},
+                )
+                continue
+            except OSError:
+                os.close(lock)
+                raise
+            self._lock_fd = lock
+            return
+        raise OSError(0, "every chain directory is taken")
+
+    def _continue(self, place: Path) -> None:
+        """Cut off what was never acknowledged, and say that we go on from there."""
+        stand = _stand_of(place)
+        self._place, self._fd = place, -1
+        self._has_more = self._distrusted = False
+        self._since_checkpoint = 1
+        self._stand = stand
+        try:
+            if stand.number == 0:
+                self._stand = _Stand(beginning(secrets.token_hex(8)), 0, 0.0)
+                self._begin_segment()
+            else:
+                self._reopen(stand)
+                if self._is_full():
+                    self._roll()
+            opening = opening_body(self._clock.now(), torn=stand.torn)
+            self._append([opening], with_checkpoint=True)
+        except OSError:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            raise
+        log.info(
+            "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
+        )
+
+    def _reopen(self, stand: _Stand) -> None:
+        file = _segment_file(self._place, stand.number)
+        self._fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+        self._size = os.fstat(self._fd).st_size - len(stand.torn)
+        if stand.torn:
+            self._cut_back()
+
+    def _remove_own(self, before: float) -> None:
+        """Remove segments whose last line was written before that."""
+        files = _segment_files(self._place)
+        numbers, old, first_kept = sorted(files), [], None
+        for number, following in pairwise(numbers):
+            first = _first_line(files[following])  # it tells when the one before ended
+            if first.at >= before:
+                break
+            old.append(number)
+            first_kept = first
+        if first_kept is None:
+            return
+        told = segments_removed(
+            self._clock.now(),
+            chain=first_kept.chain,
+            first=old[0],
+            through=old[-1],
+            head=Head(first_kept.chain, first_kept.seq - 1, first_kept.prev),
+            why="older than keep_days",
+        )
+        self._append([told])
+        for number in old:
+            files[number].unlink()
+        _sync_directory(self._place)
+
+    def _remove_other(self, place: Path, before: float) -> None:
+        lock = _lock(place)
+        if lock is None:
+            return
+        try:
+            files = _segment_files(place)
+            if not files:
+                return
+            last, _ = _last_line(files[max(files)])
+            if last.at >= before:
+                return
+            told = segments_removed(
+                self._clock.now(),
+                chain=last.chain,
+                first=min(files),
+                through=max(files),
+                head=last.head,
+                why=f"{place.name} is older than keep_days",
+            )
+            self._append([told])
+            for file in files.values():
+                file.unlink()
+            (place / _LOCK).unlink()
+            place.rmdir()
+        finally:
+            os.close(lock)
+
+
+def segment_files(place: Path) -> list[tuple[int, Path]]:
+    """Return the segments of a chain's directory in order, with their numbers."""
+    return sorted(_segment_files(place).items())
+
+
+def chain_places(directory: Path) -> list[Path]:
+    """Return the directories of the chains below."""
+    return sorted(one for one in directory.glob("chain-*") if one.is_dir())
+
+
+def _segment_files(place: Path) -> dict[int, Path]:
+    return {
+        int(found[1]): file
+        for file in place.iterdir()
+        if (found := _SEGMENT.fullmatch(file.name)) is not None
+    }
+
+
+def _segment_file(place: Path, number: int) -> Path:
+    return place / f"segment-{number:08}.jsonl"
+
+
+def _stand_of(place: Path) -> _Stand:
+    """Find the last whole line; what comes after it is torn. Raises ChainUnreadable."""
+    torn = b""
+    for number, file in reversed(segment_files(place)):
+        try:
+            last, torn = _last_line(file)
+        except _NoLine as none:
+            if len(none.torn) > _OPENING_BYTES_MAX:
+                raise
+            torn = none.torn  # killed while it made the segment
+            file.unlink()
+            continue
+        return _Stand(last.head, number, _first_line(file).at, torn)
+    return _Stand(Head("", 0, NOTHING_BEFORE), 0, 0.0, torn)
+
+
+class _NoLine(ChainUnreadable):
+    def __init__(self, file: Path, torn: bytes) -> None:
+        super().__init__(f"{file.name} has no whole line")
+        self.torn = torn
+
+
+def _last_line(file: Path) -> tuple[Line, bytes]:
+    """Return the last whole line and the bytes after it; raise ChainUnreadable."""
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 2 * LINE_BYTES_MAX))
+        end = opened.read()
+    whole, newline, torn = end.rpartition(b"\n")
+    if not newline:
+        raise _NoLine(file, torn)
+    try:
+        return parse(whole.rpartition(b"\n")[2] + newline), torn
+    except ValueError as error:
+        raise ChainUnreadable(f"the last line of {file.name} {error}") from None
+
+
+def _first_line(file: Path) -> Line:
+    with file.open("rb") as opened:
+        line = opened.readline(LINE_BYTES_MAX)
+    try:
+        return parse(line)
+    except ValueError as error:
+        raise ChainUnreadable(f"the first line of {file.name} {error}") from None
+
+
+def _lock(place: Path) -> int | None:
+    """Take the chain for this process; None: another has it."""
+    file = place / _LOCK
+    try:
+        fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    except FileNotFoundError:  # it was removed at this moment
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink == 1:
+            return fd
+    except BlockingIOError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _make_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(fd: int, data: bytes) -> None:
+    """Append; one call where the system can write and sync in one: each gives the GIL away."""
+    if _DSYNC:
+        try:
+            data = data[os.pwritev(fd, [data], -1, _DSYNC) :]
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+    if data:
+        while data:
+            data = data[os.write(fd, data) :]
+        sync(fd)

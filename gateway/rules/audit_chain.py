@@ -1,0 +1,146 @@
+"""How the lines of an audit trail hang together. Pure: bytes in, bytes out.
+
+Each line is one JSON object that bears its chain, its number and the SHA-256 of the line before,
+over all that line's bytes, the newline too. A checkpoint is such a line with a signature, which
+vouches for everything before it. A chain lies in segments; the first line of each tells its number.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+
+CHECKPOINT: Final = "checkpoint"
+SEGMENT_OPENED: Final = "segment_opened"
+SEGMENTS_REMOVED: Final = "segments_removed"
+STRUCTURAL: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
+"""Events that tell of the trail itself."""
+NOTHING_BEFORE: Final = "0" * 64
+LINE_BYTES_MAX: Final = 1_048_576
+_SIGNED_FOR = b"console-gateway audit checkpoint\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a chain stands: its last line."""
+
+    chain: str
+    seq: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.chain}:{self.seq}:{self.hash}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signs checkpoints; the key itself stays with the driver."""
+
+    key_id: str
+    sign: Callable[[bytes], bytes]
+
+
+def beginning(chain: str) -> Head:
+    """Return where a chain stands that has no line yet."""
+    return Head(chain, 0, NOTHING_BEFORE)
+
+
+def body(fields: dict[str, object]) -> bytes:
+    """Return a line's own members, as `link` takes them; it has one member at least."""
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def link(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
+    """Make lines of these bodies, after `head`; return them and where the chain stands then."""
+    chain, seq, last = head.chain.encode(), head.seq, head.hash.encode()
+    lines = []
+    for one in bodies:
+        seq += 1
+        line = b'{"chain":"%b","seq":%d,"prev":"%b",%b' % (chain, seq, last, one[1:])
+        last = sha256(line).hexdigest().encode()
+        lines.append(line)
+    return lines, Head(head.chain, seq, last.decode())
+
+
+def segment_opening(number: int, at: float) -> bytes:
+    return body({"event": SEGMENT_OPENED, "at": at, "segment": number})
+
+
+def segments_removed(
+    at: float, *, chain: str, first: int, through: int, head: Head, why: str
+) -> bytes:
+    """Tell that segments `first` to `through` of `chain` are gone; `head` was their last line."""
+    return body(
+        {
+            "event": SEGMENTS_REMOVED,
+            "at": at,
+            "of_chain": chain,
+            "removed_from": first,
+            "removed_through": through,
+            "last_seq": head.seq,
+            "last_hash": head.hash,
+            "detail": why,
+        }
+    )
+
+
+def checkpoint(head: Head, at: float, signer: Signer | None) -> bytes:
+    """Return the body that follows `head`; without a signer it is a mark and proves nothing."""
+    key = signature = ""
+    if signer is not None:
+        key = signer.key_id
+        signature = signer.sign(signed_text(head.chain, head.seq + 1, head.hash, at, key)).hex()
+    return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature})
+
+
+def signed_text(chain: str, seq: int, prev: str, at: float, key: str) -> bytes:
+    """Return what a checkpoint's signature is over; it holds nothing for any other purpose."""
+    return _SIGNED_FOR + orjson.dumps([chain, seq, prev, at, key])
+
+
+def key_id(public_key: bytes) -> str:
+    """Name an Ed25519 public key, given its 32 bytes."""
+    return sha256(public_key).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as it was read; what it says of itself is yet to be judged."""
+
+    chain: str
+    seq: int
+    prev: str
+    event: str
+    at: float
+    fields: dict[str, Any]
+    hash: str
+
+    @property
+    def head(self) -> Head:
+        return Head(self.chain, self.seq, self.hash)
+
+
+def parse(line: bytes) -> Line:
+    """Read a line; raise ValueError when it is not one that `link` could have made.
+
+    It must be written as we write: another spelling of the same object is a change, too.
+    """
+    try:
+        fields = orjson.loads(line)
+        if orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE) != line:
+            raise ValueError("is spelt in another way than it was written")
+    except orjson.JSONDecodeError:
+        raise ValueError("is no JSON") from None
+    match fields:
+        case {
+            "chain": str(chain),
+            "seq": int(seq),
+            "prev": str(prev),
+            "event": str(event),
+            "at": float() | int() as at,
+        }:
+            return Line(chain, seq, prev, event, at, fields, sha256(line).hexdigest())
+        case _:
+            raise ValueError("is no line of an audit trail")

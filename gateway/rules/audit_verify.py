@@ -1,0 +1,300 @@
+"""Is an audit trail as it was written? Says up to where it is intact, or what is wrong, and where.
+
+Pure: the lines come in as bytes. What is read after the first flaw proves nothing, so reading
+ends there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import Any
+
+from gateway.rules.audit_chain import (
+    CHECKPOINT,
+    NOTHING_BEFORE,
+    SEGMENT_OPENED,
+    SEGMENTS_REMOVED,
+    STRUCTURAL,
+    Head,
+    Line,
+    parse,
+    signed_text,
+)
+
+_LOOK_AHEAD = 1_000
+"""Lines after a flaw that are looked at to tell what was done."""
+
+Verify = Callable[[bytes, bytes], bool]
+"""Tell whether this is the signature (first) over that text (second)."""
+
+
+class Flaw(Enum):
+    CHANGED = "changed"
+    REMOVED = "removed"
+    INSERTED = "inserted"
+    REORDERED = "reordered"
+    TRUNCATED = "truncated"
+    SIGNATURE_WRONG = "signature wrong"
+    KEY_UNKNOWN = "key unknown"
+    NOT_SIGNED = "not signed"
+    HEAD_DIFFERS = "head differs"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    file: str
+    line: int
+    """0: the file, or all of the chain."""
+    flaw: Flaw
+    text: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.flaw.value}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    number: int
+    file: str
+    lines: Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    seq: int
+    at: float
+    key: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What is known of one chain; `head` is the last line that is intact."""
+
+    name: str
+    head: Head | None = None
+    first_seq: int = 0
+    segments: int = 0
+    records: int = 0
+    signed: Checkpointed | None = None
+    """The last checkpoint with a signature, verified if keys were given."""
+    removed_through: int = 0
+    """Segments up to this one were removed when they were old; the chain says so."""
+    finding: Finding | None = None
+
+    @property
+    def intact(self) -> bool:
+        return self.finding is None
+
+    @property
+    def unsigned_lines(self) -> int:
+        """How many lines stand after the last signed checkpoint."""
+        last = 0 if self.head is None else self.head.seq
+        return last - (self.signed.seq if self.signed is not None else self.first_seq - 1)
+
+
+def verify(
+    name: str,
+    segments: Sequence[Segment],
+    keys: Mapping[str, Verify] | None = None,
+    heads: Iterable[Head] = (),
+) -> Report:
+    """Judge one chain. `keys` by their ids; None: signatures are not looked at.
+
+    `heads` of this chain were kept elsewhere: their lines must be there, and be the same.
+    """
+    reading = _Reading(Report(name), keys, {head.seq: head for head in heads})
+    reading.run(segments)
+    return reading.report
+
+
+class _Broken(Exception):
+    def __init__(self, flaw: Flaw, text: str) -> None:
+        super().__init__(text)
+        self.flaw = flaw
+
+
+class _Reading:
+    def __init__(
+        self, report: Report, keys: Mapping[str, Verify] | None, heads: dict[int, Head]
+    ) -> None:
+        self.report = report
+        self._keys = keys
+        self._heads = heads
+        self._head: Head | None = None
+        self._before: Head | None = None
+        """The last line of what was removed, as the first line that is left tells it."""
+        self._removed_by_right: dict[int, str] = {}
+        """Last hashes by the last segment of each removal that the chain tells of."""
+        self._file, self._line = report.name, 0
+        self._rest: Iterator[bytes] = iter(())
+
+    def run(self, segments: Sequence[Segment]) -> None:
+        try:
+            for segment in segments:
+                self._segment(segment, is_last=segment is segments[-1])
+            self._judge_whole(segments)
+        except _Broken as broken:
+            self.report.finding = Finding(self._file, self._line, broken.flaw, str(broken))
+
+    def _segment(self, segment: Segment, *, is_last: bool) -> None:
+        self._file, self._line = segment.file, 0
+        expected = self.report.removed_through + self.report.segments + 1
+        if self._head is None:
+            self.report.removed_through = segment.number - 1
+        elif segment.number != expected:
+            raise _Broken(Flaw.REMOVED, f"segment {expected} is not there")
+        self.report.segments += 1
+        self._rest = iter(segment.lines)
+        for raw in self._rest:
+            self._line += 1
+            self._take(raw, segment.number, is_last=is_last)
+        if self._line == 0:
+            raise _Broken(Flaw.TRUNCATED, "the segment is empty")
+
+    def _take(self, raw: bytes, segment: int, *, is_last: bool) -> None:
+        if not raw.endswith(b"\n"):
+            left_by_a_kill = (
+                ": a gateway that was killed leaves this, and cuts it off when it next starts"
+                if is_last
+                else ""
+            )
+            raise _Broken(Flaw.TRUNCATED, f"the file ends within a line{left_by_a_kill}")
+        try:
+            line = parse(raw)
+        except ValueError as error:
+            raise _Broken(Flaw.CHANGED, f"the line {error}") from None
+        if self._head is None:
+            self._begin(line, segment)
+        else:
+            self._follow(line, self._head)
+        opens = line.event == SEGMENT_OPENED
+        if opens != (self._line == 1) or (opens and line.fields.get("segment") != segment):
+            raise _Broken(Flaw.CHANGED, "the first line of a segment tells its number")
+        kept = self._heads.pop(line.seq, None)
+        if kept is not None and kept.hash != line.hash:
+            raise _Broken(Flaw.HEAD_DIFFERS, "this line is not the one whose hash was kept")
+        self._note(line)
+        self._head = self.report.head = line.head
+
+    def _begin(self, line: Line, segment: int) -> None:
+        self.report.first_seq = line.seq
+        if segment == 1 and (line.seq != 1 or line.prev != NOTHING_BEFORE):
+            raise _Broken(Flaw.REMOVED, "the chain does not begin here")
+        self._before = Head(line.chain, line.seq - 1, line.prev)
+
+    def _follow(self, line: Line, head: Head) -> None:
+        due = head.seq + 1
+        if line.chain != head.chain:
+            raise _Broken(Flaw.INSERTED, f"the line is of another chain, {line.chain}")
+        if line.seq == due and line.prev == head.hash:
+            return
+        later = self._numbers_ahead()
+        if line.seq > due:
+            if due in later:
+                raise _Broken(Flaw.REORDERED, f"line {due} of the chain comes later")
+            raise _Broken(Flaw.REMOVED, f"lines {due} to {line.seq - 1} of the chain are missing")
+        if line.seq < due or due in later:
+            raise _Broken(Flaw.INSERTED, f"line {line.seq} of the chain is there twice")
+        raise _Broken(
+            Flaw.CHANGED, "the line does not follow from the one before: one of the two was changed"
+        )
+
+    def _numbers_ahead(self) -> set[int]:
+        found = set()
+        for raw in islice(self._rest, _LOOK_AHEAD):
+            try:
+                found.add(parse(raw).seq)
+            except ValueError:
+                continue
+        return found
+
+    def _note(self, line: Line) -> None:
+        if line.event == CHECKPOINT or "signature" in line.fields:
+            self._judge_checkpoint(line)
+        elif line.event == SEGMENTS_REMOVED:
+            if line.fields.get("of_chain") == line.chain:
+                through = line.fields.get("removed_through", 0)
+                self._removed_by_right[through] = line.fields.get("last_hash", "")
+        elif line.event not in STRUCTURAL:
+            self.report.records += 1
+
+    def _judge_checkpoint(self, line: Line) -> None:
+        match line.fields:
+            case {"event": "checkpoint", "key": str(key), "signature": str(signature), **rest} if (
+                rest.keys() == {"chain", "seq", "prev", "at"}
+            ):
+                pass
+            case _:
+                raise _Broken(Flaw.CHANGED, "the line is no checkpoint as they are written")
+        if not key and not signature:
+            return
+        if self._keys is not None:
+            proves = self._keys.get(key)
+            if proves is None:
+                raise _Broken(Flaw.KEY_UNKNOWN, f"the checkpoint is signed with the key {key}")
+            text = signed_text(line.chain, line.seq, line.prev, line.at, key)
+            if not proves(_from_hex(signature), text):
+                raise _Broken(Flaw.SIGNATURE_WRONG, "the checkpoint is not what was signed")
+        self.report.signed = Checkpointed(line.seq, line.at, key)
+
+    def _judge_whole(self, segments: Sequence[Segment]) -> None:
+        report = self.report
+        if self._head is None or self._before is None:
+            raise _Broken(Flaw.REMOVED, "there is no line")
+        self._file, self._line = segments[0].file, 1
+        through = report.removed_through
+        if through and self._removed_by_right.get(through) != self._before.hash:
+            raise _Broken(
+                Flaw.REMOVED,
+                f"segments up to {through} are not there, and no line tells of their removal",
+            )
+        self._file, self._line = report.name, 0
+        if self._keys is not None and report.signed is None:
+            raise _Broken(Flaw.NOT_SIGNED, "no checkpoint is signed")
+        for seq in sorted(self._heads):
+            if seq > self._head.seq:
+                last = self._head.seq
+                raise _Broken(
+                    Flaw.TRUNCATED, f"line {seq}, whose hash was kept, is gone; the last is {last}"
+                )
+            if seq == self._before.seq and self._heads[seq].hash != self._before.hash:
+                raise _Broken(Flaw.HEAD_DIFFERS, f"line {seq} was another when its hash was kept")
+
+
+def _from_hex(signature: str) -> bytes:
+    """Return its bytes; what is not spelt as we write is no signature."""
+    try:
+        raw = bytes.fromhex(signature)
+    except ValueError:
+        return b""
+    return raw if raw.hex() == signature else b""
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return the report as JSON tells it."""
+    head, signed, finding = report.head, report.signed, report.finding
+    return {
+        "name": report.name,
+        "intact": report.intact,
+        "chain": None if head is None else head.chain,
+        "first_seq": report.first_seq,
+        "last_seq": 0 if head is None else head.seq,
+        "last_hash": None if head is None else head.hash,
+        "segments": report.segments,
+        "records": report.records,
+        "removed_through_segment": report.removed_through,
+        "signed": None
+        if signed is None
+        else {"seq": signed.seq, "at": signed.at, "key": signed.key},
+        "lines_not_signed": report.unsigned_lines,
+        "finding": None
+        if finding is None
+        else {
+            "file": finding.file,
+            "line": finding.line,
+            "flaw": finding.flaw.value,
+            "text": finding.text,
+        },
+    }

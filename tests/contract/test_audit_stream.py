@@ -1,0 +1,228 @@
+"""The audit trail in a real Valkey stream: whole when it decides, close behind when files do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_trail import AuditTrail
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
+from gateway.drivers.valkey.connection import Valkey
+from gateway.errors import JournalUnavailable, StoreUnavailable
+from gateway.ports import AuditRecord
+from gateway.rules.audit_chain import parse
+from gateway.rules.audit_verify import Report, Segment, verify
+from tests.contract.test_shared_store import a_valkey
+from tests.support.audit import SigningKey, lines_in
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.valkey import RealValkey
+
+KEY = SigningKey()
+
+
+class Flaky(AuditStream):
+    """Loses answers, or requests, as a network does."""
+
+    def __init__(self, valkey: Valkey) -> None:
+        super().__init__(valkey, keep_s=0)
+        self.loses = ""
+
+    async def append(self, chain: str, after_seq: int, lines: Sequence[bytes]) -> None:
+        if self.loses == "request":
+            raise StoreUnavailable("lost")
+        await super().append(chain, after_seq, lines)
+        if self.loses == "answer":
+            raise StoreUnavailable("lost")
+
+
+@pytest.fixture
+async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
+    made = a_valkey(shared_valkey)
+    assert await made.probe()
+    yield made
+    await made.close()
+
+
+def a_trail(store: Any, **options: Any) -> AuditTrail:
+    return AuditTrail(
+        store,
+        clock=SystemClock(),
+        telemetry=RecordingTelemetry(),
+        checkpoint_s=60.0,
+        **options,
+    )
+
+
+async def record(trail: AuditTrail, name: str) -> None:
+    await trail.record(AuditRecord(event="refused", at=1.0, subject=name))
+
+
+def lines_of(server: RealValkey, stream: AuditStream) -> list[bytes]:
+    entries = server.command("XRANGE", stream.name, "-", "+")
+    return [fields[b"line"] for _, fields in entries]
+
+
+def judged(lines: list[bytes]) -> list[Report]:
+    chains: dict[str, list[bytes]] = {}
+    for line in lines:
+        chains.setdefault(parse(line).chain, []).append(line)
+    return [
+        verify(chain, [Segment(1, "stream", of_it)], KEY.verifiers)
+        for chain, of_it in chains.items()
+    ]
+
+
+def subjects(lines: list[bytes]) -> list[str]:
+    return [name for line in lines if (name := parse(line).fields.get("subject"))]
+
+
+async def test_alone_it_holds_each_record_when_it_returns(
+    valkey: Valkey, shared_valkey: RealValkey
+) -> None:
+    stream = AuditStream(valkey, keep_s=86_400)
+    trails = [
+        a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
+    ]
+    for i, trail in enumerate(trails):
+        await record(trail, f"first {i}")
+        assert subjects(lines_of(shared_valkey, stream))[-1] == f"first {i}"
+    await asyncio.gather(*(record(trails[i % 2], f"p{i}") for i in range(100)))
+    for trail in trails:
+        await trail.close()
+    lines = lines_of(shared_valkey, stream)
+    assert len(subjects(lines)) == 102
+    reports = judged(lines)
+    assert len(reports) == 2
+    assert all(report.intact for report in reports), [report.finding for report in reports]
+
+
+@pytest.mark.parametrize("loses", ["request", "answer"])
+async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
+    valkey: Valkey, shared_valkey: RealValkey, loses: str
+) -> None:
+    stream = Flaky(valkey)
+    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(trail, "before")
+    stream.loses = loses
+    for name in ("refused", "refused again"):
+        with pytest.raises(JournalUnavailable):
+            await record(trail, name)
+    assert not trail.durable
+    stream.loses = ""
+    await record(trail, "after")
+    await trail.close()
+    lines = lines_of(shared_valkey, stream)
+    assert subjects(lines) == ["before", "after"]
+    assert all(report.intact for report in judged(lines))
+
+
+async def test_an_attempt_that_comes_late_changes_nothing(
+    valkey: Valkey, shared_valkey: RealValkey
+) -> None:
+    stream = AuditStream(valkey, keep_s=0)
+    await stream.append("c", 0, [b"one\n"])
+    await stream.append("c", 1, [b"two\n"])
+    stream._attempts = 0
+    with pytest.raises(StoreUnavailable):
+        await stream.append("c", 0, [b"late\n"])
+    assert lines_of(shared_valkey, stream) == [b"one\n", b"two\n"]
+
+
+async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
+    own_valkey: RealValkey,
+) -> None:
+    valkey = a_valkey(own_valkey, timeout_s=0.5)
+    assert await valkey.probe()
+    stream = AuditStream(valkey, keep_s=0)
+    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(trail, "before")
+    own_valkey.hang()
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable):
+            await record(trail, "refused")
+    own_valkey.go_on()
+    await asyncio.sleep(0.1)
+    assert await valkey.probe()
+    await record(trail, "after")
+    await trail.close()
+    lines = lines_of(own_valkey, stream)
+    assert subjects(lines) == ["before", "after"]
+    assert all(report.intact for report in judged(lines))
+    await valkey.close()
+
+
+async def test_lines_older_than_their_time_are_trimmed(
+    valkey: Valkey, shared_valkey: RealValkey
+) -> None:
+    stream = AuditStream(valkey, keep_s=3600)
+    for i in range(500):  # whole nodes only are trimmed, of a hundred entries or so
+        shared_valkey.command("XADD", stream.name, f"{i + 1}-0", "line", "x" * 100)
+    await stream.append("c", 0, [b"new\n"])
+    left = lines_of(shared_valkey, stream)
+    assert len(left) < 200
+    assert left[-1] == b"new\n"
+
+
+async def test_beside_files_it_follows_and_catches_up(
+    valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
+) -> None:
+    stream = Flaky(valkey)
+    follower = StreamFollower(stream, SystemClock())
+    files = ChainFiles(
+        tmp_path, clock=SystemClock(), signer=KEY.signer, segment_bytes_max=10**6, keep_s=0
+    )
+    trail = a_trail(FileStore(files), follow=[follower.follow])
+    running = asyncio.create_task(follower.run())
+    await record(trail, "first")
+    for loses in ("request", "answer"):
+        stream.loses = loses
+        for i in range(20):
+            await record(trail, f"while the {loses} is lost {i}")
+        await asyncio.sleep(0.6)
+    stream.loses = ""
+    await record(trail, "last")
+    await trail.close()
+    running.cancel()
+    await asyncio.wait([running])
+    await follower.close()
+    assert lines_of(shared_valkey, stream) == lines_in(files.place)
+    assert follower.dropped == 0
+
+
+async def test_what_it_cannot_hold_is_left_out_counted_and_told(
+    valkey: Valkey,
+    shared_valkey: RealValkey,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stream = AuditStream(valkey, keep_s=0)
+    follower = StreamFollower(stream, SystemClock(), backlog_max=10)
+    files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
+    trail = a_trail(FileStore(files), follow=[follower.follow])
+    for i in range(30):
+        await record(trail, f"p{i}")
+    assert follower.dropped == len(lines_in(files.place)) - 10
+    assert caplog.messages.count("audit_stream_behind") == 1
+    await trail.close()
+    await follower.close()
+    assert lines_of(shared_valkey, stream) == lines_in(files.place)[:10]
+    assert "audit_stream_incomplete" in caplog.messages
+
+
+async def test_a_chain_that_another_process_goes_on_with_is_followed_on(
+    valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
+) -> None:
+    for life in range(2):
+        stream = AuditStream(valkey, keep_s=0)
+        follower = StreamFollower(stream, SystemClock())
+        files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
+        trail = a_trail(FileStore(files), follow=[follower.follow])
+        await record(trail, f"life {life}")
+        await trail.close()
+        await follower.close()
+    followed = lines_of(shared_valkey, stream)
+    assert subjects(followed) == ["life 0", "life 1"]

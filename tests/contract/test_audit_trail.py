@@ -1,0 +1,627 @@
+"""The audit trail on a real disk: what was acknowledged is there, what was refused is not."""
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from gateway.drivers import audit_file, audit_trail
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_trail import AuditTrail
+from gateway.errors import JournalUnavailable
+from gateway.ports import AuditRecord
+from gateway.rules.audit_chain import CHECKPOINT, SEGMENT_OPENED, parse
+from gateway.rules.audit_verify import Flaw
+from tests.support.audit import SigningKey, all_judged, judged, lines_in
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+KEY = SigningKey()
+DAY_S = 86_400.0
+
+
+class Subject:
+    def __init__(self, directory: Path, clock: FakeClock, **options: Any) -> None:
+        self.directory = directory
+        self.telemetry = RecordingTelemetry()
+        self.followed: list[bytes] = []
+        self.files = ChainFiles(
+            directory,
+            clock=clock,
+            signer=KEY.signer,
+            segment_bytes_max=options.get("segment_bytes_max", 1_000_000),
+            keep_s=options.get("keep_s", 0.0),
+        )
+        self.trail = AuditTrail(
+            FileStore(self.files),
+            clock=clock,
+            telemetry=self.telemetry,
+            checkpoint_s=60.0,
+            follow=[self.followed.extend],
+        )
+        self._clock = clock
+
+    async def record(self, name: str, event: str = "console_link_issued") -> None:
+        await self.trail.record(AuditRecord(event=event, at=self._clock.now(), subject=name))
+
+    async def outcomes(self, *names: str) -> list[BaseException | None]:
+        return await asyncio.gather(*map(self.record, names), return_exceptions=True)
+
+    @property
+    def place(self) -> Path:
+        return self.files.place
+
+    def subjects(self) -> list[str]:
+        lines = map(parse, lines_in(self.place))
+        return [line.fields["subject"] for line in lines if line.fields.get("subject")]
+
+    def events(self) -> list[str]:
+        return [parse(line).event for line in lines_in(self.place)]
+
+
+@asynccontextmanager
+async def opened(directory: Path, clock: FakeClock, **options: Any) -> AsyncIterator[Subject]:
+    subject = Subject(directory, clock, **options)
+    await subject.trail.open()
+    try:
+        yield subject
+    finally:
+        await subject.trail.close()
+
+
+@pytest.fixture
+async def subject(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Subject]:
+    async with opened(tmp_path / "audit", clock) as made:
+        yield made
+
+
+def segments_of(place: Path) -> list[Path]:
+    return sorted(place.glob("segment-*"))
+
+
+def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> Any:
+    """Return a system call that fails so many times, and then does what `first` does."""
+    left = [times]
+
+    def call(*arguments: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(error, os.strerror(error))
+        return None if first is None else first(*arguments)
+
+    return call
+
+
+def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let all be written, as far as anybody sees, and the sync fail."""
+    left, real = [times], audit_file.write_durably
+
+    def call(fd: int, data: bytes) -> None:
+        real(fd, data)
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(audit_file, "write_durably", call)
+
+
+async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None:
+    for name in ("ann", "bob"):
+        await subject.record(name)
+        assert subject.subjects()[-1] == name
+    assert subject.telemetry.audit_events == {"trail_opened": 1, "console_link_issued": 2}
+    assert len(subject.telemetry.audit_commits) == 2
+    assert (subject.trail.durable, subject.trail.lag_s) == (True, 0.0)
+    assert judged(subject.place).intact
+
+
+async def test_each_line_is_synced_before_it_returns(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    real = audit_file.write_durably
+
+    def look(fd: int, data: bytes) -> None:
+        real(fd, data)
+        seen.append(lines_in(subject.place)[-1])
+
+    monkeypatch.setattr(audit_file, "write_durably", look)
+    await subject.record("ann")
+    assert b'"ann"' in seen[-1]
+
+
+async def test_files_are_for_the_gateway_s_own_eyes(subject: Subject) -> None:
+    await subject.record("ann")
+    assert stat.S_IMODE(subject.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(subject.place.stat().st_mode) == 0o700
+    for file in subject.place.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_records_of_one_moment_share_a_commit(subject: Subject) -> None:
+    await asyncio.gather(*(subject.record(f"p{i}") for i in range(200)))
+    assert len(subject.telemetry.audit_commits) == 1
+    assert subject.subjects() == [f"p{i}" for i in range(200)]
+
+
+async def test_the_next_batch_gathers_while_one_is_committed(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+) -> None:
+    go_on, under_way = threading.Event(), threading.Event()
+    real = audit_file.write_durably
+
+    def slow(fd: int, data: bytes) -> None:
+        under_way.set()
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_file, "write_durably", slow)
+    first = asyncio.create_task(subject.record("first"))
+    await asyncio.to_thread(under_way.wait, 10)
+    rest = [asyncio.create_task(subject.record(f"p{i}")) for i in range(50)]
+    await asyncio.sleep(0.05)
+    await clock.advance(2.0)
+    assert subject.trail.lag_s == 2.0
+    assert not first.done()
+    go_on.set()
+    await asyncio.gather(first, *rest)
+    assert len(subject.telemetry.audit_commits) == 2
+
+
+async def test_callers_who_each_wait_come_to_share_one_commit(subject: Subject) -> None:
+    async def keep_recording(name: str) -> None:
+        for i in range(60):
+            await subject.record(f"{name} {i}")
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(keep_recording(f"p{i}") for i in range(10)))
+    assert len(subject.telemetry.audit_commits) < 90
+    assert len(subject.subjects()) == 600
+
+
+async def test_a_lone_caller_does_not_wait_for_others(subject: Subject) -> None:
+    for i in range(20):  # whatever crowd was here before is forgotten meanwhile
+        await subject.outcomes(*(f"p{i}" for i in range(8)))
+    for i in range(100):
+        await subject.record(f"alone {i}")
+    assert subject.trail._crowd == 1
+
+
+async def test_the_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:
+    with blockbuster_ctx():
+        async with opened(tmp_path, clock, segment_bytes_max=3_000, keep_s=DAY_S) as subject:
+            running = asyncio.create_task(subject.trail.run())
+            for _ in range(5):
+                await asyncio.gather(*(subject.record(f"p{i}") for i in range(5)))
+                await clock.advance(DAY_S)
+            running.cancel()
+            await asyncio.wait([running])
+    assert subject.telemetry.audit_failures == 0
+
+
+async def test_a_caller_that_hung_up_takes_nothing_back_and_harms_nobody(subject: Subject) -> None:
+    gone = asyncio.create_task(subject.record("gone"))
+    kept = asyncio.create_task(subject.record("kept"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await kept
+    assert subject.subjects() == ["gone", "kept"]
+
+
+async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) -> None:
+    for name in ("ann", "bob", "cid"):
+        async with opened(tmp_path, clock) as subject:
+            await subject.record(name)
+    assert subject.subjects() == ["ann", "bob", "cid"]
+    (report,) = all_judged(tmp_path, KEY.verifiers)
+    assert report.intact
+    assert report.unsigned_lines == 0
+    assert subject.events().count("trail_opened") == 3
+    assert subject.events()[-1] == CHECKPOINT
+
+
+async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeClock) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+    (file,) = segments_of(subject.place)
+    torn = b'{"chain":"torn in the mid'
+    with file.open("ab") as segment:
+        segment.write(torn)
+    report = judged(subject.place)
+    assert report.finding is not None
+    assert report.finding.flaw is Flaw.TRUNCATED
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("bob")
+    assert judged(subject.place, KEY.verifiers).intact
+    assert subject.subjects() == ["ann", "bob"]
+    told = [line for line in map(parse, lines_in(subject.place)) if line.event == "trail_opened"]
+    assert f"cut off {len(torn)} bytes" in told[1].fields["detail"]
+    assert torn.decode() in told[1].fields["detail"]
+
+
+@pytest.mark.parametrize("kept", [0, 30])
+async def test_a_segment_that_was_only_begun_is_begun_again(
+    tmp_path: Path, clock: FakeClock, kept: int
+) -> None:
+    async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
+        await subject.record("ann")
+        await subject.record("bob")
+    last = segments_of(subject.place)[-1]
+    number = int(last.stem[-8:])
+    (subject.place / f"segment-{number + 1:08}.jsonl").write_bytes(
+        lines_in(subject.place)[0][:kept]
+    )
+    async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
+        await subject.record("cid")
+    assert judged(subject.place, KEY.verifiers).intact
+    assert subject.subjects() == ["ann", "bob", "cid"]
+
+
+async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+    (file,) = segments_of(subject.place)
+    before = file.read_bytes() + b"what is this?\n"
+    file.write_bytes(before)
+    async with opened(tmp_path, clock) as other:
+        await other.record("bob")
+    assert other.place != subject.place
+    assert file.read_bytes() == before
+    assert "audit_chain_unreadable" in caplog.messages
+    assert sorted(report.intact for report in all_judged(tmp_path)) == [False, True]
+
+
+async def test_no_two_hold_one_chain(tmp_path: Path, clock: FakeClock) -> None:
+    async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
+        await asyncio.gather(one.record("ann"), two.record("bob"))
+        assert [one.place.name, two.place.name] == ["chain-1", "chain-2"]
+    async with opened(tmp_path, clock) as three:
+        assert three.place == one.place
+    reports = all_judged(tmp_path, KEY.verifiers)
+    assert all(report.intact for report in reports)
+    assert len({report.head.chain for report in reports if report.head is not None}) == 2
+
+
+async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: Subject) -> None:
+    await subject.record("before")
+    (file,) = segments_of(subject.place)
+    size = file.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 700, hard))  # some of it would fit
+    try:
+        for _ in range(2):
+            outcomes = await subject.outcomes("x", "y", "z")
+            assert [type(one) for one in outcomes] == [JournalUnavailable] * 3
+            assert file.stat().st_size == size
+            assert not subject.trail.durable
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await subject.record("after")
+    assert subject.trail.durable
+    assert subject.subjects() == ["before", "after"]
+    assert subject.telemetry.audit_failures == 2
+    assert segments_of(subject.place) == [file]
+    assert judged(subject.place).intact
+
+
+async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("before")
+    break_writes(monkeypatch, 1)
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert "refused" not in subject.subjects()
+    await subject.record("after")
+    assert subject.subjects() == ["before", "after"]
+    first, second = segments_of(subject.place)
+    assert parse(second.read_bytes().splitlines(keepends=True)[0]).event == SEGMENT_OPENED
+    assert b'"after"' not in first.read_bytes()
+    assert judged(subject.place).intact
+
+
+async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("before")
+    break_writes(monkeypatch, 3)
+    monkeypatch.setattr(audit_file, "sync", failing(2, errno.EIO, audit_file.sync))
+    monkeypatch.setattr(os, "ftruncate", failing(2, errno.EIO, os.ftruncate))
+    refused = 0
+    for i in range(20):
+        (outcome,) = await subject.outcomes(f"p{i}")
+        if outcome is None:
+            break
+        refused += 1
+    assert 2 <= refused <= 8
+    assert subject.subjects() == ["before", f"p{refused}"]
+    assert judged(subject.place).intact
+
+
+@pytest.mark.parametrize("broken", ["write_durably", "sync", "_sync_directory"])
+async def test_a_segment_that_cannot_be_begun_loses_nothing(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    async with opened(tmp_path, clock, segment_bytes_max=2_000) as subject:
+        acknowledged = []
+        for i in range(30):
+            if i % 3 == 0:
+                real = getattr(audit_file, broken)
+                call = failing(1, errno.ENOSPC, real)
+                monkeypatch.setattr(audit_file, broken, call)
+            (outcome,) = await subject.outcomes(f"p{i}")
+            monkeypatch.setattr(audit_file, broken, real)
+            if outcome is None:
+                acknowledged.append(f"p{i}")
+        assert len(acknowledged) >= 20
+        assert subject.subjects() == acknowledged
+        assert judged(subject.place).intact
+
+
+async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("before")
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    outcomes = await subject.outcomes("x", "y")
+    assert [type(one) for one in outcomes] == [JournalUnavailable] * 2
+    began = time.monotonic()
+    (outcome,) = await subject.outcomes("at once")
+    assert isinstance(outcome, JournalUnavailable)
+    assert time.monotonic() - began < 0.09
+    assert not subject.trail.durable
+    go_on.set()
+    for _ in range(200):
+        if (await subject.outcomes("after"))[0] is None:
+            break
+        await asyncio.sleep(0.01)
+    assert subject.subjects() == ["before", "after"]
+    assert judged(subject.place).intact
+
+
+async def test_a_trail_that_cannot_be_opened_is_tried_again(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    directory = tmp_path / "audit"
+    directory.write_text("a file is in the way")
+    async with opened(directory, clock) as subject:
+        (outcome,) = await subject.outcomes("refused")
+        assert isinstance(outcome, JournalUnavailable)
+        directory.unlink()
+        await subject.record("ann")
+        assert subject.subjects() == ["ann"]
+
+
+async def test_a_segment_that_somebody_deleted_is_not_written_to(
+    subject: Subject, clock: FakeClock
+) -> None:
+    await subject.record("ann")
+    for file in segments_of(subject.place):
+        file.unlink()
+    await clock.advance(1.0)
+    await subject.record("bob")
+    assert subject.subjects() == ["bob"]
+    assert judged(subject.place).intact
+
+
+async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
+    await subject.record("ann")
+    (file,) = segments_of(subject.place)
+    with file.open("ab") as other:
+        other.write(lines_in(subject.place)[-1])
+    await subject.record("bob")
+    finding = judged(subject.place).finding
+    assert finding is not None
+    assert finding.flaw is Flaw.INSERTED
+
+
+async def test_segments_are_rolled_by_size_and_by_age(tmp_path: Path, clock: FakeClock) -> None:
+    async with opened(tmp_path, clock, segment_bytes_max=4_000) as subject:
+        for i in range(30):
+            await subject.record(f"p{i}")
+        by_size = len(segments_of(subject.place))
+        assert by_size > 3
+        assert max(file.stat().st_size for file in segments_of(subject.place)) < 6_000
+        await clock.advance(DAY_S + 1)
+        await subject.record("tomorrow")
+        assert len(segments_of(subject.place)) == by_size + 1
+    report = judged(subject.place, KEY.verifiers)
+    assert report.intact
+    assert report.segments == by_size + 1
+    assert subject.subjects() == [f"p{i}" for i in range(30)] + ["tomorrow"]
+
+
+async def test_checkpoints_are_signed_and_their_heads_are_logged(
+    subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gateway.audit")
+    running = asyncio.create_task(subject.trail.run())
+    await subject.record("ann")
+    for _ in range(3):  # with nothing new there is nothing to sign
+        await clock.advance(60.0)
+        await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.wait([running])
+    assert subject.events().count(CHECKPOINT) == 2  # the first is at the opening
+    *_, told = [record for record in caplog.records if record.message == "audit_checkpoint"]
+    head = parse(lines_in(subject.place)[-1]).head
+    assert (told.chain, told.seq, told.hash) == (head.chain, head.seq, head.hash)
+    assert judged(subject.place, KEY.verifiers, [head]).intact
+
+
+async def test_old_segments_go_and_the_rest_still_verifies(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock, keep_s=3 * DAY_S) as subject:
+        running = asyncio.create_task(subject.trail.run())
+        for day in range(12):
+            await subject.record(f"day {day}")
+            for _ in range(6):
+                await clock.advance(DAY_S / 6)
+                await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.wait([running])
+    assert 3 <= len(segments_of(subject.place)) <= 6
+    report = judged(subject.place, KEY.verifiers)
+    assert report.intact, report.finding
+    assert report.removed_through > 5
+    segments_of(subject.place)[0].unlink()
+    finding = judged(subject.place, KEY.verifiers).finding
+    assert finding is not None
+    assert finding.flaw is Flaw.REMOVED
+
+
+async def test_a_chain_that_nobody_writes_goes_when_it_is_old(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock, keep_s=DAY_S) as one:
+        await one.record("ann")
+        async with opened(tmp_path, clock, keep_s=DAY_S) as two:
+            await two.record("bob")
+        await clock.advance(DAY_S / 2)
+        await asyncio.to_thread(one.files.remove_old)
+        assert two.place.exists()
+        await clock.advance(DAY_S)
+        async with opened(tmp_path, clock, keep_s=DAY_S) as holder:
+            assert holder.place == two.place
+            await asyncio.to_thread(one.files.remove_old)
+            assert two.place.exists()
+        await clock.advance(2 * DAY_S)
+        await asyncio.to_thread(one.files.remove_old)
+        assert not two.place.exists()
+    told = [line for line in map(parse, lines_in(one.place)) if line.event == "segments_removed"]
+    assert told[-1].fields["detail"] == "chain-2 is older than keep_days"
+    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+
+
+async def test_followers_are_told_what_is_durable_only(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("ann")
+    break_writes(monkeypatch, 1)
+    await subject.outcomes("refused")
+    await subject.record("bob")
+    told = [parse(line).fields.get("subject") for line in subject.followed]
+    assert [name for name in told if name] == ["ann", "bob"]
+
+
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_trail import AuditTrail
+from gateway.drivers.clock import SystemClock
+from gateway.ports import AuditRecord
+from tests.support.telemetry import RecordingTelemetry
+
+async def write(trail, worker):
+    for i in range(1_000_000):
+        name = f"{sys.argv[2]}-{worker}-{i}"
+        await trail.record(AuditRecord(event="refused", at=1.0, subject=name))
+        print(name, flush=True)
+
+async def main():
+    files = ChainFiles(Path(sys.argv[1]), clock=SystemClock(), segment_bytes_max=65_536, keep_s=0)
+    trail = AuditTrail(
+        FileStore(files), clock=SystemClock(), telemetry=RecordingTelemetry(), checkpoint_s=1.0
+    )
+    await asyncio.gather(*(write(trail, worker) for worker in range(8)))
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    for life in range(3):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", _WRITER, str(tmp_path), f"{life}-{i}"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            acknowledged += [writer.stdout.readline().strip() for _ in range(300)]
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            assert writer.stdout is not None
+            rest = writer.stdout.read()
+            acknowledged += rest[: rest.rfind("\n") + 1].split()
+            writer.stdout.close()
+            writer.wait()
+    for place in tmp_path.iterdir():  # what a kill tore is cut off by the next who takes the chain
+        for file in segments_of(place)[-1:]:
+            whole = file.read_bytes().rpartition(b"\n")
+            file.write_bytes(whole[0] + whole[1])
+    reports = all_judged(tmp_path)
+    assert len(reports) == 2
+    assert all(report.intact for report in reports), [report.finding for report in reports]
+    found = [
+        parse(line).fields.get("subject")
+        for place in tmp_path.iterdir()
+        for line in lines_in(place)
+    ]
+    for name in acknowledged:
+        assert found.count(name) == 1
+
+
+async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    real = audit_file.sync
+
+    def look(fd: int) -> None:
+        real(fd)
+        synced.append(lines_in(subject.place)[-1])
+
+    monkeypatch.setattr(audit_file, "sync", look)
+    monkeypatch.setattr(os, "pwritev", failing(1, errno.EOPNOTSUPP, os.pwritev))
+    await subject.record("ann")
+    assert b'"ann"' in synced[-1]
+    monkeypatch.setattr(audit_file, "_DSYNC", 0)
+    await subject.record("bob")
+    assert b'"bob"' in synced[-1]
+    assert subject.subjects() == ["ann", "bob"]
+
+
+async def test_a_segment_that_was_not_begun_leaves_no_file(
+    subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await subject.record("ann")
+    before = segments_of(subject.place)
+    await clock.advance(DAY_S)
+    real = audit_file._sync_directory
+    monkeypatch.setattr(audit_file, "_sync_directory", failing(1, errno.EIO, real))
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert segments_of(subject.place) == before  # else a kill now would break the chain
+    await subject.record("bob")
+    assert len(segments_of(subject.place)) == 2
+    assert judged(subject.place).intact

@@ -1,0 +1,40 @@
+"""A listening socket on its way out: who has connected is served, and nobody else connects."""
+
+import socket
+
+import pytest
+
+from gateway.drivers.last_connections import begin_no_more
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_who_is_in_the_queue_is_served_and_others_do_not_get_in(
+    family: socket.AddressFamily, host: str
+) -> None:
+    with socket.socket(family) as listening:
+        listening.bind((host, 0))
+        listening.listen()
+        address = listening.getsockname()[:2]
+        with socket.create_connection(address) as early:
+            early.sendall(b"asked")
+            assert begin_no_more(listening)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.recv(5) == b"asked"
+                accepted.sendall(b"answered")
+                assert early.recv(8) == b"answered"
+            listening.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                listening.accept()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=5)
+
+
+def test_a_socket_that_takes_no_filter_is_told() -> None:
+    with socket.socket(socket.AF_UNIX) as closed:
+        closed.close()
+        assert not begin_no_more(closed)

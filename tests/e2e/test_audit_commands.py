@@ -1,0 +1,223 @@
+"""`gateway audit verify` and `search`, as an auditor runs them, on trails of several processes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from gateway.drivers.audit_file import ChainFiles
+from gateway.drivers.audit_record import record_body
+from gateway.ports import AuditRecord
+from gateway.rules.audit_chain import parse
+from tests.support.audit import SigningKey, lines_in
+from tests.support.clock import FakeClock
+
+KEY = SigningKey()
+OTHER = SigningKey()
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    """Make a trail of two processes, whose records are a minute apart."""
+    clock = FakeClock(now=1_800_000_000.0)
+    directory = tmp_path / "audit"
+    options: Any = {"clock": clock, "signer": KEY.signer, "segment_bytes_max": 2_500, "keep_s": 0}
+    chains = [ChainFiles(directory, **options) for _ in range(2)]
+    for i in range(12):
+        record = AuditRecord(
+            event="console_link_issued" if i % 3 else "refused",
+            at=clock.now(),
+            request_id=f"request-{i}",
+            issuer="corp" if i < 10 else "lab",
+            subject=("ann", "bob")[i % 2],
+            operation="ShowRemoteConsole",
+            project="p1",
+            servers=(f"server-{i % 4}",),
+            decision="allowed" if i % 3 else "denied",
+            rule="policy.yaml:7",
+            detail="two\nlines" if i == 5 else "",
+        )
+        chains[i % 2].commit([record_body(record)], with_checkpoint=i > 9)
+        asyncio.run(clock.advance(60.0))
+    for chain in chains:
+        chain.close()
+    (tmp_path / "key.pub").write_bytes(KEY.public)
+    (tmp_path / "other.pub").write_bytes(OTHER.public)
+    return directory
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    try:
+        code = main(["audit", *map(str, arguments)])
+    except SystemExit as usage:
+        code = int(usage.code or 0)
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_an_intact_trail_is_told_with_what_is_proved(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(capsys, "verify", trail, "--public-key", trail.parent / "key.pub")
+    assert code == 0, said
+    assert said.count(": intact, chain ") == 2
+    assert said.count("last signed checkpoint: line ") == 2
+    assert "NOT CHECKED" not in said
+    assert "proved by a later head only" in said
+    code, said = run(capsys, "verify", trail)
+    assert code == 0
+    assert said.count("NOT CHECKED: give --public-key") == 2
+
+
+def test_it_runs_as_a_program(trail: Path) -> None:
+    arguments = [sys.executable, "-m", "gateway", "audit", "verify", str(trail), "--json"]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=60)
+    told = json.loads(done.stdout)
+    assert told["intact"] is True
+    assert [chain["records"] for chain in told["chains"]] == [7, 7]  # and each chain's opening
+
+
+def test_a_broken_trail_is_told_with_file_and_line(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sorted((trail / "chain-2").glob("segment-*"))[1]
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], lines[1].replace(b"bob", b"ann"), *lines[2:]]))
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert f"BROKEN: {file}:3: changed: " in said
+    assert f"{trail / 'chain-1'}: intact, " in said
+    assert "intact before that" in said
+    code, said = run(capsys, "verify", trail, "--json")
+    assert code == 1
+    (finding,) = [chain["finding"] for chain in json.loads(said)["chains"] if chain["finding"]]
+    assert (finding["line"], finding["flaw"]) == (3, "changed")
+
+
+def test_a_key_that_did_not_sign_proves_nothing(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(capsys, "verify", trail, "--public-key", trail.parent / "other.pub")
+    assert code == 1
+    assert "key unknown" in said
+
+
+def test_a_kept_head_shows_a_tail_and_a_whole_chain_that_are_gone(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = [parse(lines_in(trail / f"chain-{i}")[-1]).head for i in (1, 2)]
+    kept = [part for head in heads for part in ("--head", head)]
+    assert run(capsys, "verify", trail, *kept)[0] == 0
+    last = max((trail / "chain-1").glob("segment-*"))
+    last.write_bytes(b"".join(last.read_bytes().splitlines(keepends=True)[:-1]))
+    assert run(capsys, "verify", trail)[0] == 0
+    code, said = run(capsys, "verify", trail, *kept)
+    assert code == 1
+    assert "is gone; the last is" in said
+    for file in (trail / "chain-2").iterdir():
+        file.unlink()
+    code, said = run(capsys, "verify", trail, *kept)
+    assert code == 1
+    assert f"the chain {heads[1].chain} is not there" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "nowhere"),
+        ("verify", ".", "--public-key", "nowhere"),
+        ("verify", ".", "--head", "a:b:c"),
+        ("search", "nowhere"),
+        ("search", ".", "--since", "2026-01-01T00:00:00"),
+        ("verify",),
+        (),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_wrong_usage(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(capsys, *arguments)
+    assert code == 2
+    assert said
+
+
+def test_a_trail_without_any_chain_is_not_intact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "verify", tmp_path) == (1, "BROKEN: there is no chain\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        (("--subject", "ann", "--server", "SERVER-2"), [2, 6, 10]),
+        (("--subject", "bob", "--event", "refused"), [3, 9]),
+        (("--issuer", "lab"), [10, 11]),
+        (("--project", "p1", "--since", "2027-01-15T08:09:00+00:00"), [9, 10, 11]),
+        (
+            (
+                *("--subject", "ann", "--since", "2027-01-15T09:02:00+01:00"),
+                *("--until", "2027-01-15T08:06:00+00:00"),
+            ),
+            [2, 4],
+        ),
+        (("--subject", "nobody"), []),
+    ],
+)
+def test_search_finds_by_person_server_and_time_over_all_chains(
+    trail: Path,
+    asked: tuple[str, ...],
+    numbers: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, said = run(capsys, "search", trail, *asked, "--json")
+    assert code == (0 if numbers else 1)
+    found = [json.loads(line)["request_id"] for line in said.splitlines()]
+    assert found == [f"request-{i}" for i in numbers]
+
+
+def test_a_record_is_one_line_that_a_person_can_read(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = run(capsys, "search", trail, "--subject", "bob")
+    assert code == 0
+    lines = said.splitlines()
+    assert len(lines) == 6
+    assert lines[0] == (
+        "2027-01-15T08:01:00.000+00:00  console_link_issued  allowed  corp/bob  ShowRemoteConsole"
+        "  p1/server-1  by policy.yaml:7  request request-1"
+    )
+    assert lines[2].endswith("two\\nlines")
+
+
+def test_several_hosts_are_searched_and_verified_together(
+    trail: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other-host"
+    files = ChainFiles(other, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    files.commit([record_body(AuditRecord(event="refused", at=1_800_000_090.0, subject="zoe"))])
+    files.close()
+    code, said = run(capsys, "search", trail, other, "--until", "2027-01-15T08:02:30+00:00")
+    assert code == 0
+    people = [line.split("  ")[3] for line in said.splitlines() if "corp/" in line]
+    assert people == ["corp/ann", "corp/bob", "corp/ann"]
+    assert said.index("zoe") < said.index("request-2")
+    code, said = run(capsys, "verify", trail, other)
+    assert code == 0
+    assert said.count(": intact, chain ") == 3
+
+
+def test_what_cannot_be_read_is_told_and_hides_nothing_else(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((trail / "chain-1").glob("segment-*"))
+    last.write_bytes(b"\xff junk\n[]\n" + last.read_bytes())
+    code, said = run(capsys, "search", trail)
+    assert code == 0
+    assert said.count("request request-") == 12
+    assert f"2 lines cannot be read, the first is {last}:1" in said

@@ -1,0 +1,135 @@
+"""Restarts, reloads and failovers under 200 requests a second: nobody notices any of them."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_lifecycle import workers_of
+from tests.support.stack import Box, RunningGateway, a_policy, a_seal_key, eventually
+from tests.support.steady_load import SteadyLoad, Target, Wanted, console_mix
+from tests.support.valkey import RealValkey
+
+
+@dataclass
+class Fleet:
+    """Two replicas on a store that Sentinel watches; the first has two workers."""
+
+    box: Box
+    store: list[RealValkey]
+    sentinel: RealValkey
+    gateways: list[RunningGateway]
+    mix: list[Wanted]
+
+    def load(self, *targets: Target) -> SteadyLoad:
+        return SteadyLoad(targets, self.mix)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    box, seal_key = Box(), a_seal_key()
+    box.rate(rate=1000, burst=1000)
+    primary = RealValkey("--repl-diskless-sync-delay", "0").start()
+    replica = RealValkey("--replicaof", "127.0.0.1", str(primary.port)).start()
+    sentinel = RealValkey.sentinel(
+        f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds main 500\n"
+        "sentinel failover-timeout main 2000\n"
+    ).start()
+    eventually(lambda: primary.command("ROLE")[2] != [])
+    gateways = []
+    for workers in (2, 1):
+        gateway = RunningGateway(box, primary.url, workers=workers, seal_key=seal_key)
+        sentinels = {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"}
+        gateway.config["store"] |= {"redis": sentinels, "processes_max": 3}
+        gateway.write_config()
+        gateways.append(gateway.start(wait=False))
+    eventually(lambda: all(one.ready() == 200 for one in gateways))
+    eventually(lambda: all(one.metric("gateway_store_available") for one in gateways))
+    yield Fleet(box, [primary, replica], sentinel, gateways, console_mix(gateways[0]))
+    for gateway in gateways:
+        gateway.close()
+    for server in (sentinel, replica, primary):
+        server.close()
+    box.close()
+
+
+def nobody_noticed(load: SteadyLoad, seconds: float) -> None:
+    assert load.failures == []
+    assert load.count > 60 * seconds, "the load was no load"
+    assert load.reused > 50
+    assert load.connects > 10
+    assert set(load.answers) == {one.name for one in load._wanted}
+
+
+def test_replicas_are_restarted_one_after_the_other(fleet: Fleet) -> None:
+    first, second = fleet.gateways
+    second.config["request"] = {**second.config["request"], "drain_delay_s": 1}
+    targets = [Target(first.port), Target(second.port, second.admin_port)]
+    with fleet.load(*targets).running() as load:
+        load.goes_on(0.5)
+        assert first.stop() == 0  # told by nothing but refused connects
+        load.goes_on(0.3)
+        first.start()
+        second.write_config()
+        eventually(lambda: second.log_lines("config_reloaded"))
+        load.goes_on(0.5)
+        second.signal(signal.SIGTERM)
+        eventually(lambda: second.ready() == 503)
+        socket.create_connection(("127.0.0.1", second.port)).close()  # until all have looked
+        assert second.stop() == 0
+        second.start()
+        load.goes_on(0.5)
+    nobody_noticed(load, 5)
+
+
+def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:
+    gateway = fleet.gateways[0]
+    before = workers_of(gateway.pid)
+    reloads = len(gateway.log_lines("config_reloaded"))
+    with fleet.load(Target(gateway.port)).running() as load:
+        load.goes_on(0.5)
+        gateway.config["memory"] = {"links_max": 10_000 + reloads}
+        gateway.write_config()
+        gateway.signal(signal.SIGHUP)
+        scraped: list[float] = []
+
+        def old_workers_are_gone() -> bool:
+            scraped.append(gateway.metric("process_start_time_seconds"))
+            return not set(before) & set(workers_of(gateway.pid))
+
+        eventually(old_workers_are_gone, gateway.log_text)
+        assert len(gateway.log_lines("config_reloaded")) > reloads
+        load.goes_on(0.5)
+    nobody_noticed(load, 2)
+    assert scraped == sorted(scraped), "one target shows one process after the other, not by turns"
+    assert len(set(scraped)) == 2
+
+
+def test_a_dead_primary_of_the_store(fleet: Fleet) -> None:
+    targets = [Target(one.port, one.admin_port) for one in fleet.gateways]
+    primary, replica = fleet.store
+    with fleet.load(*targets).running() as load:
+        load.goes_on(0.5)
+        primary.kill()
+        eventually(lambda: replica.command("ROLE")[0] == b"master")
+        eventually(lambda: all(one.metric("gateway_store_available") for one in fleet.gateways))
+        load.goes_on(1.0)
+    nobody_noticed(load, 2)
+
+
+def test_policy_and_config_are_read_again(fleet: Fleet) -> None:
+    gateway = fleet.gateways[1]
+    with fleet.load(Target(gateway.port)).running() as load:
+        load.goes_on(0.3)
+        for i in range(3):
+            policy: dict[str, Any] = a_policy(fleet.box)
+            policy["roles"][f"another-{i}"] = ["server:read"]
+            gateway.write_policy(policy)
+            gateway.signal(signal.SIGHUP)
+            load.goes_on(0.4)
+        eventually(lambda: len(gateway.log_lines("policy_loaded")) >= 3)
+    nobody_noticed(load, 1)

@@ -1,0 +1,250 @@
+"""A chain of audit lines: as it was written it is intact; whatever is done to it is seen."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.rules.audit_chain import (
+    Head,
+    Signer,
+    beginning,
+    body,
+    checkpoint,
+    link,
+    parse,
+    segment_opening,
+    segments_removed,
+)
+from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify
+from tests.support.audit import SigningKey
+
+KEY = SigningKey()
+CHAIN = "c0ffee"
+
+
+def a_chain(
+    *sizes: int, signer: Signer | None = KEY.signer, head: Head | None = None
+) -> list[list[bytes]]:
+    """Make segments with so many records each, and a checkpoint at the end of each."""
+    head = head if head is not None else beginning(CHAIN)
+    segments = []
+    for number, size in enumerate(sizes, 1):
+        bodies = [
+            body({"event": "refused", "at": 1.5 + i, "subject": f"ann {i}"}) for i in range(size)
+        ]
+        lines, head = link(head, [segment_opening(number, 1.0), *bodies])
+        more, head = link(head, [checkpoint(head, 9.0, signer)])
+        segments.append(lines + more)
+    return segments
+
+
+def judged(
+    segments: Sequence[Sequence[bytes]],
+    *,
+    first: int = 1,
+    keys: dict[str, Verify] | None = KEY.verifiers,
+    heads: Sequence[Head] = (),
+) -> Report:
+    named = [Segment(i, f"segment-{i}", lines) for i, lines in enumerate(segments, first)]
+    return verify("chain-1", named, keys, heads)
+
+
+def flaw_of(report: Report) -> Flaw | None:
+    return None if report.finding is None else report.finding.flaw
+
+
+def test_a_chain_as_it_was_written_is_intact_to_its_last_line() -> None:
+    segments = a_chain(3, 0, 2)
+    report = judged(segments)
+    assert report.intact
+    assert report.head == parse(segments[-1][-1]).head
+    assert (report.records, report.segments, report.unsigned_lines) == (5, 3, 0)
+    assert report.signed is not None
+    assert (report.signed.seq, report.signed.at) == (11, 9.0)
+    assert summary(report)["intact"] is True
+
+
+def test_lines_after_the_last_signed_checkpoint_are_counted() -> None:
+    segments = a_chain(2)
+    more, _ = link(parse(segments[0][-1]).head, [body({"event": "refused", "at": 2.0})])
+    report = judged([segments[0] + more])
+    assert report.intact
+    assert report.unsigned_lines == 1
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_every_change_of_a_single_byte_is_seen(data: st.DataObject) -> None:
+    segments = a_chain(3, 2)
+    which = data.draw(st.integers(0, 1))
+    text = bytearray(b"".join(segments[which]))
+    at = data.draw(st.integers(0, len(text) - 1))
+    new = data.draw(st.integers(0, 255).filter(lambda value: value != text[at]))
+    text[at] = new
+    segments[which] = bytes(text).splitlines(keepends=True)
+    assert not judged(segments).intact
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80])
+def test_no_byte_of_the_last_checkpoint_can_be_changed(flip: int) -> None:
+    segments = a_chain(1)
+    last = segments[0][-1]
+    for i in range(len(last)):
+        changed = last[:i] + bytes([last[i] ^ flip]) + last[i + 1 :]
+        assert not judged([[*segments[0][:-1], changed]]).intact, i
+
+
+@given(st.data())
+def test_every_line_that_is_removed_swapped_inserted_or_repeated_is_seen(
+    data: st.DataObject,
+) -> None:
+    segments = a_chain(4, 3)
+    lines = segments[data.draw(st.integers(0, 1))]
+    i = data.draw(st.integers(0, len(lines) - 1))
+    j = data.draw(st.integers(0, len(lines) - 1).filter(lambda other: other != i))
+    match data.draw(st.sampled_from(["remove", "swap", "insert", "repeat", "foreign"])):
+        case "remove" if not (lines is segments[1] and i == len(lines) - 1):
+            del lines[i]
+        case "remove" | "swap":
+            lines[i], lines[j] = lines[j], lines[i]
+        case "insert":
+            before = parse(lines[i - 1] if i else a_chain(4)[0][-1]).head
+            made, _ = link(before, [body({"event": "refused", "at": 2.0})])
+            lines[i:i] = made
+        case "repeat":
+            lines.insert(i, lines[j])
+        case _:
+            lines[i] = a_chain(9, head=beginning("abc"))[0][i]
+    assert not judged(segments).intact
+
+
+@pytest.mark.parametrize(
+    ("harm", "line", "flaw"),
+    [
+        (lambda lines: lines.pop(3), 4, Flaw.REMOVED),
+        (lambda lines: lines.insert(2, lines.pop(4)), 3, Flaw.REORDERED),
+        (lambda lines: lines.insert(3, lines[2]), 4, Flaw.INSERTED),
+        (lambda lines: lines.__setitem__(2, lines[2].replace(b"ann", b"bob")), 4, Flaw.CHANGED),
+        (lambda lines: lines.__setitem__(2, lines[2][:40]), 3, Flaw.TRUNCATED),
+        (lambda lines: lines.__setitem__(2, b"{}\n"), 3, Flaw.CHANGED),
+        (lambda lines: lines.__setitem__(2, lines[2].replace(b":", b": ", 1)), 3, Flaw.CHANGED),
+        (
+            lambda lines: lines.insert(2, a_chain(5, head=beginning("abc"))[0][2]),
+            3,
+            Flaw.INSERTED,
+        ),
+    ],
+)
+def test_what_was_done_is_told_with_its_line(harm, line: int, flaw: Flaw) -> None:
+    segments = a_chain(5, 1)
+    harm(segments[0])
+    finding = judged(segments).finding
+    assert finding is not None
+    assert (finding.file, finding.line, finding.flaw) == ("segment-1", line, flaw)
+    assert str(finding).startswith(f"segment-1:{line}: {flaw.value}: ")
+
+
+def test_what_is_before_the_flaw_is_told_as_intact() -> None:
+    segments = a_chain(5)
+    del segments[0][4]
+    report = judged(segments)
+    assert report.head is not None
+    assert report.head.seq == 4
+
+
+def test_a_segment_that_is_not_there_is_missed() -> None:
+    first, _, third = a_chain(1, 1, 1)
+    named = [Segment(1, "one", first), Segment(3, "three", third)]
+    report = verify("chain-1", named, KEY.verifiers)
+    assert flaw_of(report) is Flaw.REMOVED
+    assert "segment 2" in str(report.finding)
+
+
+def test_a_segment_cut_short_is_missed_when_others_follow() -> None:
+    segments = a_chain(3, 1)
+    del segments[0][2:]
+    assert flaw_of(judged(segments)) is Flaw.REMOVED
+
+
+def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
+    first, second, third = a_chain(2, 2, 2)
+    assert flaw_of(judged([second, third], first=2)) is Flaw.REMOVED
+    gone = segments_removed(
+        5.0, chain=CHAIN, first=1, through=1, head=parse(first[-1]).head, why="old"
+    )
+    told, head = link(parse(third[-1]).head, [gone])
+    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    report = judged([second, third + told + sealed], first=2)
+    assert report.intact
+    assert (report.removed_through, report.first_seq) == (1, 5)
+    assert flaw_of(judged([third + told + sealed], first=3)) is Flaw.REMOVED
+
+
+def test_a_removal_of_another_end_excuses_nothing() -> None:
+    _, second = a_chain(2, 2)
+    gone = segments_removed(
+        5.0, chain=CHAIN, first=1, through=1, head=Head(CHAIN, 4, "f" * 64), why="old"
+    )
+    told, head = link(parse(second[-1]).head, [gone])
+    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    assert flaw_of(judged([second + told + sealed], first=2)) is Flaw.REMOVED
+
+
+def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
+    other = SigningKey()
+    segments = a_chain(2)
+    assert flaw_of(judged(segments, keys=other.verifiers)) is Flaw.KEY_UNKNOWN
+    assert judged(segments, keys=KEY.verifiers | other.verifiers).intact
+    assert judged(segments, keys=None).intact
+    forged = a_chain(2, signer=Signer(KEY.signer.key_id, other.signer.sign))
+    assert flaw_of(judged(forged)) is Flaw.SIGNATURE_WRONG
+    assert flaw_of(judged(a_chain(2, signer=None))) is Flaw.NOT_SIGNED
+    assert judged(a_chain(2, signer=None), keys=None).intact
+
+
+def test_a_signature_of_another_checkpoint_is_wrong() -> None:
+    segments = a_chain(2)
+    stolen = parse(segments[0][-1]).fields["signature"]
+    before = parse(segments[0][-2]).head
+    other = {"event": "checkpoint", "at": 9.5, "key": KEY.signer.key_id, "signature": stolen}
+    (line,), _ = link(before, [body(other)])
+    assert flaw_of(judged([[*segments[0][:-1], line]])) is Flaw.SIGNATURE_WRONG
+
+
+def test_a_head_that_was_kept_shows_a_tail_that_was_cut_off() -> None:
+    segments = a_chain(2, 2)
+    kept = parse(segments[1][-1]).head
+    assert judged(segments, heads=[kept]).intact
+    del segments[1][2:]
+    assert judged(segments, keys=None).intact
+    assert flaw_of(judged(segments, keys=None, heads=[kept])) is Flaw.TRUNCATED
+
+
+def test_a_head_that_was_kept_shows_a_chain_that_was_made_anew() -> None:
+    kept = parse(a_chain(2)[0][-1]).head
+    anew = a_chain(3)
+    assert judged(anew).intact
+    assert flaw_of(judged(anew, heads=[kept])) is Flaw.HEAD_DIFFERS
+
+
+def test_a_file_that_ends_within_a_line_is_told_so() -> None:
+    segments = a_chain(2)
+    segments[0][-1] = segments[0][-1][:-9]
+    report = judged(segments)
+    assert flaw_of(report) is Flaw.TRUNCATED
+    assert report.head is not None
+    assert report.head.seq == 3
+
+
+@pytest.mark.parametrize("segments", [[], [[]]])
+def test_a_chain_without_a_line_proves_nothing(segments: list[list[bytes]]) -> None:
+    assert not judged(segments).intact
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_verifier_fail(junk: bytes) -> None:
+    segments = a_chain(1)
+    segments[0][1:1] = junk.splitlines(keepends=True)
+    assert judged(segments).intact == (junk == b"")

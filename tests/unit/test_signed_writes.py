@@ -1,0 +1,319 @@
+"""A signed write counts once, and only where something may have been done of it."""
+
+import asyncio
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.drivers.issued_keys import SealedKeys
+from gateway.drivers.sealer import Sealer
+from gateway.errors import (
+    BadRequest,
+    BudgetExhausted,
+    CallerLimited,
+    GatewayError,
+    JournalUnavailable,
+    KeysUnavailable,
+    NotAuthenticated,
+    NotPermitted,
+    UpstreamSlow,
+)
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.credentials import CallerCredentials
+from gateway.flow.forwarding import Forwarded, Forwarding
+from gateway.flow.gateway import Asked, Gateway
+from gateway.flow.instances import Instances
+from gateway.flow.listings import ListBounds, Listings
+from gateway.model import (
+    Principal,
+    ProjectId,
+    RuleKind,
+    RuleRef,
+    Secret,
+    UpstreamRequest,
+)
+from gateway.rules.catalogue import Catalogue
+from gateway.rules.inventory import NO_INVENTORY, Inventory
+from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy, Rule
+from gateway.rules.signing import sign
+from gateway.settings import built_in_operations
+from tests.support.clock import FakeClock
+from tests.support.exchange import FakeExchange, as_exchange
+from tests.support.telemetry import RecordingTelemetry
+
+PROJECT = ProjectId("p")
+SERVER = "11111111-2222-4333-8444-555555555555"
+HIDDEN = "22222222-2222-4333-8444-555555555555"
+OLGA = Principal("corp", "olga", frozenset(), 0.0, 9e9, None)
+GRANT = Rule(
+    RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant"),
+    permissions=frozenset({"server:power", "server:read"}),
+    issuer=None,
+    users=frozenset({"olga"}),
+    groups=frozenset(),
+    projects=frozenset({PROJECT}),
+    servers=frozenset({SERVER}),
+)
+
+
+class Store:
+    """Stands in for what all replicas share: what is used, and what was ever asked."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+        self.asked = 0
+
+    async def use(self, key: str, *, ttl_s: float) -> bool:
+        self.asked += 1
+        await asyncio.sleep(0)
+        is_first = key not in self.used
+        self.used.add(key)
+        return is_first
+
+    async def take_back(self, key: str) -> None:
+        self.used.discard(key)
+
+
+class Scene:
+    """The pipeline; each part that is not about signatures is this object, at its plainest."""
+
+    def __init__(self, *, pace: Pace | None = None) -> None:
+        self.clock = FakeClock()
+        self.store = Store()
+        self.keys = SealedKeys(Sealer([Secret(base64.b64encode(os.urandom(32)).decode())]))
+        self.pair = self.keys.key_pair(Secret("a.b.c"), expires_at=self.clock.now() + 3_600)
+        self.failure: GatewayError | None = None
+        """Of the cloud."""
+        self.stage_failure: dict[str, GatewayError] = {}
+        self.exchange = FakeExchange(self._cloud)
+        self.bodies_read = 0
+        self.pace = pace or Pace(1e6, 1, 1_000_000)
+        self.gateway, self.other_replica = self._a_gateway(), self._a_gateway()
+
+    def _a_gateway(self) -> Gateway:
+        telemetry = RecordingTelemetry()
+        exchanges = {PROJECT: as_exchange(self.exchange)}
+        listings = Listings(exchanges, ListBounds(5.0, 10, 1_000_000), self.clock)
+        parts: Any = {
+            "identify": self,
+            "policies": self,
+            "inventories": _NoInventories(),
+            "consoles": self,
+            "journal": self,
+            "limits": CallerLimits(self.pace, self, self.clock),  # type: ignore[arg-type]
+        }
+        return Gateway(
+            credentials=CallerCredentials(
+                self.keys, self.store, self.clock, telemetry, skew_s=900.0
+            ),
+            catalogue=Catalogue(built_in_operations()),
+            instances=Instances(exchanges, self.clock),
+            forwarding=Forwarding(exchanges, listings),
+            group_weights={},
+            serve_unrecorded=False,
+            clock=self.clock,
+            telemetry=telemetry,
+            **parts,
+        )
+
+    def _cloud(self, _: UpstreamRequest) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        return b"{}"
+
+    def recall(self, _: str) -> None:
+        return None
+
+    async def identify_by(self, _: str, deadline: float) -> Principal:
+        if "identify" in self.stage_failure:
+            raise self.stage_failure["identify"]
+        return OLGA
+
+    def current(self) -> Policy:
+        return Policy([GRANT], version="v")
+
+    async def record(self, _: object) -> None:
+        if "record" in self.stage_failure:
+            raise self.stage_failure["record"]
+
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        return {}
+
+    def asked(
+        self,
+        server: str = SERVER,
+        *,
+        method: str = "PUT",
+        path: str = "/physicalservers/power-state",
+        body: bytes | None = None,
+    ) -> Asked:
+        """Return the same bytes for the same arguments: the date stands still."""
+        target = f"/v1/{PROJECT}{path}"
+        sent = b'{"server_id_set": ["%s"]}' % server.encode() if body is None else body
+        headers = sign(
+            method=method,
+            target=target,
+            headers={
+                "Host": "gw.example",
+                "X-Security-Token": self.pair.security_token.reveal(),
+            },
+            body=sent,
+            access_key=Secret(self.pair.access),
+            secret_key=self.pair.secret,
+            at=self.clock.now(),
+        )
+
+        async def read_body(_: int) -> bytes:
+            self.bodies_read += 1
+            return sent
+
+        named = {name.lower(): value for name, value in headers}
+        return Asked(
+            authorization=[named["authorization"]],
+            x_auth_token=[],
+            method=method,
+            target=target,
+            has_body=bool(sent),
+            read_body=read_body,
+            fresh=False,
+            request_id="r",
+            client_address="",
+            deadline=1e9,
+            headers=headers,
+            x_security_token=[named["x-security-token"]],
+        )
+
+    async def ask(self, asked: Asked | None = None) -> int:
+        answered = await self.gateway.answer(asked or self.asked())
+        assert isinstance(answered, Forwarded)
+        return answered.status
+
+
+class _NoInventories:
+    def current(self, _: ProjectId) -> Inventory:
+        return NO_INVENTORY
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+async def test_a_write_that_is_sent_is_used(scene: Scene) -> None:
+    assert await scene.ask() == 200
+    assert len(scene.store.used) == 1
+    with pytest.raises(NotAuthenticated):
+        await scene.ask()
+    assert len(scene.exchange.asked) == 1
+
+
+async def test_a_read_uses_nothing(scene: Scene) -> None:
+    path = f"/physicalservers/{SERVER}"
+    for _ in range(3):
+        assert await scene.ask(scene.asked(method="GET", path=path, body=b"")) == 200
+    assert not scene.store.asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "refusal"),
+    [
+        ({"server": HIDDEN}, NotPermitted),
+        ({"body": b"no json"}, BadRequest),
+        ({"body": b'{"server_id_set": ["x"]}'}, BadRequest),
+    ],
+)
+async def test_a_write_that_is_refused_is_never_marked(
+    scene: Scene, asked: dict[str, Any], refusal: type[GatewayError]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(refusal):
+            await scene.ask(scene.asked(**asked))
+    assert not scene.store.asked
+
+
+async def test_a_write_beyond_the_caller_s_limit_is_never_marked() -> None:
+    scene = Scene(pace=Pace(1, 60, 1))
+    assert await scene.ask() == 200
+    await scene.clock.advance(1)
+    with pytest.raises(CallerLimited):
+        await scene.ask()
+    assert (scene.store.asked, len(scene.store.used)) == (1, 1)
+
+
+async def test_unavailable_keys_do_not_burn_a_signature(scene: Scene) -> None:
+    asked = scene.asked()
+    scene.stage_failure["identify"] = KeysUnavailable("away", retry_after_s=1.0)
+    with pytest.raises(KeysUnavailable):
+        await scene.ask(asked)
+    assert not scene.store.asked
+    scene.stage_failure.clear()
+    assert await scene.ask(asked) == 200
+
+
+@pytest.mark.parametrize("stage", ["record", "cloud"])
+async def test_a_write_of_which_nothing_was_done_may_come_again(scene: Scene, stage: str) -> None:
+    if stage == "record":
+        scene.stage_failure["record"] = JournalUnavailable("full", retry_after_s=1.0)
+    else:
+        scene.failure = BudgetExhausted("used up", retry_after_s=1.0)
+    with pytest.raises((JournalUnavailable, BudgetExhausted)):
+        await scene.ask()
+    assert scene.store.asked
+    assert not scene.store.used
+    scene.stage_failure.clear()
+    scene.failure = None
+    assert await scene.ask() == 200
+
+
+async def test_a_write_that_may_have_been_done_stays_used(scene: Scene) -> None:
+    scene.failure = UpstreamSlow("no answer in time")
+    with pytest.raises(UpstreamSlow):
+        await scene.ask()
+    scene.failure = None
+    with pytest.raises(NotAuthenticated):
+        await scene.ask()
+    assert len(scene.exchange.asked) == 1
+
+
+async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> None:
+    scene.exchange.gate = asyncio.Event()
+    ways = [scene.gateway, scene.gateway, scene.other_replica, scene.other_replica]
+    tasks = [asyncio.create_task(way.answer(scene.asked())) for way in ways]
+    await asyncio.sleep(0.01)
+    scene.exchange.gate.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sorted(type(end).__name__ for end in ends) == ["Forwarded"] + ["NotAuthenticated"] * 3
+    assert len(scene.exchange.asked) == 1
+
+
+async def a_refusal_without_a_body(scene: Scene, asked: Asked) -> None:
+    with pytest.raises(NotAuthenticated):
+        await scene.ask(asked)
+    assert not scene.bodies_read
+
+
+async def test_a_made_up_access_key_costs_no_body(scene: Scene) -> None:
+    asked = scene.asked()
+    for name, value in (("authorization", "CGWmadeup"), ("x_security_token", "cgwkey_madeup")):
+        headers = tuple(
+            (one, text.replace(scene.pair.access, value) if name == "authorization" else value)
+            if one.lower().replace("-", "_") == name
+            else (one, text)
+            for one, text in asked.headers
+        )
+        named = {one.lower().replace("-", "_"): [text] for one, text in headers}
+        changed = replace(asked, headers=headers, **{name: named[name]})
+        await a_refusal_without_a_body(scene, changed)
+
+
+async def test_nor_does_a_pair_that_has_ended_or_a_date_that_is_no_good(scene: Scene) -> None:
+    asked = scene.asked()
+    await scene.clock.advance(901)
+    await a_refusal_without_a_body(scene, asked)
+    await scene.clock.advance(3_600)
+    await a_refusal_without_a_body(scene, scene.asked())

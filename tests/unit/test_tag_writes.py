@@ -1,0 +1,157 @@
+"""Whoever writes tags changes rights: the inventory is looked at anew, whatever is heard of it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gateway.errors import (
+    GatewayError,
+    JournalUnavailable,
+    NotPermitted,
+    UpstreamBusy,
+    UpstreamSlow,
+)
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.forwarding import Forwarded
+from gateway.flow.gateway import Asked, Gateway
+from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
+from gateway.rules.catalogue import Catalogue
+from gateway.rules.inventory import NO_INVENTORY, Inventory
+from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy, Rule
+from gateway.settings import built_in_operations
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+PROJECT = ProjectId("0a1b2c3d4e5f60718293a4b5c6d7e8f9")
+SERVER = "/physicalservers/11111111-2222-4333-8444-555555555555"
+THEO = Principal("corp", "theo", frozenset(), 0.0, 9e9, None)
+ALL = Rule(
+    ref=RuleRef(RuleKind.GRANT, "policy.yaml", 1, "rule"),
+    permissions=PERMISSIONS,
+    issuer=None,
+    users=frozenset({"theo"}),
+    groups=frozenset(),
+    projects=frozenset(),
+    servers=frozenset(),
+)
+
+
+class Parts:
+    """All stages but the decision, each at its plainest; the cloud fails as it is told to."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.looks: list[ProjectId] = []
+        self.unrecorded: GatewayError | None = None
+        self.cloud: BaseException | None = None
+
+    def current(self, project: ProjectId | None = None) -> Policy | Inventory:
+        return self.policy if project is None else NO_INVENTORY
+
+    def refresh_soon(self, project: ProjectId) -> None:
+        self.looks.append(project)
+
+    def plain_jwt(self, *_: object) -> str:
+        return "jwt"
+
+    def recall(self, _: str) -> Principal:
+        return THEO
+
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        return {}
+
+    async def record(self, _: object) -> None:
+        if self.unrecorded is not None:
+            raise self.unrecorded
+
+    async def perform(self, *_: object, **__: object) -> Forwarded:
+        if self.cloud is not None:
+            raise self.cloud
+        return Forwarded(204, (), b"")
+
+
+async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwarded:
+    clock, part = FakeClock(), dict.fromkeys(_FROM_PARTS, parts)
+    stages: Any = {**part, "limits": CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)}
+    gateway = Gateway(
+        catalogue=Catalogue(built_in_operations()),
+        group_weights={},
+        serve_unrecorded=False,
+        clock=clock,
+        telemetry=RecordingTelemetry(),
+        **stages,
+    )
+
+    async def read_body(_: int) -> bytes:
+        return body
+
+    answer = await gateway.answer(
+        Asked(
+            authorization=["Bearer token"],
+            x_auth_token=[],
+            method=method,
+            target=f"/v1/{PROJECT}{path}",
+            has_body=bool(body),
+            read_body=read_body,
+            fresh=False,
+            request_id="r",
+            client_address="",
+            deadline=1e9,
+            headers=(),
+        )
+    )
+    assert isinstance(answer, Forwarded)
+    return answer
+
+
+_FROM_PARTS = (
+    "identify", "credentials", "policies", "inventories", "consoles", "journal", "instances",
+    "forwarding",
+)  # fmt: skip
+
+
+async def write(parts: Parts) -> Forwarded:
+    return await ask(parts, "POST", f"{SERVER}/tags/create", b'{"tags": []}')
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [
+        None,
+        UpstreamSlow("no answer in time"),
+        # Tags are written again when the first try was lost: it may be done all the same.
+        UpstreamBusy("429 of the cloud", retry_after_s=1.0),
+        asyncio.CancelledError(),
+    ],
+)
+async def test_a_write_of_tags_asks_for_a_look_whatever_came_of_it(
+    heard: BaseException | None,
+) -> None:
+    parts = Parts(Policy([ALL], version="v"))
+    parts.cloud = heard
+    if heard is None:
+        assert (await write(parts)).status == 204
+    else:
+        with pytest.raises(type(heard)):
+            await write(parts)
+    assert parts.looks == [PROJECT]
+
+
+async def test_what_was_not_sent_asks_for_none() -> None:
+    parts = Parts(Policy([ALL], version="v"))
+    parts.unrecorded = JournalUnavailable("full", retry_after_s=1.0)
+    with pytest.raises(JournalUnavailable):
+        await write(parts)
+    parts.policy, parts.unrecorded = Policy([], version="v"), None
+    with pytest.raises(NotPermitted):
+        await write(parts)
+    assert parts.looks == []
+
+
+async def test_other_calls_ask_for_none() -> None:
+    parts = Parts(Policy([ALL], version="v"))
+    await ask(parts, "GET", SERVER)
+    assert parts.looks == []

@@ -1,0 +1,179 @@
+"""What the client's commands make of answers that a gateway, or a proxy before it, may give."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from gateway import client
+
+SERVER = "11111111-2222-4333-8444-555555555555"
+LINK = {"url": "https://console.example/?token=x"}
+BUSY = {"error_code": "CGW.4291", "error_msg": "The cloud's rate limit is used up for now."}
+
+Scripted = tuple[int, dict[str, str], Any]
+
+
+class Answering(ThreadingHTTPServer):
+    """Gives one answer after the other; the last one serves for all that follow."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: list[Scripted] = []
+        self.asked: list[str] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Answering
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        answers = self.server.answers
+        status, headers, data = answers.pop(0) if len(answers) > 1 else answers[0]
+        body = json.dumps(data).encode()
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return None
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    monkeypatch.setenv("CONSOLE_GATEWAY_TOKEN", "a.b.c")
+    server = Answering()
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def options(gateway: Answering, **changed: Any) -> argparse.Namespace:
+    usual: dict[str, Any] = {
+        "gateway": f"http://127.0.0.1:{gateway.server_port}",
+        "ca_file": None,
+        "token_file": None,
+        "token_command": None,
+        "token_env": "CONSOLE_GATEWAY_TOKEN",
+        "wait": 10.0,
+        "json": False,
+        "server": f"p/{SERVER}",
+        "fresh": False,
+        "open": False,
+        "print": True,
+        "projects": ["p"],
+    }
+    return argparse.Namespace(**(usual | changed))
+
+
+def dated(seconds: float, *, said_at: datetime | None = None) -> dict[str, str]:
+    """Return a Retry-After by date; `said_at`: the clock of who says it, where it is told."""
+    date = {} if said_at is None else {"Date": format_datetime(said_at, usegmt=True)}
+    until = (said_at or datetime.now(UTC)) + timedelta(seconds=seconds)
+    return {"Retry-After": format_datetime(until, usegmt=True), **date}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "1"},
+        dated(1, said_at=datetime(2031, 1, 1, tzinfo=UTC)),
+        dated(1, said_at=datetime(2011, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_it_comes_again_when_it_is_told_to_in_seconds_or_by_a_date(
+    gateway: Answering, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(503, headers, BUSY), (200, {"X-Console-Expires-In": "60"}, LINK)]
+    began = time.monotonic()
+    assert client.console(options(gateway)) == 0
+    assert time.monotonic() - began > 0.9
+    assert capsys.readouterr().out.strip() == LINK["url"]
+    assert len(gateway.asked) == 2
+
+
+def test_a_date_without_the_clock_of_who_says_it_is_read_by_ours(gateway: Answering) -> None:
+    gateway.answers = [(429, dated(3), BUSY), (200, {}, LINK)]
+    assert client.console(options(gateway)) == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": "soon"},
+        {"Retry-After": "nan"},
+        {"Retry-After": "-1"},
+        {"Retry-After": "Thu, 99 Jan 2026 00:00:00 GMT"},
+        {"Retry-After": "Thu, 01 Jan 2026 00:00:00 -0000"},
+        {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT", "Date": "yesterday"},
+        dated(3_600),
+        dated(-3_600),
+    ],
+)
+def test_it_gives_up_at_once_where_it_cannot_wait_as_long(
+    gateway: Answering, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(429, headers, BUSY)]
+    assert client.console(options(gateway)) == 5
+    assert BUSY["error_msg"] in capsys.readouterr().err
+    assert len(gateway.asked) == 1
+
+
+@pytest.mark.parametrize("data", [{}, {"url": None}, {"url": 7}, [], "x", None])
+def test_a_good_answer_without_a_link_is_no_gateway_s(
+    gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(200, {}, data)]
+    assert client.console(options(gateway)) == 1
+    shown = capsys.readouterr()
+    assert "no answer of a gateway" in shown.err
+    assert not shown.out
+    assert client.console(options(gateway, json=True)) == 1
+    assert "no answer of a gateway" in json.loads(capsys.readouterr().out)["error_msg"]
+
+
+def test_a_link_without_its_time_is_still_a_link(
+    gateway: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(200, {"X-Console-Expires-In": "soon"}, LINK)]
+    assert client.console(options(gateway, json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["expires_in_s"] == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, [], {"servers": None}, {"servers": [1]}, {"servers": [{}]}, {"servers": [{"id": 1}]}],
+)
+def test_a_list_that_is_none_is_no_gateway_s(
+    gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(200, {}, data)]
+    assert client.servers(options(gateway)) == 1
+    assert client.console(options(gateway, server="p/by-name")) == 1
+    assert "no answer of a gateway" in capsys.readouterr().err
+
+
+def test_so_are_projects_and_permissions_that_are_none(
+    gateway: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(200, {}, {"projects": [{"name": "x"}]})]
+    assert client.servers(options(gateway, projects=[])) == 1
+    for permissions in ({}, {"servers": [{"id": SERVER}]}):
+        listed: Scripted = (200, {}, {"servers": [{"id": SERVER}], "page_info": 7})
+        gateway.answers = [listed, (200, {}, permissions)]
+        assert client.servers(options(gateway)) == 1
+    assert capsys.readouterr().err.count("no answer of a gateway") == 3

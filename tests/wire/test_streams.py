@@ -1,0 +1,179 @@
+"""An answer that is passed on as it comes: how it ends early, and what is told of that."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from gateway.drivers.clock import SystemClock
+from gateway.edge import forwarded
+from gateway.edge.public import PublicHandler, PublicServer
+from gateway.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.forwarding import Forwarded
+from gateway.flow.gateway import Asked
+from gateway.rules.pacing import Pace
+
+CHUNK = bytes(65_536)
+
+
+class Body:
+    """A stream of so many chunks, and then what is to come."""
+
+    def __init__(self, chunks: int, then: Exception | None = None) -> None:
+        self.chunks, self.then = chunks, then
+        self.closed = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self.chunks):
+            await asyncio.sleep(0.001)
+            yield CHUNK
+        if self.then is not None:
+            raise self.then
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+class Edge:
+    """Stands in for the pipeline, and keeps what is counted and logged."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.port = 0
+        self.counted: list[tuple[int, str]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.done = asyncio.Event()
+
+    async def answer(self, _: Asked) -> Forwarded:
+        return Forwarded(200, (), b"", self.body)
+
+    def request_done(
+        self, _answer: str, _operation: str, status: int, error_code: str, *_: Any
+    ) -> None:
+        self.counted.append((status, error_code))
+        self.done.set()
+
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        return {}
+
+    async def read(self) -> bytes:
+        """Return all that comes, head included, until the connection ends."""
+        reader, writer = await self.ask()
+        heard = b""
+        try:
+            async with asyncio.timeout(20):
+                while chunk := await reader.read(65_536):
+                    heard += chunk
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+        return heard
+
+    async def ask(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return reader, writer
+
+
+@asynccontextmanager
+async def an_edge(body: Body) -> AsyncIterator[Edge]:
+    edge = Edge(body)
+    handler = PublicHandler(
+        edge,  # type: ignore[arg-type]
+        SystemClock(),
+        deadline_s=5.0,
+        request_done=edge.request_done,
+        write_line=lambda line: edge.lines.append(orjson.loads(line)),
+        limits=CallerLimits(Pace(10, 1, 10), edge, SystemClock()),
+        trusted_proxies=(),
+        federation=None,  # type: ignore[arg-type]
+        pages={},
+    )
+    runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    edge.port = runner.addresses[0][1]
+    try:
+        yield edge
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_stream_that_comes_whole_ends_well() -> None:
+    async with an_edge(Body(3)) as edge:
+        heard = await edge.read()
+        assert heard.endswith(b"\r\n0\r\n\r\n")
+        assert edge.counted == [(200, "")]
+        assert edge.body.closed.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (UpstreamBroken("cut"), 502, "CGW.5020"),
+        (UpstreamSlow("silent"), 504, "CGW.5040"),
+        (UpstreamUnreachable("reset", retry_after_s=2.0), 503, "CGW.5032"),
+    ],
+)
+async def test_a_stream_that_breaks_off_is_counted_as_what_it_is(
+    error: GatewayError, status: int, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with an_edge(Body(3, error)) as edge:
+        heard = await edge.read()
+        assert not heard.endswith(b"0\r\n\r\n"), "nobody takes a part for the whole"
+        assert heard.count(b"HTTP/1.1") == 1
+        assert edge.counted == [(status, code)]
+        (line,) = edge.lines
+        assert (line["status"], line["error_code"]) == (status, code)
+        assert line["error"] == type(error).__name__
+        assert edge.body.closed.is_set()
+    assert not caplog.records
+
+
+async def test_a_failure_of_ours_in_a_stream_is_no_second_answer_within_the_first() -> None:
+    async with an_edge(Body(3, RuntimeError("ours"))) as edge:
+        heard = await edge.read()
+        assert heard.count(b"HTTP/1.1") <= 1
+        assert b"CGW." not in heard
+        assert edge.counted == [(500, "CGW.5000")]
+        assert edge.body.closed.is_set()
+
+
+async def test_a_download_ends_in_time_though_it_never_stalls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwarded, "_WHOLE_WITHIN_S", 0.3)
+    async with an_edge(Body(1_000_000)) as edge:
+        await edge.read()
+        assert edge.counted == [(504, "CGW.5041")]
+        assert edge.body.closed.is_set(), "the cloud's connection is not held"
+
+
+async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarded, "_WRITTEN_WITHIN_S", 0.2)
+    async with an_edge(Body(1_000_000)) as edge:
+        _, writer = await edge.ask()
+        async with asyncio.timeout(20):
+            await edge.done.wait()
+        assert edge.counted == [(504, "CGW.5041")]
+        assert edge.body.closed.is_set()
+        writer.close()
+
+
+async def test_a_caller_that_goes_is_no_failure_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async with an_edge(Body(1_000_000)) as edge:
+        reader, writer = await edge.ask()
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+        async with asyncio.timeout(20):
+            await edge.done.wait()
+        assert edge.counted == [(499, "client_closed")]
+        assert edge.body.closed.is_set()
+    assert not caplog.records
