@@ -1,6 +1,7 @@
 """The cloud in a box: identity provider, IAM and physical-servers API, all real HTTP.
 
-On loopback unless told otherwise, for the demo and for tests. Nothing that serves people imports it.
+For the demo and for tests, on loopback unless told otherwise. Nothing that serves people
+imports it.
 """
 
 import asyncio

@@ -52,7 +52,8 @@ class RunningCompose:
     gateways: Mapping[str, str]
     """Public address by service."""
     admins: Mapping[str, str]
-    issuer: str
+    valkey_port: int
+    redis_password: str
 
 
 @contextmanager
@@ -78,7 +79,8 @@ def running_compose() -> Iterator[RunningCompose]:
             for one in said
         ]
         _spawn(stack, [sys.executable, *people["entrypoint"][1:], "--think=0.2", *said])
-        yield RunningCompose(gateways, admins, f"http://{addresses['cloud:9101']}")
+        password = (base / "secrets" / "redis-password").read_text().strip()
+        yield RunningCompose(gateways, admins, ports["valkey:6379"], password)
 
 
 def _cloud_addresses(services: Mapping[str, Any]) -> list[str]:
