@@ -1,6 +1,6 @@
 """Print deploy/prometheus' rules as the PrometheusRule that monitoring/prometheusrule.yaml is.
 
-    python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
+python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 """
 
 import sys
