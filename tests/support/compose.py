@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from gateway.settings import Audit, Settings
+from gateway.settings import Audit, RequestBounds, Settings
 from tests.support.stack import WITHIN_S, ask, eventually
 from tests.support.valkey import SERVER, free_port
 
@@ -36,7 +36,7 @@ def make_secrets(directory: Path) -> None:
 def without_pending(text: str) -> str:
     """Leave out what this tree's settings do not know yet."""
     data = yaml.safe_load(text)
-    known = {"audit": Audit.model_fields}
+    known = {"audit": Audit.model_fields, "request": RequestBounds.model_fields}
     kept = {
         name: {key: one for key, one in value.items() if key in known[name]}
         if name in known
