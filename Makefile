@@ -23,27 +23,6 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.runtime
 demo: $(VENV)/.runtime ## the whole product on loopback, until Ctrl-C
 	@$(BIN)/python -m gateway demo
 
-format: $(VENV)/.dev ## let ruff rewrite what it can
-	$(BIN)/ruff check --quiet --fix gateway tests
-	$(BIN)/ruff format gateway tests
-
-lint: $(VENV)/.dev ## format, lint, types, import directions
-	$(BIN)/ruff format --check gateway tests
-	$(BIN)/ruff check gateway tests
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-
-test: lint ## every check
-	$(BIN)/python -m pytest tests
-
-bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
-	$(BIN)/python -m tests.benchmarks
-
-lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
-
 SECRETS := deploy/compose/secrets
 CLOUD_PASSWORD ?= correct horse battery staple
 
@@ -71,4 +50,27 @@ $(SECRETS)/iam-password: | $(SECRETS)
 	@echo 'the password of the cloud > $@'; echo '$(CLOUD_PASSWORD)' > $@
 
 .DELETE_ON_ERROR:
-.PHONY: help demo format lint test bench lock compose-secrets
+.PHONY: compose-secrets
+
+format: $(VENV)/.dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --quiet --fix gateway tests
+	$(BIN)/ruff format gateway tests
+
+lint: $(VENV)/.dev ## format, lint, types, import directions
+	$(BIN)/ruff format --check gateway tests
+	$(BIN)/ruff check gateway tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## every check
+	$(BIN)/python -m pytest tests
+
+bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
+	$(BIN)/python -m tests.benchmarks
+
+lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+.PHONY: help demo format lint test bench lock

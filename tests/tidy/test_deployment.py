@@ -439,3 +439,22 @@ def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> No
     for file in (provisioning / "datasources").iterdir():
         for source in yaml.safe_load(file.read_text())["datasources"]:
             assert source["url"] == "http://prometheus:9090"
+
+
+# Words about it.
+
+
+def test_every_variable_of_the_compose_file_is_told() -> None:
+    head, _, rest = (ROOT / "docker-compose.yml").read_text().partition("\nname:")
+    named = set(re.findall(r"\$\{([A-Z_]+)", rest))
+    assert named
+    assert named == set(re.findall(r"[A-Z]+_[A-Z]+", head))
+
+
+def test_every_path_that_the_page_names_is_there() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    named = set(re.findall(r"(?<![\w/.])(?:deploy|config|kubernetes)/[\w./-]+", text))
+    assert len(named) > 8
+    for one in named:
+        if not one.startswith("deploy/compose/secrets"):
+            assert any((base / one).exists() for base in (ROOT, DEPLOY)), one
