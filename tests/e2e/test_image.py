@@ -1,14 +1,12 @@
 """The image that deploy/Dockerfile makes: its steps work, and so does what they leave."""
 
-import base64
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from gateway import __version__
-from tests.support.compose import ROOT, without_pending
+from tests.support.compose import ROOT, make_secrets, without_pending
 from tests.support.image import Image, can_build
 from tests.support.stack import eventually
 from tests.support.valkey import free_port
@@ -16,6 +14,7 @@ from tests.support.valkey import free_port
 pytestmark = pytest.mark.skipif(
     not can_build(), reason="takes root on Linux, and the image's version of Python"
 )
+AUDIT = "/var/lib/console-gateway"
 SHIPPED = ROOT / "deploy" / "compose" / "gateway"
 
 
@@ -29,7 +28,7 @@ def image(admin_port: int) -> Iterator[Image]:
     built = Image()
     try:
         _mount(built, admin_port)
-        built.seal()
+        built.seal(AUDIT)
         yield built
     finally:
         built.close()
@@ -40,20 +39,12 @@ def _mount(image: Image, admin_port: int) -> None:
     text = text.replace("port: 9090", f"port: {admin_port}")
     text = text.replace("port: 8080", f"port: {free_port()}")
     policy = (SHIPPED / "policy.yaml").read_text()
-    secrets = {
-        "seal-key": base64.b64encode(b"k" * 32).decode(),
-        "redis-password": "canary",
-        "iam-password": "canary",
-        "audit-signing-key": "canary",
-    }
-    _write(image.path("/etc/gateway"), {"gateway.yaml": text, "policy.yaml": policy})
-    _write(image.path("/run/secrets"), secrets)
-
-
-def _write(directory: Path, files: dict[str, str]) -> None:
-    directory.mkdir(parents=True)
-    for name, text in files.items():
-        (directory / name).write_text(text)
+    config = image.path("/etc/gateway")
+    config.mkdir()
+    (config / "gateway.yaml").write_text(text)
+    (config / "policy.yaml").write_text(policy)
+    make_secrets(image.path("/run/secrets"))
+    image.path("/run/secrets").chmod(0o755)
 
 
 def test_the_image_answers_with_its_version(image: Image) -> None:
@@ -67,11 +58,14 @@ def test_the_image_finds_no_mistake_in_the_config_of_the_demo(image: Image) -> N
     assert (said.returncode, said.stdout.count(": ok")) == (0, 2), said.stderr
 
 
-def test_the_image_runs_as_nobody_in_particular_and_writes_nowhere(image: Image) -> None:
+def test_the_image_runs_as_nobody_in_particular_and_writes_to_its_volume_only(image: Image) -> None:
     program = "import os; print(os.getuid(), os.getgid(), os.access('/opt/gateway', os.W_OK))"
     assert image.run("python", "-c", program).stdout.split() == ["65532", "65532", "False"]
-    assert image.run("touch", "/var/lib/console-gateway/x").returncode != 0
-    owner = image.path("/var/lib/console-gateway").stat()
+    for closed in ("/opt/gateway", "/etc/gateway", "/var/lib"):
+        assert image.run("touch", f"{closed}/x").returncode != 0
+    assert image.run("touch", f"{AUDIT}/x").returncode == 0
+    assert image.run("rm", f"{AUDIT}/x").returncode == 0
+    owner = image.path(AUDIT).stat()
     assert (owner.st_uid, owner.st_gid, owner.st_mode & 0o777) == (65532, 65532, 0o700)
 
 

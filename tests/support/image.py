@@ -89,8 +89,13 @@ class Image:
     def path(self, inside: str) -> Path:
         return Path(f"/proc/{self._holder.pid}/root{self.stage.root}{inside}")
 
-    def seal(self) -> None:
-        """Make the root read-only, as with `read_only: true`."""
+    def seal(self, *volumes: str) -> None:
+        """Make the root read-only, but for volumes, which begin as the image's directories are."""
+        for volume in volumes:
+            found = self.path(volume).stat()
+            owned = f"uid={found.st_uid},gid={found.st_gid},mode={found.st_mode & 0o777:o}"
+            at = self.stage.root + volume
+            self._in_holder("mount", "-t", "tmpfs", "-o", owned, "none", at)
         self._in_holder("mount", "-o", "remount,ro", self.stage.root)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
