@@ -112,6 +112,7 @@ def test_the_top_level_holds_what_the_layout_knows() -> None:
         "CHANGELOG.md",
         "SECURITY.md",
         ".ci",
+        ".dockerignore",
         ".gitignore",
     }
     assert {name.partition("/")[0] for name in listed.stdout.split()} <= known
