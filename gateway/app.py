@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -47,8 +48,10 @@ from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
 from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
+from gateway.flow import under_way
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
@@ -62,14 +65,16 @@ from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
+from gateway.located_yaml import Mistake, MistakesFound
 from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
-from gateway.ports import Clock, ServiceCredential, Telemetry
+from gateway.ports import Clock, ServiceCredential, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
+from gateway.rules.share import Share
 from gateway.supervisor import Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -90,7 +95,9 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     config = settings.load_settings(config_file)
     open_policy(config, SystemClock(), Metrics())
-    logs.set_up(config.log.level)
+    if settings.traces_wanted():
+        raise_unless_traceable()
+    logs.set_up(config.log.level, config.log.modules)
     with ExitStack() as stack:
         embedded_url = None
         if isinstance(config.store.redis, settings.RedisEmbedded):
@@ -101,7 +108,7 @@ def serve(config_file: Path, *, workers: int) -> int:
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
     """Be one worker until told to stop; return the exit code."""
-    logs.set_up(plan.config.log.level)
+    logs.set_up(plan.config.log.level, plan.config.log.modules)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Worker(plan, embedded_url=embedded_url).run())
     return 0
@@ -269,6 +276,7 @@ async def open_parts(
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
     async with AsyncExitStack() as stack:
+        tracing = open_traces(config, stack)
         valkey = Valkey(
             config.store,
             client,
@@ -377,8 +385,32 @@ async def open_parts(
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
             pages=pages(config.catalogue),
+            tracing=tracing,
+            hit_lines=Share(config.log.hits_sampled),
+            line_left_out=metrics.log_line_sampled_out,
         )
         yield Parts(handler, loops, policies, keys, valkey)
+
+
+def raise_unless_traceable() -> None:
+    """Raise MistakesFound where traces are switched on and what makes them is not there."""
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp") is None:
+        message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
+        raise MistakesFound([Mistake("environment", 0, settings.traces_wanted(), message)])
+
+
+def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
+    if not settings.traces_wanted():
+        return TracesPassedOn()
+    from gateway.drivers.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
+
+    tracing = open_tracing(
+        routes={row.name: "/v1/{project_id}" + row.path for row in config.catalogue},
+        accounts={project: one.name for one in config.accounts for project in one.projects},
+    )
+    stack.push_async_callback(tracing.close)
+    under_way.trace.set(tracing.background)  # requests have a trace of their own instead
+    return tracing
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
@@ -146,14 +147,21 @@ class Metrics:
             ["task"],
             registry=registry,
         )
+        self._log_lines_sampled_out = Counter(
+            "gateway_log_lines_sampled_out_total",
+            "Request lines that log.hits_sampled left out",
+            registry=registry,
+        )
         self._link_children = {source: self._links.labels(source.value) for source in LinkSource}
         self._gauges: dict[str, Gauge] = {}
         self._request_child = cache(self._requests.labels)
         self._identified_child = cache(self._identifications.labels)
 
-    def request_done(self, operation: str, status: int, error_code: str, seconds: float) -> None:
+    def request_done(
+        self, operation: str, status: int, error_code: str, seconds: float, trace_id: str = ""
+    ) -> None:
         self._request_child(operation, str(status), error_code).inc()
-        self._request_seconds.observe((), seconds)
+        self._request_seconds.observe((), seconds, trace_id)
 
     def identified(self, issuer: str, outcome: str) -> None:
         self._identified_child(issuer, outcome).inc()
@@ -204,6 +212,9 @@ class Metrics:
     def task_restarted(self, task: str) -> None:
         self._task_restarts.labels(task).inc()
 
+    def log_line_sampled_out(self) -> None:
+        self._log_lines_sampled_out.inc()
+
     def gauge(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
         """Register a gauge that is read at each scrape; once for each set of labels."""
         gauge = self._gauges.get(name)
@@ -234,17 +245,21 @@ class _Histogram(Collector):
         self._buckets = buckets
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[str, ...], dict[int, Exemplar]] = {}
         if not labels:
             self._begin(())
         registry.register(self)
 
-    def observe(self, values: tuple[str, ...], seconds: float) -> None:
-        """Count one; `values` are those of the labels."""
+    def observe(self, values: tuple[str, ...], seconds: float, trace_id: str = "") -> None:
+        """Count one; `values` are those of the labels, and the trace is one to be looked up."""
         counts = self._counts.get(values)
         if counts is None:
             counts = self._begin(values)
-        counts[bisect_left(self._buckets, seconds)] += 1
+        bucket = bisect_left(self._buckets, seconds)
+        counts[bucket] += 1
         self._sums[values] += seconds
+        if trace_id:
+            self._exemplars[values][bucket] = Exemplar({"trace_id": trace_id}, seconds)
 
     def describe(self) -> Iterable[Metric]:
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
@@ -253,11 +268,15 @@ class _Histogram(Collector):
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         bounds = [*map(floatToGoString, self._buckets), "+Inf"]
         for values, counts in self._counts.items():
-            cumulated = zip(bounds, accumulate(counts), strict=True)
-            family.add_metric(values, [*cumulated], sum_value=self._sums[values])
+            exemplars = self._exemplars[values]
+            cumulated = [
+                (bound, count, exemplars[i]) if i in exemplars else (bound, count)
+                for i, (bound, count) in enumerate(zip(bounds, accumulate(counts), strict=True))
+            ]
+            family.add_metric(values, cumulated, sum_value=self._sums[values])
         yield family
 
     def _begin(self, values: tuple[str, ...]) -> list[int]:
-        self._sums[values] = 0.0
+        self._sums[values], self._exemplars[values] = 0.0, {}
         counts = self._counts[values] = [0] * (len(self._buckets) + 1)
         return counts

@@ -8,11 +8,13 @@ from aiohttp import web
 
 from gateway.drivers.clock import SystemClock
 from gateway.edge import public
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import NotPermitted
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.gateway import Answered, Asked
 from gateway.rules.pacing import Pace
+from gateway.rules.share import Share
 
 
 class NoUsage:
@@ -33,6 +35,9 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         SystemClock(),
         deadline_s=5.0,
         request_done=lambda *_: None,
+        tracing=TracesPassedOn(),
+        hit_lines=Share(1.0),
+        line_left_out=lambda: None,
         write_line=lambda _: None,
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
         trusted_proxies=(),
