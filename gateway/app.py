@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -95,8 +95,7 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     config = settings.load_settings(config_file)
     open_policy(config, SystemClock(), Metrics())
-    if settings.traces_wanted():
-        raise_unless_traceable()
+    raise_unless_traceable(settings.traces_wanted())
     logs.set_up(config.log.level, config.log.modules)
     with ExitStack() as stack:
         embedded_url = None
@@ -392,11 +391,14 @@ async def open_parts(
         yield Parts(handler, loops, policies, keys, valkey)
 
 
-def raise_unless_traceable() -> None:
-    """Raise MistakesFound where traces are switched on and what makes them is not there."""
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp") is None:
+def raise_unless_traceable(variable: str) -> None:
+    """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
+    try:
+        if variable:
+            import_module("gateway.drivers.tracing")
+    except ImportError:
         message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
-        raise MistakesFound([Mistake("environment", 0, settings.traces_wanted(), message)])
+        raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
 
 
 def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
