@@ -385,7 +385,7 @@ async def open_parts(
             federation=FederationHandler(federation, clock),
             pages=pages(config.catalogue),
             tracing=tracing,
-            hit_lines=Share(config.log.hits_sampled),
+            hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
             line_left_out=metrics.log_line_sampled_out,
         )
         yield Parts(handler, loops, policies, keys, valkey)

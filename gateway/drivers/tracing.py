@@ -9,6 +9,7 @@ error. Nobody waits for the collector: what it does not take in time is dropped.
 import asyncio
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -38,7 +39,7 @@ from opentelemetry.trace import (
 from gateway import __version__
 from gateway.rules.trace_context import Headers, TraceContext
 
-_FLUSHED_WITHIN_S = 5.0
+_FLUSHED_WITHIN_S = 3.0
 _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"}
 )
@@ -71,14 +72,11 @@ class OtelTracing:
         """For what is done for no request."""
 
     def begin(self, came: TraceContext | None, method: str) -> "_RequestTrace":
-        method = method if method in _METHODS else "_OTHER"
-        span = self._tracer.start_span(
-            method,
-            _under(came),
-            SpanKind.SERVER,
-            {http_attributes.HTTP_REQUEST_METHOD: method},
-        )
-        return _RequestTrace(self._tracer, span, method, self._routes, self._accounts)
+        known = method in _METHODS
+        name = method if known else "HTTP"
+        attributes = {http_attributes.HTTP_REQUEST_METHOD: method if known else "_OTHER"}
+        span = self._tracer.start_span(name, _under(came), SpanKind.SERVER, attributes)
+        return _RequestTrace(self._tracer, span, name, self._routes, self._accounts)
 
     async def close(self) -> None:
         """Send what is left, but not for long: a collector that is away must not stop a restart."""
@@ -87,15 +85,14 @@ class OtelTracing:
 
         def flush() -> None:
             self._provider.shutdown()
-            loop.call_soon_threadsafe(flushed.set)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(flushed.set)
 
         # Not by to_thread: the loop would wait for it when it ends, however long that takes.
         threading.Thread(target=flush, name="last spans", daemon=True).start()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSHED_WITHIN_S):
                 await flushed.wait()
-        except TimeoutError:
-            pass
 
 
 def open_tracing(*, routes: Mapping[str, str], accounts: Mapping[str, str]) -> OtelTracing:
@@ -144,6 +141,8 @@ class _RequestTrace:
 
     def end(self, facts: Mapping[str, Any]) -> None:
         span, operation = self._span, facts.get("operation", "")
+        if not span.is_recording():
+            return
         for fact, attribute in _FACTS.items():
             if fact in facts:
                 span.set_attribute(attribute, facts[fact])

@@ -94,6 +94,12 @@ class _Outcome:
             return self.page.name
         return None if self.errand is None else self.errand.operation
 
+    @property
+    def is_hit(self) -> bool:
+        answered = self.answered
+        is_ok = self.status == HTTPStatus.OK
+        return is_ok and isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
+
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
 
@@ -114,10 +120,10 @@ class PublicHandler:
         federation: FederationHandler,
         pages: Mapping[str, Page],
         tracing: Tracing,
-        hit_lines: Share,
+        hit_lines: Share | None,
         line_left_out: Callable[[], object],
     ) -> None:
-        """`hit_lines`: which lines are written of requests for links that this process holds."""
+        """`hit_lines`: whose lines are written of those who got a link held here; None: all."""
         self._gateway = gateway
         self._federation = federation
         self._pages = pages
@@ -368,12 +374,12 @@ class PublicHandler:
         self._tell(outcome, line)
 
     def _tell(self, outcome: _Outcome, line: dict[str, Any]) -> None:
-        trace, answered = outcome.trace, outcome.answered
+        trace = outcome.trace
         if trace is not None:
             line["trace_id"] = trace.trace_id
             trace.end(line)
-        is_hit = isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
-        if is_hit and outcome.status == HTTPStatus.OK and not self._hit_lines.takes():
+        share = self._hit_lines
+        if share is not None and outcome.is_hit and not share.takes():
             self._line_left_out()
             return
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

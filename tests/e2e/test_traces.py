@@ -251,7 +251,7 @@ def test_no_secret_no_person_and_no_address_is_exported(
         {"auth": {"id_token": {"id": token}}}
     ))  # fmt: skip
     spans_of(collector, trace_id, 7)
-    eventually(lambda: any(one.name == "_OTHER" for one in collector.spans()))
+    eventually(lambda: any(one.name == "HTTP" for one in collector.spans()))
     time.sleep(0.3)
     sent = traced.box.calls(traced.box.cloud)
     service_tokens = {one["headers"]["x-auth-token"] for one in sent} - {""}

@@ -14,7 +14,6 @@ from gateway.errors import NotPermitted
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.gateway import Answered, Asked
 from gateway.rules.pacing import Pace
-from gateway.rules.share import Share
 
 
 class NoUsage:
@@ -36,7 +35,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         deadline_s=5.0,
         request_done=lambda *_: None,
         tracing=TracesPassedOn(),
-        hit_lines=Share(1.0),
+        hit_lines=None,
         line_left_out=lambda: None,
         write_line=lambda _: None,
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
