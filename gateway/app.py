@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -55,8 +56,10 @@ from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import admin_app
 from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable
+from gateway.flow import under_way
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
@@ -70,14 +73,16 @@ from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
+from gateway.located_yaml import Mistake, MistakesFound
 from gateway.model import PERMISSIONS, BudgetClass, ProjectId, UpstreamRequest
-from gateway.ports import Clock, Journal, ServiceCredential, Telemetry
+from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.pacing import Pace
+from gateway.rules.share import Share
 from gateway.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -105,7 +110,8 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     config = settings.load_settings(config_file)
     open_policy(config, SystemClock(), Metrics())
-    logs.set_up(config.log.level)
+    raise_unless_traceable(settings.traces_wanted())
+    logs.set_up(config.log.level, config.log.modules)
     with ExitStack() as stack:
         embedded_url = None
         if isinstance(config.store.redis, settings.RedisEmbedded):
@@ -116,7 +122,7 @@ def serve(config_file: Path, *, workers: int) -> int:
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
     """Be one worker until told to stop; return the exit code."""
-    logs.set_up(plan.config.log.level)
+    logs.set_up(plan.config.log.level, plan.config.log.modules)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Worker(plan, embedded_url=embedded_url).run())
     return 0
@@ -351,6 +357,7 @@ async def open_parts(
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
     async with AsyncExitStack() as stack:
+        tracing = open_traces(config, stack)
         valkey = Valkey(
             config.store,
             client,
@@ -471,6 +478,9 @@ async def open_parts(
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
             pages=pages(config.catalogue),
+            tracing=tracing,
+            hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
+            line_left_out=metrics.log_line_sampled_out,
         )
         yield Parts(handler, loops, policies, keys, valkey)
 
@@ -515,6 +525,30 @@ async def open_journal(
     metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
     metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
     return trail, {"audit": trail.run, **loops}
+
+
+def raise_unless_traceable(variable: str) -> None:
+    """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
+    try:
+        if variable:
+            import_module("gateway.drivers.tracing")
+    except ImportError:
+        message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
+        raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
+
+
+def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
+    if not settings.traces_wanted():
+        return TracesPassedOn()
+    from gateway.drivers.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
+
+    tracing = open_tracing(
+        routes={row.name: "/v1/{project_id}" + row.path for row in config.catalogue},
+        accounts={project: one.name for one in config.accounts for project in one.projects},
+    )
+    stack.push_async_callback(tracing.close)
+    under_way.trace.set(tracing.background)  # requests have a trace of their own instead
+    return tracing
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

@@ -588,8 +588,41 @@ class MetricsSettings(_Section):
     """Team by group, of any issuer: whose links they are is counted. The first that fits counts."""
 
 
+LOGGERS = (
+    "app",
+    "audit",
+    "inventory",
+    "keys",
+    "login",
+    "policy",
+    "request",
+    "supervisor",
+    "tls",
+    "valkey",
+)
+"""What there is below `gateway.`, each with a level of its own if need be."""
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def is_logger(name: str) -> bool:
+    # Those of libraries are not ours to turn up: they log what they read, tokens included.
+    return name in ("gateway", *(f"gateway.{one}" for one in LOGGERS))
+
+
 class Log(_Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
+    modules: dict[str, LogLevel] = {}
+    """Levels of single parts: gateway.policy, gateway.valkey, …"""
+    hits_sampled: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share that is written of the lines of requests for links that this process holds."""
+
+    @field_validator("modules")
+    @classmethod
+    def _they_are_there(cls, modules: dict[str, LogLevel]) -> dict[str, LogLevel]:
+        for name in modules:
+            if not is_logger(name):
+                raise ValueError(f"there is no {name!r}; below `gateway.`: {', '.join(LOGGERS)}")
+        return modules
 
 
 class Audit(_Section):
@@ -690,6 +723,36 @@ def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settin
         )
     except ValidationError as error:
         raise MistakesFound(mistakes_of(error, document)) from None
+
+
+def traces_wanted(environ: Mapping[str, str] = os.environ) -> str:
+    """Return which of OpenTelemetry's variables switches traces on; "": none does.
+
+    Raises MistakesFound where they ask for what is not there.
+    """
+
+    def told(name: str) -> str:
+        return environ.get(name, "").strip().lower()
+
+    if told("OTEL_SDK_DISABLED") == "true" or told("OTEL_TRACES_EXPORTER") == "none":
+        return ""
+    wanted = next(filter(told, _TRACES_ON), "")
+    for name, known in _TRACES_TAKE.items():
+        if wanted and told(name) not in ("", known):
+            raise MistakesFound([Mistake("environment", 0, name, f"is to be {known}, or not set")])
+    return wanted
+
+
+_TRACES_ON = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
+_TRACES_TAKE = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
 
 
 def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:

@@ -2,9 +2,15 @@
 
 import logging
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import orjson
+
+from gateway.flow import under_way
+from gateway.settings import LOGGERS, LogLevel, is_logger
+
+LEVELS = get_args(LogLevel)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -17,6 +23,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        if request_id := under_way.request_id.get():
+            line["request_id"] = request_id
+        trace = under_way.trace.get()
+        if trace is not None and trace.trace_id:
+            line["trace_id"] = trace.trace_id
         line.update(
             (name, value) for name, value in record.__dict__.items() if name not in _STANDARD
         )
@@ -36,12 +47,37 @@ def _where(traceback: Any) -> list[str]:
     return frames[-8:]
 
 
-def set_up(level: str) -> None:
+def set_up(level: str, modules: Mapping[str, str] | None = None) -> None:
+    """Write from now on; `modules` have levels of their own."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("WARNING")
-    logging.getLogger("gateway").setLevel(level.upper())
+    set_levels({"gateway": level, **(modules or {})})
     # aiohttp logs a parse error with the bytes that it could not read: those may hold a token.
     logging.getLogger("aiohttp").setLevel("CRITICAL")
+
+
+def set_levels(levels: Mapping[str, str]) -> None:
+    """Change levels by logger, until this process ends; others stay as they are.
+
+    Raises ValueError for a logger that is not ours and for an unknown level, and changes nothing.
+    """
+    for name, level in levels.items():
+        if not is_logger(name):
+            raise ValueError(f"there is no logger {name!r}")
+        if level not in LEVELS:
+            raise ValueError(f"a level is one of: {', '.join(LEVELS)}")
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def levels() -> dict[str, str]:
+    """Return the level in force of each logger of ours."""
+    names = ("gateway", *(f"gateway.{one}" for one in LOGGERS))
+    effective = (logging.getLogger(name).getEffectiveLevel() for name in names)
+    return {
+        name: logging.getLevelName(level).lower()
+        for name, level in zip(names, effective, strict=True)
+    }

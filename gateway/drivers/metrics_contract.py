@@ -240,6 +240,10 @@ FAMILIES: Final = (
     ),
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
     _counter(
+        "gateway_log_lines_sampled_out_total",
+        "Request lines of links served from memory that log.hits_sampled left out.",
+    ),
+    _counter(
         "gateway_task_restarts_total",
         "Background tasks that died and were started again.",
         task="background tasks of the code, by account and issuer",
