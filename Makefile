@@ -23,6 +23,35 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.runtime
 demo: $(VENV)/.runtime ## the whole product on loopback, until Ctrl-C
 	@$(BIN)/python -m gateway demo
 
+SECRETS := deploy/compose/secrets
+CLOUD_PASSWORD ?= correct horse battery staple
+
+compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
+	@chmod 444 $^
+
+# Nobody else enters the directory; in it, a container reads the one file that is mounted for it.
+$(SECRETS):
+	@mkdir -p -m 700 $@
+
+$(SECRETS)/seal-key: | $(SECRETS)
+	openssl rand -base64 32 > $@
+
+$(SECRETS)/audit-signing-key: | $(SECRETS)
+	openssl genpkey -algorithm ed25519 > $@
+
+$(SECRETS)/redis-password $(SECRETS)/grafana-admin-password: | $(SECRETS)
+	openssl rand -hex 24 > $@
+
+$(SECRETS)/valkey-users: $(SECRETS)/redis-password
+	printf 'user default off\nuser gateway on #%s ~gateway:* &gateway:* +@all -@admin -@dangerous\n' \
+	  $$(tr -d '\n' < $< | openssl dgst -sha256 -r | cut -c -64) > $@
+
+$(SECRETS)/iam-password: | $(SECRETS)
+	@echo 'the password of the cloud > $@'; echo '$(CLOUD_PASSWORD)' > $@
+
+.DELETE_ON_ERROR:
+.PHONY: compose-secrets
+
 format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --quiet --fix gateway tests
 	$(BIN)/ruff format gateway tests

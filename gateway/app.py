@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -57,8 +58,10 @@ from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import AdminApi, admin_app
 from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import KeysUnavailable, StoreUnavailable
+from gateway.flow import under_way
 from gateway.flow.administration import Administration
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
@@ -74,8 +77,9 @@ from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
+from gateway.located_yaml import Mistake, MistakesFound
 from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
-from gateway.ports import Clock, Journal, ServiceCredential, Telemetry
+from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -83,6 +87,7 @@ from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
+from gateway.rules.share import Share
 from gateway.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 
 log = logging.getLogger("gateway.app")
@@ -111,7 +116,8 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     config = settings.load_settings(config_file)
     open_policy(config, SystemClock(), Metrics())
-    logs.set_up(config.log.level)
+    raise_unless_traceable(settings.traces_wanted())
+    logs.set_up(config.log.levels)
     with ExitStack() as stack:
         embedded_url = None
         if isinstance(config.store.redis, settings.RedisEmbedded):
@@ -122,7 +128,7 @@ def serve(config_file: Path, *, workers: int) -> int:
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
     """Be one worker until told to stop; return the exit code."""
-    logs.set_up(plan.config.log.level)
+    logs.set_up(plan.config.log.levels)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Worker(plan, embedded_url=embedded_url).run())
     return 0
@@ -363,6 +369,7 @@ async def open_parts(
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
     async with AsyncExitStack() as stack:
+        tracing = open_traces(config, stack)
         valkey = Valkey(
             config.store,
             client,
@@ -433,7 +440,6 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
-        journal = LineJournal(sys.stdout.fileno())
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -491,6 +497,9 @@ async def open_parts(
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
             pages=pages(config.catalogue),
+            tracing=tracing,
+            hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
+            line_left_out=metrics.log_line_sampled_out,
         )
         obey(orders, consoles, budget, config.log, metrics)
         administration = None
@@ -537,7 +546,7 @@ def obey(
     orders.when_changed(consoles.forget_dropped)
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
     orders.when_changed(
-        lambda: logs.set_levels({"gateway": log_settings.level, **orders.current.log_levels})
+        lambda: logs.set_levels({**log_settings.levels, **orders.current.log_levels})
     )
     metrics.gauge("gateway_orders_known", lambda: orders.known)
     for kind, what in REVOCATION_KINDS.items():
@@ -588,6 +597,30 @@ async def open_journal(
     metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
     metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
     return trail, {"audit": trail.run, **loops}
+
+
+def raise_unless_traceable(variable: str) -> None:
+    """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
+    try:
+        if variable:
+            import_module("gateway.drivers.tracing")
+    except ImportError:
+        message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
+        raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
+
+
+def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
+    if not settings.traces_wanted():
+        return TracesPassedOn()
+    from gateway.drivers.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
+
+    tracing = open_tracing(
+        routes={row.name: "/v1/{project_id}" + row.path for row in config.catalogue},
+        accounts={project: one.name for one in config.accounts for project in one.projects},
+    )
+    stack.push_async_callback(tracing.close)
+    under_way.trace.set(tracing.background)  # requests have a trace of their own instead
+    return tracing
 
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
-from typing import Any, Final, NamedTuple, NewType, NoReturn, Protocol
+from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
@@ -105,18 +105,30 @@ class Principal:
         object.__setattr__(self, "key", key)
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+Logger = Literal[
+    "gateway",
+    "gateway.admin",
+    "gateway.app",
+    "gateway.audit",
+    "gateway.inventory",
+    "gateway.keys",
+    "gateway.login",
+    "gateway.orders",
+    "gateway.policy",
+    "gateway.request",
+    "gateway.supervisor",
+    "gateway.tls",
+    "gateway.valkey",
+]
+"""Those that have a level of their own. Libraries log what they read, tokens included."""
+
+
 class BudgetClass(Enum):
     """Kinds of upstream calls that have separate budgets."""
 
     CONSOLE = "console"
     IAM = "iam"
-
-
-class LogLevel(Enum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Priority(Enum):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.model import (
     BudgetClass,
@@ -21,6 +21,7 @@ from gateway.rules.fair_queue import Limit, Outcome, State, Turn
 from gateway.rules.inventory import Inventory
 from gateway.rules.orders import Order
 from gateway.rules.policy import Policy
+from gateway.rules.trace_context import TraceContext
 
 
 class Clock(Protocol):
@@ -438,3 +439,45 @@ class Telemetry(Protocol):
     def audit_recorded(self, event: str, count: int = 1) -> None: ...
     def audit_committed(self, seconds: float) -> None: ...
     def audit_failed(self) -> None: ...
+
+
+class TracedCall(Protocol):
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What tells the cloud whose child the call is; it holds what callers sent along."""
+
+    def answered(self, status: int) -> None: ...
+
+
+class CallsTraced(Protocol):
+    """Notes down the calls that are made for one request, or for none."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; "" where each call is a trace of its own."""
+
+    def call(self, name: str, *, method: str, account: str) -> AbstractContextManager[TracedCall]:
+        """Note a call down while it lasts; of an error that ends it, the type."""
+
+
+class Trace(CallsTraced, Protocol):
+    """One request's trace."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """Tell whether somebody can look it up."""
+
+    def enter(self, stage: str) -> None:
+        """Note down that the stage before has ended and this one begins."""
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """Note down the end; `facts` are those of the request's log line."""
+
+
+class Tracing(Protocol):
+    @property
+    def records(self) -> bool:
+        """Whether requests are traced that come without a trace of their caller's."""
+
+    def begin(self, came: TraceContext | None, method: str) -> Trace | None:
+        """Begin a request's trace, or go on with its caller's; None: nobody wants to know."""

@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from gateway.located_yaml import Document, Mistake, MistakesFound, load
-from gateway.model import Operation, Reuse, Secret
+from gateway.model import Logger, LogLevel, Operation, Reuse, Secret
 from gateway.rules.catalogue import OWN_OPERATION, flaws
 
 ASYMMETRIC = (
@@ -611,7 +611,16 @@ class MetricsSettings(_Section):
 
 
 class Log(_Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
+    modules: dict[Logger, LogLevel] = {}
+    """Levels of single parts: gateway.policy, gateway.valkey, …"""
+    hits_sampled: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share that is written of the lines of requests for links that this process holds."""
+
+    @property
+    def levels(self) -> dict[str, str]:
+        """By logger."""
+        return {"gateway": self.level} | {name: str(level) for name, level in self.modules.items()}
 
 
 class Audit(_Section):
@@ -720,6 +729,36 @@ def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settin
         )
     except ValidationError as error:
         raise MistakesFound(mistakes_of(error, document)) from None
+
+
+def traces_wanted(environ: Mapping[str, str] = os.environ) -> str:
+    """Return which of OpenTelemetry's variables switches traces on; "": none does.
+
+    Raises MistakesFound where they ask for what is not there.
+    """
+
+    def told(name: str) -> str:
+        return environ.get(name, "").strip().lower()
+
+    if told("OTEL_SDK_DISABLED") == "true" or told("OTEL_TRACES_EXPORTER") == "none":
+        return ""
+    wanted = next(filter(told, _TRACES_ON), "")
+    for name, known in _TRACES_TAKE.items():
+        if wanted and told(name) not in ("", known):
+            raise MistakesFound([Mistake("environment", 0, name, f"is to be {known}, or not set")])
+    return wanted
+
+
+_TRACES_ON = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+)
+_TRACES_TAKE = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
 
 
 def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:

@@ -37,6 +37,9 @@ def main() -> None:
         "--latency", type=float, nargs=2, default=(0.05, 0.15), metavar=("FROM_S", "TO_S")
     )
     parser.add_argument("--token-bytes", type=int, default=2_048)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="whose address it listens on, as others call it"
+    )
     for name in ("idp", "iam", "cloud"):
         parser.add_argument(f"--{name}-port", type=int, default=0)
     options = vars(parser.parse_args())

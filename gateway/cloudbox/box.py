@@ -1,6 +1,7 @@
-"""The cloud in a box: identity provider, IAM and physical-servers API, all real HTTP on loopback.
+"""The cloud in a box: identity provider, IAM and physical-servers API, all real HTTP.
 
-For the demo and for tests. Nothing that serves people imports it.
+For the demo and for tests, on loopback unless told otherwise. Nothing that serves people
+imports it.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ class BoxSettings:
     servers: int = 6
     other_projects: tuple[str, ...] = ()
     """Three servers each."""
+    host: str = "127.0.0.1"
     idp_port: int = 0
     iam_port: int = 0
     cloud_port: int = 0
@@ -59,6 +61,8 @@ class CloudBox:
             port=settings.cloud_port,
         )
         self.cloud.latency_s = settings.latency_s
+        for listener in (self.idp, self.iam, self.cloud):
+            listener.host = settings.host
 
     async def __aenter__(self) -> Self:
         try:

@@ -1,4 +1,4 @@
-"""A loopback HTTP server of the box: it serves, fails as told, and remembers what it was asked.
+"""An HTTP server of the box: it serves, fails as told, and remembers what it was asked.
 
 It is steered in process by its methods, and over HTTP by the same under /_box/ (JSON):
 POST, GET, DELETE /_box/faults; GET, DELETE /_box/calls; GET /_box/counters; POST /_box/settings.
@@ -48,6 +48,8 @@ class Listener:
     ) -> None:
         """`port` 0 takes any free one and keeps it; `answers` are faults of this listener's own."""
         self.name = name
+        self.host = "127.0.0.1"
+        """Where it listens, and what its addresses say."""
         self.port = port
         self.faults: list[Fault] = []
         self.calls: deque[Call] = deque(maxlen=_CALLS_MAX)
@@ -66,7 +68,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Listen; after `stop` again on the same port, as a service that comes back does."""
@@ -79,7 +81,7 @@ class Listener:
             handler_cancellation=True,
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=1024).start()
+        await web.TCPSite(self._runner, self.host, self.port, backlog=1024).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-log = logging.getLogger("gateway.kept_file")
+log = logging.getLogger("gateway.orders")
 
 
 class KeptFile:

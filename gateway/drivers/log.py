@@ -3,9 +3,12 @@
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import orjson
+
+from gateway.flow import under_way
+from gateway.model import Logger
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -18,6 +21,11 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        if request_id := under_way.request_id.get():
+            line["request_id"] = request_id
+        trace = under_way.trace.get()
+        if trace is not None and trace.trace_id:
+            line["trace_id"] = trace.trace_id
         line.update(
             (name, value) for name, value in record.__dict__.items() if name not in _STANDARD
         )
@@ -37,25 +45,20 @@ def _where(traceback: Any) -> list[str]:
     return frames[-8:]
 
 
-_levels_set: set[str] = set()
-
-
 def set_levels(levels: Mapping[str, str]) -> None:
-    """Set the level of each logger by its name; those set before and not named go by others."""
-    for name in _levels_set - levels.keys():
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level.upper())
-    _levels_set.clear()
-    _levels_set.update(levels)
+    """Set the level of each logger of ours by its name; those not named go by the one above."""
+    for name in get_args(Logger):
+        level = levels.get(name)
+        logging.getLogger(name).setLevel(logging.NOTSET if level is None else level.upper())
 
 
-def set_up(level: str) -> None:
+def set_up(levels: Mapping[str, str]) -> None:
+    """Write from now on, at these levels by logger."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("WARNING")
-    logging.getLogger("gateway").setLevel(level.upper())
+    set_levels(levels)
     # aiohttp logs a parse error with the bytes that it could not read: those may hold a token.
     logging.getLogger("aiohttp").setLevel("CRITICAL")

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
@@ -68,10 +69,16 @@ class Metrics:
         self._loop_lag = histograms["gateway_loop_lag_seconds"]
 
     def request_done(
-        self, answer: str, operation: str, status: int, error_code: str, seconds: float
+        self,
+        answer: str,
+        operation: str,
+        status: int,
+        error_code: str,
+        seconds: float,
+        trace_id: str = "",
     ) -> None:
         self._requests.inc((operation, _text(status), error_code))
-        self._request_seconds.observe((answer,), seconds)
+        self._request_seconds.observe((answer,), seconds, trace_id)
 
     def identified(self, issuer: str, outcome: str) -> None:
         self._identifications.inc((issuer, outcome))
@@ -151,6 +158,12 @@ class Metrics:
 
     def task_restarted(self, task: str) -> None:
         self._count("gateway_task_restarts_total", task)
+
+    def admin_request(self, action: str, status: int) -> None:
+        self._count("gateway_admin_requests_total", action, str(status))
+
+    def log_line_sampled_out(self) -> None:
+        self._count("gateway_log_lines_sampled_out_total")
 
     def begin(self, *, accounts: Sequence[str], issuers: Sequence[str]) -> None:
         """Let the series that alerts watch be there from the start.
@@ -255,21 +268,26 @@ class _Histogram(Collector):
         self._buckets = buckets
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[str, ...], dict[int, Exemplar]] = {}
         if not labels:
             self.begin(())
         registry.register(self)
 
     def begin(self, values: tuple[str, ...]) -> list[int]:
         self._sums.setdefault(values, 0.0)
+        self._exemplars.setdefault(values, {})
         return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
 
-    def observe(self, values: tuple[str, ...], seconds: float) -> None:
-        """Count one; `values` are those of the labels."""
+    def observe(self, values: tuple[str, ...], seconds: float, trace_id: str = "") -> None:
+        """Count one; `values` are those of the labels, and the trace is one to be looked up."""
         counts = self._counts.get(values)
         if counts is None:
             counts = self.begin(values)
-        counts[bisect_left(self._buckets, seconds)] += 1
+        bucket = bisect_left(self._buckets, seconds)
+        counts[bucket] += 1
         self._sums[values] += seconds
+        if trace_id:
+            self._exemplars[values][bucket] = Exemplar({"trace_id": trace_id}, seconds)
 
     def describe(self) -> Iterable[Metric]:
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
@@ -278,6 +296,10 @@ class _Histogram(Collector):
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         bounds = [*map(floatToGoString, self._buckets), "+Inf"]
         for values, counts in tuple(self._counts.items()):
-            cumulated = zip(bounds, accumulate(counts), strict=True)
-            family.add_metric(values, [*cumulated], sum_value=self._sums[values])
+            exemplars = self._exemplars[values].copy()
+            cumulated = [
+                (bound, count, exemplars[i]) if i in exemplars else (bound, count)
+                for i, (bound, count) in enumerate(zip(bounds, accumulate(counts), strict=True))
+            ]
+            family.add_metric(values, cumulated, sum_value=self._sums[values])
         yield family

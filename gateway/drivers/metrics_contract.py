@@ -217,7 +217,8 @@ FAMILIES: Final = (
     _counter(
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
-        event="console_link_issued, write_permitted, trail_opened",
+        event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
+        "admin_action, policy_loaded, policy_rejected, trail_opened",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
@@ -234,11 +235,30 @@ FAMILIES: Final = (
     ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
+        "gateway_revocations",
+        "Revocations in force.",
+        kind="token, subject, before",
+    ),
+    _gauge(
+        "gateway_orders_known",
+        "1 once Redis or the file has told this process what administrators ordered.",
+    ),
+    _counter(
+        "gateway_admin_requests_total",
+        "Requests to the admin API.",
+        action="actions of the code",
+        status="HTTP status",
+    ),
+    _gauge(
         "gateway_certificate_expires_timestamp_seconds",
         "When the listener's certificate ends.",
         **_LISTENER,
     ),
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
+    _counter(
+        "gateway_log_lines_sampled_out_total",
+        "Request lines of links served from memory that log.hits_sampled left out.",
+    ),
     _counter(
         "gateway_task_restarts_total",
         "Background tasks that died and were started again.",

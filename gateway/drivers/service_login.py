@@ -21,6 +21,7 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
+from gateway.flow import under_way
 from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, Fetched, Shared, Telemetry, Upstream
 from gateway.rules.signing import sign
@@ -168,11 +169,7 @@ class PasswordCredential:
         """Return a token, or None when IAM refuses us. Raises ServiceLoginFailed: it is away."""
         try:
             await self._budget.admit(self._account, BudgetClass.IAM, Demand(""), deadline=deadline)
-            answer = await self._iam.send(
-                _login_request(self._login, self._project),
-                credential=(),
-                timeout_s=min(_LOGIN_TIMEOUT_S, max(0.1, deadline - self._clock.monotonic())),
-            )
+            answer = await self._ask_iam(deadline)
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, BudgetExhausted) as error:
             raise self._away(type(error).__name__) from None
         token = _token_of(answer)
@@ -184,6 +181,18 @@ class PasswordCredential:
         self._telemetry.service_login(self._account, "ok")
         log.info("service_login", extra={"account": self._account, "project": self._project})
         return Fetched(token.value, self._clock.monotonic() + left_s - _spare_s(left_s))
+
+    async def _ask_iam(self, deadline: float) -> UpstreamAnswer:
+        request = _login_request(self._login, self._project)
+        timeout_s = min(_LOGIN_TIMEOUT_S, max(0.1, deadline - self._clock.monotonic()))
+        trace = under_way.trace.get()
+        if trace is None:
+            return await self._iam.send(request, credential=(), timeout_s=timeout_s)
+        # A login serves all, so IAM is told of no caller's trace: the span's headers stay here.
+        with trace.call("login", method=request.method, account=self._account) as call:
+            answer = await self._iam.send(request, credential=(), timeout_s=timeout_s)
+            call.answered(answer.status)
+            return answer
 
     async def _failed(self, answer: UpstreamAnswer) -> None:
         """Note a refusal; raise ServiceLoginFailed where it is none."""

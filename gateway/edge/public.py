@@ -42,13 +42,16 @@ from gateway.errors import (
     RequestTooLarge,
     UpstreamRefused,
 )
+from gateway.flow import under_way
 from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.federation import Errand
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
-from gateway.model import Answer, Principal
-from gateway.ports import Clock
+from gateway.model import Answer, LinkSource, Principal
+from gateway.ports import Clock, Trace, Tracing
 from gateway.rules.preferences import wait_preferred
+from gateway.rules.share import Share
+from gateway.rules.trace_context import trace_context
 
 log = logging.getLogger("gateway.request")
 
@@ -65,8 +68,8 @@ _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
-RequestDone = Callable[[str, str, int, str, float], None]
-"""Kind of answer, operation, status, error code, seconds."""
+RequestDone = Callable[[str, str, int, str, float, str], None]
+"""Kind of answer, operation, status, error code, seconds, and the trace that shows why."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class _Outcome:
     request_id: str
     client: str
     began: float
+    trace: Trace | None = None
     wait_s: int | None = None
     """As the caller prefers."""
     asked: Asked | None = None
@@ -104,6 +108,12 @@ class _Outcome:
         is_link = self.asked.call.operation.answer is Answer.CONSOLE_LINK
         return "link" if is_link else "forwarded"
 
+    @property
+    def is_hit(self) -> bool:
+        answered = self.answered
+        is_ok = self.status == HTTPStatus.OK
+        return is_ok and isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
+
     def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
 
@@ -123,7 +133,11 @@ class PublicHandler:
         trusted_proxies: Networks,
         federation: FederationHandler,
         pages: Mapping[str, Page],
+        tracing: Tracing,
+        hit_lines: Share | None,
+        line_left_out: Callable[[], object],
     ) -> None:
+        """`hit_lines`: whose lines are written of those who got a link held here; None: all."""
         self._gateway = gateway
         self._federation = federation
         self._pages = pages
@@ -133,6 +147,10 @@ class PublicHandler:
         self._write_line = write_line
         self._limits = limits
         self._trusted_proxies = trusted_proxies
+        self._tracing = tracing
+        self._hit_lines = hit_lines
+        self._line_left_out = line_left_out
+        self._records_traces = tracing.records
         self._policy = rate_limit_policy(limits.pace)
         self._answer_bytes = AnswerBytes(self._policy)
         self._id_prefix = secrets.token_hex(6)
@@ -144,6 +162,9 @@ class PublicHandler:
             forwarded_for = request.headers.getall("X-Forwarded-For", ())
             client = client_address(client, forwarded_for, self._trusted_proxies)
         outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
+        under_way.request_id.set(outcome.request_id)
+        if self._records_traces or "traceparent" in request.headers:
+            outcome.trace = self._traced(request)
         response: web.StreamResponse
         try:
             if request.raw_path in self._pages:
@@ -159,7 +180,7 @@ class PublicHandler:
             self._done(outcome)
             raise
         except Exception as error:
-            log.exception("request_failed", extra={"request_id": outcome.request_id})
+            log.exception("request_failed")
             response = self._refuse(outcome, INTERNAL, error)
         self._done(outcome)
         return response
@@ -305,7 +326,16 @@ class PublicHandler:
             deadline=outcome.began + within_s,
             headers=headers.items(),
             x_security_token=headers.getall("X-Security-Token", ()),
+            trace=outcome.trace,
         )
+
+    def _traced(self, request: web.BaseRequest) -> Trace | None:
+        headers = request.headers
+        came = trace_context(headers.getall("traceparent", ()), headers.getall("tracestate", ()))
+        trace = self._tracing.begin(came, request.method)
+        if trace is not None:
+            under_way.trace.set(trace)
+        return trace
 
     async def _read_body(self, request: web.BaseRequest, deadline: float, limit: int) -> bytes:
         return await read_body(request, limit, within_s=deadline - self._clock.monotonic())
@@ -327,7 +357,10 @@ class PublicHandler:
         # The cloud's own codes are many; a label takes ours only.
         theirs = isinstance(error, UpstreamRefused)
         label = _CLOUD_CODE if theirs else outcome.error_code
-        self._request_done(outcome.answer, operation or "none", outcome.status, label, seconds)
+        trace = outcome.trace
+        seen_in = trace.trace_id if trace is not None and trace.is_sampled else ""
+        kind = outcome.answer
+        self._request_done(kind, operation or "none", outcome.status, label, seconds, seen_in)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",
@@ -354,6 +387,17 @@ class PublicHandler:
             line["reason"] = error.reason.value
         if isinstance(error, GatewayError):  # the text of any other may quote a secret
             line["detail"] = str(error)
+        self._tell(outcome, line)
+
+    def _tell(self, outcome: _Outcome, line: dict[str, Any]) -> None:
+        trace = outcome.trace
+        if trace is not None:
+            line["trace_id"] = trace.trace_id
+            trace.end(line)
+        share = self._hit_lines
+        if share is not None and outcome.is_hit and not share.takes():
+            self._line_left_out()
+            return
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 

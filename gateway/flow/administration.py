@@ -16,7 +16,7 @@ from gateway.flow.console import Consoles
 from gateway.flow.fair_budget import FairBudget
 from gateway.flow.identify import Identify
 from gateway.flow.standing_orders import StandingOrders
-from gateway.model import BudgetClass, LogLevel, Principal, ServerId
+from gateway.model import BudgetClass, Logger, LogLevel, Principal, ServerId
 from gateway.ports import AuditRecord, Clock, Journal, ReloadedPolicies
 from gateway.rules.orders import (
     Ceiling,
@@ -83,8 +83,7 @@ class SetCeiling(_Asked, frozen=True):
 
 
 class SetLogLevels(_Asked, frozen=True):
-    levels: dict[Text, LogLevel]
-    """By logger, e.g. gateway.policy."""
+    levels: dict[Logger, LogLevel]
     for_s: Span = 3_600.0
 
 
@@ -323,7 +322,7 @@ class Administration:
         return await self._policy(asked, who)
 
     async def _set_log_levels(self, asked: SetLogLevels, who: Administrator) -> Json:
-        levels = {name: level.value for name, level in asked.levels.items()}
+        levels = {str(name): str(level) for name, level in asked.levels.items()}
         return await self._give(LogLevels(levels), asked.for_s, asked, who)
 
     async def _give(self, what: What, for_s: float, asked: _Asked, who: Administrator) -> Json:

@@ -11,6 +11,7 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
+from gateway.flow import under_way
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
 from gateway.rules.breaker import Breaker
@@ -152,8 +153,7 @@ class Exchange:
         label, failed = "cancelled", None
         self._breaker.begin()
         try:
-            send = self._upstream.open if request.streamed else self._upstream.send
-            answer = await send(request, credential=headers, timeout_s=min(self._timeout_s, left_s))
+            answer = await self._ask(request, headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's impatience says nothing of the cloud.
             impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
@@ -175,6 +175,19 @@ class Exchange:
             self._telemetry.upstream_call(self._account, label, seconds)
             if self._breaker.end(began + seconds, failed=failed, seconds=seconds):
                 self._suspend()
+
+    async def _ask(
+        self, request: UpstreamRequest, headers: Headers, timeout_s: float
+    ) -> UpstreamAnswer:
+        send = self._upstream.open if request.streamed else self._upstream.send
+        trace = under_way.trace.get()
+        if trace is None:
+            return await send(request, credential=headers, timeout_s=timeout_s)
+        method = request.method
+        with trace.call(method, method=method, account=self._account) as call:
+            answer = await send(request, credential=headers + call.headers, timeout_s=timeout_s)
+            call.answered(answer.status)
+            return answer
 
     def _suspend(self) -> None:
         """Tell those who wait for a slot, too: they would only be told when it comes."""

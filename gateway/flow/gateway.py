@@ -35,7 +35,7 @@ from gateway.model import (
     Principal,
     StageTimes,
 )
-from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry
+from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry, Trace
 from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
@@ -79,6 +79,12 @@ class Asked:
     """The write as it was signed, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
+    trace: Trace | None = None
+    """None: nobody wants to know."""
+
+    def enter(self, stage: str) -> None:
+        if self.trace is not None:
+            self.trace.enter(stage)
 
     def __repr__(self) -> str:
         return f"Asked({self.request_id})"
@@ -125,10 +131,14 @@ class Gateway:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def answer(self, asked: Asked) -> Answered | Forwarded:
+    async def answer(  # noqa: C901 - each stage is one, and a span
+        self, asked: Asked
+    ) -> Answered | Forwarded:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
-        monotonic = self._clock.monotonic
+        monotonic, trace = self._clock.monotonic, asked.trace
         began = monotonic()
+        if trace is not None:
+            trace.enter("identify")
         token = self._credentials.plain_jwt(
             asked.authorization, asked.x_auth_token, asked.x_security_token
         )
@@ -141,6 +151,8 @@ class Gateway:
         revocations_heard = self._identify.revocations_heard
         identified = monotonic()
 
+        if trace is not None:
+            trace.enter("decide")
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
@@ -148,14 +160,20 @@ class Gateway:
         permit = self._decide(principal, call)
         decided = monotonic()
 
+        if trace is not None:
+            trace.enter("admit")
         self._limits.admit(principal.key)
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
+        if trace is not None:
+            trace.enter("obtain")
         link, source = await self._obtain(permit, asked)
         obtained = monotonic()
         if self._identify.revocations_heard != revocations_heard:
             self._identify.check(principal)
 
+        if trace is not None:
+            trace.enter("record")
         await self._record("console_link_issued", permit, asked, source.value, link.fingerprint)
         recorded = monotonic()
         if not self._consoles.is_good(permit, link):
@@ -227,6 +245,7 @@ class Gateway:
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
         permit = self._decide(principal, call)
         if not call.instances:
+            asked.enter("admit")
             self._limits.admit(principal.key)
         return await self._perform(permit, demand, asked)
 
@@ -246,7 +265,9 @@ class Gateway:
             await self._credentials.use(asked.signed)
         try:
             if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+                asked.enter("record")
                 await self._record("write_permitted", permit, asked)
+            asked.enter("obtain")
             return await self._sent(permit, demand, asked)
         except _NOTHING_DONE:
             if asked.signed is not None:

@@ -16,10 +16,7 @@ _CONDITIONS = tuple(
     for name in ("Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since")
 )
 """Of a body that passes unchanged, so that the cloud's own validators are the caller's."""
-_READ = frozenset(
-    {"accept-encoding", "traceparent", "tracestate", "connection"}
-    | {lower for _, lower in _PLAIN + _CONDITIONS}
-)
+_READ = frozenset({"accept-encoding", "connection"} | {lower for _, lower in _PLAIN + _CONDITIONS})
 _RETURNING = tuple((name, name.lower()) for name in ("Content-Type", "Content-Encoding"))
 _RETURNING_STREAMED = (
     *_RETURNING,
@@ -32,15 +29,7 @@ _RETURNING_STREAMED = (
     ),
 )
 _VALUE_CHARS_MAX = 512
-"""W3C Trace Context, 3.3.1.5: at least this much of a tracestate is to be passed on."""
 _VALUE = re.compile(r"[ -~]*")
-# W3C Trace Context, 3.2: of version 00, the only one there is; zeros alone are no id.
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACESTATE_MEMBER = re.compile(
-    r"(?P<key>[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
-    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
-)
-_TRACESTATE_MEMBERS_MAX = 32
 
 
 def travelling(
@@ -48,6 +37,7 @@ def travelling(
 ) -> tuple[tuple[str, str], ...]:
     """Return the headers that go to the cloud. `request_id` is ours, already judged by the edge.
 
+    The trace is not among them: each call is a span of its own (rules/trace_context.py).
     Codings are for the cloud to heed where its answer passes unread, and conditions and ranges
     where it is not even kept.
     """
@@ -68,7 +58,6 @@ def travelling(
             passed.append((name, values[0]))
     coded = passes_coded(answer) and _accepts_gzip(found.get("accept-encoding", ()))
     passed.append(("Accept-Encoding", "gzip" if coded else "identity"))
-    passed.extend(_trace(found.get("traceparent", ()), found.get("tracestate", ())))
     return tuple(passed)
 
 
@@ -100,20 +89,3 @@ def _accepts_gzip(values: Sequence[str]) -> bool:
 
 def _is_plain(value: str) -> bool:
     return len(value) <= _VALUE_CHARS_MAX and _VALUE.fullmatch(value) is not None
-
-
-def _trace(parents: Sequence[str], states: Sequence[str]) -> Iterable[tuple[str, str]]:
-    if len(parents) != 1 or not _TRACEPARENT.fullmatch(parents[0]):
-        return
-    yield "traceparent", parents[0]
-    state = ",".join(states)
-    if _is_tracestate(state):
-        yield "tracestate", state
-
-
-def _is_tracestate(state: str) -> bool:
-    if len(state) > _VALUE_CHARS_MAX:
-        return False
-    members = [member for part in state.split(",") if (member := part.strip(" \t"))]
-    keys = [found["key"] for m in members if (found := _TRACESTATE_MEMBER.fullmatch(m))]
-    return 0 < len(keys) == len(members) == len(set(keys)) <= _TRACESTATE_MEMBERS_MAX

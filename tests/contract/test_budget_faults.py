@@ -1,15 +1,13 @@
 """Redis killed, hung, full, slow and failed over under load: the budget holds and calls go on."""
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from gateway import settings
 from gateway.rules.pacing import Pace
 from tests.support.lines import CLOCK, Load
-from tests.support.valkey import RealValkey, free_port
+from tests.support.valkey import RealValkey, a_cluster, becomes
 
 PACE = Pace(requests=60, per_s=1, burst=8)
 NOTICED_WITHIN_S = 2.0
@@ -182,45 +180,3 @@ async def test_a_failover_in_a_cluster() -> None:
             await asyncio.sleep(1.6)
             assert load.rate_between(back + 0.5, back + 1.5) >= ENOUGH
             hold_the_budget(load)
-
-
-def becomes(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        with contextlib.suppress(Exception):
-            if is_so():
-                return
-        time.sleep(0.05)
-    raise AssertionError("it never was so")
-
-
-@contextmanager
-def a_cluster() -> Iterator[tuple[RealValkey, ...]]:
-    """Three primaries, and a replica of the one that holds the account's keys."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
-    nodes = tuple(
-        RealValkey(*options, "--cluster-port", str(free_port())).start() for _ in range(4)
-    )
-    try:
-        first = nodes[0]
-        bus = [int(node.command("CONFIG", "GET", "cluster-port")[1]) for node in nodes]
-        for node, port in zip(nodes[1:], bus[1:], strict=True):
-            first.command("CLUSTER", "MEET", "127.0.0.1", str(node.port), str(port))
-        slot = int(first.command("CLUSTER", "KEYSLOT", "{prod}"))
-        first.command("CLUSTER", "ADDSLOTSRANGE", str(slot), str(slot))
-        others = [(0, slot - 1), (slot + 1, 16_383)]
-        for node, (low, high) in zip(nodes[1:3], others, strict=True):
-            node.command("CLUSTER", "ADDSLOTSRANGE", str(low), str(high))
-        name = first.command("CLUSTER", "MYID").decode()
-        becomes(lambda: nodes[3].command("CLUSTER", "REPLICATE", name) == b"OK")
-        for node in nodes:
-            becomes(lambda one=node: is_ok(one))
-        becomes(lambda: nodes[3].command("ROLE")[3] == b"connected")
-        yield nodes
-    finally:
-        for node in nodes:
-            node.close()
-
-
-def is_ok(node: RealValkey) -> bool:
-    return b"cluster_state:ok" in node.command("CLUSTER", "INFO")

@@ -131,11 +131,14 @@ class RunningGateway:
         account: Mapping[str, Any] | None = None,
         workers: int = 1,
         seal_key: str | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        """`environ` is added to this process's own."""
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-test-"))
         self.box = box
         self.port, self.admin_port = free_port(), free_ports(workers)
         self._workers = workers
+        self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.config = a_config(box, redis_url, self.port, self.admin_port)
         self.config["accounts"][0].update(account or {})
@@ -188,6 +191,7 @@ class RunningGateway:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=self._environ,
             )
         if wait:
             eventually(lambda: self.ready() == 200, self.log_text)

@@ -6,6 +6,9 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +109,47 @@ class RealValkey:
     def _signal(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+
+
+@contextmanager
+def a_cluster() -> Iterator[tuple[RealValkey, ...]]:
+    """Three primaries, and a replica of the one that holds the account's keys."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
+    nodes = tuple(
+        RealValkey(*options, "--cluster-port", str(free_port())).start() for _ in range(4)
+    )
+    try:
+        first = nodes[0]
+        bus = [int(node.command("CONFIG", "GET", "cluster-port")[1]) for node in nodes]
+        for node, port in zip(nodes[1:], bus[1:], strict=True):
+            first.command("CLUSTER", "MEET", "127.0.0.1", str(node.port), str(port))
+        slot = int(first.command("CLUSTER", "KEYSLOT", "{prod}"))
+        first.command("CLUSTER", "ADDSLOTSRANGE", str(slot), str(slot))
+        others = [(0, slot - 1), (slot + 1, 16_383)]
+        for node, (low, high) in zip(nodes[1:3], others, strict=True):
+            node.command("CLUSTER", "ADDSLOTSRANGE", str(low), str(high))
+        name = first.command("CLUSTER", "MYID").decode()
+        becomes(lambda: nodes[3].command("CLUSTER", "REPLICATE", name) == b"OK")
+        for node in nodes:
+            becomes(partial(is_ok, node))
+        becomes(lambda: nodes[3].command("ROLE")[3] == b"connected")
+        yield nodes
+    finally:
+        for node in nodes:
+            node.close()
+
+
+def becomes(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
+    """Wait until `is_so()`, whatever it raises meanwhile."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        with suppress(Exception):
+            if is_so():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it never was so")
+
+
+def is_ok(node: RealValkey) -> bool:
+    answer: bytes = node.command("CLUSTER", "INFO")
+    return b"cluster_state:ok" in answer

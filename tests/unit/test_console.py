@@ -106,6 +106,7 @@ class Subject:
             group_weights={"oncall": 4.0, "staff": 2.0},
             jitter=lambda: self.chance,
             fingerprints=KeyedFingerprints(SEAL_KEY),
+            dropping=lambda *_: (),
             telemetry=self.telemetry,
         )
 
@@ -260,6 +261,7 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
             group_weights={},
             jitter=lambda: 0.0,
             fingerprints=KeyedFingerprints(SEAL_KEY),
+            dropping=lambda *_: (),
             telemetry=subject.telemetry,
         )
         replicas.append(replica)

@@ -61,6 +61,8 @@ class Fixed:
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
 
+    revocations_heard = 0
+
     def recall(self, _: str) -> Principal:
         return ANN
 

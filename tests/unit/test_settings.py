@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.located_yaml import MistakesFound
-from gateway.settings import RedisServer, Settings, load_settings
+from gateway.settings import RedisServer, Settings, load_settings, traces_wanted
 from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
@@ -247,3 +247,72 @@ def test_the_trail_may_go_to_a_directory_that_is_yet_to_be_made(secrets: Path) -
     assert audit.directory == secrets / "new" / "deeper"
     assert not (secrets / "new").exists()
     assert audit.signing_key is not None
+
+
+def test_log_levels_by_module_and_the_share_of_hits_are_read(secrets: Path) -> None:
+    log = "log: {level: warning, modules: {gateway.policy: debug}, hits_sampled: 0.1}\n"
+    found = read(secrets, EXAMPLE + log).log
+    assert (found.level, found.modules, found.hits_sampled) == (
+        "warning",
+        {"gateway.policy": "debug"},
+        0.1,
+    )
+    assert read(secrets, EXAMPLE).log.hits_sampled == 1.0
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (
+            "{modules: {gateway.polcy: debug}}",
+            "log.modules.gateway.polcy.[key]: Input should be 'gateway'",
+        ),
+        ("{modules: {aiohttp: debug}}", "log.modules.aiohttp.[key]: Input should be 'gateway'"),
+        ("{modules: {gateway.policy: loud}}", "log.modules.gateway.policy: Input should be"),
+        ("{hits_sampled: 1.5}", "log.hits_sampled: Input should be less than or equal to 1"),
+        ("{hits_sampled: -1}", "log.hits_sampled: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_mistake_about_the_log_is_told_with_line_and_key(
+    secrets: Path, log: str, told: str
+) -> None:
+    (mistake,) = mistakes(secrets, STORE, f"log: {log}\n{STORE}")
+    assert mistake.startswith(f"{line_of(STORE)}: {told}")
+
+
+OTLP = {"OTEL_TRACES_EXPORTER": "otlp"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "by"),
+    [
+        ({}, ""),
+        ({"OTEL_SERVICE_NAME": "x", "OTEL_TRACES_SAMPLER": "always_on"}, ""),
+        (OTLP, "OTEL_TRACES_EXPORTER"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"},
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ),
+        ({**OTLP, "OTEL_SDK_DISABLED": "TRUE"}, ""),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, ""),
+        ({"OTEL_TRACES_EXPORTER": "", "OTEL_EXPORTER_OTLP_ENDPOINT": " "}, ""),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ""),
+    ],
+)
+def test_the_standard_variables_switch_traces_on(environ: dict[str, str], by: str) -> None:
+    assert traces_wanted(environ) == by
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_TRACES_EXPORTER": "otlp,console"},
+        {**OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {**OTLP, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+    ],
+)
+def test_traces_in_a_way_that_is_not_there_are_a_mistake(environ: dict[str, str]) -> None:
+    with pytest.raises(MistakesFound, match=r"^environment: OTEL_\w+: is to be "):
+        traces_wanted(environ)

@@ -126,6 +126,8 @@ class Scene:
             raise self.failure
         return b"{}"
 
+    revocations_heard = 0
+
     def recall(self, _: str) -> None:
         return None
 

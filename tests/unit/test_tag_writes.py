@@ -57,6 +57,8 @@ class Parts:
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
 
+    revocations_heard = 0
+
     def recall(self, _: str) -> Principal:
         return THEO
 

@@ -81,7 +81,11 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
     }
     line = Identify(
         revoked=lambda _: False,
-        signatures=signatures, rules=rules, clock=clock, telemetry=telemetry, tokens_max=10
+        signatures=signatures,
+        rules=rules,
+        clock=clock,
+        telemetry=telemetry,
+        tokens_max=10,
     )
     return line, keys
 

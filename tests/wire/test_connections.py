@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.drivers.clock import SystemClock
 from gateway.edge import public
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import NotPermitted
 from gateway.flow.caller_limits import CallerLimits
@@ -48,6 +49,9 @@ async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> P
         SystemClock(),
         deadline_s=5.0,
         request_done=lambda *_: None,
+        tracing=TracesPassedOn(),
+        hit_lines=None,
+        line_left_out=lambda: None,
         write_line=lambda _: None,
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
         trusted_proxies=(),

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.drivers.clock import SystemClock
 from gateway.edge import forwarded
+from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
 from gateway.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.flow.caller_limits import CallerLimits
@@ -89,6 +90,9 @@ async def an_edge(body: Body) -> AsyncIterator[Edge]:
         SystemClock(),
         deadline_s=5.0,
         request_done=edge.request_done,
+        tracing=TracesPassedOn(),
+        hit_lines=None,
+        line_left_out=lambda: None,
         write_line=lambda line: edge.lines.append(orjson.loads(line)),
         limits=CallerLimits(Pace(10, 1, 10), edge, SystemClock()),
         trusted_proxies=(),

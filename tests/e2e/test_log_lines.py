@@ -1,0 +1,53 @@
+"""Which lines a real gateway writes, and what was left out."""
+
+import time
+
+from tests.support.stack import Stack, eventually
+
+
+def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -> None:
+    box = stack.box
+    gateway = stack.replica(change={"log": {"hits_sampled": 0.1}})
+    token = box.token("somebody-else")
+    for _ in range(31):  # the first is fetched
+        assert gateway.console(token).status == 200
+    for _ in range(5):
+        assert gateway.console(box.token("otto", groups=[])).status == 403
+        assert gateway.console(None).status == 401
+    eventually(lambda: len(gateway.log_lines("request")) >= 14)
+    time.sleep(0.2)
+    lines = gateway.log_lines("request")
+    sources = [line["source"] for line in lines if line["status"] == 200]
+    assert sources == ["upstream", "local", "local", "local"]
+    assert (
+        sorted(line["status"] for line in lines if line["status"] != 200) == [401] * 5 + [403] * 5
+    )
+    assert gateway.metric("gateway_log_lines_sampled_out_total") == 27
+    gateway.close()
+
+
+def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
+    loud = stack.gateway
+    quiet = stack.replica(change={"log": {"modules": {"gateway.app": "error"}}})
+    assert loud.log_lines("serving")
+    assert quiet.log_lines("worker_started")
+    assert not quiet.log_lines("serving")
+    quiet.close()
+
+
+def test_lines_about_a_request_name_it(own_stack: Stack) -> None:
+    """A login fails in a shared flight that one request began."""
+    box, gateway = own_stack.box, own_stack.gateway
+    assert gateway.console(box.token()).status == 200
+    box.revoke_service_tokens()
+    box.fail(box.iam, "internal")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = gateway.console(
+        box.token(),
+        Cache_Control="no-cache",
+        traceparent=f"00-{trace_id}-00f067aa0ba902b7-01",
+    )
+    assert answer.error_code == "CGW.5033"
+    (line,) = gateway.log_lines("service_login_failed")[:1]
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert line["trace_id"] == trace_id

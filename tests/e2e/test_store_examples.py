@@ -1,0 +1,93 @@
+"""The examples of `store` for Sentinel and Cluster, with real nodes under the user we advise."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.compose import ROOT, make_secrets
+from tests.support.stack import Box, RunningGateway, Stack, eventually
+from tests.support.valkey import RealValkey, a_cluster
+
+BOUNDS = {"timeout_s": 0.5}
+"""A busy machine may look away for a tenth of a second."""
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    make_secrets(tmp_path / "secrets")
+    return tmp_path / "secrets"
+
+
+def example(name: str, secrets: Path, addresses: Sequence[str]) -> dict[str, Any]:
+    """Return the section as it is shipped, but with these addresses and secrets."""
+    text = (ROOT / "config" / f"store-{name}.yaml").read_text()
+    shipped: dict[str, Any] = yaml.safe_load(text.replace("secrets/", f"{secrets}/"))["store"]
+    (key,) = shipped["redis"].keys() & {"sentinels", "cluster"}
+    shipped["redis"][key] = list(addresses)
+    return shipped | BOUNDS
+
+
+def admit(nodes: Sequence[RealValkey], secrets: Path) -> None:
+    """Give the nodes the gateway's user as `make compose-secrets` writes it."""
+    _, user = (secrets / "valkey-users").read_text().splitlines()
+    _, name, *rules = user.split()
+    for node in nodes:
+        node.command("ACL", "SETUSER", name, *rules)
+
+
+@contextmanager
+def two_replicas(box: Box, store: dict[str, Any]) -> Iterator[list[RunningGateway]]:
+    with ExitStack() as stack:
+        started = [
+            RunningGateway(box, "redis://127.0.0.1:1/0", change={"store": store}) for _ in range(2)
+        ]
+        for gateway in started:
+            stack.callback(gateway.close)
+            gateway.start(wait=False)
+        yield started
+
+
+def share_a_link(gateways: Sequence[RunningGateway], token: str, server: str) -> None:
+    """Assert that what one replica fetched the other finds in the store."""
+    for gateway in gateways:
+        eventually(lambda one=gateway: one.ready() == 200)
+        assert gateway.metric("gateway_store_available") == 1
+    first, second = (gateway.console(token, server) for gateway in gateways)
+    assert (first.status, second.status) == (200, 200), (first.body, second.body)
+    assert first.json["url"] == second.json["url"]
+    found = re.findall(
+        r'^gateway_links_total\{.*source="(\w+)".*\} [1-9]', gateways[1].metrics(), re.MULTILINE
+    )
+    assert "redis" in found
+
+
+def test_sentinel_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
+    with ExitStack() as nodes:
+        primary = RealValkey().start()
+        nodes.callback(primary.close)
+        admit((primary,), secrets)
+        sentinel = RealValkey.sentinel(
+            f"sentinel monitor gateway 127.0.0.1 {primary.port} 1\n"
+            "sentinel down-after-milliseconds gateway 500\n"
+            "sentinel failover-timeout gateway 2000\n"
+        ).start()
+        nodes.callback(sentinel.close)
+        store = example("sentinel", secrets, [f"127.0.0.1:{sentinel.port}"])
+        token = stack.box.token()
+        with two_replicas(stack.box, store) as gateways:
+            share_a_link(gateways, token, stack.box.servers[0])
+
+
+def test_a_cluster_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
+    with a_cluster() as nodes:
+        admit(nodes, secrets)
+        store = example("cluster", secrets, [f"127.0.0.1:{node.port}" for node in nodes[1:]])
+        token = stack.box.token()
+        with two_replicas(stack.box, store) as gateways:
+            for server in stack.box.servers[:6]:  # on several shards
+                share_a_link(gateways, token, server)

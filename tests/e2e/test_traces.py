@@ -1,0 +1,375 @@
+"""Traces of a real gateway: in from callers, out to the cloud, and spans to a collector."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.collector import Collector, ExportedSpan, collecting
+from tests.support.stack import Answer, RunningGateway, Stack, ask, eventually
+
+SPAN = "00f067aa0ba902b7"
+STAGES = ["identify", "decide", "admit", "obtain", "record"]
+ROUTE = "/v1/{project_id}/physicalservers/{server_id}/remote-console-address"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def traced(collector: Collector) -> Iterator[Stack]:
+    running = Stack(environ=collector.environ)
+    yield running
+    running.close()
+
+
+def parent(trace_id: str, flags: str = "01") -> dict[str, str]:
+    return {"traceparent": f"00-{trace_id}-{SPAN}-{flags}"}
+
+
+def a_trace() -> str:
+    return os.urandom(16).hex()
+
+
+def spans_of(collector: Collector, trace_id: str, count: int) -> list[ExportedSpan]:
+    """Wait until there are so many, and return them in the order in which they began."""
+    eventually(lambda: len(collector.spans(trace_id)) >= count, lambda: collector.spans(trace_id))
+    found = collector.spans(trace_id)
+    assert len(found) == count, found
+    return sorted(found, key=lambda span: span.began_ns)
+
+
+def named(spans: list[ExportedSpan], name: str) -> ExportedSpan:
+    (found,) = [span for span in spans if span.name == name]
+    return found
+
+
+def parents_seen(stack: Stack, listener: str, trace_id: str = "") -> list[str]:
+    return [
+        found
+        for call in stack.box.calls(listener)
+        if (found := call["headers"].get("traceparent")) is not None and trace_id in found
+    ]
+
+
+def fetched(stack: Stack, trace_id: str, **headers: str) -> Answer:
+    return stack.gateway.console(
+        stack.box.token(), **parent(trace_id), Cache_Control="no-cache", **headers
+    )
+
+
+def test_a_link_that_is_fetched_has_a_span_per_stage_and_per_call(
+    traced: Stack, collector: Collector
+) -> None:
+    trace_id = a_trace()
+    answer = fetched(traced, trace_id)
+    assert answer.status == 200
+    spans = spans_of(collector, trace_id, 7)
+    server = named(spans, f"GET {ROUTE}")
+    assert (server.kind, server.parent_id) == ("server", SPAN)
+    stages = [span for span in spans if span.kind == "internal"]
+    assert [span.name for span in stages] == STAGES
+    assert {span.parent_id for span in stages} == {server.span_id}
+    call = named(spans, "GET")
+    assert (call.kind, call.parent_id) == ("client", named(spans, "obtain").span_id)
+    assert server.attributes == {
+        "http.request.method": "GET",
+        "http.route": ROUTE,
+        "http.response.status_code": 200,
+        "gateway.request_id": answer.headers["x-request-id"],
+        "gateway.operation": "ShowRemoteConsole",
+        "gateway.project": traced.box.project,
+        "gateway.servers": [traced.box.servers[0]],
+        "gateway.account": "prod",
+        "gateway.link.source": "upstream",
+    }
+    assert call.attributes == {
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "gateway.account": "prod",
+    }
+    assert not any(span.failed for span in spans)
+    assert all(server.began_ns <= one.began_ns <= one.ended_ns for one in spans)
+    assert "console-gateway" in [one["service.name"] for one in collector.resources()]
+    assert collector.paths == {"/v1/traces"}
+
+
+def test_a_link_from_memory_has_its_stages_and_no_call(traced: Stack, collector: Collector) -> None:
+    token, trace_id = traced.box.token(), a_trace()
+    traced.gateway.console(token)
+    assert traced.gateway.console(token, **parent(trace_id)).status == 200
+    spans = spans_of(collector, trace_id, 6)
+    assert [span.name for span in spans if span.kind == "internal"] == STAGES
+    assert named(spans, f"GET {ROUTE}").attributes["gateway.link.source"] == "local"
+
+
+def test_the_cloud_is_sent_the_call_s_own_span_and_iam_nothing(
+    traced: Stack, collector: Collector
+) -> None:
+    trace_id = a_trace()
+    assert fetched(traced, trace_id, tracestate="rojo=1").status == 200
+    call = named(spans_of(collector, trace_id, 7), "GET")
+    seen = parents_seen(traced, traced.box.cloud, trace_id)
+    assert seen in ([f"00-{trace_id}-{call.span_id}-01"], [f"00-{trace_id}-{call.span_id}-03"])
+    (sent,) = [
+        one for one in traced.box.calls(traced.box.cloud)
+        if trace_id in one["headers"].get("traceparent", "")
+    ]  # fmt: skip
+    assert sent["headers"]["tracestate"] == "rojo=1"
+    assert traced.box.calls(traced.box.iam)
+    for listener in (traced.box.iam, traced.box.issuer):
+        assert parents_seen(traced, listener) == []
+
+
+def test_a_request_without_a_trace_is_given_one_that_its_log_line_names(
+    traced: Stack, collector: Collector
+) -> None:
+    answer = traced.gateway.console(traced.box.token(), traceparent="00-none-of-these-01")
+    line = line_of(traced.gateway, answer)
+    assert re.fullmatch(r"[0-9a-f]{32}", line["trace_id"])
+    eventually(lambda: collector.spans(line["trace_id"]))
+    (server,) = [span for span in collector.spans(line["trace_id"]) if span.kind == "server"]
+    assert server.parent_id == ""
+
+
+def line_of(gateway: RunningGateway, answer: Answer) -> dict[str, Any]:
+    def found() -> list[dict[str, Any]]:
+        wanted = answer.headers["x-request-id"]
+        return [one for one in gateway.log_lines("request") if one["request_id"] == wanted]
+
+    eventually(found)
+    return found()[0]
+
+
+def test_a_shared_call_belongs_to_the_request_that_began_it(
+    traced: Stack, collector: Collector
+) -> None:
+    def has_ended(trace_id: str) -> bool:
+        return any(span.kind == "server" for span in collector.spans(trace_id))
+
+    server, traces = traced.box.servers[2], [a_trace() for _ in range(6)]
+    token = traced.box.token("many")
+    traced.box.settings(latency_s=[0.5, 0.5])
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            asked = [
+                pool.submit(traced.gateway.console, token, server, **parent(one)) for one in traces
+            ]
+            assert {one.result().status for one in asked} == {200}
+    finally:
+        traced.box.settings(latency_s=[0.0, 0.0])
+    eventually(lambda: all(list(map(has_ended, traces))))
+    servers = [named(collector.spans(one), f"GET {ROUTE}") for one in traces]
+    payers = [one for one in servers if one.attributes["gateway.link.source"] == "upstream"]
+    calls = [span for one in traces for span in collector.spans(one) if span.kind == "client"]
+    assert [one.trace_id for one in payers] == [one.trace_id for one in calls]
+    assert len(calls) == 1
+
+
+def test_a_login_and_each_repeated_call_have_spans_of_their_own(
+    traced: Stack, collector: Collector
+) -> None:
+    traced.box.revoke_service_tokens()
+    trace_id = a_trace()
+    assert fetched(traced, trace_id).status == 200
+    spans = spans_of(collector, trace_id, 9)
+    calls = [span for span in spans if span.kind == "client"]
+    assert [(span.name, span.failed) for span in calls] == [
+        ("GET", True),
+        ("login", False),
+        ("GET", False),
+    ]
+    assert calls[0].attributes["error.type"] == "401"
+    assert calls[1].attributes["http.response.status_code"] == 201
+    assert {span.parent_id for span in calls} == {named(spans, "obtain").span_id}
+    seen = [one.split("-")[2] for one in parents_seen(traced, traced.box.cloud, trace_id)]
+    assert seen == [calls[0].span_id, calls[2].span_id]
+
+
+def test_a_list_and_a_write_have_their_stages_in_their_order(
+    traced: Stack, collector: Collector
+) -> None:
+    base, box, trace_id = traced.gateway.url, traced.box, a_trace()
+    headers = {"Authorization": f"Bearer {box.token()}", **parent(trace_id)}
+    assert ask(base, "GET", f"/v1/{box.project}/physicalservers", headers).status == 200
+    spans = spans_of(collector, trace_id, 6)
+    assert [one.name for one in spans if one.kind == "internal"] == STAGES[:-1]
+    assert named(spans, "GET").parent_id == named(spans, "obtain").span_id
+
+
+def test_a_refusal_ends_in_the_stage_that_refused(traced: Stack, collector: Collector) -> None:
+    trace_id = a_trace()
+    stranger = traced.box.token("otto", groups=[])
+    assert traced.gateway.console(stranger, **parent(trace_id)).status == 403
+    spans = spans_of(collector, trace_id, 3)
+    assert [one.name for one in spans if one.kind == "internal"] == ["identify", "decide"]
+    assert named(spans, "decide").attributes == {"error.type": "NotPermitted"}
+    server = named(spans, f"GET {ROUTE}")
+    assert server.attributes["gateway.error_code"] == "CGW.4030"
+    assert not server.failed  # a caller's own mistake is no fault of ours
+    trace_id = a_trace()
+    assert traced.gateway.console("x.y.z", **parent(trace_id)).status == 401
+    assert [one.name for one in spans_of(collector, trace_id, 2)] == ["GET", "identify"]
+
+
+def test_a_fault_of_the_cloud_s_shows_in_call_stage_and_request(
+    traced: Stack, collector: Collector
+) -> None:
+    trace_id = a_trace()
+    traced.box.fail(traced.box.cloud, "text")
+    try:
+        assert fetched(traced, trace_id).status == 502
+    finally:
+        traced.box.heal()
+    spans = spans_of(collector, trace_id, 6)
+    assert named(spans, f"GET {ROUTE}").failed
+    assert named(spans, "obtain").attributes["error.type"] == "UpstreamBroken"
+
+
+def test_no_secret_no_person_and_no_address_is_exported(
+    traced: Stack, collector: Collector
+) -> None:
+    trace_id, token = a_trace(), traced.box.token("canary-person")
+    answer = traced.gateway.console(
+        token, traced.box.servers[1], **parent(trace_id), User_Agent="canary-agent"
+    )
+    traced.gateway.console("canary.jwt.canary", "canary-server")
+    ask(traced.gateway.url, "PURGE", "/canary?canary=1", {"Host": "canary"})
+    ask(traced.gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", body=json.dumps(
+        {"auth": {"id_token": {"id": token}}}
+    ))  # fmt: skip
+    spans_of(collector, trace_id, 7)
+    eventually(lambda: any(one.name == "HTTP" for one in collector.spans()))
+    time.sleep(0.3)
+    sent = traced.box.calls(traced.box.cloud)
+    service_tokens = {one["headers"]["x-auth-token"] for one in sent} - {""}
+    url: str = answer.json["url"]
+    secrets = [token, *token.split("."), url, url.rpartition("=")[2], *service_tokens]
+    raw = b"".join(collector.bodies)
+    assert trace_id.encode() not in raw  # ids are bytes there
+    assert bytes.fromhex(trace_id) in raw
+    for secret in [*secrets, "canary", "olga", "127.0.0.1", "http://", "ws://"]:
+        assert secret.encode() not in raw, secret
+
+
+def test_exemplars_are_shown_to_those_who_read_openmetrics(
+    traced: Stack, collector: Collector
+) -> None:
+    trace_id = a_trace()
+    assert fetched(traced, trace_id).status == 200
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    page = ask(traced.gateway.admin, "GET", "/metrics", accept).body.decode()
+    shown = [one for one in page.splitlines() if f'# {{trace_id="{trace_id}"}}' in one]
+    assert len(shown) == 1
+    assert shown[0].startswith("gateway_request_duration_seconds_bucket{")
+    assert "trace_id" not in traced.gateway.metrics()
+
+
+@pytest.fixture
+def picky(traced: Stack, collector: Collector) -> RunningGateway:
+    """Start a replica that records what callers record, nothing else, and sends it late."""
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_SERVICE_NAME": "picky"}
+    environ = {**collector.environ, **sampler, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    return traced.replica(environ=environ)
+
+
+def test_the_standard_variables_sample_and_what_is_left_is_sent_at_the_end(
+    traced: Stack, picky: RunningGateway, collector: Collector
+) -> None:
+    token, wanted, unwanted = traced.box.token(), a_trace(), a_trace()
+    assert picky.console(token, **parent(wanted)).status == 200
+    assert picky.console(token, **parent(unwanted, "00")).status == 200
+    plain = picky.console(token, Cache_Control="no-cache")
+    assert plain.status == 200
+    nowhere = line_of(picky, plain)["trace_id"]
+    assert parents_seen(traced, traced.box.cloud, nowhere)[0].endswith(("-00", "-02"))
+    assert collector.spans(wanted) == []
+    assert picky.stop() == 0
+    assert len(collector.spans(wanted)) >= 6
+    assert collector.spans(unwanted) == collector.spans(nowhere) == []
+    assert "picky" in [one["service.name"] for one in collector.resources()]
+
+
+def test_a_collector_that_hangs_costs_requests_nothing(traced: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        environ = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "64",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "16",
+        }
+        gateway = traced.replica(environ=environ)
+        token = traced.box.token()
+        began = time.monotonic()
+        assert {gateway.console(token).status for _ in range(200)} == {200}
+        assert time.monotonic() - began < 10
+        began = time.monotonic()
+        assert gateway.stop() == 0
+        assert time.monotonic() - began < 15
+
+
+def test_switched_off_nothing_of_it_is_even_loaded_and_a_caller_s_trace_goes_on(
+    traced: Stack, collector: Collector
+) -> None:
+    probe = {"PYTHONPROFILEIMPORTTIME": "1"}
+    silent = {**collector.environ, "OTEL_SDK_DISABLED": "true"}
+    on = traced.replica(environ={**probe, **collector.environ})
+    off = traced.replica(environ={**probe, **silent})
+    # redis-py loads OpenTelemetry's metrics where they are installed; none of its traces.
+    loaded = ("opentelemetry.exporter", "opentelemetry.sdk.trace")
+    assert all(one in on.log_text() for one in loaded)
+    trace_id = a_trace()
+    answer = off.console(traced.box.token(), **parent(trace_id, "ff"), Cache_Control="no-cache")
+    (seen,) = parents_seen(traced, traced.box.cloud, trace_id)
+    assert re.fullmatch(rf"00-{trace_id}-(?!{SPAN})[0-9a-f]{{16}}-03", seen)
+    assert line_of(off, answer)["trace_id"] == trace_id
+    plain = off.console(traced.box.token(), Cache_Control="no-cache")
+    assert "trace_id" not in line_of(off, plain)
+    sent = traced.box.calls(traced.box.cloud)[-1]["headers"]
+    assert sent["x-request-id"] == plain.headers["x-request-id"]
+    assert "traceparent" not in sent
+    assert not any(one in off.log_text() for one in loaded)
+    on.close()
+    off.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: is to be otlp"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL: is to be http/protobuf",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "console-gateway[otel]"),
+    ],
+)
+def test_what_cannot_be_traced_is_said_and_nothing_is_served(
+    environ: dict[str, str], told: str, traced: Stack, tmp_path: Path
+) -> None:
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('it is not installed')")
+    command = [sys.executable, "-m", "gateway", "serve", "--config"]
+    ran = subprocess.run(
+        [*command, str(traced.gateway.config_file)],
+        env={**os.environ, **environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert told in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1

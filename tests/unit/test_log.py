@@ -1,0 +1,66 @@
+"""Log lines: whose request they are about, and which are written."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from gateway.drivers import log as logs
+from gateway.edge.passed_on import TracesPassedOn
+from gateway.flow import under_way
+from gateway.model import Logger
+from gateway.rules.trace_context import TraceContext
+
+GATEWAY = Path(__file__).parents[2] / "gateway"
+
+
+@pytest.fixture(autouse=True)
+def levels_as_before() -> Iterator[None]:
+    before = {name: logging.getLogger(name).level for name in get_args(Logger)}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def line() -> dict[str, object]:
+    record = logging.LogRecord("gateway.policy", logging.INFO, "", 0, "said", None, None)
+    found: dict[str, object] = json.loads(logs.JsonLines().format(record))
+    return found
+
+
+def test_a_line_inside_a_request_tells_its_request_and_its_trace() -> None:
+    assert not {"request_id", "trace_id"} & line().keys()
+    trace = TracesPassedOn().begin(TraceContext("a" * 32, "b" * 16, 1), "GET")
+    tokens = under_way.request_id.set("r-1"), under_way.trace.set(trace)
+    try:
+        assert (line()["request_id"], line()["trace_id"]) == ("r-1", "a" * 32)
+    finally:
+        under_way.request_id.reset(tokens[0])
+        under_way.trace.reset(tokens[1])
+
+
+def test_levels_go_by_module_and_those_not_named_go_by_the_one_above() -> None:
+    logs.set_levels({"gateway": "warning", "gateway.policy": "debug", "gateway.keys": "error"})
+    logs.set_levels({"gateway": "warning", "gateway.policy": "debug"})
+    assert logging.getLogger("gateway.policy").isEnabledFor(logging.DEBUG)
+    assert logging.getLogger("gateway.keys").isEnabledFor(logging.WARNING)
+    assert not logging.getLogger("gateway.keys").isEnabledFor(logging.INFO)
+
+
+def test_a_level_for_a_logger_of_another_version_changes_nothing() -> None:
+    logs.set_levels({"gateway": "warning", "aiohttp": "debug", "gateway.polcy": "debug"})
+    assert logging.getLogger("aiohttp").level != logging.DEBUG
+    assert "gateway.polcy" not in logging.getLogger().manager.loggerDict
+
+
+def test_each_logger_of_ours_can_be_named() -> None:
+    used = {
+        name
+        for file in GATEWAY.rglob("*.py")
+        for name in re.findall(r"getLogger\(\"(gateway\.\w+)\"\)", file.read_text())
+    }
+    assert used == set(get_args(Logger)) - {"gateway"}

@@ -1,0 +1,123 @@
+"""W3C Trace Context: what is read, what is ignored, and what a child looks like."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.rules.trace_context import trace_context
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{SPAN}-01"
+
+
+def state_of(*states: str) -> str:
+    came = trace_context([PARENT], states)
+    assert came is not None
+    return came.state
+
+
+def test_a_valid_parent_is_read() -> None:
+    came = trace_context([PARENT], ["rojo=00f067,congo@t=t61"])
+    assert came is not None
+    assert (came.trace_id, came.span_id, came.is_sampled) == (TRACE, SPAN, True)
+    assert came.state == "rojo=00f067,congo@t=t61"
+
+
+def test_a_child_has_the_trace_and_a_span_of_its_own() -> None:
+    came = trace_context([PARENT], ["a=1"])
+    assert came is not None
+    assert came.child("b" * 16).headers == (
+        ("traceparent", f"00-{TRACE}-{'b' * 16}-01"),
+        ("tracestate", "a=1"),
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", PARENT.upper(), PARENT[:-1], PARENT + "0", PARENT + "-x", PARENT + "-", " " + PARENT,
+        PARENT + " ", "ff" + PARENT[2:], "ff" + PARENT[2:] + "-x", "0" + PARENT, PARENT[1:],
+        f"00-{'0' * 32}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01", PARENT + "\n",
+        f"00-{TRACE}-{SPAN}-.1", f"00-{TRACE[:-1]}.-{SPAN}-01", f"00-{TRACE}-{SPAN[:-1]}.-01",
+        f"00_{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}", f".0-{TRACE}-{SPAN}-01", f"{TRACE}-{SPAN}-1",
+        f"cc-{TRACE}-{SPAN}-01.", f"cc-{TRACE}-{SPAN}-01what", f"{PARENT},{PARENT}",
+        f"00-{TRACE[:-1]}٤-{SPAN}-01",
+    ],
+)  # fmt: skip
+def test_an_invalid_parent_is_ignored_with_its_state(value: str) -> None:
+    assert trace_context([value], ["a=1"]) is None
+
+
+def test_two_parents_are_none_and_a_state_alone_is_none() -> None:
+    assert trace_context([PARENT, PARENT], []) is None
+    assert trace_context([], ["a=1"]) is None
+
+
+@pytest.mark.parametrize("rest", ["", "-", "-what-the-future-will-be-like"])
+def test_a_later_version_is_read_as_far_as_it_is_known_and_sent_on_as_ours(rest: str) -> None:
+    came = trace_context([f"cc-{TRACE}-{SPAN}-01{rest}"], [])
+    assert came is not None
+    assert came.headers == (("traceparent", PARENT),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampled", "sent"),
+    [("00", False, "00"), ("01", True, "01"), ("02", False, "02"), ("ff", True, "03")],
+)
+def test_flags_that_are_not_known_are_not_sent_on(flags: str, sent: str, *, sampled: bool) -> None:
+    came = trace_context([f"00-{TRACE}-{SPAN}-{flags}"], [])
+    assert came is not None
+    assert came.is_sampled is sampled
+    assert came.headers == (("traceparent", f"00-{TRACE}-{SPAN}-{sent}"),)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "a", "a=", "A=1", "a=1,a=2", "a=b=c", "a=é", "a=1\tb", "a=1,b", "=1", "a =1",
+        "a@=1", "@t=1", "a@T=1", "a@" + "t" * 15 + "=1", "a" * 257 + "=1", "1a=1", "a=" + "x" * 257,
+        "a" * 242 + "@t=1", "a.b=1", "a=\x00", "a=1;b=2=3",
+    ],
+)  # fmt: skip
+def test_an_invalid_state_is_dropped_alone(state: str) -> None:
+    assert state_of(state) == ""
+
+
+@pytest.mark.parametrize(
+    ("states", "read"),
+    [
+        ([""], ""),
+        ([" ,\t,"], ""),
+        (["a=1", "b=2"], "a=1,b=2"),
+        (["a=1 ,\tb=2,,"], "a=1,b=2"),
+        (["a-_*/0=!~ :"], "a-_*/0=!~ :"),
+        (["0a@t-_*/0=1"], "0a@t-_*/0=1"),
+        (["a" * 256 + "=1"], "a" * 256 + "=1"),
+    ],
+)
+def test_a_valid_state_is_read_in_its_order(states: list[str], read: str) -> None:
+    assert state_of(*states) == read
+
+
+def test_of_a_state_that_is_too_long_large_members_go_first_then_the_last() -> None:
+    large = "large=" + "x" * 200
+    small = [f"k{i:02}={'y' * 24}" for i in range(20)]
+    kept = state_of(",".join([large, *small]))
+    assert kept == ",".join(small[: len(kept.split(","))])
+    assert 480 < len(kept) <= 512
+
+
+def test_at_most_32_members_are_taken() -> None:
+    members = [f"k{i}=1" for i in range(33)]
+    assert state_of(",".join(members[:32])) == ",".join(members[:32])
+    assert state_of(",".join(members)) == ""
+
+
+@given(st.lists(st.text(), max_size=2), st.lists(st.text(), max_size=3))
+def test_whatever_comes_what_goes_out_is_well_formed(parents: list[str], states: list[str]) -> None:
+    came = trace_context([*parents, PARENT][:1], states)
+    for name, value in () if came is None else came.headers:
+        assert name in ("traceparent", "tracestate")
+        assert re.fullmatch(r"[ -~]{1,512}", value)
