@@ -507,6 +507,7 @@ async def open_parts(
             administration = AdminApi(
                 Administration(
                     groups=config.admin.api.groups,
+                    certificates=config.admin.api.certificates,
                     token_life_s={
                         one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers
                     },
@@ -794,7 +795,7 @@ def _open_line(  # noqa: PLR0913 - it wires
         jitter=jitter.random,
     )
     labels = {"account": account.name, "budget": kind.value}
-    metrics.gauge("gateway_budget_ceiling", lambda: limit.ceiling, **labels)
+    metrics.gauge("gateway_budget_ceiling", lambda: line.limit.ceiling, **labels)
     metrics.gauge("gateway_budget_rate", lambda: line.rate, **labels)
     metrics.gauge("gateway_budget_pause_seconds", lambda: line.paused_s, **labels)
     metrics.gauge("gateway_budget_queue_length", lambda: line.queued, **labels)

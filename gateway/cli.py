@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     _audit_commands(commands)
+    _admin_commands(commands)
     return parser
 
 
@@ -128,8 +129,56 @@ def _audit_commands(commands: Any) -> None:
     search.set_defaults(run=_audit_search)
 
 
-def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """Add a command that asks a gateway as a caller does."""
+def _admin_commands(commands: Any) -> None:
+    admin = commands.add_parser(
+        "admin", help="look at a running gateway, revoke, drop links, steer (its admin listener)"
+    )
+    kinds = admin.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        parser = _client_command(kinds, name, text, prefix="CONSOLE_GATEWAY_ADMIN")
+        parser.add_argument("--reason", default="", help="goes on record")
+        parser.set_defaults(run=_admin, command=name)
+        return parser
+
+    command("orders", "what is ordered now, by whom, and until when")
+    lift = command("lift", "end an order")
+    lift.add_argument("order", metavar="ORDER", help="its id, as `orders` tells it")
+
+    revoke = command("revoke", "refuse a token, a person's tokens, or all up to an instant")
+    revoke.add_argument("--issuer", required=True, help="its name in the config")
+    revoke.add_argument("--token-id", metavar="JTI", help="one token")
+    revoke.add_argument("--subject", help="all that this person has by now, or --before")
+    revoke.add_argument(
+        "--before", type=_instant, metavar="INSTANT", help="what was issued up to then"
+    )
+
+    drop = command("drop-links", "hand out no link again that was fetched by now")
+    drop.add_argument("--all", action="store_true", help="whatever they are on")
+    drop.add_argument("--project", default="", metavar="ID")
+    drop.add_argument("--server", default="", metavar="ID")
+    drop.add_argument("--issuer", default="", help="with --subject: this person's")
+    drop.add_argument("--subject", default="")
+
+    command("sessions", "whose tokens and links that process holds")
+    command("queue", "the accounts' budgets, and who waits for them")
+    ceiling = command("ceiling", "another ceiling of an account's budget, for a time")
+    ceiling.add_argument("account", metavar="ACCOUNT")
+    ceiling.add_argument("per_s", type=float, metavar="CALLS_A_SECOND")
+    ceiling.add_argument("--budget", choices=("console", "iam"), default="console")
+    ceiling.add_argument("--for", dest="for_s", type=float, default=86_400.0, metavar="SECONDS")
+
+    policy = command("policy", "the policy in force, and when it was loaded")
+    policy.add_argument("--reload", action="store_true", help="read the file now")
+    levels = command("log-level", "other log levels, for a time")
+    levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
+    levels.add_argument("--for", dest="for_s", type=float, default=3_600.0, metavar="SECONDS")
+
+
+def _client_command(
+    commands: Any, name: str, text: str, *, prefix: str = "CONSOLE_GATEWAY"
+) -> argparse.ArgumentParser:
+    """Add a command that asks a gateway as a client does; `prefix` is of its variables."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -137,13 +186,14 @@ def _client_command(commands: Any, name: str, text: str) -> argparse.ArgumentPar
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--gateway", metavar="URL", help="default: $CONSOLE_GATEWAY_URL")
+    parser.add_argument("--gateway", metavar="URL", help=f"default: ${prefix}_URL")
+    parser.set_defaults(url_variable=f"{prefix}_URL")
     token = parser.add_mutually_exclusive_group()
     token.add_argument(
         "--token-env",
         metavar="NAME",
-        default="CONSOLE_GATEWAY_TOKEN",
-        help="the variable that holds it (default: CONSOLE_GATEWAY_TOKEN)",
+        default=f"{prefix}_TOKEN",
+        help=f"the variable that holds it (default: {prefix}_TOKEN)",
     )
     token.add_argument("--token-file", type=Path, metavar="FILE")
     token.add_argument("--token-command", metavar="COMMAND", help="it prints the token")
@@ -165,6 +215,12 @@ def _servers(options: argparse.Namespace) -> int:
     from gateway.client import servers
 
     return servers(options)
+
+
+def _admin(options: argparse.Namespace) -> int:
+    from gateway.admin_cli import admin
+
+    return admin(options)
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
@@ -239,6 +295,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
+
+
+def _level(text: str) -> tuple[str, str]:
+    logger, is_given, level = text.partition("=")
+    if not is_given:
+        raise argparse.ArgumentTypeError("is no LOGGER=LEVEL, e.g. gateway.policy=debug")
+    return logger, level
 
 
 def _instant(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`gateway console` and `gateway servers`: the gateway's own client, for people and for scripts.
+"""The gateway's own client, for people and for scripts: `gateway console` and `gateway servers`.
 
 It knows the gateway as any client does, by HTTP alone.
 """
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,6 @@ from urllib.parse import quote, urlsplit
 
 from gateway.model import Secret
 
-URL_VARIABLE: Final = "CONSOLE_GATEWAY_URL"
 _COMMAND_WITHIN_S: Final = 30.0
 _SILENT_S: Final = 1.0
 _IDS_MAX: Final = 100
@@ -38,7 +37,7 @@ _Kind = TypeVar("_Kind")
 _UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """What ends a command, with all that is to be told of it."""
 
     def __init__(self, code: int, message: str, **told: Any) -> None:
@@ -56,22 +55,22 @@ class _Answer:
 
 
 def console(options: argparse.Namespace) -> int:
-    return _run(options, _console)
+    return run_command(options, _console)
 
 
 def servers(options: argparse.Namespace) -> int:
-    return _run(options, _servers)
+    return run_command(options, _servers)
 
 
-def _run(options: argparse.Namespace, command: Any) -> int:
+def run_command(options: argparse.Namespace, command: Any) -> int:
     try:
-        command(options, _Gateway(options))
-    except _Stopped as stopped:
+        command(options, Client(options))
+    except Stopped as stopped:
         if options.json:
             print(json.dumps(stopped.told))
         else:
             ids = [f"{name} {value}" for name, value in stopped.told.items() if _is_id(name, value)]
-            print(_plain(str(stopped)), f"({', '.join(ids)})" if ids else "", file=sys.stderr)
+            print(plain(str(stopped)), f"({', '.join(ids)})" if ids else "", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -85,41 +84,40 @@ def _is_id(name: str, value: object) -> bool:
     return name in ("error_code", "request_id") and bool(value)
 
 
-def _console(options: argparse.Namespace, gateway: "_Gateway") -> None:
+def _console(options: argparse.Namespace, gateway: "Client") -> None:
     project, _, server = options.server.partition("/")
     if not project or not server:
-        raise _Stopped(_USAGE, "Name the server as PROJECT/SERVER.")
+        raise Stopped(_USAGE, "Name the server as PROJECT/SERVER.")
     if not _is_uuid(server):
         server = _by_name(gateway, project, server)
     headers = {"Cache-Control": "no-cache"} if options.fresh else {}
     path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
     answer = gateway.ask(path, headers)
-    url, told_s = _member(answer.data, "url", str), answer.headers.get("x-console-expires-in", "")
+    url, told_s = member(answer.data, "url", str), answer.headers.get("x-console-expires-in", "")
     left_s = int(told_s) if _WHOLE.fullmatch(told_s) else 0
     if options.json:
         print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
     elif options.open or (sys.stdout.isatty() and not options.print):
         # Whoever answers in the gateway's place must not choose a program of this machine's.
         if not url.startswith(("http://", "https://")) or not webbrowser.open(url):
-            raise _Stopped(_REFUSED, "The link cannot be opened in a browser; use --print.")
+            raise Stopped(_REFUSED, "The link cannot be opened in a browser; use --print.")
         print(f"Opened; the link is good for {left_s} s.", file=sys.stderr)
     else:
         print(url)
 
 
-def _by_name(gateway: "_Gateway", project: str, name: str) -> str:
+def _by_name(gateway: "Client", project: str, name: str) -> str:
     ids = [one["id"] for one in gateway.servers(project) if one.get("name") == name]
     if len(ids) == 1:
         return str(ids[0])
     found = f"{len(ids)} servers that you may see are" if ids else "No server that you may see is"
     listed = f": {', '.join(ids)}. Name one by its id." if ids else "."
-    raise _Stopped(_USAGE, f"{found} called {name}{listed}")
+    raise Stopped(_USAGE, f"{found} called {name}{listed}")
 
 
-def _servers(options: argparse.Namespace, gateway: "_Gateway") -> None:
+def _servers(options: argparse.Namespace, gateway: "Client") -> None:
     projects = options.projects or [
-        _member(one, "id", str)
-        for one in _member(gateway.ask("/v3/projects").data, "projects", list)
+        member(one, "id", str) for one in member(gateway.ask("/v3/projects").data, "projects", list)
     ]
     found = [
         {
@@ -136,32 +134,32 @@ def _servers(options: argparse.Namespace, gateway: "_Gateway") -> None:
     if not found:
         print("There is no server that you may see.", file=sys.stderr)
         return
-    head = ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY")
-    rows = [
-        (
-            *(_plain(str(value or "-")) for value in list(one.values())[:-1]),
-            " ".join(one["permissions"]),
-        )
-        for one in found
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
+    print_table(
+        ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY"),
+        [(*list(one.values())[:-1], " ".join(one["permissions"])) for one in found],
+    )
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    shown = [[plain(str(value or "-")) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+    for row in (head, *shown):
         cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
 
 
-class _Gateway:
+class Client:
     """The gateway at its address, asked as one person."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        address = options.gateway or os.environ.get(URL_VARIABLE, "")
+        address = options.gateway or os.environ.get(options.url_variable, "")
         if not address:
-            raise _stop_at_usage(f"Name the gateway by --gateway or {URL_VARIABLE}.")
+            raise stop_at_usage(f"Name the gateway by --gateway or {options.url_variable}.")
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise _stop_at_usage("The gateway's address is no http or https URL.")
+            raise stop_at_usage("The gateway's address is no http or https URL.")
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            raise _stop_at_usage("Use https: a token does not travel in clear text.")
+            raise stop_at_usage("Use https: a token does not travel in clear text.")
         self._host, self._port = parts.hostname, parts.port
         self._tls = None
         if parts.scheme == "https":
@@ -174,8 +172,8 @@ class _Gateway:
         while True:
             path = f"/v1/{quote(project, safe='')}/physicalservers?limit=1000{marker}"
             page = self.ask(path).data
-            for one in _member(page, "servers", list):
-                _member(one, "id", str)
+            for one in member(page, "servers", list):
+                member(one, "id", str)
                 yield one
             info = page.get("page_info")
             following = info.get("next_marker") if isinstance(info, dict) else None
@@ -191,18 +189,27 @@ class _Gateway:
             ids = ",".join(one["id"] for one in some)
             answer = self.ask(f"/v1/{quote(project, safe='')}/permissions?server_id={ids}")
             allowed = {
-                _member(one, "id", str): list(map(str, _member(one, "permissions", list)))
-                for one in _member(answer.data, "servers", list)
+                member(one, "id", str): list(map(str, member(one, "permissions", list)))
+                for one in member(answer.data, "servers", list)
             }
             yield from ((one, allowed.get(one["id"], [])) for one in some)
 
-    def ask(self, path: str, headers: Mapping[str, str] | None = None) -> _Answer:
-        """Return a good answer, asking again as long as there is time and the gateway says so."""
+    def ask(
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+    ) -> _Answer:
+        """Return a good answer, asking again as long as there is time and the gateway says so.
+
+        With a body it is a POST.
+        """
         while True:
             left_s = self._left_s()
             wait = {"Prefer": f"wait={max(1, int(left_s))}"}
             with _progress():
-                answer = self._send(path, {**(headers or {}), **wait}, left_s)
+                answer = self._send(path, {**(headers or {}), **wait}, body, left_s)
             if answer.status < 300:
                 return answer
             again_s = _retry_after_s(answer.headers)
@@ -211,7 +218,13 @@ class _Gateway:
             with _progress("told to come again"):
                 time.sleep(again_s)
 
-    def _send(self, path: str, headers: Mapping[str, str], left_s: float) -> _Answer:
+    def _send(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        left_s: float,
+    ) -> _Answer:
         connection: http.client.HTTPConnection
         if self._tls is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=left_s + 5)
@@ -220,28 +233,35 @@ class _Gateway:
                 self._host, self._port, timeout=left_s + 5, context=self._tls
             )
         try:
-            sent = {**headers, "Authorization": f"Bearer {self._token.reveal()}"}
-            connection.request("GET", path, headers=sent)
+            sent = {**headers}
+            if self._token is not None:
+                sent["Authorization"] = f"Bearer {self._token.reveal()}"
+            if body is None:
+                connection.request("GET", path, headers=sent)
+            else:
+                sent["Content-Type"] = "application/json"
+                connection.request("POST", path, json.dumps(body), sent)
             answer = connection.getresponse()
             named = {name.lower(): value for name, value in answer.getheaders()}
             return _Answer(answer.status, named, json.loads(answer.read()))
         except TimeoutError:
-            raise _Stopped(_EXIT[504], "The gateway did not answer in time.") from None
+            raise Stopped(_EXIT[504], "The gateway did not answer in time.") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"The gateway at {self._host} cannot be reached: {reason}"
-            raise _Stopped(_UNREACHABLE, message) from None
+            raise Stopped(_UNREACHABLE, message) from None
         except ValueError:
             raise _no_gateway() from None
         finally:
             connection.close()
 
-    def _refused(self, answer: _Answer) -> _Stopped:
+    def _refused(self, answer: _Answer) -> Stopped:
         told = answer.data if isinstance(answer.data, dict) else {}
         message = str(told.get("error_msg", "The gateway refused."))
         if answer.status == 401:
-            message += f" The token came from {self._token_from}{_expiry(self._token)}."
-        return _Stopped(
+            ended = "" if self._token is None else _expiry(self._token)
+            message += f" The token came from {self._token_from}{ended}."
+        return Stopped(
             _EXIT.get(answer.status, _REFUSED),
             message,
             error_code=str(told.get("error_code", "")),
@@ -252,15 +272,15 @@ class _Gateway:
     def _left_s(self) -> float:
         left_s = self._until - time.monotonic()  # noqa: TID251
         if left_s <= 0:
-            raise _Stopped(_EXIT[504], "The time of --wait is up.")
+            raise Stopped(_EXIT[504], "The time of --wait is up.")
         return left_s
 
 
-def _no_gateway() -> _Stopped:
-    return _Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?")
+def _no_gateway() -> Stopped:
+    return Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?")
 
 
-def _member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
+def member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
     """Return what an answer holds under `name`; whoever answers without it is no gateway."""
     found = data.get(name) if isinstance(data, dict) else None
     if not isinstance(found, kind):
@@ -282,8 +302,8 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _stop_at_usage(message: str) -> _Stopped:
-    return _Stopped(_USAGE, message)
+def stop_at_usage(message: str) -> Stopped:
+    return Stopped(_USAGE, message)
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext:
@@ -294,24 +314,26 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext:
     except OSError as error:  # ssl's own errors are such
         reason = error.strerror or type(error).__name__
         message = f"--ca-file, --cert or --key cannot be used: {reason}"
-        raise _stop_at_usage(message) from None
+        raise stop_at_usage(message) from None
     return context
 
 
-def _token(options: argparse.Namespace) -> tuple[Secret, str]:
-    """Return the JWT and where it came from, in words."""
+def _token(options: argparse.Namespace) -> tuple[Secret | None, str]:
+    """Return the JWT, if a certificate is not to do, and where it came from, in words."""
     if options.token_file is not None:
         try:
             text, source = options.token_file.read_text(), f"the file {options.token_file}"
         except (OSError, UnicodeDecodeError):
-            raise _stop_at_usage(f"{options.token_file} cannot be read.") from None
+            raise stop_at_usage(f"{options.token_file} cannot be read.") from None
     elif options.token_command is not None:
         text, source = _output_of(options.token_command), "--token-command"
     else:
         text, source = os.environ.get(options.token_env, ""), f"${options.token_env}"
+        if not text and options.cert is not None:
+            return None, "nowhere, there is only the certificate"
     token = text.strip()
     if not token or any(char.isspace() or not char.isascii() for char in token):
-        raise _stop_at_usage(f"There is no token in {source}.")
+        raise stop_at_usage(f"There is no token in {source}.")
     return Secret(token), source
 
 
@@ -321,7 +343,7 @@ def _output_of(command: str) -> str:
             shlex.split(command), stdout=subprocess.PIPE, timeout=_COMMAND_WITHIN_S, check=True
         )
     except (OSError, ValueError, subprocess.SubprocessError):
-        raise _stop_at_usage("The --token-command failed.") from None
+        raise stop_at_usage("The --token-command failed.") from None
     return ran.stdout.decode(errors="replace")
 
 
@@ -362,7 +384,7 @@ def _show(what: str, done: threading.Event) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Make text of others fit for a terminal, which obeys control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 

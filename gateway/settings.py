@@ -237,16 +237,26 @@ class Listen(_Section):
 
 
 class AdminApiSettings(_Section):
-    """Who may use the admin API: whoever shows a JWT of an issuer of ours for this audience."""
+    """Who may use the admin API: who shows a JWT for this audience, or a certificate."""
 
     audience: str
+    """Of an issuer of ours, and no audience of callers."""
     groups: Annotated[frozenset[str], Field(min_length=1)]
-    """And is in one of these groups."""
+    """Who comes with a JWT is in one of these."""
+    certificates: frozenset[str] = frozenset()
+    """Subjects' names that need no JWT, so that whoever cuts off can act while issuers are away."""
 
 
 class AdminListen(Listen):
     api: AdminApiSettings | None = None
     """Absent: there is no admin API."""
+
+    @model_validator(mode="after")
+    def _certificates_are_asked_for(self) -> Self:
+        asked = self.tls is not None and self.tls.client_ca_file is not None
+        if self.api is not None and self.api.certificates and not asked:
+            raise ValueError("api.certificates needs tls.client_ca_file to verify them against")
+        return self
 
 
 class PublicListen(Listen):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from gateway.edge.admin_openapi import admin_openapi
+from gateway.edge.client_certificate import subject_of
 from gateway.edge.wire import INTERNAL, ErrorAnswer, render
 from gateway.errors import BadRequest, GatewayError, NotAuthenticated, Rejection
 from gateway.flow.administration import Action, Administration, Administrator
@@ -28,6 +29,8 @@ Counted = Callable[[str, int], None]
 
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
+_BY_CERTIFICATE = "certificate"
+"""In place of the issuer, on record."""
 
 
 def admin_app(
@@ -99,8 +102,19 @@ class AdminApi:
     async def _perform(
         self, action: Action, request: web.Request, request_id: str
     ) -> dict[str, Any]:
-        principal = await self._identified(request)
-        who = Administrator(principal, request_id, request.remote or "")
+        authorization = request.headers.getall("Authorization", ())
+        x_auth_token = request.headers.getall("X-Auth-Token", ())
+        name = None if authorization or x_auth_token else subject_of(request)
+        if name is None:
+            principal = await self._identified(authorization, x_auth_token)
+        else:
+            principal = _certified(name)
+        who = Administrator(
+            principal,
+            by_certificate=name is not None,
+            request_id=request_id,
+            client_address=request.remote or "",
+        )
         try:
             asked = msgspec.json.decode(await request.read() or b"{}", type=action.takes)
         except msgspec.DecodeError as error:
@@ -112,14 +126,18 @@ class AdminApi:
         )
         return answer
 
-    async def _identified(self, request: web.Request) -> Principal:
-        jwt = caller_jwt(
-            request.headers.getall("Authorization", ()),
-            request.headers.getall("X-Auth-Token", ()),
-        )
+    async def _identified(
+        self, authorization: Sequence[str], x_auth_token: Sequence[str]
+    ) -> Principal:
+        jwt = caller_jwt(authorization, x_auth_token)
         if jwt is None:
             raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
         return await self._identify.identify(Secret(jwt))
+
+
+def _certified(name: str) -> Principal:
+    now = float("nan")  # a certificate's time is TLS's affair
+    return Principal(_BY_CERTIFICATE, name, frozenset(), now, now, None)
 
 
 def _refused(refusal: ErrorAnswer, headers: dict[str, str]) -> tuple[bytes, int]:

@@ -46,7 +46,7 @@ def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "Console Gateway, admin API", "version": __version__},
         "servers": [{"url": "/"}],
-        "security": [{"jwt": []}],
+        "security": [{"jwt": []}, {"certificate": []}],
         "paths": paths,
         "components": {
             "schemas": {**components, "Error": _ERROR},
@@ -56,7 +56,11 @@ def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
                     "description": "For the audience in `admin.api` of the config.",
-                }
+                },
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "Its subject is in `admin.api.certificates` of the config.",
+                },
             },
         },
     }

@@ -101,6 +101,8 @@ class Administrator:
     """Who asks, and by which request."""
 
     principal: Principal
+    by_certificate: bool
+    """The listener's TLS has proved who it is, not a token."""
     request_id: str
     client_address: str
 
@@ -120,6 +122,7 @@ class Administration:
         self,
         *,
         groups: frozenset[str],
+        certificates: frozenset[str],
         token_life_s: Mapping[str, float],
         link_life_s: float,
         orders: StandingOrders,
@@ -130,11 +133,12 @@ class Administration:
         journal: Journal,
         clock: Clock,
     ) -> None:
-        """Let those in `groups` act.
+        """Let those in `groups` act, and who shows a certificate of one of these names.
 
         `token_life_s`: by issuer, how long after its issue a token may be good.
         """
         self._groups = groups
+        self._certificates = certificates
         self._token_life_s = token_life_s
         self._link_life_s = link_life_s
         self._orders = orders
@@ -218,10 +222,13 @@ class Administration:
 
         Raises NotAdmin, BadRequest, JournalUnavailable.
         """
-        is_allowed = not self._groups.isdisjoint(who.principal.groups)
+        if who.by_certificate:
+            is_allowed = who.principal.subject in self._certificates
+        else:
+            is_allowed = not self._groups.isdisjoint(who.principal.groups)
         await self._record(action.name, asked, who, is_allowed=is_allowed)
         if not is_allowed:
-            raise NotAdmin("in none of the groups of admin.api")
+            raise NotAdmin("neither group nor certificate is in admin.api")
         return await action.perform(asked, who)
 
     async def _list(self, _: Nothing, __: Administrator) -> Json:

@@ -132,6 +132,7 @@ class RunningGateway:
         workers: int = 1,
         seal_key: str | None = None,
         environ: Mapping[str, str] | None = None,
+        admin_api: Mapping[str, Any] | None = None,
     ) -> None:
         """`environ` is added to this process's own."""
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-test-"))
@@ -143,6 +144,8 @@ class RunningGateway:
         self.config = a_config(box, redis_url, self.port, self.admin_port)
         self.config["accounts"][0].update(account or {})
         self.config.update(change or {})
+        if admin_api is not None:
+            self.config["admin"]["api"] = dict(admin_api)
         (self.directory / "iam-password").write_text(iam.PASSWORD)
         (self.directory / "seal-key").write_text(seal_key or a_seal_key())
         self.write_policy(a_policy(box))

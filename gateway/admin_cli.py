@@ -1,0 +1,166 @@
+"""`gateway admin …`: the admin API by name, for people and for scripts."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from gateway.client import Client, member, plain, print_table, run_command, stop_at_usage
+
+Json = dict[str, Any]
+
+
+def admin(options: argparse.Namespace) -> int:
+    return run_command(options, _perform)
+
+
+def _perform(options: argparse.Namespace, gateway: Client) -> None:
+    path, asked, show = _COMMANDS[options.command]
+    body = None
+    if asked is not None:
+        named = {name: value for name, value in asked(options).items() if value not in (None, "")}
+        body = {**named, "reason": options.reason}
+    elif options.command == "policy" and options.reload:
+        path, body = "/policy/reload", {"reason": options.reason}
+    answer = gateway.ask(f"/admin{path}", body=body).data
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        show(answer)
+
+
+def _revoke(options: argparse.Namespace) -> Json:
+    before = None
+    if options.before is not None:
+        before = datetime.fromtimestamp(options.before, UTC).isoformat()
+    if (options.token_id is None) == (options.subject is None and before is None):
+        raise stop_at_usage("Name --token-id, or --subject, or --before, or the latter two.")
+    asked = _named(options, "issuer", "token_id", "subject")
+    return {**asked, "before": before}
+
+
+def _drop_links(options: argparse.Namespace) -> Json:
+    which = _named(options, "project", "server", "issuer", "subject")
+    if options.all == any(which.values()):
+        raise stop_at_usage("Say whose links, by --project, --server or --subject; or --all.")
+    return which
+
+
+def _named(options: argparse.Namespace, *names: str) -> Json:
+    return {name: getattr(options, name) for name in names}
+
+
+def _show_orders(answer: Json) -> None:
+    if not member(answer, "known", bool):
+        print("This replica was told by neither Redis nor its file what is ordered.")
+    _print_rows(
+        ("ORDER", "UNTIL", "BY", "WHAT", "REASON"),
+        [
+            (one["id"], one["until"], one["by"], _what(one["what"]), one["reason"])
+            for one in member(answer, "orders", list)
+        ],
+        none="Nothing is ordered.",
+    )
+
+
+def _show_given(answer: Json) -> None:
+    order = member(answer, "order", dict)
+    what = plain(_what(order["what"]))
+    print(f"Ordered until {order['until']}: {what} (order {order['id']}).")
+    if not member(answer, "all_replicas_told", bool):
+        print("Redis is away: this process obeys now, the others once Redis is there again.")
+
+
+def _show_sessions(answer: Json) -> None:
+    _print_rows(
+        ("ISSUER", "SUBJECT", "TOKEN", "ISSUED", "ENDS"),
+        [tuple(one.values()) for one in _in_order(answer, "tokens", _TOKEN)],
+        none="No token is remembered.",
+    )
+    print()
+    _print_rows(
+        ("ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
+        [tuple(one.values()) for one in _in_order(answer, "links", _LINK)],
+        none="No link is held.",
+    )
+
+
+def _show_queue(answer: Json) -> None:
+    _print_rows(
+        ("ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "HERE"),
+        [
+            (
+                one["account"],
+                one["budget"],
+                f"{one['ceiling_per_s']:g}",
+                f"{one['rate_per_s']:g}" + (" (alone)" if one["alone"] else ""),
+                f"{one['pause_s']:.1f}",
+                one["waiting"],
+                ", ".join(f"{who}: {count}" for who, count in one["waiting_here"].items()),
+            )
+            for one in member(answer, "budgets", list)
+        ],
+        none="There is no budget.",
+    )
+
+
+def _show_policy(answer: Json) -> None:
+    print(f"Policy {answer['version']}: {answer['rules']} rules, loaded {answer['loaded_at']}.")
+    if answer["file_rejected"]:
+        print("The file as it stands was refused; `gateway check` says why.")
+
+
+_TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
+_LINK: Final = ("account", "project", "server", "person", "seconds_left", "fingerprint")
+
+
+def _in_order(answer: Json, name: str, columns: Sequence[str]) -> list[Json]:
+    return [{column: one[column] for column in columns} for one in member(answer, name, list)]
+
+
+def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
+    if rows:
+        print_table(head, rows)
+    else:
+        print(none)
+
+
+def _what(what: Json) -> str:
+    facts = (
+        f"{name} {_text(value)}" for name, value in what.items() if name != "kind" and value != ""
+    )
+    return " ".join([what["kind"], *facts])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    return str(value)
+
+
+_COMMANDS: Final[
+    Mapping[
+        str,
+        tuple[str, Callable[[argparse.Namespace], Json] | None, Callable[[Json], None]],
+    ]
+] = {
+    "orders": ("/orders", None, _show_orders),
+    "lift": ("/orders/lift", lambda options: _named(options, "order"), _show_given),
+    "revoke": ("/revocations", _revoke, _show_given),
+    "drop-links": ("/links/drop", _drop_links, _show_given),
+    "sessions": ("/sessions", None, _show_sessions),
+    "queue": ("/queue", None, _show_queue),
+    "ceiling": (
+        "/budget/ceiling",
+        lambda options: _named(options, "account", "per_s", "budget", "for_s"),
+        _show_given,
+    ),
+    "policy": ("/policy", None, _show_policy),
+    "log-level": (
+        "/log-levels",
+        lambda options: {"levels": dict(options.levels), "for_s": options.for_s},
+        _show_given,
+    ),
+}
+"""Path, what is asked there, and how the answer is shown."""

@@ -1,0 +1,299 @@
+"""The admin API as operators use it, by `gateway admin …`, against two replicas."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
+from tests.support.tls import Authority
+
+AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
+API = {"audience": AUDIENCE, "groups": [ADMINS]}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    running = Stack(Box("--rate", "1000", "--burst", "1000"), **with_api())
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def other(stack: Stack) -> RunningGateway:
+    return stack.replica(**with_api())
+
+
+def with_api(**change: Any) -> dict[str, Any]:
+    """Each gateway gets its admin port from the support; the API goes beside it."""
+    return {"change": {"orders": {"file": "orders.json"}, **change}, "admin_api": API}
+
+
+class Operator:
+    def __init__(self, box: Box, subject: str = "ada", *, groups: tuple[str, ...] = (ADMINS,)):
+        claims = {"aud": AUDIENCE}
+        self.subject = subject
+        self.token = box.token(subject, groups=list(groups), claims=claims)
+
+    def types(self, gateway: RunningGateway, *words: str) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "gateway", "admin", *words],
+            env={
+                **os.environ,
+                "CONSOLE_GATEWAY_ADMIN_URL": gateway.admin,
+                "CONSOLE_GATEWAY_ADMIN_TOKEN": self.token,
+            },
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert self.token not in ran.stdout + ran.stderr
+        return ran
+
+    def told(self, gateway: RunningGateway, *words: str) -> dict[str, Any]:
+        ran = self.types(gateway, *words, "--json")
+        assert ran.returncode == 0, ran.stderr + ran.stdout
+        found: dict[str, Any] = json.loads(ran.stdout)
+        return found
+
+    def orders(self, gateway: RunningGateway, *words: str) -> str:
+        """Give an order and return its id."""
+        return str(self.told(gateway, *words)["order"]["id"])
+
+    def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Answer:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return ask(gateway.admin, method, f"/admin{path}", headers, body)
+
+
+@pytest.fixture
+def ada(stack: Stack) -> Operator:
+    return Operator(stack.box)
+
+
+def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_is_lifted(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    mallory, olga = stack.box.token("mallory"), stack.box.token("olga")
+    for gateway in (stack.gateway, other):
+        assert gateway.console(mallory).status == 200
+    order = ada.orders(
+        stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory", "--reason", "left us"
+    )
+    assert stack.gateway.console(mallory).status == 401
+    eventually(lambda: other.console(mallory).status == 401)
+    for gateway in (stack.gateway, other):
+        assert gateway.console(olga).status == 200
+        assert gateway.metric('gateway_revocations{kind="subject"}') == 1
+    record = stack.gateway.audit("revoked")[-1]
+    assert (record["subject"], record["operation"]) == ("ada", "Revoke")
+    assert json.loads(record["detail"])["reason"] == "left us"
+    shown = ada.types(other, "orders").stdout
+    assert order in shown
+    assert "subject" in shown
+    ada.orders(other, "lift", order)
+    for gateway in (stack.gateway, other):
+        eventually(lambda g=gateway: g.console(mallory).status == 200)
+
+
+def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada: Operator) -> None:
+    before = stack.box.token("nina")
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    old = stack.box.token("nina", claims={"iat": int(hour_ago.timestamp())})
+    instant = (hour_ago + timedelta(minutes=1)).isoformat()
+    assert stack.gateway.console(old).status == 200
+    order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
+    assert stack.gateway.console(old).status == 401
+    assert stack.gateway.console(before).status == 200
+    ada.orders(stack.gateway, "lift", order)
+
+
+def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
+    lost = stack.box.token("olga", claims={"jti": "lost-laptop"})
+    order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop")
+    assert stack.gateway.console(lost).status == 401
+    assert stack.gateway.console(stack.box.token("olga")).status == 200
+    ada.orders(stack.gateway, "lift", order)
+
+
+def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Operator) -> None:
+    stack = Stack(Box("--rate", "1000", "--burst", "1000"), **with_api())
+    try:
+        operator = Operator(stack.box)
+        mallory, olga = stack.box.token("mallory"), stack.box.token("olga")
+        forgetful = stack.replica(admin_api=API)
+        stack.valkey.kill()
+        told = operator.told(stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
+        assert told["all_replicas_told"] is False
+        shown = operator.types(stack.gateway, "orders").stdout
+        assert "mallory" in shown
+        assert stack.gateway.console(mallory).status == 401
+        for gateway in (stack.gateway, forgetful):
+            gateway.stop()
+            gateway.start(wait=False)
+        eventually(lambda: stack.gateway.ready() == 200)
+        assert stack.gateway.console(mallory).status == 401
+        assert stack.gateway.console(olga).status == 200
+        # The other was never told, and keeps no file: it lets nobody in, and says so.
+        eventually(lambda: forgetful.ready() == 503)
+        refused = forgetful.console(olga)
+        assert (refused.status, refused.error_code) == (503, "CGW.5037")
+        assert int(refused.headers["retry-after"]) > 0
+        stack.valkey.start()
+        eventually(lambda: forgetful.ready() == 200)
+        eventually(lambda: forgetful.console(mallory).status == 401)
+        assert forgetful.console(olga).status == 200
+    finally:
+        stack.close()
+
+
+def test_links_dropped_are_handed_out_by_nobody_again(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    token, server = stack.box.token("olga"), stack.box.servers[3]
+    first = stack.gateway.console(token, server).json["url"]
+    assert other.console(token, server).json["url"] == first
+    ada.orders(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
+    fresh = stack.gateway.console(token, server).json["url"]
+    assert fresh != first
+    eventually(lambda: other.console(token, server).json["url"] == fresh)
+    (record,) = stack.gateway.audit("links_dropped")
+    assert record["servers"] == [server]
+
+
+def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -> None:
+    token, server = stack.box.token("olga"), stack.box.servers[4]
+    assert stack.gateway.console(token, server).status == 200
+    sessions = ada.told(stack.gateway, "sessions")
+    assert "olga" in {one["subject"] for one in sessions["tokens"]}
+    (link,) = [one for one in sessions["links"] if one["server"] == server]
+    assert link["seconds_left"] > 60
+    assert token not in json.dumps(sessions)
+    assert "https://" not in json.dumps(sessions)
+    ada.orders(stack.gateway, "ceiling", "prod", "50", "--for", "60")
+    budgets = {
+        (one["account"], one["budget"]): one for one in ada.told(stack.gateway, "queue")["budgets"]
+    }
+    assert budgets["prod", "console"]["ceiling_per_s"] == 50
+    assert stack.gateway.metric('gateway_budget_ceiling{account="prod",budget="console"}') == 50
+    policy = ada.told(stack.gateway, "policy")
+    assert policy["rules"] > 0
+    assert policy["file_rejected"] is False
+    loaded = datetime.fromisoformat(ada.told(stack.gateway, "policy", "--reload")["loaded_at"])
+    assert loaded >= datetime.fromisoformat(policy["loaded_at"])
+    for words in ("sessions", "queue", "policy", "orders"):
+        ran = ada.types(stack.gateway, words)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout
+
+
+def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Operator) -> None:
+    def reloads_told() -> int:
+        return len(stack.gateway.log_lines("policy_loaded"))
+
+    order = ada.orders(stack.gateway, "log-level", "gateway.policy=error")
+    before = reloads_told()
+    ada.told(stack.gateway, "policy", "--reload")
+    assert reloads_told() == before
+    ada.orders(stack.gateway, "lift", order)
+    ran = ada.types(stack.gateway, "log-level", "aiohttp=debug")
+    assert ran.returncode == 1
+    assert "CGW.4000" in ran.stderr
+
+
+def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
+    viewer = Operator(stack.box, "vic", groups=("operators",))
+    ran = viewer.types(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
+    assert ran.returncode == 3
+    assert "CGW.4032" in ran.stderr
+    record = stack.gateway.audit("refused")[-1]
+    assert (record["subject"], record["operation"], record["decision"]) == (
+        "vic",
+        "Revoke",
+        "denied",
+    )
+    assert stack.gateway.console(stack.box.token("olga")).status == 200
+    # A caller's token is none for administrators, nor the other way round.
+    caller = Operator(stack.box)
+    caller.token = stack.box.token("ada", groups=[ADMINS])
+    assert caller.asks(stack.gateway, "GET", "/orders").status == 401
+    admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
+    assert stack.gateway.console(admin.token).status == 401
+    assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/revocations", '{"issuer": "corp"}', "name a token_id"),
+        ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
+        ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
+        ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
+        ("/budget/ceiling", '{"account": "prod", "per_s": 0}', "per_s"),
+        ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
+        ("/orders/lift", '{"order": "x"}', "no such order"),
+        ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),
+        ("/revocations", "{", "cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_what_to_do(
+    stack: Stack, ada: Operator, path: str, body: str, told: str
+) -> None:
+    answer = ada.asks(stack.gateway, "POST", path, body)
+    assert (answer.status, answer.error_code) == (400, "CGW.4000")
+    assert told in answer.json["error_msg"]
+
+
+def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
+    document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
+    validate(document)
+    for path, methods in document["paths"].items():
+        for method in methods:
+            answer = ask(stack.gateway.admin, method.upper(), path)
+            assert (answer.status, answer.error_code) == (401, "CGW.4010")
+            assert ask(stack.gateway.url, method.upper(), path).status in (401, 404)
+
+
+def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:
+    plain = stack.replica()
+    assert ask(plain.admin, "GET", "/admin/orders").status == 404
+
+
+def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Stack) -> None:
+    authority = Authority()
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    for name in ("gateway", "breakglass", "somebody"):
+        authority.issue(name).write(tmp_path / f"{name}.crt", tmp_path / f"{name}.key")
+    tls = {
+        "certificate_file": str(tmp_path / "gateway.crt"),
+        "key_file": str(tmp_path / "gateway.key"),
+        "client_ca_file": str(tmp_path / "ca.crt"),
+    }
+    gateway = stack.replica(start=False, admin_api={**API, "certificates": ["breakglass"]})
+    gateway.config["admin"]["tls"] = tls
+    gateway.write_config()
+    gateway.start(wait=False)
+    eventually(lambda: gateway.log_lines("serving"), gateway.log_text)
+
+    def types(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable, "-m", "gateway", "admin", *words,
+                "--gateway", f"https://127.0.0.1:{gateway.admin_port}",
+                "--ca-file", str(tmp_path / "ca.crt"),
+                "--cert", str(tmp_path / f"{name}.crt"), "--key", str(tmp_path / f"{name}.key"),
+            ],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    ran = types("breakglass", "log-level", "gateway.policy=info")
+    assert ran.returncode == 0, ran.stderr
+    record = gateway.audit("admin_action")[-1]
+    assert (record["issuer"], record["subject"]) == ("certificate", "breakglass")
+    refused = types("somebody", "orders")
+    assert refused.returncode == 3
+    assert "CGW.4032" in refused.stderr
