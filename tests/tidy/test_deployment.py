@@ -22,7 +22,7 @@ from gateway.located_yaml import load
 from gateway.rules.policy_text import read_policy
 from gateway.settings import Settings, load_settings
 from gateway.supervisor import _END_LEEWAY_S
-from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets, without_pending
+from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
 from tests.support.image import DOCKERFILE, image_facts
 from tests.support.stack import Stack, ask
 
@@ -59,7 +59,7 @@ def named_secrets(name: str) -> set[str]:
 
 
 def read_config(name: str, directory: Path) -> Settings:
-    text = without_pending(config_text(name))
+    text = config_text(name)
     for one in SECRET_DIRECTORIES:
         text = text.replace(one, f"{directory}/")
     make_secrets(directory / "made")
