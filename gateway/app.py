@@ -295,8 +295,7 @@ class Worker:
             "orders": "ok" if parts.orders.known else "unknown",
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
-        knows = parts.orders.known or self._config.orders.when_unknown == "serve"
-        return not self._draining and knows and any(keys.values()), state
+        return not self._draining and parts.orders.serve and any(keys.values()), state
 
 
 @asynccontextmanager
@@ -432,6 +431,7 @@ async def open_parts(
         exchanges = {project: account.exchange for project, account in accounts.items()}
         journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
         loops |= journal_loops
+        await policies.record_in(journal)
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -532,7 +532,8 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
         None if file is None else KeptFile(file),
         clock,
-        serve_unknown=config.orders.when_unknown == "serve",
+        # Without an admin API nobody can have ordered anything.
+        serve_unknown=config.orders.when_unknown == "serve" or config.admin.api is None,
     )
 
 
@@ -585,7 +586,9 @@ async def open_journal(
     elif audit.stream:
         store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
     else:
-        return LineJournal(sys.stdout.fileno(), metrics), {}
+        lines_only = LineJournal(sys.stdout.fileno(), metrics)
+        metrics.gauge("gateway_audit_durable", lambda: lines_only.durable)
+        return lines_only, {}
     if audit.stdout:
         lines = LineWriter(sys.stdout.fileno())
         stack.callback(lines.flush)

@@ -176,7 +176,7 @@ def _print_explanation(explanation: Explanation, now: float) -> None:
     else:
         verdict = "ALLOWED" if decision.allowed else "DENIED"
         rule = decision.rule
-        print(f"{verdict} by {rule.file}:{rule.line}: {rule.label}")
+        print(f"{verdict} by {rule.place}: {rule.label}")
     for other in explanation.matching:
         if other.ref != decision.rule:
             print(f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}")

@@ -95,12 +95,14 @@ class RequestTooLarge(BadRequest):
 
 
 class NotPermitted(GatewayError):
-    def __init__(self, detail: str, *, refused: tuple[str, ...] = ()) -> None:
+    def __init__(self, detail: str, *, rule: str = "", refused: tuple[str, ...] = ()) -> None:
         """`detail` tells the operator which denial decided, or that no grant does.
 
-        `refused` are the servers on which this was not allowed and which the caller may see.
+        `rule` is where that denial stands. `refused` are the servers on which this was not
+        allowed and which the caller may see.
         """
         super().__init__(detail)
+        self.rule = rule
         self.refused = refused
 
 

@@ -256,6 +256,10 @@ class RuleRef:
     line: int
     label: str
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
+    place: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", f"{self.file}:{self.line}")
 
 
 class Sight(Protocol):
@@ -281,6 +285,7 @@ class Permit:
     rule: RuleRef
     sight: Sight | None = None
     """Of a list: it shows no more than this."""
+    policy_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

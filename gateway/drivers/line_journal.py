@@ -17,6 +17,8 @@ class LineJournal:
         self._loop = asyncio.get_running_loop()  # kept: asking costs a system call
         self._lines: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self.durable = True
+        """Whether the latest write worked."""
 
     async def record(self, record: AuditRecord) -> None:
         if not self._lines:
@@ -31,11 +33,13 @@ class LineJournal:
         data, self._lines = b"".join(self._lines), []
         waiting, self._waiting = self._waiting, []
         failure = None
+        self.durable = True
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             self._telemetry.audit_failed()
+            self.durable = False
             failure = JournalUnavailable(f"audit: {error.strerror}", retry_after_s=5.0)
         for written in waiting:
             if written.done():

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from gateway.errors import JournalUnavailable
 from gateway.located_yaml import MistakesFound, load
-from gateway.ports import Clock, Telemetry
+from gateway.ports import AuditRecord, Clock, Journal, Telemetry
 from gateway.rules.policy import Policy
 from gateway.rules.policy_text import read_policy
 
@@ -38,6 +39,7 @@ class PolicyFile:
         self._policy = self._read()
         self.loaded_at = clock.now()
         self.rejected = False
+        self._journal: Journal | None = None
         telemetry.policy_reloaded("ok", self._policy.size)
 
     def current(self) -> Policy:
@@ -64,12 +66,30 @@ class PolicyFile:
             self._telemetry.policy_reloaded("rejected", 0)
             mistakes = [str(mistake) for mistake in found.mistakes[:50]]
             log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
+            await self._record("policy_rejected", mistakes[0])
             return False
         self._policy, self.rejected = policy, False
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
+        await self._record("policy_loaded", f"{policy.size} rules")
         return True
+
+    async def record_in(self, journal: Journal) -> None:
+        """Put on record which policy is in force, now and at each change."""
+        self._journal = journal
+        await self._record("policy_loaded", f"{self._policy.size} rules")
+
+    async def _record(self, event: str, detail: str) -> None:
+        if self._journal is None:
+            return
+        record = AuditRecord(
+            event=event, at=self._clock.now(), policy_version=self._policy.version, detail=detail
+        )
+        try:
+            await self._journal.record(record)
+        except JournalUnavailable:  # a policy that takes rights away must not wait for a disk
+            self._telemetry.unrecorded()
 
     def _read(self) -> Policy:
         document = load(self._file)

@@ -79,6 +79,7 @@ class Asked:
     """The write as it was signed, which counts once."""
     principal: Principal | None = None
     call: Call | None = None
+    is_admitted: bool = False
     trace: Trace | None = None
     """None: nobody wants to know."""
 
@@ -131,10 +132,19 @@ class Gateway:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def answer(  # noqa: C901 - each stage is one, and a span
+    async def answer(self, asked: Asked) -> Answered | Forwarded:
+        """Take one request through all stages; raise the GatewayError of the one that refused."""
+        try:
+            return await self._answer(asked)
+        except NotPermitted as refusal:
+            # Within the caller's own limit, which so bounds what he can have us write.
+            self._admit(asked)
+            await self._record_refusal(refusal, asked)
+            raise
+
+    async def _answer(  # noqa: C901 - each stage is one, and a span
         self, asked: Asked
     ) -> Answered | Forwarded:
-        """Take one request through all stages; raise the GatewayError of the one that refused."""
         monotonic, trace = self._clock.monotonic, asked.trace
         began = monotonic()
         if trace is not None:
@@ -162,7 +172,7 @@ class Gateway:
 
         if trace is not None:
             trace.enter("admit")
-        self._limits.admit(principal.key)
+        self._admit(asked)
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
         if trace is not None:
@@ -232,22 +242,26 @@ class Gateway:
             if reach.rule is None:
                 self._telemetry.decided(operation.permission, allowed=False)
                 raise NotPermitted("no grant applies")
-            self._limits.admit(principal.key)
+            self._admit(asked)
             call = await self._instances.placed(
                 call, demand, deadline=asked.deadline, allows=reach.allows
             )
             asked.call = call
         # Decided only now: a body or a look-up may have been a while under way.
         if operation.answer is Answer.PERMISSIONS:
-            self._limits.admit(principal.key)
+            self._admit(asked)
             policy, inventory = self._policies.current(), self._inventories.current(call.project)
             now = self._clock.now()
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
         permit = self._decide(principal, call)
-        if not call.instances:
-            asked.enter("admit")
-            self._limits.admit(principal.key)
+        asked.enter("admit")
+        self._admit(asked)
         return await self._perform(permit, demand, asked)
+
+    def _admit(self, asked: Asked) -> None:
+        if asked.principal is not None and not asked.is_admitted:
+            self._limits.admit(asked.principal.key)
+            asked.is_admitted = True
 
     def _decide(self, principal: Principal, call: Call) -> Permit:
         permission = call.operation.permission
@@ -305,21 +319,54 @@ class Gateway:
         self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
     ) -> None:
         principal, call = permit.principal, permit.call
-        record = AuditRecord(
-            event=event,
-            at=self._clock.now(),
-            request_id=asked.request_id,
-            issuer=principal.issuer,
-            subject=principal.subject,
-            groups=principal.groups,
-            operation=call.operation.name,
-            project=call.project,
-            servers=call.servers,
-            rule=f"{permit.rule.file}:{permit.rule.line}",
-            source=source,
-            link_fingerprint=fingerprint,
-            client_address=asked.client_address,
+        await self._commit(
+            AuditRecord(
+                event=event,
+                at=self._clock.now(),
+                request_id=asked.request_id,
+                issuer=principal.issuer,
+                subject=principal.subject,
+                groups=principal.groups,
+                operation=call.operation.name,
+                project=call.project,
+                servers=call.servers,
+                rule=permit.rule.place,
+                source=source,
+                link_fingerprint=fingerprint,
+                client_address=asked.client_address,
+                decision="allowed",
+                permission=call.operation.permission,
+                policy_version=permit.policy_version,
+                trace_id="" if asked.trace is None else asked.trace.trace_id,
+            )
         )
+
+    async def _record_refusal(self, refusal: NotPermitted, asked: Asked) -> None:
+        principal, call = asked.principal, asked.call
+        if principal is None or call is None:
+            return
+        await self._commit(
+            AuditRecord(
+                event="refused",
+                at=self._clock.now(),
+                request_id=asked.request_id,
+                issuer=principal.issuer,
+                subject=principal.subject,
+                groups=principal.groups,
+                operation=call.operation.name,
+                project=call.project,
+                servers=call.servers,
+                rule=refusal.rule,
+                client_address=asked.client_address,
+                decision="denied",
+                permission=call.operation.permission,
+                policy_version=self._policies.current().version,
+                trace_id="" if asked.trace is None else asked.trace.trace_id,
+                detail=str(refusal),
+            )
+        )
+
+    async def _commit(self, record: AuditRecord) -> None:
         try:
             await self._journal.record(record)
         except JournalUnavailable:

@@ -39,6 +39,11 @@ class StandingOrders:
                 self.known = True
 
     @property
+    def serve(self) -> bool:
+        """Tell whether callers are let in."""
+        return self.known or self._serve_unknown
+
+    @property
     def current(self) -> Orders:
         return self._orders
 
@@ -53,7 +58,7 @@ class StandingOrders:
 
     def revoked(self, principal: Principal) -> bool:
         """Tell whether the token that proved this principal is revoked; raise OrdersUnknown."""
-        if not self.known and not self._serve_unknown:
+        if not self.serve:
             raise OrdersUnknown("no store and no file has told them", retry_after_s=_RETRY_AFTER_S)
         return self._orders.revoke(principal)
 
@@ -96,7 +101,9 @@ class StandingOrders:
                 ended = [order.id for order in told.orders if order.until <= now]
                 await self._store.add(lacking, ended=ended)
             self._version = told.version
-        self.known = True
+        if not self.known:
+            self.known = True
+            await self._keep()
 
     async def _take(self, orders: list[Order]) -> None:
         if any(order.id not in self._orders for order in orders):
@@ -111,5 +118,8 @@ class StandingOrders:
         self._orders = orders
         for call in self._on_change:
             call()
+        await self._keep()
+
+    async def _keep(self) -> None:
         if self._file is not None:
-            await self._file.save(orders_to_text(orders))
+            await self._file.save(orders_to_text(self._orders))

@@ -275,19 +275,21 @@ class Policy:
         if not servers:
             if reach is None or reach.rule is None:
                 raise NotPermitted("no grant applies")
-            return Permit(principal, call, reach.rule, reach)
+            return Permit(principal, call, reach.rule, reach, self.version)
         decisions = [
             self.decide(principal, permission, project, server, now, inventory)
             for server in servers
         ]
         for decision in decisions:
             if not decision.allowed:
+                rule = decision.rule
                 raise NotPermitted(
-                    "no grant applies" if decision.rule is None else decision.rule.label,
+                    "no grant applies" if rule is None else rule.label,
+                    rule="" if rule is None else rule.place,
                     refused=self._seen(principal, call, decisions, now, inventory),
                 )
         assert decisions[0].rule is not None
-        return Permit(principal, call, decisions[0].rule, reach)
+        return Permit(principal, call, decisions[0].rule, reach, self.version)
 
     def _seen(
         self,

@@ -297,3 +297,28 @@ def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Sta
     refused = types("somebody", "orders")
     assert refused.returncode == 3
     assert "CGW.4032" in refused.stderr
+
+
+def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> None:
+    gateway, forbidden = stack.gateway, stack.box.servers[-1]
+    assert gateway.console(stack.box.token("rita"), forbidden).status == 403
+    (record,) = [one for one in gateway.audit("refused") if one["subject"] == "rita"]
+    assert (record["decision"], record["permission"]) == ("denied", "console:open")
+    assert (record["servers"], record["operation"]) == ([forbidden], "ShowRemoteConsole")
+    loaded = gateway.audit("policy_loaded")[-1]
+    assert record["policy_version"] == loaded["policy_version"]
+    served = gateway.console(stack.box.token("rita"))
+    assert served.status == 200
+    issued = [one for one in gateway.audit("console_link_issued") if one["subject"] == "rita"]
+    assert [one["decision"] for one in issued] == ["allowed"]
+    assert issued[0]["policy_version"] == loaded["policy_version"]
+
+
+def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
+    plain = stack.replica()
+    policy = json.loads(plain.policy_file.read_text())
+    plain.write_policy({**policy, "grants": "everything"})
+    eventually(lambda: plain.audit("policy_rejected"))
+    (record,) = plain.audit("policy_rejected")
+    assert "grants" in record["detail"]
+    assert record["policy_version"] == plain.audit("policy_loaded")[0]["policy_version"]

@@ -201,8 +201,10 @@ def test_the_issuer_down_at_start_is_503_and_not_401(own_stack: Stack) -> None:
 
 
 def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> None:
+    alone = own_stack.replica(change={"orders": {"file": "orders.json"}})
+    alone.stop()
     own_stack.valkey.kill()
-    alone = own_stack.replica()
+    alone.start()
     assert alone.console(own_stack.box.token()).status == 200
     assert alone.log_lines("store_lost")
     own_stack.valkey.start()

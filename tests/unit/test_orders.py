@@ -205,6 +205,13 @@ async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
     assert not replica(store, File(file.text[:-9])).known
 
 
+async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
+    store, file = Store(), File()
+    await replica(store, file).look()
+    store.is_away = True
+    assert not replica(store, file).revoked(principal())
+
+
 async def test_an_order_given_while_the_store_is_away_reaches_the_others_afterwards() -> None:
     store = Store()
     one, other = replica(store), replica(store)
