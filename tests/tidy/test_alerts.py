@@ -235,18 +235,7 @@ def test_the_runbook_s_words_name_metrics_that_there_are() -> None:
         assert {name, family} & page().keys() or any(name in one for one in recorded), name
 
 
-NOT_MERGED_YET = {
-    "audit_durable_again",
-    "audit_not_durable",
-    "audit_stalled",
-    "certificate_loaded",
-    "certificate_out_of_date",
-    "certificate_rejected",
-}
-"""Events of branches beside this one: to be emptied when they are merged."""
-
-
 def test_the_runbook_names_events_that_are_logged() -> None:
     source = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     for event in set(re.findall(r'"event":"(\w+)"', RUNBOOK.read_text())):
-        assert f'"{event}"' in source or event in NOT_MERGED_YET, event
+        assert f'"{event}"' in source, event
