@@ -1,0 +1,47 @@
+"""What is watched in a running gateway: the expressions, and what they read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.support.prometheus import Prometheus, QueryFailed
+from tests.support.promql import Selector, selectors_in
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One expression, and where it stands."""
+
+    where: str
+    expression: str
+
+    @property
+    def selectors(self) -> list[Selector]:
+        return selectors_in(self.expression)
+
+
+def of_rules(file: Path) -> list[Watched]:
+    """Return the expressions of a file of recording rules or alerts; `where` is the rule's name."""
+    groups = yaml.safe_load(file.read_text())["groups"]
+    rules = (rule for group in groups for rule in group["rules"])
+    return [Watched(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules]
+
+
+def errors_of(prometheus: Prometheus, watched: Iterable[Watched]) -> list[str]:
+    """Evaluate each at this moment, and say which Prometheus cannot evaluate."""
+    errors = []
+    for one in watched:
+        try:
+            prometheus.query(one.expression)
+        except QueryFailed as error:
+            errors.append(f"{one.where}: {error}")
+    return errors
+
+
+def returned_data(
+    prometheus: Prometheus, expression: str, *, last_s: float, step_s: float = 0.5
+) -> bool:
+    """Tell whether the expression returned anything at some moment of the last seconds."""
+    return bool(prometheus.query_range(expression, last_s=last_s, step_s=step_s))

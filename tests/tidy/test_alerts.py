@@ -1,0 +1,241 @@
+"""Alerts, recording rules, their tests, the runbook and the metrics' page agree with each other."""
+
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.edge.wire import INTERNAL, WIRE
+from gateway.errors import Rejection
+from gateway.rules.catalogue import OWN_OPERATION
+from gateway.settings import built_in_operations
+from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
+from tests.support.promql import Selector, labels_grouped_by, selectors_in
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+RUNBOOK = ROOT / "deploy" / "runbook.md"
+METRICS = ROOT / "deploy" / "metrics.md"
+
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=NOT_HERE)
+needs_the_page = pytest.mark.skipif(not METRICS.exists(), reason="deploy/metrics.md is not there")
+
+FROM_THE_SCRAPE = {"job", "instance", "le"}
+OF_OTHERS = {
+    "up",
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+}
+"""Metrics that the page leaves to Prometheus and its client."""
+
+
+@cache
+def rules(file: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / file).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+@cache
+def cases() -> list[dict[str, Any]]:
+    files = sorted((PROMETHEUS / "tests").glob("*.yml"))
+    return [one for file in files for one in yaml.safe_load(file.read_text())["tests"]]
+
+
+@cache
+def sections() -> dict[str, str]:
+    """Return the runbook's sections on alerts."""
+    parts = re.split(r"^## (ConsoleGateway\w+)$", RUNBOOK.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def queries_of_the_runbook() -> list[tuple[str, str]]:
+    """Return each with its section; a line is a query."""
+    return [
+        (name, query)
+        for name, text in sections().items()
+        for block in re.findall(r"```promql\n(.*?)\n```", text, re.DOTALL)
+        for query in block.splitlines()
+    ]
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Return each expression with the name of what it is for."""
+    return [
+        *((rule["record"], rule["expr"]) for rule in rules("rules.yml")),
+        *((rule["alert"], rule["expr"]) for rule in rules("alerts.yml")),
+        *queries_of_the_runbook(),
+    ]
+
+
+@cache
+def page() -> dict[str, dict[str, str]]:
+    """Return each metric of the page with its labels, and what is said of their values."""
+    found: dict[str, dict[str, str]] = {}
+    for row in METRICS.read_text().splitlines():
+        if row.startswith("| `"):
+            _, name, _, _, labels, _, _ = (cell.strip() for cell in row.split("|"))
+            told = re.split(r"(?:^|; )`(\w+)`(?:: |$)", labels)
+            found[name.strip("`")] = dict(zip(told[1::2], told[2::2], strict=True))
+    return found
+
+
+def buckets() -> dict[str, list[str]]:
+    """Return the bounds of each histogram of the page."""
+    told = re.findall(r"^- `(\w+)`: (.*)$", METRICS.read_text(), re.MULTILINE)
+    return {name: bounds.split(", ") for name, bounds in told}
+
+
+def promtool(*arguments: str | Path) -> None:
+    assert PROMTOOL is not None
+    said = subprocess.run([PROMTOOL, *arguments], check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+@needs_promtool
+def test_promtool_takes_the_rules_and_the_config() -> None:
+    promtool("check", "rules", PROMETHEUS / "rules.yml", PROMETHEUS / "alerts.yml")
+    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+
+@needs_promtool
+def test_rules_and_alerts_do_as_their_tests_say() -> None:
+    files = sorted((PROMETHEUS / "tests").glob("*.yml"))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda file: promtool("test", "rules", file), files))
+
+
+@needs_promtool
+def test_promtool_takes_the_runbook_s_queries(tmp_path: Path) -> None:
+    checked = [
+        {"record": f"query:{i}", "expr": q} for i, (_, q) in enumerate(queries_of_the_runbook())
+    ]
+    file = tmp_path / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": checked}]}))
+    promtool("check", "rules", file)
+
+
+def test_each_alert_is_tested_firing_and_silent() -> None:
+    checks = [check for test in cases() for check in test.get("alert_rule_test", ())]
+    for rule in rules("alerts.yml"):
+        name, labels = rule["alert"], rule["labels"].items()
+        expected = [check["exp_alerts"] for check in checks if check["alertname"] == name]
+        fires = [any(labels <= one["exp_labels"].items() for one in alerts) for alerts in expected]
+        assert True in fires, f"{name} {dict(labels)} never fires"
+        assert False in fires, f"{name} {dict(labels)} is never silent"
+
+
+def test_each_recording_rule_has_a_value_in_a_test() -> None:
+    checked = " ".join(
+        check["expr"]
+        for test in cases()
+        for check in test.get("promql_expr_test", ())
+        if check["exp_samples"]
+    )
+    for rule in rules("rules.yml"):
+        assert rule["record"] in checked, rule["record"]
+
+
+def test_windows_of_one_figure_differ_in_the_window_only() -> None:
+    seen: dict[str, set[str]] = {}
+    for rule in rules("rules.yml"):
+        figure, of_window, window = re.fullmatch(
+            r"(.*?)(?:(rate)(\d+[mhd]))?", rule["record"]
+        ).groups()
+        if of_window and window != "30d":  # a month is made of the others
+            seen.setdefault(figure, set()).add(
+                re.sub(rf"\b(rate)?{window}\b", r"\1WINDOW", rule["expr"])
+            )
+    assert {len(expressions) for expressions in seen.values()} == {1}
+
+
+def test_each_alert_says_what_is_the_matter_and_where_to_read_on() -> None:
+    for rule in rules("alerts.yml"):
+        name, notes = rule["alert"], rule["annotations"]
+        assert re.fullmatch(r"ConsoleGateway[A-Z]\w+", name)
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
+        assert notes["summary"].endswith("."), name
+        assert "{{" not in notes["summary"], name
+        assert notes["description"][-1] in ".)", name
+        assert notes["runbook_url"].endswith(f"#{name.lower()}")
+        assert re.search(
+            r"/d/console-gateway-(service|upstream|links|security)$", notes["dashboard_url"]
+        )
+
+
+def test_a_description_names_labels_that_its_alert_has() -> None:
+    for test in cases():
+        for check in test.get("alert_rule_test", ()):
+            for alert in check["exp_alerts"]:
+                (rule, *_) = (
+                    one for one in rules("alerts.yml") if one["alert"] == check["alertname"]
+                )
+                named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["description"]))
+                assert named <= alert["exp_labels"].keys(), check["alertname"]
+
+
+def test_each_alert_has_its_section_in_the_runbook_and_no_section_is_left_over() -> None:
+    assert list(sections()) == list(dict.fromkeys(rule["alert"] for rule in rules("alerts.yml")))
+    for name, text in sections().items():
+        for part in ("**Users:** ", "**Confirm:** ", "**Do:** "):
+            assert text.count(part) == 1, f"{name} needs one {part}"
+
+
+@needs_the_page
+def test_expressions_ask_for_metrics_and_labels_that_there_are() -> None:
+    recorded = {rule["record"] for rule in rules("rules.yml")}
+    for where, expression in expressions():
+        labels = set(FROM_THE_SCRAPE)
+        for selector in selectors_in(expression):
+            if selector.name in recorded:
+                labels |= set(selector.name.partition(":")[0].split("_"))
+                continue
+            if selector.name in OF_OTHERS:
+                assert all(one == ("job", "=", JOB) for one in selector.matchers), where
+                continue
+            labels |= check_selector(where, selector)
+        assert labels_grouped_by(expression) <= labels, f"{where}: {expression}"
+
+
+def check_selector(where: str, selector: Selector) -> set[str]:
+    name = selector.name if selector.name in page() else selector.family
+    assert name in page(), f"{where}: there is no {selector.name}"
+    told = page()[name]
+    for label, operator, value in selector.matchers:
+        if label == "le":
+            assert value in buckets()[name], f"{where}: {name} has no bound {value}"
+            continue
+        assert label in told, f"{where}: {name} has no label {label}"
+        for one in value.split("|") if "~" in operator else [value]:
+            assert is_a_value(one, told[label]), f"{where}: {label} of {name} is never {one}"
+    return set(told)
+
+
+def is_a_value(value: str, told: str) -> bool:
+    words = {*re.findall(r"\w+", told), *(one.value for one in Rejection)}
+    words |= {looks.code for looks in WIRE.values()} | {INTERNAL.error_code}
+    words |= {row.name for row in (*built_in_operations(), OWN_OPERATION)}
+    words |= {str(looks.status) for looks in WIRE.values()} | {"500"}
+    pattern = re.compile(value.replace("5..", r"5\d\d"))
+    return any(pattern.fullmatch(word) for word in words)
+
+
+@needs_the_page
+def test_the_runbook_s_words_name_metrics_that_there_are() -> None:
+    recorded = {rule["record"] for rule in rules("rules.yml")}
+    for name in set(re.findall(r"(?<![:\w])gateway_[a-z_]+\w", RUNBOOK.read_text())):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert {name, family} & page().keys() or any(name in one for one in recorded), name
+
+
+def test_the_runbook_names_events_that_are_logged() -> None:
+    source = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
+    for event in set(re.findall(r'"event":"(\w+)"', RUNBOOK.read_text())):
+        assert f'"{event}"' in source, event
