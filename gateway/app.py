@@ -60,9 +60,11 @@ from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
 from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler, PublicServer
+from gateway.edge.wire import FAILURES
 from gateway.errors import KeysUnavailable, StoreUnavailable
 from gateway.flow import under_way
 from gateway.flow.administration import Administration
+from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
@@ -78,7 +80,7 @@ from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
 from gateway.located_yaml import Mistake, MistakesFound
-from gateway.model import PERMISSIONS, BudgetClass, Principal, ProjectId, UpstreamRequest
+from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId, UpstreamRequest
 from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
@@ -301,6 +303,7 @@ class Worker:
 @asynccontextmanager
 async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> AsyncIterator[None]:
     """Keep the loops going meanwhile."""
+    metrics.begin_tasks(loops)
     async with asyncio.TaskGroup() as tasks:
         started = [
             tasks.create_task(supervise(name, loop, clock, metrics.task_restarted), name=name)
@@ -431,6 +434,8 @@ async def open_parts(
         exchanges = {project: account.exchange for project, account in accounts.items()}
         journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
         loops |= journal_loops
+        if config.audit.when_unwritable == "serve":
+            journal = BestEffortJournal(journal, metrics)
         await policies.record_in(journal)
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
@@ -454,7 +459,6 @@ async def open_parts(
             ),
             group_weights=config.fairness.group_weights,
             journal=journal,
-            serve_unrecorded=config.audit.when_unwritable == "serve",
             clock=clock,
             telemetry=metrics,
         )
@@ -473,18 +477,7 @@ async def open_parts(
             clock=clock,
             telemetry=metrics,
         )
-        metrics.begin(
-            accounts=[account.name for account in config.accounts],
-            issuers=[issuer.name for issuer in config.issuers],
-        )
-        metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
-        metrics.gauge("gateway_links_held", lambda: consoles.links_held)
-        metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
-        metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
-        for one in keys:
-            for name in ("age", "age_max"):
-                read = partial(getattr, one, f"{name}_s")
-                metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
+        expose(metrics, identify, consoles, flight, policies, keys)
         lines = LineWriter(sys.stdout.fileno())
         stack.callback(lines.flush)
         handler = PublicHandler(
@@ -501,28 +494,18 @@ async def open_parts(
             hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
             line_left_out=metrics.log_line_sampled_out,
         )
-        obey(orders, consoles, budget, config.log, metrics)
-        administration = None
-        if config.admin.api is not None:
-            administration = AdminApi(
-                Administration(
-                    groups=config.admin.api.groups,
-                    certificates=config.admin.api.certificates,
-                    token_life_s={
-                        one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers
-                    },
-                    link_life_s=max(account.links.lifetime_s for account in config.accounts),
-                    orders=orders,
-                    identify=identify,
-                    consoles=consoles,
-                    budget=budget,
-                    policies=policies,
-                    journal=journal,
-                    clock=clock,
-                ),
-                admins,
-                metrics.admin_request,
-            )
+        obey(orders, consoles, budget, config, metrics)
+        administration = open_administration(
+            config, admins, orders, identify, consoles, budget, policies, journal, clock, metrics
+        )
+        links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
+        metrics.begin(
+            accounts=[account.name for account in config.accounts],
+            issuers=[issuer.name for issuer in config.issuers],
+            operations=[*links, "none"],
+            failures=FAILURES,
+            actions=[] if administration is None else administration.actions,
+        )
         yield Parts(handler, loops, policies, keys, valkey, orders, administration)
 
 
@@ -537,20 +520,69 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
     )
 
 
+def expose(
+    metrics: Metrics,
+    identify: Identify,
+    consoles: Consoles,
+    flight: SharedFlight,
+    policies: PolicyFile,
+    keys: Sequence[IssuerKeys],
+) -> None:
+    """Let what the parts hold be read at each scrape."""
+    metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
+    metrics.gauge("gateway_links_held", lambda: consoles.links_held)
+    metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
+    metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+    for one in keys:
+        for name in ("age", "age_max"):
+            read = partial(getattr, one, f"{name}_s")
+            metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
+
+
+def open_administration(  # noqa: PLR0913 - what may be looked at and steered
+    config: settings.Settings,
+    admins: Identify,
+    orders: StandingOrders,
+    identify: Identify,
+    consoles: Consoles,
+    budget: FairBudget,
+    policies: PolicyFile,
+    journal: Journal,
+    clock: Clock,
+    metrics: Metrics,
+) -> AdminApi | None:
+    api = config.admin.api
+    if api is None:
+        return None
+    administration = Administration(
+        groups=api.groups,
+        certificates=api.certificates,
+        token_life_s={one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers},
+        link_life_s=max(account.links.lifetime_s for account in config.accounts),
+        orders=orders,
+        identify=identify,
+        consoles=consoles,
+        budget=budget,
+        policies=policies,
+        journal=journal,
+        clock=clock,
+    )
+    return AdminApi(administration, admins, metrics.admin_request)
+
+
 def obey(
     orders: StandingOrders,
     consoles: Consoles,
     budget: FairBudget,
-    log_settings: settings.Log,
+    config: settings.Settings,
     metrics: Metrics,
 ) -> None:
     """Let what is ordered take effect, now and at each change."""
     orders.when_changed(consoles.forget_dropped)
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
-    orders.when_changed(
-        lambda: logs.set_levels({**log_settings.levels, **orders.current.log_levels})
-    )
-    metrics.gauge("gateway_orders_known", lambda: orders.known)
+    orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
+    can_be_given = config.admin.api is not None
+    metrics.gauge("gateway_orders_known", lambda: orders.known or not can_be_given)
     for kind, what in REVOCATION_KINDS.items():
         metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
 

@@ -23,7 +23,7 @@ from prometheus_client.utils import floatToGoString
 from gateway import __version__
 from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind
 from gateway.errors import Rejection
-from gateway.model import BudgetClass, LinkSource, StageTimes
+from gateway.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
 
 _STAGES = tuple((stage,) for stage in StageTimes._fields)
 _OTHER_TEAM = "other"
@@ -165,10 +165,24 @@ class Metrics:
     def log_line_sampled_out(self) -> None:
         self._count("gateway_log_lines_sampled_out_total")
 
-    def begin(self, *, accounts: Sequence[str], issuers: Sequence[str]) -> None:
+    def begin_tasks(self, tasks: Iterable[str]) -> None:
+        for task in tasks:
+            self._counters["gateway_task_restarts_total"].begin((task,))
+
+    def begin(
+        self,
+        *,
+        accounts: Sequence[str],
+        issuers: Sequence[str],
+        operations: Sequence[str],
+        failures: Sequence[tuple[int, str]],
+        actions: Sequence[str],
+    ) -> None:
         """Let the series that alerts watch be there from the start.
 
-        A series that begins with its first event has no increase to be alarmed at.
+        A series that begins with its first event has no increase to be alarmed at. `failures`
+        are HTTP statuses with the error codes that stand for a failure of ours, `actions` those
+        of the admin API.
         """
         sources = [source.value for source in LinkSource]
         budgets = [budget.value for budget in BudgetClass]
@@ -182,10 +196,14 @@ class Metrics:
             ("gateway_budget_slots_lost_total", accounts, budgets),
             ("gateway_breaker_opened_total", accounts),
             ("gateway_policy_reloads_total", ("ok", "rejected")),
+            ("gateway_decisions_total", sorted(PERMISSIONS), ("allowed", "denied")),
+            ("gateway_admin_requests_total", actions, ("401", "403")),
         ):
             for labels in product(*values):
                 self._counters[name].begin(labels)
-        for labels in product(accounts, ("usable", "throttled")):
+        for operation, (status, error_code) in product(operations, failures):
+            self._requests.begin((operation, _text(status), error_code))
+        for labels in product(accounts, ("usable", "throttled", "misconfigured")):
             self._upstream_seconds.begin(labels)
         for account in accounts:
             self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account)

@@ -241,7 +241,7 @@ FAMILIES: Final = (
     ),
     _gauge(
         "gateway_orders_known",
-        "1 once Redis or the file has told this process what administrators ordered.",
+        "1 once Redis or the file has told what administrators ordered, or without an admin API.",
     ),
     _counter(
         "gateway_admin_requests_total",

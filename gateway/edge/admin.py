@@ -71,6 +71,10 @@ class AdminApi:
         self._done = done
         self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
 
+    @property
+    def actions(self) -> list[str]:
+        return [action.name for action in self._administration.actions]
+
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get(f"{PREFIX}/openapi.json", self._openapi),

@@ -182,9 +182,18 @@ def _challenge(reason: Rejection) -> str:
     return f'{_CHALLENGE}, error="invalid_token", error_description="{description}"'
 
 
+def _is_ours(kind: type[GatewayError], wire: Wire) -> bool:
+    return wire.status >= 500 or kind is errors.BudgetExhausted
+
+
 INTERNAL = ErrorAnswer(
     500,
     "CGW.5000",
     body_of("CGW.5000", "The gateway failed; the operators find it by the request id."),
     (),
 )
+FAILURES = (
+    (INTERNAL.status, INTERNAL.error_code),
+    *((wire.status, wire.code) for kind, wire in WIRE.items() if _is_ours(kind, wire)),
+)
+"""Statuses and codes of what is no mistake of the caller's."""

@@ -113,7 +113,6 @@ class Gateway:
         forwarding: Forwarding,
         group_weights: Mapping[str, float],
         journal: Journal,
-        serve_unrecorded: bool,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
@@ -128,7 +127,6 @@ class Gateway:
         self._forwarding = forwarding
         self._group_weights = group_weights
         self._journal = journal
-        self._serve_unrecorded = serve_unrecorded
         self._clock = clock
         self._telemetry = telemetry
 
@@ -319,7 +317,7 @@ class Gateway:
         self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
     ) -> None:
         principal, call = permit.principal, permit.call
-        await self._commit(
+        await self._journal.record(
             AuditRecord(
                 event=event,
                 at=self._clock.now(),
@@ -345,7 +343,7 @@ class Gateway:
         principal, call = asked.principal, asked.call
         if principal is None or call is None:
             return
-        await self._commit(
+        await self._journal.record(
             AuditRecord(
                 event="refused",
                 at=self._clock.now(),
@@ -365,11 +363,3 @@ class Gateway:
                 detail=str(refusal),
             )
         )
-
-    async def _commit(self, record: AuditRecord) -> None:
-        try:
-            await self._journal.record(record)
-        except JournalUnavailable:
-            if not self._serve_unrecorded:
-                raise
-            self._telemetry.unrecorded()

@@ -98,9 +98,7 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
         ),
         "telemetry": RecordingTelemetry(),
     }
-    return Gateway(
-        catalogue=CATALOGUE, group_weights={}, serve_unrecorded=False, clock=clock, **parts
-    )
+    return Gateway(catalogue=CATALOGUE, group_weights={}, clock=clock, **parts)
 
 
 async def told(gateway: Gateway, request: Request) -> object:

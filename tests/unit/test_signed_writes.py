@@ -115,7 +115,6 @@ class Scene:
             instances=Instances(exchanges, self.clock),
             forwarding=Forwarding(exchanges, listings),
             group_weights={},
-            serve_unrecorded=False,
             clock=self.clock,
             telemetry=telemetry,
             **parts,

@@ -81,7 +81,6 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
     gateway = Gateway(
         catalogue=Catalogue(built_in_operations()),
         group_weights={},
-        serve_unrecorded=False,
         clock=clock,
         telemetry=RecordingTelemetry(),
         **stages,
