@@ -1,0 +1,197 @@
+"""What the dashboards are made of: one form for all panels, variables and links."""
+
+import json
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, text, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.common import (
+    BigValueColorMode,
+    GraphGradientMode,
+    GraphThresholdsStyleMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+    TooltipDisplayMode,
+    VisibilityMode,
+)
+from grafana_foundation_sdk.models.text import TextMode
+
+UIDS = {
+    "Service": "console-gateway-service",
+    "Upstream and budget": "console-gateway-upstream",
+    "Links": "console-gateway-links",
+    "Security": "console-gateway-security",
+    "Runbook": "console-gateway-runbook",
+}
+GREEN, YELLOW, RED = "green", "yellow", "red"
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="prometheus")
+_WORDS = {
+    "INSTANCE": 'instance=~"$instance"',
+    "ACCOUNT": 'instance=~"$instance",account=~"$account"',
+    "WINDOW": "$__rate_interval",
+}
+
+Query = tuple[str, str]
+"""Expression and legend. In the expression INSTANCE, ACCOUNT and WINDOW stand for what is chosen."""
+Limit = tuple[float, str]
+"""From this value on it has that colour."""
+
+
+def graph(
+    question: str,
+    about: str,
+    *queries: Query,
+    unit: str,
+    limits: tuple[Limit, ...] = (),
+    stacked: bool = False,
+    at_least: float | None = 0,
+    width: int = 12,
+) -> timeseries.Panel:
+    panel = (
+        timeseries.Panel()
+        .title(question)
+        .description(about)
+        .datasource(SOURCE)
+        .unit(unit)
+        .span(width)
+        .height(8)
+        .line_width(1)
+        .fill_opacity(30 if stacked else 8)
+        .gradient_mode(GraphGradientMode.NONE)
+        .show_points(VisibilityMode.NEVER)
+        .span_nulls(False)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(LegendDisplayMode.TABLE)
+            .placement(LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["lastNotNull", "max"])
+        )
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+        .thresholds(_thresholds(limits))
+    )
+    if limits:
+        style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
+        panel = panel.thresholds_style(style)
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+    if at_least is not None:
+        panel = panel.min(at_least)
+    for query in _asked(queries, exemplars=unit == "s"):
+        panel = panel.with_target(query)
+    return panel
+
+
+def figure(
+    question: str,
+    about: str,
+    *queries: Query,
+    unit: str,
+    limits: tuple[Limit, ...] = (),
+    decimals: float | None = None,
+    width: int = 4,
+) -> stat.Panel:
+    panel = (
+        stat.Panel()
+        .title(question)
+        .description(about)
+        .datasource(SOURCE)
+        .unit(unit)
+        .span(width)
+        .height(4)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+        .color_mode(BigValueColorMode.VALUE)
+        .thresholds(_thresholds(limits))
+    )
+    if decimals is not None:
+        panel = panel.decimals(decimals)
+    for query in _asked(queries, exemplars=False):
+        panel = panel.with_target(query)
+    return panel
+
+
+def words(question: str, about: str, content: str) -> text.Panel:
+    return (
+        text.Panel()
+        .title(question)
+        .description(about)
+        .mode(TextMode.MARKDOWN)
+        .content(content)
+        .span(24)
+        .height(32)
+    )
+
+
+def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
+    """Begin a dashboard with its variables, and with links to the others."""
+    made = (
+        dashboard.Dashboard(f"Console Gateway: {title}")
+        .uid(UIDS[title])
+        .description(about)
+        .tags(["console-gateway"])
+        .readonly()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .time("now-3h", "now")
+        .refresh("30s")
+        .timezone("browser")
+    )
+    chosen = [_variable("instance", "gateway_build_info")]
+    if accounts:
+        chosen.append(_variable("account", 'gateway_budget_ceiling{instance=~"$instance"}'))
+    for variable in chosen:
+        made = made.with_variable(variable)
+    for other, uid in UIDS.items():
+        if other != title:
+            made = made.link(
+                dashboard.DashboardLink(other)
+                .type(models.DashboardLinkType.LINK)
+                .url(f"/d/{uid}")
+                .icon("dashboard" if other != "Runbook" else "doc")
+                .tooltip(f"{other}, at the same time and of the same instances")
+                .keep_time(True)
+                .include_vars(True)
+            )
+    return made
+
+
+def to_json(made: dashboard.Dashboard) -> str:
+    """Return it as Grafana reads it; a panel's id is its place."""
+    built = made.build()
+    for place, panel in enumerate(built.panels or [], 1):
+        panel.id_val = place
+    return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+
+
+def _variable(name: str, series: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(name)
+        .datasource(SOURCE)
+        .query(f"label_values({series}, {name})")
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(models.VariableOption(text="All", value="$__all", selected=True))
+    )
+
+
+def _thresholds(limits: tuple[Limit, ...]) -> dashboard.ThresholdsConfig:
+    steps = [models.Threshold(value=None, color=GREEN)]
+    if limits and limits[0][0] == float("-inf"):
+        steps, limits = [models.Threshold(value=None, color=limits[0][1])], limits[1:]
+    steps += [models.Threshold(value=value, color=color) for value, color in limits]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
+
+
+def _asked(queries: tuple[Query, ...], *, exemplars: bool) -> list[prometheus.Dataquery]:
+    found = []
+    for i, (expression, legend) in enumerate(queries):
+        for word, meant in _WORDS.items():
+            expression = expression.replace(word, meant)  # noqa: PLW2901 - one word after the other
+        query = prometheus.Dataquery().datasource(SOURCE).expr(expression).legend_format(legend)
+        query = query.ref_id(chr(ord("A") + i)).range()
+        found.append(query.exemplar(True) if exemplars else query)
+    return found
