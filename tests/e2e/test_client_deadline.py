@@ -55,12 +55,13 @@ def test_an_answer_that_is_not_prepared_has_the_same_fields(
     assert_left(answer, BURST - 1)
 
 
-def test_who_is_not_permitted_spends_nothing(stack: Stack, strict: RunningGateway) -> None:
+def test_a_refusal_spends_too_since_it_goes_on_record(stack: Stack, strict: RunningGateway) -> None:
     token = stack.box.token("fields-403", groups=[])
-    for _ in range(2):
-        answer = strict.console(token)
-        assert answer.status == 403
-        assert told(answer) == (BURST, 0)
+    answers = [strict.console(token) for _ in range(BURST + 1)]
+    assert [answer.status for answer in answers] == [*[403] * BURST, 429]
+    assert [told(answer)[0] for answer in answers] == [*reversed(range(BURST)), 0]
+    records = [one for one in strict.audit("refused") if one["subject"] == "fields-403"]
+    assert len(records) == BURST
 
 
 def test_a_refused_caller_has_none_left_until_retry_after(

@@ -200,7 +200,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert checked[0] == 0
         assert "login of account demo: ok" in checked[1]
         assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
-        assert found[1].count("console_link_issued  demo/olga") == 3
+        assert found[1].count("console_link_issued  allowed  demo/olga") == 3
         assert intact[0] == 0
         assert "last signed checkpoint: " in intact[1]
         tokens = re.findall(r"^  (operator|viewer|outsider) +(\S+)$", text, re.MULTILINE)

@@ -139,9 +139,12 @@ def test_a_request_without_a_trace_is_given_one_that_its_log_line_names(
     answer = traced.gateway.console(traced.box.token(), traceparent="00-none-of-these-01")
     line = line_of(traced.gateway, answer)
     assert re.fullmatch(r"[0-9a-f]{32}", line["trace_id"])
-    eventually(lambda: collector.spans(line["trace_id"]))
-    (server,) = [span for span in collector.spans(line["trace_id"]) if span.kind == "server"]
-    assert server.parent_id == ""
+
+    def servers() -> list[ExportedSpan]:
+        return [span for span in collector.spans(line["trace_id"]) if span.kind == "server"]
+
+    eventually(servers)
+    assert [span.parent_id for span in servers()] == [""]
 
 
 def line_of(gateway: RunningGateway, answer: Answer) -> dict[str, Any]:
@@ -181,6 +184,7 @@ def test_a_shared_call_belongs_to_the_request_that_began_it(
 def test_a_login_and_each_repeated_call_have_spans_of_their_own(
     traced: Stack, collector: Collector
 ) -> None:
+    assert fetched(traced, a_trace()).status == 200  # so that there is one to revoke
     traced.box.revoke_service_tokens()
     trace_id = a_trace()
     assert fetched(traced, trace_id).status == 200
