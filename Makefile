@@ -53,12 +53,12 @@ $(SECRETS)/iam-password: | $(SECRETS)
 .PHONY: compose-secrets
 
 format: $(VENV)/.dev ## let ruff rewrite what it can
-	$(BIN)/ruff check --quiet --fix gateway tests
-	$(BIN)/ruff format gateway tests
+	$(BIN)/ruff check --quiet --fix gateway tests deploy
+	$(BIN)/ruff format gateway tests deploy
 
 lint: $(VENV)/.dev ## format, lint, types, import directions
-	$(BIN)/ruff format --check gateway tests
-	$(BIN)/ruff check gateway tests
+	$(BIN)/ruff format --check gateway tests deploy
+	$(BIN)/ruff check gateway tests deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -70,6 +70,8 @@ bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 
 docs: $(VENV)/.dev ## write what is made from the code
 	$(BIN)/python -c 'from gateway.drivers.metrics_contract import page; print(page(), end="")' > deploy/metrics.md
+	$(BIN)/python deploy/grafana/dashboards.py
+	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 
 lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
 	$(BIN)/python -m pip install --quiet uv

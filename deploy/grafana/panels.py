@@ -33,7 +33,7 @@ _WORDS = {
 }
 
 Query = tuple[str, str]
-"""Expression and legend. In the expression INSTANCE, ACCOUNT and WINDOW stand for what is chosen."""
+"""Expression and legend. INSTANCE, ACCOUNT and WINDOW in it stand for what the reader chose."""
 Limit = tuple[float, str]
 """From this value on it has that colour."""
 

@@ -192,6 +192,8 @@ class Metrics:
             ("gateway_key_refreshes_total", issuers, ("ok", "failed")),
             ("gateway_service_logins_total", accounts, ("ok", "refused", "away")),
             ("gateway_links_total", accounts, sources),
+            ("gateway_link_renewals_total", accounts, ("ok",)),
+            ("gateway_evictions_total", ("link", "token")),
             ("gateway_budget_refusals_total", accounts, budgets),
             ("gateway_budget_slots_lost_total", accounts, budgets),
             ("gateway_breaker_opened_total", accounts),

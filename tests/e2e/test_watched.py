@@ -21,13 +21,14 @@ import yaml
 from tests.support.prometheus import NOT_HERE, PROMETHEUS, Prometheus
 from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
 from tests.support.tls import write_certificate
-from tests.support.watched import Watched, errors_of, of_rules, returned_data
+from tests.support.watched import Watched, errors_of, of_dashboards, of_rules, returned_data
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason=NOT_HERE)
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = of_rules(DEPLOY / "rules.yml")
 ALERTS = of_rules(DEPLOY / "alerts.yml")
+PANELS = of_dashboards(DEPLOY.parent / "grafana" / "dashboards", window="5s", range_="1m")
 
 WORKERS = 2
 SCRAPE_S = 0.5
@@ -352,7 +353,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         box,
         workers=WORKERS,
         account=ACCOUNT,
-        change={"audit": audit},
+        change={"audit": audit, "metrics": {"teams": {"operators": "datacenter"}}},
         admin_api=ADMIN_API,
         start=False,
     )
@@ -390,7 +391,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def test_prometheus_can_evaluate_every_expression(scene: Scene) -> None:
-    assert errors_of(scene.prometheus, [*RULES, *ALERTS]) == []
+    assert errors_of(scene.prometheus, [*RULES, *ALERTS, *PANELS]) == []
     unwell = [rule["name"] for rule in scene.prometheus.rules() if rule["health"] != "ok"]
     assert unwell == []
 
@@ -405,6 +406,16 @@ def test_every_recording_rule_had_values(scene: Scene) -> None:
         one.where
         for one in RULES
         if not returned_data(scene.prometheus, one.where, last_s=scene.lasted_s)
+    ]
+    assert silent == []
+
+
+def test_every_panel_showed_something(scene: Scene) -> None:
+    silent = [
+        one.where
+        for one in PANELS
+        if "offset 1d" not in one.expression  # nothing is a day old here
+        and not returned_data(scene.prometheus, one.expression, last_s=scene.lasted_s)
     ]
     assert silent == []
 

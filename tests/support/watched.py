@@ -1,5 +1,6 @@
 """What is watched in a running gateway: the expressions, and what they read."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,20 @@ def of_rules(file: Path) -> list[Watched]:
     groups = yaml.safe_load(file.read_text())["groups"]
     rules = (rule for group in groups for rule in group["rules"])
     return [Watched(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules]
+
+
+def of_dashboards(folder: Path, *, window: str, range_: str) -> list[Watched]:
+    """Return the expressions of all panels, with all instances and accounts chosen."""
+    chosen = {"$__rate_interval": window, "$__range": range_, "$instance": ".*", "$account": ".*"}
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                expression = target["expr"]
+                for variable, value in chosen.items():
+                    expression = expression.replace(variable, value)
+                found.append(Watched(f"{file.stem}: {panel['title']}", expression))
+    return found
 
 
 def errors_of(prometheus: Prometheus, watched: Iterable[Watched]) -> list[str]:

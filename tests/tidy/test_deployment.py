@@ -37,12 +37,6 @@ CONFIGS = {
     "kubernetes": KUBERNETES / "base",
     "kubernetes example": KUBERNETES / "example",
 }
-NOT_MERGED = {
-    name
-    for name in ("deploy/prometheus", "deploy/grafana/provisioning", "deploy/grafana/dashboards")
-    if not (ROOT / name).exists()
-}
-"""Written on other branches; empty when all is in."""
 SECRET_DIRECTORIES = ("/run/secrets/", "/run/credentials/console-gateway.service/", "secrets/")
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z0-9.-]*")
 
@@ -157,7 +151,7 @@ def test_what_the_compose_file_mounts_is_there() -> None:
             assert target.startswith("/")
             if not source.startswith("./"):
                 assert source in named["volumes"]
-            elif source.removeprefix("./") not in NOT_MERGED:
+            else:
                 assert (ROOT / source).is_dir(), source
         assert set(service.get("secrets", ())) <= set(named["secrets"])
         assert set(service["networks"]) <= set(named["networks"])
@@ -411,7 +405,6 @@ def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Pa
 # Prometheus and Grafana.
 
 
-@pytest.mark.skipif("deploy/prometheus" in NOT_MERGED, reason="not merged")
 def test_prometheus_of_the_compose_file_asks_both_gateways() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (job,) = [one for one in config["scrape_configs"] if one["job_name"] == "console-gateway"]
@@ -424,7 +417,6 @@ def test_prometheus_of_the_compose_file_asks_both_gateways() -> None:
     assert option == "--config.file=/etc/prometheus/prometheus.yml"
 
 
-@pytest.mark.skipif(bool(NOT_MERGED), reason="not merged")
 def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     mounted = {

@@ -1,0 +1,121 @@
+"""The dashboards are what their code makes, and Grafana can read them."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "deploy" / "grafana"
+NAMES = ("service", "upstream", "links", "security", "runbook")
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+
+@cache
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((GRAFANA / "dashboards" / f"{name}.json").read_text())
+    return found
+
+
+def panels(name: str) -> list[dict[str, Any]]:
+    return [panel for panel in read(name)["panels"] if panel["type"] != "row"]
+
+
+def test_what_is_stored_is_what_the_code_makes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, GRAFANA / "dashboards.py", tmp_path], check=True)
+    made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    stored = {file.name: file.read_text() for file in (GRAFANA / "dashboards").iterdir()}
+    assert made == stored, "make docs"
+
+
+@EVERY
+def test_grafanas_own_model_reads_it_and_loses_nothing(name: str) -> None:
+    register_default_plugins()
+    again = json.loads(json.dumps(Dashboard.from_json(read(name)), cls=JSONEncoder))
+    assert again == read(name)
+
+
+@EVERY
+def test_each_panel_asks_a_question_has_a_unit_and_says_what_it_shows(name: str) -> None:
+    questions = [panel["title"] for panel in panels(name)]
+    assert len(set(questions)) == len(questions) > 0
+    for panel in panels(name):
+        assert panel["title"].endswith("?"), panel["title"]
+        assert len(panel["description"]) >= 10, panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        if panel["type"] == "text":
+            continue
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        targets = panel["targets"]
+        assert [target["refId"] for target in targets] == list("ABCDE"[: len(targets)])
+        assert all(target["legendFormat"] for target in targets), panel["title"]
+        for part in (panel, *targets):
+            assert part["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+
+
+@EVERY
+def test_panels_lie_side_by_side_in_the_grid(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in read(name)["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+    ids = [panel["id"] for panel in read(name)["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_links_lead_from_each_dashboard_to_the_others_and_to_the_runbook() -> None:
+    uids = {read(name)["uid"] for name in NAMES}
+    assert len(uids) == len(NAMES)
+    for name in NAMES:
+        links = read(name)["links"]
+        assert {link["url"].removeprefix("/d/") for link in links} == uids - {read(name)["uid"]}
+        assert all(link["keepTime"] and link["includeVars"] for link in links)
+
+
+def test_alerts_lead_to_dashboards_that_there_are() -> None:
+    uids = {read(name)["uid"] for name in NAMES}
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert rule["annotations"]["dashboard_url"].rpartition("/")[2] in uids
+
+
+@EVERY
+def test_variables_choose_instances_and_accounts(name: str) -> None:
+    variables = {one["name"]: one for one in read(name)["templating"]["list"]}
+    assert set(variables) == {"instance"} | (
+        {"account"} if name in ("upstream", "links") else set()
+    )
+    for one in variables.values():
+        assert (one["multi"], one["includeAll"], one["type"]) == (True, True, "query")
+    asked = " ".join(
+        target["expr"] for panel in panels(name) for target in panel.get("targets", ())
+    )
+    assert "INSTANCE" not in asked
+    assert "ACCOUNT" not in asked
+    if name != "runbook":
+        assert all(f"${variable}" in asked for variable in variables)
+
+
+def test_the_data_source_is_the_one_that_panels_name() -> None:
+    file = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
+    (source,) = yaml.safe_load(file.read_text())["datasources"]
+    assert (source["uid"], source["type"], source["isDefault"]) == (
+        "prometheus",
+        "prometheus",
+        True,
+    )
