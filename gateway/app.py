@@ -532,6 +532,8 @@ def expose(
     metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
     metrics.gauge("gateway_links_held", lambda: consoles.links_held)
     metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
+    loop = asyncio.get_running_loop()
+    metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
     metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
     for one in keys:
         for name in ("age", "age_max"):

@@ -254,6 +254,7 @@ FAMILIES: Final = (
         "When the listener's certificate ends.",
         **_LISTENER,
     ),
+    _gauge("gateway_tasks", "Tasks of the event loop: requests, calls and background work."),
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
     _counter(
         "gateway_log_lines_sampled_out_total",

@@ -57,7 +57,10 @@ class SteadyLoad:
         *,
         per_s: float = 200.0,
         tls: ssl.SSLContext | None = None,
+        heard: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
+        """`heard` is told each answer: what was wanted, the status (0: none came), seconds."""
+        self._heard = heard
         self._targets = list(targets)
         self._wanted = list(wanted)
         self._per_s = per_s
@@ -122,14 +125,17 @@ class SteadyLoad:
     async def _ask(self) -> None:
         wanted = self._random.choices(self._wanted, [one.weight for one in self._wanted])[0]
         began = time.monotonic()
+        status = 0
         try:
             async with asyncio.timeout(_ANSWERED_WITHIN_S):
-                await self._ask_once(wanted)
+                status = await self._ask_once(wanted)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self.failures.append(f"{wanted.name} after {time.monotonic() - began:.3f} s: {error!r}")
-        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+        took_s = time.monotonic() - began
+        self.slowest_s = max(self.slowest_s, took_s)
+        self._heard(wanted.name, status, took_s)
 
-    async def _ask_once(self, wanted: Wanted) -> None:
+    async def _ask_once(self, wanted: Wanted) -> int:
         target, reader, writer = await self._connection()
         try:
             writer.write(wanted.make())
@@ -148,6 +154,7 @@ class SteadyLoad:
             self.answers[wanted.name] += 1
         else:
             self.failures.append(f"{wanted.name}: {status} {body[:300]!r}")
+        return status
 
     async def _connection(self) -> tuple[Target, asyncio.StreamReader, asyncio.StreamWriter]:
         self._turn += 1

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -24,7 +25,15 @@ RULES = TokenRules(
     subject_claim="sub",
     groups_claim="groups",
 )
-ABSENT = object()
+
+
+class Absent(Enum):
+    """Its name is the same in each process that runs some of the tests."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Absent.ABSENT
 
 
 def a_token(header: dict[str, Any] | None = None, **claims: Any) -> VerifiedToken:

@@ -1,0 +1,89 @@
+"""What a soak says of a gateway: did anything grow, and did anybody hear what nobody should?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+MEMORY_GROWTH_MAX = 0.02
+DESCRIPTORS_MORE_MAX = 5
+TASKS_MORE_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All workers at one moment, in sum."""
+
+    at_s: float
+    is_calm: bool
+    """No fault is on, nor was one a moment ago."""
+    resident: int
+    """Bytes; so with `proportional`."""
+    proportional: int
+    descriptors: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one kind of request was answered with, and how often."""
+
+    kind: str
+    status: int
+    was_calm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    is_good: bool
+    sentence: str
+
+
+def windows(
+    samples: Sequence[Sample], *, warm_s: float, ends_s: float
+) -> tuple[list[Sample], list[Sample]]:
+    """Return the calm samples of the start, right after the warm-up, and those of the end."""
+    length_s = (ends_s - warm_s) / 5
+    calm = [one for one in samples if one.is_calm]
+    before = [one for one in calm if warm_s <= one.at_s < warm_s + length_s]
+    after = [one for one in calm if one.at_s >= ends_s - length_s]
+    return before, after
+
+
+def verdicts(
+    before: Sequence[Sample], after: Sequence[Sample], heard: Mapping[Heard, int]
+) -> list[Verdict]:
+    """Compare the medians of the first and the last calm samples; look at the answers."""
+    if not before or not after:
+        return [Verdict(is_good=False, sentence="There was no calm to compare: soak longer.")]
+    return [
+        _memory(before, after),
+        _more("descriptors", [s.descriptors for s in before], [s.descriptors for s in after],
+              DESCRIPTORS_MORE_MAX),
+        _more("tasks", [s.tasks for s in before], [s.tasks for s in after], TASKS_MORE_MAX),
+        _answers(heard),
+    ]  # fmt: skip
+
+
+def _memory(before: Sequence[Sample], after: Sequence[Sample]) -> Verdict:
+    growth = median(s.proportional for s in after) / median(s.proportional for s in before) - 1
+    return Verdict(
+        growth <= MEMORY_GROWTH_MAX,
+        f"Memory grew by {growth:+.1%} after the warm-up; {MEMORY_GROWTH_MAX:.0%} may be.",
+    )
+
+
+def _more(what: str, before: Sequence[int], after: Sequence[int], allowed: int) -> Verdict:
+    more = median(after) - median(before)
+    return Verdict(more <= allowed, f"There are {more:+g} {what}; {allowed} may be.")
+
+
+def _answers(heard: Mapping[Heard, int]) -> Verdict:
+    odd = {
+        (one.kind, one.status): count
+        for one, count in heard.items()
+        if one.was_calm and (one.status >= 500 or one.status == 0)
+    }
+    if not odd:
+        return Verdict(is_good=True, sentence="Nobody heard of a failure while nothing failed.")
+    told = ", ".join(f"{kind} {status or 'nothing'}: {n}" for (kind, status), n in odd.items())
+    return Verdict(is_good=False, sentence=f"Failures were told while nothing failed: {told}.")
