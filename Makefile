@@ -63,10 +63,14 @@ lint: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/lint-imports
 
 test: lint ## every check
-	$(BIN)/python -m pytest tests
+	@.ci/system-packages
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	$(BIN)/python -m tests.benchmarks
+
+soak: $(VENV)/.dev ## 20 minutes of mixed load with faults: what grows, and what is told
+	$(BIN)/python -m tests.soak
 
 docs: $(VENV)/.dev ## write what is made from the code
 	$(BIN)/python -c 'from gateway.drivers.metrics_contract import page; print(page(), end="")' > deploy/metrics.md
@@ -78,4 +82,4 @@ lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
-.PHONY: help demo format lint test bench docs lock
+.PHONY: help demo format lint test bench soak docs lock

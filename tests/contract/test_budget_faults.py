@@ -138,7 +138,7 @@ async def goes_on_until_there_is_a_primary(load: Load, replica: RealValkey) -> N
     """Measure no longer than that: whoever comes back pauses, until all are in step."""
     await load.until(alone=True, within_s=NOTICED_WITHIN_S)
     began = CLOCK.monotonic()
-    await asyncio.to_thread(becomes, lambda: replica.command("ROLE")[0] == b"master")
+    await asyncio.to_thread(becomes, replica.is_primary)
     assert load.rate_between(began, CLOCK.monotonic()) >= ENOUGH
 
 

@@ -1,4 +1,4 @@
-"""What a soak says of a gateway: did anything grow, and did anybody hear what nobody should?"""
+"""The verdicts of a soak: whether anything grew, and whether anybody heard what nobody should."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

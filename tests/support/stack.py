@@ -60,11 +60,12 @@ def ask(
 class Box:
     """The cloud in a box, in a process of its own, steered through /_box."""
 
-    def __init__(self, *options: str, servers: int = 8) -> None:
+    def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
         """`options` as `python -m gateway.cloudbox --help` tells them."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cloudbox", "--servers", str(servers), *options],
             stdout=subprocess.PIPE,
+            stderr=stderr,
         )
         assert self._process.stdout is not None
         facts = json.loads(self._process.stdout.readline())
@@ -213,12 +214,14 @@ class RunningGateway:
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return ask(self.url, "GET", console_path(self.box.project, server), sent)
 
-    def metrics(self) -> str:
-        return ask(self.admin, "GET", "/metrics").body.decode()
+    def metrics(self, port: int | None = None) -> str:
+        """Return the page of one worker, the first unless told."""
+        base = self.admin if port is None else f"http://127.0.0.1:{port}"
+        return ask(base, "GET", "/metrics").body.decode()
 
-    def metric(self, line: str) -> float:
+    def metric(self, line: str, *, port: int | None = None) -> float:
         """Return the value of one series, 0 when it is not there."""
-        for found in self.metrics().splitlines():
+        for found in self.metrics(port).splitlines():
             if found.startswith(line + " "):
                 return float(found.rpartition(" ")[2])
         return 0.0
@@ -235,6 +238,11 @@ class RunningGateway:
         files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return [line for line in lines if line["event"] == event]
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers that run now."""
+        told = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in told.split()]
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

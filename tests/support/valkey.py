@@ -88,6 +88,13 @@ class RealValkey:
         finally:
             client.close()
 
+    def is_primary(self) -> bool:
+        """Tell what it says of itself; one that is just being promoted may say nothing."""
+        try:
+            return bool(self.command("ROLE")[0] == b"master")
+        except valkey.ConnectionError:
+            return False
+
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
         if self._process is not None:

@@ -1,0 +1,321 @@
+"""`make soak`: mixed load with faults for 20 minutes, and what has grown by the end.
+
+Every fourth of the time is a warm-up, in which all that is bounded fills. What was told to fail may
+fail; while nothing fails, nobody is to hear of a failure, and nothing is to grow.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from gateway.audit_cli import verify_trail
+from tests.soak.verdicts import Heard, Sample, Verdict, verdicts, windows
+from tests.support.stack import Box, RunningGateway, Stack, console_path, eventually
+from tests.support.steady_load import SteadyLoad, Target, Wanted
+
+WORKERS = 2
+SERVERS = 40
+CALLERS = 200
+CALM_AFTER_S = 5.0
+"""After a fault has ended: pauses, the breaker and backing off end, too. Less in a short soak."""
+SETTINGS: dict[str, Any] = {
+    # So small that they are full before the warm-up has ended.
+    "memory": {"tokens_max": 150, "links_max": 25},
+    "audit": {"directory": "audit", "segment_bytes_max": 1_048_576},
+    "log": {"level": "error", "hits_sampled": 0.01},
+}
+ACCOUNT: dict[str, Any] = {
+    "links": {"lifetime_s": 20, "min_remaining_s": 3, "renew_before_s": 5, "reuse": "shared"},
+    "budget": {
+        "console": {"requests": 60, "per_s": 1, "burst": 30},
+        "iam": {"requests": 50, "per_s": 1, "burst": 5},
+        "wait_max_s": 5,
+    },
+    "breaker": {"calls_min": 10, "open_s": 0.5, "open_max_s": 2},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    name: str
+    begin: Callable[[Stack], object]
+    end: Callable[[Stack], object]
+
+
+def _policy_changed(stack: Stack) -> None:
+    policy = json.loads(stack.gateway.policy_file.read_text())
+    stack.gateway.write_policy({**policy, "grants": [*reversed(policy["grants"])]})
+
+
+FAULTS = (
+    Fault(
+        "the cloud says 429",
+        lambda stack: stack.box.fail(
+            stack.box.cloud, "throttled", path="remote-console", headers={"Retry-After": "1"}
+        ),
+        lambda stack: stack.box.heal(),
+    ),
+    Fault("Redis hangs", lambda stack: stack.valkey.hang(), lambda stack: stack.valkey.go_on()),
+    Fault(
+        "the cloud breaks connections",
+        lambda stack: stack.box.fail(stack.box.cloud, "reset"),
+        lambda stack: stack.box.heal(),
+    ),
+    Fault("the policy changes", _policy_changed, _policy_changed),
+    Fault("Redis dies", lambda stack: stack.valkey.kill(), lambda stack: stack.valkey.start()),
+    Fault(
+        "the issuer is away",
+        lambda stack: stack.box.fail(stack.box.issuer, "reset", path="/jwks"),
+        lambda stack: stack.box.heal(),
+    ),
+    Fault(
+        "IAM is away, and the service's token is revoked",
+        lambda stack: (
+            stack.box.fail(stack.box.iam, "reset"),
+            stack.box.revoke_service_tokens(),
+        ),
+        lambda stack: stack.box.heal(),
+    ),
+)
+
+
+class Callers:
+    """A crowd that changes: one leaves and another comes, so that remembered tokens make room."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._random = random.Random(3)
+        self._count = 0
+        self.tokens = [self._new() for _ in range(CALLERS)]
+        self.expired = box.token(life_s=-600)
+        self.forged = box.token(forged="signature")
+
+    def one_leaves(self) -> None:
+        self.tokens[self._random.randrange(CALLERS)] = self._new()
+
+    def any(self) -> str:
+        return self._random.choice(self.tokens)
+
+    def server(self) -> str:
+        """Return one; some are asked for far more often than others."""
+        return self._box.servers[min(int(self._random.expovariate(0.15)), SERVERS - 2)]
+
+    def _new(self) -> str:
+        self._count += 1
+        return self._box.token(f"caller-{self._count}")
+
+
+def mix(callers: Callers, box: Box) -> list[Wanted]:
+    """Make what is asked; every answer is as right as another, the verdicts are on all of them."""
+
+    def get(path: str, token: str, *more: str) -> bytes:
+        lines = (f"GET {path} HTTP/1.1", "Host: soak", f"Authorization: Bearer {token}", *more)
+        return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
+
+    def link(token: str, *more: str) -> bytes:
+        return get(console_path(box.project, callers.server()), token, *more)
+
+    servers = f"/v1/{box.project}/physicalservers"
+    hidden = console_path(box.project, box.servers[-1])
+    kinds: dict[str, tuple[float, Callable[[], bytes]]] = {
+        "link": (70, lambda: link(callers.any())),
+        "link of a regular": (20, lambda: link(callers.tokens[0])),
+        "fresh link": (1, lambda: link(callers.any(), "Cache-Control: no-cache")),
+        "server": (2, lambda: get(f"{servers}/{callers.server()}", callers.any())),
+        "list": (1, lambda: get(servers, callers.any())),
+        "denied": (2, lambda: get(hidden, callers.any())),
+        "expired": (2, lambda: link(callers.expired)),
+        "forged": (1, lambda: link(callers.forged)),
+        "no such path": (1, lambda: get("/v1/x/nothing", callers.any())),
+    }
+    return [Wanted(name, weight, make, lambda *_: True) for name, (weight, make) in kinds.items()]
+
+
+class Soak:
+    def __init__(self, stack: Stack, seconds: float, *, rate: float) -> None:
+        self._stack = stack
+        self._seconds = seconds
+        self._warm_s = seconds / 4
+        self._rate = rate
+        self._period_s = seconds / (4 * len(FAULTS))
+        self._calm_after_s = min(CALM_AFTER_S, self._period_s / 4)
+        self._callers = Callers(stack.box)
+        self._began = time.monotonic()
+        self._calm_from = 0.0
+        self._lock = threading.Lock()
+        self.heard: Counter[Heard] = Counter()
+        self._times: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.samples: list[Sample] = []
+
+    @property
+    def now_s(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def is_calm(self) -> bool:
+        return self.now_s >= self._calm_from
+
+    def run(self) -> None:
+        gateway = self._stack.gateway
+        wanted = mix(self._callers, self._stack.box)
+        targets = [Target(gateway.port)]
+        load = SteadyLoad(targets, wanted, per_s=self._rate, heard=self._hear)
+        following, turn = 2.0, 0
+        with load.running():
+            self._kill_a_worker()
+            while self.now_s < self._seconds:
+                if self.now_s >= following:
+                    self._have(FAULTS[turn % len(FAULTS)], for_s=min(8.0, self._period_s / 3))
+                    following, turn = following + self._period_s, turn + 1
+                self._callers.one_leaves()
+                self._sample()
+                time.sleep(min(1.0, self._seconds / 100))
+
+    def report(self) -> list[Verdict]:
+        before, after = windows(self.samples, warm_s=self._warm_s, ends_s=self._seconds)
+        if before and after:
+            self._print_table(before, after)
+        return verdicts(before, after, self.heard)
+
+    def _have(self, fault: Fault, *, for_s: float) -> None:
+        print(f"{self.now_s:7.0f} s  {fault.name}, for {for_s:.0f} s", flush=True)
+        self._calm_from = float("inf")
+        fault.begin(self._stack)
+        time.sleep(for_s)
+        fault.end(self._stack)
+        self._calm_from = self.now_s + self._calm_after_s
+
+    def _kill_a_worker(self) -> None:
+        """Once, at the start: the one that follows begins its memory anew."""
+        self._calm_from = float("inf")
+        gateway = self._stack.gateway
+        killed = gateway.workers()[0]
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: killed not in gateway.workers() and len(gateway.workers()) == WORKERS)
+        eventually(self._all_answer)
+        self._calm_from = self.now_s + self._calm_after_s
+
+    def _all_answer(self) -> bool:
+        gateway = self._stack.gateway
+        try:
+            for i in range(WORKERS):
+                gateway.metrics(gateway.admin_port + i)
+        except OSError:
+            return False
+        return True
+
+    def _hear(self, kind: str, status: int, seconds: float) -> None:
+        was_calm = self.is_calm
+        self.heard[Heard(kind, status, was_calm)] += 1
+        fifth = (self._seconds - self._warm_s) / 5
+        at_s = self.now_s
+        if not was_calm or not 200 <= status < 300:
+            return
+        if self._warm_s <= at_s < self._warm_s + fifth:
+            self._times["start", kind].append(seconds)
+        elif at_s >= self._seconds - fifth:
+            self._times["end", kind].append(seconds)
+
+    def _sample(self) -> None:
+        gateway = self._stack.gateway
+        workers = [Path(f"/proc/{pid}") for pid in gateway.workers()]
+        memory = [_memory(worker) for worker in workers]
+        tasks = sum(
+            gateway.metric("gateway_tasks", port=gateway.admin_port + i) for i in range(WORKERS)
+        )
+        self.samples.append(
+            Sample(
+                at_s=self.now_s,
+                is_calm=self.is_calm,
+                resident=sum(one["Rss"] for one in memory),
+                proportional=sum(one["Pss"] for one in memory),
+                descriptors=sum(len(list((worker / "fd").iterdir())) for worker in workers),
+                tasks=int(tasks),
+            )
+        )
+
+    def _print_table(self, before: list[Sample], after: list[Sample]) -> None:
+        mib = 1024 * 1024
+        rows: list[tuple[str, str, str]] = [("", "start", "end")]
+        for name, of, unit in (
+            ("resident MiB", lambda s: s.resident / mib, ".1f"),
+            ("proportional MiB", lambda s: s.proportional / mib, ".1f"),
+            ("descriptors", lambda s: s.descriptors, ".0f"),
+            ("tasks", lambda s: s.tasks, ".0f"),
+        ):
+            rows.append((name, *(f"{median(map(of, some)):{unit}}" for some in (before, after))))
+        for kind in sorted({kind for _, kind in self._times}):
+            for part, at in (("p50", 49), ("p99", 98)):
+                told = [_percentile(self._times[when, kind], at) for when in ("start", "end")]
+                rows.append((f"{kind}, {part} ms", *told))
+        print()
+        for row in rows:
+            print(f"{row[0]:32} {row[1]:>12} {row[2]:>12}")
+        print("\nAnswers while nothing failed, and besides:")
+        for was_calm in (True, False):
+            statuses: Counter[int] = Counter()
+            for one, count in self.heard.items():
+                if one.was_calm == was_calm:
+                    statuses[one.status] += count
+            print(f"  {'calm' if was_calm else 'else':5}", dict(sorted(statuses.items())))
+
+
+def _percentile(seconds: list[float], at: int) -> str:
+    return f"{quantiles(seconds, n=100)[at] * 1000:.1f}" if len(seconds) > 1 else "-"
+
+
+def _memory(process: Path) -> Mapping[str, int]:
+    lines = (process / "smaps_rollup").read_text().splitlines()[1:]
+    parts = (line.split() for line in lines)
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, *_ in parts}
+
+
+@contextmanager
+def a_stack() -> Iterator[Stack]:
+    box = Box("--rate", "80", "--burst", "80", servers=SERVERS, stderr=subprocess.DEVNULL)
+    stack = Stack(box, workers=WORKERS, change=SETTINGS, account=ACCOUNT)
+    try:
+        yield stack
+    finally:
+        stack.close()
+
+
+def soak(seconds: float, *, rate: float) -> int:
+    """Print what there is to tell; return 0 when all is well, 1 when not."""
+    with a_stack() as stack:
+        running = Soak(stack, seconds, rate=rate)
+        running.run()
+        found = running.report()
+        stack.gateway.stop()
+        print()
+        is_whole = verify_trail([_trail(stack.gateway)], [], [], as_json=False) == 0
+    found.append(Verdict(is_whole, f"The audit trail is {'whole' if is_whole else 'broken'}."))
+    print()
+    for verdict in found:
+        print("ok  " if verdict.is_good else "BAD ", verdict.sentence)
+    return 0 if all(verdict.is_good for verdict in found) else 1
+
+
+def _trail(gateway: RunningGateway) -> Path:
+    return gateway.directory / "audit"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--rate", type=float, default=150.0, help="requests a second")
+    options = parser.parse_args()
+    sys.exit(soak(options.minutes * 60, rate=options.rate))
