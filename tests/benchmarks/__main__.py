@@ -1,6 +1,14 @@
 """`make bench`: measurements side by side, printed and never asserted."""
 
-from tests.benchmarks import audit_cost, budget_cost, hit_path, policy_decision, proxy_path, storm
+from tests.benchmarks import (
+    audit_cost,
+    budget_cost,
+    hit_path,
+    policy_decision,
+    proxy_path,
+    scrape_lag,
+    storm,
+)
 
 if __name__ == "__main__":
     policy_decision.main()
@@ -8,4 +16,5 @@ if __name__ == "__main__":
     audit_cost.main()
     proxy_path.main()
     budget_cost.main()
+    scrape_lag.main()
     storm.main()

@@ -1,0 +1,70 @@
+"""How late the event loop is while a page of metrics is made, beside it and in it."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from statistics import quantiles
+
+from gateway.drivers.metrics import Metrics
+from gateway.edge.wire import FAILURES
+
+SCRAPES = 40
+BEAT_S = 0.001
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def a_full_page() -> Metrics:
+    """Make the metrics of a gateway with 20 accounts and 5 issuers, all series begun."""
+    metrics = Metrics()
+    metrics.begin(
+        accounts=[f"account-{i}" for i in range(20)],
+        issuers=[f"issuer-{i}" for i in range(5)],
+        operations=["ShowRemoteConsole", "none"],
+        failures=FAILURES,
+        actions=[f"Action{i}" for i in range(10)],
+    )
+    return metrics
+
+
+async def lateness(scrape: Callable[[], Awaitable[object]]) -> list[float]:
+    """Return how late each beat of the loop was, in seconds, while scrapes follow each other."""
+    late: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            due = time.perf_counter() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            late.append(time.perf_counter() - due)
+
+    beating = asyncio.create_task(beat())
+    for _ in range(SCRAPES):
+        await scrape()
+        await asyncio.sleep(0.02)
+    beating.cancel()
+    return late
+
+
+def main() -> None:
+    sys.setswitchinterval(0.001)  # as in a worker (gateway/app.py)
+    metrics = a_full_page()
+    body, _ = metrics.exposition(OPENMETRICS)
+    began = time.perf_counter()
+    metrics.exposition(OPENMETRICS)
+    took_ms = (time.perf_counter() - began) * 1000
+
+    async def nothing() -> None:
+        await asyncio.sleep(took_ms / 1000)
+
+    async def inside() -> None:
+        metrics.exposition(OPENMETRICS)
+
+    async def beside() -> None:
+        await asyncio.to_thread(metrics.exposition, OPENMETRICS)
+
+    lines = len(body.splitlines())
+    print(f"scrape: {lines} lines, {took_ms:.1f} ms of CPU; the loop is late by, ms")
+    for name, scrape in (("no scrape", nothing), ("beside it", beside), ("in it", inside)):
+        late = sorted(asyncio.run(lateness(scrape)))
+        p99 = quantiles(late, n=100)[98]
+        print(f"  {name:10} p99 {p99 * 1000:6.2f}  worst {late[-1] * 1000:6.2f}")
