@@ -39,6 +39,7 @@ _READY_WITHIN_S = 20.0
 _ASK_EVERY_S = 0.02
 _DRAIN_S = 3.0
 _TOKEN_LIFE_S = 43_200.0
+_ADMIN_AUDIENCE = "console-gateway-admin"
 _ALLOWED_SERVERS = 4
 
 
@@ -175,6 +176,9 @@ class _Scene:
             "operator": box.idp.token("olga", groups=["operators"], life_s=life_s),
             "viewer": box.idp.token("victor", groups=["viewers"], life_s=life_s),
             "outsider": box.idp.token("otto", life_s=life_s),
+            "admin": box.idp.token(
+                "ada", groups=["console-admins"], life_s=life_s, claims={"aud": _ADMIN_AUDIENCE}
+            ),
         }
 
     def write(self, port: int, admin_port: int) -> None:
@@ -217,7 +221,12 @@ class _Scene:
     def _settings(self) -> dict[str, Any]:
         return {
             "listen": {"host": "127.0.0.1", "port": self._port},
-            "admin": {"host": "127.0.0.1", "port": self._admin_port},
+            "admin": {
+                "host": "127.0.0.1",
+                "port": self._admin_port,
+                "api": {"audience": _ADMIN_AUDIENCE, "groups": ["console-admins"]},
+            },
+            "orders": {"file": "orders.json"},
             "request": {"drain_s": _DRAIN_S},
             "issuers": [
                 {
@@ -284,6 +293,8 @@ class _Scene:
             f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
             f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
             "export CONSOLE_GATEWAY_TOKEN=$OPERATOR",
+            f"export CONSOLE_GATEWAY_ADMIN_URL=http://127.0.0.1:{self._admin_port}",
+            "export CONSOLE_GATEWAY_ADMIN_TOKEN=$ADMIN",
             f"AUDIT={shlex.quote(str(self._directory / 'audit'))}",
             f"CONFIG={shlex.quote(str(self.config))}",
             # A checkout that is not installed is found from any directory.
@@ -296,7 +307,7 @@ _TOUR = """\
 Console Gateway is up. Ctrl-C ends it and leaves nothing behind.
 
   gateway              {gateway}
-  admin                {admin}    /metrics /healthz /readyz
+  admin                {admin}    /metrics /healthz /readyz /admin
   Valkey               {redis}
   config and policy    {directory}    edit policy.yaml: no restart
 
@@ -343,6 +354,12 @@ Why may olga, and victor not? Is the config good, and does everything answer? Wh
   gateway explain --config $CONFIG --user victor --group viewers $TARGET
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
+
+For ada, an administrator: who holds what, and victor is cut off at once and for all replicas.
+
+  gateway admin sessions
+  gateway admin revoke --issuer demo --subject victor --reason "left us"
+  gateway admin orders
 
 Who was given what, and is the trail of it as it was written?
 

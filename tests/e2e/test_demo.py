@@ -51,9 +51,9 @@ class Demo:
         return facts
 
     def text(self) -> str:
-        """Read all that is printed, up to the last of the three tokens."""
+        """Read all that is printed, up to the last of the tokens."""
         lines = [self.line()]
-        while lines[-1] and not lines[-1].startswith("  outsider"):
+        while lines[-1] and not lines[-1].startswith("  admin     e"):
             lines.append(self.line())
         self.born = descendants(self.process.pid)
         return "".join(lines)
@@ -118,7 +118,7 @@ def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> No
     facts = demo.facts()
     assert set(facts) == KEYS
     allowed, denied = facts["servers"]["allowed"], facts["servers"]["denied"]
-    assert set(facts["tokens"]) == {"operator", "viewer", "outsider"}
+    assert set(facts["tokens"]) == {"operator", "viewer", "outsider", "admin"}
     for server in allowed:
         answer = console(facts, "operator", server)
         assert answer.status == 200
@@ -181,14 +181,15 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
         assert source is not None, text + demo.errors()
         commands = re.findall(
-            r"^  ((?:curl|gateway (?:servers|console|explain|check|audit)).*)$", text, re.MULTILINE
+            r"^  ((?:curl|gateway (?:servers|console|explain|check|admin|audit)).*)$",
+            text,
+            re.MULTILINE,
         )
         said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
         statuses = [heard.split(" ")[1] for _, heard in said[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
-        listed, printed, page, switched, explained, denied, checked, counted, found, intact = said[
-            5:
-        ]
+        listed, printed, page, switched, explained, denied, checked, counted = said[5:13]
+        held, revoked, ordered, found, intact = said[13:]
         assert listed[1].count("server:power") == 4
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
@@ -200,14 +201,23 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert checked[0] == 0
         assert "login of account demo: ok" in checked[1]
         assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
+        assert "olga" in held[1]
+        assert (revoked[0], "kind" in revoked[1]) == (0, False), revoked
+        assert "subject issuer demo subject victor" in ordered[1]
+        (gateway,) = re.findall(r"^  gateway +(http\S+)$", text, re.MULTILINE)
+        viewer = re.findall(r"^  viewer +(\S+)$", text, re.MULTILINE)[0]
+        headers = {"Authorization": f"Bearer {viewer}"}
+        assert ask(gateway, "GET", "/v1/nothing", headers).status == 401
         assert found[1].count("console_link_issued  allowed  demo/olga") == 3
         assert intact[0] == 0
         assert "last signed checkpoint: " in intact[1]
-        tokens = re.findall(r"^  (operator|viewer|outsider) +(\S+)$", text, re.MULTILINE)
+        tokens = re.findall(
+            r"^  (operator|viewer|outsider|admin) +(e\S+)$", text, re.MULTILINE
+        )
         for role, token in tokens:
             told = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
             assert told == (0, token)
-        assert len(tokens) == 3
+        assert len(tokens) == 4
         assert demo.end(signal.SIGINT) == 0
         assert demo.left() == []
     finally:
