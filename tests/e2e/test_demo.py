@@ -211,9 +211,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert found[1].count("console_link_issued  allowed  demo/olga") == 3
         assert intact[0] == 0
         assert "last signed checkpoint: " in intact[1]
-        tokens = re.findall(
-            r"^  (operator|viewer|outsider|admin) +(e\S+)$", text, re.MULTILINE
-        )
+        tokens = re.findall(r"^  (operator|viewer|outsider|admin) +(e\S+)$", text, re.MULTILINE)
         for role, token in tokens:
             told = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
             assert told == (0, token)

@@ -27,10 +27,9 @@ from tests.support.stack import Box, RunningGateway, Stack, console_path, eventu
 from tests.support.steady_load import SteadyLoad, Target, Wanted
 
 WORKERS = 2
+MIB = 1024 * 1024
 SERVERS = 40
 CALLERS = 200
-CALM_AFTER_S = 5.0
-"""After a fault has ended: pauses, the breaker and backing off end, too. Less in a short soak."""
 SETTINGS: dict[str, Any] = {
     # So small that they are full before the warm-up has ended.
     "memory": {"tokens_max": 150, "links_max": 25},
@@ -53,6 +52,8 @@ class Fault:
     name: str
     begin: Callable[[Stack], object]
     end: Callable[[Stack], object]
+    felt_for_s: float = 5.0
+    """So much longer: pauses, the breaker and backing off end, too. Less in a short soak."""
 
 
 def _policy_changed(stack: Stack) -> None:
@@ -88,6 +89,7 @@ FAULTS = (
             stack.box.revoke_service_tokens(),
         ),
         lambda stack: stack.box.heal(),
+        felt_for_s=16.0,
     ),
 )
 
@@ -151,7 +153,6 @@ class Soak:
         self._warm_s = seconds / 4
         self._rate = rate
         self._period_s = seconds / (4 * len(FAULTS))
-        self._calm_after_s = min(CALM_AFTER_S, self._period_s / 4)
         self._callers = Callers(stack.box)
         self._began = time.monotonic()
         self._calm_from = 0.0
@@ -191,12 +192,13 @@ class Soak:
         return verdicts(before, after, self.heard)
 
     def _have(self, fault: Fault, *, for_s: float) -> None:
-        print(f"{self.now_s:7.0f} s  {fault.name}, for {for_s:.0f} s", flush=True)
+        memory = f"{self.samples[-1].proportional / MIB:.1f} MiB" if self.samples else ""
+        print(f"{self.now_s:7.0f} s  {memory:>10}  {fault.name}, for {for_s:.0f} s", flush=True)
         self._calm_from = float("inf")
         fault.begin(self._stack)
         time.sleep(for_s)
         fault.end(self._stack)
-        self._calm_from = self.now_s + self._calm_after_s
+        self._calm_from = self.now_s + min(fault.felt_for_s, self._period_s / 2)
 
     def _kill_a_worker(self) -> None:
         """Once, at the start: the one that follows begins its memory anew."""
@@ -206,7 +208,7 @@ class Soak:
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: killed not in gateway.workers() and len(gateway.workers()) == WORKERS)
         eventually(self._all_answer)
-        self._calm_from = self.now_s + self._calm_after_s
+        self._calm_from = self.now_s
 
     def _all_answer(self) -> bool:
         gateway = self._stack.gateway
@@ -248,11 +250,10 @@ class Soak:
         )
 
     def _print_table(self, before: list[Sample], after: list[Sample]) -> None:
-        mib = 1024 * 1024
         rows: list[tuple[str, str, str]] = [("", "start", "end")]
         for name, of, unit in (
-            ("resident MiB", lambda s: s.resident / mib, ".1f"),
-            ("proportional MiB", lambda s: s.proportional / mib, ".1f"),
+            ("resident MiB", lambda s: s.resident / MIB, ".1f"),
+            ("proportional MiB", lambda s: s.proportional / MIB, ".1f"),
             ("descriptors", lambda s: s.descriptors, ".0f"),
             ("tasks", lambda s: s.tasks, ".0f"),
         ):
