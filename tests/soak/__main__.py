@@ -198,7 +198,7 @@ class Soak:
         fault.begin(self._stack)
         time.sleep(for_s)
         fault.end(self._stack)
-        self._calm_from = self.now_s + min(fault.felt_for_s, self._period_s / 2)
+        self._calm_from = self.now_s + min(fault.felt_for_s, self._period_s / 4)
 
     def _kill_a_worker(self) -> None:
         """Once, at the start: the one that follows begins its memory anew."""
