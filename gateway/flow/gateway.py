@@ -316,50 +316,34 @@ class Gateway:
     async def _record(
         self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
     ) -> None:
-        principal, call = permit.principal, permit.call
-        await self._journal.record(
-            AuditRecord(
-                event=event,
-                at=self._clock.now(),
-                request_id=asked.request_id,
-                issuer=principal.issuer,
-                subject=principal.subject,
-                groups=principal.groups,
-                operation=call.operation.name,
-                project=call.project,
-                servers=call.servers,
-                rule=permit.rule.place,
-                source=source,
-                link_fingerprint=fingerprint,
-                client_address=asked.client_address,
-                decision="allowed",
-                permission=call.operation.permission,
-                policy_version=permit.policy_version,
-                trace_id="" if asked.trace is None else asked.trace.trace_id,
-            )
-        )
+        record = self._about(event, permit.principal, permit.call, asked)
+        record.decision, record.rule = "allowed", permit.rule.place
+        record.policy_version = permit.policy_version
+        record.source, record.link_fingerprint = source, fingerprint
+        await self._journal.record(record)
 
     async def _record_refusal(self, refusal: NotPermitted, asked: Asked) -> None:
-        principal, call = asked.principal, asked.call
-        if principal is None or call is None:
+        if asked.principal is None or asked.call is None:
             return
-        await self._journal.record(
-            AuditRecord(
-                event="refused",
-                at=self._clock.now(),
-                request_id=asked.request_id,
-                issuer=principal.issuer,
-                subject=principal.subject,
-                groups=principal.groups,
-                operation=call.operation.name,
-                project=call.project,
-                servers=call.servers,
-                rule=refusal.rule,
-                client_address=asked.client_address,
-                decision="denied",
-                permission=call.operation.permission,
-                policy_version=self._policies.current().version,
-                trace_id="" if asked.trace is None else asked.trace.trace_id,
-                detail=str(refusal),
-            )
+        record = self._about("refused", asked.principal, asked.call, asked)
+        record.decision, record.rule = "denied", refusal.rule
+        record.policy_version = self._policies.current().version
+        record.detail = str(refusal)
+        await self._journal.record(record)
+
+    def _about(self, event: str, principal: Principal, call: Call, asked: Asked) -> AuditRecord:
+        """Say who asked for what; what came of it is for the caller to add."""
+        return AuditRecord(
+            event=event,
+            at=self._clock.now(),
+            request_id=asked.request_id,
+            issuer=principal.issuer,
+            subject=principal.subject,
+            groups=principal.groups,
+            operation=call.operation.name,
+            project=call.project,
+            servers=call.servers,
+            client_address=asked.client_address,
+            permission=call.operation.permission,
+            trace_id="" if asked.trace is None else asked.trace.trace_id,
         )
