@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
-from panels import GREEN, RED, YELLOW, figure, graph, page, to_json, words
+from panels import GREEN, RED, YELLOW, figure, graph, page, percentiles, to_json, words
 
 HERE = Path(__file__).parent
 NEVER_BELOW = float("-inf")
@@ -127,14 +127,7 @@ def service() -> Dashboard:
                 "How long does a link take?",
                 "Whole requests for links, the wait for a place in the cloud's budget included. The"
                 " dots are exemplars: requests whose trace can be looked up.",
-                *(
-                    (
-                        f"histogram_quantile({quantile}, sum by (le)"
-                        ' (rate(gateway_request_duration_seconds_bucket{INSTANCE,answer="link"}[WINDOW])))',
-                        name,
-                    )
-                    for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
-                ),
+                *percentiles("gateway_request_duration_seconds", 'INSTANCE,answer="link"'),
                 unit="s",
                 limits=((2.5, RED),),
             )
@@ -328,14 +321,7 @@ def upstream() -> Dashboard:
             graph(
                 "How long did calls wait for their place?",
                 "Percentiles over the calls that were sent.",
-                *(
-                    (
-                        f"histogram_quantile({quantile}, sum by (le, budget)"
-                        " (rate(gateway_budget_wait_seconds_bucket{ACCOUNT}[WINDOW])))",
-                        f"{name} {{{{budget}}}}",
-                    )
-                    for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
-                ),
+                *percentiles("gateway_budget_wait_seconds", "ACCOUNT", by="budget"),
                 unit="s",
             )
         )
@@ -373,13 +359,8 @@ def upstream() -> Dashboard:
             graph(
                 "How long does the cloud take?",
                 "Of the calls that it answered as it should.",
-                *(
-                    (
-                        f"histogram_quantile({quantile}, sum by (le, account)"
-                        ' (rate(gateway_upstream_duration_seconds_bucket{ACCOUNT,outcome="usable"}[WINDOW])))',
-                        f"{name} {{{{account}}}}",
-                    )
-                    for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
+                *percentiles(
+                    "gateway_upstream_duration_seconds", 'ACCOUNT,outcome="usable"', by="account"
                 ),
                 unit="s",
             )
@@ -525,14 +506,7 @@ def links() -> Dashboard:
             graph(
                 "How long does Redis take?",
                 "Round trips that succeeded. A link from Redis takes one; above 10 ms look at the network.",
-                *(
-                    (
-                        f"histogram_quantile({quantile}, sum by (le)"
-                        ' (rate(gateway_store_duration_seconds_bucket{INSTANCE,outcome="ok"}[WINDOW])))',
-                        name,
-                    )
-                    for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
-                ),
+                *percentiles("gateway_store_duration_seconds", 'INSTANCE,outcome="ok"'),
                 unit="s",
                 limits=((0.05, RED),),
             )
@@ -759,14 +733,7 @@ def security() -> Dashboard:
                 "How long does it take to be durable?",
                 "Groups of records share one fsync; every answer waits for its own. Above 50 ms people feel"
                 " the disk.",
-                *(
-                    (
-                        f"histogram_quantile({quantile}, sum by (le)"
-                        " (rate(gateway_audit_commit_duration_seconds_bucket{INSTANCE}[WINDOW])))",
-                        name,
-                    )
-                    for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
-                ),
+                *percentiles("gateway_audit_commit_duration_seconds", "INSTANCE"),
                 unit="s",
                 limits=((0.05, RED),),
             )

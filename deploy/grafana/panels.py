@@ -111,6 +111,16 @@ def figure(
     return panel
 
 
+def percentiles(histogram: str, which: str, *, by: str = "") -> list[Query]:
+    """Ask for median, p95 and p99 of the series of a histogram that `which` selects."""
+    labels, legend = (f"le, {by}", f" {{{{{by}}}}}") if by else ("le", "")
+    rates = f"sum by ({labels}) (rate({histogram}_bucket{{{which}}}[WINDOW]))"
+    return [
+        (f"histogram_quantile({quantile}, {rates})", f"{name}{legend}")
+        for quantile, name in ((0.5, "median"), (0.95, "p95"), (0.99, "p99"))
+    ]
+
+
 def words(question: str, about: str, content: str) -> text.Panel:
     return (
         text.Panel()
