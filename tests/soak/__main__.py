@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +22,8 @@ from typing import Any
 
 from gateway.audit_cli import verify_trail
 from tests.soak.verdicts import Heard, Sample, Verdict, verdicts, windows
-from tests.support.stack import Box, RunningGateway, Stack, console_path, eventually
-from tests.support.steady_load import SteadyLoad, Target, Wanted
+from tests.support.stack import Box, Stack, console_path, eventually
+from tests.support.steady_load import SteadyLoad, Target, Wanted, request_head
 
 WORKERS = 2
 MIB = 1024 * 1024
@@ -124,8 +123,7 @@ def mix(callers: Callers, box: Box) -> list[Wanted]:
     """Make what is asked; every answer is as right as another, the verdicts are on all of them."""
 
     def get(path: str, token: str, *more: str) -> bytes:
-        lines = (f"GET {path} HTTP/1.1", "Host: soak", f"Authorization: Bearer {token}", *more)
-        return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
+        return request_head("GET", path, token, *more)
 
     def link(token: str, *more: str) -> bytes:
         return get(console_path(box.project, callers.server()), token, *more)
@@ -156,7 +154,6 @@ class Soak:
         self._callers = Callers(stack.box)
         self._began = time.monotonic()
         self._calm_from = 0.0
-        self._lock = threading.Lock()
         self.heard: Counter[Heard] = Counter()
         self._times: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.samples: list[Sample] = []
@@ -302,16 +299,12 @@ def soak(seconds: float, *, rate: float) -> int:
         found = running.report()
         stack.gateway.stop()
         print()
-        is_whole = verify_trail([_trail(stack.gateway)], [], [], as_json=False) == 0
+        is_whole = verify_trail([stack.gateway.directory / "audit"], [], [], as_json=False) == 0
     found.append(Verdict(is_whole, f"The audit trail is {'whole' if is_whole else 'broken'}."))
     print()
     for verdict in found:
         print("ok  " if verdict.is_good else "BAD ", verdict.sentence)
     return 0 if all(verdict.is_good for verdict in found) else 1
-
-
-def _trail(gateway: RunningGateway) -> Path:
-    return gateway.directory / "audit"
 
 
 if __name__ == "__main__":

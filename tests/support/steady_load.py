@@ -212,7 +212,7 @@ def console_mix(gateway: RunningGateway) -> list[Wanted]:
     choose = random.Random(11)
 
     def request(server: str, token: str, *more: str) -> bytes:
-        return _head("GET", console_path(box.project, server), token, *more)
+        return request_head("GET", console_path(box.project, server), token, *more)
 
     def some_link(*more: str) -> bytes:
         return request(choose.choice(servers), choose.choice(callers), *more)
@@ -236,7 +236,7 @@ def console_mix(gateway: RunningGateway) -> list[Wanted]:
         Wanted(
             "server",
             3,
-            lambda: _head("GET", f"{path}/{one}", choose.choice(callers)),
+            lambda: request_head("GET", f"{path}/{one}", choose.choice(callers)),
             lambda status, body: status == 200 and json.loads(body)["id"] == one,
         ),
         Wanted("denied", 3, lambda: request(hidden, callers[0]), lambda status, _: status == 403),
@@ -244,7 +244,7 @@ def console_mix(gateway: RunningGateway) -> list[Wanted]:
         Wanted(
             "switch with a slow body",
             2,
-            lambda: _head(
+            lambda: request_head(
                 "PUT", f"{path}/power-state", callers[0], f"Content-Length: {len(order)}"
             ),
             lambda status, _: status == 403,
@@ -253,7 +253,7 @@ def console_mix(gateway: RunningGateway) -> list[Wanted]:
     ]
 
 
-def _head(method: str, path: str, token: str, *more: str) -> bytes:
+def request_head(method: str, path: str, token: str, *more: str) -> bytes:
     lines = (f"{method} {path} HTTP/1.1", "Host: gateway", f"Authorization: Bearer {token}", *more)
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
 
