@@ -4,7 +4,8 @@ Orders reach all replicas; what is told (sessions, queue, policy) is this proces
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -302,7 +303,7 @@ class Administration:
                     "pause_s": line.paused_s,
                     "alone": line.is_alone,
                     "waiting": line.queued,
-                    "waiting_here": _counted(one.partition(":")[2] for one in line.waiting),
+                    "waiting_here": Counter(one.partition(":")[2] for one in line.waiting),
                 }
                 for line in self._budget.lines
             ]
@@ -362,8 +363,6 @@ class Administration:
                 project=str(named.get("project", "")),
                 servers=(named["server"],) if named.get("server") else (),
                 rule="admin.api",
-                source="",
-                link_fingerprint="",
                 client_address=who.client_address,
                 decision="allowed" if is_allowed else "denied",
                 detail=msgspec.json.encode(named).decode(),
@@ -387,10 +386,3 @@ def _described(order: Order) -> Json:
 
 def _instant(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name in names:
-        found[name] = found.get(name, 0) + 1
-    return found
