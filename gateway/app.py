@@ -31,10 +31,9 @@ from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
 from gateway.drivers.fingerprints import KeyedFingerprints
-from gateway.drivers.inventory_file import KeptFile as KeptInventory
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
-from gateway.drivers.kept_file import KeptFile
+from gateway.drivers.kept_file import FileOnDisk
 from gateway.drivers.line_journal import LineJournal
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
@@ -104,6 +103,7 @@ _GOODBYE_WITHIN_S = 2.0
 _RESTART_AFTER_S = 1.0
 _LAG_EVERY_S = 0.5
 _ADMINS_MAX = 1_000
+_OURS_ALONE, _AS_UMASK_SAYS = 0o600, 0o666
 _SWITCH_S = 0.001
 """For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
 
@@ -516,7 +516,11 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
     file = config.orders.file
     return StandingOrders(
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
-        None if file is None else KeptFile(file),
+        None
+        if file is None
+        else FileOnDisk(
+            file, logging.getLogger("gateway.orders"), failed="not_kept", mode=_OURS_ALONE
+        ),
         clock,
         # Without an admin API nobody can have ordered anything.
         serve_unknown=config.orders.when_unknown == "serve" or config.admin.api is None,
@@ -683,6 +687,7 @@ def open_inventories(
     def are_needed() -> bool:
         return policies.current().selects_by_attributes
 
+    inventory_log = logging.getLogger("gateway.inventory")
     inventories = KeptInventories(
         [
             InventoryAccount(
@@ -692,7 +697,9 @@ def open_inventories(
                 poll_s=account.inventory.poll_s,
                 age_max_s=account.inventory.age_max_s,
                 files={
-                    ProjectId(project): KeptInventory(file)
+                    ProjectId(project): FileOnDisk(
+                        file, inventory_log, failed="inventory_not_kept", mode=_AS_UMASK_SAYS
+                    )
                     for project in account.projects
                     if (file := account.inventory.file_of(project)) is not None
                 },

@@ -117,8 +117,8 @@ class Inventories(Protocol):
         """Look again as soon as the budget allows: something has changed."""
 
 
-class InventoryFile(Protocol):
-    """Where one project's inventory outlives the process, as text."""
+class KeptFile(Protocol):
+    """Where something outlives the process, and a loss of the cloud or of Redis."""
 
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
@@ -144,16 +144,6 @@ class OrderStore(Protocol):
 
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears when it may be worth the while to read."""
-
-
-class OrderFile(Protocol):
-    """Where standing orders outlive Redis."""
-
-    def load(self) -> bytes | None:
-        """Return what was saved last; None where there is nothing."""
-
-    async def save(self, text: bytes) -> None:
-        """Keep it; a disk that takes nothing is no reason to stop."""
 
 
 class Budget(Protocol):

@@ -34,7 +34,7 @@ from gateway.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, Held, InventoryFile, Shared, Telemetry
+from gateway.ports import Clock, Fetched, Held, KeptFile, Shared, Telemetry
 from gateway.rules.catalogue import encoded
 from gateway.rules.inventory import (
     NO_INVENTORY,
@@ -65,7 +65,7 @@ class InventoryAccount:
     projects: tuple[ProjectId, ...]
     poll_s: float
     age_max_s: float
-    files: Mapping[ProjectId, InventoryFile]
+    files: Mapping[ProjectId, KeptFile]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from gateway.errors import OrdersUnknown, StoreUnavailable
 from gateway.model import Principal
-from gateway.ports import Clock, OrderFile, OrderStore
+from gateway.ports import Clock, KeptFile, OrderStore
 from gateway.rules.orders import Order, Orders, orders_from_text, orders_to_text
 
 _LOOK_EVERY_S = 0.4
@@ -19,7 +19,7 @@ _RETRY_AFTER_S = 2.0
 
 class StandingOrders:
     def __init__(
-        self, store: OrderStore, file: OrderFile | None, clock: Clock, *, serve_unknown: bool
+        self, store: OrderStore, file: KeptFile | None, clock: Clock, *, serve_unknown: bool
     ) -> None:
         """`serve_unknown`: let callers in though it is not known yet who is revoked."""
         self._store = store
