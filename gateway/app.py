@@ -242,7 +242,7 @@ class Worker:
         accepting = await self._listen("public", self._plan.public, public)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
-        gc.set_threshold(20_000, 20, 50)
+        gc.set_threshold(5_000, 20, 50)
         sys.setswitchinterval(_SWITCH_S)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)

@@ -34,7 +34,8 @@ Headers = tuple[tuple[str, str], ...]
 
 _REFUSED_PAUSE_S = (300.0, 600.0, 1_800.0)
 """IAM locks a login at 5 failures within 15 min (dossier 3.2); this makes 3 at most."""
-_AWAY_PAUSE_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_AWAY_PAUSE_S = (1.0, 2.0, 4.0, 8.0)
+"""No longer: nobody gets a console meanwhile, and IAM may be back."""
 _LOGIN_TIMEOUT_S = 15.0
 _TOKEN = re.compile(r"[!-~]{16,65536}")
 _REMAINING_MIN_S = 60.0
@@ -139,6 +140,7 @@ class PasswordCredential:
         if token is None:
             raise ServiceLoginFailed("the shared token is unreadable", retry_after_s=5.0)
         self._token, self._life_s = token, self._left_s(token)
+        self._failures = self._refusals = 0  # also where another replica logged in
         self._telemetry.service_credential_expires(self._account, token.expires_at)
         return token
 
@@ -177,7 +179,6 @@ class PasswordCredential:
         if token is None or left_s <= 0:
             await self._failed(answer)
             return None
-        self._failures = self._refusals = 0
         self._telemetry.service_login(self._account, "ok")
         log.info("service_login", extra={"account": self._account, "project": self._project})
         return Fetched(token.value, self._clock.monotonic() + left_s - _spare_s(left_s))

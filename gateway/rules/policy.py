@@ -12,6 +12,7 @@ where a rule goes by an attribute that is not known of the server.
 """
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -221,7 +222,7 @@ class Policy:
         ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
         self._instants = sorted(ends | {float("-inf"), float("inf")})
         self.selects_by_attributes = any(rule.selector is not None for rule in rules)
-        self._permits: dict[tuple[int, int], _Remembered] = {}
+        self._permits: OrderedDict[tuple[int, int], _Remembered] = OrderedDict()
 
     def permit(
         self, principal: Principal, call: Call, now: float, inventory: Inventory = NO_INVENTORY
@@ -245,8 +246,6 @@ class Policy:
         ):
             return known.permit
         permit = self._permit(principal, call, now, inventory)
-        if len(self._permits) >= _REMEMBERED_MAX:
-            self._permits.clear()
         after = bisect_right(self._instants, now)
         begins, ends = self._instants[after - 1], self._instants[after]
         generation = None
@@ -255,6 +254,8 @@ class Policy:
             if now < inventory.good_until < ends:
                 ends = inventory.good_until
         self._permits[id(principal), id(call)] = _Remembered(permit, begins, ends, generation)
+        if len(self._permits) > PERMITS_MAX:
+            self._permits.popitem(last=False)
         return permit
 
     def _goes_by_attributes(self, principal: Principal, permission: str) -> bool:
@@ -414,4 +415,5 @@ def _by_attributes(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if rule.selector is not None and rule.holds_at(now))
 
 
-_REMEMBERED_MAX = 20_000
+PERMITS_MAX = 4_096
+"""Most are of tokens that have ended; one that is missed costs some microseconds."""

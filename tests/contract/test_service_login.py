@@ -240,6 +240,42 @@ async def test_the_old_token_serves_while_iam_is_away(region: Region) -> None:
     await _stop(loop)
 
 
+async def test_an_outage_that_another_replica_saw_end_does_not_lengthen_the_next(
+    region: Region,
+) -> None:
+    (one,), (other,) = region.replica(), region.replica()
+
+    async def outage() -> list[float]:
+        """Return how long `one` backs off each time."""
+        region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+        await region.clock.advance(DAY_S)
+        pauses_s = []
+        for _ in range(3):
+            with pytest.raises(ServiceLoginFailed) as caught:
+                await region.token(one)
+            pauses_s.append(caught.value.retry_after_s)
+            await region.clock.advance(pauses_s[-1])
+        region.iam.trouble = None
+        await region.token(other)
+        await region.token(one)
+        return pauses_s
+
+    assert await outage() == await outage() == [1.0, 2.0, 4.0]
+    assert region.iam.logins == 8
+
+
+async def test_nobody_waits_long_for_an_iam_that_is_back(region: Region) -> None:
+    (credential,) = region.replica()
+    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    began = region.clock.monotonic()
+    while region.clock.monotonic() < began + 600.0:
+        with pytest.raises(ServiceLoginFailed) as caught:
+            await region.token(credential)
+        assert caught.value.retry_after_s <= 10.0
+        await region.clock.advance(caught.value.retry_after_s)
+    assert region.iam.logins < 85
+
+
 async def test_a_short_lived_token_is_not_renewed_without_end(region: Region) -> None:
     region.iam.life_s = 40.0
     (credential,) = region.replica()

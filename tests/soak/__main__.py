@@ -21,7 +21,15 @@ from statistics import median, quantiles
 from typing import Any
 
 from gateway.audit_cli import verify_trail
-from tests.soak.verdicts import Heard, Sample, Verdict, verdicts, windows
+from tests.soak.verdicts import (
+    Heard,
+    Sample,
+    Verdict,
+    is_failure,
+    length_s,
+    verdicts,
+    windows,
+)
 from tests.support.stack import Box, Stack, console_path, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted, request_head
 
@@ -155,6 +163,7 @@ class Soak:
         self._began = time.monotonic()
         self._calm_from = 0.0
         self.heard: Counter[Heard] = Counter()
+        self._failed_at: Counter[str] = Counter()
         self._times: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.samples: list[Sample] = []
 
@@ -216,16 +225,18 @@ class Soak:
             return False
         return True
 
-    def _hear(self, kind: str, status: int, seconds: float) -> None:
+    def _hear(self, kind: str, status: int, error_code: str, seconds: float) -> None:
         was_calm = self.is_calm
-        self.heard[Heard(kind, status, was_calm)] += 1
-        fifth = (self._seconds - self._warm_s) / 5
+        self.heard[Heard(kind, status, was_calm, error_code)] += 1
+        window_s = length_s(warm_s=self._warm_s, ends_s=self._seconds)
         at_s = self.now_s
+        if was_calm and is_failure(status):
+            self._failed_at[f"{at_s:7.0f} s  {kind}: {status} {error_code}"] += 1
         if not was_calm or not 200 <= status < 300:
             return
-        if self._warm_s <= at_s < self._warm_s + fifth:
+        if self._warm_s <= at_s < self._warm_s + window_s:
             self._times["start", kind].append(seconds)
-        elif at_s >= self._seconds - fifth:
+        elif at_s >= self._seconds - window_s:
             self._times["end", kind].append(seconds)
 
     def _sample(self) -> None:
@@ -264,11 +275,13 @@ class Soak:
             print(f"{row[0]:32} {row[1]:>12} {row[2]:>12}")
         print("\nAnswers while nothing failed, and besides:")
         for was_calm in (True, False):
-            statuses: Counter[int] = Counter()
+            told: Counter[str] = Counter()
             for one, count in self.heard.items():
                 if one.was_calm == was_calm:
-                    statuses[one.status] += count
-            print(f"  {'calm' if was_calm else 'else':5}", dict(sorted(statuses.items())))
+                    told[f"{one.status} {one.error_code}".rstrip()] += count
+            print(f"  {'calm' if was_calm else 'else':5}", dict(sorted(told.items())))
+        for failed, count in self._failed_at.items():
+            print(f"{failed}, {count} times")
 
 
 def _percentile(seconds: list[float], at: int) -> str:

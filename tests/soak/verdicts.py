@@ -30,6 +30,7 @@ class Heard:
     kind: str
     status: int
     was_calm: bool
+    error_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,19 @@ class Verdict:
     sentence: str
 
 
+def length_s(*, warm_s: float, ends_s: float) -> float:
+    """Return how long a window is: every fault is in each once, so that like meets like."""
+    return (ends_s - warm_s) / 3
+
+
 def windows(
     samples: Sequence[Sample], *, warm_s: float, ends_s: float
 ) -> tuple[list[Sample], list[Sample]]:
     """Return the calm samples of the start, right after the warm-up, and those of the end."""
-    length_s = (ends_s - warm_s) / 5
+    window_s = length_s(warm_s=warm_s, ends_s=ends_s)
     calm = [one for one in samples if one.is_calm]
-    before = [one for one in calm if warm_s <= one.at_s < warm_s + length_s]
-    after = [one for one in calm if one.at_s >= ends_s - length_s]
+    before = [one for one in calm if warm_s <= one.at_s < warm_s + window_s]
+    after = [one for one in calm if one.at_s >= ends_s - window_s]
     return before, after
 
 
@@ -64,6 +70,11 @@ def verdicts(
     ]  # fmt: skip
 
 
+def is_failure(status: int) -> bool:
+    """Tell whether an answer says that something failed; 0: none came."""
+    return status >= 500 or status == 0
+
+
 def _memory(before: Sequence[Sample], after: Sequence[Sample]) -> Verdict:
     growth = median(s.proportional for s in after) / median(s.proportional for s in before) - 1
     return Verdict(
@@ -79,11 +90,14 @@ def _more(what: str, before: Sequence[int], after: Sequence[int], allowed: int) 
 
 def _answers(heard: Mapping[Heard, int]) -> Verdict:
     odd = {
-        (one.kind, one.status): count
+        (one.kind, one.status, one.error_code): count
         for one, count in heard.items()
-        if one.was_calm and (one.status >= 500 or one.status == 0)
+        if one.was_calm and is_failure(one.status)
     }
     if not odd:
         return Verdict(is_good=True, sentence="Nobody heard of a failure while nothing failed.")
-    told = ", ".join(f"{kind} {status or 'nothing'}: {n}" for (kind, status), n in odd.items())
+    told = ", ".join(
+        f"{' '.join(filter(None, (kind, str(status or 'nothing'), code)))}: {n}"
+        for (kind, status, code), n in odd.items()
+    )
     return Verdict(is_good=False, sentence=f"Failures were told while nothing failed: {told}.")

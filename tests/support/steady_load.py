@@ -57,9 +57,9 @@ class SteadyLoad:
         *,
         per_s: float = 200.0,
         tls: ssl.SSLContext | None = None,
-        heard: Callable[[str, int, float], None] = lambda *_: None,
+        heard: Callable[[str, int, str, float], None] = lambda *_: None,
     ) -> None:
-        """`heard` is told each answer: what was wanted, the status (0: none came), seconds."""
+        """`heard` is told each: what was wanted, the status (0: none), the error code, seconds."""
         self._heard = heard
         self._targets = list(targets)
         self._wanted = list(wanted)
@@ -125,17 +125,17 @@ class SteadyLoad:
     async def _ask(self) -> None:
         wanted = self._random.choices(self._wanted, [one.weight for one in self._wanted])[0]
         began = time.monotonic()
-        status = 0
+        status, body = 0, b""
         try:
             async with asyncio.timeout(_ANSWERED_WITHIN_S):
-                status = await self._ask_once(wanted)
+                status, body = await self._ask_once(wanted)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self.failures.append(f"{wanted.name} after {time.monotonic() - began:.3f} s: {error!r}")
         took_s = time.monotonic() - began
         self.slowest_s = max(self.slowest_s, took_s)
-        self._heard(wanted.name, status, took_s)
+        self._heard(wanted.name, status, _error_code(status, body), took_s)
 
-    async def _ask_once(self, wanted: Wanted) -> int:
+    async def _ask_once(self, wanted: Wanted) -> tuple[int, bytes]:
         target, reader, writer = await self._connection()
         try:
             writer.write(wanted.make())
@@ -154,7 +154,7 @@ class SteadyLoad:
             self.answers[wanted.name] += 1
         else:
             self.failures.append(f"{wanted.name}: {status} {body[:300]!r}")
-        return status
+        return status, body
 
     async def _connection(self) -> tuple[Target, asyncio.StreamReader, asyncio.StreamWriter]:
         self._turn += 1
@@ -187,6 +187,10 @@ async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bool, bytes]:
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     body = await reader.readexactly(int(headers["content-length"]))
     return int(lines[0].split()[1]), headers.get("connection", "").lower() == "close", body
+
+
+def _error_code(status: int, body: bytes) -> str:
+    return str(json.loads(body).get("error_code", "")) if status >= 400 and body else ""
 
 
 async def _is_ready(port: int) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import NotPermitted
 from gateway.model import Call, Operation, Principal, ProjectId, RuleKind, RuleRef, ServerId
 from gateway.rules.inventory import NO_INVENTORY, Attributes, Inventory, Selector
-from gateway.rules.policy import Policy, Rule
+from gateway.rules.policy import PERMITS_MAX, Policy, Rule
 
 P1, P2 = ProjectId("p1"), ProjectId("p2")
 SERVERS = [ServerId(f"s{i}") for i in range(6)]
@@ -117,6 +117,28 @@ def test_permits_to_which_no_attribute_matters_outlive_a_poll() -> None:
     assert policy.permit(bob, call, NOW, polled) is bobs
     assert policy.permit(bob, call, NOW + 601, polled) is bobs
     assert policy.permit(ANN, call, NOW, polled) is not anns
+
+
+def test_the_oldest_permits_make_room_and_let_go_of_whom_they_were_for() -> None:
+    policy = Policy([rule()], version="v")
+    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+
+    class Someone(Principal):
+        """A person that a weak reference can tell of."""
+
+    def come() -> Principal:
+        someone = Someone("corp", "ann", frozenset(), 0.0, 9e9, None)
+        policy.permit(someone, call, NOW)
+        return someone
+
+    first, second = weakref.ref(come()), come()
+    kept = policy.permit(second, call, NOW)
+    for _ in range(PERMITS_MAX - 2):
+        come()
+    assert first() is not None
+    come()
+    assert first() is None
+    assert policy.permit(second, call, NOW) is kept
 
 
 def test_what_is_remembered_holds_on_to_no_inventory() -> None:
