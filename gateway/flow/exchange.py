@@ -70,11 +70,13 @@ class Exchange:
         demand: Demand,
         budget: BudgetClass,
         deadline: float,
+        permitted_now: Callable[[], object] = lambda: None,
     ) -> UpstreamAnswer:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
-        `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
-        the Upstream errors.
+        `permitted_now` is asked right before each sending, for rights may end in a queue; what it
+        raises, the caller hears. `deadline` is monotonic. Raises BudgetExhausted,
+        DeadlineExceeded, ServiceLoginFailed and the Upstream errors.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
@@ -93,6 +95,7 @@ class Exchange:
                         await credential.headers(request, deadline=deadline)
                         await self._admit(budget, demand, deadline, last)
                         headers = await credential.headers(request, deadline=deadline)
+                        permitted_now()
                         outcome = last = await self._send(request, headers, budget, deadline)
                         if isinstance(outcome, Usable):  # nearly always, and all is said
                             return outcome.answer

@@ -60,9 +60,9 @@ class Forwarding:
     ) -> Forwarded:
         """Send the call and return its answer.
 
-        `permitted_now` decides on the call anew: reading a list may take a while, and what it
-        shows is up to the policy and the inventory in force when it is cut. Raises NotPermitted,
-        BadRequest and what Exchange.perform raises.
+        `permitted_now` decides on the call anew: when it is sent, for it may have waited long, and
+        when a list is cut, which shows what the policy and the inventory then in force allow.
+        Raises what that raises, NotPermitted, BadRequest and what Exchange.perform raises.
         """
         call = permit.call
         if call.project not in self._exchanges:
@@ -71,12 +71,17 @@ class Forwarding:
             case Answer.LISTED:
                 return await self._listed(permit, permitted_now, demand, deadline, fresh, headers)
             case Answer.STREAMED:
-                return await self._streamed(permit, demand, deadline, headers)
+                return await self._streamed(permit, permitted_now, demand, deadline, headers)
             case _:
-                return await self._sent(permit, demand, deadline, headers)
+                return await self._sent(permit, permitted_now, demand, deadline, headers)
 
     async def _sent(
-        self, permit: Permit, demand: Demand, deadline: float, headers: Headers
+        self,
+        permit: Permit,
+        permitted_now: Callable[[], Permit],
+        demand: Demand,
+        deadline: float,
+        headers: Headers,
     ) -> Forwarded:
         call = permit.call
         operation = call.operation
@@ -94,6 +99,7 @@ class Forwarding:
             demand=demand,
             budget=operation.budget,
             deadline=deadline,
+            permitted_now=permitted_now,
         )
         returned = returning(answer.headers, operation.answer)
         if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
@@ -111,7 +117,7 @@ class Forwarding:
         headers: Headers,
     ) -> Forwarded:
         if _sight(permit).total:  # nothing is hidden from this caller: the cloud's own pages
-            sent = await self._sent(permit, demand, deadline, headers)
+            sent = await self._sent(permit, permitted_now, demand, deadline, headers)
             if _sight(permitted_now()).total:
                 return sent
         pages = await self._listings.read(
@@ -121,7 +127,12 @@ class Forwarding:
         return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
 
     async def _streamed(
-        self, permit: Permit, demand: Demand, deadline: float, headers: Headers
+        self,
+        permit: Permit,
+        permitted_now: Callable[[], Permit],
+        demand: Demand,
+        deadline: float,
+        headers: Headers,
     ) -> Forwarded:
         # Slow readers hold connections, which somebody who needs a console must not wait for.
         caller, account = permit.principal.key, self._exchanges[permit.call.project]
@@ -130,7 +141,7 @@ class Forwarding:
             raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
         self._streams.update((caller, account))
         try:
-            sent = await self._sent(permit, demand, deadline, headers)
+            sent = await self._sent(permit, permitted_now, demand, deadline, headers)
         except BaseException:
             self._ended(caller, account)
             raise

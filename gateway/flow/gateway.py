@@ -292,7 +292,7 @@ class Gateway:
             return await self._forwarding.perform(
                 permit,
                 demand,
-                permitted_now=partial(self._permit, permit.principal, permit.call),
+                permitted_now=partial(self._permitted_now, permit.principal, permit.call),
                 deadline=asked.deadline,
                 fresh=asked.fresh,
                 headers=travelling(asked.headers, asked.request_id, operation.answer),
@@ -301,6 +301,10 @@ class Gateway:
             # Whatever came of it: it may be done all the same, or be repeated after it was.
             if operation.permission == SERVER_TAG:
                 self._inventories.refresh_soon(permit.call.project)
+
+    def _permitted_now(self, principal: Principal, call: Call) -> Permit:
+        self._identify.check(principal)
+        return self._permit(principal, call)
 
     def _permit(self, principal: Principal, call: Call) -> Permit:
         inventory = self._inventories.current(call.project)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,41 @@ def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) 
     assert stack.gateway.console(lost).status == 401
     assert stack.gateway.console(stack.box.token("olga")).status == 200
     ada.orders(stack.gateway, "lift", order)
+
+
+@pytest.mark.parametrize("by", ["order", "policy"])
+def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
+    console = {"requests": 1, "per_s": 4, "burst": 1}
+    account = {"budget": {"console": console, "wait_max_s": 15}}
+    stack = Stack(Box("--rate", "1000", "--burst", "1000"), account=account, **with_api())
+    try:
+        gateway, box = stack.gateway, stack.box
+        policy = {
+            "roles": {"switch": ["server:power", "console:open"]},
+            "grants": [{"role": "switch", "to": {"users": ["mallory"]}, "on": "everything"}],
+        }
+        gateway.write_policy(policy)
+        mallory = box.token("mallory", groups=[])
+        eventually(lambda: gateway.console(mallory).status == 200)
+        with ThreadPoolExecutor() as threads:
+            headers = {"Authorization": f"Bearer {mallory}"}
+            body = json.dumps({"action": "power off", "server_id_set": [box.servers[0]]})
+            path = f"/v1/{box.project}/physicalservers/power-state"
+            waiting = threads.submit(ask, gateway.url, "PUT", path, headers, body)
+            eventually(lambda: gateway.audit("write_permitted"))
+            if by == "order":
+                operator = Operator(box)
+                operator.orders(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
+            else:
+                gateway.write_policy({**policy, "grants": []})
+            answer = waiting.result()
+        assert (answer.status, answer.error_code) == {
+            "order": (401, "CGW.4010"),
+            "policy": (403, "CGW.4030"),
+        }[by]
+        assert "PUT" not in {call["method"] for call in box.calls(box.cloud)}
+    finally:
+        stack.close()
 
 
 def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Operator) -> None:

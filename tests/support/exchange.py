@@ -28,11 +28,13 @@ class FakeExchange:
         demand: Demand,
         budget: BudgetClass,
         deadline: float,
+        permitted_now: Callable[[], object] = lambda: None,
     ) -> UpstreamAnswer:
         self.asked.append(request)
         self.demands.append(demand)
         if self.gate is not None:
             await self.gate.wait()
+        permitted_now()
         answer = self._answering(request)
         if isinstance(answer, UpstreamAnswer):
             return answer

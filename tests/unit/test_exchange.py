@@ -1,7 +1,7 @@
 """One call of an account: what it asks of budget, credential and upstream, and in which order."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from gateway.errors import (
     BudgetExhausted,
     DeadlineExceeded,
     GatewayError,
+    NotPermitted,
     ServiceLoginFailed,
     UpstreamRefused,
     UpstreamSlow,
@@ -108,13 +109,20 @@ class Bench:
             streams_max=8,
         )
 
-    def perform(self, *, deadline_s: float = 30.0, **request: Any) -> Awaitable[UpstreamAnswer]:
+    def perform(
+        self,
+        *,
+        deadline_s: float = 30.0,
+        permitted_now: Callable[[], object] = lambda: None,
+        **request: Any,
+    ) -> Awaitable[UpstreamAnswer]:
         return self.exchange.perform(
             UpstreamRequest("GET", "/v1/p/x", **request),
             project="p",
             demand=Demand("ann"),
             budget=BudgetClass.CONSOLE,
             deadline=self.clock.monotonic() + deadline_s,
+            permitted_now=permitted_now,
         )
 
     @property
@@ -151,6 +159,24 @@ async def test_each_retry_takes_a_slot_of_its_own(
     bench = Bench(clock, trouble, trouble, OK)
     assert await in_time(bench, bench.perform()) is OK
     assert bench.order == ["admit", "send"] * 3
+
+
+@pytest.mark.parametrize("answers", [[OK], [EXPIRED, OK], [BUSY, OK]])
+async def test_what_is_not_permitted_any_more_is_not_sent(
+    clock: FakeClock, answers: list[UpstreamAnswer]
+) -> None:
+    bench = Bench(clock, *answers)
+    bench.cloud.admit_s = 5.0
+    permitted_until = clock.monotonic() + 5.0 * len(answers) - 1.0
+
+    def permitted_now() -> None:
+        if clock.monotonic() > permitted_until:
+            raise NotPermitted("no grant applies")
+
+    with pytest.raises(NotPermitted):
+        await in_time(bench, bench.perform(permitted_now=permitted_now))
+    assert bench.order.count("send") == len(answers) - 1
+    assert bench.order[-1] == "admit"
 
 
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:

@@ -63,6 +63,9 @@ class Fixed:
 
     revocations_heard = 0
 
+    def check(self, _: Principal) -> None:
+        return None
+
     def recall(self, _: str) -> Principal:
         return ANN
 

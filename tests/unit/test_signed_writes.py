@@ -127,6 +127,9 @@ class Scene:
 
     revocations_heard = 0
 
+    def check(self, _: Principal) -> None:
+        return None
+
     def recall(self, _: str) -> None:
         return None
 
