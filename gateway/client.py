@@ -155,12 +155,15 @@ class Client:
         address = options.gateway or os.environ.get(options.url_variable, "")
         if not address:
             raise stop_at_usage(f"Name the gateway by --gateway or {options.url_variable}.")
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(address)
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise stop_at_usage(f"The gateway's address is no URL: {error}.") from None
+        if parts.scheme not in ("http", "https") or not self._host:
             raise stop_at_usage("The gateway's address is no http or https URL.")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not _is_loopback(self._host):
             raise stop_at_usage("Use https: a token does not travel in clear text.")
-        self._host, self._port = parts.hostname, parts.port
         self._tls = None
         if parts.scheme == "https":
             self._tls = _tls(options)

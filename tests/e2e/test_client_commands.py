@@ -184,6 +184,8 @@ def test_the_token_comes_from_a_file_or_a_command(olga: Person, tmp_path: Path) 
         (("--token-env", "NOWHERE"), "no token in $NOWHERE"),
         (("--gateway", "http://gateway.example"), "https"),
         (("--gateway", "gateway.example"), "no http or https URL"),
+        (("--gateway", "https://gateway.example:port"), "no URL"),
+        (("--gateway", "https://[gateway.example"), "no URL"),
     ],
 )
 def test_a_wrong_use_is_told(olga: Person, words: tuple[str, ...], message: str) -> None:
