@@ -126,15 +126,21 @@ class Consoles:
         principal = permit.principal
         weight = weight_of(principal.groups, self._group_weights)
         demand = Demand(principal.key, weight, permit.call.operation.priority)
-        held = await self._shared.obtain(
-            _stored_under(key),
-            lambda: self._fetch(account, permit, demand, deadline, headers),
-            deadline=deadline,
-            fresh=fresh or account.reuse is Reuse.NEVER,
-        )
-        link = self._link(held, account)
-        if not self.is_good(permit, link):
-            raise UpstreamBroken("the link is too near its end")
+        ended: bytes | None = None
+        while True:
+            held = await self._shared.obtain(
+                _stored_under(key),
+                lambda: self._fetch(account, permit, demand, deadline, headers),
+                deadline=deadline,
+                unusable=ended,
+                fresh=fresh or account.reuse is Reuse.NEVER,
+            )
+            link = self._link(held, account)
+            if self.is_good(permit, link):
+                break
+            if ended is not None or held.source is LinkSource.UPSTREAM:
+                raise UpstreamBroken("the link is too near its end")
+            ended = held.value  # on its way here
         if account.reuse is not Reuse.NEVER:
             self._remember(key, account, held)
         return link, held.source

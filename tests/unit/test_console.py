@@ -1,5 +1,6 @@
 """Which account a link comes from, who may be given it again, and for how long."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +28,7 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
 )
+from gateway.ports import Busy, Claimed, Failed, Found
 from gateway.rules.console_link import ConsoleAddresses
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
@@ -47,6 +49,8 @@ class FakeExchange:
     """Answers with a new link each time and remembers what it was asked."""
 
     host: str
+    clock: FakeClock
+    answer_s: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     demands: list[Demand] = field(default_factory=list)
     refuses: GatewayError | None = None
@@ -62,6 +66,7 @@ class FakeExchange:
     ) -> UpstreamAnswer:
         self.demands.append(demand)
         self.asked.append((request.path, project, demand.caller))
+        await self.clock.sleep(self.answer_s)
         if self.refuses is not None:
             raise self.refuses
         url = f'{{"url": "https://{self.host}/vnc?token={len(self.asked)}"}}'
@@ -87,15 +92,30 @@ def an_account(name: str, exchange: FakeExchange, reuse: Reuse) -> ConsoleAccoun
     )
 
 
+class SlowStore(FakeSharedStore):
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._sleep = clock.sleep
+        self.answers_after_s = 0.0
+
+    async def claim(
+        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+    ) -> Found | Claimed | Busy | Failed:
+        told = await super().claim(key, owner=owner, lease_s=lease_s, skip=skip, awaited=awaited)
+        await self._sleep(self.answers_after_s)
+        return told
+
+
 class Subject:
     def __init__(self, clock: FakeClock, reuse: Reuse = Reuse.CALLER, links_max: int = 10) -> None:
         self.clock = clock
-        self.a, self.b = FakeExchange("a.example"), FakeExchange("b.example")
+        self.a, self.b = FakeExchange("a.example", clock), FakeExchange("b.example", clock)
         accounts = {
             ProjectId("p1"): an_account("a", self.a, reuse),
             ProjectId("p2"): an_account("b", self.b, reuse),
         }
-        flight = SharedFlight(FakeSharedStore(clock), clock)
+        self.store = SlowStore(clock)
+        flight = SharedFlight(self.store, clock)
         self.chance = 1.0
         self.telemetry = RecordingTelemetry()
         self.consoles = Consoles(
@@ -156,6 +176,32 @@ async def test_a_link_is_handed_out_until_min_remaining_and_not_after(clock: Fak
     await clock.advance(0.2)
     second, source = await subject.url(a_permit())
     assert (second != first, source) == (True, LinkSource.UPSTREAM)
+
+
+async def test_a_link_that_ends_on_its_way_from_redis_is_fetched_anew(clock: FakeClock) -> None:
+    subject = Subject(clock, links_max=1)
+    first, _ = await subject.url(a_permit(server="s1"))
+    await subject.url(a_permit(server="s2"))
+    await clock.advance(269.9)
+    subject.store.answers_after_s = 0.2
+    asking = asyncio.ensure_future(subject.url(a_permit(server="s1")))
+    await clock.advance(5.0)
+    second, source = await asking
+    assert (second != first, source) == (True, LinkSource.UPSTREAM)
+
+
+async def test_a_link_that_is_too_short_from_the_start_is_refused_at_once(
+    clock: FakeClock,
+) -> None:
+    subject = Subject(clock)
+    subject.a.answer_s = 271.0
+    deadline = clock.monotonic() + 500.0
+    obtaining = subject.consoles.obtain(a_permit(), deadline=deadline, fresh=False, headers=())
+    asking = asyncio.ensure_future(obtaining)
+    await clock.advance(400.0)
+    with pytest.raises(UpstreamBroken):
+        await asking
+    assert len(subject.a.asked) == 1
 
 
 async def test_fresh_is_a_link_that_nobody_was_given(clock: FakeClock) -> None:
