@@ -12,7 +12,7 @@ def test_a_soak_drives_its_faults_and_says_what_it_found() -> None:
     assert "Traceback" not in ran.stdout + ran.stderr, ran.stderr
     assert "Redis dies, for" in ran.stdout, ran.stderr
     if "soak longer" not in ran.stdout:  # a busy machine finds no calm in nine seconds
-        for told in ("proportional MiB", "link, p99 ms", "Answers while"):
+        for told in ("private MiB", "link, p99 ms", "Answers while"):
             assert told in ran.stdout
     assert "ok   The audit trail is whole." in ran.stdout
     verdicts = [line for line in ran.stdout.splitlines() if line.startswith(("ok  ", "BAD "))]

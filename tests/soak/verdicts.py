@@ -17,8 +17,9 @@ class Sample:
     is_calm: bool
     """No fault is on, nor was one a moment ago."""
     resident: int
-    """Bytes; so with `proportional`."""
-    proportional: int
+    """Bytes; so with `private`."""
+    private: int
+    """What no other process shares: else it would matter who happens to use the same libraries."""
     descriptors: int
     tasks: int
 
@@ -76,7 +77,7 @@ def is_failure(status: int) -> bool:
 
 
 def _memory(before: Sequence[Sample], after: Sequence[Sample]) -> Verdict:
-    growth = median(s.proportional for s in after) / median(s.proportional for s in before) - 1
+    growth = median(s.private for s in after) / median(s.private for s in before) - 1
     return Verdict(
         growth <= MEMORY_GROWTH_MAX,
         f"Memory grew by {growth:+.1%} after the warm-up; {MEMORY_GROWTH_MAX:.0%} may be.",

@@ -63,7 +63,8 @@ class SteadyLoad:
         self._heard = heard
         self._targets = list(targets)
         self._wanted = list(wanted)
-        self._per_s = per_s
+        self.per_s = per_s
+        """May change while it runs."""
         self._tls = tls
         self._random = random.Random(7)
         self._stopping = threading.Event()
@@ -101,7 +102,7 @@ class SteadyLoad:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not self._stopping.is_set():
-            due += 1 / self._per_s
+            due += 1 / self.per_s
             await asyncio.sleep(max(0.0, due - loop.time()))
             one = asyncio.create_task(self._ask())
             asking.add(one)

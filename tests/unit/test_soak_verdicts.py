@@ -8,7 +8,7 @@ import pytest
 from tests.soak.verdicts import Heard, Sample, Verdict, verdicts, windows
 
 MIB = 1024 * 1024
-SAMPLE = Sample(0.0, is_calm=True, resident=0, proportional=100 * MIB, descriptors=50, tasks=30)
+SAMPLE = Sample(0.0, is_calm=True, resident=0, private=100 * MIB, descriptors=50, tasks=30)
 
 
 def bad(found: list[Verdict]) -> str:
@@ -21,13 +21,13 @@ def judged(heard: dict[Heard, int] | None = None, **after: int) -> str:
 
 def test_what_stays_as_it_was_is_good() -> None:
     assert judged() == ""
-    assert judged(proportional=101 * MIB, descriptors=40, tasks=34) == ""
+    assert judged(private=101 * MIB, descriptors=40, tasks=34) == ""
 
 
 @pytest.mark.parametrize(
     ("grown", "told"),
     [
-        ({"proportional": 103 * MIB}, "Memory grew by +3.0%"),
+        ({"private": 103 * MIB}, "Memory grew by +3.0%"),
         ({"descriptors": 60}, "+10 descriptors"),
         ({"tasks": 40}, "+10 tasks"),
     ],
@@ -47,7 +47,7 @@ def test_failures_count_while_nothing_failed_and_refusals_never() -> None:
 
 
 def test_one_odd_sample_decides_nothing() -> None:
-    odd = replace(SAMPLE, proportional=900 * MIB)
+    odd = replace(SAMPLE, private=900 * MIB)
     assert bad(verdicts([SAMPLE] * 3, [SAMPLE, odd, SAMPLE], {})) == ""
 
 
