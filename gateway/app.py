@@ -522,8 +522,9 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
             file, logging.getLogger("gateway.orders"), failed="not_kept", mode=_OURS_ALONE
         ),
         clock,
+        serve_unknown=config.orders.when_unknown == "serve",
         # Without an admin API nobody can have ordered anything.
-        serve_unknown=config.orders.when_unknown == "serve" or config.admin.api is None,
+        known=config.admin.api is None,
     )
 
 
@@ -590,8 +591,7 @@ def obey(
     orders.when_changed(consoles.forget_dropped)
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
     orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
-    can_be_given = config.admin.api is not None
-    metrics.gauge("gateway_orders_known", lambda: orders.known or not can_be_given)
+    metrics.gauge("gateway_orders_known", lambda: orders.known)
     for kind, what in REVOCATION_KINDS.items():
         metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
 

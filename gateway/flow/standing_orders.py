@@ -19,9 +19,18 @@ _RETRY_AFTER_S = 2.0
 
 class StandingOrders:
     def __init__(
-        self, store: OrderStore, file: KeptFile | None, clock: Clock, *, serve_unknown: bool
+        self,
+        store: OrderStore,
+        file: KeptFile | None,
+        clock: Clock,
+        *,
+        serve_unknown: bool,
+        known: bool = False,
     ) -> None:
-        """`serve_unknown`: let callers in though it is not known yet who is revoked."""
+        """`serve_unknown`: let callers in though it is not known yet who is revoked.
+
+        `known`: there are none to be told of.
+        """
         self._store = store
         self._file = file
         self._clock = clock
@@ -30,7 +39,7 @@ class StandingOrders:
         self._version = ""
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
-        self.known = False
+        self.known = known
         store.when_changed(self._wake.set)
         text = None if file is None else file.load()
         if text is not None:

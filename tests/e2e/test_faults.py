@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, eventually
+from tests.support.stack import Stack, ask, eventually
 
 
 @pytest.fixture
@@ -201,12 +201,16 @@ def test_the_issuer_down_at_start_is_503_and_not_401(own_stack: Stack) -> None:
 
 
 def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> None:
-    alone = own_stack.replica(change={"orders": {"file": "orders.json"}})
+    alone = own_stack.replica()
     alone.stop()
     own_stack.valkey.kill()
     alone.start()
     assert alone.console(own_stack.box.token()).status == 200
     assert alone.log_lines("store_lost")
+    # It has no admin API, so there is no order that it might not have heard of.
+    parts = ask(alone.admin, "GET", "/readyz").json["parts"]
+    assert (parts["redis"], parts["orders"]) == ("degraded", "ok")
+    assert alone.metric("gateway_orders_known") == 1
     own_stack.valkey.start()
     eventually(lambda: alone.metric("gateway_store_available") == 1)
     assert alone.console(own_stack.box.token(), own_stack.box.servers[2]).status == 200
