@@ -116,6 +116,42 @@ def walk(api: Api, who: str, path: str, entries: str, limit: int) -> list[dict[s
         marker = f"&marker={page['page_info']['next_marker']}"
 
 
+def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
+    gateway = api.stack.gateway
+    path = f"/physicalservers/{api.hidden}"
+    trace_id, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    sent = {"X_Request_Id": "hidden-1", "traceparent": f"00-{trace_id}-{span}-01"}
+    assert api("victor", "GET", path, **sent).status == 403
+    assert api("otto", "GET", path).status == 403
+    denied, unknown = gateway.audit("refused")[-2:]
+    policy = gateway.policy_file.read_text().splitlines()
+    file, _, line = denied["rule"].rpartition(":")
+    assert file == str(gateway.policy_file)
+    # The only denial stands in the line after the key's.
+    assert policy[int(line) - 2] == ' "denials": ['
+    version = gateway.log_lines("policy_loaded")[-1]["version"]
+    about = {
+        "issuer": "corp",
+        "operation": "ShowServer",
+        "permission": "server:read",
+        "project": api.box.project,
+        "servers": [api.hidden],
+        "decision": "denied",
+        "client_address": "127.0.0.1",
+        "link_fingerprint": "",
+        "policy_version": version,
+    }
+    assert about.items() <= denied.items()
+    assert about.items() <= unknown.items()
+    told = ("subject", "request_id", "trace_id")
+    assert [denied[name] for name in told] == ["victor", "hidden-1", trace_id]
+    assert (unknown["subject"], unknown["rule"], unknown["detail"]) == (
+        "otto",
+        "",
+        "no grant applies",
+    )
+
+
 def test_a_list_shows_what_the_caller_may_see(api: Api) -> None:
     seen = [one["id"] for one in walk(api, "olga", "/physicalservers", "servers", 10)]
     assert seen == sorted(api.mine)
