@@ -28,6 +28,8 @@ GatewayError
 
 from enum import Enum
 
+from gateway.model import Principal
+
 
 class GatewayError(Exception):
     """Base of all. Its text goes to the operator's log, never to the caller, never a secret."""
@@ -66,11 +68,22 @@ class Rejection(Enum):
 
 
 class NotAuthenticated(GatewayError):
-    def __init__(self, reason: Rejection, detail: str = "", *, issuer: str | None = None) -> None:
-        """`detail` and `issuer` (our config's name for it) are for the operator's log."""
+    def __init__(
+        self,
+        reason: Rejection,
+        detail: str = "",
+        *,
+        issuer: str | None = None,
+        principal: Principal | None = None,
+    ) -> None:
+        """`detail` and `issuer` (our config's name for it) are for the operator's log.
+
+        `principal` is whose token it is, where that is proved.
+        """
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.issuer = issuer
+        self.principal = principal
 
 
 class BadRequest(GatewayError):

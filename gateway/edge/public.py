@@ -385,6 +385,8 @@ class PublicHandler:
             line["error"] = type(error).__name__
         if isinstance(error, NotAuthenticated):
             line["reason"] = error.reason.value
+            if error.issuer is not None:
+                line["issuer"] = error.issuer
         if isinstance(error, GatewayError):  # the text of any other may quote a secret
             line["detail"] = str(error)
         self._tell(outcome, line)

@@ -193,7 +193,8 @@ class Identify:
 
     def _raise_if_revoked(self, principal: Principal) -> None:
         if self._revoked(principal):
-            raise NotAuthenticated(Rejection.REVOKED, issuer=principal.issuer)
+            issuer = principal.issuer
+            raise NotAuthenticated(Rejection.REVOKED, issuer=issuer, principal=principal)
 
     def _recall(self, digest: bytes) -> Principal | None:
         remembered = self._remembered.get(digest)
