@@ -437,9 +437,9 @@ async def open_parts(
         exchanges = {project: account.exchange for project, account in accounts.items()}
         journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
         loops |= journal_loops
+        await policies.record_in(journal)
         if config.audit.when_unwritable == "serve":
             journal = BestEffortJournal(journal, metrics)
-        await policies.record_in(journal)
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,

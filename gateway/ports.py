@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gateway.model import (
     BudgetClass,
@@ -398,9 +398,16 @@ class AuditRecord:
     """Free text, such as what an administrator asked for, and why."""
 
 
+RECORDED_WITHIN_S: Final = 5.0
+"""How long a record may take; what hangs for longer counts as a failure."""
+
+
 class Journal(Protocol):
     async def record(self, record: AuditRecord) -> None:
-        """Return when the record is durable; raises JournalUnavailable."""
+        """Return when the record is durable; raise JournalUnavailable.
+
+        Either within RECORDED_WITHIN_S.
+        """
 
 
 class Telemetry(Protocol):

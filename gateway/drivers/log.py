@@ -19,7 +19,7 @@ class JsonLines(logging.Formatter):
             "at": record.created,
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _event(record),
         }
         if request_id := under_way.request_id.get():
             line["request_id"] = request_id
@@ -34,6 +34,13 @@ class JsonLines(logging.Formatter):
             line["exception"] = record.exc_info[0].__name__
             line["where"] = _where(record.exc_info[2])
         return orjson.dumps(line, default=repr).decode()
+
+
+def _event(record: logging.LogRecord) -> str:
+    if record.name.partition(".")[0] == "gateway":
+        return record.getMessage()
+    # A library's: what it fills in, or asyncio lists in the lines below, may quote a secret.
+    return str(record.msg).partition("\n")[0]
 
 
 def _where(traceback: Any) -> list[str]:

@@ -382,13 +382,7 @@ class PublicHandler:
             line["link"] = answered.link.fingerprint
         if error is not None:
             line["error_code"] = outcome.error_code
-            line["error"] = type(error).__name__
-        if isinstance(error, NotAuthenticated):
-            line["reason"] = error.reason.value
-            if error.issuer is not None:
-                line["issuer"] = error.issuer
-        if isinstance(error, GatewayError):  # the text of any other may quote a secret
-            line["detail"] = str(error)
+            line.update(_told_of(error))
         self._tell(outcome, line)
 
     def _tell(self, outcome: _Outcome, line: dict[str, Any]) -> None:
@@ -401,6 +395,17 @@ class PublicHandler:
             self._line_left_out()
             return
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _told_of(error: BaseException) -> dict[str, str]:
+    told = {"error": type(error).__name__}
+    if isinstance(error, NotAuthenticated):
+        told["reason"] = error.reason.value
+        if error.issuer is not None:
+            told["issuer"] = error.issuer
+    if isinstance(error, GatewayError):  # the text of any other may quote a secret
+        told["detail"] = str(error)
+    return told
 
 
 class PublicServer(web.Server):

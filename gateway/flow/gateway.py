@@ -4,6 +4,7 @@ Each stage takes what the one before proved. A link that this process holds is a
 a network, after the same identification, decision and record as any other.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +40,16 @@ from gateway.model import (
     Principal,
     StageTimes,
 )
-from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry, Trace
+from gateway.ports import (
+    RECORDED_WITHIN_S,
+    AuditRecord,
+    Clock,
+    Inventories,
+    Journal,
+    Policies,
+    Telemetry,
+    Trace,
+)
 from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
@@ -56,6 +66,8 @@ _NOTHING_DONE = (
     UpstreamSuspended,
 )
 """How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
+_RECORD_AT_LEAST_S = 0.25
+"""What was obtained at the last moment is given so long to be put on record."""
 
 
 @dataclass(slots=True)
@@ -178,7 +190,7 @@ class Gateway:
             await self._credentials.use(asked.signed)
         link, source, obtained = await self._obtain_on_record(permit, asked)
         if not self._consoles.is_good(permit, link):  # it had been held for long
-            link, source, obtained = await self._obtain_on_record(permit, asked)
+            link, source, obtained = await self._obtain_on_record(permit, asked, instead_of=link)
             if not self._consoles.is_good(permit, link):
                 raise DeadlineExceeded("the link came too near its end while it was recorded")
         if self._authority() != authority:
@@ -213,9 +225,12 @@ class Gateway:
         return self._policies.current(), self._identify.revocations_heard
 
     async def _obtain_on_record(
-        self, permit: Permit, asked: Asked
+        self, permit: Permit, asked: Asked, instead_of: ConsoleLink | None = None
     ) -> tuple[ConsoleLink, LinkSource, float]:
-        """Return a link, where it is from and when it was there."""
+        """Return a link, where it is from and when it was there.
+
+        `instead_of` is on record already, and was not handed out.
+        """
         asked.enter("obtain")
         link, source = await self._obtain(permit, asked)
         obtained = self._clock.monotonic()
@@ -223,7 +238,11 @@ class Gateway:
             permit = self._permitted_now(permit.principal, permit.call)
 
         asked.enter("record")
-        await self._record("console_link_issued", permit, asked, source.value, link.fingerprint)
+        record = self._allowed("console_link_issued", permit, asked)
+        record.source, record.link_fingerprint = source.value, link.fingerprint
+        if instead_of is not None:
+            record.detail = f"instead of the link {instead_of.fingerprint}, which was too old"
+        await self._record(record, asked)
         return link, source, obtained
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
@@ -294,7 +313,7 @@ class Gateway:
         try:
             if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
                 asked.enter("record")
-                await self._record("write_permitted", permit, asked)
+                await self._record(self._allowed("write_permitted", permit, asked), asked)
             asked.enter("obtain")
             return await self._sent(permit, demand, asked)
         except _NOTHING_DONE:
@@ -333,14 +352,16 @@ class Gateway:
         body = asked.body
         return with_body(call, await asked.read_body(limit) if body is None else body)
 
-    async def _record(
-        self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
-    ) -> None:
-        record = self._about(event, permit.principal, permit.call, asked)
-        record.decision, record.rule = "allowed", permit.rule.place
-        record.policy_version = permit.policy_version
-        record.source, record.link_fingerprint = source, fingerprint
-        await self._journal.record(record)
+    async def _record(self, record: AuditRecord, asked: Asked) -> None:
+        left_s = asked.deadline - self._clock.monotonic()
+        if left_s > RECORDED_WITHIN_S:
+            await self._journal.record(record)
+            return
+        try:
+            async with asyncio.timeout(max(left_s, _RECORD_AT_LEAST_S)):
+                await self._journal.record(record)
+        except TimeoutError:
+            raise DeadlineExceeded("while it was put on record") from None
 
     async def _record_unauthenticated(self, asked: Asked, refusal: NotAuthenticated) -> None:
         """Put on record who was refused, where that is proved: a revoked token, a used signature.
@@ -364,7 +385,13 @@ class Gateway:
         record.decision, record.rule = "denied", rule
         record.policy_version = self._policies.current().version
         record.detail = why
-        await self._journal.record(record)
+        await self._record(record, asked)
+
+    def _allowed(self, event: str, permit: Permit, asked: Asked) -> AuditRecord:
+        record = self._about(event, permit.principal, permit.call, asked)
+        record.decision, record.rule = "allowed", permit.rule.place
+        record.policy_version = permit.policy_version
+        return record
 
     def _about(self, event: str, principal: Principal, call: Call, asked: Asked) -> AuditRecord:
         """Say who asked for what; what came of it is for the caller to add."""

@@ -1,5 +1,6 @@
 """The pipeline around one link, with nothing beneath it: what happens meanwhile is up to a test."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class OneLink:
         record_s: float = 0.0,
         new_left_s: float = 300.0,
         burst: int = 1_000_000,
+        deadline_s: float = 60.0,
     ) -> None:
         self.clock = FakeClock()
         self.record_s = record_s
@@ -65,6 +67,8 @@ class OneLink:
         self.policy = ALLOWED
         self.revocations_heard = 0
         self.is_revoked = False
+        self.is_disk_hung = False
+        self._deadline_s = deadline_s
         self.while_obtained: Callable[[], None] = _nothing_happens
         self.while_recorded: Callable[[], None] = _nothing_happens
         parts: Any = dict.fromkeys(
@@ -106,7 +110,7 @@ class OneLink:
             fresh=False,
             request_id="r",
             client_address="",
-            deadline=self.clock.monotonic() + 60,
+            deadline=self.clock.monotonic() + self._deadline_s,
             headers=(),
         )
         answered = await self.gateway.answer(asked)
@@ -145,6 +149,8 @@ class OneLink:
 
     async def record(self, record: AuditRecord) -> None:
         self.while_recorded()
+        if self.is_disk_hung:
+            await asyncio.Event().wait()
         await self.clock.advance(self.record_s)
         self.records.append(record)
 

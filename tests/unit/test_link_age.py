@@ -1,5 +1,7 @@
 """What is handed out has enough of its life left, however long it takes to put it on record."""
 
+import asyncio
+
 import pytest
 
 from gateway.errors import DeadlineExceeded
@@ -20,6 +22,10 @@ async def test_one_that_came_too_near_its_end_meanwhile_makes_room_for_another()
     answered = await scene.asks()
     assert (answered.link.fingerprint, answered.source) == ("new", LinkSource.UPSTREAM)
     assert scene.recorded == ["held", "new"]
+    assert [one.detail for one in scene.records] == [
+        "",
+        "instead of the link held, which was too old",
+    ]
 
 
 async def test_where_recording_takes_longer_than_links_live_nobody_tries_for_ever() -> None:
@@ -27,3 +33,12 @@ async def test_where_recording_takes_longer_than_links_live_nobody_tries_for_eve
     with pytest.raises(DeadlineExceeded):
         await scene.asks()
     assert scene.recorded == ["held", "new"]
+
+
+async def test_who_would_not_wait_is_told_at_its_deadline_also_while_a_record_is_written() -> None:
+    scene = OneLink(deadline_s=0.05)
+    scene.is_disk_hung = True
+    asking = asyncio.ensure_future(scene.asks())
+    async with asyncio.timeout(2):
+        with pytest.raises(DeadlineExceeded):
+            await asking
