@@ -258,7 +258,8 @@ FAMILIES: Final = (
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines of links served from memory that log.hits_sampled left out.",
+        "Request lines that were left out: of links served from memory (log.hits_sampled), and of "
+        "callers over their own limit beyond 10 a second.",
     ),
     _counter(
         "gateway_task_restarts_total",

@@ -26,6 +26,22 @@ def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -
     gateway.close()
 
 
+def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
+    limits = {"requests": 1, "per_s": 60, "burst": 1}
+    gateway = stack.replica(change={"caller_limits": limits})
+    token = stack.box.token("in-a-loop")
+    began = time.monotonic()
+    statuses = [gateway.console(token).status for _ in range(60)]
+    at_most = 10 + 10 * (time.monotonic() - began)
+    assert statuses.count(429) >= 50
+    time.sleep(0.2)
+    lines = [line for line in gateway.log_lines("request") if line["status"] == 429]
+    assert 1 <= len(lines) <= at_most
+    left_out = gateway.metric("gateway_log_lines_sampled_out_total")
+    assert left_out == statuses.count(429) - len(lines)
+    gateway.close()
+
+
 def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
     loud = stack.gateway
     quiet = stack.replica(change={"log": {"modules": {"gateway.app": "error"}}})
