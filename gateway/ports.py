@@ -155,12 +155,13 @@ class Budget(Protocol):
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
-        `deadline` is monotonic. `again`: the slot that this call had was lost to a 429; it goes
-        to the head and is not charged once more. Raises BudgetExhausted as soon as it is known
-        that the slot would come too late, or, for spare demand, that there is none.
+        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
+        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
+        and is not charged once more. Raises BudgetExhausted as soon as it is known that the slot
+        would come too late, or, for spare demand, that there is none.
         """
 
     def throttled(

@@ -96,8 +96,9 @@ class NoLimit:
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         self.slots.append((account, budget, demand.caller))
+        return float("inf")
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
