@@ -278,6 +278,9 @@ class Found:
 class Claimed:
     """The lease is ours: fetch, then settle."""
 
+    store_time: float
+    """Seconds by the store's clock, when it was claimed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:
@@ -310,8 +313,14 @@ class SharedStore(Protocol):
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         """Keep the lease; False when it is no longer ours."""
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
-        """Store what was fetched and end the lease; False (and no effect) when it was lost."""
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        """Store what was fetched and end the lease; False (and no effect) when it was lost.
+
+        It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
+        this late. `ttl_s` holds where that clock is set back.
+        """
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         """End the lease and tell those who wait why."""

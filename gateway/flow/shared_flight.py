@@ -218,8 +218,12 @@ class SharedFlight:
                 case Failed() as failed:
                     self._share_failure(failed.failure, deadline)
                     awaited = ""
-                case Claimed():
-                    return await self._fetch_as_holder(key, owner, fetching, deadline)
+                case Claimed() as claimed:
+                    # At the least, for it looked at its clock before we look at ours.
+                    store_ahead_s = claimed.store_time - self._clock.monotonic()
+                    return await self._fetch_as_holder(
+                        key, owner, fetching, deadline, store_ahead_s
+                    )
                 case Busy() as busy:
                     fetching.cancel()
                     awaited = busy.holder
@@ -249,12 +253,14 @@ class SharedFlight:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, owner: str, fetching: _Fetching, deadline: float
+        self, key: str, owner: str, fetching: _Fetching, deadline: float, store_ahead_s: float
     ) -> Held:
         began = self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
             fetched = await fetching()
+            await self._publish(key, owner, fetched, store_ahead_s)
+            return _held(fetched, LinkSource.UPSTREAM)
         except GatewayError as error:
             with suppress(StoreUnavailable):
                 failure = _failure_to(error, deadline - began + _CLEARLY_LATER_S)
@@ -266,13 +272,20 @@ class SharedFlight:
             raise
         finally:
             extending.cancel()
+
+    async def _publish(self, key: str, owner: str, fetched: Fetched, store_ahead_s: float) -> None:
         ttl_s = fetched.good_until - self._clock.monotonic()
         with suppress(StoreUnavailable):
             if ttl_s > 0:
-                await self._store.publish(key, owner=owner, value=fetched.value, ttl_s=ttl_s)
+                await self._store.publish(
+                    key,
+                    owner=owner,
+                    value=fetched.value,
+                    ttl_s=ttl_s,
+                    until=fetched.good_until + store_ahead_s,
+                )
             else:
                 await self._store.abandon(key, owner=owner)
-        return _held(fetched, LinkSource.UPSTREAM)
 
     async def _keep_lease(self, key: str, owner: str) -> None:
         with suppress(StoreUnavailable):

@@ -19,6 +19,7 @@ class FakeSharedStore:
         self._versions = itertools.count(1)
         self.away = False
         self.messages_lost = False
+        self.publishes_after_s = 0.0
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
@@ -34,7 +35,7 @@ class FakeSharedStore:
         if holder is not None:
             return Busy(holder, self._leases[key][1] - now)
         self._leases[key] = (owner, now + lease_s)
-        return Claimed()
+        return Claimed(now)
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         now = self._present()
@@ -43,10 +44,14 @@ class FakeSharedStore:
         self._leases[key] = (owner, now + lease_s)
         return True
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
-        now = self._present()
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        self._present()
+        await self._clock.sleep(self.publishes_after_s)
+        now = self._clock.monotonic()
         version = next(self._versions).to_bytes(16, "big")
-        return self._settle(key, owner, value=(value, now + ttl_s, version))
+        return self._settle(key, owner, value=(value, min(now + ttl_s, until), version))
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         now = self._present()

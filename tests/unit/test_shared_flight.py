@@ -70,6 +70,20 @@ async def test_what_is_stored_is_not_fetched(clock: FakeClock) -> None:
     assert held.good_until <= clock.monotonic() + 100
 
 
+async def test_a_value_that_reaches_the_store_late_ends_none_the_later(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    store.publishes_after_s = 1.5  # it hangs, and runs what it was sent when it goes on
+    asking = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    await clock.advance(1.0)
+    fetches.outcome.set_result(b"link")
+    await clock.advance(2.0)
+    good_until = (await asking).good_until
+    held = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    assert (held.value, held.source) == (b"link", LinkSource.REDIS)
+    assert held.good_until <= good_until
+
+
 async def test_the_fetch_survives_the_caller_that_started_it(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
