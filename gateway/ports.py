@@ -286,6 +286,8 @@ class Claimed:
 class Busy:
     holder: str
     lease_left_s: float
+    version: bytes
+    """Of the value that is stored now; b"" if none is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,8 @@ class SharedFlight:
                 case Busy() as busy:
                     fetching.cancel()
                     awaited = busy.holder
+                    if skip == ANY_VERSION:
+                        skip = busy.version  # what comes after it is fresh
                     # Past the lease's end the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(busy.lease_left_s + 0.01):
@@ -236,8 +238,6 @@ class SharedFlight:
         self, key: str, *, owner: str, skip: bytes, awaited: str
     ) -> Found | Claimed | Busy | Failed | None:
         """Ask the store; None: it is away."""
-        if awaited and skip == ANY_VERSION:
-            skip = b""  # what the awaited one brings is fresh
         try:
             return await self._store.claim(
                 key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited

@@ -79,6 +79,18 @@ async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
     assert isinstance(second, Busy)
     assert second.holder == "a"
     assert 4 < second.lease_left_s <= 5
+    assert second.version == b""
+
+
+async def test_who_is_told_to_wait_learns_which_version_was_there_before(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
+    found = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(found, Found)
+    await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION)
+    busy = await subject.store.claim("k", owner="c", lease_s=5, skip=ANY_VERSION)
+    assert isinstance(busy, Busy)
+    assert busy.version == found.version
 
 
 async def test_what_is_published_is_found_with_its_life(subject: Subject) -> None:

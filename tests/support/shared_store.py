@@ -26,14 +26,16 @@ class FakeSharedStore:
     ) -> Found | Claimed | Busy | Failed:
         now = self._present()
         value = self._values.get(key)
-        if value and value[1] > now and skip != ANY_VERSION and value[2] != skip:
+        if value and value[1] <= now:
+            value = None
+        if value and skip != ANY_VERSION and value[2] != skip:
             return Found(value[0], value[1] - now, value[2])
         failure = self._failures.get(key)
         if failure and failure[2] > now and failure[0] == awaited:
             return Failed(failure[1])
         holder = self._holder(key)
         if holder is not None:
-            return Busy(holder, self._leases[key][1] - now)
+            return Busy(holder, self._leases[key][1] - now, value[2] if value else b"")
         self._leases[key] = (owner, now + lease_s)
         return Claimed(now)
 

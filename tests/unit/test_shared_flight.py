@@ -196,6 +196,62 @@ async def test_fresh_is_not_what_was_stored_before(clock: FakeClock) -> None:
     assert after.value == b"new"
 
 
+@pytest.mark.parametrize("unusable", [None, b"another"])
+async def test_fresh_is_what_another_fetched_meanwhile(
+    clock: FakeClock, unusable: bytes | None
+) -> None:
+    store, old, new, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    later = clock.monotonic() + 30
+    old.outcome.set_result(b"old")
+    await first.obtain("k", old, deadline=later)
+    one = asyncio.ensure_future(first.obtain("k", new, deadline=later, fresh=True))
+    await settle()
+    other = asyncio.ensure_future(
+        second.obtain("k", none, deadline=later, fresh=True, unusable=unusable)
+    )
+    await settle()
+    new.outcome.set_result(b"new")
+    assert [(await one).value, (await other).value] == [b"new", b"new"]
+    assert none.begun == 0
+
+
+async def test_fresh_is_not_what_was_stored_before_a_fetch_that_failed(clock: FakeClock) -> None:
+    store, old, bad = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    later = clock.monotonic() + 30
+    old.outcome.set_result(b"old")
+    await first.obtain("k", old, deadline=later)
+    asked = [
+        asyncio.ensure_future(one.obtain("k", bad, deadline=later, fresh=True))
+        for one in (first, second)
+    ]
+    await settle()
+    bad.outcome.set_exception(UpstreamRefused(404, "iMetal.0100", "gone"))
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [UpstreamRefused, UpstreamRefused]
+    assert bad.begun == 1
+
+
+async def test_fresh_is_not_what_was_stored_before_a_fetch_that_was_abandoned(
+    clock: FakeClock,
+) -> None:
+    store, old, left, new = FakeSharedStore(clock), Fetches(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    later = clock.monotonic() + 30
+    old.outcome.set_result(b"old")
+    await first.obtain("k", old, deadline=later)
+    leaving = asyncio.ensure_future(first.obtain("k", left, deadline=later, fresh=True))
+    await settle()
+    asking = asyncio.ensure_future(second.obtain("k", new, deadline=later, fresh=True))
+    await settle()
+    leaving.cancel()
+    await settle()
+    new.outcome.set_result(b"new")
+    held = await asking
+    assert (held.value, held.source) == (b"new", LinkSource.UPSTREAM)
+
+
 async def test_an_unusable_value_is_fetched_anew_by_one_for_all(clock: FakeClock) -> None:
     store, first, second = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     flights = replicas(3, clock, store)

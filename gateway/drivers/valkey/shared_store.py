@@ -40,8 +40,8 @@ class ValkeySharedStore:
                 return Found(value, pttl / 1000, stored[:_VERSION_BYTES])
             case [b"claimed", int(store_time_ms)]:
                 return Claimed(store_time_ms / 1000)
-            case [b"busy", bytes(holder), int(pttl)]:
-                return Busy(holder.decode(), max(pttl, 0) / 1000)
+            case [b"busy", bytes(holder), int(pttl), bytes(version)]:
+                return Busy(holder.decode(), max(pttl, 0) / 1000, version)
             case [b"failed", bytes(sealed)]:
                 return Failed(self._open(names[2], sealed) or b"")
             case _:

@@ -16,4 +16,5 @@ if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
   local now = redis.call('TIME')
   return {'claimed', now[1] * 1000 + math.floor(now[2] / 1000)}
 end
-return {'busy', redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])}
+local version = value and string.sub(value, 1, 16) or ''
+return {'busy', redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2]), version}
