@@ -288,11 +288,11 @@ class SharedFlight:
                 await self._store.abandon(key, owner=owner)
 
     async def _keep_lease(self, key: str, owner: str) -> None:
-        with suppress(StoreUnavailable):
-            while True:
-                await self._clock.sleep(self._lease_s / 3)
-                if not await self._store.extend(key, owner=owner, lease_s=self._lease_s):
-                    return
+        is_ours = True
+        while is_ours:
+            await self._clock.sleep(self._lease_s / 3)
+            with suppress(StoreUnavailable):  # it may be back before the lease ends
+                is_ours = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
 
 
 async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:

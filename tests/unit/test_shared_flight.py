@@ -147,6 +147,23 @@ async def test_a_living_holder_keeps_its_lease_as_long_as_the_fetch_takes(
     assert (await asking).value == b"link"
 
 
+async def test_a_living_holder_keeps_its_lease_over_a_hiccup_of_the_store(
+    clock: FakeClock,
+) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    (flight,) = replicas(1, clock, store)
+    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 60))
+    await clock.advance(0.6)
+    store.away = True
+    await clock.advance(0.1)  # over the first extension
+    store.away = False
+    for _ in range(10):
+        await clock.advance(0.5)
+        assert store._holder("k") is not None
+    fetches.outcome.set_result(b"link")
+    assert (await asking).value == b"link"
+
+
 @pytest.mark.parametrize(
     "failure",
     [
