@@ -179,8 +179,8 @@ class Exchange:
             answer = await self._ask(call.request, headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's impatience says nothing of the cloud.
-            impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
-            label, failed = type(error).__name__, None if impatient else True
+            error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
+            label, failed = type(error).__name__, None if error.out_of_time else True
             return NotSent(error)
         else:
             verdict = judge(answer, conditional=call.request.streamed)
@@ -221,7 +221,9 @@ class Exchange:
 
     async def _wait(self, seconds: float, deadline: float) -> None:
         if self._clock.monotonic() + seconds >= deadline:
-            raise UpstreamUnreachable(
+            error = UpstreamUnreachable(
                 "no time is left to try again", retry_after_s=max(1.0, seconds)
             )
+            error.out_of_time = True
+            raise error
         await self._clock.sleep(seconds)

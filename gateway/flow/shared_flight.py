@@ -7,6 +7,7 @@ fetches and the others are woken by its result. Without Redis each process fetch
 
 import asyncio
 import json
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -44,8 +45,6 @@ Fetch = Callable[[], Awaitable[Fetched]]
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
-_OUT_OF_TIME = (BudgetExhausted, DeadlineExceeded)
-"""Failures of whoever began a fetch that say nothing of those who have more time."""
 
 
 @dataclass(slots=True)
@@ -110,8 +109,9 @@ class SharedFlight:
                 flight = self._start(name, fetch, deadline)
             try:
                 held = await self._land(name, flight, deadline)
-            except _OUT_OF_TIME:
-                if joined and flight.task.done() and deadline > flight.deadline + _CLEARLY_LATER_S:
+            except GatewayError as error:
+                has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
+                if joined and flight.task.done() and error.out_of_time and has_more_time:
                     continue
                 raise
             if joined and held.source is LinkSource.UPSTREAM:
@@ -248,8 +248,7 @@ class SharedFlight:
     def _share_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
         error, they_had_s = _failure_from(failure)
-        left_s = deadline - self._clock.monotonic()
-        if not isinstance(error, _OUT_OF_TIME) or left_s <= they_had_s:
+        if deadline - self._clock.monotonic() <= they_had_s:
             raise error
 
     async def _fetch_as_holder(
@@ -315,6 +314,8 @@ def _held(fetched: Fetched, source: LinkSource) -> Held:
 
 
 def _failure_to(error: GatewayError, had_s: float) -> bytes:
+    if not error.out_of_time:
+        had_s = math.inf  # no more time would have helped
     match error:
         case UpstreamRefused():
             fields = [error.status, error.error_code, error.error_msg]
@@ -330,7 +331,7 @@ def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
     try:
         had_s, kind, *fields = json.loads(failure)
     except (ValueError, TypeError):
-        had_s, kind, fields = 0.0, "", []
+        had_s, kind, fields = math.inf, "", []
     error: GatewayError = UpstreamBroken("another replica's fetch failed")
     match kind, fields:
         case "UpstreamRefused", [int(status), str(code), str(message)]:
@@ -339,6 +340,7 @@ def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
             error = _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
         case _, [str(text)] if kind in _PLAIN:
             error = _PLAIN[kind](text)
+    error.out_of_time = had_s < math.inf
     return error, float(had_s)
 
 

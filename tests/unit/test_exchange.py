@@ -233,16 +233,18 @@ async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) ->
 
 async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: FakeClock) -> None:
     bench = Bench(clock, DOWN, OK)
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(UpstreamUnreachable) as caught:
         await in_time(bench, bench.perform(deadline_s=0.3))
     assert bench.order == ["admit", "send"]
+    assert caught.value.out_of_time
 
 
 async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
     bench = Bench(clock, UpstreamSlow("no answer in time"), OK)
-    with pytest.raises(UpstreamSlow):
+    with pytest.raises(UpstreamSlow) as caught:
         await in_time(bench, bench.perform())
     assert bench.order == ["admit", "send"]
+    assert not caught.value.out_of_time
 
 
 async def test_a_call_that_is_not_repeatable_is_sent_once(clock: FakeClock) -> None:
@@ -373,6 +375,7 @@ async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: Fa
 async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
     for _ in range(20):
-        with pytest.raises(UpstreamSlow):
+        with pytest.raises(UpstreamSlow) as caught:
             await in_time(bench, bench.perform(deadline_s=1.0))
+        assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []
