@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.model import (
@@ -219,7 +219,7 @@ class SharedQueue(Protocol):
 class Fetched:
     """What a fetch brought: the value and how long it may be kept."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     """Monotonic seconds of this process."""
 
@@ -228,7 +228,7 @@ class Fetched:
 class Held:
     """A value out of a shared flight."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     source: LinkSource
 
@@ -269,7 +269,7 @@ class Shared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    value: bytes
+    value: bytes = field(repr=False)
     ttl_s: float
     version: bytes
 

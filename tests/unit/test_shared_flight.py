@@ -15,7 +15,7 @@ from gateway.errors import (
 )
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import LinkSource
-from gateway.ports import Fetched, Held
+from gateway.ports import Fetched, Found, Held
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 
@@ -480,3 +480,12 @@ async def test_another_s_lack_of_time_is_told_on_as_such(clock: FakeClock) -> No
     long.outcome.set_result(b"link")
     assert (await patient).value == b"link"
     assert (short.begun, long.begun) == (1, 1)
+
+
+def test_what_is_shared_is_in_no_repr() -> None:
+    shown = (
+        Fetched(b"canary", 1.0),
+        Held(b"canary", 1.0, LinkSource.REDIS),
+        Found(b"canary", 1.0, b"version"),
+    )
+    assert "canary" not in repr(shown)
