@@ -34,6 +34,9 @@ from gateway.model import Principal
 class GatewayError(Exception):
     """Base of all. Its text goes to the operator's log, never to the caller, never a secret."""
 
+    out_of_time = False
+    """It stopped one who had too little time, and says nothing of those who have more."""
+
 
 class Rejection(Enum):
     """Why a credential was refused. The value is the metric label."""
@@ -140,7 +143,7 @@ class CallerLimited(RetryLater):
 
 
 class BudgetExhausted(RetryLater):
-    pass
+    out_of_time = True
 
 
 class UpstreamRefused(GatewayError):
@@ -188,7 +191,7 @@ class JournalUnavailable(RetryLater):
 
 
 class DeadlineExceeded(GatewayError):
-    pass
+    out_of_time = True
 
 
 class StoreUnavailable(GatewayError):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from gateway.model import (
@@ -155,12 +155,13 @@ class Budget(Protocol):
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
-        `deadline` is monotonic. `again`: the slot that this call had was lost to a 429; it goes
-        to the head and is not charged once more. Raises BudgetExhausted as soon as it is known
-        that the slot would come too late, or, for spare demand, that there is none.
+        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
+        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
+        and is not charged once more. Raises BudgetExhausted as soon as it is known that the slot
+        would come too late, or, for spare demand, that there is none.
         """
 
     def throttled(
@@ -218,7 +219,7 @@ class SharedQueue(Protocol):
 class Fetched:
     """What a fetch brought: the value and how long it may be kept."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     """Monotonic seconds of this process."""
 
@@ -227,7 +228,7 @@ class Fetched:
 class Held:
     """A value out of a shared flight."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     source: LinkSource
 
@@ -268,7 +269,7 @@ class Shared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    value: bytes
+    value: bytes = field(repr=False)
     ttl_s: float
     version: bytes
 
@@ -277,11 +278,16 @@ class Found:
 class Claimed:
     """The lease is ours: fetch, then settle."""
 
+    store_time: float
+    """Seconds by the store's clock, when it was claimed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:
     holder: str
     lease_left_s: float
+    version: bytes
+    """Of the value that is stored now; b"" if none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +315,14 @@ class SharedStore(Protocol):
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         """Keep the lease; False when it is no longer ours."""
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
-        """Store what was fetched and end the lease; False (and no effect) when it was lost."""
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        """Store what was fetched and end the lease; False (and no effect) when it was lost.
+
+        It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
+        this late. `ttl_s` holds where that clock is set back.
+        """
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         """End the lease and tell those who wait why."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 
 from gateway.errors import (
     BudgetExhausted,
@@ -28,6 +29,18 @@ from gateway.rules.conversation import (
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
 
 Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    request: UpstreamRequest
+    credential: ServiceCredential
+    demand: Demand
+    budget: BudgetClass
+    deadline: float
+
+    async def headers(self) -> Headers:
+        return await self.credential.headers(self.request, deadline=self.deadline)
 
 
 class Exchange:
@@ -79,7 +92,7 @@ class Exchange:
         DeadlineExceeded, ServiceLoginFailed and the Upstream errors.
         """
         self._raise_if_suspended()
-        credential = self._credentials[project]
+        call = _Call(request, self._credentials[project], demand, budget, deadline)
         self._retries.called()
         talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
         headers: Headers = ()
@@ -90,17 +103,13 @@ class Exchange:
             while True:
                 match step:
                     case Send():
-                        # Nobody waits for a login with slots in hand: they would all be sent
-                        # at once when it ends, whatever the budget had spaced them to.
-                        await credential.headers(request, deadline=deadline)
-                        await self._admit(budget, demand, deadline, last)
-                        headers = await credential.headers(request, deadline=deadline)
+                        headers = await self._ready(call, last)
                         permitted_now()
-                        outcome = last = await self._send(request, headers, budget, deadline)
+                        outcome = last = await self._send(call, headers)
                         if isinstance(outcome, Usable):  # nearly always, and all is said
                             return outcome.answer
                     case Renew():
-                        outcome = await credential.renew(headers, deadline=deadline)
+                        outcome = await call.credential.renew(headers, deadline=deadline)
                     case Wait():
                         await self._wait(step.seconds, deadline)
                         outcome = None
@@ -116,16 +125,29 @@ class Exchange:
             answer: UpstreamAnswer = done.value
             return answer
 
-    async def _admit(
-        self, budget: BudgetClass, demand: Demand, deadline: float, last: Outcome
-    ) -> None:
+    async def _ready(self, call: _Call, last: Outcome) -> Headers:
+        """Return the credential, with a slot in hand that is not lost yet.
+
+        Who waited for a login with slots in hand would send them all at once when it ends,
+        whatever the budget had spaced them to.
+        """
         again = isinstance(last, Throttled)
+        while True:
+            await call.headers()
+            send_by = await self._admit(call, last, again=again)
+            headers = await call.headers()  # the token may have ended in the queue
+            if self._clock.monotonic() <= send_by:
+                return headers
+            self._telemetry.budget_slot_lost(self._account, call.budget)
+            again = True
+
+    async def _admit(self, call: _Call, last: Outcome, *, again: bool) -> float:
         until_suspended = asyncio.timeout(None)
         try:
             async with until_suspended:
                 self._queued.add(until_suspended)
-                await self._budget.admit(
-                    self._account, budget, demand, deadline=deadline, again=again
+                return await self._budget.admit(
+                    self._account, call.budget, call.demand, deadline=call.deadline, again=again
                 )
         except TimeoutError:
             raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None
@@ -145,32 +167,30 @@ class Exchange:
         detail = f"account {self._account}: the breaker is open"
         return UpstreamSuspended(detail, retry_after_s=wait_s or 0.0)
 
-    async def _send(
-        self, request: UpstreamRequest, headers: Headers, budget: BudgetClass, deadline: float
-    ) -> Outcome:
+    async def _send(self, call: _Call, headers: Headers) -> Outcome:
         began = self._clock.monotonic()
-        left_s = deadline - began
+        left_s = call.deadline - began
         if left_s <= 0:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
         label, failed = "cancelled", None
         self._breaker.begin()
         try:
-            answer = await self._ask(request, headers, min(self._timeout_s, left_s))
+            answer = await self._ask(call.request, headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's impatience says nothing of the cloud.
-            impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
-            label, failed = type(error).__name__, None if impatient else True
+            error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
+            label, failed = type(error).__name__, None if error.out_of_time else True
             return NotSent(error)
         else:
-            verdict = judge(answer, conditional=request.streamed)
+            verdict = judge(answer, conditional=call.request.streamed)
             # What the cloud says of a request is no fault of its own: one caller's odd requests
             # must not suspend the account for all.
             broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)
             if isinstance(verdict, Throttled):
                 self._budget.throttled(
-                    self._account, budget, pause_s=verdict.pause_s, told=verdict.rate
+                    self._account, call.budget, pause_s=verdict.pause_s, told=verdict.rate
                 )
             return verdict
         finally:
@@ -201,7 +221,9 @@ class Exchange:
 
     async def _wait(self, seconds: float, deadline: float) -> None:
         if self._clock.monotonic() + seconds >= deadline:
-            raise UpstreamUnreachable(
+            error = UpstreamUnreachable(
                 "no time is left to try again", retry_after_s=max(1.0, seconds)
             )
+            error.out_of_time = True
+            raise error
         await self._clock.sleep(seconds)

@@ -20,6 +20,7 @@ from gateway.errors import (
 from gateway.flow.exchange import Exchange
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
 from gateway.rules.breaker import Breaker, BreakerRules
+from gateway.rules.fair_queue import LATE_MAX_S
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -54,11 +55,12 @@ class Cloud:
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
         if self.exhausted:
             raise BudgetExhausted("full", retry_after_s=5.0)
         await self.clock.sleep(self.admit_s)
+        return self.clock.monotonic() + LATE_MAX_S
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
@@ -193,6 +195,21 @@ async def test_no_slot_is_held_while_a_login_is_waited_for(clock: FakeClock) -> 
     assert bench.order == ["log", "admit", "send"]
 
 
+async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
+    clock: FakeClock,
+) -> None:
+    bench = Bench(clock, OK)
+    bench.cloud.admit_s = 2.0
+    asking = asyncio.ensure_future(bench.perform())
+    await clock.advance(1.0)
+    bench.cloud.login_s = 3.0  # the token ends while the slot is waited for
+    await in_time(bench, asking)
+    assert bench.cloud.asked == [
+        "admit prod console ann", "log in", "admit prod console ann again", "send t1",
+    ]  # fmt: skip
+    assert bench.telemetry.slots_lost == [("prod", BudgetClass.CONSOLE)]
+
+
 async def test_the_upstream_gets_no_more_time_than_is_left(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 4.0
@@ -216,16 +233,18 @@ async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) ->
 
 async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: FakeClock) -> None:
     bench = Bench(clock, DOWN, OK)
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(UpstreamUnreachable) as caught:
         await in_time(bench, bench.perform(deadline_s=0.3))
     assert bench.order == ["admit", "send"]
+    assert caught.value.out_of_time
 
 
 async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
     bench = Bench(clock, UpstreamSlow("no answer in time"), OK)
-    with pytest.raises(UpstreamSlow):
+    with pytest.raises(UpstreamSlow) as caught:
         await in_time(bench, bench.perform())
     assert bench.order == ["admit", "send"]
+    assert not caught.value.out_of_time
 
 
 async def test_a_call_that_is_not_repeatable_is_sent_once(clock: FakeClock) -> None:
@@ -356,6 +375,7 @@ async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: Fa
 async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
     for _ in range(20):
-        with pytest.raises(UpstreamSlow):
+        with pytest.raises(UpstreamSlow) as caught:
             await in_time(bench, bench.perform(deadline_s=1.0))
+        assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []

@@ -341,6 +341,28 @@ async def test_a_listing_that_another_began_before_the_change_does_not_do(
     await replica.flight.close()
 
 
+async def test_a_listing_that_reaches_redis_late_is_none_the_newer(
+    clock: FakeClock, store: FakeSharedStore
+) -> None:
+    cloud = Cloud()
+    other, replica = (Replica(clock, store, cloud) for _ in range(2))
+    store.publishes_after_s = 1.6
+    listing = asyncio.ensure_future(other.look())
+    while not other.kept._kept[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
+        await asyncio.sleep(0.001)
+    await clock.advance(0.3)
+    replica.kept.refresh_soon(PROJECT)
+    await clock.advance(1.5)
+    await listing
+    store.publishes_after_s = 0.0
+    await replica.look()
+    assert (cloud.times, replica.times()) == (1, "1")
+    await replica.look()
+    assert cloud.times == 2, "what was listed before the change does not do"
+    await other.flight.close()
+    await replica.flight.close()
+
+
 async def test_a_change_during_a_look_asks_for_another(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
@@ -378,7 +400,9 @@ async def test_a_damaged_value_in_redis_is_replaced(
 ) -> None:
     replica = Replica(clock, store, Cloud())
     await store.claim(f"inventory-2:prod:{PROJECT}", owner="x", lease_s=9.0)
-    await store.publish(f"inventory-2:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0)
+    await store.publish(
+        f"inventory-2:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0, until=4e9
+    )
     await replica.look()
     assert replica.telemetry.polls == [("prod", "UpstreamBroken")]
     await clock.advance(5)
