@@ -16,8 +16,8 @@ def service() -> Dashboard:
         .with_panel(
             figure(
                 "Did 99.9 % of 30 days' requests for links succeed?",
-                "SLO 1, of whatever was recorded so far: the share that ended neither in 5xx nor in"
-                " CGW.4291. Callers' own mistakes count as good. Red: the month's budget is gone.",
+                "SLO 1, of whatever was recorded so far: links given, of these and of what ended in 5xx"
+                " or CGW.4291. Callers' own mistakes count nowhere. Red: the month's budget is gone.",
                 ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
                 unit="percentunit",
                 decimals=3,
@@ -37,7 +37,7 @@ def service() -> Dashboard:
         .with_panel(
             figure(
                 "Did 95 % of 30 days' links come within 2.5 s?",
-                "SLO 2, of the answers to requests for links, refusals included.",
+                "SLO 2, of the links given and of the requests that failed (5xx); refusals do not count.",
                 ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
                 unit="percentunit",
                 decimals=2,
@@ -125,8 +125,8 @@ def service() -> Dashboard:
         .with_panel(
             graph(
                 "How long does a link take?",
-                "Whole requests for links, the wait for a place in the cloud's budget included. The"
-                " dots are exemplars: requests whose trace can be looked up.",
+                "Whole requests for links, given or failed, the wait for a place in the cloud's budget"
+                " included. The dots are exemplars: requests whose trace can be looked up.",
                 *percentiles("gateway_request_duration_seconds", 'INSTANCE,answer="link"'),
                 unit="s",
                 limits=((2.5, RED),),

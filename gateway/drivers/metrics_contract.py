@@ -72,7 +72,8 @@ FAMILIES: Final = (
         "gateway_request_duration_seconds",
         "From a request's headers to its answer.",
         _TO_THE_DEADLINE,
-        answer="link (console links), forwarded (other operations), other",
+        answer="link (console links, given or 5xx), refused (console links, 4xx), forwarded (other"
+        " operations), other",
     ),
     _histogram(
         "gateway_stage_duration_seconds",

@@ -108,7 +108,8 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
     assert gateway.metric('gateway_identifications_total{issuer="corp",outcome="remembered"}') == 2
     assert gateway.metric('gateway_stage_duration_seconds_count{stage="obtain"}') == 3
     seconds = 'gateway_request_duration_seconds_count{answer="link"}'
-    assert gateway.metric(seconds) == 4
+    assert gateway.metric(seconds) == 3
+    assert gateway.metric(seconds.replace("link", "refused")) == 1
     allowed = 'gateway_decisions_total{decision="allowed",permission="console:open"}'
     assert gateway.metric(allowed) == 3
     assert gateway.metric(allowed.replace("allowed", "denied")) == 1

@@ -230,8 +230,8 @@ def is_a_value(value: str, told: str) -> bool:
     words = {*re.findall(r"\w+", told), *(one.value for one in Rejection)}
     words |= {looks.code for looks in WIRE.values()} | {INTERNAL.error_code}
     words |= {row.name for row in (*built_in_operations(), OWN_OPERATION)}
-    words |= {str(looks.status) for looks in WIRE.values()} | {"500"}
-    pattern = re.compile(value.replace("5..", r"5\d\d"))
+    words |= {str(looks.status) for looks in WIRE.values()} | {"200", "500"}
+    pattern = re.compile(value.replace("..", r"\d\d"))
     return any(pattern.fullmatch(word) for word in words)
 
 
