@@ -239,7 +239,7 @@ def upstream() -> Dashboard:
         .with_panel(
             figure(
                 "How long is the service token good?",
-                "The shortest of all processes. Below half an hour it was not renewed in time:"
+                "The shortest of all processes and projects. Below half an hour it was not renewed in time:"
                 " ConsoleGatewayServiceTokenNotRenewed in the runbook.",
                 (
                     "min by (account)"

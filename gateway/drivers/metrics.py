@@ -105,8 +105,12 @@ class Metrics:
     def service_login(self, account: str, outcome: str) -> None:
         self._count("gateway_service_logins_total", account, outcome)
 
-    def service_credential_expires(self, account: str, at: float) -> None:
-        self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account).set(at)
+    def service_credential_expires(self, account: str, project: str, at: float) -> None:
+        gauge = self._gauges["gateway_service_credential_expires_timestamp_seconds"]
+        gauge.labels(account, project).set(at)
+
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None:
+        self._gauges["gateway_service_login_refused"].labels(account, project).set(refused)
 
     def keys_refreshed(self, issuer: str, outcome: str) -> None:
         self._count("gateway_key_refreshes_total", issuer, outcome)
@@ -207,8 +211,6 @@ class Metrics:
             self._requests.begin((operation, _text(status), error_code))
         for labels in product(accounts, ("usable", "throttled", "misconfigured")):
             self._upstream_seconds.begin(labels)
-        for account in accounts:
-            self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account)
         for labels in product(accounts, budgets):
             self._budget_wait.begin(labels)
 

@@ -43,6 +43,7 @@ class Family:
 
 
 _ACCOUNT: Final = {"account": "accounts of the config"}
+_PROJECT: Final = {**_ACCOUNT, "project": "projects of the config"}
 _ISSUER: Final = {"issuer": "issuers of the config"}
 _BUDGET: Final = {**_ACCOUNT, "budget": "console, iam"}
 _LISTENER: Final = {"listener": "public, admin"}
@@ -164,9 +165,14 @@ FAMILIES: Final = (
         outcome="ok, refused, away",
     ),
     _gauge(
+        "gateway_service_login_refused",
+        "1 from IAM's refusal of a login until the project has a token again.",
+        **_PROJECT,
+    ),
+    _gauge(
         "gateway_service_credential_expires_timestamp_seconds",
-        "When the account's service token ends; 0: it has none yet.",
-        **_ACCOUNT,
+        "When a project's service token ends; 0: it has none yet. Of accounts that log in.",
+        **_PROJECT,
     ),
     _counter(
         "gateway_key_refreshes_total",

@@ -91,6 +91,8 @@ class PasswordCredential:
         self._closed_until = 0.0
         self._life_s = 0.0
         self._renewed_at = float("-inf")
+        telemetry.service_login_refused(account, project, refused=False)
+        telemetry.service_credential_expires(account, project, 0.0)
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request  # a token is the same for every request
@@ -141,7 +143,8 @@ class PasswordCredential:
             raise ServiceLoginFailed("the shared token is unreadable", retry_after_s=5.0)
         self._token, self._life_s = token, self._left_s(token)
         self._failures = self._refusals = 0  # also where another replica logged in
-        self._telemetry.service_credential_expires(self._account, token.expires_at)
+        self._telemetry.service_login_refused(self._account, self._project, refused=False)
+        self._telemetry.service_credential_expires(self._account, self._project, token.expires_at)
         return token
 
     async def _log_in(self, deadline: float) -> Fetched:
@@ -162,8 +165,9 @@ class PasswordCredential:
         key = f"refused:{self._account}:{self._fingerprint}"
         while not brought:
             gate = await self._shared.obtain(key, attempt, deadline=deadline, unusable=_OPEN)
-            if gate.value == _REFUSED:
+            if gate.value == _REFUSED:  # also where another was
                 self._closed_until = gate.good_until
+                self._telemetry.service_login_refused(self._account, self._project, refused=True)
                 self._raise_if_closed()
         return brought[0]
 

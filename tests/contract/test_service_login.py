@@ -206,6 +206,20 @@ async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
     ]  # fmt: skip
 
 
+async def test_a_token_that_is_not_renewed_shows_beside_the_other_projects_new_one(
+    region: Region,
+) -> None:
+    stuck, renewed = region.replica("p", "q")
+    expires = region.telemetry.expires
+    assert expires == {("prod", "p"): 0.0, ("prod", "q"): 0.0}
+    await region.token(stuck)
+    ends = expires["prod", "p"]
+    await region.clock.advance(DAY_S / 2)
+    await region.token(renewed)
+    assert expires["prod", "p"] == ends
+    assert expires["prod", "q"] > ends + DAY_S / 3
+
+
 async def test_an_ended_token_is_not_sent(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
@@ -345,6 +359,31 @@ async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -
             await region.token(credential)
         assert 200 < caught.value.retry_after_s <= 300
         await region.clock.advance(1.0)
+    assert region.iam.logins == 1
+
+
+async def test_a_refused_login_shows_until_there_is_a_token_again(region: Region) -> None:
+    region.iam.password = "another"
+    (credential,) = region.replica()
+    refused = region.telemetry.login_refused
+    assert refused == {("prod", "p"): False}
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(credential)
+    assert refused == {("prod", "p"): True}
+    region.iam.password = PASSWORD
+    await region.clock.advance(301.0)
+    await region.token(credential)
+    assert refused == {("prod", "p"): False}
+
+
+async def test_a_process_that_was_born_after_the_refusal_shows_it_too(region: Region) -> None:
+    region.iam.password = "another"
+    for _ in range(2):
+        (credential,) = region.replica()
+        assert region.telemetry.login_refused == {("prod", "p"): False}
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+        assert region.telemetry.login_refused == {("prod", "p"): True}
     assert region.iam.logins == 1
 
 
