@@ -923,7 +923,9 @@ async def _open_credentials(
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
             return dict.fromkeys(account.projects, pair), {}
         case settings.TokenFileLogin() as login:
-            file = TokenFileCredential(login, clock=tools.clock)
+            file = TokenFileCredential(
+                account.name, login, clock=tools.clock, telemetry=tools.metrics
+            )
             return dict.fromkeys(account.projects, file), {}
         case settings.PasswordLogin() as login:
             session = await stack.enter_async_context(

@@ -381,7 +381,8 @@ def upstream() -> Dashboard:
             graph(
                 "Does the service account log in?",
                 "Logins in 10 minutes by outcome. `refused`: the password or key is wrong, and nobody"
-                " will be served once the token ends; `away`: IAM does not answer.",
+                " will be served once the token ends; `away`: IAM does not answer, or the token file is"
+                " unreadable.",
                 (
                     "sum by (account, outcome) (increase(gateway_service_logins_total{ACCOUNT}[10m]))",
                     "{{account}} {{outcome}}",

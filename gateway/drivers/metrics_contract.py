@@ -160,7 +160,7 @@ FAMILIES: Final = (
     _counter("gateway_breaker_opened_total", "Times that calls were suspended.", **_ACCOUNT),
     _counter(
         "gateway_service_logins_total",
-        "Logins to the cloud's IAM.",
+        "Logins to the cloud's IAM, and looks at a token file that found no token (away).",
         **_ACCOUNT,
         outcome="ok, refused, away",
     ),

@@ -269,11 +269,16 @@ class KeyPairCredential:
 class TokenFileCredential:
     """A token that another agent keeps fresh in a file."""
 
-    def __init__(self, login: TokenFileLogin, *, clock: Clock) -> None:
+    def __init__(
+        self, account: str, login: TokenFileLogin, *, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._account = account
         self._file = login.token_file
         self._clock = clock
+        self._telemetry = telemetry
         self._token: Secret | None = None
         self._looked_at = float("-inf")
+        self._told_at = float("-inf")
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request, deadline
@@ -294,7 +299,16 @@ class TokenFileCredential:
         if _TOKEN.fullmatch(text):
             self._token = Secret(text)
         else:  # half written or gone: the last good one may still serve
-            log.warning("token_file_unreadable", extra={"file": str(self._file)})
+            self._tell_unreadable()
+
+    def _tell_unreadable(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._told_at < _LOOK_AT_FILE_EVERY_S:
+            return  # each request that the cloud refuses looks, too
+        self._told_at = now
+        self._telemetry.service_login(self._account, "away")
+        extra = {"account": self._account, "file": str(self._file)}
+        log.warning("token_file_unreadable", extra=extra)
 
 
 def _spare_s(life_s: float) -> float:

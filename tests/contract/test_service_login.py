@@ -536,10 +536,12 @@ def token_file(tmp_path: Path) -> Path:
     return file
 
 
-def from_file(file: Path, clock: FakeClock) -> TokenFileCredential:
-    return TokenFileCredential(
-        TokenFileLogin.model_construct(method="token_file", token_file=file), clock=clock
-    )
+def from_file(
+    file: Path, clock: FakeClock, telemetry: RecordingTelemetry | None = None
+) -> TokenFileCredential:
+    login = TokenFileLogin.model_construct(method="token_file", token_file=file)
+    telemetry = telemetry or RecordingTelemetry()
+    return TokenFileCredential("prod", login, clock=clock, telemetry=telemetry)
 
 
 async def test_a_token_file_is_read_anew_when_it_was_replaced(
@@ -579,6 +581,33 @@ async def test_the_last_good_token_serves_while_the_file_is_gone(
     token_file.unlink()  # noqa: ASYNC240 - some bytes
     await clock.advance(1.5)
     assert await credential.headers(REQUEST, deadline=0) == headers
+
+
+async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_at_most(
+    token_file: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(token_file, clock, telemetry)
+    refused = await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == []
+    token_file.unlink()  # noqa: ASYNC240 - some bytes
+    for _ in range(3):
+        await clock.advance(1.5)
+        for _ in range(20):
+            await credential.headers(REQUEST, deadline=0)
+            assert await credential.renew(refused, deadline=0) is False
+    assert telemetry.logins == [("prod", "away")] * 3
+
+
+async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(tmp_path / "none", clock, telemetry)
+    for _ in range(20):
+        with pytest.raises(ServiceLoginFailed):
+            await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == [("prod", "away")]
 
 
 async def _stop(task: asyncio.Future[None]) -> None:
