@@ -157,6 +157,7 @@ class Worker:
         self._metrics = Metrics(plan.config.metrics.teams)
         history = plan.history
         self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
+        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()

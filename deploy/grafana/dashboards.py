@@ -194,8 +194,8 @@ def service() -> Dashboard:
                     "descriptors of {{instance}}",
                 ),
                 (
-                    "max(increase(gateway_worker_deaths_total{INSTANCE}[10m]))",
-                    "worker deaths in 10 min",
+                    "increase(gateway_worker_deaths_total{INSTANCE}[10m]) > 0",
+                    "worker deaths in 10 min, told by {{instance}}",
                 ),
                 (
                     "sum(increase(gateway_task_restarts_total{INSTANCE}[10m]))",
@@ -580,9 +580,11 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Is the policy's file in force?",
-                "The number of processes that refused the file as it stands; the one before is in force.",
-                ("sum(gateway_policy_rejected{INSTANCE})", "refused"),
+                "Are the files of policy and config in force?",
+                "The number of processes whose gateway refused the file as it stands; what was before it"
+                " is in force.",
+                ("sum(gateway_policy_rejected{INSTANCE})", "policy refused"),
+                ("sum(gateway_config_rejected{INSTANCE})", "config refused"),
                 unit="short",
                 limits=((1, RED),),
             )
@@ -674,14 +676,14 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "When were policy and config taken over, or refused?",
-                "In 10 minutes, over all processes.",
+                "In 10 minutes: of policies over all processes; a refused config is told by each worker.",
                 (
                     "sum by (outcome) (increase(gateway_policy_reloads_total{INSTANCE}[10m]))",
                     "policy {{outcome}}",
                 ),
                 (
-                    "max(increase(gateway_config_rejections_total{INSTANCE}[10m]))",
-                    "config rejected",
+                    "increase(gateway_config_rejections_total{INSTANCE}[10m]) > 0",
+                    "config rejected, told by {{instance}}",
                 ),
                 unit="short",
             )

@@ -200,6 +200,10 @@ FAMILIES: Final = (
         "gateway_config_rejections_total",
         "Changes of the config file that were refused. Each worker tells the parent's number.",
     ),
+    _gauge(
+        "gateway_config_rejected",
+        "1 while the config file as it stands was refused. Each worker tells the parent's word.",
+    ),
     _counter(
         "gateway_worker_deaths_total",
         "Workers that ended unasked. Each worker tells the parent's number.",

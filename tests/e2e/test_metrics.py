@@ -189,11 +189,21 @@ def value_of(page: str, line: str) -> float:
     return float(found[0].rpartition(" ")[2]) if found else 0.0
 
 
-def test_a_refused_config_is_counted(own_stack: Stack) -> None:
+@pytest.mark.parametrize("deadline_s", [8, 9], ids=["taken back", "mended"])
+def test_a_refused_config_is_told_until_the_file_is_good_again(
+    own_stack: Stack, deadline_s: int
+) -> None:
     gateway = own_stack.gateway
+    assert gateway.metric("gateway_config_rejected") == 0
     gateway.config["no_such_key"] = 1
     gateway.write_config()
-    eventually(lambda: gateway.metric("gateway_config_rejections_total") >= 1)
+    eventually(lambda: gateway.metric("gateway_config_rejected") == 1)
+    assert gateway.metric("gateway_config_rejections_total") >= 1
+    del gateway.config["no_such_key"]
+    gateway.config["request"]["deadline_s"] = deadline_s
+    gateway.write_config()
+    eventually(lambda: gateway.metric("gateway_config_rejected") == 0)
+    assert gateway.metric("gateway_config_rejections_total") >= 1
 
 
 def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: Stack) -> None:
