@@ -506,7 +506,7 @@ async def open_parts(
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            operations=[*links, "none"],
+            links=links,
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )

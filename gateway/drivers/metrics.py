@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
-from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind
+from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind
 from gateway.errors import Rejection
 from gateway.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
 
@@ -178,15 +178,15 @@ class Metrics:
         *,
         accounts: Sequence[str],
         issuers: Sequence[str],
-        operations: Sequence[str],
+        links: Sequence[str],
         failures: Sequence[tuple[int, str]],
         actions: Sequence[str],
     ) -> None:
         """Let the series that alerts watch be there from the start.
 
-        A series that begins with its first event has no increase to be alarmed at. `failures`
-        are HTTP statuses with the error codes that stand for a failure of ours, `actions` those
-        of the admin API.
+        A series that begins with its first event has no increase to be alarmed at. `links` are the
+        operations that give one, `failures` HTTP statuses with the error codes that stand for a
+        failure of ours, `actions` those of the admin API.
         """
         sources = [source.value for source in LinkSource]
         budgets = [budget.value for budget in BudgetClass]
@@ -207,9 +207,12 @@ class Metrics:
         ):
             for labels in product(*values):
                 self._counters[name].begin(labels)
-        for operation, (status, error_code) in product(operations, failures):
+        for operation in links:
+            self._requests.begin((operation, "200", ""))
+        for operation, (status, error_code) in product([*links, "none"], failures):
             self._requests.begin((operation, _text(status), error_code))
-        for labels in product(accounts, ("usable", "throttled", "misconfigured")):
+        self._request_seconds.begin(("link",))
+        for labels in product(accounts, UPSTREAM_OUTCOMES):
             self._upstream_seconds.begin(labels)
         for labels in product(accounts, budgets):
             self._budget_wait.begin(labels)

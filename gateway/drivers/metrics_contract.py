@@ -19,6 +19,10 @@ _NEXT_DOOR: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 """Redis, a disk, the event loop: all that should take milliseconds at most."""
 _MAY_HANG: Final = (*_NEXT_DOOR[:-2], 0.25, 0.5, 1, 2.5, 5)
 """A disk or the loop, which nobody gives up on as early as on Redis."""
+UPSTREAM_OUTCOMES: Final = (
+    "usable", "throttled", "refused", "credential_stale", "misconfigured", "unavailable", "broken",
+    "upstream_unreachable", "upstream_slow", "upstream_broken", "cancelled",
+)  # fmt: skip
 
 
 class Kind(Enum):
@@ -126,8 +130,7 @@ FAMILIES: Final = (
         "Calls that were sent to the cloud.",
         _TO_THE_DEADLINE,
         **_ACCOUNT,
-        outcome="usable, throttled (429), refused, credential_stale, misconfigured, unavailable,"
-        " broken, upstream_unreachable, upstream_slow, upstream_broken, cancelled",
+        outcome=", ".join(UPSTREAM_OUTCOMES).replace("throttled", "throttled (429)"),
     ),
     _histogram(
         "gateway_budget_wait_seconds",

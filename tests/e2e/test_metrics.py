@@ -213,5 +213,10 @@ def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: 
         'gateway_identifications_total{issuer="corp",outcome="revoked"}',
         'gateway_budget_refusals_total{account="prod",budget="console"}',
         'gateway_upstream_duration_seconds_count{account="prod",outcome="throttled"}',
+        'gateway_upstream_duration_seconds_count{account="prod",outcome="upstream_unreachable"}',
+        'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}',
+        'gateway_requests_total{error_code="CGW.4291",operation="ShowRemoteConsole",status="429"}',
+        'gateway_request_duration_seconds_count{answer="link"}',
+        f'gateway_service_login_refused{{account="prod",project="{stack.box.project}"}}',
     ):
         assert f"{line} " in page
