@@ -254,7 +254,10 @@ def upstream() -> Dashboard:
             figure(
                 "Which share of calls meets a 429?",
                 "Over 5 minutes. It should be 0: the budget is there so that the cloud need not say it.",
-                ("job_account:gateway_upstream_throttled:ratio_rate5m", "{{account}}"),
+                (
+                    'job_account:gateway_upstream_throttled:ratio_rate5m{account=~"$account"}',
+                    "{{account}}",
+                ),
                 unit="percentunit",
                 limits=((0.001, YELLOW), (0.01, RED)),
             )
@@ -263,7 +266,10 @@ def upstream() -> Dashboard:
             figure(
                 "How much of the budget is used?",
                 "Calls over 5 minutes, of what operators allow. Near 100 % people wait.",
-                ("job_account_budget:gateway_budget_use:ratio_rate5m", "{{account}} {{budget}}"),
+                (
+                    'job_account_budget:gateway_budget_use:ratio_rate5m{account=~"$account"}',
+                    "{{account}} {{budget}}",
+                ),
                 unit="percentunit",
                 limits=((0.8, YELLOW), (0.95, RED)),
             )
@@ -288,8 +294,8 @@ def upstream() -> Dashboard:
                 " operators allow. The rate falls after 429s and climbs back; one that hovers at the"
                 " same place below the ceiling shows the true limit.",
                 (
-                    "sum by (account) (rate(gateway_budget_wait_seconds_count{ACCOUNT}[WINDOW]))",
-                    "calls, {{account}}",
+                    "sum by (account, budget) (rate(gateway_budget_wait_seconds_count{ACCOUNT}[WINDOW]))",
+                    "calls, {{account}} {{budget}}",
                 ),
                 (
                     "max by (account, budget) (gateway_budget_rate{ACCOUNT})",
@@ -311,7 +317,7 @@ def upstream() -> Dashboard:
                     "waiting, {{account}} {{budget}}",
                 ),
                 (
-                    "job_account_budget:gateway_budget_queue_seconds:max",
+                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
                     "seconds, {{account}} {{budget}}",
                 ),
                 unit="short",
@@ -369,7 +375,10 @@ def upstream() -> Dashboard:
             graph(
                 "Do calls fail, and are they suspended?",
                 "Share of calls that failed over 5 minutes, and how often the breaker opened in 10.",
-                ("job_account:gateway_upstream_failures:ratio_rate5m", "failed, {{account}}"),
+                (
+                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    "failed, {{account}}",
+                ),
                 (
                     "sum by (account) (increase(gateway_breaker_opened_total{ACCOUNT}[10m]))",
                     "opened, {{account}}",
@@ -398,6 +407,16 @@ def links() -> Dashboard:
         page("Links", "Where do links come from, and how many calls do they save?", accounts=True)
         .with_panel(
             figure(
+                "How many processes are without Redis?",
+                "0: all reach it. Without it each goes on alone: slower, but there; orders given now"
+                " reach one process only.",
+                ("sum(1 - gateway_store_available{INSTANCE})", "processes"),
+                unit="short",
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            figure(
                 "Which share of links took no call?",
                 "Links from memory, from Redis, or from another's call under way. The higher, the more"
                 " people the budget serves; `reuse`, `lifetime_s` and `renew_before_s` move it.",
@@ -419,19 +438,6 @@ def links() -> Dashboard:
                     "coalesced",
                 ),
                 unit="percentunit",
-            )
-        )
-        .with_panel(
-            figure(
-                "Does Redis answer?",
-                "The number of processes that reach it, less those that do not. Without it each goes on"
-                " alone: slower, but there.",
-                (
-                    "sum(gateway_store_available{INSTANCE}) - sum(1 - gateway_store_available{INSTANCE})",
-                    "processes",
-                ),
-                unit="short",
-                limits=((NEVER_BELOW, RED), (1, GREEN)),
             )
         )
         .with_panel(

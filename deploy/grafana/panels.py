@@ -146,10 +146,10 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
         .refresh("30s")
         .timezone("browser")
     )
-    chosen = [_variable("instance", "gateway_build_info")]
-    if accounts:
-        chosen.append(_variable("account", 'gateway_budget_ceiling{instance=~"$instance"}'))
-    for variable in chosen:
+    account = _variable("account", 'gateway_budget_ceiling{instance=~"$instance"}')
+    if not accounts:  # links hand on what a dashboard has: the choice would be lost on the way
+        account = account.hide(models.VariableHide.HIDE_VARIABLE)
+    for variable in (_variable("instance", "gateway_build_info"), account):
         made = made.with_variable(variable)
     for other, uid in UIDS.items():
         if other != title:
@@ -158,7 +158,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
                 .type(models.DashboardLinkType.LINK)
                 .url(f"/d/{uid}")
                 .icon("dashboard" if other != "Runbook" else "doc")
-                .tooltip(f"{other}, at the same time and of the same instances")
+                .tooltip(f"{other}, at the same time, of the same instances and accounts")
                 .keep_time(True)
                 .include_vars(True)
             )
