@@ -544,6 +544,7 @@ def expose(
     loop = asyncio.get_running_loop()
     metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
     metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+    metrics.gauge("gateway_policy_version", lambda: int(policies.current().version[:8] or "0", 16))
     for one in keys:
         for name in ("age", "age_max"):
             read = partial(getattr, one, f"{name}_s")
@@ -717,6 +718,11 @@ def open_inventories(
         metrics.gauge(
             "gateway_inventory_age_seconds",
             partial(inventories.age_s, account.name),
+            account=account.name,
+        )
+        metrics.gauge(
+            "gateway_inventory_age_max_seconds",
+            partial(getattr, account.inventory, "age_max_s"),
             account=account.name,
         )
     return inventories

@@ -537,14 +537,15 @@ def links() -> Dashboard:
         .with_panel(
             graph(
                 "How old is what tag rules go by?",
-                "Age of the inventory, where the policy has rules by attributes. Beyond `age_max_s` such"
-                " rules give nobody anything.",
+                "Age of the inventory, of `age_max_s`; the policy looks at it only if it has rules by"
+                " attributes. From 100 % on such rules give nobody anything.",
                 (
-                    "max by (account) (gateway_inventory_age_seconds{ACCOUNT} < +Inf)",
+                    "max by (account) (gateway_inventory_age_seconds{ACCOUNT}"
+                    " / gateway_inventory_age_max_seconds{ACCOUNT} < +Inf)",
                     "{{account}}",
                 ),
-                unit="s",
-                limits=((600, RED),),
+                unit="percentunit",
+                limits=((0.5, YELLOW), (1, RED)),
             )
         )
         .with_panel(
@@ -697,8 +698,13 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Do all processes have the same policy?",
-                "Rules in force by process: lines that stay apart are replicas that decide differently.",
-                ("gateway_policy_rules{INSTANCE}", "{{instance}}"),
+                "Processes by what they decide with: two lines for longer than a change takes are replicas"
+                " that decide differently. And the rules in force.",
+                (
+                    'count_values("version", gateway_policy_version{INSTANCE})',
+                    "processes with version {{version}}",
+                ),
+                ("max(gateway_policy_rules{INSTANCE})", "rules"),
                 unit="short",
             )
         )

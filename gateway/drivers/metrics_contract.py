@@ -198,6 +198,7 @@ FAMILIES: Final = (
     _counter("gateway_policy_reloads_total", "Loads of the policy.", outcome="ok, rejected"),
     _gauge("gateway_policy_rejected", "1 while the policy file as it stands was refused."),
     _gauge("gateway_policy_rules", "Grants and denials in force."),
+    _gauge("gateway_policy_version", "First 32 bits of the version of the policy in force."),
     _gauge("gateway_policy_loaded_timestamp_seconds", "When the policy in force was loaded."),
     _counter(
         "gateway_config_rejections_total",
@@ -220,6 +221,11 @@ FAMILIES: Final = (
     _gauge(
         "gateway_inventory_age_seconds",
         "Age of what rules by attributes go by; +Inf while there is none.",
+        **_ACCOUNT,
+    ),
+    _gauge(
+        "gateway_inventory_age_max_seconds",
+        "An older one grants nothing (`inventory.age_max_s`).",
         **_ACCOUNT,
     ),
     _gauge("gateway_inventory_needed", "1 while the policy has rules by attributes."),
