@@ -15,33 +15,38 @@ def service() -> Dashboard:
         page("Service", "Do people get their links, and how fast?", accounts=False)
         .with_panel(
             figure(
-                "Did 99.9 % of 30 days' requests for links succeed?",
-                "SLO 1, of whatever was recorded so far: links given, of these and of what ended in 5xx"
-                " or CGW.4291. Callers' own mistakes count nowhere. Red: the month's budget is gone.",
-                ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
-                unit="percentunit",
-                decimals=3,
-                limits=((NEVER_BELOW, RED), (0.999, GREEN)),
+                "Which alerts fire?",
+                "By name; each has its section in the runbook. Those of another instance count, too.",
+                (
+                    'count by (alertname) (ALERTS{job="console-gateway",alertstate="firing"})',
+                    "{{alertname}}",
+                ),
+                unit="short",
+                limits=((1, RED),),
+                nothing="none",
+                width=8,
             )
         )
         .with_panel(
             figure(
-                "How much of that error budget is left?",
-                "1: nothing has failed; 0: a tenth of a percent has; below: the SLO is missed.",
-                ("1 - job:gateway_link_failures:ratio_rate30d / 0.001", "{{job}}"),
-                unit="percentunit",
-                decimals=1,
-                limits=((NEVER_BELOW, RED), (0.1, YELLOW), (0.5, GREEN)),
-            )
-        )
-        .with_panel(
-            figure(
-                "Did 95 % of 30 days' links come within 2.5 s?",
-                "SLO 2, of the links given and of the requests that failed (5xx); refusals do not count.",
-                ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
+                "Which share of links fails now?",
+                "Over 5 minutes: what ended in 5xx or CGW.4291. Red: somebody is paged if it lasts.",
+                ("job:gateway_link_failures:ratio_rate5m", "{{job}}"),
                 unit="percentunit",
                 decimals=2,
-                limits=((NEVER_BELOW, RED), (0.95, GREEN)),
+                limits=((0.001, YELLOW), (0.006, RED)),
+                nothing="no requests",
+            )
+        )
+        .with_panel(
+            figure(
+                "Which share of links is slow now?",
+                "Over 5 minutes: what took over 2.5 s. Red: somebody is paged if it lasts.",
+                ("job:gateway_slow_links:ratio_rate5m", "{{job}}"),
+                unit="percentunit",
+                decimals=1,
+                limits=((0.05, YELLOW), (0.3, RED)),
+                nothing="no requests",
             )
         )
         .with_panel(
@@ -56,23 +61,12 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which versions are running?",
-                "More than one for longer than a roll-out takes: it has stopped half-way.",
-                ("count by (version) (gateway_build_info{INSTANCE})", "{{version}}"),
-                unit="short",
-            )
-        )
-        .with_panel(
-            figure(
-                "When does a certificate end?",
-                "The earliest of each listener with TLS; a renewed file is taken over by itself.",
-                (
-                    "min by (listener)"
-                    " (gateway_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
-                    "{{listener}}",
-                ),
-                unit="s",
-                limits=((NEVER_BELOW, RED), (172_800, YELLOW), (1_209_600, GREEN)),
+                "How much of the month's error budget is left?",
+                "1: nothing has failed; 0: a tenth of a percent has; below: the SLO is missed.",
+                ("1 - job:gateway_link_failures:ratio_rate30d / 0.001", "{{job}}"),
+                unit="percentunit",
+                decimals=1,
+                limits=((NEVER_BELOW, RED), (0.1, YELLOW), (0.5, GREEN)),
             )
         )
         .with_row(Row("Rate and errors"))
@@ -205,6 +199,53 @@ def service() -> Dashboard:
                 limits=((0.8, RED),),
             )
         )
+        .with_row(Row("Goals of 30 days, and what runs"))
+        .with_panel(
+            figure(
+                "Did 99.9 % of 30 days' requests for links succeed?",
+                "SLO 1, of whatever was recorded so far: links given, of these and of what ended in 5xx"
+                " or CGW.4291. Callers' own mistakes count nowhere. Red: the month's budget is gone.",
+                ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
+                unit="percentunit",
+                decimals=3,
+                limits=((NEVER_BELOW, RED), (0.999, GREEN)),
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "Did 95 % of 30 days' links come within 2.5 s?",
+                "SLO 2, of the links given and of the requests that failed (5xx); refusals do not count.",
+                ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
+                unit="percentunit",
+                decimals=2,
+                limits=((NEVER_BELOW, RED), (0.95, GREEN)),
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "Which versions are running?",
+                "More than one for longer than a roll-out takes: it has stopped half-way.",
+                ("count by (version) (gateway_build_info{INSTANCE})", "{{version}}"),
+                unit="short",
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "When does a certificate end?",
+                "The earliest of each listener with TLS; a renewed file is taken over by itself.",
+                (
+                    "min by (listener)"
+                    " (gateway_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
+                    "{{listener}}",
+                ),
+                unit="s",
+                limits=((NEVER_BELOW, RED), (172_800, YELLOW), (1_209_600, GREEN)),
+                width=6,
+            )
+        )
     )
 
 
@@ -217,23 +258,26 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
+                "Which share of calls fails?",
+                "Over 5 minutes: no answer, or one that cannot be used; what the cloud says of a request"
+                " is none.",
+                (
+                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    "{{account}}",
+                ),
+                unit="percentunit",
+                decimals=1,
+                limits=((0.05, YELLOW), (0.2, RED)),
+                nothing="no calls",
+            )
+        )
+        .with_panel(
+            figure(
                 "Are calls suspended?",
                 "1: the cloud failed so often that nothing is sent for a moment; 0.5: one call probes.",
                 ("max by (account) (gateway_breaker_open{ACCOUNT})", "{{account}}"),
                 unit="short",
                 limits=((0.5, YELLOW), (1, RED)),
-            )
-        )
-        .with_panel(
-            figure(
-                "How long is nothing sent, after a 429?",
-                "What is left of the pause that all replicas keep.",
-                (
-                    "max by (account, budget) (gateway_budget_pause_seconds{ACCOUNT})",
-                    "{{account}} {{budget}}",
-                ),
-                unit="s",
-                limits=((0.001, YELLOW),),
             )
         )
         .with_panel(
@@ -264,6 +308,18 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
+                "How long will who comes now wait?",
+                "The queue at the learned rate. Beyond `budget.wait_max_s` (20 s) callers are refused.",
+                (
+                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
+                    "{{account}} {{budget}}",
+                ),
+                unit="s",
+                limits=((2, YELLOW), (10, RED)),
+            )
+        )
+        .with_panel(
+            figure(
                 "How much of the budget is used?",
                 "Calls over 5 minutes, of what operators allow. Near 100 % people wait.",
                 (
@@ -272,18 +328,6 @@ def upstream() -> Dashboard:
                 ),
                 unit="percentunit",
                 limits=((0.8, YELLOW), (0.95, RED)),
-            )
-        )
-        .with_panel(
-            figure(
-                "Which processes keep to a share of their own?",
-                "They cannot ask Redis, and take a part of the budget that cannot be too much.",
-                (
-                    "sum by (account, budget) (gateway_budget_alone{ACCOUNT})",
-                    "{{account}} {{budget}}",
-                ),
-                unit="short",
-                limits=((1, YELLOW),),
             )
         )
         .with_row(Row("Budget"))
@@ -345,6 +389,28 @@ def upstream() -> Dashboard:
                     "lost, {{account}} {{budget}}",
                 ),
                 unit="reqps",
+            )
+        )
+        .with_panel(
+            graph(
+                "How long is nothing sent, after a 429?",
+                "What is left of the pause that all replicas keep.",
+                (
+                    "max by (account, budget) (gateway_budget_pause_seconds{ACCOUNT})",
+                    "{{account}} {{budget}}",
+                ),
+                unit="s",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which processes keep to a share of their own?",
+                "They cannot ask Redis, and take a part of the budget that cannot be too much.",
+                (
+                    "max by (instance, account, budget) (gateway_budget_alone{ACCOUNT}) > 0",
+                    "{{instance}}, {{account}} {{budget}}",
+                ),
+                unit="short",
             )
         )
         .with_row(Row("The cloud"))

@@ -90,8 +90,10 @@ def figure(
     unit: str,
     limits: tuple[Limit, ...] = (),
     decimals: float | None = None,
+    nothing: str = "",
     width: int = 4,
 ) -> stat.Panel:
+    """Show the latest value; `nothing` is said where there is none and that is no fault."""
     panel = (
         stat.Panel()
         .title(question)
@@ -106,6 +108,8 @@ def figure(
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
+    if nothing:
+        panel = panel.no_value(nothing)
     for query in _asked(queries, exemplars=False):
         panel = panel.with_target(query)
     return panel
