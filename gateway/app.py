@@ -157,6 +157,7 @@ class Worker:
         self._metrics = Metrics(plan.config.metrics.teams)
         history = plan.history
         self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
+        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -505,7 +506,7 @@ async def open_parts(
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            operations=[*links, "none"],
+            links=links,
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )
@@ -543,6 +544,7 @@ def expose(
     loop = asyncio.get_running_loop()
     metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
     metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+    metrics.gauge("gateway_policy_version", lambda: int(policies.current().version[:8] or "0", 16))
     for one in keys:
         for name in ("age", "age_max"):
             read = partial(getattr, one, f"{name}_s")
@@ -716,6 +718,11 @@ def open_inventories(
         metrics.gauge(
             "gateway_inventory_age_seconds",
             partial(inventories.age_s, account.name),
+            account=account.name,
+        )
+        metrics.gauge(
+            "gateway_inventory_age_max_seconds",
+            partial(getattr, account.inventory, "age_max_s"),
             account=account.name,
         )
     return inventories
@@ -923,7 +930,9 @@ async def _open_credentials(
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
             return dict.fromkeys(account.projects, pair), {}
         case settings.TokenFileLogin() as login:
-            file = TokenFileCredential(login, clock=tools.clock)
+            file = TokenFileCredential(
+                account.name, login, clock=tools.clock, telemetry=tools.metrics
+            )
             return dict.fromkeys(account.projects, file), {}
         case settings.PasswordLogin() as login:
             session = await stack.enter_async_context(

@@ -66,8 +66,17 @@ class History:
     def worker_deaths(self) -> int:
         return self._shared[1]
 
+    @property
+    def is_config_rejected(self) -> bool:
+        """Whether the file as it stands was refused."""
+        return bool(self._shared[2])
+
     def config_rejected(self) -> None:
         self._shared[0] += 1
+        self._shared[2] = True
+
+    def config_accepted(self) -> None:
+        self._shared[2] = False
 
     def worker_died(self) -> None:
         self._shared[1] += 1
@@ -146,6 +155,7 @@ class Supervisor:
             log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             return
         if config == self._config:
+            self._history.config_accepted()
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
@@ -161,6 +171,7 @@ class Supervisor:
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)
+        self._history.config_accepted()
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:

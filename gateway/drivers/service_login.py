@@ -93,6 +93,8 @@ class PasswordCredential:
         self._closed_until = 0.0
         self._life_s = 0.0
         self._renewed_at = float("-inf")
+        telemetry.service_login_refused(account, project, refused=False)
+        telemetry.service_credential_expires(account, project, 0.0)
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request  # a token is the same for every request
@@ -143,7 +145,8 @@ class PasswordCredential:
             raise ServiceLoginFailed("the shared token is unreadable", retry_after_s=5.0)
         self._token, self._life_s = token, self._left_s(token)
         self._failures = self._refusals = 0  # also where another replica logged in
-        self._telemetry.service_credential_expires(self._account, token.expires_at)
+        self._telemetry.service_login_refused(self._account, self._project, refused=False)
+        self._telemetry.service_credential_expires(self._account, self._project, token.expires_at)
         return token
 
     async def _log_in(self) -> Fetched:
@@ -165,8 +168,9 @@ class PasswordCredential:
         key = f"refused:{self._account}:{self._fingerprint}"
         while not brought:
             gate = await self._shared.obtain(key, attempt, deadline=deadline, unusable=_OPEN)
-            if gate.value == _REFUSED:
+            if gate.value == _REFUSED:  # also where another was
                 self._closed_until = gate.good_until
+                self._telemetry.service_login_refused(self._account, self._project, refused=True)
                 self._raise_if_closed()
         return brought[0]
 
@@ -268,11 +272,16 @@ class KeyPairCredential:
 class TokenFileCredential:
     """A token that another agent keeps fresh in a file."""
 
-    def __init__(self, login: TokenFileLogin, *, clock: Clock) -> None:
+    def __init__(
+        self, account: str, login: TokenFileLogin, *, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._account = account
         self._file = login.token_file
         self._clock = clock
+        self._telemetry = telemetry
         self._token: Secret | None = None
         self._looked_at = float("-inf")
+        self._told_at = float("-inf")
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request, deadline
@@ -293,7 +302,16 @@ class TokenFileCredential:
         if _TOKEN.fullmatch(text):
             self._token = Secret(text)
         else:  # half written or gone: the last good one may still serve
-            log.warning("token_file_unreadable", extra={"file": str(self._file)})
+            self._tell_unreadable()
+
+    def _tell_unreadable(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._told_at < _LOOK_AT_FILE_EVERY_S:
+            return  # each request that the cloud refuses looks, too
+        self._told_at = now
+        self._telemetry.service_login(self._account, "away")
+        extra = {"account": self._account, "file": str(self._file)}
+        log.warning("token_file_unreadable", extra=extra)
 
 
 def _spare_s(life_s: float) -> float:

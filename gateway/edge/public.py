@@ -108,8 +108,11 @@ class _Outcome:
     def answer(self) -> str:
         if self.asked is None or self.asked.call is None:
             return "other"
-        is_link = self.asked.call.operation.answer is Answer.CONSOLE_LINK
-        return "link" if is_link else "forwarded"
+        if self.asked.call.operation.answer is not Answer.CONSOLE_LINK:
+            return "forwarded"
+        # Refusals are fast: with them among the links, whoever collects them hides slow ones.
+        is_ours = self.status < 300 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return "link" if is_ours else "refused"
 
     @property
     def is_hit(self) -> bool:

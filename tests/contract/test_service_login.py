@@ -216,6 +216,20 @@ async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
     ]  # fmt: skip
 
 
+async def test_a_token_that_is_not_renewed_shows_beside_the_other_projects_new_one(
+    region: Region,
+) -> None:
+    stuck, renewed = region.replica("p", "q")
+    expires = region.telemetry.expires
+    assert expires == {("prod", "p"): 0.0, ("prod", "q"): 0.0}
+    await region.token(stuck)
+    ends = expires["prod", "p"]
+    await region.clock.advance(DAY_S / 2)
+    await region.token(renewed)
+    assert expires["prod", "p"] == ends
+    assert expires["prod", "q"] > ends + DAY_S / 3
+
+
 async def test_an_ended_token_is_not_sent(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
@@ -406,6 +420,31 @@ async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -
     assert region.iam.logins == 1
 
 
+async def test_a_refused_login_shows_until_there_is_a_token_again(region: Region) -> None:
+    region.iam.password = "another"
+    (credential,) = region.replica()
+    refused = region.telemetry.login_refused
+    assert refused == {("prod", "p"): False}
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(credential)
+    assert refused == {("prod", "p"): True}
+    region.iam.password = PASSWORD
+    await region.clock.advance(301.0)
+    await region.token(credential)
+    assert refused == {("prod", "p"): False}
+
+
+async def test_a_process_that_was_born_after_the_refusal_shows_it_too(region: Region) -> None:
+    region.iam.password = "another"
+    for _ in range(2):
+        (credential,) = region.replica()
+        assert region.telemetry.login_refused == {("prod", "p"): False}
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+        assert region.telemetry.login_refused == {("prod", "p"): True}
+    assert region.iam.logins == 1
+
+
 async def test_a_changed_password_is_tried_at_once(region: Region) -> None:
     region.iam.password = "another"
     (wrong,) = region.replica()
@@ -555,10 +594,12 @@ def token_file(tmp_path: Path) -> Path:
     return file
 
 
-def from_file(file: Path, clock: FakeClock) -> TokenFileCredential:
-    return TokenFileCredential(
-        TokenFileLogin.model_construct(method="token_file", token_file=file), clock=clock
-    )
+def from_file(
+    file: Path, clock: FakeClock, telemetry: RecordingTelemetry | None = None
+) -> TokenFileCredential:
+    login = TokenFileLogin.model_construct(method="token_file", token_file=file)
+    telemetry = telemetry or RecordingTelemetry()
+    return TokenFileCredential("prod", login, clock=clock, telemetry=telemetry)
 
 
 async def test_a_token_file_is_read_anew_when_it_was_replaced(
@@ -598,6 +639,33 @@ async def test_the_last_good_token_serves_while_the_file_is_gone(
     token_file.unlink()  # noqa: ASYNC240 - some bytes
     await clock.advance(1.5)
     assert await credential.headers(REQUEST, deadline=0) == headers
+
+
+async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_at_most(
+    token_file: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(token_file, clock, telemetry)
+    refused = await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == []
+    token_file.unlink()  # noqa: ASYNC240 - some bytes
+    for _ in range(3):
+        await clock.advance(1.5)
+        for _ in range(20):
+            await credential.headers(REQUEST, deadline=0)
+            assert await credential.renew(refused, deadline=0) is False
+    assert telemetry.logins == [("prod", "away")] * 3
+
+
+async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(tmp_path / "none", clock, telemetry)
+    for _ in range(20):
+        with pytest.raises(ServiceLoginFailed):
+            await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == [("prod", "away")]
 
 
 async def _stop(task: asyncio.Future[None]) -> None:

@@ -417,6 +417,14 @@ def test_prometheus_of_the_compose_file_asks_both_gateways() -> None:
     assert option == "--config.file=/etc/prometheus/prometheus.yml"
 
 
+def test_links_of_alerts_lead_to_the_grafana_of_the_compose_file() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    labels = config["global"]["external_labels"]
+    assert labels["grafana"].removeprefix("http://") in services()["grafana"]["ports"][0]
+    (runbook,) = (DEPLOY / "grafana" / "dashboards").glob("runbook.json")
+    assert labels["runbook"] == f"{labels['grafana']}/d/{json.loads(runbook.read_text())['uid']}"
+
+
 def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     mounted = {
@@ -430,6 +438,18 @@ def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> No
     for file in (provisioning / "datasources").iterdir():
         for source in yaml.safe_load(file.read_text())["datasources"]:
             assert source["url"] == "http://prometheus:9090"
+
+
+def test_limits_give_each_process_the_memory_that_the_alert_supposes() -> None:
+    alerts = (DEPLOY / "prometheus" / "alerts.yml").read_text()
+    (supposed_mib,) = map(int, re.findall(r"> 0\.8 \* (\d+) \* 1024 \* 1024", alerts))
+    (workers,) = map(int, re.findall(r"--workers (\d+)", unit()["ExecStart"][0]))
+    assert int(unit()["MemoryHigh"][0].removesuffix("M")) > workers * supposed_mib
+    for name in REPLICAS:
+        assert services()[name]["deploy"]["resources"]["limits"]["memory"] == f"{supposed_mib}M"
+    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    assert "--workers" not in container["args"]
+    assert container["resources"]["limits"]["memory"] == f"{supposed_mib}Mi"
 
 
 # Words about it.
