@@ -123,8 +123,11 @@ class KeptFile(Protocol):
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
 
-    async def save(self, text: bytes) -> None:
-        """Keep it; a disk that takes nothing is no reason to stop."""
+    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        """Keep what is made of what was kept; no other process saves meanwhile.
+
+        It is made in a thread. A disk that takes nothing is no reason to stop.
+        """
 
 
 @dataclass(frozen=True, slots=True)

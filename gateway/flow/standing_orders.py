@@ -1,7 +1,8 @@
 """The orders that stand: given on any replica, heard by all within a second, kept through a loss.
 
 Redis carries them; each replica holds all of them, and tells a Redis that forgot. A process that
-was never told by Redis, nor by its file, does not know who is revoked: it lets nobody in.
+was never told by Redis, nor by its file, does not know who is revoked: it lets nobody in. What it
+is given meanwhile its file keeps, and does not pass for all.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from contextlib import suppress
 from gateway.errors import OrdersUnknown, StoreUnavailable
 from gateway.model import Principal
 from gateway.ports import Clock, KeptFile, OrderStore
-from gateway.rules.orders import Order, Orders, orders_from_text, orders_to_text
+from gateway.rules.orders import KeptOrders, Order, Orders, kept_from_text, kept_to_text
 
 _LOOK_EVERY_S = 0.4
 _RETRY_AFTER_S = 2.0
@@ -40,12 +41,12 @@ class StandingOrders:
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self.known = known
+        self._keeping = asyncio.Lock()
+        self._kept: tuple[Orders, bool] | None = None
+        """What is in the file, as far as this process put it there."""
         store.when_changed(self._wake.set)
-        text = None if file is None else file.load()
-        if text is not None:
-            with suppress(ValueError):  # a damaged file is as good as none
-                self._orders = Orders(orders_from_text(text))
-                self.known = True
+        if file is not None:
+            self._remember(kept_from_text(file.load()))
 
     @property
     def serve(self) -> bool:
@@ -80,11 +81,13 @@ class StandingOrders:
 
         Those that are not hear of it once Redis is there again.
         """
-        await self._take([order])
+        self._take([order])
         try:
             await self._store.add([order], ended=())
         except StoreUnavailable:
             return False
+        finally:
+            await self._keep()
         return True
 
     async def run(self) -> None:
@@ -93,7 +96,8 @@ class StandingOrders:
             self._wake.clear()
             with suppress(StoreUnavailable):
                 await self.look()
-            await self._drop_ended()
+            self._drop_ended()
+            await self._keep()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._wake.wait()
@@ -103,32 +107,51 @@ class StandingOrders:
         told = await self._store.read(self._version)
         if told is not None:
             now = self._clock.now()
-            await self._take([order for order in told.orders if order.until > now])
+            self._take([order for order in told.orders if order.until > now])
             stored = {order.id for order in told.orders}
             lacking = [order for order in self._orders if order.id not in stored]
             if lacking:
                 ended = [order.id for order in told.orders if order.until <= now]
                 await self._store.add(lacking, ended=ended)
             self._version = told.version
-        if not self.known:
-            self.known = True
-            await self._keep()
+        self.known = True
+        await self._keep()
 
-    async def _take(self, orders: list[Order]) -> None:
+    def _take(self, orders: list[Order]) -> None:
         if any(order.id not in self._orders for order in orders):
-            await self._change(self._orders.with_more(orders, self._clock.now()))
+            self._change(self._orders.with_more(orders, self._clock.now()))
 
-    async def _drop_ended(self) -> None:
+    def _drop_ended(self) -> None:
         now, ends_at = self._clock.now(), self._orders.ends_at
         if ends_at is not None and ends_at <= now:
-            await self._change(self._orders.with_more((), now))
+            self._change(self._orders.with_more((), now))
 
-    async def _change(self, orders: Orders) -> None:
+    def _change(self, orders: Orders) -> None:
         self._orders = orders
         for call in self._on_change:
             call()
-        await self._keep()
 
     async def _keep(self) -> None:
-        if self._file is not None:
-            await self._file.save(orders_to_text(self._orders))
+        """Return when the file holds all that is known here, beside what others put there."""
+        if self._file is None:
+            return
+        async with self._keeping:
+            held = self._orders, self.known
+            if held == self._kept:
+                return  # whoever had the lock before kept this, too
+            ours, now = KeptOrders(self.known, list(self._orders)), self._clock.now()
+            found: list[KeptOrders] = []
+
+            def made_of(text: bytes | None) -> bytes:
+                # Another worker of this host may have been given what this one has not heard of.
+                found.append(kept_from_text(text))
+                return kept_to_text(found[0].with_more(ours, now))
+
+            await self._file.save(made_of)
+            self._kept = held
+        for kept in found:
+            self._remember(kept)
+
+    def _remember(self, kept: KeptOrders) -> None:
+        self.known = self.known or kept.complete
+        self._take([order for order in kept.orders if order.until > self._clock.now()])

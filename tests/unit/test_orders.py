@@ -11,8 +11,10 @@ from gateway.flow.standing_orders import StandingOrders
 from gateway.model import Principal
 from gateway.ports import ToldOrders
 from gateway.rules.orders import (
+    NOTHING_KEPT,
     Ceiling,
     DroppedLinks,
+    KeptOrders,
     Lifted,
     LogLevels,
     Order,
@@ -21,10 +23,13 @@ from gateway.rules.orders import (
     RevokedSubject,
     RevokedToken,
     What,
-    orders_from_text,
-    orders_to_text,
+    kept_from_text,
+    kept_to_text,
+    order_from_text,
+    order_to_text,
 )
 from tests.support.clock import FakeClock, settle
+from tests.support.kept_file import FakeKeptFile
 
 NOW = 1_000.0
 
@@ -114,14 +119,25 @@ def test_of_two_ceilings_or_levels_the_later_counts() -> None:
 
 
 def test_what_is_written_is_read_and_nothing_else() -> None:
-    some = [
-        an_order("a", RevokedToken("corp", "t")),
-        an_order("b", LogLevels({"gateway": "debug"})),
-    ]
-    assert orders_from_text(orders_to_text(some)) == some
-    for text in (b"", b"{}", b'[{"id": "a"}]', b'[{"id":"a","at":0,"until":1,"what":{}}]'):
+    order = an_order("a", RevokedToken("corp", "t"))
+    assert order_from_text(order_to_text(order)) == order
+    for text in (b"", b"{}", b'{"id": "a"}', b'{"id":"a","at":0,"until":1,"what":{}}'):
         with pytest.raises(ValueError, match="is no order"):
-            orders_from_text(text)
+            order_from_text(text)
+
+
+def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_as_good_as_none() -> None:
+    kept = KeptOrders(
+        complete=True,
+        orders=[
+            an_order("a", RevokedToken("corp", "t")),
+            an_order("b", LogLevels({"gateway": "debug"})),
+        ],
+    )
+    text = kept_to_text(kept)
+    assert kept_from_text(text) == kept
+    for damaged in (None, b"", b"[]", text[:-1], text.replace(b'"complete":true,', b"")):
+        assert kept_from_text(damaged) == NOTHING_KEPT
 
 
 class Store:
@@ -160,18 +176,9 @@ class Store:
             raise StoreUnavailable("away")
 
 
-class File:
-    def __init__(self, text: bytes | None = None) -> None:
-        self.text = text
-
-    def load(self) -> bytes | None:
-        return self.text
-
-    async def save(self, text: bytes) -> None:
-        self.text = text
-
-
-def replica(store: Store, file: File | None = None, *, serve: bool = False) -> StandingOrders:
+def replica(
+    store: Store, file: FakeKeptFile | None = None, *, serve: bool = False
+) -> StandingOrders:
     return StandingOrders(store, file, FakeClock(NOW), serve_unknown=serve)
 
 
@@ -194,19 +201,67 @@ async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
 
 
 async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
-    store = Store()
+    store, file = Store(), FakeKeptFile()
+    one = replica(store, file)
+    await one.look()
     store.is_away = True
-    file = File()
-    assert await replica(store, file).give(REVOKED) is False
+    assert await one.give(REVOKED) is False
     again = replica(store, file)
     assert again.known
     assert again.revoked(principal())
     assert file.text is not None
-    assert not replica(store, File(file.text[:-9])).known
+    assert not replica(store, FakeKeptFile(file.text[:-9])).known
+
+
+async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_for_all() -> None:
+    store, file = Store(), FakeKeptFile()
+    store.is_away = True
+    await replica(store, file).give(REVOKED)
+    again = replica(store, file)
+    assert not again.known
+    with pytest.raises(OrdersUnknown):
+        again.revoked(principal("mallory"))
+    assert again.revoke_known(principal())
+    store.is_away = False
+    await again.look()
+    assert store.orders == {"a": REVOKED}
+    store.is_away = True
+    assert replica(store, file).known
+
+
+async def test_workers_of_one_host_keep_what_each_was_given() -> None:
+    store, file = Store(), FakeKeptFile()
+    one, other = replica(store, file), replica(store, file)
+    await one.look()
+    await other.look()
+    store.is_away = True
+    await one.give(REVOKED)
+    await other.give(an_order("b", RevokedToken("corp", "u")))
+    assert other.revoked(principal(token_id="t"))  # found beside what it had to keep itself
+    again = replica(store, file)
+    assert again.known
+    assert again.revoked(principal(token_id="t"))
+    assert again.revoked(principal(token_id="u"))
+
+
+async def test_orders_given_at_once_are_all_kept_by_few_writes() -> None:
+    class Counted(FakeKeptFile):
+        writes = 0
+
+        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+            self.writes += 1
+            await super().save(made_of)
+
+    file = Counted()
+    orders = replica(Store(), file)
+    given = [an_order(str(n), RevokedToken("corp", str(n))) for n in range(50)]
+    await asyncio.gather(*(orders.give(order) for order in given))
+    assert {order.id for order in kept_from_text(file.text).orders} == {o.id for o in given}
+    assert file.writes <= 3
 
 
 async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
-    store, file = Store(), File()
+    store, file = Store(), FakeKeptFile()
     await replica(store, file).look()
     store.is_away = True
     assert not replica(store, file).revoked(principal())
