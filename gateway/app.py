@@ -297,7 +297,7 @@ class Worker:
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
             "redis": "ok" if parts.valkey.available else "degraded",
-            "orders": "ok" if parts.orders.known else "unknown",
+            "orders": parts.orders.state,
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         return not self._draining and parts.orders.serve and any(keys.values()), state
@@ -515,7 +515,7 @@ async def open_parts(
 def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> StandingOrders:
     file = config.orders.file
     return StandingOrders(
-        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
+        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
         None
         if file is None
         else FileOnDisk(
@@ -523,8 +523,8 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         ),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
-        # Without an admin API nobody can have ordered anything.
-        known=config.admin.api is None,
+        # Not so only because this process has no admin API: another replica may have one.
+        none_given=config.orders.given == "nowhere",
     )
 
 

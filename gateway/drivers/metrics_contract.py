@@ -241,7 +241,8 @@ FAMILIES: Final = (
     ),
     _gauge(
         "gateway_orders_known",
-        "1 once Redis or the file has told what administrators ordered, or without an admin API.",
+        "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
+        " nowhere`.",
     ),
     _counter(
         "gateway_admin_requests_total",
