@@ -525,6 +525,7 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         serve_unknown=config.orders.when_unknown == "serve",
         # Not so only because this process has no admin API: another replica may have one.
         none_given=config.orders.given == "nowhere",
+        failed=lambda error: log.error("order_not_obeyed", exc_info=error),
     )
 
 
@@ -592,6 +593,7 @@ def obey(
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
     orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
     metrics.gauge("gateway_orders_known", lambda: orders.known)
+    metrics.gauge("gateway_orders_effects_failed", lambda: orders.effects_failed)
     for kind, what in REVOCATION_KINDS.items():
         metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
 

@@ -35,10 +35,12 @@ class StandingOrders:
         *,
         serve_unknown: bool,
         none_given: bool = False,
+        failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         """`serve_unknown`: let callers in though it is not known yet who is revoked.
 
-        `none_given`: there are none to be told of, since no process takes any.
+        `none_given`: there are none to be told of, since no process takes any. `failed` hears
+        what kept an order from taking effect.
         """
         self._store = store
         self._file = file
@@ -49,6 +51,9 @@ class StandingOrders:
         self._told_all = False
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
+        self._failed = failed
+        self.effects_failed = 0
+        """How many of those who hear of changes failed at the last one."""
 
         self._version = ""
         self._stored: dict[str, float] = {}
@@ -87,7 +92,7 @@ class StandingOrders:
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears now, and after each change, that there is something to look at."""
         self._on_change.append(call)
-        call()
+        self.effects_failed += not self._takes_effect(call)
 
     def revoke_known(self, principal: Principal) -> bool:
         """Tell whether the token is revoked as far as is known here."""
@@ -192,8 +197,15 @@ class StandingOrders:
 
     def _change(self, orders: Orders) -> None:
         self._orders = orders
-        for call in self._on_change:
+        self.effects_failed = sum(not self._takes_effect(call) for call in self._on_change)
+
+    def _takes_effect(self, call: Callable[[], None]) -> bool:
+        try:
             call()
+        except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
+            self._failed(error)
+            return False
+        return True
 
     async def _keep(self) -> None:
         """Return when the file holds all that is known here, beside what others put there."""

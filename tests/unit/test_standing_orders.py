@@ -278,6 +278,29 @@ async def test_what_is_sealed_with_a_key_to_be_withdrawn_is_told_anew() -> None:
     assert not store.under_an_older_key
 
 
+async def test_an_order_that_fails_stops_no_other_and_is_told() -> None:
+    store, errors, heard = a_store(), list[Exception](), list[bool]()
+    orders = StandingOrders(store, None, FakeClock(NOW), serve_unknown=False, failed=errors.append)
+
+    def fail() -> None:
+        if ANOTHER in orders.current.in_force:
+            raise OverflowError("no such ceiling")
+
+    orders.when_changed(fail)
+    orders.when_changed(lambda: heard.append(orders.revoke_known(principal("t"))))
+    await orders.look()
+    assert await orders.give(ANOTHER) is True
+    assert (orders.effects_failed, len(errors)) == (1, 1)
+    store.orders |= {REVOKED.id: REVOKED}
+    store.touch()
+    await orders.look()
+    assert heard == [False, False, True]
+    orders.when_changed(fail)  # as at a start with such an order in the file
+    assert orders.effects_failed == 2
+    await orders.give(an_order("c", Lifted(ANOTHER.id)))
+    assert orders.effects_failed == 0
+
+
 async def test_an_order_ends_by_itself_and_leaves_the_store_when_it_has_ended_for_all() -> None:
     store, clock = a_store(), FakeClock(NOW)
     orders = replica(store, clock=clock)
