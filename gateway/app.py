@@ -298,7 +298,7 @@ class Worker:
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
             "redis": "ok" if parts.valkey.available else "degraded",
-            "orders": "ok" if parts.orders.known else "unknown",
+            "orders": parts.orders.state,
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         return not self._draining and parts.orders.serve and any(keys.values()), state
@@ -516,7 +516,7 @@ async def open_parts(
 def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> StandingOrders:
     file = config.orders.file
     return StandingOrders(
-        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
+        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
         None
         if file is None
         else FileOnDisk(
@@ -524,8 +524,9 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         ),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
-        # Without an admin API nobody can have ordered anything.
-        known=config.admin.api is None,
+        # Not so only because this process has no admin API: another replica may have one.
+        none_given=config.orders.given == "nowhere",
+        failed=lambda error: log.error("order_not_obeyed", exc_info=error),
     )
 
 
@@ -594,6 +595,7 @@ def obey(
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
     orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
     metrics.gauge("gateway_orders_known", lambda: orders.known)
+    metrics.gauge("gateway_orders_effects_failed", lambda: orders.effects_failed)
     for kind, what in REVOCATION_KINDS.items():
         metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
 

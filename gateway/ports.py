@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -123,24 +124,38 @@ class KeptFile(Protocol):
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
 
-    async def save(self, text: bytes) -> None:
-        """Keep it; a disk that takes nothing is no reason to stop."""
+    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        """Keep what is made of what was kept; no other process saves meanwhile.
+
+        It is made in a thread. A disk that takes nothing is no reason to stop.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class ToldOrders:
     version: str
+    is_complete: bool
+    """Somebody who knew all has told all; a store that forgot says no."""
     orders: Sequence[Order]
+    """Those that the caller did not hold."""
+    ids: AbstractSet[str]
+    """Of all that lie there well; what is unreadable, or sealed with an older key, is to be told
+    anew by who holds it."""
+    unreadable: int
+    """How many the caller did not hold and was not told."""
 
 
 class OrderStore(Protocol):
     """Standing orders that all replicas see. `read` and `add` raise StoreUnavailable."""
 
-    async def read(self, known: str) -> ToldOrders | None:
-        """Return all orders; None: they are those of the version `known`."""
+    async def read(self, known: str, *, held: AbstractSet[str]) -> ToldOrders | None:
+        """Return the orders with other ids than `held`; None: nothing changed since `known`."""
 
-    async def add(self, orders: Sequence[Order], *, ended: Sequence[str]) -> None:
-        """Let the orders stand for all replicas, and forget those with the ids in `ended`."""
+    async def add(self, orders: Sequence[Order], *, ended: Sequence[str], complete: bool) -> None:
+        """Let the orders stand for all replicas, and forget those with the ids in `ended`.
+
+        `complete`: with these the store holds all that stand.
+        """
 
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears when it may be worth the while to read."""

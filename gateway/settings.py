@@ -547,7 +547,8 @@ class Store(_Section):
         _kind_of("url", "sentinels", "cluster", "embedded"),
     ]
     seal_keys: Annotated[tuple[SealKey, ...], Field(min_length=1)]
-    """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open."""
+    """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open. A new one
+    goes second everywhere, then first; the old one goes two minutes after that."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
     timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.1
     """After so long Redis is as good as away."""
@@ -613,6 +614,9 @@ class OrderSettings(_Section):
     """Where they outlive a loss of Redis, for a process that starts then."""
     when_unknown: Literal["refuse", "serve"] = "refuse"
     """What callers are told by a process that neither Redis nor the file has told them."""
+    given: Literal["anywhere", "nowhere"] = "anywhere"
+    """`nowhere`: no process that shares this Redis has `admin.api`, so that there are none to be
+    told of, and a start needs neither Redis nor the file."""
 
 
 class MetricsSettings(_Section):
@@ -690,6 +694,16 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
     audit: Annotated[Audit, Field(default_factory=dict, validate_default=True)]
+
+    @field_validator("orders")
+    @classmethod
+    def _are_given_where_they_can_be(
+        cls, orders: OrderSettings, info: ValidationInfo
+    ) -> OrderSettings:
+        admin = info.data.get("admin")
+        if orders.given == "nowhere" and admin is not None and admin.api is not None:
+            raise ValueError("given is `nowhere`, but admin.api is there to give them")
+        return orders
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:

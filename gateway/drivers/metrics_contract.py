@@ -263,7 +263,13 @@ FAMILIES: Final = (
     ),
     _gauge(
         "gateway_orders_known",
-        "1 once Redis or the file has told what administrators ordered, or without an admin API.",
+        "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
+        " nowhere`.",
+    ),
+    _gauge(
+        "gateway_orders_effects_failed",
+        "What failed to take effect (revocations, dropped links, ceilings, log levels) when orders"
+        " last changed; 0: all are obeyed.",
     ),
     _counter(
         "gateway_admin_requests_total",

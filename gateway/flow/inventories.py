@@ -190,7 +190,7 @@ class KeptInventories:
         )
         file = account.files.get(project)
         if file is not None:
-            await file.save(await asyncio.to_thread(listed.as_text))
+            await file.save(lambda _: listed.as_text())
 
     async def _fetch(self, project: ProjectId, kept: _Kept) -> Fetched:
         account = kept.account

@@ -319,6 +319,7 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayRedisSlow": "between 50 and 100 ms lies chance",
     "ConsoleGatewayProcessAlone": "a Redis that answers PING only",
     "ConsoleGatewayOrdersUnknown": "it takes a start without Redis",
+    "ConsoleGatewayOrderNotObeyed": "it is a bug where it happens",
     "ConsoleGatewayAuditLag": "it takes a disk that hangs",
     "ConsoleGatewayAuditSlow": "as above",
     "ConsoleGatewayReplayedSignatures": "it takes a client that signs",

@@ -23,6 +23,7 @@ from gateway.rules import inventory as rules
 from gateway.rules.inventory import NO_INVENTORY
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
+from tests.support.kept_file import FakeKeptFile
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
 
@@ -51,20 +52,13 @@ class Cloud:
         return json.dumps({"servers": page, "page_info": {"next_marker": more}}).encode()
 
 
-class KeptHere:
-    def __init__(self, value: bytes | None = None) -> None:
-        self.value = value
-
-    def load(self) -> bytes | None:
-        return self.value
-
-    async def save(self, text: bytes) -> None:
-        self.value = text
-
-
 class Replica:
     def __init__(
-        self, clock: FakeClock, store: FakeSharedStore, cloud: Cloud, file: KeptHere | None = None
+        self,
+        clock: FakeClock,
+        store: FakeSharedStore,
+        cloud: Cloud,
+        file: FakeKeptFile | None = None,
     ) -> None:
         self.clock, self.wanted = clock, True
         self.exchange = FakeExchange(cloud)
@@ -177,12 +171,12 @@ async def test_a_page_waits_for_budget_that_nobody_needs(
 async def test_what_is_kept_in_a_file_serves_at_the_start(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.times() == "1"
-    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), KeptHere(b"{"))
+    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeKeptFile(b"{"))
     assert damaged.kept.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
         await one.flight.close()
@@ -264,7 +258,7 @@ async def test_a_clock_set_back_makes_nothing_live_longer(
 async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     clock.step_wall(-60)
@@ -277,7 +271,7 @@ async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
 async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     await clock.advance(400)

@@ -133,6 +133,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
             "is no Ed25519 private key in PEM",
         ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
+        ("  file: orders.json", "  given: nowhere", "orders", "admin.api is there to give them"),
     ],
 )
 def test_a_mistake_is_told_with_line_and_key(
