@@ -402,6 +402,12 @@ def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Pa
     assert said.returncode == 0, said.stdout[-500:]
 
 
+def test_the_unit_lets_the_process_see_what_its_metrics_are_made_of() -> None:
+    """prometheus-client reads the boot time from /proc/stat; without it no process_* is told."""
+    assert "ProcSubset" not in unit()
+    assert unit()["ProtectProc"] == ["invisible"]
+
+
 # Prometheus and Grafana.
 
 
