@@ -124,6 +124,14 @@ def own_services() -> dict[str, Any]:
     return {name: one for name, one in services().items() if "console-gateway" in one["image"]}
 
 
+def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
+    """Two that build one tag fail beside each other, and no registry has it."""
+    assert [name for name, one in own_services().items() if "build" in one] == ["gateway-1"]
+    policies = {name: one["pull_policy"] for name, one in own_services().items()}
+    assert policies.pop("gateway-1") == "build"
+    assert set(policies.values()) == {"never"}
+
+
 def test_the_compose_file_fits_the_specification() -> None:
     vendored = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     jsonschema.validate(compose_file(), json.loads(vendored.read_text()))
