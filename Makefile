@@ -27,7 +27,7 @@ SECRETS := deploy/compose/secrets
 CLOUD_PASSWORD ?= correct horse battery staple
 
 compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
-	@chmod 444 $^
+	@chmod 644 $^
 
 # Nobody else enters the directory; in it, a container reads the one file that is mounted for it.
 $(SECRETS):
@@ -43,6 +43,7 @@ $(SECRETS)/redis-password $(SECRETS)/grafana-admin-password: | $(SECRETS)
 	openssl rand -hex 24 > $@
 
 $(SECRETS)/valkey-users: $(SECRETS)/redis-password
+	@rm -f $@  # a new file: the containers that run keep the one they know
 	printf 'user default off\nuser gateway on #%s ~gateway:* &gateway:* +@all -@admin -@dangerous\n' \
 	  $$(tr -d '\n' < $< | openssl dgst -sha256 -r | cut -c -64) > $@
 

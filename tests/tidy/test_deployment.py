@@ -1,5 +1,6 @@
 """What deploys the gateway is valid, and names only what is there."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -183,6 +184,7 @@ def test_make_compose_secrets_makes_each_secret_once(tmp_path: Path) -> None:
     assert {name: Path(one["file"]).name for name, one in named.items()} == {n: n for n in made}
     assert {Path(one["file"]).parent for one in named.values()} == {Path("deploy/compose/secrets")}
     assert directory.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in directory.iterdir()} == {0o644}
     make_secrets(directory)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == made
     assert named_secrets("compose") <= set(services()["gateway-1"]["secrets"]) <= set(made)
@@ -190,6 +192,20 @@ def test_make_compose_secrets_makes_each_secret_once(tmp_path: Path) -> None:
         ["git", "check-ignore", "deploy/compose/secrets/seal-key"], check=False, cwd=ROOT
     )
     assert ignored.returncode == 0
+
+
+def test_a_password_taken_away_is_made_anew_with_what_depends_on_it(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    users = tmp_path / "valkey-users"
+    before = users.stat().st_ino
+    users.chmod(0o444)  # as earlier versions made it
+    with users.open() as held:  # by a container, so that its number is not used again
+        (tmp_path / "redis-password").unlink()
+        make_secrets(tmp_path)
+        assert users.stat().st_ino != before
+        assert users.read_text() != held.read()
+    password = (tmp_path / "redis-password").read_text().strip()
+    assert f"#{hashlib.sha256(password.encode()).hexdigest()} " in users.read_text()
 
 
 def test_no_admin_port_is_published() -> None:
