@@ -166,6 +166,13 @@ def test_what_the_compose_file_mounts_is_there() -> None:
         assert set(service["networks"]) <= set(named["networks"])
 
 
+def test_valkey_of_the_compose_file_keeps_what_it_was_told() -> None:
+    command = services()["valkey"]["command"]
+    said = dict(zip(command[1::2], command[2::2], strict=True))
+    assert said["--maxmemory-policy"] == "noeviction"
+    assert said["--appendonly"] == "yes"
+
+
 def test_each_replica_has_an_audit_volume_of_its_own(tmp_path: Path) -> None:
     volumes = [volume for name in REPLICAS for volume in services()[name]["volumes"]]
     sources = [
