@@ -39,6 +39,8 @@ CONFIGS = {
     "kubernetes example": KUBERNETES / "example",
 }
 SECRET_DIRECTORIES = ("/run/secrets/", "/run/credentials/console-gateway.service/", "secrets/")
+RECORDS_PER_S, RECORD_BYTES = 3, 700
+"""What a pod's volume is reckoned for: day and night, and a link's record with some groups."""
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z0-9.-]*")
 
 
@@ -108,7 +110,7 @@ def test_the_container_is_the_same_user_everywhere() -> None:
     user = image_facts().user
     assert re.fullmatch(r"(\d{4,}):\1", user)
     assert {one["user"] for one in own_services().values()} == {user}
-    pod = manifest("Deployment")["spec"]["template"]["spec"]["securityContext"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]["securityContext"]
     assert f"{pod['runAsUser']}:{pod['runAsGroup']}" == user
     assert pod["fsGroup"] == pod["runAsGroup"]
 
@@ -229,7 +231,7 @@ def test_ports_are_those_of_the_config(name: str, tmp_path: Path) -> None:
     public, admin = settings.listen.port, settings.admin.port
     assert image_facts().ports == {public, admin}
     assert f"'127.0.0.1', {admin}" in image_facts().health[-1]
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     named = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert named == {"http": public, "admin": admin}
     for service in manifests("Service"):
@@ -239,7 +241,7 @@ def test_ports_are_those_of_the_config(name: str, tmp_path: Path) -> None:
 
 
 def asked_paths() -> set[str]:
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
     (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
     asked = {probe["path"] for probe in probes} | {endpoint["path"]}
@@ -263,7 +265,7 @@ def test_nobody_is_killed_while_draining(name: str, tmp_path: Path) -> None:
     request = read_config(name, tmp_path).request
     delay_s = getattr(request, "drain_delay_s", 0.0)
     needed_s = delay_s + request.drain_s + _END_LEEWAY_S
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     given_s = {
         "compose": _seconds(services()["gateway-1"]["stop_grace_period"]),
         "systemd": _seconds(unit()["TimeoutStopSec"][0]),
@@ -303,7 +305,7 @@ def test_manifests_fit_the_schemas_of_kubernetes(name: str) -> None:
 
 
 def test_the_pod_fits_the_restricted_profile() -> None:
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -324,19 +326,19 @@ def test_the_pod_fits_the_restricted_profile() -> None:
 
 
 def test_every_selector_finds_the_pod_and_no_other() -> None:
-    deployment = manifest("Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    pods = manifest("StatefulSet")
+    labels = pods["spec"]["template"]["metadata"]["labels"]
     wanted = {"app.kubernetes.io/name": "console-gateway"}
     assert wanted.items() <= labels.items()
-    assert deployment["spec"]["selector"]["matchLabels"] == wanted
+    assert pods["spec"]["selector"]["matchLabels"] == wanted
     assert manifest("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == wanted
     assert manifest("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == wanted
     assert all(service["spec"]["selector"] == wanted for service in manifests("Service"))
-    for spread in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+    for spread in pods["spec"]["template"]["spec"]["topologySpreadConstraints"]:
         assert spread["labelSelector"]["matchLabels"] == wanted
     scaled = manifest("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
-    assert (scaled["kind"], scaled["name"]) == ("Deployment", deployment["metadata"]["name"])
-    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    assert (scaled["kind"], scaled["name"]) == ("StatefulSet", pods["metadata"]["name"])
+    account = pods["spec"]["template"]["spec"]["serviceAccountName"]
     assert account == manifest("ServiceAccount")["metadata"]["name"]
 
 
@@ -357,7 +359,7 @@ def test_the_prometheus_rule_is_what_deploy_prometheus_says() -> None:
 
 
 def test_a_changed_policy_reaches_running_pods_and_a_changed_config_rolls_them() -> None:
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     volumes = {one["name"]: one for one in pod["volumes"]}
     mounts = {one["name"]: one for one in pod["containers"][0]["volumeMounts"]}
     maps = {one["metadata"]["name"]: one["data"] for one in manifests("ConfigMap")}
@@ -375,7 +377,7 @@ def test_a_changed_policy_reaches_running_pods_and_a_changed_config_rolls_them()
 def test_the_secret_has_what_the_config_reads(name: str) -> None:
     told = (KUBERNETES / "example" / "kustomization.yaml").read_text()
     assert set(re.findall(r"--from-file=(\S+)", told)) == named_secrets(name)
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     (secret,) = [one["secret"] for one in pod["volumes"] if "secret" in one]
     assert f"create secret generic {secret['secretName']} " in told
     assert not list(manifests("Secret"))
@@ -383,14 +385,40 @@ def test_the_secret_has_what_the_config_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kubernetes", "kubernetes example"])
 def test_the_fleet_is_never_larger_than_the_budget_reckons(name: str, tmp_path: Path) -> None:
-    surge = manifest("Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-    most = manifest("HorizontalPodAutoscaler")["spec"]["maxReplicas"] + surge
+    most = manifest("HorizontalPodAutoscaler")["spec"]["maxReplicas"]  # a rollout adds none
     assert read_config(name, tmp_path).store.processes_max >= most
 
 
-def test_an_audit_trail_in_a_pod_is_kept_in_redis_too() -> None:
+def test_the_audit_trail_outlives_its_pod_on_a_volume_of_its_own() -> None:
+    spec = manifest("StatefulSet")["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    mounts = spec["template"]["spec"]["containers"][0]["volumeMounts"]
+    (path,) = [one["mountPath"] for one in mounts if one["name"] == claim["metadata"]["name"]]
     for name in ("kubernetes", "kubernetes example"):
-        assert yaml.safe_load(config_text(name))["audit"]["stream"] is True
+        config = yaml.safe_load(config_text(name))
+        assert config["audit"]["directory"] == path
+        assert Path(config["orders"]["file"]).parent == Path(path)
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "kubernetes example"])
+def test_the_volume_holds_what_the_trail_keeps(name: str, tmp_path: Path) -> None:
+    (claim,) = manifest("StatefulSet")["spec"]["volumeClaimTemplates"]
+    storage = claim["spec"]["resources"]["requests"]["storage"]
+    days = read_config(name, tmp_path).audit.keep_days
+    assert 0 < RECORDS_PER_S * days * 86_400 * RECORD_BYTES < int(storage[:-2]) * 2**30 * 0.9
+
+
+def test_a_rollout_leaves_two_to_serve() -> None:
+    assert manifest("StatefulSet")["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
+    assert manifest("StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
+    for name in ("base", "example"):
+        (scaler,) = [one for one in rendered(name) if one["kind"] == "HorizontalPodAutoscaler"]
+        assert scaler["spec"]["minReplicas"] >= 3
+    headless = {
+        one["metadata"]["name"]: one["spec"].get("clusterIP") for one in manifests("Service")
+    }
+    assert headless[manifest("StatefulSet")["spec"]["serviceName"]] == "None"
 
 
 # systemd.
