@@ -78,9 +78,12 @@ docs: $(VENV)/.dev ## write what is made from the code
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 
-lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+lock: $(VENV)/.dev ## resolve pyproject.toml anew into the lock files: to run, to develop, to deploy
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
 .PHONY: help demo format lint test bench soak docs lock

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -96,6 +97,17 @@ def test_the_image_installs_from_the_lock_with_hashes() -> None:
     (base,) = re.findall(r"ARG PYTHON_IMAGE=(\S+)", text)
     assert PINNED.fullmatch(base)
     assert f"PYTHON_IMAGE:-{base}}}" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_image_runs_what_was_tested_and_can_trace() -> None:
+    def pins(lock: str) -> set[str]:
+        return set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE))
+
+    deployed = pins("deploy/requirements.lock")
+    assert pins("requirements.lock") <= deployed <= pins("requirements-dev.lock")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for one in extra["otel"]:
+        assert any(pin.startswith(one.partition(">=")[0] + "==") for pin in deployed), one
 
 
 def test_one_version_is_deployed() -> None:
@@ -504,7 +516,7 @@ def test_every_variable_of_the_compose_file_is_told() -> None:
     head, _, rest = (ROOT / "docker-compose.yml").read_text().partition("\nname:")
     named = set(re.findall(r"\$\{([A-Z_]+)", rest))
     assert named
-    assert named == set(re.findall(r"[A-Z]+_[A-Z]+", head))
+    assert named == set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", head))
 
 
 def test_every_path_that_the_page_names_is_there() -> None:
