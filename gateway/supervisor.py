@@ -161,13 +161,17 @@ class Supervisor:
             return
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
+            self._leave_unnamed_ports()
             self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
+        # The new set is whole: who died of the old one has its successor, too.
+        self._restart_at.clear()
+        self._deaths.clear()
         for worker in before:
             self._retire(worker)  # in the time that its own config gives
         self._config = config
-        self._leave_old_ports()
+        self._leave_unnamed_ports()
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)
@@ -280,8 +284,8 @@ class Supervisor:
                 self._close_ports()
         self._close_ports()
 
-    def _leave_old_ports(self) -> None:
-        """Keep no port open that the config names no more: nobody would answer there."""
+    def _leave_unnamed_ports(self) -> None:
+        """Keep no port open that the config in force does not name: nobody would answer there."""
         named = {one for i in range(self._count) for one in _addresses(self._config, i)}
         for address in self._sockets.keys() - named:
             self._sockets.pop(address).close()

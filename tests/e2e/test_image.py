@@ -78,6 +78,11 @@ def test_the_image_bears_compiled_modules_and_neither_pip_nor_a_cache(image: Ima
     assert not (packages / "pytest").exists()
 
 
+def test_the_image_can_trace(image: Image) -> None:
+    said = image.run("python", "-c", "import gateway.drivers.tracing")
+    assert said.returncode == 0, said.stderr
+
+
 def test_the_image_serves_tells_its_health_and_ends_when_told(
     image: Image, admin_port: int
 ) -> None:
