@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from gateway.drivers.audit_file import chain_places, segment_files
 from gateway.drivers.audit_keys import verifier_of
+from gateway.drivers.audit_reading import chain_places, segment_files
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head, parse
 from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify
 

@@ -9,11 +9,9 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,18 +19,25 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Final
 
+from gateway.drivers.audit_reading import (
+    ChainUnreadable,
+    KeyDiffers,
+    Stand,
+    chain_places,
+    first_line,
+    last_line,
+    segment_file,
+    segment_files,
+    stand_of,
+)
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
-    LINE_BYTES_MAX,
-    NOTHING_BEFORE,
     Head,
-    Line,
     Signer,
     beginning,
     checkpoint,
     link,
-    parse,
     segment_opening,
     segments_removed,
 )
@@ -42,30 +47,12 @@ log = logging.getLogger("gateway.audit")
 _CHAINS_MAX = 1_000
 _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
-_OPENING_BYTES_MAX = 1_000
-"""More than a segment's first line has."""
-_SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
 _LOCK: Final = "lock"
 
 _LOOK_EVERY_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
 sync = getattr(os, "fdatasync", os.fsync)  # not every platform has the cheaper one
-
-
-class ChainUnreadable(Exception):
-    """The end of a chain is none that we wrote, so nothing can follow it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stand:
-    """Where a chain was left."""
-
-    head: Head
-    number: int
-    """Of the last segment; 0: there is none."""
-    opened_at: float
-    torn: bytes = b""
 
 
 _Linked = tuple[Head, list[bytes], Head]
@@ -158,7 +145,7 @@ class ChainFiles:
         self._keep_s = keep_s
         self._place = directory
         self._lock_fd = self._fd = -1
-        self._stand = _Stand(beginning(""), 0, 0.0)
+        self._stand = Stand(beginning(""), 0, 0.0)
         self._size = 0
         """Of the segment, as far as it counts."""
         self._has_more = False
@@ -209,10 +196,7 @@ class ChainFiles:
                 else:
                     self._remove_other(place, before)
             except ChainUnreadable as unreadable:  # it stays, for somebody to look at
-                log.error(  # noqa: TRY400 - the text says it all
-                    "audit_chain_unreadable",
-                    extra={"directory": str(place), "error": str(unreadable)},
-                )
+                _tell_unreadable(place, unreadable)
         return self._tell()
 
     def close(self) -> Committed:
@@ -277,11 +261,8 @@ class ChainFiles:
             raise
         self._has_more = False
         self._size += len(data)
-        self._stand = _Stand(head, self._stand.number, self._stand.opened_at)
-        self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
-        self._told.lines.extend(lines)
-        if marks:
-            self._told.checkpoints.append(head)
+        self._stand = Stand(head, self._stand.number, self._stand.opened_at)
+        self._count(lines, marks=marks)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -310,26 +291,40 @@ class ChainFiles:
             log.error("audit_segment_altered", extra={"directory": str(self._place)})
             self._size = found.st_size
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
-        (line,), head = link(self._stand.head, [segment_opening(number, now)])
-        file = _segment_file(self._place, number)
-        fd = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
+        lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
+        marks = bool(bodies)
+        if marks:
+            last, head = link(head, [checkpoint(head, now, self._signer)])
+            lines += last
+        data = b"".join(lines)
+        file = segment_file(self._place, number)
+        made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
+        fd = os.open(made, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
-            write_durably(fd, line)
+            write_durably(fd, data)
+            made.rename(file)
             _sync_directory(self._place)
         except OSError:
             os.close(fd)
-            file.unlink()
+            for begun in (file, made):
+                begun.unlink(missing_ok=True)
             raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._size = fd, len(line)
-        self._stand = _Stand(head, number, now)
+        self._fd, self._size = fd, len(data)
+        self._stand = Stand(head, number, now)
         self._has_more = self._distrusted = False
-        self._since_checkpoint += 1
-        self._told.lines.append(line)
+        self._count(lines, marks=marks)
+
+    def _count(self, lines: list[bytes], *, marks: bool) -> None:
+        """Note that these lines are durable; `marks`: the last one is a checkpoint."""
+        self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
+        self._told.lines.extend(lines)
+        if marks:
+            self._told.checkpoints.append(self._stand.head)
 
     def _open(self) -> None:
         _make_directory(self._directory)
@@ -343,10 +338,7 @@ class ChainFiles:
                 self._continue(place)
             except ChainUnreadable as unreadable:
                 os.close(lock)
-                log.error(  # noqa: TRY400 - the text says it all
-                    "audit_chain_unreadable",
-                    extra={"directory": str(place), "error": str(unreadable)},
-                )
+                _tell_unreadable(place, unreadable)
                 continue
             except OSError:
                 os.close(lock)
@@ -357,21 +349,20 @@ class ChainFiles:
 
     def _continue(self, place: Path) -> None:
         """Cut off what was never acknowledged, and say that we go on from there."""
-        stand = _stand_of(place)
+        stand = stand_of(place, self._signer)
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        self._since_checkpoint = 1
-        self._stand = stand
+        self._since_checkpoint = 0
+        now = self._clock.now()
         try:
-            if stand.number == 0:
-                self._stand = _Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment()
+            if stand is None:
+                self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
+                self._begin_segment([opening_body(now)])
             else:
+                self._stand = stand
                 self._reopen(stand)
-                if self._is_full():
-                    self._roll()
-            opening = opening_body(self._clock.now(), torn=stand.torn)
-            self._append([opening], with_checkpoint=True)
+                # Before any checkpoint: what vouches for a line by following it is ours alone.
+                self._append([opening_body(now, torn=stand.torn)], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -381,8 +372,8 @@ class ChainFiles:
             "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
 
-    def _reopen(self, stand: _Stand) -> None:
-        file = _segment_file(self._place, stand.number)
+    def _reopen(self, stand: Stand) -> None:
+        file = segment_file(self._place, stand.number)
         self._fd = os.open(file, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size - len(stand.torn)
         if stand.torn:
@@ -390,10 +381,10 @@ class ChainFiles:
 
     def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""
-        files = _segment_files(self._place)
+        files = dict(segment_files(self._place))
         numbers, old, first_kept = sorted(files), [], None
         for number, following in pairwise(numbers):
-            first = _first_line(files[following])  # it tells when the one before ended
+            first = first_line(files[following])  # it tells when the one before ended
             if first.at >= before:
                 break
             old.append(number)
@@ -418,10 +409,10 @@ class ChainFiles:
         if lock is None:
             return
         try:
-            files = _segment_files(place)
+            files = dict(segment_files(place))
             if not files:
                 return
-            last, _ = _last_line(files[max(files)])
+            last = last_line(files[max(files)])
             if last.at >= before:
                 return
             told = segments_removed(
@@ -441,72 +432,12 @@ class ChainFiles:
             os.close(lock)
 
 
-def segment_files(place: Path) -> list[tuple[int, Path]]:
-    """Return the segments of a chain's directory in order, with their numbers."""
-    return sorted(_segment_files(place).items())
-
-
-def chain_places(directory: Path) -> list[Path]:
-    """Return the directories of the chains below."""
-    return sorted(one for one in directory.glob("chain-*") if one.is_dir())
-
-
-def _segment_files(place: Path) -> dict[int, Path]:
-    return {
-        int(found[1]): file
-        for file in place.iterdir()
-        if (found := _SEGMENT.fullmatch(file.name)) is not None
-    }
-
-
-def _segment_file(place: Path, number: int) -> Path:
-    return place / f"segment-{number:08}.jsonl"
-
-
-def _stand_of(place: Path) -> _Stand:
-    """Find the last whole line; what comes after it is torn. Raises ChainUnreadable."""
-    torn = b""
-    for number, file in reversed(segment_files(place)):
-        try:
-            last, torn = _last_line(file)
-        except _NoLine as none:
-            if len(none.torn) > _OPENING_BYTES_MAX:
-                raise
-            torn = none.torn  # killed while it made the segment
-            file.unlink()
-            continue
-        return _Stand(last.head, number, _first_line(file).at, torn)
-    return _Stand(Head("", 0, NOTHING_BEFORE), 0, 0.0, torn)
-
-
-class _NoLine(ChainUnreadable):
-    def __init__(self, file: Path, torn: bytes) -> None:
-        super().__init__(f"{file.name} has no whole line")
-        self.torn = torn
-
-
-def _last_line(file: Path) -> tuple[Line, bytes]:
-    """Return the last whole line and the bytes after it; raise ChainUnreadable."""
-    with file.open("rb") as opened:
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - 2 * LINE_BYTES_MAX))
-        end = opened.read()
-    whole, newline, torn = end.rpartition(b"\n")
-    if not newline:
-        raise _NoLine(file, torn)
-    try:
-        return parse(whole.rpartition(b"\n")[2] + newline), torn
-    except ValueError as error:
-        raise ChainUnreadable(f"the last line of {file.name} {error}") from None
-
-
-def _first_line(file: Path) -> Line:
-    with file.open("rb") as opened:
-        line = opened.readline(LINE_BYTES_MAX)
-    try:
-        return parse(line)
-    except ValueError as error:
-        raise ChainUnreadable(f"the first line of {file.name} {error}") from None
+def _tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
+    extra = {"directory": str(place), "error": str(unreadable)}
+    if isinstance(unreadable, KeyDiffers):
+        log.warning("audit_chain_of_another_key", extra=extra)
+    else:
+        log.error("audit_chain_unreadable", extra=extra)
 
 
 def _lock(place: Path) -> int | None:

@@ -35,6 +35,23 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line as it was read; what it says of itself is yet to be judged."""
+
+    chain: str
+    seq: int
+    prev: str
+    event: str
+    at: float
+    fields: dict[str, Any]
+    hash: str
+
+    @property
+    def head(self) -> Head:
+        return Head(self.chain, self.seq, self.hash)
+
+
+@dataclass(frozen=True, slots=True)
 class Signer:
     """Who signs checkpoints; the key itself stays with the driver."""
 
@@ -95,6 +112,14 @@ def checkpoint(head: Head, at: float, signer: Signer | None) -> bytes:
     return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature})
 
 
+def is_checkpoint_of(line: Line, signer: Signer | None) -> bool:
+    """Tell whether this signer made the checkpoint; None: whether it is one without a signature."""
+    before = Head(line.chain, line.seq - 1, line.prev)
+    # Made again it is the same: Ed25519 has one signature for one text.
+    _, again = link(before, [checkpoint(before, line.at, signer)])
+    return again == line.head
+
+
 def signed_text(chain: str, seq: int, prev: str, at: float, key: str) -> bytes:
     """Return what a checkpoint's signature is over; it holds nothing for any other purpose."""
     return _SIGNED_FOR + orjson.dumps([chain, seq, prev, at, key])
@@ -103,23 +128,6 @@ def signed_text(chain: str, seq: int, prev: str, at: float, key: str) -> bytes:
 def key_id(public_key: bytes) -> str:
     """Name an Ed25519 public key, given its 32 bytes."""
     return sha256(public_key).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line as it was read; what it says of itself is yet to be judged."""
-
-    chain: str
-    seq: int
-    prev: str
-    event: str
-    at: float
-    fields: dict[str, Any]
-    hash: str
-
-    @property
-    def head(self) -> Head:
-        return Head(self.chain, self.seq, self.hash)
 
 
 def parse(line: bytes) -> Line:

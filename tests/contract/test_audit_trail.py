@@ -20,10 +20,20 @@ from blockbuster import blockbuster_ctx
 
 from gateway.drivers import audit_file, audit_trail
 from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_reading import chain_places
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import CHECKPOINT, SEGMENT_OPENED, parse
+from gateway.rules.audit_chain import (
+    CHECKPOINT,
+    SEGMENT_OPENED,
+    Signer,
+    beginning,
+    body,
+    checkpoint,
+    link,
+    parse,
+)
 from gateway.rules.audit_verify import Flaw
 from tests.support.audit import SigningKey, all_judged, judged, lines_in
 from tests.support.clock import FakeClock
@@ -41,7 +51,7 @@ class Subject:
         self.files = ChainFiles(
             directory,
             clock=clock,
-            signer=KEY.signer,
+            signer=options.get("signer", KEY.signer),
             segment_bytes_max=options.get("segment_bytes_max", 1_000_000),
             keep_s=options.get("keep_s", 0.0),
         )
@@ -258,16 +268,124 @@ async def test_a_segment_that_was_only_begun_is_begun_again(
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("ann")
-        await subject.record("bob")
-    last = segments_of(subject.place)[-1]
-    number = int(last.stem[-8:])
-    (subject.place / f"segment-{number + 1:08}.jsonl").write_bytes(
-        lines_in(subject.place)[0][:kept]
-    )
+        last = segments_of(subject.place)[-1]
+        begun = last.with_name(f"segment-{int(last.stem[-8:]) + 1:08}.new")
+        begun.write_bytes(lines_in(subject.place)[0][:kept])
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
+        await subject.record("bob")
+    assert judged(subject.place, KEY.verifiers).intact
+    assert subject.subjects() == ["ann", "bob"]
+    assert not begun.exists()
+
+
+async def test_a_segment_that_has_its_first_line_only_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+        await clock.advance(DAY_S)
+        await subject.outcomes("bob")
+    last = segments_of(subject.place)[-1]
+    last.write_bytes(last.read_bytes().splitlines(keepends=True)[0])
+    async with opened(tmp_path, clock) as subject:
         await subject.record("cid")
     assert judged(subject.place, KEY.verifiers).intact
-    assert subject.subjects() == ["ann", "bob", "cid"]
+    assert subject.subjects() == ["ann", "cid"]
+
+
+def forged(place: Path, *, key: Signer | None) -> None:
+    """Make the whole chain anew with another person in it, as one who lacks its key can."""
+    (file,) = segments_of(place)
+    head, made = beginning(parse(lines_in(place)[0]).chain), []
+    for line in map(parse, lines_in(place)):
+        if line.event == CHECKPOINT:
+            text = checkpoint(head, line.at, key)
+        else:
+            own = {k: v for k, v in line.fields.items() if k not in {"chain", "seq", "prev"}}
+            text = body(own).replace(b"mallory", b"somebody")
+        lines, head = link(head, [text])
+        made += lines
+    file.write_bytes(b"".join(made))
+
+
+@pytest.mark.parametrize("key", [None, SigningKey().signer, Signer(KEY.signer.key_id, bytes)])
+async def test_a_history_made_anew_is_never_signed_over(
+    tmp_path: Path, clock: FakeClock, key: Signer | None
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("mallory")
+    forged(subject.place, key=key)
+    before = lines_in(subject.place)
+    for name in ("ann", "bob"):
+        async with opened(tmp_path, clock) as other:
+            await other.record(name)
+    assert lines_in(subject.place) == before
+    assert other.subjects() == ["ann", "bob"]  # one new chain, and it is gone on with
+    assert not judged(subject.place, KEY.verifiers).intact
+    assert judged(other.place, KEY.verifiers).intact
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda lines: [*lines[:-2], lines[-1]],
+        lambda lines: [*lines[:-2], lines[-2].replace(b"ann", b"bob"), lines[-1]],
+        lambda lines: [*lines[:-1], b"\0" * len(lines[-1][1:]) + b"\n"],
+        lambda lines: [*lines[:-2], b"\0" * len(lines[-2]) + lines[-1]],
+    ],
+)
+async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
+    tmp_path: Path,
+    clock: FakeClock,
+    harm: Callable[[list[bytes]], list[bytes]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for name in ("ann", "ann", "cid"):
+        await subject.record(name)
+    subject.files.close()  # killed, without a last word
+    (file,) = segments_of(subject.place)
+    file.write_bytes(b"".join(harm(lines_in(subject.place))))
+    before = file.read_bytes()
+    async with opened(tmp_path, clock) as other:
+        await other.record("bob")
+    assert other.place != subject.place
+    assert file.read_bytes() == before
+    assert "audit_chain_unreadable" in caplog.messages
+
+
+async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for i in range(3_000):  # more than the first look reaches
+        await subject.trail.record(AuditRecord(event="refused", at=1.0, subject=f"p{i}"))
+    subject.files.close()  # killed, without a last word
+    async with opened(tmp_path, clock) as other:
+        await other.record("bob")
+    assert other.place == subject.place
+    assert judged(other.place, KEY.verifiers).intact
+
+
+@pytest.mark.parametrize("keys", [(None, KEY), (KEY, None), (KEY, SigningKey())])
+async def test_another_key_begins_another_chain(
+    tmp_path: Path,
+    clock: FakeClock,
+    keys: tuple[SigningKey | None, SigningKey | None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    signers = [None if key is None else key.signer for key in keys]
+    for signer in (signers[0], signers[1], signers[1]):
+        async with opened(tmp_path, clock, signer=signer) as subject:
+            await subject.record("ann")
+    assert subject.place.name == "chain-2"
+    assert subject.subjects() == ["ann", "ann"]
+    assert "audit_chain_of_another_key" in caplog.messages
+    assert "audit_chain_unreadable" not in caplog.messages
+    for place, key in zip(chain_places(tmp_path), keys, strict=True):
+        assert judged(place, None if key is None else key.verifiers).intact
 
 
 async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(

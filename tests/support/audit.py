@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from gateway.drivers.audit_file import chain_places, segment_files
 from gateway.drivers.audit_keys import signer_of, verifier_of
+from gateway.drivers.audit_reading import chain_places, segment_files
 from gateway.model import Secret
 from gateway.rules.audit_chain import Head
 from gateway.rules.audit_verify import Report, Segment, Verify, verify
