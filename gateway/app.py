@@ -615,6 +615,7 @@ async def open_journal(
                 audit.directory,
                 clock=clock,
                 signer=signer,
+                checkpoint_s=audit.checkpoint_s,
                 segment_bytes_max=audit.segment_bytes_max,
                 keep_s=keep_s,
             )

@@ -47,6 +47,10 @@ log = logging.getLogger("gateway.audit")
 _CHAINS_MAX = 1_000
 _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
+_UNSEALED_BYTES_MAX = 4_000_000
+"""A start reads back to the last checkpoint."""
+_LATE, _PROMISED = 2, 3
+"""In periods of checkpoints: when a record waits for one, and what each promises of the next."""
 _LOCK: Final = "lock"
 
 _LOOK_EVERY_S = 1.0
@@ -134,13 +138,18 @@ class ChainFiles:
         *,
         clock: Clock,
         signer: Signer | None = None,
+        checkpoint_s: float = 60.0,
         segment_bytes_max: int,
         keep_s: float,
     ) -> None:
-        """Segments older than `keep_s` are removed; 0 keeps them for ever."""
+        """Each `checkpoint_s` somebody asks for a checkpoint; what is late is made up for here.
+
+        Segments older than `keep_s` are removed; 0 keeps them for ever.
+        """
         self._directory = directory
         self._clock = clock
         self._signer = signer
+        self._checkpoint_s = checkpoint_s
         self._segment_bytes_max = segment_bytes_max
         self._keep_s = keep_s
         self._place = directory
@@ -153,7 +162,10 @@ class ChainFiles:
         self._distrusted = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
         self._look_at = 0.0
-        self._since_checkpoint = 0
+        self._sealed_at = 0.0
+        """When the last checkpoint was made."""
+        self._unsealed_bytes = 0
+        """After it."""
         self._told = Committed([], [])
         """What is durable since somebody was told."""
 
@@ -239,14 +251,8 @@ class ChainFiles:
         with_checkpoint: bool = False,
         claim: Callable[[], bool] = lambda: True,
     ) -> None:
-        if linked is not None and linked[0] == self._stand.head:
-            _, lines, head = linked
-        else:
-            lines, head = link(self._stand.head, bodies)
-        marks = with_checkpoint and self._since_checkpoint + len(lines) > 0
-        if marks:
-            last, head = link(head, [checkpoint(head, self._clock.now(), self._signer)])
-            lines += last
+        now = self._clock.now()
+        lines, sealed, head = self._compose(bodies, linked, now, with_checkpoint=with_checkpoint)
         if not lines:
             return
         data = b"".join(lines)
@@ -260,9 +266,46 @@ class ChainFiles:
                 self._cut_back()
             raise
         self._has_more = False
-        self._size += len(data)
         self._stand = Stand(head, self._stand.number, self._stand.opened_at)
-        self._count(lines, marks=marks)
+        self._size += len(data)
+        self._note(lines, sealed, now, len(data))
+
+    def _compose(
+        self, bodies: Sequence[bytes], linked: _Linked | None, now: float, *, with_checkpoint: bool
+    ) -> tuple[list[bytes], list[Head], Head]:
+        """Return the lines, which of them are checkpoints, and where the chain stands then."""
+        head = self._stand.head
+        sealed: list[Head] = []
+        if bodies and self._is_checkpoint_late(now):
+            # Before them: of a batch that is torn, lines may stay without the one that follows.
+            bodies, linked = [self._checkpoint(head, now), *bodies], None
+            sealed += link(head, bodies[:1])[1:]
+        if linked is not None and linked[0] == head:
+            _, lines, head = linked
+        else:
+            lines, head = link(head, bodies)
+        if with_checkpoint and self._unsealed_bytes + len(lines) > 0:
+            last, head = link(head, [self._checkpoint(head, now)])
+            lines += last
+            sealed.append(head)
+        return lines, sealed, head
+
+    def _note(self, lines: list[bytes], sealed: list[Head], now: float, size: int) -> None:
+        """Keep in mind what is durable."""
+        if sealed:
+            self._sealed_at, self._unsealed_bytes = now, 0
+        if self._stand.head not in sealed:
+            self._unsealed_bytes += size
+        self._told.lines.extend(lines)
+        self._told.checkpoints.extend(sealed)
+
+    def _checkpoint(self, head: Head, now: float) -> bytes:
+        promise = _PROMISED * self._checkpoint_s
+        return checkpoint(head, now, self._signer, next_within_s=promise)
+
+    def _is_checkpoint_late(self, now: float) -> bool:
+        is_overdue = now - self._sealed_at > _LATE * self._checkpoint_s
+        return is_overdue or self._unsealed_bytes > _UNSEALED_BYTES_MAX
 
     def _write(self, data: bytes) -> None:
         try:
@@ -295,10 +338,11 @@ class ChainFiles:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
         lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
-        marks = bool(bodies)
-        if marks:
-            last, head = link(head, [checkpoint(head, now, self._signer)])
+        sealed: list[Head] = []
+        if bodies or self._unsealed_bytes:  # after a failed sync: the segment before has none
+            last, head = link(head, [self._checkpoint(head, now)])
             lines += last
+            sealed.append(head)
         data = b"".join(lines)
         file = segment_file(self._place, number)
         made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
@@ -317,14 +361,7 @@ class ChainFiles:
         self._fd, self._size = fd, len(data)
         self._stand = Stand(head, number, now)
         self._has_more = self._distrusted = False
-        self._count(lines, marks=marks)
-
-    def _count(self, lines: list[bytes], *, marks: bool) -> None:
-        """Note that these lines are durable; `marks`: the last one is a checkpoint."""
-        self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
-        self._told.lines.extend(lines)
-        if marks:
-            self._told.checkpoints.append(self._stand.head)
+        self._note(lines, sealed, now, len(data))
 
     def _open(self) -> None:
         _make_directory(self._directory)
@@ -352,8 +389,8 @@ class ChainFiles:
         stand = stand_of(place, self._signer)
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        self._since_checkpoint = 0
         now = self._clock.now()
+        self._sealed_at, self._unsealed_bytes = now, 0
         try:
             if stand is None:
                 self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
@@ -361,7 +398,7 @@ class ChainFiles:
             else:
                 self._stand = stand
                 self._reopen(stand)
-                # Before any checkpoint: what vouches for a line by following it is ours alone.
+                # First of all: a removal that a checkpoint follows directly must be our own.
                 self._append([opening_body(now, torn=stand.torn)], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:

@@ -16,6 +16,7 @@ from gateway.rules.audit_chain import (
     Head,
     Line,
     Signer,
+    is_beyond,
     is_checkpoint_of,
     parse,
 )
@@ -132,6 +133,8 @@ def _raise_unless_proved(lines: list[Line], signer: Signer | None) -> None:
     for before, line in pairwise(lines):
         if (line.chain, line.seq - 1, line.prev) != (before.chain, before.seq, before.hash):
             raise ChainUnreadable(f"line {line.seq} does not follow from the one before")
+        if is_beyond(line, sealed.at, sealed.fields.get("next_within_s", 0.0)):
+            raise ChainUnreadable(f"line {line.seq} is later than checkpoint {sealed.seq} allows")
 
 
 def _named(key: object) -> str:

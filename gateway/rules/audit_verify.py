@@ -18,6 +18,7 @@ from gateway.rules.audit_chain import (
     STRUCTURAL,
     Head,
     Line,
+    is_beyond,
     parse,
     signed_text,
 )
@@ -66,6 +67,8 @@ class Checkpointed:
     seq: int
     at: float
     key: str
+    next_within_s: float = 0.0
+    """When another was promised; 0: no promise."""
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ def verify(
     keys: Mapping[str, Verify] | None = None,
     heads: Iterable[Head] = (),
 ) -> Report:
-    """Judge one chain. `keys` by their ids; None: signatures are not looked at.
+    """Judge one chain. `keys` by their ids; None: signatures are not looked at, nor missed.
 
     `heads` of this chain were kept elsewhere: their lines must be there, and be the same.
     """
@@ -127,6 +130,12 @@ class _Reading:
         """The last line of what was removed, as the first line that is left tells it."""
         self._removed_by_right: dict[int, str] = {}
         """Last hashes by the last segment of each removal that the chain tells of."""
+        self._is_sealed = False
+        """The last line is a signed checkpoint."""
+        self._must_be_sealed = False
+        """The segment before does not end with one, so this one must begin with one."""
+        self._beyond: tuple[str, int] | None = None
+        """The first line that came later than the last signed checkpoint allows."""
         self._file, self._line = report.name, 0
         self._rest: Iterator[bytes] = iter(())
 
@@ -211,33 +220,61 @@ class _Reading:
         return found
 
     def _note(self, line: Line) -> None:
+        is_sealed = False
         if line.event == CHECKPOINT or "signature" in line.fields:
-            self._judge_checkpoint(line)
+            is_sealed = self._judge_checkpoint(line)
         elif line.event == SEGMENTS_REMOVED:
             if line.fields.get("of_chain") == line.chain:
                 through = line.fields.get("removed_through", 0)
                 self._removed_by_right[through] = line.fields.get("last_hash", "")
         elif line.event not in STRUCTURAL:
             self.report.records += 1
+        if self._keys is not None:
+            self._judge_proof(line, is_sealed=is_sealed)
 
-    def _judge_checkpoint(self, line: Line) -> None:
+    def _judge_checkpoint(self, line: Line) -> bool:
+        """Tell whether it is signed."""
         match line.fields:
             case {"event": "checkpoint", "key": str(key), "signature": str(signature), **rest} if (
-                rest.keys() == {"chain", "seq", "prev", "at"}
+                rest.keys() - {"next_within_s"} == {"chain", "seq", "prev", "at"}
+                and isinstance(within_s := rest.get("next_within_s", 0.0), int | float)
             ):
                 pass
             case _:
                 raise _Broken(Flaw.CHANGED, "the line is no checkpoint as they are written")
         if not key and not signature:
-            return
+            if self._keys is not None:
+                raise _Broken(Flaw.NOT_SIGNED, "the checkpoint has no signature")
+            return False
         if self._keys is not None:
             proves = self._keys.get(key)
             if proves is None:
                 raise _Broken(Flaw.KEY_UNKNOWN, f"the checkpoint is signed with the key {key}")
-            text = signed_text(line.chain, line.seq, line.prev, line.at, key)
+            text = signed_text(line.chain, line.seq, line.prev, line.at, key, within_s)
             if not proves(_from_hex(signature), text):
                 raise _Broken(Flaw.SIGNATURE_WRONG, "the checkpoint is not what was signed")
-        self.report.signed = Checkpointed(line.seq, line.at, key)
+        self.report.signed = Checkpointed(line.seq, line.at, key, within_s)
+        return True
+
+    def _judge_proof(self, line: Line, *, is_sealed: bool) -> None:
+        """Miss signed checkpoints where the gateway puts them."""
+        if self._must_be_sealed and not is_sealed:
+            raise _Broken(
+                Flaw.NOT_SIGNED,
+                "the segment before does not end with a checkpoint, nor does this begin with one",
+            )
+        opens = line.event == SEGMENT_OPENED and self._head is not None
+        self._must_be_sealed = opens and not self._is_sealed
+        self._is_sealed = is_sealed
+        signed = self.report.signed
+        if is_sealed:
+            self._beyond = None
+        elif (
+            self._beyond is None
+            and signed is not None
+            and is_beyond(line, signed.at, signed.next_within_s)
+        ):
+            self._beyond = self._file, self._line
 
     def _judge_whole(self, segments: Sequence[Segment]) -> None:
         report = self.report
@@ -253,6 +290,7 @@ class _Reading:
         self._file, self._line = report.name, 0
         if self._keys is not None and report.signed is None:
             raise _Broken(Flaw.NOT_SIGNED, "no checkpoint is signed")
+        self._judge_tail()
         for seq in sorted(self._heads):
             if seq > self._head.seq:
                 last = self._head.seq
@@ -261,6 +299,18 @@ class _Reading:
                 )
             if seq == self._before.seq and self._heads[seq].hash != self._before.hash:
                 raise _Broken(Flaw.HEAD_DIFFERS, f"line {seq} was another when its hash was kept")
+
+    def _judge_tail(self) -> None:
+        if self._must_be_sealed:
+            raise _Broken(Flaw.NOT_SIGNED, "the last segment but one ends without a checkpoint")
+        signed = self.report.signed
+        if self._beyond is not None and signed is not None:
+            self._file, self._line = self._beyond
+            raise _Broken(
+                Flaw.NOT_SIGNED,
+                f"line {signed.seq} promised a signed checkpoint within {signed.next_within_s:g} s;"
+                " this line is later, and none follows",
+            )
 
 
 def _from_hex(signature: str) -> bytes:

@@ -450,7 +450,7 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     first, second = segments_of(subject.place)
     assert parse(second.read_bytes().splitlines(keepends=True)[0]).event == SEGMENT_OPENED
     assert b'"after"' not in first.read_bytes()
-    assert judged(subject.place).intact
+    assert judged(subject.place, KEY.verifiers).intact
 
 
 async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
@@ -588,6 +588,60 @@ async def test_checkpoints_are_signed_and_their_heads_are_logged(
     head = parse(lines_in(subject.place)[-1]).head
     assert (told.chain, told.seq, told.hash) == (head.chain, head.seq, head.hash)
     assert judged(subject.place, KEY.verifiers, [head]).intact
+
+
+async def test_no_record_is_later_than_the_last_checkpoint_allows(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for pause_s in (1.0, 100.0, 130.0, 5_000.0, 3 * DAY_S):  # nobody asks for a checkpoint
+        await clock.advance(pause_s)
+        await subject.record("ann")
+        report = judged(subject.place, KEY.verifiers)
+        assert report.intact, report.finding
+    subject.files.close()
+    async with opened(tmp_path, clock) as other:
+        assert other.place == subject.place
+        assert judged(other.place, KEY.verifiers).intact
+
+
+async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
+    subject: Subject, clock: FakeClock
+) -> None:
+    await subject.record("ann")
+    await clock.advance(200.0)
+    await subject.outcomes("bob", "cid")
+    *_, before, bob, _ = map(parse, lines_in(subject.place))
+    assert (before.event, before.at) == (CHECKPOINT, bob.at)
+    torn = b"".join(lines_in(subject.place)[:-1])
+    segments_of(subject.place)[0].write_bytes(torn)
+    assert judged(subject.place, KEY.verifiers).intact
+
+
+async def test_much_without_a_checkpoint_gets_one(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_file, "_UNSEALED_BYTES_MAX", 5_000)
+    for i in range(60):
+        await subject.record(f"p{i}")
+    assert 4 <= subject.events().count(CHECKPOINT) <= 12
+
+
+async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed_over(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("mallory")
+    last = parse(lines_in(subject.place)[-1])
+    made, _ = link(last.head, [body({"event": "refused", "at": last.at + 181.0})])
+    with segments_of(subject.place)[-1].open("ab") as segment:
+        segment.writelines(made)
+    async with opened(tmp_path, clock) as other:
+        assert other.place != subject.place
+    finding = judged(subject.place, KEY.verifiers).finding
+    assert finding is not None
+    assert finding.flaw is Flaw.NOT_SIGNED
 
 
 async def test_old_segments_go_and_the_rest_still_verifies(

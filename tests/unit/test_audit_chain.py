@@ -204,6 +204,63 @@ def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
     assert judged(a_chain(2, signer=None), keys=None).intact
 
 
+def test_each_segment_but_the_last_ends_with_a_signed_checkpoint() -> None:
+    first, _ = a_chain(2, 1)
+    without = first[:-1]
+    opening = [segment_opening(2, 2.0), body({"event": "refused", "at": 2.5})]
+    second, head = link(parse(without[-1]).head, opening)
+    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    assert flaw_of(judged([without, second + sealed])) is Flaw.NOT_SIGNED
+    assert judged([without, second + sealed], keys=None).intact
+
+
+def test_a_segment_may_begin_with_the_checkpoint_that_the_one_before_lacks() -> None:
+    first, _ = a_chain(2, 1)
+    without = first[:-1]
+    (opening,), head = link(parse(without[-1]).head, [segment_opening(2, 2.0)])
+    assert flaw_of(judged([without, [opening]])) is Flaw.NOT_SIGNED
+    sealed, _ = link(head, [checkpoint(head, 2.0, KEY.signer)])
+    assert judged([without, [opening, *sealed]]).intact
+
+
+def with_a_promise(*later: str, at: float, sealed_again: bool = False) -> Report:
+    """Judge a chain whose checkpoint at 9.0 promises another within 3 s; these events follow."""
+    lines, head = link(beginning(CHAIN), [segment_opening(1, 1.0)])
+    promise, head = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
+    more, head = link(head, [body({"event": event, "at": at}) for event in later])
+    last, _ = link(head, [checkpoint(head, at, KEY.signer)])
+    return judged([[*lines, *promise, *more, *(last if sealed_again else [])]])
+
+
+def test_lines_without_a_signed_checkpoint_end_when_the_last_one_promised() -> None:
+    assert with_a_promise("refused", at=12.0).intact
+    report = with_a_promise("refused", "refused", at=12.5)
+    assert flaw_of(report) is Flaw.NOT_SIGNED
+    assert report.finding is not None
+    assert report.finding.line == 3
+    assert with_a_promise("refused", at=12.5, sealed_again=True).intact
+    assert with_a_promise("trail_opened", at=90.0).intact
+    assert flaw_of(with_a_promise("trail_opened", "refused", at=90.0)) is Flaw.NOT_SIGNED
+
+
+def test_the_promise_of_a_checkpoint_is_signed() -> None:
+    (lines,) = a_chain(1)
+    head = parse(lines[-1]).head
+    (promise,), _ = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
+    for other in (b'"next_within_s":9e9', b'"next_within_s":"x"', b'"next_within_s":3.5'):
+        changed = promise.replace(b'"next_within_s":3.0', other)
+        assert changed != promise
+        assert not judged([[*lines, changed]]).intact
+
+
+def test_a_checkpoint_without_a_signature_is_told_when_keys_are_given() -> None:
+    (lines,) = a_chain(1)
+    head = parse(lines[-1]).head
+    unsigned, _ = link(head, [checkpoint(head, 9.0, None)])
+    assert flaw_of(judged([lines + unsigned])) is Flaw.NOT_SIGNED
+    assert judged([lines + unsigned], keys=None).intact
+
+
 def test_a_signature_of_another_checkpoint_is_wrong() -> None:
     segments = a_chain(2)
     stolen = parse(segments[0][-1]).fields["signature"]
