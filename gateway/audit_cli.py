@@ -15,7 +15,7 @@ import orjson
 from gateway.drivers.audit_keys import verifier_of
 from gateway.drivers.audit_reading import chain_places, segment_files
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head, parse
-from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify
+from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify_all
 
 _WRITTEN_WITHIN_S = 1.0
 """For so long a last line without an end may be one that is being written."""
@@ -70,10 +70,7 @@ def verify_trail(
         return USAGE
     try:
         chains = {place: _chain_of(place) for place in places}
-        reports = [
-            verify(str(place), _segments(place), keys, [h for h in heads if h.chain == chain])
-            for place, chain in chains.items()
-        ]
+        reports = verify_all({str(place): _segments(place) for place in places}, keys, heads)
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
     lost = [head for head in heads if head.chain not in chains.values()]
@@ -174,10 +171,8 @@ def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> No
         f"{report.name}: {verdict}, chain {head.chain}, lines {report.first_seq} to {head.seq},"
         f" {report.records} records in {report.segments} segments"
     )
-    if report.removed_through:
-        print(
-            f"  segments up to {report.removed_through} were removed when old, as the chain tells"
-        )
+    for first, through in report.removed:
+        print(f"  segments {first} to {through} were removed when old, as the trail tells")
     _print_proof(report, checked=checked)
     if report.intact:
         print(f"  head {head}    keep it elsewhere, and compare: --head")

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -24,7 +24,6 @@ from gateway.drivers.audit_reading import (
     KeyDiffers,
     Stand,
     chain_places,
-    first_line,
     last_line,
     segment_file,
     segment_files,
@@ -34,12 +33,13 @@ from gateway.drivers.audit_record import Committed, opening_body, unavailable
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     Head,
+    Line,
     Signer,
     beginning,
     checkpoint,
     link,
     segment_opening,
-    segments_removed,
+    segment_removed,
 )
 
 log = logging.getLogger("gateway.audit")
@@ -338,11 +338,9 @@ class ChainFiles:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
         lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
-        sealed: list[Head] = []
-        if bodies or self._unsealed_bytes:  # after a failed sync: the segment before has none
-            last, head = link(head, [self._checkpoint(head, now)])
-            lines += last
-            sealed.append(head)
+        # It vouches for the segment before, too, which has none at its end after a failed sync.
+        last, head = link(head, [self._checkpoint(head, now)])
+        lines += last
         data = b"".join(lines)
         file = segment_file(self._place, number)
         made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
@@ -361,7 +359,7 @@ class ChainFiles:
         self._fd, self._size = fd, len(data)
         self._stand = Stand(head, number, now)
         self._has_more = self._distrusted = False
-        self._note(lines, sealed, now, len(data))
+        self._note(lines, [head], now, len(data))
 
     def _open(self) -> None:
         _make_directory(self._directory)
@@ -418,55 +416,35 @@ class ChainFiles:
 
     def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""
-        files = dict(segment_files(self._place))
-        numbers, old, first_kept = sorted(files), [], None
-        for number, following in pairwise(numbers):
-            first = first_line(files[following])  # it tells when the one before ended
-            if first.at >= before:
-                break
-            old.append(number)
-            first_kept = first
-        if first_kept is None:
-            return
-        told = segments_removed(
-            self._clock.now(),
-            chain=first_kept.chain,
-            first=old[0],
-            through=old[-1],
-            head=Head(first_kept.chain, first_kept.seq - 1, first_kept.prev),
-            why="older than keep_days",
-        )
-        self._append([told])
-        for number in old:
-            files[number].unlink()
-        _sync_directory(self._place)
+        *closed, _ = segment_files(self._place)
+        ends = ((number, file, last_line(file)) for number, file in closed)
+        old = [*takewhile(lambda end: end[2].at < before, ends)]
+        if old:
+            self._remove(old, "older than keep_days")
+            _sync_directory(self._place)
 
     def _remove_other(self, place: Path, before: float) -> None:
         lock = _lock(place)
         if lock is None:
             return
         try:
-            files = dict(segment_files(place))
-            if not files:
+            files = segment_files(place)
+            if not files or last_line(files[-1][1]).at >= before:
                 return
-            last = last_line(files[max(files)])
-            if last.at >= before:
-                return
-            told = segments_removed(
-                self._clock.now(),
-                chain=last.chain,
-                first=min(files),
-                through=max(files),
-                head=last.head,
-                why=f"{place.name} is older than keep_days",
-            )
-            self._append([told])
-            for file in files.values():
-                file.unlink()
+            ends = [(number, file, last_line(file)) for number, file in files]
+            self._remove(ends, f"{place.name} is older than keep_days")
             (place / _LOCK).unlink()
             place.rmdir()
         finally:
             os.close(lock)
+
+    def _remove(self, ends: Sequence[tuple[int, Path, Line]], why: str) -> None:
+        """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
+        now = self._clock.now()
+        told = [segment_removed(now, segment=n, head=last.head, why=why) for n, _, last in ends]
+        self._append(told, with_checkpoint=True)
+        for _, file, _ in ends:
+            file.unlink()
 
 
 def _tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:

@@ -73,11 +73,6 @@ def stand_of(place: Path, signer: Signer | None) -> Stand | None:
     if opening.event != SEGMENT_OPENED or opening.fields.get("segment") != number:
         raise ChainUnreadable(f"{file.name} does not begin with its number")
     lines, torn = _end_of(file)
-    if lines[0].event != CHECKPOINT and len(files) > 1:  # this segment has only begun
-        before, torn_before = _end_of(files[-2][1])
-        if torn_before:
-            raise ChainUnreadable(f"{files[-2][1].name} ends within a line")
-        lines = before + lines
     _raise_unless_proved(lines, signer)
     return Stand(lines[-1].head, number, opening.at, torn)
 

@@ -86,17 +86,17 @@ def segment_opening(number: int, at: float) -> bytes:
     return body({"event": SEGMENT_OPENED, "at": at, "segment": number})
 
 
-def segments_removed(
-    at: float, *, chain: str, first: int, through: int, head: Head, why: str
-) -> bytes:
-    """Tell that segments `first` to `through` of `chain` are gone; `head` was their last line."""
+def segment_removed(at: float, *, segment: int, head: Head, why: str) -> bytes:
+    """Tell that a segment is gone, and those before it; `head` was its last line.
+
+    It counts only if a checkpoint follows it directly: others cannot make one.
+    """
     return body(
         {
             "event": SEGMENTS_REMOVED,
             "at": at,
-            "of_chain": chain,
-            "removed_from": first,
-            "removed_through": through,
+            "of_chain": head.chain,
+            "removed_through": segment,
             "last_seq": head.seq,
             "last_hash": head.hash,
             "detail": why,

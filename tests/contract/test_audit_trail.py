@@ -33,6 +33,7 @@ from gateway.rules.audit_chain import (
     checkpoint,
     link,
     parse,
+    segment_removed,
 )
 from gateway.rules.audit_verify import Flaw
 from tests.support.audit import SigningKey, all_judged, judged, lines_in
@@ -276,21 +277,6 @@ async def test_a_segment_that_was_only_begun_is_begun_again(
     assert judged(subject.place, KEY.verifiers).intact
     assert subject.subjects() == ["ann", "bob"]
     assert not begun.exists()
-
-
-async def test_a_segment_that_has_its_first_line_only_is_gone_on_with(
-    tmp_path: Path, clock: FakeClock
-) -> None:
-    async with opened(tmp_path, clock) as subject:
-        await subject.record("ann")
-        await clock.advance(DAY_S)
-        await subject.outcomes("bob")
-    last = segments_of(subject.place)[-1]
-    last.write_bytes(last.read_bytes().splitlines(keepends=True)[0])
-    async with opened(tmp_path, clock) as subject:
-        await subject.record("cid")
-    assert judged(subject.place, KEY.verifiers).intact
-    assert subject.subjects() == ["ann", "cid"]
 
 
 def forged(place: Path, *, key: Signer | None) -> None:
@@ -664,6 +650,90 @@ async def test_old_segments_go_and_the_rest_still_verifies(
     finding = judged(subject.place, KEY.verifiers).finding
     assert finding is not None
     assert finding.flaw is Flaw.REMOVED
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
+    """Let so many files be removed and no more; return what is removed."""
+    gone: list[Path] = []
+    real = Path.unlink
+
+    def unlink(file: Path, **options: bool) -> None:
+        if file.name.startswith("segment-"):
+            if len(gone) == after:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            gone.append(file)
+        real(file, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    return gone
+
+
+@pytest.mark.parametrize("after", range(4))
+async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    subject = Subject(tmp_path, clock, keep_s=3 * DAY_S)
+    for day in range(8):
+        await subject.record(f"day {day}")
+        await clock.advance(DAY_S)
+    with monkeypatch.context() as patch:
+        gone = interrupted(patch, after)
+        with pytest.raises(OSError, match="Input/output"):
+            subject.files.remove_old()
+    assert [int(file.stem[-8:]) for file in gone] == [*range(1, after + 1)]
+    subject.files.close()
+    async with opened(tmp_path, clock) as other:  # which keeps all for ever
+        await other.record("ann")
+        assert other.place == subject.place
+    report = judged(subject.place, KEY.verifiers)
+    assert report.intact, report.finding
+    assert report.removed_through == after
+
+
+@pytest.mark.parametrize("after", range(3))
+async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    subject, other = Subject(tmp_path, clock, keep_s=DAY_S), Subject(tmp_path, clock)
+    await subject.record("ann")
+    for name in ("bob", "cid", "dan"):
+        await other.record(name)
+        await clock.advance(DAY_S)
+    other.files.close()
+    await clock.advance(2 * DAY_S)
+    with monkeypatch.context() as patch:
+        real = Path.iterdir
+        patch.setattr(Path, "iterdir", lambda place: sorted(real(place), reverse=True))
+        interrupted(patch, after)
+        with pytest.raises(OSError, match="Input/output"):
+            subject.files._remove_other(other.place, clock.now() - DAY_S)
+    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True, True]
+    await asyncio.to_thread(subject.files.remove_old)
+    assert not other.place.exists()
+    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True]
+
+
+@pytest.mark.parametrize("days", [0.1, 2.0])
+async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_start(
+    tmp_path: Path, clock: FakeClock, days: float
+) -> None:
+    subject = Subject(tmp_path, clock)
+    for name in ("mallory", "ann"):
+        await subject.record(name)
+        await clock.advance(DAY_S)
+    await subject.record("bob")
+    subject.files.close()
+    first, *_, last = segments_of(subject.place)
+    head = parse(first.read_bytes().splitlines(keepends=True)[-1]).head
+    end = parse(lines_in(subject.place)[-1])
+    made, _ = link(end.head, [segment_removed(end.at, segment=1, head=head, why="made up")])
+    with last.open("ab") as segment:
+        segment.writelines(made)
+    first.unlink()
+    await clock.advance(days * DAY_S)
+    async with opened(tmp_path, clock) as other:
+        await other.record("cid")
+    assert not all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
 
 
 async def test_a_chain_that_nobody_writes_goes_when_it_is_old(

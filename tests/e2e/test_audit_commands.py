@@ -87,16 +87,16 @@ def test_a_broken_trail_is_told_with_file_and_line(
 ) -> None:
     file = sorted((trail / "chain-2").glob("segment-*"))[1]
     lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join([lines[0], lines[1].replace(b"bob", b"ann"), *lines[2:]]))
+    file.write_bytes(b"".join([*lines[:2], lines[2].replace(b"bob", b"ann"), *lines[3:]]))
     code, said = run(capsys, "verify", trail)
     assert code == 1
-    assert f"BROKEN: {file}:3: changed: " in said
+    assert f"BROKEN: {file}:4: changed: " in said
     assert f"{trail / 'chain-1'}: intact, " in said
     assert "intact before that" in said
     code, said = run(capsys, "verify", trail, "--json")
     assert code == 1
     (finding,) = [chain["finding"] for chain in json.loads(said)["chains"] if chain["finding"]]
-    assert (finding["line"], finding["flaw"]) == (3, "changed")
+    assert (finding["line"], finding["flaw"]) == (4, "changed")
 
 
 def test_a_key_that_did_not_sign_proves_nothing(

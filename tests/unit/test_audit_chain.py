@@ -15,9 +15,9 @@ from gateway.rules.audit_chain import (
     link,
     parse,
     segment_opening,
-    segments_removed,
+    segment_removed,
 )
-from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify
+from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify, verify_all
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()
@@ -171,9 +171,7 @@ def test_a_segment_cut_short_is_missed_when_others_follow() -> None:
 def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
     first, second, third = a_chain(2, 2, 2)
     assert flaw_of(judged([second, third], first=2)) is Flaw.REMOVED
-    gone = segments_removed(
-        5.0, chain=CHAIN, first=1, through=1, head=parse(first[-1]).head, why="old"
-    )
+    gone = segment_removed(5.0, segment=1, head=parse(first[-1]).head, why="old")
     told, head = link(parse(third[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     report = judged([second, third + told + sealed], first=2)
@@ -184,12 +182,64 @@ def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
 
 def test_a_removal_of_another_end_excuses_nothing() -> None:
     _, second = a_chain(2, 2)
-    gone = segments_removed(
-        5.0, chain=CHAIN, first=1, through=1, head=Head(CHAIN, 4, "f" * 64), why="old"
-    )
+    gone = segment_removed(5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), why="old")
     told, head = link(parse(second[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     assert flaw_of(judged([second + told + sealed], first=2)) is Flaw.REMOVED
+
+
+def removal_of(lines: Sequence[bytes], segment: int) -> bytes:
+    return segment_removed(5.0, segment=segment, head=parse(lines[-1]).head, why="old")
+
+
+def with_more(segment: list[bytes], *bodies: bytes) -> list[bytes]:
+    lines, _ = link(parse(segment[-1]).head, bodies)
+    return segment + lines
+
+
+def sealed(segment: list[bytes]) -> list[bytes]:
+    return with_more(segment, checkpoint(parse(segment[-1]).head, 9.0, KEY.signer))
+
+
+def test_a_removal_counts_only_with_a_checkpoint_right_after_it() -> None:
+    first, second = a_chain(2, 2)
+    told = with_more(second, removal_of(first, 1))
+    assert flaw_of(judged([told], first=2)) is Flaw.REMOVED
+    opened = sealed(with_more(told, body({"event": "trail_opened", "at": 6.0})))
+    assert flaw_of(judged([opened], first=2)) is Flaw.REMOVED
+    assert judged([sealed(told)], first=2).intact
+
+
+def test_removals_told_together_hold_for_each_segment_that_is_gone_yet() -> None:
+    first, second, third, last = a_chain(2, 2, 2, 2)
+    gone = [removal_of(lines, i) for i, lines in enumerate((first, second, third), 1)]
+    told = sealed(with_more(last, *gone))
+    for left in ([first, second, third], [second, third], [third], []):
+        report = judged([*left, told], first=4 - len(left))
+        assert report.intact, report.finding
+        assert report.removed_through == 3 - len(left)
+
+
+def test_segments_between_may_be_gone_where_the_chain_says_so() -> None:
+    first, second, third = a_chain(2, 2, 2)
+    told = sealed(with_more(third, removal_of(second, 2)))
+    for end, flaw in ((third, Flaw.REMOVED), (told, None)):
+        named = [Segment(1, "one", first), Segment(3, "three", end)]
+        report = verify("chain-1", named, KEY.verifiers)
+        assert flaw_of(report) is flaw
+        assert report.removed == ([] if flaw else [(2, 2)])
+    other = a_chain(2, 2, 2, head=beginning("abc"))[2]
+    assert flaw_of(verify("chain-1", [named[0], Segment(3, "three", other)])) is Flaw.INSERTED
+
+
+def test_another_chain_may_tell_of_a_removal() -> None:
+    first, second = a_chain(2, 2)
+    (other,) = a_chain(2, head=beginning("abc"))
+    told = sealed(with_more(other, removal_of(first, 1)))
+    for teller, is_intact in ((other, False), (told, True)):
+        chains = {"one": [Segment(2, "two", second)], "other": [Segment(1, "one", teller)]}
+        reports = verify_all(chains, KEY.verifiers)
+        assert [report.intact for report in reports] == [is_intact, True]
 
 
 def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
