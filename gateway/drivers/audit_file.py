@@ -162,6 +162,8 @@ class ChainFiles:
         self._distrusted = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
         self._look_at = 0.0
+        self._lost = beginning("")
+        """Where our chain stood when its last segment was taken away."""
         self._sealed_at = 0.0
         """When the last checkpoint was made."""
         self._unsealed_bytes = 0
@@ -212,11 +214,14 @@ class ChainFiles:
         return self._tell()
 
     def close(self) -> Committed:
+        self._let_go()
+        return self._tell()
+
+    def _let_go(self) -> None:
         for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock_fd = -1
-        return self._tell()
 
     def _tell(self) -> Committed:
         told, self._told = self._told, Committed([], [])
@@ -327,9 +332,10 @@ class ChainFiles:
             return
         self._look_at = now + _LOOK_EVERY_S
         found = os.fstat(self._fd)
-        if found.st_nlink == 0:
+        if not _is_at(segment_file(self._place, self._stand.number), found):
             log.error("audit_segment_gone", extra={"directory": str(self._place)})
-            self.close()
+            self._lost = self._stand.head
+            self._let_go()
         elif found.st_size != self._size and not self._has_more:
             log.error("audit_segment_altered", extra={"directory": str(self._place)})
             self._size = found.st_size
@@ -385,6 +391,8 @@ class ChainFiles:
     def _continue(self, place: Path) -> None:
         """Cut off what was never acknowledged, and say that we go on from there."""
         stand = stand_of(place, self._signer)
+        if stand is not None and self._has_lost_more_than(stand.head):
+            raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
         now = self._clock.now()
@@ -403,9 +411,13 @@ class ChainFiles:
                 os.close(self._fd)
                 self._fd = -1
             raise
+        self._lost = beginning("")
         log.info(
             "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
+
+    def _has_lost_more_than(self, head: Head) -> bool:
+        return head.chain == self._lost.chain and head.seq < self._lost.seq
 
     def _reopen(self, stand: Stand) -> None:
         file = segment_file(self._place, stand.number)
@@ -453,6 +465,14 @@ def _tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
         log.warning("audit_chain_of_another_key", extra=extra)
     else:
         log.error("audit_chain_unreadable", extra=extra)
+
+
+def _is_at(file: Path, found: os.stat_result) -> bool:
+    """Tell whether this is still the file of that name."""
+    try:
+        return os.path.samestat(file.stat(), found)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _lock(place: Path) -> int | None:

@@ -531,6 +531,43 @@ async def test_a_segment_that_somebody_deleted_is_not_written_to(
     assert judged(subject.place).intact
 
 
+async def test_a_segment_that_somebody_renamed_is_not_written_to(
+    subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await subject.record("ann")
+    (file,) = segments_of(subject.place)
+    file.rename(file.with_suffix(".1"))  # as logrotate does
+    await clock.advance(1.0)
+    await subject.record("bob")
+    assert subject.subjects() == ["bob"]
+    assert "audit_segment_gone" in caplog.messages
+
+
+async def test_a_directory_that_somebody_renamed_is_not_written_to(
+    subject: Subject, clock: FakeClock, tmp_path: Path
+) -> None:
+    await subject.record("ann")
+    subject.place.rename(tmp_path / "backup")
+    await clock.advance(1.0)
+    await subject.record("bob")
+    assert subject.subjects() == ["bob"]
+    assert judged(tmp_path / "backup").intact
+
+
+async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
+    subject: Subject, clock: FakeClock
+) -> None:
+    await subject.record("ann")
+    await clock.advance(DAY_S)
+    await subject.record("bob")
+    before, (_, last) = subject.place, segments_of(subject.place)
+    last.unlink()
+    await clock.advance(1.0)
+    await subject.record("cid")
+    assert subject.place != before
+    assert subject.subjects() == ["cid"]
+
+
 async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
     await subject.record("ann")
     (file,) = segments_of(subject.place)
