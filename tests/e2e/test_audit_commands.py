@@ -212,6 +212,35 @@ def test_several_hosts_are_searched_and_verified_together(
     assert said.count(": intact, chain ") == 3
 
 
+def moved_away(trail: Path, *names: str) -> Path:
+    """Move segments of the first chain to an archive, and return it."""
+    archive = trail.parent / "archive"
+    (archive / "one").mkdir(parents=True)
+    for name in names:
+        (trail / "chain-1" / name).rename(archive / "one" / name)
+    return archive
+
+
+def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = run(capsys, "search", trail, "--json")
+    archive = moved_away(trail, "segment-00000001.jsonl")
+    keyed = ("--public-key", trail.parent / "key.pub")
+    code, said = run(capsys, "verify", trail, *keyed)
+    assert code == 1
+    assert "segment 1 is not there" in said
+    for places in ((archive / "one", trail), (trail, archive / "one")):
+        code, said = run(capsys, "verify", *places, *keyed)
+        assert code == 0, said
+        assert said.count(": intact, chain ") == 2
+        assert f"{trail / 'chain-1'}" in said
+        assert f"{archive / 'one'}" in said
+    assert run(capsys, "search", archive / "one", trail, "--json") == everything
+    (archive / "one").rename(archive / "chain-9")
+    assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
+
+
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     trail: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
