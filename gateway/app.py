@@ -619,6 +619,7 @@ async def open_journal(
                 audit.directory,
                 clock=clock,
                 signer=signer,
+                checkpoint_s=audit.checkpoint_s,
                 segment_bytes_max=audit.segment_bytes_max,
                 keep_s=keep_s,
             )

@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gateway.drivers.audit_file import chain_places, segment_files
 from gateway.drivers.audit_keys import verifier_of
-from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head, parse
-from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify
+from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
+from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
+from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify_all
 
 _WRITTEN_WITHIN_S = 1.0
 """For so long a last line without an end may be one that is being written."""
@@ -69,14 +68,14 @@ def verify_trail(
     if places is None:
         return USAGE
     try:
-        chains = {place: _chain_of(place) for place in places}
-        reports = [
-            verify(str(place), _segments(place), keys, [h for h in heads if h.chain == chain])
-            for place, chain in chains.items()
-        ]
+        chains = _chains(places)
+        reports = verify_all(
+            {name: _segments(files) for name, files in chains.items()}, keys, heads
+        )
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
-    lost = [head for head in heads if head.chain not in chains.values()]
+    found = {report.head.chain for report in reports if report.head is not None}
+    lost = [head for head in heads if head.chain not in found]
     intact = bool(reports) and not lost and all(report.intact for report in reports)
     if as_json:
         told = {"intact": intact, "chains": [*map(summary, reports)], "lost": [*map(str, lost)]}
@@ -99,7 +98,10 @@ def search_trail(directories: Sequence[Path], question: Question, *, as_json: bo
     unreadable: list[str] = []
     found = 0
     try:
-        chains = [_records(place, question, unreadable.append) for place in places]
+        chains = [
+            _records([file for _, file in files], question, unreadable.append)
+            for files in _chains(places).values()
+        ]
         for record in heapq.merge(*chains, key=lambda record: float(record["at"])):
             found += 1
             print(orjson.dumps(record).decode() if as_json else _sentence(record))
@@ -134,33 +136,48 @@ def _places(directories: Sequence[Path]) -> list[Path] | None:
     return [place for place in places if segment_files(place)]
 
 
+def _chains(places: Iterable[Path]) -> dict[str, list[tuple[int, Path]]]:
+    """Return each chain's segments in order, wherever they are, by the names of its places."""
+    parts: dict[str, list[Path]] = {}
+    for place in dict.fromkeys(places):
+        parts.setdefault(_chain_of(place), []).append(place)
+    return {
+        " + ".join(map(str, one)): sorted(part for place in one for part in segment_files(place))
+        for one in parts.values()
+    }
+
+
 def _chain_of(place: Path) -> str:
     (_, first), *_ = segment_files(place)
-    with first.open("rb") as opened:
-        try:
-            return parse(opened.readline(LINE_BYTES_MAX)).chain
-        except ValueError:
-            return ""
+    try:
+        return first_line(first).chain
+    except ChainUnreadable:
+        return str(place)
 
 
-def _segments(place: Path) -> list[Segment]:
-    files = segment_files(place)
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """A segment's lines; the last one of a file that grows is given time to end."""
+
+    file: Path
+    grows: bool
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.file.open("rb") as opened:
+            while line := opened.readline(LINE_BYTES_MAX):
+                waited_s = 0.0
+                while self.grows and not line.endswith(b"\n") and waited_s < _WRITTEN_WITHIN_S:
+                    time.sleep(_ASK_EVERY_S)
+                    waited_s += _ASK_EVERY_S
+                    line += opened.readline(LINE_BYTES_MAX)
+                yield line
+
+
+def _segments(files: Sequence[tuple[int, Path]]) -> list[Segment]:
+    last, _ = files[-1]
     return [
-        Segment(number, str(file), _lines(file, grows=number == files[-1][0]))
-        for number, file in files
+        Segment(number, str(file), _Lines(file, grows=number == last)) for number, file in files
     ]
-
-
-def _lines(file: Path, *, grows: bool) -> Iterator[bytes]:
-    """Read a segment line by line; the last one of a file that grows is given time to end."""
-    with file.open("rb") as opened:
-        while line := opened.readline(LINE_BYTES_MAX):
-            waited_s = 0.0
-            while grows and not line.endswith(b"\n") and waited_s < _WRITTEN_WITHIN_S:
-                time.sleep(_ASK_EVERY_S)
-                waited_s += _ASK_EVERY_S
-                line += opened.readline(LINE_BYTES_MAX)
-            yield line
 
 
 def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> None:
@@ -174,10 +191,8 @@ def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> No
         f"{report.name}: {verdict}, chain {head.chain}, lines {report.first_seq} to {head.seq},"
         f" {report.records} records in {report.segments} segments"
     )
-    if report.removed_through:
-        print(
-            f"  segments up to {report.removed_through} were removed when old, as the chain tells"
-        )
+    for first, through in report.removed:
+        print(f"  segments {first} to {through} were removed when old, as the trail tells")
     _print_proof(report, checked=checked)
     if report.intact:
         print(f"  head {head}    keep it elsewhere, and compare: --head")
@@ -207,10 +222,10 @@ def _print_proof(report: Report, *, checked: bool) -> None:
 
 
 def _records(
-    place: Path, question: Question, unreadable: Callable[[str], None]
+    files: Sequence[Path], question: Question, unreadable: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    for file in _files_of_the_time(place, question):
-        for number, line in enumerate(_lines(file, grows=False), 1):
+    for file in _files_of_the_time(files, question):
+        for number, line in enumerate(_Lines(file, grows=False), 1):
             try:
                 record = orjson.loads(line)
                 if question.is_met_by(record):
@@ -219,19 +234,17 @@ def _records(
                 unreadable(f"{file}:{number}")
 
 
-def _files_of_the_time(place: Path, question: Question) -> list[Path]:
+def _files_of_the_time(files: Sequence[Path], question: Question) -> Sequence[Path]:
     """Leave out segments that ended before `since`: the next one's first line tells when."""
-    files = [file for _, file in segment_files(place)]
     if question.since is None:
         return files
     first = 0
-    for i, (_, following) in enumerate(pairwise(files), 1):
-        with following.open("rb") as opened:
-            try:
-                if parse(opened.readline(LINE_BYTES_MAX)).at < question.since:
-                    first = i
-            except ValueError:
-                break
+    for i, following in enumerate(files[1:], 1):
+        try:
+            if first_line(following).at < question.since:
+                first = i
+        except ChainUnreadable:
+            break
     return files[first:]
 
 

@@ -87,16 +87,16 @@ def test_a_broken_trail_is_told_with_file_and_line(
 ) -> None:
     file = sorted((trail / "chain-2").glob("segment-*"))[1]
     lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join([lines[0], lines[1].replace(b"bob", b"ann"), *lines[2:]]))
+    file.write_bytes(b"".join([*lines[:2], lines[2].replace(b"bob", b"ann"), *lines[3:]]))
     code, said = run(capsys, "verify", trail)
     assert code == 1
-    assert f"BROKEN: {file}:3: changed: " in said
+    assert f"BROKEN: {file}:4: changed: " in said
     assert f"{trail / 'chain-1'}: intact, " in said
     assert "intact before that" in said
     code, said = run(capsys, "verify", trail, "--json")
     assert code == 1
     (finding,) = [chain["finding"] for chain in json.loads(said)["chains"] if chain["finding"]]
-    assert (finding["line"], finding["flaw"]) == (3, "changed")
+    assert (finding["line"], finding["flaw"]) == (4, "changed")
 
 
 def test_a_key_that_did_not_sign_proves_nothing(
@@ -210,6 +210,35 @@ def test_several_hosts_are_searched_and_verified_together(
     code, said = run(capsys, "verify", trail, other)
     assert code == 0
     assert said.count(": intact, chain ") == 3
+
+
+def moved_away(trail: Path, *names: str) -> Path:
+    """Move segments of the first chain to an archive, and return it."""
+    archive = trail.parent / "archive"
+    (archive / "one").mkdir(parents=True)
+    for name in names:
+        (trail / "chain-1" / name).rename(archive / "one" / name)
+    return archive
+
+
+def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = run(capsys, "search", trail, "--json")
+    archive = moved_away(trail, "segment-00000001.jsonl")
+    keyed = ("--public-key", trail.parent / "key.pub")
+    code, said = run(capsys, "verify", trail, *keyed)
+    assert code == 1
+    assert "segment 1 is not there" in said
+    for places in ((archive / "one", trail), (trail, archive / "one")):
+        code, said = run(capsys, "verify", *places, *keyed)
+        assert code == 0, said
+        assert said.count(": intact, chain ") == 2
+        assert f"{trail / 'chain-1'}" in said
+        assert f"{archive / 'one'}" in said
+    assert run(capsys, "search", archive / "one", trail, "--json") == everything
+    (archive / "one").rename(archive / "chain-9")
+    assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
 
 
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
