@@ -255,6 +255,10 @@ FAMILIES: Final = (
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."
     ),
+    _gauge(
+        "gateway_audit_stream_bytes",
+        "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
+    ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
         "gateway_revocations",
@@ -288,6 +292,10 @@ FAMILIES: Final = (
         "gateway_log_lines_sampled_out_total",
         "Request lines that were left out: of links served from memory (log.hits_sampled), and of "
         "callers over their own limit beyond 10 a second.",
+    ),
+    _counter(
+        "gateway_log_lines_dropped_total",
+        "Lines of the log that could not be written, or came while its reader stalled.",
     ),
     _counter(
         "gateway_task_restarts_total",
