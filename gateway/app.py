@@ -751,16 +751,15 @@ async def open_identify(
         )
         for issuer in config.issuers
     )
-    make = partial(
-        Identify,
-        signatures=JwtSignatures(
-            TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys)
-            for issuer, its_keys in zip(config.issuers, keys, strict=True)
-        ),
-        clock=clock,
-        telemetry=telemetry,
-    )
+    trusted = {
+        issuer.name: TrustedIssuer(
+            issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys
+        )
+        for issuer, its_keys in zip(config.issuers, keys, strict=True)
+    }
+    make = partial(Identify, clock=clock, telemetry=telemetry)
     callers = make(
+        signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
         revoked=_nobody if orders is None else orders.revoked,
         tokens_max=config.memory.tokens_max,
@@ -768,9 +767,10 @@ async def open_identify(
     api = config.admin.api
     audience = () if api is None else (api.audience,)
     admins = make(
+        signatures=JwtSignatures(trusted[issuer.name] for issuer in config.admin_issuers),
         rules={
             issuer.name: replace(_token_rules(issuer), audiences=frozenset(audience))
-            for issuer in config.issuers
+            for issuer in config.admin_issuers
         },
         # Who may revoke must be let in by a process that does not know yet who is revoked.
         revoked=_nobody if orders is None else orders.revoke_known,

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from openapi_spec_validator import validate
 
@@ -260,6 +262,28 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
     admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
     assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 1
+
+
+def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: Operator) -> None:
+    secret, iss = "p" * 40, "https://partner.example"
+    gateway = stack.replica(start=False, admin_api={**API, "issuers": ["corp"]})
+    (gateway.directory / "partner-secret").write_text(secret)
+    partner = {
+        "name": "partner",
+        "issuer": iss,
+        "audience": ["console-gateway"],
+        "algorithms": ["HS256"],
+        "keys": {"secret": {"file": "partner-secret"}},
+    }
+    gateway.config["issuers"].append(partner)
+    gateway.write_config()
+    gateway.start()
+    now = int(time.time())
+    claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}
+    foreign = Operator(stack.box)
+    foreign.token = jwt.encode({**claims, "aud": AUDIENCE}, secret, "HS256")
+    assert foreign.asks(gateway, "GET", "/orders").status == 401
+    assert ada.asks(gateway, "GET", "/orders").status == 200
 
 
 @pytest.mark.parametrize(
