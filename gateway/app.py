@@ -62,6 +62,7 @@ from gateway.edge.public import PublicHandler, PublicServer
 from gateway.edge.wire import FAILURES
 from gateway.errors import KeysUnavailable, StoreUnavailable
 from gateway.flow import under_way
+from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
 from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
@@ -85,7 +86,7 @@ from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
-from gateway.rules.identity import TokenRules
+from gateway.rules.identity import TokenRules, good_until
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.rules.share import Share
@@ -564,20 +565,31 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     api = config.admin.api
     if api is None:
         return None
-    administration = Administration(
-        groups=api.groups,
-        certificates=api.certificates,
-        token_life_s={one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers},
+    rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
+    actions = AdminActions(
+        token_life_s={name: one.token_age_max_s + 2 * one.leeway_s for name, one in rules.items()},
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
         identify=identify,
         consoles=consoles,
         budget=budget,
         policies=policies,
+        clock=clock,
+    )
+    administration = Administration(
+        actions.all,
+        groups=api.groups,
+        certificates=api.certificates,
         journal=journal,
         clock=clock,
     )
-    return AdminApi(administration, admins, metrics.admin_request)
+    return AdminApi(
+        administration,
+        admins,
+        lambda principal: good_until(principal, rules[principal.issuer]),
+        clock,
+        metrics.admin_request,
+    )
 
 
 def obey(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -94,7 +95,9 @@ def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_
         assert gateway.metric('gateway_revocations{kind="subject"}') == 1
     record = stack.gateway.audit("revoked")[-1]
     assert (record["subject"], record["operation"]) == ("ada", "Revoke")
-    assert json.loads(record["detail"])["reason"] == "left us"
+    assert record["target"] == "corp:mallory"
+    detail = json.loads(record["detail"])
+    assert (detail["reason"], detail["order_id"]) == ("left us", order)
     shown = ada.types(other, "orders").stdout
     assert order in shown
     assert "subject" in shown
@@ -113,6 +116,46 @@ def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada:
     assert stack.gateway.console(old).status == 401
     assert stack.gateway.console(before).status == 200
     ada.orders(stack.gateway, "lift", order)
+
+
+def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_more(
+    stack: Stack, ada: Operator
+) -> None:
+    eve, olga = Operator(stack.box, "eve"), stack.box.token("olga")
+    body = b'{"issuer": "corp", "subject": "olga"}'
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {eve.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    address = ("127.0.0.1", stack.gateway.admin_port)
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head.encode() + body[:5])
+        eventually(lambda: eve.asks(stack.gateway, "GET", "/orders").status == 200)
+        order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
+        connection.sendall(body[5:])
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+    assert stack.gateway.console(olga).status == 200
+    record = stack.gateway.audit("admin_refused")[-1]
+    assert (record["subject"], record["operation"]) == ("eve", "Revoke")
+    ada.orders(stack.gateway, "lift", order)
+    lifted = stack.gateway.audit("admin_action")[-1]
+    assert (lifted["operation"], lifted["target"]) == ("LiftOrder", "corp:eve")
+
+
+def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada: Operator) -> None:
+    began = time.monotonic()
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {ada.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: 50\r\n\r\n"
+    )
+    address = ("127.0.0.1", stack.gateway.admin_port)
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head.encode())
+        heard = connection.recv(65_536)
+    assert heard.startswith(b"HTTP/1.1 400 ")
+    assert 8 < time.monotonic() - began < 15
 
 
 def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
@@ -248,20 +291,28 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
     ran = viewer.types(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
     assert ran.returncode == 3
     assert "CGW.4032" in ran.stderr
-    record = stack.gateway.audit("refused")[-1]
-    assert (record["subject"], record["operation"], record["decision"]) == (
-        "vic",
-        "Revoke",
-        "denied",
-    )
+    assert viewer.asks(stack.gateway, "POST", "/revocations", "{").status == 403
+    for record in stack.gateway.audit("admin_refused")[-2:]:
+        assert (record["subject"], record["operation"], record["decision"]) == (
+            "vic",
+            "Revoke",
+            "denied",
+        )
     assert stack.gateway.console(stack.box.token("olga")).status == 200
     # A caller's token is none for administrators, nor the other way round.
     caller = Operator(stack.box)
     caller.token = stack.box.token("ada", groups=[ADMINS])
     assert caller.asks(stack.gateway, "GET", "/orders").status == 401
+    line = stack.gateway.log_lines("admin_request")[-1]
+    assert (line["status"], line["action"], line["subject"]) == (401, "ListOrders", "")
+    assert (line["client_address"], line["error"]) == (
+        "127.0.0.1",
+        "audience: the token is meant for others",
+    )
+    assert stack.gateway.audit("admin_refused")[-1]["request_id"] == line["request_id"]
     admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
-    assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 1
+    assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 2
 
 
 def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: Operator) -> None:
@@ -306,6 +357,10 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     answer = ada.asks(stack.gateway, "POST", path, body)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
     assert told in answer.json["error_msg"]
+    record = stack.gateway.audit("admin_refused")[-1]
+    assert record["request_id"] == answer.headers["x-request-id"]
+    assert (record["subject"], record["decision"]) == ("ada", "denied")
+    assert told in json.loads(record["detail"])["refused"]
 
 
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
