@@ -68,6 +68,8 @@ def _show_given(answer: Json) -> None:
     order = member(answer, "order", dict)
     what = plain(_what(order["what"]))
     print(f"Ordered until {order['until']}: {what} (order {order['id']}).")
+    if note := answer.get("note"):
+        print(plain(str(note)))
     if not member(answer, "all_replicas_told", bool):
         print("Redis is away: this process obeys now, the others once Redis is there again.")
 

@@ -567,7 +567,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         return None
     rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
     actions = AdminActions(
-        token_life_s={name: one.token_age_max_s + 2 * one.leeway_s for name, one in rules.items()},
+        rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
         identify=identify,

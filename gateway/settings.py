@@ -406,7 +406,7 @@ class Links(_Section):
 
 
 class Rate(_Section):
-    requests: Annotated[float, Field(gt=0, le=100_000)]
+    requests: Annotated[float, Field(ge=0.001, le=100_000)]
     per_s: Span = 1.0
     burst: Annotated[int, Field(ge=1, le=100_000)] = 1
 
@@ -560,7 +560,7 @@ class Store(_Section):
 class CallerLimits(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
-    requests: Annotated[float, Field(gt=0)] = 120
+    requests: Annotated[float, Field(ge=0.001)] = 120
     per_s: Span = 60.0
     burst: Annotated[int, Field(ge=1)] = 40
 

@@ -21,6 +21,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.standing_orders import StandingOrders
 from gateway.model import BudgetClass, Logger, LogLevel, Principal, ServerId
 from gateway.ports import Clock, ReloadedPolicies
+from gateway.rules.identity import TokenRules
 from gateway.rules.orders import (
     Ceiling,
     DroppedLinks,
@@ -40,6 +41,9 @@ Json = dict[str, Any]
 
 _CLOCKS_APART_S: Final = 300.0
 """An order stands so much longer than it must, in case a replica's clock is ahead."""
+_REPLICAS_APART_S: Final = 2.0
+"""How far the clocks of well kept replicas may be apart."""
+_YEAR_9999: Final = 253_402_300_799.0
 _SESSIONS_MAX: Final = 10_000
 
 
@@ -49,7 +53,10 @@ class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Revoke(_Asked, frozen=True):
-    """One token (`token_id`), a person's (`subject`), or all; the latter two up to `before`."""
+    """One token (`token_id`), a person's (`subject`), or all; the latter two up to `before`.
+
+    Without it a person's by now. How far the issuer's clock may be ahead is added.
+    """
 
     issuer: Text
     token_id: Text | None = None
@@ -79,7 +86,7 @@ class DropLinks(_Asked, frozen=True):
 
 class SetCeiling(_Asked, frozen=True):
     account: Text
-    per_s: Annotated[float, msgspec.Meta(gt=0, le=100_000)]
+    per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
     """Calls a second, over all replicas."""
     budget: Literal["console", "iam"] = "console"
     for_s: Span = 86_400.0
@@ -105,7 +112,7 @@ class AdminActions:
     def __init__(  # noqa: PLR0913 - what may be looked at and steered
         self,
         *,
-        token_life_s: Mapping[str, float],
+        rules: Mapping[str, TokenRules],
         link_life_s: float,
         orders: StandingOrders,
         identify: Identify,
@@ -114,8 +121,8 @@ class AdminActions:
         policies: ReloadedPolicies,
         clock: Clock,
     ) -> None:
-        """`token_life_s`: by issuer, how long after its issue a token may be good."""
-        self._token_life_s = token_life_s
+        """`rules`: of the callers' issuers, by name."""
+        self._rules = rules
         self._link_life_s = link_life_s
         self._orders = orders
         self._identify = identify
@@ -210,19 +217,25 @@ class AdminActions:
         return replace(plan, target=_person(lifted.what))
 
     def _revoke(self, asked: Revoke, who: Administrator) -> Plan:
-        life_s = self._token_life_s.get(asked.issuer)
-        if life_s is None:
-            raise BadRequest(f"issuer must be one of: {', '.join(self._token_life_s)}.")
+        rules = self._rules.get(asked.issuer)
+        if rules is None:
+            raise BadRequest(f"issuer must be one of: {', '.join(self._rules)}.")
         now = self._clock.now()
-        before = now if asked.before is None else asked.before.timestamp()
+        up_to = _issued_up_to(asked.before, rules, now)
+        note = (
+            f"It is for tokens that say they were issued up to {_instant(up_to)}: "
+            f"the issuer's clock may be {rules.leeway_s:g} s ahead."
+        )
         what: What
         if asked.token_id is not None:
-            what = RevokedToken(asked.issuer, asked.token_id)
+            what, note = RevokedToken(asked.issuer, asked.token_id), ""
         elif asked.subject is not None:
-            what = RevokedSubject(asked.issuer, asked.subject, before)
+            what = RevokedSubject(asked.issuer, asked.subject, up_to)
         else:
-            what = RevokedBefore(asked.issuer, before)
-        plan = self._order(what, max(before, now) - now + life_s, asked, who)
+            what = RevokedBefore(asked.issuer, up_to)
+        # So long a token may be good that is issued by the last of these instants.
+        life_s = max(up_to - now, 0.0) + rules.token_age_max_s + 2 * rules.leeway_s
+        plan = self._order(what, life_s, asked, who, note=note)
         return replace(plan, event="revoked", target=_person(what))
 
     def _drop_links(self, asked: DropLinks, who: Administrator) -> Plan:
@@ -306,7 +319,9 @@ class AdminActions:
         levels = {str(name): str(level) for name, level in asked.levels.items()}
         return self._order(LogLevels(levels), asked.for_s, asked, who)
 
-    def _order(self, what: What, for_s: float, asked: _Asked, who: Administrator) -> Plan:
+    def _order(
+        self, what: What, for_s: float, asked: _Asked, who: Administrator, *, note: str = ""
+    ) -> Plan:
         now = self._clock.now()
         order = Order(
             id=secrets.token_hex(8),
@@ -316,11 +331,11 @@ class AdminActions:
             reason=asked.reason,
             what=what,
         )
-        return Plan(partial(self._give, order), order_id=order.id)
+        return Plan(partial(self._give, order, note), order_id=order.id)
 
-    async def _give(self, order: Order) -> Json:
+    async def _give(self, order: Order, note: str) -> Json:
         told = await self._orders.give(order)
-        return {"order": _described(order), "all_replicas_told": told}
+        return {"order": _described(order), "all_replicas_told": told, "note": note}
 
 
 def _told(tell: Callable[[], Awaitable[Json]]) -> Callable[[Nothing, Administrator], Plan]:
@@ -342,5 +357,19 @@ def _described(order: Order) -> Json:
     }
 
 
+def _issued_up_to(before: datetime | None, rules: TokenRules, now: float) -> float:
+    """Return the last `iat` of what was issued up to an instant, or by now.
+
+    By the issuer's clock, which may be ahead of ours; and a replica's may be, too.
+    """
+    asked = now if before is None else before.timestamp()
+    if asked > now + rules.leeway_s:
+        raise BadRequest("before is still to come; leave it out for all that was issued by now.")
+    if asked < 0:
+        raise BadRequest("before must be in 1970 or later.")
+    return min(asked, now) + rules.leeway_s + _REPLICAS_APART_S
+
+
 def _instant(seconds: float) -> str:
+    seconds = min(max(0.0, seconds), _YEAR_9999)  # whatever an order holds, it can be told
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -272,6 +272,18 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
         assert ran.stdout
 
 
+def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    order = ada.orders(stack.gateway, "ceiling", "prod", "0.001")
+    low = 'gateway_budget_ceiling{account="prod",budget="console"}'
+    for gateway in (stack.gateway, other):
+        eventually(lambda g=gateway: g.metric(low) == 0.001)
+        assert not gateway.log_lines("task_died")
+    ada.orders(other, "lift", order)
+    eventually(lambda: stack.gateway.metric(low) == 200)
+
+
 def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Operator) -> None:
     def reloads_told() -> int:
         return len(stack.gateway.log_lines("policy_loaded"))
@@ -309,7 +321,7 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
         "127.0.0.1",
         "audience: the token is meant for others",
     )
-    assert stack.gateway.audit("admin_refused")[-1]["request_id"] == line["request_id"]
+    assert "" in {one["subject"] for one in stack.gateway.audit("admin_refused")}
     admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
     assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 2
@@ -344,7 +356,8 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
         ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
         ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
-        ("/budget/ceiling", '{"account": "prod", "per_s": 0}', "per_s"),
+        ("/budget/ceiling", '{"account": "prod", "per_s": 1e-320}', "per_s"),
+        ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
         ("/orders/lift", '{"order": "x"}', "no such order"),
         ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),

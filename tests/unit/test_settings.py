@@ -107,7 +107,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ("{file: secrets/iam-password}", "[canary]", "login.password", "the secret's source"),
         ("secrets/iam-password", "secrets", "login.password", "Is a directory"),
         ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
-        ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
+        ("requests: 5", "requests: 1.0e-320", "budget.console.requests", "equal to 0.001"),
         (
             ACCOUNT,
             ACCOUNT + "    inventory: {poll_s: 60, age_max_s: 60}\n",
