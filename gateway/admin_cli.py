@@ -46,7 +46,7 @@ def _drop_links(options: argparse.Namespace) -> Json:
         raise stop_at_usage("Say whose links, by --project, --server or --subject; or --all.")
     if (options.issuer is None) != (options.subject is None):
         raise stop_at_usage("Name a person by --issuer and --subject.")
-    return which
+    return {"all": True} if options.all else which
 
 
 def _named(options: argparse.Namespace, *names: str) -> Json:

@@ -237,6 +237,7 @@ class Worker:
             ),
             access_log=None,
             shutdown_timeout=_CANCELLED_WITHIN_S,
+            auto_decompress=False,
         )
         await public.setup()
         await admin.setup()
@@ -567,6 +568,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         return None
     rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
     actions = AdminActions(
+        projects=frozenset(project for account in config.accounts for project in account.projects),
         rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,

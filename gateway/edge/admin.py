@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
-from aiohttp import web
+from aiohttp import http, web
+from aiohttp.typedefs import Handler
 
 from gateway.edge.admin_openapi import admin_openapi
 from gateway.edge.client_certificate import subject_of
 from gateway.edge.wire import INTERNAL, render
-from gateway.errors import BadRequest, GatewayError, NotAuthenticated, Rejection
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotAuthenticated,
+    OperationUnknown,
+    Rejection,
+    RequestTooLarge,
+)
 from gateway.flow.administration import Action, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.model import Principal, Secret
@@ -55,13 +65,32 @@ def admin_app(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
 
-    app = web.Application(client_max_size=_BODY_BYTES_MAX)
+    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_in_our_words])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     if api is not None:
         app.router.add_routes(api.routes())
     return app
+
+
+@web.middleware
+async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer as the error schema has it where there is no such path, or no such method."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        refusal = render(OperationUnknown("There is no such path on the admin listener."))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = tuple(sorted(error.allowed_methods))
+        message = "The path does not take this method; Allow names those that it takes."
+        refusal = render(MethodNotAllowed(message, allowed=allowed))
+    return web.Response(
+        body=refusal.body,
+        status=refusal.status,
+        content_type="application/json",
+        headers=refusal.headers,
+    )
 
 
 class AdminApi:
@@ -104,7 +133,7 @@ class AdminApi:
         headers = {"X-Request-Id": asked.request_id, "Cache-Control": "no-store"}
         status, told = 200, {}
         try:
-            body = orjson.dumps(await self._perform(asked))
+            body = msgspec.json.encode(await self._perform(asked))
         except GatewayError as error:
             refusal = render(error)
             body, status = refusal.body, refusal.status
@@ -122,7 +151,7 @@ class AdminApi:
             body=body, status=status, content_type="application/json", headers=headers
         )
 
-    async def _perform(self, asked: "_Asked") -> dict[str, Any]:
+    async def _perform(self, asked: "_Asked") -> msgspec.Struct:
         try:
             asked.who = await self._who(asked)
         except NotAuthenticated as refusal:
@@ -131,8 +160,7 @@ class AdminApi:
             )
             raise
         read = partial(_body, asked.request)
-        answer: dict[str, Any] = await self._administration.perform(asked.action, asked.who, read)
-        return answer
+        return await self._administration.perform(asked.action, asked.who, read)
 
     async def _who(self, asked: "_Asked") -> Administrator:
         authorization = asked.request.headers.getall("Authorization", ())
@@ -188,6 +216,10 @@ async def _body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise BadRequest(f"The body did not come within {_BODY_WITHIN_S:.0f} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestTooLarge(f"The body is over {_BODY_BYTES_MAX} bytes.") from None
+    except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
+        raise BadRequest("The body did not come whole.") from None
 
 
 def _nothing_changes() -> None:

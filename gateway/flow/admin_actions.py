@@ -9,18 +9,36 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Final, Literal
-
-import msgspec
+from typing import Any, Final
 
 from gateway.errors import BadRequest
+from gateway.flow.admin_messages import (
+    Answer,
+    Asked,
+    Budget,
+    DropLinks,
+    Given,
+    Lift,
+    Link,
+    Nothing,
+    Orders,
+    OrderTold,
+    Policy,
+    Queue,
+    Revoke,
+    Sessions,
+    SetCeiling,
+    SetLogLevels,
+    Token,
+)
 from gateway.flow.administration import Action, Administrator, Plan
 from gateway.flow.console import Consoles
 from gateway.flow.fair_budget import FairBudget
 from gateway.flow.identify import Identify
 from gateway.flow.standing_orders import StandingOrders
-from gateway.model import BudgetClass, Logger, LogLevel, Principal, ServerId
+from gateway.model import BudgetClass, Principal
 from gateway.ports import Clock, ReloadedPolicies
+from gateway.rules.catalogue import server_id
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import (
     Ceiling,
@@ -34,11 +52,6 @@ from gateway.rules.orders import (
     What,
 )
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Reason = Annotated[str, msgspec.Meta(max_length=500)]
-Span = Annotated[float, msgspec.Meta(gt=0, le=2_592_000)]
-Json = dict[str, Any]
-
 _CLOCKS_APART_S: Final = 300.0
 """An order stands so much longer than it must, in case a replica's clock is ahead."""
 _REPLICAS_APART_S: Final = 2.0
@@ -47,71 +60,13 @@ _YEAR_9999: Final = 253_402_300_799.0
 _SESSIONS_MAX: Final = 10_000
 
 
-class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    reason: Reason = ""
-    """Goes on record."""
-
-
-class Revoke(_Asked, frozen=True):
-    """One token (`token_id`), a person's (`subject`), or all; the latter two up to `before`.
-
-    Without it a person's by now. How far the issuer's clock may be ahead is added.
-    """
-
-    issuer: Text
-    token_id: Text | None = None
-    subject: Text | None = None
-    before: datetime | None = None
-
-    def __post_init__(self) -> None:
-        is_one = self.token_id is not None
-        if is_one == (self.subject is not None or self.before is not None):
-            raise ValueError("name a token_id, or a subject, or before, or the latter two")
-        if self.before is not None and self.before.tzinfo is None:
-            raise ValueError("before needs a time zone, e.g. 2026-11-23T12:00:00Z")
-
-
-class DropLinks(_Asked, frozen=True):
-    """All links, or those on a project, on a server, or of a person (`issuer` and `subject`)."""
-
-    project: str = ""
-    server: str = ""
-    issuer: str = ""
-    subject: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.issuer) != bool(self.subject):
-            raise ValueError("name a person by issuer and subject")
-
-
-class SetCeiling(_Asked, frozen=True):
-    account: Text
-    per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
-    """Calls a second, over all replicas."""
-    budget: Literal["console", "iam"] = "console"
-    for_s: Span = 86_400.0
-
-
-class SetLogLevels(_Asked, frozen=True):
-    levels: dict[Logger, LogLevel]
-    for_s: Span = 3_600.0
-
-
-class Lift(_Asked, frozen=True):
-    order: Text
-    """Its id."""
-
-
-class Nothing(_Asked, frozen=True):
-    pass
-
-
 class AdminActions:
     """What there is to do, each with a plan that says whether it can be done before it is."""
 
     def __init__(  # noqa: PLR0913 - what may be looked at and steered
         self,
         *,
+        projects: frozenset[str],
         rules: Mapping[str, TokenRules],
         link_life_s: float,
         orders: StandingOrders,
@@ -122,6 +77,7 @@ class AdminActions:
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name."""
+        self._projects = projects
         self._rules = rules
         self._link_life_s = link_life_s
         self._orders = orders
@@ -131,57 +87,45 @@ class AdminActions:
         self._policies = policies
         self._clock = clock
         self.all: tuple[Action, ...] = (
-            Action(
-                "ListOrders", "GET", "/orders", "What is ordered now", Nothing, _told(self._list)
-            ),
-            Action("LiftOrder", "POST", "/orders/lift", "End an order", Lift, self._lift),
-            Action(
+            _look("ListOrders", "/orders", "What is ordered now", self._list, Orders),
+            _give("LiftOrder", "/orders/lift", "End an order", Lift, self._lift),
+            _give(
                 "Revoke",
-                "POST",
                 "/revocations",
                 "Refuse a token, a person's tokens, or all up to an instant",
                 Revoke,
                 self._revoke,
             ),
-            Action(
+            _give(
                 "DropLinks",
-                "POST",
                 "/links/drop",
                 "Hand out no link again that was fetched by now; the cloud may still take it",
                 DropLinks,
                 self._drop_links,
             ),
-            Action(
+            _look(
                 "ListSessions",
-                "GET",
                 "/sessions",
                 "Whose tokens and links this process holds",
-                Nothing,
-                _told(self._sessions),
+                self._sessions,
+                Sessions,
             ),
-            Action(
-                "ShowQueue",
-                "GET",
-                "/queue",
-                "Budgets, and who waits here for them",
-                Nothing,
-                _told(self._queue),
+            _look(
+                "ShowQueue", "/queue", "Budgets, and who waits here for them", self._queue, Queue
             ),
-            Action(
+            _give(
                 "SetCeiling",
-                "POST",
                 "/budget/ceiling",
                 "Another ceiling of an account's budget, for a time",
                 SetCeiling,
                 self._set_ceiling,
             ),
-            Action(
+            _look(
                 "ShowPolicy",
-                "GET",
                 "/policy",
                 "The policy in force, and when it was loaded",
-                Nothing,
-                _told(self._policy),
+                self._policy,
+                Policy,
             ),
             Action(
                 "ReloadPolicy",
@@ -189,11 +133,11 @@ class AdminActions:
                 "/policy/reload",
                 "Read the policy file now, in this process",
                 Nothing,
-                _told(self._reload),
+                Policy,
+                _plan_of(self._reload),
             ),
-            Action(
+            _give(
                 "SetLogLevels",
-                "POST",
                 "/log-levels",
                 "Other log levels, for a time",
                 SetLogLevels,
@@ -201,11 +145,8 @@ class AdminActions:
             ),
         )
 
-    async def _list(self) -> Json:
-        return {
-            "known": self._orders.known,
-            "orders": [_described(order) for order in self._orders.current.in_force],
-        }
+    async def _list(self) -> Orders:
+        return Orders(self._orders.known, [_told(one) for one in self._orders.current.in_force])
 
     def _lift(self, asked: Lift, who: Administrator) -> Plan:
         found = [one for one in self._orders.current.in_force if one.id == asked.order]
@@ -217,9 +158,7 @@ class AdminActions:
         return replace(plan, target=_person(lifted.what))
 
     def _revoke(self, asked: Revoke, who: Administrator) -> Plan:
-        rules = self._rules.get(asked.issuer)
-        if rules is None:
-            raise BadRequest(f"issuer must be one of: {', '.join(self._rules)}.")
+        rules = self._rules_of(asked.issuer)
         now = self._clock.now()
         up_to = _issued_up_to(asked.before, rules, now)
         note = (
@@ -240,60 +179,63 @@ class AdminActions:
 
     def _drop_links(self, asked: DropLinks, who: Administrator) -> Plan:
         person = target = ""
-        if asked.subject:
+        if asked.issuer is not None and asked.subject is not None:
+            self._rules_of(asked.issuer)
             person = Principal(asked.issuer, asked.subject, frozenset(), 0.0, 0.0, None).key
             target = f"{asked.issuer}:{asked.subject}"
-        server = ServerId(asked.server.lower())
-        what = DroppedLinks(asked.project, server, person)
+        if asked.project is not None and asked.project not in self._projects:
+            raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
+        server = "" if asked.server is None else server_id(asked.server)
+        what = DroppedLinks(asked.project or "", server, person)
         return replace(
             self._order(what, self._link_life_s, asked, who),
             event="links_dropped",
             target=target,
-            project=asked.project,
+            project=asked.project or "",
             servers=(server,) if server else (),
         )
 
-    async def _sessions(self) -> Json:
-        return {
-            "tokens": [
-                {
-                    "issuer": one.issuer,
-                    "subject": one.subject,
-                    "token_id": one.token_id,
-                    "issued_at": _instant(one.issued_at),
-                    "expires_at": _instant(one.expires_at),
-                }
+    async def _sessions(self) -> Sessions:
+        return Sessions(
+            tokens=[
+                Token(
+                    one.issuer,
+                    one.subject,
+                    one.token_id,
+                    _instant(one.issued_at),
+                    _instant(one.expires_at),
+                )
                 for one in self._identify.principals()[:_SESSIONS_MAX]
             ],
-            "links": [
-                {
-                    "account": link.account,
-                    "project": link.project,
-                    "server": link.server,
-                    "person": link.person.partition(":")[2],
-                    "seconds_left": round(link.left_s),
-                    "fingerprint": link.fingerprint,
-                }
+            links=[
+                Link(
+                    link.account,
+                    link.project,
+                    link.server,
+                    link.person.partition(":")[2],
+                    round(link.left_s),
+                    link.fingerprint,
+                )
                 for link in self._consoles.held()[:_SESSIONS_MAX]
             ],
-        }
+        )
 
-    async def _queue(self) -> Json:
-        return {
-            "budgets": [
-                {
-                    "account": line.account,
-                    "budget": line.budget.value,
-                    "ceiling_per_s": line.limit.ceiling,
-                    "rate_per_s": line.rate,
-                    "pause_s": line.paused_s,
-                    "alone": line.is_alone,
-                    "waiting": line.queued,
-                    "waiting_here": Counter(one.partition(":")[2] for one in line.waiting),
-                }
+    async def _queue(self) -> Queue:
+        return Queue(
+            [
+                Budget(
+                    line.account,
+                    line.budget.value,
+                    line.limit.ceiling,
+                    line.rate,
+                    line.paused_s,
+                    line.is_alone,
+                    line.queued,
+                    dict(Counter(one.partition(":")[2] for one in line.waiting)),
+                )
                 for line in self._budget.lines
             ]
-        }
+        )
 
     def _set_ceiling(self, asked: SetCeiling, who: Administrator) -> Plan:
         accounts = {line.account for line in self._budget.lines}
@@ -302,16 +244,12 @@ class AdminActions:
         what = Ceiling(asked.account, BudgetClass(asked.budget).value, asked.per_s)
         return self._order(what, asked.for_s, asked, who)
 
-    async def _policy(self) -> Json:
+    async def _policy(self) -> Policy:
         policy = self._policies.current()
-        return {
-            "version": policy.version,
-            "rules": policy.size,
-            "loaded_at": _instant(self._policies.loaded_at),
-            "file_rejected": self._policies.rejected,
-        }
+        loaded_at = _instant(self._policies.loaded_at)
+        return Policy(policy.version, policy.size, loaded_at, self._policies.rejected)
 
-    async def _reload(self) -> Json:
+    async def _reload(self) -> Policy:
         await self._policies.reload()
         return await self._policy()
 
@@ -319,8 +257,14 @@ class AdminActions:
         levels = {str(name): str(level) for name, level in asked.levels.items()}
         return self._order(LogLevels(levels), asked.for_s, asked, who)
 
+    def _rules_of(self, issuer: str) -> TokenRules:
+        rules = self._rules.get(issuer)
+        if rules is None:
+            raise BadRequest(f"issuer must be one of: {', '.join(self._rules)}.")
+        return rules
+
     def _order(
-        self, what: What, for_s: float, asked: _Asked, who: Administrator, *, note: str = ""
+        self, what: What, for_s: float, asked: Asked, who: Administrator, *, note: str = ""
     ) -> Plan:
         now = self._clock.now()
         order = Order(
@@ -333,12 +277,32 @@ class AdminActions:
         )
         return Plan(partial(self._give, order, note), order_id=order.id)
 
-    async def _give(self, order: Order, note: str) -> Json:
-        told = await self._orders.give(order)
-        return {"order": _described(order), "all_replicas_told": told, "note": note}
+    async def _give(self, order: Order, note: str) -> Given:
+        are_told = await self._orders.give(order)
+        return Given(_told(order), are_told, note)
 
 
-def _told(tell: Callable[[], Awaitable[Json]]) -> Callable[[Nothing, Administrator], Plan]:
+def _look(
+    name: str,
+    path: str,
+    summary: str,
+    tell: Callable[[], Awaitable[Answer]],
+    answers: type[Answer],
+) -> Action:
+    return Action(name, "GET", path, summary, Nothing, answers, _plan_of(tell))
+
+
+def _give(
+    name: str,
+    path: str,
+    summary: str,
+    takes: type[Asked],
+    plan: Callable[[Any, Administrator], Plan],
+) -> Action:
+    return Action(name, "POST", path, summary, takes, Given, plan)
+
+
+def _plan_of(tell: Callable[[], Awaitable[Answer]]) -> Callable[[Any, Administrator], Plan]:
     return lambda _, __: Plan(tell)
 
 
@@ -346,15 +310,10 @@ def _person(what: What) -> str:
     return f"{what.issuer}:{what.subject}" if isinstance(what, RevokedSubject) else ""
 
 
-def _described(order: Order) -> Json:
-    return {
-        "id": order.id,
-        "at": _instant(order.at),
-        "until": _instant(order.until),
-        "by": order.by,
-        "reason": order.reason,
-        "what": msgspec.to_builtins(order.what),
-    }
+def _told(order: Order) -> OrderTold:
+    return OrderTold(
+        order.id, _instant(order.at), _instant(order.until), order.by, order.reason, order.what
+    )
 
 
 def _issued_up_to(before: datetime | None, rules: TokenRules, now: float) -> float:

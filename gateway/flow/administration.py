@@ -43,7 +43,7 @@ class Administrator:
 class Plan:
     """What was asked and can be done, once it is on record."""
 
-    perform: Callable[[], Awaitable[Any]]
+    perform: Callable[[], Awaitable[msgspec.Struct]]
     event: str = "admin_action"
     order_id: str = ""
     target: str = ""
@@ -59,6 +59,7 @@ class Action:
     path: str
     summary: str
     takes: type[msgspec.Struct]
+    answers: type[msgspec.Struct]
     plan: Callable[[Any, Administrator], Plan] = field(repr=False)
     """Raises BadRequest."""
 
@@ -83,7 +84,7 @@ class Administration:
 
     async def perform(
         self, action: Action, who: Administrator, read: Callable[[], Awaitable[bytes]]
-    ) -> Any:
+    ) -> msgspec.Struct:
         """Return what there is to tell; `read` gives the body once it is known that they may.
 
         Raises NotAuthenticated, NotAdmin, BadRequest, JournalUnavailable.
@@ -174,6 +175,10 @@ class Administration:
 def _decoded(body: bytes, takes: type[msgspec.Struct]) -> msgspec.Struct:
     try:
         return msgspec.json.decode(body or b"{}", type=takes)
+    except RecursionError:
+        raise BadRequest("The body cannot be used: it is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise BadRequest("The body cannot be used: it is no UTF-8.") from None
     except msgspec.DecodeError as error:
         text = str(error)[:_DETAIL_CHARS_MAX]
         raise BadRequest(f"The body cannot be used: {text}.") from None

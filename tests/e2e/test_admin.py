@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import jwt
 import pytest
 from openapi_spec_validator import validate
@@ -21,6 +22,20 @@ from tests.support.tls import Authority
 
 AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
 API = {"audience": AUDIENCE, "groups": [ADMINS]}
+
+ASKED = [
+    ("/orders", "GET", ""),
+    ("/log-levels", "POST", '{"levels": {"gateway.policy": "info"}, "for_s": 60}'),
+    ("/budget/ceiling", "POST", '{"account": "prod", "per_s": 100, "for_s": 60}'),
+    ("/revocations", "POST", '{"issuer": "corp", "token_id": "none-has-it"}'),
+    ("/revocations", "POST", '{"issuer": "corp", "subject": "nobody"}'),
+    ("/links/drop", "POST", '{"issuer": "corp", "subject": "nobody"}'),
+    ("/orders", "GET", ""),
+    ("/sessions", "GET", ""),
+    ("/queue", "GET", ""),
+    ("/policy", "GET", ""),
+    ("/policy/reload", "POST", "{}"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +257,8 @@ def test_links_dropped_are_handed_out_by_nobody_again(
     fresh = stack.gateway.console(token, server).json["url"]
     assert fresh != first
     eventually(lambda: other.console(token, server).json["url"] == fresh)
-    (record,) = stack.gateway.audit("links_dropped")
-    assert record["servers"] == [server]
+    recorded = [record["servers"] for record in stack.gateway.audit("links_dropped")]
+    assert [server] in recorded
 
 
 def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -> None:
@@ -281,7 +296,7 @@ def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
         eventually(lambda g=gateway: g.metric(low) == 0.001)
         assert not gateway.log_lines("task_died")
     ada.orders(other, "lift", order)
-    eventually(lambda: stack.gateway.metric(low) == 200)
+    eventually(lambda: stack.gateway.metric(low) > 1)
 
 
 def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Operator) -> None:
@@ -356,12 +371,19 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
         ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
         ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
+        ("/links/drop", "{}", "all: true"),
+        ("/links/drop", '{"all": true, "server": "x"}', "all: true"),
+        ("/links/drop", '{"issuer": "nobody", "subject": "x"}', "issuer must be one of: corp"),
+        ("/links/drop", '{"project": "nowhere"}', "project must be one of"),
+        ("/links/drop", '{"server": "srv-1"}', "not a UUID"),
+        ("/log-levels", '{"levels": {}}', "levels"),
         ("/budget/ceiling", '{"account": "prod", "per_s": 1e-320}', "per_s"),
         ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
         ("/orders/lift", '{"order": "x"}', "no such order"),
         ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),
         ("/revocations", "{", "cannot be used"),
+        ("/revocations", '{"a": ' + "[" * 60_000, "cannot be used"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_do(
@@ -379,11 +401,70 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
     document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
+    schemas = {"components": document["components"]}
+    for path, method, body in ASKED:
+        operation = document["paths"]["/admin" + path][method.lower()]
+        for operator in (ada, Operator(stack.box, "vic", groups=())):
+            answer = operator.asks(stack.gateway, method, path, body)
+            assert answer.status == (200 if operator is ada else 403), answer.body
+            told = operation["responses"][str(answer.status)]["content"]["application/json"]
+            jsonschema.validate(answer.json, {**told["schema"], **schemas})
+            if answer.status == 200 and "order" in answer.json:
+                lift = json.dumps({"order": answer.json["order"]["id"]})
+                lifted = ada.asks(stack.gateway, "POST", "/orders/lift", lift)
+                assert lifted.status == 200
+                jsonschema.validate(lifted.json, {**told["schema"], **schemas})
+    asked = {"/admin" + path for path, _, _ in ASKED} | {"/admin/orders/lift"}
+    assert asked == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:
             answer = ask(stack.gateway.admin, method.upper(), path)
             assert (answer.status, answer.error_code) == (401, "CGW.4010")
             assert ask(stack.gateway.url, method.upper(), path).status in (401, 404)
+    unknown = ask(stack.gateway.admin, "GET", "/admin/nowhere")
+    assert (unknown.status, unknown.error_code) == (404, "CGW.4040")
+    other = ask(stack.gateway.admin, "DELETE", "/admin/orders")
+    assert (other.status, other.error_code, other.headers["allow"]) == (
+        405,
+        "CGW.4050",
+        "GET, HEAD",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "status"),
+    [
+        ("Content-Length: 65600", b'"' + b"x" * 65_598 + b'"', 413),
+        ("Content-Length: 5", b'{"\xff"', 400),
+        ("Content-Length: 5\r\nContent-Encoding: deflate", b"abcde", 400),
+        ("Content-Length: 5\r\nContent-Encoding: br", b"abcde", 400),
+        ("Transfer-Encoding: chunked", b"zz\r\n", 400),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_the_askers_mistake(
+    stack: Stack, ada: Operator, fields: str, body: bytes, status: int
+) -> None:
+    heard = told_of(stack.gateway, ada, fields, body)
+    assert heard.startswith(f"HTTP/1.1 {status} ".encode())
+    assert set(json.loads(heard.partition(b"\r\n\r\n")[2])) == {"error_code", "error_msg"}
+    assert not stack.gateway.log_lines("admin_request_failed")
+
+
+def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: bytes) -> bytes:
+    """Return the answer to a body of which no more comes than this."""
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {operator.token}\r\nContent-Type: application/json\r\n"
+        f"{fields}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.admin_port), timeout=20) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.2)  # so that the body, and what is wrong with it, comes by itself
+        connection.sendall(body)
+        heard = b""
+        while chunk := connection.recv(65_536):
+            heard += chunk
+    return heard
 
 
 def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:

@@ -43,6 +43,7 @@ class Operating:
         self.orders = StandingOrders(cast(Any, Hearing()), None, clock, serve_unknown=False)
         nothing = cast(Any, None)
         self._actions = AdminActions(
+            projects=frozenset({"p1"}),
             rules={"corp": CORP},
             link_life_s=300.0,
             orders=self.orders,
@@ -57,9 +58,8 @@ class Operating:
         (action,) = [one for one in self._actions.all if one.name == name]
         return action.plan(msgspec.convert(asked, action.takes), ADA)
 
-    async def do(self, name: str, **asked: Any) -> dict[str, Any]:
-        done: dict[str, Any] = await self.plan(name, **asked).perform()
-        return done
+    async def do(self, name: str, **asked: Any) -> Any:
+        return msgspec.to_builtins(await self.plan(name, **asked).perform())
 
     def is_revoked(self, subject: str, *, issued_s_ago: float) -> bool:
         at = self.clock.now() - issued_s_ago

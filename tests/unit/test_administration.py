@@ -55,11 +55,11 @@ class Wheel:
         if asked.way not in ("left", "right"):
             raise BadRequest("way must be left or right.")
 
-        async def turn() -> str:
+        async def turn() -> Turn:
             if self.is_stuck:
                 raise RuntimeError("stuck")
             self.turns.append(asked.way)
-            return "turned"
+            return asked
 
         return Plan(turn, event="turned", order_id="0a1b", target="corp:mallory")
 
@@ -78,7 +78,7 @@ class Authority:
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
         self.wheel, self.journal, self.authority = Wheel(), FakeJournal(), Authority()
-        self.action = Action("Turn", "POST", "/turn", "Turn", Turn, self.wheel.plan)
+        self.action = Action("Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan)
         self.administration = Administration(
             [self.action],
             groups=frozenset({"admins"}),
@@ -124,7 +124,7 @@ async def test_what_is_done_is_on_record_before_with_its_order_and_whom_it_is_ab
 ) -> None:
     seen: list[list[str]] = []
     scene.journal.when_recorded = lambda: seen.append(list(scene.wheel.turns))
-    assert await scene.ask() == "turned"
+    assert await scene.ask() == Turn("right")
     assert (seen, scene.wheel.turns) == ([[]], ["right"])
     (record,) = scene.journal.records
     assert (record.event, record.decision, record.target) == ("turned", "allowed", "corp:mallory")
@@ -160,6 +160,8 @@ async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
     [
         (b"{", "cannot be used"),
         (b'{"wya": "left"}', "cannot be used"),
+        (b'{"way": "\xff"}', "no UTF-8"),
+        (b'{"wya": ' + b"[" * 60_000, "cannot be used"),
         (b'{"way": "up"}', "way must be"),
     ],
 )
