@@ -63,6 +63,7 @@ from gateway.edge.public import PublicHandler, PublicServer
 from gateway.edge.wire import FAILURES
 from gateway.errors import KeysUnavailable, StoreUnavailable
 from gateway.flow import under_way
+from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
 from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
@@ -86,7 +87,7 @@ from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
-from gateway.rules.identity import TokenRules
+from gateway.rules.identity import TokenRules, good_until
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.rules.share import Share
@@ -245,6 +246,7 @@ class Worker:
             ),
             access_log=None,
             shutdown_timeout=_CANCELLED_WITHIN_S,
+            auto_decompress=False,
         )
         await public.setup()
         await admin.setup()
@@ -579,20 +581,32 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     api = config.admin.api
     if api is None:
         return None
-    administration = Administration(
-        groups=api.groups,
-        certificates=api.certificates,
-        token_life_s={one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers},
+    rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
+    actions = AdminActions(
+        projects=frozenset(project for account in config.accounts for project in account.projects),
+        rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
         identify=identify,
         consoles=consoles,
         budget=budget,
         policies=policies,
+        clock=clock,
+    )
+    administration = Administration(
+        actions.all,
+        groups=api.groups,
+        certificates=api.certificates,
         journal=journal,
         clock=clock,
     )
-    return AdminApi(administration, admins, metrics.admin_request)
+    return AdminApi(
+        administration,
+        admins,
+        lambda principal: good_until(principal, rules[principal.issuer]),
+        clock,
+        metrics.admin_request,
+    )
 
 
 def obey(
@@ -778,16 +792,15 @@ async def open_identify(
         )
         for issuer in config.issuers
     )
-    make = partial(
-        Identify,
-        signatures=JwtSignatures(
-            TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys)
-            for issuer, its_keys in zip(config.issuers, keys, strict=True)
-        ),
-        clock=clock,
-        telemetry=telemetry,
-    )
+    trusted = {
+        issuer.name: TrustedIssuer(
+            issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys
+        )
+        for issuer, its_keys in zip(config.issuers, keys, strict=True)
+    }
+    make = partial(Identify, clock=clock, telemetry=telemetry)
     callers = make(
+        signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
         revoked=_nobody if orders is None else orders.revoked,
         tokens_max=config.memory.tokens_max,
@@ -795,9 +808,10 @@ async def open_identify(
     api = config.admin.api
     audience = () if api is None else (api.audience,)
     admins = make(
+        signatures=JwtSignatures(trusted[issuer.name] for issuer in config.admin_issuers),
         rules={
             issuer.name: replace(_token_rules(issuer), audiences=frozenset(audience))
-            for issuer in config.issuers
+            for issuer in config.admin_issuers
         },
         # Who may revoke must be let in by a process that does not know yet who is revoked.
         revoked=_nobody if orders is None else orders.revoke_known,

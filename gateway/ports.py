@@ -421,6 +421,8 @@ class AuditRecord:
     permission: str = ""
     policy_version: str = ""
     trace_id: str = ""
+    target: str = ""
+    """Whom an administrator's order is about, as issuer:subject."""
     detail: str = ""
     """Free text, such as what an administrator asked for, and why."""
 

@@ -239,8 +239,10 @@ class Listen(_Section):
 class AdminApiSettings(_Section):
     """Who may use the admin API: who shows a JWT for this audience, or a certificate."""
 
-    audience: str
+    audience: Annotated[str, Field(min_length=1)]
     """Of an issuer of ours, and no audience of callers."""
+    issuers: Annotated[frozenset[Name], Field(min_length=1)] | None = None
+    """Whose tokens count here; to be named where there are several."""
     groups: Annotated[frozenset[str], Field(min_length=1)]
     """Who comes with a JWT is in one of these."""
     certificates: frozenset[str] = frozenset()
@@ -404,7 +406,7 @@ class Links(_Section):
 
 
 class Rate(_Section):
-    requests: Annotated[float, Field(gt=0, le=100_000)]
+    requests: Annotated[float, Field(ge=0.001, le=100_000)]
     per_s: Span = 1.0
     burst: Annotated[int, Field(ge=1, le=100_000)] = 1
 
@@ -559,7 +561,7 @@ class Store(_Section):
 class CallerLimits(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
-    requests: Annotated[float, Field(gt=0)] = 120
+    requests: Annotated[float, Field(ge=0.001)] = 120
     per_s: Span = 60.0
     burst: Annotated[int, Field(ge=1)] = 40
 
@@ -681,9 +683,9 @@ class Audit(_Section):
 
 class Settings(_Section):
     listen: PublicListen = PublicListen()
-    admin: AdminListen = AdminListen(port=9090)
     request: RequestBounds = RequestBounds()
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
+    admin: AdminListen = AdminListen(port=9090)
     policy_file: ConfigPath
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     store: Store
@@ -714,12 +716,30 @@ class Settings(_Section):
         kept = (row for row in built_in_operations() if row.name not in off)
         return (*kept, *self.operations.add, OWN_OPERATION)
 
-    @model_validator(mode="after")
-    def _admin_tokens_are_for_nothing_else(self) -> Self:
+    @property
+    def admin_issuers(self) -> tuple[Issuer, ...]:
+        """Those whose tokens may be an administrator's."""
         api = self.admin.api
-        if api is not None and any(api.audience in issuer.audience for issuer in self.issuers):
-            raise ValueError("admin.api.audience must be none that callers' tokens are for")
-        return self
+        if api is None:
+            return ()
+        return tuple(one for one in self.issuers if api.issuers is None or one.name in api.issuers)
+
+    @field_validator("admin")
+    @classmethod
+    def _says_whose_tokens_are_administrators(
+        cls, admin: AdminListen, info: ValidationInfo
+    ) -> AdminListen:
+        api, issuers = admin.api, info.data.get("issuers", ())
+        if api is None or not issuers:
+            return admin
+        if any(api.audience in issuer.audience for issuer in issuers):
+            raise ValueError("api.audience must be none that callers' tokens are for")
+        names = {issuer.name for issuer in issuers}
+        if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
+            # Each could make administrators of its own people.
+            told = ", ".join(sorted(names))
+            raise ValueError(f"api.issuers must name whose administrators may act, of: {told}")
+        return admin
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:

@@ -48,6 +48,7 @@ def record_body(record: AuditRecord) -> bytes:
             "source": record.source,
             "link_fingerprint": record.link_fingerprint,
             "client_address": record.client_address,
+            "target": record.target,
             "detail": record.detail,
         },
         option=orjson.OPT_APPEND_NEWLINE,

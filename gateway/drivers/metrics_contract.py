@@ -240,7 +240,8 @@ FAMILIES: Final = (
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
         event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
-        "admin_action, policy_loaded, policy_rejected, records_missing, trail_opened",
+        "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
+        "trail_opened",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",

@@ -3,21 +3,33 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import web
+from aiohttp import http, web
+from aiohttp.typedefs import Handler
 
 from gateway.edge.admin_openapi import admin_openapi
 from gateway.edge.client_certificate import subject_of
-from gateway.edge.wire import INTERNAL, ErrorAnswer, render
-from gateway.errors import BadRequest, GatewayError, NotAuthenticated, Rejection
+from gateway.edge.wire import INTERNAL, render
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotAuthenticated,
+    OperationUnknown,
+    Rejection,
+    RequestTooLarge,
+)
 from gateway.flow.administration import Action, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.model import Principal, Secret
+from gateway.ports import Clock
 from gateway.rules.credentials import caller_jwt
 
 log = logging.getLogger("gateway.admin")
@@ -29,6 +41,7 @@ Counted = Callable[[str, int], None]
 
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
+_BODY_WITHIN_S = 10.0
 _BY_CERTIFICATE = "certificate"
 """In place of the issuer, on record."""
 
@@ -52,7 +65,7 @@ def admin_app(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
 
-    app = web.Application(client_max_size=_BODY_BYTES_MAX)
+    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_in_our_words])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
@@ -61,13 +74,41 @@ def admin_app(
     return app
 
 
-class AdminApi:
-    """Who may, what is asked, and how it is answered; what is done is flow/administration.py's."""
+@web.middleware
+async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer as the error schema has it where there is no such path, or no such method."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        refusal = render(OperationUnknown("There is no such path on the admin listener."))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = tuple(sorted(error.allowed_methods))
+        message = "The path does not take this method; Allow names those that it takes."
+        refusal = render(MethodNotAllowed(message, allowed=allowed))
+    return web.Response(
+        body=refusal.body,
+        status=refusal.status,
+        content_type="application/json",
+        headers=refusal.headers,
+    )
 
-    def __init__(self, administration: Administration, identify: Identify, done: Counted) -> None:
+
+class AdminApi:
+    """Who asks, what, and how it is answered; what is done is flow/administration.py's."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        identify: Identify,
+        good_until: Callable[[Principal], float],
+        clock: Clock,
+        done: Counted,
+    ) -> None:
         """`identify` takes tokens that are meant for administrators."""
         self._administration = administration
         self._identify = identify
+        self._good_until = good_until
+        self._clock = clock
         self._done = done
         self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
 
@@ -88,62 +129,103 @@ class AdminApi:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _answer(self, action: Action, request: web.Request) -> web.Response:
-        request_id = secrets.token_hex(8)
-        headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+        asked = _Asked(action, request, secrets.token_hex(8), request.remote or "")
+        headers = {"X-Request-Id": asked.request_id, "Cache-Control": "no-store"}
+        status, told = 200, {}
         try:
-            answer = await self._perform(action, request, request_id)
-            body, status = orjson.dumps(answer), 200
+            body = msgspec.json.encode(await self._perform(asked))
         except GatewayError as error:
-            body, status = _refused(render(error), headers)
+            refusal = render(error)
+            body, status = refusal.body, refusal.status
+            headers.update(refusal.headers)
+            told = {"error_code": refusal.error_code, "error": str(error)}
         except Exception:
-            log.exception("admin_request_failed", extra={"request_id": request_id})
-            body, status = _refused(INTERNAL, headers)
+            log.exception("admin_request_failed", extra={"request_id": asked.request_id})
+            body, status = INTERNAL.body, INTERNAL.status
+            if asked.who is not None:
+                with suppress(GatewayError):
+                    await self._administration.failed(action, asked.who)
         self._done(action.name, status)
+        log.info("admin_request", extra={**asked.facts, "status": status, **told})
         return web.Response(
             body=body, status=status, content_type="application/json", headers=headers
         )
 
-    async def _perform(
-        self, action: Action, request: web.Request, request_id: str
-    ) -> dict[str, Any]:
-        authorization = request.headers.getall("Authorization", ())
-        x_auth_token = request.headers.getall("X-Auth-Token", ())
-        name = None if authorization or x_auth_token else subject_of(request)
+    async def _perform(self, asked: "_Asked") -> msgspec.Struct:
+        try:
+            asked.who = await self._who(asked)
+        except NotAuthenticated as refusal:
+            await self._administration.unproved(
+                asked.action, refusal, asked.request_id, asked.client_address
+            )
+            raise
+        read = partial(_body, asked.request)
+        return await self._administration.perform(asked.action, asked.who, read)
+
+    async def _who(self, asked: "_Asked") -> Administrator:
+        authorization = asked.request.headers.getall("Authorization", ())
+        x_auth_token = asked.request.headers.getall("X-Auth-Token", ())
+        name = None if authorization or x_auth_token else subject_of(asked.request)
         if name is None:
-            principal = await self._identified(authorization, x_auth_token)
+            jwt = caller_jwt(authorization, x_auth_token)
+            if jwt is None:
+                raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
+            principal = await self._identify.identify(Secret(jwt))
+            check: Callable[[], None] = partial(self._check_token, principal)
         else:
-            principal = _certified(name)
-        who = Administrator(
+            principal, check = _certified(name), _nothing_changes
+        return Administrator(
             principal,
             by_certificate=name is not None,
-            request_id=request_id,
-            client_address=request.remote or "",
+            check=check,
+            request_id=asked.request_id,
+            client_address=asked.client_address,
         )
-        try:
-            asked = msgspec.json.decode(await request.read() or b"{}", type=action.takes)
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"The body cannot be used: {error}.") from None
-        answer = await self._administration.perform(action, asked, who)
-        log.info(
-            "admin_action",
-            extra={"request_id": request_id, "action": action.name, "subject": principal.subject},
-        )
-        return answer
 
-    async def _identified(
-        self, authorization: Sequence[str], x_auth_token: Sequence[str]
-    ) -> Principal:
-        jwt = caller_jwt(authorization, x_auth_token)
-        if jwt is None:
-            raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
-        return await self._identify.identify(Secret(jwt))
+    def _check_token(self, principal: Principal) -> None:
+        self._identify.check(principal)
+        if self._clock.now() >= self._good_until(principal):
+            raise NotAuthenticated(Rejection.EXPIRED, issuer=principal.issuer)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One request to the admin API, and who it turns out to come from."""
+
+    action: Action
+    request: web.Request
+    request_id: str
+    client_address: str
+    who: Administrator | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        principal = None if self.who is None else self.who.principal
+        return {
+            "request_id": self.request_id,
+            "action": self.action.name,
+            "issuer": "" if principal is None else principal.issuer,
+            "subject": "" if principal is None else principal.subject,
+            "client_address": self.client_address,
+        }
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError:
+        raise BadRequest(f"The body did not come within {_BODY_WITHIN_S:.0f} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestTooLarge(f"The body is over {_BODY_BYTES_MAX} bytes.") from None
+    except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
+        raise BadRequest("The body did not come whole.") from None
+
+
+def _nothing_changes() -> None:
+    pass
 
 
 def _certified(name: str) -> Principal:
     now = float("nan")  # a certificate's time is TLS's affair
     return Principal(_BY_CERTIFICATE, name, frozenset(), now, now, None)
-
-
-def _refused(refusal: ErrorAnswer, headers: dict[str, str]) -> tuple[bytes, int]:
-    headers.update(refusal.headers)
-    return refusal.body, refusal.status

@@ -217,7 +217,7 @@ def _in_path(
     sent: list[str] = []
     for part, segment in zip(pattern, segments, strict=True):
         if part == _SERVER_ID:
-            servers.append(_server(segment))
+            servers.append(server_id(segment))
             sent.append(servers[-1])
             continue
         if part == _INSTANCE_ID:
@@ -274,10 +274,11 @@ def _project(segment: str) -> ProjectId:
     return ProjectId(segment)
 
 
-def _server(text: str) -> ServerId:
+def server_id(text: str) -> ServerId:
+    """Return the id in lower case; raise BadRequest where it is none."""
     server = text.lower()
     if not SERVER_ID.fullmatch(server):
-        raise BadRequest("The server id in the path is not a UUID like 1b2c3d4e-….")
+        raise BadRequest("The server id is not a UUID like 1b2c3d4e-….")
     return ServerId(server)
 
 

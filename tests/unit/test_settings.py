@@ -58,6 +58,12 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
 
 ACCOUNT = "    endpoint: https://clouddc.cn-east-3.myhuaweicloud.com\n"
 STORE = "store:\n"
+PARTNER = """\
+  - name: partner
+    issuer: https://partner.example
+    audience: [console-gateway]
+    keys: {discovery: https://partner.example}
+"""
 AUDIT = EXAMPLE[EXAMPLE.index("  directory: audit ") :].partition("\n")[0] + "\n"
 ADD = "operations:\n  add:\n"
 ROW = '    - {name: Again, method: GET, path: "/x/{server_id}", permission: "server:read"}\n'
@@ -101,7 +107,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ("{file: secrets/iam-password}", "[canary]", "login.password", "the secret's source"),
         ("secrets/iam-password", "secrets", "login.password", "Is a directory"),
         ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
-        ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
+        ("requests: 5", "requests: 1.0e-320", "budget.console.requests", "equal to 0.001"),
         (
             ACCOUNT,
             ACCOUNT + "    inventory: {poll_s: 60, age_max_s: 60}\n",
@@ -132,6 +138,16 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
             "audit.signing_key",
             "is no Ed25519 private key in PEM",
         ),
+        ("{audience: console-gateway-admin", "{audience: ''", "admin.api.audience", "at least 1"),
+        ("{audience: console-gateway-admin", "{audience: console-gateway", "admin", "callers'"),
+        ("{audience: c", "{issuers: [], audience: c", "admin.api.issuers", "at least 1"),
+        ("{audience: c", "{issuers: [other], audience: c", "admin", "whose administrators"),
+        (
+            "issuers:\n",
+            "issuers:\n" + PARTNER,
+            "admin",
+            "whose administrators may act, of: corp, p",
+        ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
         ("  file: orders.json", "  given: nowhere", "orders", "admin.api is there to give them"),
     ],
@@ -145,6 +161,21 @@ def test_a_mistake_is_told_with_line_and_key(
     assert one.partition(":")[0].isdigit()
     if "." in key or key == "lisen":
         assert abs(int(one.partition(":")[0]) - line_of(old)) <= 6
+
+
+@pytest.mark.parametrize("named", [{"partner"}, {"corp", "partner"}])
+def test_of_several_issuers_those_that_are_named_have_administrators(
+    secrets: Path, named: set[str]
+) -> None:
+    text = EXAMPLE.replace("issuers:\n", "issuers:\n" + PARTNER)
+    text = text.replace("{audience: c", f"{{issuers: [{', '.join(named)}], audience: c")
+    assert {one.name for one in read(secrets, text).admin_issuers} == named
+
+
+def test_the_only_issuer_needs_no_naming_to_have_administrators(secrets: Path) -> None:
+    assert [one.name for one in read(secrets, EXAMPLE).admin_issuers] == ["corp"]
+    silent = EXAMPLE.replace("  api: {audience", "  # api: {audience")
+    assert read(secrets, silent).admin_issuers == ()
 
 
 @pytest.mark.parametrize("key", ["c2hvcnQ=", "canary no base64", "canary-ä", "a" * 43])
