@@ -524,7 +524,7 @@ def test_limits_give_each_process_the_memory_that_the_alert_supposes() -> None:
     assert int(unit()["MemoryHigh"][0].removesuffix("M")) > workers * supposed_mib
     for name in REPLICAS:
         assert services()[name]["deploy"]["resources"]["limits"]["memory"] == f"{supposed_mib}M"
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     assert "--workers" not in container["args"]
     assert container["resources"]["limits"]["memory"] == f"{supposed_mib}Mi"
 

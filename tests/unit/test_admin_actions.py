@@ -14,7 +14,7 @@ from gateway.model import Principal
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import Order, RevokedBefore
 from tests.support.clock import FakeClock
-from tests.unit.test_orders import Store
+from tests.support.order_store import FakeOrderStore
 
 CORP = TokenRules(
     issuer="corp",
@@ -40,7 +40,7 @@ class Operating:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.orders = StandingOrders(cast(Any, Hearing()), None, clock, serve_unknown=False)
+        self.orders = StandingOrders(FakeOrderStore(), None, clock, serve_unknown=False)
         nothing = cast(Any, None)
         self._actions = AdminActions(
             projects=frozenset({"p1"}),
@@ -67,11 +67,6 @@ class Operating:
 
     def instant(self, *, s_ago: float) -> datetime:
         return datetime.fromtimestamp(self.clock.now(), UTC) - timedelta(seconds=s_ago)
-
-
-class Hearing(Store):
-    def when_changed(self, call: Any) -> None:
-        self.hear.append(call)
 
 
 @pytest.fixture
