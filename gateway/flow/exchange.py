@@ -174,7 +174,7 @@ class Exchange:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
         label, failed = "cancelled", None
-        self._breaker.begin()
+        probe = self._breaker.begin()
         try:
             answer = await self._ask(call.request, headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
@@ -196,7 +196,7 @@ class Exchange:
         finally:
             seconds = self._clock.monotonic() - began
             self._telemetry.upstream_call(self._account, label, seconds)
-            if self._breaker.end(began + seconds, failed=failed, seconds=seconds):
+            if self._breaker.end(began + seconds, probe=probe, failed=failed, seconds=seconds):
                 self._suspend()
 
     async def _ask(

@@ -359,6 +359,28 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     assert await in_time(bench, bench.perform()) is OK
 
 
+async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: FakeClock) -> None:
+    silent = UpstreamSlow("no answer in time")
+    bench = Bench(clock, *[silent] * 4, OK, silent)
+    bench.cloud.answer_s = 9.9
+    before = asyncio.ensure_future(bench.perform())
+    await clock.advance(0.5)
+    bench.cloud.answer_s = 0.0
+    for _ in range(4):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    await clock.advance(8.0)
+    bench.cloud.answer_s = 2.0
+    probe = asyncio.ensure_future(bench.perform())
+    assert await in_time(bench, before) is OK
+    assert not probe.done()
+    with pytest.raises(UpstreamSuspended):
+        await in_time(bench, bench.perform())
+    with pytest.raises(UpstreamSlow):
+        await in_time(bench, probe)
+    assert bench.telemetry.breakers_opened == ["prod", "prod"]
+
+
 async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
     told = UpstreamAnswer(
         429,
