@@ -11,6 +11,7 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     NotPermitted,
+    RetryLater,
     ServiceLoginFailed,
     UpstreamRefused,
     UpstreamSlow,
@@ -179,6 +180,49 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
         await in_time(bench, bench.perform(permitted_now=permitted_now))
     assert bench.order.count("send") == len(answers) - 1
     assert bench.order[-1] == "admit"
+
+
+@pytest.mark.parametrize(
+    "trouble", [DOWN, UpstreamUnreachable("another reset", retry_after_s=60.0)]
+)
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        NotPermitted("no grant applies"),
+        BudgetExhausted("full", retry_after_s=50.0),
+        UpstreamSuspended("the breaker is open", retry_after_s=50.0),
+        ServiceLoginFailed("away", retry_after_s=50.0),
+    ],
+)
+async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
+    clock: FakeClock, trouble: UpstreamAnswer | GatewayError, stopped: GatewayError
+) -> None:
+    bench = Bench(clock, trouble, OK)
+
+    def permitted_now() -> None:
+        if "send" in bench.order:
+            raise stopped
+
+    with pytest.raises(UpstreamUnreachable) as caught:
+        await in_time(bench, bench.perform(permitted_now=permitted_now))
+    assert bench.order == ["admit", "send", "admit"]
+    stopped_s = stopped.retry_after_s if isinstance(stopped, RetryLater) else 0.0
+    assert caught.value.retry_after_s == max(stopped_s, 2.0 if trouble is DOWN else 60.0)
+    assert caught.value.out_of_time == stopped.out_of_time
+
+
+async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_nothing_of_it(
+    clock: FakeClock,
+) -> None:
+    bench = Bench(clock, DOWN, EXPIRED, OK)
+
+    async def renew(refused: object, *, deadline: float) -> bool:
+        raise ServiceLoginFailed("away", retry_after_s=5.0)
+
+    bench.cloud.renew = renew  # type: ignore[method-assign]
+    with pytest.raises(UpstreamUnreachable):
+        await in_time(bench, bench.perform())
+    assert bench.order == ["admit", "send"] * 2
 
 
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
