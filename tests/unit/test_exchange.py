@@ -11,6 +11,7 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     NotPermitted,
+    RetryLater,
     ServiceLoginFailed,
     UpstreamRefused,
     UpstreamSlow,
@@ -179,6 +180,49 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
         await in_time(bench, bench.perform(permitted_now=permitted_now))
     assert bench.order.count("send") == len(answers) - 1
     assert bench.order[-1] == "admit"
+
+
+@pytest.mark.parametrize(
+    "trouble", [DOWN, UpstreamUnreachable("another reset", retry_after_s=60.0)]
+)
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        NotPermitted("no grant applies"),
+        BudgetExhausted("full", retry_after_s=50.0),
+        UpstreamSuspended("the breaker is open", retry_after_s=50.0),
+        ServiceLoginFailed("away", retry_after_s=50.0),
+    ],
+)
+async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
+    clock: FakeClock, trouble: UpstreamAnswer | GatewayError, stopped: GatewayError
+) -> None:
+    bench = Bench(clock, trouble, OK)
+
+    def permitted_now() -> None:
+        if "send" in bench.order:
+            raise stopped
+
+    with pytest.raises(UpstreamUnreachable) as caught:
+        await in_time(bench, bench.perform(permitted_now=permitted_now))
+    assert bench.order == ["admit", "send", "admit"]
+    stopped_s = stopped.retry_after_s if isinstance(stopped, RetryLater) else 0.0
+    assert caught.value.retry_after_s == max(stopped_s, 2.0 if trouble is DOWN else 60.0)
+    assert caught.value.out_of_time == stopped.out_of_time
+
+
+async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_nothing_of_it(
+    clock: FakeClock,
+) -> None:
+    bench = Bench(clock, DOWN, EXPIRED, OK)
+
+    async def renew(refused: object, *, deadline: float) -> bool:
+        raise ServiceLoginFailed("away", retry_after_s=5.0)
+
+    bench.cloud.renew = renew  # type: ignore[method-assign]
+    with pytest.raises(UpstreamUnreachable):
+        await in_time(bench, bench.perform())
+    assert bench.order == ["admit", "send"] * 2
 
 
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
@@ -357,6 +401,28 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     assert outcomes.count(OK) == 1
     assert sum(isinstance(one, UpstreamSuspended) for one in outcomes) == 4
     assert await in_time(bench, bench.perform()) is OK
+
+
+async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: FakeClock) -> None:
+    silent = UpstreamSlow("no answer in time")
+    bench = Bench(clock, *[silent] * 4, OK, silent)
+    bench.cloud.answer_s = 9.9
+    before = asyncio.ensure_future(bench.perform())
+    await clock.advance(0.5)
+    bench.cloud.answer_s = 0.0
+    for _ in range(4):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    await clock.advance(8.0)
+    bench.cloud.answer_s = 2.0
+    probe = asyncio.ensure_future(bench.perform())
+    assert await in_time(bench, before) is OK
+    assert not probe.done()
+    with pytest.raises(UpstreamSuspended):
+        await in_time(bench, bench.perform())
+    with pytest.raises(UpstreamSlow):
+        await in_time(bench, probe)
+    assert bench.telemetry.breakers_opened == ["prod", "prod"]
 
 
 async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
