@@ -11,11 +11,13 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, Literal
 
-from gateway.errors import OrdersUnknown, StoreUnavailable
+from gateway.errors import BadRequest, OrdersUnknown, StoreUnavailable
 from gateway.model import Principal
 from gateway.ports import Clock, KeptFile, OrderStore, ToldOrders
-from gateway.rules.orders import KeptOrders, Order, Orders, kept_from_text, kept_to_text
+from gateway.rules.orders import KeptOrders, Lifted, Order, Orders, kept_from_text, kept_to_text
 
+ORDERS_MAX: Final = 10_000
+"""Each change goes through all of them, on the event loop."""
 _LOOK_EVERY_S: Final = 0.4
 _RETRY_AFTER_S: Final = 2.0
 _RETOLD_WITHIN_S: Final = 2.5
@@ -111,8 +113,11 @@ class StandingOrders:
     async def give(self, order: Order) -> bool:
         """Let it stand here at once; return whether all replicas are told by now.
 
-        Those that are not hear of it once Redis is there again.
+        Those that are not hear of it once Redis is there again. Raises BadRequest.
         """
+        # Lifted orders stand as well, until they end; yet what was ordered can always be undone.
+        if len(self._orders) >= ORDERS_MAX and not isinstance(order.what, Lifted):
+            raise BadRequest(f"{ORDERS_MAX} orders stand already; wait until some have ended.")
         self._take([order])
         try:
             await self._tell([order])
