@@ -54,8 +54,6 @@ class StandingOrders:
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self._failed = failed
-        self.effects_failed = 0
-        """How many of those who hear of changes failed at the last one."""
 
         self._version = ""
         self._stored: dict[str, float] = {}
@@ -94,7 +92,7 @@ class StandingOrders:
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears now, and after each change, that there is something to look at."""
         self._on_change.append(call)
-        self.effects_failed += not self._takes_effect(call)
+        self._let_hear(call)
 
     def revoke_known(self, principal: Principal) -> bool:
         """Tell whether the token is revoked as far as is known here."""
@@ -202,15 +200,14 @@ class StandingOrders:
 
     def _change(self, orders: Orders) -> None:
         self._orders = orders
-        self.effects_failed = sum(not self._takes_effect(call) for call in self._on_change)
+        for call in self._on_change:
+            self._let_hear(call)
 
-    def _takes_effect(self, call: Callable[[], None]) -> bool:
+    def _let_hear(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
             self._failed(error)
-            return False
-        return True
 
     async def _keep(self) -> None:
         """Return when the file holds all that is known here, beside what others put there."""
