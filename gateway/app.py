@@ -403,7 +403,7 @@ async def open_parts(
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics)
-        orders = open_orders(config, valkey, clock)
+        orders = open_orders(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
             await orders.look()
         identify, admins, keys = await open_identify(
@@ -527,8 +527,15 @@ async def open_parts(
         yield Parts(handler, loops, policies, keys, valkey, orders, administration)
 
 
-def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> StandingOrders:
+def open_orders(
+    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics
+) -> StandingOrders:
     file = config.orders.file
+
+    def not_obeyed(error: Exception) -> None:
+        log.error("order_not_obeyed", exc_info=error)
+        metrics.order_not_obeyed()
+
     return StandingOrders(
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
         None
@@ -540,7 +547,7 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         serve_unknown=config.orders.when_unknown == "serve",
         # Not so only because this process has no admin API: another replica may have one.
         none_given=config.orders.given == "nowhere",
-        failed=lambda error: log.error("order_not_obeyed", exc_info=error),
+        failed=not_obeyed,
     )
 
 
@@ -621,7 +628,6 @@ def obey(
     orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
     orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
     metrics.gauge("gateway_orders_known", lambda: orders.known)
-    metrics.gauge("gateway_orders_effects_failed", lambda: orders.effects_failed)
     for kind, what in REVOCATION_KINDS.items():
         metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
 

@@ -271,10 +271,10 @@ FAMILIES: Final = (
         "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
         " nowhere`.",
     ),
-    _gauge(
-        "gateway_orders_effects_failed",
-        "What failed to take effect (revocations, dropped links, ceilings, log levels) when orders"
-        " last changed; 0: all are obeyed.",
+    _counter(
+        "gateway_orders_not_obeyed_total",
+        "Times that orders of one kind (revocations, dropped links, ceilings, log levels) failed to"
+        " take effect.",
     ),
     _counter(
         "gateway_admin_requests_total",

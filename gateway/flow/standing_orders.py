@@ -11,11 +11,13 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, Literal
 
-from gateway.errors import OrdersUnknown, StoreUnavailable
+from gateway.errors import BadRequest, OrdersUnknown, StoreUnavailable
 from gateway.model import Principal
 from gateway.ports import Clock, KeptFile, OrderStore, ToldOrders
-from gateway.rules.orders import KeptOrders, Order, Orders, kept_from_text, kept_to_text
+from gateway.rules.orders import KeptOrders, Lifted, Order, Orders, kept_from_text, kept_to_text
 
+ORDERS_MAX: Final = 10_000
+"""Each change goes through all of them, on the event loop."""
 _LOOK_EVERY_S: Final = 0.4
 _RETRY_AFTER_S: Final = 2.0
 _RETOLD_WITHIN_S: Final = 2.5
@@ -52,8 +54,6 @@ class StandingOrders:
         self._wake = asyncio.Event()
         self._on_change: list[Callable[[], None]] = []
         self._failed = failed
-        self.effects_failed = 0
-        """How many of those who hear of changes failed at the last one."""
 
         self._version = ""
         self._stored: dict[str, float] = {}
@@ -92,7 +92,7 @@ class StandingOrders:
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears now, and after each change, that there is something to look at."""
         self._on_change.append(call)
-        self.effects_failed += not self._takes_effect(call)
+        self._let_hear(call)
 
     def revoke_known(self, principal: Principal) -> bool:
         """Tell whether the token is revoked as far as is known here."""
@@ -111,8 +111,11 @@ class StandingOrders:
     async def give(self, order: Order) -> bool:
         """Let it stand here at once; return whether all replicas are told by now.
 
-        Those that are not hear of it once Redis is there again.
+        Those that are not hear of it once Redis is there again. Raises BadRequest.
         """
+        # Lifted orders stand as well, until they end; yet what was ordered can always be undone.
+        if len(self._orders) >= ORDERS_MAX and not isinstance(order.what, Lifted):
+            raise BadRequest(f"{ORDERS_MAX} orders stand already; wait until some have ended.")
         self._take([order])
         try:
             await self._tell([order])
@@ -197,15 +200,14 @@ class StandingOrders:
 
     def _change(self, orders: Orders) -> None:
         self._orders = orders
-        self.effects_failed = sum(not self._takes_effect(call) for call in self._on_change)
+        for call in self._on_change:
+            self._let_hear(call)
 
-    def _takes_effect(self, call: Callable[[], None]) -> bool:
+    def _let_hear(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
             self._failed(error)
-            return False
-        return True
 
     async def _keep(self) -> None:
         """Return when the file holds all that is known here, beside what others put there."""
