@@ -777,6 +777,13 @@ def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settin
         raise MistakesFound(mistakes_of(error, document)) from None
 
 
+def descriptors_passed(environ: Mapping[str, str] = os.environ) -> range:
+    """Return the listening sockets that this very process was started with (sd_listen_fds(3))."""
+    ours = environ.get("LISTEN_PID", "") == str(os.getpid())
+    count = environ.get("LISTEN_FDS", "")
+    return range(3, 3 + int(count)) if ours and count.isdecimal() else range(0)
+
+
 def traces_wanted(environ: Mapping[str, str] = os.environ) -> str:
     """Return which of OpenTelemetry's variables switches traces on; "": none does.
 

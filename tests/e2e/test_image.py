@@ -89,8 +89,8 @@ def test_the_image_serves_tells_its_health_and_ends_when_told(
     health = [one.replace("9090", str(admin_port)) for one in image.stage.health]
     assert image.run(*health).returncode != 0
     serving = image.start(*image.stage.entrypoint, *image.stage.command)
-    eventually(lambda: image.run(*health).returncode == 0)
+    eventually(lambda: image.run(*health).returncode == 0, image.said)
     serving.terminate()
     began = time.monotonic()
-    assert serving.wait(30) == 0
+    assert serving.wait(30) == 0, image.said()
     assert time.monotonic() - began < 20

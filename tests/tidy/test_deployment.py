@@ -436,9 +436,9 @@ def test_a_rollout_leaves_two_to_serve() -> None:
 # systemd.
 
 
-def unit() -> dict[str, list[str]]:
+def unit(file: Path = UNIT) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in file.read_text().splitlines():
         name, equals, value = line.partition("=")
         if equals and name.isalpha():
             found.setdefault(name, []).append(value)
@@ -457,11 +457,14 @@ def test_the_unit_loads_what_the_config_reads(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
-    file = tmp_path / UNIT.name
+    file, socket = tmp_path / UNIT.name, UNIT.with_suffix(".socket")
     # What it starts must be there to be verified; the image's test starts the real thing.
     file.write_text(UNIT.read_text().replace("/opt/gateway/bin/gateway", "/bin/true"))
     said = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", file], check=False, capture_output=True, text=True
+        ["systemd-analyze", "verify", "--man=no", file, shutil.copy(socket, tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (said.returncode, said.stderr) == (0, "")
     said = subprocess.run(
@@ -471,6 +474,13 @@ def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Pa
         text=True,
     )
     assert said.returncode == 0, said.stdout[-500:]
+
+
+def test_systemd_keeps_the_port_open_that_the_gateway_listens_on(tmp_path: Path) -> None:
+    listen = read_config("systemd", tmp_path).listen
+    socket = unit(UNIT.with_suffix(".socket"))
+    assert socket["ListenStream"] == [f"{listen.host}:{listen.port}"]
+    assert unit()["Requires"] == unit()["Also"] == ["console-gateway.socket"]
 
 
 def test_the_unit_lets_the_process_see_what_its_metrics_are_made_of() -> None:

@@ -1,13 +1,20 @@
 """The config file: what is good loads, and every mistake is told with file, line and key."""
 
 import base64
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from gateway.located_yaml import MistakesFound
-from gateway.settings import RedisServer, Settings, load_settings, traces_wanted
+from gateway.settings import (
+    RedisServer,
+    Settings,
+    descriptors_passed,
+    load_settings,
+    traces_wanted,
+)
 from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
@@ -348,3 +355,15 @@ def test_the_standard_variables_switch_traces_on(environ: dict[str, str], by: st
 def test_traces_in_a_way_that_is_not_there_are_a_mistake(environ: dict[str, str]) -> None:
     with pytest.raises(MistakesFound, match=r"^environment: OTEL_\w+: is to be "):
         traces_wanted(environ)
+
+
+@pytest.mark.parametrize(
+    ("another", "count", "descriptors"),
+    [(0, "2", [3, 4]), (0, "", []), (1, "1", [])],  # the last were for whoever started us
+)
+def test_sockets_are_taken_by_the_process_that_they_were_passed_to(
+    another: int, count: str, descriptors: list[int]
+) -> None:
+    environ = {"LISTEN_PID": str(os.getpid() + another), "LISTEN_FDS": count}
+    assert list(descriptors_passed(environ)) == descriptors
+    assert not descriptors_passed({})
