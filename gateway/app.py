@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
@@ -242,7 +243,10 @@ class Worker:
         public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
         admin = web.AppRunner(
             admin_app(
-                self._metrics.exposition, lambda: self._readiness(parts), parts.administration
+                self._metrics.exposition,
+                lambda: self._readiness(parts),
+                parts.administration,
+                self._is_tls_in_force,
             ),
             access_log=None,
             shutdown_timeout=_CANCELLED_WITHIN_S,
@@ -274,6 +278,10 @@ class Worker:
         await public.cleanup()
         answering.close()
         await admin.cleanup()
+
+    def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
+        served = self._certificates.get("admin")
+        return served is not None and served.is_in_force(context)
 
     async def _listen(
         self, listener: str, bound: socket.socket, runner: web.BaseRunner

@@ -58,6 +58,8 @@ class Rejection(Enum):
     TOO_OLD = "too_old"
     CLAIMS = "claims"
     REVOKED = "revoked"
+    CERTIFICATE = "certificate"
+    """A client certificate that has ended since, or whose authorities were loaded anew since."""
     FOREIGN_KEY = "foreign_key"
     """Signed with an access key that is not of this gateway's making, and no JWT beside it."""
     ISSUED_KEY = "issued_key"

@@ -10,6 +10,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -194,6 +195,13 @@ OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class ListenerTls(_Section):
     """What a listener shows to its clients, and whom it lets in. Files are PEM."""
 
@@ -247,11 +255,20 @@ class AdminApiSettings(_Section):
     """Who comes with a JWT is in one of these."""
     certificates: frozenset[str] = frozenset()
     """Subjects' names that need no JWT, so that whoever cuts off can act while issuers are away."""
+    without_tls: bool = False
+    """Tokens may come in clear text though `host` is not loopback: nobody listens in there."""
 
 
 class AdminListen(Listen):
     api: AdminApiSettings | None = None
     """Absent: there is no admin API."""
+
+    @model_validator(mode="after")
+    def _no_token_travels_in_clear_text(self) -> Self:
+        is_safe = self.tls is not None or _is_loopback(self.host)
+        if self.api is not None and not is_safe and not self.api.without_tls:
+            raise ValueError("with api, host must be loopback, or tls given (or api.without_tls)")
+        return self
 
     @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:

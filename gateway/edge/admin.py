@@ -3,11 +3,14 @@
 import asyncio
 import logging
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import orjson
@@ -15,7 +18,7 @@ from aiohttp import http, web
 from aiohttp.typedefs import Handler
 
 from gateway.edge.admin_openapi import admin_openapi
-from gateway.edge.client_certificate import subject_of
+from gateway.edge.client_certificate import ClientCertificate, shown_by
 from gateway.edge.wire import INTERNAL, render
 from gateway.errors import (
     BadRequest,
@@ -39,6 +42,9 @@ Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
 Counted = Callable[[str, int], None]
 """Action and status."""
 
+InForce = Callable[[ssl.SSLContext], bool]
+"""Whether connections are still made under this context."""
+
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
 _BODY_WITHIN_S = 10.0
@@ -47,7 +53,10 @@ _BY_CERTIFICATE = "certificate"
 
 
 def admin_app(
-    exposition: Exposition, readiness: Readiness, api: "AdminApi | None"
+    exposition: Exposition,
+    readiness: Readiness,
+    api: "AdminApi | None",
+    in_force: InForce,
 ) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
         # In a thread: a page of a thousand lines would hold up the callers' requests.
@@ -70,7 +79,7 @@ def admin_app(
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     if api is not None:
-        app.router.add_routes(api.routes())
+        app.router.add_routes(api.routes(in_force))
     return app
 
 
@@ -116,11 +125,14 @@ class AdminApi:
     def actions(self) -> list[str]:
         return [action.name for action in self._administration.actions]
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self, in_force: InForce) -> list[web.RouteDef]:
+        def answer(action: Action) -> Handler:
+            return partial(self._answer, action, in_force)
+
         return [
             web.get(f"{PREFIX}/openapi.json", self._openapi),
             *(
-                web.route(action.method, PREFIX + action.path, partial(self._answer, action))
+                web.route(action.method, PREFIX + action.path, answer(action))
                 for action in self._administration.actions
             ),
         ]
@@ -128,8 +140,10 @@ class AdminApi:
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")
 
-    async def _answer(self, action: Action, request: web.Request) -> web.Response:
-        asked = _Asked(action, request, secrets.token_hex(8), request.remote or "")
+    async def _answer(
+        self, action: Action, in_force: InForce, request: web.Request
+    ) -> web.Response:
+        asked = _Asked(action, request, in_force, secrets.token_hex(8), request.remote or "")
         headers = {"X-Request-Id": asked.request_id, "Cache-Control": "no-store"}
         status, told = 200, {}
         try:
@@ -147,9 +161,12 @@ class AdminApi:
                     await self._administration.failed(action, asked.who)
         self._done(action.name, status)
         log.info("admin_request", extra={**asked.facts, "status": status, **told})
-        return web.Response(
+        response = web.Response(
             body=body, status=status, content_type="application/json", headers=headers
         )
+        if status == HTTPStatus.UNAUTHORIZED:
+            response.force_close()  # a certificate is shown anew on a new connection only
+        return response
 
     async def _perform(self, asked: "_Asked") -> msgspec.Struct:
         try:
@@ -165,18 +182,20 @@ class AdminApi:
     async def _who(self, asked: "_Asked") -> Administrator:
         authorization = asked.request.headers.getall("Authorization", ())
         x_auth_token = asked.request.headers.getall("X-Auth-Token", ())
-        name = None if authorization or x_auth_token else subject_of(asked.request)
-        if name is None:
+        shown = None if authorization or x_auth_token else shown_by(asked.request)
+        check: Callable[[], None]
+        if shown is None:
             jwt = caller_jwt(authorization, x_auth_token)
             if jwt is None:
                 raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
             principal = await self._identify.identify(Secret(jwt))
-            check: Callable[[], None] = partial(self._check_token, principal)
+            check = partial(self._check_token, principal)
         else:
-            principal, check = _certified(name), _nothing_changes
+            principal = _certified(shown.subject)
+            check = partial(self._check_certificate, shown, asked.in_force)
         return Administrator(
             principal,
-            by_certificate=name is not None,
+            by_certificate=shown is not None,
             check=check,
             request_id=asked.request_id,
             client_address=asked.client_address,
@@ -187,6 +206,11 @@ class AdminApi:
         if self._clock.now() >= self._good_until(principal):
             raise NotAuthenticated(Rejection.EXPIRED, issuer=principal.issuer)
 
+    def _check_certificate(self, shown: ClientCertificate, in_force: InForce) -> None:
+        """Refuse what a new connection would not be given, so that none lasts for being kept."""
+        if self._clock.now() >= shown.ends_at or not in_force(shown.context):
+            raise NotAuthenticated(Rejection.CERTIFICATE)
+
 
 @dataclass(slots=True)
 class _Asked:
@@ -194,6 +218,7 @@ class _Asked:
 
     action: Action
     request: web.Request
+    in_force: InForce
     request_id: str
     client_address: str
     who: Administrator | None = None
@@ -211,6 +236,9 @@ class _Asked:
 
 
 async def _body(request: web.Request) -> bytes:
+    _raise_if_of_another_site(request)
+    if request.method == "POST" and request.content_type != "application/json":
+        raise BadRequest("The body must have Content-Type: application/json.")
     try:
         async with asyncio.timeout(_BODY_WITHIN_S):
             return await request.read()
@@ -222,8 +250,13 @@ async def _body(request: web.Request) -> bytes:
         raise BadRequest("The body did not come whole.") from None
 
 
-def _nothing_changes() -> None:
-    pass
+def _raise_if_of_another_site(request: web.Request) -> None:
+    # A browser shows its user's certificate for whatever page makes it ask.
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if foreign or site not in ("none", "same-origin"):
+        raise BadRequest("What a page of another site asks is not done.")
 
 
 def _certified(name: str) -> Principal:

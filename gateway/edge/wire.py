@@ -117,6 +117,8 @@ _DESCRIPTIONS = {
     Rejection.AUDIENCE: "the token is meant for another audience",
     Rejection.TOKEN_TYPE: "the token is not an access token",
     Rejection.CLAIMS: "the token lacks a claim that is needed here",
+    Rejection.CERTIFICATE: "the certificate has ended, or certificates were loaded anew since this"
+    " connection was made: connect again",
     Rejection.FOREIGN_KEY: "the AK/SK are not of this gateway: send a JWT, or let the SDK fetch"
     " temporary ones with HUAWEICLOUD_SDK_IDP_ID and HUAWEICLOUD_SDK_ID_TOKEN_FILE",
     Rejection.ISSUED_KEY: "AK and X-Security-Token are not a pair of this gateway: fetch new ones",

@@ -1,8 +1,10 @@
 """The admin API as operators use it, by `gateway admin …`, against two replicas."""
 
+import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventua
 from tests.support.tls import Authority
 
 AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
+JSON = "application/json"
 API = {"audience": AUDIENCE, "groups": [ADMINS]}
 
 ASKED = [
@@ -85,7 +88,7 @@ class Operator:
         return str(self.told(gateway, *words)["order"]["id"])
 
     def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Answer:
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
         return ask(gateway.admin, method, f"/admin{path}", headers, body)
 
 
@@ -506,6 +509,99 @@ def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Sta
     refused = types("somebody", "orders")
     assert refused.returncode == 3
     assert "CGW.4032" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def by_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> "Certified":
+    return Certified(stack, tmp_path_factory.mktemp("tls"))
+
+
+class Certified:
+    """A gateway whose administrator `breakglass` shows a certificate."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self._directory = directory
+        self.authority = Authority()
+        self.trust(self.authority)
+        self.authority.issue("gateway").write(directory / "tls.crt", directory / "tls.key")
+        self.gateway = stack.replica(start=False, admin_api={**API, "certificates": ["breakglass"]})
+        self.gateway.config["admin"]["tls"] = {
+            "certificate_file": str(directory / "tls.crt"),
+            "key_file": str(directory / "tls.key"),
+            "client_ca_file": str(directory / "clients.crt"),
+        }
+        self.gateway.write_config()
+        self.gateway.start(wait=False)
+        eventually(lambda: self.gateway.log_lines("serving"), self.gateway.log_text)
+
+    def trust(self, *authorities: Authority) -> None:
+        file = self._directory / "clients.new"
+        file.write_bytes(b"".join(one.certificate for one in authorities))
+        file.replace(self._directory / "clients.crt")
+
+    def connect(self, *, lasts_s: float = 3_600) -> http.client.HTTPSConnection:
+        files = self._directory / "client.crt", self._directory / "client.key"
+        self.authority.issue("breakglass", days=(-1, lasts_s / 86_400)).write(*files)
+        context = ssl.create_default_context(cadata=self.authority.certificate.decode())
+        context.load_cert_chain(*files)
+        port = self.gateway.admin_port
+        return http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
+
+    def status(self, kept: http.client.HTTPSConnection, **headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        body = '{"levels": {"gateway.policy": "info"}, "for_s": 60}'
+        kept.request("POST", "/admin/log-levels", body, {"Content-Type": JSON, **sent})
+        answer = kept.getresponse()
+        answer.read()
+        return answer.status
+
+
+def test_a_kept_connection_is_obeyed_no_longer_than_its_certificate(
+    by_certificate: Certified,
+) -> None:
+    kept = by_certificate.connect(lasts_s=4)
+    assert by_certificate.status(kept) == 200
+    time.sleep(4.5)
+    assert by_certificate.status(kept) == 401
+    assert kept.sock is None
+
+
+def test_a_kept_connection_is_obeyed_no_longer_than_its_authority(
+    by_certificate: Certified,
+) -> None:
+    kept, others = by_certificate.connect(), Authority()
+    assert by_certificate.status(kept) == 200
+    loaded = len(by_certificate.gateway.log_lines("certificate_loaded"))
+    by_certificate.trust(others)
+    eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded)
+    assert by_certificate.status(kept) == 401
+    line = by_certificate.gateway.log_lines("admin_request")[-1]
+    assert (line["status"], line["error"]) == (401, "certificate")
+    by_certificate.trust(by_certificate.authority)
+    eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded + 1)
+    assert by_certificate.status(kept) == 200  # by a new connection
+    kept.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Type": "text/plain"},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
+    by_certificate: Certified, headers: dict[str, str]
+) -> None:
+    kept = by_certificate.connect()
+    assert by_certificate.status(kept, **headers) == 400
+    assert by_certificate.status(kept, Origin=f"https://127.0.0.1:{kept.port}") == 200
+    assert by_certificate.gateway.audit("admin_refused")[-1]["subject"] == "breakglass"
+    kept.close()
 
 
 def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> None:

@@ -215,7 +215,7 @@ def revoked(scene: Scene) -> None:
     order = json.dumps({"issuer": "corp", "token_id": "lost"})
 
     def revoke(token: str) -> Answer:
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         return ask(gateway.admin, "POST", "/admin/revocations", headers, order)
 
     eventually(lambda: revoke(admin).status == 200)  # its issuer was away until now

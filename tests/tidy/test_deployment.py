@@ -27,6 +27,7 @@ from gateway.supervisor import _END_LEEWAY_S
 from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
 from tests.support.image import DOCKERFILE, image_facts
 from tests.support.stack import Stack, ask
+from tests.support.tls import Authority
 
 BIN = Path(sys.executable).parent
 DEPLOY = ROOT / "deploy"
@@ -63,6 +64,8 @@ def read_config(name: str, directory: Path) -> Settings:
     make_secrets(directory / "made")
     for secret in named_secrets(name):
         (directory / secret).write_bytes((directory / "made" / secret).read_bytes())
+    Authority().issue("console-gateway-admin").write(directory / "tls.crt", directory / "tls.key")
+    text = text.replace("/run/admin-tls/", f"{directory}/")
     file = directory / "gateway.yaml"
     file.write_text(text.replace("/var/lib/console-gateway", str(directory)))
     return load_settings(file, environ={})
@@ -258,6 +261,8 @@ def asked_paths() -> set[str]:
     (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
     asked = {probe["path"] for probe in probes} | {endpoint["path"]}
     assert {probe["port"] for probe in probes} | {endpoint["port"]} == {"admin"}
+    assert {probe["scheme"] for probe in probes} == {"HTTPS"}
+    assert endpoint["scheme"] == "https"
     programs = [
         image_facts().health[-1],
         *(services()[one]["healthcheck"]["test"][-1] for one in REPLICAS),
@@ -390,8 +395,16 @@ def test_the_secret_has_what_the_config_reads(name: str) -> None:
     told = (KUBERNETES / "example" / "kustomization.yaml").read_text()
     assert set(re.findall(r"--from-file=(\S+)", told)) == named_secrets(name)
     pod = manifest("StatefulSet")["spec"]["template"]["spec"]
-    (secret,) = [one["secret"] for one in pod["volumes"] if "secret" in one]
-    assert f"create secret generic {secret['secretName']} " in told
+    secrets = {
+        one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one
+    }
+    assert f"create secret generic {secrets['secrets']} " in told
+    assert secrets["admin-tls"] in told
+    (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == secrets["admin-tls"]
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    tls = yaml.safe_load(config_text(name))["admin"]["tls"]
+    assert {file.rpartition("/")[0] for file in tls.values()} == {mounts["admin-tls"]}
     assert not list(manifests("Secret"))
 
 

@@ -147,6 +147,8 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ),
         ("{audience: console-gateway-admin", "{audience: ''", "admin.api.audience", "at least 1"),
         ("{audience: console-gateway-admin", "{audience: console-gateway", "admin", "callers'"),
+        ("host: 127.0.0.1", "host: 0.0.0.0", "admin", "host must be loopback, or tls given"),
+        ("host: 127.0.0.1", "host: gateway.example", "admin", "host must be loopback"),
         ("{audience: c", "{issuers: [], audience: c", "admin.api.issuers", "at least 1"),
         ("{audience: c", "{issuers: [other], audience: c", "admin", "whose administrators"),
         (
@@ -168,6 +170,19 @@ def test_a_mistake_is_told_with_line_and_key(
     assert one.partition(":")[0].isdigit()
     if "." in key or key == "lisen":
         assert abs(int(one.partition(":")[0]) - line_of(old)) <= 6
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "'::1'", "localhost"])
+def test_the_admin_api_needs_no_tls_on_loopback(secrets: Path, host: str) -> None:
+    assert read(secrets, EXAMPLE.replace("host: 127.0.0.1", f"host: {host}")).admin.api is not None
+
+
+def test_the_admin_api_is_in_clear_text_where_operators_say_so(secrets: Path) -> None:
+    text = EXAMPLE.replace("host: 127.0.0.1", "host: 0.0.0.0")
+    said = text.replace("{audience: c", "{without_tls: true, audience: c")
+    assert read(secrets, said).admin.host == "0.0.0.0"
+    silent = text.replace("  api: {audience", "  # api: {audience")
+    assert read(secrets, silent).admin.api is None
 
 
 @pytest.mark.parametrize("named", [{"partner"}, {"corp", "partner"}])
