@@ -53,6 +53,21 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another chain in the same directory, as it was found."""
+
+    head: Head
+    """A line that it has for certain."""
+    at: float
+    """It was written after that."""
+
+    @property
+    def fields(self) -> dict[str, object]:
+        head = self.head
+        return {"chain": head.chain, "seq": head.seq, "hash": head.hash, "at": self.at}
+
+
+@dataclass(frozen=True, slots=True)
 class Signer:
     """Who signs checkpoints; the key itself stays with the driver."""
 

@@ -551,7 +551,23 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
     await clock.advance(1.0)
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
-    assert judged(tmp_path / "backup").intact
+    assert not all(report.intact for report in all_judged(subject.directory))
+    (tmp_path / "backup").rename(subject.directory / "chain-7")
+    reports = all_judged(subject.directory)
+    assert [report.finding for report in reports] == [None, None]
+
+
+async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
+        await one.record("ann")
+        await two.record("bob")
+    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    one.place.rename(tmp_path / "elsewhere")
+    (report,) = all_judged(tmp_path, KEY.verifiers)
+    assert report.finding is not None
+    assert report.finding.flaw is Flaw.REMOVED
 
 
 async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
@@ -566,6 +582,13 @@ async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
     await subject.record("cid")
     assert subject.place != before
     assert subject.subjects() == ["cid"]
+    assert not all(report.intact for report in all_judged(subject.directory, KEY.verifiers))
+    async with opened(subject.directory, clock) as other:  # which knows nothing of it
+        assert other.place == before
+        await other.record("dan")
+    first, second = all_judged(subject.directory, KEY.verifiers)
+    assert first.finding is not None
+    assert (first.finding.flaw, second.finding) == (Flaw.HEAD_DIFFERS, None)
 
 
 async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:

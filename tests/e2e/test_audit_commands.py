@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,47 @@ def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
     assert run(capsys, "search", archive / "one", trail, "--json") == everything
     (archive / "one").rename(archive / "chain-9")
     assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
+
+
+def test_a_chain_that_is_there_twice_is_told(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = trail / "chain-7"
+    shutil.copytree(trail / "chain-1", copy)
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert f"BROKEN: {copy / max(copy.glob('segment-*')).name}: forked: " in said
+    max(copy.glob("segment-*")).unlink()
+    assert run(capsys, "verify", trail)[0] == 0
+    everything = run(capsys, "search", trail, "--json")
+    shutil.rmtree(copy)
+    assert run(capsys, "search", trail, "--json") == everything
+
+
+def test_a_chain_that_is_gone_is_told(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trail / "chain-1").rename(trail.parent / "gone")
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert "stood beside this one and is not there any more" in said
+    assert run(capsys, "verify", trail, trail.parent / "gone")[0] == 0
+
+
+def test_heads_that_cannot_be_compared_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    files = ChainFiles(tmp_path, clock=clock, segment_bytes_max=10_000, keep_s=86_400.0)
+    for _ in range(4):
+        files.commit([record_body(AuditRecord(event="refused", at=clock.now()))])
+        asyncio.run(clock.advance(86_400.0))
+    early = parse(lines_in(files.place)[1]).head
+    files.remove_old()
+    files.close()
+    code, said = run(capsys, "verify", tmp_path, "--head", early)
+    assert code == 0
+    assert f"line 2 of the chain {early.chain} was removed and cannot be compared" in said
+    code, said = run(capsys, "verify", tmp_path, "--head", early, "--json")
+    assert json.loads(said)["not_compared"] == [str(early)]
 
 
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
