@@ -506,6 +506,70 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
     assert judged(subject.place).intact
 
 
+async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
+    tmp_path: Path,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    subject = Subject(tmp_path, clock)
+    began = time.monotonic()
+    await subject.trail.open()
+    assert "audit_stalled" in caplog.messages
+    assert not subject.trail.durable
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert time.monotonic() - began < 1.0
+    go_on.set()
+    for _ in range(200):
+        if subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    await subject.record("ann")
+    assert subject.subjects() == ["ann"]
+    assert subject.telemetry.audit_events["trail_opened"] == 1
+    await subject.trail.close()
+    assert judged(subject.place, KEY.verifiers).intact
+
+
+async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    waiting = asyncio.create_task(subject.record("refused"))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await subject.trail.close()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(JournalUnavailable):
+        await waiting
+    go_on.set()
+    for _ in range(200):
+        if "refused" not in subject.subjects() and subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    assert subject.subjects() == []
+
+
 async def test_a_trail_that_cannot_be_opened_is_tried_again(
     tmp_path: Path, clock: FakeClock
 ) -> None:
