@@ -180,6 +180,8 @@ def parse(line: bytes) -> Line:
             raise ValueError("is spelt in another way than it was written")
     except orjson.JSONDecodeError:
         raise ValueError("is no JSON") from None
+    except orjson.JSONEncodeError:  # it can read deeper than it writes
+        raise ValueError("is nested deeper than any that is written") from None
     match fields:
         case {
             "chain": str(chain),

@@ -384,6 +384,15 @@ def test_a_chain_without_a_line_proves_nothing(segments: list[list[bytes]]) -> N
     assert not judged(segments).intact
 
 
+@pytest.mark.parametrize("depth", [300, 1_000, 5_000])
+def test_a_line_that_is_nested_deep_is_none_that_was_written(depth: int) -> None:
+    deep = b'{"chain":"a","seq":1,"prev":"","event":"x","at":1,"d":' + b"[" * depth + b"]" * depth
+    with pytest.raises(ValueError, match="is n"):
+        parse(deep + b"}\n")
+    (lines,) = a_chain(1)
+    assert flaw_of(judged([[*lines, deep + b"}\n"]])) is Flaw.CHANGED
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_verifier_fail(junk: bytes) -> None:
     segments = a_chain(1)
