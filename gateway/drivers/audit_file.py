@@ -431,6 +431,8 @@ class ChainFiles:
         self._size = os.fstat(self._fd).st_size - len(stand.torn)
         if stand.torn:
             self._cut_back()
+        else:
+            sync(self._fd)  # who was killed may have left lines that are not on the disk yet
 
     def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""

@@ -341,6 +341,18 @@ async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
     assert "audit_chain_unreadable" in caplog.messages
 
 
+async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+    synced: list[list[bytes]] = []
+    monkeypatch.setattr(audit_file, "sync", lambda _: synced.append(lines_in(subject.place)))
+    before = lines_in(subject.place)
+    async with opened(tmp_path, clock):
+        assert synced[0] == before
+
+
 async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
     tmp_path: Path, clock: FakeClock
 ) -> None:
