@@ -4,10 +4,11 @@ import errno
 import heapq
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from filecmp import cmp
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,14 @@ class Question:
         )
         if any(asked is not None and asked != found for asked, found in wanted):
             return False
-        if self.server is not None and self.server.lower() not in record.get("servers", ()):
+        if self.server is not None and not _is_among(self.server, record.get("servers", ())):
             return False
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+
+def _is_among(server: str, servers: Iterable[str]) -> bool:
+    """Tell whether it is one of them; one id may be written in either case."""
+    return any(server.lower() == one.lower() for one in servers)
 
 
 def verify_trail(
@@ -101,12 +107,12 @@ def search_trail(directories: Sequence[Path], question: Question, *, as_json: bo
     found = 0
     try:
         chains = [
-            _records(segments, question, unreadable.append)
+            _records(segments, question, unreadable.append, _as_json if as_json else _sentence)
             for segments in _chains(directories).values()
         ]
-        for record in heapq.merge(*chains, key=lambda record: float(record["at"])):
+        for _, text in heapq.merge(*chains, key=itemgetter(0)):
             found += 1
-            print(orjson.dumps(record).decode() if as_json else _sentence(record))
+            print(text)
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
     if unreadable:
@@ -218,16 +224,24 @@ def _print_proof(report: Report, *, checked: bool) -> None:
 
 
 def _records(
-    segments: Sequence[Segment], question: Question, unreadable: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+    segments: Sequence[Segment],
+    question: Question,
+    unreadable: Callable[[str], None],
+    told_as: Callable[[dict[str, Any]], str],
+) -> Iterator[tuple[float, str]]:
     for segment in _of_the_time(_without_copies(segments), question):
         for number, line in enumerate(segment.lines, 1):
             try:
                 record = orjson.loads(line)
                 if question.is_met_by(record):
-                    yield {**record, "at": float(record["at"])}
-            except (ValueError, TypeError, AttributeError, KeyError):
+                    at = float(record["at"])
+                    yield at, told_as({**record, "at": at})
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
                 unreadable(f"{segment.file}:{number}")
+
+
+def _as_json(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode()
 
 
 def _without_copies(segments: Sequence[Segment]) -> list[Segment]:

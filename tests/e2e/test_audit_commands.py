@@ -292,3 +292,40 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     assert code == 0
     assert said.count("request request-") == 12
     assert f"2 lines cannot be read, the first is {last}:1" in said
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"servers":[1]',
+        b'"servers":5',
+        b'"at":1e300',
+        b'"at":null',
+        b'"x":' + b"[" * 400 + b"]" * 400,
+    ],
+)
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_line_that_nobody_wrote_so_stops_no_search(
+    trail: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((trail / "chain-1").glob("segment-*"))
+    last.write_bytes(last.read_bytes() + b'{"event":"refused","at":1,%b}\n' % members)
+    code, said = run(capsys, "search", trail, "--server", "server-1", *as_json)
+    assert code == 0
+    assert said.count("request-") == 3
+    code, said = run(capsys, "search", trail, "--event", "refused", *as_json)
+    assert code == 0
+    assert said.count("request-") == 4
+
+
+def test_a_server_is_found_in_whichever_case_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    for server in ("A-1", "a-1", "A-2"):
+        record = AuditRecord(event="links_dropped", at=1_800_000_000.0, servers=(server,))
+        files.commit([record_body(record)])
+    files.close()
+    for asked in ("a-1", "A-1"):
+        code, said = run(capsys, "search", tmp_path, "--server", asked)
+        assert (code, len(said.splitlines())) == (0, 2)
