@@ -1,11 +1,14 @@
 """`gateway audit verify` and `gateway audit search`: they read the trail and change nothing."""
 
+import errno
 import heapq
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from filecmp import cmp
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ import orjson
 from gateway.drivers.audit_keys import verifier_of
 from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
-from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify_all
+from gateway.rules.audit_trails import told_in, verify_all
+from gateway.rules.audit_verify import Report, Segment, Verify, summary
 
 _WRITTEN_WITHIN_S = 1.0
 """For so long a last line without an end may be one that is being written."""
@@ -47,9 +51,14 @@ class Question:
         )
         if any(asked is not None and asked != found for asked, found in wanted):
             return False
-        if self.server is not None and self.server.lower() not in record.get("servers", ()):
+        if self.server is not None and not _is_among(self.server, record.get("servers", ())):
             return False
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+
+def _is_among(server: str, servers: Iterable[str]) -> bool:
+    """Tell whether it is one of them; one id may be written in either case."""
+    return any(server.lower() == one.lower() for one in servers)
 
 
 def verify_trail(
@@ -60,29 +69,31 @@ def verify_trail(
     as_json: bool,
 ) -> int:
     """Print what is known of each chain; return 0 when all are intact, 1 when not, 2 for usage."""
-    places = _places(directories)
     try:
         keys = _keys(public_keys)
+        told = told_in(_chains(directories))
+        reports = verify_all(_chains(directories), keys, heads, told)
     except ValueError as error:
         return _usage(str(error))
-    if places is None:
-        return USAGE
-    try:
-        chains = _chains(places)
-        reports = verify_all(
-            {name: _segments(files) for name, files in chains.items()}, keys, heads
-        )
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
     found = {report.head.chain for report in reports if report.head is not None}
     lost = [head for head in heads if head.chain not in found]
+    not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
     intact = bool(reports) and not lost and all(report.intact for report in reports)
     if as_json:
-        told = {"intact": intact, "chains": [*map(summary, reports)], "lost": [*map(str, lost)]}
-        print(orjson.dumps(told).decode())
+        answer = {
+            "intact": intact,
+            "chains": [*map(summary, reports)],
+            "lost": [*map(str, lost)],
+            "not_compared": [*map(str, not_compared)],
+        }
+        print(orjson.dumps(answer).decode())
     else:
         for report in reports:
-            _print_report(report, heads, checked=keys is not None)
+            _print_report(report, checked=keys is not None)
+        for head in not_compared:
+            print(f"line {head.seq} of the chain {head.chain} was removed and cannot be compared")
         for head in lost:
             print(f"BROKEN: the chain {head.chain} is not there")
         if not reports:
@@ -92,19 +103,16 @@ def verify_trail(
 
 def search_trail(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
     """Print the records in the order of time; return 0 when there are any, 1 when none."""
-    places = _places(directories)
-    if places is None:
-        return USAGE
     unreadable: list[str] = []
     found = 0
     try:
         chains = [
-            _records([file for _, file in files], question, unreadable.append)
-            for files in _chains(places).values()
+            _records(segments, question, unreadable.append, _as_json if as_json else _sentence)
+            for segments in _chains(directories).values()
         ]
-        for record in heapq.merge(*chains, key=lambda record: float(record["at"])):
+        for _, text in heapq.merge(*chains, key=itemgetter(0)):
             found += 1
-            print(orjson.dumps(record).decode() if as_json else _sentence(record))
+            print(text)
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
     if unreadable:
@@ -125,26 +133,22 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
     return keys or None
 
 
-def _places(directories: Sequence[Path]) -> list[Path] | None:
-    """Return the chains' directories, or say which is none and return None."""
+def _chains(directories: Sequence[Path]) -> dict[str, list[Segment]]:
+    """Return each chain's segments in order, wherever they are, by the names of its places."""
+    parts: dict[str, list[Path]] = {}
+    for place in _places(directories):
+        parts.setdefault(_chain_of(place), []).append(place)
+    return {" + ".join(map(str, places)): _segments(places) for places in parts.values()}
+
+
+def _places(directories: Sequence[Path]) -> list[Path]:
+    """Return the chains' directories; raise OSError when one is none."""
     places: list[Path] = []
     for directory in directories:
         if not directory.is_dir():
-            _usage(f"{directory}: is no directory")
-            return None
+            raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(directory))
         places += [directory] if segment_files(directory) else chain_places(directory)
-    return [place for place in places if segment_files(place)]
-
-
-def _chains(places: Iterable[Path]) -> dict[str, list[tuple[int, Path]]]:
-    """Return each chain's segments in order, wherever they are, by the names of its places."""
-    parts: dict[str, list[Path]] = {}
-    for place in dict.fromkeys(places):
-        parts.setdefault(_chain_of(place), []).append(place)
-    return {
-        " + ".join(map(str, one)): sorted(part for place in one for part in segment_files(place))
-        for one in parts.values()
-    }
+    return [place for place in dict.fromkeys(places) if segment_files(place)]
 
 
 def _chain_of(place: Path) -> str:
@@ -173,14 +177,15 @@ class _Lines:
                 yield line
 
 
-def _segments(files: Sequence[tuple[int, Path]]) -> list[Segment]:
+def _segments(places: Sequence[Path]) -> list[Segment]:
+    files = sorted(file for place in places for file in segment_files(place))
     last, _ = files[-1]
     return [
         Segment(number, str(file), _Lines(file, grows=number == last)) for number, file in files
     ]
 
 
-def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> None:
+def _print_report(report: Report, *, checked: bool) -> None:
     head = report.head
     if report.finding is not None:
         print(f"BROKEN: {report.finding}")
@@ -196,9 +201,6 @@ def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> No
     _print_proof(report, checked=checked)
     if report.intact:
         print(f"  head {head}    keep it elsewhere, and compare: --head")
-    for kept in heads:
-        if kept.chain == head.chain and kept.seq < report.first_seq - 1:
-            print(f"  line {kept.seq} was removed with its segment and cannot be compared")
 
 
 def _print_proof(report: Report, *, checked: bool) -> None:
@@ -222,30 +224,47 @@ def _print_proof(report: Report, *, checked: bool) -> None:
 
 
 def _records(
-    files: Sequence[Path], question: Question, unreadable: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
-    for file in _files_of_the_time(files, question):
-        for number, line in enumerate(_Lines(file, grows=False), 1):
+    segments: Sequence[Segment],
+    question: Question,
+    unreadable: Callable[[str], None],
+    told_as: Callable[[dict[str, Any]], str],
+) -> Iterator[tuple[float, str]]:
+    for segment in _of_the_time(_without_copies(segments), question):
+        for number, line in enumerate(segment.lines, 1):
             try:
                 record = orjson.loads(line)
                 if question.is_met_by(record):
-                    yield {**record, "at": float(record["at"])}
-            except (ValueError, TypeError, AttributeError, KeyError):
-                unreadable(f"{file}:{number}")
+                    at = float(record["at"])
+                    yield at, told_as({**record, "at": at})
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+                unreadable(f"{segment.file}:{number}")
 
 
-def _files_of_the_time(files: Sequence[Path], question: Question) -> Sequence[Path]:
+def _as_json(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode()
+
+
+def _without_copies(segments: Sequence[Segment]) -> list[Segment]:
+    found: list[Segment] = []
+    for one in segments:
+        last = found[-1] if found else None
+        if last is None or last.number != one.number or not cmp(last.file, one.file, shallow=False):
+            found.append(one)
+    return found
+
+
+def _of_the_time(segments: Sequence[Segment], question: Question) -> Sequence[Segment]:
     """Leave out segments that ended before `since`: the next one's first line tells when."""
     if question.since is None:
-        return files
+        return segments
     first = 0
-    for i, following in enumerate(files[1:], 1):
+    for i, following in enumerate(segments[1:], 1):
         try:
-            if first_line(following).at < question.since:
+            if first_line(Path(following.file)).at < question.since:
                 first = i
         except ChainUnreadable:
             break
-    return files[first:]
+    return segments[first:]
 
 
 def _sentence(record: dict[str, Any]) -> str:

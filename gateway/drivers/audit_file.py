@@ -25,6 +25,7 @@ from gateway.drivers.audit_reading import (
     Stand,
     chain_places,
     last_line,
+    neighbours_of,
     segment_file,
     segment_files,
     stand_of,
@@ -34,6 +35,7 @@ from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     Head,
     Line,
+    Neighbour,
     Signer,
     beginning,
     checkpoint,
@@ -397,15 +399,19 @@ class ChainFiles:
         self._has_more = self._distrusted = False
         now = self._clock.now()
         self._sealed_at, self._unsealed_bytes = now, 0
+        beside = neighbours_of(place)
+        if self._lost.seq:
+            beside.append(Neighbour(self._lost, now))
         try:
             if stand is None:
                 self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment([opening_body(now)])
+                self._begin_segment([opening_body(now, beside=beside, keep_s=self._keep_s)])
             else:
                 self._stand = stand
                 self._reopen(stand)
                 # First of all: a removal that a checkpoint follows directly must be our own.
-                self._append([opening_body(now, torn=stand.torn)], with_checkpoint=True)
+                opening = opening_body(now, torn=stand.torn, beside=beside, keep_s=self._keep_s)
+                self._append([opening], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -425,6 +431,8 @@ class ChainFiles:
         self._size = os.fstat(self._fd).st_size - len(stand.torn)
         if stand.torn:
             self._cut_back()
+        else:
+            sync(self._fd)  # who was killed may have left lines that are not on the disk yet
 
     def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""

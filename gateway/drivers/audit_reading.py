@@ -6,6 +6,7 @@ checkpoint is of the same key, and from there each line follows from the one bef
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.rules.audit_chain import (
     SEGMENT_OPENED,
     Head,
     Line,
+    Neighbour,
     Signer,
     is_beyond,
     is_checkpoint_of,
@@ -76,6 +78,19 @@ def stand_of(place: Path, signer: Signer | None) -> Stand | None:
     lines, torn = _end_of(file)
     _raise_unless_proved(lines, signer)
     return Stand(lines[-1].head, number, opening.at, torn)
+
+
+def neighbours_of(place: Path) -> list[Neighbour]:
+    """Return the other chains in the same directory."""
+    found = []
+    for other in chain_places(place.parent):
+        with suppress(ChainUnreadable, FileNotFoundError):
+            if other != place and (files := segment_files(other)):
+                # Its later lines may not be durable yet.
+                opening = first_line(files[-1][1])
+                head = Head(opening.chain, opening.seq - 1, opening.prev)
+                found.append(Neighbour(head, opening.at))
+    return found
 
 
 def first_line(file: Path) -> Line:

@@ -53,6 +53,21 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another chain in the same directory, as it was found."""
+
+    head: Head
+    """A line that it has for certain."""
+    at: float
+    """It was written after that."""
+
+    @property
+    def fields(self) -> dict[str, object]:
+        head = self.head
+        return {"chain": head.chain, "seq": head.seq, "hash": head.hash, "at": self.at}
+
+
+@dataclass(frozen=True, slots=True)
 class Signer:
     """Who signs checkpoints; the key itself stays with the driver."""
 
@@ -165,6 +180,8 @@ def parse(line: bytes) -> Line:
             raise ValueError("is spelt in another way than it was written")
     except orjson.JSONDecodeError:
         raise ValueError("is no JSON") from None
+    except orjson.JSONEncodeError:  # it can read deeper than it writes
+        raise ValueError("is nested deeper than any that is written") from None
     match fields:
         case {
             "chain": str(chain),

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 from gateway.rules.audit_chain import (
@@ -42,6 +42,7 @@ class Flaw(Enum):
     KEY_UNKNOWN = "key unknown"
     NOT_SIGNED = "not signed"
     HEAD_DIFFERS = "head differs"
+    FORKED = "forked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Segment:
     number: int
     file: str
     lines: Iterable[bytes]
+    """To be read more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Report:
     """The last checkpoint with a signature, verified if keys were given."""
     removed: list[tuple[int, int]] = field(default_factory=list)
     """Segments, from and to, that were removed when they were old, as a chain tells."""
+    not_compared: list[Head] = field(default_factory=list)
+    """Heads that were kept of lines that were removed with their segment."""
     finding: Finding | None = None
 
     @property
@@ -119,29 +123,14 @@ def verify(
     keys: Mapping[str, Verify] | None = None,
     heads: Iterable[Head] = (),
 ) -> Report:
-    """Judge one chain by itself; see `verify_all`."""
-    (report,) = verify_all({name: segments}, keys, heads)
-    return report
-
-
-def verify_all(
-    chains: Mapping[str, Sequence[Segment]],
-    keys: Mapping[str, Verify] | None = None,
-    heads: Iterable[Head] = (),
-) -> list[Report]:
-    """Judge chains, each by what it holds and by what the others tell.
+    """Judge one chain by itself; `audit_trails` judges several.
 
     `keys` by their ids; None: signatures are not looked at, nor missed. `heads` were kept
     elsewhere: their lines must be there, and be the same.
     """
-    kept = [*heads]
-    readings = [_Reading(name, keys, kept) for name in chains]
-    for reading, segments in zip(readings, chains.values(), strict=True):
-        reading.run(segments)
-    removals = {removal for reading in readings for removal in reading.removals}
-    for reading in readings:
-        reading.judge(removals)
-    return [reading.report for reading in readings]
+    reading = Reading(name, segments, keys, [*heads])
+    reading.judge({*reading.removals})
+    return reading.report
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +157,21 @@ class _Broken(Exception):
         self.flaw = flaw
 
 
-class _Reading:
-    def __init__(self, name: str, keys: Mapping[str, Verify] | None, heads: Sequence[Head]) -> None:
+class Reading:
+    """A chain as it was read; to be judged when it is known what others tell of it."""
+
+    def __init__(
+        self,
+        name: str,
+        segments: Sequence[Segment],
+        keys: Mapping[str, Verify] | None,
+        heads: Sequence[Head],
+    ) -> None:
         self.report = Report(name)
         self.removals: list[Removal] = []
+        """What it tells of, also of other chains."""
+        self.checked_at = 0.0
+        """When its last checkpoint was written."""
         self._keys = keys
         self._kept = heads
         self._heads: dict[int, set[str]] = {}
@@ -190,15 +190,8 @@ class _Reading:
         """The first line that came later than the last signed checkpoint allows."""
         self._file, self._line = name, 0
         self._rest: Iterator[bytes] = iter(())
-
-    def run(self, segments: Sequence[Segment]) -> None:
-        """Read it; what is wrong in itself ends the reading."""
         with self._finding():
-            for segment in segments:
-                self._segment(segment, is_last=segment is segments[-1])
-            self._file, self._line = self.report.name, 0
-            if self._head is None:
-                raise _Broken(Flaw.REMOVED, "there is no line")
+            self._read(segments)
 
     def judge(self, removals: AbstractSet[Removal]) -> None:
         """Judge what was read as a whole, with the removals that any chain tells of."""
@@ -214,6 +207,27 @@ class _Reading:
             yield
         except _Broken as broken:
             self.report.finding = Finding(self._file, self._line, broken.flaw, str(broken))
+
+    def _read(self, segments: Sequence[Segment]) -> None:
+        before = None
+        for segment in segments:
+            if before is not None and segment.number == before.number:
+                self._compare(segment, before, is_last=before.number == segments[-1].number)
+            else:
+                self._segment(segment, is_last=segment.number == segments[-1].number)
+                before = segment
+        self._file, self._line = self.report.name, 0
+        if self._head is None:
+            raise _Broken(Flaw.REMOVED, "there is no line")
+
+    def _compare(self, segment: Segment, other: Segment, *, is_last: bool) -> None:
+        self._file, self._line = segment.file, 0
+        if any(one != two for one, two in zip_longest(segment.lines, other.lines)):
+            raise _Broken(Flaw.FORKED, f"this is not the same as {other.file}")
+        if is_last:
+            raise _Broken(
+                Flaw.FORKED, f"the chain ends here and in {other.file}: each may be gone on with"
+            )
 
     def _segment(self, segment: Segment, *, is_last: bool) -> None:
         self._file, self._line = segment.file, 0
@@ -287,6 +301,8 @@ class _Reading:
     def _note(self, line: Line) -> None:
         is_checkpoint = line.event == CHECKPOINT or "signature" in line.fields
         is_sealed = is_checkpoint and self._judge_checkpoint(line)
+        if is_checkpoint:
+            self.checked_at = max(self.checked_at, line.at)
         if line.event == SEGMENTS_REMOVED:
             self._claims += _removal_of(line)
         else:
@@ -375,6 +391,8 @@ class _Reading:
                 )
             if seq in before and hashes != {before[seq]}:
                 raise _Broken(Flaw.HEAD_DIFFERS, f"line {seq} was another when its hash was kept")
+            if seq not in before:
+                self.report.not_compared += [Head(last.chain, seq, digest) for digest in hashes]
 
 
 def _parsed(raw: bytes, *, is_last: bool) -> Line:

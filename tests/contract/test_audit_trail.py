@@ -341,6 +341,18 @@ async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
     assert "audit_chain_unreadable" in caplog.messages
 
 
+async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+    synced: list[list[bytes]] = []
+    monkeypatch.setattr(audit_file, "sync", lambda _: synced.append(lines_in(subject.place)))
+    before = lines_in(subject.place)
+    async with opened(tmp_path, clock):
+        assert synced[0] == before
+
+
 async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
     tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -506,6 +518,70 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
     assert judged(subject.place).intact
 
 
+async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
+    tmp_path: Path,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    subject = Subject(tmp_path, clock)
+    began = time.monotonic()
+    await subject.trail.open()
+    assert "audit_stalled" in caplog.messages
+    assert not subject.trail.durable
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert time.monotonic() - began < 1.0
+    go_on.set()
+    for _ in range(200):
+        if subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    await subject.record("ann")
+    assert subject.subjects() == ["ann"]
+    assert subject.telemetry.audit_events["trail_opened"] == 1
+    await subject.trail.close()
+    assert judged(subject.place, KEY.verifiers).intact
+
+
+async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    waiting = asyncio.create_task(subject.record("refused"))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await subject.trail.close()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(JournalUnavailable):
+        await waiting
+    go_on.set()
+    for _ in range(200):
+        if "refused" not in subject.subjects() and subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    assert subject.subjects() == []
+
+
 async def test_a_trail_that_cannot_be_opened_is_tried_again(
     tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -551,7 +627,23 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
     await clock.advance(1.0)
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
-    assert judged(tmp_path / "backup").intact
+    assert not all(report.intact for report in all_judged(subject.directory))
+    (tmp_path / "backup").rename(subject.directory / "chain-7")
+    reports = all_judged(subject.directory)
+    assert [report.finding for report in reports] == [None, None]
+
+
+async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
+        await one.record("ann")
+        await two.record("bob")
+    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    one.place.rename(tmp_path / "elsewhere")
+    (report,) = all_judged(tmp_path, KEY.verifiers)
+    assert report.finding is not None
+    assert report.finding.flaw is Flaw.REMOVED
 
 
 async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
@@ -566,6 +658,13 @@ async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
     await subject.record("cid")
     assert subject.place != before
     assert subject.subjects() == ["cid"]
+    assert not all(report.intact for report in all_judged(subject.directory, KEY.verifiers))
+    async with opened(subject.directory, clock) as other:  # which knows nothing of it
+        assert other.place == before
+        await other.record("dan")
+    first, second = all_judged(subject.directory, KEY.verifiers)
+    assert first.finding is not None
+    assert (first.finding.flaw, second.finding) == (Flaw.HEAD_DIFFERS, None)
 
 
 async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:

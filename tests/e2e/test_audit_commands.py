@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,47 @@ def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
     assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
 
 
+def test_a_chain_that_is_there_twice_is_told(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = trail / "chain-7"
+    shutil.copytree(trail / "chain-1", copy)
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert f"BROKEN: {copy / max(copy.glob('segment-*')).name}: forked: " in said
+    max(copy.glob("segment-*")).unlink()
+    assert run(capsys, "verify", trail)[0] == 0
+    everything = run(capsys, "search", trail, "--json")
+    shutil.rmtree(copy)
+    assert run(capsys, "search", trail, "--json") == everything
+
+
+def test_a_chain_that_is_gone_is_told(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trail / "chain-1").rename(trail.parent / "gone")
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert "stood beside this one and is not there any more" in said
+    assert run(capsys, "verify", trail, trail.parent / "gone")[0] == 0
+
+
+def test_heads_that_cannot_be_compared_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    files = ChainFiles(tmp_path, clock=clock, segment_bytes_max=10_000, keep_s=86_400.0)
+    for _ in range(4):
+        files.commit([record_body(AuditRecord(event="refused", at=clock.now()))])
+        asyncio.run(clock.advance(86_400.0))
+    early = parse(lines_in(files.place)[1]).head
+    files.remove_old()
+    files.close()
+    code, said = run(capsys, "verify", tmp_path, "--head", early)
+    assert code == 0
+    assert f"line 2 of the chain {early.chain} was removed and cannot be compared" in said
+    code, said = run(capsys, "verify", tmp_path, "--head", early, "--json")
+    assert json.loads(said)["not_compared"] == [str(early)]
+
+
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     trail: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,3 +292,40 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     assert code == 0
     assert said.count("request request-") == 12
     assert f"2 lines cannot be read, the first is {last}:1" in said
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"servers":[1]',
+        b'"servers":5',
+        b'"at":1e300',
+        b'"at":null',
+        b'"x":' + b"[" * 400 + b"]" * 400,
+    ],
+)
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_line_that_nobody_wrote_so_stops_no_search(
+    trail: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((trail / "chain-1").glob("segment-*"))
+    last.write_bytes(last.read_bytes() + b'{"event":"refused","at":1,%b}\n' % members)
+    code, said = run(capsys, "search", trail, "--server", "server-1", *as_json)
+    assert code == 0
+    assert said.count("request-") == 3
+    code, said = run(capsys, "search", trail, "--event", "refused", *as_json)
+    assert code == 0
+    assert said.count("request-") == 4
+
+
+def test_a_server_is_found_in_whichever_case_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    for server in ("A-1", "a-1", "A-2"):
+        record = AuditRecord(event="links_dropped", at=1_800_000_000.0, servers=(server,))
+        files.commit([record_body(record)])
+    files.close()
+    for asked in ("a-1", "A-1"):
+        code, said = run(capsys, "search", tmp_path, "--server", asked)
+        assert (code, len(said.splitlines())) == (0, 2)

@@ -15,7 +15,8 @@ from gateway.drivers.audit_keys import signer_of, verifier_of
 from gateway.drivers.audit_reading import chain_places, segment_files
 from gateway.model import Secret
 from gateway.rules.audit_chain import Head
-from gateway.rules.audit_verify import Report, Segment, Verify, verify, verify_all
+from gateway.rules.audit_trails import told_in, verify_all
+from gateway.rules.audit_verify import Report, Segment, Verify, verify
 
 
 class SigningKey:
@@ -46,7 +47,9 @@ def judged(
 
 
 def all_judged(directory: Path, keys: Mapping[str, Verify] | None = None) -> list[Report]:
-    return verify_all({place.name: _segments(place) for place in chain_places(directory)}, keys)
+    """Judge all chains together."""
+    chains = {place.name: _segments(place) for place in chain_places(directory)}
+    return verify_all(chains, keys, told=told_in(chains))
 
 
 def _segments(place: Path) -> list[Segment]:

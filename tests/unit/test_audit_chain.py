@@ -17,7 +17,7 @@ from gateway.rules.audit_chain import (
     segment_opening,
     segment_removed,
 )
-from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify, verify_all
+from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()
@@ -232,16 +232,6 @@ def test_segments_between_may_be_gone_where_the_chain_says_so() -> None:
     assert flaw_of(verify("chain-1", [named[0], Segment(3, "three", other)])) is Flaw.INSERTED
 
 
-def test_another_chain_may_tell_of_a_removal() -> None:
-    first, second = a_chain(2, 2)
-    (other,) = a_chain(2, head=beginning("abc"))
-    told = sealed(with_more(other, removal_of(first, 1)))
-    for teller, is_intact in ((other, False), (told, True)):
-        chains = {"one": [Segment(2, "two", second)], "other": [Segment(1, "one", teller)]}
-        reports = verify_all(chains, KEY.verifiers)
-        assert [report.intact for report in reports] == [is_intact, True]
-
-
 def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
     other = SigningKey()
     segments = a_chain(2)
@@ -336,6 +326,50 @@ def test_a_head_that_was_kept_shows_a_chain_that_was_made_anew() -> None:
     assert flaw_of(judged(anew, heads=[kept])) is Flaw.HEAD_DIFFERS
 
 
+def test_a_head_of_a_segment_that_was_removed_is_told_as_not_compared() -> None:
+    first, second = a_chain(2, 2)
+    told = sealed(with_more(second, removal_of(first, 1)))
+    last, earlier = parse(first[-1]).head, parse(first[1]).head
+    report = judged([told], first=2, heads=[last, earlier, parse(second[0]).head])
+    assert report.intact
+    assert report.not_compared == [earlier]
+    wrong = Head(CHAIN, last.seq, "f" * 64)
+    assert flaw_of(judged([told], first=2, heads=[wrong])) is Flaw.HEAD_DIFFERS
+
+
+def test_two_heads_that_were_kept_of_one_line_cannot_both_be_right() -> None:
+    (lines,) = a_chain(2)
+    kept = parse(lines[1]).head
+    heads = [kept, Head(CHAIN, kept.seq, "f" * 64)]
+    assert flaw_of(judged([lines], heads=heads)) is Flaw.HEAD_DIFFERS
+    assert flaw_of(judged([lines], heads=heads[::-1])) is Flaw.HEAD_DIFFERS
+
+
+@pytest.mark.parametrize(
+    ("numbers", "flaw"),
+    [([1, 1, 2], None), ([1, 2, 2], Flaw.FORKED), ([1, 1], Flaw.FORKED)],
+)
+def test_a_copy_of_a_closed_segment_is_harmless_and_one_of_the_last_is_not(
+    numbers: list[int], flaw: Flaw | None
+) -> None:
+    chain = a_chain(2, 1)
+    named = [Segment(n, f"{n} of {i}", chain[n - 1]) for i, n in enumerate(numbers)]
+    report = verify("chain-1", named, KEY.verifiers)
+    assert flaw_of(report) is flaw
+    assert report.segments == len(set(numbers))
+    assert report.records == (3 if 2 in numbers else 2)
+
+
+def test_a_segment_that_is_there_twice_and_not_the_same_is_a_fork() -> None:
+    first, second = a_chain(2, 1)
+    for other in (first[:-1], sealed(first)):
+        named = [Segment(1, "one", first), Segment(1, "other", other), Segment(2, "two", second)]
+        finding = verify("chain-1", named).finding
+        assert finding is not None
+        assert (finding.flaw, finding.file) == (Flaw.FORKED, "other")
+        assert "not the same as one" in finding.text
+
+
 def test_a_file_that_ends_within_a_line_is_told_so() -> None:
     segments = a_chain(2)
     segments[0][-1] = segments[0][-1][:-9]
@@ -348,6 +382,15 @@ def test_a_file_that_ends_within_a_line_is_told_so() -> None:
 @pytest.mark.parametrize("segments", [[], [[]]])
 def test_a_chain_without_a_line_proves_nothing(segments: list[list[bytes]]) -> None:
     assert not judged(segments).intact
+
+
+@pytest.mark.parametrize("depth", [300, 1_000, 5_000])
+def test_a_line_that_is_nested_deep_is_none_that_was_written(depth: int) -> None:
+    deep = b'{"chain":"a","seq":1,"prev":"","event":"x","at":1,"d":' + b"[" * depth + b"]" * depth
+    with pytest.raises(ValueError, match="is n"):
+        parse(deep + b"}\n")
+    (lines,) = a_chain(1)
+    assert flaw_of(judged([[*lines, deep + b"}\n"]])) is Flaw.CHANGED
 
 
 @given(st.binary(max_size=200))
