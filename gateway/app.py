@@ -608,6 +608,10 @@ async def open_journal(
     keep_s = audit.keep_days * 86_400
     loops: dict[str, Loop] = {}
     follow: list[Callable[[Sequence[bytes]], None]] = []
+    stream = AuditStream(valkey, keep_s=keep_s, bytes_max=audit.stream_bytes_max)
+    if audit.stream:
+        loops["audit stream's bounds"] = partial(stream.keep_trimmed, clock)
+        metrics.gauge("gateway_audit_stream_bytes", lambda: stream.bytes)
     store: AuditStore
     if audit.directory is not None:
         store = FileStore(
@@ -621,12 +625,12 @@ async def open_journal(
             )
         )
         if audit.stream:
-            follower = StreamFollower(AuditStream(valkey, keep_s=keep_s), clock)
+            follower = StreamFollower(stream, clock)
             stack.push_async_callback(follower.close)
             follow.append(follower.follow)
             loops["audit stream"] = follower.run
     elif audit.stream:
-        store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
+        store = StreamStore(stream, clock=clock, signer=signer)
     else:
         lines_only = LineJournal(sys.stdout.fileno(), metrics)
         metrics.gauge("gateway_audit_durable", lambda: lines_only.durable)

@@ -640,6 +640,8 @@ class Audit(_Section):
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
+    stream_bytes_max: Annotated[int, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
+    """Of Redis's memory; beyond it the oldest lines are forgotten, however young."""
     stdout: bool = False
     """Plain lines among the log's; beside another place they follow behind."""
     signing_key: SigningKey | None = None

@@ -233,6 +233,10 @@ FAMILIES: Final = (
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."
     ),
+    _gauge(
+        "gateway_audit_stream_bytes",
+        "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
+    ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
         "gateway_revocations",

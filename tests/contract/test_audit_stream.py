@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from gateway.rules.audit_chain import parse
 from gateway.rules.audit_verify import Report, Segment, verify
 from tests.contract.test_shared_store import a_valkey
 from tests.support.audit import SigningKey, lines_in
+from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
 KEY = SigningKey()
+BYTES_MAX = 2**30
 
 
 class Flaky(AuditStream):
     """Loses answers, or requests, as a network does."""
 
     def __init__(self, valkey: Valkey) -> None:
-        super().__init__(valkey, keep_s=0)
+        super().__init__(valkey, keep_s=0, bytes_max=BYTES_MAX)
         self.loses = ""
 
     async def append(self, chain: str, after_seq: int, lines: Sequence[bytes]) -> None:
@@ -83,7 +86,7 @@ def subjects(lines: list[bytes]) -> list[str]:
 async def test_alone_it_holds_each_record_when_it_returns(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=86_400)
+    stream = AuditStream(valkey, keep_s=86_400, bytes_max=BYTES_MAX)
     trails = [
         a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
     ]
@@ -123,7 +126,7 @@ async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
 async def test_an_attempt_that_comes_late_changes_nothing(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=0)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     await stream.append("c", 0, [b"one\n"])
     await stream.append("c", 1, [b"two\n"])
     stream._attempts = 0
@@ -137,7 +140,7 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
 ) -> None:
     valkey = a_valkey(own_valkey, timeout_s=0.5)
     assert await valkey.probe()
-    stream = AuditStream(valkey, keep_s=0)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
     await record(trail, "before")
     own_valkey.hang()
@@ -155,16 +158,85 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     await valkey.close()
 
 
-async def test_lines_older_than_their_time_are_trimmed(
+class TurnOver(Exception):
+    pass
+
+
+class OneTurn(FakeClock):
+    """For a loop whose first sleep is its end."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise TurnOver
+
+
+async def trimmed(stream: AuditStream) -> None:
+    with suppress(TurnOver):
+        await stream.keep_trimmed(OneTurn())
+
+
+def fill(server: RealValkey, stream: AuditStream, count: int, *, first_ms: int = 1) -> None:
+    server.command(
+        "EVAL",
+        "for i = 0, ARGV[1] - 1 do"
+        " redis.call('XADD', KEYS[1], (ARGV[2] + i) .. '-0', 'line', ARGV[3]) end",
+        "1",
+        stream.name,
+        str(count),
+        str(first_ms),
+        "x" * 1_000,
+    )
+
+
+async def test_lines_older_than_their_time_are_forgotten(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=3600)
-    for i in range(500):  # whole nodes only are trimmed, of a hundred entries or so
-        shared_valkey.command("XADD", stream.name, f"{i + 1}-0", "line", "x" * 100)
+    stream = AuditStream(valkey, keep_s=3600, bytes_max=BYTES_MAX)
+    fill(shared_valkey, stream, 25_000)  # more than one turn of the script takes
     await stream.append("c", 0, [b"new\n"])
+    await trimmed(stream)
     left = lines_of(shared_valkey, stream)
-    assert len(left) < 200
+    assert len(left) < 200  # whole nodes only go, of a hundred lines or so
     assert left[-1] == b"new\n"
+
+
+async def test_the_oldest_lines_go_when_they_take_too_much_room(
+    valkey: Valkey, shared_valkey: RealValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = AuditStream(valkey, keep_s=0, bytes_max=2_000_000)
+    fill(shared_valkey, stream, 1_000)
+    await trimmed(stream)
+    assert 900_000 < stream.bytes < 2_000_000
+    assert len(lines_of(shared_valkey, stream)) == 1_000
+    assert "audit_stream_full" not in caplog.messages
+    fill(shared_valkey, stream, 4_000, first_ms=2_000)
+    for _ in range(2):
+        await stream.append("c", 0, [b"new\n"])
+        await trimmed(stream)
+        left = lines_of(shared_valkey, stream)
+        assert 1_500 < len(left) < 2_200
+        assert left[-1] == b"new\n"
+    assert 1_500_000 < stream.bytes < 2_200_000
+    assert caplog.messages.count("audit_stream_full") == 1
+
+
+async def test_a_server_that_the_stream_has_filled_is_made_room_on(
+    own_valkey: RealValkey,
+) -> None:
+    valkey = a_valkey(own_valkey)
+    assert await valkey.probe()
+    stream = AuditStream(valkey, keep_s=3600, bytes_max=BYTES_MAX)
+    fill(own_valkey, stream, 2_000)
+    used = int(own_valkey.command("INFO", "memory")["used_memory"])
+    own_valkey.command("CONFIG", "SET", "maxmemory", str(used - 500_000))
+    own_valkey.command("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    with pytest.raises(StoreUnavailable):
+        await stream.append("c", 0, [b"refused\n"])
+    assert not await valkey.probe()
+    await trimmed(stream)
+    assert await valkey.probe()
+    await stream.append("c", 0, [b"new\n"])
+    assert lines_of(own_valkey, stream)[-1] == b"new\n"
+    await valkey.close()
 
 
 async def test_beside_files_it_follows_and_catches_up(
@@ -199,7 +271,7 @@ async def test_what_it_cannot_hold_is_left_out_counted_and_told(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stream = AuditStream(valkey, keep_s=0)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     follower = StreamFollower(stream, SystemClock(), backlog_max=10)
     files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
     trail = a_trail(FileStore(files), follow=[follower.follow])
@@ -217,7 +289,7 @@ async def test_a_chain_that_another_process_goes_on_with_is_followed_on(
     valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
 ) -> None:
     for life in range(2):
-        stream = AuditStream(valkey, keep_s=0)
+        stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
         follower = StreamFollower(stream, SystemClock())
         files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
         trail = a_trail(FileStore(files), follow=[follower.follow])

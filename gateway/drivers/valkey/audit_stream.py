@@ -17,39 +17,73 @@ from gateway.rules.audit_chain import Signer, beginning, checkpoint, link, parse
 log = logging.getLogger("gateway.audit")
 
 _APPEND = Script("audit_append")
+_TRIM = Script("audit_trim")
 _STATE_LIFE_MS = 86_400_000
 """How long it is known what was appended last; an attempt is repeated within seconds."""
+_TRIM_EVERY_S = 10.0
+_NEARLY_FULL = 0.9
 _TRY_AGAIN_S = 0.5
 _LINES_AT_ONCE = 500
 _LAST_WORDS_WITHIN_S = 2.0
 
 
 class AuditStream:
-    """Appends lines of chains; raises StoreUnavailable, and then nobody knows whether it did."""
+    """The stream that all processes append to, and keep within its bounds."""
 
-    def __init__(self, valkey: Valkey, *, keep_s: float) -> None:
+    def __init__(self, valkey: Valkey, *, keep_s: float, bytes_max: int) -> None:
+        """Lines older than `keep_s` are forgotten (0: never), others while there is no room."""
         self._valkey = valkey
         self._keep_ms = round(keep_s * 1000)
+        self._bytes_max = bytes_max
         self._sender = secrets.token_hex(8)
         self._attempts = 0
+        self._is_full = False
+        self.bytes = 0
+        """What it takes of the server's memory, as far as known."""
 
     @property
     def name(self) -> str:
         return self._valkey.key("lines", tag="audit")
 
     async def append(self, chain: str, after_seq: int, lines: Sequence[bytes]) -> None:
-        """Append lines after line `after_seq`; what the stream has beyond that is taken back."""
+        """Append lines after line `after_seq`; what the stream has beyond that is taken back.
+
+        When it raises StoreUnavailable nobody knows whether it did.
+        """
         self._attempts += 1
         keys = [self.name, self._valkey.key("chain", chain, tag="audit")]
         who: list[str | bytes | int] = [
             self._sender,
             self._attempts,
             after_seq,
-            self._keep_ms,
             _STATE_LIFE_MS,
         ]
         if not await self._valkey.run_script(_APPEND, keys, [*who, *lines]):
             raise StoreUnavailable("audit_append: a later attempt came before")
+
+    async def keep_trimmed(self, clock: Clock) -> None:
+        """Keep the stream within its bounds, for ever, whatever else goes on or fails.
+
+        A server is full or away for all purposes when the stream has filled it: it is asked all
+        the same, since nothing else would make room.
+        """
+        while True:
+            with suppress(StoreUnavailable):
+                while await self._trim():
+                    continue
+            await clock.sleep(_TRIM_EVERY_S)
+
+    async def _trim(self) -> int:
+        """Forget some thousand lines at most; return how many."""
+        self.bytes, old, crowded = await self._valkey.run_script(
+            _TRIM, [self.name], [self._keep_ms, self._bytes_max], even_if_away=True
+        )
+        if crowded and not self._is_full:
+            self._is_full = True
+            log.warning("audit_stream_full", extra={"bytes_max": self._bytes_max})
+        elif self.bytes < _NEARLY_FULL * self._bytes_max:
+            self._is_full = False
+        return int(old) + int(crowded)
 
 
 class StreamStore:
@@ -86,7 +120,7 @@ class StreamStore:
         return Committed(lines, [head] if marks else [])
 
     async def tidy(self) -> Committed:
-        return Committed([], [])  # each append trims the stream
+        return Committed([], [])  # AuditStream.keep_trimmed does
 
     async def close(self) -> None:
         return

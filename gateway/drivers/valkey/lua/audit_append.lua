@@ -2,7 +2,7 @@
 -- Append lines of one chain to the audit stream. What an earlier attempt left behind, of which its
 -- sender was not told that it had worked, is taken back first: the sender names where it stands.
 -- KEYS: stream, the chain's state. ARGV: sender, number of its attempt, the chain's last line that
--- counts, for how many ms lines are kept (0: for ever), for how many the state is, the lines.
+-- counts, for how many ms the state is kept, the lines.
 -- Returns 1; 0 when a later attempt of this sender came before.
 local state = redis.call('HMGET', KEYS[2], 'sender', 'attempt', 'seq', 'ids')
 if state[1] == ARGV[1] and tonumber(state[2]) >= tonumber(ARGV[2]) then
@@ -15,15 +15,10 @@ if state[3] and tonumber(state[3]) > seq then
   end
 end
 local ids = {}
-for i = 6, #ARGV do
+for i = 5, #ARGV do
   ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', 'line', ARGV[i])
 end
 redis.call('HSET', KEYS[2], 'sender', ARGV[1], 'attempt', ARGV[2],
   'seq', string.format('%d', seq + #ids), 'ids', table.concat(ids, ' '))
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
-if ARGV[4] ~= '0' then
-  local time = redis.call('TIME')
-  local oldest = string.format('%.0f', time[1] * 1000 - tonumber(ARGV[4]))
-  redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest)
-end
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1
