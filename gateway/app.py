@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -34,7 +34,7 @@ from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
-from gateway.drivers.line_journal import LineJournal
+from gateway.drivers.line_journal import LineStore
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
@@ -132,9 +132,12 @@ def serve(config_file: Path, *, workers: int) -> int:
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
     """Be one worker until told to stop; return the exit code."""
-    logs.set_up(plan.config.log.levels)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Worker(plan, embedded_url=embedded_url).run())
+    with (
+        closing(LineWriter(sys.stdout.fileno())) as lines,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        logs.set_up(plan.config.log.levels, lines)
+        runner.run(Worker(plan, lines, embedded_url=embedded_url).run())
     return 0
 
 
@@ -149,8 +152,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class Worker:
     """One serving process: opens, listens, drains, closes, in this order."""
 
-    def __init__(self, plan: WorkerPlan, *, embedded_url: str | None) -> None:
+    def __init__(self, plan: WorkerPlan, lines: LineWriter, *, embedded_url: str | None) -> None:
         self._plan = plan
+        self._lines = lines
         self._embedded_url = embedded_url
         self._config = plan.config
         self._clock = SystemClock()
@@ -158,6 +162,7 @@ class Worker:
         history = plan.history
         self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
+        self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._has_admin_port = asyncio.Event()
@@ -184,7 +189,9 @@ class Worker:
         loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
         try:
             client = make_client(self._config.store, self._embedded_url)
-            async with open_parts(self._config, client, self._clock, self._metrics) as parts:
+            async with open_parts(
+                self._config, client, self._clock, self._metrics, self._lines
+            ) as parts:
                 await self._run_loops(parts)
         finally:
             loop.remove_reader(self._plan.parent_fd)
@@ -369,7 +376,11 @@ def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -
 
 @asynccontextmanager
 async def open_parts(
-    config: settings.Settings, client: RedisClient, clock: SystemClock, metrics: Metrics
+    config: settings.Settings,
+    client: RedisClient,
+    clock: SystemClock,
+    metrics: Metrics,
+    lines: LineWriter,
 ) -> AsyncIterator[Parts]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
@@ -435,7 +446,9 @@ async def open_parts(
             dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
-        journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
+        journal, journal_loops = await open_journal(
+            config.audit, stack, valkey, clock, metrics, lines
+        )
         loops |= journal_loops
         if config.audit.when_unwritable == "serve":
             journal = BestEffortJournal(journal, metrics)
@@ -481,8 +494,6 @@ async def open_parts(
             telemetry=metrics,
         )
         expose(metrics, identify, consoles, flight, policies, keys)
-        lines = LineWriter(sys.stdout.fileno())
-        stack.callback(lines.flush)
         handler = PublicHandler(
             gateway,
             clock,
@@ -601,7 +612,12 @@ def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
 
 
 async def open_journal(
-    audit: settings.Audit, stack: AsyncExitStack, valkey: Valkey, clock: Clock, metrics: Metrics
+    audit: settings.Audit,
+    stack: AsyncExitStack,
+    valkey: Valkey,
+    clock: Clock,
+    metrics: Metrics,
+    lines: LineWriter,
 ) -> tuple[Journal, dict[str, Loop]]:
     """Open the audit trail; what closes it makes all durable that it was given."""
     signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
@@ -632,13 +648,9 @@ async def open_journal(
     elif audit.stream:
         store = StreamStore(stream, clock=clock, signer=signer)
     else:
-        lines_only = LineJournal(sys.stdout.fileno(), metrics)
-        metrics.gauge("gateway_audit_durable", lambda: lines_only.durable)
-        return lines_only, {}
-    if audit.stdout:
-        lines = LineWriter(sys.stdout.fileno())
-        stack.callback(lines.flush)
-        follow.append(lambda written: lines.write(b"".join(written)))
+        store = LineStore(sys.stdout.fileno(), clock)
+    if audit.stdout and (audit.stream or audit.directory is not None):
+        follow.append(lines.write_all)
     trail = AuditTrail(
         store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
     )

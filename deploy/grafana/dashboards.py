@@ -751,11 +751,16 @@ def security() -> Dashboard:
             graph(
                 "Does the trail fail?",
                 "Groups that could not be written, and answers that left without their record, in 10"
-                " minutes; request lines that `log.hits_sampled` left out of the log, a second.",
+                " minutes; log lines that were dropped in 10 minutes, since their reader stalled; request"
+                " lines that `log.hits_sampled` left out of the log, a second.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
                     "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
                     "unrecorded answers",
+                ),
+                (
+                    "sum(increase(gateway_log_lines_dropped_total{INSTANCE}[10m]))",
+                    "lines dropped",
                 ),
                 (
                     "sum(rate(gateway_log_lines_sampled_out_total{INSTANCE}[WINDOW]))",

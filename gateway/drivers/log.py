@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import orjson
 
+from gateway.drivers.lines import LineWriter
 from gateway.flow import under_way
 from gateway.model import Logger
 
@@ -52,9 +53,18 @@ def set_levels(levels: Mapping[str, str]) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET if level is None else level.upper())
 
 
-def set_up(levels: Mapping[str, str]) -> None:
-    """Write from now on, at these levels by logger."""
-    handler = logging.StreamHandler(sys.stdout)
+class _LineHandler(logging.Handler):
+    def __init__(self, lines: LineWriter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.write(f"{self.format(record)}\n".encode(), hurry=True)
+
+
+def set_up(levels: Mapping[str, str], lines: LineWriter | None = None) -> None:
+    """Write from now on, at these levels by logger: to `lines`, or to stdout at once."""
+    handler = logging.StreamHandler(sys.stdout) if lines is None else _LineHandler(lines)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

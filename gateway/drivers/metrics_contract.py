@@ -265,6 +265,10 @@ FAMILIES: Final = (
         "Request lines of links served from memory that log.hits_sampled left out.",
     ),
     _counter(
+        "gateway_log_lines_dropped_total",
+        "Lines of the log that could not be written, or came while its reader stalled.",
+    ),
+    _counter(
         "gateway_task_restarts_total",
         "Background tasks that died and were started again.",
         task="background tasks of the code, by account and issuer",

@@ -1,5 +1,6 @@
 """Which lines a real gateway writes, and what was left out."""
 
+import os
 import time
 
 from tests.support.stack import Stack, eventually
@@ -51,3 +52,26 @@ def test_lines_about_a_request_name_it(own_stack: Stack) -> None:
     (line,) = gateway.log_lines("service_login_failed")[:1]
     assert line["request_id"] == answer.headers["x-request-id"]
     assert line["trace_id"] == trace_id
+
+
+def test_a_log_s_reader_that_stalls_holds_up_no_request(stack: Stack) -> None:
+    gateway = stack.replica(start=False)
+    os.mkfifo(gateway.directory / "log")
+    reading = os.open(gateway.directory / "log", os.O_RDONLY | os.O_NONBLOCK)
+    gateway.start(wait=False)
+    eventually(lambda: gateway.ready() == 200)
+    token = stack.box.token()
+    slowest_s = 0.0
+    for _ in range(400):  # more lines than a pipe holds
+        began = time.monotonic()
+        assert gateway.console(token).status == 200
+        slowest_s = max(slowest_s, time.monotonic() - began)
+    assert slowest_s < 2
+    found = b""
+    while found.count(b'"event":"request"') < 400:
+        try:
+            found += os.read(reading, 1_048_576)
+        except BlockingIOError:
+            time.sleep(0.05)
+    os.close(reading)
+    gateway.close()
