@@ -27,6 +27,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
@@ -641,7 +642,7 @@ async def open_journal(
             )
         )
         if audit.stream:
-            follower = StreamFollower(stream, clock)
+            follower = StreamFollower(stream, clock, partial(lines_after, audit.directory))
             stack.push_async_callback(follower.close)
             follow.append(follower.follow)
             loops["audit stream"] = follower.run

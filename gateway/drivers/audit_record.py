@@ -54,10 +54,15 @@ def record_body(record: AuditRecord) -> bytes:
     )
 
 
-def opening_body(at: float, *, torn: bytes = b"") -> bytes:
-    """Return the record with which a process begins; `torn` is what it cut off."""
+def opening_body(at: float, *, torn: bytes = b"", lost: Head | None = None) -> bytes:
+    """Return the record with which a process begins.
+
+    `torn` is what it cut off, `lost` where its chain before stood, of which lines are gone.
+    """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if torn:
         text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
         detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
+    if lost is not None:
+        detail += f"; goes on after {lost}, of whose chain lines were lost"
     return record_body(AuditRecord(event="trail_opened", at=at, detail=detail))
