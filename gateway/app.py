@@ -28,7 +28,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_keys import signer_of
-from gateway.drivers.audit_reading import lines_after
+from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey

@@ -5,7 +5,6 @@ checkpoint is of the same key, and from there each line follows from the one bef
 """
 
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -102,25 +101,6 @@ def last_line(file: Path) -> Line:
     """Return the last whole line."""
     lines, _ = _end_of(file)
     return lines[-1]
-
-
-def lines_after(directory: Path, chain: str, seq: int) -> Iterator[bytes]:
-    """Read the chain's lines that follow line `seq`, as far as they are there.
-
-    Raises OSError or ChainUnreadable where a segment cannot be read. The last line may be torn.
-    """
-    for place in chain_places(directory):
-        segments = [(first_line(file), file) for _, file in segment_files(place)]
-        if not segments or segments[0][0].chain != chain:
-            continue
-        ends = [first.seq for first, _ in segments[1:]]
-        for i, (first, file) in enumerate(segments):
-            if i < len(ends) and ends[i] <= seq + 1:
-                continue
-            with file.open("rb") as opened:
-                for number, line in enumerate(opened, first.seq):
-                    if number > seq:
-                        yield line
 
 
 def _end_of(file: Path) -> tuple[list[Line], bytes]:
