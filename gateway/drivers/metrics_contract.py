@@ -299,10 +299,6 @@ FAMILIES: Final = (
         "Lines of the log that could not be written, or came while its reader stalled.",
     ),
     _counter(
-        "gateway_log_lines_dropped_total",
-        "Lines of the log that could not be written, or came while its reader stalled.",
-    ),
-    _counter(
         "gateway_task_restarts_total",
         "Background tasks that died and were started again.",
         task="background tasks of the code, by account and issuer",
