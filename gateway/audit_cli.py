@@ -1,21 +1,24 @@
 """`gateway audit verify` and `gateway audit search`: they read the trail and change nothing."""
 
+import errno
 import heapq
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from filecmp import cmp
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gateway.drivers.audit_file import chain_places, segment_files
 from gateway.drivers.audit_keys import verifier_of
-from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head, parse
-from gateway.rules.audit_verify import Report, Segment, Verify, summary, verify
+from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
+from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
+from gateway.rules.audit_trails import told_in, verify_all
+from gateway.rules.audit_verify import Report, Segment, Verify, summary
 
 _WRITTEN_WITHIN_S = 1.0
 """For so long a last line without an end may be one that is being written."""
@@ -48,9 +51,14 @@ class Question:
         )
         if any(asked is not None and asked != found for asked, found in wanted):
             return False
-        if self.server is not None and self.server.lower() not in record.get("servers", ()):
+        if self.server is not None and not _is_among(self.server, record.get("servers", ())):
             return False
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+
+def _is_among(server: str, servers: Iterable[str]) -> bool:
+    """Tell whether it is one of them; one id may be written in either case."""
+    return any(server.lower() == one.lower() for one in servers)
 
 
 def verify_trail(
@@ -61,29 +69,31 @@ def verify_trail(
     as_json: bool,
 ) -> int:
     """Print what is known of each chain; return 0 when all are intact, 1 when not, 2 for usage."""
-    places = _places(directories)
     try:
         keys = _keys(public_keys)
+        told = told_in(_chains(directories))
+        reports = verify_all(_chains(directories), keys, heads, told)
     except ValueError as error:
         return _usage(str(error))
-    if places is None:
-        return USAGE
-    try:
-        chains = {place: _chain_of(place) for place in places}
-        reports = [
-            verify(str(place), _segments(place), keys, [h for h in heads if h.chain == chain])
-            for place, chain in chains.items()
-        ]
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
-    lost = [head for head in heads if head.chain not in chains.values()]
+    found = {report.head.chain for report in reports if report.head is not None}
+    lost = [head for head in heads if head.chain not in found]
+    not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
     intact = bool(reports) and not lost and all(report.intact for report in reports)
     if as_json:
-        told = {"intact": intact, "chains": [*map(summary, reports)], "lost": [*map(str, lost)]}
-        print(orjson.dumps(told).decode())
+        answer = {
+            "intact": intact,
+            "chains": [*map(summary, reports)],
+            "lost": [*map(str, lost)],
+            "not_compared": [*map(str, not_compared)],
+        }
+        print(orjson.dumps(answer).decode())
     else:
         for report in reports:
-            _print_report(report, heads, checked=keys is not None)
+            _print_report(report, checked=keys is not None)
+        for head in not_compared:
+            print(f"line {head.seq} of the chain {head.chain} was removed and cannot be compared")
         for head in lost:
             print(f"BROKEN: the chain {head.chain} is not there")
         if not reports:
@@ -93,16 +103,16 @@ def verify_trail(
 
 def search_trail(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
     """Print the records in the order of time; return 0 when there are any, 1 when none."""
-    places = _places(directories)
-    if places is None:
-        return USAGE
     unreadable: list[str] = []
     found = 0
     try:
-        chains = [_records(place, question, unreadable.append) for place in places]
-        for record in heapq.merge(*chains, key=lambda record: float(record["at"])):
+        chains = [
+            _records(segments, question, unreadable.append, _as_json if as_json else _sentence)
+            for segments in _chains(directories).values()
+        ]
+        for _, text in heapq.merge(*chains, key=itemgetter(0)):
             found += 1
-            print(orjson.dumps(record).decode() if as_json else _sentence(record))
+            print(text)
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
     if unreadable:
@@ -123,47 +133,59 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
     return keys or None
 
 
-def _places(directories: Sequence[Path]) -> list[Path] | None:
-    """Return the chains' directories, or say which is none and return None."""
+def _chains(directories: Sequence[Path]) -> dict[str, list[Segment]]:
+    """Return each chain's segments in order, wherever they are, by the names of its places."""
+    parts: dict[str, list[Path]] = {}
+    for place in _places(directories):
+        parts.setdefault(_chain_of(place), []).append(place)
+    return {" + ".join(map(str, places)): _segments(places) for places in parts.values()}
+
+
+def _places(directories: Sequence[Path]) -> list[Path]:
+    """Return the chains' directories; raise OSError when one is none."""
     places: list[Path] = []
     for directory in directories:
         if not directory.is_dir():
-            _usage(f"{directory}: is no directory")
-            return None
+            raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(directory))
         places += [directory] if segment_files(directory) else chain_places(directory)
-    return [place for place in places if segment_files(place)]
+    return [place for place in dict.fromkeys(places) if segment_files(place)]
 
 
 def _chain_of(place: Path) -> str:
     (_, first), *_ = segment_files(place)
-    with first.open("rb") as opened:
-        try:
-            return parse(opened.readline(LINE_BYTES_MAX)).chain
-        except ValueError:
-            return ""
+    try:
+        return first_line(first).chain
+    except ChainUnreadable:
+        return str(place)
 
 
-def _segments(place: Path) -> list[Segment]:
-    files = segment_files(place)
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """A segment's lines; the last one of a file that grows is given time to end."""
+
+    file: Path
+    grows: bool
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.file.open("rb") as opened:
+            while line := opened.readline(LINE_BYTES_MAX):
+                waited_s = 0.0
+                while self.grows and not line.endswith(b"\n") and waited_s < _WRITTEN_WITHIN_S:
+                    time.sleep(_ASK_EVERY_S)
+                    waited_s += _ASK_EVERY_S
+                    line += opened.readline(LINE_BYTES_MAX)
+                yield line
+
+
+def _segments(places: Sequence[Path]) -> list[Segment]:
+    files = sorted(file for place in places for file in segment_files(place))
+    last, _ = files[-1]
     return [
-        Segment(number, str(file), _lines(file, grows=number == files[-1][0]))
-        for number, file in files
+        Segment(number, str(file), _Lines(file, grows=number == last)) for number, file in files
     ]
 
 
-def _lines(file: Path, *, grows: bool) -> Iterator[bytes]:
-    """Read a segment line by line; the last one of a file that grows is given time to end."""
-    with file.open("rb") as opened:
-        while line := opened.readline(LINE_BYTES_MAX):
-            waited_s = 0.0
-            while grows and not line.endswith(b"\n") and waited_s < _WRITTEN_WITHIN_S:
-                time.sleep(_ASK_EVERY_S)
-                waited_s += _ASK_EVERY_S
-                line += opened.readline(LINE_BYTES_MAX)
-            yield line
-
-
-def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> None:
+def _print_report(report: Report, *, checked: bool) -> None:
     head = report.head
     if report.finding is not None:
         print(f"BROKEN: {report.finding}")
@@ -174,16 +196,11 @@ def _print_report(report: Report, heads: Iterable[Head], *, checked: bool) -> No
         f"{report.name}: {verdict}, chain {head.chain}, lines {report.first_seq} to {head.seq},"
         f" {report.records} records in {report.segments} segments"
     )
-    if report.removed_through:
-        print(
-            f"  segments up to {report.removed_through} were removed when old, as the chain tells"
-        )
+    for first, through in report.removed:
+        print(f"  segments {first} to {through} were removed when old, as the trail tells")
     _print_proof(report, checked=checked)
     if report.intact:
         print(f"  head {head}    keep it elsewhere, and compare: --head")
-    for kept in heads:
-        if kept.chain == head.chain and kept.seq < report.first_seq - 1:
-            print(f"  line {kept.seq} was removed with its segment and cannot be compared")
 
 
 def _print_proof(report: Report, *, checked: bool) -> None:
@@ -207,32 +224,47 @@ def _print_proof(report: Report, *, checked: bool) -> None:
 
 
 def _records(
-    place: Path, question: Question, unreadable: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
-    for file in _files_of_the_time(place, question):
-        for number, line in enumerate(_lines(file, grows=False), 1):
+    segments: Sequence[Segment],
+    question: Question,
+    unreadable: Callable[[str], None],
+    told_as: Callable[[dict[str, Any]], str],
+) -> Iterator[tuple[float, str]]:
+    for segment in _of_the_time(_without_copies(segments), question):
+        for number, line in enumerate(segment.lines, 1):
             try:
                 record = orjson.loads(line)
                 if question.is_met_by(record):
-                    yield {**record, "at": float(record["at"])}
-            except (ValueError, TypeError, AttributeError, KeyError):
-                unreadable(f"{file}:{number}")
+                    at = float(record["at"])
+                    yield at, told_as({**record, "at": at})
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+                unreadable(f"{segment.file}:{number}")
 
 
-def _files_of_the_time(place: Path, question: Question) -> list[Path]:
+def _as_json(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode()
+
+
+def _without_copies(segments: Sequence[Segment]) -> list[Segment]:
+    found: list[Segment] = []
+    for one in segments:
+        last = found[-1] if found else None
+        if last is None or last.number != one.number or not cmp(last.file, one.file, shallow=False):
+            found.append(one)
+    return found
+
+
+def _of_the_time(segments: Sequence[Segment], question: Question) -> Sequence[Segment]:
     """Leave out segments that ended before `since`: the next one's first line tells when."""
-    files = [file for _, file in segment_files(place)]
     if question.since is None:
-        return files
+        return segments
     first = 0
-    for i, (_, following) in enumerate(pairwise(files), 1):
-        with following.open("rb") as opened:
-            try:
-                if parse(opened.readline(LINE_BYTES_MAX)).at < question.since:
-                    first = i
-            except ValueError:
-                break
-    return files[first:]
+    for i, following in enumerate(segments[1:], 1):
+        try:
+            if first_line(Path(following.file)).at < question.since:
+                first = i
+        except ChainUnreadable:
+            break
+    return segments[first:]
 
 
 def _sentence(record: dict[str, Any]) -> str:

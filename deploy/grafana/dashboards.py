@@ -858,11 +858,16 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
-                "How many request lines are left out of the log?",
-                "A second: of links from memory, as `log.hits_sampled` says. Their records are complete.",
+                "How many lines are missing in the log?",
+                "A second: left out, since `log.hits_sampled` says so or their callers ask too often; dropped,"
+                " since their reader stalled. Audit records are complete.",
+                (
+                    "sum(rate(gateway_log_lines_dropped_total{INSTANCE}[WINDOW]))",
+                    "dropped",
+                ),
                 (
                     "sum(rate(gateway_log_lines_sampled_out_total{INSTANCE}[WINDOW]))",
-                    "lines",
+                    "left out",
                 ),
                 unit="cps",
             )

@@ -9,32 +9,39 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Final
 
+from gateway.drivers.audit_reading import (
+    ChainUnreadable,
+    KeyDiffers,
+    Stand,
+    chain_places,
+    last_line,
+    neighbours_of,
+    segment_file,
+    segment_files,
+    stand_of,
+)
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
-    LINE_BYTES_MAX,
-    NOTHING_BEFORE,
     Head,
     Line,
+    Neighbour,
     Signer,
     beginning,
     checkpoint,
     link,
-    parse,
     segment_opening,
-    segments_removed,
+    segment_removed,
 )
 
 log = logging.getLogger("gateway.audit")
@@ -42,30 +49,16 @@ log = logging.getLogger("gateway.audit")
 _CHAINS_MAX = 1_000
 _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
-_OPENING_BYTES_MAX = 1_000
-"""More than a segment's first line has."""
-_SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
+_UNSEALED_BYTES_MAX = 4_000_000
+"""A start reads back to the last checkpoint."""
+_LATE, _PROMISED = 2, 3
+"""In periods of checkpoints: when a record waits for one, and what each promises of the next."""
 _LOCK: Final = "lock"
 
 _LOOK_EVERY_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
 sync = getattr(os, "fdatasync", os.fsync)  # not every platform has the cheaper one
-
-
-class ChainUnreadable(Exception):
-    """The end of a chain is none that we wrote, so nothing can follow it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stand:
-    """Where a chain was left."""
-
-    head: Head
-    number: int
-    """Of the last segment; 0: there is none."""
-    opened_at: float
-    torn: bytes = b""
 
 
 _Linked = tuple[Head, list[bytes], Head]
@@ -147,18 +140,23 @@ class ChainFiles:
         *,
         clock: Clock,
         signer: Signer | None = None,
+        checkpoint_s: float = 60.0,
         segment_bytes_max: int,
         keep_s: float,
     ) -> None:
-        """Segments older than `keep_s` are removed; 0 keeps them for ever."""
+        """Each `checkpoint_s` somebody asks for a checkpoint; what is late is made up for here.
+
+        Segments older than `keep_s` are removed; 0 keeps them for ever.
+        """
         self._directory = directory
         self._clock = clock
         self._signer = signer
+        self._checkpoint_s = checkpoint_s
         self._segment_bytes_max = segment_bytes_max
         self._keep_s = keep_s
         self._place = directory
         self._lock_fd = self._fd = -1
-        self._stand = _Stand(beginning(""), 0, 0.0)
+        self._stand = Stand(beginning(""), 0, 0.0)
         self._size = 0
         """Of the segment, as far as it counts."""
         self._has_more = False
@@ -166,7 +164,12 @@ class ChainFiles:
         self._distrusted = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
         self._look_at = 0.0
-        self._since_checkpoint = 0
+        self._lost = beginning("")
+        """Where our chain stood when its last segment was taken away."""
+        self._sealed_at = 0.0
+        """When the last checkpoint was made."""
+        self._unsealed_bytes = 0
+        """After it."""
         self._told = Committed([], [])
         """What is durable since somebody was told."""
 
@@ -209,18 +212,18 @@ class ChainFiles:
                 else:
                     self._remove_other(place, before)
             except ChainUnreadable as unreadable:  # it stays, for somebody to look at
-                log.error(  # noqa: TRY400 - the text says it all
-                    "audit_chain_unreadable",
-                    extra={"directory": str(place), "error": str(unreadable)},
-                )
+                _tell_unreadable(place, unreadable)
         return self._tell()
 
     def close(self) -> Committed:
+        self._let_go()
+        return self._tell()
+
+    def _let_go(self) -> None:
         for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock_fd = -1
-        return self._tell()
 
     def _tell(self) -> Committed:
         told, self._told = self._told, Committed([], [])
@@ -255,14 +258,8 @@ class ChainFiles:
         with_checkpoint: bool = False,
         claim: Callable[[], bool] = lambda: True,
     ) -> None:
-        if linked is not None and linked[0] == self._stand.head:
-            _, lines, head = linked
-        else:
-            lines, head = link(self._stand.head, bodies)
-        marks = with_checkpoint and self._since_checkpoint + len(lines) > 0
-        if marks:
-            last, head = link(head, [checkpoint(head, self._clock.now(), self._signer)])
-            lines += last
+        now = self._clock.now()
+        lines, sealed, head = self._compose(bodies, linked, now, with_checkpoint=with_checkpoint)
         if not lines:
             return
         data = b"".join(lines)
@@ -276,12 +273,46 @@ class ChainFiles:
                 self._cut_back()
             raise
         self._has_more = False
+        self._stand = Stand(head, self._stand.number, self._stand.opened_at)
         self._size += len(data)
-        self._stand = _Stand(head, self._stand.number, self._stand.opened_at)
-        self._since_checkpoint = 0 if marks else self._since_checkpoint + len(lines)
+        self._note(lines, sealed, now, len(data))
+
+    def _compose(
+        self, bodies: Sequence[bytes], linked: _Linked | None, now: float, *, with_checkpoint: bool
+    ) -> tuple[list[bytes], list[Head], Head]:
+        """Return the lines, which of them are checkpoints, and where the chain stands then."""
+        head = self._stand.head
+        sealed: list[Head] = []
+        if bodies and self._is_checkpoint_late(now):
+            # Before them: of a batch that is torn, lines may stay without the one that follows.
+            bodies, linked = [self._checkpoint(head, now), *bodies], None
+            sealed += link(head, bodies[:1])[1:]
+        if linked is not None and linked[0] == head:
+            _, lines, head = linked
+        else:
+            lines, head = link(head, bodies)
+        if with_checkpoint and self._unsealed_bytes + len(lines) > 0:
+            last, head = link(head, [self._checkpoint(head, now)])
+            lines += last
+            sealed.append(head)
+        return lines, sealed, head
+
+    def _note(self, lines: list[bytes], sealed: list[Head], now: float, size: int) -> None:
+        """Keep in mind what is durable."""
+        if sealed:
+            self._sealed_at, self._unsealed_bytes = now, 0
+        if self._stand.head not in sealed:
+            self._unsealed_bytes += size
         self._told.lines.extend(lines)
-        if marks:
-            self._told.checkpoints.append(head)
+        self._told.checkpoints.extend(sealed)
+
+    def _checkpoint(self, head: Head, now: float) -> bytes:
+        promise = _PROMISED * self._checkpoint_s
+        return checkpoint(head, now, self._signer, next_within_s=promise)
+
+    def _is_checkpoint_late(self, now: float) -> bool:
+        is_overdue = now - self._sealed_at > _LATE * self._checkpoint_s
+        return is_overdue or self._unsealed_bytes > _UNSEALED_BYTES_MAX
 
     def _write(self, data: bytes) -> None:
         try:
@@ -303,33 +334,40 @@ class ChainFiles:
             return
         self._look_at = now + _LOOK_EVERY_S
         found = os.fstat(self._fd)
-        if found.st_nlink == 0:
+        if not _is_at(segment_file(self._place, self._stand.number), found):
             log.error("audit_segment_gone", extra={"directory": str(self._place)})
-            self.close()
+            self._lost = self._stand.head
+            self._let_go()
         elif found.st_size != self._size and not self._has_more:
             log.error("audit_segment_altered", extra={"directory": str(self._place)})
             self._size = found.st_size
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
-        (line,), head = link(self._stand.head, [segment_opening(number, now)])
-        file = _segment_file(self._place, number)
-        fd = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
+        lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
+        # It vouches for the segment before, too, which has none at its end after a failed sync.
+        last, head = link(head, [self._checkpoint(head, now)])
+        lines += last
+        data = b"".join(lines)
+        file = segment_file(self._place, number)
+        made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
+        fd = os.open(made, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
-            write_durably(fd, line)
+            write_durably(fd, data)
+            made.rename(file)
             _sync_directory(self._place)
         except OSError:
             os.close(fd)
-            file.unlink()
+            for begun in (file, made):
+                begun.unlink(missing_ok=True)
             raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._size = fd, len(line)
-        self._stand = _Stand(head, number, now)
+        self._fd, self._size = fd, len(data)
+        self._stand = Stand(head, number, now)
         self._has_more = self._distrusted = False
-        self._since_checkpoint += 1
-        self._told.lines.append(line)
+        self._note(lines, [head], now, len(data))
 
     def _open(self) -> None:
         _make_directory(self._directory)
@@ -343,10 +381,7 @@ class ChainFiles:
                 self._continue(place)
             except ChainUnreadable as unreadable:
                 os.close(lock)
-                log.error(  # noqa: TRY400 - the text says it all
-                    "audit_chain_unreadable",
-                    extra={"directory": str(place), "error": str(unreadable)},
-                )
+                _tell_unreadable(place, unreadable)
                 continue
             except OSError:
                 os.close(lock)
@@ -357,156 +392,95 @@ class ChainFiles:
 
     def _continue(self, place: Path) -> None:
         """Cut off what was never acknowledged, and say that we go on from there."""
-        stand = _stand_of(place)
+        stand = stand_of(place, self._signer)
+        if stand is not None and self._has_lost_more_than(stand.head):
+            raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        self._since_checkpoint = 1
-        self._stand = stand
+        now = self._clock.now()
+        self._sealed_at, self._unsealed_bytes = now, 0
+        beside = neighbours_of(place)
+        if self._lost.seq:
+            beside.append(Neighbour(self._lost, now))
         try:
-            if stand.number == 0:
-                self._stand = _Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment()
+            if stand is None:
+                self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
+                self._begin_segment([opening_body(now, beside=beside, keep_s=self._keep_s)])
             else:
+                self._stand = stand
                 self._reopen(stand)
-                if self._is_full():
-                    self._roll()
-            opening = opening_body(self._clock.now(), torn=stand.torn)
-            self._append([opening], with_checkpoint=True)
+                # First of all: a removal that a checkpoint follows directly must be our own.
+                opening = opening_body(now, torn=stand.torn, beside=beside, keep_s=self._keep_s)
+                self._append([opening], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
             raise
+        self._lost = beginning("")
         log.info(
             "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
 
-    def _reopen(self, stand: _Stand) -> None:
-        file = _segment_file(self._place, stand.number)
+    def _has_lost_more_than(self, head: Head) -> bool:
+        return head.chain == self._lost.chain and head.seq < self._lost.seq
+
+    def _reopen(self, stand: Stand) -> None:
+        file = segment_file(self._place, stand.number)
         self._fd = os.open(file, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._fd).st_size - len(stand.torn)
         if stand.torn:
             self._cut_back()
+        else:
+            sync(self._fd)  # who was killed may have left lines that are not on the disk yet
 
     def _remove_own(self, before: float) -> None:
         """Remove segments whose last line was written before that."""
-        files = _segment_files(self._place)
-        numbers, old, first_kept = sorted(files), [], None
-        for number, following in pairwise(numbers):
-            first = _first_line(files[following])  # it tells when the one before ended
-            if first.at >= before:
-                break
-            old.append(number)
-            first_kept = first
-        if first_kept is None:
-            return
-        told = segments_removed(
-            self._clock.now(),
-            chain=first_kept.chain,
-            first=old[0],
-            through=old[-1],
-            head=Head(first_kept.chain, first_kept.seq - 1, first_kept.prev),
-            why="older than keep_days",
-        )
-        self._append([told])
-        for number in old:
-            files[number].unlink()
-        _sync_directory(self._place)
+        *closed, _ = segment_files(self._place)
+        ends = ((number, file, last_line(file)) for number, file in closed)
+        old = [*takewhile(lambda end: end[2].at < before, ends)]
+        if old:
+            self._remove(old, "older than keep_days")
+            _sync_directory(self._place)
 
     def _remove_other(self, place: Path, before: float) -> None:
         lock = _lock(place)
         if lock is None:
             return
         try:
-            files = _segment_files(place)
-            if not files:
+            files = segment_files(place)
+            if not files or last_line(files[-1][1]).at >= before:
                 return
-            last, _ = _last_line(files[max(files)])
-            if last.at >= before:
-                return
-            told = segments_removed(
-                self._clock.now(),
-                chain=last.chain,
-                first=min(files),
-                through=max(files),
-                head=last.head,
-                why=f"{place.name} is older than keep_days",
-            )
-            self._append([told])
-            for file in files.values():
-                file.unlink()
+            ends = [(number, file, last_line(file)) for number, file in files]
+            self._remove(ends, f"{place.name} is older than keep_days")
             (place / _LOCK).unlink()
             place.rmdir()
         finally:
             os.close(lock)
 
-
-def segment_files(place: Path) -> list[tuple[int, Path]]:
-    """Return the segments of a chain's directory in order, with their numbers."""
-    return sorted(_segment_files(place).items())
-
-
-def chain_places(directory: Path) -> list[Path]:
-    """Return the directories of the chains below."""
-    return sorted(one for one in directory.glob("chain-*") if one.is_dir())
-
-
-def _segment_files(place: Path) -> dict[int, Path]:
-    return {
-        int(found[1]): file
-        for file in place.iterdir()
-        if (found := _SEGMENT.fullmatch(file.name)) is not None
-    }
-
-
-def _segment_file(place: Path, number: int) -> Path:
-    return place / f"segment-{number:08}.jsonl"
-
-
-def _stand_of(place: Path) -> _Stand:
-    """Find the last whole line; what comes after it is torn. Raises ChainUnreadable."""
-    torn = b""
-    for number, file in reversed(segment_files(place)):
-        try:
-            last, torn = _last_line(file)
-        except _NoLine as none:
-            if len(none.torn) > _OPENING_BYTES_MAX:
-                raise
-            torn = none.torn  # killed while it made the segment
+    def _remove(self, ends: Sequence[tuple[int, Path, Line]], why: str) -> None:
+        """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
+        now = self._clock.now()
+        told = [segment_removed(now, segment=n, head=last.head, why=why) for n, _, last in ends]
+        self._append(told, with_checkpoint=True)
+        for _, file, _ in ends:
             file.unlink()
-            continue
-        return _Stand(last.head, number, _first_line(file).at, torn)
-    return _Stand(Head("", 0, NOTHING_BEFORE), 0, 0.0, torn)
 
 
-class _NoLine(ChainUnreadable):
-    def __init__(self, file: Path, torn: bytes) -> None:
-        super().__init__(f"{file.name} has no whole line")
-        self.torn = torn
+def _tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
+    extra = {"directory": str(place), "error": str(unreadable)}
+    if isinstance(unreadable, KeyDiffers):
+        log.warning("audit_chain_of_another_key", extra=extra)
+    else:
+        log.error("audit_chain_unreadable", extra=extra)
 
 
-def _last_line(file: Path) -> tuple[Line, bytes]:
-    """Return the last whole line and the bytes after it; raise ChainUnreadable."""
-    with file.open("rb") as opened:
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - 2 * LINE_BYTES_MAX))
-        end = opened.read()
-    whole, newline, torn = end.rpartition(b"\n")
-    if not newline:
-        raise _NoLine(file, torn)
+def _is_at(file: Path, found: os.stat_result) -> bool:
+    """Tell whether this is still the file of that name."""
     try:
-        return parse(whole.rpartition(b"\n")[2] + newline), torn
-    except ValueError as error:
-        raise ChainUnreadable(f"the last line of {file.name} {error}") from None
-
-
-def _first_line(file: Path) -> Line:
-    with file.open("rb") as opened:
-        line = opened.readline(LINE_BYTES_MAX)
-    try:
-        return parse(line)
-    except ValueError as error:
-        raise ChainUnreadable(f"the first line of {file.name} {error}") from None
+        return os.path.samestat(file.stat(), found)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _lock(place: Path) -> int | None:

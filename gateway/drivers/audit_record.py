@@ -2,13 +2,14 @@
 
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import Head
+from gateway.rules.audit_chain import TRAIL_OPENED, Head, Neighbour, body
 
 _RETRY_AFTER_S = 5.0
 _TORN_BYTES_MAX = 2_000
@@ -48,16 +49,33 @@ def record_body(record: AuditRecord) -> bytes:
             "source": record.source,
             "link_fingerprint": record.link_fingerprint,
             "client_address": record.client_address,
+            "target": record.target,
             "detail": record.detail,
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )
 
 
-def opening_body(at: float, *, torn: bytes = b"") -> bytes:
-    """Return the record with which a process begins; `torn` is what it cut off."""
+def opening_body(
+    at: float,
+    *,
+    torn: bytes = b"",
+    lost: Head | None = None,
+    beside: Iterable[Neighbour] = (),
+    keep_s: float = 0.0,
+) -> bytes:
+    """Return the record with which a process begins.
+
+    `torn` is what it cut off, `lost` where its chain before stood, of which lines are gone;
+    `beside` are the chains beside its own, which are kept for `keep_s` at least.
+    """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if torn:
         text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
         detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
-    return record_body(AuditRecord(event="trail_opened", at=at, detail=detail))
+    if lost is not None:
+        detail += f"; goes on after {lost}, of whose chain lines were lost"
+    record = record_body(AuditRecord(event=TRAIL_OPENED, at=at, detail=detail))
+    if found := [one.fields for one in beside]:
+        return body({**orjson.loads(record), "beside": found, "keep_s": keep_s})
+    return record

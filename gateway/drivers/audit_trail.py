@@ -7,18 +7,18 @@ batch, and leaves nothing.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.drivers.audit_record import Committed, record_body, unavailable
 from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord, Clock, Telemetry
+from gateway.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Telemetry
 
 log = logging.getLogger("gateway.audit")
 
-_PATIENCE_S = 5.0
+_PATIENCE_S = RECORDED_WITHIN_S
 """A disk that hangs must not keep every caller to its deadline."""
 _WAITING_MAX = 20_000
 _GATHER_S = 0.005
@@ -85,6 +85,8 @@ class AuditTrail:
         self._crowd = 0.0
         """How many were seen to wait at one time of late."""
         self._enough: asyncio.Future[None] | None = None
+        self._left: set[asyncio.Task[None]] = set()
+        """An opening or closing that took too long."""
 
     @property
     def durable(self) -> bool:
@@ -117,6 +119,9 @@ class AuditTrail:
 
     async def open(self) -> None:
         """Try the store once, so that the first record need not; a failure is no end."""
+        await self._patiently(self._open())
+
+    async def _open(self) -> None:
         try:
             await self._attempt(_Batch())
         except JournalUnavailable:
@@ -139,11 +144,33 @@ class AuditTrail:
 
     async def close(self) -> None:
         """Make all durable that was begun, put a checkpoint after it, and let go."""
+        await self._patiently(self._close())
+
+    async def _close(self) -> None:
         if self._task is not None:
             await self._task
         with suppress(JournalUnavailable):  # it is told and counted
             await self._attempt(_Batch(), with_checkpoint=True)
         await self._store.close()
+
+    async def _patiently(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for it as long as for a record; then it is left to itself, and nothing is taken."""
+        task = asyncio.create_task(work)  # noqa: TID251 - kept until it is done
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        if task.done():
+            await task
+        else:
+            self._stall()
+            self._left.add(task)
+            task.add_done_callback(self._is_back)
+
+    def _is_back(self, task: "asyncio.Task[None]") -> None:
+        self._left.discard(task)
+        self._stalled = bool(self._left)
+
+    def _stall(self) -> None:
+        self._stalled = True
+        log.error("audit_stalled")
 
     async def _commit_all(self) -> None:
         try:
@@ -174,7 +201,7 @@ class AuditTrail:
             self._crowd = max(crowd, self._crowd * _FORGETS)
             _refuse(batch, unavailable("it failed"))  # nobody is left waiting, whatever happened
             self._committing = None
-            self._stalled = False
+            self._stalled = bool(self._left)
 
     async def _gather(self) -> None:
         """Wait until all are here who are likely to come, for a moment at most.
@@ -194,12 +221,11 @@ class AuditTrail:
     def _give_up(self, batch: _Batch) -> None:
         if not batch.settle("given up"):
             return  # it is durable, and about to be told
-        self._stalled = True
+        self._stall()
         failure = unavailable("the trail does not keep up")
         _refuse(batch, failure)
         gathering, self._gathering = self._gathering, _Batch()
         _refuse(gathering, failure)
-        log.error("audit_stalled")
 
     async def _attempt(self, batch: _Batch, *, with_checkpoint: bool = False) -> None:
         async with self._turn:

@@ -240,7 +240,8 @@ FAMILIES: Final = (
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
         event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
-        "admin_action, policy_loaded, policy_rejected, trail_opened",
+        "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
+        "trail_opened",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
@@ -255,6 +256,10 @@ FAMILIES: Final = (
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."
     ),
+    _gauge(
+        "gateway_audit_stream_bytes",
+        "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
+    ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
         "gateway_revocations",
@@ -263,7 +268,13 @@ FAMILIES: Final = (
     ),
     _gauge(
         "gateway_orders_known",
-        "1 once Redis or the file has told what administrators ordered, or without an admin API.",
+        "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
+        " nowhere`.",
+    ),
+    _counter(
+        "gateway_orders_not_obeyed_total",
+        "Times that orders of one kind (revocations, dropped links, ceilings, log levels) failed to"
+        " take effect.",
     ),
     _counter(
         "gateway_admin_requests_total",
@@ -280,7 +291,12 @@ FAMILIES: Final = (
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _MAY_HANG),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines of links served from memory that log.hits_sampled left out.",
+        "Request lines that were left out: of links served from memory (log.hits_sampled), and of "
+        "callers over their own limit beyond 10 a second.",
+    ),
+    _counter(
+        "gateway_log_lines_dropped_total",
+        "Lines of the log that could not be written, or came while its reader stalled.",
     ),
     _counter(
         "gateway_task_restarts_total",

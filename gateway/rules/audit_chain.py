@@ -15,6 +15,7 @@ import orjson
 CHECKPOINT: Final = "checkpoint"
 SEGMENT_OPENED: Final = "segment_opened"
 SEGMENTS_REMOVED: Final = "segments_removed"
+TRAIL_OPENED: Final = "trail_opened"
 STRUCTURAL: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
 """Events that tell of the trail itself."""
 NOTHING_BEFORE: Final = "0" * 64
@@ -32,6 +33,38 @@ class Head:
 
     def __str__(self) -> str:
         return f"{self.chain}:{self.seq}:{self.hash}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as it was read; what it says of itself is yet to be judged."""
+
+    chain: str
+    seq: int
+    prev: str
+    event: str
+    at: float
+    fields: dict[str, Any]
+    hash: str
+
+    @property
+    def head(self) -> Head:
+        return Head(self.chain, self.seq, self.hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another chain in the same directory, as it was found."""
+
+    head: Head
+    """A line that it has for certain."""
+    at: float
+    """It was written after that."""
+
+    @property
+    def fields(self) -> dict[str, object]:
+        head = self.head
+        return {"chain": head.chain, "seq": head.seq, "hash": head.hash, "at": self.at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +101,17 @@ def segment_opening(number: int, at: float) -> bytes:
     return body({"event": SEGMENT_OPENED, "at": at, "segment": number})
 
 
-def segments_removed(
-    at: float, *, chain: str, first: int, through: int, head: Head, why: str
-) -> bytes:
-    """Tell that segments `first` to `through` of `chain` are gone; `head` was their last line."""
+def segment_removed(at: float, *, segment: int, head: Head, why: str) -> bytes:
+    """Tell that a segment is gone, and those before it; `head` was its last line.
+
+    It counts only if a checkpoint follows it directly: others cannot make one.
+    """
     return body(
         {
             "event": SEGMENTS_REMOVED,
             "at": at,
-            "of_chain": chain,
-            "removed_from": first,
-            "removed_through": through,
+            "of_chain": head.chain,
+            "removed_through": segment,
             "last_seq": head.seq,
             "last_hash": head.hash,
             "detail": why,
@@ -86,40 +119,54 @@ def segments_removed(
     )
 
 
-def checkpoint(head: Head, at: float, signer: Signer | None) -> bytes:
-    """Return the body that follows `head`; without a signer it is a mark and proves nothing."""
+def checkpoint(
+    head: Head, at: float, signer: Signer | None, *, next_within_s: float = 0.0
+) -> bytes:
+    """Return the body that follows `head`; without a signer it is a mark and proves nothing.
+
+    `next_within_s` promises that no line will be later than that without another; 0: no promise.
+    """
     key = signature = ""
     if signer is not None:
         key = signer.key_id
-        signature = signer.sign(signed_text(head.chain, head.seq + 1, head.hash, at, key)).hex()
-    return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature})
+        text = signed_text(head.chain, head.seq + 1, head.hash, at, key, next_within_s)
+        signature = signer.sign(text).hex()
+    promise = {"next_within_s": next_within_s} if next_within_s else {}
+    return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature, **promise})
 
 
-def signed_text(chain: str, seq: int, prev: str, at: float, key: str) -> bytes:
+def is_checkpoint_of(line: Line, signer: Signer | None) -> bool:
+    """Tell whether this signer made the checkpoint; None: whether it is one without a signature."""
+    before = Head(line.chain, line.seq - 1, line.prev)
+    # Made again it is the same: Ed25519 has one signature for one text.
+    promise = line.fields.get("next_within_s", 0.0)
+    if not isinstance(promise, int | float):
+        return False
+    _, again = link(before, [checkpoint(before, line.at, signer, next_within_s=promise)])
+    return again == line.head
+
+
+def is_beyond(line: Line, sealed_at: float, next_within_s: float) -> bool:
+    """Tell whether another checkpoint was promised before this line.
+
+    Openings are excepted: they come after any pause, and a forged one tells nothing.
+    """
+    if not next_within_s or line.event in {SEGMENT_OPENED, TRAIL_OPENED}:
+        return False
+    return line.at > sealed_at + next_within_s
+
+
+def signed_text(
+    chain: str, seq: int, prev: str, at: float, key: str, next_within_s: float = 0.0
+) -> bytes:
     """Return what a checkpoint's signature is over; it holds nothing for any other purpose."""
-    return _SIGNED_FOR + orjson.dumps([chain, seq, prev, at, key])
+    promise = [next_within_s] if next_within_s else []
+    return _SIGNED_FOR + orjson.dumps([chain, seq, prev, at, key, *promise])
 
 
 def key_id(public_key: bytes) -> str:
     """Name an Ed25519 public key, given its 32 bytes."""
     return sha256(public_key).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line as it was read; what it says of itself is yet to be judged."""
-
-    chain: str
-    seq: int
-    prev: str
-    event: str
-    at: float
-    fields: dict[str, Any]
-    hash: str
-
-    @property
-    def head(self) -> Head:
-        return Head(self.chain, self.seq, self.hash)
 
 
 def parse(line: bytes) -> Line:
@@ -133,6 +180,8 @@ def parse(line: bytes) -> Line:
             raise ValueError("is spelt in another way than it was written")
     except orjson.JSONDecodeError:
         raise ValueError("is no JSON") from None
+    except orjson.JSONEncodeError:  # it can read deeper than it writes
+        raise ValueError("is nested deeper than any that is written") from None
     match fields:
         case {
             "chain": str(chain),

@@ -20,10 +20,21 @@ from blockbuster import blockbuster_ctx
 
 from gateway.drivers import audit_file, audit_trail
 from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_reading import chain_places
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import CHECKPOINT, SEGMENT_OPENED, parse
+from gateway.rules.audit_chain import (
+    CHECKPOINT,
+    SEGMENT_OPENED,
+    Signer,
+    beginning,
+    body,
+    checkpoint,
+    link,
+    parse,
+    segment_removed,
+)
 from gateway.rules.audit_verify import Flaw
 from tests.support.audit import SigningKey, all_judged, judged, lines_in
 from tests.support.clock import FakeClock
@@ -41,7 +52,7 @@ class Subject:
         self.files = ChainFiles(
             directory,
             clock=clock,
-            signer=KEY.signer,
+            signer=options.get("signer", KEY.signer),
             segment_bytes_max=options.get("segment_bytes_max", 1_000_000),
             keep_s=options.get("keep_s", 0.0),
         )
@@ -258,16 +269,121 @@ async def test_a_segment_that_was_only_begun_is_begun_again(
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("ann")
-        await subject.record("bob")
-    last = segments_of(subject.place)[-1]
-    number = int(last.stem[-8:])
-    (subject.place / f"segment-{number + 1:08}.jsonl").write_bytes(
-        lines_in(subject.place)[0][:kept]
-    )
+        last = segments_of(subject.place)[-1]
+        begun = last.with_name(f"segment-{int(last.stem[-8:]) + 1:08}.new")
+        begun.write_bytes(lines_in(subject.place)[0][:kept])
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
-        await subject.record("cid")
+        await subject.record("bob")
     assert judged(subject.place, KEY.verifiers).intact
-    assert subject.subjects() == ["ann", "bob", "cid"]
+    assert subject.subjects() == ["ann", "bob"]
+    assert not begun.exists()
+
+
+def forged(place: Path, *, key: Signer | None) -> None:
+    """Make the whole chain anew with another person in it, as one who lacks its key can."""
+    (file,) = segments_of(place)
+    head, made = beginning(parse(lines_in(place)[0]).chain), []
+    for line in map(parse, lines_in(place)):
+        if line.event == CHECKPOINT:
+            text = checkpoint(head, line.at, key)
+        else:
+            own = {k: v for k, v in line.fields.items() if k not in {"chain", "seq", "prev"}}
+            text = body(own).replace(b"mallory", b"somebody")
+        lines, head = link(head, [text])
+        made += lines
+    file.write_bytes(b"".join(made))
+
+
+@pytest.mark.parametrize("key", [None, SigningKey().signer, Signer(KEY.signer.key_id, bytes)])
+async def test_a_history_made_anew_is_never_signed_over(
+    tmp_path: Path, clock: FakeClock, key: Signer | None
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("mallory")
+    forged(subject.place, key=key)
+    before = lines_in(subject.place)
+    for name in ("ann", "bob"):
+        async with opened(tmp_path, clock) as other:
+            await other.record(name)
+    assert lines_in(subject.place) == before
+    assert other.subjects() == ["ann", "bob"]  # one new chain, and it is gone on with
+    assert not judged(subject.place, KEY.verifiers).intact
+    assert judged(other.place, KEY.verifiers).intact
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda lines: [*lines[:-2], lines[-1]],
+        lambda lines: [*lines[:-2], lines[-2].replace(b"ann", b"bob"), lines[-1]],
+        lambda lines: [*lines[:-1], b"\0" * len(lines[-1][1:]) + b"\n"],
+        lambda lines: [*lines[:-2], b"\0" * len(lines[-2]) + lines[-1]],
+    ],
+)
+async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
+    tmp_path: Path,
+    clock: FakeClock,
+    harm: Callable[[list[bytes]], list[bytes]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for name in ("ann", "ann", "cid"):
+        await subject.record(name)
+    subject.files.close()  # killed, without a last word
+    (file,) = segments_of(subject.place)
+    file.write_bytes(b"".join(harm(lines_in(subject.place))))
+    before = file.read_bytes()
+    async with opened(tmp_path, clock) as other:
+        await other.record("bob")
+    assert other.place != subject.place
+    assert file.read_bytes() == before
+    assert "audit_chain_unreadable" in caplog.messages
+
+
+async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+    synced: list[list[bytes]] = []
+    monkeypatch.setattr(audit_file, "sync", lambda _: synced.append(lines_in(subject.place)))
+    before = lines_in(subject.place)
+    async with opened(tmp_path, clock):
+        assert synced[0] == before
+
+
+async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for i in range(3_000):  # more than the first look reaches
+        await subject.trail.record(AuditRecord(event="refused", at=1.0, subject=f"p{i}"))
+    subject.files.close()  # killed, without a last word
+    async with opened(tmp_path, clock) as other:
+        await other.record("bob")
+    assert other.place == subject.place
+    assert judged(other.place, KEY.verifiers).intact
+
+
+@pytest.mark.parametrize("keys", [(None, KEY), (KEY, None), (KEY, SigningKey())])
+async def test_another_key_begins_another_chain(
+    tmp_path: Path,
+    clock: FakeClock,
+    keys: tuple[SigningKey | None, SigningKey | None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    signers = [None if key is None else key.signer for key in keys]
+    for signer in (signers[0], signers[1], signers[1]):
+        async with opened(tmp_path, clock, signer=signer) as subject:
+            await subject.record("ann")
+    assert subject.place.name == "chain-2"
+    assert subject.subjects() == ["ann", "ann"]
+    assert "audit_chain_of_another_key" in caplog.messages
+    assert "audit_chain_unreadable" not in caplog.messages
+    for place, key in zip(chain_places(tmp_path), keys, strict=True):
+        assert judged(place, None if key is None else key.verifiers).intact
 
 
 async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
@@ -332,7 +448,7 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     first, second = segments_of(subject.place)
     assert parse(second.read_bytes().splitlines(keepends=True)[0]).event == SEGMENT_OPENED
     assert b'"after"' not in first.read_bytes()
-    assert judged(subject.place).intact
+    assert judged(subject.place, KEY.verifiers).intact
 
 
 async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
@@ -402,6 +518,70 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
     assert judged(subject.place).intact
 
 
+async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
+    tmp_path: Path,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    subject = Subject(tmp_path, clock)
+    began = time.monotonic()
+    await subject.trail.open()
+    assert "audit_stalled" in caplog.messages
+    assert not subject.trail.durable
+    (outcome,) = await subject.outcomes("refused")
+    assert isinstance(outcome, JournalUnavailable)
+    assert time.monotonic() - began < 1.0
+    go_on.set()
+    for _ in range(200):
+        if subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    await subject.record("ann")
+    assert subject.subjects() == ["ann"]
+    assert subject.telemetry.audit_events["trail_opened"] == 1
+    await subject.trail.close()
+    assert judged(subject.place, KEY.verifiers).intact
+
+
+async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    go_on = threading.Event()
+    real = audit_file.write_durably
+
+    def hang(fd: int, data: bytes) -> None:
+        go_on.wait(10)
+        real(fd, data)
+
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(audit_file, "write_durably", hang)
+    waiting = asyncio.create_task(subject.record("refused"))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await subject.trail.close()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(JournalUnavailable):
+        await waiting
+    go_on.set()
+    for _ in range(200):
+        if "refused" not in subject.subjects() and subject.trail.durable:
+            break
+        await asyncio.sleep(0.01)
+    assert subject.subjects() == []
+
+
 async def test_a_trail_that_cannot_be_opened_is_tried_again(
     tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -425,6 +605,66 @@ async def test_a_segment_that_somebody_deleted_is_not_written_to(
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
     assert judged(subject.place).intact
+
+
+async def test_a_segment_that_somebody_renamed_is_not_written_to(
+    subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await subject.record("ann")
+    (file,) = segments_of(subject.place)
+    file.rename(file.with_suffix(".1"))  # as logrotate does
+    await clock.advance(1.0)
+    await subject.record("bob")
+    assert subject.subjects() == ["bob"]
+    assert "audit_segment_gone" in caplog.messages
+
+
+async def test_a_directory_that_somebody_renamed_is_not_written_to(
+    subject: Subject, clock: FakeClock, tmp_path: Path
+) -> None:
+    await subject.record("ann")
+    subject.place.rename(tmp_path / "backup")
+    await clock.advance(1.0)
+    await subject.record("bob")
+    assert subject.subjects() == ["bob"]
+    assert not all(report.intact for report in all_judged(subject.directory))
+    (tmp_path / "backup").rename(subject.directory / "chain-7")
+    reports = all_judged(subject.directory)
+    assert [report.finding for report in reports] == [None, None]
+
+
+async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
+        await one.record("ann")
+        await two.record("bob")
+    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    one.place.rename(tmp_path / "elsewhere")
+    (report,) = all_judged(tmp_path, KEY.verifiers)
+    assert report.finding is not None
+    assert report.finding.flaw is Flaw.REMOVED
+
+
+async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
+    subject: Subject, clock: FakeClock
+) -> None:
+    await subject.record("ann")
+    await clock.advance(DAY_S)
+    await subject.record("bob")
+    before, (_, last) = subject.place, segments_of(subject.place)
+    last.unlink()
+    await clock.advance(1.0)
+    await subject.record("cid")
+    assert subject.place != before
+    assert subject.subjects() == ["cid"]
+    assert not all(report.intact for report in all_judged(subject.directory, KEY.verifiers))
+    async with opened(subject.directory, clock) as other:  # which knows nothing of it
+        assert other.place == before
+        await other.record("dan")
+    first, second = all_judged(subject.directory, KEY.verifiers)
+    assert first.finding is not None
+    assert (first.finding.flaw, second.finding) == (Flaw.HEAD_DIFFERS, None)
 
 
 async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
@@ -472,6 +712,60 @@ async def test_checkpoints_are_signed_and_their_heads_are_logged(
     assert judged(subject.place, KEY.verifiers, [head]).intact
 
 
+async def test_no_record_is_later_than_the_last_checkpoint_allows(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    subject = Subject(tmp_path, clock)
+    await subject.trail.open()
+    for pause_s in (1.0, 100.0, 130.0, 5_000.0, 3 * DAY_S):  # nobody asks for a checkpoint
+        await clock.advance(pause_s)
+        await subject.record("ann")
+        report = judged(subject.place, KEY.verifiers)
+        assert report.intact, report.finding
+    subject.files.close()
+    async with opened(tmp_path, clock) as other:
+        assert other.place == subject.place
+        assert judged(other.place, KEY.verifiers).intact
+
+
+async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
+    subject: Subject, clock: FakeClock
+) -> None:
+    await subject.record("ann")
+    await clock.advance(200.0)
+    await subject.outcomes("bob", "cid")
+    *_, before, bob, _ = map(parse, lines_in(subject.place))
+    assert (before.event, before.at) == (CHECKPOINT, bob.at)
+    torn = b"".join(lines_in(subject.place)[:-1])
+    segments_of(subject.place)[0].write_bytes(torn)
+    assert judged(subject.place, KEY.verifiers).intact
+
+
+async def test_much_without_a_checkpoint_gets_one(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_file, "_UNSEALED_BYTES_MAX", 5_000)
+    for i in range(60):
+        await subject.record(f"p{i}")
+    assert 4 <= subject.events().count(CHECKPOINT) <= 12
+
+
+async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed_over(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("mallory")
+    last = parse(lines_in(subject.place)[-1])
+    made, _ = link(last.head, [body({"event": "refused", "at": last.at + 181.0})])
+    with segments_of(subject.place)[-1].open("ab") as segment:
+        segment.writelines(made)
+    async with opened(tmp_path, clock) as other:
+        assert other.place != subject.place
+    finding = judged(subject.place, KEY.verifiers).finding
+    assert finding is not None
+    assert finding.flaw is Flaw.NOT_SIGNED
+
+
 async def test_old_segments_go_and_the_rest_still_verifies(
     tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -492,6 +786,90 @@ async def test_old_segments_go_and_the_rest_still_verifies(
     finding = judged(subject.place, KEY.verifiers).finding
     assert finding is not None
     assert finding.flaw is Flaw.REMOVED
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
+    """Let so many files be removed and no more; return what is removed."""
+    gone: list[Path] = []
+    real = Path.unlink
+
+    def unlink(file: Path, **options: bool) -> None:
+        if file.name.startswith("segment-"):
+            if len(gone) == after:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            gone.append(file)
+        real(file, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    return gone
+
+
+@pytest.mark.parametrize("after", range(4))
+async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    subject = Subject(tmp_path, clock, keep_s=3 * DAY_S)
+    for day in range(8):
+        await subject.record(f"day {day}")
+        await clock.advance(DAY_S)
+    with monkeypatch.context() as patch:
+        gone = interrupted(patch, after)
+        with pytest.raises(OSError, match="Input/output"):
+            subject.files.remove_old()
+    assert [int(file.stem[-8:]) for file in gone] == [*range(1, after + 1)]
+    subject.files.close()
+    async with opened(tmp_path, clock) as other:  # which keeps all for ever
+        await other.record("ann")
+        assert other.place == subject.place
+    report = judged(subject.place, KEY.verifiers)
+    assert report.intact, report.finding
+    assert report.removed_through == after
+
+
+@pytest.mark.parametrize("after", range(3))
+async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    subject, other = Subject(tmp_path, clock, keep_s=DAY_S), Subject(tmp_path, clock)
+    await subject.record("ann")
+    for name in ("bob", "cid", "dan"):
+        await other.record(name)
+        await clock.advance(DAY_S)
+    other.files.close()
+    await clock.advance(2 * DAY_S)
+    with monkeypatch.context() as patch:
+        real = Path.iterdir
+        patch.setattr(Path, "iterdir", lambda place: sorted(real(place), reverse=True))
+        interrupted(patch, after)
+        with pytest.raises(OSError, match="Input/output"):
+            subject.files._remove_other(other.place, clock.now() - DAY_S)
+    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True, True]
+    await asyncio.to_thread(subject.files.remove_old)
+    assert not other.place.exists()
+    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True]
+
+
+@pytest.mark.parametrize("days", [0.1, 2.0])
+async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_start(
+    tmp_path: Path, clock: FakeClock, days: float
+) -> None:
+    subject = Subject(tmp_path, clock)
+    for name in ("mallory", "ann"):
+        await subject.record(name)
+        await clock.advance(DAY_S)
+    await subject.record("bob")
+    subject.files.close()
+    first, *_, last = segments_of(subject.place)
+    head = parse(first.read_bytes().splitlines(keepends=True)[-1]).head
+    end = parse(lines_in(subject.place)[-1])
+    made, _ = link(end.head, [segment_removed(end.at, segment=1, head=head, why="made up")])
+    with last.open("ab") as segment:
+        segment.writelines(made)
+    first.unlink()
+    await clock.advance(days * DAY_S)
+    async with opened(tmp_path, clock) as other:
+        await other.record("cid")
+    assert not all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
 
 
 async def test_a_chain_that_nobody_writes_goes_when_it_is_old(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,16 +88,16 @@ def test_a_broken_trail_is_told_with_file_and_line(
 ) -> None:
     file = sorted((trail / "chain-2").glob("segment-*"))[1]
     lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join([lines[0], lines[1].replace(b"bob", b"ann"), *lines[2:]]))
+    file.write_bytes(b"".join([*lines[:2], lines[2].replace(b"bob", b"ann"), *lines[3:]]))
     code, said = run(capsys, "verify", trail)
     assert code == 1
-    assert f"BROKEN: {file}:3: changed: " in said
+    assert f"BROKEN: {file}:4: changed: " in said
     assert f"{trail / 'chain-1'}: intact, " in said
     assert "intact before that" in said
     code, said = run(capsys, "verify", trail, "--json")
     assert code == 1
     (finding,) = [chain["finding"] for chain in json.loads(said)["chains"] if chain["finding"]]
-    assert (finding["line"], finding["flaw"]) == (3, "changed")
+    assert (finding["line"], finding["flaw"]) == (4, "changed")
 
 
 def test_a_key_that_did_not_sign_proves_nothing(
@@ -212,6 +213,76 @@ def test_several_hosts_are_searched_and_verified_together(
     assert said.count(": intact, chain ") == 3
 
 
+def moved_away(trail: Path, *names: str) -> Path:
+    """Move segments of the first chain to an archive, and return it."""
+    archive = trail.parent / "archive"
+    (archive / "one").mkdir(parents=True)
+    for name in names:
+        (trail / "chain-1" / name).rename(archive / "one" / name)
+    return archive
+
+
+def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = run(capsys, "search", trail, "--json")
+    archive = moved_away(trail, "segment-00000001.jsonl")
+    keyed = ("--public-key", trail.parent / "key.pub")
+    code, said = run(capsys, "verify", trail, *keyed)
+    assert code == 1
+    assert "segment 1 is not there" in said
+    for places in ((archive / "one", trail), (trail, archive / "one")):
+        code, said = run(capsys, "verify", *places, *keyed)
+        assert code == 0, said
+        assert said.count(": intact, chain ") == 2
+        assert f"{trail / 'chain-1'}" in said
+        assert f"{archive / 'one'}" in said
+    assert run(capsys, "search", archive / "one", trail, "--json") == everything
+    (archive / "one").rename(archive / "chain-9")
+    assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
+
+
+def test_a_chain_that_is_there_twice_is_told(
+    trail: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = trail / "chain-7"
+    shutil.copytree(trail / "chain-1", copy)
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert f"BROKEN: {copy / max(copy.glob('segment-*')).name}: forked: " in said
+    max(copy.glob("segment-*")).unlink()
+    assert run(capsys, "verify", trail)[0] == 0
+    everything = run(capsys, "search", trail, "--json")
+    shutil.rmtree(copy)
+    assert run(capsys, "search", trail, "--json") == everything
+
+
+def test_a_chain_that_is_gone_is_told(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trail / "chain-1").rename(trail.parent / "gone")
+    code, said = run(capsys, "verify", trail)
+    assert code == 1
+    assert "stood beside this one and is not there any more" in said
+    assert run(capsys, "verify", trail, trail.parent / "gone")[0] == 0
+
+
+def test_heads_that_cannot_be_compared_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = FakeClock()
+    files = ChainFiles(tmp_path, clock=clock, segment_bytes_max=10_000, keep_s=86_400.0)
+    for _ in range(4):
+        files.commit([record_body(AuditRecord(event="refused", at=clock.now()))])
+        asyncio.run(clock.advance(86_400.0))
+    early = parse(lines_in(files.place)[1]).head
+    files.remove_old()
+    files.close()
+    code, said = run(capsys, "verify", tmp_path, "--head", early)
+    assert code == 0
+    assert f"line 2 of the chain {early.chain} was removed and cannot be compared" in said
+    code, said = run(capsys, "verify", tmp_path, "--head", early, "--json")
+    assert json.loads(said)["not_compared"] == [str(early)]
+
+
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     trail: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,3 +292,40 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     assert code == 0
     assert said.count("request request-") == 12
     assert f"2 lines cannot be read, the first is {last}:1" in said
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"servers":[1]',
+        b'"servers":5',
+        b'"at":1e300',
+        b'"at":null',
+        b'"x":' + b"[" * 400 + b"]" * 400,
+    ],
+)
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_line_that_nobody_wrote_so_stops_no_search(
+    trail: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((trail / "chain-1").glob("segment-*"))
+    last.write_bytes(last.read_bytes() + b'{"event":"refused","at":1,%b}\n' % members)
+    code, said = run(capsys, "search", trail, "--server", "server-1", *as_json)
+    assert code == 0
+    assert said.count("request-") == 3
+    code, said = run(capsys, "search", trail, "--event", "refused", *as_json)
+    assert code == 0
+    assert said.count("request-") == 4
+
+
+def test_a_server_is_found_in_whichever_case_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    for server in ("A-1", "a-1", "A-2"):
+        record = AuditRecord(event="links_dropped", at=1_800_000_000.0, servers=(server,))
+        files.commit([record_body(record)])
+    files.close()
+    for asked in ("a-1", "A-1"):
+        code, said = run(capsys, "search", tmp_path, "--server", asked)
+        assert (code, len(said.splitlines())) == (0, 2)

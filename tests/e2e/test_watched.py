@@ -270,7 +270,7 @@ def revoked(scene: Scene) -> None:
     order = json.dumps({"issuer": "corp", "token_id": "lost"})
 
     def revoke(token: str) -> Answer:
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         return ask(gateway.admin, "POST", "/admin/revocations", headers, order)
 
     eventually(lambda: revoke(admin).status == 200)  # its issuer was away until now
@@ -379,6 +379,7 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayRedisSlow": "between 50 and 100 ms lies chance",
     "ConsoleGatewayProcessAlone": "a Redis that answers PING only",
     "ConsoleGatewayOrdersUnknown": "it takes a start without Redis",
+    "ConsoleGatewayOrderNotObeyed": "it is a bug where it happens",
     "ConsoleGatewayAuditLag": "it takes a disk that hangs",
     "ConsoleGatewayAuditSlow": "as above",
     "ConsoleGatewayReplayedSignatures": "it takes a client that signs",
@@ -395,6 +396,7 @@ ONLY_ZERO: dict[str, str] = {
     "job_instance:gateway_store_slow:ratio_rate5m": READS_ONLY["ConsoleGatewayRedisSlow"],
     "job_instance:gateway_audit_slow:ratio_rate5m": "it takes a disk that is slow, not away",
     "gateway_budget_slots_lost_total": "a process must stand still between a grant and its slot",
+    "gateway_log_lines_dropped_total": "it takes a reader of stdout that stalls",
     "gateway_task_restarts_total": NEVER["ConsoleGatewayTaskDied"],
 }
 """Why a figure stays zero here; whatever asks for it is shown to return that."""

@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from gateway.drivers.audit_file import chain_places, segment_files
 from gateway.drivers.audit_keys import signer_of, verifier_of
+from gateway.drivers.audit_reading import chain_places, segment_files
 from gateway.model import Secret
 from gateway.rules.audit_chain import Head
+from gateway.rules.audit_trails import told_in, verify_all
 from gateway.rules.audit_verify import Report, Segment, Verify, verify
 
 
@@ -41,12 +42,18 @@ def lines_in(place: Path) -> list[bytes]:
 def judged(
     place: Path, keys: Mapping[str, Verify] | None = None, heads: Iterable[Head] = ()
 ) -> Report:
-    segments = [
-        Segment(number, file.name, file.read_bytes().splitlines(keepends=True))
-        for number, file in segment_files(place)
-    ]
-    return verify(place.name, segments, keys, heads)
+    """Judge one chain by itself."""
+    return verify(place.name, _segments(place), keys, heads)
 
 
 def all_judged(directory: Path, keys: Mapping[str, Verify] | None = None) -> list[Report]:
-    return [judged(place, keys) for place in chain_places(directory)]
+    """Judge all chains together."""
+    chains = {place.name: _segments(place) for place in chain_places(directory)}
+    return verify_all(chains, keys, told=told_in(chains))
+
+
+def _segments(place: Path) -> list[Segment]:
+    return [
+        Segment(number, file.name, file.read_bytes().splitlines(keepends=True))
+        for number, file in segment_files(place)
+    ]

@@ -15,7 +15,7 @@ from gateway.rules.audit_chain import (
     link,
     parse,
     segment_opening,
-    segments_removed,
+    segment_removed,
 )
 from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify
 from tests.support.audit import SigningKey
@@ -171,9 +171,7 @@ def test_a_segment_cut_short_is_missed_when_others_follow() -> None:
 def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
     first, second, third = a_chain(2, 2, 2)
     assert flaw_of(judged([second, third], first=2)) is Flaw.REMOVED
-    gone = segments_removed(
-        5.0, chain=CHAIN, first=1, through=1, head=parse(first[-1]).head, why="old"
-    )
+    gone = segment_removed(5.0, segment=1, head=parse(first[-1]).head, why="old")
     told, head = link(parse(third[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     report = judged([second, third + told + sealed], first=2)
@@ -184,12 +182,54 @@ def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
 
 def test_a_removal_of_another_end_excuses_nothing() -> None:
     _, second = a_chain(2, 2)
-    gone = segments_removed(
-        5.0, chain=CHAIN, first=1, through=1, head=Head(CHAIN, 4, "f" * 64), why="old"
-    )
+    gone = segment_removed(5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), why="old")
     told, head = link(parse(second[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     assert flaw_of(judged([second + told + sealed], first=2)) is Flaw.REMOVED
+
+
+def removal_of(lines: Sequence[bytes], segment: int) -> bytes:
+    return segment_removed(5.0, segment=segment, head=parse(lines[-1]).head, why="old")
+
+
+def with_more(segment: list[bytes], *bodies: bytes) -> list[bytes]:
+    lines, _ = link(parse(segment[-1]).head, bodies)
+    return segment + lines
+
+
+def sealed(segment: list[bytes]) -> list[bytes]:
+    return with_more(segment, checkpoint(parse(segment[-1]).head, 9.0, KEY.signer))
+
+
+def test_a_removal_counts_only_with_a_checkpoint_right_after_it() -> None:
+    first, second = a_chain(2, 2)
+    told = with_more(second, removal_of(first, 1))
+    assert flaw_of(judged([told], first=2)) is Flaw.REMOVED
+    opened = sealed(with_more(told, body({"event": "trail_opened", "at": 6.0})))
+    assert flaw_of(judged([opened], first=2)) is Flaw.REMOVED
+    assert judged([sealed(told)], first=2).intact
+
+
+def test_removals_told_together_hold_for_each_segment_that_is_gone_yet() -> None:
+    first, second, third, last = a_chain(2, 2, 2, 2)
+    gone = [removal_of(lines, i) for i, lines in enumerate((first, second, third), 1)]
+    told = sealed(with_more(last, *gone))
+    for left in ([first, second, third], [second, third], [third], []):
+        report = judged([*left, told], first=4 - len(left))
+        assert report.intact, report.finding
+        assert report.removed_through == 3 - len(left)
+
+
+def test_segments_between_may_be_gone_where_the_chain_says_so() -> None:
+    first, second, third = a_chain(2, 2, 2)
+    told = sealed(with_more(third, removal_of(second, 2)))
+    for end, flaw in ((third, Flaw.REMOVED), (told, None)):
+        named = [Segment(1, "one", first), Segment(3, "three", end)]
+        report = verify("chain-1", named, KEY.verifiers)
+        assert flaw_of(report) is flaw
+        assert report.removed == ([] if flaw else [(2, 2)])
+    other = a_chain(2, 2, 2, head=beginning("abc"))[2]
+    assert flaw_of(verify("chain-1", [named[0], Segment(3, "three", other)])) is Flaw.INSERTED
 
 
 def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
@@ -202,6 +242,63 @@ def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
     assert flaw_of(judged(forged)) is Flaw.SIGNATURE_WRONG
     assert flaw_of(judged(a_chain(2, signer=None))) is Flaw.NOT_SIGNED
     assert judged(a_chain(2, signer=None), keys=None).intact
+
+
+def test_each_segment_but_the_last_ends_with_a_signed_checkpoint() -> None:
+    first, _ = a_chain(2, 1)
+    without = first[:-1]
+    opening = [segment_opening(2, 2.0), body({"event": "refused", "at": 2.5})]
+    second, head = link(parse(without[-1]).head, opening)
+    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    assert flaw_of(judged([without, second + sealed])) is Flaw.NOT_SIGNED
+    assert judged([without, second + sealed], keys=None).intact
+
+
+def test_a_segment_may_begin_with_the_checkpoint_that_the_one_before_lacks() -> None:
+    first, _ = a_chain(2, 1)
+    without = first[:-1]
+    (opening,), head = link(parse(without[-1]).head, [segment_opening(2, 2.0)])
+    assert flaw_of(judged([without, [opening]])) is Flaw.NOT_SIGNED
+    sealed, _ = link(head, [checkpoint(head, 2.0, KEY.signer)])
+    assert judged([without, [opening, *sealed]]).intact
+
+
+def with_a_promise(*later: str, at: float, sealed_again: bool = False) -> Report:
+    """Judge a chain whose checkpoint at 9.0 promises another within 3 s; these events follow."""
+    lines, head = link(beginning(CHAIN), [segment_opening(1, 1.0)])
+    promise, head = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
+    more, head = link(head, [body({"event": event, "at": at}) for event in later])
+    last, _ = link(head, [checkpoint(head, at, KEY.signer)])
+    return judged([[*lines, *promise, *more, *(last if sealed_again else [])]])
+
+
+def test_lines_without_a_signed_checkpoint_end_when_the_last_one_promised() -> None:
+    assert with_a_promise("refused", at=12.0).intact
+    report = with_a_promise("refused", "refused", at=12.5)
+    assert flaw_of(report) is Flaw.NOT_SIGNED
+    assert report.finding is not None
+    assert report.finding.line == 3
+    assert with_a_promise("refused", at=12.5, sealed_again=True).intact
+    assert with_a_promise("trail_opened", at=90.0).intact
+    assert flaw_of(with_a_promise("trail_opened", "refused", at=90.0)) is Flaw.NOT_SIGNED
+
+
+def test_the_promise_of_a_checkpoint_is_signed() -> None:
+    (lines,) = a_chain(1)
+    head = parse(lines[-1]).head
+    (promise,), _ = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
+    for other in (b'"next_within_s":9e9', b'"next_within_s":"x"', b'"next_within_s":3.5'):
+        changed = promise.replace(b'"next_within_s":3.0', other)
+        assert changed != promise
+        assert not judged([[*lines, changed]]).intact
+
+
+def test_a_checkpoint_without_a_signature_is_told_when_keys_are_given() -> None:
+    (lines,) = a_chain(1)
+    head = parse(lines[-1]).head
+    unsigned, _ = link(head, [checkpoint(head, 9.0, None)])
+    assert flaw_of(judged([lines + unsigned])) is Flaw.NOT_SIGNED
+    assert judged([lines + unsigned], keys=None).intact
 
 
 def test_a_signature_of_another_checkpoint_is_wrong() -> None:
@@ -229,6 +326,50 @@ def test_a_head_that_was_kept_shows_a_chain_that_was_made_anew() -> None:
     assert flaw_of(judged(anew, heads=[kept])) is Flaw.HEAD_DIFFERS
 
 
+def test_a_head_of_a_segment_that_was_removed_is_told_as_not_compared() -> None:
+    first, second = a_chain(2, 2)
+    told = sealed(with_more(second, removal_of(first, 1)))
+    last, earlier = parse(first[-1]).head, parse(first[1]).head
+    report = judged([told], first=2, heads=[last, earlier, parse(second[0]).head])
+    assert report.intact
+    assert report.not_compared == [earlier]
+    wrong = Head(CHAIN, last.seq, "f" * 64)
+    assert flaw_of(judged([told], first=2, heads=[wrong])) is Flaw.HEAD_DIFFERS
+
+
+def test_two_heads_that_were_kept_of_one_line_cannot_both_be_right() -> None:
+    (lines,) = a_chain(2)
+    kept = parse(lines[1]).head
+    heads = [kept, Head(CHAIN, kept.seq, "f" * 64)]
+    assert flaw_of(judged([lines], heads=heads)) is Flaw.HEAD_DIFFERS
+    assert flaw_of(judged([lines], heads=heads[::-1])) is Flaw.HEAD_DIFFERS
+
+
+@pytest.mark.parametrize(
+    ("numbers", "flaw"),
+    [([1, 1, 2], None), ([1, 2, 2], Flaw.FORKED), ([1, 1], Flaw.FORKED)],
+)
+def test_a_copy_of_a_closed_segment_is_harmless_and_one_of_the_last_is_not(
+    numbers: list[int], flaw: Flaw | None
+) -> None:
+    chain = a_chain(2, 1)
+    named = [Segment(n, f"{n} of {i}", chain[n - 1]) for i, n in enumerate(numbers)]
+    report = verify("chain-1", named, KEY.verifiers)
+    assert flaw_of(report) is flaw
+    assert report.segments == len(set(numbers))
+    assert report.records == (3 if 2 in numbers else 2)
+
+
+def test_a_segment_that_is_there_twice_and_not_the_same_is_a_fork() -> None:
+    first, second = a_chain(2, 1)
+    for other in (first[:-1], sealed(first)):
+        named = [Segment(1, "one", first), Segment(1, "other", other), Segment(2, "two", second)]
+        finding = verify("chain-1", named).finding
+        assert finding is not None
+        assert (finding.flaw, finding.file) == (Flaw.FORKED, "other")
+        assert "not the same as one" in finding.text
+
+
 def test_a_file_that_ends_within_a_line_is_told_so() -> None:
     segments = a_chain(2)
     segments[0][-1] = segments[0][-1][:-9]
@@ -241,6 +382,15 @@ def test_a_file_that_ends_within_a_line_is_told_so() -> None:
 @pytest.mark.parametrize("segments", [[], [[]]])
 def test_a_chain_without_a_line_proves_nothing(segments: list[list[bytes]]) -> None:
     assert not judged(segments).intact
+
+
+@pytest.mark.parametrize("depth", [300, 1_000, 5_000])
+def test_a_line_that_is_nested_deep_is_none_that_was_written(depth: int) -> None:
+    deep = b'{"chain":"a","seq":1,"prev":"","event":"x","at":1,"d":' + b"[" * depth + b"]" * depth
+    with pytest.raises(ValueError, match="is n"):
+        parse(deep + b"}\n")
+    (lines,) = a_chain(1)
+    assert flaw_of(judged([[*lines, deep + b"}\n"]])) is Flaw.CHANGED
 
 
 @given(st.binary(max_size=200))
