@@ -24,6 +24,7 @@ def service() -> Dashboard:
                 unit="short",
                 limits=((1, RED),),
                 nothing="none",
+                named=True,
                 width=8,
             )
         )
@@ -179,24 +180,30 @@ def service() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Are there descriptors left, and did anything die?",
-                "Share of the process's descriptors that are open; workers and background tasks that"
-                " were started again.",
+                "Are there descriptors left?",
+                "Share of those that the process may open.",
                 (
                     'process_open_fds{job="console-gateway",INSTANCE}'
                     ' / process_max_fds{job="console-gateway",INSTANCE}',
-                    "descriptors of {{instance}}",
+                    "{{instance}}",
                 ),
+                unit="percentunit",
+                limits=((0.8, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "Did anything die?",
+                "Workers and background tasks that were started again, in 10 minutes.",
                 (
                     "increase(gateway_worker_deaths_total{INSTANCE}[10m]) > 0",
-                    "worker deaths in 10 min, told by {{instance}}",
+                    "workers, told by {{instance}}",
                 ),
                 (
                     "sum(increase(gateway_task_restarts_total{INSTANCE}[10m]))",
-                    "task restarts in 10 min",
+                    "tasks",
                 ),
                 unit="short",
-                limits=((0.8, RED),),
             )
         )
         .with_row(Row("Goals of 30 days, and what runs"))
@@ -439,15 +446,24 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Do calls fail, and are they suspended?",
-                "Share of calls that failed over 5 minutes, and how often the breaker opened in 10.",
+                "Do calls fail?",
+                "Share of calls without a usable answer, over 5 minutes.",
                 (
                     'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
-                    "failed, {{account}}",
+                    "{{account}}",
                 ),
+                unit="percentunit",
+                limits=((0.2, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How often are calls suspended?",
+                "How often the breaker of each process opened in 10 minutes. One process alone: its network.",
                 (
-                    "sum by (account) (increase(gateway_breaker_opened_total{ACCOUNT}[10m]))",
-                    "opened, {{account}}",
+                    "max by (account, instance)"
+                    " (increase(gateway_breaker_opened_total{ACCOUNT}[10m])) > 0",
+                    "{{account}}, {{instance}}",
                 ),
                 unit="short",
             )
@@ -765,12 +781,11 @@ def security() -> Dashboard:
             graph(
                 "Do all processes have the same policy?",
                 "Processes by what they decide with: two lines for longer than a change takes are replicas"
-                " that decide differently. And the rules in force.",
+                " that decide differently.",
                 (
                     'count_values("version", gateway_policy_version{INSTANCE})',
                     "processes with version {{version}}",
                 ),
-                ("max(gateway_policy_rules{INSTANCE})", "rules"),
                 unit="short",
             )
         )
@@ -832,22 +847,29 @@ def security() -> Dashboard:
             graph(
                 "Does the trail fail?",
                 "Groups that could not be written, and answers that left without their record, in 10"
-                " minutes; log lines that were dropped in 10 minutes, since their reader stalled; request"
-                " lines that `log.hits_sampled` left out of the log, a second.",
+                " minutes.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
                     "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
                     "unrecorded answers",
                 ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How many lines are missing in the log?",
+                "A second: left out, since `log.hits_sampled` says so or their callers ask too often; dropped,"
+                " since their reader stalled. Audit records are complete.",
                 (
-                    "sum(increase(gateway_log_lines_dropped_total{INSTANCE}[10m]))",
-                    "lines dropped",
+                    "sum(rate(gateway_log_lines_dropped_total{INSTANCE}[WINDOW]))",
+                    "dropped",
                 ),
                 (
                     "sum(rate(gateway_log_lines_sampled_out_total{INSTANCE}[WINDOW]))",
-                    "lines left out",
+                    "left out",
                 ),
-                unit="short",
+                unit="cps",
             )
         )
     )

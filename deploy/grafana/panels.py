@@ -7,6 +7,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import (
     BigValueColorMode,
+    BigValueTextMode,
     GraphGradientMode,
     GraphThresholdsStyleMode,
     LegendDisplayMode,
@@ -91,9 +92,13 @@ def figure(
     limits: tuple[Limit, ...] = (),
     decimals: float | None = None,
     nothing: str = "",
+    named: bool = False,
     width: int = 4,
 ) -> stat.Panel:
-    """Show the latest value; `nothing` is said where there is none and that is no fault."""
+    """Show the latest value; `nothing` is said where there is none and that is no fault.
+
+    `named`: with its name also where it is the only one.
+    """
     panel = (
         stat.Panel()
         .title(question)
@@ -108,6 +113,8 @@ def figure(
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
+    if named:
+        panel = panel.text_mode(BigValueTextMode.VALUE_AND_NAME)
     if nothing:
         panel = panel.no_value(nothing)
     for query in _asked(queries, exemplars=False):

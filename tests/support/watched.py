@@ -1,6 +1,8 @@
 """What is watched in a running gateway: the expressions, and what they read."""
 
 import json
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +57,14 @@ def errors_of(prometheus: Prometheus, watched: Iterable[Watched]) -> list[str]:
     return errors
 
 
-def returned_data(
-    prometheus: Prometheus, expression: str, *, last_s: float, step_s: float = 0.5
-) -> bool:
-    """Tell whether the expression returned anything at some moment of the last seconds."""
-    return bool(prometheus.query_range(expression, last_s=last_s, step_s=step_s))
+def moments(prometheus: Prometheus, expression: str, *, since: float) -> list[tuple[float, float]]:
+    """Return when the expression returned what, from that instant to now."""
+    last_s = time.time() - since
+    found = prometheus.query_range(expression, last_s=last_s, step_s=0.5)
+    return [point for series in found for point in series.values]
+
+
+def told_something(prometheus: Prometheus, expression: str, *, since: float) -> bool:
+    """Tell whether it returned a value that is not zero: a mistake in it may show zeros, too."""
+    found = moments(prometheus, expression, since=since)
+    return any(value != 0 and not math.isnan(value) for _, value in found)
