@@ -259,12 +259,14 @@ class Shared(Protocol):
         deadline: float,
         unusable: bytes | None = None,
         fresh: bool = False,
+        to_the_end: bool = False,
     ) -> Held:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
-        to it counts as absent. `fresh`: whatever is stored now counts as absent. Without Redis
-        the flight is shared in this process only. Raises what `fetch` raises (those who waited
+        to it counts as absent. `fresh`: whatever is stored now counts as absent. `to_the_end`: the
+        fetch goes on when nobody waits for it any more. Without Redis the flight is shared in
+        this process only. Raises what `fetch` raises (those who waited
         for a fetch share its failure), and DeadlineExceeded.
         """
 

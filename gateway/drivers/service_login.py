@@ -38,7 +38,7 @@ _AWAY_PAUSE_S = (1.0, 2.0, 4.0, 8.0)
 """No longer: nobody gets a console meanwhile, and IAM may be back."""
 _LOGIN_TIMEOUT_S = 15.0
 _LOGIN_WITHIN_S = 60.0
-"""A login for whoever wants it, with the wait for others' to end. It ends when all have left."""
+"""With the wait for other projects' logins."""
 _TOKEN = re.compile(r"[!-~]{16,65536}")
 _REMAINING_MIN_S = 60.0
 """A token with less left is not sent: it might end on its way."""
@@ -139,6 +139,8 @@ class PasswordCredential:
             self._log_in,
             deadline=deadline,
             unusable=unusable.value if unusable is not None else None,
+            # Of a login that is given up nobody knows whether IAM counts it as a failure.
+            to_the_end=True,
         )
         token = _token_from(held.value)
         if token is None:

@@ -1,8 +1,9 @@
 """One fetch for all who wait: over the requests of this process, and over all replicas.
 
 A fetch runs in a task of its own, so it survives the caller that started it; when the last
-caller has left, it is cancelled and its lease given up. Over replicas the holder of a lease
-fetches and the others are woken by its result. Without Redis each process fetches for itself.
+caller has left, it is cancelled and its lease given up, unless it is to go on to its end. Over
+replicas the holder of a lease fetches and the others are woken by its result. Without Redis each
+process fetches for itself.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ class _Flight:
     task: "asyncio.Task[Held]"
     deadline: float
     """Of the request that began it."""
+    to_the_end: bool = False
     waiters: int = 0
 
 
@@ -100,6 +102,7 @@ class SharedFlight:
         deadline: float,
         unusable: bytes | None = None,
         fresh: bool = False,
+        to_the_end: bool = False,
     ) -> Held:
         name = (key, unusable, fresh)
         while True:
@@ -107,6 +110,7 @@ class SharedFlight:
             joined = flight is not None
             if flight is None:
                 flight = self._start(name, fetch, deadline)
+            flight.to_the_end |= to_the_end
             try:
                 held = await self._land(name, flight, deadline)
             except GatewayError as error:
@@ -144,7 +148,7 @@ class SharedFlight:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
             flight.waiters -= 1
-            if flight.waiters == 0 and not flight.task.done():
+            if flight.waiters == 0 and not flight.to_the_end and not flight.task.done():
                 # Nobody may join a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()

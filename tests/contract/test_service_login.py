@@ -319,6 +319,36 @@ def test_a_hasty_caller_s_deadline_ends_the_login_for_nobody_else() -> None:
     run_virtually(scene())
 
 
+def test_hasty_callers_alone_cost_one_login_and_find_its_token() -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        region.iam.answer_s = 2.0
+        (credential,) = region.replica()
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                await credential.headers(REQUEST, deadline=region.clock.monotonic() + 0.5)
+        await asyncio.sleep(1.5)
+        assert await credential.headers(REQUEST, deadline=region.clock.monotonic() + 0.5)
+        assert region.iam.logins == 1
+
+    run_virtually(scene())
+
+
+def test_hasty_callers_do_not_lock_the_account_of_a_slow_iam() -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        region.iam.password, region.iam.answer_s = "another", 2.0
+        (credential,) = region.replica()
+        for _ in range(100):
+            with pytest.raises(GatewayError):
+                await credential.headers(REQUEST, deadline=region.clock.monotonic() + 0.5)
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(5.0)
+        assert len(region.iam.refused_at) == region.iam.logins == 1
+
+    run_virtually(scene())
+
+
 def test_a_login_has_its_time_however_long_it_waited_for_its_turn() -> None:
     async def scene() -> None:
         region = Region(VirtualClock())

@@ -118,6 +118,22 @@ async def test_when_all_callers_left_the_fetch_ends_and_another_replica_takes_ov
     assert (first.in_flight, second.in_flight) == (0, 0)
 
 
+async def test_what_serves_more_than_those_who_wait_goes_on_without_them(clock: FakeClock) -> None:
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    later = clock.monotonic() + 30
+    leaving = asyncio.ensure_future(first.obtain("k", fetches, deadline=later, to_the_end=True))
+    await settle()
+    leaving.cancel()
+    await settle()
+    assert fetches.cancelled == 0
+    fetches.outcome.set_result(b"token")
+    await settle()
+    assert first.in_flight == 0
+    held = await second.obtain("k", fetches, deadline=later)
+    assert (held.value, fetches.begun) == (b"token", 1)
+
+
 async def test_a_dead_holder_costs_one_more_fetch_and_no_more_than_its_lease(
     clock: FakeClock,
 ) -> None:
