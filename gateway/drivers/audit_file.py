@@ -51,6 +51,7 @@ _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
 _UNSEALED_BYTES_MAX = 4_000_000
 """A start reads back to the last checkpoint."""
+_CLOCK_STEP_S = 86_400.0
 _LATE, _PROMISED = 2, 3
 """In periods of checkpoints: when a record waits for one, and what each promises of the next."""
 _LOCK: Final = "lock"
@@ -166,6 +167,8 @@ class ChainFiles:
         self._look_at = 0.0
         self._lost = beginning("")
         """Where our chain stood when its last segment was taken away."""
+        self._clock_offset_s = 0.0
+        """Of the wall clock from the monotonic one."""
         self._sealed_at = 0.0
         """When the last checkpoint was made."""
         self._unsealed_bytes = 0
@@ -202,7 +205,7 @@ class ChainFiles:
     def remove_old(self) -> Committed:
         """Remove segments that are too old, and whole chains that nobody writes; say so first."""
         self._make_ready()
-        if self._keep_s <= 0:
+        if self._keep_s <= 0 or self._has_clock_stepped():
             return self._tell()
         before = self._clock.now() - self._keep_s
         for place in chain_places(self._directory):
@@ -214,6 +217,17 @@ class ChainFiles:
             except ChainUnreadable as unreadable:  # it stays, for somebody to look at
                 _tell_unreadable(place, unreadable)
         return self._tell()
+
+    def _has_clock_stepped(self) -> bool:
+        """Tell whether the wall clock went another way than time since somebody asked.
+
+        A wrong one would remove all; by the next time it is right again, or somebody was told.
+        """
+        stepped_s = self._clock.now() - self._clock.monotonic() - self._clock_offset_s
+        self._clock_offset_s += stepped_s
+        if has_stepped := abs(stepped_s) > _CLOCK_STEP_S:
+            log.warning("audit_clock_stepped", extra={"by_s": round(stepped_s)})
+        return has_stepped
 
     def close(self) -> Committed:
         self._let_go()
@@ -397,21 +411,22 @@ class ChainFiles:
             raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        now = self._clock.now()
+        now, beside = self._clock.now(), neighbours_of(place)
+        known = [*(one.at for one in beside), *([] if stand is None else [stand.at])]
+        self._clock_offset_s = max(known, default=now) - self._clock.monotonic()
         self._sealed_at, self._unsealed_bytes = now, 0
-        beside = neighbours_of(place)
         if self._lost.seq:
             beside.append(Neighbour(self._lost, now))
+        told = partial(opening_body, now, beside=beside, keep_s=self._keep_s)
         try:
             if stand is None:
                 self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment([opening_body(now, beside=beside, keep_s=self._keep_s)])
+                self._begin_segment([told()])
             else:
                 self._stand = stand
                 self._reopen(stand)
                 # First of all: a removal that a checkpoint follows directly must be our own.
-                opening = opening_body(now, torn=stand.torn, beside=beside, keep_s=self._keep_s)
-                self._append([opening], with_checkpoint=True)
+                self._append([told(torn=stand.torn)], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)

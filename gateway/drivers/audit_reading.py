@@ -44,6 +44,8 @@ class Stand:
     number: int
     """Of the last segment."""
     opened_at: float
+    at: float = 0.0
+    """Of the last line."""
     torn: bytes = b""
 
 
@@ -76,7 +78,7 @@ def stand_of(place: Path, signer: Signer | None) -> Stand | None:
         raise ChainUnreadable(f"{file.name} does not begin with its number")
     lines, torn = _end_of(file)
     _raise_unless_proved(lines, signer)
-    return Stand(lines[-1].head, number, opening.at, torn)
+    return Stand(lines[-1].head, number, opening.at, lines[-1].at, torn)
 
 
 def neighbours_of(place: Path) -> list[Neighbour]:

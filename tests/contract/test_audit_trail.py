@@ -788,6 +788,44 @@ async def test_old_segments_go_and_the_rest_still_verifies(
     assert finding.flaw is Flaw.REMOVED
 
 
+async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, clock, keep_s=400 * DAY_S) as subject:
+        for day in range(5):
+            await subject.record(f"day {day}")
+            await clock.advance(DAY_S)
+        before = len(segments_of(subject.place))
+        for step_s in (500 * DAY_S, -500 * DAY_S):
+            clock.step_wall(step_s)
+            await subject.record("ann")
+            await asyncio.to_thread(subject.files.remove_old)
+        assert len(segments_of(subject.place)) >= before
+        assert caplog.messages.count("audit_clock_stepped") == 2
+        await clock.advance(500 * DAY_S)
+        await asyncio.to_thread(subject.files.remove_old)
+        assert len(segments_of(subject.place)) <= 2
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_clock_that_is_wrong_at_the_start_removes_nothing_at_once(
+    tmp_path: Path, clock: FakeClock, *, is_new: bool
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+        await clock.advance(DAY_S)
+        await subject.record("bob")
+    clock.step_wall(500 * DAY_S)
+    signer = SigningKey().signer if is_new else KEY.signer
+    async with opened(tmp_path, clock, keep_s=400 * DAY_S, signer=signer) as other:
+        assert (other.place != subject.place) == is_new
+        await asyncio.to_thread(other.files.remove_old)
+        assert "ann" in subject.subjects()
+        await clock.advance(3_600.0)
+        await asyncio.to_thread(other.files.remove_old)  # nobody set it right
+        assert not subject.place.exists() or "ann" not in subject.subjects()
+
+
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
     """Let so many files be removed and no more; return what is removed."""
     gone: list[Path] = []
