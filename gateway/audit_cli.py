@@ -77,7 +77,7 @@ def verify_trail(
         return _usage(str(error))
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
-    found = {report.head.chain for report in reports if report.head is not None}
+    found = {report.chain for report in reports}
     lost = [head for head in heads if head.chain not in found]
     not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
     intact = bool(reports) and not lost and all(report.intact for report in reports)
@@ -95,7 +95,7 @@ def verify_trail(
         for head in not_compared:
             print(f"line {head.seq} of the chain {head.chain} was removed and cannot be compared")
         for head in lost:
-            print(f"BROKEN: the chain {head.chain} is not there")
+            print(f"BROKEN: the chain {head.chain} is not there, which had line {head.seq}")
         if not reports:
             print("BROKEN: there is no chain")
     return OK if intact else BROKEN

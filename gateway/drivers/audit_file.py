@@ -42,6 +42,7 @@ from gateway.rules.audit_chain import (
     link,
     segment_opening,
     segment_removed,
+    told_beside,
 )
 
 log = logging.getLogger("gateway.audit")
@@ -359,7 +360,9 @@ class ChainFiles:
     def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
-        lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
+        told = told_beside(self._beside(), self._keep_s)
+        opening = segment_opening(number, now, beside=told)
+        lines, head = link(self._stand.head, [opening, *bodies])
         # It vouches for the segment before, too, which has none at its end after a failed sync.
         last, head = link(head, [self._checkpoint(head, now)])
         lines += last
@@ -411,22 +414,21 @@ class ChainFiles:
             raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        now, beside = self._clock.now(), neighbours_of(place)
+        now, beside = self._clock.now(), self._beside()
         known = [*(one.at for one in beside), *([] if stand is None else [stand.at])]
         self._clock_offset_s = max(known, default=now) - self._clock.monotonic()
         self._sealed_at, self._unsealed_bytes = now, 0
-        if self._lost.seq:
-            beside.append(Neighbour(self._lost, now))
-        told = partial(opening_body, now, beside=beside, keep_s=self._keep_s)
         try:
             if stand is None:
                 self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment([told()])
+                self._begin_segment([opening_body(now)])
             else:
                 self._stand = stand
                 self._reopen(stand)
+                told = told_beside(beside, self._keep_s)
+                opening = opening_body(now, torn=stand.torn, beside=told)
                 # First of all: a removal that a checkpoint follows directly must be our own.
-                self._append([told(torn=stand.torn)], with_checkpoint=True)
+                self._append([opening], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -436,6 +438,12 @@ class ChainFiles:
         log.info(
             "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
+
+    def _beside(self) -> list[Neighbour]:
+        beside = neighbours_of(self._place)
+        if self._lost.seq:
+            beside.append(Neighbour(self._lost, self._clock.now()))
+        return beside
 
     def _has_lost_more_than(self, head: Head) -> bool:
         return head.chain == self._lost.chain and head.seq < self._lost.seq
@@ -455,7 +463,7 @@ class ChainFiles:
         ends = ((number, file, last_line(file)) for number, file in closed)
         old = [*takewhile(lambda end: end[2].at < before, ends)]
         if old:
-            self._remove(old, "older than keep_days")
+            self._remove(old, before, "older than keep_days")
             _sync_directory(self._place)
 
     def _remove_other(self, place: Path, before: float) -> None:
@@ -467,16 +475,19 @@ class ChainFiles:
             if not files or last_line(files[-1][1]).at >= before:
                 return
             ends = [(number, file, last_line(file)) for number, file in files]
-            self._remove(ends, f"{place.name} is older than keep_days")
+            self._remove(ends, before, f"{place.name} is older than keep_days")
             (place / _LOCK).unlink()
             place.rmdir()
         finally:
             os.close(lock)
 
-    def _remove(self, ends: Sequence[tuple[int, Path, Line]], why: str) -> None:
+    def _remove(self, ends: Sequence[tuple[int, Path, Line]], before: float, why: str) -> None:
         """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
         now = self._clock.now()
-        told = [segment_removed(now, segment=n, head=last.head, why=why) for n, _, last in ends]
+        told = [
+            segment_removed(now, segment=number, head=last.head, due_before=before, why=why)
+            for number, _, last in ends
+        ]
         self._append(told, with_checkpoint=True)
         for _, file, _ in ends:
             file.unlink()

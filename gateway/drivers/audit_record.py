@@ -2,14 +2,13 @@
 
 import os
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import TRAIL_OPENED, Head, Neighbour, body
+from gateway.rules.audit_chain import TRAIL_OPENED, Head, body
 
 _RETRY_AFTER_S = 5.0
 _TORN_BYTES_MAX = 2_000
@@ -55,19 +54,14 @@ def record_body(record: AuditRecord) -> bytes:
     )
 
 
-def opening_body(
-    at: float, *, torn: bytes = b"", beside: Iterable[Neighbour] = (), keep_s: float = 0.0
-) -> bytes:
-    """Return the record with which a process begins.
+def opening_body(at: float, *, torn: bytes = b"", beside: dict[str, object] | None = None) -> bytes:
+    """Return the record with which a process begins; `torn` is what it cut off.
 
-    `torn` is what it cut off; `beside` are the chains beside its own, which are kept for `keep_s`
-    at least.
+    `beside` is what rules.audit_chain.told_beside says.
     """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if torn:
         text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
         detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
     record = record_body(AuditRecord(event=TRAIL_OPENED, at=at, detail=detail))
-    if found := [one.fields for one in beside]:
-        return body({**orjson.loads(record), "beside": found, "keep_s": keep_s})
-    return record
+    return body({**orjson.loads(record), **beside}) if beside else record

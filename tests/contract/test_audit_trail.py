@@ -633,14 +633,21 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
     assert [report.finding for report in reports] == [None, None]
 
 
+@pytest.mark.parametrize("which", [0, 1])
 async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
-    tmp_path: Path, clock: FakeClock
+    tmp_path: Path, clock: FakeClock, which: int
 ) -> None:
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
         await one.record("ann")
         await two.record("bob")
     assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
-    one.place.rename(tmp_path / "elsewhere")
+    async with opened(tmp_path, clock) as one:
+        await clock.advance(DAY_S)
+        await one.record("cid")  # so that each of the two has seen the other
+        reports = all_judged(tmp_path, KEY.verifiers)
+        assert [report.finding for report in reports] == [None, None]
+    gone = chain_places(tmp_path)[which]
+    gone.rename(tmp_path / "elsewhere")
     (report,) = all_judged(tmp_path, KEY.verifiers)
     assert report.finding is not None
     assert report.finding.flaw is Flaw.REMOVED
@@ -900,7 +907,9 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
     first, *_, last = segments_of(subject.place)
     head = parse(first.read_bytes().splitlines(keepends=True)[-1]).head
     end = parse(lines_in(subject.place)[-1])
-    made, _ = link(end.head, [segment_removed(end.at, segment=1, head=head, why="made up")])
+    made, _ = link(
+        end.head, [segment_removed(end.at, segment=1, head=head, due_before=end.at, why="made up")]
+    )
     with last.open("ab") as segment:
         segment.writelines(made)
     first.unlink()
