@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from gateway.drivers.audit_keys import verifier_of
-from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
+from gateway.drivers.audit_places import chain_places, segment_files
+from gateway.drivers.audit_reading import ChainUnreadable, first_line
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
 from gateway.rules.audit_trails import told_in, verify_all
 from gateway.rules.audit_verify import Report, Segment, Verify, summary

@@ -20,7 +20,7 @@ from blockbuster import blockbuster_ctx
 
 from gateway.drivers import audit_file, audit_trail
 from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_reading import chain_places
+from gateway.drivers.audit_places import chain_places
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
@@ -469,7 +469,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
     assert judged(subject.place).intact
 
 
-@pytest.mark.parametrize("broken", ["write_durably", "sync", "_sync_directory"])
+@pytest.mark.parametrize("broken", ["write_durably", "sync", "sync_directory"])
 async def test_a_segment_that_cannot_be_begun_loses_nothing(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -887,7 +887,7 @@ async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
         patch.setattr(Path, "iterdir", lambda place: sorted(real(place), reverse=True))
         interrupted(patch, after)
         with pytest.raises(OSError, match="Input/output"):
-            subject.files._remove_other(other.place, clock.now() - DAY_S)
+            subject.files.remove_old()
     assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True, True]
     await asyncio.to_thread(subject.files.remove_old)
     assert not other.place.exists()
@@ -1042,8 +1042,8 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     await subject.record("ann")
     before = segments_of(subject.place)
     await clock.advance(DAY_S)
-    real = audit_file._sync_directory
-    monkeypatch.setattr(audit_file, "_sync_directory", failing(1, errno.EIO, real))
+    real = audit_file.sync_directory
+    monkeypatch.setattr(audit_file, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, JournalUnavailable)
     assert segments_of(subject.place) == before  # else a kill now would break the chain
