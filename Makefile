@@ -27,7 +27,7 @@ SECRETS := deploy/compose/secrets
 CLOUD_PASSWORD ?= correct horse battery staple
 
 compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
-	@chmod 444 $^
+	@chmod 644 $^
 
 # Nobody else enters the directory; in it, a container reads the one file that is mounted for it.
 $(SECRETS):
@@ -43,6 +43,7 @@ $(SECRETS)/redis-password $(SECRETS)/grafana-admin-password: | $(SECRETS)
 	openssl rand -hex 24 > $@
 
 $(SECRETS)/valkey-users: $(SECRETS)/redis-password
+	@rm -f $@  # a new file: the containers that run keep the one they know
 	printf 'user default off\nuser gateway on #%s ~gateway:* &gateway:* +@all -@admin -@dangerous\n' \
 	  $$(tr -d '\n' < $< | openssl dgst -sha256 -r | cut -c -64) > $@
 
@@ -77,9 +78,12 @@ docs: $(VENV)/.dev ## write what is made from the code
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 
-lock: $(VENV)/.dev ## resolve pyproject.toml anew into the two lock files
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+lock: $(VENV)/.dev ## resolve pyproject.toml anew into the lock files: to run, to develop, to deploy
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
 .PHONY: help demo format lint test bench soak docs lock

@@ -19,7 +19,7 @@ def _perform(options: argparse.Namespace, gateway: Client) -> None:
     path, asked, show = _COMMANDS[options.command]
     body = None
     if asked is not None:
-        named = {name: value for name, value in asked(options).items() if value not in (None, "")}
+        named = {name: value for name, value in asked(options).items() if value is not None}
         body = {**named, "reason": options.reason}
     elif options.command == "policy" and options.reload:
         path, body = "/policy/reload", {"reason": options.reason}
@@ -44,7 +44,9 @@ def _drop_links(options: argparse.Namespace) -> Json:
     which = _named(options, "project", "server", "issuer", "subject")
     if options.all == any(which.values()):
         raise stop_at_usage("Say whose links, by --project, --server or --subject; or --all.")
-    return which
+    if (options.issuer is None) != (options.subject is None):
+        raise stop_at_usage("Name a person by --issuer and --subject.")
+    return {"all": True} if options.all else which
 
 
 def _named(options: argparse.Namespace, *names: str) -> Json:
@@ -68,6 +70,8 @@ def _show_given(answer: Json) -> None:
     order = member(answer, "order", dict)
     what = plain(_what(order["what"]))
     print(f"Ordered until {order['until']}: {what} (order {order['id']}).")
+    if note := answer.get("note"):
+        print(plain(str(note)))
     if not member(answer, "all_replicas_told", bool):
         print("Redis is away: this process obeys now, the others once Redis is there again.")
 

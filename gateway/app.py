@@ -10,9 +10,10 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -27,6 +28,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
@@ -34,7 +36,7 @@ from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
-from gateway.drivers.line_journal import LineJournal
+from gateway.drivers.line_journal import LineStore
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
@@ -62,6 +64,7 @@ from gateway.edge.public import PublicHandler, PublicServer
 from gateway.edge.wire import FAILURES
 from gateway.errors import KeysUnavailable, StoreUnavailable
 from gateway.flow import under_way
+from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
 from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
@@ -85,7 +88,7 @@ from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
-from gateway.rules.identity import TokenRules
+from gateway.rules.identity import TokenRules, good_until
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.rules.share import Share
@@ -132,9 +135,12 @@ def serve(config_file: Path, *, workers: int) -> int:
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
     """Be one worker until told to stop; return the exit code."""
-    logs.set_up(plan.config.log.levels)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Worker(plan, embedded_url=embedded_url).run())
+    with (
+        closing(LineWriter(sys.stdout.fileno())) as lines,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        logs.set_up(plan.config.log.levels, lines)
+        runner.run(Worker(plan, lines, embedded_url=embedded_url).run())
     return 0
 
 
@@ -149,15 +155,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 class Worker:
     """One serving process: opens, listens, drains, closes, in this order."""
 
-    def __init__(self, plan: WorkerPlan, *, embedded_url: str | None) -> None:
+    def __init__(self, plan: WorkerPlan, lines: LineWriter, *, embedded_url: str | None) -> None:
         self._plan = plan
+        self._lines = lines
         self._embedded_url = embedded_url
         self._config = plan.config
         self._clock = SystemClock()
         self._metrics = Metrics(plan.config.metrics.teams)
         history = plan.history
         self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
+        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
         self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
+        self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._has_admin_port = asyncio.Event()
@@ -184,7 +193,9 @@ class Worker:
         loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
         try:
             client = make_client(self._config.store, self._embedded_url)
-            async with open_parts(self._config, client, self._clock, self._metrics) as parts:
+            async with open_parts(
+                self._config, client, self._clock, self._metrics, self._lines
+            ) as parts:
                 await self._run_loops(parts)
         finally:
             loop.remove_reader(self._plan.parent_fd)
@@ -232,10 +243,14 @@ class Worker:
         public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
         admin = web.AppRunner(
             admin_app(
-                self._metrics.exposition, lambda: self._readiness(parts), parts.administration
+                self._metrics.exposition,
+                lambda: self._readiness(parts),
+                parts.administration,
+                self._is_tls_in_force,
             ),
             access_log=None,
             shutdown_timeout=_CANCELLED_WITHIN_S,
+            auto_decompress=False,
         )
         await public.setup()
         await admin.setup()
@@ -263,6 +278,10 @@ class Worker:
         await public.cleanup()
         answering.close()
         await admin.cleanup()
+
+    def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
+        served = self._certificates.get("admin")
+        return served is not None and served.is_in_force(context)
 
     async def _listen(
         self, listener: str, bound: socket.socket, runner: web.BaseRunner
@@ -297,7 +316,7 @@ class Worker:
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
             "redis": "ok" if parts.valkey.available else "degraded",
-            "orders": "ok" if parts.orders.known else "unknown",
+            "orders": parts.orders.state,
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         return not self._draining and parts.orders.serve and any(keys.values()), state
@@ -369,7 +388,11 @@ def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -
 
 @asynccontextmanager
 async def open_parts(
-    config: settings.Settings, client: RedisClient, clock: SystemClock, metrics: Metrics
+    config: settings.Settings,
+    client: RedisClient,
+    clock: SystemClock,
+    metrics: Metrics,
+    lines: LineWriter,
 ) -> AsyncIterator[Parts]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
@@ -388,7 +411,7 @@ async def open_parts(
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics)
-        orders = open_orders(config, valkey, clock)
+        orders = open_orders(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
             await orders.look()
         identify, admins, keys = await open_identify(
@@ -435,11 +458,13 @@ async def open_parts(
             dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
-        journal, journal_loops = await open_journal(config.audit, stack, valkey, clock, metrics)
+        journal, journal_loops = await open_journal(
+            config.audit, stack, valkey, clock, metrics, lines
+        )
         loops |= journal_loops
+        await policies.record_in(journal)
         if config.audit.when_unwritable == "serve":
             journal = BestEffortJournal(journal, metrics)
-        await policies.record_in(journal)
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -481,8 +506,6 @@ async def open_parts(
             telemetry=metrics,
         )
         expose(metrics, identify, consoles, flight, policies, keys)
-        lines = LineWriter(sys.stdout.fileno())
-        stack.callback(lines.flush)
         handler = PublicHandler(
             gateway,
             clock,
@@ -505,17 +528,24 @@ async def open_parts(
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            operations=[*links, "none"],
+            links=links,
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )
         yield Parts(handler, loops, policies, keys, valkey, orders, administration)
 
 
-def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> StandingOrders:
+def open_orders(
+    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics
+) -> StandingOrders:
     file = config.orders.file
+
+    def not_obeyed(error: Exception) -> None:
+        log.error("order_not_obeyed", exc_info=error)
+        metrics.order_not_obeyed()
+
     return StandingOrders(
-        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys), clock),
+        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
         None
         if file is None
         else FileOnDisk(
@@ -523,8 +553,9 @@ def open_orders(config: settings.Settings, valkey: Valkey, clock: Clock) -> Stan
         ),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
-        # Without an admin API nobody can have ordered anything.
-        known=config.admin.api is None,
+        # Not so only because this process has no admin API: another replica may have one.
+        none_given=config.orders.given == "nowhere",
+        failed=not_obeyed,
     )
 
 
@@ -543,6 +574,7 @@ def expose(
     loop = asyncio.get_running_loop()
     metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
     metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+    metrics.gauge("gateway_policy_version", lambda: int(policies.current().version[:8] or "0", 16))
     for one in keys:
         for name in ("age", "age_max"):
             read = partial(getattr, one, f"{name}_s")
@@ -564,20 +596,32 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     api = config.admin.api
     if api is None:
         return None
-    administration = Administration(
-        groups=api.groups,
-        certificates=api.certificates,
-        token_life_s={one.name: one.token_age_max_s + 2 * one.leeway_s for one in config.issuers},
+    rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
+    actions = AdminActions(
+        projects=frozenset(project for account in config.accounts for project in account.projects),
+        rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
         identify=identify,
         consoles=consoles,
         budget=budget,
         policies=policies,
+        clock=clock,
+    )
+    administration = Administration(
+        actions.all,
+        groups=api.groups,
+        certificates=api.certificates,
         journal=journal,
         clock=clock,
     )
-    return AdminApi(administration, admins, metrics.admin_request)
+    return AdminApi(
+        administration,
+        admins,
+        lambda principal: good_until(principal, rules[principal.issuer]),
+        clock,
+        metrics.admin_request,
+    )
 
 
 def obey(
@@ -601,13 +645,22 @@ def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
 
 
 async def open_journal(
-    audit: settings.Audit, stack: AsyncExitStack, valkey: Valkey, clock: Clock, metrics: Metrics
+    audit: settings.Audit,
+    stack: AsyncExitStack,
+    valkey: Valkey,
+    clock: Clock,
+    metrics: Metrics,
+    lines: LineWriter,
 ) -> tuple[Journal, dict[str, Loop]]:
     """Open the audit trail; what closes it makes all durable that it was given."""
     signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
     keep_s = audit.keep_days * 86_400
     loops: dict[str, Loop] = {}
     follow: list[Callable[[Sequence[bytes]], None]] = []
+    stream = AuditStream(valkey, keep_s=keep_s, bytes_max=audit.stream_bytes_max)
+    if audit.stream:
+        loops["audit stream's bounds"] = partial(stream.keep_trimmed, clock)
+        metrics.gauge("gateway_audit_stream_bytes", lambda: stream.bytes)
     store: AuditStore
     if audit.directory is not None:
         store = FileStore(
@@ -621,20 +674,16 @@ async def open_journal(
             )
         )
         if audit.stream:
-            follower = StreamFollower(AuditStream(valkey, keep_s=keep_s), clock)
+            follower = StreamFollower(stream, clock, partial(lines_after, audit.directory))
             stack.push_async_callback(follower.close)
             follow.append(follower.follow)
             loops["audit stream"] = follower.run
     elif audit.stream:
-        store = StreamStore(AuditStream(valkey, keep_s=keep_s), clock=clock, signer=signer)
+        store = StreamStore(stream, clock=clock, signer=signer)
     else:
-        lines_only = LineJournal(sys.stdout.fileno(), metrics)
-        metrics.gauge("gateway_audit_durable", lambda: lines_only.durable)
-        return lines_only, {}
-    if audit.stdout:
-        lines = LineWriter(sys.stdout.fileno())
-        stack.callback(lines.flush)
-        follow.append(lambda written: lines.write(b"".join(written)))
+        store = LineStore(sys.stdout.fileno(), clock)
+    if audit.stdout and (audit.stream or audit.directory is not None):
+        follow.append(lines.write_all)
     trail = AuditTrail(
         store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
     )
@@ -719,6 +768,11 @@ def open_inventories(
             partial(inventories.age_s, account.name),
             account=account.name,
         )
+        metrics.gauge(
+            "gateway_inventory_age_max_seconds",
+            partial(getattr, account.inventory, "age_max_s"),
+            account=account.name,
+        )
     return inventories
 
 
@@ -752,16 +806,15 @@ async def open_identify(
         )
         for issuer in config.issuers
     )
-    make = partial(
-        Identify,
-        signatures=JwtSignatures(
-            TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys)
-            for issuer, its_keys in zip(config.issuers, keys, strict=True)
-        ),
-        clock=clock,
-        telemetry=telemetry,
-    )
+    trusted = {
+        issuer.name: TrustedIssuer(
+            issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys
+        )
+        for issuer, its_keys in zip(config.issuers, keys, strict=True)
+    }
+    make = partial(Identify, clock=clock, telemetry=telemetry)
     callers = make(
+        signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
         revoked=_nobody if orders is None else orders.revoked,
         tokens_max=config.memory.tokens_max,
@@ -769,9 +822,10 @@ async def open_identify(
     api = config.admin.api
     audience = () if api is None else (api.audience,)
     admins = make(
+        signatures=JwtSignatures(trusted[issuer.name] for issuer in config.admin_issuers),
         rules={
             issuer.name: replace(_token_rules(issuer), audiences=frozenset(audience))
-            for issuer in config.issuers
+            for issuer in config.admin_issuers
         },
         # Who may revoke must be let in by a process that does not know yet who is revoked.
         revoked=_nobody if orders is None else orders.revoke_known,
@@ -924,7 +978,9 @@ async def _open_credentials(
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
             return dict.fromkeys(account.projects, pair), {}
         case settings.TokenFileLogin() as login:
-            file = TokenFileCredential(login, clock=tools.clock)
+            file = TokenFileCredential(
+                account.name, login, clock=tools.clock, telemetry=tools.metrics
+            )
             return dict.fromkeys(account.projects, file), {}
         case settings.PasswordLogin() as login:
             session = await stack.enter_async_context(

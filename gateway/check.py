@@ -14,9 +14,11 @@ from gateway.app import (
     open_budget,
     open_identify,
     open_policy,
+    projects_of,
     running,
 )
 from gateway.drivers.clock import SystemClock
+from gateway.drivers.embedded_valkey import EmbeddedValkey
 from gateway.drivers.listener_tls import Validity, validity
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
@@ -25,7 +27,7 @@ from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
 from gateway.located_yaml import Document, Mistake, MistakesFound, load
-from gateway.model import PERMISSIONS, Principal, ProjectId, ServerId
+from gateway.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
 from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
 
@@ -63,9 +65,12 @@ async def _check_online(config: settings.Settings) -> int:
     clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
     faults = 0
     async with AsyncExitStack() as stack:
+        embedded_url = None
+        if isinstance(config.store.redis, settings.RedisEmbedded):
+            embedded_url = stack.enter_context(EmbeddedValkey()).url
         valkey = Valkey(
             config.store,
-            make_client(config.store),
+            make_client(config.store, embedded_url),
             process_id="check",
             clock=clock,
             telemetry=metrics,
@@ -98,7 +103,7 @@ def _say(what: str, fault: str) -> int:
     return 1 if fault else 0
 
 
-def explain(  # noqa: PLR0913 - the parts of the question
+def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong with each
     config_file: Path,
     *,
     issuer: str | None,
@@ -117,11 +122,16 @@ def explain(  # noqa: PLR0913 - the parts of the question
     names = [one.name for one in config.issuers]
     if issuer is None and len(names) == 1:
         issuer = names[0]
+    project, _, server = target.partition("/")
+    projects = [one.id for one in projects_of(config.accounts)]
     if issuer not in names:
         return _usage(f"--issuer must be one of: {', '.join(names)}")
     if permission not in PERMISSIONS:
         return _usage(f"--permission must be one of: {', '.join(sorted(PERMISSIONS))}")
-    project, _, server = target.partition("/")
+    if project not in projects:
+        return _usage(f"no account has this project; there are: {', '.join(projects)}")
+    if server and not SERVER_ID.fullmatch(server.lower()):
+        return _usage("a server's id is a UUID; `gateway servers` tells those of names")
     now = at if at is not None else SystemClock().now()
     principal = Principal(issuer, subject, groups, now, now, None)
     asked = ServerId(server.lower()) if server else None
@@ -130,6 +140,8 @@ def explain(  # noqa: PLR0913 - the parts of the question
     _print_explanation(explanation, now)
     if any(rule.selector is not None for rule in explanation.matching):
         _print_attributes(inventory, asked, now)
+    if config.admin.api is not None:
+        print("  orders are not looked at: `gateway admin orders` tells who is revoked")
     return 0 if explanation.decision.allowed else 3
 
 

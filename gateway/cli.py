@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ from gateway.located_yaml import MistakesFound
 _EXIT_CODES: Final = """\
 exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
 5 try again later, 6 the gateway cannot be reached"""
+
+_YEAR_9999: Final = 253_402_300_799
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,36 +145,44 @@ def _admin_commands(commands: Any) -> None:
 
     command("orders", "what is ordered now, by whom, and until when")
     lift = command("lift", "end an order")
-    lift.add_argument("order", metavar="ORDER", help="its id, as `orders` tells it")
+    lift.add_argument("order", type=_text, metavar="ORDER", help="its id, as `orders` tells it")
 
     revoke = command("revoke", "refuse a token, a person's tokens, or all up to an instant")
-    revoke.add_argument("--issuer", required=True, help="its name in the config")
-    revoke.add_argument("--token-id", metavar="JTI", help="one token")
-    revoke.add_argument("--subject", help="all that this person has by now, or --before")
+    revoke.add_argument("--issuer", type=_text, required=True, help="its name in the config")
+    revoke.add_argument("--token-id", type=_text, metavar="JTI", help="one token")
+    revoke.add_argument(
+        "--subject", type=_text, help="all that this person has by now, or --before"
+    )
     revoke.add_argument(
         "--before", type=_instant, metavar="INSTANT", help="what was issued up to then"
     )
 
     drop = command("drop-links", "hand out no link again that was fetched by now")
     drop.add_argument("--all", action="store_true", help="whatever they are on")
-    drop.add_argument("--project", default="", metavar="ID")
-    drop.add_argument("--server", default="", metavar="ID")
-    drop.add_argument("--issuer", default="", help="with --subject: this person's")
-    drop.add_argument("--subject", default="")
+    drop.add_argument("--project", type=_text, metavar="ID")
+    drop.add_argument("--server", type=_text, metavar="ID")
+    drop.add_argument("--issuer", type=_text, help="with --subject: this person's")
+    drop.add_argument("--subject", type=_text)
 
     command("sessions", "whose tokens and links that process holds")
     command("queue", "the accounts' budgets, and who waits for them")
     ceiling = command("ceiling", "another ceiling of an account's budget, for a time")
-    ceiling.add_argument("account", metavar="ACCOUNT")
-    ceiling.add_argument("per_s", type=float, metavar="CALLS_A_SECOND")
+    ceiling.add_argument("account", type=_text, metavar="ACCOUNT")
+    ceiling.add_argument("per_s", type=_number(0.001, 100_000), metavar="CALLS_A_SECOND")
     ceiling.add_argument("--budget", choices=("console", "iam"), default="console")
-    ceiling.add_argument("--for", dest="for_s", type=float, default=86_400.0, metavar="SECONDS")
+    _span_option(ceiling, default=86_400.0)
 
     policy = command("policy", "the policy in force, and when it was loaded")
     policy.add_argument("--reload", action="store_true", help="read the file now")
     levels = command("log-level", "other log levels, for a time")
     levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
-    levels.add_argument("--for", dest="for_s", type=float, default=3_600.0, metavar="SECONDS")
+    _span_option(levels, default=3_600.0)
+
+
+def _span_option(parser: argparse.ArgumentParser, *, default: float) -> None:
+    parser.add_argument(
+        "--for", dest="for_s", type=_number(1, 2_592_000), default=default, metavar="SECONDS"
+    )
 
 
 def _client_command(
@@ -186,7 +196,7 @@ def _client_command(
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--gateway", metavar="URL", help=f"default: ${prefix}_URL")
+    parser.add_argument("--gateway", type=_text, metavar="URL", help=f"default: ${prefix}_URL")
     parser.set_defaults(url_variable=f"{prefix}_URL")
     token = parser.add_mutually_exclusive_group()
     token.add_argument(
@@ -200,7 +210,9 @@ def _client_command(
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="whom to trust for TLS")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="your certificate, if asked for")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its key (default: in --cert)")
-    parser.add_argument("--wait", type=float, default=60.0, metavar="SECONDS", help="default: 60")
+    parser.add_argument(
+        "--wait", type=_number(0.1, 86_400), default=60.0, metavar="SECONDS", help="default: 60"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document, errors too")
     return parser
 
@@ -297,6 +309,26 @@ def _positive(text: str) -> int:
     return number
 
 
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("is no number") from None
+        if not low <= number <= high:  # nor is NaN
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+        return number
+
+    return read
+
+
+def _text(text: str) -> str:
+    # A variable of a script that is not set must not turn one person into all of them.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
 def _level(text: str) -> tuple[str, str]:
     logger, is_given, level = text.partition("=")
     if not is_given:
@@ -311,4 +343,6 @@ def _instant(text: str) -> float:
         raise argparse.ArgumentTypeError("is no ISO 8601 instant") from None
     if instant.tzinfo is None:
         raise argparse.ArgumentTypeError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
+    if not 0 <= instant.timestamp() <= _YEAR_9999:
+        raise argparse.ArgumentTypeError("is not between the years 1970 and 9999")
     return instant.timestamp()

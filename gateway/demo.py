@@ -284,11 +284,13 @@ class _Scene:
         root, python = Path(__file__).parent.parent, shlex.quote(sys.executable)
         servers = f"http://127.0.0.1:{self._port}/v1/{self._box.project}/physicalservers"
         power_off = {"action": "power off", "server_id_set": self._allowed[-1:]}
-        lines = [f"{name.upper()}={token}" for name, token in self._tokens.items()]
+        lines = [f"export {name.upper()}={token}" for name, token in self._tokens.items()]
         lines += [
             f"ALLOWED={servers}/{self._allowed[0]}/remote-console-address",
             f"DENIED={servers}/{self._denied[0]}/remote-console-address",
-            f"TARGET={self._box.project}/{self._allowed[0]}",
+            f"PROJECT={self._box.project}",
+            f"SERVER={self._allowed[0]}",
+            "TARGET=$PROJECT/$SERVER",
             f"SERVERS={servers}",
             f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
             f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
@@ -307,7 +309,7 @@ _TOUR = """\
 Console Gateway is up. Ctrl-C ends it and leaves nothing behind.
 
   gateway              {gateway}
-  admin                {admin}    /metrics /healthz /readyz /admin
+  admin                {admin}    /metrics /healthz /readyz /admin/openapi.json
   Valkey               {redis}
   config and policy    {directory}    edit policy.yaml: no restart
 

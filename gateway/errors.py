@@ -28,9 +28,14 @@ GatewayError
 
 from enum import Enum
 
+from gateway.model import Principal
+
 
 class GatewayError(Exception):
     """Base of all. Its text goes to the operator's log, never to the caller, never a secret."""
+
+    out_of_time = False
+    """It stopped one who had too little time, and says nothing of those who have more."""
 
 
 class Rejection(Enum):
@@ -53,6 +58,8 @@ class Rejection(Enum):
     TOO_OLD = "too_old"
     CLAIMS = "claims"
     REVOKED = "revoked"
+    CERTIFICATE = "certificate"
+    """A client certificate that has ended since, or whose authorities were loaded anew since."""
     FOREIGN_KEY = "foreign_key"
     """Signed with an access key that is not of this gateway's making, and no JWT beside it."""
     ISSUED_KEY = "issued_key"
@@ -66,11 +73,22 @@ class Rejection(Enum):
 
 
 class NotAuthenticated(GatewayError):
-    def __init__(self, reason: Rejection, detail: str = "", *, issuer: str | None = None) -> None:
-        """`detail` and `issuer` (our config's name for it) are for the operator's log."""
+    def __init__(
+        self,
+        reason: Rejection,
+        detail: str = "",
+        *,
+        issuer: str | None = None,
+        principal: Principal | None = None,
+    ) -> None:
+        """`detail` and `issuer` (our config's name for it) are for the operator's log.
+
+        `principal` is whose token it is, where that is proved.
+        """
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.issuer = issuer
+        self.principal = principal
 
 
 class BadRequest(GatewayError):
@@ -127,7 +145,7 @@ class CallerLimited(RetryLater):
 
 
 class BudgetExhausted(RetryLater):
-    pass
+    out_of_time = True
 
 
 class UpstreamRefused(GatewayError):
@@ -175,7 +193,7 @@ class JournalUnavailable(RetryLater):
 
 
 class DeadlineExceeded(GatewayError):
-    pass
+    out_of_time = True
 
 
 class StoreUnavailable(GatewayError):

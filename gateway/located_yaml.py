@@ -82,19 +82,30 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def load(path: Path) -> Document:
-    """Read one YAML document; raise MistakesFound when it is unreadable, no YAML, or ambiguous.
+    """Read one YAML document; raises what `read` and `parse` raise."""
+    return parse(path, read(path))
+
+
+def read(path: Path) -> bytes:
+    """Return what is in the file; raise MistakesFound when it is unreadable."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        raise MistakesFound([Mistake(str(path), 0, "", reason)]) from error
+
+
+def parse(path: Path, content: bytes) -> Document:
+    """Return the one YAML document in it; raise MistakesFound when it is no YAML, or ambiguous.
 
     Duplicate keys are refused (YAML 1.2, 3.2.1.3: keys are unique; PyYAML keeps the last one
     silently), and so are aliases, which hide a document many times its size.
     """
     file = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MistakesFound([Mistake(file, 0, "", f"cannot be read: {error.strerror}")]) from error
+        loader = _Loader(content.decode())
     except UnicodeDecodeError as error:
         raise MistakesFound([Mistake(file, 0, "", "is not UTF-8")]) from error
-    loader = _Loader(text)
     try:
         root = loader.get_single_node()
         if root is None:

@@ -1,5 +1,6 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,6 +9,8 @@ from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
+SERVER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What a ServerId looks like: in lower case, so that one server has one spelling."""
 InstanceId = NewType("InstanceId", str)
 """An instance is what is installed on a server; its id is not the server's."""
 

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from gateway.model import (
     BudgetClass,
@@ -123,24 +124,38 @@ class KeptFile(Protocol):
     def load(self) -> bytes | None:
         """Return what was saved last; None where there is nothing."""
 
-    async def save(self, text: bytes) -> None:
-        """Keep it; a disk that takes nothing is no reason to stop."""
+    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        """Keep what is made of what was kept; no other process saves meanwhile.
+
+        It is made in a thread. A disk that takes nothing is no reason to stop.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class ToldOrders:
     version: str
+    is_complete: bool
+    """Somebody who knew all has told all; a store that forgot says no."""
     orders: Sequence[Order]
+    """Those that the caller did not hold."""
+    ids: AbstractSet[str]
+    """Of all that lie there well; what is unreadable, or sealed with an older key, is to be told
+    anew by who holds it."""
+    unreadable: int
+    """How many the caller did not hold and was not told."""
 
 
 class OrderStore(Protocol):
     """Standing orders that all replicas see. `read` and `add` raise StoreUnavailable."""
 
-    async def read(self, known: str) -> ToldOrders | None:
-        """Return all orders; None: they are those of the version `known`."""
+    async def read(self, known: str, *, held: AbstractSet[str]) -> ToldOrders | None:
+        """Return the orders with other ids than `held`; None: nothing changed since `known`."""
 
-    async def add(self, orders: Sequence[Order], *, ended: Sequence[str]) -> None:
-        """Let the orders stand for all replicas, and forget those with the ids in `ended`."""
+    async def add(self, orders: Sequence[Order], *, ended: Sequence[str], complete: bool) -> None:
+        """Let the orders stand for all replicas, and forget those with the ids in `ended`.
+
+        `complete`: with these the store holds all that stand.
+        """
 
     def when_changed(self, call: Callable[[], None]) -> None:
         """`call` hears when it may be worth the while to read."""
@@ -155,12 +170,13 @@ class Budget(Protocol):
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
-        `deadline` is monotonic. `again`: the slot that this call had was lost to a 429; it goes
-        to the head and is not charged once more. Raises BudgetExhausted as soon as it is known
-        that the slot would come too late, or, for spare demand, that there is none.
+        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
+        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
+        and is not charged once more. Raises BudgetExhausted as soon as it is known that the slot
+        would come too late, or, for spare demand, that there is none.
         """
 
     def throttled(
@@ -218,7 +234,7 @@ class SharedQueue(Protocol):
 class Fetched:
     """What a fetch brought: the value and how long it may be kept."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     """Monotonic seconds of this process."""
 
@@ -227,7 +243,7 @@ class Fetched:
 class Held:
     """A value out of a shared flight."""
 
-    value: bytes
+    value: bytes = field(repr=False)
     good_until: float
     source: LinkSource
 
@@ -268,7 +284,7 @@ class Shared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    value: bytes
+    value: bytes = field(repr=False)
     ttl_s: float
     version: bytes
 
@@ -277,11 +293,16 @@ class Found:
 class Claimed:
     """The lease is ours: fetch, then settle."""
 
+    store_time: float
+    """Seconds by the store's clock, when it was claimed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:
     holder: str
     lease_left_s: float
+    version: bytes
+    """Of the value that is stored now; b"" if none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +330,14 @@ class SharedStore(Protocol):
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         """Keep the lease; False when it is no longer ours."""
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
-        """Store what was fetched and end the lease; False (and no effect) when it was lost."""
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        """Store what was fetched and end the lease; False (and no effect) when it was lost.
+
+        It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
+        this late. `ttl_s` holds where that clock is set back.
+        """
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         """End the lease and tell those who wait why."""
@@ -394,13 +421,22 @@ class AuditRecord:
     permission: str = ""
     policy_version: str = ""
     trace_id: str = ""
+    target: str = ""
+    """Whom an administrator's order is about, as issuer:subject."""
     detail: str = ""
     """Free text, such as what an administrator asked for, and why."""
 
 
+RECORDED_WITHIN_S: Final = 5.0
+"""How long a record may take; what hangs for longer counts as a failure."""
+
+
 class Journal(Protocol):
     async def record(self, record: AuditRecord) -> None:
-        """Return when the record is durable; raises JournalUnavailable."""
+        """Return when the record is durable; raise JournalUnavailable.
+
+        Either within RECORDED_WITHIN_S.
+        """
 
 
 class Telemetry(Protocol):
@@ -414,7 +450,8 @@ class Telemetry(Protocol):
     def evicted(self, kind: str) -> None: ...
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None: ...
     def service_login(self, account: str, outcome: str) -> None: ...
-    def service_credential_expires(self, account: str, at: float) -> None: ...
+    def service_credential_expires(self, account: str, project: str, at: float) -> None: ...
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None: ...
     def keys_refreshed(self, issuer: str, outcome: str) -> None: ...
     def policy_reloaded(self, outcome: str, rules: int) -> None: ...
     def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None: ...

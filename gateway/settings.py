@@ -10,6 +10,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -194,6 +195,13 @@ OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class ListenerTls(_Section):
     """What a listener shows to its clients, and whom it lets in. Files are PEM."""
 
@@ -239,17 +247,28 @@ class Listen(_Section):
 class AdminApiSettings(_Section):
     """Who may use the admin API: who shows a JWT for this audience, or a certificate."""
 
-    audience: str
+    audience: Annotated[str, Field(min_length=1)]
     """Of an issuer of ours, and no audience of callers."""
+    issuers: Annotated[frozenset[Name], Field(min_length=1)] | None = None
+    """Whose tokens count here; to be named where there are several."""
     groups: Annotated[frozenset[str], Field(min_length=1)]
     """Who comes with a JWT is in one of these."""
     certificates: frozenset[str] = frozenset()
     """Subjects' names that need no JWT, so that whoever cuts off can act while issuers are away."""
+    without_tls: bool = False
+    """Tokens may come in clear text though `host` is not loopback: nobody listens in there."""
 
 
 class AdminListen(Listen):
     api: AdminApiSettings | None = None
     """Absent: there is no admin API."""
+
+    @model_validator(mode="after")
+    def _no_token_travels_in_clear_text(self) -> Self:
+        is_safe = self.tls is not None or _is_loopback(self.host)
+        if self.api is not None and not is_safe and not self.api.without_tls:
+            raise ValueError("with api, host must be loopback, or tls given (or api.without_tls)")
+        return self
 
     @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:
@@ -404,7 +423,7 @@ class Links(_Section):
 
 
 class Rate(_Section):
-    requests: Annotated[float, Field(gt=0, le=100_000)]
+    requests: Annotated[float, Field(ge=0.001, le=100_000)]
     per_s: Span = 1.0
     burst: Annotated[int, Field(ge=1, le=100_000)] = 1
 
@@ -547,7 +566,8 @@ class Store(_Section):
         _kind_of("url", "sentinels", "cluster", "embedded"),
     ]
     seal_keys: Annotated[tuple[SealKey, ...], Field(min_length=1)]
-    """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open."""
+    """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open. A new one
+    goes second everywhere, then first; the old one goes two minutes after that."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
     timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.1
     """After so long Redis is as good as away."""
@@ -558,7 +578,7 @@ class Store(_Section):
 class CallerLimits(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
-    requests: Annotated[float, Field(gt=0)] = 120
+    requests: Annotated[float, Field(ge=0.001)] = 120
     per_s: Span = 60.0
     burst: Annotated[int, Field(ge=1)] = 40
 
@@ -613,6 +633,9 @@ class OrderSettings(_Section):
     """Where they outlive a loss of Redis, for a process that starts then."""
     when_unknown: Literal["refuse", "serve"] = "refuse"
     """What callers are told by a process that neither Redis nor the file has told them."""
+    given: Literal["anywhere", "nowhere"] = "anywhere"
+    """`nowhere`: no process that shares this Redis has `admin.api`, so that there are none to be
+    told of, and a start needs neither Redis nor the file."""
 
 
 class MetricsSettings(_Section):
@@ -640,6 +663,8 @@ class Audit(_Section):
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
+    stream_bytes_max: Annotated[int, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
+    """Of Redis's memory; beyond it the oldest lines are forgotten, however young."""
     stdout: bool = False
     """Plain lines among the log's; beside another place they follow behind."""
     signing_key: SigningKey | None = None
@@ -675,9 +700,9 @@ class Audit(_Section):
 
 class Settings(_Section):
     listen: PublicListen = PublicListen()
-    admin: AdminListen = AdminListen(port=9090)
     request: RequestBounds = RequestBounds()
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
+    admin: AdminListen = AdminListen(port=9090)
     policy_file: ConfigPath
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     store: Store
@@ -691,6 +716,16 @@ class Settings(_Section):
     log: Log = Log()
     audit: Annotated[Audit, Field(default_factory=dict, validate_default=True)]
 
+    @field_validator("orders")
+    @classmethod
+    def _are_given_where_they_can_be(
+        cls, orders: OrderSettings, info: ValidationInfo
+    ) -> OrderSettings:
+        admin = info.data.get("admin")
+        if orders.given == "nowhere" and admin is not None and admin.api is not None:
+            raise ValueError("given is `nowhere`, but admin.api is there to give them")
+        return orders
+
     @property
     def catalogue(self) -> tuple[Operation, ...]:
         """The operations that may pass."""
@@ -698,12 +733,30 @@ class Settings(_Section):
         kept = (row for row in built_in_operations() if row.name not in off)
         return (*kept, *self.operations.add, OWN_OPERATION)
 
-    @model_validator(mode="after")
-    def _admin_tokens_are_for_nothing_else(self) -> Self:
+    @property
+    def admin_issuers(self) -> tuple[Issuer, ...]:
+        """Those whose tokens may be an administrator's."""
         api = self.admin.api
-        if api is not None and any(api.audience in issuer.audience for issuer in self.issuers):
-            raise ValueError("admin.api.audience must be none that callers' tokens are for")
-        return self
+        if api is None:
+            return ()
+        return tuple(one for one in self.issuers if api.issuers is None or one.name in api.issuers)
+
+    @field_validator("admin")
+    @classmethod
+    def _says_whose_tokens_are_administrators(
+        cls, admin: AdminListen, info: ValidationInfo
+    ) -> AdminListen:
+        api, issuers = admin.api, info.data.get("issuers", ())
+        if api is None or not issuers:
+            return admin
+        if any(api.audience in issuer.audience for issuer in issuers):
+            raise ValueError("api.audience must be none that callers' tokens are for")
+        names = {issuer.name for issuer in issuers}
+        if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
+            # Each could make administrators of its own people.
+            told = ", ".join(sorted(names))
+            raise ValueError(f"api.issuers must name whose administrators may act, of: {told}")
+        return admin
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
@@ -739,6 +792,13 @@ def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settin
         )
     except ValidationError as error:
         raise MistakesFound(mistakes_of(error, document)) from None
+
+
+def descriptors_passed(environ: Mapping[str, str] = os.environ) -> range:
+    """Return the listening sockets that this very process was started with (sd_listen_fds(3))."""
+    ours = environ.get("LISTEN_PID", "") == str(os.getpid())
+    count = environ.get("LISTEN_FDS", "")
+    return range(3, 3 + int(count)) if ours and count.isdecimal() else range(0)
 
 
 def traces_wanted(environ: Mapping[str, str] = os.environ) -> str:

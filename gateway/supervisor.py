@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gateway import settings
 from gateway.drivers.last_connections import begin_no_more
+from gateway.drivers.passed_sockets import passed_sockets
 from gateway.located_yaml import MistakesFound
 
 log = logging.getLogger("gateway.supervisor")
@@ -66,8 +67,17 @@ class History:
     def worker_deaths(self) -> int:
         return self._shared[1]
 
+    @property
+    def is_config_rejected(self) -> bool:
+        """Whether the file as it stands was refused."""
+        return bool(self._shared[2])
+
     def config_rejected(self) -> None:
         self._shared[0] += 1
+        self._shared[2] = True
+
+    def config_accepted(self) -> None:
+        self._shared[2] = False
 
     def worker_died(self) -> None:
         self._shared[1] += 1
@@ -100,6 +110,7 @@ class Supervisor:
         self._seen = _signature(config_file)
         self._workers: dict[int, _Worker] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._passed = passed_sockets(settings.descriptors_passed())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
@@ -114,6 +125,8 @@ class Supervisor:
         signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
+        for host, port in self._passed.keys() - self._named():
+            log.warning("passed_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
             return 1
@@ -146,21 +159,27 @@ class Supervisor:
             log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             return
         if config == self._config:
+            self._history.config_accepted()
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
+            self._leave_unnamed_ports()
             self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
+        # The new set is whole: who died of the old one has its successor, too.
+        self._restart_at.clear()
+        self._deaths.clear()
         for worker in before:
             self._retire(worker)  # in the time that its own config gives
         self._config = config
-        self._leave_old_ports()
+        self._leave_unnamed_ports()
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)
+        self._history.config_accepted()
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:
@@ -269,17 +288,19 @@ class Supervisor:
                 self._close_ports()
         self._close_ports()
 
-    def _leave_old_ports(self) -> None:
-        """Keep no port open that the config names no more: nobody would answer there."""
-        named = {one for i in range(self._count) for one in _addresses(self._config, i)}
-        for address in self._sockets.keys() - named:
+    def _leave_unnamed_ports(self) -> None:
+        """Keep no port open that the config in force does not name: nobody would answer there."""
+        for address in self._sockets.keys() - self._named():
             self._sockets.pop(address).close()
+
+    def _named(self) -> set[tuple[str, int]]:
+        return {one for i in range(self._count) for one in _addresses(self._config, i)}
 
     def _close_ports(self) -> None:
         """Leave the sockets to the workers; these accept what has connected, then close theirs."""
         listen = self._config.listen
         for address, bound in self._sockets.items():
-            if address == (listen.host, listen.port):
+            if address == (listen.host, listen.port) and address not in self._passed:
                 begin_no_more(bound)
             bound.close()
         self._sockets.clear()
@@ -295,17 +316,23 @@ class Supervisor:
     def _socket(self, host: str, port: int) -> socket.socket:
         """Bind once and keep: workers share the socket, so a connection survives any of them.
 
+        One that was passed stays open elsewhere, too: who connects waits there for our successor.
         Port 0 and below ask for any free port; such addresses are told apart by the number.
         """
         if (host, port) not in self._sockets:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            bound = socket.socket(family, socket.SOCK_STREAM)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((host, max(port, 0)))
-            bound.listen(_BACKLOG)
-            bound.setblocking(False)
-            self._sockets[host, port] = bound
+            passed = self._passed.get((host, port))
+            self._sockets[host, port] = passed.dup() if passed else _bound(host, port)
         return self._sockets[host, port]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, max(port, 0)))
+    bound.listen(_BACKLOG)
+    bound.setblocking(False)
+    return bound
 
 
 def _addresses(config: settings.Settings, index: int) -> tuple[tuple[str, int], tuple[str, int]]:

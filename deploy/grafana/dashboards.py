@@ -15,33 +15,38 @@ def service() -> Dashboard:
         page("Service", "Do people get their links, and how fast?", accounts=False)
         .with_panel(
             figure(
-                "Did 99.9 % of 30 days' requests for links succeed?",
-                "SLO 1, of whatever was recorded so far: the share that ended neither in 5xx nor in"
-                " CGW.4291. Callers' own mistakes count as good. Red: the month's budget is gone.",
-                ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
-                unit="percentunit",
-                decimals=3,
-                limits=((NEVER_BELOW, RED), (0.999, GREEN)),
+                "Which alerts fire?",
+                "By name; each has its section in the runbook. Those of another instance count, too.",
+                (
+                    'count by (alertname) (ALERTS{job="console-gateway",alertstate="firing"})',
+                    "{{alertname}}",
+                ),
+                unit="short",
+                limits=((1, RED),),
+                nothing="none",
+                width=8,
             )
         )
         .with_panel(
             figure(
-                "How much of that error budget is left?",
-                "1: nothing has failed; 0: a tenth of a percent has; below: the SLO is missed.",
-                ("1 - job:gateway_link_failures:ratio_rate30d / 0.001", "{{job}}"),
-                unit="percentunit",
-                decimals=1,
-                limits=((NEVER_BELOW, RED), (0.1, YELLOW), (0.5, GREEN)),
-            )
-        )
-        .with_panel(
-            figure(
-                "Did 95 % of 30 days' links come within 2.5 s?",
-                "SLO 2, of the answers to requests for links, refusals included.",
-                ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
+                "Which share of links fails now?",
+                "Over 5 minutes: what ended in 5xx or CGW.4291. Red: somebody is paged if it lasts.",
+                ("job:gateway_link_failures:ratio_rate5m", "{{job}}"),
                 unit="percentunit",
                 decimals=2,
-                limits=((NEVER_BELOW, RED), (0.95, GREEN)),
+                limits=((0.001, YELLOW), (0.006, RED)),
+                nothing="no requests",
+            )
+        )
+        .with_panel(
+            figure(
+                "Which share of links is slow now?",
+                "Over 5 minutes: what took over 2.5 s. Red: somebody is paged if it lasts.",
+                ("job:gateway_slow_links:ratio_rate5m", "{{job}}"),
+                unit="percentunit",
+                decimals=1,
+                limits=((0.05, YELLOW), (0.3, RED)),
+                nothing="no requests",
             )
         )
         .with_panel(
@@ -56,23 +61,12 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which versions are running?",
-                "More than one for longer than a roll-out takes: it has stopped half-way.",
-                ("count by (version) (gateway_build_info{INSTANCE})", "{{version}}"),
-                unit="short",
-            )
-        )
-        .with_panel(
-            figure(
-                "When does a certificate end?",
-                "The earliest of each listener with TLS; a renewed file is taken over by itself.",
-                (
-                    "min by (listener)"
-                    " (gateway_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
-                    "{{listener}}",
-                ),
-                unit="s",
-                limits=((NEVER_BELOW, RED), (172_800, YELLOW), (1_209_600, GREEN)),
+                "How much of the month's error budget is left?",
+                "1: nothing has failed; 0: a tenth of a percent has; below: the SLO is missed.",
+                ("1 - job:gateway_link_failures:ratio_rate30d / 0.001", "{{job}}"),
+                unit="percentunit",
+                decimals=1,
+                limits=((NEVER_BELOW, RED), (0.1, YELLOW), (0.5, GREEN)),
             )
         )
         .with_row(Row("Rate and errors"))
@@ -125,8 +119,8 @@ def service() -> Dashboard:
         .with_panel(
             graph(
                 "How long does a link take?",
-                "Whole requests for links, the wait for a place in the cloud's budget included. The"
-                " dots are exemplars: requests whose trace can be looked up.",
+                "Whole requests for links, given or failed, the wait for a place in the cloud's budget"
+                " included. The dots are exemplars: requests whose trace can be looked up.",
                 *percentiles("gateway_request_duration_seconds", 'INSTANCE,answer="link"'),
                 unit="s",
                 limits=((2.5, RED),),
@@ -194,8 +188,8 @@ def service() -> Dashboard:
                     "descriptors of {{instance}}",
                 ),
                 (
-                    "max(increase(gateway_worker_deaths_total{INSTANCE}[10m]))",
-                    "worker deaths in 10 min",
+                    "increase(gateway_worker_deaths_total{INSTANCE}[10m]) > 0",
+                    "worker deaths in 10 min, told by {{instance}}",
                 ),
                 (
                     "sum(increase(gateway_task_restarts_total{INSTANCE}[10m]))",
@@ -203,6 +197,53 @@ def service() -> Dashboard:
                 ),
                 unit="short",
                 limits=((0.8, RED),),
+            )
+        )
+        .with_row(Row("Goals of 30 days, and what runs"))
+        .with_panel(
+            figure(
+                "Did 99.9 % of 30 days' requests for links succeed?",
+                "SLO 1, of whatever was recorded so far: links given, of these and of what ended in 5xx"
+                " or CGW.4291. Callers' own mistakes count nowhere. Red: the month's budget is gone.",
+                ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
+                unit="percentunit",
+                decimals=3,
+                limits=((NEVER_BELOW, RED), (0.999, GREEN)),
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "Did 95 % of 30 days' links come within 2.5 s?",
+                "SLO 2, of the links given and of the requests that failed (5xx); refusals do not count.",
+                ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
+                unit="percentunit",
+                decimals=2,
+                limits=((NEVER_BELOW, RED), (0.95, GREEN)),
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "Which versions are running?",
+                "More than one for longer than a roll-out takes: it has stopped half-way.",
+                ("count by (version) (gateway_build_info{INSTANCE})", "{{version}}"),
+                unit="short",
+                width=6,
+            )
+        )
+        .with_panel(
+            figure(
+                "When does a certificate end?",
+                "The earliest of each listener with TLS; a renewed file is taken over by itself.",
+                (
+                    "min by (listener)"
+                    " (gateway_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
+                    "{{listener}}",
+                ),
+                unit="s",
+                limits=((NEVER_BELOW, RED), (172_800, YELLOW), (1_209_600, GREEN)),
+                width=6,
             )
         )
     )
@@ -217,6 +258,21 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
+                "Which share of calls fails?",
+                "Over 5 minutes: no answer, or one that cannot be used; what the cloud says of a request"
+                " is none.",
+                (
+                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    "{{account}}",
+                ),
+                unit="percentunit",
+                decimals=1,
+                limits=((0.05, YELLOW), (0.2, RED)),
+                nothing="no calls",
+            )
+        )
+        .with_panel(
+            figure(
                 "Are calls suspended?",
                 "1: the cloud failed so often that nothing is sent for a moment; 0.5: one call probes.",
                 ("max by (account) (gateway_breaker_open{ACCOUNT})", "{{account}}"),
@@ -226,20 +282,8 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How long is nothing sent, after a 429?",
-                "What is left of the pause that all replicas keep.",
-                (
-                    "max by (account, budget) (gateway_budget_pause_seconds{ACCOUNT})",
-                    "{{account}} {{budget}}",
-                ),
-                unit="s",
-                limits=((0.001, YELLOW),),
-            )
-        )
-        .with_panel(
-            figure(
                 "How long is the service token good?",
-                "The shortest of all processes. Below half an hour it was not renewed in time:"
+                "The shortest of all processes and projects. Below half an hour it was not renewed in time:"
                 " ConsoleGatewayServiceTokenNotRenewed in the runbook.",
                 (
                     "min by (account)"
@@ -254,30 +298,36 @@ def upstream() -> Dashboard:
             figure(
                 "Which share of calls meets a 429?",
                 "Over 5 minutes. It should be 0: the budget is there so that the cloud need not say it.",
-                ("job_account:gateway_upstream_throttled:ratio_rate5m", "{{account}}"),
+                (
+                    'job_account:gateway_upstream_throttled:ratio_rate5m{account=~"$account"}',
+                    "{{account}}",
+                ),
                 unit="percentunit",
                 limits=((0.001, YELLOW), (0.01, RED)),
             )
         )
         .with_panel(
             figure(
-                "How much of the budget is used?",
-                "Calls over 5 minutes, of what operators allow. Near 100 % people wait.",
-                ("job_account_budget:gateway_budget_use:ratio_rate5m", "{{account}} {{budget}}"),
-                unit="percentunit",
-                limits=((0.8, YELLOW), (0.95, RED)),
+                "How long will who comes now wait?",
+                "The queue at the learned rate. Beyond `budget.wait_max_s` (20 s) callers are refused.",
+                (
+                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
+                    "{{account}} {{budget}}",
+                ),
+                unit="s",
+                limits=((2, YELLOW), (10, RED)),
             )
         )
         .with_panel(
             figure(
-                "Which processes keep to a share of their own?",
-                "They cannot ask Redis, and take a part of the budget that cannot be too much.",
+                "How much of the budget is used?",
+                "Calls over 5 minutes, of what operators allow. Near 100 % people wait.",
                 (
-                    "sum by (account, budget) (gateway_budget_alone{ACCOUNT})",
+                    'job_account_budget:gateway_budget_use:ratio_rate5m{account=~"$account"}',
                     "{{account}} {{budget}}",
                 ),
-                unit="short",
-                limits=((1, YELLOW),),
+                unit="percentunit",
+                limits=((0.8, YELLOW), (0.95, RED)),
             )
         )
         .with_row(Row("Budget"))
@@ -288,8 +338,8 @@ def upstream() -> Dashboard:
                 " operators allow. The rate falls after 429s and climbs back; one that hovers at the"
                 " same place below the ceiling shows the true limit.",
                 (
-                    "sum by (account) (rate(gateway_budget_wait_seconds_count{ACCOUNT}[WINDOW]))",
-                    "calls, {{account}}",
+                    "sum by (account, budget) (rate(gateway_budget_wait_seconds_count{ACCOUNT}[WINDOW]))",
+                    "calls, {{account}} {{budget}}",
                 ),
                 (
                     "max by (account, budget) (gateway_budget_rate{ACCOUNT})",
@@ -311,7 +361,7 @@ def upstream() -> Dashboard:
                     "waiting, {{account}} {{budget}}",
                 ),
                 (
-                    "job_account_budget:gateway_budget_queue_seconds:max",
+                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
                     "seconds, {{account}} {{budget}}",
                 ),
                 unit="short",
@@ -339,6 +389,28 @@ def upstream() -> Dashboard:
                     "lost, {{account}} {{budget}}",
                 ),
                 unit="reqps",
+            )
+        )
+        .with_panel(
+            graph(
+                "How long is nothing sent, after a 429?",
+                "What is left of the pause that all replicas keep.",
+                (
+                    "max by (account, budget) (gateway_budget_pause_seconds{ACCOUNT})",
+                    "{{account}} {{budget}}",
+                ),
+                unit="s",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which processes keep to a share of their own?",
+                "They cannot ask Redis, and take a part of the budget that cannot be too much.",
+                (
+                    "max by (instance, account, budget) (gateway_budget_alone{ACCOUNT}) > 0",
+                    "{{instance}}, {{account}} {{budget}}",
+                ),
+                unit="short",
             )
         )
         .with_row(Row("The cloud"))
@@ -369,7 +441,10 @@ def upstream() -> Dashboard:
             graph(
                 "Do calls fail, and are they suspended?",
                 "Share of calls that failed over 5 minutes, and how often the breaker opened in 10.",
-                ("job_account:gateway_upstream_failures:ratio_rate5m", "failed, {{account}}"),
+                (
+                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    "failed, {{account}}",
+                ),
                 (
                     "sum by (account) (increase(gateway_breaker_opened_total{ACCOUNT}[10m]))",
                     "opened, {{account}}",
@@ -381,7 +456,8 @@ def upstream() -> Dashboard:
             graph(
                 "Does the service account log in?",
                 "Logins in 10 minutes by outcome. `refused`: the password or key is wrong, and nobody"
-                " will be served once the token ends; `away`: IAM does not answer.",
+                " will be served once the token ends; `away`: IAM does not answer, or the token file is"
+                " unreadable.",
                 (
                     "sum by (account, outcome) (increase(gateway_service_logins_total{ACCOUNT}[10m]))",
                     "{{account}} {{outcome}}",
@@ -395,6 +471,16 @@ def upstream() -> Dashboard:
 def links() -> Dashboard:
     return (
         page("Links", "Where do links come from, and how many calls do they save?", accounts=True)
+        .with_panel(
+            figure(
+                "How many processes are without Redis?",
+                "0: all reach it. Without it each goes on alone: slower, but there; orders given now"
+                " reach one process only.",
+                ("sum(1 - gateway_store_available{INSTANCE})", "processes"),
+                unit="short",
+                limits=((1, RED),),
+            )
+        )
         .with_panel(
             figure(
                 "Which share of links took no call?",
@@ -418,19 +504,6 @@ def links() -> Dashboard:
                     "coalesced",
                 ),
                 unit="percentunit",
-            )
-        )
-        .with_panel(
-            figure(
-                "Does Redis answer?",
-                "The number of processes that reach it, less those that do not. Without it each goes on"
-                " alone: slower, but there.",
-                (
-                    "sum(gateway_store_available{INSTANCE}) - sum(1 - gateway_store_available{INSTANCE})",
-                    "processes",
-                ),
-                unit="short",
-                limits=((NEVER_BELOW, RED), (1, GREEN)),
             )
         )
         .with_panel(
@@ -530,14 +603,15 @@ def links() -> Dashboard:
         .with_panel(
             graph(
                 "How old is what tag rules go by?",
-                "Age of the inventory, where the policy has rules by attributes. Beyond `age_max_s` such"
-                " rules give nobody anything.",
+                "Age of the inventory, of `age_max_s`; the policy looks at it only if it has rules by"
+                " attributes. From 100 % on such rules give nobody anything.",
                 (
-                    "max by (account) (gateway_inventory_age_seconds{ACCOUNT} < +Inf)",
+                    "max by (account) (gateway_inventory_age_seconds{ACCOUNT}"
+                    " / gateway_inventory_age_max_seconds{ACCOUNT} < +Inf)",
                     "{{account}}",
                 ),
-                unit="s",
-                limits=((600, RED),),
+                unit="percentunit",
+                limits=((0.5, YELLOW), (1, RED)),
             )
         )
         .with_panel(
@@ -579,9 +653,11 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Is the policy's file in force?",
-                "The number of processes that refused the file as it stands; the one before is in force.",
-                ("sum(gateway_policy_rejected{INSTANCE})", "refused"),
+                "Are the files of policy and config in force?",
+                "The number of processes whose gateway refused the file as it stands; what was before it"
+                " is in force.",
+                ("sum(gateway_policy_rejected{INSTANCE})", "policy refused"),
+                ("sum(gateway_config_rejected{INSTANCE})", "config refused"),
                 unit="short",
                 limits=((1, RED),),
             )
@@ -673,14 +749,14 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "When were policy and config taken over, or refused?",
-                "In 10 minutes, over all processes.",
+                "In 10 minutes: of policies over all processes; a refused config is told by each worker.",
                 (
                     "sum by (outcome) (increase(gateway_policy_reloads_total{INSTANCE}[10m]))",
                     "policy {{outcome}}",
                 ),
                 (
-                    "max(increase(gateway_config_rejections_total{INSTANCE}[10m]))",
-                    "config rejected",
+                    "increase(gateway_config_rejections_total{INSTANCE}[10m]) > 0",
+                    "config rejected, told by {{instance}}",
                 ),
                 unit="short",
             )
@@ -688,8 +764,13 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Do all processes have the same policy?",
-                "Rules in force by process: lines that stay apart are replicas that decide differently.",
-                ("gateway_policy_rules{INSTANCE}", "{{instance}}"),
+                "Processes by what they decide with: two lines for longer than a change takes are replicas"
+                " that decide differently. And the rules in force.",
+                (
+                    'count_values("version", gateway_policy_version{INSTANCE})',
+                    "processes with version {{version}}",
+                ),
+                ("max(gateway_policy_rules{INSTANCE})", "rules"),
                 unit="short",
             )
         )
@@ -751,11 +832,16 @@ def security() -> Dashboard:
             graph(
                 "Does the trail fail?",
                 "Groups that could not be written, and answers that left without their record, in 10"
-                " minutes; request lines that `log.hits_sampled` left out of the log, a second.",
+                " minutes; log lines that were dropped in 10 minutes, since their reader stalled; request"
+                " lines that `log.hits_sampled` left out of the log, a second.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
                     "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
                     "unrecorded answers",
+                ),
+                (
+                    "sum(increase(gateway_log_lines_dropped_total{INSTANCE}[10m]))",
+                    "lines dropped",
                 ),
                 (
                     "sum(rate(gateway_log_lines_sampled_out_total{INSTANCE}[WINDOW]))",

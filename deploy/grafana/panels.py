@@ -90,8 +90,10 @@ def figure(
     unit: str,
     limits: tuple[Limit, ...] = (),
     decimals: float | None = None,
+    nothing: str = "",
     width: int = 4,
 ) -> stat.Panel:
+    """Show the latest value; `nothing` is said where there is none and that is no fault."""
     panel = (
         stat.Panel()
         .title(question)
@@ -106,6 +108,8 @@ def figure(
     )
     if decimals is not None:
         panel = panel.decimals(decimals)
+    if nothing:
+        panel = panel.no_value(nothing)
     for query in _asked(queries, exemplars=False):
         panel = panel.with_target(query)
     return panel
@@ -146,10 +150,10 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
         .refresh("30s")
         .timezone("browser")
     )
-    chosen = [_variable("instance", "gateway_build_info")]
-    if accounts:
-        chosen.append(_variable("account", 'gateway_budget_ceiling{instance=~"$instance"}'))
-    for variable in chosen:
+    account = _variable("account", 'gateway_budget_ceiling{instance=~"$instance"}')
+    if not accounts:  # links hand on what a dashboard has: the choice would be lost on the way
+        account = account.hide(models.VariableHide.HIDE_VARIABLE)
+    for variable in (_variable("instance", "gateway_build_info"), account):
         made = made.with_variable(variable)
     for other, uid in UIDS.items():
         if other != title:
@@ -158,7 +162,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
                 .type(models.DashboardLinkType.LINK)
                 .url(f"/d/{uid}")
                 .icon("dashboard" if other != "Runbook" else "doc")
-                .tooltip(f"{other}, at the same time and of the same instances")
+                .tooltip(f"{other}, at the same time, of the same instances and accounts")
                 .keep_time(True)
                 .include_vars(True)
             )

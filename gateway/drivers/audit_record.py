@@ -48,20 +48,30 @@ def record_body(record: AuditRecord) -> bytes:
             "source": record.source,
             "link_fingerprint": record.link_fingerprint,
             "client_address": record.client_address,
+            "target": record.target,
             "detail": record.detail,
         },
         option=orjson.OPT_APPEND_NEWLINE,
     )
 
 
-def opening_body(at: float, *, torn: bytes = b"", beside: dict[str, object] | None = None) -> bytes:
-    """Return the record with which a process begins; `torn` is what it cut off.
+def opening_body(
+    at: float,
+    *,
+    torn: bytes = b"",
+    lost: Head | None = None,
+    beside: dict[str, object] | None = None,
+) -> bytes:
+    """Return the record with which a process begins.
 
+    `torn` is what it cut off, `lost` where its chain before stood, of which lines are gone;
     `beside` is what rules.audit_chain.told_beside says.
     """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if torn:
         text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
         detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
+    if lost is not None:
+        detail += f"; goes on after {lost}, of whose chain lines were lost"
     record = record_body(AuditRecord(event=TRAIL_OPENED, at=at, detail=detail))
     return body({**orjson.loads(record), **beside}) if beside else record

@@ -14,11 +14,11 @@ from typing import Protocol
 
 from gateway.drivers.audit_record import Committed, record_body, unavailable
 from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord, Clock, Telemetry
+from gateway.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Telemetry
 
 log = logging.getLogger("gateway.audit")
 
-_PATIENCE_S = 5.0
+_PATIENCE_S = RECORDED_WITHIN_S
 """A disk that hangs must not keep every caller to its deadline."""
 _WAITING_MAX = 20_000
 _GATHER_S = 0.005

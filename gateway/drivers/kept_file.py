@@ -1,7 +1,11 @@
 """What outlives the process in a file that is only ever replaced as a whole (ports.KeptFile)."""
 
 import asyncio
+import fcntl
 import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
 
@@ -20,17 +24,49 @@ class FileOnDisk:
         except OSError:
             return None
 
-    async def save(self, text: bytes) -> None:
+    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
         try:
-            await asyncio.to_thread(self._write, text)
+            await asyncio.to_thread(self._replace, made_of)
         except OSError as error:
             told = {"file": self._file.name, "error": error.strerror}
             self._log.warning(self._failed, extra=told)
 
-    def _write(self, text: bytes) -> None:
-        new = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self._mode)
+    def _replace(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        with self._alone():
+            text = made_of(self.load())
+            new = self._beside(secrets.token_hex(8))
+            try:
+                self._write(new, text)
+                new.replace(self._file)
+            finally:
+                new.unlink(missing_ok=True)
+            _make_durable(self._file.parent)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out other workers, and this one's other threads; the kernel lets go of the dead."""
+        descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT, self._mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, new: Path, text: bytes) -> None:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
+            file.flush()
             os.fsync(file.fileno())
-        new.replace(self._file)
+
+    def _beside(self, what: str) -> Path:
+        return self._file.with_name(f".{self._file.name}.{what}")
+
+
+def _make_durable(directory: Path) -> None:
+    """Let a power cut not bring back the file that was replaced."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

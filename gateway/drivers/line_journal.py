@@ -1,50 +1,47 @@
-"""The audit trail as JSON lines on a descriptor, each written before its answer leaves."""
+"""The audit trail as plain JSON lines on a descriptor, e.g. stdout."""
 
-import asyncio
-import os
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from gateway.drivers.audit_record import record_body
-from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord, Telemetry
+from gateway.drivers.audit_record import Committed, opening_body, unavailable
+from gateway.drivers.lines import LineDescriptor
+from gateway.drivers.own_thread import OwnThread
+from gateway.ports import Clock
 
 
-class LineJournal:
-    """Implements ports.Journal; the records of one turn of the event loop share one write."""
+class LineStore:
+    """Each line is handed to the system before it counts (audit_trail.AuditStore).
 
-    def __init__(self, descriptor: int, telemetry: Telemetry) -> None:
-        self._descriptor = descriptor
-        self._telemetry = telemetry
-        self._loop = asyncio.get_running_loop()  # kept: asking costs a system call
-        self._lines: list[bytes] = []
-        self._waiting: list[asyncio.Future[None]] = []
-        self.durable = True
-        """Whether the latest write worked."""
+    Whoever reads may stall: then a thread waits for it. Of what is refused some lines may be there:
+    from a pipe nothing is taken back.
+    """
 
-    async def record(self, record: AuditRecord) -> None:
-        if not self._lines:
-            self._loop.call_soon(self._write)
-        self._lines.append(record_body(record))
-        written: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(written)
-        await written
-        self._telemetry.audit_recorded(record.event)
+    def __init__(self, descriptor: int, clock: Clock) -> None:
+        self._descriptor = LineDescriptor(descriptor)
+        self._clock = clock
+        self._thread = OwnThread("audit")
+        self._is_open = False
 
-    def _write(self) -> None:
-        data, self._lines = b"".join(self._lines), []
-        waiting, self._waiting = self._waiting, []
-        failure = None
-        self.durable = True
+    async def commit(
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+    ) -> Committed:
+        del with_checkpoint  # without a chain there is nothing that one could vouch for
+        opening = [] if self._is_open else [opening_body(self._clock.now())]
+        lines = [*opening, *bodies]
+        if not lines:
+            return Committed([], [])
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            if left := self._descriptor.begin(lines):
+                await self._thread.do(partial(self._descriptor.finish, left))
         except OSError as error:
-            self._telemetry.audit_failed()
-            self.durable = False
-            failure = JournalUnavailable(f"audit: {error.strerror}", retry_after_s=5.0)
-        for written in waiting:
-            if written.done():
-                continue  # its caller hung up
-            if failure is None:
-                written.set_result(None)
-            else:
-                written.set_exception(failure)
+            raise unavailable(error.strerror or type(error).__name__) from error
+        self._is_open = True
+        if not claim():
+            raise unavailable("the reader took too long")
+        return Committed(lines, [])
+
+    async def tidy(self) -> Committed:
+        return Committed([], [])
+
+    async def close(self) -> None:
+        self._thread.end()

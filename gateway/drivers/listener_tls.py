@@ -63,6 +63,10 @@ class ServedCertificate:
         self.context = _Front(ssl.PROTOCOL_TLS_SERVER)
         self.context.in_force = context
 
+    def is_in_force(self, context: ssl.SSLContext) -> bool:
+        """Tell whether a connection of this context would be made in the same way now."""
+        return context is self.context.in_force
+
     async def run(self) -> None:
         """Look for another certificate, for ever.
 

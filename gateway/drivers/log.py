@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import orjson
 
+from gateway.drivers.lines import LineWriter
 from gateway.flow import under_way
 from gateway.model import Logger
 
@@ -19,7 +20,7 @@ class JsonLines(logging.Formatter):
             "at": record.created,
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _event(record),
         }
         if request_id := under_way.request_id.get():
             line["request_id"] = request_id
@@ -34,6 +35,13 @@ class JsonLines(logging.Formatter):
             line["exception"] = record.exc_info[0].__name__
             line["where"] = _where(record.exc_info[2])
         return orjson.dumps(line, default=repr).decode()
+
+
+def _event(record: logging.LogRecord) -> str:
+    if record.name.partition(".")[0] == "gateway":
+        return record.getMessage()
+    # A library's: what it fills in, or asyncio lists in the lines below, may quote a secret.
+    return str(record.msg).partition("\n")[0]
 
 
 def _where(traceback: Any) -> list[str]:
@@ -52,9 +60,18 @@ def set_levels(levels: Mapping[str, str]) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET if level is None else level.upper())
 
 
-def set_up(levels: Mapping[str, str]) -> None:
-    """Write from now on, at these levels by logger."""
-    handler = logging.StreamHandler(sys.stdout)
+class _LineHandler(logging.Handler):
+    def __init__(self, lines: LineWriter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.write(f"{self.format(record)}\n".encode(), hurry=True)
+
+
+def set_up(levels: Mapping[str, str], lines: LineWriter | None = None) -> None:
+    """Write from now on, at these levels by logger: to `lines`, or to stdout at once."""
+    handler = logging.StreamHandler(sys.stdout) if lines is None else _LineHandler(lines)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

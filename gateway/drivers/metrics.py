@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
-from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind
+from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind
 from gateway.errors import Rejection
 from gateway.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
 
@@ -105,8 +105,12 @@ class Metrics:
     def service_login(self, account: str, outcome: str) -> None:
         self._count("gateway_service_logins_total", account, outcome)
 
-    def service_credential_expires(self, account: str, at: float) -> None:
-        self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account).set(at)
+    def service_credential_expires(self, account: str, project: str, at: float) -> None:
+        gauge = self._gauges["gateway_service_credential_expires_timestamp_seconds"]
+        gauge.labels(account, project).set(at)
+
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None:
+        self._gauges["gateway_service_login_refused"].labels(account, project).set(refused)
 
     def keys_refreshed(self, issuer: str, outcome: str) -> None:
         self._count("gateway_key_refreshes_total", issuer, outcome)
@@ -159,6 +163,9 @@ class Metrics:
     def task_restarted(self, task: str) -> None:
         self._count("gateway_task_restarts_total", task)
 
+    def order_not_obeyed(self) -> None:
+        self._count("gateway_orders_not_obeyed_total")
+
     def admin_request(self, action: str, status: int) -> None:
         self._count("gateway_admin_requests_total", action, str(status))
 
@@ -174,15 +181,15 @@ class Metrics:
         *,
         accounts: Sequence[str],
         issuers: Sequence[str],
-        operations: Sequence[str],
+        links: Sequence[str],
         failures: Sequence[tuple[int, str]],
         actions: Sequence[str],
     ) -> None:
         """Let the series that alerts watch be there from the start.
 
-        A series that begins with its first event has no increase to be alarmed at. `failures`
-        are HTTP statuses with the error codes that stand for a failure of ours, `actions` those
-        of the admin API.
+        A series that begins with its first event has no increase to be alarmed at. `links` are the
+        operations that give one, `failures` HTTP statuses with the error codes that stand for a
+        failure of ours, `actions` those of the admin API.
         """
         sources = [source.value for source in LinkSource]
         budgets = [budget.value for budget in BudgetClass]
@@ -203,12 +210,13 @@ class Metrics:
         ):
             for labels in product(*values):
                 self._counters[name].begin(labels)
-        for operation, (status, error_code) in product(operations, failures):
+        for operation in links:
+            self._requests.begin((operation, "200", ""))
+        for operation, (status, error_code) in product([*links, "none"], failures):
             self._requests.begin((operation, _text(status), error_code))
-        for labels in product(accounts, ("usable", "throttled", "misconfigured")):
+        self._request_seconds.begin(("link",))
+        for labels in product(accounts, UPSTREAM_OUTCOMES):
             self._upstream_seconds.begin(labels)
-        for account in accounts:
-            self._gauges["gateway_service_credential_expires_timestamp_seconds"].labels(account)
         for labels in product(accounts, budgets):
             self._budget_wait.begin(labels)
 

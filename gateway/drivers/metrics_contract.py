@@ -17,6 +17,12 @@ _WITHIN_THE_PROCESS: Final = (
 )  # fmt: skip
 _NEXT_DOOR: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 """Redis, a disk, the event loop: all that should take milliseconds at most."""
+_MAY_HANG: Final = (*_NEXT_DOOR[:-2], 0.25, 0.5, 1, 2.5, 5)
+"""A disk or the loop, which nobody gives up on as early as on Redis."""
+UPSTREAM_OUTCOMES: Final = (
+    "usable", "throttled", "refused", "credential_stale", "misconfigured", "unavailable", "broken",
+    "upstream_unreachable", "upstream_slow", "upstream_broken", "cancelled",
+)  # fmt: skip
 
 
 class Kind(Enum):
@@ -43,6 +49,7 @@ class Family:
 
 
 _ACCOUNT: Final = {"account": "accounts of the config"}
+_PROJECT: Final = {**_ACCOUNT, "project": "projects of the config"}
 _ISSUER: Final = {"issuer": "issuers of the config"}
 _BUDGET: Final = {**_ACCOUNT, "budget": "console, iam"}
 _LISTENER: Final = {"listener": "public, admin"}
@@ -72,7 +79,8 @@ FAMILIES: Final = (
         "gateway_request_duration_seconds",
         "From a request's headers to its answer.",
         _TO_THE_DEADLINE,
-        answer="link (console links), forwarded (other operations), other",
+        answer="link (console links, given or 5xx), refused (console links, 4xx), forwarded (other"
+        " operations), other",
     ),
     _histogram(
         "gateway_stage_duration_seconds",
@@ -122,8 +130,7 @@ FAMILIES: Final = (
         "Calls that were sent to the cloud.",
         _TO_THE_DEADLINE,
         **_ACCOUNT,
-        outcome="usable, throttled (429), refused, credential_stale, misconfigured, unavailable,"
-        " broken, upstream_unreachable, upstream_slow, upstream_broken, cancelled",
+        outcome=", ".join(UPSTREAM_OUTCOMES).replace("throttled", "throttled (429)"),
     ),
     _histogram(
         "gateway_budget_wait_seconds",
@@ -158,14 +165,19 @@ FAMILIES: Final = (
     _counter("gateway_breaker_opened_total", "Times that calls were suspended.", **_ACCOUNT),
     _counter(
         "gateway_service_logins_total",
-        "Logins to the cloud's IAM.",
+        "Logins to the cloud's IAM, and looks at a token file that found no token (away).",
         **_ACCOUNT,
         outcome="ok, refused, away",
     ),
     _gauge(
+        "gateway_service_login_refused",
+        "1 from IAM's refusal of a login until the project has a token again.",
+        **_PROJECT,
+    ),
+    _gauge(
         "gateway_service_credential_expires_timestamp_seconds",
-        "When the account's service token ends; 0: it has none yet.",
-        **_ACCOUNT,
+        "When a project's service token ends; 0: it has none yet. Of accounts that log in.",
+        **_PROJECT,
     ),
     _counter(
         "gateway_key_refreshes_total",
@@ -186,10 +198,15 @@ FAMILIES: Final = (
     _counter("gateway_policy_reloads_total", "Loads of the policy.", outcome="ok, rejected"),
     _gauge("gateway_policy_rejected", "1 while the policy file as it stands was refused."),
     _gauge("gateway_policy_rules", "Grants and denials in force."),
+    _gauge("gateway_policy_version", "First 32 bits of the version of the policy in force."),
     _gauge("gateway_policy_loaded_timestamp_seconds", "When the policy in force was loaded."),
     _counter(
         "gateway_config_rejections_total",
         "Changes of the config file that were refused. Each worker tells the parent's number.",
+    ),
+    _gauge(
+        "gateway_config_rejected",
+        "1 while the config file as it stands was refused. Each worker tells the parent's word.",
     ),
     _counter(
         "gateway_worker_deaths_total",
@@ -206,6 +223,11 @@ FAMILIES: Final = (
         "Age of what rules by attributes go by; +Inf while there is none.",
         **_ACCOUNT,
     ),
+    _gauge(
+        "gateway_inventory_age_max_seconds",
+        "An older one grants nothing (`inventory.age_max_s`).",
+        **_ACCOUNT,
+    ),
     _gauge("gateway_inventory_needed", "1 while the policy has rules by attributes."),
     _gauge("gateway_store_available", "1 while Redis answers."),
     _histogram(
@@ -218,12 +240,13 @@ FAMILIES: Final = (
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
         event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
-        "admin_action, policy_loaded, policy_rejected, trail_opened",
+        "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
+        "trail_opened",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
         "How long a group of records took to be durable.",
-        _NEXT_DOOR,
+        _MAY_HANG,
     ),
     _counter("gateway_audit_failures_total", "Groups of records that could not be written."),
     _counter(
@@ -233,6 +256,10 @@ FAMILIES: Final = (
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."
     ),
+    _gauge(
+        "gateway_audit_stream_bytes",
+        "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
+    ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
         "gateway_revocations",
@@ -241,7 +268,13 @@ FAMILIES: Final = (
     ),
     _gauge(
         "gateway_orders_known",
-        "1 once Redis or the file has told what administrators ordered, or without an admin API.",
+        "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
+        " nowhere`.",
+    ),
+    _counter(
+        "gateway_orders_not_obeyed_total",
+        "Times that orders of one kind (revocations, dropped links, ceilings, log levels) failed to"
+        " take effect.",
     ),
     _counter(
         "gateway_admin_requests_total",
@@ -255,10 +288,15 @@ FAMILIES: Final = (
         **_LISTENER,
     ),
     _gauge("gateway_tasks", "Tasks of the event loop: requests, calls and background work."),
-    _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _NEXT_DOOR),
+    _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _MAY_HANG),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines of links served from memory that log.hits_sampled left out.",
+        "Request lines that were left out: of links served from memory (log.hits_sampled), and of "
+        "callers over their own limit beyond 10 a second.",
+    ),
+    _counter(
+        "gateway_log_lines_dropped_total",
+        "Lines of the log that could not be written, or came while its reader stalled.",
     ),
     _counter(
         "gateway_task_restarts_total",

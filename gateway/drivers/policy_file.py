@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import JournalUnavailable
-from gateway.located_yaml import MistakesFound, load
+from gateway.located_yaml import MistakesFound, parse, read
 from gateway.ports import AuditRecord, Clock, Journal, Telemetry
 from gateway.rules.policy import Policy
 from gateway.rules.policy_text import read_policy
@@ -15,6 +17,17 @@ from gateway.rules.policy_text import read_policy
 log = logging.getLogger("gateway.policy")
 
 _LOOK_EVERY_S = 1.0
+_UNRECORDED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was in the file at one look, so that a policy bears the digest of its own text."""
+
+    digest: str
+    """"": it could not be read."""
+    content: bytes = b""
+    unreadable: MistakesFound | None = None
 
 
 class PolicyFile:
@@ -35,11 +48,14 @@ class PolicyFile:
         self._projects = projects
         self._clock = clock
         self._telemetry = telemetry
-        self._seen = _digest(file)
-        self._policy = self._read()
+        found = _look(file)
+        self._seen = found.digest
+        self._policy = self._policy_of(found)
         self.loaded_at = clock.now()
         self.rejected = False
         self._journal: Journal | None = None
+        self._unrecorded: deque[AuditRecord] = deque()
+        self._recording = asyncio.Lock()
         telemetry.policy_reloaded("ok", self._policy.size)
 
     def current(self) -> Policy:
@@ -53,18 +69,28 @@ class PolicyFile:
         """
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
-            if await asyncio.to_thread(_digest, self._file) != self._seen:
-                await self.reload()
+            found = await asyncio.to_thread(_look, self._file)
+            if found.digest != self._seen:
+                await self._take(found)
+            await self._record_all()
 
     async def reload(self) -> bool:
         """Take the file over as a whole, or refuse it, count and log why, and change nothing."""
-        self._seen = await asyncio.to_thread(_digest, self._file)
+        return await self._take(await asyncio.to_thread(_look, self._file))
+
+    async def record_in(self, journal: Journal) -> None:
+        """Put on record which policy is in force, now and at each change."""
+        self._journal = journal
+        await self._record("policy_loaded", f"{self._policy.size} rules")
+
+    async def _take(self, found: _Found) -> bool:
+        self._seen = found.digest
         try:
-            policy = await asyncio.to_thread(self._read)
-        except MistakesFound as found:
+            policy = await asyncio.to_thread(self._policy_of, found)
+        except MistakesFound as refusal:
             self.rejected = True
             self._telemetry.policy_reloaded("rejected", 0)
-            mistakes = [str(mistake) for mistake in found.mistakes[:50]]
+            mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
             log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             await self._record("policy_rejected", mistakes[0])
             return False
@@ -75,34 +101,46 @@ class PolicyFile:
         await self._record("policy_loaded", f"{policy.size} rules")
         return True
 
-    async def record_in(self, journal: Journal) -> None:
-        """Put on record which policy is in force, now and at each change."""
-        self._journal = journal
-        await self._record("policy_loaded", f"{self._policy.size} rules")
-
     async def _record(self, event: str, detail: str) -> None:
         if self._journal is None:
             return
-        record = AuditRecord(
-            event=event, at=self._clock.now(), policy_version=self._policy.version, detail=detail
-        )
-        try:
-            await self._journal.record(record)
-        except JournalUnavailable:  # a policy that takes rights away must not wait for a disk
+        if len(self._unrecorded) >= _UNRECORDED_MAX:
+            self._unrecorded.popleft()
             self._telemetry.unrecorded()
+        self._unrecorded.append(
+            AuditRecord(
+                event=event,
+                at=self._clock.now(),
+                policy_version=self._policy.version,
+                detail=detail,
+            )
+        )
+        await self._record_all()
 
-    def _read(self) -> Policy:
-        document = load(self._file)
+    async def _record_all(self) -> None:
+        """Put on record what is not yet; a policy that takes rights away waits for no disk."""
+        async with self._recording:
+            while self._unrecorded and self._journal is not None:
+                try:
+                    await self._journal.record(self._unrecorded[0])
+                except JournalUnavailable:
+                    return  # the next look tries again
+                self._unrecorded.popleft()
+
+    def _policy_of(self, found: _Found) -> Policy:
+        if found.unreadable is not None:
+            raise found.unreadable
         return read_policy(
-            document,
+            parse(self._file, found.content),
             issuers=self._issuers,
             projects=self._projects,
-            version=_digest(self._file)[:12],
+            version=found.digest[:12],
         )
 
 
-def _digest(file: Path) -> str:
+def _look(file: Path) -> _Found:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+        content = read(file)
+    except MistakesFound as unreadable:
+        return _Found("", unreadable=unreadable)
+    return _Found(hashlib.sha256(content).hexdigest(), content)

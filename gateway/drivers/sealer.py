@@ -43,6 +43,10 @@ class Sealer:
         except InvalidTag:
             return None
 
+    def is_current(self, sealed: bytes) -> bool:
+        """Tell whether the first key sealed it: what did not is lost once that key is withdrawn."""
+        return sealed[:_KEY_ID_BYTES] == self._key_id
+
     def derive(self, sealed: bytes) -> bytes | None:
         """Return 32 bytes that only holders of the key that sealed this can tell.
 

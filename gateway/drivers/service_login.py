@@ -37,6 +37,8 @@ _REFUSED_PAUSE_S = (300.0, 600.0, 1_800.0)
 _AWAY_PAUSE_S = (1.0, 2.0, 4.0, 8.0)
 """No longer: nobody gets a console meanwhile, and IAM may be back."""
 _LOGIN_TIMEOUT_S = 15.0
+_LOGIN_WITHIN_S = 60.0
+"""A login for whoever wants it, with the wait for others' to end. It ends when all have left."""
 _TOKEN = re.compile(r"[!-~]{16,65536}")
 _REMAINING_MIN_S = 60.0
 """A token with less left is not sent: it might end on its way."""
@@ -91,6 +93,8 @@ class PasswordCredential:
         self._closed_until = 0.0
         self._life_s = 0.0
         self._renewed_at = float("-inf")
+        telemetry.service_login_refused(account, project, refused=False)
+        telemetry.service_credential_expires(account, project, 0.0)
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request  # a token is the same for every request
@@ -123,7 +127,7 @@ class PasswordCredential:
                 await self._clock.sleep(min(max(wait_s, 0.1), 60.0))
                 continue
             try:
-                await self._obtain(self._clock.monotonic() + _LOGIN_TIMEOUT_S, unusable=token)
+                await self._obtain(self._clock.monotonic() + _LOGIN_WITHIN_S, unusable=token)
             except GatewayError as error:
                 pause_s = error.retry_after_s if isinstance(error, ServiceLoginFailed) else 5.0
                 await self._clock.sleep(max(1.0, pause_s))
@@ -132,7 +136,7 @@ class PasswordCredential:
         self._raise_if_closed()
         held = await self._shared.obtain(
             f"token:{self._account}:{self._project}:{self._fingerprint}",
-            lambda: self._log_in(deadline),
+            self._log_in,
             deadline=deadline,
             unusable=unusable.value if unusable is not None else None,
         )
@@ -141,19 +145,21 @@ class PasswordCredential:
             raise ServiceLoginFailed("the shared token is unreadable", retry_after_s=5.0)
         self._token, self._life_s = token, self._left_s(token)
         self._failures = self._refusals = 0  # also where another replica logged in
-        self._telemetry.service_credential_expires(self._account, token.expires_at)
+        self._telemetry.service_login_refused(self._account, self._project, refused=False)
+        self._telemetry.service_credential_expires(self._account, self._project, token.expires_at)
         return token
 
-    async def _log_in(self, deadline: float) -> Fetched:
+    async def _log_in(self) -> Fetched:
         """Try to log in, one at a time over all projects of the account and all replicas.
 
         Together they would lock the account: a refusal closes it for all before the next tries.
         """
+        deadline = self._clock.monotonic() + _LOGIN_WITHIN_S
         brought: list[Fetched] = []
 
         async def attempt() -> Fetched:
             self._raise_if_closed()
-            fetched = await self._try(deadline)
+            fetched = await self._try()
             if fetched is None:
                 return Fetched(_REFUSED, self._closed_until)
             brought.append(fetched)
@@ -162,16 +168,18 @@ class PasswordCredential:
         key = f"refused:{self._account}:{self._fingerprint}"
         while not brought:
             gate = await self._shared.obtain(key, attempt, deadline=deadline, unusable=_OPEN)
-            if gate.value == _REFUSED:
+            if gate.value == _REFUSED:  # also where another was
                 self._closed_until = gate.good_until
+                self._telemetry.service_login_refused(self._account, self._project, refused=True)
                 self._raise_if_closed()
         return brought[0]
 
-    async def _try(self, deadline: float) -> Fetched | None:
+    async def _try(self) -> Fetched | None:
         """Return a token, or None when IAM refuses us. Raises ServiceLoginFailed: it is away."""
+        deadline = self._clock.monotonic() + _LOGIN_TIMEOUT_S
         try:
             await self._budget.admit(self._account, BudgetClass.IAM, Demand(""), deadline=deadline)
-            answer = await self._ask_iam(deadline)
+            answer = await self._ask_iam()
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, BudgetExhausted) as error:
             raise self._away(type(error).__name__) from None
         token = _token_of(answer)
@@ -183,15 +191,14 @@ class PasswordCredential:
         log.info("service_login", extra={"account": self._account, "project": self._project})
         return Fetched(token.value, self._clock.monotonic() + left_s - _spare_s(left_s))
 
-    async def _ask_iam(self, deadline: float) -> UpstreamAnswer:
+    async def _ask_iam(self) -> UpstreamAnswer:
         request = _login_request(self._login, self._project)
-        timeout_s = min(_LOGIN_TIMEOUT_S, max(0.1, deadline - self._clock.monotonic()))
         trace = under_way.trace.get()
         if trace is None:
-            return await self._iam.send(request, credential=(), timeout_s=timeout_s)
+            return await self._iam.send(request, credential=(), timeout_s=_LOGIN_TIMEOUT_S)
         # A login serves all, so IAM is told of no caller's trace: the span's headers stay here.
         with trace.call("login", method=request.method, account=self._account) as call:
-            answer = await self._iam.send(request, credential=(), timeout_s=timeout_s)
+            answer = await self._iam.send(request, credential=(), timeout_s=_LOGIN_TIMEOUT_S)
             call.answered(answer.status)
             return answer
 
@@ -265,11 +272,16 @@ class KeyPairCredential:
 class TokenFileCredential:
     """A token that another agent keeps fresh in a file."""
 
-    def __init__(self, login: TokenFileLogin, *, clock: Clock) -> None:
+    def __init__(
+        self, account: str, login: TokenFileLogin, *, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._account = account
         self._file = login.token_file
         self._clock = clock
+        self._telemetry = telemetry
         self._token: Secret | None = None
         self._looked_at = float("-inf")
+        self._told_at = float("-inf")
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request, deadline
@@ -290,7 +302,16 @@ class TokenFileCredential:
         if _TOKEN.fullmatch(text):
             self._token = Secret(text)
         else:  # half written or gone: the last good one may still serve
-            log.warning("token_file_unreadable", extra={"file": str(self._file)})
+            self._tell_unreadable()
+
+    def _tell_unreadable(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._told_at < _LOOK_AT_FILE_EVERY_S:
+            return  # each request that the cloud refuses looks, too
+        self._told_at = now
+        self._telemetry.service_login(self._account, "away")
+        extra = {"account": self._account, "file": str(self._file)}
+        log.warning("token_file_unreadable", extra=extra)
 
 
 def _spare_s(life_s: float) -> float:

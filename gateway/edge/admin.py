@@ -3,21 +3,36 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import orjson
-from aiohttp import web
+from aiohttp import http, web
+from aiohttp.typedefs import Handler
 
 from gateway.edge.admin_openapi import admin_openapi
-from gateway.edge.client_certificate import subject_of
-from gateway.edge.wire import INTERNAL, ErrorAnswer, render
-from gateway.errors import BadRequest, GatewayError, NotAuthenticated, Rejection
+from gateway.edge.client_certificate import ClientCertificate, shown_by
+from gateway.edge.wire import INTERNAL, render
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotAuthenticated,
+    OperationUnknown,
+    Rejection,
+    RequestTooLarge,
+)
 from gateway.flow.administration import Action, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.model import Principal, Secret
+from gateway.ports import Clock
 from gateway.rules.credentials import caller_jwt
 
 log = logging.getLogger("gateway.admin")
@@ -27,14 +42,21 @@ Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
 Counted = Callable[[str, int], None]
 """Action and status."""
 
+InForce = Callable[[ssl.SSLContext], bool]
+"""Whether connections are still made under this context."""
+
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
+_BODY_WITHIN_S = 10.0
 _BY_CERTIFICATE = "certificate"
 """In place of the issuer, on record."""
 
 
 def admin_app(
-    exposition: Exposition, readiness: Readiness, api: "AdminApi | None"
+    exposition: Exposition,
+    readiness: Readiness,
+    api: "AdminApi | None",
+    in_force: InForce,
 ) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
         # In a thread: a page of a thousand lines would hold up the callers' requests.
@@ -52,22 +74,50 @@ def admin_app(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
 
-    app = web.Application(client_max_size=_BODY_BYTES_MAX)
+    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_in_our_words])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     if api is not None:
-        app.router.add_routes(api.routes())
+        app.router.add_routes(api.routes(in_force))
     return app
 
 
-class AdminApi:
-    """Who may, what is asked, and how it is answered; what is done is flow/administration.py's."""
+@web.middleware
+async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer as the error schema has it where there is no such path, or no such method."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        refusal = render(OperationUnknown("There is no such path on the admin listener."))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = tuple(sorted(error.allowed_methods))
+        message = "The path does not take this method; Allow names those that it takes."
+        refusal = render(MethodNotAllowed(message, allowed=allowed))
+    return web.Response(
+        body=refusal.body,
+        status=refusal.status,
+        content_type="application/json",
+        headers=refusal.headers,
+    )
 
-    def __init__(self, administration: Administration, identify: Identify, done: Counted) -> None:
+
+class AdminApi:
+    """Who asks, what, and how it is answered; what is done is flow/administration.py's."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        identify: Identify,
+        good_until: Callable[[Principal], float],
+        clock: Clock,
+        done: Counted,
+    ) -> None:
         """`identify` takes tokens that are meant for administrators."""
         self._administration = administration
         self._identify = identify
+        self._good_until = good_until
+        self._clock = clock
         self._done = done
         self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
 
@@ -75,11 +125,14 @@ class AdminApi:
     def actions(self) -> list[str]:
         return [action.name for action in self._administration.actions]
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self, in_force: InForce) -> list[web.RouteDef]:
+        def answer(action: Action) -> Handler:
+            return partial(self._answer, action, in_force)
+
         return [
             web.get(f"{PREFIX}/openapi.json", self._openapi),
             *(
-                web.route(action.method, PREFIX + action.path, partial(self._answer, action))
+                web.route(action.method, PREFIX + action.path, answer(action))
                 for action in self._administration.actions
             ),
         ]
@@ -87,63 +140,125 @@ class AdminApi:
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")
 
-    async def _answer(self, action: Action, request: web.Request) -> web.Response:
-        request_id = secrets.token_hex(8)
-        headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
+    async def _answer(
+        self, action: Action, in_force: InForce, request: web.Request
+    ) -> web.Response:
+        asked = _Asked(action, request, in_force, secrets.token_hex(8), request.remote or "")
+        headers = {"X-Request-Id": asked.request_id, "Cache-Control": "no-store"}
+        status, told = 200, {}
         try:
-            answer = await self._perform(action, request, request_id)
-            body, status = orjson.dumps(answer), 200
+            body = msgspec.json.encode(await self._perform(asked))
         except GatewayError as error:
-            body, status = _refused(render(error), headers)
+            refusal = render(error)
+            body, status = refusal.body, refusal.status
+            headers.update(refusal.headers)
+            told = {"error_code": refusal.error_code, "error": str(error)}
         except Exception:
-            log.exception("admin_request_failed", extra={"request_id": request_id})
-            body, status = _refused(INTERNAL, headers)
+            log.exception("admin_request_failed", extra={"request_id": asked.request_id})
+            body, status = INTERNAL.body, INTERNAL.status
+            if asked.who is not None:
+                with suppress(GatewayError):
+                    await self._administration.failed(action, asked.who)
         self._done(action.name, status)
-        return web.Response(
+        log.info("admin_request", extra={**asked.facts, "status": status, **told})
+        response = web.Response(
             body=body, status=status, content_type="application/json", headers=headers
         )
+        if status == HTTPStatus.UNAUTHORIZED:
+            response.force_close()  # a certificate is shown anew on a new connection only
+        return response
 
-    async def _perform(
-        self, action: Action, request: web.Request, request_id: str
-    ) -> dict[str, Any]:
-        authorization = request.headers.getall("Authorization", ())
-        x_auth_token = request.headers.getall("X-Auth-Token", ())
-        name = None if authorization or x_auth_token else subject_of(request)
-        if name is None:
-            principal = await self._identified(authorization, x_auth_token)
-        else:
-            principal = _certified(name)
-        who = Administrator(
-            principal,
-            by_certificate=name is not None,
-            request_id=request_id,
-            client_address=request.remote or "",
-        )
+    async def _perform(self, asked: "_Asked") -> msgspec.Struct:
         try:
-            asked = msgspec.json.decode(await request.read() or b"{}", type=action.takes)
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"The body cannot be used: {error}.") from None
-        answer = await self._administration.perform(action, asked, who)
-        log.info(
-            "admin_action",
-            extra={"request_id": request_id, "action": action.name, "subject": principal.subject},
-        )
-        return answer
+            asked.who = await self._who(asked)
+        except NotAuthenticated as refusal:
+            await self._administration.unproved(
+                asked.action, refusal, asked.request_id, asked.client_address
+            )
+            raise
+        read = partial(_body, asked.request)
+        return await self._administration.perform(asked.action, asked.who, read)
 
-    async def _identified(
-        self, authorization: Sequence[str], x_auth_token: Sequence[str]
-    ) -> Principal:
-        jwt = caller_jwt(authorization, x_auth_token)
-        if jwt is None:
-            raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
-        return await self._identify.identify(Secret(jwt))
+    async def _who(self, asked: "_Asked") -> Administrator:
+        authorization = asked.request.headers.getall("Authorization", ())
+        x_auth_token = asked.request.headers.getall("X-Auth-Token", ())
+        shown = None if authorization or x_auth_token else shown_by(asked.request)
+        check: Callable[[], None]
+        if shown is None:
+            jwt = caller_jwt(authorization, x_auth_token)
+            if jwt is None:
+                raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
+            principal = await self._identify.identify(Secret(jwt))
+            check = partial(self._check_token, principal)
+        else:
+            principal = _certified(shown.subject)
+            check = partial(self._check_certificate, shown, asked.in_force)
+        return Administrator(
+            principal,
+            by_certificate=shown is not None,
+            check=check,
+            request_id=asked.request_id,
+            client_address=asked.client_address,
+        )
+
+    def _check_token(self, principal: Principal) -> None:
+        self._identify.check(principal)
+        if self._clock.now() >= self._good_until(principal):
+            raise NotAuthenticated(Rejection.EXPIRED, issuer=principal.issuer)
+
+    def _check_certificate(self, shown: ClientCertificate, in_force: InForce) -> None:
+        """Refuse what a new connection would not be given, so that none lasts for being kept."""
+        if self._clock.now() >= shown.ends_at or not in_force(shown.context):
+            raise NotAuthenticated(Rejection.CERTIFICATE)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One request to the admin API, and who it turns out to come from."""
+
+    action: Action
+    request: web.Request
+    in_force: InForce
+    request_id: str
+    client_address: str
+    who: Administrator | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        principal = None if self.who is None else self.who.principal
+        return {
+            "request_id": self.request_id,
+            "action": self.action.name,
+            "issuer": "" if principal is None else principal.issuer,
+            "subject": "" if principal is None else principal.subject,
+            "client_address": self.client_address,
+        }
+
+
+async def _body(request: web.Request) -> bytes:
+    _raise_if_of_another_site(request)
+    if request.method == "POST" and request.content_type != "application/json":
+        raise BadRequest("The body must have Content-Type: application/json.")
+    try:
+        async with asyncio.timeout(_BODY_WITHIN_S):
+            return await request.read()
+    except TimeoutError:
+        raise BadRequest(f"The body did not come within {_BODY_WITHIN_S:.0f} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise RequestTooLarge(f"The body is over {_BODY_BYTES_MAX} bytes.") from None
+    except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
+        raise BadRequest("The body did not come whole.") from None
+
+
+def _raise_if_of_another_site(request: web.Request) -> None:
+    # A browser shows its user's certificate for whatever page makes it ask.
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if foreign or site not in ("none", "same-origin"):
+        raise BadRequest("What a page of another site asks is not done.")
 
 
 def _certified(name: str) -> Principal:
     now = float("nan")  # a certificate's time is TLS's affair
     return Principal(_BY_CERTIFICATE, name, frozenset(), now, now, None)
-
-
-def _refused(refusal: ErrorAnswer, headers: dict[str, str]) -> tuple[bytes, int]:
-    headers.update(refusal.headers)
-    return refusal.body, refusal.status

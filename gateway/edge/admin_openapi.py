@@ -13,34 +13,45 @@ from gateway.errors import (
     KeysUnavailable,
     NotAdmin,
     NotAuthenticated,
+    RequestTooLarge,
 )
 from gateway.flow.administration import Action
 
 Json = dict[str, Any]
 
-_REFUSALS = (BadRequest, NotAuthenticated, NotAdmin, JournalUnavailable, KeysUnavailable)
+_REFUSALS = (
+    BadRequest,
+    NotAuthenticated,
+    NotAdmin,
+    RequestTooLarge,
+    JournalUnavailable,
+    KeysUnavailable,
+)
+_STATUSES = sorted({WIRE[kind].status for kind in _REFUSALS})
 
 
 def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
     """Return an OpenAPI 3.1 document."""
     schemas, components = msgspec.json.schema_components(
-        [action.takes for action in actions], ref_template="#/components/schemas/{name}"
+        [kind for action in actions for kind in (action.takes, action.answers)],
+        ref_template="#/components/schemas/{name}",
     )
     paths: dict[str, Json] = {}
-    for action, schema in zip(actions, schemas, strict=True):
+    for action, takes, answers in zip(actions, schemas[::2], schemas[1::2], strict=True):
         operation: Json = {
             "operationId": action.name,
             "summary": action.summary,
             "responses": {
                 "200": {
                     "description": "Done.",
-                    "content": {"application/json": {"schema": {"type": "object"}}},
+                    "content": {"application/json": {"schema": answers}},
                 },
-                **{str(WIRE[kind].status): _REFUSAL for kind in _REFUSALS},
+                **{str(status): _REFUSAL for status in _STATUSES},
+                "500": _FAILURE,
             },
         }
         if action.method != "GET":
-            operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+            operation["requestBody"] = {"content": {"application/json": {"schema": takes}}}
         paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -71,7 +82,6 @@ _ERROR: Json = {
     "required": ["error_code", "error_msg"],
     "properties": {"error_code": {"type": "string"}, "error_msg": {"type": "string"}},
 }
-_REFUSAL: Json = {
-    "description": "Refused; nothing was done.",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-}
+_TOLD: Json = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+_REFUSAL: Json = {"description": "Refused; nothing was done.", **_TOLD}
+_FAILURE: Json = {"description": "The gateway failed; what is done is not known.", **_TOLD}

@@ -49,6 +49,7 @@ from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
 from gateway.model import Answer, LinkSource, Principal
 from gateway.ports import Clock, Trace, Tracing
+from gateway.rules.pacing import Pace, spend, wait_for
 from gateway.rules.preferences import wait_preferred
 from gateway.rules.share import Share
 from gateway.rules.trace_context import trace_context
@@ -66,6 +67,8 @@ _HANDSHAKE_WITHIN_S = 2.0
 """How long it waits for who has connected and is still greeting."""
 _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
+_LIMITED_LINES = Pace(requests=10, per_s=1, burst=10)
+"""How many lines are written of those who ask more often than they may."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 RequestDone = Callable[[str, str, int, str, float, str], None]
@@ -105,8 +108,11 @@ class _Outcome:
     def answer(self) -> str:
         if self.asked is None or self.asked.call is None:
             return "other"
-        is_link = self.asked.call.operation.answer is Answer.CONSOLE_LINK
-        return "link" if is_link else "forwarded"
+        if self.asked.call.operation.answer is not Answer.CONSOLE_LINK:
+            return "forwarded"
+        # Refusals are fast: with them among the links, whoever collects them hides slow ones.
+        is_ours = self.status < 300 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return "link" if is_ours else "refused"
 
     @property
     def is_hit(self) -> bool:
@@ -150,6 +156,7 @@ class PublicHandler:
         self._tracing = tracing
         self._hit_lines = hit_lines
         self._line_left_out = line_left_out
+        self._limited_lines_tat = 0.0
         self._records_traces = tracing.records
         self._policy = rate_limit_policy(limits.pace)
         self._answer_bytes = AnswerBytes(self._policy)
@@ -382,11 +389,7 @@ class PublicHandler:
             line["link"] = answered.link.fingerprint
         if error is not None:
             line["error_code"] = outcome.error_code
-            line["error"] = type(error).__name__
-        if isinstance(error, NotAuthenticated):
-            line["reason"] = error.reason.value
-        if isinstance(error, GatewayError):  # the text of any other may quote a secret
-            line["detail"] = str(error)
+            line.update(_told_of(error))
         self._tell(outcome, line)
 
     def _tell(self, outcome: _Outcome, line: dict[str, Any]) -> None:
@@ -394,11 +397,32 @@ class PublicHandler:
         if trace is not None:
             line["trace_id"] = trace.trace_id
             trace.end(line)
-        share = self._hit_lines
-        if share is not None and outcome.is_hit and not share.takes():
+        if self._leaves_out(outcome):
             self._line_left_out()
             return
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _leaves_out(self, outcome: _Outcome) -> bool:
+        if isinstance(outcome.error, CallerLimited):
+            # One program in a loop would write everybody else's lines out of the log.
+            now = self._clock.monotonic()
+            if wait_for(self._limited_lines_tat, now, _LIMITED_LINES) > 0:
+                return True
+            self._limited_lines_tat = spend(self._limited_lines_tat, now, _LIMITED_LINES)
+            return False
+        share = self._hit_lines
+        return share is not None and outcome.is_hit and not share.takes()
+
+
+def _told_of(error: BaseException) -> dict[str, str]:
+    told = {"error": type(error).__name__}
+    if isinstance(error, NotAuthenticated):
+        told["reason"] = error.reason.value
+        if error.issuer is not None:
+            told["issuer"] = error.issuer
+    if isinstance(error, GatewayError):  # the text of any other may quote a secret
+        told["detail"] = str(error)
+    return told
 
 
 class PublicServer(web.Server):

@@ -32,7 +32,9 @@ class ErrorAnswer:
 
 WIRE: dict[type[GatewayError], Wire] = {
     errors.NotAuthenticated: Wire(
-        401, "CGW.4010", "The token was not accepted; the WWW-Authenticate header says why."
+        401,
+        "CGW.4010",
+        "The token is not accepted here; get a new one from your identity provider.",
     ),
     errors.BadRequest: Wire(400, "CGW.4000", ""),
     errors.OperationUnknown: Wire(404, "CGW.4040", ""),
@@ -115,6 +117,8 @@ _DESCRIPTIONS = {
     Rejection.AUDIENCE: "the token is meant for another audience",
     Rejection.TOKEN_TYPE: "the token is not an access token",
     Rejection.CLAIMS: "the token lacks a claim that is needed here",
+    Rejection.CERTIFICATE: "the certificate has ended, or certificates were loaded anew since this"
+    " connection was made: connect again",
     Rejection.FOREIGN_KEY: "the AK/SK are not of this gateway: send a JWT, or let the SDK fetch"
     " temporary ones with HUAWEICLOUD_SDK_IDP_ID and HUAWEICLOUD_SDK_ID_TOKEN_FILE",
     Rejection.ISSUED_KEY: "AK and X-Security-Token are not a pair of this gateway: fetch new ones",
@@ -138,8 +142,7 @@ def render(error: GatewayError) -> ErrorAnswer:
     match error:
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
-            if error.reason in _DESCRIPTIONS:  # the vendor's SDK shows no headers
-                message = f"The credential was not accepted: {_DESCRIPTIONS[error.reason]}."
+            message = _of_credential(error.reason, message)
         case errors.NotPermitted(refused=seen) if seen:
             message = f"{message} Refused among those that you may see: {', '.join(seen)}."
         case errors.MethodNotAllowed():
@@ -154,6 +157,14 @@ def render(error: GatewayError) -> ErrorAnswer:
         case _:
             pass
     return ErrorAnswer(status, code, body_of(code, message), headers)
+
+
+def _of_credential(reason: Rejection, message: str) -> str:
+    """Say what the challenge says: the vendor's SDK shows no headers."""
+    if reason is Rejection.MISSING:
+        return "No token was sent: send your JWT as `Authorization: Bearer JWT`."
+    described = _DESCRIPTIONS.get(reason)
+    return message if described is None else f"The credential was not accepted: {described}."
 
 
 def whole_wait_s(error: RetryLater) -> int:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 
 from gateway.errors import (
-    BudgetExhausted,
     DeadlineExceeded,
+    GatewayError,
+    RetryLater,
     UpstreamBroken,
     UpstreamSlow,
     UpstreamSuspended,
@@ -24,10 +26,44 @@ from gateway.rules.conversation import (
     Step,
     Wait,
     converse,
+    failure_of,
 )
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
 
 Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class _Call:
+    request: UpstreamRequest
+    credential: ServiceCredential
+    demand: Demand
+    budget: BudgetClass
+    deadline: float
+    permitted_now: Callable[[], object]
+    headers: Headers = field(default=(), repr=False)
+    last: Outcome = None
+    """What came of the last sending."""
+    unsure: Outcome = None
+    """What came of the last sending that the cloud may have acted on."""
+
+    async def authenticate(self) -> None:
+        self.headers = await self.credential.headers(self.request, deadline=self.deadline)
+
+    def sent(self, outcome: Outcome) -> None:
+        self.last = outcome
+        if isinstance(outcome, NotSent | Unavailable):
+            self.unsure = outcome
+
+    def stopped_by(self, error: GatewayError) -> GatewayError:
+        """Return what to tell of an error that comes before the next sending."""
+        if self.unsure is None:
+            return error
+        told = failure_of(self.unsure)  # none may believe that nothing was done
+        told.out_of_time = error.out_of_time
+        if isinstance(told, RetryLater) and isinstance(error, RetryLater):
+            told.retry_after_s = max(told.retry_after_s, error.retry_after_s)
+        return told
 
 
 class Exchange:
@@ -75,35 +111,21 @@ class Exchange:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
         `permitted_now` is asked right before each sending, for rights may end in a queue; what it
-        raises, the caller hears. `deadline` is monotonic. Raises BudgetExhausted,
-        DeadlineExceeded, ServiceLoginFailed and the Upstream errors.
+        raises, the caller hears, unless the cloud may have acted on a sending before. `deadline`
+        is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and the
+        Upstream errors.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
+        call = _Call(request, credential, demand, budget, deadline, permitted_now)
         self._retries.called()
         talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
-        headers: Headers = ()
-        outcome: Outcome = None
-        last: Outcome = None
         step: Step = Send()
         try:
             while True:
-                match step:
-                    case Send():
-                        # Nobody waits for a login with slots in hand: they would all be sent
-                        # at once when it ends, whatever the budget had spaced them to.
-                        await credential.headers(request, deadline=deadline)
-                        await self._admit(budget, demand, deadline, last)
-                        headers = await credential.headers(request, deadline=deadline)
-                        permitted_now()
-                        outcome = last = await self._send(request, headers, budget, deadline)
-                        if isinstance(outcome, Usable):  # nearly always, and all is said
-                            return outcome.answer
-                    case Renew():
-                        outcome = await credential.renew(headers, deadline=deadline)
-                    case Wait():
-                        await self._wait(step.seconds, deadline)
-                        outcome = None
+                outcome = await self._take(step, call)
+                if isinstance(outcome, Usable):  # nearly always, and all is said
+                    return outcome.answer
                 if talk is None:
                     talk = converse(
                         repeatable=request.repeatable,
@@ -116,23 +138,48 @@ class Exchange:
             answer: UpstreamAnswer = done.value
             return answer
 
-    async def _admit(
-        self, budget: BudgetClass, demand: Demand, deadline: float, last: Outcome
-    ) -> None:
-        again = isinstance(last, Throttled)
+    async def _take(self, step: Step, call: _Call) -> Outcome:
+        try:
+            match step:
+                case Send():
+                    await self._make_ready(call)
+                    call.permitted_now()
+                    call.sent(await self._send(call))
+                    return call.last
+                case Renew():
+                    return await call.credential.renew(call.headers, deadline=call.deadline)
+                case Wait():
+                    await self._wait(step.seconds, call.deadline)
+                    return None
+        except GatewayError as error:
+            raise call.stopped_by(error) from None
+
+    async def _make_ready(self, call: _Call) -> None:
+        """Get a credential, and a slot that is not lost before both are there.
+
+        Who waited for a login with slots in hand would send them all at once when it ends,
+        whatever the budget had spaced them to.
+        """
+        again = isinstance(call.last, Throttled)
+        while True:
+            await call.authenticate()
+            send_by = await self._admit(call, again=again)
+            await call.authenticate()  # the token may have ended in the queue
+            if self._clock.monotonic() <= send_by:
+                return
+            self._telemetry.budget_slot_lost(self._account, call.budget)
+            again = True
+
+    async def _admit(self, call: _Call, *, again: bool) -> float:
         until_suspended = asyncio.timeout(None)
         try:
             async with until_suspended:
                 self._queued.add(until_suspended)
-                await self._budget.admit(
-                    self._account, budget, demand, deadline=deadline, again=again
+                return await self._budget.admit(
+                    self._account, call.budget, call.demand, deadline=call.deadline, again=again
                 )
         except TimeoutError:
             raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None
-        except BudgetExhausted:
-            if isinstance(last, NotSent):
-                raise last.error from None  # what stopped the first try says more
-            raise
         finally:
             self._queued.discard(until_suspended)
 
@@ -145,38 +192,36 @@ class Exchange:
         detail = f"account {self._account}: the breaker is open"
         return UpstreamSuspended(detail, retry_after_s=wait_s or 0.0)
 
-    async def _send(
-        self, request: UpstreamRequest, headers: Headers, budget: BudgetClass, deadline: float
-    ) -> Outcome:
+    async def _send(self, call: _Call) -> Outcome:
         began = self._clock.monotonic()
-        left_s = deadline - began
+        left_s = call.deadline - began
         if left_s <= 0:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
         label, failed = "cancelled", None
-        self._breaker.begin()
+        probe = self._breaker.begin()
         try:
-            answer = await self._ask(request, headers, min(self._timeout_s, left_s))
+            answer = await self._ask(call.request, call.headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's impatience says nothing of the cloud.
-            impatient = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
-            label, failed = type(error).__name__, None if impatient else True
+            error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
+            label, failed = type(error).__name__, None if error.out_of_time else True
             return NotSent(error)
         else:
-            verdict = judge(answer, conditional=request.streamed)
+            verdict = judge(answer, conditional=call.request.streamed)
             # What the cloud says of a request is no fault of its own: one caller's odd requests
             # must not suspend the account for all.
             broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)
             if isinstance(verdict, Throttled):
                 self._budget.throttled(
-                    self._account, budget, pause_s=verdict.pause_s, told=verdict.rate
+                    self._account, call.budget, pause_s=verdict.pause_s, told=verdict.rate
                 )
             return verdict
         finally:
             seconds = self._clock.monotonic() - began
             self._telemetry.upstream_call(self._account, label, seconds)
-            if self._breaker.end(began + seconds, failed=failed, seconds=seconds):
+            if self._breaker.end(began + seconds, probe=probe, failed=failed, seconds=seconds):
                 self._suspend()
 
     async def _ask(
@@ -201,7 +246,5 @@ class Exchange:
 
     async def _wait(self, seconds: float, deadline: float) -> None:
         if self._clock.monotonic() + seconds >= deadline:
-            raise UpstreamUnreachable(
-                "no time is left to try again", retry_after_s=max(1.0, seconds)
-            )
+            raise DeadlineExceeded("no time is left to try again")
         await self._clock.sleep(seconds)

@@ -126,7 +126,7 @@ class BudgetLine:
     def is_alone(self) -> bool:
         return self._own is not None
 
-    async def admit(self, demand: Demand, *, deadline: float, again: bool) -> None:
+    async def admit(self, demand: Demand, *, deadline: float, again: bool) -> float:
         began = self._clock.monotonic()
         left_s = max(0.0, deadline - began)
         until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
@@ -144,6 +144,7 @@ class BudgetLine:
             self._telemetry.budget_slot_lost(self.account, self.budget)
             one.tag = _HEAD if one.tag is None else one.tag
         self._telemetry.budget_wait(self.account, self.budget, now - began)
+        return slot + LATE_MAX_S
 
     def throttled(self, *, pause_s: float | None, told: float | None) -> None:
         pause_s = min(_PAUSE_UNNAMED_S if pause_s is None else pause_s, _PAUSE_MAX_S)
@@ -334,8 +335,8 @@ class FairBudget:
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
-        await self._lines[account, budget].admit(demand, deadline=deadline, again=again)
+    ) -> float:
+        return await self._lines[account, budget].admit(demand, deadline=deadline, again=again)
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None

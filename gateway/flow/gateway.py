@@ -4,14 +4,19 @@ Each stage takes what the one before proved. A link that this process holds is a
 a network, after the same identification, decision and record as any other.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from gateway.errors import (
+    BadRequest,
     BudgetExhausted,
+    CallerLimited,
     DeadlineExceeded,
     JournalUnavailable,
+    NotAuthenticated,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -35,11 +40,21 @@ from gateway.model import (
     Principal,
     StageTimes,
 )
-from gateway.ports import AuditRecord, Clock, Inventories, Journal, Policies, Telemetry, Trace
+from gateway.ports import (
+    RECORDED_WITHIN_S,
+    AuditRecord,
+    Clock,
+    Inventories,
+    Journal,
+    Policies,
+    Telemetry,
+    Trace,
+)
 from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
+from gateway.rules.policy import Policy
 from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (
@@ -51,6 +66,8 @@ _NOTHING_DONE = (
     UpstreamSuspended,
 )
 """How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
+_RECORD_AT_LEAST_S = 0.25
+"""What was obtained at the last moment is given so long to be put on record."""
 
 
 @dataclass(slots=True)
@@ -137,16 +154,16 @@ class Gateway:
         except NotPermitted as refusal:
             # Within the caller's own limit, which so bounds what he can have us write.
             self._admit(asked)
-            await self._record_refusal(refusal, asked)
+            await self._record_refusal(asked, str(refusal), refusal.rule)
+            raise
+        except NotAuthenticated as refusal:
+            await self._record_unauthenticated(asked, refusal)
             raise
 
-    async def _answer(  # noqa: C901 - each stage is one, and a span
-        self, asked: Asked
-    ) -> Answered | Forwarded:
-        monotonic, trace = self._clock.monotonic, asked.trace
+    async def _answer(self, asked: Asked) -> Answered | Forwarded:
+        monotonic = self._clock.monotonic
         began = monotonic()
-        if trace is not None:
-            trace.enter("identify")
+        asked.enter("identify")
         token = self._credentials.plain_jwt(
             asked.authorization, asked.x_auth_token, asked.x_security_token
         )
@@ -156,28 +173,28 @@ class Gateway:
         if principal is None:
             principal = await self._identify.identify_by(token, asked.deadline)
         asked.principal = principal
-        revocations_heard = self._identify.revocations_heard
         identified = monotonic()
 
-        if trace is not None:
-            trace.enter("decide")
+        asked.enter("decide")
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
         if call.operation.answer is not Answer.CONSOLE_LINK:
             return await self._forward(principal, call, asked)
+        authority = self._authority()
         permit = self._decide(principal, call)
         decided = monotonic()
 
-        if trace is not None:
-            trace.enter("admit")
+        asked.enter("admit")
         self._admit(asked)
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
-        link, source, obtained = await self._obtain_on_record(permit, asked, revocations_heard)
+        link, source, obtained = await self._obtain_on_record(permit, asked)
         if not self._consoles.is_good(permit, link):  # it had been held for long
-            link, source, obtained = await self._obtain_on_record(permit, asked, revocations_heard)
+            link, source, obtained = await self._obtain_on_record(permit, asked, instead_of=link)
             if not self._consoles.is_good(permit, link):
                 raise DeadlineExceeded("the link came too near its end while it was recorded")
+        if self._authority() != authority:
+            self._permitted_now(principal, call)
         recorded = monotonic()
         self._telemetry.link_served(
             self._consoles.account_of(permit),
@@ -203,21 +220,29 @@ class Gateway:
             asked.signed = presented
         return token
 
+    def _authority(self) -> tuple[Policy, int]:
+        """Return what decides; another than before: ask again what was decided meanwhile."""
+        return self._policies.current(), self._identify.revocations_heard
+
     async def _obtain_on_record(
-        self, permit: Permit, asked: Asked, revocations_heard: int
+        self, permit: Permit, asked: Asked, instead_of: ConsoleLink | None = None
     ) -> tuple[ConsoleLink, LinkSource, float]:
-        """Return a link, where it is from and when it was there."""
-        trace = asked.trace
-        if trace is not None:
-            trace.enter("obtain")
+        """Return a link, where it is from and when it was there.
+
+        `instead_of` is on record already, and was not handed out.
+        """
+        asked.enter("obtain")
         link, source = await self._obtain(permit, asked)
         obtained = self._clock.monotonic()
-        if self._identify.revocations_heard != revocations_heard:
-            self._identify.check(permit.principal)
+        if source is not LinkSource.LOCAL:  # it was waited for, and rights end meanwhile
+            permit = self._permitted_now(permit.principal, permit.call)
 
-        if trace is not None:
-            trace.enter("record")
-        await self._record("console_link_issued", permit, asked, source.value, link.fingerprint)
+        asked.enter("record")
+        record = self._allowed("console_link_issued", permit, asked)
+        record.source, record.link_fingerprint = source.value, link.fingerprint
+        if instead_of is not None:
+            record.detail = f"instead of the link {instead_of.fingerprint}, which was too old"
+        await self._record(record, asked)
         return link, source, obtained
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
@@ -288,7 +313,7 @@ class Gateway:
         try:
             if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
                 asked.enter("record")
-                await self._record("write_permitted", permit, asked)
+                await self._record(self._allowed("write_permitted", permit, asked), asked)
             asked.enter("obtain")
             return await self._sent(permit, demand, asked)
         except _NOTHING_DONE:
@@ -327,23 +352,46 @@ class Gateway:
         body = asked.body
         return with_body(call, await asked.read_body(limit) if body is None else body)
 
-    async def _record(
-        self, event: str, permit: Permit, asked: Asked, source: str = "", fingerprint: str = ""
-    ) -> None:
-        record = self._about(event, permit.principal, permit.call, asked)
-        record.decision, record.rule = "allowed", permit.rule.place
-        record.policy_version = permit.policy_version
-        record.source, record.link_fingerprint = source, fingerprint
-        await self._journal.record(record)
+    async def _record(self, record: AuditRecord, asked: Asked) -> None:
+        left_s = asked.deadline - self._clock.monotonic()
+        if left_s > RECORDED_WITHIN_S:
+            await self._journal.record(record)
+            return
+        try:
+            async with asyncio.timeout(max(left_s, _RECORD_AT_LEAST_S)):
+                await self._journal.record(record)
+        except TimeoutError:
+            raise DeadlineExceeded("while it was put on record") from None
 
-    async def _record_refusal(self, refusal: NotPermitted, asked: Asked) -> None:
+    async def _record_unauthenticated(self, asked: Asked, refusal: NotAuthenticated) -> None:
+        """Put on record who was refused, where that is proved: a revoked token, a used signature.
+
+        Whoever asks too often stays refused, and is not put on record each time.
+        """
+        if asked.principal is None:
+            asked.principal = refusal.principal
+        with suppress(BadRequest, CallerLimited):
+            if asked.principal is not None and asked.call is None:
+                asked.call = self._catalogue.resolve(
+                    asked.method, asked.target, has_body=asked.has_body
+                )
+            self._admit(asked)
+            await self._record_refusal(asked, refusal.reason.value)
+
+    async def _record_refusal(self, asked: Asked, why: str, rule: str = "") -> None:
         if asked.principal is None or asked.call is None:
             return
         record = self._about("refused", asked.principal, asked.call, asked)
-        record.decision, record.rule = "denied", refusal.rule
+        record.decision, record.rule = "denied", rule
         record.policy_version = self._policies.current().version
-        record.detail = str(refusal)
-        await self._journal.record(record)
+        record.detail = why
+        await self._record(record, asked)
+
+    def _allowed(self, event: str, permit: Permit, asked: Asked) -> AuditRecord:
+        record = self._about(event, permit.principal, permit.call, asked)
+        record.decision, record.rule = "allowed", permit.rule.place
+        record.policy_version = permit.policy_version
+        return record
 
     def _about(self, event: str, principal: Principal, call: Call, asked: Asked) -> AuditRecord:
         """Say who asked for what; what came of it is for the caller to add."""

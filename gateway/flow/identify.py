@@ -121,9 +121,10 @@ class Identify:
         return ends_at(principal, self._rules[principal.issuer])
 
     def check(self, principal: Principal) -> None:
-        """Raise NotAuthenticated where the token was revoked since it was recalled."""
+        """Raise NotAuthenticated where the token was revoked, or ended, since it was recalled."""
         try:
             self._raise_if_revoked(principal)
+            self._raise_if_expired(principal)
         except NotAuthenticated as refusal:
             self._telemetry.identified(principal.issuer, refusal.reason.value)
             raise
@@ -193,7 +194,13 @@ class Identify:
 
     def _raise_if_revoked(self, principal: Principal) -> None:
         if self._revoked(principal):
-            raise NotAuthenticated(Rejection.REVOKED, issuer=principal.issuer)
+            issuer = principal.issuer
+            raise NotAuthenticated(Rejection.REVOKED, issuer=issuer, principal=principal)
+
+    def _raise_if_expired(self, principal: Principal) -> None:
+        issuer = principal.issuer
+        if self._clock.now() >= good_until(principal, self._rules[issuer]):
+            raise NotAuthenticated(Rejection.EXPIRED, issuer=issuer, principal=principal)
 
     def _recall(self, digest: bytes) -> Principal | None:
         remembered = self._remembered.get(digest)

@@ -54,8 +54,6 @@ _LOOK_EVERY_S = 1.0
 _POLL_WITHIN_S = 120.0
 _PAGE_TRIES_MAX = 3
 _MAY_PASS = (UpstreamBusy, UpstreamSlow, UpstreamSuspended, UpstreamUnreachable)
-_PUBLISHED_WITHIN_S = 1.0
-"""How long what was fetched may be on its way to Redis, where its time begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +177,8 @@ class KeptInventories:
         monotonic, account = self._clock.monotonic(), kept.account
         own_value, taken_at = kept.own
         if held.value != own_value:
-            published_at = held.good_until - account.poll_s
-            taken_at = min(published_at - listed.took_s - _PUBLISHED_WITHIN_S, monotonic)
+            ended_at = held.good_until - account.poll_s
+            taken_at = min(ended_at - listed.took_s, monotonic)
         if taken_at < kept.taken_at:
             return  # what we know never lies ahead of now, so whatever is listed from now on passes
         listed = replace(listed, taken_at=self._clock.now() - (monotonic - taken_at))
@@ -192,7 +190,7 @@ class KeptInventories:
         )
         file = account.files.get(project)
         if file is not None:
-            await file.save(await asyncio.to_thread(listed.as_text))
+            await file.save(lambda _: listed.as_text())
 
     async def _fetch(self, project: ProjectId, kept: _Kept) -> Fetched:
         account = kept.account

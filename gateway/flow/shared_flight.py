@@ -7,6 +7,7 @@ fetches and the others are woken by its result. Without Redis each process fetch
 
 import asyncio
 import json
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -44,8 +45,6 @@ Fetch = Callable[[], Awaitable[Fetched]]
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
-_OUT_OF_TIME = (BudgetExhausted, DeadlineExceeded)
-"""Failures of whoever began a fetch that say nothing of those who have more time."""
 
 
 @dataclass(slots=True)
@@ -110,8 +109,9 @@ class SharedFlight:
                 flight = self._start(name, fetch, deadline)
             try:
                 held = await self._land(name, flight, deadline)
-            except _OUT_OF_TIME:
-                if joined and flight.task.done() and deadline > flight.deadline + _CLEARLY_LATER_S:
+            except GatewayError as error:
+                has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
+                if joined and flight.task.done() and error.out_of_time and has_more_time:
                     continue
                 raise
             if joined and held.source is LinkSource.UPSTREAM:
@@ -218,11 +218,17 @@ class SharedFlight:
                 case Failed() as failed:
                     self._share_failure(failed.failure, deadline)
                     awaited = ""
-                case Claimed():
-                    return await self._fetch_as_holder(key, owner, fetching, deadline)
+                case Claimed() as claimed:
+                    # At the least, for it looked at its clock before we look at ours.
+                    store_ahead_s = claimed.store_time - self._clock.monotonic()
+                    return await self._fetch_as_holder(
+                        key, owner, fetching, deadline, store_ahead_s
+                    )
                 case Busy() as busy:
                     fetching.cancel()
                     awaited = busy.holder
+                    if skip == ANY_VERSION:
+                        skip = busy.version  # what comes after it is fresh
                     # Past the lease's end the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(busy.lease_left_s + 0.01):
@@ -232,8 +238,6 @@ class SharedFlight:
         self, key: str, *, owner: str, skip: bytes, awaited: str
     ) -> Found | Claimed | Busy | Failed | None:
         """Ask the store; None: it is away."""
-        if awaited and skip == ANY_VERSION:
-            skip = b""  # what the awaited one brings is fresh
         try:
             return await self._store.claim(
                 key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
@@ -244,17 +248,18 @@ class SharedFlight:
     def _share_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
         error, they_had_s = _failure_from(failure)
-        left_s = deadline - self._clock.monotonic()
-        if not isinstance(error, _OUT_OF_TIME) or left_s <= they_had_s:
+        if deadline - self._clock.monotonic() <= they_had_s:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, owner: str, fetching: _Fetching, deadline: float
+        self, key: str, owner: str, fetching: _Fetching, deadline: float, store_ahead_s: float
     ) -> Held:
         began = self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
             fetched = await fetching()
+            await self._publish(key, owner, fetched, store_ahead_s)
+            return _held(fetched, LinkSource.UPSTREAM)
         except GatewayError as error:
             with suppress(StoreUnavailable):
                 failure = _failure_to(error, deadline - began + _CLEARLY_LATER_S)
@@ -266,20 +271,27 @@ class SharedFlight:
             raise
         finally:
             extending.cancel()
+
+    async def _publish(self, key: str, owner: str, fetched: Fetched, store_ahead_s: float) -> None:
         ttl_s = fetched.good_until - self._clock.monotonic()
         with suppress(StoreUnavailable):
             if ttl_s > 0:
-                await self._store.publish(key, owner=owner, value=fetched.value, ttl_s=ttl_s)
+                await self._store.publish(
+                    key,
+                    owner=owner,
+                    value=fetched.value,
+                    ttl_s=ttl_s,
+                    until=fetched.good_until + store_ahead_s,
+                )
             else:
                 await self._store.abandon(key, owner=owner)
-        return _held(fetched, LinkSource.UPSTREAM)
 
     async def _keep_lease(self, key: str, owner: str) -> None:
-        with suppress(StoreUnavailable):
-            while True:
-                await self._clock.sleep(self._lease_s / 3)
-                if not await self._store.extend(key, owner=owner, lease_s=self._lease_s):
-                    return
+        is_ours = True
+        while is_ours:
+            await self._clock.sleep(self._lease_s / 3)
+            with suppress(StoreUnavailable):  # it may be back before the lease ends
+                is_ours = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
 
 
 async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:
@@ -302,6 +314,8 @@ def _held(fetched: Fetched, source: LinkSource) -> Held:
 
 
 def _failure_to(error: GatewayError, had_s: float) -> bytes:
+    if not error.out_of_time:
+        had_s = math.inf  # no more time would have helped
     match error:
         case UpstreamRefused():
             fields = [error.status, error.error_code, error.error_msg]
@@ -317,7 +331,7 @@ def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
     try:
         had_s, kind, *fields = json.loads(failure)
     except (ValueError, TypeError):
-        had_s, kind, fields = 0.0, "", []
+        had_s, kind, fields = math.inf, "", []
     error: GatewayError = UpstreamBroken("another replica's fetch failed")
     match kind, fields:
         case "UpstreamRefused", [int(status), str(code), str(message)]:
@@ -326,6 +340,7 @@ def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
             error = _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
         case _, [str(text)] if kind in _PLAIN:
             error = _PLAIN[kind](text)
+    error.out_of_time = had_s < math.inf
     return error, float(had_s)
 
 

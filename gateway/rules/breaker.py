@@ -54,17 +54,22 @@ class Breaker:
             return self._rules.open_s
         return self._open_until - now if now < self._open_until else None
 
-    def begin(self) -> None:
-        """Note that a call is sent; while half open, it is the probe."""
+    def begin(self) -> bool:
+        """Note that a call is sent; tell whether it is the probe, as it is while half open."""
         self._probing = self._open_until is not None
+        return self._probing
 
-    def end(self, now: float, *, failed: bool | None, seconds: float) -> bool:
-        """Note how a call ended (None: nobody knows); tell whether that opened the breaker."""
-        probed, self._probing = self._probing, False
+    def end(self, now: float, *, probe: bool, failed: bool | None, seconds: float) -> bool:
+        """Note how a call ended (None: nobody knows); tell whether that opened the breaker.
+
+        `probe` is what `begin` told of it.
+        """
+        if probe:
+            self._probing = False
         if failed is None:
             return False
         failed = failed or seconds > self._rules.slow_s
-        if probed:
+        if probe:
             if not failed:
                 self._close()
                 return False

@@ -21,6 +21,7 @@ from gateway.errors import (
 )
 from gateway.model import (
     PERMISSIONS,
+    SERVER_ID,
     Answer,
     Call,
     InstanceId,
@@ -34,7 +35,6 @@ _SERVER_ID = "{server_id}"
 _INSTANCE_ID = "{instance_id}"
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SERVER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PATH = re.compile(r"(?:/(?:[a-z0-9-]+|\{[a-z_]+\}))+")
 _METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 _TARGET_CHARS_MAX = 8_190
@@ -217,7 +217,7 @@ def _in_path(
     sent: list[str] = []
     for part, segment in zip(pattern, segments, strict=True):
         if part == _SERVER_ID:
-            servers.append(_server(segment))
+            servers.append(server_id(segment))
             sent.append(servers[-1])
             continue
         if part == _INSTANCE_ID:
@@ -274,10 +274,11 @@ def _project(segment: str) -> ProjectId:
     return ProjectId(segment)
 
 
-def _server(text: str) -> ServerId:
+def server_id(text: str) -> ServerId:
+    """Return the id in lower case; raise BadRequest where it is none."""
     server = text.lower()
-    if not _SERVER.fullmatch(server):
-        raise BadRequest("The server id in the path is not a UUID like 1b2c3d4e-….")
+    if not SERVER_ID.fullmatch(server):
+        raise BadRequest("The server id is not a UUID like 1b2c3d4e-….")
     return ServerId(server)
 
 
@@ -293,7 +294,7 @@ def _servers(
     """`as_sent`: what is decided on must stand there byte for byte, so in lower case."""
     for text in _distinct(ids, operation):
         server = text if as_sent else text.lower()
-        if not _SERVER.fullmatch(server):
+        if not SERVER_ID.fullmatch(server):
             raise BadRequest("A server id is not a UUID in lower case, like 1b2c3d4e-….")
         yield ServerId(server)
 

@@ -121,10 +121,11 @@ def _pause(outcome: Outcome, retries: int, jitter: Callable[[], float]) -> float
 def _settle(outcome: Outcome) -> UpstreamAnswer:
     if isinstance(outcome, Usable):
         return outcome.answer
-    raise _error(outcome)
+    raise failure_of(outcome)
 
 
-def _error(outcome: Outcome) -> GatewayError:
+def failure_of(outcome: Outcome) -> GatewayError:
+    """Return what one is told whose call ended so."""
     match outcome:
         case Refused():
             return UpstreamRefused(outcome.status, outcome.code, outcome.message)

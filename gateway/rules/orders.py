@@ -82,7 +82,6 @@ REVOCATION_KINDS: Final[Mapping[str, type[_What]]] = {
     "before": RevokedBefore,
 }
 _W = TypeVar("_W", bound=_What)
-_T = TypeVar("_T")
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,8 +94,25 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: What
 
 
+class KeptOrders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What outlives a process."""
+
+    complete: bool
+    """Whether these are all that stood then, or only those that somebody gave to this host."""
+    orders: list[Order]
+
+    def with_more(self, other: "KeptOrders", now: float) -> "KeptOrders":
+        """Return what the two know of that has not ended at `now`."""
+        by_id = {order.id: order for order in chain(self.orders, other.orders)}
+        return KeptOrders(
+            complete=self.complete or other.complete,
+            orders=[order for order in by_id.values() if order.until > now],
+        )
+
+
+NOTHING_KEPT: Final = KeptOrders(complete=False, orders=[])
 _ORDER: Final = msgspec.json.Decoder(Order)
-_ORDERS: Final = msgspec.json.Decoder(list[Order])
+_KEPT: Final = msgspec.json.Decoder(KeptOrders)
 
 
 def order_to_text(order: Order) -> bytes:
@@ -105,16 +121,22 @@ def order_to_text(order: Order) -> bytes:
 
 def order_from_text(text: bytes) -> Order:
     """Read what `order_to_text` wrote; raise ValueError for anything else."""
-    return _decoded(_ORDER, text)
+    try:
+        return _ORDER.decode(text)
+    except msgspec.DecodeError as error:
+        raise ValueError("is no order") from error
 
 
-def orders_to_text(orders: Iterable[Order]) -> bytes:
-    return msgspec.json.encode(list(orders))
+def kept_to_text(kept: KeptOrders) -> bytes:
+    return msgspec.json.encode(kept)
 
 
-def orders_from_text(text: bytes) -> list[Order]:
-    """Read what `orders_to_text` wrote; raise ValueError for anything else."""
-    return _decoded(_ORDERS, text)
+def kept_from_text(text: bytes | None) -> KeptOrders:
+    """Read what `kept_to_text` wrote; a damaged file is as good as none."""
+    try:
+        return NOTHING_KEPT if text is None else _KEPT.decode(text)
+    except msgspec.DecodeError:
+        return NOTHING_KEPT
 
 
 class Orders:
@@ -151,6 +173,9 @@ class Orders:
     def __iter__(self) -> Iterator[Order]:
         return iter(self._by_id.values())
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
     def __contains__(self, order_id: str) -> bool:
         return order_id in self._by_id
 
@@ -185,10 +210,3 @@ class Orders:
 
     def _what(self, kind: type[_W]) -> Iterator[_W]:
         return (order.what for order in self._in_force if isinstance(order.what, kind))
-
-
-def _decoded(decoder: "msgspec.json.Decoder[_T]", text: bytes) -> "_T":
-    try:
-        return decoder.decode(text)
-    except msgspec.DecodeError as error:
-        raise ValueError("is no order") from error

@@ -7,11 +7,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from gateway.located_yaml import Document, Mistake, MistakesFound
-from gateway.model import PERMISSIONS, RuleKind, RuleRef
+from gateway.model import PERMISSIONS, SERVER_ID, RuleKind, RuleRef
 from gateway.rules.inventory import Place, Selector
 from gateway.rules.policy import Policy, Rule
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _TOP = ("roles", "grants", "denials")
 _SCOPE = ("to", "on", "from", "until", "why")
@@ -138,7 +137,7 @@ class _Reader:
             name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
         )
         for i, server in _texts(on.get("servers")):
-            if not _UUID.fullmatch(server.lower()):
+            if not SERVER_ID.fullmatch(server.lower()):
                 self._wrong((*path, "servers", i), "is not a server id (a UUID)")
         return projects, servers, self._selector(path, on)
 

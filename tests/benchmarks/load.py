@@ -1,11 +1,13 @@
-"""A closed-loop HTTP load on raw sockets, and the CPU time that a server spent on it.
+"""An HTTP load on raw sockets, and the CPU time that a server spent on it.
 
 CPU per request is what is compared: it does not depend on how fast this client is, nor much on
 what else the machine does.
 """
 
 import asyncio
+import math
 import os
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +33,13 @@ class Measured:
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, statuses: dict[int, int]) -> None:
+    def __init__(self, request: bytes, statuses: dict[int, int], every_s: float) -> None:
+        """`every_s` from one request to the next; 0: as soon as the answer is there."""
         self._request = request
         self._statuses = statuses
+        self._every_s = every_s
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + random.random() * every_s
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self.stopped = False
@@ -41,7 +47,7 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(self._request)
+        self._ask()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -56,18 +62,36 @@ class _Client(asyncio.Protocol):
         self._buffer = body[length:]
         status = int(head[9:12])
         self._statuses[status] = self._statuses.get(status, 0) + 1
-        if not self.stopped and self._transport is not None:
+        self._due = max(self._due + self._every_s, self._loop.time() - self._every_s)
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._due > self._loop.time():
+            self._loop.call_at(self._due, self._ask)
+        elif not self.stopped and self._transport is not None:
             self._transport.write(self._request)
 
 
 async def measure(
-    host: str, port: int, pids: list[int], request: bytes, *, seconds: float, connections: int = 16
+    host: str,
+    port: int,
+    pids: list[int],
+    request: bytes,
+    *,
+    seconds: float,
+    connections: int = 16,
+    per_s: float = math.inf,
 ) -> Measured:
-    """Drive a server for a while after a warm-up, and read what its processes spent."""
+    """Drive a server for a while after a warm-up, and read what its processes spent.
+
+    It is asked `per_s` times a second, or as often as it answers.
+    """
     loop = asyncio.get_running_loop()
     statuses: dict[int, int] = {}
     made = [
-        await loop.create_connection(lambda: _Client(request, statuses), host, port)
+        await loop.create_connection(
+            lambda: _Client(request, statuses, connections / per_s), host, port
+        )
         for _ in range(connections)
     ]
     await asyncio.sleep(min(1.0, seconds / 3))

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.drivers.audit_file import ChainFiles, FileStore
+from gateway.drivers.audit_places import segment_files
+from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
@@ -18,23 +22,27 @@ from gateway.rules.audit_chain import parse
 from gateway.rules.audit_verify import Report, Segment, verify
 from tests.contract.test_shared_store import a_valkey
 from tests.support.audit import SigningKey, lines_in
+from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
 KEY = SigningKey()
+BYTES_MAX = 2**30
 
 
 class Flaky(AuditStream):
     """Loses answers, or requests, as a network does."""
 
     def __init__(self, valkey: Valkey) -> None:
-        super().__init__(valkey, keep_s=0)
+        super().__init__(valkey, keep_s=0, bytes_max=BYTES_MAX)
         self.loses = ""
 
-    async def append(self, chain: str, after_seq: int, lines: Sequence[bytes]) -> None:
+    async def append(
+        self, chain: str, after_seq: int, lines: Sequence[bytes], *, leaves_gap: bool = False
+    ) -> None:
         if self.loses == "request":
             raise StoreUnavailable("lost")
-        await super().append(chain, after_seq, lines)
+        await super().append(chain, after_seq, lines, leaves_gap=leaves_gap)
         if self.loses == "answer":
             raise StoreUnavailable("lost")
 
@@ -83,7 +91,7 @@ def subjects(lines: list[bytes]) -> list[str]:
 async def test_alone_it_holds_each_record_when_it_returns(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=86_400)
+    stream = AuditStream(valkey, keep_s=86_400, bytes_max=BYTES_MAX)
     trails = [
         a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
     ]
@@ -123,7 +131,7 @@ async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
 async def test_an_attempt_that_comes_late_changes_nothing(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=0)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     await stream.append("c", 0, [b"one\n"])
     await stream.append("c", 1, [b"two\n"])
     stream._attempts = 0
@@ -132,12 +140,51 @@ async def test_an_attempt_that_comes_late_changes_nothing(
     assert lines_of(shared_valkey, stream) == [b"one\n", b"two\n"]
 
 
+@pytest.mark.parametrize("gone", ["all", "the stream", "the last lines"])
+async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
+    own_valkey: RealValkey, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey = a_valkey(own_valkey)
+    assert await valkey.probe()
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
+    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(trail, "first")
+    chain = parse(lines_of(own_valkey, stream)[0]).chain
+    state = own_valkey.command("HGETALL", valkey.key("chain", chain, tag="audit"))
+    await record(trail, "second")
+    stood = parse(lines_of(own_valkey, stream)[-1]).head
+    match gone:
+        case "all":
+            own_valkey.command("FLUSHALL")
+        case "the stream":
+            own_valkey.command("DEL", stream.name)
+        case _:  # as a replica that was promoted may not have had them
+            ((last, _),) = own_valkey.command("XREVRANGE", stream.name, "+", "-", "COUNT", "1")
+            own_valkey.command("XDEL", stream.name, last.decode())
+            own_valkey.command(
+                "HSET", valkey.key("chain", chain, tag="audit"), "seq", state[b"seq"].decode()
+            )
+    with pytest.raises(JournalUnavailable, match="the stream has the chain's lines up to"):
+        await record(trail, "refused")
+    assert not trail.durable
+    (told,) = [one for one in caplog.records if one.message == "audit_stream_lost_lines"]
+    assert told.__dict__["head"] == str(stood)
+    await record(trail, "after")
+    assert trail.durable
+    await trail.close()
+    lines = lines_of(own_valkey, stream)
+    assert subjects(lines) == [*(["first"] if gone == "the last lines" else []), "after"]
+    assert str(stood) in parse(lines[-3]).fields["detail"]
+    assert all(report.intact for report in judged(lines))
+    await valkey.close()
+
+
 async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     own_valkey: RealValkey,
 ) -> None:
     valkey = a_valkey(own_valkey, timeout_s=0.5)
     assert await valkey.probe()
-    stream = AuditStream(valkey, keep_s=0)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
     await record(trail, "before")
     own_valkey.hang()
@@ -155,74 +202,199 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     await valkey.close()
 
 
-async def test_lines_older_than_their_time_are_trimmed(
+class TurnOver(Exception):
+    pass
+
+
+class OneTurn(FakeClock):
+    """For a loop whose first sleep is its end."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise TurnOver
+
+
+async def trimmed(stream: AuditStream) -> None:
+    with suppress(TurnOver):
+        await stream.keep_trimmed(OneTurn())
+
+
+def fill(server: RealValkey, stream: AuditStream, count: int, *, first_ms: int = 1) -> None:
+    server.command(
+        "EVAL",
+        "for i = 0, ARGV[1] - 1 do"
+        " redis.call('XADD', KEYS[1], (ARGV[2] + i) .. '-0', 'line', ARGV[3]) end",
+        "1",
+        stream.name,
+        str(count),
+        str(first_ms),
+        "x" * 1_000,
+    )
+
+
+async def test_lines_older_than_their_time_are_forgotten(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
-    stream = AuditStream(valkey, keep_s=3600)
-    for i in range(500):  # whole nodes only are trimmed, of a hundred entries or so
-        shared_valkey.command("XADD", stream.name, f"{i + 1}-0", "line", "x" * 100)
+    stream = AuditStream(valkey, keep_s=3600, bytes_max=BYTES_MAX)
+    fill(shared_valkey, stream, 25_000)  # more than one turn of the script takes
     await stream.append("c", 0, [b"new\n"])
+    await trimmed(stream)
     left = lines_of(shared_valkey, stream)
-    assert len(left) < 200
+    assert len(left) < 200  # whole nodes only go, of a hundred lines or so
     assert left[-1] == b"new\n"
+
+
+async def test_the_oldest_lines_go_when_they_take_too_much_room(
+    valkey: Valkey, shared_valkey: RealValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = AuditStream(valkey, keep_s=0, bytes_max=2_000_000)
+    fill(shared_valkey, stream, 1_000)
+    await trimmed(stream)
+    assert 900_000 < stream.bytes < 2_000_000
+    assert len(lines_of(shared_valkey, stream)) == 1_000
+    assert "audit_stream_full" not in caplog.messages
+    fill(shared_valkey, stream, 4_000, first_ms=2_000)
+    for _ in range(2):
+        await stream.append("c", 0, [b"new\n"])
+        await trimmed(stream)
+        left = lines_of(shared_valkey, stream)
+        assert 1_500 < len(left) < 2_200
+        assert left[-1] == b"new\n"
+    assert 1_500_000 < stream.bytes < 2_200_000
+    assert caplog.messages.count("audit_stream_full") == 1
+
+
+async def test_a_server_that_the_stream_has_filled_is_made_room_on(
+    own_valkey: RealValkey,
+) -> None:
+    valkey = a_valkey(own_valkey)
+    assert await valkey.probe()
+    stream = AuditStream(valkey, keep_s=3600, bytes_max=BYTES_MAX)
+    fill(own_valkey, stream, 2_000)
+    used = int(own_valkey.command("INFO", "memory")["used_memory"])
+    own_valkey.command("CONFIG", "SET", "maxmemory", str(used - 500_000))
+    own_valkey.command("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+    with pytest.raises(StoreUnavailable):
+        await stream.append("c", 0, [b"refused\n"])
+    assert not await valkey.probe()
+    await trimmed(stream)
+    assert await valkey.probe()
+    await stream.append("c", 0, [b"new\n"])
+    assert lines_of(own_valkey, stream)[-1] == b"new\n"
+    await valkey.close()
+
+
+class Beside:
+    """A trail in files, and what copies it to the stream."""
+
+    def __init__(self, stream: AuditStream, directory: Path, **options: Any) -> None:
+        self.files = ChainFiles(
+            directory,
+            clock=SystemClock(),
+            signer=KEY.signer,
+            segment_bytes_max=20_000,
+            keep_s=0,
+        )
+        self.follower = StreamFollower(
+            stream, SystemClock(), partial(lines_after, directory), **options
+        )
+        self.trail = a_trail(FileStore(self.files), follow=[self.follower.follow])
+        self._running = asyncio.create_task(self.follower.run())
+
+    async def sends_no_more(self) -> None:
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+    async def close(self) -> None:
+        await self.sends_no_more()
+        await self.trail.close()
+        await self.follower.close()
 
 
 async def test_beside_files_it_follows_and_catches_up(
     valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
 ) -> None:
     stream = Flaky(valkey)
-    follower = StreamFollower(stream, SystemClock())
-    files = ChainFiles(
-        tmp_path, clock=SystemClock(), signer=KEY.signer, segment_bytes_max=10**6, keep_s=0
-    )
-    trail = a_trail(FileStore(files), follow=[follower.follow])
-    running = asyncio.create_task(follower.run())
-    await record(trail, "first")
+    beside = Beside(stream, tmp_path)
+    await record(beside.trail, "first")
     for loses in ("request", "answer"):
         stream.loses = loses
         for i in range(20):
-            await record(trail, f"while the {loses} is lost {i}")
+            await record(beside.trail, f"while the {loses} is lost {i}")
         await asyncio.sleep(0.6)
     stream.loses = ""
-    await record(trail, "last")
-    await trail.close()
-    running.cancel()
-    await asyncio.wait([running])
-    await follower.close()
-    assert lines_of(shared_valkey, stream) == lines_in(files.place)
-    assert follower.dropped == 0
+    await record(beside.trail, "last")
+    await beside.close()
+    assert lines_of(shared_valkey, stream) == lines_in(beside.files.place)
 
 
-async def test_what_it_cannot_hold_is_left_out_counted_and_told(
+async def test_what_it_cannot_hold_it_reads_from_the_files_later(
     valkey: Valkey,
     shared_valkey: RealValkey,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stream = AuditStream(valkey, keep_s=0)
-    follower = StreamFollower(stream, SystemClock(), backlog_max=10)
-    files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
-    trail = a_trail(FileStore(files), follow=[follower.follow])
-    for i in range(30):
-        await record(trail, f"p{i}")
-    assert follower.dropped == len(lines_in(files.place)) - 10
+    stream = Flaky(valkey)
+    beside = Beside(stream, tmp_path, backlog_max=10)
+    stream.loses = "request"
+    for i in range(100):
+        await record(beside.trail, f"p{i}")
     assert caplog.messages.count("audit_stream_behind") == 1
-    await trail.close()
-    await follower.close()
-    assert lines_of(shared_valkey, stream) == lines_in(files.place)[:10]
-    assert "audit_stream_incomplete" in caplog.messages
+    stream.loses = ""
+    await beside.close()
+    assert lines_of(shared_valkey, stream) == lines_in(beside.files.place)
+    assert "audit_stream_incomplete" not in caplog.messages
 
 
-async def test_a_chain_that_another_process_goes_on_with_is_followed_on(
-    valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
+async def test_what_a_process_left_unsent_comes_with_the_next_one_s_first_line(
+    valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for life in range(2):
-        stream = AuditStream(valkey, keep_s=0)
-        follower = StreamFollower(stream, SystemClock())
-        files = ChainFiles(tmp_path, clock=SystemClock(), segment_bytes_max=10**6, keep_s=0)
-        trail = a_trail(FileStore(files), follow=[follower.follow])
-        await record(trail, f"life {life}")
-        await trail.close()
-        await follower.close()
-    followed = lines_of(shared_valkey, stream)
-    assert subjects(followed) == ["life 0", "life 1"]
+    stream = Flaky(valkey)
+    for life in range(3):
+        beside = Beside(stream, tmp_path)
+        await record(beside.trail, f"life {life}")
+        await comes(shared_valkey, stream, f"life {life}")
+        stream.loses = "request"
+        await record(beside.trail, f"unsent in life {life}")
+        await beside.close()
+        assert caplog.messages.count("audit_stream_incomplete") == life + 1
+        stream.loses = ""
+    last = Beside(stream, tmp_path)
+    await record(last.trail, "last")
+    await last.close()
+    lines = lines_of(shared_valkey, stream)
+    assert len(subjects(lines)) == 7
+    assert lines == lines_in(last.files.place)
+
+
+@pytest.mark.parametrize("kept", ["all", "the later ones"])
+async def test_a_stream_that_was_lost_is_filled_again_from_the_files(
+    own_valkey: RealValkey,
+    tmp_path: Path,
+    kept: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    valkey = a_valkey(own_valkey)
+    assert await valkey.probe()
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
+    beside = Beside(stream, tmp_path)
+    for i in range(200):
+        await record(beside.trail, f"p{i}")
+    await comes(own_valkey, stream, "p199")
+    own_valkey.command("FLUSHALL")
+    (_, first), *_ = segment_files(beside.files.place)
+    if kept != "all":
+        first.unlink()
+    await record(beside.trail, "after")
+    await beside.close()
+    assert lines_of(own_valkey, stream) == lines_in(beside.files.place)
+    assert ("audit_stream_lost_lines" in caplog.messages) == (kept != "all")
+    await valkey.close()
+
+
+async def comes(server: RealValkey, stream: AuditStream, subject: str) -> None:
+    """Wait until the stream's last record is this person's."""
+    for _ in range(1_000):
+        if subjects(lines_of(server, stream))[-1:] == [subject]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(subject)

@@ -3,58 +3,187 @@
 import asyncio
 import json
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Thread
 
 import pytest
 
-from gateway.drivers.line_journal import LineJournal
+from gateway.drivers import audit_trail
+from gateway.drivers.audit_trail import AuditTrail
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.line_journal import LineStore
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
 
-def record(subject: str) -> AuditRecord:
-    return AuditRecord(event="console_link_issued", at=1.0, subject=subject)
+class Pipe:
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+
+    def fill(self) -> None:
+        """Let nothing more go in."""
+        os.set_blocking(self.writing, False)
+        try:
+            while True:
+                os.write(self.writing, b"\n" * 4_096)
+        except BlockingIOError:
+            os.set_blocking(self.writing, True)
+
+    def read(self) -> bytes:
+        """Take what there is."""
+        os.set_blocking(self.reading, False)
+        found = b""
+        try:
+            while piece := os.read(self.reading, 65_536):
+                found += piece
+        except BlockingIOError:
+            pass
+        return found
+
+    def close(self) -> None:
+        os.close(self.writing)
+        os.close(self.reading)
 
 
-async def test_records_of_one_turn_are_written_whole_and_in_order() -> None:
-    reading, writing = os.pipe()
-    journal = LineJournal(writing, RecordingTelemetry())
-    await asyncio.gather(*(journal.record(record(f"p{i}")) for i in range(20)))
-    os.close(writing)
-    with os.fdopen(reading) as lines:
-        subjects = [json.loads(line)["subject"] for line in lines]
-    assert subjects == [f"p{i}" for i in range(20)]
+def a_trail(descriptor: int) -> AuditTrail:
+    clock = SystemClock()
+    return AuditTrail(
+        LineStore(descriptor, clock),
+        clock=clock,
+        telemetry=RecordingTelemetry(),
+        checkpoint_s=60.0,
+    )
+
+
+async def record(trail: AuditTrail, subject: str, detail: str = "") -> None:
+    await trail.record(
+        AuditRecord(event="console_link_issued", at=1.0, subject=subject, detail=detail)
+    )
+
+
+def subjects(data: bytes) -> list[str]:
+    """Return whose records can be read."""
+    found = []
+    for line in data.splitlines():
+        try:
+            found.append(json.loads(line)["subject"])
+        except ValueError:
+            continue
+    return [one for one in found if one]
+
+
+async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -> None:
+    pipe = Pipe()
+    trail = a_trail(pipe.writing)
+    await trail.open()
+    await asyncio.gather(*(record(trail, f"p{i}") for i in range(20)))
+    await trail.close()
+    lines = pipe.read().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == [
+        "trail_opened",
+        *["console_link_issued"] * 20,
+    ]
+    assert [json.loads(line)["subject"] for line in lines[1:]] == [f"p{i}" for i in range(20)]
+    pipe.close()
 
 
 async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
-    reading, writing = os.pipe()
-    journal = LineJournal(writing, RecordingTelemetry())
-    os.close(reading)
+    pipe, other = Pipe(), Pipe()
+    trail = a_trail(pipe.writing)
+    os.close(pipe.reading)
     outcomes = await asyncio.gather(
-        *(journal.record(record(f"p{i}")) for i in range(3)), return_exceptions=True
+        *(record(trail, f"p{i}") for i in range(3)), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [JournalUnavailable] * 3
-    assert not journal.durable
-    again, other_end = os.pipe()
-    os.dup2(other_end, writing)
-    await journal.record(record("ann"))
-    assert journal.durable
-    for fd in (writing, other_end):
-        os.close(fd)
-    with os.fdopen(again) as lines:
-        assert [json.loads(line)["subject"] for line in lines] == ["ann"]
+    assert not trail.durable
+    os.dup2(other.writing, pipe.writing)
+    await record(trail, "ann")
+    assert trail.durable
+    assert subjects(other.read()) == ["ann"]
+    os.close(pipe.writing)
+    other.close()
+
+
+async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
+    pipe = Pipe()
+    trail = a_trail(pipe.writing)
+    await record(trail, "before")
+    os.set_blocking(pipe.writing, False)  # then a long one is torn where the pipe is full
+    with pytest.raises(JournalUnavailable):
+        await record(trail, "torn", detail="x" * 200_000)
+    found = pipe.read()
+    await record(trail, "after")
+    found += pipe.read()
+    assert subjects(found) == ["before", "after"]
+    assert b'"subject":"torn"' in found
+    pipe.close()
+
+
+async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.2)
+    pipe = Pipe()
+    trail = a_trail(pipe.writing)
+    await record(trail, "before")
+    pipe.fill()
+    for name in ("waited", "refused at once"):
+        async with asyncio.timeout(2):
+            with pytest.raises(JournalUnavailable):
+                await record(trail, name)
+    assert not trail.durable
+    found = pipe.read()
+    await asyncio.sleep(0.1)
+    await record(trail, "after")
+    assert trail.durable
+    found += pipe.read()
+    assert [one for one in subjects(found) if one != "waited"] == ["before", "after"]
+    await trail.close()
+    pipe.close()
 
 
 async def test_a_caller_that_hung_up_keeps_nobody_from_being_told() -> None:
-    reading, writing = os.pipe()
-    journal = LineJournal(writing, RecordingTelemetry())
-    gone = asyncio.ensure_future(journal.record(record("gone")))
-    stays = asyncio.ensure_future(journal.record(record("stays")))
+    pipe = Pipe()
+    trail = a_trail(pipe.writing)
+    gone = asyncio.ensure_future(record(trail, "gone"))
+    stays = asyncio.ensure_future(record(trail, "stays"))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.wait_for(stays, 5)
     with pytest.raises(asyncio.CancelledError):
         await gone
-    os.close(writing)
-    with os.fdopen(reading) as lines:
-        assert [json.loads(line)["subject"] for line in lines] == ["gone", "stays"]
+    assert subjects(pipe.read()) == ["gone", "stays"]
+    pipe.close()
+
+
+def test_processes_that_share_a_pipe_tear_none_of_each_other_s_records() -> None:
+    pipe = Pipe()
+
+    def work(name: str) -> None:
+        async def turns() -> None:
+            trail = a_trail(pipe.writing)
+            for turn in range(40):
+                await asyncio.gather(*(record(trail, f"{name}{turn}-{i}") for i in range(50)))
+            await trail.close()
+
+        asyncio.run(turns())
+
+    workers = [Thread(target=work, args=(name,)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    found = slowly_read(pipe, workers)
+    lines = found.splitlines()
+    assert len(subjects(found)) == len(lines) - 2 == 4_000
+    pipe.close()
+
+
+def slowly_read(pipe: Pipe, writers: Sequence[Thread]) -> bytes:
+    found = b""
+    os.set_blocking(pipe.reading, False)
+    while any(writer.is_alive() for writer in writers):
+        with suppress(BlockingIOError):
+            found += os.read(pipe.reading, 5_000)
+        writers[0].join(0.0005)
+    return found + pipe.read()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.drivers import policy_file
 from gateway.drivers.policy_file import PolicyFile
-from gateway.located_yaml import MistakesFound
+from gateway.located_yaml import Document, MistakesFound
 from tests.support.clock import FakeClock
+from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry
 
 NONE = "grants: []\n"
@@ -155,3 +157,48 @@ def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeCloc
     file.unlink()
     with pytest.raises(MistakesFound, match="cannot be read"):
         opened(file, clock)
+
+
+async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_again(
+    watched: tuple[Path, PolicyFile], clock: FakeClock
+) -> None:
+    file, policies = watched
+    journal = FullDisk()
+    await policies.record_in(journal)
+    journal.is_full = True
+    file.write_text(ONE)
+    await until_size(policies, clock, 1)
+    changed_at = policies.loaded_at
+    file.write_text(BAD)
+    await policies.reload()
+    for _ in range(3):
+        await clock.advance(1.0)
+        await asyncio.sleep(0.01)
+    assert [one.event for one in journal.records] == ["policy_loaded"]
+    journal.is_full = False
+    async with asyncio.timeout(10):
+        while len(journal.records) < 3:
+            await clock.advance(1.0)
+            await asyncio.sleep(0.01)
+    _, loaded, rejected = journal.records
+    assert (loaded.event, loaded.at) == ("policy_loaded", changed_at)
+    assert loaded.policy_version == policies.current().version
+    assert rejected.event == "policy_rejected"
+
+
+async def test_a_policy_s_version_is_that_of_the_text_it_was_read_from(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(ONE)
+    policies, _ = opened(file, clock)
+    version = policies.current().version
+    parsing = policy_file.parse
+
+    def edited_meanwhile(path: Path, content: bytes) -> Document:
+        file.write_text(NONE)
+        return parsing(path, content)
+
+    monkeypatch.setattr(policy_file, "parse", edited_meanwhile)
+    assert await policies.reload()
+    assert (policies.current().size, policies.current().version) == (1, version)

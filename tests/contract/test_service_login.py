@@ -17,7 +17,13 @@ from gateway.drivers.service_login import (
     TokenFileCredential,
 )
 from gateway.drivers.upstream import AioUpstream, open_session
-from gateway.errors import GatewayError, ServiceLoginFailed, UpstreamSlow, UpstreamUnreachable
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    ServiceLoginFailed,
+    UpstreamSlow,
+    UpstreamUnreachable,
+)
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
@@ -25,6 +31,7 @@ from tests.support.clock import FakeClock
 from tests.support.scripted_upstream import ok, scripted_upstream
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
+from tests.support.virtual_time import VirtualClock, run_virtually
 
 REQUEST = UpstreamRequest("GET", "/v1/p/physicalservers/a")
 T = TypeVar("T")
@@ -35,7 +42,7 @@ PASSWORD = "canary-password"
 class Iam:
     """The cloud's IAM on the test's clock; it counts what would lock the account."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock | VirtualClock) -> None:
         self.clock = clock
         self.password = PASSWORD
         self.life_s = DAY_S
@@ -57,9 +64,11 @@ class Iam:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await self.clock.sleep(self.answer_s)
+            await self.clock.sleep(min(self.answer_s, timeout_s))
         finally:
             self.under_way -= 1
+        if self.answer_s > timeout_s:
+            raise UpstreamSlow("no answer in time")
         if isinstance(self.trouble, GatewayError):
             raise self.trouble
         return self.trouble or self._judge(json.loads(request.body)["auth"])
@@ -96,8 +105,9 @@ class NoLimit:
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         self.slots.append((account, budget, demand.caller))
+        return float("inf")
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
@@ -108,7 +118,7 @@ class NoLimit:
 class Region:
     """Replicas of the gateway before one IAM, with one store between them."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock | VirtualClock) -> None:
         self.clock = clock
         self.iam = Iam(clock)
         self.store = FakeSharedStore(clock)
@@ -206,6 +216,20 @@ async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
     ]  # fmt: skip
 
 
+async def test_a_token_that_is_not_renewed_shows_beside_the_other_projects_new_one(
+    region: Region,
+) -> None:
+    stuck, renewed = region.replica("p", "q")
+    expires = region.telemetry.expires
+    assert expires == {("prod", "p"): 0.0, ("prod", "q"): 0.0}
+    await region.token(stuck)
+    ends = expires["prod", "p"]
+    await region.clock.advance(DAY_S / 2)
+    await region.token(renewed)
+    assert expires["prod", "p"] == ends
+    assert expires["prod", "q"] > ends + DAY_S / 3
+
+
 async def test_an_ended_token_is_not_sent(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
@@ -274,6 +298,54 @@ async def test_nobody_waits_long_for_an_iam_that_is_back(region: Region) -> None
         assert caught.value.retry_after_s <= 10.0
         await region.clock.advance(caught.value.retry_after_s)
     assert region.iam.logins < 85
+
+
+def test_a_hasty_caller_s_deadline_ends_the_login_for_nobody_else() -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        region.iam.answer_s = 2.0
+        (credential,) = region.replica()
+        began = region.clock.monotonic()
+        hasty, patient = (
+            asyncio.ensure_future(credential.headers(REQUEST, deadline=began + within_s))
+            for within_s in (1.0, 30.0)
+        )
+        with pytest.raises(DeadlineExceeded):
+            await hasty
+        assert await patient
+        assert region.clock.monotonic() - began == pytest.approx(2.0, abs=0.1)
+        assert region.iam.logins == 1
+
+    run_virtually(scene())
+
+
+def test_a_login_has_its_time_however_long_it_waited_for_its_turn() -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        region.iam.answer_s = 10.0
+        deadline = region.clock.monotonic() + 30.0
+        await asyncio.gather(
+            *(one.headers(REQUEST, deadline=deadline) for one in region.replica("p", "q"))
+        )
+        assert (region.iam.logins, region.iam.most_under_way) == (2, 1)
+
+    run_virtually(scene())
+
+
+def test_a_login_that_nobody_but_the_loop_waits_for_backs_off_when_iam_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        region.iam.answer_s = 3_600.0
+        (credential,) = region.replica()
+        loop = asyncio.ensure_future(credential.run())
+        await asyncio.sleep(20.0)
+        assert region.telemetry.logins == [("prod", "away")]
+        await _stop(loop)
+
+    run_virtually(scene())
+    assert [record.message for record in caplog.records] == ["service_login_failed"]
 
 
 async def test_a_short_lived_token_is_not_renewed_without_end(region: Region) -> None:
@@ -345,6 +417,31 @@ async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -
             await region.token(credential)
         assert 200 < caught.value.retry_after_s <= 300
         await region.clock.advance(1.0)
+    assert region.iam.logins == 1
+
+
+async def test_a_refused_login_shows_until_there_is_a_token_again(region: Region) -> None:
+    region.iam.password = "another"
+    (credential,) = region.replica()
+    refused = region.telemetry.login_refused
+    assert refused == {("prod", "p"): False}
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(credential)
+    assert refused == {("prod", "p"): True}
+    region.iam.password = PASSWORD
+    await region.clock.advance(301.0)
+    await region.token(credential)
+    assert refused == {("prod", "p"): False}
+
+
+async def test_a_process_that_was_born_after_the_refusal_shows_it_too(region: Region) -> None:
+    region.iam.password = "another"
+    for _ in range(2):
+        (credential,) = region.replica()
+        assert region.telemetry.login_refused == {("prod", "p"): False}
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+        assert region.telemetry.login_refused == {("prod", "p"): True}
     assert region.iam.logins == 1
 
 
@@ -497,10 +594,12 @@ def token_file(tmp_path: Path) -> Path:
     return file
 
 
-def from_file(file: Path, clock: FakeClock) -> TokenFileCredential:
-    return TokenFileCredential(
-        TokenFileLogin.model_construct(method="token_file", token_file=file), clock=clock
-    )
+def from_file(
+    file: Path, clock: FakeClock, telemetry: RecordingTelemetry | None = None
+) -> TokenFileCredential:
+    login = TokenFileLogin.model_construct(method="token_file", token_file=file)
+    telemetry = telemetry or RecordingTelemetry()
+    return TokenFileCredential("prod", login, clock=clock, telemetry=telemetry)
 
 
 async def test_a_token_file_is_read_anew_when_it_was_replaced(
@@ -540,6 +639,33 @@ async def test_the_last_good_token_serves_while_the_file_is_gone(
     token_file.unlink()  # noqa: ASYNC240 - some bytes
     await clock.advance(1.5)
     assert await credential.headers(REQUEST, deadline=0) == headers
+
+
+async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_at_most(
+    token_file: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(token_file, clock, telemetry)
+    refused = await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == []
+    token_file.unlink()  # noqa: ASYNC240 - some bytes
+    for _ in range(3):
+        await clock.advance(1.5)
+        for _ in range(20):
+            await credential.headers(REQUEST, deadline=0)
+            assert await credential.renew(refused, deadline=0) is False
+    assert telemetry.logins == [("prod", "away")] * 3
+
+
+async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    telemetry = RecordingTelemetry()
+    credential = from_file(tmp_path / "none", clock, telemetry)
+    for _ in range(20):
+        with pytest.raises(ServiceLoginFailed):
+            await credential.headers(REQUEST, deadline=0)
+    assert telemetry.logins == [("prod", "away")]
 
 
 async def _stop(task: asyncio.Future[None]) -> None:

@@ -22,6 +22,9 @@ from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
+FAR = 4e9
+"""By the store's clock."""
+
 
 def a_seal_key() -> Secret:
     return Secret(base64.b64encode(os.urandom(32)).decode())
@@ -71,35 +74,71 @@ async def subject(
 async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
     subject: Subject,
 ) -> None:
-    assert await subject.store.claim("k", owner="a", lease_s=5) == Claimed()
+    assert isinstance(await subject.store.claim("k", owner="a", lease_s=5), Claimed)
     second = await subject.store.claim("k", owner="b", lease_s=5)
     assert isinstance(second, Busy)
     assert second.holder == "a"
     assert 4 < second.lease_left_s <= 5
+    assert second.version == b""
+
+
+async def test_who_is_told_to_wait_learns_which_version_was_there_before(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
+    found = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(found, Found)
+    await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION)
+    busy = await subject.store.claim("k", owner="c", lease_s=5, skip=ANY_VERSION)
+    assert isinstance(busy, Busy)
+    assert busy.version == found.version
 
 
 async def test_what_is_published_is_found_with_its_life(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
-    assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60)
+    assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
     assert isinstance(found, Found)
     assert found.value == b"link"
     assert 58 < found.ttl_s <= 60
 
 
+async def test_what_is_published_ends_by_the_store_s_clock_however_late_it_comes(
+    subject: Subject,
+) -> None:
+    claimed = await subject.store.claim("k", owner="a", lease_s=5)
+    assert isinstance(claimed, Claimed)
+    await subject.elapse(0.1)
+    until = claimed.store_time + 2
+    assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=until)
+    found = await subject.store.claim("k", owner="b", lease_s=5)
+    assert isinstance(found, Found)
+    assert 1.5 < found.ttl_s <= 1.9
+
+
+async def test_what_comes_when_its_life_is_over_is_not_kept_and_ends_the_fetch(
+    subject: Subject,
+) -> None:
+    claimed = await subject.store.claim("k", owner="a", lease_s=5)
+    assert isinstance(claimed, Claimed)
+    await subject.elapse(0.1)
+    until = claimed.store_time + 0.05
+    assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=until)
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Claimed)
+
+
 async def test_a_value_is_gone_when_its_life_is_over(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
-    await subject.store.publish("k", owner="a", value=b"link", ttl_s=0.02)
+    await subject.store.publish("k", owner="a", value=b"link", ttl_s=0.02, until=FAR)
     await subject.elapse(0.04)
-    assert await subject.store.claim("k", owner="b", lease_s=5) == Claimed()
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Claimed)
 
 
 async def test_a_holder_that_lost_its_lease_cannot_publish(subject: Subject) -> None:
     await subject.store.claim("k", owner="slow", lease_s=0.02)
     await subject.elapse(0.04)
-    assert await subject.store.claim("k", owner="next", lease_s=5) == Claimed()
-    assert not await subject.store.publish("k", owner="slow", value=b"old", ttl_s=60)
-    assert await subject.store.publish("k", owner="next", value=b"new", ttl_s=60)
+    assert isinstance(await subject.store.claim("k", owner="next", lease_s=5), Claimed)
+    assert not await subject.store.publish("k", owner="slow", value=b"old", ttl_s=60, until=FAR)
+    assert await subject.store.publish("k", owner="next", value=b"new", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="c", lease_s=5)
     assert isinstance(found, Found)
     assert found.value == b"new"
@@ -115,11 +154,13 @@ async def test_a_lease_is_kept_by_its_owner_alone(subject: Subject) -> None:
 
 async def test_a_skipped_version_counts_as_absent_and_another_does_not(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
-    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60)
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
     assert isinstance(found, Found)
-    assert await subject.store.claim("k", owner="b", lease_s=5, skip=found.version) == Claimed()
-    await subject.store.publish("k", owner="b", value=b"two", ttl_s=60)
+    assert isinstance(
+        await subject.store.claim("k", owner="b", lease_s=5, skip=found.version), Claimed
+    )
+    await subject.store.publish("k", owner="b", value=b"two", ttl_s=60, until=FAR)
     again = await subject.store.claim("k", owner="c", lease_s=5, skip=found.version)
     assert isinstance(again, Found)
     assert again.value == b"two"
@@ -127,21 +168,23 @@ async def test_a_skipped_version_counts_as_absent_and_another_does_not(subject: 
 
 async def test_any_version_can_be_skipped(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
-    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60)
-    assert await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION) == Claimed()
+    await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
+    assert isinstance(
+        await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION), Claimed
+    )
 
 
 async def test_a_failure_is_told_to_those_who_waited_for_it_alone(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.fail("k", owner="a", failure=b"no luck")
     assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == Failed(b"no luck")
-    assert await subject.store.claim("k", owner="c", lease_s=5) == Claimed()
+    assert isinstance(await subject.store.claim("k", owner="c", lease_s=5), Claimed)
 
 
 async def test_an_abandoned_lease_is_free_at_once(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.abandon("k", owner="a")
-    assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == Claimed()
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5, awaited="a"), Claimed)
 
 
 @pytest.mark.parametrize("end", ["publish", "fail", "abandon"])
@@ -150,7 +193,7 @@ async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> 
     with subject.store.changes("k") as changed, subject.store.changes("other") as unrelated:
         match end:
             case "publish":
-                await subject.store.publish("k", owner="a", value=b"link", ttl_s=60)
+                await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)
             case "fail":
                 await subject.store.fail("k", owner="a", failure=b"no")
             case _:
@@ -164,7 +207,9 @@ async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
     await store.claim("link:olga:server-canary", owner="a", lease_s=5)
-    await store.publish("link:olga:server-canary", owner="a", value=b"url-canary", ttl_s=60)
+    await store.publish(
+        "link:olga:server-canary", owner="a", value=b"url-canary", ttl_s=60, until=FAR
+    )
     await store.claim("link:olga:other", owner="a", lease_s=5)
     await store.fail("link:olga:other", owner="a", failure=b"failure-canary")
     client = make_client(
@@ -188,13 +233,13 @@ async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealVa
     store = ValkeySharedStore(valkey, sealer)
     assert await valkey.probe()
     await store.claim("mine", owner="a", lease_s=5)
-    await store.publish("mine", owner="a", value=b"link", ttl_s=60)
+    await store.publish("mine", owner="a", value=b"link", ttl_s=60, until=FAR)
     client = make_client(
         settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
     )
     (mine, *_), (yours, *_) = store._names("mine"), store._names("yours")
     await client.set(yours, await client.get(mine) or b"")
-    assert await store.claim("yours", owner="b", lease_s=5) == Claimed()
+    assert isinstance(await store.claim("yours", owner="b", lease_s=5), Claimed)
     await client.aclose()
     await valkey.close()
 
@@ -227,7 +272,7 @@ async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: Rea
     assert not await valkey.probe()
     await client.config_set("maxmemory", "0")
     assert await valkey.probe()
-    assert await store.claim("k", owner="a", lease_s=5) == Claimed()
+    assert isinstance(await store.claim("k", owner="a", lease_s=5), Claimed)
     await client.aclose()
     await valkey.close()
 
@@ -239,7 +284,7 @@ async def test_a_cancelled_command_never_answers_the_next_one(own_valkey: RealVa
     assert await valkey.probe()
     for name in ("ann", "bob"):
         await store.claim(name, owner=name, lease_s=5)
-        await store.publish(name, owner=name, value=name.encode(), ttl_s=60)
+        await store.publish(name, owner=name, value=name.encode(), ttl_s=60, until=FAR)
     for steps in range(60):
         asking = asyncio.create_task(store.claim("ann", owner="x", lease_s=5))
         for _ in range(steps % 12):

@@ -1,15 +1,21 @@
 """The admin API as operators use it, by `gateway admin …`, against two replicas."""
 
+import http.client
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import jwt
 import pytest
 from openapi_spec_validator import validate
 
@@ -17,7 +23,22 @@ from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventua
 from tests.support.tls import Authority
 
 AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
+JSON = "application/json"
 API = {"audience": AUDIENCE, "groups": [ADMINS]}
+
+ASKED = [
+    ("/orders", "GET", ""),
+    ("/log-levels", "POST", '{"levels": {"gateway.policy": "info"}, "for_s": 60}'),
+    ("/budget/ceiling", "POST", '{"account": "prod", "per_s": 100, "for_s": 60}'),
+    ("/revocations", "POST", '{"issuer": "corp", "token_id": "none-has-it"}'),
+    ("/revocations", "POST", '{"issuer": "corp", "subject": "nobody"}'),
+    ("/links/drop", "POST", '{"issuer": "corp", "subject": "nobody"}'),
+    ("/orders", "GET", ""),
+    ("/sessions", "GET", ""),
+    ("/queue", "GET", ""),
+    ("/policy", "GET", ""),
+    ("/policy/reload", "POST", "{}"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +88,7 @@ class Operator:
         return str(self.told(gateway, *words)["order"]["id"])
 
     def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Answer:
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
         return ask(gateway.admin, method, f"/admin{path}", headers, body)
 
 
@@ -92,7 +113,9 @@ def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_
         assert gateway.metric('gateway_revocations{kind="subject"}') == 1
     record = stack.gateway.audit("revoked")[-1]
     assert (record["subject"], record["operation"]) == ("ada", "Revoke")
-    assert json.loads(record["detail"])["reason"] == "left us"
+    assert record["target"] == "corp:mallory"
+    detail = json.loads(record["detail"])
+    assert (detail["reason"], detail["order_id"]) == ("left us", order)
     shown = ada.types(other, "orders").stdout
     assert order in shown
     assert "subject" in shown
@@ -111,6 +134,46 @@ def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada:
     assert stack.gateway.console(old).status == 401
     assert stack.gateway.console(before).status == 200
     ada.orders(stack.gateway, "lift", order)
+
+
+def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_more(
+    stack: Stack, ada: Operator
+) -> None:
+    eve, olga = Operator(stack.box, "eve"), stack.box.token("olga")
+    body = b'{"issuer": "corp", "subject": "olga"}'
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {eve.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    address = ("127.0.0.1", stack.gateway.admin_port)
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head.encode() + body[:5])
+        eventually(lambda: eve.asks(stack.gateway, "GET", "/orders").status == 200)
+        order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
+        connection.sendall(body[5:])
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
+    assert stack.gateway.console(olga).status == 200
+    record = stack.gateway.audit("admin_refused")[-1]
+    assert (record["subject"], record["operation"]) == ("eve", "Revoke")
+    ada.orders(stack.gateway, "lift", order)
+    lifted = stack.gateway.audit("admin_action")[-1]
+    assert (lifted["operation"], lifted["target"]) == ("LiftOrder", "corp:eve")
+
+
+def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada: Operator) -> None:
+    began = time.monotonic()
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {ada.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: 50\r\n\r\n"
+    )
+    address = ("127.0.0.1", stack.gateway.admin_port)
+    with socket.create_connection(address, timeout=20) as connection:
+        connection.sendall(head.encode())
+        heard = connection.recv(65_536)
+    assert heard.startswith(b"HTTP/1.1 400 ")
+    assert 8 < time.monotonic() - began < 15
 
 
 def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
@@ -197,8 +260,8 @@ def test_links_dropped_are_handed_out_by_nobody_again(
     fresh = stack.gateway.console(token, server).json["url"]
     assert fresh != first
     eventually(lambda: other.console(token, server).json["url"] == fresh)
-    (record,) = stack.gateway.audit("links_dropped")
-    assert record["servers"] == [server]
+    recorded = [record["servers"] for record in stack.gateway.audit("links_dropped")]
+    assert [server] in recorded
 
 
 def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -> None:
@@ -227,6 +290,18 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
         assert ran.stdout
 
 
+def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    order = ada.orders(stack.gateway, "ceiling", "prod", "0.001")
+    low = 'gateway_budget_ceiling{account="prod",budget="console"}'
+    for gateway in (stack.gateway, other):
+        eventually(lambda g=gateway: g.metric(low) == 0.001)
+        assert not gateway.log_lines("task_died")
+    ada.orders(other, "lift", order)
+    eventually(lambda: stack.gateway.metric(low) > 1)
+
+
 def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Operator) -> None:
     def reloads_told() -> int:
         return len(stack.gateway.log_lines("policy_loaded"))
@@ -246,20 +321,50 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
     ran = viewer.types(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
     assert ran.returncode == 3
     assert "CGW.4032" in ran.stderr
-    record = stack.gateway.audit("refused")[-1]
-    assert (record["subject"], record["operation"], record["decision"]) == (
-        "vic",
-        "Revoke",
-        "denied",
-    )
+    assert viewer.asks(stack.gateway, "POST", "/revocations", "{").status == 403
+    for record in stack.gateway.audit("admin_refused")[-2:]:
+        assert (record["subject"], record["operation"], record["decision"]) == (
+            "vic",
+            "Revoke",
+            "denied",
+        )
     assert stack.gateway.console(stack.box.token("olga")).status == 200
     # A caller's token is none for administrators, nor the other way round.
     caller = Operator(stack.box)
     caller.token = stack.box.token("ada", groups=[ADMINS])
     assert caller.asks(stack.gateway, "GET", "/orders").status == 401
+    line = stack.gateway.log_lines("admin_request")[-1]
+    assert (line["status"], line["action"], line["subject"]) == (401, "ListOrders", "")
+    assert (line["client_address"], line["error"]) == (
+        "127.0.0.1",
+        "audience: the token is meant for others",
+    )
+    assert "" in {one["subject"] for one in stack.gateway.audit("admin_refused")}
     admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
-    assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 1
+    assert stack.gateway.metric('gateway_admin_requests_total{action="Revoke",status="403"}') == 2
+
+
+def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: Operator) -> None:
+    secret, iss = "p" * 40, "https://partner.example"
+    gateway = stack.replica(start=False, admin_api={**API, "issuers": ["corp"]})
+    (gateway.directory / "partner-secret").write_text(secret)
+    partner = {
+        "name": "partner",
+        "issuer": iss,
+        "audience": ["console-gateway"],
+        "algorithms": ["HS256"],
+        "keys": {"secret": {"file": "partner-secret"}},
+    }
+    gateway.config["issuers"].append(partner)
+    gateway.write_config()
+    gateway.start()
+    now = int(time.time())
+    claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}
+    foreign = Operator(stack.box)
+    foreign.token = jwt.encode({**claims, "aud": AUDIENCE}, secret, "HS256")
+    assert foreign.asks(gateway, "GET", "/orders").status == 401
+    assert ada.asks(gateway, "GET", "/orders").status == 200
 
 
 @pytest.mark.parametrize(
@@ -269,11 +374,19 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
         ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
         ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
         ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
-        ("/budget/ceiling", '{"account": "prod", "per_s": 0}', "per_s"),
+        ("/links/drop", "{}", "all: true"),
+        ("/links/drop", '{"all": true, "server": "x"}', "all: true"),
+        ("/links/drop", '{"issuer": "nobody", "subject": "x"}', "issuer must be one of: corp"),
+        ("/links/drop", '{"project": "nowhere"}', "project must be one of"),
+        ("/links/drop", '{"server": "srv-1"}', "not a UUID"),
+        ("/log-levels", '{"levels": {}}', "levels"),
+        ("/budget/ceiling", '{"account": "prod", "per_s": 1e-320}', "per_s"),
+        ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
         ("/orders/lift", '{"order": "x"}', "no such order"),
         ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),
         ("/revocations", "{", "cannot be used"),
+        ("/revocations", '{"a": ' + "[" * 60_000, "cannot be used"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_do(
@@ -282,16 +395,79 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     answer = ada.asks(stack.gateway, "POST", path, body)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
     assert told in answer.json["error_msg"]
+    record = stack.gateway.audit("admin_refused")[-1]
+    assert record["request_id"] == answer.headers["x-request-id"]
+    assert (record["subject"], record["decision"]) == ("ada", "denied")
+    assert told in json.loads(record["detail"])["refused"]
 
 
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
     document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
+    schemas = {"components": document["components"]}
+    for path, method, body in ASKED:
+        operation = document["paths"]["/admin" + path][method.lower()]
+        for operator in (ada, Operator(stack.box, "vic", groups=())):
+            answer = operator.asks(stack.gateway, method, path, body)
+            assert answer.status == (200 if operator is ada else 403), answer.body
+            told = operation["responses"][str(answer.status)]["content"]["application/json"]
+            jsonschema.validate(answer.json, {**told["schema"], **schemas})
+            if answer.status == 200 and "order" in answer.json:
+                lift = json.dumps({"order": answer.json["order"]["id"]})
+                lifted = ada.asks(stack.gateway, "POST", "/orders/lift", lift)
+                assert lifted.status == 200
+                jsonschema.validate(lifted.json, {**told["schema"], **schemas})
+    asked = {"/admin" + path for path, _, _ in ASKED} | {"/admin/orders/lift"}
+    assert asked == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:
             answer = ask(stack.gateway.admin, method.upper(), path)
             assert (answer.status, answer.error_code) == (401, "CGW.4010")
             assert ask(stack.gateway.url, method.upper(), path).status in (401, 404)
+    unknown = ask(stack.gateway.admin, "GET", "/admin/nowhere")
+    assert (unknown.status, unknown.error_code) == (404, "CGW.4040")
+    other = ask(stack.gateway.admin, "DELETE", "/admin/orders")
+    assert (other.status, other.error_code, other.headers["allow"]) == (
+        405,
+        "CGW.4050",
+        "GET, HEAD",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "status"),
+    [
+        ("Content-Length: 65600", b'"' + b"x" * 65_598 + b'"', 413),
+        ("Content-Length: 5", b'{"\xff"', 400),
+        ("Content-Length: 5\r\nContent-Encoding: deflate", b"abcde", 400),
+        ("Content-Length: 5\r\nContent-Encoding: br", b"abcde", 400),
+        ("Transfer-Encoding: chunked", b"zz\r\n", 400),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_the_askers_mistake(
+    stack: Stack, ada: Operator, fields: str, body: bytes, status: int
+) -> None:
+    heard = told_of(stack.gateway, ada, fields, body)
+    assert heard.startswith(f"HTTP/1.1 {status} ".encode())
+    assert set(json.loads(heard.partition(b"\r\n\r\n")[2])) == {"error_code", "error_msg"}
+    assert not stack.gateway.log_lines("admin_request_failed")
+
+
+def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: bytes) -> bytes:
+    """Return the answer to a body of which no more comes than this."""
+    head = (
+        f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
+        f"Authorization: Bearer {operator.token}\r\nContent-Type: application/json\r\n"
+        f"{fields}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.admin_port), timeout=20) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.2)  # so that the body, and what is wrong with it, comes by itself
+        connection.sendall(body)
+        heard = b""
+        while chunk := connection.recv(65_536):
+            heard += chunk
+    return heard
 
 
 def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:
@@ -333,6 +509,99 @@ def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Sta
     refused = types("somebody", "orders")
     assert refused.returncode == 3
     assert "CGW.4032" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def by_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> "Certified":
+    return Certified(stack, tmp_path_factory.mktemp("tls"))
+
+
+class Certified:
+    """A gateway whose administrator `breakglass` shows a certificate."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self._directory = directory
+        self.authority = Authority()
+        self.trust(self.authority)
+        self.authority.issue("gateway").write(directory / "tls.crt", directory / "tls.key")
+        self.gateway = stack.replica(start=False, admin_api={**API, "certificates": ["breakglass"]})
+        self.gateway.config["admin"]["tls"] = {
+            "certificate_file": str(directory / "tls.crt"),
+            "key_file": str(directory / "tls.key"),
+            "client_ca_file": str(directory / "clients.crt"),
+        }
+        self.gateway.write_config()
+        self.gateway.start(wait=False)
+        eventually(lambda: self.gateway.log_lines("serving"), self.gateway.log_text)
+
+    def trust(self, *authorities: Authority) -> None:
+        file = self._directory / "clients.new"
+        file.write_bytes(b"".join(one.certificate for one in authorities))
+        file.replace(self._directory / "clients.crt")
+
+    def connect(self, *, lasts_s: float = 3_600) -> http.client.HTTPSConnection:
+        files = self._directory / "client.crt", self._directory / "client.key"
+        self.authority.issue("breakglass", days=(-1, lasts_s / 86_400)).write(*files)
+        context = ssl.create_default_context(cadata=self.authority.certificate.decode())
+        context.load_cert_chain(*files)
+        port = self.gateway.admin_port
+        return http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
+
+    def status(self, kept: http.client.HTTPSConnection, **headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        body = '{"levels": {"gateway.policy": "info"}, "for_s": 60}'
+        kept.request("POST", "/admin/log-levels", body, {"Content-Type": JSON, **sent})
+        answer = kept.getresponse()
+        answer.read()
+        return answer.status
+
+
+def test_a_kept_connection_is_obeyed_no_longer_than_its_certificate(
+    by_certificate: Certified,
+) -> None:
+    kept = by_certificate.connect(lasts_s=4)
+    assert by_certificate.status(kept) == 200
+    time.sleep(4.5)
+    assert by_certificate.status(kept) == 401
+    assert kept.sock is None
+
+
+def test_a_kept_connection_is_obeyed_no_longer_than_its_authority(
+    by_certificate: Certified,
+) -> None:
+    kept, others = by_certificate.connect(), Authority()
+    assert by_certificate.status(kept) == 200
+    loaded = len(by_certificate.gateway.log_lines("certificate_loaded"))
+    by_certificate.trust(others)
+    eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded)
+    assert by_certificate.status(kept) == 401
+    line = by_certificate.gateway.log_lines("admin_request")[-1]
+    assert (line["status"], line["error"]) == (401, "certificate")
+    by_certificate.trust(by_certificate.authority)
+    eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded + 1)
+    assert by_certificate.status(kept) == 200  # by a new connection
+    kept.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Type": "text/plain"},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
+    by_certificate: Certified, headers: dict[str, str]
+) -> None:
+    kept = by_certificate.connect()
+    assert by_certificate.status(kept, **headers) == 400
+    assert by_certificate.status(kept, Origin=f"https://127.0.0.1:{kept.port}") == 200
+    assert by_certificate.gateway.audit("admin_refused")[-1]["subject"] == "breakglass"
+    kept.close()
 
 
 def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> None:

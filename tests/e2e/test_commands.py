@@ -4,6 +4,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.support.stack import RunningGateway, Stack, a_policy
 
 
@@ -98,3 +100,21 @@ def test_explain_tells_a_question_that_makes_no_sense(stack: Stack) -> None:
     assert "console:open" in said
     code, _ = explain(stack.gateway, "--user", "x", "--at", "2026-01-01T00:00:00", target)
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [("nosuch/59e1053f-3d7e-5e0b-a607-cd24734156d2", "no account"), ("{project}/zzz", "UUID")],
+)
+def test_explain_tells_a_target_that_cannot_be(stack: Stack, target: str, word: str) -> None:
+    asked = target.format(project=stack.box.project)
+    code, said = explain(stack.gateway, "--user", "olga", "--group", "operators", asked)
+    assert code == 2
+    assert word in said
+
+
+def test_check_online_starts_the_server_that_is_embedded(own_stack: Stack) -> None:
+    store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
+    gateway = own_stack.replica(change={"store": store}, start=False)
+    code, said = run("check", "--online", "--config", str(gateway.config_file))
+    assert (code, "redis: ok" in said) == (0, True), said

@@ -207,7 +207,7 @@ def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> N
     alone.start()
     assert alone.console(own_stack.box.token()).status == 200
     assert alone.log_lines("store_lost")
-    # It has no admin API, so there is no order that it might not have heard of.
+    # Its config says that nobody gives orders, so there is none that it might not have heard of.
     parts = ask(alone.admin, "GET", "/readyz").json["parts"]
     assert (parts["redis"], parts["orders"]) == ("degraded", "ok")
     assert alone.metric("gateway_orders_known") == 1

@@ -78,14 +78,19 @@ def test_the_image_bears_compiled_modules_and_neither_pip_nor_a_cache(image: Ima
     assert not (packages / "pytest").exists()
 
 
+def test_the_image_can_trace(image: Image) -> None:
+    said = image.run("python", "-c", "import gateway.drivers.tracing")
+    assert said.returncode == 0, said.stderr
+
+
 def test_the_image_serves_tells_its_health_and_ends_when_told(
     image: Image, admin_port: int
 ) -> None:
     health = [one.replace("9090", str(admin_port)) for one in image.stage.health]
     assert image.run(*health).returncode != 0
     serving = image.start(*image.stage.entrypoint, *image.stage.command)
-    eventually(lambda: image.run(*health).returncode == 0)
+    eventually(lambda: image.run(*health).returncode == 0, image.said)
     serving.terminate()
     began = time.monotonic()
-    assert serving.wait(30) == 0
+    assert serving.wait(30) == 0, image.said()
     assert time.monotonic() - began < 20

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.supervisor import _RESTART_AFTER_S
 from tests.support.stack import Stack, a_policy, ask, console_path, eventually
 from tests.support.valkey import RealValkey, free_port
 
@@ -56,6 +57,25 @@ def test_a_worker_that_dies_is_replaced_and_the_port_stays_open(own_stack: Stack
     eventually(lambda: len(set(workers_of(gateway.pid)) - set(first)) == 1)
     assert gateway.console(own_stack.box.token()).status == 200
     assert gateway.log_lines("worker_died")
+
+
+def test_a_reload_replaces_a_dead_worker_too_which_is_then_not_restarted(own_stack: Stack) -> None:
+    gateway = own_stack.replica(workers=2)
+    before = workers_of(gateway.pid)
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: gateway.log_lines("worker_died"))
+    restart_due_at = time.monotonic() + _RESTART_AFTER_S[1] + 0.1
+    gateway.config["operations"] = {"off": ["ShowServer"]}
+    gateway.write_config()
+    gateway.signal(signal.SIGHUP)  # before the dead one's restart is due
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    time.sleep(max(0.0, restart_due_at - time.monotonic()))
+    gateway.config["lisen"] = {}
+    gateway.write_config()
+    for looks in (1, 2, 3):  # between the looks the parent does what is due
+        gateway.signal(signal.SIGHUP)
+        eventually(lambda n=looks: len(gateway.log_lines("config_rejected")) >= n, gateway.log_text)
+    assert len(set(workers_of(gateway.pid)) - set(before)) == 2, gateway.log_text()
 
 
 def test_when_the_parent_is_killed_its_workers_end_too(own_stack: Stack) -> None:
@@ -126,6 +146,19 @@ def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> Non
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
     assert gateway.console(own_stack.box.token()).status == 200
     eventually(lambda: is_refused(old))
+
+
+def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    wanted = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        gateway.config["listen"]["port"] = wanted
+        gateway.config["admin"]["port"] = taken.getsockname()[1]
+        gateway.write_config()
+        eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
+        assert gateway.log_lines("cannot_listen")
+    eventually(lambda: is_refused(wanted))
+    assert gateway.console(own_stack.box.token()).status == 200
 
 
 def is_refused(port: int) -> bool:

@@ -1,5 +1,6 @@
 """Which lines a real gateway writes, and what was left out."""
 
+import os
 import time
 
 from tests.support.stack import Stack, eventually
@@ -23,6 +24,22 @@ def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -
         sorted(line["status"] for line in lines if line["status"] != 200) == [401] * 5 + [403] * 5
     )
     assert gateway.metric("gateway_log_lines_sampled_out_total") == 27
+    gateway.close()
+
+
+def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
+    limits = {"requests": 1, "per_s": 60, "burst": 1}
+    gateway = stack.replica(change={"caller_limits": limits})
+    token = stack.box.token("in-a-loop")
+    began = time.monotonic()
+    statuses = [gateway.console(token).status for _ in range(60)]
+    at_most = 10 + 10 * (time.monotonic() - began)
+    assert statuses.count(429) >= 50
+    time.sleep(0.2)
+    lines = [line for line in gateway.log_lines("request") if line["status"] == 429]
+    assert 1 <= len(lines) <= at_most
+    left_out = gateway.metric("gateway_log_lines_sampled_out_total")
+    assert left_out == statuses.count(429) - len(lines)
     gateway.close()
 
 
@@ -51,3 +68,26 @@ def test_lines_about_a_request_name_it(own_stack: Stack) -> None:
     (line,) = gateway.log_lines("service_login_failed")[:1]
     assert line["request_id"] == answer.headers["x-request-id"]
     assert line["trace_id"] == trace_id
+
+
+def test_a_log_s_reader_that_stalls_holds_up_no_request(stack: Stack) -> None:
+    gateway = stack.replica(start=False)
+    os.mkfifo(gateway.directory / "log")
+    reading = os.open(gateway.directory / "log", os.O_RDONLY | os.O_NONBLOCK)
+    gateway.start(wait=False)
+    eventually(lambda: gateway.ready() == 200)
+    token = stack.box.token()
+    slowest_s = 0.0
+    for _ in range(400):  # more lines than a pipe holds
+        began = time.monotonic()
+        assert gateway.console(token).status == 200
+        slowest_s = max(slowest_s, time.monotonic() - began)
+    assert slowest_s < 2
+    found = b""
+    while found.count(b'"event":"request"') < 400:
+        try:
+            found += os.read(reading, 1_048_576)
+        except BlockingIOError:
+            time.sleep(0.05)
+    os.close(reading)
+    gateway.close()

@@ -108,7 +108,8 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
     assert gateway.metric('gateway_identifications_total{issuer="corp",outcome="remembered"}') == 2
     assert gateway.metric('gateway_stage_duration_seconds_count{stage="obtain"}') == 3
     seconds = 'gateway_request_duration_seconds_count{answer="link"}'
-    assert gateway.metric(seconds) == 4
+    assert gateway.metric(seconds) == 3
+    assert gateway.metric(seconds.replace("link", "refused")) == 1
     allowed = 'gateway_decisions_total{decision="allowed",permission="console:open"}'
     assert gateway.metric(allowed) == 3
     assert gateway.metric(allowed.replace("allowed", "denied")) == 1
@@ -188,11 +189,21 @@ def value_of(page: str, line: str) -> float:
     return float(found[0].rpartition(" ")[2]) if found else 0.0
 
 
-def test_a_refused_config_is_counted(own_stack: Stack) -> None:
+@pytest.mark.parametrize("deadline_s", [8, 9], ids=["taken back", "mended"])
+def test_a_refused_config_is_told_until_the_file_is_good_again(
+    own_stack: Stack, deadline_s: int
+) -> None:
     gateway = own_stack.gateway
+    assert gateway.metric("gateway_config_rejected") == 0
     gateway.config["no_such_key"] = 1
     gateway.write_config()
-    eventually(lambda: gateway.metric("gateway_config_rejections_total") >= 1)
+    eventually(lambda: gateway.metric("gateway_config_rejected") == 1)
+    assert gateway.metric("gateway_config_rejections_total") >= 1
+    del gateway.config["no_such_key"]
+    gateway.config["request"]["deadline_s"] = deadline_s
+    gateway.write_config()
+    eventually(lambda: gateway.metric("gateway_config_rejected") == 0)
+    assert gateway.metric("gateway_config_rejections_total") >= 1
 
 
 def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: Stack) -> None:
@@ -202,5 +213,10 @@ def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: 
         'gateway_identifications_total{issuer="corp",outcome="revoked"}',
         'gateway_budget_refusals_total{account="prod",budget="console"}',
         'gateway_upstream_duration_seconds_count{account="prod",outcome="throttled"}',
+        'gateway_upstream_duration_seconds_count{account="prod",outcome="upstream_unreachable"}',
+        'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}',
+        'gateway_requests_total{error_code="CGW.4291",operation="ShowRemoteConsole",status="429"}',
+        'gateway_request_duration_seconds_count{answer="link"}',
+        f'gateway_service_login_refused{{account="prod",project="{stack.box.project}"}}',
     ):
         assert f"{line} " in page

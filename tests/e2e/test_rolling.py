@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_lifecycle import workers_of
-from tests.support.stack import Box, RunningGateway, a_policy, a_seal_key, eventually
+from tests.support.stack import Box, RunningGateway, Stack, a_policy, a_seal_key, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted, console_mix
 from tests.support.valkey import RealValkey
 
@@ -84,6 +84,23 @@ def test_replicas_are_restarted_one_after_the_other(fleet: Fleet) -> None:
         second.start()
         load.goes_on(0.5)
     nobody_noticed(load, 5)
+
+
+def test_a_gateway_alone_is_restarted_behind_a_socket_that_stays_open(own_stack: Stack) -> None:
+    own_stack.box.rate(rate=1000, burst=1000)
+    gateway = own_stack.replica(workers=2, start=False)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+        gateway.port = gateway.config["listen"]["port"] = listening.getsockname()[1]
+        gateway.write_config()
+        gateway.start(passed=listening)
+        with SteadyLoad([Target(gateway.port)], console_mix(gateway)).running() as load:
+            for _ in range(2):
+                load.goes_on(0.5)
+                assert gateway.stop() == 0
+                gateway.start(passed=listening)
+            load.goes_on(0.5)
+        nobody_noticed(load, 2)
+        assert not gateway.log_lines("passed_socket_unused")
 
 
 def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:

@@ -81,6 +81,13 @@ async def the_cloud_fails(fleet: Fleet) -> None:
     fleet.cloud.fails = fleet.chance.choice([0.1, 0.5, 1.0])
 
 
+async def the_token_ends(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
+    logged_in_at = loop_time() + fleet.chance.uniform(0.03, 2.0)
+    for replica in fleet.replicas:
+        replica.credential.logged_in_at = logged_in_at
+
+
 FAULTS: tuple[Fault, ...] = (
     no_fault,
     messages_are_lost,
@@ -91,6 +98,7 @@ FAULTS: tuple[Fault, ...] = (
     a_replica_dies,
     the_cloud_s_limit_drops,
     the_cloud_fails,
+    the_token_ends,
 )
 
 
@@ -166,12 +174,18 @@ def hold_together(fleet: Fleet, faults: list[Fault]) -> None:
     """Invariant 4: a link is fetched once, and once more for each holder that was lost."""
     fetched = [what for _, what, status in fleet.cloud.calls if status == 200]
     again = len(fetched) - len(set(fetched))
-    harmless = {no_fault, messages_are_lost, the_cloud_s_limit_drops, the_cloud_fails}
+    harmless = {
+        no_fault,
+        messages_are_lost,
+        the_cloud_s_limit_drops,
+        the_cloud_fails,
+        the_token_ends,
+    }
     hung_up = 0.3 * len(fetched)
     if set(faults) <= harmless:
         assert max(fleet.cloud.most_under_way.values(), default=0) <= 1
         assert again <= hung_up, "only what a caller gave up on its way is fetched again"
-    if set(faults) <= {no_fault, messages_are_lost, a_replica_dies}:
+    if set(faults) <= {no_fault, messages_are_lost, a_replica_dies, the_token_ends}:
         assert fleet.cloud.refused() == 0, "within the budget the cloud never says 429"
 
 

@@ -171,8 +171,15 @@ class Cloud:
         return sum(status == 429 and since <= at < until for at, _, status in self.calls)
 
 
-class _Credential:
+class Credential:
+    """A token that may end; then all wait for one login."""
+
+    def __init__(self) -> None:
+        self.logged_in_at = 0.0
+
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> tuple[Any, ...]:
+        if loop_time() < self.logged_in_at:
+            await asyncio.sleep(self.logged_in_at - loop_time())
         return ()
 
     async def renew(self, refused: tuple[Any, ...], *, deadline: float) -> bool:
@@ -221,11 +228,12 @@ class Replica:
             telemetry=self.telemetry,
             jitter=chance.random,
         )
+        self.credential = Credential()
         self.flight = SharedFlight(ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock)
         self.exchange = Exchange(
             "a",
             upstream=_Upstream(cloud),
-            credentials={"p": _Credential()},
+            credentials={"p": self.credential},
             budget=FairBudget([self.line]),
             breaker=Breaker(
                 BreakerRules(

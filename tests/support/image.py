@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -70,6 +71,7 @@ class Image:
         assert self._holder.stdout is not None
         self._stages: dict[str, Stage] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         try:
             assert self._holder.stdout.readline() == b"ready\n"
             self.stage = self._build()
@@ -85,6 +87,7 @@ class Image:
         self._holder.wait()
         assert self._holder.stdout is not None
         self._holder.stdout.close()
+        self._said.close()
 
     def path(self, inside: str) -> Path:
         return Path(f"/proc/{self._holder.pid}/root{self.stage.root}{inside}")
@@ -106,10 +109,14 @@ class Image:
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            self._contained(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._contained(command), stdout=self._said, stderr=subprocess.STDOUT
         )
         self._processes.append(process)
         return process
+
+    def said(self) -> str:
+        """Return what started processes wrote."""
+        return os.pread(self._said.fileno(), 1_000_000, 0).decode(errors="replace")
 
     def _build(self) -> Stage:
         stage = Stage("")

@@ -54,7 +54,7 @@ class LuaRedis:
         """Evaluate a script; its reply is what redis-py would give."""
         function = self._scripts.get(text)
         if function is None:
-            body = text.removeprefix("#!lua\n")
+            _, _, body = text.partition("\n")  # the first line is the engine's
             function = self._lua.eval(f"function(KEYS, ARGV) {body}\nend")
             self._scripts[text] = function
         texts = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in args]

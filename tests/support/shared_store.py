@@ -19,22 +19,25 @@ class FakeSharedStore:
         self._versions = itertools.count(1)
         self.away = False
         self.messages_lost = False
+        self.publishes_after_s = 0.0
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
     ) -> Found | Claimed | Busy | Failed:
         now = self._present()
         value = self._values.get(key)
-        if value and value[1] > now and skip != ANY_VERSION and value[2] != skip:
+        if value and value[1] <= now:
+            value = None
+        if value and skip != ANY_VERSION and value[2] != skip:
             return Found(value[0], value[1] - now, value[2])
         failure = self._failures.get(key)
         if failure and failure[2] > now and failure[0] == awaited:
             return Failed(failure[1])
         holder = self._holder(key)
         if holder is not None:
-            return Busy(holder, self._leases[key][1] - now)
+            return Busy(holder, self._leases[key][1] - now, value[2] if value else b"")
         self._leases[key] = (owner, now + lease_s)
-        return Claimed()
+        return Claimed(now)
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         now = self._present()
@@ -43,10 +46,14 @@ class FakeSharedStore:
         self._leases[key] = (owner, now + lease_s)
         return True
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
-        now = self._present()
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        self._present()
+        await self._clock.sleep(self.publishes_after_s)
+        now = self._clock.monotonic()
         version = next(self._versions).to_bytes(16, "big")
-        return self._settle(key, owner, value=(value, now + ttl_s, version))
+        return self._settle(key, owner, value=(value, min(now + ttl_s, until), version))
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         now = self._present()

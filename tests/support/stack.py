@@ -144,9 +144,12 @@ class RunningGateway:
         self._process: subprocess.Popen[bytes] | None = None
         self.config = a_config(box, redis_url, self.port, self.admin_port)
         self.config["accounts"][0].update(account or {})
-        self.config.update(change or {})
-        if admin_api is not None:
+        if admin_api is None:
+            # Else the first one waits for others that might remember what was ordered.
+            self.config["orders"] = {"given": "nowhere"}
+        else:
             self.config["admin"]["api"] = dict(admin_api)
+        self.config.update(change or {})
         (self.directory / "iam-password").write_text(iam.PASSWORD)
         (self.directory / "seal-key").write_text(seal_key or a_seal_key())
         self.write_policy(a_policy(box))
@@ -179,10 +182,12 @@ class RunningGateway:
     def write_policy(self, policy: Mapping[str, Any]) -> None:
         _replace(self.policy_file, json.dumps(policy, indent=1))
 
-    def start(self, *, wait: bool = True) -> "RunningGateway":
+    def start(self, *, wait: bool = True, passed: socket.socket | None = None) -> "RunningGateway":
+        """Start it, on a listening socket that we keep open over its restarts, as systemd does."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *(_passing(passed) if passed is not None else ()),
                     sys.executable,
                     "-m",
                     "gateway",
@@ -196,6 +201,7 @@ class RunningGateway:
                 stderr=log,
                 start_new_session=True,
                 env=self._environ,
+                pass_fds=() if passed is None else (passed.fileno(),),
             )
         if wait:
             eventually(lambda: self.ready() == 200, self.log_text)
@@ -286,6 +292,18 @@ class Stack:
             gateway.close()
         self.valkey.close()
         self.box.close()
+
+
+def _passing(listening: socket.socket) -> list[str]:
+    return [sys.executable, "-c", _PASS, str(listening.fileno())]
+
+
+_PASS = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def a_seal_key() -> str:

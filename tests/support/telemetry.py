@@ -12,7 +12,8 @@ class RecordingTelemetry:
         self.links: Counter[LinkSource] = Counter()
         self.upstream_calls: list[tuple[str, str]] = []
         self.logins: list[tuple[str, str]] = []
-        self.expires: dict[str, float] = {}
+        self.expires: dict[tuple[str, str], float] = {}
+        self.login_refused: dict[tuple[str, str], bool] = {}
         self.key_refreshes: list[tuple[str, str]] = []
         self.reloads: list[tuple[str, int]] = []
         self.waits: list[tuple[str, BudgetClass, float]] = []
@@ -57,8 +58,11 @@ class RecordingTelemetry:
     def service_login(self, account: str, outcome: str) -> None:
         self.logins.append((account, outcome))
 
-    def service_credential_expires(self, account: str, at: float) -> None:
-        self.expires[account] = at
+    def service_credential_expires(self, account: str, project: str, at: float) -> None:
+        self.expires[account, project] = at
+
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None:
+        self.login_refused[account, project] = refused
 
     def keys_refreshed(self, issuer: str, outcome: str) -> None:
         self.key_refreshes.append((issuer, outcome))

@@ -13,8 +13,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from tests.support.promql import selectors_in
+
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
+METRICS = ROOT / "deploy" / "metrics.md"
 NAMES = ("service", "upstream", "links", "security", "runbook")
 EVERY = pytest.mark.parametrize("name", NAMES)
 
@@ -97,9 +100,9 @@ def test_alerts_lead_to_dashboards_that_there_are() -> None:
 @EVERY
 def test_variables_choose_instances_and_accounts(name: str) -> None:
     variables = {one["name"]: one for one in read(name)["templating"]["list"]}
-    assert set(variables) == {"instance"} | (
-        {"account"} if name in ("upstream", "links") else set()
-    )
+    assert set(variables) == {"instance", "account"}, "or a link on the way would lose the choice"
+    of_accounts = name in ("upstream", "links")
+    assert (variables["account"].get("hide", 0) == 0) == of_accounts
     for one in variables.values():
         assert (one["multi"], one["includeAll"], one["type"]) == (True, True, "query")
     asked = " ".join(
@@ -108,7 +111,21 @@ def test_variables_choose_instances_and_accounts(name: str) -> None:
     assert "INSTANCE" not in asked
     assert "ACCOUNT" not in asked
     if name != "runbook":
-        assert all(f"${variable}" in asked for variable in variables)
+        assert "$instance" in asked
+        assert ("$account" in asked) == of_accounts
+
+
+@pytest.mark.parametrize("name", ["upstream", "links"])
+def test_a_panel_shows_the_accounts_that_the_reader_chose(name: str) -> None:
+    of_account = {
+        row.split("`")[1] for row in METRICS.read_text().splitlines() if "`account`:" in row
+    }
+    for panel in panels(name):
+        for target in panel["targets"]:
+            for selector in selectors_in(target["expr"]):
+                level = selector.name.partition(":")[0].split("_")
+                if of_account & {selector.name, selector.family} or "account" in level:
+                    assert ("account", "=~", "$account") in selector.matchers, panel["title"]
 
 
 def test_the_data_source_is_the_one_that_panels_name() -> None:

@@ -1,10 +1,12 @@
 """What deploys the gateway is valid, and names only what is there."""
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -25,6 +27,7 @@ from gateway.supervisor import _END_LEEWAY_S
 from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
 from tests.support.image import DOCKERFILE, image_facts
 from tests.support.stack import Stack, ask
+from tests.support.tls import Authority
 
 BIN = Path(sys.executable).parent
 DEPLOY = ROOT / "deploy"
@@ -38,6 +41,8 @@ CONFIGS = {
     "kubernetes example": KUBERNETES / "example",
 }
 SECRET_DIRECTORIES = ("/run/secrets/", "/run/credentials/console-gateway.service/", "secrets/")
+RECORDS_PER_S, RECORD_BYTES = 3, 700
+"""What a pod's volume is reckoned for: day and night, and a link's record with some groups."""
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z0-9.-]*")
 
 
@@ -59,6 +64,8 @@ def read_config(name: str, directory: Path) -> Settings:
     make_secrets(directory / "made")
     for secret in named_secrets(name):
         (directory / secret).write_bytes((directory / "made" / secret).read_bytes())
+    Authority().issue("console-gateway-admin").write(directory / "tls.crt", directory / "tls.key")
+    text = text.replace("/run/admin-tls/", f"{directory}/")
     file = directory / "gateway.yaml"
     file.write_text(text.replace("/var/lib/console-gateway", str(directory)))
     return load_settings(file, environ={})
@@ -95,6 +102,17 @@ def test_the_image_installs_from_the_lock_with_hashes() -> None:
     assert f"PYTHON_IMAGE:-{base}}}" in (ROOT / "docker-compose.yml").read_text()
 
 
+def test_the_image_runs_what_was_tested_and_can_trace() -> None:
+    def pins(lock: str) -> set[str]:
+        return set(re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE))
+
+    deployed = pins("deploy/requirements.lock")
+    assert pins("requirements.lock") <= deployed <= pins("requirements-dev.lock")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for one in extra["otel"]:
+        assert any(pin.startswith(one.partition(">=")[0] + "==") for pin in deployed), one
+
+
 def test_one_version_is_deployed() -> None:
     assert f"ARG VERSION={__version__}\n" in DOCKERFILE.read_text()
     images = {one["image"] for one in own_services().values()}
@@ -107,7 +125,7 @@ def test_the_container_is_the_same_user_everywhere() -> None:
     user = image_facts().user
     assert re.fullmatch(r"(\d{4,}):\1", user)
     assert {one["user"] for one in own_services().values()} == {user}
-    pod = manifest("Deployment")["spec"]["template"]["spec"]["securityContext"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]["securityContext"]
     assert f"{pod['runAsUser']}:{pod['runAsGroup']}" == user
     assert pod["fsGroup"] == pod["runAsGroup"]
 
@@ -122,6 +140,14 @@ def services() -> dict[str, Any]:
 
 def own_services() -> dict[str, Any]:
     return {name: one for name, one in services().items() if "console-gateway" in one["image"]}
+
+
+def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
+    """Two that build one tag fail beside each other, and no registry has it."""
+    assert [name for name, one in own_services().items() if "build" in one] == ["gateway-1"]
+    policies = {name: one["pull_policy"] for name, one in own_services().items()}
+    assert policies.pop("gateway-1") == "build"
+    assert set(policies.values()) == {"never"}
 
 
 def test_the_compose_file_fits_the_specification() -> None:
@@ -157,6 +183,13 @@ def test_what_the_compose_file_mounts_is_there() -> None:
         assert set(service["networks"]) <= set(named["networks"])
 
 
+def test_valkey_of_the_compose_file_keeps_what_it_was_told() -> None:
+    command = services()["valkey"]["command"]
+    said = dict(zip(command[1::2], command[2::2], strict=True))
+    assert said["--maxmemory-policy"] == "noeviction"
+    assert said["--appendonly"] == "yes"
+
+
 def test_each_replica_has_an_audit_volume_of_its_own(tmp_path: Path) -> None:
     volumes = [volume for name in REPLICAS for volume in services()[name]["volumes"]]
     sources = [
@@ -175,6 +208,7 @@ def test_make_compose_secrets_makes_each_secret_once(tmp_path: Path) -> None:
     assert {name: Path(one["file"]).name for name, one in named.items()} == {n: n for n in made}
     assert {Path(one["file"]).parent for one in named.values()} == {Path("deploy/compose/secrets")}
     assert directory.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in directory.iterdir()} == {0o644}
     make_secrets(directory)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == made
     assert named_secrets("compose") <= set(services()["gateway-1"]["secrets"]) <= set(made)
@@ -182,6 +216,20 @@ def test_make_compose_secrets_makes_each_secret_once(tmp_path: Path) -> None:
         ["git", "check-ignore", "deploy/compose/secrets/seal-key"], check=False, cwd=ROOT
     )
     assert ignored.returncode == 0
+
+
+def test_a_password_taken_away_is_made_anew_with_what_depends_on_it(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    users = tmp_path / "valkey-users"
+    before = users.stat().st_ino
+    users.chmod(0o444)  # as earlier versions made it
+    with users.open() as held:  # by a container, so that its number is not used again
+        (tmp_path / "redis-password").unlink()
+        make_secrets(tmp_path)
+        assert users.stat().st_ino != before
+        assert users.read_text() != held.read()
+    password = (tmp_path / "redis-password").read_text().strip()
+    assert f"#{hashlib.sha256(password.encode()).hexdigest()} " in users.read_text()
 
 
 def test_no_admin_port_is_published() -> None:
@@ -198,7 +246,7 @@ def test_ports_are_those_of_the_config(name: str, tmp_path: Path) -> None:
     public, admin = settings.listen.port, settings.admin.port
     assert image_facts().ports == {public, admin}
     assert f"'127.0.0.1', {admin}" in image_facts().health[-1]
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     named = {one["name"]: one["containerPort"] for one in container["ports"]}
     assert named == {"http": public, "admin": admin}
     for service in manifests("Service"):
@@ -208,11 +256,13 @@ def test_ports_are_those_of_the_config(name: str, tmp_path: Path) -> None:
 
 
 def asked_paths() -> set[str]:
-    (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
     probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
     (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
     asked = {probe["path"] for probe in probes} | {endpoint["path"]}
     assert {probe["port"] for probe in probes} | {endpoint["port"]} == {"admin"}
+    assert {probe["scheme"] for probe in probes} == {"HTTPS"}
+    assert endpoint["scheme"] == "https"
     programs = [
         image_facts().health[-1],
         *(services()[one]["healthcheck"]["test"][-1] for one in REPLICAS),
@@ -232,7 +282,7 @@ def test_nobody_is_killed_while_draining(name: str, tmp_path: Path) -> None:
     request = read_config(name, tmp_path).request
     delay_s = getattr(request, "drain_delay_s", 0.0)
     needed_s = delay_s + request.drain_s + _END_LEEWAY_S
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     given_s = {
         "compose": _seconds(services()["gateway-1"]["stop_grace_period"]),
         "systemd": _seconds(unit()["TimeoutStopSec"][0]),
@@ -272,7 +322,7 @@ def test_manifests_fit_the_schemas_of_kubernetes(name: str) -> None:
 
 
 def test_the_pod_fits_the_restricted_profile() -> None:
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -293,19 +343,19 @@ def test_the_pod_fits_the_restricted_profile() -> None:
 
 
 def test_every_selector_finds_the_pod_and_no_other() -> None:
-    deployment = manifest("Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    pods = manifest("StatefulSet")
+    labels = pods["spec"]["template"]["metadata"]["labels"]
     wanted = {"app.kubernetes.io/name": "console-gateway"}
     assert wanted.items() <= labels.items()
-    assert deployment["spec"]["selector"]["matchLabels"] == wanted
+    assert pods["spec"]["selector"]["matchLabels"] == wanted
     assert manifest("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == wanted
     assert manifest("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == wanted
     assert all(service["spec"]["selector"] == wanted for service in manifests("Service"))
-    for spread in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+    for spread in pods["spec"]["template"]["spec"]["topologySpreadConstraints"]:
         assert spread["labelSelector"]["matchLabels"] == wanted
     scaled = manifest("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
-    assert (scaled["kind"], scaled["name"]) == ("Deployment", deployment["metadata"]["name"])
-    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    assert (scaled["kind"], scaled["name"]) == ("StatefulSet", pods["metadata"]["name"])
+    account = pods["spec"]["template"]["spec"]["serviceAccountName"]
     assert account == manifest("ServiceAccount")["metadata"]["name"]
 
 
@@ -326,7 +376,7 @@ def test_the_prometheus_rule_is_what_deploy_prometheus_says() -> None:
 
 
 def test_a_changed_policy_reaches_running_pods_and_a_changed_config_rolls_them() -> None:
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     volumes = {one["name"]: one for one in pod["volumes"]}
     mounts = {one["name"]: one for one in pod["containers"][0]["volumeMounts"]}
     maps = {one["metadata"]["name"]: one["data"] for one in manifests("ConfigMap")}
@@ -344,30 +394,64 @@ def test_a_changed_policy_reaches_running_pods_and_a_changed_config_rolls_them()
 def test_the_secret_has_what_the_config_reads(name: str) -> None:
     told = (KUBERNETES / "example" / "kustomization.yaml").read_text()
     assert set(re.findall(r"--from-file=(\S+)", told)) == named_secrets(name)
-    pod = manifest("Deployment")["spec"]["template"]["spec"]
-    (secret,) = [one["secret"] for one in pod["volumes"] if "secret" in one]
-    assert f"create secret generic {secret['secretName']} " in told
+    pod = manifest("StatefulSet")["spec"]["template"]["spec"]
+    secrets = {
+        one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one
+    }
+    assert f"create secret generic {secrets['secrets']} " in told
+    assert secrets["admin-tls"] in told
+    (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == secrets["admin-tls"]
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    tls = yaml.safe_load(config_text(name))["admin"]["tls"]
+    assert {file.rpartition("/")[0] for file in tls.values()} == {mounts["admin-tls"]}
     assert not list(manifests("Secret"))
 
 
 @pytest.mark.parametrize("name", ["kubernetes", "kubernetes example"])
 def test_the_fleet_is_never_larger_than_the_budget_reckons(name: str, tmp_path: Path) -> None:
-    surge = manifest("Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-    most = manifest("HorizontalPodAutoscaler")["spec"]["maxReplicas"] + surge
+    most = manifest("HorizontalPodAutoscaler")["spec"]["maxReplicas"]  # a rollout adds none
     assert read_config(name, tmp_path).store.processes_max >= most
 
 
-def test_an_audit_trail_in_a_pod_is_kept_in_redis_too() -> None:
+def test_the_audit_trail_outlives_its_pod_on_a_volume_of_its_own() -> None:
+    spec = manifest("StatefulSet")["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert set(spec["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    mounts = spec["template"]["spec"]["containers"][0]["volumeMounts"]
+    (path,) = [one["mountPath"] for one in mounts if one["name"] == claim["metadata"]["name"]]
     for name in ("kubernetes", "kubernetes example"):
-        assert yaml.safe_load(config_text(name))["audit"]["stream"] is True
+        config = yaml.safe_load(config_text(name))
+        assert config["audit"]["directory"] == path
+        assert Path(config["orders"]["file"]).parent == Path(path)
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "kubernetes example"])
+def test_the_volume_holds_what_the_trail_keeps(name: str, tmp_path: Path) -> None:
+    (claim,) = manifest("StatefulSet")["spec"]["volumeClaimTemplates"]
+    storage = claim["spec"]["resources"]["requests"]["storage"]
+    days = read_config(name, tmp_path).audit.keep_days
+    assert 0 < RECORDS_PER_S * days * 86_400 * RECORD_BYTES < int(storage[:-2]) * 2**30 * 0.9
+
+
+def test_a_rollout_leaves_two_to_serve() -> None:
+    assert manifest("StatefulSet")["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
+    assert manifest("StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
+    for name in ("base", "example"):
+        (scaler,) = [one for one in rendered(name) if one["kind"] == "HorizontalPodAutoscaler"]
+        assert scaler["spec"]["minReplicas"] >= 3
+    headless = {
+        one["metadata"]["name"]: one["spec"].get("clusterIP") for one in manifests("Service")
+    }
+    assert headless[manifest("StatefulSet")["spec"]["serviceName"]] == "None"
 
 
 # systemd.
 
 
-def unit() -> dict[str, list[str]]:
+def unit(file: Path = UNIT) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in file.read_text().splitlines():
         name, equals, value = line.partition("=")
         if equals and name.isalpha():
             found.setdefault(name, []).append(value)
@@ -386,11 +470,14 @@ def test_the_unit_loads_what_the_config_reads(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Path) -> None:
-    file = tmp_path / UNIT.name
+    file, socket = tmp_path / UNIT.name, UNIT.with_suffix(".socket")
     # What it starts must be there to be verified; the image's test starts the real thing.
     file.write_text(UNIT.read_text().replace("/opt/gateway/bin/gateway", "/bin/true"))
     said = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", file], check=False, capture_output=True, text=True
+        ["systemd-analyze", "verify", "--man=no", file, shutil.copy(socket, tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (said.returncode, said.stderr) == (0, "")
     said = subprocess.run(
@@ -400,6 +487,19 @@ def test_systemd_knows_every_line_of_the_unit_and_finds_it_confined(tmp_path: Pa
         text=True,
     )
     assert said.returncode == 0, said.stdout[-500:]
+
+
+def test_systemd_keeps_the_port_open_that_the_gateway_listens_on(tmp_path: Path) -> None:
+    listen = read_config("systemd", tmp_path).listen
+    socket = unit(UNIT.with_suffix(".socket"))
+    assert socket["ListenStream"] == [f"{listen.host}:{listen.port}"]
+    assert unit()["Requires"] == unit()["Also"] == ["console-gateway.socket"]
+
+
+def test_the_unit_lets_the_process_see_what_its_metrics_are_made_of() -> None:
+    """prometheus-client reads the boot time from /proc/stat; without it no process_* is told."""
+    assert "ProcSubset" not in unit()
+    assert unit()["ProtectProc"] == ["invisible"]
 
 
 # Prometheus and Grafana.
@@ -417,6 +517,14 @@ def test_prometheus_of_the_compose_file_asks_both_gateways() -> None:
     assert option == "--config.file=/etc/prometheus/prometheus.yml"
 
 
+def test_links_of_alerts_lead_to_the_grafana_of_the_compose_file() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    labels = config["global"]["external_labels"]
+    assert labels["grafana"].removeprefix("http://") in services()["grafana"]["ports"][0]
+    (runbook,) = (DEPLOY / "grafana" / "dashboards").glob("runbook.json")
+    assert labels["runbook"] == f"{labels['grafana']}/d/{json.loads(runbook.read_text())['uid']}"
+
+
 def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> None:
     provisioning = DEPLOY / "grafana" / "provisioning"
     mounted = {
@@ -432,6 +540,18 @@ def test_grafana_of_the_compose_file_finds_its_dashboards_and_prometheus() -> No
             assert source["url"] == "http://prometheus:9090"
 
 
+def test_limits_give_each_process_the_memory_that_the_alert_supposes() -> None:
+    alerts = (DEPLOY / "prometheus" / "alerts.yml").read_text()
+    (supposed_mib,) = map(int, re.findall(r"> 0\.8 \* (\d+) \* 1024 \* 1024", alerts))
+    (workers,) = map(int, re.findall(r"--workers (\d+)", unit()["ExecStart"][0]))
+    assert int(unit()["MemoryHigh"][0].removesuffix("M")) > workers * supposed_mib
+    for name in REPLICAS:
+        assert services()[name]["deploy"]["resources"]["limits"]["memory"] == f"{supposed_mib}M"
+    (container,) = manifest("StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert "--workers" not in container["args"]
+    assert container["resources"]["limits"]["memory"] == f"{supposed_mib}Mi"
+
+
 # Words about it.
 
 
@@ -439,7 +559,7 @@ def test_every_variable_of_the_compose_file_is_told() -> None:
     head, _, rest = (ROOT / "docker-compose.yml").read_text().partition("\nname:")
     named = set(re.findall(r"\$\{([A-Z_]+)", rest))
     assert named
-    assert named == set(re.findall(r"[A-Z]+_[A-Z]+", head))
+    assert named == set(re.findall(r"[A-Z]+(?:_[A-Z]+)+", head))
 
 
 def test_every_path_that_the_page_names_is_there() -> None:

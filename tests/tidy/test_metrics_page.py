@@ -1,9 +1,13 @@
 """deploy/metrics.md is what the code exports."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 from gateway.drivers.metrics import Metrics
-from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, Kind, page
+from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind, page
+from gateway.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.rules.verdicts import Verdict
 
 _OF_THE_LIBRARY = ("python_", "process_")
 _PAGE = Path(__file__).parents[2] / "deploy" / "metrics.md"
@@ -20,6 +24,12 @@ def test_the_code_exports_what_the_contract_names_and_nothing_else() -> None:
         if not family.name.startswith(_OF_THE_LIBRARY)
     }
     assert exported == BY_NAME.keys() | {"gateway_build"}
+
+
+def test_every_outcome_of_a_call_is_in_the_contract() -> None:
+    kinds = (*get_args(Verdict), UpstreamUnreachable, UpstreamSlow, UpstreamBroken)
+    names = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower() for kind in kinds}
+    assert set(UPSTREAM_OUTCOMES) == names | {"cancelled"}
 
 
 def test_names_are_in_base_units() -> None:

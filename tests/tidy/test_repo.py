@@ -74,7 +74,9 @@ def test_a_permit_is_made_in_one_place_only() -> None:
     assert makers == {"gateway/rules/policy.py"}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-dev.lock", "deploy/requirements.lock"]
+)
 def test_a_lock_has_hashes_and_no_index_address(lock: str) -> None:
     text = (ROOT / lock).read_text()
     pinned = re.findall(r"^[\w.-]+(?:\[[\w,]+\])?==", text, re.MULTILINE)

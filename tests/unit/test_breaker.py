@@ -15,8 +15,8 @@ def a_breaker() -> Breaker:
 
 def call(breaker: Breaker, now: float, *, failed: bool | None, seconds: float = 0.1) -> bool:
     assert breaker.retry_after_s(now) is None
-    breaker.begin()
-    return breaker.end(now, failed=failed, seconds=seconds)
+    probe = breaker.begin()
+    return breaker.end(now, probe=probe, failed=failed, seconds=seconds)
 
 
 def an_open_one(now: float = 0.0) -> Breaker:
@@ -63,9 +63,9 @@ def test_while_it_is_open_the_true_wait_is_told() -> None:
 
 def test_one_probe_at_a_time_and_its_success_closes() -> None:
     breaker = an_open_one()
-    breaker.begin()
+    probe = breaker.begin()
     assert breaker.retry_after_s(1.5) == pytest.approx(1.0)
-    assert breaker.end(1.6, failed=False, seconds=0.1) is False
+    assert breaker.end(1.6, probe=probe, failed=False, seconds=0.1) is False
     assert breaker.state(1.6) is BreakerState.CLOSED
     assert not any(call(breaker, 1.7, failed=True) for _ in range(3)), "it begins anew"
 
@@ -89,8 +89,22 @@ def test_a_probe_of_which_nothing_came_lets_another_try() -> None:
 
 def test_a_call_that_was_sent_before_changes_nothing_while_it_is_open() -> None:
     breaker = a_breaker()
-    breaker.begin()
+    probe = breaker.begin()
     for _ in range(4):
         call(breaker, 0.0, failed=True)
-    assert breaker.end(0.5, failed=True, seconds=0.5) is False
+    assert breaker.end(0.5, probe=probe, failed=True, seconds=0.5) is False
     assert breaker.retry_after_s(0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("failed", [True, False, None])
+def test_a_call_that_was_sent_before_does_not_pass_for_the_probe(*, failed: bool | None) -> None:
+    breaker = a_breaker()
+    slow = breaker.begin()
+    for _ in range(4):
+        call(breaker, 0.0, failed=True)
+    probe = breaker.begin()
+    assert breaker.end(1.5, probe=slow, failed=failed, seconds=1.5) is False
+    assert breaker.state(1.5) is BreakerState.HALF_OPEN
+    assert breaker.retry_after_s(1.5) == pytest.approx(1.0), "the probe is still under way"
+    breaker.end(1.6, probe=probe, failed=False, seconds=0.1)
+    assert breaker.state(1.6) is BreakerState.CLOSED

@@ -11,6 +11,7 @@ from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
     NotPermitted,
+    RetryLater,
     ServiceLoginFailed,
     UpstreamRefused,
     UpstreamSlow,
@@ -20,6 +21,7 @@ from gateway.errors import (
 from gateway.flow.exchange import Exchange
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
 from gateway.rules.breaker import Breaker, BreakerRules
+from gateway.rules.fair_queue import LATE_MAX_S
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -54,11 +56,12 @@ class Cloud:
         *,
         deadline: float,
         again: bool = False,
-    ) -> None:
+    ) -> float:
         self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
         if self.exhausted:
             raise BudgetExhausted("full", retry_after_s=5.0)
         await self.clock.sleep(self.admit_s)
+        return self.clock.monotonic() + LATE_MAX_S
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
@@ -179,6 +182,49 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
     assert bench.order[-1] == "admit"
 
 
+@pytest.mark.parametrize(
+    "trouble", [DOWN, UpstreamUnreachable("another reset", retry_after_s=60.0)]
+)
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        NotPermitted("no grant applies"),
+        BudgetExhausted("full", retry_after_s=50.0),
+        UpstreamSuspended("the breaker is open", retry_after_s=50.0),
+        ServiceLoginFailed("away", retry_after_s=50.0),
+    ],
+)
+async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
+    clock: FakeClock, trouble: UpstreamAnswer | GatewayError, stopped: GatewayError
+) -> None:
+    bench = Bench(clock, trouble, OK)
+
+    def permitted_now() -> None:
+        if "send" in bench.order:
+            raise stopped
+
+    with pytest.raises(UpstreamUnreachable) as caught:
+        await in_time(bench, bench.perform(permitted_now=permitted_now))
+    assert bench.order == ["admit", "send", "admit"]
+    stopped_s = stopped.retry_after_s if isinstance(stopped, RetryLater) else 0.0
+    assert caught.value.retry_after_s == max(stopped_s, 2.0 if trouble is DOWN else 60.0)
+    assert caught.value.out_of_time == stopped.out_of_time
+
+
+async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_nothing_of_it(
+    clock: FakeClock,
+) -> None:
+    bench = Bench(clock, DOWN, EXPIRED, OK)
+
+    async def renew(refused: object, *, deadline: float) -> bool:
+        raise ServiceLoginFailed("away", retry_after_s=5.0)
+
+    bench.cloud.renew = renew  # type: ignore[method-assign]
+    with pytest.raises(UpstreamUnreachable):
+        await in_time(bench, bench.perform())
+    assert bench.order == ["admit", "send"] * 2
+
+
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
     bench = Bench(clock, BUSY, OK)
     await in_time(bench, bench.perform())
@@ -191,6 +237,21 @@ async def test_no_slot_is_held_while_a_login_is_waited_for(clock: FakeClock) -> 
     bench.cloud.login_s = 3.0
     await in_time(bench, bench.perform())
     assert bench.order == ["log", "admit", "send"]
+
+
+async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
+    clock: FakeClock,
+) -> None:
+    bench = Bench(clock, OK)
+    bench.cloud.admit_s = 2.0
+    asking = asyncio.ensure_future(bench.perform())
+    await clock.advance(1.0)
+    bench.cloud.login_s = 3.0  # the token ends while the slot is waited for
+    await in_time(bench, asking)
+    assert bench.cloud.asked == [
+        "admit prod console ann", "log in", "admit prod console ann again", "send t1",
+    ]  # fmt: skip
+    assert bench.telemetry.slots_lost == [("prod", BudgetClass.CONSOLE)]
 
 
 async def test_the_upstream_gets_no_more_time_than_is_left(clock: FakeClock) -> None:
@@ -216,16 +277,18 @@ async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) ->
 
 async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: FakeClock) -> None:
     bench = Bench(clock, DOWN, OK)
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(UpstreamUnreachable) as caught:
         await in_time(bench, bench.perform(deadline_s=0.3))
     assert bench.order == ["admit", "send"]
+    assert caught.value.out_of_time
 
 
 async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
     bench = Bench(clock, UpstreamSlow("no answer in time"), OK)
-    with pytest.raises(UpstreamSlow):
+    with pytest.raises(UpstreamSlow) as caught:
         await in_time(bench, bench.perform())
     assert bench.order == ["admit", "send"]
+    assert not caught.value.out_of_time
 
 
 async def test_a_call_that_is_not_repeatable_is_sent_once(clock: FakeClock) -> None:
@@ -340,6 +403,28 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     assert await in_time(bench, bench.perform()) is OK
 
 
+async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: FakeClock) -> None:
+    silent = UpstreamSlow("no answer in time")
+    bench = Bench(clock, *[silent] * 4, OK, silent)
+    bench.cloud.answer_s = 9.9
+    before = asyncio.ensure_future(bench.perform())
+    await clock.advance(0.5)
+    bench.cloud.answer_s = 0.0
+    for _ in range(4):
+        with pytest.raises(UpstreamSlow):
+            await in_time(bench, bench.perform())
+    await clock.advance(8.0)
+    bench.cloud.answer_s = 2.0
+    probe = asyncio.ensure_future(bench.perform())
+    assert await in_time(bench, before) is OK
+    assert not probe.done()
+    with pytest.raises(UpstreamSuspended):
+        await in_time(bench, bench.perform())
+    with pytest.raises(UpstreamSlow):
+        await in_time(bench, probe)
+    assert bench.telemetry.breakers_opened == ["prod", "prod"]
+
+
 async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
     told = UpstreamAnswer(
         429,
@@ -356,6 +441,7 @@ async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: Fa
 async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
     for _ in range(20):
-        with pytest.raises(UpstreamSlow):
+        with pytest.raises(UpstreamSlow) as caught:
             await in_time(bench, bench.perform(deadline_s=1.0))
+        assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []

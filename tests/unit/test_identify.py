@@ -136,6 +136,18 @@ async def test_a_token_is_remembered_no_longer_than_its_maximum_age(
     assert caught.value.reason is Rejection.TOO_OLD
 
 
+async def test_who_was_recalled_is_checked_again_for_the_token_s_end(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    principal = await identify.identify(Secret(signatures.sign("ann", exp=clock.now() + 600)))
+    await clock.advance(629.5)
+    identify.check(principal)
+    await clock.advance(0.5)
+    with pytest.raises(NotAuthenticated) as caught:
+        identify.check(principal)
+    assert (caught.value.reason, caught.value.principal) == (Rejection.EXPIRED, principal)
+
+
 async def test_the_wall_clock_ends_a_token_also_when_it_is_set(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:

@@ -23,6 +23,7 @@ from gateway.rules import inventory as rules
 from gateway.rules.inventory import NO_INVENTORY
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
+from tests.support.kept_file import FakeKeptFile
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
 
@@ -51,20 +52,13 @@ class Cloud:
         return json.dumps({"servers": page, "page_info": {"next_marker": more}}).encode()
 
 
-class KeptHere:
-    def __init__(self, value: bytes | None = None) -> None:
-        self.value = value
-
-    def load(self) -> bytes | None:
-        return self.value
-
-    async def save(self, text: bytes) -> None:
-        self.value = text
-
-
 class Replica:
     def __init__(
-        self, clock: FakeClock, store: FakeSharedStore, cloud: Cloud, file: KeptHere | None = None
+        self,
+        clock: FakeClock,
+        store: FakeSharedStore,
+        cloud: Cloud,
+        file: FakeKeptFile | None = None,
     ) -> None:
         self.clock, self.wanted = clock, True
         self.exchange = FakeExchange(cloud)
@@ -177,12 +171,12 @@ async def test_a_page_waits_for_budget_that_nobody_needs(
 async def test_what_is_kept_in_a_file_serves_at_the_start(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.times() == "1"
-    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), KeptHere(b"{"))
+    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeKeptFile(b"{"))
     assert damaged.kept.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
         await one.flight.close()
@@ -264,7 +258,7 @@ async def test_a_clock_set_back_makes_nothing_live_longer(
 async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     clock.step_wall(-60)
@@ -277,7 +271,7 @@ async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
 async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = KeptHere()
+    file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
     await first.look()
     await clock.advance(400)
@@ -341,6 +335,28 @@ async def test_a_listing_that_another_began_before_the_change_does_not_do(
     await replica.flight.close()
 
 
+async def test_a_listing_that_reaches_redis_late_is_none_the_newer(
+    clock: FakeClock, store: FakeSharedStore
+) -> None:
+    cloud = Cloud()
+    other, replica = (Replica(clock, store, cloud) for _ in range(2))
+    store.publishes_after_s = 1.6
+    listing = asyncio.ensure_future(other.look())
+    while not other.kept._kept[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
+        await asyncio.sleep(0.001)
+    await clock.advance(0.3)
+    replica.kept.refresh_soon(PROJECT)
+    await clock.advance(1.5)
+    await listing
+    store.publishes_after_s = 0.0
+    await replica.look()
+    assert (cloud.times, replica.times()) == (1, "1")
+    await replica.look()
+    assert cloud.times == 2, "what was listed before the change does not do"
+    await other.flight.close()
+    await replica.flight.close()
+
+
 async def test_a_change_during_a_look_asks_for_another(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
@@ -378,7 +394,9 @@ async def test_a_damaged_value_in_redis_is_replaced(
 ) -> None:
     replica = Replica(clock, store, Cloud())
     await store.claim(f"inventory-2:prod:{PROJECT}", owner="x", lease_s=9.0)
-    await store.publish(f"inventory-2:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0)
+    await store.publish(
+        f"inventory-2:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0, until=4e9
+    )
     await replica.look()
     assert replica.telemetry.polls == [("prod", "UpstreamBroken")]
     await clock.advance(5)

@@ -1,5 +1,6 @@
 """Log lines: whose request they are about, and which are written."""
 
+import asyncio
 import json
 import logging
 import re
@@ -64,3 +65,20 @@ def test_each_logger_of_ours_can_be_named() -> None:
         for name in re.findall(r"getLogger\(\"(gateway\.\w+)\"\)", file.read_text())
     }
     assert used == set(get_args(Logger)) - {"gateway"}
+
+
+async def test_what_a_library_quotes_of_a_secret_is_not_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = "https://console/?token=canary"
+    logging.getLogger("somelib").warning("cannot read %r", secret)
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "Task exception was never retrieved", "exception": ValueError(secret)}
+    )
+    written = [json.loads(logs.JsonLines().format(one)) for one in caplog.records]
+    assert [one["event"] for one in written] == [
+        "cannot read %r",
+        "Task exception was never retrieved",
+    ]
+    assert written[1]["exception"] == "ValueError"
+    assert "canary" not in json.dumps(written)

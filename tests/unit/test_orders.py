@@ -1,18 +1,15 @@
-"""What is ordered: who is refused, until when, and that all replicas come to agree."""
+"""What is ordered: who is refused, until when, whatever the order it is heard of."""
 
-import asyncio
-from collections.abc import Callable, Sequence
 from itertools import permutations
 
 import pytest
 
-from gateway.errors import OrdersUnknown, StoreUnavailable
-from gateway.flow.standing_orders import StandingOrders
 from gateway.model import Principal
-from gateway.ports import ToldOrders
 from gateway.rules.orders import (
+    NOTHING_KEPT,
     Ceiling,
     DroppedLinks,
+    KeptOrders,
     Lifted,
     LogLevels,
     Order,
@@ -21,10 +18,11 @@ from gateway.rules.orders import (
     RevokedSubject,
     RevokedToken,
     What,
-    orders_from_text,
-    orders_to_text,
+    kept_from_text,
+    kept_to_text,
+    order_from_text,
+    order_to_text,
 )
-from tests.support.clock import FakeClock, settle
 
 NOW = 1_000.0
 
@@ -114,137 +112,30 @@ def test_of_two_ceilings_or_levels_the_later_counts() -> None:
 
 
 def test_what_is_written_is_read_and_nothing_else() -> None:
-    some = [
-        an_order("a", RevokedToken("corp", "t")),
-        an_order("b", LogLevels({"gateway": "debug"})),
-    ]
-    assert orders_from_text(orders_to_text(some)) == some
-    for text in (b"", b"{}", b'[{"id": "a"}]', b'[{"id":"a","at":0,"until":1,"what":{}}]'):
+    order = an_order("a", RevokedToken("corp", "t"))
+    assert order_from_text(order_to_text(order)) == order
+    for text in (b"", b"{}", b'{"id": "a"}', b'{"id":"a","at":0,"until":1,"what":{}}'):
         with pytest.raises(ValueError, match="is no order"):
-            orders_from_text(text)
+            order_from_text(text)
 
 
-class Store:
-    """Redis as the orders know it; it can be away, and forget."""
-
-    def __init__(self) -> None:
-        self.orders: dict[str, Order] = {}
-        self.version = 0
-        self.is_away = False
-        self.hear: list[Callable[[], None]] = []
-
-    async def read(self, known: str) -> ToldOrders | None:
-        self._be_there()
-        if known == str(self.version):
-            return None
-        return ToldOrders(str(self.version), list(self.orders.values()))
-
-    async def add(self, orders: Sequence[Order], *, ended: Sequence[str]) -> None:
-        self._be_there()
-        self.orders |= {order.id: order for order in orders}
-        for order in ended:
-            self.orders.pop(order, None)
-        self.version += 1
-        for call in self.hear:
-            call()
-
-    def when_changed(self, call: Callable[[], None]) -> None:
-        self.hear.append(call)
-
-    def forget(self) -> None:
-        self.orders.clear()
-        self.version += 1
-
-    def _be_there(self) -> None:
-        if self.is_away:
-            raise StoreUnavailable("away")
+def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_as_good_as_none() -> None:
+    kept = KeptOrders(
+        complete=True,
+        orders=[
+            an_order("a", RevokedToken("corp", "t")),
+            an_order("b", LogLevels({"gateway": "debug"})),
+        ],
+    )
+    text = kept_to_text(kept)
+    assert kept_from_text(text) == kept
+    for damaged in (None, b"", b"[]", text[:-1], text.replace(b'"complete":true,', b"")):
+        assert kept_from_text(damaged) == NOTHING_KEPT
 
 
-class File:
-    def __init__(self, text: bytes | None = None) -> None:
-        self.text = text
-
-    def load(self) -> bytes | None:
-        return self.text
-
-    async def save(self, text: bytes) -> None:
-        self.text = text
-
-
-def replica(store: Store, file: File | None = None, *, serve: bool = False) -> StandingOrders:
-    return StandingOrders(store, file, FakeClock(NOW), serve_unknown=serve)
-
-
-REVOKED = an_order("a", RevokedToken("corp", "t"))
-
-
-async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
-    store = Store()
-    store.is_away = True
-    orders = replica(store)
-    with pytest.raises(StoreUnavailable):
-        await orders.look()
-    with pytest.raises(OrdersUnknown):
-        orders.revoked(principal())
-    assert not orders.revoke_known(principal())
-    assert not replica(store, serve=True).revoked(principal())
-    store.is_away = False
-    await orders.look()
-    assert not orders.revoked(principal())
-
-
-async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
-    store = Store()
-    store.is_away = True
-    file = File()
-    assert await replica(store, file).give(REVOKED) is False
-    again = replica(store, file)
-    assert again.known
-    assert again.revoked(principal())
-    assert file.text is not None
-    assert not replica(store, File(file.text[:-9])).known
-
-
-async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
-    store, file = Store(), File()
-    await replica(store, file).look()
-    store.is_away = True
-    assert not replica(store, file).revoked(principal())
-
-
-async def test_an_order_given_while_the_store_is_away_reaches_the_others_afterwards() -> None:
-    store = Store()
-    one, other = replica(store), replica(store)
-    await one.look()
-    await other.look()
-    store.is_away = True
-    assert await one.give(REVOKED) is False
-    assert one.revoked(principal())
-    store.is_away = False
-    store.forget()
-    await one.look()
-    await other.look()
-    assert other.revoked(principal())
-
-
-async def test_a_store_that_forgot_is_told_by_who_remembers() -> None:
-    store = Store()
-    one = replica(store)
-    assert await one.give(REVOKED) is True
-    store.forget()
-    await one.look()
-    assert store.orders == {"a": REVOKED}
-
-
-async def test_ended_orders_leave_the_store_and_change_nothing_any_more() -> None:
-    store, clock = Store(), FakeClock(NOW)
-    orders = StandingOrders(store, None, clock, serve_unknown=False)
-    changes: list[bool] = []
-    orders.when_changed(lambda: changes.append(orders.revoke_known(principal())))
-    await orders.give(REVOKED)
-    clock.step_wall(601)
-    running = asyncio.create_task(orders.run())
-    await settle()
-    running.cancel()
-    assert (changes[0], changes[1], changes[-1]) == (False, True, False)
-    assert store.orders == {"a": REVOKED}  # until another is added: nobody is in its way
+def test_what_two_kept_is_one_without_what_has_ended() -> None:
+    over = an_order("over", RevokedToken("corp", "t"), until=NOW)
+    a, b = an_order("a", RevokedToken("corp", "t")), an_order("b", RevokedToken("corp", "u"))
+    one = KeptOrders(complete=True, orders=[over, a])
+    assert one.with_more(KeptOrders(False, [a, b]), NOW) == KeptOrders(True, [a, b])
+    assert NOTHING_KEPT.with_more(KeptOrders(False, [b]), NOW) == KeptOrders(False, [b])

@@ -37,6 +37,8 @@ def test_a_rotated_key_still_opens_and_the_new_one_seals() -> None:
     assert both.open(sealed, bound_to=b"name") == b"link"
     assert Sealer([new]).open(both.seal(b"x", bound_to=b"name"), bound_to=b"name") == b"x"
     assert Sealer([new]).open(sealed, bound_to=b"name") is None
+    assert not both.is_current(sealed)
+    assert both.is_current(both.seal(b"x", bound_to=b"name"))
 
 
 def test_what_is_too_short_does_not_open() -> None:

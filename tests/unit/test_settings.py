@@ -1,13 +1,20 @@
 """The config file: what is good loads, and every mistake is told with file, line and key."""
 
 import base64
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from gateway.located_yaml import MistakesFound
-from gateway.settings import RedisServer, Settings, load_settings, traces_wanted
+from gateway.settings import (
+    RedisServer,
+    Settings,
+    descriptors_passed,
+    load_settings,
+    traces_wanted,
+)
 from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
@@ -58,6 +65,12 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
 
 ACCOUNT = "    endpoint: https://clouddc.cn-east-3.myhuaweicloud.com\n"
 STORE = "store:\n"
+PARTNER = """\
+  - name: partner
+    issuer: https://partner.example
+    audience: [console-gateway]
+    keys: {discovery: https://partner.example}
+"""
 AUDIT = EXAMPLE[EXAMPLE.index("  directory: audit ") :].partition("\n")[0] + "\n"
 ADD = "operations:\n  add:\n"
 ROW = '    - {name: Again, method: GET, path: "/x/{server_id}", permission: "server:read"}\n'
@@ -101,7 +114,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ("{file: secrets/iam-password}", "[canary]", "login.password", "the secret's source"),
         ("secrets/iam-password", "secrets", "login.password", "Is a directory"),
         ("https://iam.cn-east-3.my", "ftp://iam.my", "login.iam_endpoint", "http"),
-        ("requests: 5", "requests: 0", "budget.console.requests", "greater than 0"),
+        ("requests: 5", "requests: 1.0e-320", "budget.console.requests", "equal to 0.001"),
         (
             ACCOUNT,
             ACCOUNT + "    inventory: {poll_s: 60, age_max_s: 60}\n",
@@ -132,7 +145,20 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
             "audit.signing_key",
             "is no Ed25519 private key in PEM",
         ),
+        ("{audience: console-gateway-admin", "{audience: ''", "admin.api.audience", "at least 1"),
+        ("{audience: console-gateway-admin", "{audience: console-gateway", "admin", "callers'"),
+        ("host: 127.0.0.1", "host: 0.0.0.0", "admin", "host must be loopback, or tls given"),
+        ("host: 127.0.0.1", "host: gateway.example", "admin", "host must be loopback"),
+        ("{audience: c", "{issuers: [], audience: c", "admin.api.issuers", "at least 1"),
+        ("{audience: c", "{issuers: [other], audience: c", "admin", "whose administrators"),
+        (
+            "issuers:\n",
+            "issuers:\n" + PARTNER,
+            "admin",
+            "whose administrators may act, of: corp, p",
+        ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
+        ("  file: orders.json", "  given: nowhere", "orders", "admin.api is there to give them"),
     ],
 )
 def test_a_mistake_is_told_with_line_and_key(
@@ -144,6 +170,34 @@ def test_a_mistake_is_told_with_line_and_key(
     assert one.partition(":")[0].isdigit()
     if "." in key or key == "lisen":
         assert abs(int(one.partition(":")[0]) - line_of(old)) <= 6
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "'::1'", "localhost"])
+def test_the_admin_api_needs_no_tls_on_loopback(secrets: Path, host: str) -> None:
+    assert read(secrets, EXAMPLE.replace("host: 127.0.0.1", f"host: {host}")).admin.api is not None
+
+
+def test_the_admin_api_is_in_clear_text_where_operators_say_so(secrets: Path) -> None:
+    text = EXAMPLE.replace("host: 127.0.0.1", "host: 0.0.0.0")
+    said = text.replace("{audience: c", "{without_tls: true, audience: c")
+    assert read(secrets, said).admin.host == "0.0.0.0"
+    silent = text.replace("  api: {audience", "  # api: {audience")
+    assert read(secrets, silent).admin.api is None
+
+
+@pytest.mark.parametrize("named", [{"partner"}, {"corp", "partner"}])
+def test_of_several_issuers_those_that_are_named_have_administrators(
+    secrets: Path, named: set[str]
+) -> None:
+    text = EXAMPLE.replace("issuers:\n", "issuers:\n" + PARTNER)
+    text = text.replace("{audience: c", f"{{issuers: [{', '.join(named)}], audience: c")
+    assert {one.name for one in read(secrets, text).admin_issuers} == named
+
+
+def test_the_only_issuer_needs_no_naming_to_have_administrators(secrets: Path) -> None:
+    assert [one.name for one in read(secrets, EXAMPLE).admin_issuers] == ["corp"]
+    silent = EXAMPLE.replace("  api: {audience", "  # api: {audience")
+    assert read(secrets, silent).admin_issuers == ()
 
 
 @pytest.mark.parametrize("key", ["c2hvcnQ=", "canary no base64", "canary-ä", "a" * 43])
@@ -316,3 +370,15 @@ def test_the_standard_variables_switch_traces_on(environ: dict[str, str], by: st
 def test_traces_in_a_way_that_is_not_there_are_a_mistake(environ: dict[str, str]) -> None:
     with pytest.raises(MistakesFound, match=r"^environment: OTEL_\w+: is to be "):
         traces_wanted(environ)
+
+
+@pytest.mark.parametrize(
+    ("another", "count", "descriptors"),
+    [(0, "2", [3, 4]), (0, "", []), (1, "1", [])],  # the last were for whoever started us
+)
+def test_sockets_are_taken_by_the_process_that_they_were_passed_to(
+    another: int, count: str, descriptors: list[int]
+) -> None:
+    environ = {"LISTEN_PID": str(os.getpid() + another), "LISTEN_FDS": count}
+    assert list(descriptors_passed(environ)) == descriptors
+    assert not descriptors_passed({})

@@ -11,7 +11,7 @@ from aiohttp import ClientSession, TCPConnector, web
 
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.listener_tls import ServedCertificate
-from gateway.edge.client_certificate import subject_of
+from gateway.edge.client_certificate import shown_by
 from gateway.settings import ListenerTls
 from tests.support.tls import Authority
 
@@ -31,8 +31,15 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
         context={"base": directory, "environ": {}},
     )
 
+    ends_at: dict[str, float] = {}
+
     async def tell(request: web.BaseRequest) -> web.Response:
-        return web.Response(text=str(subject_of(request)))
+        shown = shown_by(request)
+        if shown is None:
+            return web.Response(text="nobody")
+        assert served.is_in_force(shown.context)
+        assert shown.ends_at == ends_at[shown.subject]
+        return web.Response(text=shown.subject)
 
     runner = web.ServerRunner(web.Server(tell, access_log=None))
     await runner.setup()
@@ -44,7 +51,9 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
         context = ssl.create_default_context(cadata=authority.certificate.decode())
         if name is not None:
             files = directory / "client.crt", directory / "client.key"
-            authority.issue(name).write(*files)
+            pair = authority.issue(name)
+            pair.write(*files)
+            ends_at[name or "box.example.com"] = pair.ends_at
             context.load_cert_chain(*files)
         async with (
             ClientSession(connector=TCPConnector(ssl=context)) as session,
@@ -61,4 +70,4 @@ def test_a_client_is_known_by_its_common_name_or_else_its_alternative_one(
 ) -> None:
     with asyncio.Runner(loop_factory=make_loop) as runner:
         told = runner.run(subjects(tmp_path, "olga", "", None))
-    assert told == ["olga", "box.example.com", "None"]
+    assert told == ["olga", "box.example.com", "nobody"]

@@ -103,10 +103,18 @@ class Valkey:
         self._on_message.append(call)
 
     async def run_script(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int],
+        *,
+        even_if_away: bool = False,
     ) -> Any:
-        """Run a script in one round trip; raise StoreUnavailable when the store is away."""
-        if not self._available:
+        """Run a script in one round trip; raise StoreUnavailable when the store is away.
+
+        `even_if_away`: ask it though it is known to be, which takes time that no caller has.
+        """
+        if not (self._available or even_if_away):
             raise StoreUnavailable("known to be away")
         return await self._attempt(script, keys, args)
 

@@ -38,10 +38,10 @@ class ValkeySharedStore:
                         key, owner=owner, lease_s=lease_s, skip=stored[:_VERSION_BYTES]
                     )
                 return Found(value, pttl / 1000, stored[:_VERSION_BYTES])
-            case [b"claimed"]:
-                return Claimed()
-            case [b"busy", bytes(holder), int(pttl)]:
-                return Busy(holder.decode(), max(pttl, 0) / 1000)
+            case [b"claimed", int(store_time_ms)]:
+                return Claimed(store_time_ms / 1000)
+            case [b"busy", bytes(holder), int(pttl), bytes(version)]:
+                return Busy(holder.decode(), max(pttl, 0) / 1000, version)
             case [b"failed", bytes(sealed)]:
                 return Failed(self._open(names[2], sealed) or b"")
             case _:
@@ -51,10 +51,12 @@ class ValkeySharedStore:
         lease = self._names(key)[1]
         return bool(await self._valkey.run_script(_EXTEND, [lease], [owner, _ms(lease_s)]))
 
-    async def publish(self, key: str, *, owner: str, value: bytes, ttl_s: float) -> bool:
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
         name = self._names(key)[0]
         payload = os.urandom(_VERSION_BYTES) + self._seal(name, value)
-        return await self._settle(key, owner, "value", payload, _ms(ttl_s))
+        return await self._settle(key, owner, "value", payload, _ms(ttl_s), until_ms=_ms(until))
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         sealed = self._seal(self._names(key)[2], failure)
@@ -76,14 +78,11 @@ class ValkeySharedStore:
                 del self._listeners[digest]
 
     async def _settle(
-        self, key: str, owner: str, outcome: str, payload: bytes, life_ms: int
+        self, key: str, owner: str, outcome: str, payload: bytes, life_ms: int, until_ms: int = 0
     ) -> bool:
-        args: list[str | bytes | int] = [owner, outcome, payload, life_ms]
-        return bool(
-            await self._valkey.run_script(
-                _SETTLE, self._names(key), [*args, self._valkey.channel, _digest(key)]
-            )
-        )
+        args: list[str | bytes | int]
+        args = [owner, outcome, payload, life_ms, until_ms, self._valkey.channel, _digest(key)]
+        return bool(await self._valkey.run_script(_SETTLE, self._names(key), args))
 
     def _names(self, key: str) -> list[str]:
         # Hashed: a Redis key tells who asked for which server to whoever may list keys.

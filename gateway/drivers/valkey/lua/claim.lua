@@ -1,7 +1,7 @@
 #!lua
 -- Look up a value that all replicas share, or take the lease to fetch it: one round trip.
 -- KEYS: value, lease, failure. ARGV: owner, lease in ms, version to skip ('' none, '*' any),
--- owner whose failure is awaited ('' none).
+-- owner whose failure is awaited ('' none). Times are milliseconds of this server's clock.
 local value = redis.call('GET', KEYS[1])
 if value and ARGV[3] ~= '*' and string.sub(value, 1, 16) ~= ARGV[3] then
   return {'found', value, redis.call('PTTL', KEYS[1])}
@@ -13,6 +13,8 @@ if ARGV[4] ~= '' then
   end
 end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return {'claimed'}
+  local now = redis.call('TIME')
+  return {'claimed', now[1] * 1000 + math.floor(now[2] / 1000)}
 end
-return {'busy', redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])}
+local version = value and string.sub(value, 1, 16) or ''
+return {'busy', redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2]), version}

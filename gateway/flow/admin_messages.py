@@ -1,0 +1,153 @@
+"""What is said over the admin API: what may be asked, and what is told. The document is made of it.
+
+Whatever can be said of a message without looking at config or orders is said here.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway.model import Logger, LogLevel
+from gateway.rules.orders import What
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Reason = Annotated[str, msgspec.Meta(max_length=500)]
+Span = Annotated[float, msgspec.Meta(gt=0, le=2_592_000)]
+Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    reason: Reason = ""
+    """Goes on record."""
+
+
+class Nothing(Asked, frozen=True):
+    pass
+
+
+class Revoke(Asked, frozen=True):
+    """One token (`token_id`), a person's (`subject`), or all; the latter two up to `before`.
+
+    Without it a person's by now. How far the issuer's clock may be ahead is added.
+    """
+
+    issuer: Text
+    token_id: Text | None = None
+    subject: Text | None = None
+    before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        is_one = self.token_id is not None
+        if is_one == (self.subject is not None or self.before is not None):
+            raise ValueError("name a token_id, or a subject, or before, or the latter two")
+        if self.before is not None and self.before.tzinfo is None:
+            raise ValueError("before needs a time zone, e.g. 2026-11-23T12:00:00Z")
+
+
+class DropLinks(Asked, frozen=True):
+    """Those on a project, on a server, or of a person (`issuer` and `subject`); or all of them."""
+
+    all: bool = False
+    project: Text | None = None
+    server: Text | None = None
+    issuer: Text | None = None
+    subject: Text | None = None
+
+    def __post_init__(self) -> None:
+        if (self.issuer is None) != (self.subject is None):
+            raise ValueError("name a person by issuer and subject")
+        if self.all == any((self.project, self.server, self.subject)):
+            raise ValueError("say whose links, by project, server or subject; or all: true")
+
+
+class SetCeiling(Asked, frozen=True):
+    account: Text
+    per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
+    """Calls a second, over all replicas."""
+    budget: Literal["console", "iam"] = "console"
+    for_s: Span = 86_400.0
+
+
+class SetLogLevels(Asked, frozen=True):
+    levels: Annotated[dict[Logger, LogLevel], msgspec.Meta(min_length=1)]
+    for_s: Span = 3_600.0
+
+
+class Lift(Asked, frozen=True):
+    order: Text
+    """Its id."""
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class OrderTold(Answer, frozen=True):
+    id: str
+    at: Instant
+    until: Instant
+    by: str
+    reason: str
+    what: What
+
+
+class Orders(Answer, frozen=True):
+    known: bool
+    """Redis, or the file, has told this process what is ordered."""
+    orders: list[OrderTold]
+
+
+class Given(Answer, frozen=True):
+    order: OrderTold
+    all_replicas_told: bool
+    note: str
+    """What else there is to know."""
+
+
+class Token(Answer, frozen=True):
+    issuer: str
+    subject: str
+    token_id: str | None
+    issued_at: Instant
+    expires_at: Instant
+
+
+class Link(Answer, frozen=True):
+    account: str
+    project: str
+    server: str
+    person: str
+    """As issuer:subject; "" of a link that all share."""
+    seconds_left: int
+    fingerprint: str
+
+
+class Sessions(Answer, frozen=True):
+    tokens: list[Token]
+    links: list[Link]
+
+
+class Budget(Answer, frozen=True):
+    account: str
+    budget: str
+    ceiling_per_s: float
+    rate_per_s: float
+    pause_s: float
+    alone: bool
+    """Redis is away, so this process goes by its share."""
+    waiting: int
+    """Over all replicas that this one sees."""
+    waiting_here: dict[str, int]
+    """Calls by issuer:subject."""
+
+
+class Queue(Answer, frozen=True):
+    budgets: list[Budget]
+
+
+class Policy(Answer, frozen=True):
+    version: str
+    rules: int
+    loaded_at: Instant
+    file_rejected: bool

@@ -1,0 +1,85 @@
+"""What outlives a process: one suite for the fake and for a file on the disk."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.drivers.kept_file import FileOnDisk
+from gateway.ports import KeptFile
+from tests.support.kept_file import FakeKeptFile
+
+log = logging.getLogger("gateway.test")
+
+
+def on_disk(directory: Path, *, mode: int = 0o600) -> FileOnDisk:
+    return FileOnDisk(directory / "kept.json", log, failed="not_kept", mode=mode)
+
+
+def modes_in(directory: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mode & 0o777 for file in directory.iterdir()}
+
+
+@pytest.fixture(params=["fake", "disk"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> KeptFile:
+    return FakeKeptFile() if request.param == "fake" else on_disk(tmp_path)
+
+
+async def test_what_was_saved_is_loaded_and_the_next_is_made_of_it(kept: KeptFile) -> None:
+    assert kept.load() is None
+    await kept.save(lambda old: b"first" if old is None else b"not the first")
+    assert kept.load() == b"first"
+    await kept.save(lambda old: (old or b"") + b" and second")
+    assert kept.load() == b"first and second"
+
+
+async def test_of_savers_at_once_in_one_process_none_is_lost(tmp_path: Path) -> None:
+    await asyncio.gather(
+        *(on_disk(tmp_path).save(lambda old, n=n: (old or b"") + b"%d;" % n) for n in range(50))  # type: ignore[misc]
+    )
+    saved = (on_disk(tmp_path).load() or b"").split(b";")
+    assert sorted(int(one) for one in saved if one) == list(range(50))
+
+
+_ADDS = """
+import asyncio, logging, pathlib, sys
+from gateway.drivers.kept_file import FileOnDisk
+log = logging.getLogger("gateway.test")
+kept = FileOnDisk(pathlib.Path(sys.argv[1]), log, failed="not_kept", mode=0o600)
+for _ in range(40):
+    asyncio.run(kept.save(lambda old: (old or b"") + b"x"))
+"""
+
+
+def test_of_processes_that_save_at_once_none_overwrites_another(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _ADDS, str(tmp_path / "kept.json")]
+    savers = [subprocess.Popen(command) for _ in range(3)]
+    assert [saver.wait(60) for saver in savers] == [0, 0, 0]
+    assert on_disk(tmp_path).load() == b"x" * 120
+
+
+async def test_nobody_else_reads_it_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    await on_disk(tmp_path).save(lambda _: b"text")
+    assert modes_in(tmp_path) == {"kept.json": 0o600, ".kept.json.lock": 0o600}
+
+
+async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "gateway.test"):
+        await on_disk(tmp_path / "missing").save(lambda _: b"text")
+    assert [record.message for record in caplog.records] == ["not_kept"]
+
+
+async def test_what_cannot_be_made_leaves_what_was_there(tmp_path: Path) -> None:
+    def fail(_: bytes | None) -> bytes:
+        raise ValueError("nothing to keep")
+
+    await on_disk(tmp_path).save(lambda _: b"text")
+    with pytest.raises(ValueError, match="nothing"):
+        await on_disk(tmp_path).save(fail)
+    assert on_disk(tmp_path).load() == b"text"
+    assert set(modes_in(tmp_path)) == {"kept.json", ".kept.json.lock"}

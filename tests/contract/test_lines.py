@@ -1,0 +1,75 @@
+"""Log lines to a pipe: who writes them never waits for who reads them."""
+
+import os
+import time
+
+import pytest
+
+from gateway.drivers import lines
+from gateway.drivers.lines import LineWriter
+from tests.contract.test_line_journal import Pipe
+
+
+def read_until(pipe: Pipe, end: bytes) -> bytes:
+    found, until = b"", time.monotonic() + 5
+    while not found.endswith(end) and time.monotonic() < until:
+        found += pipe.read()
+        time.sleep(0.01)
+    return found
+
+
+def test_lines_come_soon_and_in_order() -> None:
+    pipe = Pipe()
+    writer = LineWriter(pipe.writing)
+    for i in range(3_000):
+        writer.write(b"%d\n" % i)
+    assert read_until(pipe, b"2999\n") == b"".join(b"%d\n" % i for i in range(3_000))
+    writer.close()
+    assert writer.dropped == 0
+    pipe.close()
+
+
+def test_the_end_loses_no_line_and_what_comes_later_is_written_at_once() -> None:
+    pipe = Pipe()
+    writer = LineWriter(pipe.writing)
+    writer.write_all([b"one\n", b"two\n"])
+    writer.close()
+    writer.write(b"three\n")
+    assert pipe.read() == b"one\ntwo\nthree\n"
+    pipe.close()
+
+
+def test_while_the_reader_stalls_nobody_waits_and_what_is_too_much_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lines, "_LAST_WORDS_WITHIN_S", 0.2)
+    pipe = Pipe()
+    pipe.fill()
+    writer = LineWriter(pipe.writing)
+    began = time.monotonic()
+    for i in range(50_000):
+        writer.write(b"%d\n" % i)
+    writer.close()
+    assert time.monotonic() - began < 2
+    assert 30_000 < writer.dropped < 45_000
+    written = 50_000 - writer.dropped
+    found = [one for one in read_until(pipe, b"%d\n" % (written - 1)).split(b"\n") if one]
+    assert found == [b"%d" % i for i in range(written)]
+    pipe.close()
+
+
+def test_lines_that_cannot_be_written_are_counted_and_the_next_ones_come() -> None:
+    pipe, other = Pipe(), Pipe()
+    os.close(pipe.reading)
+    writer = LineWriter(pipe.writing)
+    writer.write(b"lost\n")
+    until = time.monotonic() + 5
+    while not writer.dropped and time.monotonic() < until:
+        time.sleep(0.01)
+    os.dup2(other.writing, pipe.writing)
+    writer.write(b"next\n")
+    writer.close()
+    assert other.read() == b"next\n"
+    assert writer.dropped == 1
+    os.close(pipe.writing)
+    other.close()

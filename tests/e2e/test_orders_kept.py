@@ -1,0 +1,165 @@
+"""Who was revoked stays so, in real processes: partial files, two workers, a Redis that forgot."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from gateway.rules.orders import kept_from_text
+from tests.e2e.test_admin import API, Operator, with_api
+from tests.support.stack import Answer, Box, RunningGateway, Stack, a_seal_key, ask, eventually
+
+ORDERS = "gateway:{orders}:orders"
+
+
+@pytest.fixture
+def own() -> Iterator[Stack]:
+    with a_stack() as stack:
+        yield stack
+
+
+@contextmanager
+def a_stack(**gateway: Any) -> Iterator[Stack]:
+    stack = Stack(Box("--rate", "1000", "--burst", "1000"), **{**with_api(), **gateway})
+    try:
+        yield stack
+    finally:
+        stack.close()
+
+
+def revoke(stack: Stack, subject: str, gateway: RunningGateway | None = None) -> Any:
+    order = {"issuer": "corp", "subject": subject}
+    return give(stack, (gateway or stack.gateway).admin, "/revocations", order).json
+
+
+def give(stack: Stack, admin: str, path: str, order: dict[str, Any]) -> Answer:
+    headers = {"Authorization": f"Bearer {Operator(stack.box).token}"}
+    answer = ask(admin, "POST", f"/admin{path}", headers, json.dumps(order))
+    assert answer.status == 200, answer.body
+    return answer
+
+
+def restart(gateway: RunningGateway, *, ready: int) -> None:
+    gateway.stop()
+    gateway.start(wait=False)
+    eventually(lambda: gateway.ready() == ready, gateway.log_text)
+
+
+def orders_of(gateway: RunningGateway) -> str:
+    return str(ask(gateway.admin, "GET", "/readyz").json["parts"]["orders"])
+
+
+def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack) -> None:
+    mallory = own.box.token("mallory")
+    revoke(own, "mallory")
+    fresh = own.replica(start=False, **with_api())
+    own.valkey.kill()
+    fresh.start(wait=False)
+    eventually(lambda: fresh.ready() == 503)
+    give(own, fresh.admin, "/log-levels", {"levels": {"gateway.policy": "info"}})
+    revoke(own, "eve", fresh)
+    restart(fresh, ready=503)
+    answer = fresh.console(mallory)
+    assert (answer.status, answer.error_code) == (503, "CGW.5037")
+    kept = kept_from_text((fresh.directory / "orders.json").read_bytes())
+    assert (kept.complete, len(kept.orders)) == (False, 2)
+    own.valkey.start()
+    eventually(lambda: fresh.ready() == 200)
+    assert fresh.console(mallory).status == 401
+    # What it was given without Redis reaches the others.
+    eventually(lambda: own.gateway.console(own.box.token("eve", claims={"iat": 1})).status == 401)
+
+
+def test_what_each_worker_is_told_while_redis_is_away_outlives_all_of_them() -> None:
+    with a_stack(workers=2) as stack:
+        gateway = stack.gateway
+        tokens = [stack.box.token(name) for name in ("mallory", "eve")]
+        stack.valkey.kill()
+        for worker, subject in enumerate(("mallory", "eve")):
+            admin = f"http://127.0.0.1:{gateway.admin_port + worker}"
+            order = {"issuer": "corp", "subject": subject}
+            told = give(stack, admin, "/revocations", order).json
+            assert told["all_replicas_told"] is False
+        restart(gateway, ready=200)
+        for token in tokens:
+            assert {gateway.console(token).status for _ in range(8)} == {401}
+
+
+def test_a_redis_that_lost_the_orders_is_told_anew_before_a_new_process_serves(own: Stack) -> None:
+    mallory = own.box.token("mallory")
+    revoke(own, "mallory")
+    client = redis.Redis.from_url(own.valkey.url)
+    assert client.ttl(ORDERS) == -1
+    new = own.replica(start=False, admin_api=API)
+    (worker,) = own.gateway.workers()
+    os.kill(worker, signal.SIGSTOP)  # else it would tell it anew before the other has started
+    client.delete(ORDERS)
+    new.start(wait=False)
+    eventually(lambda: new.ready() == 503)
+    os.kill(worker, signal.SIGCONT)
+    eventually(lambda: new.ready() == 200, new.log_text)
+    assert new.console(mallory).status == 401
+
+
+def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack) -> None:
+    mallory = own.box.token("mallory")
+    revoke(own, "mallory")
+    new = own.replica(start=False, admin_api=API)
+    old_key, new_key = (new.directory / "seal-key").read_text(), a_seal_key()
+    (new.directory / "seal-key").write_text(new_key)
+    new.start(wait=False)
+    eventually(lambda: new.ready() == 503)
+    assert orders_of(new) == "unreadable"
+    assert new.console(mallory).status == 503
+    # As README says: the old key stays in second place until all is sealed with the new one.
+    (new.directory / "old-key").write_text(old_key)
+    new.config["store"]["seal_keys"] = [{"file": "seal-key"}, {"file": "old-key"}]
+    new.write_config()
+    restart(new, ready=200)
+    assert new.console(mallory).status == 401
+    own.gateway.stop()
+    del new.config["store"]["seal_keys"][1]
+    new.write_config()
+    restart(new, ready=200)
+    assert new.console(mallory).status == 401
+
+
+def test_the_way_out_when_the_key_of_the_orders_is_lost(own: Stack) -> None:
+    revoke(own, "mallory")
+    new = own.replica(start=False, admin_api=API)
+    (new.directory / "seal-key").write_text(a_seal_key())
+    new.start(wait=False)
+    eventually(lambda: new.ready() == 503)
+    assert orders_of(new) == "unreadable"
+    own.gateway.stop()
+    revoke(own, "mallory", new)
+    redis.Redis.from_url(own.valkey.url).delete(ORDERS)
+    eventually(lambda: new.ready() == 200)
+    assert new.console(own.box.token("mallory", claims={"iat": 1})).status == 401
+
+
+def test_a_replica_without_an_admin_api_does_not_know_better_without_redis(own: Stack) -> None:
+    mallory = own.box.token("mallory")
+    plain = own.replica(change={"orders": {}})
+    revoke(own, "mallory")
+    eventually(lambda: plain.console(mallory).status == 401)
+    own.valkey.kill()
+    restart(plain, ready=503)
+    assert (plain.console(mallory).status, orders_of(plain)) == (503, "unknown")
+
+
+def test_orders_given_at_once_are_all_in_the_file(own: Stack) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: revoke(own, f"s{n}"), range(40)))
+    kept = kept_from_text((own.gateway.directory / "orders.json").read_bytes())
+    assert kept.complete
+    assert len(kept.orders) == 40
+    left = {file.name for file in Path(own.gateway.directory).glob(".orders.json.*")}
+    assert left == {".orders.json.lock"}

@@ -1,0 +1,17 @@
+"""A journal whose disk may be full."""
+
+from gateway.errors import JournalUnavailable
+from gateway.ports import AuditRecord
+
+
+class FullDisk:
+    """Implements ports.Journal."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.records: list[AuditRecord] = []
+
+    async def record(self, record: AuditRecord) -> None:
+        if self.is_full:
+            raise JournalUnavailable("full", retry_after_s=1.0)
+        self.records.append(record)

@@ -1,0 +1,162 @@
+"""The pipeline around one link, with nothing beneath it: what happens meanwhile is up to a test."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from gateway.errors import NotAuthenticated, Rejection
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.model import (
+    CONSOLE_OPEN,
+    ConsoleLink,
+    LinkSource,
+    Permit,
+    Principal,
+    RuleKind,
+    RuleRef,
+    Secret,
+)
+from gateway.ports import AuditRecord
+from gateway.rules.catalogue import Catalogue
+from gateway.rules.inventory import NO_INVENTORY, Inventory
+from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy, Rule
+from gateway.settings import built_in_operations
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+ANN = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
+GRANT = Rule(
+    RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant"),
+    permissions=frozenset({CONSOLE_OPEN}),
+    issuer=None,
+    users=frozenset({"ann"}),
+    groups=frozenset(),
+    projects=frozenset(),
+    servers=frozenset(),
+)
+MIN_REMAINING_S = 30.0
+
+
+ALLOWED = Policy([GRANT], version="v1")
+FORBIDDEN = Policy([], version="v2")
+
+
+def _nothing_happens() -> None:
+    pass
+
+
+class OneLink:
+    """One link may be held in memory, another is to be had; records take their time."""
+
+    def __init__(
+        self,
+        *,
+        left_s: float = 300.0,
+        record_s: float = 0.0,
+        new_left_s: float = 300.0,
+        burst: int = 1_000_000,
+        deadline_s: float = 60.0,
+    ) -> None:
+        self.clock = FakeClock()
+        self.record_s = record_s
+        self.new_left_s = new_left_s
+        self.held: ConsoleLink | None = self._link("held", left_s)
+        self.records: list[AuditRecord] = []
+        self.policy = ALLOWED
+        self.revocations_heard = 0
+        self.is_revoked = False
+        self.is_disk_hung = False
+        self._deadline_s = deadline_s
+        self.while_obtained: Callable[[], None] = _nothing_happens
+        self.while_recorded: Callable[[], None] = _nothing_happens
+        parts: Any = dict.fromkeys(
+            ("identify", "credentials", "policies", "inventories", "consoles", "journal"), self
+        )
+        nothing: Any = None
+        self.gateway = Gateway(
+            catalogue=Catalogue(built_in_operations()),
+            limits=CallerLimits(Pace(1, 1, burst), nothing, self.clock),
+            instances=nothing,
+            forwarding=nothing,
+            group_weights={},
+            clock=self.clock,
+            telemetry=RecordingTelemetry(),
+            **parts,
+        )
+
+    @property
+    def recorded(self) -> list[str]:
+        """The links on record, by their fingerprints, and who else was put there."""
+        return [one.link_fingerprint or one.event for one in self.records]
+
+    def revoke(self) -> None:
+        self.is_revoked = True
+        self.revocations_heard += 1
+
+    def forbid(self) -> None:
+        self.policy = FORBIDDEN
+
+    async def asks(self) -> Answered:
+        asked = Asked(
+            authorization=["Bearer x"],
+            x_auth_token=[],
+            method="GET",
+            target="/v1/p/physicalservers/a0a0a0a0-0000-4000-8000-000000000000/"
+            "remote-console-address",
+            has_body=False,
+            read_body=lambda _: _nothing(),
+            fresh=False,
+            request_id="r",
+            client_address="",
+            deadline=self.clock.monotonic() + self._deadline_s,
+            headers=(),
+        )
+        answered = await self.gateway.answer(asked)
+        assert isinstance(answered, Answered)
+        return answered
+
+    def plain_jwt(self, *_: object) -> str:
+        return "jwt"
+
+    def recall(self, key: str | Permit) -> Principal | ConsoleLink | None:
+        if isinstance(key, str):
+            return None if self.is_revoked else ANN
+        link, self.held = self.held, None
+        return link
+
+    async def identify_by(self, token: str, deadline: float) -> Principal:
+        self.check(ANN)
+        return ANN
+
+    def check(self, principal: Principal) -> None:
+        if self.is_revoked:
+            raise NotAuthenticated(Rejection.REVOKED, principal=principal)
+
+    async def obtain(self, permit: Permit, **_: object) -> tuple[ConsoleLink, LinkSource]:
+        self.while_obtained()
+        return self._link("new", self.new_left_s), LinkSource.UPSTREAM
+
+    def is_good(self, permit: Permit, link: ConsoleLink) -> bool:
+        return link.good_until - self.clock.monotonic() >= MIN_REMAINING_S
+
+    def account_of(self, permit: Permit) -> str:
+        return "prod"
+
+    def current(self, project: object = None) -> Policy | Inventory:
+        return self.policy if project is None else NO_INVENTORY
+
+    async def record(self, record: AuditRecord) -> None:
+        self.while_recorded()
+        if self.is_disk_hung:
+            await asyncio.Event().wait()
+        await self.clock.advance(self.record_s)
+        self.records.append(record)
+
+    def _link(self, name: str, left_s: float) -> ConsoleLink:
+        return ConsoleLink(Secret(f"https://{name}"), name, self.clock.monotonic() + left_s)
+
+
+async def _nothing() -> bytes:
+    return b""

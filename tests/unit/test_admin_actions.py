@@ -1,0 +1,137 @@
+"""What can be ordered, from whom it takes effect, and what is refused before it is on record."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from gateway.errors import BadRequest
+from gateway.flow.admin_actions import AdminActions
+from gateway.flow.administration import Administrator, Plan
+from gateway.flow.standing_orders import StandingOrders
+from gateway.model import Principal
+from gateway.rules.identity import TokenRules
+from gateway.rules.orders import Order, RevokedBefore
+from tests.support.clock import FakeClock
+from tests.support.order_store import FakeOrderStore
+
+CORP = TokenRules(
+    issuer="corp",
+    iss="https://corp",
+    audiences=frozenset({"console-gateway"}),
+    leeway_s=30.0,
+    token_age_max_s=3_600.0,
+    token_type=None,
+    subject_claim="sub",
+    groups_claim="groups",
+)
+ADA = Administrator(
+    Principal("corp", "ada", frozenset({"admins"}), 0.0, 0.0, None),
+    by_certificate=False,
+    check=lambda: None,
+    request_id="r1",
+    client_address="192.0.2.1",
+)
+
+
+class Operating:
+    """The actions over orders that stand in memory."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.orders = StandingOrders(FakeOrderStore(), None, clock, serve_unknown=False)
+        nothing = cast(Any, None)
+        self._actions = AdminActions(
+            projects=frozenset({"p1"}),
+            rules={"corp": CORP},
+            link_life_s=300.0,
+            orders=self.orders,
+            identify=nothing,
+            consoles=nothing,
+            budget=nothing,
+            policies=nothing,
+            clock=clock,
+        )
+
+    def plan(self, name: str, **asked: Any) -> Plan:
+        (action,) = [one for one in self._actions.all if one.name == name]
+        return action.plan(msgspec.convert(asked, action.takes), ADA)
+
+    async def do(self, name: str, **asked: Any) -> Any:
+        return msgspec.to_builtins(await self.plan(name, **asked).perform())
+
+    def is_revoked(self, subject: str, *, issued_s_ago: float) -> bool:
+        at = self.clock.now() - issued_s_ago
+        return self.orders.revoke_known(Principal("corp", subject, frozenset(), at, at, None))
+
+    def instant(self, *, s_ago: float) -> datetime:
+        return datetime.fromtimestamp(self.clock.now(), UTC) - timedelta(seconds=s_ago)
+
+
+@pytest.fixture
+def operating(clock: FakeClock) -> Operating:
+    return Operating(clock)
+
+
+async def test_all_that_a_person_has_by_now_includes_what_an_issuer_ahead_of_us_issued(
+    operating: Operating,
+) -> None:
+    told = await operating.do("Revoke", issuer="corp", subject="mallory")
+    assert operating.is_revoked("mallory", issued_s_ago=-30)
+    assert not operating.is_revoked("mallory", issued_s_ago=-33)
+    assert not operating.is_revoked("olga", issued_s_ago=0)
+    assert "clock may be 30 s ahead" in told["note"]
+
+
+async def test_what_was_issued_up_to_an_instant_is_so_by_the_issuers_clock(
+    operating: Operating,
+) -> None:
+    told = await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=100))
+    assert operating.is_revoked("olga", issued_s_ago=70)
+    assert not operating.is_revoked("olga", issued_s_ago=67)
+    assert told["order"]["what"]["before"] == operating.clock.now() - 68
+
+
+async def test_a_revocation_stands_as_long_as_any_token_that_it_is_for(
+    operating: Operating, clock: FakeClock
+) -> None:
+    await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=-29))
+    (order,) = operating.orders.current.in_force
+    assert isinstance(order.what, RevokedBefore)
+    assert order.until >= order.what.before + CORP.token_age_max_s + CORP.leeway_s
+    assert order.what.before == clock.now() + CORP.leeway_s + 2
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime.fromisoformat("9999-12-31T23:59:59-14:00"),
+        datetime.fromisoformat("0001-01-01T00:00:00+14:00"),
+        datetime(1969, 12, 31, tzinfo=UTC),
+    ],
+)
+def test_an_instant_that_is_to_come_or_before_all_tokens_is_refused(
+    operating: Operating, before: datetime
+) -> None:
+    with pytest.raises(BadRequest, match="before"):
+        operating.plan("Revoke", issuer="corp", subject="mallory", before=before)
+
+
+@pytest.mark.parametrize("before", [1e300, -1e300, float("inf"), float("nan")])
+async def test_orders_are_told_whatever_instants_they_hold(
+    operating: Operating, before: float
+) -> None:
+    what = RevokedBefore("corp", 0.0)
+    await operating.orders.give(Order("a", before, float("inf"), "corp:ada", "", what))
+    (told,) = (await operating.do("ListOrders"))["orders"]
+    assert told["until"] == "9999-12-31T23:59:59+00:00"
+
+
+@pytest.mark.parametrize("per_s", [0.0, 1e-320, 0.000_9, 100_001.0, float("nan"), float("inf")])
+def test_a_ceiling_that_no_budget_can_count_by_is_refused(
+    operating: Operating, per_s: float
+) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        operating.plan("SetCeiling", account="prod", per_s=per_s)

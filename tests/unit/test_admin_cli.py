@@ -1,0 +1,78 @@
+"""`gateway admin …`: what was typed wrong stops at the terminal, before anybody is cut off."""
+
+import pytest
+
+from gateway.cli import main
+
+REVOKE = ("revoke", "--issuer", "corp")
+NOW = ("--before", "2026-11-24T12:00:00Z")
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return what a command says that is wrong usage."""
+    try:
+        code = main(["admin", *words, "--gateway", "http://127.0.0.1:1", "--token-env", "PATH"])
+    except SystemExit as end:
+        code = int(str(end.code))
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, ""), captured
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*REVOKE, "--subject", "", *NOW),
+        (*REVOKE, "--subject", " ", *NOW),
+        (*REVOKE, "--token-id", ""),
+        ("revoke", "--issuer", "", "--subject", "mallory"),
+        ("drop-links", "--project", "p", "--server", ""),
+        ("drop-links", "--server", "s", "--project", ""),
+        ("drop-links", "--issuer", "corp", "--subject", ""),
+        ("drop-links", "--issuer", "", "--subject", "mallory"),
+        ("lift", ""),
+        ("ceiling", "", "5"),
+    ],
+)
+def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert "is empty" in told(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "between the years 1970 and 9999"),
+        ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "between the years 1970 and 9999"),
+        ((*REVOKE, "--before", "1969-12-31T23:59:59Z"), "between the years 1970 and 9999"),
+        (("orders", "--wait", "nan"), "must be from 0.1"),
+        (("orders", "--wait", "inf"), "must be from 0.1"),
+        (("orders", "--wait", "1e12"), "must be from 0.1"),
+        (("orders", "--wait", "0"), "must be from 0.1"),
+        (("orders", "--wait", "soon"), "is no number"),
+        (("ceiling", "prod", "nan"), "must be from 0.001"),
+        (("ceiling", "prod", "1e-320"), "must be from 0.001"),
+        (("ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
+        (("log-level", "gateway=info", "--for", "nan"), "must be from 1 "),
+    ],
+)
+def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+) -> None:
+    assert why in told(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("drop-links",),
+        ("drop-links", "--all", "--server", "s"),
+        ("drop-links", "--subject", "mallory"),
+        ("drop-links", "--issuer", "corp", "--server", "s"),
+        REVOKE,
+        (*REVOKE, "--token-id", "x", "--subject", "mallory"),
+    ],
+)
+def test_whose_must_be_said(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert "Name " in (said := told(capsys, *words)) or "Say " in said

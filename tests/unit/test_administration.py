@@ -1,0 +1,202 @@
+"""Administrators act while they may, and everything is on record as what it was."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.errors import (
+    BadRequest,
+    JournalUnavailable,
+    NotAdmin,
+    NotAuthenticated,
+    Rejection,
+)
+from gateway.flow.administration import Action, Administration, Administrator, Plan
+from gateway.model import Principal
+from gateway.ports import AuditRecord
+from tests.support.clock import FakeClock
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    way: str = "left"
+    reason: str = ""
+
+
+class FakeJournal:
+    def __init__(self) -> None:
+        self.records: list[AuditRecord] = []
+        self.when_recorded: Callable[[], None] = lambda: None
+        self.is_there = True
+
+    async def record(self, record: AuditRecord) -> None:
+        await asyncio.sleep(0)
+        if not self.is_there:
+            raise JournalUnavailable("full", retry_after_s=1.0)
+        self.records.append(record)
+        self.when_recorded()
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        return [(one.event, one.decision) for one in self.records]
+
+
+class Wheel:
+    """What is steered."""
+
+    def __init__(self) -> None:
+        self.turns: list[str] = []
+        self.is_stuck = False
+
+    def plan(self, asked: Turn, _: Administrator) -> Plan:
+        if asked.way not in ("left", "right"):
+            raise BadRequest("way must be left or right.")
+
+        async def turn() -> Turn:
+            if self.is_stuck:
+                raise RuntimeError("stuck")
+            self.turns.append(asked.way)
+            return asked
+
+        return Plan(turn, event="turned", order_id="0a1b", target="corp:mallory")
+
+
+class Authority:
+    """What proves who asks, until it is gone."""
+
+    def __init__(self) -> None:
+        self.is_gone = False
+
+    def check(self) -> None:
+        if self.is_gone:
+            raise NotAuthenticated(Rejection.REVOKED, issuer="corp")
+
+
+class Scene:
+    def __init__(self, clock: FakeClock) -> None:
+        self.wheel, self.journal, self.authority = Wheel(), FakeJournal(), Authority()
+        self.action = Action("Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan)
+        self.administration = Administration(
+            [self.action],
+            groups=frozenset({"admins"}),
+            certificates=frozenset({"breakglass"}),
+            journal=self.journal,
+            clock=clock,
+        )
+
+    def administrator(self, *, groups: frozenset[str] = frozenset({"admins"})) -> Administrator:
+        return Administrator(
+            Principal("corp", "ada", groups, 0.0, 0.0, None),
+            by_certificate=False,
+            check=self.authority.check,
+            request_id="r1",
+            client_address="192.0.2.1",
+        )
+
+    async def ask(
+        self,
+        body: bytes = b'{"way": "right"}',
+        who: Administrator | None = None,
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Any:
+        async def read() -> bytes:
+            await asyncio.sleep(0)
+            meanwhile()
+            return body
+
+        return await self.administration.perform(self.action, who or self.administrator(), read)
+
+    def lose_authority(self) -> None:
+        self.authority.is_gone = True
+
+
+@pytest.fixture
+def scene(clock: FakeClock) -> Scene:
+    return Scene(clock)
+
+
+async def test_what_is_done_is_on_record_before_with_its_order_and_whom_it_is_about(
+    scene: Scene,
+) -> None:
+    seen: list[list[str]] = []
+    scene.journal.when_recorded = lambda: seen.append(list(scene.wheel.turns))
+    assert await scene.ask() == Turn("right")
+    assert (seen, scene.wheel.turns) == ([[]], ["right"])
+    (record,) = scene.journal.records
+    assert (record.event, record.decision, record.target) == ("turned", "allowed", "corp:mallory")
+    assert json.loads(record.detail) == {"way": "right", "reason": "", "order_id": "0a1b"}
+
+
+async def test_who_lost_the_right_while_the_body_came_is_obeyed_no_more(scene: Scene) -> None:
+    with pytest.raises(NotAuthenticated):
+        await scene.ask(meanwhile=scene.lose_authority)
+    assert scene.wheel.turns == []
+    assert scene.journal.told == [("admin_refused", "denied")]
+
+
+async def test_who_lost_the_right_while_the_disk_wrote_is_obeyed_no_more(scene: Scene) -> None:
+    scene.journal.when_recorded = scene.lose_authority
+    with pytest.raises(NotAuthenticated):
+        await scene.ask()
+    assert scene.wheel.turns == []
+    assert scene.journal.told == [("turned", "allowed"), ("admin_refused", "denied")]
+
+
+async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
+    reads: list[bool] = []
+    nobody = scene.administrator(groups=frozenset({"operators"}))
+    with pytest.raises(NotAdmin):
+        await scene.ask(b"{", nobody, meanwhile=lambda: reads.append(True))
+    assert (reads, scene.journal.told) == ([], [("admin_refused", "denied")])
+    assert scene.journal.records[0].subject == "ada"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"{", "cannot be used"),
+        (b'{"wya": "left"}', "cannot be used"),
+        (b'{"way": "\xff"}', "no UTF-8"),
+        (b'{"wya": ' + b"[" * 60_000, "cannot be used"),
+        (b'{"way": "up"}', "way must be"),
+    ],
+)
+async def test_what_cannot_be_done_is_never_on_record_as_done(
+    scene: Scene, body: bytes, why: str
+) -> None:
+    with pytest.raises(BadRequest):
+        await scene.ask(body)
+    (record,) = scene.journal.records
+    assert (record.event, record.decision) == ("admin_refused", "denied")
+    assert why in json.loads(record.detail)["refused"]
+    assert len(record.detail) < 1_000
+
+
+async def test_what_fails_is_on_record_as_failed(scene: Scene) -> None:
+    scene.wheel.is_stuck = True
+    with pytest.raises(RuntimeError):
+        await scene.ask()
+    await scene.administration.failed(scene.action, scene.administrator())
+    assert scene.journal.told == [("turned", "allowed"), ("admin_refused", "denied")]
+
+
+async def test_nothing_is_done_that_cannot_be_put_on_record(scene: Scene) -> None:
+    scene.journal.is_there = False
+    with pytest.raises(JournalUnavailable):
+        await scene.ask()
+    assert scene.wheel.turns == []
+
+
+async def test_who_proves_nothing_cannot_fill_the_trail(scene: Scene, clock: FakeClock) -> None:
+    refusal = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
+    for _ in range(1_000):
+        await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")
+    assert scene.journal.told == [("admin_refused", "denied")] * 10
+    assert scene.journal.records[0].client_address == "192.0.2.1"
+    await clock.advance(60)
+    scene.journal.is_there = False  # whoever proves nothing is told 401, not 503
+    await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")

@@ -1,0 +1,23 @@
+"""Where operators chose to serve though the trail cannot be written, the trail tells of it."""
+
+from gateway.flow.best_effort_journal import BestEffortJournal
+from gateway.ports import AuditRecord
+from tests.support.full_disk import FullDisk
+from tests.support.telemetry import RecordingTelemetry
+
+
+async def test_what_is_missing_is_told_with_the_first_record_after_it() -> None:
+    disk, telemetry = FullDisk(), RecordingTelemetry()
+    journal = BestEffortJournal(disk, telemetry)
+    for at, disk.is_full in ((0, False), (1, True), (2, True), (3, False), (4, False)):
+        await journal.record(AuditRecord(event="console_link_issued", at=at))
+    assert [(one.event, one.at) for one in disk.records] == [
+        ("console_link_issued", 0),
+        ("console_link_issued", 3),
+        ("records_missing", 3),
+        ("console_link_issued", 4),
+    ]
+    assert disk.records[2].detail == (
+        "2 records from 1970-01-01T00:00:01.000+00:00 to 1970-01-01T00:00:02.000+00:00"
+        " could not be written"
+    )
