@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from gateway.drivers.audit_keys import verifier_of
-from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
+from gateway.drivers.audit_places import chain_places, segment_files
+from gateway.drivers.audit_reading import ChainUnreadable, first_line
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
 from gateway.rules.audit_trails import told_in, verify_all
 from gateway.rules.audit_verify import Report, Segment, Verify, summary
@@ -77,7 +78,7 @@ def verify_trail(
         return _usage(str(error))
     except OSError as error:
         return _usage(f"{error.filename}: {error.strerror}")
-    found = {report.head.chain for report in reports if report.head is not None}
+    found = {report.chain for report in reports}
     lost = [head for head in heads if head.chain not in found]
     not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
     intact = bool(reports) and not lost and all(report.intact for report in reports)
@@ -95,7 +96,7 @@ def verify_trail(
         for head in not_compared:
             print(f"line {head.seq} of the chain {head.chain} was removed and cannot be compared")
         for head in lost:
-            print(f"BROKEN: the chain {head.chain} is not there")
+            print(f"BROKEN: the chain {head.chain} is not there, which had line {head.seq}")
         if not reports:
             print("BROKEN: there is no chain")
     return OK if intact else BROKEN

@@ -6,42 +6,42 @@ with the chain where it stands.
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final
 
+from gateway.drivers.audit_places import (
+    is_at,
+    lock_chain,
+    make_directory,
+    segment_file,
+    sync_directory,
+)
 from gateway.drivers.audit_reading import (
     ChainUnreadable,
-    KeyDiffers,
     Stand,
-    chain_places,
-    last_line,
     neighbours_of,
-    segment_file,
-    segment_files,
     stand_of,
+    tell_unreadable,
 )
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
+from gateway.drivers.audit_retention import Retention
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     Head,
-    Line,
     Neighbour,
     Signer,
     beginning,
     checkpoint,
     link,
     segment_opening,
-    segment_removed,
+    told_beside,
 )
 
 log = logging.getLogger("gateway.audit")
@@ -53,7 +53,6 @@ _UNSEALED_BYTES_MAX = 4_000_000
 """A start reads back to the last checkpoint."""
 _LATE, _PROMISED = 2, 3
 """In periods of checkpoints: when a record waits for one, and what each promises of the next."""
-_LOCK: Final = "lock"
 
 _LOOK_EVERY_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -154,6 +153,9 @@ class ChainFiles:
         self._checkpoint_s = checkpoint_s
         self._segment_bytes_max = segment_bytes_max
         self._keep_s = keep_s
+        self._retention = Retention(
+            directory, clock=clock, keep_s=keep_s, tell=partial(self._append, with_checkpoint=True)
+        )
         self._place = directory
         self._lock_fd = self._fd = -1
         self._stand = Stand(beginning(""), 0, 0.0)
@@ -200,19 +202,9 @@ class ChainFiles:
         return self._tell()
 
     def remove_old(self) -> Committed:
-        """Remove segments that are too old, and whole chains that nobody writes; say so first."""
+        """Remove what is too old, and say so first."""
         self._make_ready()
-        if self._keep_s <= 0:
-            return self._tell()
-        before = self._clock.now() - self._keep_s
-        for place in chain_places(self._directory):
-            try:
-                if place == self._place:
-                    self._remove_own(before)
-                else:
-                    self._remove_other(place, before)
-            except ChainUnreadable as unreadable:  # it stays, for somebody to look at
-                _tell_unreadable(place, unreadable)
+        self._retention.remove_old(self._place)
         return self._tell()
 
     def close(self) -> Committed:
@@ -334,7 +326,7 @@ class ChainFiles:
             return
         self._look_at = now + _LOOK_EVERY_S
         found = os.fstat(self._fd)
-        if not _is_at(segment_file(self._place, self._stand.number), found):
+        if not is_at(segment_file(self._place, self._stand.number), found):
             log.error("audit_segment_gone", extra={"directory": str(self._place)})
             self._lost = self._stand.head
             self._let_go()
@@ -345,7 +337,9 @@ class ChainFiles:
     def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
         """Go on in a new file; when that fails, all stays as it was."""
         now, number = self._clock.now(), self._stand.number + 1
-        lines, head = link(self._stand.head, [segment_opening(number, now), *bodies])
+        told = told_beside(self._beside(), self._keep_s)
+        opening = segment_opening(number, now, beside=told)
+        lines, head = link(self._stand.head, [opening, *bodies])
         # It vouches for the segment before, too, which has none at its end after a failed sync.
         last, head = link(head, [self._checkpoint(head, now)])
         lines += last
@@ -356,7 +350,7 @@ class ChainFiles:
         try:
             write_durably(fd, data)
             made.rename(file)
-            _sync_directory(self._place)
+            sync_directory(self._place)
         except OSError:
             os.close(fd)
             for begun in (file, made):
@@ -370,18 +364,18 @@ class ChainFiles:
         self._note(lines, [head], now, len(data))
 
     def _open(self) -> None:
-        _make_directory(self._directory)
+        make_directory(self._directory)
         for number in range(1, _CHAINS_MAX):
             place = self._directory / f"chain-{number}"
-            _make_directory(place)
-            lock = _lock(place)
+            make_directory(place)
+            lock = lock_chain(place)
             if lock is None:
                 continue
             try:
                 self._continue(place)
             except ChainUnreadable as unreadable:
                 os.close(lock)
-                _tell_unreadable(place, unreadable)
+                tell_unreadable(place, unreadable)
                 continue
             except OSError:
                 os.close(lock)
@@ -397,20 +391,20 @@ class ChainFiles:
             raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
         self._place, self._fd = place, -1
         self._has_more = self._distrusted = False
-        now = self._clock.now()
+        now, beside = self._clock.now(), self._beside()
+        known = [*(one.at for one in beside), *([] if stand is None else [stand.at])]
+        self._retention.note_time(max(known, default=now))
         self._sealed_at, self._unsealed_bytes = now, 0
-        beside = neighbours_of(place)
-        if self._lost.seq:
-            beside.append(Neighbour(self._lost, now))
         try:
             if stand is None:
                 self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
-                self._begin_segment([opening_body(now, beside=beside, keep_s=self._keep_s)])
+                self._begin_segment([opening_body(now)])
             else:
                 self._stand = stand
                 self._reopen(stand)
+                told = told_beside(beside, self._keep_s)
+                opening = opening_body(now, torn=stand.torn, beside=told)
                 # First of all: a removal that a checkpoint follows directly must be our own.
-                opening = opening_body(now, torn=stand.torn, beside=beside, keep_s=self._keep_s)
                 self._append([opening], with_checkpoint=True)
         except OSError:
             if self._fd >= 0:
@@ -421,6 +415,12 @@ class ChainFiles:
         log.info(
             "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
+
+    def _beside(self) -> list[Neighbour]:
+        beside = neighbours_of(self._place)
+        if self._lost.seq:
+            beside.append(Neighbour(self._lost, self._clock.now()))
+        return beside
 
     def _has_lost_more_than(self, head: Head) -> bool:
         return head.chain == self._lost.chain and head.seq < self._lost.seq
@@ -433,85 +433,6 @@ class ChainFiles:
             self._cut_back()
         else:
             sync(self._fd)  # who was killed may have left lines that are not on the disk yet
-
-    def _remove_own(self, before: float) -> None:
-        """Remove segments whose last line was written before that."""
-        *closed, _ = segment_files(self._place)
-        ends = ((number, file, last_line(file)) for number, file in closed)
-        old = [*takewhile(lambda end: end[2].at < before, ends)]
-        if old:
-            self._remove(old, "older than keep_days")
-            _sync_directory(self._place)
-
-    def _remove_other(self, place: Path, before: float) -> None:
-        lock = _lock(place)
-        if lock is None:
-            return
-        try:
-            files = segment_files(place)
-            if not files or last_line(files[-1][1]).at >= before:
-                return
-            ends = [(number, file, last_line(file)) for number, file in files]
-            self._remove(ends, f"{place.name} is older than keep_days")
-            (place / _LOCK).unlink()
-            place.rmdir()
-        finally:
-            os.close(lock)
-
-    def _remove(self, ends: Sequence[tuple[int, Path, Line]], why: str) -> None:
-        """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
-        now = self._clock.now()
-        told = [segment_removed(now, segment=n, head=last.head, why=why) for n, _, last in ends]
-        self._append(told, with_checkpoint=True)
-        for _, file, _ in ends:
-            file.unlink()
-
-
-def _tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
-    extra = {"directory": str(place), "error": str(unreadable)}
-    if isinstance(unreadable, KeyDiffers):
-        log.warning("audit_chain_of_another_key", extra=extra)
-    else:
-        log.error("audit_chain_unreadable", extra=extra)
-
-
-def _is_at(file: Path, found: os.stat_result) -> bool:
-    """Tell whether this is still the file of that name."""
-    try:
-        return os.path.samestat(file.stat(), found)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _lock(place: Path) -> int | None:
-    """Take the chain for this process; None: another has it."""
-    file = place / _LOCK
-    try:
-        fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
-    except FileNotFoundError:  # it was removed at this moment
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink == 1:
-            return fd
-    except BlockingIOError:
-        pass
-    os.close(fd)
-    return None
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_durably(fd: int, data: bytes) -> None:

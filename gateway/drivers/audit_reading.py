@@ -4,12 +4,13 @@ Who goes on with a chain signs all that is in it. So its end must be proved befo
 checkpoint is of the same key, and from there each line follows from the one before.
 """
 
-import re
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from gateway.drivers.audit_places import chain_places, segment_files
 from gateway.rules.audit_chain import (
     CHECKPOINT,
     LINE_BYTES_MAX,
@@ -23,9 +24,11 @@ from gateway.rules.audit_chain import (
     parse,
 )
 
-_SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
 _REACHES_BYTES = (1 << 20, 1 << 23, 1 << 26)
 """How far back a checkpoint is looked for, step by step."""
+
+
+log = logging.getLogger("gateway.audit")
 
 
 class ChainUnreadable(Exception):
@@ -44,25 +47,9 @@ class Stand:
     number: int
     """Of the last segment."""
     opened_at: float
+    at: float = 0.0
+    """Of the last line."""
     torn: bytes = b""
-
-
-def segment_files(place: Path) -> list[tuple[int, Path]]:
-    """Return the segments of a chain's directory in order, with their numbers."""
-    return sorted(
-        (int(found[1]), file)
-        for file in place.iterdir()
-        if (found := _SEGMENT.fullmatch(file.name)) is not None
-    )
-
-
-def segment_file(place: Path, number: int) -> Path:
-    return place / f"segment-{number:08}.jsonl"
-
-
-def chain_places(directory: Path) -> list[Path]:
-    """Return the directories of the chains below."""
-    return sorted(one for one in directory.glob("chain-*") if one.is_dir())
 
 
 def stand_of(place: Path, signer: Signer | None) -> Stand | None:
@@ -76,7 +63,7 @@ def stand_of(place: Path, signer: Signer | None) -> Stand | None:
         raise ChainUnreadable(f"{file.name} does not begin with its number")
     lines, torn = _end_of(file)
     _raise_unless_proved(lines, signer)
-    return Stand(lines[-1].head, number, opening.at, torn)
+    return Stand(lines[-1].head, number, opening.at, lines[-1].at, torn)
 
 
 def neighbours_of(place: Path) -> list[Neighbour]:
@@ -149,3 +136,11 @@ def _raise_unless_proved(lines: list[Line], signer: Signer | None) -> None:
 
 def _named(key: object) -> str:
     return f"the key {key}" if key else "no key"
+
+
+def tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
+    extra = {"directory": str(place), "error": str(unreadable)}
+    if isinstance(unreadable, KeyDiffers):
+        log.warning("audit_chain_of_another_key", extra=extra)
+    else:
+        log.error("audit_chain_unreadable", extra=extra)

@@ -2,14 +2,13 @@
 
 import os
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import TRAIL_OPENED, Head, Neighbour, body
+from gateway.rules.audit_chain import TRAIL_OPENED, Head, body
 
 _RETRY_AFTER_S = 5.0
 _TORN_BYTES_MAX = 2_000
@@ -61,13 +60,12 @@ def opening_body(
     *,
     torn: bytes = b"",
     lost: Head | None = None,
-    beside: Iterable[Neighbour] = (),
-    keep_s: float = 0.0,
+    beside: dict[str, object] | None = None,
 ) -> bytes:
     """Return the record with which a process begins.
 
     `torn` is what it cut off, `lost` where its chain before stood, of which lines are gone;
-    `beside` are the chains beside its own, which are kept for `keep_s` at least.
+    `beside` is what rules.audit_chain.told_beside says.
     """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if torn:
@@ -76,6 +74,4 @@ def opening_body(
     if lost is not None:
         detail += f"; goes on after {lost}, of whose chain lines were lost"
     record = record_body(AuditRecord(event=TRAIL_OPENED, at=at, detail=detail))
-    if found := [one.fields for one in beside]:
-        return body({**orjson.loads(record), "beside": found, "keep_s": keep_s})
-    return record
+    return body({**orjson.loads(record), **beside}) if beside else record

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.drivers.audit_reading import ChainUnreadable, chain_places, first_line, segment_files
+from gateway.drivers.audit_places import chain_places, segment_files
+from gateway.drivers.audit_reading import ChainUnreadable, first_line
 
 
 def lines_after(directory: Path, chain: str, seq: int) -> Iterator[bytes]:

@@ -61,11 +61,6 @@ class Neighbour:
     at: float
     """It was written after that."""
 
-    @property
-    def fields(self) -> dict[str, object]:
-        head = self.head
-        return {"chain": head.chain, "seq": head.seq, "hash": head.hash, "at": self.at}
-
 
 @dataclass(frozen=True, slots=True)
 class Signer:
@@ -97,14 +92,24 @@ def link(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
     return lines, Head(head.chain, seq, last.decode())
 
 
-def segment_opening(number: int, at: float) -> bytes:
-    return body({"event": SEGMENT_OPENED, "at": at, "segment": number})
+def segment_opening(number: int, at: float, *, beside: dict[str, object] | None = None) -> bytes:
+    return body({"event": SEGMENT_OPENED, "at": at, "segment": number, **(beside or {})})
 
 
-def segment_removed(at: float, *, segment: int, head: Head, why: str) -> bytes:
+def told_beside(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str, object]:
+    """Return what an opening tells of the chains beside its own, and how long they are kept."""
+    told = [
+        {"chain": one.head.chain, "seq": one.head.seq, "hash": one.head.hash, "at": one.at}
+        for one in neighbours
+    ]
+    return {"beside": told, "keep_s": keep_s} if told else {}
+
+
+def segment_removed(at: float, *, segment: int, head: Head, due_before: float, why: str) -> bytes:
     """Tell that a segment is gone, and those before it; `head` was its last line.
 
-    It counts only if a checkpoint follows it directly: others cannot make one.
+    `due_before` is until when it must have ended for that. The line counts only if a checkpoint
+    follows it directly: nobody else can make one.
     """
     return body(
         {
@@ -114,6 +119,7 @@ def segment_removed(at: float, *, segment: int, head: Head, why: str) -> bytes:
             "removed_through": segment,
             "last_seq": head.seq,
             "last_hash": head.hash,
+            "due_before": due_before,
             "detail": why,
         }
     )

@@ -6,7 +6,7 @@ Pure, as `audit_verify`, which judges each by itself.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.rules.audit_chain import TRAIL_OPENED, Head, Line, Neighbour, parse
+from gateway.rules.audit_chain import Head, Line, Neighbour, parse
 from gateway.rules.audit_verify import (
     Finding,
     Flaw,
@@ -53,7 +53,7 @@ def verify_all(
         reading.judge(removals)
     reports = {name: reading.report for name, reading in readings.items()}
     until = max((reading.checked_at for reading in readings.values()), default=0.0)
-    found = {report.head.chain for report in reports.values() if report.head is not None}
+    found = {report.chain for report in reports.values()}
     for one in told:
         teller = reports.get(one.name)  # else it went as well, since it was read
         if teller is None or one.of.head.chain in found or _may_be_gone(one, removals, until):
@@ -64,10 +64,11 @@ def verify_all(
 
 def _may_be_gone(told: Told, removals: Iterable[Removal], until: float) -> bool:
     """Tell whether its removal is told, or was due; then what told it may be removed as well."""
-    head = told.of.head
-    if 0 < told.keep_s <= until - told.of.at:
-        return True
-    return any(gone.head.chain == head.chain and gone.head.seq >= head.seq for gone in removals)
+    head, at = told.of.head, told.of.at
+    return 0 < told.keep_s <= until - at or any(
+        gone.head.chain == head.chain and gone.head.seq >= head.seq and gone.due_before > at
+        for gone in removals
+    )
 
 
 def _miss(told: Told, report: Report) -> None:
@@ -79,7 +80,7 @@ def _miss(told: Told, report: Report) -> None:
 def _told_in(name: str, segments: Sequence[Segment]) -> Iterator[Told]:
     for segment in segments:
         for number, raw in enumerate(segment.lines, 1):
-            if _OPENS not in raw:
+            if b'"beside":' not in raw:
                 continue
             try:
                 line = parse(raw)
@@ -89,12 +90,9 @@ def _told_in(name: str, segments: Sequence[Segment]) -> Iterator[Told]:
                 yield Told(name, segment.file, number, neighbour, keep_s)
 
 
-_OPENS = f'"event":"{TRAIL_OPENED}"'.encode()
-
-
 def _neighbours(line: Line) -> Iterator[tuple[Neighbour, float]]:
     match line.fields:
-        case {"event": "trail_opened", "beside": [*found], "keep_s": int() | float() as keep_s}:
+        case {"beside": [*found], "keep_s": int() | float() as keep_s}:
             for one in found:
                 match one:
                     case {

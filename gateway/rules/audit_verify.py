@@ -80,6 +80,7 @@ class Report:
     """What is known of one chain; `head` is the last line that is intact."""
 
     name: str
+    chain: str = ""
     head: Head | None = None
     first_seq: int = 0
     segments: int = 0
@@ -115,6 +116,8 @@ class Removal:
     through: int
     head: Head
     """Its last line."""
+    due_before: float = field(default=0.0, compare=False)
+    """What ended before that was old."""
 
 
 def verify(
@@ -250,7 +253,7 @@ class Reading:
             raise _Broken(Flaw.TRUNCATED, "the segment is empty")
 
     def _begin(self, line: Line) -> None:
-        self.report.first_seq = line.seq
+        self.report.chain, self.report.first_seq = line.chain, line.seq
         for head in self._kept:
             if head.chain == line.chain and head.seq > 0:
                 self._heads.setdefault(head.seq, set()).add(head.hash)
@@ -416,8 +419,9 @@ def _removal_of(line: Line) -> list[Removal]:
             "removed_through": int(through),
             "last_seq": int(seq),
             "last_hash": str(digest),
+            "due_before": int() | float() as due_before,
         }:
-            return [Removal(through, Head(chain, seq, digest))]
+            return [Removal(through, Head(chain, seq, digest), due_before)]
         case _:
             return []
 
@@ -437,7 +441,7 @@ def summary(report: Report) -> dict[str, Any]:
     return {
         "name": report.name,
         "intact": report.intact,
-        "chain": None if head is None else head.chain,
+        "chain": report.chain or None,
         "first_seq": report.first_seq,
         "last_seq": 0 if head is None else head.seq,
         "last_hash": None if head is None else head.hash,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_reading import segment_files
+from gateway.drivers.audit_places import segment_files
 from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.drivers.clock import SystemClock

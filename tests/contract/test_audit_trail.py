@@ -20,7 +20,7 @@ from blockbuster import blockbuster_ctx
 
 from gateway.drivers import audit_file, audit_trail
 from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_reading import chain_places
+from gateway.drivers.audit_places import chain_places
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord
@@ -469,7 +469,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
     assert judged(subject.place).intact
 
 
-@pytest.mark.parametrize("broken", ["write_durably", "sync", "_sync_directory"])
+@pytest.mark.parametrize("broken", ["write_durably", "sync", "sync_directory"])
 async def test_a_segment_that_cannot_be_begun_loses_nothing(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -633,14 +633,21 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
     assert [report.finding for report in reports] == [None, None]
 
 
+@pytest.mark.parametrize("which", [0, 1])
 async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
-    tmp_path: Path, clock: FakeClock
+    tmp_path: Path, clock: FakeClock, which: int
 ) -> None:
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
         await one.record("ann")
         await two.record("bob")
     assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
-    one.place.rename(tmp_path / "elsewhere")
+    async with opened(tmp_path, clock) as one:
+        await clock.advance(DAY_S)
+        await one.record("cid")  # so that each of the two has seen the other
+        reports = all_judged(tmp_path, KEY.verifiers)
+        assert [report.finding for report in reports] == [None, None]
+    gone = chain_places(tmp_path)[which]
+    gone.rename(tmp_path / "elsewhere")
     (report,) = all_judged(tmp_path, KEY.verifiers)
     assert report.finding is not None
     assert report.finding.flaw is Flaw.REMOVED
@@ -788,6 +795,44 @@ async def test_old_segments_go_and_the_rest_still_verifies(
     assert finding.flaw is Flaw.REMOVED
 
 
+async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, clock, keep_s=400 * DAY_S) as subject:
+        for day in range(5):
+            await subject.record(f"day {day}")
+            await clock.advance(DAY_S)
+        before = len(segments_of(subject.place))
+        for step_s in (500 * DAY_S, -500 * DAY_S):
+            clock.step_wall(step_s)
+            await subject.record("ann")
+            await asyncio.to_thread(subject.files.remove_old)
+        assert len(segments_of(subject.place)) >= before
+        assert caplog.messages.count("audit_clock_stepped") == 2
+        await clock.advance(500 * DAY_S)
+        await asyncio.to_thread(subject.files.remove_old)
+        assert len(segments_of(subject.place)) <= 2
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_clock_that_is_wrong_at_the_start_removes_nothing_at_once(
+    tmp_path: Path, clock: FakeClock, *, is_new: bool
+) -> None:
+    async with opened(tmp_path, clock) as subject:
+        await subject.record("ann")
+        await clock.advance(DAY_S)
+        await subject.record("bob")
+    clock.step_wall(500 * DAY_S)
+    signer = SigningKey().signer if is_new else KEY.signer
+    async with opened(tmp_path, clock, keep_s=400 * DAY_S, signer=signer) as other:
+        assert (other.place != subject.place) == is_new
+        await asyncio.to_thread(other.files.remove_old)
+        assert "ann" in subject.subjects()
+        await clock.advance(3_600.0)
+        await asyncio.to_thread(other.files.remove_old)  # nobody set it right
+        assert not subject.place.exists() or "ann" not in subject.subjects()
+
+
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
     """Let so many files be removed and no more; return what is removed."""
     gone: list[Path] = []
@@ -842,7 +887,7 @@ async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
         patch.setattr(Path, "iterdir", lambda place: sorted(real(place), reverse=True))
         interrupted(patch, after)
         with pytest.raises(OSError, match="Input/output"):
-            subject.files._remove_other(other.place, clock.now() - DAY_S)
+            subject.files.remove_old()
     assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True, True]
     await asyncio.to_thread(subject.files.remove_old)
     assert not other.place.exists()
@@ -862,7 +907,9 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
     first, *_, last = segments_of(subject.place)
     head = parse(first.read_bytes().splitlines(keepends=True)[-1]).head
     end = parse(lines_in(subject.place)[-1])
-    made, _ = link(end.head, [segment_removed(end.at, segment=1, head=head, why="made up")])
+    made, _ = link(
+        end.head, [segment_removed(end.at, segment=1, head=head, due_before=end.at, why="made up")]
+    )
     with last.open("ab") as segment:
         segment.writelines(made)
     first.unlink()
@@ -995,8 +1042,8 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     await subject.record("ann")
     before = segments_of(subject.place)
     await clock.advance(DAY_S)
-    real = audit_file._sync_directory
-    monkeypatch.setattr(audit_file, "_sync_directory", failing(1, errno.EIO, real))
+    real = audit_file.sync_directory
+    monkeypatch.setattr(audit_file, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, JournalUnavailable)
     assert segments_of(subject.place) == before  # else a kill now would break the chain

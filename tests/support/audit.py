@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.drivers.audit_keys import signer_of, verifier_of
-from gateway.drivers.audit_reading import chain_places, segment_files
+from gateway.drivers.audit_places import chain_places, segment_files
 from gateway.model import Secret
 from gateway.rules.audit_chain import Head
 from gateway.rules.audit_trails import told_in, verify_all

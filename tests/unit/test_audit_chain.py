@@ -171,7 +171,7 @@ def test_a_segment_cut_short_is_missed_when_others_follow() -> None:
 def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
     first, second, third = a_chain(2, 2, 2)
     assert flaw_of(judged([second, third], first=2)) is Flaw.REMOVED
-    gone = segment_removed(5.0, segment=1, head=parse(first[-1]).head, why="old")
+    gone = segment_removed(5.0, segment=1, head=parse(first[-1]).head, due_before=5.0, why="old")
     told, head = link(parse(third[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     report = judged([second, third + told + sealed], first=2)
@@ -182,14 +182,16 @@ def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
 
 def test_a_removal_of_another_end_excuses_nothing() -> None:
     _, second = a_chain(2, 2)
-    gone = segment_removed(5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), why="old")
+    gone = segment_removed(5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), due_before=5.0, why="old")
     told, head = link(parse(second[-1]).head, [gone])
     sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
     assert flaw_of(judged([second + told + sealed], first=2)) is Flaw.REMOVED
 
 
 def removal_of(lines: Sequence[bytes], segment: int) -> bytes:
-    return segment_removed(5.0, segment=segment, head=parse(lines[-1]).head, why="old")
+    return segment_removed(
+        5.0, segment=segment, head=parse(lines[-1]).head, due_before=5.0, why="old"
+    )
 
 
 def with_more(segment: list[bytes], *bodies: bytes) -> list[bytes]:

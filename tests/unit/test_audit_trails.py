@@ -14,6 +14,7 @@ from gateway.rules.audit_chain import (
     parse,
     segment_opening,
     segment_removed,
+    told_beside,
 )
 from gateway.rules.audit_trails import Chains, told_in, verify_all
 from gateway.rules.audit_verify import Flaw, Report, Segment
@@ -37,8 +38,7 @@ def head_of(lines: Sequence[bytes]) -> Head:
 
 
 def opening(*beside: Neighbour, keep_s: float = 0.0) -> bytes:
-    told = [one.fields for one in beside]
-    return body({"event": "trail_opened", "at": NOW, "beside": told, "keep_s": keep_s})
+    return body({"event": "trail_opened", "at": NOW, **told_beside(beside, keep_s)})
 
 
 def judged(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
@@ -83,14 +83,33 @@ def test_its_line_must_be_the_one_that_was_told_of() -> None:
     assert flaws(judged(one=[teller], other=[anew])) == [None, Flaw.HEAD_DIFFERS]
 
 
+def gone(head: Head, *, due_before: float = NOW + 1) -> bytes:
+    return segment_removed(NOW, segment=1, head=head, due_before=due_before, why="old")
+
+
 def test_it_may_be_gone_where_its_removal_is_told() -> None:
     teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
-    gone = segment_removed(NOW, segment=1, head=head_of(OTHER), why="old")
-    assert flaws(judged(one=[a_segment(teller, gone)])) == [None]
-    of_less = segment_removed(NOW, segment=1, head=parse(OTHER[0]).head, why="old")
-    assert flaws(judged(one=[a_segment(teller, of_less)])) == [Flaw.REMOVED]
-    unproved = [gone, body({"event": "refused", "at": NOW})]
-    assert flaws(judged(one=[a_segment(teller, *unproved)])) == [Flaw.REMOVED]
+    told = gone(head_of(OTHER))
+    assert flaws(judged(one=[a_segment(teller, told)])) == [None]
+    unproved = a_segment(teller, told, body({"event": "refused", "at": NOW}))
+    assert flaws(judged(one=[unproved])) == [Flaw.REMOVED]
+    of_less = a_segment(teller, gone(parse(OTHER[0]).head))
+    assert flaws(judged(one=[of_less])) == [Flaw.REMOVED]
+
+
+def test_a_chain_that_was_made_to_look_old_may_not_be_gone() -> None:
+    teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
+    too_early = a_segment(teller, gone(head_of(OTHER), due_before=NOW - KEEP_S))
+    assert flaws(judged(one=[too_early])) == [Flaw.REMOVED]
+
+
+def test_each_new_segment_tells_what_stands_beside_it() -> None:
+    first = a_segment()
+    told = told_beside([Neighbour(head_of(OTHER), NOW)], KEEP_S)
+    lines, head = link(head_of(first), [segment_opening(2, NOW, beside=told)])
+    second = lines + link(head, [checkpoint(head, NOW, KEY.signer)])[0]
+    assert flaws(judged(one=[first, second], other=[OTHER])) == [None, None]
+    assert flaws(judged(one=[first, second])) == [Flaw.REMOVED]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +128,7 @@ def test_it_may_be_gone_when_it_was_due(keep_s: float, after_s: float, flaw: Fla
 
 def test_another_chain_may_tell_of_a_removal() -> None:
     second = a_segment(chain="other", after=head_of(OTHER), number=2)
-    gone = segment_removed(NOW, segment=1, head=head_of(OTHER), why="old")
-    for told, flaw in (([], Flaw.REMOVED), ([gone], None)):
+    for told, flaw in (([], Flaw.REMOVED), ([gone(head_of(OTHER))], None)):
         assert flaws(judged(one=[a_segment(*told)], other=[second])) == [None, flaw]
 
 
