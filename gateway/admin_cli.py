@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from gateway.client import Client, member, plain, print_table, run_command, stop_at_usage
 
@@ -23,11 +24,18 @@ def _perform(options: argparse.Namespace, gateway: Client) -> None:
         body = {**named, "reason": options.reason}
     elif options.command == "policy" and options.reload:
         path, body = "/policy/reload", {"reason": options.reason}
+    elif options.command == "sessions":
+        path += _query(_named(options, "issuer", "subject", "server"))
     answer = gateway.ask(f"/admin{path}", body=body).data
     if options.json:
         print(json.dumps(answer))
     else:
         show(answer)
+
+
+def _query(asked: Json) -> str:
+    named = urlencode({name: value for name, value in asked.items() if value is not None})
+    return f"?{named}" if named else ""
 
 
 def _revoke(options: argparse.Namespace) -> Json:
@@ -78,49 +86,78 @@ def _show_given(answer: Json) -> None:
 
 def _show_sessions(answer: Json) -> None:
     _print_rows(
-        ("ISSUER", "SUBJECT", "TOKEN", "ISSUED", "ENDS"),
-        [tuple(one.values()) for one in _in_order(answer, "tokens", _TOKEN)],
-        none="No token is remembered.",
+        ("PROCESS", "ISSUER", "SUBJECT", "TOKEN", "ISSUED", "ENDS"),
+        _by_process(answer, "tokens", _TOKEN),
+        none="No such token is remembered.",
     )
     print()
     _print_rows(
-        ("ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
-        [tuple(one.values()) for one in _in_order(answer, "links", _LINK)],
-        none="No link is held.",
+        ("PROCESS", "ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
+        _by_process(answer, "links", _LINK),
+        none="No such link is held.",
     )
+    left_out = sum(member(one, "left_out", int) for one in member(answer, "processes", list))
+    if left_out:
+        print(f"{left_out} more are left out: name a --subject or a --server.")
+    _show_who_told(answer)
 
 
 def _show_queue(answer: Json) -> None:
     _print_rows(
-        ("ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "HERE"),
+        ("PROCESS", "ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "HERE"),
         [
             (
-                one["account"],
-                one["budget"],
-                f"{one['ceiling_per_s']:g}",
-                f"{one['rate_per_s']:g}" + (" (alone)" if one["alone"] else ""),
-                f"{one['pause_s']:.1f}",
-                one["waiting"],
-                ", ".join(f"{who}: {count}" for who, count in one["waiting_here"].items()),
+                one["process"],
+                line["account"],
+                line["budget"],
+                f"{line['ceiling_per_s']:g}",
+                f"{line['rate_per_s']:g}" + (" (alone)" if line["alone"] else ""),
+                f"{line['pause_s']:.1f}",
+                line["waiting"],
+                ", ".join(f"{who}: {count}" for who, count in line["waiting_here"].items()),
             )
-            for one in member(answer, "budgets", list)
+            for one in member(answer, "processes", list)
+            for line in member(one, "budgets", list)
         ],
         none="There is no budget.",
     )
+    _show_who_told(answer)
 
 
 def _show_policy(answer: Json) -> None:
-    print(f"Policy {answer['version']}: {answer['rules']} rules, loaded {answer['loaded_at']}.")
-    if answer["file_rejected"]:
-        print("The file as it stands was refused; `gateway check` says why.")
+    _print_rows(
+        ("PROCESS", "VERSION", "RULES", "LOADED", "FILE"),
+        [
+            (
+                one["process"],
+                one["version"],
+                one["rules"],
+                one["loaded_at"],
+                "refused; `gateway check` says why" if one["file_rejected"] else "in force",
+            )
+            for one in member(answer, "processes", list)
+        ],
+        none="No process told.",
+    )
+    _show_who_told(answer)
+
+
+def _show_who_told(answer: Json) -> None:
+    missing, there_are = member(answer, "missing", int), member(answer, "there_are", int)
+    if missing:
+        print(f"{missing} of {there_are} processes did not tell: what they hold is not here.")
 
 
 _TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
 _LINK: Final = ("account", "project", "server", "person", "seconds_left", "fingerprint")
 
 
-def _in_order(answer: Json, name: str, columns: Sequence[str]) -> list[Json]:
-    return [{column: one[column] for column in columns} for one in member(answer, name, list)]
+def _by_process(answer: Json, name: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
+    return [
+        (one["process"], *(row[column] for column in columns))
+        for one in member(answer, "processes", list)
+        for row in member(one, name, list)
+    ]
 
 
 def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:

@@ -54,6 +54,7 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.order_store import ValkeyOrderStore
+from gateway.drivers.valkey.replicas import ValkeyReplicas
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.drivers.valkey.used_once import ValkeyUsedOnce
 from gateway.edge.admin import AdminApi, admin_app
@@ -70,6 +71,7 @@ from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
 from gateway.flow.credentials import CallerCredentials
+from gateway.flow.every_process import EveryProcess, OwnView
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
 from gateway.flow.federation import Federation, Project
@@ -521,8 +523,12 @@ async def open_parts(
             line_left_out=metrics.log_line_sampled_out,
         )
         obey(orders, consoles, budget, config, metrics)
+        replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)
+        loops["questions"] = replicas.run
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        everywhere = EveryProcess(OwnView(process, identify, consoles, budget, policies), replicas)
         administration = open_administration(
-            config, admins, orders, identify, consoles, budget, policies, journal, clock, metrics
+            config, admins, orders, everywhere, journal, clock, metrics
         )
         links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
         metrics.begin(
@@ -585,10 +591,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     config: settings.Settings,
     admins: Identify,
     orders: StandingOrders,
-    identify: Identify,
-    consoles: Consoles,
-    budget: FairBudget,
-    policies: PolicyFile,
+    everywhere: EveryProcess,
     journal: Journal,
     clock: Clock,
     metrics: Metrics,
@@ -598,14 +601,12 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         return None
     rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
     actions = AdminActions(
+        accounts=frozenset(account.name for account in config.accounts),
         projects=frozenset(project for account in config.accounts for project in account.projects),
         rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
-        identify=identify,
-        consoles=consoles,
-        budget=budget,
-        policies=policies,
+        everywhere=everywhere,
         clock=clock,
     )
     administration = Administration(

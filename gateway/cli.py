@@ -164,7 +164,10 @@ def _admin_commands(commands: Any) -> None:
     drop.add_argument("--issuer", type=_text, help="with --subject: this person's")
     drop.add_argument("--subject", type=_text)
 
-    command("sessions", "whose tokens and links that process holds")
+    sessions = command("sessions", "whose tokens and links the processes hold")
+    sessions.add_argument("--issuer", type=_text, help="its name in the config")
+    sessions.add_argument("--subject", type=_text, help="this person's")
+    sessions.add_argument("--server", type=_text, metavar="ID", help="links on it")
     command("queue", "the accounts' budgets, and who waits for them")
     ceiling = command("ceiling", "another ceiling of an account's budget, for a time")
     ceiling.add_argument("account", type=_text, metavar="ACCOUNT")
@@ -173,7 +176,7 @@ def _admin_commands(commands: Any) -> None:
     _span_option(ceiling, default=86_400.0)
 
     policy = command("policy", "the policy in force, and when it was loaded")
-    policy.add_argument("--reload", action="store_true", help="read the file now")
+    policy.add_argument("--reload", action="store_true", help="read the file now, everywhere")
     levels = command("log-level", "other log levels, for a time")
     levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
     _span_option(levels, default=3_600.0)

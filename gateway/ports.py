@@ -161,6 +161,24 @@ class OrderStore(Protocol):
         """`call` hears when it may be worth the while to read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    answers: Sequence[bytes]
+    """Of other processes, in time."""
+    processes: int
+    """How many there are, this one included, when the store was last seen; 0: it never was."""
+
+
+class Replicas(Protocol):
+    """The gateway's processes, on this host and on others."""
+
+    async def ask(self, question: bytes, *, within_s: float) -> Heard:
+        """Ask all others; while the store is away none of them answers."""
+
+    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """`answer` is asked what others ask; it raises ValueError where it does not know."""
+
+
 class Budget(Protocol):
     async def admit(
         self,

@@ -236,8 +236,11 @@ class _Asked:
 
 
 async def _body(request: web.Request) -> bytes:
+    """Return what is asked, in JSON; of what is only looked at, the query tells."""
     _raise_if_of_another_site(request)
-    if request.method == "POST" and request.content_type != "application/json":
+    if request.method != "POST":
+        return msgspec.json.encode(dict(request.query))
+    if request.content_type != "application/json":
         raise BadRequest("The body must have Content-Type: application/json.")
     try:
         async with asyncio.timeout(_BODY_WITHIN_S):

@@ -50,7 +50,9 @@ def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
                 "500": _FAILURE,
             },
         }
-        if action.method != "GET":
+        if action.method == "GET":
+            operation["parameters"] = _parameters(action.takes)
+        else:
             operation["requestBody"] = {"content": {"application/json": {"schema": takes}}}
         paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
     return {
@@ -75,6 +77,13 @@ def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
             },
         },
     }
+
+
+def _parameters(takes: type[msgspec.Struct]) -> list[Json]:
+    return [
+        {"name": one.name, "in": "query", "schema": {"type": "string", "minLength": 1}}
+        for one in msgspec.structs.fields(takes)
+    ]
 
 
 _ERROR: Json = {

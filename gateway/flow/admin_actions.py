@@ -1,25 +1,21 @@
-"""What operators may ask of a running gateway, and order it to do.
-
-Orders reach all replicas; what is told (sessions, queue, policy) is this process's own view.
-"""
+"""What operators may ask of a running gateway, and order it to do: of all its processes."""
 
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
+
+import msgspec
 
 from gateway.errors import BadRequest
 from gateway.flow.admin_messages import (
     Answer,
     Asked,
-    Budget,
     DropLinks,
     Given,
     Lift,
-    Link,
     Nothing,
     Orders,
     OrderTold,
@@ -29,15 +25,14 @@ from gateway.flow.admin_messages import (
     Sessions,
     SetCeiling,
     SetLogLevels,
-    Token,
+    WhichSessions,
+    instant,
 )
 from gateway.flow.administration import Action, Administrator, Plan
-from gateway.flow.console import Consoles
-from gateway.flow.fair_budget import FairBudget
-from gateway.flow.identify import Identify
+from gateway.flow.every_process import EveryProcess
 from gateway.flow.standing_orders import StandingOrders
 from gateway.model import BudgetClass, Principal
-from gateway.ports import Clock, ReloadedPolicies
+from gateway.ports import Clock
 from gateway.rules.catalogue import server_id
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import (
@@ -56,8 +51,6 @@ _CLOCKS_APART_S: Final = 300.0
 """An order stands so much longer than it must, in case a replica's clock is ahead."""
 _REPLICAS_APART_S: Final = 2.0
 """How far the clocks of well kept replicas may be apart."""
-_YEAR_9999: Final = 253_402_300_799.0
-_SESSIONS_MAX: Final = 10_000
 
 
 class AdminActions:
@@ -66,25 +59,21 @@ class AdminActions:
     def __init__(  # noqa: PLR0913 - what may be looked at and steered
         self,
         *,
+        accounts: frozenset[str],
         projects: frozenset[str],
         rules: Mapping[str, TokenRules],
         link_life_s: float,
         orders: StandingOrders,
-        identify: Identify,
-        consoles: Consoles,
-        budget: FairBudget,
-        policies: ReloadedPolicies,
+        everywhere: EveryProcess,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name."""
+        self._accounts = accounts
         self._projects = projects
         self._rules = rules
         self._link_life_s = link_life_s
         self._orders = orders
-        self._identify = identify
-        self._consoles = consoles
-        self._budget = budget
-        self._policies = policies
+        self._everywhere = everywhere
         self._clock = clock
         self.all: tuple[Action, ...] = (
             _look("ListOrders", "/orders", "What is ordered now", self._list, Orders),
@@ -103,15 +92,21 @@ class AdminActions:
                 DropLinks,
                 self._drop_links,
             ),
-            _look(
+            Action(
                 "ListSessions",
+                "GET",
                 "/sessions",
-                "Whose tokens and links this process holds",
-                self._sessions,
+                "Whose tokens and links processes hold",
+                WhichSessions,
                 Sessions,
+                self._sessions,
             ),
             _look(
-                "ShowQueue", "/queue", "Budgets, and who waits here for them", self._queue, Queue
+                "ShowQueue",
+                "/queue",
+                "Budgets, and who waits for them where",
+                everywhere.queue,
+                Queue,
             ),
             _give(
                 "SetCeiling",
@@ -124,17 +119,17 @@ class AdminActions:
                 "ShowPolicy",
                 "/policy",
                 "The policy in force, and when it was loaded",
-                self._policy,
+                partial(everywhere.policy, reload=False),
                 Policy,
             ),
             Action(
                 "ReloadPolicy",
                 "POST",
                 "/policy/reload",
-                "Read the policy file now, in this process",
+                "Read the policy file now, in every process",
                 Nothing,
                 Policy,
-                _plan_of(self._reload),
+                _plan_of(partial(everywhere.policy, reload=True)),
             ),
             _give(
                 "SetLogLevels",
@@ -162,7 +157,7 @@ class AdminActions:
         now = self._clock.now()
         up_to = _issued_up_to(asked.before, rules, now)
         note = (
-            f"It is for tokens that say they were issued up to {_instant(up_to)}: "
+            f"It is for tokens that say they were issued up to {instant(up_to)}: "
             f"the issuer's clock may be {rules.leeway_s:g} s ahead."
         )
         what: What
@@ -195,63 +190,22 @@ class AdminActions:
             servers=(server,) if server else (),
         )
 
-    async def _sessions(self) -> Sessions:
-        return Sessions(
-            tokens=[
-                Token(
-                    one.issuer,
-                    one.subject,
-                    one.token_id,
-                    _instant(one.issued_at),
-                    _instant(one.expires_at),
-                )
-                for one in self._identify.principals()[:_SESSIONS_MAX]
-            ],
-            links=[
-                Link(
-                    link.account,
-                    link.project,
-                    link.server,
-                    link.person.partition(":")[2],
-                    round(link.left_s),
-                    link.fingerprint,
-                )
-                for link in self._consoles.held()[:_SESSIONS_MAX]
-            ],
-        )
-
-    async def _queue(self) -> Queue:
-        return Queue(
-            [
-                Budget(
-                    line.account,
-                    line.budget.value,
-                    line.limit.ceiling,
-                    line.rate,
-                    line.paused_s,
-                    line.is_alone,
-                    line.queued,
-                    dict(Counter(one.partition(":")[2] for one in line.waiting)),
-                )
-                for line in self._budget.lines
-            ]
+    def _sessions(self, which: WhichSessions, _: Administrator) -> Plan:
+        if which.issuer is not None:
+            self._rules_of(which.issuer)
+        if which.server is not None:
+            which = msgspec.structs.replace(which, server=server_id(which.server))
+        return Plan(
+            partial(self._everywhere.sessions, which),
+            target=f"{which.issuer or ''}:{which.subject}" if which.subject else "",
+            servers=(which.server,) if which.server else (),
         )
 
     def _set_ceiling(self, asked: SetCeiling, who: Administrator) -> Plan:
-        accounts = {line.account for line in self._budget.lines}
-        if asked.account not in accounts:
-            raise BadRequest(f"account must be one of: {', '.join(sorted(accounts))}.")
+        if asked.account not in self._accounts:
+            raise BadRequest(f"account must be one of: {', '.join(sorted(self._accounts))}.")
         what = Ceiling(asked.account, BudgetClass(asked.budget).value, asked.per_s)
         return self._order(what, asked.for_s, asked, who)
-
-    async def _policy(self) -> Policy:
-        policy = self._policies.current()
-        loaded_at = _instant(self._policies.loaded_at)
-        return Policy(policy.version, policy.size, loaded_at, self._policies.rejected)
-
-    async def _reload(self) -> Policy:
-        await self._policies.reload()
-        return await self._policy()
 
     def _set_log_levels(self, asked: SetLogLevels, who: Administrator) -> Plan:
         levels = {str(name): str(level) for name, level in asked.levels.items()}
@@ -312,7 +266,7 @@ def _person(what: What) -> str:
 
 def _told(order: Order) -> OrderTold:
     return OrderTold(
-        order.id, _instant(order.at), _instant(order.until), order.by, order.reason, order.what
+        order.id, instant(order.at), instant(order.until), order.by, order.reason, order.what
     )
 
 
@@ -327,8 +281,3 @@ def _issued_up_to(before: datetime | None, rules: TokenRules, now: float) -> flo
     if asked < 0:
         raise BadRequest("before must be in 1970 or later.")
     return min(asked, now) + rules.leeway_s + _REPLICAS_APART_S
-
-
-def _instant(seconds: float) -> str:
-    seconds = min(max(0.0, seconds), _YEAR_9999)  # whatever an order holds, it can be told
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

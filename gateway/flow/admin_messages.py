@@ -3,8 +3,8 @@
 Whatever can be said of a message without looking at config or orders is said here.
 """
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Span = Annotated[float, msgspec.Meta(gt=0, le=2_592_000)]
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+_YEAR_9999: Final = 253_402_300_799.0
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,6 +61,14 @@ class DropLinks(Asked, frozen=True):
             raise ValueError("name a person by issuer and subject")
         if self.all == any((self.project, self.server, self.subject)):
             raise ValueError("say whose links, by project, server or subject; or all: true")
+
+
+class WhichSessions(Asked, frozen=True):
+    """Those of a person, or links on a server; without any all of them."""
+
+    issuer: Text | None = None
+    subject: Text | None = None
+    server: Text | None = None
 
 
 class SetCeiling(Asked, frozen=True):
@@ -123,9 +133,23 @@ class Link(Answer, frozen=True):
     fingerprint: str
 
 
-class Sessions(Answer, frozen=True):
+class SessionsHere(Answer, frozen=True):
+    process: str
     tokens: list[Token]
+    """The latest first, and so with links."""
     links: list[Link]
+    left_out: int
+    """How many more there are than one process tells."""
+
+
+class Sessions(Answer, frozen=True):
+    """So with queue and policy: what each process tells."""
+
+    processes: list[SessionsHere]
+    there_are: int
+    """Processes, as far as Redis knows."""
+    missing: int
+    """Those of them that did not tell in time."""
 
 
 class Budget(Answer, frozen=True):
@@ -142,12 +166,32 @@ class Budget(Answer, frozen=True):
     """Calls by issuer:subject."""
 
 
-class Queue(Answer, frozen=True):
+class QueueHere(Answer, frozen=True):
+    process: str
     budgets: list[Budget]
 
 
-class Policy(Answer, frozen=True):
+class Queue(Answer, frozen=True):
+    processes: list[QueueHere]
+    there_are: int
+    missing: int
+
+
+class PolicyHere(Answer, frozen=True):
+    process: str
     version: str
     rules: int
     loaded_at: Instant
     file_rejected: bool
+
+
+class Policy(Answer, frozen=True):
+    processes: list[PolicyHere]
+    there_are: int
+    missing: int
+
+
+def instant(seconds: float) -> Instant:
+    """Say an instant, whatever number an order holds for one."""
+    seconds = min(max(0.0, seconds), _YEAR_9999)
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -176,12 +176,12 @@ def _decoded(body: bytes, takes: type[msgspec.Struct]) -> msgspec.Struct:
     try:
         return msgspec.json.decode(body or b"{}", type=takes)
     except RecursionError:
-        raise BadRequest("The body cannot be used: it is nested too deeply.") from None
+        raise BadRequest("What was sent cannot be used: it is nested too deeply.") from None
     except UnicodeDecodeError:
-        raise BadRequest("The body cannot be used: it is no UTF-8.") from None
+        raise BadRequest("What was sent cannot be used: it is no UTF-8.") from None
     except msgspec.DecodeError as error:
         text = str(error)[:_DETAIL_CHARS_MAX]
-        raise BadRequest(f"The body cannot be used: {text}.") from None
+        raise BadRequest(f"What was sent cannot be used: {text}.") from None
 
 
 def _detail(asked: msgspec.Struct | None, **more: str) -> str:

@@ -268,26 +268,64 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
     token, server = stack.box.token("olga"), stack.box.servers[4]
     assert stack.gateway.console(token, server).status == 200
     sessions = ada.told(stack.gateway, "sessions")
-    assert "olga" in {one["subject"] for one in sessions["tokens"]}
-    (link,) = [one for one in sessions["links"] if one["server"] == server]
+    assert "olga" in {one["subject"] for one in told_by_all(sessions, "tokens")}
+    (link,) = [one for one in told_by_all(sessions, "links") if one["server"] == server]
     assert link["seconds_left"] > 60
     assert token not in json.dumps(sessions)
     assert "https://" not in json.dumps(sessions)
     ada.orders(stack.gateway, "ceiling", "prod", "50", "--for", "60")
-    budgets = {
-        (one["account"], one["budget"]): one for one in ada.told(stack.gateway, "queue")["budgets"]
-    }
+    (queue, *_) = ada.told(stack.gateway, "queue")["processes"]
+    budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
     assert budgets["prod", "console"]["ceiling_per_s"] == 50
     assert stack.gateway.metric('gateway_budget_ceiling{account="prod",budget="console"}') == 50
-    policy = ada.told(stack.gateway, "policy")
+    (policy, *_) = ada.told(stack.gateway, "policy")["processes"]
     assert policy["rules"] > 0
     assert policy["file_rejected"] is False
-    loaded = datetime.fromisoformat(ada.told(stack.gateway, "policy", "--reload")["loaded_at"])
-    assert loaded >= datetime.fromisoformat(policy["loaded_at"])
     for words in ("sessions", "queue", "policy", "orders"):
         ran = ada.types(stack.gateway, words)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout
+
+
+def test_each_process_tells_what_it_holds_whichever_is_asked() -> None:
+    stack = Stack(Box("--rate", "1000", "--burst", "1000"), workers=2, **with_api())
+    try:
+        ada, server = Operator(stack.box), stack.box.servers[2]
+        plain = stack.replica()  # nobody asks it, but it answers
+        people = [f"person-{number}" for number in range(12)]
+        for person in people:
+            assert stack.gateway.console(stack.box.token(person), server).status == 200
+        assert plain.console(stack.box.token("suspect"), server).status == 200
+        found = ada.told(stack.gateway, "sessions")
+        assert (found["there_are"], found["missing"]) == (3, 0)
+        assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}
+        told = {one["subject"] for one in told_by_all(found, "tokens")}
+        assert told == {*people, "suspect"}
+        only = ada.told(stack.gateway, "sessions", "--subject", "suspect")
+        assert [one["subject"] for one in told_by_all(only, "tokens")] == ["suspect"]
+        assert [one["person"] for one in told_by_all(only, "links")] == ["corp:suspect"]
+        upper = ada.told(stack.gateway, "sessions", "--server", server.upper())
+        assert told_by_all(upper, "tokens") == []
+        assert {one["server"] for one in told_by_all(upper, "links")} == {server}
+
+        before = ada.told(stack.gateway, "policy")
+        after = ada.told(stack.gateway, "policy", "--reload")
+        assert len(after["processes"]) == 3
+        by_process = {one["process"]: one["loaded_at"] for one in before["processes"]}
+        assert {one["process"] for one in after["processes"]} == by_process.keys()
+        assert all(one["loaded_at"] >= by_process[one["process"]] for one in after["processes"])
+        assert len(ada.told(stack.gateway, "queue")["processes"]) == 3
+
+        stack.valkey.kill()
+        eventually(lambda: ada.told(stack.gateway, "sessions")["missing"] == 2)
+        shown = ada.types(stack.gateway, "queue").stdout
+        assert "2 of 3 processes did not tell" in shown
+    finally:
+        stack.close()
+
+
+def told_by_all(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [row for one in answer["processes"] for row in one[name]]
 
 
 def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
@@ -380,6 +418,9 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/links/drop", '{"project": "nowhere"}', "project must be one of"),
         ("/links/drop", '{"server": "srv-1"}', "not a UUID"),
         ("/log-levels", '{"levels": {}}', "levels"),
+        ("/sessions?subjct=x", "", "subjct"),
+        ("/sessions?issuer=nobody", "", "issuer must be one of: corp"),
+        ("/sessions?server=x", "", "not a UUID"),
         ("/budget/ceiling", '{"account": "prod", "per_s": 1e-320}', "per_s"),
         ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
@@ -392,7 +433,8 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
 def test_what_cannot_be_done_is_refused_with_what_to_do(
     stack: Stack, ada: Operator, path: str, body: str, told: str
 ) -> None:
-    answer = ada.asks(stack.gateway, "POST", path, body)
+    method = "POST" if body else "GET"
+    answer = ada.asks(stack.gateway, method, path, body)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
     assert told in answer.json["error_msg"]
     record = stack.gateway.audit("admin_refused")[-1]

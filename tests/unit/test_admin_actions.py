@@ -9,12 +9,14 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administrator, Plan
+from gateway.flow.every_process import EveryProcess
 from gateway.flow.standing_orders import StandingOrders
 from gateway.model import Principal
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import Order, RevokedBefore
 from tests.support.clock import FakeClock
 from tests.support.order_store import FakeOrderStore
+from tests.support.replicas import Alone
 
 CORP = TokenRules(
     issuer="corp",
@@ -41,16 +43,13 @@ class Operating:
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
         self.orders = StandingOrders(FakeOrderStore(), None, clock, serve_unknown=False)
-        nothing = cast(Any, None)
         self._actions = AdminActions(
+            accounts=frozenset({"prod"}),
             projects=frozenset({"p1"}),
             rules={"corp": CORP},
             link_life_s=300.0,
             orders=self.orders,
-            identify=nothing,
-            consoles=nothing,
-            budget=nothing,
-            policies=nothing,
+            everywhere=EveryProcess(cast(Any, None), Alone()),
             clock=clock,
         )
 

@@ -1,0 +1,110 @@
+"""One suite for processes in memory and over Valkey: a question reaches all who are there."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.replicas import ValkeyReplicas
+from gateway.ports import Replicas
+from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.support.replicas import FakeReplicas
+from tests.support.valkey import RealValkey
+
+WITHIN_S = 2.0
+
+
+class Process:
+    """Knows its name, and no question but that for it."""
+
+    def __init__(self, name: str, replicas: Replicas) -> None:
+        self.replicas = replicas
+        self._name = name.encode()
+        self.asked: list[bytes] = []
+        replicas.answer_with(self._answer)
+
+    async def _answer(self, question: bytes) -> bytes:
+        self.asked.append(question)
+        if question != b"name":
+            raise ValueError("unknown")
+        return self._name
+
+
+Fleet = list[Process]
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def fleet(request: pytest.FixtureRequest, shared_valkey: RealValkey) -> AsyncIterator[Fleet]:
+    names = ["one", "two", "three"]
+    if request.param == "memory":
+        together: list[FakeReplicas] = []
+        yield [Process(name, FakeReplicas(together)) for name in names]
+        return
+    key, namespace = a_seal_key(), a_namespace()
+    async with AsyncExitStack() as stack:
+        yield [
+            Process(name, await over(shared_valkey, Sealer([key]), stack, namespace))
+            for name in names
+        ]
+
+
+def a_namespace() -> str:
+    return f"t-{secrets.token_hex(4)}"
+
+
+async def over(
+    server: RealValkey, sealer: Sealer, stack: AsyncExitStack, namespace: str
+) -> ValkeyReplicas:
+    valkey = a_valkey(server, namespace=namespace)
+    stack.push_async_callback(valkey.close)
+    await valkey.probe()
+    replicas = ValkeyReplicas(valkey, sealer, SystemClock())
+    running = [asyncio.create_task(loop()) for loop in (valkey.keep_listening, replicas.run)]
+
+    async def end() -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    await asyncio.sleep(0.05)
+    await valkey.probe()
+    return replicas
+
+
+async def test_all_others_are_asked_and_counted(fleet: Fleet) -> None:
+    for process, others in ((fleet[0], {b"two", b"three"}), (fleet[2], {b"one", b"two"})):
+        heard = await process.replicas.ask(b"name", within_s=WITHIN_S)
+        assert (set(heard.answers), heard.processes) == (others, 3)
+    assert [len(process.asked) for process in fleet] == [1, 2, 1]
+
+
+async def test_who_does_not_know_the_question_is_missing(fleet: Fleet) -> None:
+    heard = await fleet[0].replicas.ask(b"age", within_s=0.2)
+    assert (list(heard.answers), heard.processes) == ([], 3)
+    assert (await fleet[1].replicas.ask(b"name", within_s=WITHIN_S)).answers
+
+
+async def test_who_holds_other_keys_neither_answers_nor_is_heard(shared_valkey: RealValkey) -> None:
+    namespace = a_namespace()
+    async with AsyncExitStack() as stack:
+        one, stranger = [
+            Process(name, await over(shared_valkey, Sealer([a_seal_key()]), stack, namespace))
+            for name in ("one", "stranger")
+        ]
+        heard = await one.replicas.ask(b"name", within_s=0.2)
+        assert (list(heard.answers), heard.processes) == ([], 2)
+        assert stranger.asked == []
+
+
+async def test_without_the_store_nobody_is_heard_and_nobody_waits(own_valkey: RealValkey) -> None:
+    async with AsyncExitStack() as stack:
+        one = await over(own_valkey, Sealer([a_seal_key()]), stack, a_namespace())
+        own_valkey.kill()
+        async with asyncio.timeout(1):
+            heard = await one.ask(b"name", within_s=60)
+        assert (list(heard.answers), heard.processes) == ([], 1)

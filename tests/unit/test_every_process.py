@@ -1,0 +1,117 @@
+"""One process's view does not pass for all: each tells its own, and who does not is counted."""
+
+from collections.abc import Iterable
+
+from gateway.flow.admin_messages import PolicyHere, WhichSessions
+from gateway.flow.console import HeldLink
+from gateway.flow.every_process import EveryProcess, OwnView
+from gateway.flow.fair_budget import FairBudget
+from gateway.model import Principal
+from gateway.rules.policy import Policy
+from tests.support.replicas import FakeReplicas
+from tests.unit.test_policy import a_policy
+
+
+class Holding:
+    """What one process remembers."""
+
+    def __init__(self, *people: str) -> None:
+        self._people = people
+
+    def principals(self) -> list[Principal]:
+        return [Principal("corp", one, frozenset(), 0.0, 60.0, None) for one in self._people]
+
+    def held(self) -> list[HeldLink]:
+        return [
+            HeldLink("prod", "p1", f"s-{one.subject}", one.key, 60.0, "f")
+            for one in self.principals()
+        ]
+
+
+class Policies:
+    def __init__(self) -> None:
+        self.reloads = 0
+        self.loaded_at = 1.0
+        self.rejected = False
+
+    def current(self) -> Policy:
+        return a_policy()
+
+    async def reload(self) -> bool:
+        self.reloads += 1
+        return True
+
+
+class Fleet:
+    def __init__(self, *held: Iterable[str]) -> None:
+        self.together: list[FakeReplicas] = []
+        self.policies = [Policies() for _ in held]
+        self.processes = [
+            EveryProcess(
+                OwnView(f"host:{number}", holding, holding, FairBudget([]), policies),
+                FakeReplicas(self.together),
+            )
+            for number, (policies, holding) in enumerate(
+                zip(self.policies, (Holding(*people) for people in held), strict=True)
+            )
+        ]
+
+
+async def test_each_tells_what_it_holds_the_one_that_is_asked_first() -> None:
+    fleet = Fleet(["olga"], ["suspect", "pia"])
+    told = await fleet.processes[0].sessions(WhichSessions())
+    assert [one.process for one in told.processes] == ["host:0", "host:1"]
+    assert [token.subject for one in told.processes for token in one.tokens] == [
+        "olga",
+        "pia",  # the latest first
+        "suspect",
+    ]
+    assert (told.there_are, told.missing) == (2, 0)
+
+
+async def test_a_person_is_found_wherever_they_are() -> None:
+    fleet = Fleet(["olga"], ["suspect", "pia"])
+    told = await fleet.processes[0].sessions(WhichSessions(issuer="corp", subject="suspect"))
+    assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:suspect"]]
+    assert [len(each.tokens) for each in told.processes] == [0, 1]
+    other = await fleet.processes[0].sessions(WhichSessions(issuer="partner", subject="suspect"))
+    assert [each.links + each.tokens for each in other.processes] == [[], []]
+
+
+async def test_who_holds_a_link_on_a_server_is_found() -> None:
+    told = await Fleet(["olga"], ["pia"]).processes[0].sessions(WhichSessions(server="s-pia"))
+    assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:pia"]]
+
+
+async def test_what_does_not_fit_into_an_answer_is_counted() -> None:
+    fleet = Fleet([], [f"person-{number}" for number in range(1_003)])
+    told = await fleet.processes[0].sessions(WhichSessions())
+    assert [(len(one.tokens), len(one.links)) for one in told.processes] == [(0, 0), (1_000, 1_000)]
+    assert told.processes[1].left_out == 6
+
+
+async def test_who_does_not_tell_is_missing() -> None:
+    fleet = Fleet(["olga"], ["pia"])
+    fleet.together[0].is_away = True
+    told = await fleet.processes[0].queue()
+    assert ([one.process for one in told.processes], told.missing) == (["host:0"], 1)
+
+
+async def test_an_answer_of_another_version_is_missing() -> None:
+    fleet = Fleet(["olga"], ["pia"])
+
+    async def strangely(_: bytes) -> bytes:
+        return b'{"process": "host:1", "version": 2}'
+
+    fleet.together[1].answer_with(strangely)
+    told = await fleet.processes[0].policy(reload=False)
+    assert (told.there_are, told.missing) == (2, 1)
+
+
+async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
+    fleet = Fleet([], [], [])
+    told = await fleet.processes[1].policy(reload=False)
+    assert [one.reloads for one in fleet.policies] == [0, 0, 0]
+    told = await fleet.processes[1].policy(reload=True)
+    assert [one.reloads for one in fleet.policies] == [1, 1, 1]
+    assert all(isinstance(one, PolicyHere) and not one.file_rejected for one in told.processes)
