@@ -680,7 +680,7 @@ async def open_journal(
             follow.append(follower.follow)
             loops["audit stream"] = follower.run
     elif audit.stream:
-        store = StreamStore(stream, clock=clock, signer=signer)
+        store = StreamStore(stream, clock=clock, signer=signer, checkpoint_s=audit.checkpoint_s)
     else:
         store = LineStore(sys.stdout.fileno(), clock)
     if audit.stdout and (audit.stream or audit.directory is not None):

@@ -130,6 +130,15 @@ def _audit_commands(commands: Any) -> None:
     search.add_argument("--json", action="store_true", help="each record as JSON")
     search.set_defaults(run=_audit_search)
 
+    export = kinds.add_parser(
+        "export",
+        help="write the Redis stream as chain directories, for verify and search",
+        epilog="exit codes: 0 written, 1 nothing to write or Redis is away, 2 wrong usage",
+    )
+    _config_option(export)
+    export.add_argument("directory", type=Path, metavar="DIR", help="one that is not there yet")
+    export.set_defaults(run=_audit_export)
+
 
 def _admin_commands(commands: Any) -> None:
     admin = commands.add_parser(
@@ -293,6 +302,12 @@ def _audit_search(options: argparse.Namespace) -> int:
         until=options.until,
     )
     return search_trail(options.directories, question, as_json=options.json)
+
+
+def _audit_export(options: argparse.Namespace) -> int:
+    from gateway.audit_export_cli import export
+
+    return export(options.config, options.directory)
 
 
 def _head(text: str) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_places import segment_files
+from gateway.drivers.audit_record import record_body
 from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditTrail
 from gateway.drivers.clock import SystemClock
@@ -106,6 +107,23 @@ async def test_alone_it_holds_each_record_when_it_returns(
     reports = judged(lines)
     assert len(reports) == 2
     assert all(report.intact for report in reports), [report.finding for report in reports]
+
+
+async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pause(
+    valkey: Valkey, shared_valkey: RealValkey
+) -> None:
+    stream, clock = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX), FakeClock(now=1.0)
+    store = StreamStore(stream, clock=clock, signer=KEY.signer, checkpoint_s=10.0)
+    for pause_s in (5.0, 25.0, 3_600.0, 90_000.0):
+        at = clock.now()
+        body = record_body(AuditRecord(event="refused", at=at, subject=f"{at}"))
+        await store.commit([body], with_checkpoint=False, claim=lambda: True)
+        clock.step_wall(pause_s)  # and then it dies
+        lines = lines_of(shared_valkey, stream)
+        assert len(subjects(lines)) > 0
+        (report,) = judged(lines)
+        assert report.intact, report.finding
+    assert parse(lines[1]).fields["next_within_s"] == 30.0
 
 
 @pytest.mark.parametrize("loses", ["request", "answer"])

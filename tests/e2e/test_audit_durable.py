@@ -166,6 +166,11 @@ def test_the_trail_goes_where_config_says(own_stack: Stack) -> None:
     eventually(lambda: all_three.log_lines("console_link_issued") == [record])
     eventually(lambda: record in streamed("console_link_issued"))
 
+    exported = alone.directory / "exported"
+    assert main(["audit", "export", "--config", str(alone.config_file), str(exported)]) == 0
+    assert main(["audit", "verify", str(exported)]) == 0
+    assert main(["audit", "search", str(exported), "--event", "console_link_issued"]) == 0
+
     plain = own_stack.replica(change={"audit": {"stdout": True}})
     request_id = plain.console(token).headers["x-request-id"]
     (line,) = plain.log_lines("console_link_issued")

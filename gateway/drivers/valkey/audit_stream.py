@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice, takewhile
 
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
@@ -13,21 +15,35 @@ from gateway.drivers.valkey.connection import Script, Valkey
 from gateway.errors import StoreUnavailable
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
+    CHECKPOINT,
+    SEGMENT_OPENED,
     Head,
+    Line,
     Signer,
     beginning,
     checkpoint,
+    is_checkpoint_of,
     link,
     parse,
     segment_opening,
+    segment_removed,
 )
 
 log = logging.getLogger("gateway.audit")
 
 _APPEND = Script("audit_append")
+_READ = Script("audit_read")
 _TRIM = Script("audit_trim")
 _STATE_LIFE_MS = 366 * 86_400_000
 """How long after its last line it is known where a chain stands: a process may be idle."""
+_SEGMENT_AGE_MAX_S = 86_400.0
+_LATE, _PROMISED = 2, 3
+"""As in files: periods after which a record waits for a checkpoint, and what each promises."""
+_TOLD_BEFORE_MS = 2 * 86_400_000
+"""For so long after its time a line stays, so that chains tell before what is forgotten: as a whole
+segment, of a day, and somebody looks each hour."""
+_LOOKED_AT_ONCE = 200
+_EVENT = b'"event":"%b"'
 _TRIM_EVERY_S = 10.0
 _NEARLY_FULL = 0.9
 _TRY_AGAIN_S = 0.5
@@ -47,7 +63,7 @@ class AuditStream:
     """The stream that all processes append to, and keep within its bounds."""
 
     def __init__(self, valkey: Valkey, *, keep_s: float, bytes_max: int) -> None:
-        """Lines older than `keep_s` are forgotten (0: never), others while there is no room."""
+        """Lines older than `keep_s` are forgotten soon (0: never), others where they must be."""
         self._valkey = valkey
         self._keep_ms = round(keep_s * 1000)
         self._bytes_max = bytes_max
@@ -60,6 +76,10 @@ class AuditStream:
     @property
     def name(self) -> str:
         return self._valkey.key("lines", tag="audit")
+
+    @property
+    def keep_s(self) -> float:
+        return self._keep_ms / 1000
 
     async def append(
         self, chain: str, after_seq: int, lines: Sequence[bytes], *, leaves_gap: bool = False
@@ -84,6 +104,47 @@ class AuditStream:
         if stands < after_seq:
             raise ChainBehind(stands)
 
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Read all that it has, oldest first; raise StoreUnavailable."""
+        async for line in self._read(0, [b""]):
+            yield line
+
+    async def old_segments(self, before: float, signer: Signer | None) -> list[tuple[int, Head]]:
+        """Return the segments that ended before that, with their last lines.
+
+        Only those count whose next one's opening a checkpoint of ours vouches for: whoever can
+        write to the server can make others, to have their removal told.
+        """
+        found, openings = [], dict[str, Line]()
+        kinds = [_EVENT % SEGMENT_OPENED.encode(), _EVENT % CHECKPOINT.encode()]
+        async for text in self._read(self._keep_ms, kinds if self._keep_ms else []):
+            try:
+                line = parse(text)
+            except ValueError:
+                continue
+            opening = openings.pop(line.chain, None)
+            if line.event == SEGMENT_OPENED:
+                openings[line.chain] = line
+            elif opening is not None and _vouches(line, opening, signer):
+                number = opening.fields.get("segment", 0)
+                if number > 1 and opening.at < before:
+                    found.append((number - 1, Head(line.chain, opening.seq - 1, opening.prev)))
+        return found
+
+    async def _read(self, older_than_ms: int, holding: Sequence[bytes]) -> AsyncIterator[bytes]:
+        after: bytes = b""
+        while holding:
+            after, *lines = await self._valkey.run_script(
+                _READ,
+                [self.name],
+                [after, _LOOKED_AT_ONCE, older_than_ms, *holding],
+                even_if_away=True,
+            )
+            if not after:
+                return
+            for line in lines:
+                yield line
+
     async def keep_trimmed(self, clock: Clock) -> None:
         """Keep the stream within its bounds, for ever, whatever else goes on or fails.
 
@@ -98,8 +159,9 @@ class AuditStream:
 
     async def trim(self) -> int:
         """Forget some thousand lines at most; return how many."""
+        forgotten_ms = self._keep_ms + _TOLD_BEFORE_MS if self._keep_ms else 0
         self.bytes, old, crowded = await self._valkey.run_script(
-            _TRIM, [self.name], [self._keep_ms, self._bytes_max], even_if_away=True
+            _TRIM, [self.name], [forgotten_ms, self._bytes_max], even_if_away=True
         )
         if crowded and not self._is_full:
             self._is_full = True
@@ -109,52 +171,130 @@ class AuditStream:
         return int(old) + int(crowded)
 
 
+def _vouches(line: Line, opening: Line, signer: Signer | None) -> bool:
+    return line.prev == opening.hash and is_checkpoint_of(line, signer)
+
+
 class StreamStore:
     """A chain that lives in the stream alone (audit_trail.AuditStore); each process makes one."""
 
-    def __init__(self, stream: AuditStream, *, clock: Clock, signer: Signer | None) -> None:
+    def __init__(
+        self,
+        stream: AuditStream,
+        *,
+        clock: Clock,
+        signer: Signer | None,
+        checkpoint_s: float = 60.0,
+    ) -> None:
         self._stream = stream
         self._clock = clock
         self._signer = signer
-        self._head = beginning(secrets.token_hex(8))
+        self._checkpoint_s = checkpoint_s
         self._lost: Head | None = None
         """Where the chain before stood, of which lines are gone."""
-        self._checkpointed = 0
+        self._told: set[tuple[int, Head]] = set()
+        """Segments whose end we have told."""
+        self._begin(beginning(secrets.token_hex(8)))
+
+    def _begin(self, head: Head) -> None:
+        self._head = head
+        self._sealed, self._sealed_at = 0, -math.inf
+        """The last checkpoint's number and time."""
+        self._segment, self._opened_at = 0, -math.inf
 
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
     ) -> Committed:
         now, before = self._clock.now(), self._head
-        begins = [] if before.seq else [segment_opening(1, now), opening_body(now, lost=self._lost)]
-        lines, head = link(before, [*begins, *bodies])
-        marks = (with_checkpoint or bool(begins)) and head.seq > self._checkpointed
-        if marks:
-            last, head = link(head, [checkpoint(head, now, self._signer)])
-            lines += last
-        if not lines:
+        opens = now - self._opened_at >= _SEGMENT_AGE_MAX_S
+        made = self._compose(bodies, now, opens=opens, with_checkpoint=with_checkpoint)
+        if not made.lines:
             return Committed([], [])
+        await self._append(before, made.lines)
+        if not claim():  # the next attempt takes it back
+            raise unavailable("the stream took too long")
+        self._head, self._sealed = made.head, made.sealed
+        if made.checkpoints:
+            self._sealed_at = now
+        if opens:
+            self._segment, self._opened_at = self._segment + 1, now
+        return Committed(made.lines, made.checkpoints)
+
+    def _compose(
+        self, bodies: Sequence[bytes], now: float, *, opens: bool, with_checkpoint: bool
+    ) -> "_Made":
+        made = _Made(self._head, self._sealed, partial(self._checkpoint, now=now))
+        begins = self._head.seq == 0
+        if opens:
+            made.seal()
+            made.add([segment_opening(self._segment + 1, now)])
+            made.seal()
+        elif bodies and now - self._sealed_at > _LATE * self._checkpoint_s:
+            made.seal(anew=True)
+        made.add([*([opening_body(now, lost=self._lost)] if begins else []), *bodies])
+        if with_checkpoint or begins:
+            made.seal()
+        return made
+
+    def _checkpoint(self, head: Head, *, now: float) -> bytes:
+        promise = _PROMISED * self._checkpoint_s
+        return checkpoint(head, now, self._signer, next_within_s=promise)
+
+    async def _append(self, before: Head, lines: Sequence[bytes]) -> None:
         try:
-            await self._stream.append(head.chain, before.seq, lines)
+            await self._stream.append(before.chain, before.seq, lines)
         except ChainBehind as behind:
             log.error(  # noqa: TRY400 - the text says it all
                 "audit_stream_lost_lines", extra={"head": str(before), "stands": behind.stands}
             )
-            self._lost, self._head, self._checkpointed = before, beginning(secrets.token_hex(8)), 0
+            self._lost = before
+            self._begin(beginning(secrets.token_hex(8)))
             raise unavailable(str(behind)) from behind
         except StoreUnavailable as error:
             raise unavailable(str(error)) from error
-        if not claim():  # the next attempt takes it back
-            raise unavailable("the stream took too long")
-        self._head = head
-        if marks:
-            self._checkpointed = head.seq
-        return Committed(lines, [head] if marks else [])
 
     async def tidy(self) -> Committed:
-        return Committed([], [])  # AuditStream.keep_trimmed does
+        """Tell which segments the stream is about to forget, whoever wrote them."""
+        now = self._clock.now()
+        before = now - self._stream.keep_s
+        try:
+            old = await self._stream.old_segments(before, self._signer)
+        except StoreUnavailable as error:
+            raise unavailable(str(error)) from error
+        new = [one for one in old if one not in self._told]
+        told = [
+            segment_removed(
+                now, segment=number, head=head, due_before=before, why="older than keep_days"
+            )
+            for number, head in new
+        ]
+        committed = await self.commit(told, with_checkpoint=bool(told), claim=lambda: True)
+        self._told.update(new)
+        return committed
 
     async def close(self) -> None:
         return
+
+
+class _Made:
+    """Lines that follow a head, with checkpoints among them."""
+
+    def __init__(self, head: Head, sealed: int, checkpoint_of: Callable[[Head], bytes]) -> None:
+        self.head, self.sealed = head, sealed
+        self.lines: list[bytes] = []
+        self.checkpoints: list[Head] = []
+        self._checkpoint_of = checkpoint_of
+
+    def add(self, bodies: Sequence[bytes]) -> None:
+        lines, self.head = link(self.head, bodies)
+        self.lines += lines
+
+    def seal(self, *, anew: bool = False) -> None:
+        """Put a checkpoint after the last line, if it is none, or `anew`."""
+        if anew or self.head.seq > self.sealed:
+            self.add([self._checkpoint_of(self.head)])
+            self.sealed = self.head.seq
+            self.checkpoints.append(self.head)
 
 
 LinesAfter = Callable[[str, int], Iterator[bytes]]

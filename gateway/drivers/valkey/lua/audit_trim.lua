@@ -6,7 +6,7 @@
 local old, crowded = 0, 0
 if ARGV[1] ~= '0' then
   local time = redis.call('TIME')
-  local oldest = string.format('%.0f', time[1] * 1000 - tonumber(ARGV[1]))
+  local oldest = string.format('%.0f', time[1] * 1000 + time[2] / 1000 - tonumber(ARGV[1]))
   old = redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest)
 end
 local bytes = redis.call('MEMORY', 'USAGE', KEYS[1]) or 0

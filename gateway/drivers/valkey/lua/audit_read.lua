@@ -1,0 +1,23 @@
+#!lua flags=no-writes
+-- Read some of the audit stream's lines.
+-- KEYS: stream. ARGV: after which id ('': from the beginning), how many lines to look at, how many
+-- ms old they must be (0: any), then texts: lines that hold none of them are left out.
+-- Returns the id of the last line looked at ('': there was none), then the lines.
+local to = '+'
+if ARGV[3] ~= '0' then
+  local time = redis.call('TIME')
+  to = string.format('%.0f', time[1] * 1000 + time[2] / 1000 - tonumber(ARGV[3]))
+end
+local from = ARGV[1] == '' and '-' or '(' .. ARGV[1]
+local found = {''}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], from, to, 'COUNT', ARGV[2])) do
+  local line = entry[2][2]
+  found[1] = entry[1]
+  for i = 4, #ARGV do
+    if string.find(line, ARGV[i], 1, true) then
+      found[#found + 1] = line
+      break
+    end
+  end
+end
+return found

@@ -1,0 +1,184 @@
+"""`gateway audit export`: what a real stream holds, written so that verify and search read it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import settings
+from gateway.audit_export_cli import export_stream
+from gateway.cli import main
+from gateway.drivers.audit_record import Committed
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.valkey import audit_stream
+from gateway.drivers.valkey.audit_stream import AuditStream, StreamStore
+from gateway.drivers.valkey.connection import Valkey
+from gateway.rules.audit_chain import SEGMENTS_REMOVED, link, parse, segment_opening
+from tests.contract.test_audit_stream import (
+    BYTES_MAX,
+    KEY,
+    Beside,
+    a_trail,
+    lines_of,
+    record,
+    trimmed,
+)
+from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.support.valkey import RealValkey
+
+
+def a_store(server: RealValkey, **changes: Any) -> settings.Store:
+    redis = settings.RedisServer(url=server.url)
+    return settings.Store(redis=redis, seal_keys=(a_seal_key(),), **changes)
+
+
+async def opened(server: RealValkey) -> Valkey:
+    valkey = a_valkey(server, namespace="gateway")
+    assert await valkey.probe()
+    return valkey
+
+
+async def exported(server: RealValkey, directory: Path) -> int:
+    return await asyncio.to_thread(export_stream, a_store(server), directory)
+
+
+def audit(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["audit", *map(str, arguments)])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "key.pub"
+    file.write_bytes(KEY.public)
+    return file
+
+
+async def test_chains_of_the_stream_and_of_files_are_verified_and_searched_from_there(
+    own_valkey: RealValkey, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valkey = await opened(own_valkey)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
+    alone = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    beside = Beside(stream, tmp_path / "audit")
+    for i in range(150):
+        await record(alone, f"alone {i}")
+        await record(beside.trail, f"beside {i}")
+    await alone.close()
+    await beside.close()
+    out = tmp_path / "out"
+    assert await exported(own_valkey, out) == 0
+    code, said = audit(capsys, "verify", out, "--public-key", key)
+    assert code == 0, said
+    assert said.count(": intact, chain ") == 2
+    written = sorted(file.read_bytes() for file in out.glob("chain-*/segment-*"))
+    in_files = [file.read_bytes() for file in beside.files.place.glob("segment-*")]
+    assert len(in_files) > 2
+    assert set(in_files) < set(written)
+    assert "alone 149" in audit(capsys, "search", out, "--subject", "alone 149")[1]
+    assert not (out / "cut-off").exists()
+    await valkey.close()
+
+
+async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_verifies(
+    own_valkey: RealValkey,
+    tmp_path: Path,
+    key: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_stream, "_SEGMENT_AGE_MAX_S", 0.3)
+    monkeypatch.setattr(audit_stream, "_TOLD_BEFORE_MS", 700)
+    valkey = await opened(own_valkey)
+    stream = AuditStream(valkey, keep_s=1.0, bytes_max=BYTES_MAX)
+    stores = [StreamStore(stream, clock=SystemClock(), signer=KEY.signer) for _ in range(2)]
+    ended, lives = map(a_trail, stores)
+    for i in range(60):
+        if i < 20:
+            await record(ended, f"ended {i} {'x' * 900}")
+        elif i == 20:
+            await ended.close()
+        await record(lives, f"lives {i} {'x' * 900}")
+        if i % 4 == 0:
+            await stores[1].tidy()
+            await trimmed(stream)
+        await asyncio.sleep(0.05)
+    await lives.close()
+    out = tmp_path / "out"
+    assert await exported(own_valkey, out) == 0
+    assert "the stream has forgotten what was before" in capsys.readouterr().out
+    code, said = audit(capsys, "verify", out, "--public-key", key)
+    assert code == 0, said
+    assert "were removed when old, as the trail tells" in said
+    code, said = audit(capsys, "search", out, out / "cut-off", "--event", "refused", "--json")
+    left = [parse(line).event for line in lines_of(own_valkey, stream)]
+    assert said.count('"event":"refused"') == left.count("refused")
+    await valkey.close()
+
+
+async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_found(
+    own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valkey = await opened(own_valkey)
+    stream = AuditStream(valkey, keep_s=0, bytes_max=40_000)
+    beside = Beside(stream, tmp_path / "audit")
+    for i in range(200):
+        await record(beside.trail, f"p{i}")
+    await beside.close()
+    await trimmed(stream)
+    out = tmp_path / "out"
+    assert await exported(own_valkey, out) == 0
+    told = capsys.readouterr().out
+    assert "where search finds them; nothing proves them" in told
+    code, said = audit(capsys, "verify", out)
+    assert code == 1
+    assert "and no line tells of a removal" in said
+    assert "p199" in audit(capsys, "search", out, out / "cut-off", "--subject", "p199")[1]
+    await valkey.close()
+
+
+async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
+    own_valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_stream, "_SEGMENT_AGE_MAX_S", 0.1)
+    valkey = await opened(own_valkey)
+    stream = AuditStream(valkey, keep_s=0.2, bytes_max=BYTES_MAX)
+    store = StreamStore(stream, clock=SystemClock(), signer=KEY.signer)
+    trail = a_trail(store)
+    await record(trail, "first")
+    head = parse(lines_of(own_valkey, stream)[-1]).head
+    (forged,), _ = link(head, [segment_opening(2, 1.0)])
+    own_valkey.command("XADD", stream.name, "*", "line", forged.decode())
+    await asyncio.sleep(0.4)
+    assert told_by(await store.tidy()) == []
+    await record(trail, "in another segment")
+    await asyncio.sleep(0.4)
+    assert told_by(await store.tidy())[:1] == [1]
+    assert 1 not in told_by(await store.tidy())
+    await trail.close()
+    await valkey.close()
+
+
+def told_by(committed: Committed) -> list[int]:
+    """Return the segments whose removal it tells."""
+    lines = map(parse, committed.lines)
+    return [line.fields["removed_through"] for line in lines if line.event == SEGMENTS_REMOVED]
+
+
+async def test_what_cannot_be_exported_is_said(
+    own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await exported(own_valkey, tmp_path / "out") == 1
+    assert "the stream holds no chain" in capsys.readouterr().err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert await exported(own_valkey, tmp_path / "full") == 2
+    own = settings.RedisEmbedded(embedded=True)
+    embedded = a_store(own_valkey).model_copy(update={"redis": own})
+    assert await asyncio.to_thread(export_stream, embedded, tmp_path / "out") == 2
+    own_valkey.kill()
+    assert await exported(own_valkey, tmp_path / "out") == 1
+    assert "redis does not answer" in capsys.readouterr().err
