@@ -116,6 +116,9 @@ class SharedFlight:
             except GatewayError as error:
                 has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
                 if joined and flight.task.done() and error.out_of_time and has_more_time:
+                    # It may have ended in this very turn of the loop; joined again, it would fail
+                    # at once, again and again, and nothing else would ever run.
+                    self._forget(name, flight)
                     continue
                 raise
             if joined and held.source is LinkSource.UPSTREAM:
@@ -170,13 +173,16 @@ class SharedFlight:
         self._flights[name] = flight
 
         def land(task: "asyncio.Task[Held]") -> None:
-            if self._flights.get(name) is flight:
-                del self._flights[name]
+            self._forget(name, flight)
             if not task.cancelled():
                 task.exception()  # those who waited have it; if none did, nobody needs it
 
         flight.task.add_done_callback(land)
         return flight
+
+    def _forget(self, name: tuple[str, bytes | None, bool], flight: _Flight) -> None:
+        if self._flights.get(name) is flight:
+            del self._flights[name]
 
     async def _fly(
         self, key: str, fetch: Fetch, deadline: float, *, unusable: bytes | None, fresh: bool

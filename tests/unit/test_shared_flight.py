@@ -505,3 +505,47 @@ def test_what_is_shared_is_in_no_repr() -> None:
         Found(b"canary", 1.0, b"version"),
     )
     assert "canary" not in repr(shown)
+
+
+class WearyClock(FakeClock):
+    """It fails whoever asks for the time on and on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patience = 5_000
+
+    def monotonic(self) -> float:
+        self._patience -= 1
+        assert self._patience > 0, "somebody asks without end"
+        return super().monotonic()
+
+
+async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_none() -> None:
+    """A flight that has ended is there for one turn of the loop more, and yields to nobody."""
+    clock = WearyClock()
+    flight = SharedFlight(FakeSharedStore(clock), clock)
+    may_fail = asyncio.Event()
+    begun = 0
+
+    async def fetch() -> Fetched:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            await may_fail.wait()
+            raise BudgetExhausted("no slot in time", retry_after_s=1.0)
+        return Fetched(b"link", clock.monotonic() + 100)
+
+    async def comes(turns_later: int) -> Held:
+        await may_fail.wait()
+        for _ in range(turns_later):
+            await asyncio.sleep(0)
+        return await flight.obtain("k", fetch, deadline=clock.monotonic() + 20)
+
+    first = asyncio.ensure_future(flight.obtain("k", fetch, deadline=clock.monotonic() + 1))
+    others = [asyncio.ensure_future(comes(turns)) for turns in range(20)]
+    await settle()
+    may_fail.set()
+    assert [held.value for held in await asyncio.gather(*others)] == [b"link"] * 20
+    with pytest.raises(BudgetExhausted):
+        await first
+    assert begun == 2
