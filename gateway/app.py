@@ -1,28 +1,19 @@
-"""The composition root: opens what the gateway needs, wires the flow, owns lifetimes and signals.
-
-It decides nothing. One process is one `Worker`; `serve` puts a supervisor above them.
-"""
+"""The composition root: opens what the gateway needs and wires the flow. It decides nothing."""
 
 import asyncio
-import gc
 import logging
 import os
 import secrets
-import signal
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from random import Random, SystemRandom
-from typing import Any
 
 import aiohttp
-from aiohttp import http_parser, web
 
 from gateway import settings
 from gateway.drivers import log as logs
@@ -31,14 +22,12 @@ from gateway.drivers.audit_keys import signer_of
 from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
-from gateway.drivers.embedded_valkey import EmbeddedValkey
 from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
 from gateway.drivers.line_journal import LineStore
 from gateway.drivers.lines import LineWriter
-from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
@@ -51,17 +40,17 @@ from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.upstream import AioUpstream, open_session
 from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
-from gateway.drivers.valkey.connection import RedisClient, Valkey, make_client
+from gateway.drivers.valkey.connection import RedisClient, Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.order_store import ValkeyOrderStore
 from gateway.drivers.valkey.replicas import ValkeyReplicas
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.drivers.valkey.used_once import ValkeyUsedOnce
-from gateway.edge.admin import AdminApi, admin_app
+from gateway.edge.admin import AdminApi
 from gateway.edge.docs import pages
 from gateway.edge.federation import FederationHandler
 from gateway.edge.passed_on import TracesPassedOn
-from gateway.edge.public import PublicHandler, PublicServer
+from gateway.edge.public import PublicHandler
 from gateway.edge.wire import FAILURES
 from gateway.errors import KeysUnavailable, StoreUnavailable
 from gateway.flow import under_way
@@ -94,269 +83,13 @@ from gateway.rules.identity import TokenRules, good_until
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.rules.share import Share
-from gateway.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 
-log = logging.getLogger("gateway.app")
-
-_FIRST_KEYS_WITHIN_S = 3.0
-_LAST_CONNECTIONS_S = 0.2
-"""For how long a process that ends still accepts after nobody can begin to connect."""
-_CANCELLED_WITHIN_S = 1.0
-_HANDSHAKE_WITHIN_S = 10.0
-_GOODBYE_WITHIN_S = 2.0
-"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
-_RESTART_AFTER_S = 1.0
-_LAG_EVERY_S = 0.5
 _ADMINS_MAX = 1_000
 _OURS_ALONE, _AS_UMASK_SAYS = 0o600, 0o666
-_SWITCH_S = 0.001
-"""For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
 
 _OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
 Loop = Callable[[], Awaitable[None]]
-
-
-def serve(config_file: Path, *, workers: int) -> int:
-    """Run the gateway until SIGTERM; raise MistakesFound when config or policy are not good."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
-        sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
-        return 1
-    config = settings.load_settings(config_file)
-    open_policy(config, SystemClock(), Metrics())
-    raise_unless_traceable(settings.traces_wanted())
-    logs.set_up(config.log.levels)
-    with ExitStack() as stack:
-        embedded_url = None
-        if isinstance(config.store.redis, settings.RedisEmbedded):
-            embedded_url = stack.enter_context(EmbeddedValkey()).url
-        work = partial(run_worker, embedded_url=embedded_url)
-        return Supervisor(config_file, work, workers=workers, config=config).run()
-
-
-def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
-    """Be one worker until told to stop; return the exit code."""
-    with (
-        closing(LineWriter(sys.stdout.fileno())) as lines,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
-    ):
-        logs.set_up(plan.config.log.levels, lines)
-        runner.run(Worker(plan, lines, embedded_url=embedded_url).run())
-    return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - there is none for every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-class Worker:
-    """One serving process: opens, listens, drains, closes, in this order."""
-
-    def __init__(self, plan: WorkerPlan, lines: LineWriter, *, embedded_url: str | None) -> None:
-        self._plan = plan
-        self._lines = lines
-        self._embedded_url = embedded_url
-        self._config = plan.config
-        self._clock = SystemClock()
-        self._metrics = Metrics(plan.config.metrics.teams)
-        history = plan.history
-        self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
-        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
-        self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
-        self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
-        self._stop = asyncio.Event()
-        self._hangup = asyncio.Event()
-        self._has_admin_port = asyncio.Event()
-        self._draining = False
-        self._replaced = False
-        self._certificates = {
-            listener: ServedCertificate(listener, tls, self._clock)
-            for listener, tls in (
-                ("public", self._config.listen.tls),
-                ("admin", self._config.admin.tls),
-            )
-            if tls is not None
-        }
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        loop.add_signal_handler(RETIRE, self._retire)
-        loop.add_signal_handler(TAKE_OVER, self._has_admin_port.set)
-        if not self._plan.takes_over:
-            self._has_admin_port.set()
-        loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
-        try:
-            client = make_client(self._config.store, self._embedded_url)
-            async with open_parts(
-                self._config, client, self._clock, self._metrics, self._lines
-            ) as parts:
-                await self._run_loops(parts)
-        finally:
-            loop.remove_reader(self._plan.parent_fd)
-
-    def _parent_is_gone(self) -> None:
-        # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
-        asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
-        self._end()
-
-    def _retire(self) -> None:
-        self._replaced = True
-        self._end()
-
-    def _end(self) -> None:
-        self._stop.set()
-        self._has_admin_port.set()
-
-    async def _run_loops(self, parts: "Parts") -> None:
-        loops: dict[str, Loop] = {
-            **parts.loops,
-            "reload": lambda: self._reload_on_hangup(parts),
-            "loop lag": self._measure_lag,
-        }
-        for listener, certificate in self._certificates.items():
-            loops[f"certificate of {listener}"] = certificate.run
-            self._metrics.gauge(
-                "gateway_certificate_expires_timestamp_seconds",
-                partial(getattr, certificate, "expires_at"),
-                listener=listener,
-            )
-        async with running(loops, self._clock, self._metrics):
-            await self._serve(parts)
-
-    async def _serve(self, parts: "Parts") -> None:
-        await parts.first_keys(_FIRST_KEYS_WITHIN_S)
-        server = PublicServer(
-            parts.handler,
-            access_log=None,  # one line per request is written by the handler
-            max_line_size=8_190,
-            max_field_size=self._config.request.header_bytes,
-            max_headers=128,
-            keepalive_timeout=75.0,
-            auto_decompress=False,
-        )
-        public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
-        admin = web.AppRunner(
-            admin_app(
-                self._metrics.exposition,
-                lambda: self._readiness(parts),
-                parts.administration,
-                self._is_tls_in_force,
-            ),
-            access_log=None,
-            shutdown_timeout=_CANCELLED_WITHIN_S,
-            auto_decompress=False,
-        )
-        await public.setup()
-        await admin.setup()
-        accepting = await self._listen("public", self._plan.public, public)
-        gc.collect()
-        gc.freeze()  # what is here now stays: the collector need not look at it again
-        gc.set_threshold(5_000, 20, 50)
-        sys.setswitchinterval(_SWITCH_S)
-        os.write(self._plan.ready_fd, b"1")
-        os.close(self._plan.ready_fd)
-        log.info("serving", extra={"worker": self._plan.index})
-        await self._has_admin_port.wait()
-        answering = await self._listen("admin", self._plan.admin, admin)
-        await self._stop.wait()
-        self._draining = True
-        log.info("draining", extra={"worker": self._plan.index})
-        server.tell_clients_to_leave()
-        if self._replaced:  # by one that answers on the admin port now, and others accept
-            answering.close()
-            await admin.cleanup()
-        else:
-            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_CONNECTIONS_S)
-        accepting.close()
-        await server.drain(self._clock, within_s=self._config.request.drain_s)
-        await public.cleanup()
-        answering.close()
-        await admin.cleanup()
-
-    def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
-        served = self._certificates.get("admin")
-        return served is not None and served.is_in_force(context)
-
-    async def _listen(
-        self, listener: str, bound: socket.socket, runner: web.BaseRunner
-    ) -> asyncio.AbstractServer:
-        if runner.server is None:
-            raise RuntimeError("the runner is not set up")
-        tls: dict[str, Any] = {}
-        if (certificate := self._certificates.get(listener)) is not None:
-            tls = {
-                "ssl": certificate.context,
-                "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
-                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
-            }
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
-
-    async def _reload_on_hangup(self, parts: "Parts") -> None:
-        while True:
-            await self._hangup.wait()
-            self._hangup.clear()
-            await parts.policies.reload()
-
-    async def _measure_lag(self) -> None:
-        while True:
-            due_at = self._clock.monotonic() + _LAG_EVERY_S
-            await self._clock.sleep(_LAG_EVERY_S)
-            self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
-
-    def _readiness(self, parts: "Parts") -> tuple[bool, Mapping[str, str]]:
-        keys = {keys.issuer: keys.loaded for keys in parts.keys}
-        state = {
-            "serving": "draining" if self._draining else "ok",
-            # Without Redis each process goes on with its share: slower, but there.
-            "redis": "ok" if parts.valkey.available else "degraded",
-            "orders": parts.orders.state,
-            **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
-        }
-        return not self._draining and parts.orders.serve and any(keys.values()), state
-
-
-@asynccontextmanager
-async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> AsyncIterator[None]:
-    """Keep the loops going meanwhile."""
-    metrics.begin_tasks(loops)
-    async with asyncio.TaskGroup() as tasks:
-        started = [
-            tasks.create_task(supervise(name, loop, clock, metrics.task_restarted), name=name)
-            for name, loop in loops.items()
-        ]
-        try:
-            yield
-        finally:
-            await _end(started)
-
-
-async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[str], None]) -> None:
-    """Run a loop that should never end; when it does, say so, count it and start it again."""
-    while True:
-        try:
-            await loop()
-        except Exception:  # a loop that dies is a bug, but no reason to serve nobody
-            log.exception("task_died", extra={"task": name})
-        restarted(name)
-        await clock.sleep(_RESTART_AFTER_S)
-
-
-async def _end(tasks: list["asyncio.Task[None]"]) -> None:
-    """Cancel until all have ended: redis-py swallows one that comes while it connects."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +102,7 @@ class Parts:
     keys: tuple[IssuerKeys, ...]
     valkey: Valkey
     orders: StandingOrders
+    trail: AuditTrail
     administration: AdminApi | None
 
     async def first_keys(self, within_s: float) -> None:
@@ -460,13 +194,12 @@ async def open_parts(
             dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
-        journal, journal_loops = await open_journal(
-            config.audit, stack, valkey, clock, metrics, lines
-        )
-        loops |= journal_loops
-        await policies.record_in(journal)
+        trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
+        loops |= trail_loops
+        await policies.record_in(trail)
+        journal: Journal = trail
         if config.audit.when_unwritable == "serve":
-            journal = BestEffortJournal(journal, metrics)
+            journal = BestEffortJournal(trail, metrics)
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -538,7 +271,7 @@ async def open_parts(
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )
-        yield Parts(handler, loops, policies, keys, valkey, orders, administration)
+        yield Parts(handler, loops, policies, keys, valkey, orders, trail, administration)
 
 
 def open_orders(
@@ -546,17 +279,15 @@ def open_orders(
 ) -> StandingOrders:
     file = config.orders.file
 
+    log = logging.getLogger("gateway.orders")
+
     def not_obeyed(error: Exception) -> None:
         log.error("order_not_obeyed", exc_info=error)
         metrics.order_not_obeyed()
 
     return StandingOrders(
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
-        None
-        if file is None
-        else FileOnDisk(
-            file, logging.getLogger("gateway.orders"), failed="not_kept", mode=_OURS_ALONE
-        ),
+        None if file is None else FileOnDisk(file, log, failed="not_kept", mode=_OURS_ALONE),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
         # Not so only because this process has no admin API: another replica may have one.
@@ -645,14 +376,14 @@ def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
     return sum(isinstance(order.what, kind) for order in orders.current.in_force)
 
 
-async def open_journal(
+async def open_trail(
     audit: settings.Audit,
     stack: AsyncExitStack,
     valkey: Valkey,
     clock: Clock,
     metrics: Metrics,
     lines: LineWriter,
-) -> tuple[Journal, dict[str, Loop]]:
+) -> tuple[AuditTrail, dict[str, Loop]]:
     """Open the audit trail; what closes it makes all durable that it was given."""
     signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
     keep_s = audit.keep_days * 86_400

@@ -15,7 +15,6 @@ from gateway.app import (
     open_identify,
     open_policy,
     projects_of,
-    running,
 )
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
@@ -30,6 +29,7 @@ from gateway.located_yaml import Document, Mistake, MistakesFound, load
 from gateway.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
 from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
+from gateway.worker import running
 
 _ONLINE_WITHIN_S = 15.0
 

@@ -252,7 +252,7 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from gateway.app import serve
+    from gateway.worker import serve
 
     return serve(options.config, workers=options.workers)
 

@@ -112,7 +112,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Logger = Literal[
     "gateway",
     "gateway.admin",
-    "gateway.app",
     "gateway.audit",
     "gateway.inventory",
     "gateway.keys",
@@ -123,6 +122,7 @@ Logger = Literal[
     "gateway.supervisor",
     "gateway.tls",
     "gateway.valkey",
+    "gateway.worker",
 ]
 """Those that have a level of their own. Libraries log what they read, tokens included."""
 

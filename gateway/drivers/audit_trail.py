@@ -25,6 +25,7 @@ _GATHER_S = 0.005
 """The least time between two commits, unless all have come who are likely to."""
 _FORGETS = 0.95
 _TIDY_EVERY_S = 3_600.0
+_PROBE_EVERY_S = 5.0
 
 
 class AuditStore(Protocol):
@@ -129,18 +130,29 @@ class AuditTrail:
         self._telemetry.audit_recorded("trail_opened")
 
     async def run(self) -> None:
-        """Write checkpoints and remove what is old, for ever."""
+        """Write checkpoints, remove what is old, try again what failed, for ever."""
         tidy_at = self._clock.monotonic()
+        checkpoint_at = tidy_at + self._checkpoint_s
         while True:
-            await self._clock.sleep(self._checkpoint_s)
+            await self._clock.sleep(min(self._checkpoint_s, _PROBE_EVERY_S))
             try:
-                await self._attempt(_Batch(), with_checkpoint=True)
+                if not self._durable:
+                    await self._probe()
+                if self._clock.monotonic() >= checkpoint_at:
+                    checkpoint_at = self._clock.monotonic() + self._checkpoint_s
+                    await self._attempt(_Batch(), with_checkpoint=True)
                 if self._clock.monotonic() >= tidy_at:
                     tidy_at = self._clock.monotonic() + _TIDY_EVERY_S
                     async with self._turn:
                         self._tell(await self._store.tidy())
             except JournalUnavailable:
                 continue  # it is told and counted; the next time may be better
+
+    async def _probe(self) -> None:
+        """Record that the trail goes on: nobody may come to try, where that makes not ready."""
+        record = AuditRecord(event="trail_resumed", at=self._clock.now())
+        await self._attempt(_Batch(bodies=[record_body(record)]))
+        self._telemetry.audit_recorded(record.event)
 
     async def close(self) -> None:
         """Make all durable that was begun, put a checkpoint after it, and let go."""

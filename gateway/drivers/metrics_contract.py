@@ -241,7 +241,7 @@ FAMILIES: Final = (
         "Records of the audit trail that are durable.",
         event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
         "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
-        "trail_opened",
+        "trail_opened, trail_resumed",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",

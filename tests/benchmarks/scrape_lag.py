@@ -46,7 +46,7 @@ async def lateness(scrape: Callable[[], Awaitable[object]]) -> list[float]:
 
 
 def main() -> None:
-    sys.setswitchinterval(0.001)  # as in a worker (gateway/app.py)
+    sys.setswitchinterval(0.001)  # as in a worker (gateway/worker.py)
     metrics = a_full_page()
     body, _ = metrics.exposition(OPENMETRICS)
     began = time.perf_counter()

@@ -595,6 +595,25 @@ async def test_a_trail_that_cannot_be_opened_is_tried_again(
         assert subject.subjects() == ["ann"]
 
 
+async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    directory = tmp_path / "audit"
+    directory.write_text("a file is in the way")
+    async with opened(directory, clock) as subject:
+        trying = asyncio.create_task(subject.trail.run())
+        await clock.advance(5.0)
+        assert not subject.trail.durable
+        directory.unlink()
+        async with asyncio.timeout(10):
+            while not subject.trail.durable:
+                await clock.advance(5.0)
+                await asyncio.sleep(0.01)  # the disk is behind a thread
+        assert "trail_resumed" in subject.events()
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+
+
 async def test_a_segment_that_somebody_deleted_is_not_written_to(
     subject: Subject, clock: FakeClock
 ) -> None:

@@ -232,6 +232,22 @@ def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
     assert gateway.console(box.token(), box.servers[5]).status == 200
 
 
+def test_who_cannot_put_on_record_is_not_ready_until_that_works_again(own_stack: Stack) -> None:
+    gateway = own_stack.replica(change={"audit": {"directory": "audit"}}, start=False)
+    in_the_way = gateway.directory / "audit" / "chain-1"
+    in_the_way.parent.mkdir()
+    in_the_way.write_text("a file")
+    gateway.start(wait=False)
+    eventually(lambda: gateway.ready() == 503, gateway.log_text)
+    answer = gateway.console(own_stack.box.token())
+    assert (answer.status, answer.error_code) == (503, "CGW.5035")
+    assert ask(gateway.admin, "GET", "/readyz").json["parts"]["audit"] == "not durable"
+    in_the_way.unlink()
+    eventually(lambda: gateway.ready() == 200, gateway.log_text)
+    assert gateway.audit("policy_loaded")  # it waited for this
+    assert gateway.console(own_stack.box.token()).status == 200
+
+
 def _other_namespace(stack: Stack) -> dict[str, Any]:
     """Name a store where no service token lies yet."""
     store: dict[str, Any] = dict(stack.gateway.config["store"])

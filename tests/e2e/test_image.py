@@ -71,7 +71,7 @@ def test_the_image_runs_as_nobody_in_particular_and_writes_to_its_volume_only(im
 
 def test_the_image_bears_compiled_modules_and_neither_pip_nor_a_cache(image: Image) -> None:
     packages = image.path("/opt/gateway/lib/python3.11/site-packages")
-    assert list((packages / "gateway" / "__pycache__").glob("app.*.pyc"))
+    assert list((packages / "gateway" / "__pycache__").glob("worker.*.pyc"))
     assert (packages / "gateway" / "catalogue.yaml").exists()
     assert not (packages / "pip").exists()
     assert image.run("/opt/gateway/bin/python", "-m", "pip").returncode != 0

@@ -45,7 +45,7 @@ def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
 
 def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
     loud = stack.gateway
-    quiet = stack.replica(change={"log": {"modules": {"gateway.app": "error"}}})
+    quiet = stack.replica(change={"log": {"modules": {"gateway.worker": "error"}}})
     assert loud.log_lines("serving")
     assert quiet.log_lines("worker_started")
     assert not quiet.log_lines("serving")

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from gateway.app import supervise
+from gateway.worker import supervise
 from tests.support.clock import FakeClock, settle
 
 
@@ -19,7 +19,7 @@ async def test_a_task_that_dies_is_restarted_counted_and_logged(
             raise ValueError("canary")
         await asyncio.Event().wait()
 
-    with caplog.at_level(logging.ERROR, logger="gateway.app"):
+    with caplog.at_level(logging.ERROR, logger="gateway.worker"):
         task = asyncio.ensure_future(supervise("keys", loop, clock, restarted.append))
         await clock.advance(5.0)
     assert (begun, restarted) == (3, ["keys", "keys"])
