@@ -40,7 +40,10 @@ def revoke(stack: Stack, subject: str, gateway: RunningGateway | None = None) ->
 
 
 def give(stack: Stack, admin: str, path: str, order: dict[str, Any]) -> Answer:
-    headers = {"Authorization": f"Bearer {Operator(stack.box).token}"}
+    headers = {
+        "Authorization": f"Bearer {Operator(stack.box).token}",
+        "Content-Type": "application/json",
+    }
     answer = ask(admin, "POST", f"/admin{path}", headers, json.dumps(order))
     assert answer.status == 200, answer.body
     return answer
