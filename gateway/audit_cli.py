@@ -44,17 +44,22 @@ class Question:
         event, at = record.get("event"), record.get("at", 0.0)
         if event in STRUCTURAL and self.event is None:
             return False
-        wanted = (
-            (self.subject, record.get("subject")),
-            (self.issuer, record.get("issuer")),
-            (self.project, record.get("project")),
-            (self.event, event),
-        )
-        if any(asked is not None and asked != found for asked, found in wanted):
+        if self.project is not None and self.project != record.get("project"):
+            return False
+        if self.event is not None and self.event != event:
+            return False
+        asker = record.get("issuer"), record.get("subject")
+        about = tuple(str(record.get("target", "")).split(":", 1))
+        if not self._is_about(asker) and not self._is_about(about):
             return False
         if self.server is not None and not _is_among(self.server, record.get("servers", ())):
             return False
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+    def _is_about(self, person: tuple[Any, ...]) -> bool:
+        """Tell whether that is who is looked for: who asked, or whom an administrator meant."""
+        issuer, *subject = person
+        return self.issuer in (None, issuer) and self.subject in (None, *subject)
 
 
 def _is_among(server: str, servers: Iterable[str]) -> bool:
@@ -127,7 +132,7 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
     """Read public keys; None: none are given. Raises ValueError."""
     keys = {}
     for file in files:
-        found = verifier_of(file.read_bytes()) if file.is_file() else None
+        found = verifier_of(file.read_bytes()) if file.exists() and not file.is_dir() else None
         if found is None:
             raise ValueError(f"{file}: is no Ed25519 public key in PEM")
         keys[found[0]] = found[1]
@@ -280,6 +285,7 @@ def _sentence(record: dict[str, Any]) -> str:
         who,
         record.get("operation", ""),
         where,
+        _named("about", record.get("target")),
         _named("by", record.get("rule")),
         _named("link", record.get("link_fingerprint")),
         _named("source", record.get("source")),

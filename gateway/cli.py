@@ -120,7 +120,7 @@ def _audit_commands(commands: Any) -> None:
         epilog="exit codes: 0 found, 1 nothing found, 2 wrong usage",
     )
     search.add_argument("directories", help=about, **places)
-    search.add_argument("--subject")
+    search.add_argument("--subject", help="who asked, or whom an administrator meant")
     search.add_argument("--issuer", help="its name in the config")
     search.add_argument("--server", metavar="ID")
     search.add_argument("--project", metavar="ID")

@@ -4,7 +4,6 @@ One process holds one `chain-K` directory at a time, by a lock that its death fr
 with the chain where it stands.
 """
 
-import asyncio
 import errno
 import logging
 import os
@@ -13,8 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 
 from gateway.drivers.audit_places import (
     is_at,
@@ -32,6 +29,7 @@ from gateway.drivers.audit_reading import (
 )
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
 from gateway.drivers.audit_retention import Retention
+from gateway.drivers.own_thread import OwnThread
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     Head,
@@ -69,10 +67,7 @@ class FileStore:
 
     def __init__(self, files: "ChainFiles") -> None:
         self._files = files
-        self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        # An executor's hand-over costs twice as much, and would wait for a hung disk at the end.
-        Thread(target=self._work, name="audit", daemon=True).start()
+        self._thread = OwnThread("audit")
 
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
@@ -95,39 +90,13 @@ class FileStore:
 
     async def close(self) -> None:
         await self._do(self._files.close)
-        self._jobs.put(None)
+        self._thread.end()
 
     async def _do(self, work: Callable[[], Committed]) -> Committed:
-        done: asyncio.Future[Committed] = self._loop.create_future()
-        self._jobs.put((work, done))
         try:
-            return await done
+            return await self._thread.do(work)
         except OSError as error:
             raise unavailable(error.strerror or type(error).__name__) from error
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            work, done = job
-            try:
-                call = partial(_settle, done, work(), None)
-            except Exception as error:  # noqa: BLE001 - who waits is told, whatever it is
-                call = partial(_settle, done, None, error)
-            with suppress(RuntimeError):  # the loop ended before the disk answered
-                self._loop.call_soon_threadsafe(call)
-
-
-_Job = tuple[Callable[[], Committed], "asyncio.Future[Committed]"]
-
-
-def _settle(
-    done: "asyncio.Future[Committed]", committed: Committed | None, error: Exception | None
-) -> None:
-    if done.done():
-        return  # nobody waits any more
-    if committed is not None:
-        done.set_result(committed)
-    elif error is not None:
-        done.set_exception(error)
 
 
 class ChainFiles:

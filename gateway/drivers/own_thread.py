@@ -3,8 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class OwnThread:
@@ -15,11 +19,11 @@ class OwnThread:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         Thread(target=self._work, name=name, daemon=True).start()
 
-    async def do(self, call: Callable[[], None]) -> None:
-        """Return when it has, or raise what it raises; who is cancelled does not stop it."""
-        done: asyncio.Future[None] = self._loop.create_future()
+    async def do(self, call: Callable[[], T]) -> T:
+        """Return what it returns, or raise what it raises; who is cancelled does not stop it."""
+        done: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put((call, done))
-        await done
+        return await done
 
     def end(self) -> None:
         """End after what was given to it; nobody waits for that."""
@@ -28,22 +32,17 @@ class OwnThread:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             call, done = job
-            failure: Exception | None = None
             try:
-                call()
+                tell = partial(_settle, done.set_result, done, call())
             except Exception as error:  # noqa: BLE001 - who waits is told, whatever it is
-                failure = error
+                tell = partial(_settle, done.set_exception, done, error)
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(_settle, done, failure)
+                self._loop.call_soon_threadsafe(tell)
 
 
-_Job = tuple[Callable[[], None], "asyncio.Future[None]"]
+_Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
-def _settle(done: "asyncio.Future[None]", failure: Exception | None) -> None:
-    if done.done():
-        return  # nobody waits any more
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
+def _settle(settle: Callable[[Any], None], done: "asyncio.Future[Any]", outcome: object) -> None:
+    if not done.done():  # else nobody waits any more
+        settle(outcome)

@@ -213,6 +213,29 @@ def test_several_hosts_are_searched_and_verified_together(
     assert said.count(": intact, chain ") == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "finds"),
+    [
+        (("--subject", "mallory"), "found"),
+        (("--subject", "mallory", "--issuer", "corp"), "found"),
+        (("--subject", "mallory", "--issuer", "partner"), ""),
+        (("--subject", "ada", "--issuer", "corp"), "found"),
+        (("--subject", "olga"), ""),
+    ],
+)
+def test_who_was_revoked_is_found_by_their_name_and_by_the_administrator_s(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], finds: str
+) -> None:
+    files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    record = AuditRecord(
+        event="revoked", at=1.0, issuer="corp", subject="ada", target="corp:mallory"
+    )
+    files.commit([record_body(record)])
+    files.close()
+    code, said = run(capsys, "search", tmp_path, "--event", "revoked", *asked)
+    assert (code, "about corp:mallory" in said) == ((0, True) if finds else (1, False))
+
+
 def moved_away(trail: Path, *names: str) -> Path:
     """Move segments of the first chain to an archive, and return it."""
     archive = trail.parent / "archive"
