@@ -1,7 +1,7 @@
 """The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
@@ -263,32 +263,6 @@ class RuleRef:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", f"{self.file}:{self.line}")
-
-
-class Sight(Protocol):
-    """How much of a list one caller may see."""
-
-    @property
-    def total(self) -> bool: ...
-
-    @property
-    def predicate(self) -> Callable[[ServerId], bool]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """Proof that the policy in force allows this principal this call.
-
-    Only `rules/policy.py` makes one (a test greps for it); later stages ask for a Permit, so
-    nothing unchecked can reach them.
-    """
-
-    principal: Principal
-    call: Call
-    rule: RuleRef
-    sight: Sight | None = None
-    """Of a list: it shows no more than this."""
-    policy_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

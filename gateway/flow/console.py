@@ -11,7 +11,6 @@ from gateway.model import (
     ConsoleLink,
     Demand,
     LinkSource,
-    Permit,
     Priority,
     ProjectId,
     Reuse,
@@ -21,6 +20,7 @@ from gateway.model import (
 from gateway.ports import Clock, Fetched, Fingerprints, Held, Shared, Telemetry
 from gateway.rules.console_link import ConsoleAddresses, console_url
 from gateway.rules.fair_queue import weight_of
+from gateway.rules.policy import Permit
 
 _RENEWAL_S = 15.0
 _RENEW_AGAIN_AFTER_S = 5.0

@@ -12,13 +12,12 @@ from gateway.model import (
     Answer,
     BodyStream,
     Demand,
-    Permit,
     ProjectId,
-    Sight,
     UpstreamRequest,
 )
 from gateway.rules.headers import passes_coded, returning
 from gateway.rules.listing import visible
+from gateway.rules.policy import Permit, Reach
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -158,7 +157,7 @@ class Forwarding:
                 del self._streams[one]
 
 
-def _sight(permit: Permit) -> Sight:
+def _sight(permit: Permit) -> Reach:
     assert permit.sight is not None
     return permit.sight
 

@@ -36,7 +36,6 @@ from gateway.model import (
     ConsoleLink,
     Demand,
     LinkSource,
-    Permit,
     Principal,
     StageTimes,
 )
@@ -54,7 +53,7 @@ from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
 from gateway.rules.own_permissions import permissions_on
-from gateway.rules.policy import Policy
+from gateway.rules.policy import Permit, Policy
 from gateway.rules.sdk_signature import Presented
 
 _NOTHING_DONE = (

@@ -21,7 +21,6 @@ from gateway.errors import NotPermitted
 from gateway.model import (
     SERVER_READ,
     Call,
-    Permit,
     Principal,
     ProjectId,
     RuleKind,
@@ -123,8 +122,24 @@ class Reach:
         return granted or any(rule.is_about(known) for rule in self.granting)
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Proof that the policy in force allows this principal this call.
+
+    Only this module makes one (a test greps for it); later stages ask for a Permit, so nothing
+    unchecked can reach them.
+    """
+
+    principal: Principal
+    call: Call
+    rule: RuleRef
+    sight: Reach | None = None
+    """Of a list: it shows no more than this."""
+    policy_version: str = ""
+
+
 @dataclass(slots=True)
-class _Reach:
+class _RulesByTarget:
     """The rules of one kind for one person or group and one permission, by what they are on."""
 
     everything: list[Rule] = field(default_factory=list)
@@ -177,26 +192,26 @@ class _Reach:
 @dataclass(slots=True)
 class _ByGroup:
     names: set[str] = field(default_factory=set)
-    reaches: dict[str, _Reach] = field(default_factory=dict)
+    rules: dict[str, _RulesByTarget] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Named:
     """The rules of one kind for one permission, by whom they name; issuer None: of any."""
 
-    users: dict[str | None, dict[str, _Reach]] = field(default_factory=dict)
+    users: dict[str | None, dict[str, _RulesByTarget]] = field(default_factory=dict)
     groups: dict[str | None, _ByGroup] = field(default_factory=dict)
 
     def add(self, rule: Rule) -> None:
         if rule.users:
             by_user = self.users.setdefault(rule.issuer, {})
             for user in rule.users:
-                by_user.setdefault(user, _Reach()).add(rule)
+                by_user.setdefault(user, _RulesByTarget()).add(rule)
         if rule.groups:
             by_group = self.groups.setdefault(rule.issuer, _ByGroup())
             for group in rule.groups:
                 by_group.names.add(group)
-                by_group.reaches.setdefault(group, _Reach()).add(rule)
+                by_group.rules.setdefault(group, _RulesByTarget()).add(rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +277,7 @@ class Policy:
         return self.selects_by_attributes and any(
             reach.selects_by_attributes
             for index in (self._grants, self._denials)
-            for reach in self._reaches(index, principal, permission)
+            for reach in self._rules_about(index, principal, permission)
         )
 
     def _permit(self, principal: Principal, call: Call, now: float, inventory: Inventory) -> Permit:
@@ -322,11 +337,11 @@ class Policy:
         inventory: Inventory = NO_INVENTORY,
     ) -> Reach:
         """Return what this person may do this to in `project` at `now`."""
-        grants = list(self._reaches(self._grants, principal, permission))
-        denials = list(self._reaches(self._denials, principal, permission))
-        whole = [rule for reach in grants for rule in reach.on_whole(project)]
-        denied = [rule for reach in denials for rule in reach.on_whole(project)]
-        named = (rule for reach in grants for _, rule in reach.on_servers(project))
+        grants = list(self._rules_about(self._grants, principal, permission))
+        denials = list(self._rules_about(self._denials, principal, permission))
+        whole = [rule for rules in grants for rule in rules.on_whole(project)]
+        denied = [rule for rules in denials for rule in rules.on_whole(project)]
+        named = (rule for rules in grants for _, rule in rules.on_servers(project))
         some = next((rule.ref for rule in chain(whole, named) if rule.holds_at(now)), None)
         return Reach(
             rule=some,
@@ -350,12 +365,12 @@ class Policy:
     ) -> Decision:
         """Say whether it is allowed at `now` (seconds since the epoch), and what decided."""
         known = inventory.attributes(server, now) if self.selects_by_attributes else None
-        for reach in self._reaches(self._denials, principal, permission):
-            for rule in reach.denying(project, server):
+        for rules in self._rules_about(self._denials, principal, permission):
+            for rule in rules.denying(project, server):
                 if rule.holds_at(now) and rule.is_about(known):
                     return Decision(allowed=False, rule=rule.ref)
-        for reach in self._reaches(self._grants, principal, permission):
-            for rule in reach.granting(project, server):
+        for rules in self._rules_about(self._grants, principal, permission):
+            for rule in rules.granting(project, server):
                 if rule.holds_at(now) and rule.is_about(known):
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
@@ -372,19 +387,19 @@ class Policy:
         """Say what decides, and name every rule that is about this, valid at `now` or not."""
         matching = [
             rule
-            for reach in self._reaches(self._denials, principal, permission)
-            for rule in reach.denying(project, server)
+            for rules in self._rules_about(self._denials, principal, permission)
+            for rule in rules.denying(project, server)
         ] + [
             rule
-            for reach in self._reaches(self._grants, principal, permission)
-            for rule in reach.granting(project, server)
+            for rules in self._rules_about(self._grants, principal, permission)
+            for rule in rules.granting(project, server)
         ]
         decision = self.decide(principal, permission, project, server, now, inventory)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
 
-    def _reaches(
+    def _rules_about(
         self, index: dict[str, _Named], principal: Principal, permission: str
-    ) -> Iterator[_Reach]:
+    ) -> Iterator[_RulesByTarget]:
         named = index.get(permission)
         if named is None:
             return
@@ -396,15 +411,15 @@ class Policy:
             if by_group is not None:
                 # The set operation looks at the smaller side only.
                 for group in principal.groups & by_group.names:
-                    yield by_group.reaches[group]
+                    yield by_group.rules[group]
 
 
 def _holding(
-    reaches: Sequence[_Reach], project: str, now: float, inventory: Inventory
+    some: Sequence[_RulesByTarget], project: str, now: float, inventory: Inventory
 ) -> Iterator[ServerId]:
     """Yield the servers that rules which hold name one by one."""
-    for reach in reaches:
-        for server, rule in reach.on_servers(project):
+    for rules in some:
+        for server, rule in rules.on_servers(project):
             if rule.holds_at(now) and (
                 rule.selector is None or rule.is_about(inventory.attributes(server, now))
             ):

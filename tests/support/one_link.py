@@ -11,7 +11,6 @@ from gateway.model import (
     CONSOLE_OPEN,
     ConsoleLink,
     LinkSource,
-    Permit,
     Principal,
     RuleKind,
     RuleRef,
@@ -21,7 +20,7 @@ from gateway.ports import AuditRecord
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.inventory import NO_INVENTORY, Inventory
 from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy, Rule
+from gateway.rules.policy import Permit, Policy, Rule
 from gateway.settings import built_in_operations
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry

@@ -16,7 +16,6 @@ from gateway.model import (
     Demand,
     LinkSource,
     Operation,
-    Permit,
     Principal,
     Priority,
     ProjectId,
@@ -30,6 +29,7 @@ from gateway.model import (
 )
 from gateway.ports import Busy, Claimed, Failed, Found
 from gateway.rules.console_link import ConsoleAddresses
+from gateway.rules.policy import Permit
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry

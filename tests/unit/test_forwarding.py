@@ -16,7 +16,6 @@ from gateway.model import (
     Listing,
     Operation,
     Paging,
-    Permit,
     Principal,
     ProjectId,
     RuleKind,
@@ -25,6 +24,7 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
 )
+from gateway.rules.policy import Permit, Reach
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 
@@ -33,13 +33,10 @@ OTHER = "22222222-2222-4333-8444-555555555555"
 RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
 
-@dataclass
-class FakeReach:
-    total: bool
-    may_see: frozenset[str] = frozenset()
-
-    def predicate(self, server: ServerId) -> bool:
-        return server in self.may_see
+def a_reach(*granted: str, everywhere: bool = False) -> Reach:
+    some = frozenset(map(ServerId, granted))
+    none: frozenset[ServerId] = frozenset()
+    return Reach(RULE, everywhere, some, (), False, none, (), lambda _: None)
 
 
 @dataclass
@@ -76,11 +73,11 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
 async def perform(
     some: Forwarding,
     permit: Permit,
-    reach: FakeReach | None = None,
-    reach_now: Callable[[], FakeReach] | None = None,
+    reach: Reach | None = None,
+    reach_now: Callable[[], Reach] | None = None,
 ) -> Forwarded:
-    def permitted(what: FakeReach | None) -> Permit:
-        return replace(permit, sight=what)  # type: ignore[arg-type]
+    def permitted(what: Reach | None) -> Permit:
+        return replace(permit, sight=what)
 
     return await some.perform(
         permitted(reach),
@@ -125,26 +122,24 @@ async def test_a_project_of_nobody_is_forbidden(clock: FakeClock) -> None:
 
 async def test_who_sees_all_is_given_the_cloud_s_own_page(clock: FakeClock) -> None:
     exchange = FakeExchange(lambda _: b'{"servers": [], "more": 1}')
-    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), FakeReach(total=True))
+    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), a_reach(everywhere=True))
     assert came.body == b'{"servers": [], "more": 1}'
     assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
 
 
 async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
-    reach = FakeReach(total=False, may_see=frozenset({OTHER}))
+    reach = a_reach(OTHER)
     some = made(FakeExchange(lambda _: body), clock)
     came = await perform(some, a_permit(Answer.LISTED), reach)
     assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
-@pytest.mark.parametrize("before", [FakeReach(total=True), FakeReach(False, frozenset({SERVER}))])
-async def test_what_a_list_shows_is_decided_when_it_is_cut(
-    before: FakeReach, clock: FakeClock
-) -> None:
+@pytest.mark.parametrize("before", [a_reach(everywhere=True), a_reach(SERVER)])
+async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Reach, clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     exchange = FakeExchange(lambda _: body)
-    after = FakeReach(total=False, may_see=frozenset({OTHER}))
+    after = a_reach(OTHER)
     came = await perform(
         made(exchange, clock),
         a_permit(Answer.LISTED),
@@ -155,11 +150,11 @@ async def test_what_a_list_shows_is_decided_when_it_is_cut(
 
 
 async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: FakeClock) -> None:
-    def nothing() -> FakeReach:
+    def nothing() -> Reach:
         raise NotPermitted("no grant applies")
 
     exchange = FakeExchange(lambda _: b'{"servers": []}')
-    for before in (FakeReach(total=True), FakeReach(total=False)):
+    for before in (a_reach(everywhere=True), a_reach()):
         with pytest.raises(NotPermitted):
             await perform(made(exchange, clock), a_permit(Answer.LISTED), before, nothing)
 
