@@ -285,7 +285,6 @@ class PublicListen(Listen):
 
 class RequestBounds(_Section):
     deadline_s: Span = 30.0
-    header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
     drain_s: Span = 20.0
     """How long requests that came before the end may take when the gateway stops."""
     drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
@@ -413,7 +412,6 @@ class Links(_Section):
     in the background, if nobody else needs the budget; 0: never."""
     console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
     """Exact host names, or `*.domain` for hosts below a domain."""
-    console_schemes: tuple[Literal["https", "http", "wss"], ...] = ("https",)
 
     @model_validator(mode="after")
     def _some_life_is_left(self) -> Self:

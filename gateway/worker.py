@@ -41,6 +41,8 @@ _HANDSHAKE_WITHIN_S = 10.0
 _GOODBYE_WITHIN_S = 2.0
 """A client that only looks at its connection when it needs it never says goodbye in TLS."""
 _RESTART_AFTER_S = 1.0
+_HEADER_BYTES_MAX = 65_536
+"""A JWT with many groups is long; one that is longer than this is none of an issuer's."""
 _LAG_EVERY_S = 0.5
 _HUNG_AFTER_S = 30.0
 """Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
@@ -168,7 +170,7 @@ class Worker:
             parts.handler,
             access_log=None,  # one line per request is written by the handler
             max_line_size=8_190,
-            max_field_size=self._config.request.header_bytes,
+            max_field_size=_HEADER_BYTES_MAX,
             max_headers=128,
             keepalive_timeout=75.0,
             auto_decompress=False,

@@ -15,7 +15,6 @@ _URL_CHARS_MAX = 8_192
 class ConsoleAddresses:
     """Where console links of an account may lead."""
 
-    schemes: tuple[str, ...]
     hosts: tuple[str, ...]
     """Exact names, or `*.domain` for names below a domain; lower case."""
 
@@ -58,8 +57,8 @@ def _fault(url: str, allowed: ConsoleAddresses) -> str:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         return "the URL cannot be parsed"
-    if parts.scheme not in allowed.schemes:
-        return "the URL's scheme is not allowed"
+    if parts.scheme != "https":
+        return "the URL is not https"
     if parts.username is not None or parts.password is not None:
         return "the URL has user information"
     if not re.fullmatch(r"[a-z0-9.-]+", host) or not allowed.allows_host(host):

@@ -88,7 +88,7 @@ def an_account(name: str, exchange: FakeExchange, reuse: Reuse) -> ConsoleAccoun
         min_remaining_s=30.0,
         renew_before_s=60.0,
         reuse=reuse,
-        addresses=ConsoleAddresses(("https",), ("a.example", "b.example")),
+        addresses=ConsoleAddresses(("a.example", "b.example")),
     )
 
 

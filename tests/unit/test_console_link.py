@@ -8,7 +8,7 @@ from gateway.errors import UpstreamBroken
 from gateway.model import UpstreamAnswer
 from gateway.rules.console_link import ConsoleAddresses, console_url
 
-ALLOWED = ConsoleAddresses(("https",), ("*.huaweicloud.com", "console.example"))
+ALLOWED = ConsoleAddresses(("*.huaweicloud.com", "console.example"))
 GOOD = (
     "https://cn-east-3-console.huaweicloud.com:443/vnc/x.cn-east-3/vnc_auto.html?token=1&resize=1"
 )
