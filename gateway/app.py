@@ -79,7 +79,7 @@ from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.fair_queue import Limit
-from gateway.rules.identity import TokenRules, good_until
+from gateway.rules.identity import TokenRules
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
 from gateway.rules.share import Share
@@ -347,13 +347,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         journal=journal,
         clock=clock,
     )
-    return AdminApi(
-        administration,
-        admins,
-        lambda principal: good_until(principal, rules[principal.issuer]),
-        clock,
-        metrics.admin_request,
-    )
+    return AdminApi(administration, admins, clock, metrics.admin_request)
 
 
 def obey(

@@ -109,14 +109,12 @@ class AdminApi:
         self,
         administration: Administration,
         identify: Identify,
-        good_until: Callable[[Principal], float],
         clock: Clock,
         done: Counted,
     ) -> None:
         """`identify` takes tokens that are meant for administrators."""
         self._administration = administration
         self._identify = identify
-        self._good_until = good_until
         self._clock = clock
         self._done = done
         self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
@@ -189,7 +187,7 @@ class AdminApi:
             if jwt is None:
                 raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
             principal = await self._identify.identify(Secret(jwt))
-            check = partial(self._check_token, principal)
+            check = partial(self._identify.check, principal)
         else:
             principal = _certified(shown.subject)
             check = partial(self._check_certificate, shown, asked.in_force)
@@ -200,11 +198,6 @@ class AdminApi:
             request_id=asked.request_id,
             client_address=asked.client_address,
         )
-
-    def _check_token(self, principal: Principal) -> None:
-        self._identify.check(principal)
-        if self._clock.now() >= self._good_until(principal):
-            raise NotAuthenticated(Rejection.EXPIRED, issuer=principal.issuer)
 
     def _check_certificate(self, shown: ClientCertificate, in_force: InForce) -> None:
         """Refuse what a new connection would not be given, so that none lasts for being kept."""
