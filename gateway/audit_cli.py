@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from filecmp import cmp
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +19,7 @@ from gateway.drivers.audit_reading import ChainUnreadable, first_line
 from gateway.rules.audit_chain import LINE_BYTES_MAX, STRUCTURAL, Head
 from gateway.rules.audit_trails import told_in, verify_all
 from gateway.rules.audit_verify import Report, Segment, Verify, summary
+from gateway.rules.instants import iso
 
 _WRITTEN_WITHIN_S = 1.0
 """For so long a last line without an end may be one that is being written."""
@@ -216,10 +216,7 @@ def _print_proof(report: Report, *, checked: bool) -> None:
         print("  no checkpoint is signed: who can write these files can have made all of them anew")
         return
     how = "" if checked else ", NOT CHECKED: give --public-key"
-    print(
-        f"  last signed checkpoint: line {signed.seq} at {_instant(signed.at)},"
-        f" key {signed.key}{how}"
-    )
+    print(f"  last signed checkpoint: line {signed.seq} at {iso(signed.at)}, key {signed.key}{how}")
     if report.unsigned_lines:
         print(
             f"  {report.unsigned_lines} lines after it follow from one another; that none of them"
@@ -279,7 +276,7 @@ def _sentence(record: dict[str, Any]) -> str:
     servers = ",".join(record.get("servers", ()))
     where = "/".join(filter(None, (record.get("project"), servers)))
     parts = [
-        _instant(record["at"]),
+        iso(record["at"]),
         record["event"],
         record.get("decision", ""),
         who,
@@ -299,10 +296,6 @@ def _sentence(record: dict[str, Any]) -> str:
 
 def _named(name: str, value: object) -> str:
     return f"{name} {value}" if value else ""
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _usage(message: str) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
 
@@ -27,6 +26,7 @@ from gateway.errors import GatewayError
 from gateway.flow.shared_flight import SharedFlight
 from gateway.located_yaml import Document, Mistake, MistakesFound, load
 from gateway.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
+from gateway.rules.instants import iso
 from gateway.rules.inventory import NO_INVENTORY, Inventory, from_file
 from gateway.rules.policy import Explanation, Rule
 from gateway.worker import running
@@ -42,7 +42,7 @@ def check(config_file: Path, *, online: bool) -> int:
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
     for listener, dates in certificates:
-        print(f"{listener}.tls: ok, until {_instant(dates.ends_at)}")
+        print(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
     return asyncio.run(_check_online(config)) if online else 0
 
 
@@ -166,7 +166,7 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     if inventory is NO_INVENTORY:
         print(f"  no inventory is at hand (accounts: inventory.directory): {unknown}")
         return
-    age = f"taken {_instant(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
+    age = f"taken {iso(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
     if now >= inventory.good_until:
         print(f"  the inventory is too old, {age}: {unknown}")
         return
@@ -196,14 +196,10 @@ def _print_explanation(explanation: Explanation, now: float) -> None:
 
 def _when(rule: Rule, now: float) -> str:
     if now < rule.valid_from:
-        return f" (not before {_instant(rule.valid_from)})"
+        return f" (not before {iso(rule.valid_from)})"
     if now >= rule.valid_until:
-        return f" (ended {_instant(rule.valid_until)})"
+        return f" (ended {iso(rule.valid_until)})"
     return ""
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _usage(message: str) -> int:

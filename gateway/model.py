@@ -7,6 +7,8 @@ from enum import Enum
 from hmac import compare_digest
 from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
+Headers = tuple[tuple[str, str], ...]
+"""Names and values, in their order."""
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
 SERVER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -237,7 +239,7 @@ class Call:
     servers: tuple[ServerId, ...]
     target: str = ""
     """Path and query as they are sent to the cloud, made of what was decided on."""
-    query: tuple[tuple[str, str], ...] = ()
+    query: Headers = ()
     instances: tuple[InstanceId, ...] = ()
     """Their servers are to be looked up before anything is decided."""
     body: bytes = field(default=b"", repr=False)
@@ -312,7 +314,7 @@ class UpstreamRequest:
     method: str
     path: str
     """Path and query exactly as they are to stand on the request line."""
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     body: bytes = field(default=b"", repr=False)
     repeatable: bool = True
     """Whether sending it twice does no more than sending it once."""

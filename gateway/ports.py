@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from gateway.model import (
     BudgetClass,
     Demand,
+    Headers,
     LinkSource,
     ProjectId,
     Secret,
@@ -382,7 +383,7 @@ class Upstream(Protocol):
     """The connection pool of one account; two accounts never share one."""
 
     async def send(
-        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
     ) -> UpstreamAnswer:
         """Send once and read the whole answer, whatever its status.
 
@@ -390,7 +391,7 @@ class Upstream(Protocol):
         """
 
     async def open(
-        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
     ) -> UpstreamAnswer:
         """Send once and return with the answer's head, and its body as a stream if it is good.
 
@@ -402,15 +403,13 @@ class Upstream(Protocol):
 class ServiceCredential(Protocol):
     """How one account proves itself to the cloud: a token, a signature, or a token file."""
 
-    async def headers(
-        self, request: UpstreamRequest, *, deadline: float
-    ) -> tuple[tuple[str, str], ...]:
+    async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         """Return the headers that make `request` ours; may wait for a login.
 
         Raises ServiceLoginFailed (at once while a refused login backs off), DeadlineExceeded.
         """
 
-    async def renew(self, refused: tuple[tuple[str, str], ...], *, deadline: float) -> bool:
+    async def renew(self, refused: Headers, *, deadline: float) -> bool:
         """After the cloud refused these headers: get a newer credential, one login for all.
 
         False where there is no newer one to get (a signature, an unchanged token file).
@@ -490,7 +489,7 @@ class Telemetry(Protocol):
 
 class TracedCall(Protocol):
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """What tells the cloud whose child the call is; it holds what callers sent along."""
 
     def answered(self, status: int) -> None: ...

@@ -5,13 +5,13 @@ import hashlib
 import logging
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
 from gateway.ports import Clock
+from gateway.rules.instants import iso
 from gateway.settings import ListenerTls, load_pair
 
 log = logging.getLogger("gateway.tls")
@@ -29,9 +29,9 @@ class Validity:
     def flaw(self, now: float) -> str:
         """Say what is wrong with the dates; empty when nothing is."""
         if now < self.begins_at:
-            return f"is not valid before {_instant(self.begins_at)}"
+            return f"is not valid before {iso(self.begins_at)}"
         if now >= self.ends_at:
-            return f"expired {_instant(self.ends_at)}"
+            return f"expired {iso(self.ends_at)}"
         return ""
 
 
@@ -94,7 +94,7 @@ class ServedCertificate:
             return  # changed while we read; the next look finds it whole
         self._loaded, self.expires_at = found, dates.ends_at
         self.context.in_force = context
-        told = {"listener": self._listener, "expires": _instant(dates.ends_at)}
+        told = {"listener": self._listener, "expires": iso(dates.ends_at)}
         log.info("certificate_loaded", extra=told)
 
 
@@ -143,7 +143,3 @@ def _digest(tls: ListenerTls) -> str:
                 content = b""
             digest.update(len(content).to_bytes(8) + content)
     return digest.hexdigest()
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

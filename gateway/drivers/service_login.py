@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow import under_way
-from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, Headers, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, Fetched, Shared, Telemetry, Upstream
 from gateway.rules.signing import sign
 from gateway.rules.verdicts import Throttled, error_of, judge
@@ -30,7 +30,6 @@ from gateway.settings import KeyPairLogin, PasswordLogin, TokenFileLogin
 
 log = logging.getLogger("gateway.login")
 
-Headers = tuple[tuple[str, str], ...]
 
 _REFUSED_PAUSE_S = (300.0, 600.0, 1_800.0)
 """IAM locks a login at 5 failures within 15 min (dossier 3.2); this makes 3 at most."""

@@ -37,7 +37,8 @@ from opentelemetry.trace import (
 )
 
 from gateway import __version__
-from gateway.rules.trace_context import Headers, TraceContext
+from gateway.model import Headers
+from gateway.rules.trace_context import TraceContext
 
 _FLUSHED_WITHIN_S = 3.0
 _METHODS = frozenset(

@@ -10,7 +10,7 @@ from yarl import URL
 
 from gateway import __version__
 from gateway.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.model import UpstreamAnswer, UpstreamRequest
+from gateway.model import Headers, UpstreamAnswer, UpstreamRequest
 from gateway.settings import Timeouts
 
 _HEADER_BYTES_MAX = 65_536  # tokens of the cloud's IAM have tens of kilobytes (dossier 3.1)
@@ -79,7 +79,7 @@ class AioUpstream:
         self,
         request: UpstreamRequest,
         *,
-        credential: tuple[tuple[str, str], ...],
+        credential: Headers,
         timeout_s: float,
     ) -> UpstreamAnswer:
         timeout = self._session.timeout
@@ -101,7 +101,7 @@ class AioUpstream:
                 return UpstreamAnswer(response.status, response.headers, body)
 
     async def open(
-        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
     ) -> UpstreamAnswer:
         timeout = _within(self._session.timeout, None)
         with _translated():

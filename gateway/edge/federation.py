@@ -18,7 +18,7 @@ from gateway.errors import (
     Rejection,
 )
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Errand, Federation
-from gateway.model import Principal
+from gateway.model import Headers, Principal
 from gateway.ports import Clock
 from gateway.rules.sdk_signature import Presented
 
@@ -30,7 +30,7 @@ _BODY_BYTES_MAX = 65_536
 class Reply:
     status: int
     body: bytes = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    headers: Headers = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from gateway.errors import DeadlineExceeded
 from gateway.flow.forwarding import Forwarded
-from gateway.model import SAFE_METHODS, BodyStream
+from gateway.model import SAFE_METHODS, BodyStream, Headers
 from gateway.rules.headers import VIA
 
 _WRITTEN_WITHIN_S = 60.0
@@ -50,7 +50,7 @@ class Validated:
         self.headers += (("ETag", f'"{digest}"'),)
 
 
-def headers_of(forwarded: Forwarded, method: str) -> tuple[tuple[str, str], ...]:
+def headers_of(forwarded: Forwarded, method: str) -> Headers:
     """Return what the cloud said of its answer, and what we say of it."""
     return forwarded.headers + _OF_ANY + (_OF_READS if method in SAFE_METHODS else _OF_WRITES)
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gateway.rules.trace_context import Headers, TraceContext
+from gateway.model import Headers
+from gateway.rules.trace_context import TraceContext
 
 
 class TracesPassedOn:

@@ -12,6 +12,8 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway.model import Headers
+
 _HEAD: Final = "X-Content-Type-Options: nosniff\r\nServer: console-gateway\r\n"
 _LINK: Final = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
 _STATUS_LINES: Final = {
@@ -70,7 +72,7 @@ class AnswerBytes:
     def answer(
         self,
         status: int,
-        headers: tuple[tuple[str, str], ...],
+        headers: Headers,
         body: bytes,
         *,
         request_id: str,

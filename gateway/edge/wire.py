@@ -12,6 +12,7 @@ import orjson
 from gateway import errors
 from gateway.errors import GatewayError, Rejection, RetryLater
 from gateway.flow.caller_limits import Remaining
+from gateway.model import Headers
 from gateway.rules.pacing import Pace
 
 
@@ -27,7 +28,7 @@ class ErrorAnswer:
     status: int
     error_code: str
     body: bytes
-    headers: tuple[tuple[str, str], ...]
+    headers: Headers
 
 
 WIRE: dict[type[GatewayError], Wire] = {
@@ -138,7 +139,7 @@ _DESCRIPTIONS = {
 def render(error: GatewayError) -> ErrorAnswer:
     wire = WIRE[type(error)]
     status, code, message = wire.status, wire.code, wire.message
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     match error:
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)

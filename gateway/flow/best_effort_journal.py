@@ -1,9 +1,8 @@
 """The audit trail where operators chose to serve though it cannot be written."""
 
-from datetime import UTC, datetime
-
 from gateway.errors import JournalUnavailable
 from gateway.ports import AuditRecord, Journal, Telemetry
+from gateway.rules.instants import iso
 
 
 class BestEffortJournal:
@@ -31,13 +30,9 @@ class BestEffortJournal:
 
     async def _tell_missing(self, at: float) -> None:
         count, self._missing = self._missing, 0
-        since, until = map(_instant, (self._missing_from, self._missing_until))
+        since, until = map(iso, (self._missing_from, self._missing_until))
         detail = f"{count} records from {since} to {until} could not be written"
         try:
             await self._journal.record(AuditRecord(event="records_missing", at=at, detail=detail))
         except JournalUnavailable:
             self._missing += count  # the next that is written tells
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -10,6 +10,7 @@ from gateway.flow.exchange import Exchange
 from gateway.model import (
     ConsoleLink,
     Demand,
+    Headers,
     LinkSource,
     Priority,
     ProjectId,
@@ -114,7 +115,7 @@ class Consoles:
         *,
         deadline: float,
         fresh: bool,
-        headers: tuple[tuple[str, str], ...],
+        headers: Headers,
     ) -> tuple[ConsoleLink, LinkSource]:
         """Return a link with at least `min_remaining_s` of its life left.
 
@@ -196,7 +197,7 @@ class Consoles:
         permit: Permit,
         demand: Demand,
         deadline: float,
-        headers: tuple[tuple[str, str], ...],
+        headers: Headers,
     ) -> Fetched:
         call = permit.call
         # The cloud starts the link's life at some moment after this one.

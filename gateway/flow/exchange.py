@@ -14,7 +14,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow import under_way
-from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.model import BudgetClass, Demand, Headers, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
 from gateway.rules.breaker import Breaker
 from gateway.rules.conversation import (
@@ -29,8 +29,6 @@ from gateway.rules.conversation import (
     failure_of,
 )
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
-
-Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)

@@ -12,14 +12,13 @@ from gateway.model import (
     Answer,
     BodyStream,
     Demand,
+    Headers,
     ProjectId,
     UpstreamRequest,
 )
 from gateway.rules.headers import passes_coded, returning
 from gateway.rules.listing import visible
 from gateway.rules.policy import Permit, Reach
-
-Headers = tuple[tuple[str, str], ...]
 
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0

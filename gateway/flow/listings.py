@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 from gateway.errors import DeadlineExceeded, UpstreamBroken
 from gateway.flow.exchange import Exchange
-from gateway.model import Call, Demand, Paging, ProjectId, UpstreamRequest
+from gateway.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
 from gateway.ports import Clock
 from gateway.rules.listing import Page, PageReader, target_of
-
-Headers = tuple[tuple[str, str], ...]
 
 _ENTRY_BYTES, _READING_BYTES = 300, 2_000
 """What a reading takes besides its bytes, roughly."""

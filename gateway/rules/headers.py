@@ -6,7 +6,7 @@ Everything else stays here: credentials, cookies, addresses, and what belongs to
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from gateway.model import Answer
+from gateway.model import Answer, Headers
 
 VIA = "1.1 console-gateway"
 """RFC 9110, 7.6.3: the protocol as it was received, and a name instead of our address."""
@@ -32,9 +32,7 @@ _VALUE_CHARS_MAX = 512
 _VALUE = re.compile(r"[ -~]*")
 
 
-def travelling(
-    headers: Iterable[tuple[str, str]], request_id: str, answer: Answer
-) -> tuple[tuple[str, str], ...]:
+def travelling(headers: Iterable[tuple[str, str]], request_id: str, answer: Answer) -> Headers:
     """Return the headers that go to the cloud. `request_id` is ours, already judged by the edge.
 
     The trace is not among them: each call is a span of its own (rules/trace_context.py).
@@ -66,7 +64,7 @@ def passes_coded(answer: Answer) -> bool:
     return answer in (Answer.WHOLE, Answer.STREAMED)
 
 
-def returning(headers: Mapping[str, str], answer: Answer) -> tuple[tuple[str, str], ...]:
+def returning(headers: Mapping[str, str], answer: Answer) -> Headers:
     """Return those of the cloud's headers (names in lower case) that go to the caller."""
     names = _RETURNING_STREAMED if answer is Answer.STREAMED else _RETURNING
     return tuple(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.model import Secret
+from gateway.model import Headers, Secret
 
 ALGORITHM: Final = "SDK-HMAC-SHA256"
 DATE_FORM: Final = "%Y%m%dT%H%M%SZ"
@@ -26,7 +26,7 @@ def sign(  # noqa: PLR0913 - the parts of a request, and of a key pair
     access_key: Secret,
     secret_key: Secret,
     at: float,
-) -> tuple[tuple[str, str], ...]:
+) -> Headers:
     """Return `headers` with the two more that prove the request: X-Sdk-Date and Authorization.
 
     `target` is the request line's, query included. All of `headers` are signed, `Host` must be

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-Headers = tuple[tuple[str, str], ...]
+from gateway.model import Headers
 
 # 3.2.2: a later version may say more behind a dash; what is known of it reads as version 00 does.
 _TRACEPARENT = re.compile(

@@ -1,0 +1,8 @@
+"""Instants as people and records read them. Pure."""
+
+from datetime import UTC, datetime
+
+
+def iso(seconds: float) -> str:
+    """Return seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
