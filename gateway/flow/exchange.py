@@ -201,9 +201,10 @@ class Exchange:
         try:
             answer = await self._ask(call.request, call.headers, min(self._timeout_s, left_s))
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
-            # A caller's impatience says nothing of the cloud.
+            # A caller's impatience says nothing of the cloud, neither to the breaker nor to alerts.
             error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
-            label, failed = type(error).__name__, None if error.out_of_time else True
+            if not error.out_of_time:
+                label, failed = type(error).__name__, True
             return NotSent(error)
         else:
             verdict = judge(answer, conditional=call.request.streamed)

@@ -445,3 +445,4 @@ async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
             await in_time(bench, bench.perform(deadline_s=1.0))
         assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []
+    assert "UpstreamSlow" not in {outcome for _, outcome in bench.telemetry.upstream_calls}
