@@ -389,16 +389,16 @@ async def open_trail(
         metrics.gauge("gateway_audit_stream_bytes", lambda: stream.bytes)
     store: AuditStore
     if audit.directory is not None:
-        store = FileStore(
-            ChainFiles(
-                audit.directory,
-                clock=clock,
-                signer=signer,
-                checkpoint_s=audit.checkpoint_s,
-                segment_bytes_max=audit.segment_bytes_max,
-                keep_s=keep_s,
-            )
+        files = ChainFiles(
+            audit.directory,
+            clock=clock,
+            signer=signer,
+            checkpoint_s=audit.checkpoint_s,
+            segment_bytes_max=audit.segment_bytes_max,
+            keep_s=keep_s,
         )
+        store = FileStore(files)
+        metrics.gauge("gateway_audit_disk_free_ratio", lambda: files.disk_free)
         if audit.stream:
             follower = StreamFollower(stream, clock, partial(lines_after, audit.directory))
             stack.push_async_callback(follower.close)

@@ -845,6 +845,16 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
+                "How much room has the trail?",
+                "Which part of the disk under audit.directory is free. Below a tenth is a ticket; when"
+                " nothing is left nothing is handed out.",
+                ("gateway_audit_disk_free_ratio{INSTANCE}", "{{instance}}"),
+                unit="percentunit",
+                limits=((NEVER_BELOW, RED), (0.1, GREEN)),
+            )
+        )
+        .with_panel(
+            graph(
                 "Does the trail fail?",
                 "Groups that could not be written, and answers that left without their record, in 10"
                 " minutes.",

@@ -135,6 +135,8 @@ class ChainFiles:
         self._distrusted = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
         self._look_at = 0.0
+        self.disk_free = 1.0
+        """Which part of the disk was free, as far as known."""
         self._lost = beginning("")
         """Where our chain stood when its last segment was taken away."""
         self._sealed_at = 0.0
@@ -294,6 +296,8 @@ class ChainFiles:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_EVERY_S
+        disk = os.fstatvfs(self._fd)
+        self.disk_free = disk.f_bavail / disk.f_blocks if disk.f_blocks else 1.0
         found = os.fstat(self._fd)
         if not is_at(segment_file(self._place, self._stand.number), found):
             log.error("audit_segment_gone", extra={"directory": str(self._place)})

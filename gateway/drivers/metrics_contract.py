@@ -260,6 +260,10 @@ FAMILIES: Final = (
         "gateway_audit_stream_bytes",
         "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
     ),
+    _gauge(
+        "gateway_audit_disk_free_ratio",
+        "Which part of the disk under `audit.directory` is free for the gateway.",
+    ),
     _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
     _gauge(
         "gateway_revocations",

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -612,6 +613,16 @@ async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
         assert "trail_resumed" in subject.events()
         trying.cancel()
         await asyncio.gather(trying, return_exceptions=True)
+
+
+async def test_how_full_the_disk_is_is_known_while_records_come(
+    subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimpleNamespace(f_bavail=8, f_blocks=100)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: disk)
+    await clock.advance(1.0)
+    await subject.record("ann")
+    assert subject.files.disk_free == pytest.approx(0.08)
 
 
 async def test_a_segment_that_somebody_deleted_is_not_written_to(
