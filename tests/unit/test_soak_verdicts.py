@@ -51,6 +51,16 @@ def test_one_odd_sample_decides_nothing() -> None:
     assert bad(verdicts([SAMPLE] * 3, [SAMPLE, odd, SAMPLE], {})) == ""
 
 
+def test_what_callers_and_pools_have_open_at_a_moment_is_no_leak() -> None:
+    before = [replace(SAMPLE, descriptors=50 + i % 4) for i in range(20)]
+    crowded = [replace(SAMPLE, descriptors=50 + i % 30) for i in range(60)]
+    leaking = [replace(one, descriptors=one.descriptors + 9) for one in before]
+    odd = [replace(SAMPLE, descriptors=20), *leaking]
+    assert bad(verdicts(before, crowded, {})) == ""
+    assert "+9 descriptors" in bad(verdicts(before, leaking, {}))
+    assert "+9 descriptors" in bad(verdicts(before, odd, {}))
+
+
 def test_calm_samples_after_the_warm_up_are_compared_with_those_of_the_end() -> None:
     samples = [replace(SAMPLE, at_s=float(at), is_calm=at % 2 == 0) for at in range(100)]
     before, after = windows(samples, warm_s=25, ends_s=100)
