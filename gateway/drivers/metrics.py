@@ -215,6 +215,8 @@ class Metrics:
         for operation, (status, error_code) in product([*links, "none"], failures):
             self._requests.begin((operation, _text(status), error_code))
         self._request_seconds.begin(("link",))
+        for outcome in ("ok", "failed"):
+            self._store_seconds.begin((outcome,))
         for labels in product(accounts, UPSTREAM_OUTCOMES):
             self._upstream_seconds.begin(labels)
         for labels in product(accounts, budgets):
