@@ -508,7 +508,8 @@ def test_every_alert_that_can_be_provoked_held_after_its_event_and_not_before(
         if one.where not in FIRES:
             continue
         event = FIRES[one.where]
-        began = scene.event_began[event] - 0.01  # Prometheus rounds to milliseconds
+        # A sample bears the time at which its scrape began, and the page is made after that.
+        began = scene.event_began[event] - SCRAPE_S
         held = [at for at, _ in moments(scene.prometheus, one.expression, since=scene.began)]
         if not held or max(held) < began:
             wrong.append(f"{one.where} did not hold after {event.__name__}")
