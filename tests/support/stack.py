@@ -233,7 +233,15 @@ class RunningGateway:
         return 0.0
 
     def log_text(self) -> str:
-        return (self.directory / "log").read_text()
+        """Return the log, once what was said until now is written, which a thread does."""
+        log, before = self.directory / "log", -1
+        for _ in range(10):
+            time.sleep(0.1)
+            size = log.stat().st_size
+            if size == before:
+                break
+            before = size
+        return log.read_text()
 
     def log_lines(self, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
