@@ -18,7 +18,6 @@ from gateway.drivers.audit_places import (
     lock_chain,
     make_directory,
     segment_file,
-    sync_directory,
 )
 from gateway.drivers.audit_reading import (
     ChainUnreadable,
@@ -29,9 +28,12 @@ from gateway.drivers.audit_reading import (
 )
 from gateway.drivers.audit_record import Committed, opening_body, unavailable
 from gateway.drivers.audit_retention import Retention
+from gateway.drivers.durable import sync_directory
 from gateway.drivers.own_thread import OwnThread
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
+    LATE,
+    PROMISED,
     Head,
     Neighbour,
     Signer,
@@ -49,8 +51,6 @@ _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
 _UNSEALED_BYTES_MAX = 4_000_000
 """A start reads back to the last checkpoint."""
-_LATE, _PROMISED = 2, 3
-"""In periods of checkpoints: when a record waits for one, and what each promises of the next."""
 
 _LOOK_EVERY_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -270,11 +270,11 @@ class ChainFiles:
         self._told.checkpoints.extend(sealed)
 
     def _checkpoint(self, head: Head, now: float) -> bytes:
-        promise = _PROMISED * self._checkpoint_s
+        promise = PROMISED * self._checkpoint_s
         return checkpoint(head, now, self._signer, next_within_s=promise)
 
     def _is_checkpoint_late(self, now: float) -> bool:
-        is_overdue = now - self._sealed_at > _LATE * self._checkpoint_s
+        is_overdue = now - self._sealed_at > LATE * self._checkpoint_s
         return is_overdue or self._unsealed_bytes > _UNSEALED_BYTES_MAX
 
     def _write(self, data: bytes) -> None:

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from gateway.drivers.durable import sync_directory
+
 LOCK: Final = "lock"
 _SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
 
@@ -57,11 +59,3 @@ def make_directory(directory: Path) -> None:
     if not directory.is_dir():
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_directory(directory.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

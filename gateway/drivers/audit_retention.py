@@ -11,9 +11,9 @@ from gateway.drivers.audit_places import (
     chain_places,
     lock_chain,
     segment_files,
-    sync_directory,
 )
 from gateway.drivers.audit_reading import ChainUnreadable, last_line, tell_unreadable
+from gateway.drivers.durable import sync_directory
 from gateway.ports import Clock
 from gateway.rules.audit_chain import Line, segment_removed
 

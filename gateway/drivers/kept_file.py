@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
 
+from gateway.drivers.durable import sync_directory
+
 
 class FileOnDisk:
     def __init__(self, file: Path, log: Logger, *, failed: str, mode: int) -> None:
@@ -40,7 +42,7 @@ class FileOnDisk:
                 new.replace(self._file)
             finally:
                 new.unlink(missing_ok=True)
-            _make_durable(self._file.parent)
+            sync_directory(self._file.parent)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -61,12 +63,3 @@ class FileOnDisk:
 
     def _beside(self, what: str) -> Path:
         return self._file.with_name(f".{self._file.name}.{what}")
-
-
-def _make_durable(directory: Path) -> None:
-    """Let a power cut not bring back the file that was replaced."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,9 @@ STRUCTURAL: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
 """Events that tell of the trail itself."""
 NOTHING_BEFORE: Final = "0" * 64
 LINE_BYTES_MAX: Final = 1_048_576
+LATE: Final = 2
+PROMISED: Final = 3
+"""In periods of checkpoints: when a record waits for one, and what each promises of the next."""
 _SIGNED_FOR = b"console-gateway audit checkpoint\0"
 
 

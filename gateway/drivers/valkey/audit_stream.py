@@ -16,6 +16,8 @@ from gateway.errors import StoreUnavailable
 from gateway.ports import Clock
 from gateway.rules.audit_chain import (
     CHECKPOINT,
+    LATE,
+    PROMISED,
     SEGMENT_OPENED,
     Head,
     Line,
@@ -37,8 +39,6 @@ _TRIM = Script("audit_trim")
 _STATE_LIFE_MS = 366 * 86_400_000
 """How long after its last line it is known where a chain stands: a process may be idle."""
 _SEGMENT_AGE_MAX_S = 86_400.0
-_LATE, _PROMISED = 2, 3
-"""As in files: periods after which a record waits for a checkpoint, and what each promises."""
 _TOLD_BEFORE_MS = 2 * 86_400_000
 """For so long after its time a line stays, so that chains tell before what is forgotten: as a whole
 segment, of a day, and somebody looks each hour."""
@@ -229,7 +229,7 @@ class StreamStore:
             made.seal()
             made.add([segment_opening(self._segment + 1, now)])
             made.seal()
-        elif bodies and now - self._sealed_at > _LATE * self._checkpoint_s:
+        elif bodies and now - self._sealed_at > LATE * self._checkpoint_s:
             made.seal(anew=True)
         made.add([*([opening_body(now, lost=self._lost)] if begins else []), *bodies])
         if with_checkpoint or begins:
@@ -237,7 +237,7 @@ class StreamStore:
         return made
 
     def _checkpoint(self, head: Head, *, now: float) -> bytes:
-        promise = _PROMISED * self._checkpoint_s
+        promise = PROMISED * self._checkpoint_s
         return checkpoint(head, now, self._signer, next_within_s=promise)
 
     async def _append(self, before: Head, lines: Sequence[bytes]) -> None:
