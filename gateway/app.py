@@ -605,6 +605,8 @@ def _open_line(  # noqa: PLR0913 - it wires
 ) -> BudgetLine:
     budget = account.budget
     rates = {BudgetClass.CONSOLE: budget.console, BudgetClass.IAM: budget.iam}[kind]
+    # Nobody is served without the login, so it waits for its slot as long as it may take.
+    wait_max_s = {BudgetClass.CONSOLE: budget.wait_max_s, BudgetClass.IAM: float("inf")}[kind]
     limit = Limit(
         windows=tuple(Pace(rate.requests, rate.per_s, rate.burst) for rate in rates),
         queue_max=budget.queue_max,
@@ -615,7 +617,7 @@ def _open_line(  # noqa: PLR0913 - it wires
         account.name,
         kind,
         limit=limit,
-        wait_max_s=budget.wait_max_s,
+        wait_max_s=wait_max_s,
         processes_max=config.store.processes_max,
         shared=ValkeyFairQueue(valkey, name, account=account.name, limit=limit, clock=clock),
         clock=clock,

@@ -442,7 +442,7 @@ class AccountBudget(_Section):
     low, watch the 429s, raise."""
     iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
     wait_max_s: Span = 20.0
-    """Whoever would wait longer is told so at once."""
+    """A caller who would wait longer is told so at once."""
     queue_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Calls that may wait, over all replicas; beyond, the last in fair order is refused."""
     queue_caller_max: Annotated[int, Field(ge=1, le=100_000)] = 200

@@ -131,6 +131,12 @@ class Worker:
             async with open_parts(
                 self._config, client, self._clock, self._metrics, self._lines
             ) as parts:
+                # Before anything has a time to keep: a full collection holds the loop for longer
+                # than the slot of a first login is good for.
+                gc.collect()
+                gc.freeze()  # what is here now stays: the collector need not look at it again
+                gc.set_threshold(5_000, 20, 50)
+                sys.setswitchinterval(_SWITCH_S)
                 await self._run_loops(parts)
         finally:
             loop.remove_reader(self._plan.parent_fd)
@@ -190,10 +196,6 @@ class Worker:
         await public.setup()
         await admin.setup()
         accepting = await self._listen("public", self._plan.public, public)
-        gc.collect()
-        gc.freeze()  # what is here now stays: the collector need not look at it again
-        gc.set_threshold(5_000, 20, 50)
-        sys.setswitchinterval(_SWITCH_S)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})

@@ -94,7 +94,6 @@ class BudgetLine:
         self._turned_at = 0.0
         self.queued = 0
         """How many wait, over all replicas that this one can see."""
-        self._wake.set()  # the first turn finds out what is known, before anybody waits for it
         shared.when_news_comes(self._hear)
         shared.when_available_changes(self._wake.set)
 
@@ -156,9 +155,14 @@ class BudgetLine:
 
     async def run(self) -> None:
         """Take turns at the queue, for ever."""
+        # Until it has answered once nobody knows how its clock stands to ours: whoever entered
+        # by then would be given a slot a second later than there is one.
+        await self._take(Turn())
         while True:
             await self._until_due()
-            await self._take_turn()
+            if self._own is not None and self._shared.available:
+                self._come_back()
+            await self._take(self._gather())
 
     async def _place(self, one: _Waiting) -> float:
         loop = asyncio.get_running_loop()
@@ -215,10 +219,7 @@ class BudgetLine:
             return refresh_at
         return min(self._next_at + self._late_by, refresh_at)
 
-    async def _take_turn(self) -> None:
-        if self._own is not None and self._shared.available:
-            self._come_back()
-        turn = self._gather()
+    async def _take(self, turn: Turn) -> None:
         try:
             outcome = await self._shared.turn(turn, self._state)
         except StoreUnavailable:

@@ -101,6 +101,17 @@ def test_beyond_the_account_s_budget_callers_are_told_the_wait(own_stack: Stack)
     assert 10 <= int(refused[-1].headers["retry-after"]) <= 20
 
 
+def test_a_login_waits_for_its_slot_however_impatient_callers_are(own_stack: Stack) -> None:
+    budget = {"iam": {"requests": 1, "per_s": 2, "burst": 1}, "wait_max_s": 0.1}
+    store = {**own_stack.gateway.config["store"], "namespace": "slow-login"}
+    gateway = own_stack.replica(account={"budget": budget}, change={"store": store})
+    box = own_stack.box
+    assert gateway.console(box.token()).status == 200
+    box.revoke_service_tokens()
+    assert gateway.console(box.token(), box.servers[1]).status == 200
+    assert gateway.metric('gateway_service_logins_total{account="prod",outcome="ok"}') == 2
+
+
 def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
     own_stack.valkey.command("ACL", "SETUSER", "gw", "on", ">store-password", "~*", "&*", "+@all")
     own_stack.valkey.command("ACL", "SETUSER", "default", "off")

@@ -98,6 +98,18 @@ async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     await asyncio.gather(made.running, return_exceptions=True)
 
 
+async def test_the_first_turn_only_finds_out_how_the_store_s_clock_stands(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.queue.grant_after_s = 0.0
+    asked = subject.ask()  # before the line has taken a turn, as a first login may
+    await settle()
+    await clock.advance(0.1)
+    assert asked.done()
+    assert [len(turn.entering) for turn in subject.queue.turns] == [0, 1]
+    subject.running.cancel()
+    await asyncio.gather(subject.running, return_exceptions=True)
+
+
 async def test_a_slot_in_a_pause_is_not_used_and_the_call_goes_back_to_the_head(
     subject: Subject,
 ) -> None:
