@@ -32,6 +32,7 @@ from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
 from gateway.drivers.service_login import (
+    Credential,
     KeyPairCredential,
     PasswordCredential,
     TokenFileCredential,
@@ -73,8 +74,8 @@ from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
 from gateway.located_yaml import Mistake, MistakesFound
-from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId, UpstreamRequest
-from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
+from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
+from gateway.ports import Clock, Journal, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -636,14 +637,13 @@ def _open_line(  # noqa: PLR0913 - it wires
 @dataclass(frozen=True, slots=True)
 class OpenedAccount:
     console: ConsoleAccount
-    credentials: Mapping[str, ServiceCredential]
+    credentials: Mapping[str, Credential]
     loops: Mapping[str, Loop]
 
-    async def log_in(self, deadline: float) -> None:
-        """Get every credential once; raises ServiceLoginFailed."""
-        probe = UpstreamRequest("GET", "/")
-        for credential in self.credentials.values():
-            await credential.headers(probe, deadline=deadline)
+    async def log_in(self, deadline: float) -> str:
+        """Get every credential once and say where from; raises ServiceLoginFailed."""
+        told = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -697,7 +697,7 @@ async def open_account(
 
 async def _open_credentials(
     account: settings.Account, stack: AsyncExitStack, tools: AccountTools
-) -> tuple[dict[str, ServiceCredential], dict[str, Loop]]:
+) -> tuple[Mapping[str, Credential], dict[str, Loop]]:
     match account.login:
         case settings.KeyPairLogin() as login:
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
@@ -732,4 +732,4 @@ async def _open_credentials(
                 f"login of {account.name} {i}": credential.run
                 for i, credential in enumerate(by_project.values())
             }
-            return dict(by_project), loops
+            return by_project, loops

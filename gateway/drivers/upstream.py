@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from gateway import __version__
+from gateway.drivers.broken_connection import why
 from gateway.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.model import Headers, UpstreamAnswer, UpstreamRequest
 from gateway.settings import Timeouts
@@ -166,8 +167,10 @@ def _translated() -> Iterator[None]:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             raise _unreachable("no connection in time") from None
         raise UpstreamSlow("no answer in time") from None
-    except (aiohttp.ClientConnectorError, ConnectionError) as error:
-        raise _unreachable(f"no connection: {type(error).__name__}") from None
+    except aiohttp.ClientConnectorError as error:
+        raise _unreachable(f"no connection: {why(error.os_error)}") from None
+    except ConnectionError as error:
+        raise _unreachable(f"no connection: {why(error)}") from None
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _unreachable(f"the connection broke: {type(error).__name__}") from None
     except (aiohttp.ClientError, ValueError) as error:
