@@ -58,7 +58,7 @@ class FederationHandler:
         """Tell what is asked (`deadline` is monotonic); raise OperationUnknown or its like."""
         route = self._routes.get(request.raw_path.partition("?")[0])
         if route is None:
-            raise OperationUnknown("There is no such operation here.")
+            raise OperationUnknown
         if route.method != request.method:
             raise MethodNotAllowed(
                 "This path takes another method; the Allow header names it.",

@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
@@ -26,6 +26,7 @@ from gateway.edge.federation import FederationHandler
 from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
 from gateway.edge.request_body import read_body
 from gateway.edge.wire import (
+    HEADERS,
     INTERNAL,
     ErrorAnswer,
     rate_limit,
@@ -69,6 +70,13 @@ _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _LIMITED_LINES = Pace(requests=10, per_s=1, burst=10)
 """How many lines are written of those who ask more often than they may."""
+_METHOD_UNKNOWN = (
+    "The request does not begin with a method that HTTP knows; /docs lists each path's methods."
+)
+_MALFORMED = (
+    "The request is not well-formed HTTP (does a header stand there twice?); send it by an HTTP"
+    " client, such as curl."
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 RequestDone = Callable[[str, str, int, str, float, str], None]
@@ -196,8 +204,10 @@ class PublicHandler:
         """Answer what aiohttp's parser refused before it was a request."""
         if isinstance(error, LineTooLong):
             refusal = render(RequestTooLarge("The request line or a header is too long."))
+        elif isinstance(error, BadHttpMethod):
+            refusal = render(BadRequest(_METHOD_UNKNOWN))
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            refusal = render(BadRequest("The request is not well-formed HTTP."))
+            refusal = render(BadRequest(_MALFORMED))
         else:
             refusal = INTERNAL
         outcome = _Outcome(self._new_id(), "", self._clock.monotonic())
@@ -290,10 +300,9 @@ class PublicHandler:
         headers = CIMultiDict(
             {
                 "Content-Type": "application/json",
-                "Cache-Control": "no-store",
                 "X-Request-Id": outcome.request_id,
-                "X-Content-Type-Options": "nosniff",
-                "Server": "console-gateway",
+                "Cache-Control": "no-store",
+                **HEADERS,
                 "RateLimit-Policy": self._policy,
             }
         )

@@ -101,7 +101,7 @@ class Catalogue:
             raise BadRequest("The path is too long.")
         segments = [_decode(segment) for segment in path.split("/")]
         if len(segments) < 4 or segments[0] or segments[1] != "v1":
-            raise OperationUnknown("There is no such operation here.")
+            raise OperationUnknown
         operation, pattern = self._find(method, segments[3:])
         project = _project(segments[2])
         servers, instances, sent = _in_path(pattern, segments[3:])
@@ -136,7 +136,7 @@ class Catalogue:
                         allowed=tuple(sorted(methods)),
                     )
                 return operation, pattern
-        raise OperationUnknown("There is no such operation here.")
+        raise OperationUnknown
 
 
 def has_head(operation: Operation) -> bool:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import jwt
 import pytest
 from openapi_spec_validator import validate
 
+from gateway.model import Logger, LogLevel
 from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
 from tests.support.tls import Authority
 
@@ -427,8 +428,22 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
         ("/orders/lift", '{"order": "x"}', "no such order"),
-        ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),
-        ("/revocations", "{", "cannot be used"),
+        (
+            "/log-levels",
+            '{"levels": {"gateway.policy": "loud"}}',
+            "level in levels must be one of: debug, info, warning, error.",
+        ),
+        (
+            "/log-levels",
+            '{"levels": {"gateway.polcy": "info"}}',
+            "logger in levels must be one of: gateway, gateway.admin, gateway.audit, ",
+        ),
+        (
+            "/budget/ceiling",
+            '{"account": "prod", "per_s": 1, "budget": "x"}',
+            "budget must be one of: console, iam.",
+        ),
+        ("/revocations", "{", "it is not one whole JSON value."),
         ("/revocations", '{"a": ' + "[" * 60_000, "cannot be used"),
     ],
 )
@@ -443,6 +458,40 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert record["request_id"] == answer.headers["x-request-id"]
     assert (record["subject"], record["decision"]) == ("ada", "denied")
     assert told in json.loads(record["detail"])["refused"]
+
+
+def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: Stack) -> None:
+    document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
+    levels = document["components"]["schemas"]["SetLogLevels"]["properties"]["levels"]
+    assert levels["propertyNames"]["enum"] == list(get_args(Logger))
+    assert levels["additionalProperties"]["enum"] == list(get_args(LogLevel))
+    assert levels["minProperties"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nope", 404),
+        ("POST", "/metrics", 405),
+        ("DELETE", "/admin/sessions", 405),
+        ("GET", "/admin/sessions", 401),
+        ("GET", "/admin/openapi.json", 200),
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("HEAD", "/metrics", 200),
+    ],
+)
+def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
+    stack: Stack, method: str, path: str, status: int
+) -> None:
+    answers = [ask(stack.gateway.admin, method, path) for _ in range(2)]
+    for answer in answers:
+        assert answer.status == status
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["server"] == "console-gateway"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 2
 
 
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
@@ -642,7 +691,7 @@ def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
     by_certificate: Certified, headers: dict[str, str]
 ) -> None:
     kept = by_certificate.connect()
-    assert by_certificate.status(kept, **headers) == 400
+    assert by_certificate.status(kept, **headers) == (400 if "Content_Type" in headers else 403)
     assert by_certificate.status(kept, Origin=f"https://127.0.0.1:{kept.port}") == 200
     assert by_certificate.gateway.audit("admin_refused")[-1]["subject"] == "breakglass"
     kept.close()
