@@ -70,6 +70,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
 from gateway.located_yaml import Mistake, MistakesFound
@@ -208,6 +209,7 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
+        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -221,7 +223,7 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=journal,
+            recorder=recorder,
             clock=clock,
             telemetry=metrics,
         )

@@ -28,6 +28,7 @@ from gateway.flow.forwarding import Forwarded, Forwarding
 from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
 from gateway.model import (
     Principal,
     ProjectId,
@@ -99,13 +100,15 @@ class Scene:
         telemetry = RecordingTelemetry()
         exchanges = {PROJECT: as_exchange(self.exchange)}
         listings = Listings(exchanges, ListBounds(5.0, 10, 1_000_000), self.clock)
+        limits = CallerLimits(self.pace, self, self.clock)  # type: ignore[arg-type]
+        itself: Any = self
         parts: Any = {
             "identify": self,
             "policies": self,
             "inventories": _NoInventories(),
             "consoles": self,
-            "journal": self,
-            "limits": CallerLimits(self.pace, self, self.clock),  # type: ignore[arg-type]
+            "limits": limits,
+            "recorder": Recorder(itself, policies=itself, limits=limits, clock=self.clock),
         }
         return Gateway(
             credentials=CallerCredentials(
