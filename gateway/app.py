@@ -232,6 +232,7 @@ async def open_parts(
             credentials=credentials,
             keys=issued_keys,
             limits=limits,
+            recorder=recorder,
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()

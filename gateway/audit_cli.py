@@ -286,12 +286,18 @@ def _sentence(record: dict[str, Any]) -> str:
         _named("by", record.get("rule")),
         _named("link", record.get("link_fingerprint")),
         _named("source", record.get("source")),
+        _named("key", record.get("access_key")),
+        _named("until", _instant(record.get("expires_at"))),
         _named("request", record.get("request_id")),
         _named("from", record.get("client_address")),
         record.get("detail", ""),
     ]
     text = "  ".join(filter(None, map(str, parts)))
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _instant(at: float | None) -> str:
+    return "" if at is None else iso(at)
 
 
 def _named(name: str, value: object) -> str:

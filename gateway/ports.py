@@ -417,6 +417,12 @@ class ServiceCredential(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialIssued:
+    expires_at: float
+    """When it ends at the latest, in seconds since the epoch."""
+
+
 @dataclass(slots=True)  # one is made for each link handed out, and frozen ones take thrice as long
 class AuditRecord:
     """Who was given what, decided by which rule. It holds no secret."""
@@ -444,6 +450,13 @@ class AuditRecord:
     """Whom an administrator's order is about, as issuer:subject."""
     detail: str = ""
     """Free text, such as what an administrator asked for, and why."""
+    access_key: str = ""
+    """Of the key pair of ours that was issued, or with which the request is signed.
+
+    No secret: each signed request shows it, it opens nothing, and no other key follows from it.
+    """
+    more: CredentialIssued | None = None
+    """What only records of such an event have."""
 
 
 RECORDED_WITHIN_S: Final = 5.0

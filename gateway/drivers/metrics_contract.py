@@ -239,9 +239,9 @@ FAMILIES: Final = (
     _counter(
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
-        event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
-        "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
-        "trail_opened, trail_resumed",
+        event="console_link_issued, write_permitted, credential_issued, refused, revoked, "
+        "links_dropped, admin_action, admin_refused, policy_loaded, policy_rejected, "
+        "records_missing, trail_opened, trail_resumed",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",

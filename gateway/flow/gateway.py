@@ -188,10 +188,11 @@ class Gateway:
             return asked.body or b""
 
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        token = await self._credentials.jwt_of_signed(presented, read_body)
+        pair = await self._credentials.pair_of_signed(presented, read_body)
+        asked.access_key = pair.access
         if asked.method not in SAFE_METHODS:
             asked.signed = presented
-        return token
+        return pair.caller_jwt.reveal()
 
     def _authority(self) -> tuple[Policy, int]:
         """Return what decides; another than before: ask again what was decided meanwhile."""

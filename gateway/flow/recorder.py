@@ -46,6 +46,7 @@ class Recorder:
             client_address=asked.client_address,
             permission=call.operation.permission,
             trace_id="" if asked.trace is None else asked.trace.trace_id,
+            access_key=asked.access_key,
         )
 
     async def record(self, record: AuditRecord, deadline: float) -> None:
