@@ -73,6 +73,7 @@ from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
+from gateway.flow.writes import Writes
 from gateway.located_yaml import Mistake, MistakesFound
 from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId, UpstreamRequest
 from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
@@ -198,9 +199,8 @@ async def open_parts(
         trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
         loops |= trail_loops
         await policies.record_in(trail)
-        journal: Journal = trail
-        if config.audit.when_unwritable == "serve":
-            journal = BestEffortJournal(trail, metrics)
+        best_effort = BestEffortJournal(trail, metrics)
+        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -210,6 +210,8 @@ async def open_parts(
             skew_s=config.request.signature_skew_s,
         )
         recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
+        writes = Writes(recorder, best_effort, clock)
+        stack.push_async_callback(writes.close)
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -224,6 +226,7 @@ async def open_parts(
             ),
             group_weights=config.fairness.group_weights,
             recorder=recorder,
+            writes=writes,
             clock=clock,
             telemetry=metrics,
         )
@@ -266,11 +269,10 @@ async def open_parts(
         administration = open_administration(
             config, admins, orders, everywhere, journal, clock, metrics
         )
-        links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            links=links,
+            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )

@@ -28,6 +28,8 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.recorder import Recorder
 from gateway.flow.request import Request
+from gateway.flow.sendings import Sendings
+from gateway.flow.writes import Writes
 from gateway.model import (
     SAFE_METHODS,
     SERVER_TAG,
@@ -104,6 +106,7 @@ class Gateway:
         forwarding: Forwarding,
         group_weights: Mapping[str, float],
         recorder: Recorder,
+        writes: Writes,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
@@ -118,6 +121,7 @@ class Gateway:
         self._forwarding = forwarding
         self._group_weights = group_weights
         self._recorder = recorder
+        self._writes = writes
         self._clock = clock
         self._telemetry = telemetry
 
@@ -284,28 +288,30 @@ class Gateway:
         return permit
 
     async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
-        operation = permit.call.operation
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
+        sendings = Sendings(partial(self._permitted_now, permit.principal, permit.call))
+        send = partial(self._sent, permit, demand, asked, sendings)
         try:
-            if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+            if permit.call.operation.writes:
                 asked.enter("record")
-                record = self._recorder.allowed("write_permitted", permit, asked)
-                await self._recorder.record(record, asked.deadline)
-            asked.enter("obtain")
-            return await self._sent(permit, demand, asked)
+                return await self._writes.perform(permit, asked, sendings, send)
+            return await send()
         except _NOTHING_DONE:
             if asked.signed is not None:
                 await self._credentials.take_back(asked.signed)
             raise
 
-    async def _sent(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+    async def _sent(
+        self, permit: Permit, demand: Demand, asked: Asked, sendings: Sendings
+    ) -> Forwarded:
         operation = permit.call.operation
+        asked.enter("obtain")
         try:
             return await self._forwarding.perform(
                 permit,
                 demand,
-                permitted_now=partial(self._permitted_now, permit.principal, permit.call),
+                sendings=sendings,
                 deadline=asked.deadline,
                 fresh=asked.fresh,
                 headers=travelling(asked.headers, asked.request_id, operation.answer),

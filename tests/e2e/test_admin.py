@@ -240,6 +240,8 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
             "policy": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in box.calls(box.cloud)}
+        (outcome,) = gateway.audit("write_outcome")
+        assert (outcome["subject"], outcome["outcome"]) == ("mallory", "not_sent")
     finally:
         stack.close()
 

@@ -81,6 +81,7 @@ class OneLink:
             catalogue=Catalogue(built_in_operations()),
             limits=limits,
             recorder=Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            writes=nothing,
             instances=nothing,
             forwarding=nothing,
             group_weights={},

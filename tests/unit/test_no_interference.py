@@ -22,6 +22,7 @@ from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import (
     PERMISSIONS,
     Principal,
@@ -90,6 +91,7 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
     exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock)
     every: Any = fixed
+    recorder = Recorder(every, policies=every, limits=limits, clock=clock)
     parts: Any = {
         "identify": fixed,
         "credentials": fixed,
@@ -97,7 +99,8 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
         "inventories": Fixed(inventory),
         "consoles": fixed,
         "limits": limits,
-        "recorder": Recorder(every, policies=every, limits=limits, clock=clock),
+        "recorder": recorder,
+        "writes": Writes(recorder, every, clock),
         "instances": Instances(exchanges, clock),
         "forwarding": Forwarding(
             exchanges, Listings(exchanges, ListBounds(5.0, 50, 10_000_000), clock)

@@ -22,6 +22,7 @@ from gateway.errors import (
     NotPermitted,
     UpstreamSlow,
 )
+from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.credentials import CallerCredentials
 from gateway.flow.forwarding import Forwarded, Forwarding
@@ -29,6 +30,7 @@ from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import (
     Principal,
     ProjectId,
@@ -102,13 +104,15 @@ class Scene:
         listings = Listings(exchanges, ListBounds(5.0, 10, 1_000_000), self.clock)
         limits = CallerLimits(self.pace, self, self.clock)  # type: ignore[arg-type]
         itself: Any = self
+        recorder = Recorder(itself, policies=itself, limits=limits, clock=self.clock)
         parts: Any = {
             "identify": self,
             "policies": self,
             "inventories": _NoInventories(),
             "consoles": self,
             "limits": limits,
-            "recorder": Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            "recorder": recorder,
+            "writes": Writes(recorder, BestEffortJournal(itself, telemetry), self.clock),
         }
         return Gateway(
             credentials=CallerCredentials(

@@ -13,10 +13,12 @@ from gateway.errors import (
     UpstreamBusy,
     UpstreamSlow,
 )
+from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.inventory import NO_INVENTORY, Inventory
@@ -83,7 +85,8 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
     clock, part, every = FakeClock(), dict.fromkeys(_FROM_PARTS, parts), cast("Any", parts)
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)
     recorder = Recorder(every, policies=every, limits=limits, clock=clock)
-    stages: Any = {**part, "limits": limits, "recorder": recorder}
+    writes = Writes(recorder, BestEffortJournal(every, RecordingTelemetry()), clock)
+    stages: Any = {**part, "limits": limits, "recorder": recorder, "writes": writes}
     gateway = Gateway(
         catalogue=Catalogue(built_in_operations()),
         group_weights={},
