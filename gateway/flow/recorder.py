@@ -1,6 +1,7 @@
 """What goes on record of a request: who asked for what, and what was decided of it."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
@@ -11,7 +12,7 @@ from gateway.model import Call, Principal
 from gateway.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Journal, Policies
 from gateway.rules.policy import Permit
 
-RECORD_AT_LEAST_S: Final = 0.25
+_RECORD_AT_LEAST_S: Final = 0.25
 """What was obtained at the last moment is given so long to be put on record."""
 
 
@@ -49,17 +50,12 @@ class Recorder:
             access_key=asked.access_key,
         )
 
-    async def record(self, record: AuditRecord, deadline: float) -> None:
+    def record(self, record: AuditRecord, deadline: float) -> Awaitable[None]:
         """Return when it is durable; raise JournalUnavailable, DeadlineExceeded."""
         left_s = deadline - self._clock.monotonic()
         if left_s > RECORDED_WITHIN_S:
-            await self._journal.record(record)
-            return
-        try:
-            async with asyncio.timeout(max(left_s, RECORD_AT_LEAST_S)):
-                await self._journal.record(record)
-        except TimeoutError:
-            raise DeadlineExceeded("while it was put on record") from None
+            return self._journal.record(record)  # as it is: one coroutine less for each link
+        return self._record_within(max(left_s, _RECORD_AT_LEAST_S), record)
 
     async def not_permitted(self, asked: Request, refusal: NotPermitted) -> None:
         """Put on record who was refused; raise CallerLimited where that is one too many."""
@@ -74,6 +70,13 @@ class Recorder:
             asked.principal = refusal.principal
         with suppress(CallerLimited):
             await self._refused(asked, refusal.reason.value)
+
+    async def _record_within(self, seconds: float, record: AuditRecord) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._journal.record(record)
+        except TimeoutError:
+            raise DeadlineExceeded("while it was put on record") from None
 
     async def _refused(self, asked: Request, why: str, rule: str = "") -> None:
         if asked.principal is None or asked.call is None:
