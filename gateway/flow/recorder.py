@@ -59,6 +59,8 @@ class Recorder:
 
     async def not_permitted(self, asked: Request, refusal: NotPermitted) -> None:
         """Put on record who was refused; raise CallerLimited where that is one too many."""
+        # Within the caller's own limit, which so bounds what they can have us write.
+        self._limits.admit_once(asked)
         await self._refused(asked, str(refusal), refusal.rule)
 
     async def not_authenticated(self, asked: Request, refusal: NotAuthenticated) -> None:
@@ -68,7 +70,11 @@ class Recorder:
         """
         if asked.principal is None:
             asked.principal = refusal.principal
+        if asked.principal is None:
+            return
         with suppress(CallerLimited):
+            # Not within the person's own limit: who stole their token would lock them out.
+            self._limits.admit(f"refused {asked.principal.key}")
             await self._refused(asked, refusal.reason.value)
 
     async def _record_within(self, seconds: float, record: AuditRecord) -> None:
@@ -81,8 +87,6 @@ class Recorder:
     async def _refused(self, asked: Request, why: str, rule: str = "") -> None:
         if asked.principal is None or asked.call is None:
             return
-        # Within the caller's own limit, which so bounds what he can have us write.
-        self._limits.admit_once(asked)
         record = self.about("refused", asked.principal, asked.call, asked)
         record.decision, record.rule = "denied", rule
         record.policy_version = self._policies.current().version

@@ -209,6 +209,18 @@ def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
         assert (record["decision"], record["detail"]) == ("denied", "revoked")
 
 
+def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
+    stack: Stack, ada: Operator
+) -> None:
+    limits = {"requests": 60, "per_s": 60, "burst": 3}
+    gateway = stack.replica(**with_api(caller_limits=limits))
+    stolen = stack.box.token("otto", claims={"jti": "otto-s-lost-phone"})
+    ada.orders(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
+    assert {gateway.console(stolen).status for _ in range(10)} == {401}
+    assert gateway.console(stack.box.token("otto")).status == 200
+    assert 3 <= len(gateway.audit("refused")) < 10
+
+
 @pytest.mark.parametrize("by", ["order", "policy"])
 def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
