@@ -24,6 +24,7 @@ from gateway.rules.inventory import Inventory
 from gateway.rules.orders import Order
 from gateway.rules.policy import Policy
 from gateway.rules.trace_context import TraceContext
+from gateway.rules.waiters import Waiters
 
 
 class Clock(Protocol):
@@ -189,13 +190,15 @@ class Budget(Protocol):
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
         Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
         `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
-        and is not charged once more. Raises BudgetExhausted as soon as it is known that the slot
-        would come too late, or, for spare demand, that there is none.
+        and is not charged once more. `waiters`: the call is for all of these, as they come and go,
+        and waits in the best of their places. Raises BudgetExhausted as soon as it is known that
+        the slot would come too late, or, for spare demand, that there is none.
         """
 
     def throttled(
@@ -270,7 +273,7 @@ class Held:
 class Shared(Protocol):
     """Values that all replicas share, each fetched by one of them (flow/shared_flight.py)."""
 
-    async def obtain(
+    async def obtain(  # noqa: PLR0913 - each says for itself what it asks for
         self,
         key: str,
         fetch: Callable[[], Awaitable[Fetched]],
@@ -279,14 +282,15 @@ class Shared(Protocol):
         unusable: bytes | None = None,
         fresh: bool = False,
         to_the_end: bool = False,
+        waiters: Waiters | None = None,
     ) -> Held:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
         to it counts as absent. `fresh`: whatever is stored now counts as absent. `to_the_end`: the
-        fetch goes on when nobody waits for it any more. Without Redis the flight is shared in
-        this process only. Raises what `fetch` raises (those who waited
-        for a fetch share its failure), and DeadlineExceeded.
+        fetch goes on when nobody waits for it any more. `waiters`: where `fetch` sees who waits for
+        it; it is new for each call. Without Redis the flight is shared in this process only. Raises
+        what `fetch` raises (those who waited for a fetch share its failure), and DeadlineExceeded.
         """
 
     def renew(

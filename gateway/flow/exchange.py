@@ -29,6 +29,7 @@ from gateway.rules.conversation import (
     failure_of,
 )
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
+from gateway.rules.waiters import Waiters
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class _Call:
     budget: BudgetClass
     deadline: float
     permitted_now: Callable[[], object]
+    waiters: Waiters | None
     headers: Headers = field(default=(), repr=False)
     last: Outcome = None
     """What came of the last sending."""
@@ -96,7 +98,7 @@ class Exchange:
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
 
-    async def perform(
+    async def perform(  # noqa: PLR0913 - each part is told what it needs
         self,
         request: UpstreamRequest,
         *,
@@ -105,17 +107,19 @@ class Exchange:
         budget: BudgetClass,
         deadline: float,
         permitted_now: Callable[[], object] = lambda: None,
+        waiters: Waiters | None = None,
     ) -> UpstreamAnswer:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
         `permitted_now` is asked right before each sending, for rights may end in a queue; what it
-        raises, the caller hears, unless the cloud may have acted on a sending before. `deadline`
-        is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and the
-        Upstream errors.
+        raises, the caller hears, unless the cloud may have acted on a sending before. `waiters` are
+        those whom the call is for, and who lend it their places in the queue. `deadline` is
+        monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and the Upstream
+        errors.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
-        call = _Call(request, credential, demand, budget, deadline, permitted_now)
+        call = _Call(request, credential, demand, budget, deadline, permitted_now, waiters)
         self._retries.called()
         talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
         step: Step = Send()
@@ -174,7 +178,12 @@ class Exchange:
             async with until_suspended:
                 self._queued.add(until_suspended)
                 return await self._budget.admit(
-                    self._account, call.budget, call.demand, deadline=call.deadline, again=again
+                    self._account,
+                    call.budget,
+                    call.demand,
+                    deadline=call.deadline,
+                    again=again,
+                    waiters=call.waiters,
                 )
         except TimeoutError:
             raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None

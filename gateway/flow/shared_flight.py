@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from gateway.errors import (
@@ -40,6 +40,7 @@ from gateway.ports import (
     Held,
     SharedStore,
 )
+from gateway.rules.waiters import Waiters
 
 Fetch = Callable[[], Awaitable[Fetched]]
 
@@ -53,8 +54,14 @@ class _Flight:
     task: "asyncio.Task[Held]"
     deadline: float
     """Of the request that began it."""
+    shared_by: Waiters | None
     to_the_end: bool = False
-    waiters: int = 0
+    waiting: int = 0
+
+    def joined_by(self, waiters: Waiters | None) -> AbstractContextManager[None]:
+        if self.shared_by is None or waiters is None:
+            return nullcontext()
+        return self.shared_by.joined_by(waiters.demand)
 
 
 class _Fetching:
@@ -94,7 +101,7 @@ class SharedFlight:
     def in_flight(self) -> int:
         return len(self._flights)
 
-    async def obtain(
+    async def obtain(  # noqa: PLR0913 - as ports.Shared has it
         self,
         key: str,
         fetch: Fetch,
@@ -103,16 +110,18 @@ class SharedFlight:
         unusable: bytes | None = None,
         fresh: bool = False,
         to_the_end: bool = False,
+        waiters: Waiters | None = None,
     ) -> Held:
         name = (key, unusable, fresh)
         while True:
             flight = self._flights.get(name)
             joined = flight is not None
             if flight is None:
-                flight = self._start(name, fetch, deadline)
+                flight = self._start(name, fetch, deadline, waiters)
             flight.to_the_end |= to_the_end
             try:
-                held = await self._land(name, flight, deadline)
+                with flight.joined_by(waiters):
+                    held = await self._land(name, flight, deadline)
             except GatewayError as error:
                 has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
                 if joined and flight.task.done() and error.out_of_time and has_more_time:
@@ -143,15 +152,15 @@ class SharedFlight:
     async def _land(
         self, name: tuple[str, bytes | None, bool], flight: _Flight, deadline: float
     ) -> Held:
-        flight.waiters += 1
+        flight.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 return await asyncio.shield(flight.task)
         except TimeoutError:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.to_the_end and not flight.task.done():
+            flight.waiting -= 1
+            if flight.waiting == 0 and not flight.to_the_end and not flight.task.done():
                 # Nobody may join a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
@@ -164,12 +173,16 @@ class SharedFlight:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(
-        self, name: tuple[str, bytes | None, bool], fetch: Fetch, deadline: float
+        self,
+        name: tuple[str, bytes | None, bool],
+        fetch: Fetch,
+        deadline: float,
+        waiters: Waiters | None = None,
     ) -> _Flight:
         key, unusable, fresh = name
         work = self._fly(key, fetch, deadline, unusable=unusable, fresh=fresh)
         task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
-        flight = _Flight(task, deadline)
+        flight = _Flight(task, deadline, waiters)
         self._flights[name] = flight
 
         def land(task: "asyncio.Task[Held]") -> None:

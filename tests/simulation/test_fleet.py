@@ -227,3 +227,36 @@ async def one_storm(seed: int) -> None:
     assert fleet.cloud.refused() == 0
     await asyncio.gather(*tasks)
     await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("joins", ["here"])
+def test_who_joins_a_greedy_one_s_fetch_waits_no_longer_than_alone(joins: str, seed: int) -> None:
+    run_virtually(one_join(seed, elsewhere=joins == "elsewhere"))
+
+
+async def one_join(seed: int, *, elsewhere: bool) -> None:
+    """Invariant 7: one has fifty calls queued, the last for a link that a modest one wants, too."""
+    fleet = Fleet.start(seed, replicas=2, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    here, there = fleet.replicas
+
+    async def asked(replica: Replica, what: str, name: str) -> float:
+        began = loop_time()
+        assert await fleet.ask(replica, what, Demand(name), within_s=20.0) == "answered"
+        return loop_time() - began
+
+    waits = [asyncio.create_task(asked(here, f"server-{i}", "greedy")) for i in range(49)]
+    await asyncio.sleep(0.1)
+    waits.append(asyncio.create_task(asked(here, "server-49", "greedy")))
+    await asyncio.sleep(0.1)
+    alone = asyncio.create_task(asked(there, "server-of-his-own", "bob"))
+    joined = asyncio.create_task(asked(there if elsewhere else here, "server-49", "ann"))
+    greedy_s = await asyncio.gather(*waits)
+    assert await joined <= await alone + 0.5
+    assert max(greedy_s) > 3.0, "the greedy one's other calls wait as long as ever"
+    fetched = [what for _, what, _ in fleet.cloud.calls]
+    assert len(fetched) == len(set(fetched)) == 51, "one call for all who want a link"
+    assert fleet.cloud.refused() == 0
+    await nothing_is_left(fleet)
+    await fleet.stop()

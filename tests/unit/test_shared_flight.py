@@ -14,8 +14,9 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import LinkSource
+from gateway.model import Demand, LinkSource
 from gateway.ports import Fetched, Found, Held
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 
@@ -549,3 +550,34 @@ async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_n
     with pytest.raises(BudgetExhausted):
         await first
     assert begun == 2
+
+
+def asking(
+    flight: SharedFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
+) -> "asyncio.Task[Held]":
+    asked = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
+    return asyncio.create_task(asked)
+
+
+async def hang_up(*asked: "asyncio.Task[Held]") -> None:
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: FakeClock) -> None:
+    fetches = Fetches(clock)
+    (flight,) = replicas(1, clock, FakeSharedStore(clock))
+    waiters = Waiters(Demand("ann"))
+    ann = asking(flight, fetches, clock, waiters)
+    await settle()
+    assert waiters.all == (Demand("ann"),)
+    bob = asking(flight, fetches, clock, Waiters(Demand("bob")))
+    nobody = asking(flight, fetches, clock, None)
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("bob"))
+    await hang_up(ann)
+    assert waiters.all == (Demand("bob"),)
+    fetches.outcome.set_result(b"link")
+    await asyncio.gather(bob, nobody)
+    assert (waiters.all, fetches.begun) == ((), 1)
