@@ -370,8 +370,16 @@ class SharedStore(Protocol):
     async def abandon(self, key: str, *, owner: str) -> None:
         """End the lease without a result, so that another may fetch."""
 
-    def changes(self, key: str) -> AbstractContextManager[asyncio.Event]:
-        """Give an event that is set when a fetch of `key` ends, or when the store is lost."""
+    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+        """Tell whoever fetches `key`; it is sealed, and it may be lost."""
+
+    def changes(
+        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    ) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set when a fetch of `key` ends, or when the store is lost.
+
+        `heard` is given the teller and the text of what its holder is told, one's own included.
+        """
 
 
 class CallerUsage(Protocol):

@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.model import LinkSource
+from gateway.model import Demand, LinkSource
 from gateway.ports import (
     ANY_VERSION,
     Busy,
@@ -47,6 +47,8 @@ Fetch = Callable[[], Awaitable[Fetched]]
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
+_TELL_AFTER_S = 0.05
+"""By then most fetches have ended; who comes within it is told of together."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,12 @@ class _Flight:
 class _Fetching:
     """A fetch that may be begun before it is known that it is this process's to make."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, waiters: Waiters | None) -> None:
+        self.owner = secrets.token_hex(16)
+        """Of the lease, where it is this process's."""
+        self.waiters = waiters
+        self.has_lent = False
+        """Whoever fetches in another process was told who waits here."""
         self._fetch = fetch
         self._begun: asyncio.Task[Fetched] | None = None
 
@@ -83,6 +90,11 @@ class _Fetching:
         if self._begun is not None:
             self._begun.cancel()
             self._begun = None
+
+    def hear(self, teller: str, text: bytes) -> None:
+        """Take note of who waits in another process."""
+        if self.waiters is not None and teller != self.owner:
+            self.waiters.wait_elsewhere(teller, _waiters_from(text))
 
     async def _run(self) -> Fetched:
         return await self._fetch()
@@ -180,7 +192,8 @@ class SharedFlight:
         waiters: Waiters | None = None,
     ) -> _Flight:
         key, unusable, fresh = name
-        work = self._fly(key, fetch, deadline, unusable=unusable, fresh=fresh)
+        fetching = _Fetching(fetch, waiters)
+        work = self._fly(key, fetching, deadline, unusable=unusable, fresh=fresh)
         task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
         flight = _Flight(task, deadline, waiters)
         self._flights[name] = flight
@@ -198,11 +211,17 @@ class SharedFlight:
             del self._flights[name]
 
     async def _fly(
-        self, key: str, fetch: Fetch, deadline: float, *, unusable: bytes | None, fresh: bool
+        self,
+        key: str,
+        fetching: _Fetching,
+        deadline: float,
+        *,
+        unusable: bytes | None,
+        fresh: bool,
     ) -> Held:
-        fetching = _Fetching(fetch)
+        heard = None if fetching.waiters is None else fetching.hear
         try:
-            with self._store.changes(key) as changed:
+            with self._store.changes(key, heard) as changed:
                 return await self._find_or_fetch(
                     key,
                     fetching,
@@ -211,6 +230,10 @@ class SharedFlight:
                     unusable=unusable,
                     skip=ANY_VERSION if fresh else b"",
                 )
+        except asyncio.CancelledError:
+            if fetching.has_lent:
+                await self._tell_holder(key, fetching.owner, ())
+            raise
         finally:
             fetching.cancel()
 
@@ -225,11 +248,10 @@ class SharedFlight:
         skip: bytes,
     ) -> Held:
         awaited = ""
-        owner = secrets.token_hex(16)
         while True:
             changed.clear()
             asked_at = self._clock.monotonic()
-            match await self._claim(key, owner=owner, skip=skip, awaited=awaited):
+            match await self._claim(key, owner=fetching.owner, skip=skip, awaited=awaited):
                 case None:
                     # The store may be back before the fetch has its slot: then it is asked again.
                     if await _ends_before(fetching.begin(), changed):
@@ -244,9 +266,7 @@ class SharedFlight:
                 case Claimed() as claimed:
                     # At the least, for it looked at its clock before we look at ours.
                     store_ahead_s = claimed.store_time - self._clock.monotonic()
-                    return await self._fetch_as_holder(
-                        key, owner, fetching, deadline, store_ahead_s
-                    )
+                    return await self._fetch_as_holder(key, fetching, deadline, store_ahead_s)
                 case Busy() as busy:
                     fetching.cancel()
                     awaited = busy.holder
@@ -255,7 +275,7 @@ class SharedFlight:
                     # Past the lease's end the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(busy.lease_left_s + 0.01):
-                            await changed.wait()
+                            await self._lend_until(changed, key, fetching)
 
     async def _claim(
         self, key: str, *, owner: str, skip: bytes, awaited: str
@@ -268,6 +288,19 @@ class SharedFlight:
         except StoreUnavailable:
             return None
 
+    async def _lend_until(self, changed: asyncio.Event, key: str, fetching: _Fetching) -> None:
+        """Wait for another's fetch, and let its holder know who waits for it here."""
+        told: tuple[Demand, ...] = ()
+        while fetching.waiters is not None and not await _is_set_soon(changed):
+            if fetching.waiters.here != told:
+                told, fetching.has_lent = fetching.waiters.here, True
+                await self._tell_holder(key, fetching.owner, told)
+        await changed.wait()
+
+    async def _tell_holder(self, key: str, owner: str, waiters: Sequence[Demand]) -> None:
+        with suppress(StoreUnavailable):
+            await self._store.tell_holder(key, teller=owner, text=_waiters_to(waiters))
+
     def _share_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
         error, they_had_s = _failure_from(failure)
@@ -275,9 +308,9 @@ class SharedFlight:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, owner: str, fetching: _Fetching, deadline: float, store_ahead_s: float
+        self, key: str, fetching: _Fetching, deadline: float, store_ahead_s: float
     ) -> Held:
-        began = self._clock.monotonic()
+        owner, began = fetching.owner, self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
             fetched = await fetching()
@@ -317,6 +350,13 @@ class SharedFlight:
                 is_ours = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
 
 
+async def _is_set_soon(event: asyncio.Event) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_TELL_AFTER_S):
+            await event.wait()
+    return event.is_set()
+
+
 async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:
     """Wait for the fetch, or until the store may be back; tell whether the fetch has ended."""
     change = asyncio.ensure_future(changed.wait())  # noqa: TID251
@@ -334,6 +374,17 @@ def _found(found: Found, asked_at: float, *, was_awaited: bool) -> Held:
 
 def _held(fetched: Fetched, source: LinkSource) -> Held:
     return Held(fetched.value, fetched.good_until, source)
+
+
+def _waiters_to(waiters: Sequence[Demand]) -> bytes:
+    return json.dumps([(one.caller, one.weight) for one in waiters]).encode()
+
+
+def _waiters_from(text: bytes) -> list[Demand]:
+    try:
+        return [Demand(str(caller), float(weight)) for caller, weight in json.loads(text)]
+    except (ValueError, TypeError):
+        return []
 
 
 def _failure_to(error: GatewayError, had_s: float) -> bytes:

@@ -230,7 +230,7 @@ async def one_storm(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("joins", ["here"])
+@pytest.mark.parametrize("joins", ["here", "elsewhere"])
 def test_who_joins_a_greedy_one_s_fetch_waits_no_longer_than_alone(joins: str, seed: int) -> None:
     run_virtually(one_join(seed, elsewhere=joins == "elsewhere"))
 

@@ -13,6 +13,7 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
+from gateway.flow import shared_flight
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import Demand, LinkSource
 from gateway.ports import Fetched, Found, Held
@@ -581,3 +582,91 @@ async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: 
     fetches.outcome.set_result(b"link")
     await asyncio.gather(bob, nobody)
     assert (waiters.all, fetches.begun) == ((), 1)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a holder be told without a pause, which the loop's own clock would measure."""
+    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock) -> None:
+    store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    waiters = Waiters(Demand("ann"))
+    ann = asking(first, fetches, clock, waiters)
+    await settle()
+    bob, eve = (
+        asking(second, none, clock, Waiters(demand)) for demand in (Demand("bob"), Demand("eve", 4))
+    )
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("bob"), Demand("eve", 4))
+    await hang_up(bob)
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("eve", 4))
+    await hang_up(eve)
+    await settle()
+    assert waiters.all == (Demand("ann"),), "the last to hang up says so, too"
+    fetches.outcome.set_result(b"link")
+    assert (await ann).value == b"link"
+    assert (fetches.begun, none.begun) == (1, 0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_the_next_holder_hears_of_those_who_still_wait_and_of_itself_nothing(
+    clock: FakeClock,
+) -> None:
+    store, fetches, later = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    flights = replicas(3, clock, store)
+    waiters = [Waiters(Demand(name)) for name in ("ann", "bob", "eve")]
+    asked = []
+    for flight, one, mine in zip(flights, waiters, (fetches, later, later), strict=True):
+        asked.append(asking(flight, mine, clock, one))
+        await settle()
+    await hang_up(asked[0])  # the holder
+    await settle()
+    holder, other = (1, 2) if waiters[1].all[0] == Demand("bob") and later.begun else (2, 1)
+    assert later.begun == 1
+    names = {"bob", "eve"}
+    assert {one.caller for one in waiters[holder].all} == names
+    await hang_up(asked[holder])
+    await settle()
+    assert later.begun == 2
+    assert {one.caller for one in waiters[other].all} == names - {waiters[holder].demand.caller}
+    later.outcome.set_result(b"link")
+    assert (await asked[other]).value == b"link"
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClock) -> None:
+    store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    waiters = Waiters(Demand("ann"))
+    store.messages_lost = True
+    ann = asking(first, fetches, clock, waiters)
+    await settle()
+    bob = asking(second, none, clock, Waiters(Demand("bob")))
+    await settle()
+    assert waiters.all == (Demand("ann"),)
+    store.messages_lost = False
+    fetches.outcome.set_result(b"link")
+    assert [(await one).value for one in (ann, bob)] == [b"link", b"link"]
+    assert (fetches.begun, none.begun) == (1, 0)
+
+
+async def test_who_asks_for_no_one_s_place_tells_no_holder(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    told: list[bytes] = []
+    monkeypatch.setattr(store, "tell_holder", lambda *_, **told_: told.append(told_["text"]))
+    first, second = replicas(2, clock, store)
+    asked = [asking(one, fetches, clock, None) for one in (first, second)]
+    await settle()
+    await hang_up(asked[1])
+    await settle()
+    assert told == []
+    fetches.outcome.set_result(b"link")
+    await asked[0]
