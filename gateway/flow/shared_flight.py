@@ -2,8 +2,9 @@
 
 A fetch runs in a task of its own, so it survives the caller that started it; when the last
 caller has left, it is cancelled and its lease given up, unless it is to go on to its end. Over
-replicas the holder of a lease fetches and the others are woken by its result. Without Redis each
-process fetches for itself.
+replicas the holder of a lease fetches and the others are woken by its result; they tell it who
+waits, so that the fetch may wait in the best of their places. Without Redis each process fetches
+for itself.
 """
 
 import asyncio
