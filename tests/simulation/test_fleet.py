@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -259,4 +260,38 @@ async def one_join(seed: int, *, elsewhere: bool) -> None:
     assert len(fetched) == len(set(fetched)) == 51, "one call for all who want a link"
     assert fleet.cloud.refused() == 0
     await nothing_is_left(fleet)
+    await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_shares_are_fair_whoever_begins_whose_fetch(seed: int) -> None:
+    run_virtually(one_storm_of_shared_links(seed))
+
+
+async def one_storm_of_shared_links(seed: int) -> None:
+    """Invariant 7: a greedy one asks for thirty links, and for those of six people of twelve."""
+    fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    until = loop_time() + 20.0
+    had = Counter[str]()
+
+    async def insist(replica: Replica, name: str, whose: str, pause_s: float) -> None:
+        while loop_time() < until:
+            await asyncio.sleep(pause_s)
+            what = f"{whose}-{had[whose]}"
+            if await fleet.ask(replica, what, Demand(name), within_s=30.0) == "answered":
+                had[whose] += name == whose
+
+    names = [f"person-{i}" for i in range(12)]
+    asking = [insist(fleet.replicas[i % 3], name, name, 0.05) for i, name in enumerate(names)]
+    greedys = [*names[:6], *names[:6], *(f"own-{i}" for i in range(30))]
+    asking += [  # it comes first
+        insist(fleet.replicas[i // 4 % 3], "greedy", whose, 0.01) for i, whose in enumerate(greedys)
+    ]
+    tasks = [asyncio.create_task(one) for one in asking]
+    await asyncio.sleep(20.0)
+    assert jain([had[name] for name in names]) >= 0.98
+    assert len(fleet.cloud.calls) >= 0.97 * 20.0 * PACE.requests
+    assert fleet.cloud.refused() == 0
+    await asyncio.gather(*tasks)
     await fleet.stop()
