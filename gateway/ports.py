@@ -18,6 +18,7 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
     VerifiedToken,
+    WriteOutcome,
 )
 from gateway.rules.fair_queue import Limit, Outcome, State, Turn
 from gateway.rules.inventory import Inventory
@@ -429,6 +430,23 @@ class ServiceCredential(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialIssued:
+    expires_at: float
+    """When it ends at the latest, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteEnded:
+    """What became of a permitted write; the rest of the record is as in that of the permit."""
+
+    outcome: WriteOutcome
+    status: int
+    """The cloud's; 0: it gave none."""
+    permitted_at: float
+    """`at` of the permit: a caller may give two writes one request id."""
+
+
 @dataclass(slots=True)  # one is made for each link handed out, and frozen ones take thrice as long
 class AuditRecord:
     """Who was given what, decided by which rule. It holds no secret."""
@@ -456,6 +474,13 @@ class AuditRecord:
     """Whom an administrator's order is about, as issuer:subject."""
     detail: str = ""
     """Free text, such as what an administrator asked for, and why."""
+    access_key: str = ""
+    """Of the key pair of ours that was issued, or with which the request is signed.
+
+    No secret: each signed request shows it, it opens nothing, and no other key follows from it.
+    """
+    more: CredentialIssued | WriteEnded | None = None
+    """What only records of such an event have."""
 
 
 RECORDED_WITHIN_S: Final = 5.0

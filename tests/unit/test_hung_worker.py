@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-BEATS = "[(end_when_hung(0.5), time.sleep(0.1)) for _ in range(10)]"
+BEATS = "[(end_when_hung(2.0), time.sleep(0.3)) for _ in range(10)]"
+"""They go on for longer than the time that is given from one to the next."""
 
 
 def run(then: str) -> subprocess.CompletedProcess[str]:
