@@ -30,6 +30,7 @@ from gateway.rules.conversation import (
     failure_of,
 )
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
+from gateway.rules.waiters import Waiters
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class _Call:
     budget: BudgetClass
     deadline: float
     sendings: Sendings
+    waiters: Waiters | None
     headers: Headers = field(default=(), repr=False)
 
     async def authenticate(self) -> None:
@@ -89,7 +91,7 @@ class Exchange:
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
 
-    async def perform(
+    async def perform(  # noqa: PLR0913 - each part is told what it needs
         self,
         request: UpstreamRequest,
         *,
@@ -98,17 +100,19 @@ class Exchange:
         budget: BudgetClass,
         deadline: float,
         sendings: Sendings | None = None,
+        waiters: Waiters | None = None,
     ) -> UpstreamAnswer:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
         `sendings` is asked right before each, for rights may end in a queue, and told what came
         of it; what it raises, the caller hears, unless the cloud may have acted on one before.
+        `waiters` are those whom the call is for, and who lend it their places in the queue.
         `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
         the Upstream errors.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
-        call = _Call(request, credential, demand, budget, deadline, sendings or Sendings())
+        call = _Call(request, credential, demand, budget, deadline, sendings or Sendings(), waiters)
         self._retries.called()
         talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
         step: Step = Send()
@@ -167,7 +171,12 @@ class Exchange:
             async with until_suspended:
                 self._queued.add(until_suspended)
                 return await self._budget.admit(
-                    self._account, call.budget, call.demand, deadline=call.deadline, again=again
+                    self._account,
+                    call.budget,
+                    call.demand,
+                    deadline=call.deadline,
+                    again=again,
+                    waiters=call.waiters,
                 )
         except TimeoutError:
             raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None

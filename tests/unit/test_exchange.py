@@ -24,6 +24,7 @@ from gateway.flow.sendings import Sendings
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest, WriteOutcome
 from gateway.rules.breaker import Breaker, BreakerRules
 from gateway.rules.fair_queue import LATE_MAX_S
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -58,6 +59,7 @@ class Cloud:
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
         self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
         if self.exhausted:
