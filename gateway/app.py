@@ -71,8 +71,10 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
+from gateway.flow.writes import Writes
 from gateway.located_yaml import Mistake, MistakesFound
 from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
 from gateway.ports import Clock, Journal, Telemetry, Tracing
@@ -198,9 +200,8 @@ async def open_parts(
         trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
         loops |= trail_loops
         await policies.record_in(trail)
-        journal: Journal = trail
-        if config.audit.when_unwritable == "serve":
-            journal = BestEffortJournal(trail, metrics)
+        best_effort = BestEffortJournal(trail, metrics)
+        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -209,6 +210,9 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
+        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
+        writes = Writes(recorder, best_effort, clock)
+        stack.push_async_callback(writes.close)
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -222,7 +226,8 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=journal,
+            recorder=recorder,
+            writes=writes,
             clock=clock,
             telemetry=metrics,
         )
@@ -231,6 +236,7 @@ async def open_parts(
             credentials=credentials,
             keys=issued_keys,
             limits=limits,
+            recorder=recorder,
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()
@@ -264,11 +270,10 @@ async def open_parts(
         administration = open_administration(
             config, admins, orders, everywhere, journal, clock, metrics
         )
-        links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            links=links,
+            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )

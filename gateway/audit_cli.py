@@ -37,6 +37,7 @@ class Question:
     server: str | None = None
     project: str | None = None
     event: str | None = None
+    request_id: str | None = None
     since: float | None = None
     until: float | None = None
 
@@ -44,9 +45,8 @@ class Question:
         event, at = record.get("event"), record.get("at", 0.0)
         if event in STRUCTURAL and self.event is None:
             return False
-        if self.project is not None and self.project != record.get("project"):
-            return False
-        if self.event is not None and self.event != event:
+        exactly = {"project": self.project, "event": self.event, "request_id": self.request_id}
+        if any(asked not in (None, record.get(name)) for name, asked in exactly.items()):
             return False
         asker = record.get("issuer"), record.get("subject")
         about = tuple(str(record.get("target", "")).split(":", 1))
@@ -279,6 +279,7 @@ def _sentence(record: dict[str, Any]) -> str:
         iso(record["at"]),
         record["event"],
         record.get("decision", ""),
+        record.get("outcome", ""),
         who,
         record.get("operation", ""),
         where,
@@ -286,12 +287,19 @@ def _sentence(record: dict[str, Any]) -> str:
         _named("by", record.get("rule")),
         _named("link", record.get("link_fingerprint")),
         _named("source", record.get("source")),
+        _named("status", record.get("status")),
+        _named("key", record.get("access_key")),
+        _named("until", _instant(record.get("expires_at"))),
         _named("request", record.get("request_id")),
         _named("from", record.get("client_address")),
         record.get("detail", ""),
     ]
     text = "  ".join(filter(None, map(str, parts)))
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _instant(at: float | None) -> str:
+    return "" if at is None else iso(at)
 
 
 def _named(name: str, value: object) -> str:

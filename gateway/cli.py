@@ -125,6 +125,9 @@ def _audit_commands(commands: Any) -> None:
     search.add_argument("--server", metavar="ID")
     search.add_argument("--project", metavar="ID")
     search.add_argument("--event", help="e.g. console_link_issued, refused")
+    search.add_argument(
+        "--request-id", metavar="ID", help="of a request's log line, or its X-Request-Id"
+    )
     search.add_argument("--since", type=_instant, help="an instant with time zone, included")
     search.add_argument("--until", type=_instant, help="an instant with time zone, not included")
     search.add_argument("--json", action="store_true", help="each record as JSON")
@@ -298,6 +301,7 @@ def _audit_search(options: argparse.Namespace) -> int:
         server=options.server,
         project=options.project,
         event=options.event,
+        request_id=options.request_id,
         since=options.since,
         until=options.until,
     )

@@ -177,7 +177,8 @@ class UpstreamBroken(GatewayError):
 
 
 class UpstreamUnreachable(RetryLater):
-    pass
+    was_connected = True
+    """False: there was no connection, so nothing can have been done."""
 
 
 class UpstreamSlow(GatewayError):

@@ -45,9 +45,9 @@ from gateway.errors import (
 )
 from gateway.flow import under_way
 from gateway.flow.caller_limits import CallerLimits, Remaining
-from gateway.flow.federation import Errand
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.flow.request import Request
 from gateway.model import Answer, LinkSource, Principal
 from gateway.ports import Clock, Trace, Tracing
 from gateway.rules.pacing import Pace, spend, wait_for
@@ -91,8 +91,9 @@ class _Outcome:
     trace: Trace | None = None
     wait_s: int | None = None
     """As the caller prefers."""
+    request: Request | None = None
     asked: Asked | None = None
-    errand: Errand | None = None
+    """The request, where it is not for keys."""
     page: Page | None = None
     answered: Answered | Forwarded | None = None
     status: int = 200
@@ -101,16 +102,14 @@ class _Outcome:
 
     @property
     def principal(self) -> Principal | None:
-        source = self.asked if self.asked is not None else self.errand
-        return None if source is None else source.principal
+        return None if self.request is None else self.request.principal
 
     @property
     def operation(self) -> str | None:
-        if self.asked is not None:
-            return None if self.asked.call is None else self.asked.call.operation.name
-        if self.page is not None:
-            return self.page.name
-        return None if self.errand is None else self.errand.operation
+        request = self.request
+        if request is not None:
+            return None if request.call is None else request.call.operation.name
+        return None if self.page is None else self.page.name
 
     @property
     def answer(self) -> str:
@@ -225,8 +224,14 @@ class PublicHandler:
         return response
 
     async def _federate(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
-        errand, route = self._federation.read(request, outcome.began + self._deadline_s)
-        outcome.errand = errand
+        errand, route = self._federation.read(
+            request,
+            request_id=outcome.request_id,
+            client_address=outcome.client,
+            deadline=outcome.began + self._deadline_s,
+            trace=outcome.trace,
+        )
+        outcome.request = errand
         reply = await self._federation.answer(request, errand, route)
         outcome.status = reply.status
         headers = self._headers(outcome)
@@ -246,7 +251,7 @@ class PublicHandler:
         return web.Response(body=body, headers=headers)
 
     async def _serve(self, request: web.BaseRequest, outcome: _Outcome) -> web.StreamResponse:
-        outcome.asked = self._read(request, outcome)
+        outcome.request = outcome.asked = self._read(request, outcome)
         outcome.answered = answered = await self._gateway.answer(outcome.asked)
         if isinstance(answered, Answered):
             return self._link(request, answered, outcome)

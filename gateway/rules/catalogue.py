@@ -188,6 +188,9 @@ def flaws(operation: Operation) -> Iterator[str]:
         "a method other than GET writes: say `writes: true`": (
             operation.method == "GET" or operation.writes
         ),
+        "what writes is answered whole, or with a console link": (
+            not operation.writes or operation.answer in (Answer.WHOLE, Answer.CONSOLE_LINK)
+        ),
         "`answer: listed` and `listing` go together": listed == (operation.listing is not None),
         "a console link needs {server_id} in its path": not links or _SERVER_ID in operation.path,
         "ids in the body need body_bytes_max": not ids_in_body or operation.body_bytes_max,

@@ -185,6 +185,43 @@ def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) 
     ada.orders(stack.gateway, "lift", order)
 
 
+def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
+    stack: Stack, ada: Operator
+) -> None:
+    lost = stack.box.token("nina", claims={"jti": "nina-s-laptop"})
+    tokens = "/v3.0/OS-AUTH/id-token/tokens"
+    body = json.dumps({"auth": {"id_token": {"id": lost}}})
+    subject_token = ask(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
+    ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
+    inner = {"methods": ["token"], "token": {"id": subject_token}}
+    keys = json.dumps({"auth": {"identity": inner}})
+    answers = {
+        "CreateTokenWithIdToken": ask(stack.gateway.url, "POST", tokens, {}, body),
+        "CreateTemporaryAccessKey": ask(
+            stack.gateway.url, "POST", "/v3.0/OS-CREDENTIAL/securitytokens", {}, keys
+        ),
+        "ListProjects": ask(stack.gateway.url, "GET", "/v3/projects", {"X-Auth-Token": lost}),
+    }
+    records = stack.gateway.audit("refused")[-3:]
+    for (operation, answer), record in zip(answers.items(), records, strict=True):
+        assert (answer.status, answer.error_code) == (401, "CGW.4010")
+        assert record["request_id"] == answer.headers["x-request-id"]
+        assert (record["subject"], record["operation"]) == ("nina", operation)
+        assert (record["decision"], record["detail"]) == ("denied", "revoked")
+
+
+def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
+    stack: Stack, ada: Operator
+) -> None:
+    limits = {"requests": 60, "per_s": 60, "burst": 3}
+    gateway = stack.replica(**with_api(caller_limits=limits))
+    stolen = stack.box.token("otto", claims={"jti": "otto-s-lost-phone"})
+    ada.orders(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
+    assert {gateway.console(stolen).status for _ in range(10)} == {401}
+    assert gateway.console(stack.box.token("otto")).status == 200
+    assert 3 <= len(gateway.audit("refused")) < 10
+
+
 @pytest.mark.parametrize("by", ["order", "policy"])
 def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
@@ -216,6 +253,8 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
             "policy": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in box.calls(box.cloud)}
+        (outcome,) = gateway.audit("write_outcome")
+        assert (outcome["subject"], outcome["outcome"]) == ("mallory", "not_sent")
     finally:
         stack.close()
 

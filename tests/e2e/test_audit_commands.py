@@ -167,6 +167,7 @@ def test_a_trail_without_any_chain_is_not_intact(
             ),
             [2, 4],
         ),
+        (("--request-id", "request-7"), [7]),
         (("--subject", "nobody"), []),
     ],
 )
