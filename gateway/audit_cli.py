@@ -82,7 +82,7 @@ def verify_trail(
     except ValueError as error:
         return _usage(str(error))
     except OSError as error:
-        return _usage(f"{error.filename}: {error.strerror}")
+        return _unreadable(error)
     found = {report.chain for report in reports}
     lost = [head for head in heads if head.chain not in found]
     not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
@@ -120,7 +120,7 @@ def search_trail(directories: Sequence[Path], question: Question, *, as_json: bo
             found += 1
             print(text)
     except OSError as error:
-        return _usage(f"{error.filename}: {error.strerror}")
+        return _unreadable(error)
     if unreadable:
         print(
             f"{len(unreadable)} lines cannot be read, the first is {unreadable[0]}", file=sys.stderr
@@ -296,6 +296,11 @@ def _sentence(record: dict[str, Any]) -> str:
 
 def _named(name: str, value: object) -> str:
     return f"{name} {value}" if value else ""
+
+
+def _unreadable(error: OSError) -> int:
+    # What fails at a read, and not at the opening, names no file.
+    return _usage(f"{error.filename or 'the trail'}: {error.strerror}")
 
 
 def _usage(message: str) -> int:

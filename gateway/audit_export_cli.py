@@ -65,7 +65,7 @@ def export_stream(store: settings.Store, directory: Path) -> int:
         for number, (name, chain) in enumerate(chains.items(), 1):
             _write_chain(name, chain, directory, f"chain-{number}")
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}", USAGE)
+        return _fail(f"{error.filename or directory}: {error.strerror}", USAGE)
     return OK
 
 

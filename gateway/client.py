@@ -34,7 +34,7 @@ _RETRIED: Final = (429, 503)
 _EXIT: Final = {401: 4, 403: 3, 429: 5, 503: 5, 504: 5}
 _WHOLE: Final = re.compile(r"[0-9]{1,9}")
 _Kind = TypeVar("_Kind")
-_UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
+_UNREACHABLE, _USAGE, _REFUSED = 6, 2, 1
 
 
 class Stopped(Exception):
@@ -72,11 +72,6 @@ def run_command(options: argparse.Namespace, command: Any) -> int:
             ids = [f"{name} {value}" for name, value in stopped.told.items() if _is_id(name, value)]
             print(plain(str(stopped)), f"({', '.join(ids)})" if ids else "", file=sys.stderr)
         return stopped.code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return 0
 
 
