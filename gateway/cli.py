@@ -93,7 +93,7 @@ def _audit_commands(commands: Any) -> None:
     verify = kinds.add_parser(
         "verify",
         help="was anything removed, changed, reordered or inserted?",
-        epilog="exit codes: 0 intact, 1 broken, 2 wrong usage",
+        epilog="exit codes: 0 intact, 1 broken, 2 wrong usage, or no chain there",
     )
     verify.add_argument("directories", help=about, **places)
     verify.add_argument(
