@@ -106,8 +106,8 @@ class ReloadedPolicies(Policies, Protocol):
         """Seconds since the epoch."""
 
     @property
-    def rejected(self) -> bool:
-        """Whether the file as it stands was refused."""
+    def mistake(self) -> str:
+        """The first mistake for which the file as it stands was refused; "" when it was not."""
 
     async def reload(self) -> bool:
         """Take the file over now; return whether it was good."""

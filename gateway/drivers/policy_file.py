@@ -52,7 +52,7 @@ class PolicyFile:
         self._seen = found.digest
         self._policy = self._policy_of(found)
         self.loaded_at = clock.now()
-        self.rejected = False
+        self.mistake = ""
         self._journal: Journal | None = None
         self._unrecorded: deque[AuditRecord] = deque()
         self._recording = asyncio.Lock()
@@ -88,13 +88,13 @@ class PolicyFile:
         try:
             policy = await asyncio.to_thread(self._policy_of, found)
         except MistakesFound as refusal:
-            self.rejected = True
             self._telemetry.policy_reloaded("rejected", 0)
             mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
+            self.mistake = mistakes[0]
             log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
-            await self._record("policy_rejected", mistakes[0])
+            await self._record("policy_rejected", self.mistake)
             return False
-        self._policy, self.rejected = policy, False
+        self._policy, self.mistake = policy, ""
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})

@@ -203,6 +203,8 @@ class PolicyHere(Answer, frozen=True):
     rules: int
     loaded_at: Instant
     file_rejected: bool
+    mistake: str = ""
+    """The first one, for which the file was rejected."""
 
 
 class Policy(Answer, frozen=True):

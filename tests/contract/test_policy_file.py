@@ -123,9 +123,11 @@ async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock:
     file.write_text(BAD)
     assert not await policies.reload()
     assert policies.loaded_at == first
+    assert policies.mistake.startswith(f"{file}:3: grants[0].role: unknown role 'no'")
     file.write_text(ONE)
     assert await policies.reload()
     assert policies.loaded_at == first + 60
+    assert policies.mistake == ""
 
 
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])

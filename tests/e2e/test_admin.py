@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -751,6 +752,18 @@ def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> No
     assert issued[0]["policy_version"] == loaded["policy_version"]
 
 
+def test_a_reload_that_is_refused_is_not_done(stack: Stack, ada: Operator) -> None:
+    other = stack.replica(**with_api())
+    good = other.policy_file.read_text()
+    other.write_policy({**json.loads(good), "grants": "everything"})
+    ran = ada.types(stack.gateway, "policy", "--reload")
+    assert ran.returncode == 1
+    assert re.search(r"refused: \S+policy.yaml:\d+: grants", ran.stdout)
+    assert ran.stdout.count("in force") >= 1
+    other.write_policy(json.loads(good))
+    assert ada.types(stack.gateway, "policy", "--reload").returncode == 0
+
+
 def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
     plain = stack.replica()
     policy = json.loads(plain.policy_file.read_text())
@@ -759,3 +772,5 @@ def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
     (record,) = plain.audit("policy_rejected")
     assert "grants" in record["detail"]
     assert record["policy_version"] == plain.audit("policy_loaded")[0]["policy_version"]
+    plain.write_policy(policy)  # as the others have it, who ask it to reload
+    eventually(lambda: len(plain.audit("policy_loaded")) == 2)

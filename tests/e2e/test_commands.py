@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,3 +153,14 @@ def test_check_online_starts_the_server_that_is_embedded(own_stack: Stack) -> No
     gateway = own_stack.replica(change={"store": store}, start=False)
     code, said = run("check", "--online", "--config", str(gateway.config_file))
     assert (code, "redis: ok" in said) == (0, True), said
+
+
+def test_export_says_that_the_config_sends_no_trail_to_the_stream(
+    stack: Stack, tmp_path: Path
+) -> None:
+    config = stack.gateway.config_file
+    code, said = run("audit", "export", "--config", str(config), str(tmp_path / "out"))
+    assert (code, said) == (
+        1,
+        f"the stream holds no chain: `audit.stream` is not on in {config}\n",
+    )
