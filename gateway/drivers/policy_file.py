@@ -55,6 +55,9 @@ class PolicyFile:
         self.rejected = False
         self._journal: Journal | None = None
         self._unrecorded: deque[AuditRecord] = deque()
+        self._taking = asyncio.Lock()
+        """From the look until its policy is in force: else a long one, read before a short one,
+        would come into force after it."""
         self._recording = asyncio.Lock()
         telemetry.policy_reloaded("ok", self._policy.size)
 
@@ -69,39 +72,44 @@ class PolicyFile:
         """
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
-            found = await asyncio.to_thread(_look, self._file)
-            if found.digest != self._seen:
-                await self._take(found)
+            async with self._taking:
+                found = await asyncio.to_thread(_look, self._file)
+                if found.digest != self._seen:
+                    await self._take(found)
             await self._record_all()
 
     async def reload(self) -> bool:
         """Take the file over as a whole, or refuse it, count and log why, and change nothing."""
-        return await self._take(await asyncio.to_thread(_look, self._file))
+        async with self._taking:
+            taken = await self._take(await asyncio.to_thread(_look, self._file))
+        await self._record_all()
+        return taken
 
     async def record_in(self, journal: Journal) -> None:
         """Put on record which policy is in force, now and at each change."""
         self._journal = journal
-        await self._record("policy_loaded", f"{self._policy.size} rules")
+        self._to_record("policy_loaded", f"{self._policy.size} rules")
+        await self._record_all()
 
     async def _take(self, found: _Found) -> bool:
-        self._seen = found.digest
         try:
             policy = await asyncio.to_thread(self._policy_of, found)
         except MistakesFound as refusal:
+            self._seen = found.digest
             self.rejected = True
             self._telemetry.policy_reloaded("rejected", 0)
             mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
             log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
-            await self._record("policy_rejected", mistakes[0])
+            self._to_record("policy_rejected", mistakes[0])
             return False
-        self._policy, self.rejected = policy, False
+        self._seen, self._policy, self.rejected = found.digest, policy, False
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
-        await self._record("policy_loaded", f"{policy.size} rules")
+        self._to_record("policy_loaded", f"{policy.size} rules")
         return True
 
-    async def _record(self, event: str, detail: str) -> None:
+    def _to_record(self, event: str, detail: str) -> None:
         if self._journal is None:
             return
         if len(self._unrecorded) >= _UNRECORDED_MAX:
@@ -115,7 +123,6 @@ class PolicyFile:
                 detail=detail,
             )
         )
-        await self._record_all()
 
     async def _record_all(self) -> None:
         """Put on record what is not yet; a policy that takes rights away waits for no disk."""

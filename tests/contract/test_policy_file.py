@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -202,3 +203,36 @@ async def test_a_policy_s_version_is_that_of_the_text_it_was_read_from(
     monkeypatch.setattr(policy_file, "parse", edited_meanwhile)
     assert await policies.reload()
     assert (policies.current().size, policies.current().version) == (1, version)
+
+
+async def test_a_policy_that_takes_long_to_read_does_not_replace_a_newer_one(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, telemetry = opened(file, clock)
+    parsing, begun, may_go_on = policy_file.parse, threading.Event(), threading.Event()
+
+    def slow_for_one(path: Path, content: bytes) -> Document:
+        if content == ONE.encode():
+            begun.set()
+            may_go_on.wait(10)
+        return parsing(path, content)
+
+    monkeypatch.setattr(policy_file, "parse", slow_for_one)
+    file.write_text(ONE)
+    watching = asyncio.create_task(policies.run())
+    await clock.advance(1.0)
+    await asyncio.to_thread(begun.wait, 10)
+    file.write_text(NONE)
+    reloading = asyncio.create_task(policies.reload())
+    await asyncio.wait({reloading}, timeout=0.3)
+    may_go_on.set()
+    assert await reloading
+    async with asyncio.timeout(10):
+        while len(telemetry.reloads) < 3:
+            await clock.advance(0)
+            await asyncio.sleep(0.01)
+    assert policies.current().size == 0
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
