@@ -23,6 +23,7 @@ from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.fingerprints import KeyedFingerprints
+from gateway.drivers.handover import Handover
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
@@ -112,13 +113,16 @@ class Parts:
                 await asyncio.gather(*(keys.refresh() for keys in self.keys))
 
 
-def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -> PolicyFile:
+def open_policy(
+    config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
+) -> PolicyFile:
     return PolicyFile(
         config.policy_file,
         issuers=[issuer.name for issuer in config.issuers],
         projects=[project for account in config.accounts for project in account.projects],
         clock=clock,
         telemetry=telemetry,
+        handover=handover,
     )
 
 
@@ -129,6 +133,7 @@ async def open_parts(
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
+    handover: Handover,
 ) -> AsyncIterator[Parts]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
@@ -146,7 +151,7 @@ async def open_parts(
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
-        policies = open_policy(config, clock, metrics)
+        policies = open_policy(config, clock, metrics, handover)
         orders = open_orders(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
             await orders.look()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import settings
+from gateway.drivers.handover import Handover
 from gateway.drivers.last_connections import begin_no_more
 from gateway.drivers.passed_sockets import passed_sockets
 from gateway.located_yaml import MistakesFound
@@ -51,6 +52,7 @@ class WorkerPlan:
     parent_fd: int
     """Reads as ended when the parent is gone."""
     history: "History"
+    handover: Handover
 
 
 class History:
@@ -115,6 +117,7 @@ class Supervisor:
         self._restart_at: dict[int, float] = {}
         self._stopping = False
         self._history = History()
+        self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
 
@@ -211,6 +214,7 @@ class Supervisor:
             ready_write,
             self._alive_read,
             self._history,
+            self._handover,
         )
         pid = os.fork()
         if pid == 0:

@@ -22,6 +22,7 @@ from gateway.app import Loop, Parts, open_parts, open_policy, raise_unless_trace
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.handover import Handover
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
@@ -57,7 +58,7 @@ def serve(config_file: Path, *, workers: int) -> int:
         sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
         return 1
     config = settings.load_settings(config_file)
-    open_policy(config, SystemClock(), Metrics())
+    open_policy(config, SystemClock(), Metrics(), Handover())
     raise_unless_traceable(settings.traces_wanted())
     logs.set_up(config.log.levels)
     with ExitStack() as stack:
@@ -129,7 +130,7 @@ class Worker:
         try:
             client = make_client(self._config.store, self._embedded_url)
             async with open_parts(
-                self._config, client, self._clock, self._metrics, self._lines
+                self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
             ) as parts:
                 # Before anything has a time to keep: a full collection holds the loop for longer
                 # than the slot of a first login is good for.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.drivers import policy_file
+from gateway.drivers.handover import Handover
 from gateway.drivers.policy_file import PolicyFile
 from gateway.located_yaml import Document, MistakesFound
 from tests.support.clock import FakeClock
@@ -24,9 +25,18 @@ grants:
 BAD = ONE.replace("role: op,", "role: no,")
 
 
-def opened(file: Path, clock: FakeClock) -> tuple[PolicyFile, RecordingTelemetry]:
+def opened(
+    file: Path, clock: FakeClock, handover: Handover | None = None
+) -> tuple[PolicyFile, RecordingTelemetry]:
     telemetry = RecordingTelemetry()
-    made = PolicyFile(file, issuers=["corp"], projects=[], clock=clock, telemetry=telemetry)
+    made = PolicyFile(
+        file,
+        issuers=["corp"],
+        projects=[],
+        clock=clock,
+        telemetry=telemetry,
+        handover=handover or Handover(),
+    )
     return made, telemetry
 
 
@@ -158,6 +168,40 @@ def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeCloc
     file.unlink()
     with pytest.raises(MistakesFound, match="cannot be read"):
         opened(file, clock)
+
+
+@pytest.mark.parametrize("text", [BAD, None])
+async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accepted_last(
+    tmp_path: Path, clock: FakeClock, text: str | None
+) -> None:
+    file, handover = tmp_path / "policy.yaml", Handover()
+    file.write_text(NONE)
+    before, _ = opened(file, clock, handover)
+    await clock.advance(1)
+    file.write_text(ONE)
+    assert await before.reload()
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    new, telemetry = opened(file, clock, handover)
+    assert (new.current().size, new.current().version) == (1, before.current().version)
+    assert new.rejected
+    assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
+    file.write_text(NONE)
+    assert await new.reload()
+    assert (new.current().size, new.rejected) == (0, False)
+
+
+def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    handover = Handover()
+    (tmp_path / "one.yaml").write_text(ONE)
+    opened(tmp_path / "one.yaml", clock, handover)
+    (tmp_path / "two.yaml").write_text(BAD)
+    with pytest.raises(MistakesFound, match="unknown role"):
+        opened(tmp_path / "two.yaml", clock, handover)
 
 
 async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_again(
