@@ -53,7 +53,7 @@ from gateway.edge.federation import FederationHandler
 from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler
 from gateway.edge.wire import FAILURES
-from gateway.errors import KeysUnavailable, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.flow import under_way
 from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
@@ -106,12 +106,6 @@ class Parts:
     trail: AuditTrail
     administration: AdminApi | None
 
-    async def first_keys(self, within_s: float) -> None:
-        """Wait for the issuers' keys, but not long: an issuer that is down must not stop us."""
-        with suppress(TimeoutError, KeysUnavailable):
-            async with asyncio.timeout(within_s):
-                await asyncio.gather(*(keys.refresh() for keys in self.keys))
-
 
 def open_policy(
     config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
@@ -156,7 +150,7 @@ async def open_parts(
         with suppress(StoreUnavailable):
             await orders.look()
         identify, admins, keys = await open_identify(
-            config, stack, clock, metrics, jitter, orders=orders
+            config, stack, clock, metrics, jitter, handover, orders=orders
         )
         loops: dict[str, Loop] = {
             "valkey heartbeat": valkey.keep_heartbeat,
@@ -507,12 +501,13 @@ def open_inventories(
     return inventories
 
 
-async def open_identify(
+async def open_identify(  # noqa: PLR0913 - it wires
     config: settings.Settings,
     stack: AsyncExitStack,
     clock: Clock,
     telemetry: Telemetry,
     jitter: Random,
+    handover: Handover,
     *,
     orders: StandingOrders | None = None,
 ) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
@@ -533,7 +528,13 @@ async def open_identify(
 
     keys = tuple(
         IssuerKeys(
-            issuer, http=http, clock=clock, telemetry=telemetry, on_rotation=forget, jitter=jitter
+            issuer,
+            http=http,
+            clock=clock,
+            telemetry=telemetry,
+            on_rotation=forget,
+            jitter=jitter,
+            handover=handover,
         )
         for issuer in config.issuers
     )

@@ -78,7 +78,7 @@ async def _check_online(config: settings.Settings) -> int:
         )
         stack.push_async_callback(valkey.close)
         faults += _say("redis", "" if await valkey.probe() else "does not answer")
-        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter)
+        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter, Handover())
         for keys in issuers:
             try:
                 await keys.refresh()

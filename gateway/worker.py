@@ -23,6 +23,7 @@ from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
 from gateway.drivers.handover import Handover
+from gateway.drivers.issuer_keys import load_first
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
@@ -172,7 +173,7 @@ class Worker:
             await self._serve(parts)
 
     async def _serve(self, parts: "Parts") -> None:
-        await parts.first_keys(_FIRST_KEYS_WITHIN_S)
+        await load_first(parts.keys, within_s=_FIRST_KEYS_WITHIN_S)
         server = PublicServer(
             parts.handler,
             access_log=None,  # one line per request is written by the handler

@@ -151,6 +151,19 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     eventually(lambda: ask(gateway.url, "GET", server, headers).status == 404)
 
 
+def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    token = box.token()
+    assert gateway.console(token).status == 200
+    before = workers_of(gateway.pid)
+    box.fail(box.issuer, "reset")
+    gateway.config["operations"] = {"off": ["ShowServer"]}
+    gateway.write_config()
+    eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before), gateway.log_text)
+    assert gateway.console(token).status == 200
+    assert gateway.ready() == 200
+
+
 def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> None:
     gateway = own_stack.gateway
     old, gateway.port = gateway.port, free_port()
