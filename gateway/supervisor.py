@@ -4,7 +4,9 @@ A changed config is taken over by starting new workers beside the old ones and d
 any setting can be changed and no request is lost; a config with mistakes changes nothing.
 """
 
+import faulthandler
 import logging
+import math
 import mmap
 import os
 import select
@@ -28,6 +30,9 @@ _START_MAX_S = 20.0
 _RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_AFTER_S = 30.0
 _END_LEEWAY_S = 5.0
+_HUNG_AFTER_S = 30.0
+"""Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
+_TOLD_WITHIN_S = 1.0
 _BACKLOG = 1024
 
 RETIRE = signal.SIGUSR1
@@ -35,6 +40,8 @@ RETIRE = signal.SIGUSR1
 whole gateway ends."""
 TAKE_OVER = signal.SIGUSR2
 """To its replacement: one scrape target must not show the counters of two processes by turns."""
+TELL_WHERE = signal.SIGQUIT
+"""To a worker whose event loop stands still: the stacks of its threads go to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class WorkerPlan:
     """Reads as ended when the parent is gone."""
     history: "History"
     handover: Handover
+    pulse: "Pulse"
 
 
 class History:
@@ -85,6 +93,24 @@ class History:
         self._shared[1] += 1
 
 
+class Pulse:
+    """The beats of a worker's event loop, in memory that its parent sees.
+
+    One that stands still answers nobody and hears no signal, while its process is there. No thread
+    beside it can tell: one of Python stands still, too, while C code holds the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._beats = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def beats(self) -> int:
+        return self._beats[0]
+
+    def beat(self) -> None:
+        self._beats[0] += 1
+
+
 Work = Callable[[WorkerPlan], int]
 
 
@@ -93,12 +119,15 @@ class _Worker:
     index: int
     pid: int
     born_at: float
-    ends_by: float | None = None
-    """Once it is told to end: when it is killed if it has not."""
-
-    @property
-    def retired(self) -> bool:
-        return self.ends_by is not None
+    pulse: Pulse
+    retired: bool = False
+    """Told to end, so nobody need follow it."""
+    ends_by: float = math.inf
+    """When it is killed if it has not ended."""
+    paused: bool = False
+    """By a signal from outside; then it is no wonder that it stands still."""
+    beats_seen: int = 0
+    still_s: float = 0.0
 
 
 class Supervisor:
@@ -116,6 +145,7 @@ class Supervisor:
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
+        self._looked_at = _now()
         self._history = History()
         self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
@@ -137,6 +167,7 @@ class Supervisor:
             for caught in self._wait(_LOOK_EVERY_S):
                 self._handle(caught)
             self._bury()
+            self._feel_pulses()
             self._revive()
             self._watch_config()
         self._stop()
@@ -204,6 +235,7 @@ class Supervisor:
             log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
             return None
         ready_read, ready_write = os.pipe()
+        pulse = Pulse()
         takes_over = any(one.index == index and not one.retired for one in self._workers.values())
         plan = WorkerPlan(
             config,
@@ -215,6 +247,7 @@ class Supervisor:
             self._alive_read,
             self._history,
             self._handover,
+            pulse,
         )
         pid = os.fork()
         if pid == 0:
@@ -223,7 +256,7 @@ class Supervisor:
         os.close(ready_write)
         ready = _readable_with_data(ready_read, _START_MAX_S)
         os.close(ready_read)
-        worker = self._workers[pid] = _Worker(index, pid, _now())
+        worker = self._workers[pid] = _Worker(index, pid, _now(), pulse)
         if not ready:
             self._retire(worker, signal.SIGKILL)
             return None
@@ -232,6 +265,7 @@ class Supervisor:
 
     def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
         request = self._config.request
+        worker.retired = True
         worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
         _send(worker.pid, number)
 
@@ -241,6 +275,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            faulthandler.register(TELL_WHERE)  # needs no lock of the interpreter
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
@@ -255,9 +290,12 @@ class Supervisor:
 
     def _bury(self) -> None:
         for pid, worker in list(self._workers.items()):
-            dead, status = os.waitpid(pid, os.WNOHANG)
-            if not dead:
-                if worker.ends_by is not None and worker.ends_by < _now():
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                worker.paused = os.WIFSTOPPED(status)
+                continue
+            if not changed:
+                if worker.ends_by < _now():
                     _send(pid, signal.SIGKILL)
                 continue
             del self._workers[pid]
@@ -271,6 +309,21 @@ class Supervisor:
             self._deaths[worker.index] = deaths
             delay_s = _RESTART_AFTER_S[min(deaths, len(_RESTART_AFTER_S) - 1)]
             self._restart_at[worker.index] = _now() + delay_s
+
+    def _feel_pulses(self) -> None:
+        """Kill who stands still, and let it tell where; another is started for it."""
+        # Not for longer than a look: while all of us are paused, nobody stands still.
+        passed_s = min(_now() - self._looked_at, _LOOK_EVERY_S)
+        self._looked_at = _now()
+        for worker in self._workers.values():
+            beats = worker.pulse.beats
+            goes_on = beats != worker.beats_seen or not beats or worker.paused
+            worker.beats_seen = beats
+            worker.still_s = 0.0 if goes_on else worker.still_s + passed_s
+            if worker.still_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
+                log.error("worker_hung", extra={"worker": worker.index, "pid": worker.pid})
+                _send(worker.pid, TELL_WHERE)
+                worker.ends_by = _now() + _TOLD_WITHIN_S
 
     def _revive(self) -> None:
         for index, at in list(self._restart_at.items()):
