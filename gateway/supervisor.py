@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +146,7 @@ class Supervisor:
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
+        self._hung_up = False
         self._looked_at = _now()
         self._history = History()
         self._handover = Handover()
@@ -162,22 +164,18 @@ class Supervisor:
             log.warning("passed_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
-            return 1
+            return 0 if self._stopping else 1
         while not self._stopping:
-            for caught in self._wait(_LOOK_EVERY_S):
-                self._handle(caught)
+            self._wait(_LOOK_EVERY_S)
+            if self._hung_up:
+                self._hung_up = False
+                self._reload()
             self._bury()
             self._feel_pulses()
             self._revive()
             self._watch_config()
         self._stop()
         return 0
-
-    def _handle(self, number: int) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            self._stopping = True
-        elif number == signal.SIGHUP:
-            self._reload()
 
     def _watch_config(self) -> None:
         if _signature(self._file) != self._seen:
@@ -197,8 +195,14 @@ class Supervisor:
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
+        self._take_over(config)
+
+    def _take_over(self, config: settings.Settings) -> None:
+        """Put new workers in the place of the old; where one does not come up, change nothing."""
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
+            if self._stopping:
+                return  # it was not tried to the end
             self._leave_unnamed_ports()
             self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
@@ -254,7 +258,7 @@ class Supervisor:
             os.close(ready_read)
             self._become_worker(plan)
         os.close(ready_write)
-        ready = _readable_with_data(ready_read, _START_MAX_S)
+        ready = self._becomes_ready(ready_read)
         os.close(ready_read)
         worker = self._workers[pid] = _Worker(index, pid, _now(), pulse)
         if not ready:
@@ -262,6 +266,15 @@ class Supervisor:
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
+
+    def _becomes_ready(self, ready: int) -> bool:
+        """Wait for the worker's word, unless we are told to stop meanwhile."""
+        deadline = _now() + _START_MAX_S
+        while not self._stopping and (left_s := deadline - _now()) > 0:
+            self._wait(left_s, ready)
+            if select.select([ready], [], [], 0)[0]:
+                return bool(os.read(ready, 1))
+        return False
 
     def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
         request = self._config.request
@@ -362,13 +375,13 @@ class Supervisor:
             bound.close()
         self._sockets.clear()
 
-    def _wait(self, seconds: float) -> bytes:
-        """Sleep until a signal comes or the span is over; return the signals' numbers."""
-        select.select([self._signals_read], [], [], seconds)
-        try:
-            return os.read(self._signals_read, 512)
-        except BlockingIOError:
-            return b""
+    def _wait(self, seconds: float, *others: int) -> None:
+        """Sleep until a signal comes, one of the others is readable, or the span is over."""
+        select.select([self._signals_read, *others], [], [], seconds)
+        with suppress(BlockingIOError):
+            caught = os.read(self._signals_read, 512)
+            self._stopping |= signal.SIGTERM in caught or signal.SIGINT in caught
+            self._hung_up |= signal.SIGHUP in caught
 
     def _socket(self, host: str, port: int) -> socket.socket:
         """Bind once and keep: workers share the socket, so a connection survives any of them.
@@ -407,18 +420,6 @@ def _signature(file: Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _readable_with_data(descriptor: int, seconds: float) -> bool:
-    deadline = _now() + seconds
-    while (left_s := deadline - _now()) > 0:
-        try:
-            readable, _, _ = select.select([descriptor], [], [], left_s)
-        except InterruptedError:
-            continue
-        if readable:
-            return bool(os.read(descriptor, 1))
-    return False
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A worker whose event loop stands still ends, so that its parent starts another."""
+"""What the parent does about workers that stand still, are paused, or do not come up."""
 
 import os
 import signal
@@ -18,8 +18,10 @@ from types import SimpleNamespace
 from gateway import supervisor
 
 def work(plan):
-    os.write(plan.ready_fd, b"1")
     print(os.getpid(), flush=True)
+    if sys.argv[2] == "does not come up":
+        time.sleep(60)
+    os.write(plan.ready_fd, b"1")
     for _ in range(6):  # for longer than the time that is given from one to the next
         plan.pulse.beat()
         time.sleep(0.3)
@@ -101,3 +103,12 @@ def test_one_that_goes_on_is_left_alone_and_so_is_one_that_was_paused_from_outsi
         os.kill(worker, 0)
         said = one.end()
     assert "worker_hung" not in said
+
+
+def test_the_end_is_heard_while_a_worker_comes_up(tmp_path: Path) -> None:
+    with parent(tmp_path, "does not come up") as one:
+        one.next_worker()
+        began_at = time.monotonic()
+        one.end()
+        assert time.monotonic() - began_at < 5
+        assert one.process.returncode == 0
