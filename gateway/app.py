@@ -33,6 +33,7 @@ from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
 from gateway.drivers.service_login import (
+    Credential,
     KeyPairCredential,
     PasswordCredential,
     TokenFileCredential,
@@ -71,11 +72,13 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
+from gateway.flow.writes import Writes
 from gateway.located_yaml import Mistake, MistakesFound
-from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId, UpstreamRequest
-from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
+from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
+from gateway.ports import Clock, Journal, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -196,9 +199,8 @@ async def open_parts(
         trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
         loops |= trail_loops
         await policies.record_in(trail)
-        journal: Journal = trail
-        if config.audit.when_unwritable == "serve":
-            journal = BestEffortJournal(trail, metrics)
+        best_effort = BestEffortJournal(trail, metrics)
+        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -207,6 +209,9 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
+        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
+        writes = Writes(recorder, best_effort, clock)
+        stack.push_async_callback(writes.close)
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -220,7 +225,8 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=journal,
+            recorder=recorder,
+            writes=writes,
             clock=clock,
             telemetry=metrics,
         )
@@ -229,6 +235,7 @@ async def open_parts(
             credentials=credentials,
             keys=issued_keys,
             limits=limits,
+            recorder=recorder,
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()
@@ -262,11 +269,10 @@ async def open_parts(
         administration = open_administration(
             config, admins, orders, everywhere, journal, clock, metrics
         )
-        links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            links=links,
+            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )
@@ -642,14 +648,13 @@ def _open_line(  # noqa: PLR0913 - it wires
 @dataclass(frozen=True, slots=True)
 class OpenedAccount:
     console: ConsoleAccount
-    credentials: Mapping[str, ServiceCredential]
+    credentials: Mapping[str, Credential]
     loops: Mapping[str, Loop]
 
-    async def log_in(self, deadline: float) -> None:
-        """Get every credential once; raises ServiceLoginFailed."""
-        probe = UpstreamRequest("GET", "/")
-        for credential in self.credentials.values():
-            await credential.headers(probe, deadline=deadline)
+    async def log_in(self, deadline: float) -> str:
+        """Get every credential once and say where from; raises ServiceLoginFailed."""
+        told = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -703,7 +708,7 @@ async def open_account(
 
 async def _open_credentials(
     account: settings.Account, stack: AsyncExitStack, tools: AccountTools
-) -> tuple[dict[str, ServiceCredential], dict[str, Loop]]:
+) -> tuple[Mapping[str, Credential], dict[str, Loop]]:
     match account.login:
         case settings.KeyPairLogin() as login:
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
@@ -738,4 +743,4 @@ async def _open_credentials(
                 f"login of {account.name} {i}": credential.run
                 for i, credential in enumerate(by_project.values())
             }
-            return dict(by_project), loops
+            return by_project, loops

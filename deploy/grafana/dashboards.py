@@ -659,8 +659,8 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Did answers leave unrecorded?",
-                "In a day; only where operators chose to serve so.",
+                "Is anything missing on record?",
+                "In a day: what became of writes, or anything where operators chose to serve so.",
                 ("sum(increase(gateway_audit_unrecorded_total{INSTANCE}[1d]))", "unrecorded"),
                 unit="short",
                 decimals=0,
@@ -856,12 +856,12 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Does the trail fail?",
-                "Groups that could not be written, and answers that left without their record, in 10"
-                " minutes.",
+                "Groups that could not be written, and records that are missing of what was done all the"
+                " same, in 10 minutes.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
                     "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
-                    "unrecorded answers",
+                    "missing records",
                 ),
                 unit="short",
             )

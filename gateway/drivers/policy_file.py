@@ -108,7 +108,7 @@ class PolicyFile:
         except MistakesFound as refusal:
             self._seen = found.digest
             self._refuse(refusal)
-            self._to_record("policy_rejected", str(refusal.mistakes[0]))
+            self._to_record("policy_rejected", self.mistake)
             return False
         self._seen = found.digest
         self._put_in_force(policy)
@@ -117,14 +117,14 @@ class PolicyFile:
         return True
 
     def _put_in_force(self, policy: Policy) -> None:
-        self._policy, self.rejected = policy, False
+        self._policy, self.mistake = policy, ""
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
 
     def _refuse(self, refusal: MistakesFound) -> None:
-        self.rejected = True
         self._telemetry.policy_reloaded("rejected", 0)
         mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
+        self.mistake = mistakes[0]
         log.error("policy_rejected", extra={"mistakes": mistakes})
 
     def _to_record(self, event: str, detail: str) -> None:

@@ -134,9 +134,11 @@ async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock:
     file.write_text(BAD)
     assert not await policies.reload()
     assert policies.loaded_at == first
+    assert policies.mistake.startswith(f"{file}:3: grants[0].role: unknown role 'no'")
     file.write_text(ONE)
     assert await policies.reload()
     assert policies.loaded_at == first + 60
+    assert policies.mistake == ""
 
 
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])
@@ -186,11 +188,11 @@ async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accept
         file.write_text(text)
     new, telemetry = opened(file, clock, handover)
     assert (new.current().size, new.current().version) == (1, before.current().version)
-    assert new.rejected
+    assert new.mistake
     assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
     file.write_text(NONE)
     assert await new.reload()
-    assert (new.current().size, new.rejected) == (0, False)
+    assert (new.current().size, new.mistake) == (0, "")
 
 
 def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
