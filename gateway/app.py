@@ -23,6 +23,7 @@ from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.fingerprints import KeyedFingerprints
+from gateway.drivers.handover import Handover
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
@@ -53,7 +54,7 @@ from gateway.edge.federation import FederationHandler
 from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler
 from gateway.edge.wire import FAILURES
-from gateway.errors import KeysUnavailable, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.flow import under_way
 from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
@@ -108,20 +109,17 @@ class Parts:
     trail: AuditTrail
     administration: AdminApi | None
 
-    async def first_keys(self, within_s: float) -> None:
-        """Wait for the issuers' keys, but not long: an issuer that is down must not stop us."""
-        with suppress(TimeoutError, KeysUnavailable):
-            async with asyncio.timeout(within_s):
-                await asyncio.gather(*(keys.refresh() for keys in self.keys))
 
-
-def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -> PolicyFile:
+def open_policy(
+    config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
+) -> PolicyFile:
     return PolicyFile(
         config.policy_file,
         issuers=[issuer.name for issuer in config.issuers],
         projects=[project for account in config.accounts for project in account.projects],
         clock=clock,
         telemetry=telemetry,
+        handover=handover,
     )
 
 
@@ -132,6 +130,7 @@ async def open_parts(
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
+    handover: Handover,
 ) -> AsyncIterator[Parts]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
@@ -149,12 +148,12 @@ async def open_parts(
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
-        policies = open_policy(config, clock, metrics)
+        policies = open_policy(config, clock, metrics, handover)
         orders = open_orders(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
             await orders.look()
         identify, admins, keys = await open_identify(
-            config, stack, clock, metrics, jitter, orders=orders
+            config, stack, clock, metrics, jitter, handover, orders=orders
         )
         loops: dict[str, Loop] = {
             "valkey heartbeat": valkey.keep_heartbeat,
@@ -508,12 +507,13 @@ def open_inventories(
     return inventories
 
 
-async def open_identify(
+async def open_identify(  # noqa: PLR0913 - it wires
     config: settings.Settings,
     stack: AsyncExitStack,
     clock: Clock,
     telemetry: Telemetry,
     jitter: Random,
+    handover: Handover,
     *,
     orders: StandingOrders | None = None,
 ) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
@@ -534,7 +534,13 @@ async def open_identify(
 
     keys = tuple(
         IssuerKeys(
-            issuer, http=http, clock=clock, telemetry=telemetry, on_rotation=forget, jitter=jitter
+            issuer,
+            http=http,
+            clock=clock,
+            telemetry=telemetry,
+            on_rotation=forget,
+            jitter=jitter,
+            handover=handover,
         )
         for issuer in config.issuers
     )

@@ -18,6 +18,7 @@ from gateway.app import (
 )
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.handover import Handover
 from gateway.drivers.listener_tls import Validity, validity
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
@@ -38,7 +39,7 @@ _ONLINE_WITHIN_S = 15.0
 def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
-    policy = open_policy(config, SystemClock(), Metrics()).current()
+    policy = open_policy(config, SystemClock(), Metrics(), Handover()).current()
     certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -84,7 +85,7 @@ async def _check_online(config: settings.Settings) -> int:
             faults += _say("redis")
         except StoreUnavailable as error:
             faults += _say("redis", f"{address_of(config.store)}: {error}")
-        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter)
+        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter, Handover())
         for keys in issuers:
             try:
                 await keys.refresh()
@@ -125,7 +126,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     It reads files only: neither Redis nor the network is asked.
     """
     config = settings.load_settings(config_file)
-    policy = open_policy(config, SystemClock(), Metrics()).current()
+    policy = open_policy(config, SystemClock(), Metrics(), Handover()).current()
     names = [one.name for one in config.issuers]
     if issuer is None and len(names) == 1:
         issuer = names[0]

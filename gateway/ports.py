@@ -130,7 +130,8 @@ class KeptFile(Protocol):
     async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
         """Keep what is made of what was kept; no other process saves meanwhile.
 
-        It is made in a thread. A disk that takes nothing is no reason to stop.
+        It is made in a thread. A disk that takes nothing is no reason to stop; one that hangs is
+        waited for, for ever.
         """
 
 

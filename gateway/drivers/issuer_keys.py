@@ -2,13 +2,15 @@
 
 All fetching is done by `run`, never by a request: a caller who hangs up harms nobody, and
 however many ask for an unknown `kid`, they wait for one fetch per cooldown. A refresh that
-fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped.
+fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped. A worker
+that starts while the issuer is away has those of the workers before it, as old as they are.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -34,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt import PyJWK, PyJWTError
 from jwt.algorithms import HMACAlgorithm
 
+from gateway.drivers.handover import Handover
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.ports import Clock, Telemetry
 from gateway.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
@@ -66,7 +69,7 @@ class _Key:
 
 
 class IssuerKeys:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that it is made of
         self,
         issuer: Issuer,
         *,
@@ -75,6 +78,7 @@ class IssuerKeys:
         telemetry: Telemetry,
         on_rotation: Callable[[str], None],
         jitter: Random,
+        handover: Handover,
     ) -> None:
         """`on_rotation` is called with the issuer's name when keys were changed or dropped."""
         self._issuer = issuer
@@ -92,6 +96,11 @@ class IssuerKeys:
         """Set when the refresh under way, or else the next one, has ended."""
         self._asked = asyncio.Event()
         self._may_ask_at = clock.monotonic()
+        self._handover = handover
+        if (left := handover.find(self._left_as)) is not None:
+            with suppress(_Unusable):  # by an issuer's settings that have changed since
+                self._keys = self._fitting(self._keys_in(left.text))
+                self._confirmed_at = left.at
 
     @property
     def issuer(self) -> str:
@@ -156,6 +165,16 @@ class IssuerKeys:
                 ended, self._ended = self._ended, asyncio.Event()
                 ended.set()
 
+    async def try_refresh(self) -> None:
+        """Load the keys now; that they could not be is logged."""
+        try:
+            await self.refresh()
+        except KeysUnavailable as error:
+            log.warning(
+                "keys_refresh_failed",
+                extra={"issuer": self._issuer.name, "error": str(error)},
+            )
+
     def _refresh_is_coming(self) -> bool:
         """Ask for one unless one is under way or asked for; False while the cooldown lasts."""
         if self._one_at_a_time.locked() or self._asked.is_set():
@@ -171,7 +190,7 @@ class IssuerKeys:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self._try_refresh()
+            await self.try_refresh()
 
     async def _refresh_on_schedule(self) -> None:
         while True:
@@ -182,16 +201,7 @@ class IssuerKeys:
                 log.error("keys_dropped", extra={"issuer": self._issuer.name})
                 self._keys = frozenset()
                 self._on_rotation(self._issuer.name)
-            await self._try_refresh()
-
-    async def _try_refresh(self) -> None:
-        try:
-            await self.refresh()
-        except KeysUnavailable as error:
-            log.warning(
-                "keys_refresh_failed",
-                extra={"issuer": self._issuer.name, "error": str(error)},
-            )
+            await self.try_refresh()
 
     def _take(self, keys: frozenset[_Key]) -> None:
         now = self._clock.monotonic()
@@ -237,7 +247,20 @@ class IssuerKeys:
         return ()
 
     async def _load(self) -> frozenset[_Key]:
-        found = await self._published()
+        if isinstance(self._issuer.keys, SharedSecretKey):
+            return self._fitting([_key_of_secret(self._issuer.keys.secret.reveal().encode())])
+        began_at = self._clock.monotonic()
+        text = await self._published(self._issuer.keys)
+        keys = self._fitting(self._keys_in(text))
+        await asyncio.to_thread(self._handover.leave, self._left_as, text, at=began_at)
+        return keys
+
+    @property
+    def _left_as(self) -> str:
+        """Its source included: what another address published are not this one's keys."""
+        return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
+
+    def _fitting(self, found: list[_Key]) -> frozenset[_Key]:
         allowed = frozenset(self._issuer.algorithms)
         keys = frozenset(
             _Key(held.kid, held.algorithms & allowed, held.key, held.material)
@@ -248,18 +271,21 @@ class IssuerKeys:
             raise _Unusable("no key that fits the issuer's algorithms")
         return keys
 
-    async def _published(self) -> list[_Key]:
-        match self._issuer.keys:
-            case DiscoveryKeys() as source:
-                document = await self._fetch(f"{source.discovery}/.well-known/openid-configuration")
-                address = self._key_set_address(document, source.discovery)
-                return _keys_of_set(await self._fetch(address))
-            case JwksKeys() as source:
-                return _keys_of_set(await self._fetch(source.jwks))
-            case StaticKeys() as source:
-                return _keys_of_file(await asyncio.to_thread(_read, source.public_key_file))
-            case SharedSecretKey() as source:
-                return [_key_of_secret(source.secret.reveal().encode())]
+    def _keys_in(self, text: bytes) -> list[_Key]:
+        if isinstance(self._issuer.keys, StaticKeys):
+            return _keys_of_file(text)
+        return _keys_of_set(_json(text))
+
+    async def _published(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
+        match source:
+            case DiscoveryKeys():
+                base = source.discovery
+                document = _json(await self._fetch(f"{base}/.well-known/openid-configuration"))
+                return await self._fetch(self._key_set_address(document, base))
+            case JwksKeys():
+                return await self._fetch(source.jwks)
+            case StaticKeys():
+                return await asyncio.to_thread(_read, source.public_key_file)
 
     def _key_set_address(self, document: object, base: str) -> str:
         # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
@@ -275,8 +301,8 @@ class IssuerKeys:
             raise _Unusable("jwks_uri is not an address") from error
         return str(address)
 
-    async def _fetch(self, address: str) -> object:
-        """Get a JSON document. No redirect is followed: only config says whom we trust."""
+    async def _fetch(self, address: str) -> bytes:
+        """Get a document. No redirect is followed: only config says whom we trust."""
         async with self._http.get(
             address,
             allow_redirects=False,
@@ -290,7 +316,14 @@ class IssuerKeys:
                 body += chunk
                 if len(body) > _BODY_BYTES_MAX:
                     raise _Unusable("the answer is too long")
-        return _json(bytes(body))
+        return bytes(body)
+
+
+async def load_first(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
+    """Wait for the keys that are not known yet, but not long: one that is away stops nobody."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await asyncio.gather(*(keys.try_refresh() for keys in issuers if not keys.loaded))
 
 
 def _json(text: bytes) -> object:
