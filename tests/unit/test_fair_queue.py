@@ -10,6 +10,7 @@ from gateway.drivers.valkey import fair_queue
 from gateway.drivers.valkey.connection import Script
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.model import Demand, Priority
+from gateway.ports import News
 from gateway.rules.fair_queue import (
     Entry,
     FairQueue,
@@ -38,7 +39,11 @@ class Server:
     channel = "wake"
 
     def __init__(self, clock: FakeClock) -> None:
-        self.redis = LuaRedis(lambda: round(clock.monotonic() * 1e6), self._publish)
+        self.ahead_s = 0.0
+        """How far its clock is before that of the replicas."""
+        self.redis = LuaRedis(
+            lambda: round((clock.monotonic() + self.ahead_s) * 1e6), self._publish
+        )
         self.heard: list[Any] = []
 
     def key(self, *parts: str, tag: str) -> str:
@@ -154,8 +159,10 @@ def an_entry(queue: ValkeyFairQueue, caller: str = "ann", patience_s: float = 60
     return Entry(queue.new_id(), Demand(caller), patience_s)
 
 
-def two_replicas(clock: FakeClock) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
-    server: Any = Server(clock)
+def two_replicas(
+    clock: FakeClock, server: Server | None = None
+) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
+    server: Any = server or Server(clock)
     limit = Limit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
     return (
         ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
@@ -204,6 +211,28 @@ async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -
     await second.turn(Turn(), nothing)
     await first.turn(Turn(), nothing)
     assert await slots(4) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("step_s", [3600.0])
+async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
+    clock: FakeClock, step_s: float
+) -> None:
+    server = Server(clock)
+    one, two = two_replicas(clock, server)
+    heard: list[News] = []
+    one.when_news_comes(heard.append)
+    nothing = State(tats=())
+    for queue in (one, two):
+        await queue.turn(Turn(), nothing)
+    await two.turn(Turn(hurt=[Hurt(2.0, None)]), nothing)
+    assert [news.paused_until for news in heard] == pytest.approx([clock.monotonic() + 2.0])
+    server.ahead_s = step_s
+    await two.turn(Turn(hurt=[Hurt(3.0, None)]), nothing)
+    assert len(heard) == 1
+    outcome = await one.turn(Turn(), nothing)
+    assert outcome.state.paused_until == pytest.approx(clock.monotonic() + 3.0)
+    await two.turn(Turn(hurt=[Hurt(4.0, None)]), nothing)
+    assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
 
 
 class SharedCalls:
