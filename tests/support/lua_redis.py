@@ -182,10 +182,12 @@ class LuaRedis:
             order, (float(low), "")
         )
 
-    def _zrange(self, key: str, first: str, last: str, option: str) -> list[str]:
+    def _zrange(self, key: str, first: str, last: str, option: str = "") -> list[str]:
+        order = self._zset(key).order
+        if (first, last, option) == ("0", "-1", ""):
+            return [member for _, member in order]
         assert (first, last) in {("0", "0"), ("-1", "-1")}
         assert option == "WITHSCORES"
-        order = self._zset(key).order
         if not order:
             return []
         score, member = order[int(first)]

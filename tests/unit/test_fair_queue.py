@@ -1,7 +1,7 @@
 """The queue in memory and the queue in Redis are one: told the same, they say the same."""
 
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
@@ -41,9 +41,7 @@ class Server:
     def __init__(self, clock: FakeClock) -> None:
         self.ahead_s = 0.0
         """How far its clock is before that of the replicas."""
-        self.redis = LuaRedis(
-            lambda: round((clock.monotonic() + self.ahead_s) * 1e6), self._publish
-        )
+        self.redis = LuaRedis(lambda: round((clock.now() + self.ahead_s) * 1e6), self._publish)
         self.heard: list[Any] = []
 
     def key(self, *parts: str, tag: str) -> str:
@@ -186,13 +184,19 @@ async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -
     assert (outcome.granted, outcome.waiting) == ({}, 0)
 
 
-async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -> None:
-    first, second = two_replicas(clock)
+@pytest.mark.parametrize("set_back_s", [0.0, 3600.0])
+async def test_until_all_are_back_the_others_keep_their_part(
+    clock: FakeClock, set_back_s: float
+) -> None:
+    server = Server(clock)
+    first, second = two_replicas(clock, server)
     nothing = State(tats=())
     for queue in (first, second):
         await queue.turn(Turn(), nothing)
         queue.rejoin(2)
     await clock.advance(0.001)
+    await first.turn(Turn(), nothing)
+    server.ahead_s = -set_back_s
 
     async def slots(count: int) -> float:
         """Tell how long the queue makes the first replica wait between two slots."""
@@ -213,7 +217,7 @@ async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -
     assert await slots(4) == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("step_s", [3600.0])
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
 async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
     clock: FakeClock, step_s: float
 ) -> None:
@@ -233,6 +237,26 @@ async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
     assert outcome.state.paused_until == pytest.approx(clock.monotonic() + 3.0)
     await two.turn(Turn(hurt=[Hurt(4.0, None)]), nothing)
     assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
+
+
+async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: FakeClock) -> None:
+    server = Server(clock)
+    one, two = two_replicas(clock, server)
+    nothing = State(tats=())
+    await one.turn(Turn(), nothing)
+    before = (await two.turn(Turn(hurt=[Hurt(1.5, None)]), nothing)).state
+    server.ahead_s = -3600.0
+    after = (await two.turn(Turn(), nothing)).state
+    assert after.tats == pytest.approx(before.tats)
+    assert after.paused_until == pytest.approx(before.paused_until)
+    assert before.learned is not None
+    assert after.learned is not None
+    assert astuple(after.learned) == pytest.approx(astuple(before.learned))
+    await clock.advance(1.6)
+    mine = [an_entry(two, f"caller-{i}") for i in range(3)]
+    outcome = await two.turn(Turn(entering=mine), nothing)
+    assert len(outcome.granted) == 1
+    assert outcome.next_at == pytest.approx(clock.monotonic() + 0.1 / 0.9 - 0.02, abs=0.01)
 
 
 class SharedCalls:
