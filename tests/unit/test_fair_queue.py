@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from gateway.drivers.valkey import fair_queue
-from gateway.drivers.valkey.connection import Script
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.model import Demand, Priority
 from gateway.ports import News
@@ -25,40 +24,10 @@ from gateway.rules.fair_queue import (
 )
 from gateway.rules.pacing import Pace
 from tests.support.clock import FakeClock
-from tests.support.lua_redis import LuaRedis
+from tests.support.lua_redis import LuaServer
 
 LOOK_AHEAD_S = 0.02
 """The driver's, when a round trip takes no time."""
-
-
-class Server:
-    """The way to a server that is always there and answers at once."""
-
-    available = True
-    processes = 1
-    channel = "wake"
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.ahead_s = 0.0
-        """How far its clock is before that of the replicas."""
-        self.redis = LuaRedis(lambda: round((clock.now() + self.ahead_s) * 1e6), self._publish)
-        self.heard: list[Any] = []
-
-    def key(self, *parts: str, tag: str) -> str:
-        return ":".join((tag, *parts))
-
-    def when_message_comes(self, call: Any) -> None:
-        self.heard.append(call)
-
-    def when_available_changes(self, call: Any) -> None:
-        pass
-
-    async def run_script(self, script: Script, keys: list[str], args: list[Any]) -> Any:
-        return self.redis.run(script.text, keys, args)
-
-    def _publish(self, channel: bytes, message: bytes) -> None:
-        for call in self.heard:
-            call(message)
 
 
 class Pair:
@@ -66,7 +35,7 @@ class Pair:
 
     def __init__(self, clock: FakeClock, limit: Limit) -> None:
         self.clock = clock
-        server: Any = Server(clock)
+        server: Any = LuaServer(clock)
         self.shared = ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock)
         start = State(
             without_burst(limit, clock.monotonic(), used=0), paused_until=clock.monotonic()
@@ -158,9 +127,9 @@ def an_entry(queue: ValkeyFairQueue, caller: str = "ann", patience_s: float = 60
 
 
 def two_replicas(
-    clock: FakeClock, server: Server | None = None
+    clock: FakeClock, server: LuaServer | None = None
 ) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
-    server: Any = server or Server(clock)
+    server: Any = server or LuaServer(clock)
     limit = Limit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
     return (
         ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
@@ -188,7 +157,7 @@ async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -
 async def test_until_all_are_back_the_others_keep_their_part(
     clock: FakeClock, set_back_s: float
 ) -> None:
-    server = Server(clock)
+    server = LuaServer(clock)
     first, second = two_replicas(clock, server)
     nothing = State(tats=())
     for queue in (first, second):
@@ -221,7 +190,7 @@ async def test_until_all_are_back_the_others_keep_their_part(
 async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
     clock: FakeClock, step_s: float
 ) -> None:
-    server = Server(clock)
+    server = LuaServer(clock)
     one, two = two_replicas(clock, server)
     heard: list[News] = []
     one.when_news_comes(heard.append)
@@ -240,7 +209,7 @@ async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
 
 
 async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: FakeClock) -> None:
-    server = Server(clock)
+    server = LuaServer(clock)
     one, two = two_replicas(clock, server)
     nothing = State(tats=())
     await one.turn(Turn(), nothing)
