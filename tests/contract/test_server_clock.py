@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.model import Secret
 from gateway.ports import Busy, Claimed, Found
@@ -54,3 +55,15 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(
     assert busy.lease_left_s == 2.0
     await clock.advance(2.1)
     assert isinstance(await store.claim("k", owner="b", lease_s=2), Claimed)
+
+
+async def test_what_callers_spent_is_no_further_from_now(
+    server: LuaServer, clock: FakeClock
+) -> None:
+    way: Any = server
+    usage = ValkeyCallerUsage(way)
+    await usage.spend({"ann": 10}, interval_s=1.0)
+    server.ahead_s = -3600.0
+    assert await usage.spend({"ann": 1}, interval_s=1.0) == {"ann": 11.0}
+    await clock.advance(5.0)
+    assert await usage.spend({"ann": 1}, interval_s=1.0) == {"ann": 7.0}
