@@ -671,9 +671,7 @@ class AccountTools:
 async def open_account(
     account: settings.Account, stack: AsyncExitStack, tools: AccountTools
 ) -> OpenedAccount:
-    session = await stack.enter_async_context(
-        open_session(account.timeouts, connections_max=account.connections_max)
-    )
+    session = await stack.enter_async_context(open_session(account.timeouts))
     credentials, loops = await _open_credentials(account, stack, tools)
     breaker = Breaker(BreakerRules(**account.breaker.model_dump()), jitter=tools.jitter.random)
     tools.metrics.gauge(
@@ -691,7 +689,7 @@ async def open_account(
         telemetry=tools.metrics,
         jitter=tools.jitter.random,
         timeout_s=account.timeouts.total_s,
-        streams_max=max(1, account.connections_max // 4),
+        streams_max=account.streams_max,
     )
     usable_s = account.links.lifetime_s - account.links.min_remaining_s
     console = ConsoleAccount(
@@ -719,9 +717,7 @@ async def _open_credentials(
             )
             return dict.fromkeys(account.projects, file), {}
         case settings.PasswordLogin() as login:
-            session = await stack.enter_async_context(
-                open_session(account.timeouts, connections_max=2)
-            )
+            session = await stack.enter_async_context(open_session(account.timeouts))
             iam = AioUpstream(
                 session, login.iam_endpoint, answer_bytes_max=account.answer_bytes_max
             )

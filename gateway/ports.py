@@ -363,7 +363,8 @@ class SharedStore(Protocol):
         """Store what was fetched and end the lease; False (and no effect) when it was lost.
 
         It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
-        this late. `ttl_s` holds where that clock is set back.
+        this late. `ttl_s` holds where that clock is set back before it is stored; set back
+        afterwards, behind the storing, it makes the value absent: nobody knows its age.
         """
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:

@@ -500,7 +500,8 @@ class Account(_Section):
     SDK asks for the project that is called like its region."""
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
-    connections_max: Annotated[int, Field(ge=1, le=1000)] = 32
+    streams_max: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Downloads at once, each of which holds a connection for as long as its reader takes."""
     answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 8_388_608
     """Of one answer that is read whole; a page of 1000 servers is about 1 MB."""
     links: Links = Links()

@@ -23,14 +23,17 @@ _ROUND_UP_NEVER_S = 86_400.0
 
 
 @asynccontextmanager
-async def open_session(
-    timeouts: Timeouts, *, connections_max: int
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open a client for one account; two accounts never share connections."""
+async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a client for one account; two accounts never share connections.
+
+    Their number has no bound of its own. Whoever waited for a free one would have its slot of the
+    budget already: when a slow cloud recovers, all who waited would be sent at once. The budget and
+    the timeout bound the calls that are under way.
+    """
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=connections_max,
-            limit_per_host=connections_max,
+            limit=0,
+            limit_per_host=0,
             keepalive_timeout=30.0,
             ttl_dns_cache=60,
             timeout_ceil_threshold=_ROUND_UP_NEVER_S,

@@ -78,7 +78,7 @@ class Exchange:
     ) -> None:
         """`credentials` by project: a token of the cloud's IAM is good for one (dossier 3.1)."""
         self.streams_max = streams_max
-        """How many answers may be streamed at once, each of which holds a connection."""
+        """How many answers may be streamed at once, which hold connections for minutes."""
         self._account = account
         self._upstream = upstream
         self._credentials = credentials

@@ -133,7 +133,7 @@ class Forwarding:
         deadline: float,
         headers: Headers,
     ) -> Forwarded:
-        # Slow readers hold connections, which somebody who needs a console must not wait for.
+        # Slow readers hold connections for minutes: nothing else bounds how many there are.
         caller, account = permit.principal.key, self._exchanges[permit.call.project]
         busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
         if busy or self._streams[account] >= account.streams_max:

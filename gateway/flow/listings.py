@@ -6,15 +6,16 @@ is served from one reading.
 """
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.errors import DeadlineExceeded, UpstreamBroken
 from gateway.flow.exchange import Exchange
 from gateway.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
 from gateway.ports import Clock
 from gateway.rules.listing import Page, PageReader, target_of
+from gateway.rules.waiters import Waiters
 
 _ENTRY_BYTES, _READING_BYTES = 300, 2_000
 """What a reading takes besides its bytes, roughly."""
@@ -39,6 +40,14 @@ class _Reading:
     """Both: monotonic seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A list that somebody reads while others wait; it stays until the last of them has gone."""
+
+    waiters: Waiters
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Listings:
     def __init__(
         self, exchanges: Mapping[ProjectId, Exchange], bounds: ListBounds, clock: Clock
@@ -49,9 +58,7 @@ class Listings:
         self._clock = clock
         self._readers: dict[str, PageReader] = {}
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._askers: Counter[str] = Counter()
-        """Who holds the lock or waits for it: it stays until the last has gone."""
+        self._asked: dict[str, _Asked] = {}
         self._size = 0
 
     async def read(
@@ -65,26 +72,26 @@ class Listings:
         since = self._clock.monotonic()
         if not fresh:
             since -= self._bounds.reuse_s
-        # Whoever comes while it is read waits for that reading instead of making another.
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        self._askers[key] += 1
+        # Whoever comes while it is read waits for that reading instead of making another, and
+        # lends it their place in the queue.
+        asked = self._asked.setdefault(key, _Asked(Waiters(demand)))
         try:
-            async with asyncio.timeout(deadline - self._clock.monotonic()), lock:
-                known = self._readings.get(key)
-                if known is not None and known.taken_at >= since:
-                    return known.pages
-                reading = await self._walk(call, demand, deadline, headers)
+            with asked.waiters.joined_by(demand):
+                async with asyncio.timeout(deadline - self._clock.monotonic()), asked.lock:
+                    known = self._readings.get(key)
+                    if known is not None and known.taken_at >= since:
+                        return known.pages
+                    reading = await self._walk(call, demand, deadline, headers, asked.waiters)
         except TimeoutError:
             raise DeadlineExceeded("while the list was read") from None
         finally:
-            self._askers[key] -= 1
-            if not self._askers[key]:
-                del self._askers[key], self._locks[key]
+            if not asked.waiters.here:
+                del self._asked[key]
         self._keep(key, reading)
         return reading.pages
 
     async def _walk(
-        self, call: Call, demand: Demand, deadline: float, headers: Headers
+        self, call: Call, demand: Demand, deadline: float, headers: Headers, waiters: Waiters
     ) -> _Reading:
         taken_at = self._clock.monotonic()
         operation = call.operation
@@ -103,6 +110,7 @@ class Listings:
                 demand=demand,
                 budget=operation.budget,
                 deadline=deadline,
+                waiters=waiters,
             )
             page = reader(answer.body)
             pages.append(page)

@@ -580,7 +580,7 @@ async def test_a_login_over_real_http_with_a_token_of_60_kb(clock: FakeClock) ->
     )
     async with (
         scripted_upstream(answer) as iam,
-        open_session(Timeouts(), connections_max=2) as session,
+        open_session(Timeouts()) as session,
     ):
         region.iam = AioUpstream(session, iam.url, answer_bytes_max=1_048_576)  # type: ignore[assignment]
         (credential,) = region.replica()
@@ -608,7 +608,7 @@ async def test_a_key_pair_signs_each_request_and_cannot_be_renewed(clock: FakeCl
 async def test_a_signed_request_arrives_as_it_was_signed(clock: FakeClock) -> None:
     async with (
         scripted_upstream(ok()) as cloud,
-        open_session(Timeouts(), connections_max=2) as session,
+        open_session(Timeouts()) as session,
     ):
         pair = key_pair(clock, cloud.url)
         signed = await pair.headers(REQUEST, deadline=0)

@@ -66,6 +66,11 @@ async def another_server_takes_over(fleet: Fleet) -> None:
     fleet.store.there = True
 
 
+async def the_server_s_clock_is_set_back(fleet: Fleet) -> None:
+    await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
+    fleet.store.clock_offset_s -= fleet.chance.choice([0.5, 100.0, 3600.0])
+
+
 async def a_replica_dies(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     await fleet.chance.choice(fleet.replicas).kill()
@@ -96,6 +101,7 @@ FAULTS: tuple[Fault, ...] = (
     the_store_goes_and_comes,
     the_store_forgets,
     another_server_takes_over,
+    the_server_s_clock_is_set_back,
     a_replica_dies,
     the_cloud_s_limit_drops,
     the_cloud_fails,

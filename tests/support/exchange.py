@@ -7,6 +7,7 @@ from typing import Any
 from gateway.flow.sendings import Sendings
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
 from gateway.rules.verdicts import Usable
+from gateway.rules.waiters import Waiters
 
 Answering = Callable[[UpstreamRequest], UpstreamAnswer | bytes]
 
@@ -18,6 +19,7 @@ class FakeExchange:
         self._answering = answering
         self.asked: list[UpstreamRequest] = []
         self.demands: list[Demand] = []
+        self.waiters: list[Waiters | None] = []
         self.gate: asyncio.Event | None = None
         """While it is there and not set, nothing is answered."""
         self.streams_max = 8
@@ -31,10 +33,12 @@ class FakeExchange:
         budget: BudgetClass,
         deadline: float,
         sendings: Sendings | None = None,
+        waiters: Waiters | None = None,
     ) -> UpstreamAnswer:
         sendings = sendings or Sendings()
         self.asked.append(request)
         self.demands.append(demand)
+        self.waiters.append(waiters)
         if self.gate is not None:
             await self.gate.wait()
         sendings.begin()

@@ -10,6 +10,9 @@ from typing import Any
 
 from lupa import lua51
 
+from gateway.drivers.valkey.connection import Script
+from tests.support.clock import FakeClock
+
 Reply = Any
 
 
@@ -182,10 +185,12 @@ class LuaRedis:
             order, (float(low), "")
         )
 
-    def _zrange(self, key: str, first: str, last: str, option: str) -> list[str]:
+    def _zrange(self, key: str, first: str, last: str, option: str = "") -> list[str]:
+        order = self._zset(key).order
+        if (first, last, option) == ("0", "-1", ""):
+            return [member for _, member in order]
         assert (first, last) in {("0", "0"), ("-1", "-1")}
         assert option == "WITHSCORES"
-        order = self._zset(key).order
         if not order:
             return []
         score, member = order[int(first)]
@@ -201,6 +206,36 @@ class LuaRedis:
         if not found.order:
             self._del(key)
         return last
+
+
+class LuaServer:
+    """The way to such a server, in the place of Valkey: it is always there and answers at once."""
+
+    available = True
+    processes = 1
+    channel = "wake"
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.ahead_s = 0.0
+        """How far its clock is before that of the replicas."""
+        self.redis = LuaRedis(lambda: round((clock.now() + self.ahead_s) * 1e6), self._publish)
+        self.heard: list[Any] = []
+
+    def key(self, *parts: str, tag: str) -> str:
+        return ":".join((tag, *parts))
+
+    def when_message_comes(self, call: Any) -> None:
+        self.heard.append(call)
+
+    def when_available_changes(self, call: Any) -> None:
+        pass
+
+    async def run_script(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+        return self.redis.run(script.text, keys, args)
+
+    def _publish(self, channel: bytes, message: bytes) -> None:
+        for call in self.heard:
+            call(message)
 
 
 def _text(value: Any) -> str:

@@ -159,6 +159,16 @@ async def test_a_slot_that_came_too_late_is_given_up(subject: Subject) -> None:
     assert asked.done()
 
 
+async def test_nobody_sleeps_past_their_deadline_for_a_slot(subject: Subject) -> None:
+    subject.queue.grant_after_s = 3_600.0
+    asked = subject.ask()
+    await settle()
+    assert subject.telemetry.slots_lost
+    subject.queue.grant_after_s = 0.0
+    await settle()
+    assert asked.done()
+
+
 async def test_a_spare_slot_that_is_lost_is_not_asked_for_again(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
     asked = subject.ask(Demand("", priority=Priority.SPARE))

@@ -1,15 +1,15 @@
 """The queue in memory and the queue in Redis are one: told the same, they say the same."""
 
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
 
 from gateway.drivers.valkey import fair_queue
-from gateway.drivers.valkey.connection import Script
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.model import Demand, Priority
+from gateway.ports import News
 from gateway.rules.fair_queue import (
     Entry,
     FairQueue,
@@ -24,38 +24,10 @@ from gateway.rules.fair_queue import (
 )
 from gateway.rules.pacing import Pace
 from tests.support.clock import FakeClock
-from tests.support.lua_redis import LuaRedis
+from tests.support.lua_redis import LuaServer
 
 LOOK_AHEAD_S = 0.02
 """The driver's, when a round trip takes no time."""
-
-
-class Server:
-    """The way to a server that is always there and answers at once."""
-
-    available = True
-    processes = 1
-    channel = "wake"
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.redis = LuaRedis(lambda: round(clock.monotonic() * 1e6), self._publish)
-        self.heard: list[Any] = []
-
-    def key(self, *parts: str, tag: str) -> str:
-        return ":".join((tag, *parts))
-
-    def when_message_comes(self, call: Any) -> None:
-        self.heard.append(call)
-
-    def when_available_changes(self, call: Any) -> None:
-        pass
-
-    async def run_script(self, script: Script, keys: list[str], args: list[Any]) -> Any:
-        return self.redis.run(script.text, keys, args)
-
-    def _publish(self, channel: bytes, message: bytes) -> None:
-        for call in self.heard:
-            call(message)
 
 
 class Pair:
@@ -63,7 +35,7 @@ class Pair:
 
     def __init__(self, clock: FakeClock, limit: Limit) -> None:
         self.clock = clock
-        server: Any = Server(clock)
+        server: Any = LuaServer(clock)
         self.shared = ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock)
         start = State(
             without_burst(limit, clock.monotonic(), used=0), paused_until=clock.monotonic()
@@ -154,8 +126,10 @@ def an_entry(queue: ValkeyFairQueue, caller: str = "ann", patience_s: float = 60
     return Entry(queue.new_id(), Demand(caller), patience_s)
 
 
-def two_replicas(clock: FakeClock) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
-    server: Any = Server(clock)
+def two_replicas(
+    clock: FakeClock, server: LuaServer | None = None
+) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
+    server: Any = server or LuaServer(clock)
     limit = Limit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
     return (
         ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
@@ -179,13 +153,19 @@ async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -
     assert (outcome.granted, outcome.waiting) == ({}, 0)
 
 
-async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -> None:
-    first, second = two_replicas(clock)
+@pytest.mark.parametrize("set_back_s", [0.0, 3600.0])
+async def test_until_all_are_back_the_others_keep_their_part(
+    clock: FakeClock, set_back_s: float
+) -> None:
+    server = LuaServer(clock)
+    first, second = two_replicas(clock, server)
     nothing = State(tats=())
     for queue in (first, second):
         await queue.turn(Turn(), nothing)
         queue.rejoin(2)
     await clock.advance(0.001)
+    await first.turn(Turn(), nothing)
+    server.ahead_s = -set_back_s
 
     async def slots(count: int) -> float:
         """Tell how long the queue makes the first replica wait between two slots."""
@@ -204,6 +184,48 @@ async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -
     await second.turn(Turn(), nothing)
     await first.turn(Turn(), nothing)
     assert await slots(4) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
+    clock: FakeClock, step_s: float
+) -> None:
+    server = LuaServer(clock)
+    one, two = two_replicas(clock, server)
+    heard: list[News] = []
+    one.when_news_comes(heard.append)
+    nothing = State(tats=())
+    for queue in (one, two):
+        await queue.turn(Turn(), nothing)
+    await two.turn(Turn(hurt=[Hurt(2.0, None)]), nothing)
+    assert [news.paused_until for news in heard] == pytest.approx([clock.monotonic() + 2.0])
+    server.ahead_s = step_s
+    await two.turn(Turn(hurt=[Hurt(3.0, None)]), nothing)
+    assert len(heard) == 1
+    outcome = await one.turn(Turn(), nothing)
+    assert outcome.state.paused_until == pytest.approx(clock.monotonic() + 3.0)
+    await two.turn(Turn(hurt=[Hurt(4.0, None)]), nothing)
+    assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
+
+
+async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: FakeClock) -> None:
+    server = LuaServer(clock)
+    one, two = two_replicas(clock, server)
+    nothing = State(tats=())
+    await one.turn(Turn(), nothing)
+    before = (await two.turn(Turn(hurt=[Hurt(1.5, None)]), nothing)).state
+    server.ahead_s = -3600.0
+    after = (await two.turn(Turn(), nothing)).state
+    assert after.tats == pytest.approx(before.tats)
+    assert after.paused_until == pytest.approx(before.paused_until)
+    assert before.learned is not None
+    assert after.learned is not None
+    assert astuple(after.learned) == pytest.approx(astuple(before.learned))
+    await clock.advance(1.6)
+    mine = [an_entry(two, f"caller-{i}") for i in range(3)]
+    outcome = await two.turn(Turn(entering=mine), nothing)
+    assert len(outcome.granted) == 1
+    assert outcome.next_at == pytest.approx(clock.monotonic() + 0.1 / 0.9 - 0.02, abs=0.01)
 
 
 class SharedCalls:

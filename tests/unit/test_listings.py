@@ -10,7 +10,7 @@ from gateway.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
 from gateway.flow.listings import ListBounds, Listings
 from gateway.model import Call, Demand, Listing, Operation, Paging, ProjectId, UpstreamRequest
 from gateway.rules.listing import Page
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 
 DEMAND = Demand("corp:olga")
@@ -96,6 +96,32 @@ async def test_those_who_ask_meanwhile_share_one_reading(clock: FakeClock) -> No
     assert len(exchange.asked) == 3
 
 
+async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock) -> None:
+    exchange = FakeExchange(cloud)
+    exchange.gate = asyncio.Event()
+    some = listings(exchange, clock)
+
+    def asks(caller: str) -> "asyncio.Task[tuple[Page, ...]]":
+        deadline = clock.monotonic() + 5.0
+        demand = Demand(caller)
+        return asyncio.create_task(
+            some.read(a_call(), demand, deadline=deadline, fresh=False, headers=())
+        )
+
+    readers = [asks("greedy"), asks("ann"), asks("ann"), asks("hasty")]
+    await settle()
+    (waiters,) = exchange.waiters
+    assert waiters is not None
+    readers[-1].cancel()
+    await settle()
+    assert waiters.all == (Demand("greedy"), Demand("ann"))
+    exchange.gate.set()
+    await asyncio.gather(*readers, return_exceptions=True)
+    assert exchange.demands == [Demand("greedy")] * 3
+    assert exchange.waiters == [waiters] * 3
+    assert waiters.all == ()
+
+
 async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     exchange.gate = asyncio.Event()
@@ -109,7 +135,7 @@ async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClo
         await asyncio.sleep(0)
         exchange.gate.set()
     assert len(second.result()) == 3
-    assert not some._locks
+    assert not some._asked
 
 
 async def test_who_waits_for_another_s_reading_waits_to_his_own_deadline(clock: FakeClock) -> None:
@@ -165,7 +191,7 @@ async def test_after_a_failure_those_who_wait_and_come_still_share_one_reading(
     gate.set()
     assert len({id(pages) for pages in await asyncio.gather(*others)}) == 1
     assert len(exchange.asked) == 1 + 3
-    assert not some._locks
+    assert not some._asked
 
 
 @pytest.mark.parametrize("bound", [{"pages_max": 2}, {"bytes_max": 1_000}])

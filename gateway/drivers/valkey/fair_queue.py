@@ -16,6 +16,8 @@ _SCRIPT = Script("fair_queue")
 _LOOK_AHEAD_S = 0.02
 """Slots are given away so long before they begin that the news arrives in time."""
 _LOOK_AHEAD_MAX_S = 0.15
+_OFF_MAX_S = 1.0
+"""News that seem to be older, or of the future, are by a clock that was not compared with ours."""
 
 
 class _ServerClock:
@@ -178,7 +180,9 @@ class ValkeyFairQueue:
         line, _, rest = rest.partition(b" ")
         if kind != b"queue" or line != self._line:
             return
-        _, paused, following, *told = rest.split(b" ")
+        told_at, paused, following, *told = rest.split(b" ")
+        if abs(self._server_clock.ours(told_at) - self._clock.monotonic()) > _OFF_MAX_S:
+            return  # our next turn compares, and says all of it again
         granted: dict[str, float] = {}
         refused: dict[str, float] = {}
         for one in told:

@@ -37,13 +37,11 @@ class ValkeySharedStore:
         names = self._names(key)
         reply = await self._valkey.run_script(_CLAIM, names, [owner, _ms(lease_s), skip, awaited])
         match reply:
-            case [b"found", bytes(stored), int(pttl)]:
-                value = self._open(names[0], stored[_VERSION_BYTES:])
+            case [b"found", bytes(version), bytes(sealed), int(pttl)]:
+                value = self._open(names[0], sealed)
                 if value is None:  # sealed with a key that we do not hold: as good as absent
-                    return await self.claim(
-                        key, owner=owner, lease_s=lease_s, skip=stored[:_VERSION_BYTES]
-                    )
-                return Found(value, pttl / 1000, stored[:_VERSION_BYTES])
+                    return await self.claim(key, owner=owner, lease_s=lease_s, skip=version)
+                return Found(value, pttl / 1000, version)
             case [b"claimed", int(store_time_ms)]:
                 return Claimed(store_time_ms / 1000)
             case [b"busy", bytes(holder), int(pttl), bytes(version)]:
@@ -60,9 +58,11 @@ class ValkeySharedStore:
     async def publish(
         self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
     ) -> bool:
-        name = self._names(key)[0]
-        payload = os.urandom(_VERSION_BYTES) + self._seal(name, value)
-        return await self._settle(key, owner, "value", payload, _ms(ttl_s), until_ms=_ms(until))
+        sealed = self._seal(self._names(key)[0], value)
+        version = os.urandom(_VERSION_BYTES)
+        return await self._settle(
+            key, owner, "value", sealed, _ms(ttl_s), version=version, until_ms=_ms(until)
+        )
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         sealed = self._seal(self._names(key)[2], failure)
@@ -90,11 +90,19 @@ class ValkeySharedStore:
             if not listeners:
                 del self._listeners[digest]
 
-    async def _settle(
-        self, key: str, owner: str, outcome: str, payload: bytes, life_ms: int, until_ms: int = 0
+    async def _settle(  # noqa: PLR0913 - as settle.lua has it
+        self,
+        key: str,
+        owner: str,
+        outcome: str,
+        payload: bytes,
+        life_ms: int,
+        *,
+        version: bytes = b"",
+        until_ms: int = 0,
     ) -> bool:
-        args: list[str | bytes | int]
-        args = [owner, outcome, payload, life_ms, until_ms, self._valkey.channel, _digest(key)]
+        args: list[str | bytes | int] = [owner, outcome, payload, life_ms, version, until_ms]
+        args += [self._valkey.channel, _digest(key)]
         return bool(await self._valkey.run_script(_SETTLE, self._names(key), args))
 
     def _names(self, key: str) -> list[str]:

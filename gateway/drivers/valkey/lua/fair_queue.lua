@@ -1,7 +1,8 @@
 #!lua
 -- One replica's turn at an account's budget, in one round trip: who leaves, which 429s came, who
--- enters, who waits for calls that several share; then the slots that are due are given away, in fair order, whichever replica the calls
--- wait in. The rules are those of gateway/rules/fair_queue.py and adaptation.py.
+-- enters, who waits for calls that several share; then the slots that are due are given away, in
+-- fair order, whichever replica the calls wait in. The rules are those of gateway/rules/fair_queue.py
+-- and adaptation.py.
 --
 -- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
 -- ARGV: one text of words, as fair_queue.py beside this folder writes it, `-` for what is not known:
@@ -36,6 +37,18 @@ local unsure = number()
 local kept = {}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do kept[flat[i]] = tonumber(flat[i + 1]) end
+
+-- A clock that was set back, or a failover to one that is behind: what was kept is as far from now
+-- as it was. A clock that was set on looks like time that passed.
+local set_back = (kept.now or now) - now
+if set_back > 0 then
+  local instants = {'pause', 'cut', 'epoch', 'reunion'}
+  for i = 1, window_count do instants[#instants + 1] = 'tat' .. i end
+  for _, name in ipairs(instants) do kept[name] = kept[name] and kept[name] - set_back end
+  for _, living in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+    redis.call('ZINCRBY', KEYS[5], exact(-set_back), living)
+  end
+end
 
 local version = kept.version or 0
 local adopts = returned > 0 or version < known_version
@@ -326,7 +339,7 @@ end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', exact(vtime))
 version = version + 1
-local fields = {'reunion', whole(reunion), 'expected', expected, 'version', whole(version),
+local fields = {'now', whole(now), 'reunion', whole(reunion), 'expected', expected, 'version', whole(version),
   'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
 for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i

@@ -1,0 +1,69 @@
+"""What is kept in Redis, when the clock of its host is set back."""
+
+import base64
+import os
+from typing import Any
+
+import pytest
+
+from gateway.drivers.sealer import Sealer
+from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.model import Secret
+from gateway.ports import Busy, Claimed, Found
+from tests.support.clock import FakeClock
+from tests.support.lua_redis import LuaServer
+
+FAR = 4e9
+"""By the store's clock."""
+SEAL_KEY = Secret(base64.b64encode(os.urandom(32)).decode())
+
+
+@pytest.fixture
+def server(clock: FakeClock) -> LuaServer:
+    return LuaServer(clock)
+
+
+@pytest.fixture
+def store(server: LuaServer) -> ValkeySharedStore:
+    way: Any = server
+    return ValkeySharedStore(way, Sealer([SEAL_KEY]))
+
+
+async def test_a_value_whose_age_nobody_knows_counts_as_absent(
+    server: LuaServer, store: ValkeySharedStore
+) -> None:
+    await store.claim("k", owner="a", lease_s=2)
+    await store.publish("k", owner="a", value=b"link", ttl_s=300, until=FAR)
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), Found)
+    server.ahead_s = -3600.0
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), Claimed)
+    assert await store.publish("k", owner="b", value=b"newer", ttl_s=300, until=FAR)
+    found = await store.claim("k", owner="c", lease_s=2)
+    assert isinstance(found, Found)
+    assert found.value == b"newer"
+    assert found.ttl_s <= 300
+
+
+async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(
+    server: LuaServer, store: ValkeySharedStore, clock: FakeClock
+) -> None:
+    await store.claim("k", owner="a", lease_s=2)
+    server.ahead_s = -3600.0
+    busy = await store.claim("k", owner="b", lease_s=2)
+    assert isinstance(busy, Busy)
+    assert busy.lease_left_s == 2.0
+    await clock.advance(2.1)
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), Claimed)
+
+
+async def test_what_callers_spent_is_no_further_from_now(
+    server: LuaServer, clock: FakeClock
+) -> None:
+    way: Any = server
+    usage = ValkeyCallerUsage(way)
+    await usage.spend({"ann": 10}, interval_s=1.0)
+    server.ahead_s = -3600.0
+    assert await usage.spend({"ann": 1}, interval_s=1.0) == {"ann": 11.0}
+    await clock.advance(5.0)
+    assert await usage.spend({"ann": 1}, interval_s=1.0) == {"ann": 7.0}
