@@ -147,11 +147,11 @@ class BudgetLine:
         while True:
             slot = await self._place(one)
             now = self._clock.monotonic()
-            if now < slot <= deadline:
+            comes_in_time = slot <= deadline  # else it is by a clock that was set meanwhile
+            if now < slot and comes_in_time:
                 await self._clock.sleep(slot - now)
                 now = self._clock.monotonic()
-            is_due = slot - _AS_GOOD_AS_DUE_S <= now <= slot + LATE_MAX_S
-            if is_due and now >= self._state.paused_until:
+            if comes_in_time and now <= slot + LATE_MAX_S and now >= self._state.paused_until:
                 break
             if demand.priority is Priority.SPARE:
                 raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)

@@ -1,8 +1,8 @@
 #!lua
 -- One replica's turn at an account's budget, in one round trip: who leaves, which 429s came, who
 -- enters, who waits for calls that several share; then the slots that are due are given away, in
--- fair order, whichever replica the calls wait in. The rules are those of gateway/rules/fair_queue.py
--- and adaptation.py.
+-- fair order, whichever replica the calls wait in. The rules are those of
+-- gateway/rules/fair_queue.py and adaptation.py.
 --
 -- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
 -- ARGV: one text of words, as fair_queue.py beside this folder writes it, `-` for what is not known:
@@ -339,8 +339,8 @@ end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', exact(vtime))
 version = version + 1
-local fields = {'now', whole(now), 'reunion', whole(reunion), 'expected', expected, 'version', whole(version),
-  'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
+local fields = {'now', whole(now), 'reunion', whole(reunion), 'expected', expected,
+  'version', whole(version), 'vtime', exact(vtime), 'pause', whole(pause), 'turns', turns}
 for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
