@@ -8,7 +8,7 @@ import base64
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -34,7 +34,8 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.located_yaml import Document, Mistake, MistakesFound, load
+from gateway.config_mistakes import At, mistakes_of
+from gateway.located_yaml import Mistake, MistakesFound, Step, load
 from gateway.model import Logger, LogLevel, Operation, Reuse, Secret
 from gateway.rules.catalogue import OWN_OPERATION, flaws
 
@@ -74,6 +75,12 @@ def _read_secret(source: object, info: ValidationInfo) -> Secret:
 
 def _resolve(value: object, info: ValidationInfo) -> object:
     return (info.context or {})["base"] / value if isinstance(value, str) else value
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("must be a number")  # noqa: TRY004 - TypeError would leave pydantic
+    return value
 
 
 def _http_url(value: str) -> str:
@@ -190,7 +197,9 @@ SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-Span = Annotated[float, Field(gt=0, le=31_536_000)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Span = Annotated[Number, Field(gt=0, le=31_536_000)]
 OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
@@ -234,13 +243,14 @@ class ListenerTls(_Section):
     @model_validator(mode="after")
     def _asks_only_with_authorities(self) -> Self:
         if self.client_certificates is not None and self.client_ca_file is None:
-            raise ValueError("client_certificates needs a client_ca_file to verify against")
+            told = "takes a client_ca_file, to verify certificates against"
+            raise At(("client_certificates",), told)
         return self
 
 
 class Listen(_Section):
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     tls: ListenerTls | None = None
 
 
@@ -267,14 +277,16 @@ class AdminListen(Listen):
     def _no_token_travels_in_clear_text(self) -> Self:
         is_safe = self.tls is not None or _is_loopback(self.host)
         if self.api is not None and not is_safe and not self.api.without_tls:
-            raise ValueError("with api, host must be loopback, or tls given (or api.without_tls)")
+            told = "with api, host must be loopback, or tls given (or api.without_tls)"
+            raise At(("host",), told)
         return self
 
     @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:
         asked = self.tls is not None and self.tls.client_ca_file is not None
         if self.api is not None and self.api.certificates and not asked:
-            raise ValueError("api.certificates needs tls.client_ca_file to verify them against")
+            told = "takes tls.client_ca_file, to verify certificates against"
+            raise At(("api", "certificates"), told)
         return self
 
 
@@ -287,10 +299,10 @@ class RequestBounds(_Section):
     deadline_s: Span = 30.0
     drain_s: Span = 20.0
     """How long requests that came before the end may take when the gateway stops."""
-    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    drain_delay_s: Annotated[Number, Field(ge=0, le=300)] = 0.0
     """For how long a gateway that stops says that it is not ready, and goes on accepting: until
     load balancers have looked."""
-    signature_skew_s: Annotated[float, Field(gt=0, le=900)] = 900.0
+    signature_skew_s: Annotated[Number, Field(gt=0, le=900)] = 900.0
     """How far the clock of who signs requests may be from ours; the cloud takes 15 minutes."""
 
 
@@ -342,7 +354,7 @@ class Issuer(_Section):
         | Annotated[SharedSecretKey, Tag("secret")],
         _kind_of("discovery", "jwks", "public_key_file", "secret"),
     ]
-    leeway_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    leeway_s: Annotated[Number, Field(ge=0, le=300)] = 30.0
     token_age_max_s: Span = 86_400.0
     token_type: str | None = None
     """The `typ` that access tokens bear (RFC 9068: at+jwt). Unset: any but known other kinds."""
@@ -355,17 +367,16 @@ class Issuer(_Section):
     @model_validator(mode="after")
     def _keys_live_until_they_are_refreshed(self) -> Self:
         if self.keys_age_max_s <= self.keys_refresh_s:
-            raise ValueError("keys_age_max_s must be more than keys_refresh_s")
+            raise At(("keys_age_max_s",), "must be more than keys_refresh_s")
         return self
 
     @model_validator(mode="after")
     def _algorithms_fit_keys(self) -> Self:
         allowed = SYMMETRIC if isinstance(self.keys, SharedSecretKey) else ASYMMETRIC
-        wrong = [name for name in self.algorithms if name not in allowed]
-        if wrong:
-            raise ValueError(
-                f"algorithms {wrong} do not go with this kind of key; allowed: {list(allowed)}"
-            )
+        for i, name in enumerate(self.algorithms):
+            if name not in allowed:
+                told = f"does not go with this kind of key; allowed: {', '.join(allowed)}"
+                raise At(("algorithms", i), told)
         return self
 
 
@@ -407,7 +418,7 @@ class Links(_Section):
     """How long the cloud keeps a link good. It does not say; siblings have 600 s or less."""
     min_remaining_s: Span = 30.0
     reuse: Reuse = Reuse.CALLER
-    renew_before_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    renew_before_s: Annotated[Number, Field(ge=0, le=86_400)] = 60.0
     """A link that is asked for so shortly before it may no longer be handed out is fetched anew
     in the background, if nobody else needs the budget; 0: never."""
     console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
@@ -416,14 +427,14 @@ class Links(_Section):
     @model_validator(mode="after")
     def _some_life_is_left(self) -> Self:
         if self.min_remaining_s >= self.lifetime_s:
-            raise ValueError("min_remaining_s must be less than lifetime_s")
+            raise At(("min_remaining_s",), "must be less than lifetime_s")
         return self
 
 
 class Rate(_Section):
-    requests: Annotated[float, Field(ge=0.001, le=100_000)]
+    requests: Annotated[Number, Field(ge=0.001, le=100_000)]
     per_s: Span = 1.0
-    burst: Annotated[int, Field(ge=1, le=100_000)] = 1
+    burst: Annotated[Whole, Field(ge=1, le=100_000)] = 1
 
 
 def _rates(value: object) -> object:
@@ -443,17 +454,17 @@ class AccountBudget(_Section):
     iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
     wait_max_s: Span = 20.0
     """A caller who would wait longer is told so at once."""
-    queue_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    queue_max: Annotated[Whole, Field(ge=1, le=100_000)] = 2_000
     """Calls that may wait, over all replicas; beyond, the last in fair order is refused."""
-    queue_caller_max: Annotated[int, Field(ge=1, le=100_000)] = 200
+    queue_caller_max: Annotated[Whole, Field(ge=1, le=100_000)] = 200
     """Calls that one person may have waiting."""
 
 
 class BreakerSettings(_Section):
     """When the cloud counts as failing, and how long it is left alone."""
 
-    calls_min: Annotated[int, Field(ge=1, le=10_000)] = 10
-    failure_part: Annotated[float, Field(gt=0, le=1)] = 0.5
+    calls_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
+    failure_part: Annotated[Number, Field(gt=0, le=1)] = 0.5
     within_s: Span = 10.0
     slow_s: Span = 10.0
     """A call that takes longer counts as failed."""
@@ -482,7 +493,7 @@ class InventorySettings(_Section):
     @model_validator(mode="after")
     def _lives_until_the_next_poll(self) -> Self:
         if self.age_max_s <= self.poll_s:
-            raise ValueError("age_max_s must be more than poll_s")
+            raise At(("age_max_s",), "must be more than poll_s")
         return self
 
     def file_of(self, project: str) -> Path | None:
@@ -500,8 +511,8 @@ class Account(_Section):
     SDK asks for the project that is called like its region."""
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
-    connections_max: Annotated[int, Field(ge=1, le=1000)] = 32
-    answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 8_388_608
+    connections_max: Annotated[Whole, Field(ge=1, le=1000)] = 32
+    answer_bytes_max: Annotated[Whole, Field(ge=1024, le=67_108_864)] = 8_388_608
     """Of one answer that is read whole; a page of 1000 servers is about 1 MB."""
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
@@ -510,10 +521,10 @@ class Account(_Section):
 
     @model_validator(mode="after")
     def _names_are_of_its_projects(self) -> Self:
-        unknown = sorted(self.project_names.keys() - set(self.projects))
-        if unknown:
-            raise ValueError(f"project_names: {', '.join(unknown)} is not among its projects")
-        _unique("project_names: name", list(self.project_names.values()))
+        for project in self.project_names:
+            if project not in self.projects:
+                raise At(("project_names", project), "is not among the account's projects")
+        _refuse_twice((("project_names", key), name) for key, name in self.project_names.items())
         return self
 
     def name_of(self, project: str) -> str:
@@ -567,35 +578,35 @@ class Store(_Section):
     """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open. A new one
     goes second everywhere, then first; the old one goes two minutes after that."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
-    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.1
+    timeout_s: Annotated[Number, Field(gt=0, le=10)] = 0.1
     """After so long Redis is as good as away."""
-    processes_max: Annotated[int, Field(ge=1, le=1000)] = 2
+    processes_max: Annotated[Whole, Field(ge=1, le=1000)] = 2
     """How many gateway processes may run at once. While Redis is away each takes its share."""
 
 
 class CallerLimits(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
-    requests: Annotated[float, Field(ge=0.001)] = 120
+    requests: Annotated[Number, Field(ge=0.001)] = 120
     per_s: Span = 60.0
-    burst: Annotated[int, Field(ge=1)] = 40
+    burst: Annotated[Whole, Field(ge=1)] = 40
 
 
 class Fairness(_Section):
     """Whose calls get how much of a budget that is too small for all."""
 
-    group_weights: dict[str, Annotated[float, Field(ge=0.01, le=100)]] = {}
+    group_weights: dict[str, Annotated[Number, Field(ge=0.01, le=100)]] = {}
     """Share by group, of any issuer; the largest of a person's groups counts, without any: 1."""
 
 
 class Lists(_Section):
     """Lists of which a caller may see a part: read whole from the cloud, cut to size here."""
 
-    reuse_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    reuse_s: Annotated[Number, Field(ge=0, le=300)] = 5.0
     """For how long one reading serves all who ask; `Cache-Control: no-cache` asks for another."""
-    pages_max: Annotated[int, Field(ge=1, le=1000)] = 50
+    pages_max: Annotated[Whole, Field(ge=1, le=1000)] = 50
     """Calls to the cloud for one reading, each of up to 1000 entries."""
-    bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     """Of one reading, and of all that one process keeps."""
 
 
@@ -620,8 +631,8 @@ class OperationRows(_Section):
 class Memory(_Section):
     """How many of each this process remembers."""
 
-    tokens_max: Annotated[int, Field(ge=1)] = 20_000
-    links_max: Annotated[int, Field(ge=1)] = 20_000
+    tokens_max: Annotated[Whole, Field(ge=1)] = 20_000
+    links_max: Annotated[Whole, Field(ge=1)] = 20_000
 
 
 class OrderSettings(_Section):
@@ -645,7 +656,7 @@ class Log(_Section):
     level: LogLevel = "info"
     modules: dict[Logger, LogLevel] = {}
     """Levels of single parts: gateway.policy, gateway.valkey, …"""
-    hits_sampled: Annotated[float, Field(ge=0, le=1)] = 1.0
+    hits_sampled: Annotated[Number, Field(ge=0, le=1)] = 1.0
     """Share that is written of the lines of requests for links that this process holds."""
 
     @property
@@ -661,7 +672,7 @@ class Audit(_Section):
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
-    stream_bytes_max: Annotated[int, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
+    stream_bytes_max: Annotated[Whole, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
     """Of Redis's memory; beyond it the oldest lines are forgotten, however young."""
     stdout: bool = False
     """Plain lines among the log's; beside another place they follow behind."""
@@ -669,8 +680,8 @@ class Audit(_Section):
     """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
     when_unwritable: Literal["refuse", "serve"] = "refuse"
     checkpoint_s: Span = 60.0
-    segment_bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
-    keep_days: Annotated[float, Field(ge=0, le=36_500)] = 400.0
+    segment_bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 400.0
     """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
 
     @field_validator("directory")
@@ -721,15 +732,19 @@ class Settings(_Section):
     ) -> OrderSettings:
         admin = info.data.get("admin")
         if orders.given == "nowhere" and admin is not None and admin.api is not None:
-            raise ValueError("given is `nowhere`, but admin.api is there to give them")
+            raise At(("given",), "is `nowhere`, but admin.api is there to give them")
         return orders
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:
         """The operations that may pass."""
+        return (*self._kept_operations, *self.operations.add)
+
+    @property
+    def _kept_operations(self) -> tuple[Operation, ...]:
         off = frozenset(self.operations.off)
         kept = (row for row in built_in_operations() if row.name not in off)
-        return (*kept, *self.operations.add, OWN_OPERATION)
+        return (*kept, OWN_OPERATION)
 
     @property
     def admin_issuers(self) -> tuple[Issuer, ...]:
@@ -748,22 +763,31 @@ class Settings(_Section):
         if api is None or not issuers:
             return admin
         if any(api.audience in issuer.audience for issuer in issuers):
-            raise ValueError("api.audience must be none that callers' tokens are for")
+            raise At(("api", "audience"), "must be none that callers' tokens are for")
         names = {issuer.name for issuer in issuers}
         if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
             # Each could make administrators of its own people.
             told = ", ".join(sorted(names))
-            raise ValueError(f"api.issuers must name whose administrators may act, of: {told}")
+            raise At(("api", "issuers"), f"must name whose administrators may act, of: {told}")
         return admin
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
-        _unique("operations: name", [row.name for row in self.catalogue])
-        _unique("issuers: name", [issuer.name for issuer in self.issuers])
-        _unique("issuers: issuer", [issuer.issuer for issuer in self.issuers])
-        _unique("accounts: name", [account.name for account in self.accounts])
-        _unique(
-            "accounts: project", [name for account in self.accounts for name in account.projects]
+        added = enumerate(self.operations.add)
+        issuers, accounts = tuple(enumerate(self.issuers)), tuple(enumerate(self.accounts))
+        _refuse_twice(
+            [
+                *(((), row.name) for row in self._kept_operations),
+                *((("operations", "add", i, "name"), row.name) for i, row in added),
+            ]
+        )
+        _refuse_twice((("issuers", i, "name"), issuer.name) for i, issuer in issuers)
+        _refuse_twice((("issuers", i, "issuer"), issuer.issuer) for i, issuer in issuers)
+        _refuse_twice((("accounts", i, "name"), account.name) for i, account in accounts)
+        _refuse_twice(
+            (("accounts", i, "projects", j), project)
+            for i, account in accounts
+            for j, project in enumerate(account.projects)
         )
         return self
 
@@ -774,10 +798,12 @@ def built_in_operations() -> tuple[Operation, ...]:
     return _ROWS.validate_python(load(Path(__file__).parent / "catalogue.yaml").data)
 
 
-def _unique(what: str, values: list[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{what} stands twice: {', '.join(twice)}")
+def _refuse_twice(named: Iterable[tuple[tuple[Step, ...], str]]) -> None:
+    seen: set[str] = set()
+    for path, value in named:
+        if value in seen:
+            raise At(path, f"stands twice: {value}")
+        seen.add(value)
 
 
 def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -789,7 +815,7 @@ def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settin
             context={"base": file.parent, "environ": environ},
         )
     except ValidationError as error:
-        raise MistakesFound(mistakes_of(error, document)) from None
+        raise MistakesFound(mistakes_of(error, document, Settings)) from None
 
 
 def descriptors_passed(environ: Mapping[str, str] = os.environ) -> range:
@@ -827,43 +853,3 @@ _TRACES_TAKE = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
 }
-
-
-def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
-    """Say pydantic's findings in file, line and key. Values are left out: one may be a secret."""
-    findings = error.errors(include_url=False, include_input=False)
-    mistakes: set[Mistake] = set()
-    for finding in findings:
-        path = _path_in_file(finding["loc"], document.data)
-        match finding["type"]:
-            case "extra_forbidden" | "unexpected_keyword_argument":
-                message = "unknown key"
-            case "missing":
-                path, message = path[:-1], f"`{path[-1]}` is missing"
-            case "too_short" if any(
-                other is not finding and other["loc"][: len(finding["loc"])] == finding["loc"]
-                for other in findings
-            ):
-                continue  # its only item is the mistake, and is reported itself
-            case "value_error":
-                message = finding["msg"].removeprefix("Value error, ")
-            case _:
-                message = finding["msg"]
-        mistakes.add(document.mistake(path, message))
-    return sorted(mistakes, key=lambda mistake: (mistake.line, mistake.key))
-
-
-def _path_in_file(loc: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
-    # After a union's key pydantic puts the name of the chosen member, and in a rate that stands
-    # alone its place in the list that it became; the file has no such step.
-    unions = ("login", "keys", "redis")
-    path: list[str | int] = []
-    for i, step in enumerate(loc):
-        if (i > 0 and loc[i - 1] in unions) or (isinstance(step, int) and isinstance(data, dict)):
-            continue
-        path.append(step)
-        try:
-            data = data[step]  # type: ignore[index]
-        except (TypeError, LookupError):
-            data = None
-    return tuple(path)

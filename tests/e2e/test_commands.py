@@ -56,7 +56,11 @@ def test_every_mistake_is_told_at_once_with_file_line_and_key(own_stack: Stack) 
     gateway.write_config()
     code, said = run("check", "--config", str(gateway.config_file))
     assert code == 1
-    for key in ("lisen: unknown key", "accounts[0].links: ", "issuers[0]: algorithms"):
+    for key in (
+        "lisen: unknown key",
+        "accounts[0].links.min_remaining_s: ",
+        "issuers[0].algorithms[0]: ",
+    ):
         (line,) = [line for line in said.splitlines() if key in line]
         assert line.startswith(f"{gateway.config_file}:")
         assert line.removeprefix(f"{gateway.config_file}:").partition(":")[0].isdigit()

@@ -204,7 +204,7 @@ def test_the_client_command_trusts_a_ca_file_and_shows_a_certificate(
         ("no key", "listen.tls.key_file", "cannot be read: No such file"),
         ("no certificate", "listen.tls.certificate_file", "holds no certificate in PEM"),
         ("no ca", "listen.tls.client_ca_file", "holds no authority's certificate in PEM"),
-        ("nobody to verify against", "listen.tls", "needs a client_ca_file"),
+        ("nobody to verify against", "listen.tls.client_certificates", "takes a client_ca_file"),
     ],
 )
 def test_check_tells_what_is_wrong_with_a_pair(
