@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -98,11 +98,44 @@ def _has_host_and_port(url: str) -> bool:
         return False
 
 
+def _host(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", value):
+            raise ValueError("is no host name and no IP address") from None
+    return value
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Take `host:port` or `[IPv6 address]:port` apart; raises ValueError."""
+    parts = urlsplit(f"//{address}")
+    if parts.netloc != address or "@" in address or not parts.port:
+        raise ValueError("is no host:port")
+    return _host(parts.hostname or ""), parts.port
+
+
+def _host_port(address: str) -> str:
+    try:
+        host_and_port(address)
+    except ValueError:
+        raise ValueError("is no host:port") from None
+    return address
+
+
 def _redis_url(value: str) -> str:
     # redis-py takes a user and a password from the query, too.
-    _, _, query = value.partition("?")
+    address, _, query = value.partition("?")
     if "@" in value or {"username", "password"} & parse_qs(query, keep_blank_values=True).keys():
         raise ValueError("bears credentials; name them in `username` and `password`")
+    # Its own options would go before ours.
+    if not re.fullmatch(r"(?:db=\d+)?", query):
+        raise ValueError("takes no option but `db` after the question mark")
+    found = re.fullmatch(r"rediss?://[^/?#\s]+(?:/\d*)?|(unix:///[^?#\s]+)", address)
+    if found is None or not (found[1] or _has_host_and_port(address)):
+        raise ValueError(
+            "must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB (TLS) or unix:///PATH"
+        )
     return value
 
 
@@ -152,7 +185,7 @@ def _readable(file: Path) -> Path:
     return file
 
 
-def _with_authorities(file: Path, what: str) -> Path:
+def _with_certificates(file: Path, what: str) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
     except (ssl.SSLError, OSError):
@@ -195,7 +228,16 @@ SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
 SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
+ReadableFile = Annotated[ConfigPath, AfterValidator(_readable)]
+CertificateFile = Annotated[
+    ReadableFile, AfterValidator(partial(_with_certificates, what="certificate"))
+]
+AuthoritiesFile = Annotated[
+    ReadableFile, AfterValidator(partial(_with_certificates, what="authority's certificate"))
+]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Host = Annotated[str, AfterValidator(_host)]
+HostPort = Annotated[str, AfterValidator(_host_port)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
@@ -214,18 +256,13 @@ def _is_loopback(host: str) -> bool:
 class ListenerTls(_Section):
     """What a listener shows to its clients, and whom it lets in. Files are PEM."""
 
-    certificate_file: Annotated[ConfigPath, AfterValidator(_readable)]
+    certificate_file: CertificateFile
     """The listener's own certificate first, then the chain above it."""
-    key_file: Annotated[ConfigPath, AfterValidator(_readable)]
-    client_ca_file: Annotated[ConfigPath, AfterValidator(_readable)] | None = None
+    key_file: ReadableFile
+    client_ca_file: AuthoritiesFile | None = None
     """Clients are asked for a certificate, which one of these authorities must have signed."""
     client_certificates: Literal["optional", "required"] | None = None
     """Where a client_ca_file is given; `required` unless told."""
-
-    @field_validator("certificate_file")
-    @classmethod
-    def _holds_certificates(cls, file: Path) -> Path:
-        return _with_authorities(file, "certificate")
 
     @field_validator("key_file")
     @classmethod
@@ -234,11 +271,6 @@ class ListenerTls(_Section):
         if certificate is not None:
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
         return file
-
-    @field_validator("client_ca_file")
-    @classmethod
-    def _holds_authorities(cls, file: Path | None) -> Path | None:
-        return None if file is None else _with_authorities(file, "authority's certificate")
 
     @model_validator(mode="after")
     def _asks_only_with_authorities(self) -> Self:
@@ -249,7 +281,7 @@ class ListenerTls(_Section):
 
 
 class Listen(_Section):
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     tls: ListenerTls | None = None
 
@@ -535,29 +567,29 @@ class Account(_Section):
 class RedisServer(_Section):
     """One server: redis://, rediss:// (TLS) or unix://; the password may come from a source."""
 
-    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://\S+$"), AfterValidator(_redis_url)]
+    url: Annotated[str, AfterValidator(_redis_url)]
     username: str | None = None
     password: SecretValue | None = None
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisSentinel(_Section):
-    sentinels: Annotated[tuple[str, ...], Field(min_length=1)]
+    sentinels: Annotated[tuple[HostPort, ...], Field(min_length=1)]
     """host:port of each."""
     service: str
     username: str | None = None
     password: SecretValue | None = None
     tls: bool = False
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisCluster(_Section):
-    cluster: Annotated[tuple[str, ...], Field(min_length=1)]
+    cluster: Annotated[tuple[HostPort, ...], Field(min_length=1)]
     """host:port of some nodes; the others are found from them."""
     username: str | None = None
     password: SecretValue | None = None
     tls: bool = False
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisEmbedded(_Section):

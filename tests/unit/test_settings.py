@@ -15,6 +15,7 @@ from gateway.settings import (
     RedisServer,
     Settings,
     descriptors_passed,
+    host_and_port,
     load_settings,
     traces_wanted,
 )
@@ -114,7 +115,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ("redis://valkey", "redis://u:canary@valkey", "redis.url", "bears credentials"),
         ("6379/0", "6379/0?password=canary", "redis.url", "bears credentials"),
         ("6379/0", "6379/0?db=1&passw%6frd=canary", "redis.url", "bears credentials"),
-        ("redis://valkey", "http://valkey", "store.redis.url", "must match"),
+        ("redis://valkey", "http://valkey", "store.redis.url", "must be redis://"),
         ("https://clouddc", "https://u:canary@clouddc", "accounts[0].endpoint", "without query"),
         ("discovery: https://", "jwks: https://u:canary@", "keys.jwks", "without query"),
         ("east-3.myhuaweicloud.com\n    projects", "x:99999\n    projects", "endpoint", "http"),
@@ -226,6 +227,8 @@ TWIN = """\
         ("      method: password\n", "", -1, "accounts[0].login: `method` is missing"),
         ("[RS256, ES256]", "[RS256, HS256]", 0, "issuers[0].algorithms[1]: does not go with"),
         ("reuse: caller", "reuse: [x]", 0, "reuse: must be 'shared', 'caller' or 'never'"),
+        ("host: 0.0.0.0", "host: not a host", 0, "listen.host: is no host name and no IP address"),
+        ("host: 0.0.0.0", "host: '*'", 0, "listen.host: is no host name and no IP address"),
         (STORE, TWIN + STORE, 2, "accounts[1].projects[1]: stands twice: 0a1b"),
     ],
 )
@@ -315,6 +318,44 @@ def test_a_redis_address_without_credentials_is_good(secrets: Path, url: str) ->
     redis = read(secrets, EXAMPLE.replace("redis://valkey:6379/0", url)).store.redis
     assert isinstance(redis, RedisServer)
     assert redis.url == url
+
+
+@pytest.mark.parametrize(
+    ("redis", "told"),
+    [
+        ("{sentinels: [valkey], service: main}", "sentinels[0]: is no host:port"),
+        ("{sentinels: ['a:1', 'b:x'], service: main}", "sentinels[1]: is no host:port"),
+        ("{cluster: [abc]}", "cluster[0]: is no host:port"),
+        ("{cluster: ['::1:6379']}", "cluster[0]: is no host:port"),
+        ("{cluster: ['u:canary@a:1']}", "cluster[0]: is no host:port"),
+        ("{cluster: ['a:70000']}", "cluster[0]: is no host:port"),
+        ("{cluster: ['not a host:1']}", "cluster[0]: is no host:port"),
+        ("{url: 'redis://valkey:abc/0'}", "url: must be redis://HOST:PORT/DB"),
+        ("{url: 'redis://valkey/abc'}", "url: must be redis://HOST:PORT/DB"),
+        ("{url: 'redis://:6379'}", "url: must be redis://HOST:PORT/DB"),
+        ("{url: 'redis://a b'}", "url: must be redis://HOST:PORT/DB"),
+        ("{url: 'unix://run/valkey.sock'}", "url: must be redis://HOST:PORT/DB"),
+        ("{url: 'redis://a:1/0?foo=1'}", "url: takes no option but `db`"),
+        ("{url: 'rediss://a:1?ssl_cert_reqs=none'}", "url: takes no option but `db`"),
+        ("{url: 'rediss://a:1', tls_ca_file: nope}", "tls_ca_file: /"),
+        ("{url: 'rediss://a:1', tls_ca_file: secrets/seal-key}", "tls_ca_file: /"),
+        ("{cluster: ['a:1'], tls: true, tls_ca_file: secrets/seal-key}", "tls_ca_file: /"),
+    ],
+)
+def test_a_redis_that_no_client_can_be_made_for_is_a_mistake(
+    secrets: Path, redis: str, told: str
+) -> None:
+    redis_of_the_example = EXAMPLE[EXAMPLE.index("{url: ") : EXAMPLE.index("\n  seal_keys")]
+    (mistake,) = mistakes(secrets, redis_of_the_example, redis)
+    assert mistake.startswith(f"{line_of('  redis:')}: store.redis.{told}")
+
+
+@pytest.mark.parametrize(
+    ("address", "taken"),
+    [("valkey:6379", ("valkey", 6379)), ("[::1]:1", ("::1", 1)), ("10.0.0.1:2", ("10.0.0.1", 2))],
+)
+def test_a_node_s_address_is_taken_apart(address: str, taken: tuple[str, int]) -> None:
+    assert host_and_port(address) == taken
 
 
 KEYS = "{discovery: https://idp.example.com/realms/corp}"
