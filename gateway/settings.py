@@ -246,6 +246,11 @@ OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
+def _overlap(host: str, other: str) -> bool:
+    """Tell whether a port that is listened on at one is taken at the other."""
+    return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -778,6 +783,11 @@ class Settings(_Section):
         kept = (row for row in built_in_operations() if row.name not in off)
         return (*kept, OWN_OPERATION)
 
+    def admin_ports(self, workers: int) -> range:
+        """Return the port of each worker, one scrape target each; none where any will do."""
+        first = self.admin.port
+        return range(first, first + workers) if first else range(0)
+
     @property
     def admin_issuers(self) -> tuple[Issuer, ...]:
         """Those whose tokens may be an administrator's."""
@@ -802,6 +812,17 @@ class Settings(_Section):
             told = ", ".join(sorted(names))
             raise At(("api", "issuers"), f"must name whose administrators may act, of: {told}")
         return admin
+
+    @model_validator(mode="after")
+    def _callers_and_operators_have_ports_of_their_own(self, info: ValidationInfo) -> Self:
+        workers = (info.context or {}).get("workers", 1)
+        ports = self.admin_ports(workers)
+        if ports.stop > 65_536:
+            raise At(("admin", "port"), f"leaves no port for each of {workers} workers")
+        if self.listen.port in ports and _overlap(self.listen.host, self.admin.host):
+            told = f"worker {ports.index(self.listen.port)} would answer operators on it"
+            raise At(("listen", "port"), f"{told}; worker i does on admin.port + i")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
@@ -838,13 +859,18 @@ def _refuse_twice(named: Iterable[tuple[tuple[Step, ...], str]]) -> None:
         seen.add(value)
 
 
-def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read and validate the config file; raise MistakesFound with everything that is wrong."""
+def load_settings(
+    file: Path, environ: Mapping[str, str] = os.environ, *, workers: int = 1
+) -> Settings:
+    """Read and validate the config file, which is for that many worker processes.
+
+    Raises MistakesFound with everything that is wrong.
+    """
     document = load(file)
     try:
         return Settings.model_validate(
             document.data if document.data is not None else {},
-            context={"base": file.parent, "environ": environ},
+            context={"base": file.parent, "environ": environ, "workers": workers},
         )
     except ValidationError as error:
         raise MistakesFound(mistakes_of(error, document, Settings)) from None

@@ -56,7 +56,7 @@ def serve(config_file: Path, *, workers: int) -> int:
         # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
         sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
         return 1
-    config = settings.load_settings(config_file)
+    config = settings.load_settings(config_file, workers=workers)
     open_policy(config, SystemClock(), Metrics())
     raise_unless_traceable(settings.traces_wanted())
     logs.set_up(config.log.levels)

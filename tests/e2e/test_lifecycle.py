@@ -156,9 +156,22 @@ def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stac
         gateway.config["admin"]["port"] = taken.getsockname()[1]
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
-        assert gateway.log_lines("cannot_listen")
+        (told,) = gateway.log_lines("cannot_listen")
+        assert (told["listener"], told["host"]) == ("admin", "127.0.0.1")
+        assert told["port"] == taken.getsockname()[1]
+        assert told["error"].startswith("Address already in use; free this address")
     eventually(lambda: is_refused(wanted))
     assert gateway.console(own_stack.box.token()).status == 200
+
+
+def test_no_worker_s_admin_port_is_the_public_one(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False, workers=2)
+    gateway.config["admin"]["port"] = gateway.port - 1
+    gateway.write_config()
+    gateway.start(wait=False)
+    assert gateway._process is not None
+    assert gateway._process.wait(20) == 1
+    assert "listen.port: worker 1 would answer operators on it" in gateway.log_text()
 
 
 def is_refused(port: int) -> bool:

@@ -19,6 +19,7 @@ from gateway.settings import (
     load_settings,
     traces_wanted,
 )
+from gateway.supervisor import _addresses
 from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
@@ -33,10 +34,10 @@ def secrets(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(directory: Path, text: str) -> Settings:
+def read(directory: Path, text: str, *, workers: int = 1) -> Settings:
     file = directory / "gateway.yaml"
     file.write_text(text)
-    return load_settings(file, environ={"SET": "canary-env"})
+    return load_settings(file, environ={"SET": "canary-env"}, workers=workers)
 
 
 def mistakes(directory: Path, old: str, new: str) -> list[str]:
@@ -265,6 +266,58 @@ def test_no_mistake_is_told_in_the_words_of_a_library(secrets: Path, value: obje
         except MistakesFound as found:
             told = str(found)
             assert not re.search(r"Input|should|valid |instance|Value error", told), told
+
+
+def with_addresses(public: str, admin: str) -> str:
+    text = EXAMPLE
+    for old, new in (("0.0.0.0, port: 8080", public), ("127.0.0.1\n  port: 9090", admin)):
+        host, _, port = new.rpartition(":")
+        sep = ", " if "," in old else "\n  "
+        text = text.replace(f"host: {old}", f"host: '{host}'{sep}port: {port}")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("public", "admin", "workers", "by"),
+    [
+        ("127.0.0.1:18080", "127.0.0.1:18080", 1, 0),
+        ("0.0.0.0:18080", "127.0.0.1:18080", 1, 0),
+        (":::18080", "127.0.0.1:18080", 1, 0),
+        ("127.0.0.1:18080", "127.0.0.1:18079", 2, 1),
+        ("127.0.0.1:18080", "127.0.0.1:18077", 4, 3),
+    ],
+)
+def test_no_worker_answers_operators_where_callers_ask(
+    secrets: Path, public: str, admin: str, workers: int, by: int
+) -> None:
+    text = with_addresses(public, admin)
+    with pytest.raises(MistakesFound, match=f":2: listen.port: worker {by} would answer oper"):
+        read(secrets, text, workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("public", "admin", "workers"),
+    [
+        ("127.0.0.1:18080", "127.0.0.1:18079", 1),
+        ("127.0.0.1:18080", "127.0.0.1:18081", 9),
+        ("127.0.0.2:18080", "127.0.0.1:18080", 1),
+        ("127.0.0.1:0", "127.0.0.1:0", 3),
+    ],
+)
+def test_each_listener_of_each_worker_has_an_address_of_its_own(
+    secrets: Path, public: str, admin: str, workers: int
+) -> None:
+    settings = read(secrets, with_addresses(public, admin), workers=workers)
+    of_workers = [_addresses(settings, i) for i in range(workers)]
+    assert len({one["public"] for one in of_workers}) == 1
+    assert len({address for one in of_workers for address in one.values()}) == workers + 1
+
+
+def test_there_is_an_admin_port_for_each_worker(secrets: Path) -> None:
+    text = with_addresses("127.0.0.1:18080", "127.0.0.1:65535")
+    assert read(secrets, text).admin.port == 65_535
+    with pytest.raises(MistakesFound, match=r"admin\.port: leaves no port for each of 2 workers"):
+        read(secrets, text, workers=2)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "'::1'", "localhost"])
