@@ -266,8 +266,8 @@ class ListenerTls(_Section):
     key_file: ReadableFile
     client_ca_file: AuthoritiesFile | None = None
     """Clients are asked for a certificate, which one of these authorities must have signed."""
-    client_certificates: Literal["optional", "required"] | None = None
-    """Where a client_ca_file is given; `required` unless told."""
+    client_certificates: Literal["optional", "required"] = "required"
+    """Where a client_ca_file is given."""
 
     @field_validator("key_file")
     @classmethod
@@ -279,7 +279,7 @@ class ListenerTls(_Section):
 
     @model_validator(mode="after")
     def _asks_only_with_authorities(self) -> Self:
-        if self.client_certificates is not None and self.client_ca_file is None:
+        if "client_certificates" in self.model_fields_set and self.client_ca_file is None:
             told = "takes a client_ca_file, to verify certificates against"
             raise At(("client_certificates",), told)
         return self
@@ -306,7 +306,13 @@ class AdminApiSettings(_Section):
     """Tokens may come in clear text though `host` is not loopback: nobody listens in there."""
 
 
+class AdminTls(ListenerTls):
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Probes and scrapes show none; the admin API lets nobody in without one, or a token."""
+
+
 class AdminListen(Listen):
+    tls: AdminTls | None = None
     api: AdminApiSettings | None = None
     """Absent: there is no admin API."""
 

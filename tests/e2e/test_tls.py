@@ -81,7 +81,7 @@ def site(stack: Stack) -> Iterator[Site]:
     (gateway.directory / "ca.crt").write_bytes(authority.certificate)
     tls = {"certificate_file": "tls.crt", "key_file": "tls.key", "client_ca_file": "ca.crt"}
     gateway.config["listen"]["tls"] = {**tls, "client_certificates": "optional"}
-    gateway.config["admin"]["tls"] = tls
+    gateway.config["admin"]["tls"] = {**tls, "client_certificates": "required"}
     gateway.write_config()
     gateway.start(wait=False)
     eventually(lambda: gateway.log_lines("serving"), gateway.log_text)
