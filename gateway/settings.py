@@ -35,6 +35,12 @@ from pydantic import (
 )
 
 from gateway.config_mistakes import At, mistakes_of
+from gateway.key_material import (
+    KeysUnusable,
+    key_of_secret,
+    keys_of_file,
+    keys_that_fit,
+)
 from gateway.located_yaml import Mistake, MistakesFound, Step, load
 from gateway.model import Logger, LogLevel, Operation, Reuse, Secret
 from gateway.rules.catalogue import OWN_OPERATION, flaws
@@ -224,6 +230,24 @@ def _ed25519_key(key: Secret) -> Secret:
     )
 
 
+def _with_keys(file: Path) -> Path:
+    try:
+        keys_of_file(file)
+    except KeysUnusable as error:
+        raise ValueError(str(error)) from None
+    return file
+
+
+def _hmac_key(secret: Secret) -> Secret:
+    if len(secret.reveal().encode()) < 32:
+        raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
+    try:
+        key_of_secret(secret)
+    except KeysUnusable as error:
+        raise ValueError(str(error)) from None
+    return secret
+
+
 SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
 SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
@@ -363,19 +387,13 @@ class JwksKeys(_Section):
 class StaticKeys(_Section):
     """A key set or PEM public key in a file, for issuers that publish none."""
 
-    public_key_file: ConfigPath
+    public_key_file: Annotated[ReadableFile, AfterValidator(_with_keys)]
 
 
 class SharedSecretKey(_Section):
     """HS256 with a secret that the issuer and we share."""
 
-    secret: SecretValue
-
-    @model_validator(mode="after")
-    def _is_hard_to_guess(self) -> Self:
-        if len(self.secret.reveal().encode()) < 32:
-            raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
-        return self
+    secret: Annotated[SecretValue, AfterValidator(_hmac_key)]
 
 
 class Claims(_Section):
@@ -420,6 +438,15 @@ class Issuer(_Section):
             if name not in allowed:
                 told = f"does not go with this kind of key; allowed: {', '.join(allowed)}"
                 raise At(("algorithms", i), told)
+        return self
+
+    @model_validator(mode="after")
+    def _algorithms_fit_the_file(self) -> Self:
+        if isinstance(self.keys, StaticKeys):
+            try:
+                keys_that_fit(keys_of_file(self.keys.public_key_file), self.algorithms)
+            except KeysUnusable as error:
+                raise At(("algorithms",), str(error)) from None
         return self
 
 

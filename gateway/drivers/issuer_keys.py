@@ -9,60 +9,30 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-import orjson
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP256R1,
-    SECP384R1,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_public_key,
-)
-from jwt import PyJWK, PyJWTError
-from jwt.algorithms import HMACAlgorithm
 
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.key_material import (
+    KEYS_BYTES_MAX,
+    IssuerKey,
+    KeysUnusable,
+    key_document,
+    key_of_secret,
+    keys_of_file,
+    keys_of_set,
+    keys_that_fit,
+)
 from gateway.ports import Clock, Telemetry
 from gateway.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 
 log = logging.getLogger("gateway.keys")
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0, connect=3.0)
-_BODY_BYTES_MAX: Final = 262_144
-_KEYS_MAX: Final = 100
-"""Issuers publish two to ten; parsing these many costs some milliseconds of the loop."""
-_RSA_BITS: Final = range(2048, 8193)
-"""NIST SP 800-131A sets the floor; above the ceiling one check would cost milliseconds."""
 _RETRY_S_MAX: Final = 30.0
-_PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
-"""Which of PyJWT's algorithms reads a `kty`. `oct` is missing: a secret is not published."""
-
-
-class _Unusable(Exception):
-    """What the source gave is no set of keys for us. The text holds nothing of what it gave."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    kid: str | None
-    algorithms: frozenset[str]
-    """Those that fit the key's type, its own `alg`, and our config."""
-    key: Any = field(repr=False, compare=False)
-    material: bytes = field(repr=False)
-    """Tells whether a key under the same `kid` has changed."""
 
 
 class IssuerKeys:
@@ -83,7 +53,7 @@ class IssuerKeys:
         self._telemetry = telemetry
         self._on_rotation = on_rotation
         self._jitter = jitter
-        self._keys: frozenset[_Key] = frozenset()
+        self._keys: frozenset[IssuerKey] = frozenset()
         self._confirmed_at = clock.monotonic()
         self._due_at = clock.monotonic()
         self._failures = 0
@@ -144,7 +114,7 @@ class IssuerKeys:
         async with self._one_at_a_time:
             try:
                 keys = await self._load()
-            except (_Unusable, aiohttp.ClientError, OSError, UnicodeError) as error:
+            except (KeysUnusable, aiohttp.ClientError, OSError, UnicodeError) as error:
                 # UnicodeError: a published address whose host name no resolver can take.
                 self._failed()
                 raise self._unavailable(
@@ -193,7 +163,7 @@ class IssuerKeys:
                 extra={"issuer": self._issuer.name, "error": str(error)},
             )
 
-    def _take(self, keys: frozenset[_Key]) -> None:
+    def _take(self, keys: frozenset[IssuerKey]) -> None:
         now = self._clock.monotonic()
         had, self._keys = self._keys, keys
         self._confirmed_at, self._failures = now, 0
@@ -236,43 +206,34 @@ class IssuerKeys:
             return (fitting[0].key,)
         return ()
 
-    async def _load(self) -> frozenset[_Key]:
-        found = await self._published()
-        allowed = frozenset(self._issuer.algorithms)
-        keys = frozenset(
-            _Key(held.kid, held.algorithms & allowed, held.key, held.material)
-            for held in found
-            if held.algorithms & allowed
-        )
-        if not keys:
-            raise _Unusable("no key that fits the issuer's algorithms")
-        return keys
+    async def _load(self) -> frozenset[IssuerKey]:
+        return keys_that_fit(await self._published(), self._issuer.algorithms)
 
-    async def _published(self) -> list[_Key]:
+    async def _published(self) -> list[IssuerKey]:
         match self._issuer.keys:
             case DiscoveryKeys() as source:
                 document = await self._fetch(f"{source.discovery}/.well-known/openid-configuration")
                 address = self._key_set_address(document, source.discovery)
-                return _keys_of_set(await self._fetch(address))
+                return keys_of_set(await self._fetch(address))
             case JwksKeys() as source:
-                return _keys_of_set(await self._fetch(source.jwks))
+                return keys_of_set(await self._fetch(source.jwks))
             case StaticKeys() as source:
-                return _keys_of_file(await asyncio.to_thread(_read, source.public_key_file))
+                return await asyncio.to_thread(keys_of_file, source.public_key_file)
             case SharedSecretKey() as source:
-                return [_key_of_secret(source.secret.reveal().encode())]
+                return [key_of_secret(source.secret)]
 
     def _key_set_address(self, document: object, base: str) -> str:
         # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
         if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
-            raise _Unusable("the discovery document is not this issuer's")
+            raise KeysUnusable("the discovery document is not this issuer's")
         address = document.get("jwks_uri")
         schemes = ("https",) if base.startswith("https:") else ("https", "http")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
             if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
-                raise _Unusable("jwks_uri is not an address that we fetch")
+                raise KeysUnusable("jwks_uri is not an address that we fetch")
         except ValueError as error:
-            raise _Unusable("jwks_uri is not an address") from error
+            raise KeysUnusable("jwks_uri is not an address") from error
         return str(address)
 
     async def _fetch(self, address: str) -> object:
@@ -284,87 +245,10 @@ class IssuerKeys:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         ) as answer:
             if answer.status != 200:
-                raise _Unusable(f"answered {answer.status}")
+                raise KeysUnusable(f"answered {answer.status}")
             body = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):
                 body += chunk
-                if len(body) > _BODY_BYTES_MAX:
-                    raise _Unusable("the answer is too long")
-        return _json(bytes(body))
-
-
-def _json(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise _Unusable("not JSON") from error
-
-
-def _read(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        text = opened.read(_BODY_BYTES_MAX + 1)
-    if len(text) > _BODY_BYTES_MAX:
-        raise _Unusable("the file is too long")
-    return text
-
-
-def _keys_of_file(text: bytes) -> list[_Key]:
-    if text.lstrip().startswith(b"{"):
-        return _keys_of_set(_json(text))
-    try:
-        key = load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _Unusable("the file is neither a key set nor a PEM public key") from error
-    return [_public_key(key, kid=None)]
-
-
-def _key_of_secret(secret: bytes) -> _Key:
-    try:
-        key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except PyJWTError as error:
-        raise _Unusable("the secret is a public key") from error
-    return _Key(None, frozenset({"HS256"}), key, material=key)
-
-
-def _keys_of_set(document: object) -> list[_Key]:
-    members = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(members, list):
-        raise _Unusable("not a key set")
-    keys = [_key_of_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
-    return [key for key in keys if key is not None]
-
-
-def _key_of_jwk(jwk: dict[str, Any]) -> _Key | None:
-    """Read one member of a set (RFC 7517, 4); None if it is broken or not for checking tokens."""
-    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
-    if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
-        return None
-    # Whoever publishes a private key has lost it: `d` is nobody's signature any more.
-    if "d" in jwk or not isinstance(operations, list) or "verify" not in operations:
-        return None
-    try:
-        key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key
-        held = _public_key(key, kid)
-    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
-        return None
-    fitting = frozenset(name for name in held.algorithms if alg in (None, name))
-    return _Key(kid, fitting, held.key, held.material)
-
-
-def _public_key(key: Any, kid: str | None) -> _Key:
-    material = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return _Key(kid, _algorithms_that_fit(key), key, material)
-
-
-def _algorithms_that_fit(key: object) -> frozenset[str]:
-    match key:
-        case RSAPublicKey(key_size=bits) if bits in _RSA_BITS:
-            return frozenset({"RS256", "RS384", "RS512", "PS256"})
-        case EllipticCurvePublicKey(curve=SECP256R1()):
-            return frozenset({"ES256"})
-        case EllipticCurvePublicKey(curve=SECP384R1()):
-            return frozenset({"ES384"})
-        case Ed25519PublicKey() | Ed448PublicKey():
-            return frozenset({"EdDSA"})
-        case _:
-            return frozenset()
+                if len(body) > KEYS_BYTES_MAX:
+                    raise KeysUnusable("the answer is too long")
+        return key_document(bytes(body))

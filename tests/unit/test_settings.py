@@ -425,10 +425,23 @@ def test_a_shared_secret_goes_with_hs256_only(secrets: Path, algorithms: str) ->
     assert "canary" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("nope.pem", "keys.public_key_file: /"),
+        ("secrets", "keys.public_key_file: /"),
+        ("gateway.yaml", "keys.public_key_file: the file is neither a key set nor a PEM public"),
+    ],
+)
+def test_an_issuer_s_key_file_must_hold_public_keys(secrets: Path, file: str, told: str) -> None:
+    (mistake,) = mistakes(secrets, KEYS, f"{{public_key_file: {file}}}")
+    assert mistake.startswith(f"{line_of(KEYS)}: issuers[0].{told}")
+
+
 def test_a_shared_secret_that_is_easy_to_guess_is_refused(secrets: Path) -> None:
     (secrets / "secrets" / "shared").write_text("canary")
     told = mistakes(secrets, KEYS, "{secret: {file: secrets/shared}}")
-    assert "issuers[0].keys: the secret is shorter than 32 bytes" in told[0]
+    assert "issuers[0].keys.secret: the secret is shorter than 32 bytes" in told[0]
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
