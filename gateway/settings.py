@@ -8,7 +8,7 @@ import base64
 import os
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -191,6 +191,26 @@ def _readable(file: Path) -> Path:
     return file
 
 
+def _no_directory(file: Path) -> Path:
+    if os.path.isdir(file):  # noqa: PTH112 - Path's raises where nobody may look
+        raise ValueError(f"{file} is a directory")
+    return file
+
+
+def _directory(directory: Path) -> Path:
+    there = directory
+    while not os.path.exists(there):  # noqa: PTH110 - Path's raises where nobody may look
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{there} is no directory")
+    return directory
+
+
+def _in_a_directory(file: Path) -> Path:
+    _directory(file.parent)
+    return file
+
+
 def _with_certificates(file: Path, what: str) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
@@ -252,6 +272,10 @@ SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
 SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
+File = Annotated[ConfigPath, AfterValidator(_no_directory)]
+"""One that need not be there."""
+Directory = Annotated[ConfigPath, AfterValidator(_directory)]
+"""One that is there, or that who serves makes."""
 ReadableFile = Annotated[ConfigPath, AfterValidator(_readable)]
 CertificateFile = Annotated[
     ReadableFile, AfterValidator(partial(_with_certificates, what="certificate"))
@@ -474,7 +498,7 @@ class TokenFileLogin(_Section):
     """A file that another agent keeps a valid X-Auth-Token in; read anew when it changes."""
 
     method: Literal["token_file"]
-    token_file: ConfigPath
+    token_file: File
 
 
 class Timeouts(_Section):
@@ -550,15 +574,8 @@ class InventorySettings(_Section):
     policy has such rules."""
     age_max_s: Span = 600.0
     """Older than that, a grant by attributes gives nothing, and a denial by attributes denies."""
-    directory: ConfigPath | None = None
+    directory: Directory | None = None
     """Where what was listed last is kept, for `explain` and for a start without the cloud."""
-
-    @field_validator("directory")
-    @classmethod
-    def _is_there(cls, directory: Path | None) -> Path | None:
-        if directory is not None and not directory.is_dir():
-            raise ValueError("is no directory")
-        return directory
 
     @model_validator(mode="after")
     def _lives_until_the_next_poll(self) -> Self:
@@ -708,7 +725,7 @@ class Memory(_Section):
 class OrderSettings(_Section):
     """Standing orders: revocations and what else operators said by the admin API."""
 
-    file: ConfigPath | None = None
+    file: Annotated[File, AfterValidator(_in_a_directory)] | None = None
     """Where they outlive a loss of Redis, for a process that starts then."""
     when_unknown: Literal["refuse", "serve"] = "refuse"
     """What callers are told by a process that neither Redis nor the file has told them."""
@@ -738,7 +755,7 @@ class Log(_Section):
 class Audit(_Section):
     """Where the audit trail goes: at least one place must be named."""
 
-    directory: ConfigPath | None = None
+    directory: Directory | None = None
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
@@ -753,20 +770,6 @@ class Audit(_Section):
     segment_bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 400.0
     """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
-
-    @field_validator("directory")
-    @classmethod
-    def _is_there_or_can_be_made(cls, directory: Path | None) -> Path | None:
-        if directory is None:
-            return None
-        there = directory
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if not there.is_dir():
-            raise ValueError(f"{there} is no directory")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise ValueError(f"{there} cannot be written")
-        return directory
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:
@@ -815,6 +818,17 @@ class Settings(_Section):
         off = frozenset(self.operations.off)
         kept = (row for row in built_in_operations() if row.name not in off)
         return (*kept, OWN_OPERATION)
+
+    @property
+    def directories(self) -> Iterator[tuple[tuple[Step, ...], Path]]:
+        """Yield those that are written in, and by which key each is named."""
+        if self.audit.directory is not None:
+            yield ("audit", "directory"), self.audit.directory
+        if self.orders.file is not None:
+            yield ("orders", "file"), self.orders.file.parent
+        for i, account in enumerate(self.accounts):
+            if account.inventory.directory is not None:
+                yield ("accounts", i, "inventory", "directory"), account.inventory.directory
 
     def admin_ports(self, workers: int) -> range:
         """Return the port of each worker, one scrape target each; none where any will do."""

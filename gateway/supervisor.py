@@ -83,6 +83,8 @@ class History:
         self._shared[1] += 1
 
 
+Load = Callable[[], settings.Settings]
+"""Reads the config file; raises MistakesFound."""
 Work = Callable[[WorkerPlan], int]
 
 
@@ -101,9 +103,17 @@ class _Worker:
 
 class Supervisor:
     def __init__(
-        self, config_file: Path, work: Work, *, workers: int, config: settings.Settings
+        self,
+        config_file: Path,
+        load: Load,
+        work: Work,
+        *,
+        workers: int,
+        config: settings.Settings,
     ) -> None:
+        """`config` is what `load` gave first."""
         self._file = config_file
+        self._load = load
         self._work = work
         self._count = workers
         self._config = config
@@ -152,7 +162,7 @@ class Supervisor:
     def _reload(self) -> None:
         self._seen = _signature(self._file)
         try:
-            config = settings.load_settings(self._file, workers=self._count)
+            config = self._load()
         except MistakesFound as found:
             self._history.config_rejected()
             mistakes = [str(one) for one in found.mistakes]

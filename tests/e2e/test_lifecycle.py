@@ -220,6 +220,7 @@ def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
         ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"file": "no"}]}, "seal_keys[0]"),
         ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"env": "NO"}]}, "NO is not set"),
         ("listen", {"port": "x"}, "listen.port"),
+        ("audit", {"directory": "/proc/x"}, "audit.directory: /proc/x cannot be made: No such"),
     ],
 )
 def test_a_config_with_a_mistake_is_not_served(
@@ -231,6 +232,19 @@ def test_a_config_with_a_mistake_is_not_served(
     assert gateway._process.wait(20) == 1
     assert told in gateway.log_text()
     assert "Traceback" not in gateway.log_text()
+
+
+def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    gateway.config["orders"] = {"file": "/proc/x/orders.json"}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
+    (mistake,) = gateway.log_lines("config_rejected")[0]["mistakes"]
+    assert "orders.file: /proc/x cannot be made" in mistake
+    gateway.config["orders"] = {"file": "new/orders.json"}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert (gateway.directory / "new").is_dir()
 
 
 def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Stack) -> None:

@@ -70,6 +70,7 @@ def test_a_secret_may_come_from_the_environment(secrets: Path) -> None:
 
 ACCOUNT = "    endpoint: https://clouddc.cn-east-3.myhuaweicloud.com\n"
 STORE = "store:\n"
+LOGIN = EXAMPLE[EXAMPLE.index("\n      method: ") : EXAMPLE.index("\n    links: ")]
 PARTNER = """\
   - name: partner
     issuer: https://partner.example
@@ -143,10 +144,13 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ),
         (
             ACCOUNT,
-            ACCOUNT + "    inventory: {directory: nowhere}\n",
-            "directory",
+            ACCOUNT + "    inventory: {directory: gateway.yaml}\n",
+            "inventory.directory",
             "is no directory",
         ),
+        ("orders.json", "secrets", "orders.file", "secrets is a directory"),
+        ("orders.json", "gateway.yaml/x", "orders.file", "gateway.yaml is no directory"),
+        (LOGIN, " {method: token_file, token_file: secrets}", "login.token_file", "is a directory"),
         (STORE, "operations: {off: [Fly]}\n" + STORE, "operations.off", "no operation 'Fly'"),
         (STORE, ADD + ROW.replace("server:read", "server:fly") + STORE, "add[0]", "one of"),
         (STORE, ADD + ROW.replace("GET", "POST") + STORE, "operations.add[0]", "writes: true"),
@@ -493,6 +497,20 @@ def test_the_trail_may_go_to_a_directory_that_is_yet_to_be_made(secrets: Path) -
     assert audit.directory == secrets / "new" / "deeper"
     assert not (secrets / "new").exists()
     assert audit.signing_key is not None
+
+
+def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path) -> None:
+    text = EXAMPLE.replace("orders.json", "nowhere/orders.json")
+    text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: nowhere}\n")
+    text = text.replace(AUDIT, "  directory: /proc/x\n")
+    text = text.replace(LOGIN, " {method: token_file, token_file: nowhere/token}")
+    named = read(secrets, text).directories
+    assert list(named) == [
+        (("audit", "directory"), Path("/proc/x")),
+        (("orders", "file"), secrets / "nowhere"),
+        (("accounts", 0, "inventory", "directory"), secrets / "nowhere"),
+    ]
+    assert not (secrets / "nowhere").exists()
 
 
 def test_log_levels_by_module_and_the_share_of_hits_are_read(secrets: Path) -> None:
