@@ -45,6 +45,7 @@ _MESSAGES = {
     "too_long": "must have at most {max_length} entries",
     "too_short": "must not be empty",
     "tuple_type": _LIST,
+    "unexpected_keyword_argument": "unknown key",
 }
 """By pydantic's name of an error; the braces are of its context."""
 
@@ -84,8 +85,6 @@ def _told(finding: ErrorDetails, data: object, root: type[BaseModel]) -> tuple[P
     match finding["type"]:
         case "extra_forbidden":
             return path, f"unknown key; {hint(path[-1], _known_keys(root, path[:-1]))}"
-        case "unexpected_keyword_argument":
-            return path, "unknown key"
         case "missing":
             return path[:-1], f"`{path[-1]}` is missing"
         case "union_tag_not_found":
@@ -99,8 +98,10 @@ def _told(finding: ErrorDetails, data: object, root: type[BaseModel]) -> tuple[P
         case "value_error":
             cause = context["error"]
             return (*path, *cause.path) if isinstance(cause, At) else path, str(cause)
-        case other:
-            return path, _MESSAGES.get(other, finding["msg"]).format(**context)
+        case kind if kind in _MESSAGES:
+            return path, _MESSAGES[kind].format(**context)
+        case _:
+            return path, finding["msg"]
 
 
 _KEY = "[key]"

@@ -134,7 +134,7 @@ def _redis_url(value: str) -> str:
     address, _, query = value.partition("?")
     if "@" in value or {"username", "password"} & parse_qs(query, keep_blank_values=True).keys():
         raise ValueError("bears credentials; name them in `username` and `password`")
-    # Its own options would go before ours.
+    # Options of redis-py that stand there would go before ours.
     if not re.fullmatch(r"(?:db=\d+)?", query):
         raise ValueError("takes no option but `db` after the question mark")
     found = re.fullmatch(r"rediss?://[^/?#\s]+(?:/\d*)?|(unix:///[^?#\s]+)", address)
