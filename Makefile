@@ -26,7 +26,7 @@ demo: $(VENV)/.runtime ## the whole product on loopback, until Ctrl-C
 SECRETS := deploy/compose/secrets
 CLOUD_PASSWORD ?= correct horse battery staple
 
-compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
+compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password redis-operator-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
 	@chmod 644 $^
 
 # Nobody else enters the directory; in it, a container reads the one file that is mounted for it.
@@ -39,13 +39,18 @@ $(SECRETS)/seal-key: | $(SECRETS)
 $(SECRETS)/audit-signing-key: | $(SECRETS)
 	openssl genpkey -algorithm ed25519 > $@
 
-$(SECRETS)/redis-password $(SECRETS)/grafana-admin-password: | $(SECRETS)
+$(addprefix $(SECRETS)/,redis-password redis-operator-password grafana-admin-password): | $(SECRETS)
 	openssl rand -hex 24 > $@
 
-$(SECRETS)/valkey-users: $(SECRETS)/redis-password
+SHA256 = $$(tr -d '\n' < $(1) | openssl dgst -sha256 -r | cut -c -64)
+
+# An operator looks at the server and at no key; the one that the runbook tells to delete may be deleted.
+$(SECRETS)/valkey-users: $(SECRETS)/redis-password $(SECRETS)/redis-operator-password
 	@rm -f $@  # a new file: the containers that run keep the one they know
-	printf 'user default off\nuser gateway on #%s ~gateway:* &gateway:* +@all -@admin -@dangerous\n' \
-	  $$(tr -d '\n' < $< | openssl dgst -sha256 -r | cut -c -64) > $@
+	printf 'user %s\n' 'default off' \
+	  "gateway on #$(call SHA256,$(SECRETS)/redis-password) ~gateway:* &gateway:* +@all -@admin -@dangerous" \
+	  "operator on #$(call SHA256,$(SECRETS)/redis-operator-password) +ping +info +config|get +client|list +slowlog|get \
++latency|doctor +latency|latest +latency|history (~gateway:{orders}:orders +del)" > $@
 
 $(SECRETS)/iam-password: | $(SECRETS)
 	@echo 'the password of the cloud > $@'; echo '$(CLOUD_PASSWORD)' > $@

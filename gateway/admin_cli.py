@@ -7,7 +7,18 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from gateway.client import Client, member, plain, print_table, run_command, stop_at_usage
+from gateway.client import (
+    DONE,
+    LATER,
+    REFUSED,
+    Client,
+    member,
+    plain,
+    print_table,
+    run_command,
+    stop_at_usage,
+)
+from gateway.rules.instants import iso
 
 Json = dict[str, Any]
 
@@ -16,13 +27,13 @@ def admin(options: argparse.Namespace) -> int:
     return run_command(options, _perform)
 
 
-def _perform(options: argparse.Namespace, gateway: Client) -> None:
+def _perform(options: argparse.Namespace, gateway: Client) -> int:
     path, asked, show = _COMMANDS[options.command]
-    body = None
+    body, reloads = None, options.command == "policy" and options.reload
     if asked is not None:
         named = {name: value for name, value in asked(options).items() if value is not None}
         body = {**named, "reason": options.reason}
-    elif options.command == "policy" and options.reload:
+    elif reloads:
         path, body = "/policy/reload", {"reason": options.reason}
     elif options.command == "sessions":
         path += _query(_named(options, "issuer", "subject", "server"))
@@ -31,6 +42,14 @@ def _perform(options: argparse.Namespace, gateway: Client) -> None:
         print(json.dumps(answer))
     else:
         show(answer)
+    return _reloaded(answer) if reloads else DONE
+
+
+def _reloaded(answer: Json) -> int:
+    """Tell a file that is in force everywhere from one that is not, or may not be."""
+    if any(one["file_rejected"] for one in member(answer, "processes", list)):
+        return REFUSED
+    return LATER if member(answer, "missing", int) else DONE
 
 
 def _query(asked: Json) -> str:
@@ -133,7 +152,7 @@ def _show_policy(answer: Json) -> None:
                 one["version"],
                 one["rules"],
                 one["loaded_at"],
-                "refused; `gateway check` says why" if one["file_rejected"] else "in force",
+                _of_the_file(one),
             )
             for one in member(answer, "processes", list)
         ],
@@ -142,10 +161,17 @@ def _show_policy(answer: Json) -> None:
     _show_who_told(answer)
 
 
+def _of_the_file(here: Json) -> str:
+    if not here["file_rejected"]:
+        return "in force"
+    # A process of an earlier version tells no mistake.
+    return f"refused: {here.get('mistake') or '`gateway check` says why'}"
+
+
 def _show_who_told(answer: Json) -> None:
     missing, there_are = member(answer, "missing", int), member(answer, "there_are", int)
     if missing:
-        print(f"{missing} of {there_are} processes did not tell: what they hold is not here.")
+        print(f"{missing} of {there_are} processes did not tell what they hold; ask again.")
 
 
 _TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
@@ -168,16 +194,20 @@ def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: 
 
 
 def _what(what: Json) -> str:
-    facts = (
-        f"{name} {_text(value)}" for name, value in what.items() if name != "kind" and value != ""
-    )
+    facts = [
+        f"{name} {_text(name, value)}"
+        for name, value in what.items()
+        if name != "kind" and value != ""
+    ]
+    if what["kind"] == "links" and not facts:
+        return "all links"
     return " ".join([what["kind"], *facts])
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={one}" for name, one in value.items())
-    return str(value)
+    return iso(value) if name == "before" else str(value)
 
 
 _COMMANDS: Final[

@@ -25,6 +25,7 @@ from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.fingerprints import KeyedFingerprints
+from gateway.drivers.handover import Handover
 from gateway.drivers.issued_keys import SealedKeys
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.kept_file import FileOnDisk
@@ -34,6 +35,7 @@ from gateway.drivers.metrics import Metrics
 from gateway.drivers.policy_file import PolicyFile
 from gateway.drivers.sealer import Sealer
 from gateway.drivers.service_login import (
+    Credential,
     KeyPairCredential,
     PasswordCredential,
     TokenFileCredential,
@@ -54,7 +56,7 @@ from gateway.edge.federation import FederationHandler
 from gateway.edge.passed_on import TracesPassedOn
 from gateway.edge.public import PublicHandler
 from gateway.edge.wire import FAILURES
-from gateway.errors import KeysUnavailable, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.flow import under_way
 from gateway.flow.admin_actions import AdminActions
 from gateway.flow.administration import Administration
@@ -72,11 +74,13 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
+from gateway.flow.writes import Writes
 from gateway.located_yaml import Mistake, MistakesFound, load, read
-from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId, UpstreamRequest
-from gateway.ports import Clock, Journal, ServiceCredential, Telemetry, Tracing
+from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
+from gateway.ports import Clock, Journal, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.console_link import ConsoleAddresses
@@ -107,12 +111,6 @@ class Parts:
     orders: StandingOrders
     trail: AuditTrail
     administration: AdminApi | None
-
-    async def first_keys(self, within_s: float) -> None:
-        """Wait for the issuers' keys, but not long: an issuer that is down must not stop us."""
-        with suppress(TimeoutError, KeysUnavailable):
-            async with asyncio.timeout(within_s):
-                await asyncio.gather(*(keys.refresh() for keys in self.keys))
 
 
 def load_config(config_file: Path, *, workers: int) -> settings.Settings:
@@ -145,16 +143,19 @@ def first_policy(config_file: Path, config: settings.Settings) -> Policy:
         (unreadable,) = found.mistakes
         told = f"{unreadable.file} {unreadable.message}"
         raise MistakesFound([load(config_file).mistake(("policy_file",), told)]) from None
-    return open_policy(config, SystemClock(), Metrics()).current()
+    return open_policy(config, SystemClock(), Metrics(), Handover()).current()
 
 
-def open_policy(config: settings.Settings, clock: Clock, telemetry: Telemetry) -> PolicyFile:
+def open_policy(
+    config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
+) -> PolicyFile:
     return PolicyFile(
         config.policy_file,
         issuers=[issuer.name for issuer in config.issuers],
         projects=[project for account in config.accounts for project in account.projects],
         clock=clock,
         telemetry=telemetry,
+        handover=handover,
     )
 
 
@@ -165,6 +166,7 @@ async def open_parts(
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
+    handover: Handover,
 ) -> AsyncIterator[Parts]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
@@ -182,12 +184,12 @@ async def open_parts(
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
-        policies = open_policy(config, clock, metrics)
+        policies = open_policy(config, clock, metrics, handover)
         orders = open_orders(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
             await orders.look()
         identify, admins, keys = await open_identify(
-            config, stack, clock, metrics, jitter, orders=orders
+            config, stack, clock, metrics, jitter, handover, orders=orders
         )
         loops: dict[str, Loop] = {
             "valkey heartbeat": valkey.keep_heartbeat,
@@ -233,9 +235,8 @@ async def open_parts(
         trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
         loops |= trail_loops
         await policies.record_in(trail)
-        journal: Journal = trail
-        if config.audit.when_unwritable == "serve":
-            journal = BestEffortJournal(trail, metrics)
+        best_effort = BestEffortJournal(trail, metrics)
+        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -244,6 +245,9 @@ async def open_parts(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
+        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
+        writes = Writes(recorder, best_effort, clock)
+        stack.push_async_callback(writes.close)
         gateway = Gateway(
             identify=identify,
             credentials=credentials,
@@ -257,7 +261,8 @@ async def open_parts(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            journal=journal,
+            recorder=recorder,
+            writes=writes,
             clock=clock,
             telemetry=metrics,
         )
@@ -266,6 +271,7 @@ async def open_parts(
             credentials=credentials,
             keys=issued_keys,
             limits=limits,
+            recorder=recorder,
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()
@@ -299,11 +305,10 @@ async def open_parts(
         administration = open_administration(
             config, admins, orders, everywhere, journal, clock, metrics
         )
-        links = [one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK]
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            links=links,
+            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
             failures=FAILURES,
             actions=[] if administration is None else administration.actions,
         )
@@ -538,12 +543,13 @@ def open_inventories(
     return inventories
 
 
-async def open_identify(
+async def open_identify(  # noqa: PLR0913 - it wires
     config: settings.Settings,
     stack: AsyncExitStack,
     clock: Clock,
     telemetry: Telemetry,
     jitter: Random,
+    handover: Handover,
     *,
     orders: StandingOrders | None = None,
 ) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
@@ -564,7 +570,13 @@ async def open_identify(
 
     keys = tuple(
         IssuerKeys(
-            issuer, http=http, clock=clock, telemetry=telemetry, on_rotation=forget, jitter=jitter
+            issuer,
+            http=http,
+            clock=clock,
+            telemetry=telemetry,
+            on_rotation=forget,
+            jitter=jitter,
+            handover=handover,
         )
         for issuer in config.issuers
     )
@@ -672,14 +684,13 @@ def _open_line(  # noqa: PLR0913 - it wires
 @dataclass(frozen=True, slots=True)
 class OpenedAccount:
     console: ConsoleAccount
-    credentials: Mapping[str, ServiceCredential]
+    credentials: Mapping[str, Credential]
     loops: Mapping[str, Loop]
 
-    async def log_in(self, deadline: float) -> None:
-        """Get every credential once; raises ServiceLoginFailed."""
-        probe = UpstreamRequest("GET", "/")
-        for credential in self.credentials.values():
-            await credential.headers(probe, deadline=deadline)
+    async def log_in(self, deadline: float) -> str:
+        """Get every credential once and say where from; raises ServiceLoginFailed."""
+        told = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -733,7 +744,7 @@ async def open_account(
 
 async def _open_credentials(
     account: settings.Account, stack: AsyncExitStack, tools: AccountTools
-) -> tuple[dict[str, ServiceCredential], dict[str, Loop]]:
+) -> tuple[Mapping[str, Credential], dict[str, Loop]]:
     match account.login:
         case settings.KeyPairLogin() as login:
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
@@ -768,4 +779,4 @@ async def _open_credentials(
                 f"login of {account.name} {i}": credential.run
                 for i, credential in enumerate(by_project.values())
             }
-            return dict(by_project), loops
+            return by_project, loops

@@ -37,6 +37,7 @@ class Question:
     server: str | None = None
     project: str | None = None
     event: str | None = None
+    request_id: str | None = None
     since: float | None = None
     until: float | None = None
 
@@ -44,9 +45,8 @@ class Question:
         event, at = record.get("event"), record.get("at", 0.0)
         if event in STRUCTURAL and self.event is None:
             return False
-        if self.project is not None and self.project != record.get("project"):
-            return False
-        if self.event is not None and self.event != event:
+        exactly = {"project": self.project, "event": self.event, "request_id": self.request_id}
+        if any(asked not in (None, record.get(name)) for name, asked in exactly.items()):
             return False
         asker = record.get("issuer"), record.get("subject")
         about = tuple(str(record.get("target", "")).split(":", 1))
@@ -82,11 +82,13 @@ def verify_trail(
     except ValueError as error:
         return _usage(str(error))
     except OSError as error:
-        return _usage(f"{error.filename}: {error.strerror}")
+        return _unreadable(error)
+    if not reports and not heads:
+        return _usage(_no_chain(directories))
     found = {report.chain for report in reports}
     lost = [head for head in heads if head.chain not in found]
     not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
-    intact = bool(reports) and not lost and all(report.intact for report in reports)
+    intact = not lost and all(report.intact for report in reports)
     if as_json:
         answer = {
             "intact": intact,
@@ -102,9 +104,15 @@ def verify_trail(
             print(f"line {head.seq} of the chain {head.chain} was removed and cannot be compared")
         for head in lost:
             print(f"BROKEN: the chain {head.chain} is not there, which had line {head.seq}")
-        if not reports:
-            print("BROKEN: there is no chain")
     return OK if intact else BROKEN
+
+
+def _no_chain(directories: Sequence[Path]) -> str:
+    places = ", ".join(map(str, directories))
+    return (
+        f"There is no chain in {places}, so nothing is verified. Is it the audit.directory of the"
+        " config? If it is, the whole trail was removed; --head proves that."
+    )
 
 
 def search_trail(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
@@ -120,7 +128,7 @@ def search_trail(directories: Sequence[Path], question: Question, *, as_json: bo
             found += 1
             print(text)
     except OSError as error:
-        return _usage(f"{error.filename}: {error.strerror}")
+        return _unreadable(error)
     if unreadable:
         print(
             f"{len(unreadable)} lines cannot be read, the first is {unreadable[0]}", file=sys.stderr
@@ -132,7 +140,16 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
     """Read public keys; None: none are given. Raises ValueError."""
     keys = {}
     for file in files:
-        found = verifier_of(file.read_bytes()) if file.exists() and not file.is_dir() else None
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+        if b"PRIVATE KEY-----" in text:
+            raise ValueError(
+                f"{file}: is the private half of a key, which stays with the gateway; make the"
+                " public one with `openssl pkey -pubout`"
+            )
+        found = verifier_of(text)
         if found is None:
             raise ValueError(f"{file}: is no Ed25519 public key in PEM")
         keys[found[0]] = found[1]
@@ -279,6 +296,7 @@ def _sentence(record: dict[str, Any]) -> str:
         iso(record["at"]),
         record["event"],
         record.get("decision", ""),
+        record.get("outcome", ""),
         who,
         record.get("operation", ""),
         where,
@@ -286,6 +304,9 @@ def _sentence(record: dict[str, Any]) -> str:
         _named("by", record.get("rule")),
         _named("link", record.get("link_fingerprint")),
         _named("source", record.get("source")),
+        _named("status", record.get("status")),
+        _named("key", record.get("access_key")),
+        _named("until", _instant(record.get("expires_at"))),
         _named("request", record.get("request_id")),
         _named("from", record.get("client_address")),
         record.get("detail", ""),
@@ -294,8 +315,17 @@ def _sentence(record: dict[str, Any]) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _instant(at: float | None) -> str:
+    return "" if at is None else iso(at)
+
+
 def _named(name: str, value: object) -> str:
     return f"{name} {value}" if value else ""
+
+
+def _unreadable(error: OSError) -> int:
+    # What fails at a read, and not at the opening, names no file.
+    return _usage(f"{error.filename or 'the trail'}: {error.strerror}")
 
 
 def _usage(message: str) -> int:

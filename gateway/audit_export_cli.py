@@ -45,10 +45,13 @@ class _Chain:
 
 def export(config_file: Path, directory: Path) -> int:
     """Write each chain into a directory of its own; return 0, 1 when there is none, 2 for usage."""
-    return export_stream(settings.load_settings(config_file).store, directory)
+    config = settings.load_settings(config_file)
+    # What was sent there before it was switched off can still be written.
+    why_empty = "" if config.audit.stream else f": `audit.stream` is not on in {config_file}"
+    return export_stream(config.store, directory, why_empty=why_empty)
 
 
-def export_stream(store: settings.Store, directory: Path) -> int:
+def export_stream(store: settings.Store, directory: Path, *, why_empty: str = "") -> int:
     if isinstance(store.redis, settings.RedisEmbedded):
         return _fail("the embedded server is that gateway's own: nobody else can read it", USAGE)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -60,12 +63,12 @@ def export_stream(store: settings.Store, directory: Path) -> int:
     if unreadable:
         _fail(f"{unreadable} entries of the stream are no lines of a trail", NOT_EXPORTED)
     if not chains:
-        return _fail("the stream holds no chain", NOT_EXPORTED)
+        return _fail(f"the stream holds no chain{why_empty}", NOT_EXPORTED)
     try:
         for number, (name, chain) in enumerate(chains.items(), 1):
             _write_chain(name, chain, directory, f"chain-{number}")
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}", USAGE)
+        return _fail(f"{error.filename or directory}: {error.strerror}", USAGE)
     return OK
 
 

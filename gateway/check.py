@@ -1,6 +1,7 @@
 """`gateway check` and `gateway explain`: what an operator asks before and after a change."""
 
 import asyncio
+import logging
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,12 +19,13 @@ from gateway.app import (
 )
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.handover import Handover
 from gateway.drivers.listener_tls import Validity, validity
 from gateway.drivers.metrics import Metrics
 from gateway.drivers.sealer import Sealer
-from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.connection import Valkey, address_of, make_client
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, StoreUnavailable
 from gateway.flow.shared_flight import SharedFlight
 from gateway.located_yaml import Document, Mistake, MistakesFound, load
 from gateway.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
@@ -64,6 +66,8 @@ def _certificates(config: settings.Settings, document: Document) -> list[tuple[s
 
 
 async def _check_online(config: settings.Settings) -> int:
+    # What the parts log for a process that serves is said below, with its address.
+    logging.getLogger("gateway").addHandler(logging.NullHandler())
     clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
     faults = 0
     async with AsyncExitStack() as stack:
@@ -73,17 +77,21 @@ async def _check_online(config: settings.Settings) -> int:
         valkey = Valkey(
             config.store,
             make_client(config.store, embedded_url),
-            process_id="check",
+            process_id=None,
             clock=clock,
             telemetry=metrics,
         )
         stack.push_async_callback(valkey.close)
-        faults += _say("redis", "" if await valkey.probe() else "does not answer")
-        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter)
+        try:
+            await valkey.look()
+            faults += _say("redis")
+        except StoreUnavailable as error:
+            faults += _say("redis", f"{address_of(config.store)}: {error}")
+        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter, Handover())
         for keys in issuers:
             try:
                 await keys.refresh()
-                faults += _say(f"keys of {keys.issuer}", "")
+                faults += _say(f"keys of {keys.issuer}")
             except GatewayError as error:
                 faults += _say(f"keys of {keys.issuer}", str(error))
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
@@ -93,15 +101,15 @@ async def _check_online(config: settings.Settings) -> int:
         for account in config.accounts:
             opened = await open_account(account, stack, tools)
             try:
-                await opened.log_in(clock.monotonic() + _ONLINE_WITHIN_S)
-                faults += _say(f"login of account {account.name}", "")
+                source = await opened.log_in(clock.monotonic() + _ONLINE_WITHIN_S)
+                faults += _say(f"login of account {account.name}", how=f"ok, {source}")
             except GatewayError as error:
                 faults += _say(f"login of account {account.name}", str(error))
     return 1 if faults else 0
 
 
-def _say(what: str, fault: str) -> int:
-    print(f"{what}: {fault or 'ok'}", file=sys.stderr if fault else sys.stdout)
+def _say(what: str, fault: str = "", *, how: str = "ok") -> int:
+    print(f"{what}: {fault or how}", file=sys.stderr if fault else sys.stdout)
     return 1 if fault else 0
 
 

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from gateway import __version__
 from gateway.located_yaml import MistakesFound
+from gateway.model import Logger, LogLevel
 
 _EXIT_CODES: Final = """\
 exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
@@ -92,7 +93,7 @@ def _audit_commands(commands: Any) -> None:
     verify = kinds.add_parser(
         "verify",
         help="was anything removed, changed, reordered or inserted?",
-        epilog="exit codes: 0 intact, 1 broken, 2 wrong usage",
+        epilog="exit codes: 0 intact, 1 broken, 2 wrong usage, or no chain there",
     )
     verify.add_argument("directories", help=about, **places)
     verify.add_argument(
@@ -125,6 +126,9 @@ def _audit_commands(commands: Any) -> None:
     search.add_argument("--server", metavar="ID")
     search.add_argument("--project", metavar="ID")
     search.add_argument("--event", help="e.g. console_link_issued, refused")
+    search.add_argument(
+        "--request-id", metavar="ID", help="of a request's log line, or its X-Request-Id"
+    )
     search.add_argument("--since", type=_instant, help="an instant with time zone, included")
     search.add_argument("--until", type=_instant, help="an instant with time zone, not included")
     search.add_argument("--json", action="store_true", help="each record as JSON")
@@ -189,6 +193,10 @@ def _admin_commands(commands: Any) -> None:
     levels = command("log-level", "other log levels, for a time")
     levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
     _span_option(levels, default=3_600.0)
+    loggers = "\n  ".join(get_args(Logger))
+    levels.epilog = (
+        f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}\n\n{_EXIT_CODES}"
+    )
 
 
 def _span_option(parser: argparse.ArgumentParser, *, default: float) -> None:
@@ -298,6 +306,7 @@ def _audit_search(options: argparse.Namespace) -> int:
         server=options.server,
         project=options.project,
         event=options.event,
+        request_id=options.request_id,
         since=options.since,
         until=options.until,
     )
@@ -321,10 +330,9 @@ def _head(text: str) -> Any:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
+    return int(text)
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -334,7 +342,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             raise argparse.ArgumentTypeError("is no number") from None
         if not low <= number <= high:  # nor is NaN
-            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"must be from {low:,} to {high:,}")
         return number
 
     return read

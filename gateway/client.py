@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,11 +30,13 @@ from gateway.model import Secret
 _COMMAND_WITHIN_S: Final = 30.0
 _SILENT_S: Final = 1.0
 _IDS_MAX: Final = 100
+_PORTS: Final = {"http": 80, "https": 443}
+DONE, REFUSED, _USAGE, LATER, _UNREACHABLE = 0, 1, 2, 5, 6
 _RETRIED: Final = (429, 503)
-_EXIT: Final = {401: 4, 403: 3, 429: 5, 503: 5, 504: 5}
+_EXIT: Final = {401: 4, 403: 3, 429: LATER, 503: LATER, 504: LATER}
+_HOST: Final = re.compile(r"[^\x00-\x20\x7f]+")
 _WHOLE: Final = re.compile(r"[0-9]{1,9}")
 _Kind = TypeVar("_Kind")
-_UNREACHABLE, _USAGE, _REFUSED, _INTERRUPTED = 6, 2, 1, 130
 
 
 class Stopped(Exception):
@@ -51,7 +53,8 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
-    data: Any
+    data: dict[str, Any]
+    """Empty, as no gateway's is: what came is no JSON object, but perhaps a proxy's page."""
 
 
 def console(options: argparse.Namespace) -> int:
@@ -62,29 +65,27 @@ def servers(options: argparse.Namespace) -> int:
     return run_command(options, _servers)
 
 
-def run_command(options: argparse.Namespace, command: Any) -> int:
+def run_command(
+    options: argparse.Namespace, command: Callable[[argparse.Namespace, "Client"], int]
+) -> int:
+    """Return the command's exit code, or that of what stopped it, which is told."""
     try:
-        command(options, Client(options))
+        return command(options, Client(options))
     except Stopped as stopped:
         if options.json:
             print(json.dumps(stopped.told))
         else:
             ids = [f"{name} {value}" for name, value in stopped.told.items() if _is_id(name, value)]
-            print(plain(str(stopped)), f"({', '.join(ids)})" if ids else "", file=sys.stderr)
+            named = f" ({', '.join(ids)})" if ids else ""
+            print(f"{plain(str(stopped))}{named}", file=sys.stderr)
         return stopped.code
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 0
 
 
 def _is_id(name: str, value: object) -> bool:
     return name in ("error_code", "request_id") and bool(value)
 
 
-def _console(options: argparse.Namespace, gateway: "Client") -> None:
+def _console(options: argparse.Namespace, gateway: "Client") -> int:
     project, _, server = options.server.partition("/")
     if not project or not server:
         raise Stopped(_USAGE, "Name the server as PROJECT/SERVER.")
@@ -100,10 +101,11 @@ def _console(options: argparse.Namespace, gateway: "Client") -> None:
     elif options.open or (sys.stdout.isatty() and not options.print):
         # Whoever answers in the gateway's place must not choose a program of this machine's.
         if not url.startswith(("http://", "https://")) or not webbrowser.open(url):
-            raise Stopped(_REFUSED, "The link cannot be opened in a browser; use --print.")
+            raise Stopped(REFUSED, "The link cannot be opened in a browser; use --print.")
         print(f"Opened; the link is good for {left_s} s.", file=sys.stderr)
     else:
         print(url)
+    return DONE
 
 
 def _by_name(gateway: "Client", project: str, name: str) -> str:
@@ -115,7 +117,7 @@ def _by_name(gateway: "Client", project: str, name: str) -> str:
     raise Stopped(_USAGE, f"{found} called {name}{listed}")
 
 
-def _servers(options: argparse.Namespace, gateway: "Client") -> None:
+def _servers(options: argparse.Namespace, gateway: "Client") -> int:
     projects = options.projects or [
         member(one, "id", str) for one in member(gateway.ask("/v3/projects").data, "projects", list)
     ]
@@ -130,18 +132,18 @@ def _servers(options: argparse.Namespace, gateway: "Client") -> None:
     ]
     if options.json:
         print(json.dumps({"servers": found}))
-        return
-    if not found:
+    elif not found:
         print("There is no server that you may see.", file=sys.stderr)
-        return
-    print_table(
-        ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY"),
-        [(*list(one.values())[:-1], " ".join(one["permissions"])) for one in found],
-    )
+    else:
+        print_table(
+            ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU MAY"),
+            [(*list(one.values())[:-1], " ".join(one["permissions"])) for one in found],
+        )
+    return DONE
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    shown = [[plain(str(value or "-")) for value in row] for row in rows]
+    shown = [["-" if value in (None, "") else plain(str(value)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
     for row in (head, *shown):
         cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
@@ -157,16 +159,20 @@ class Client:
             raise stop_at_usage(f"Name the gateway by --gateway or {options.url_variable}.")
         try:
             parts = urlsplit(address)
-            self._host, self._port = parts.hostname or "", parts.port
-        except ValueError as error:
-            raise stop_at_usage(f"The gateway's address is no URL: {error}.") from None
-        if parts.scheme not in ("http", "https") or not self._host:
-            raise stop_at_usage("The gateway's address is no http or https URL.")
+            self._host, port = parts.hostname or "", parts.port
+            self._host.encode("idna")  # as each connection will
+        except ValueError:
+            message = "The gateway's address is no URL such as https://gateway.example:8443."
+            raise stop_at_usage(message) from None
+        if parts.scheme not in ("http", "https") or not _HOST.fullmatch(self._host):
+            raise stop_at_usage("The gateway's address is no http or https URL with a host.")
         if parts.scheme == "http" and not _is_loopback(self._host):
             raise stop_at_usage("Use https: a token does not travel in clear text.")
-        self._tls = None
-        if parts.scheme == "https":
-            self._tls = _tls(options)
+        # Always told: http.client looks for one behind the last colon of an IPv6 address.
+        self._port = port if port is not None else _PORTS[parts.scheme]
+        self._tls = _tls(options) if parts.scheme == "https" else None
+        if self._tls is None and (options.ca_file or options.cert or options.key):
+            raise stop_at_usage("--ca-file, --cert and --key are for an https URL only.")
         self._token, self._token_from = _token(options)
         self._until: float = time.monotonic() + options.wait  # noqa: TID251 - no service, a command
 
@@ -213,7 +219,7 @@ class Client:
             wait = {"Prefer": f"wait={max(1, int(left_s))}"}
             with _progress():
                 answer = self._send(path, {**(headers or {}), **wait}, body, left_s)
-            if answer.status < 300:
+            if answer.status < 300 and answer.data:
                 return answer
             again_s = _retry_after_s(answer.headers)
             if answer.status not in _RETRIED or not 0 < again_s < self._left_s():
@@ -246,26 +252,26 @@ class Client:
                 connection.request("POST", path, json.dumps(body), sent)
             answer = connection.getresponse()
             named = {name.lower(): value for name, value in answer.getheaders()}
-            return _Answer(answer.status, named, json.loads(answer.read()))
+            return _Answer(answer.status, named, _object(answer.read()))
         except TimeoutError:
-            raise Stopped(_EXIT[504], "The gateway did not answer in time.") from None
+            raise Stopped(LATER, "The gateway did not answer in time.") from None
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            message = f"The gateway at {self._host} cannot be reached: {reason}"
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            message = f"The gateway at {host}:{self._port} cannot be reached: {_why(error)}"
             raise Stopped(_UNREACHABLE, message) from None
-        except ValueError:
-            raise _no_gateway() from None
         finally:
             connection.close()
 
     def _refused(self, answer: _Answer) -> Stopped:
-        told = answer.data if isinstance(answer.data, dict) else {}
-        message = str(told.get("error_msg", "The gateway refused."))
+        told = answer.data
+        if "error_msg" not in told:
+            return _no_gateway(answer.status)
+        message = str(told["error_msg"])
         if answer.status == 401:
             ended = "" if self._token is None else _expiry(self._token)
             message += f" The token came from {self._token_from}{ended}."
         return Stopped(
-            _EXIT.get(answer.status, _REFUSED),
+            _EXIT.get(answer.status, REFUSED),
             message,
             error_code=str(told.get("error_code", "")),
             request_id=answer.headers.get("x-request-id", ""),
@@ -275,12 +281,48 @@ class Client:
     def _left_s(self) -> float:
         left_s = self._until - time.monotonic()  # noqa: TID251
         if left_s <= 0:
-            raise Stopped(_EXIT[504], "The time of --wait is up.")
+            raise Stopped(LATER, "The time of --wait is up.")
         return left_s
 
 
-def _no_gateway() -> Stopped:
-    return Stopped(_REFUSED, "That is no answer of a gateway; is the URL right?")
+def _no_gateway(status: int = 200) -> Stopped:
+    """Say that somebody else answered, perhaps a proxy, by which it is judged what to do."""
+    code = _EXIT.get(status, REFUSED)
+    what_to_do = "try again later." if code == LATER else "is the URL right?"
+    message = f"That is no answer of a gateway (HTTP {status}); {what_to_do}"
+    return Stopped(code, message, status=status)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _why(error: OSError | http.client.HTTPException) -> str:
+    """Say why nobody answers as a gateway does, and what to look at."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return (
+                f"its certificate is not trusted, {error.verify_message.rstrip('.')}. "
+                "Is the URL's host right, and does --ca-file name who signed it?"
+            )
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return "what answers there does not speak TLS. Is it an http URL, or another port?"
+        case ssl.SSLError():
+            return f"TLS fails, {(error.reason or 'without a word').lower().replace('_', ' ')}."
+        case http.client.RemoteDisconnected():
+            return (
+                "it closed the connection without an answer. "
+                "Is it an https URL, and does --cert name a certificate that it takes?"
+            )
+        case http.client.HTTPException():
+            return "what answers there does not speak HTTP. Is it an https URL, or another port?"
+        case _:
+            reason = error.strerror or type(error).__name__
+            return f"{reason}. Is the URL right, and does the gateway run?"
 
 
 def member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
@@ -310,6 +352,8 @@ def stop_at_usage(message: str) -> Stopped:
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext:
+    if options.key is not None and options.cert is None:
+        raise stop_at_usage("--key goes with --cert.")
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
         if options.cert is not None:

@@ -8,6 +8,7 @@ GatewayError
 │   └── RequestTooLarge       headers, path or body over their bound
 ├── NotPermitted              forbidden, or no such server or project: never told apart
 ├── NotAdmin                  who asks the admin API is in none of its groups
+├── AskedByOtherSite          a page of another site asks the admin API by its reader's browser
 ├── NamesNoServer             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
@@ -99,7 +100,10 @@ class BadRequest(GatewayError):
 
 
 class OperationUnknown(BadRequest):
-    pass
+    def __init__(
+        self, detail: str = "There is no such operation here; /docs lists those that there are."
+    ) -> None:
+        super().__init__(detail)
 
 
 class MethodNotAllowed(BadRequest):
@@ -125,6 +129,10 @@ class NotPermitted(GatewayError):
 
 
 class NotAdmin(GatewayError):
+    pass
+
+
+class AskedByOtherSite(GatewayError):
     pass
 
 
@@ -169,7 +177,8 @@ class UpstreamBroken(GatewayError):
 
 
 class UpstreamUnreachable(RetryLater):
-    pass
+    was_connected = True
+    """False: there was no connection, so nothing can have been done."""
 
 
 class UpstreamSlow(GatewayError):

@@ -74,12 +74,17 @@ def key_document(text: bytes) -> object:
         raise KeysUnusable("not JSON") from error
 
 
-def keys_of_file(file: Path) -> list[IssuerKey]:
-    """Read a key set, or one public key in PEM; raises KeysUnusable, OSError."""
+def text_of_file(file: Path) -> bytes:
+    """Read a file of keys; raises KeysUnusable, OSError."""
     with file.open("rb") as opened:
         text = opened.read(KEYS_BYTES_MAX + 1)
     if len(text) > KEYS_BYTES_MAX:
         raise KeysUnusable("the file is too long")
+    return text
+
+
+def keys_of_file(text: bytes) -> list[IssuerKey]:
+    """Read a key set, or one public key in PEM; raises KeysUnusable."""
     if text.lstrip().startswith(b"{"):
         return keys_of_set(key_document(text))
     try:

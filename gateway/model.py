@@ -247,6 +247,17 @@ class Call:
     """It touches servers, or what is no server, beyond those that it names."""
 
 
+class WriteOutcome(Enum):
+    """What became of a permitted write; but for `not_sent` these are the words of CADF and ECS."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    """The cloud said that it did not do it."""
+    UNKNOWN = "unknown"
+    """It was sent, and the cloud did not say, or said that it had failed itself."""
+    NOT_SENT = "not_sent"
+
+
 class RuleKind(Enum):
     GRANT = "grant"
     DENIAL = "denial"

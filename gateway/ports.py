@@ -18,12 +18,14 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
     VerifiedToken,
+    WriteOutcome,
 )
 from gateway.rules.fair_queue import Limit, Outcome, State, Turn
 from gateway.rules.inventory import Inventory
 from gateway.rules.orders import Order
 from gateway.rules.policy import Policy
 from gateway.rules.trace_context import TraceContext
+from gateway.rules.waiters import Waiters
 
 
 class Clock(Protocol):
@@ -104,8 +106,8 @@ class ReloadedPolicies(Policies, Protocol):
         """Seconds since the epoch."""
 
     @property
-    def rejected(self) -> bool:
-        """Whether the file as it stands was refused."""
+    def mistake(self) -> str:
+        """The first mistake for which the file as it stands was refused; "" when it was not."""
 
     async def reload(self) -> bool:
         """Take the file over now; return whether it was good."""
@@ -128,7 +130,8 @@ class KeptFile(Protocol):
     async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
         """Keep what is made of what was kept; no other process saves meanwhile.
 
-        It is made in a thread. A disk that takes nothing is no reason to stop.
+        It is made in a thread. A disk that takes nothing is no reason to stop; one that hangs is
+        waited for, for ever.
         """
 
 
@@ -189,13 +192,15 @@ class Budget(Protocol):
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
 
         Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
         `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
-        and is not charged once more. Raises BudgetExhausted as soon as it is known that the slot
-        would come too late, or, for spare demand, that there is none.
+        and is not charged once more. `waiters`: the call is for all of these, as they come and go,
+        and waits in the best of their places. Raises BudgetExhausted as soon as it is known that
+        the slot would come too late, or, for spare demand, that there is none.
         """
 
     def throttled(
@@ -270,7 +275,7 @@ class Held:
 class Shared(Protocol):
     """Values that all replicas share, each fetched by one of them (flow/shared_flight.py)."""
 
-    async def obtain(
+    async def obtain(  # noqa: PLR0913 - each says for itself what it asks for
         self,
         key: str,
         fetch: Callable[[], Awaitable[Fetched]],
@@ -279,14 +284,15 @@ class Shared(Protocol):
         unusable: bytes | None = None,
         fresh: bool = False,
         to_the_end: bool = False,
+        waiters: Waiters | None = None,
     ) -> Held:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
         to it counts as absent. `fresh`: whatever is stored now counts as absent. `to_the_end`: the
-        fetch goes on when nobody waits for it any more. Without Redis the flight is shared in
-        this process only. Raises what `fetch` raises (those who waited
-        for a fetch share its failure), and DeadlineExceeded.
+        fetch goes on when nobody waits for it any more. `waiters`: where `fetch` sees who waits for
+        it; it is new for each call. Without Redis the flight is shared in this process only. Raises
+        what `fetch` raises (those who waited for a fetch share its failure), and DeadlineExceeded.
         """
 
     def renew(
@@ -366,8 +372,16 @@ class SharedStore(Protocol):
     async def abandon(self, key: str, *, owner: str) -> None:
         """End the lease without a result, so that another may fetch."""
 
-    def changes(self, key: str) -> AbstractContextManager[asyncio.Event]:
-        """Give an event that is set when a fetch of `key` ends, or when the store is lost."""
+    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+        """Tell whoever fetches `key`; it is sealed, and it may be lost."""
+
+    def changes(
+        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    ) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set when a fetch of `key` ends, or when the store is lost.
+
+        `heard` is given the teller and the text of what its holder is told, one's own included.
+        """
 
 
 class CallerUsage(Protocol):
@@ -417,6 +431,23 @@ class ServiceCredential(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialIssued:
+    expires_at: float
+    """When it ends at the latest, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteEnded:
+    """What became of a permitted write; the rest of the record is as in that of the permit."""
+
+    outcome: WriteOutcome
+    status: int
+    """The cloud's; 0: it gave none."""
+    permitted_at: float
+    """`at` of the permit: a caller may give two writes one request id."""
+
+
 @dataclass(slots=True)  # one is made for each link handed out, and frozen ones take thrice as long
 class AuditRecord:
     """Who was given what, decided by which rule. It holds no secret."""
@@ -444,6 +475,13 @@ class AuditRecord:
     """Whom an administrator's order is about, as issuer:subject."""
     detail: str = ""
     """Free text, such as what an administrator asked for, and why."""
+    access_key: str = ""
+    """Of the key pair of ours that was issued, or with which the request is signed.
+
+    No secret: each signed request shows it, it opens nothing, and no other key follows from it.
+    """
+    more: CredentialIssued | WriteEnded | None = None
+    """What only records of such an event have."""
 
 
 RECORDED_WITHIN_S: Final = 5.0

@@ -40,6 +40,7 @@ from gateway.key_material import (
     key_of_secret,
     keys_of_file,
     keys_that_fit,
+    text_of_file,
 )
 from gateway.located_yaml import Mistake, MistakesFound, Step, load
 from gateway.model import Logger, LogLevel, Operation, Reuse, Secret
@@ -252,7 +253,7 @@ def _ed25519_key(key: Secret) -> Secret:
 
 def _with_keys(file: Path) -> Path:
     try:
-        keys_of_file(file)
+        keys_of_file(text_of_file(file))
     except KeysUnusable as error:
         raise ValueError(str(error)) from None
     return file
@@ -468,7 +469,8 @@ class Issuer(_Section):
     def _algorithms_fit_the_file(self) -> Self:
         if isinstance(self.keys, StaticKeys):
             try:
-                keys_that_fit(keys_of_file(self.keys.public_key_file), self.algorithms)
+                found = keys_of_file(text_of_file(self.keys.public_key_file))
+                keys_that_fit(found, self.algorithms)
             except KeysUnusable as error:
                 raise At(("algorithms",), str(error)) from None
         return self

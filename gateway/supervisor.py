@@ -4,7 +4,9 @@ A changed config is taken over by starting new workers beside the old ones and d
 any setting can be changed and no request is lost; a config with mistakes changes nothing.
 """
 
+import faulthandler
 import logging
+import math
 import mmap
 import os
 import select
@@ -12,10 +14,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import settings
+from gateway.drivers.handover import Handover
 from gateway.drivers.last_connections import begin_no_more
 from gateway.drivers.passed_sockets import passed_sockets
 from gateway.located_yaml import MistakesFound
@@ -27,6 +31,9 @@ _START_MAX_S = 20.0
 _RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_AFTER_S = 30.0
 _END_LEEWAY_S = 5.0
+_HUNG_AFTER_S = 30.0
+"""Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
+_TOLD_WITHIN_S = 1.0
 _BACKLOG = 1024
 
 RETIRE = signal.SIGUSR1
@@ -34,6 +41,8 @@ RETIRE = signal.SIGUSR1
 whole gateway ends."""
 TAKE_OVER = signal.SIGUSR2
 """To its replacement: one scrape target must not show the counters of two processes by turns."""
+TELL_WHERE = signal.SIGQUIT
+"""To a worker whose event loop stands still: the stacks of its threads go to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class WorkerPlan:
     parent_fd: int
     """Reads as ended when the parent is gone."""
     history: "History"
+    handover: Handover
+    pulse: "Pulse"
 
 
 class History:
@@ -83,6 +94,24 @@ class History:
         self._shared[1] += 1
 
 
+class Pulse:
+    """The beats of a worker's event loop, in memory that its parent sees.
+
+    One that stands still answers nobody and hears no signal, while its process is there. No thread
+    beside it can tell: one of Python stands still, too, while C code holds the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._beats = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def beats(self) -> int:
+        return self._beats[0]
+
+    def beat(self) -> None:
+        self._beats[0] += 1
+
+
 Load = Callable[[], settings.Settings]
 """Reads the config file; raises MistakesFound."""
 Work = Callable[[WorkerPlan], int]
@@ -93,12 +122,15 @@ class _Worker:
     index: int
     pid: int
     born_at: float
-    ends_by: float | None = None
-    """Once it is told to end: when it is killed if it has not."""
-
-    @property
-    def retired(self) -> bool:
-        return self.ends_by is not None
+    pulse: Pulse
+    retired: bool = False
+    """Told to end, so nobody need follow it."""
+    ends_by: float = math.inf
+    """When it is killed if it has not ended."""
+    paused: bool = False
+    """By a signal from outside; then it is no wonder that it stands still."""
+    beats_seen: int = 0
+    still_s: float = 0.0
 
 
 class Supervisor:
@@ -124,7 +156,10 @@ class Supervisor:
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
+        self._hung_up = False
+        self._looked_at = _now()
         self._history = History()
+        self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
 
@@ -139,21 +174,18 @@ class Supervisor:
             log.warning("passed_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
-            return 1
+            return 0 if self._stopping else 1
         while not self._stopping:
-            for caught in self._wait(_LOOK_EVERY_S):
-                self._handle(caught)
+            self._wait(_LOOK_EVERY_S)
+            if self._hung_up:
+                self._hung_up = False
+                self._reload()
             self._bury()
+            self._feel_pulses()
             self._revive()
             self._watch_config()
         self._stop()
         return 0
-
-    def _handle(self, number: int) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            self._stopping = True
-        elif number == signal.SIGHUP:
-            self._reload()
 
     def _watch_config(self) -> None:
         if _signature(self._file) != self._seen:
@@ -173,8 +205,14 @@ class Supervisor:
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
+        self._take_over(config)
+
+    def _take_over(self, config: settings.Settings) -> None:
+        """Put new workers in the place of the old; where one does not come up, change nothing."""
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
+            if self._stopping:
+                return  # it was not tried to the end
             self._leave_unnamed_ports()
             self._history.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
@@ -216,6 +254,7 @@ class Supervisor:
                 return None
         public, admin = sockets
         ready_read, ready_write = os.pipe()
+        pulse = Pulse()
         takes_over = any(one.index == index and not one.retired for one in self._workers.values())
         plan = WorkerPlan(
             config,
@@ -226,23 +265,35 @@ class Supervisor:
             ready_write,
             self._alive_read,
             self._history,
+            self._handover,
+            pulse,
         )
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
             self._become_worker(plan)
         os.close(ready_write)
-        ready = _readable_with_data(ready_read, _START_MAX_S)
+        ready = self._becomes_ready(ready_read)
         os.close(ready_read)
-        worker = self._workers[pid] = _Worker(index, pid, _now())
+        worker = self._workers[pid] = _Worker(index, pid, _now(), pulse)
         if not ready:
             self._retire(worker, signal.SIGKILL)
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
 
+    def _becomes_ready(self, ready: int) -> bool:
+        """Wait for the worker's word, unless we are told to stop meanwhile."""
+        deadline = _now() + _START_MAX_S
+        while not self._stopping and (left_s := deadline - _now()) > 0:
+            self._wait(left_s, ready)
+            if select.select([ready], [], [], 0)[0]:
+                return bool(os.read(ready, 1))
+        return False
+
     def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
         request = self._config.request
+        worker.retired = True
         worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
         _send(worker.pid, number)
 
@@ -252,6 +303,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            faulthandler.register(TELL_WHERE)  # needs no lock of the interpreter
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
@@ -266,9 +318,12 @@ class Supervisor:
 
     def _bury(self) -> None:
         for pid, worker in list(self._workers.items()):
-            dead, status = os.waitpid(pid, os.WNOHANG)
-            if not dead:
-                if worker.ends_by is not None and worker.ends_by < _now():
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                worker.paused = os.WIFSTOPPED(status)
+                continue
+            if not changed:
+                if worker.ends_by < _now():
                     _send(pid, signal.SIGKILL)
                 continue
             del self._workers[pid]
@@ -282,6 +337,21 @@ class Supervisor:
             self._deaths[worker.index] = deaths
             delay_s = _RESTART_AFTER_S[min(deaths, len(_RESTART_AFTER_S) - 1)]
             self._restart_at[worker.index] = _now() + delay_s
+
+    def _feel_pulses(self) -> None:
+        """Kill who stands still, and let it tell where; another is started for it."""
+        # Not for longer than a look: while all of us are paused, nobody stands still.
+        passed_s = min(_now() - self._looked_at, _LOOK_EVERY_S)
+        self._looked_at = _now()
+        for worker in self._workers.values():
+            beats = worker.pulse.beats
+            goes_on = beats != worker.beats_seen or not beats or worker.paused
+            worker.beats_seen = beats
+            worker.still_s = 0.0 if goes_on else worker.still_s + passed_s
+            if worker.still_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
+                log.error("worker_hung", extra={"worker": worker.index, "pid": worker.pid})
+                _send(worker.pid, TELL_WHERE)
+                worker.ends_by = _now() + _TOLD_WITHIN_S
 
     def _revive(self) -> None:
         for index, at in list(self._restart_at.items()):
@@ -320,13 +390,13 @@ class Supervisor:
             bound.close()
         self._sockets.clear()
 
-    def _wait(self, seconds: float) -> bytes:
-        """Sleep until a signal comes or the span is over; return the signals' numbers."""
-        select.select([self._signals_read], [], [], seconds)
-        try:
-            return os.read(self._signals_read, 512)
-        except BlockingIOError:
-            return b""
+    def _wait(self, seconds: float, *others: int) -> None:
+        """Sleep until a signal comes, one of the others is readable, or the span is over."""
+        select.select([self._signals_read, *others], [], [], seconds)
+        with suppress(BlockingIOError):
+            caught = os.read(self._signals_read, 512)
+            self._stopping |= signal.SIGTERM in caught or signal.SIGINT in caught
+            self._hung_up |= signal.SIGHUP in caught
 
     def _socket(self, host: str, port: int) -> socket.socket:
         """Bind once and keep: workers share the socket, so a connection survives any of them.
@@ -365,18 +435,6 @@ def _signature(file: Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _readable_with_data(descriptor: int, seconds: float) -> bool:
-    deadline = _now() + seconds
-    while (left_s := deadline - _now()) > 0:
-        try:
-            readable, _, _ = select.select([descriptor], [], [], left_s)
-        except InterruptedError:
-            continue
-        if readable:
-            return bool(os.read(descriptor, 1))
-    return False
 
 
 def _send(pid: int, number: int) -> None:

@@ -1,7 +1,6 @@
 """A serving process: opens, listens, drains, closes. `serve` puts a supervisor above several."""
 
 import asyncio
-import faulthandler
 import gc
 import logging
 import os
@@ -29,6 +28,7 @@ from gateway.app import (
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.issuer_keys import load_first
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
 from gateway.drivers.metrics import Metrics
@@ -51,8 +51,6 @@ _RESTART_AFTER_S = 1.0
 _HEADER_BYTES_MAX = 65_536
 """A JWT with many groups is long; one that is longer than this is none of an issuer's."""
 _LAG_EVERY_S = 0.5
-_HUNG_AFTER_S = 30.0
-"""Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
 _SWITCH_S = 0.001
 """For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
 
@@ -137,7 +135,7 @@ class Worker:
         try:
             client = make_client(self._config.store, self._embedded_url)
             async with open_parts(
-                self._config, client, self._clock, self._metrics, self._lines
+                self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
             ) as parts:
                 # Before anything has a time to keep: a full collection holds the loop for longer
                 # than the slot of a first login is good for.
@@ -179,7 +177,7 @@ class Worker:
             await self._serve(parts)
 
     async def _serve(self, parts: "Parts") -> None:
-        await parts.first_keys(_FIRST_KEYS_WITHIN_S)
+        await load_first(parts.keys, within_s=_FIRST_KEYS_WITHIN_S)
         server = PublicServer(
             parts.handler,
             access_log=None,  # one line per request is written by the handler
@@ -251,7 +249,7 @@ class Worker:
 
     async def _measure_lag(self) -> None:
         while True:
-            end_when_hung(_HUNG_AFTER_S)
+            self._plan.pulse.beat()
             due_at = self._clock.monotonic() + _LAG_EVERY_S
             await self._clock.sleep(_LAG_EVERY_S)
             self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
@@ -269,14 +267,6 @@ class Worker:
         may_record = parts.trail.durable or self._config.audit.when_unwritable == "serve"
         serves = parts.orders.serve and may_record and any(keys.values())
         return serves and not self._draining, state
-
-
-def end_when_hung(after_s: float) -> None:
-    """End the process if this is not called again in time; the stacks go to stderr.
-
-    A loop that stands still answers nobody and hears no signal, while its parent sees it alive.
-    """
-    faulthandler.dump_traceback_later(after_s, exit=True)
 
 
 @asynccontextmanager

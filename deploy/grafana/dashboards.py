@@ -1,10 +1,11 @@
 """Write the dashboards: `python deploy/grafana/dashboards.py [DIRECTORY]`, or `make docs`."""
 
+import re
 import sys
 from pathlib import Path
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
-from panels import GREEN, RED, YELLOW, figure, graph, page, percentiles, to_json, words
+from panels import GREEN, RED, YELLOW, figure, graph, page, percentiles, to_json, to_runbook, words
 
 HERE = Path(__file__).parent
 NEVER_BELOW = float("-inf")
@@ -54,7 +55,7 @@ def service() -> Dashboard:
             figure(
                 "How many processes answer?",
                 "Targets of the job console-gateway that Prometheus reaches. Fewer than you run: see"
-                " ConsoleGatewayTargetDown in the runbook.",
+                f" {to_runbook('ConsoleGatewayTargetDown')} in the runbook.",
                 ('sum(up{job="console-gateway",INSTANCE})', "up"),
                 unit="short",
                 limits=((NEVER_BELOW, RED), (1, GREEN)),
@@ -291,7 +292,7 @@ def upstream() -> Dashboard:
             figure(
                 "How long is the service token good?",
                 "The shortest of all processes and projects. Below half an hour it was not renewed in time:"
-                " ConsoleGatewayServiceTokenNotRenewed in the runbook.",
+                f" {to_runbook('ConsoleGatewayServiceTokenNotRenewed')} in the runbook.",
                 (
                     "min by (account)"
                     " (gateway_service_credential_expires_timestamp_seconds{ACCOUNT} > 0) - time()",
@@ -361,17 +362,25 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             graph(
-                "How many calls wait, and for how long will they?",
-                "Over all replicas; and the time that the longest queue takes at the learned rate.",
+                "How many calls wait?",
+                "The queue before each budget, over all replicas.",
                 (
                     "max by (account, budget) (gateway_budget_queue_length{ACCOUNT})",
-                    "waiting, {{account}} {{budget}}",
-                ),
-                (
-                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
-                    "seconds, {{account}} {{budget}}",
+                    "{{account}} {{budget}}",
                 ),
                 unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How long will the queue take?",
+                "Its length at the learned rate. Beyond `budget.wait_max_s` (20 s) callers are refused.",
+                (
+                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
+                    "{{account}} {{budget}}",
+                ),
+                unit="s",
+                limits=((10, RED),),
             )
         )
         .with_panel(
@@ -384,7 +393,7 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Who was told to come later?",
+                "How many calls were told to come later?",
                 "Calls refused at once since their place would have come too late (CGW.4291), and"
                 " places that came too late, or into a pause, to be used.",
                 (
@@ -395,7 +404,7 @@ def upstream() -> Dashboard:
                     "sum by (account, budget) (rate(gateway_budget_slots_lost_total{ACCOUNT}[WINDOW]))",
                     "lost, {{account}} {{budget}}",
                 ),
-                unit="reqps",
+                unit="cps",
             )
         )
         .with_panel(
@@ -587,7 +596,7 @@ def links() -> Dashboard:
                 "Links and tokens pushed out before their end, a second. More than a few: raise `memory`"
                 " in the config, or calls and verifications are done twice.",
                 ("sum by (kind) (rate(gateway_evictions_total{INSTANCE}[WINDOW]))", "{{kind}}"),
-                unit="reqps",
+                unit="cps",
             )
         )
         .with_row(Row("Redis"))
@@ -603,16 +612,31 @@ def links() -> Dashboard:
         .with_panel(
             graph(
                 "Does Redis fail?",
-                "Round trips that failed, a second by process, and which share was slow.",
+                "Round trips that failed, a second by process.",
                 (
                     'sum by (instance) (rate(gateway_store_duration_seconds_count{INSTANCE,outcome="failed"}[WINDOW]))',
-                    "failed a second, {{instance}}",
+                    "{{instance}}",
                 ),
+                unit="cps",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which share of round trips is slow?",
+                "Over 50 ms, in 5 minutes, by process; one process alone means the process.",
                 (
                     "job_instance:gateway_store_slow:ratio_rate5m{INSTANCE}",
-                    "slow share, {{instance}}",
+                    "{{instance}}",
                 ),
-                ("1 - gateway_store_available{INSTANCE}", "away, {{instance}}"),
+                unit="percentunit",
+                limits=((0.01, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "Which processes are without Redis?",
+                "1: this process does not reach it, and goes on alone.",
+                ("1 - gateway_store_available{INSTANCE}", "{{instance}}"),
                 unit="short",
             )
         )
@@ -651,7 +675,7 @@ def security() -> Dashboard:
             figure(
                 "Is the audit trail durable?",
                 "The least of all processes. 0: the latest write failed, and answers are 503 unless"
-                " `when_unwritable` is `serve`: ConsoleGatewayAuditNotDurable in the runbook.",
+                f" `when_unwritable` is `serve`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
                 ("min(gateway_audit_durable{INSTANCE})", "durable"),
                 unit="short",
                 limits=((NEVER_BELOW, RED), (1, GREEN)),
@@ -659,8 +683,8 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Did answers leave unrecorded?",
-                "In a day; only where operators chose to serve so.",
+                "Is anything missing on record?",
+                "In a day: what became of writes, or anything where operators chose to serve so.",
                 ("sum(increase(gateway_audit_unrecorded_total{INSTANCE}[1d]))", "unrecorded"),
                 unit="short",
                 decimals=0,
@@ -856,12 +880,12 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Does the trail fail?",
-                "Groups that could not be written, and answers that left without their record, in 10"
-                " minutes.",
+                "Groups that could not be written, and records that are missing of what was done all the"
+                " same, in 10 minutes.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
                     "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
-                    "unrecorded answers",
+                    "missing records",
                 ),
                 unit="short",
             )
@@ -887,10 +911,19 @@ def security() -> Dashboard:
 
 def runbook() -> Dashboard:
     text = (HERE.parent / "runbook.md").read_text()
-    about = "deploy/runbook.md, as it was when these dashboards were written."
-    return page(
-        "Runbook", "What users feel, how to confirm it, what to do.", accounts=False
-    ).with_panel(words("An alert fires: what now?", about, text))
+    head, *parts = re.split(r"^## (\w+)\n+", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    _, _, intro = head.partition("\n")
+    index = " · ".join(map(to_runbook, sections))
+    made = page(
+        "Runbook",
+        "What users feel, how to confirm it, what to do: deploy/runbook.md, as it was when these"
+        " dashboards were written.",
+        accounts=False,
+    ).with_panel(words("An alert fires: what now?", f"{index}\n{intro}", height=16))
+    for alert, content in sections.items():
+        made = made.with_panel(words(alert, content))
+    return made
 
 
 DASHBOARDS = {

@@ -1,6 +1,7 @@
 """What the dashboards are made of: one form for all panels, variables and links."""
 
 import json
+from zlib import crc32
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, text, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -132,16 +133,20 @@ def percentiles(histogram: str, which: str, *, by: str = "") -> list[Query]:
     ]
 
 
-def words(question: str, about: str, content: str) -> text.Panel:
+def words(title: str, content: str, *, height: int = 10) -> text.Panel:
     return (
-        text.Panel()
-        .title(question)
-        .description(about)
-        .mode(TextMode.MARKDOWN)
-        .content(content)
-        .span(24)
-        .height(32)
+        text.Panel().title(title).mode(TextMode.MARKDOWN).content(content).span(24).height(height)
     )
+
+
+def to_runbook(alert: str) -> str:
+    """Return a link in Markdown to that section of the runbook.
+
+    The sanitizer takes the ids of headings away, so that no anchor leads to one, but a panel can
+    be shown alone. Without a slash at its beginning Grafana reads the link from its own root,
+    wherever that is.
+    """
+    return f"[{alert}](d/{UIDS['Runbook']}?viewPanel=panel-{_panel_id(alert)})"
 
 
 def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
@@ -177,11 +182,16 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
 
 
 def to_json(made: dashboard.Dashboard) -> str:
-    """Return it as Grafana reads it; a panel's id is its place."""
+    """Return it as Grafana reads it."""
     built = made.build()
-    for place, panel in enumerate(built.panels or [], 1):
-        panel.id_val = place
+    for panel in built.panels or []:
+        panel.id_val = _panel_id(panel.title)
     return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
+
+
+def _panel_id(title: str | None) -> int:
+    """Make it of the title: links that name it hold when other panels come, go or move."""
+    return crc32((title or "").encode()) % 1_000_000
 
 
 def _variable(name: str, series: str) -> dashboard.QueryVariable:

@@ -2,19 +2,22 @@
 
 All fetching is done by `run`, never by a request: a caller who hangs up harms nobody, and
 however many ask for an unknown `kid`, they wait for one fetch per cooldown. A refresh that
-fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped.
+fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped. A worker
+that starts while the issuer is away has those of the workers before it, as old as they are.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from gateway.drivers.handover import Handover
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.key_material import (
     KEYS_BYTES_MAX,
@@ -25,6 +28,7 @@ from gateway.key_material import (
     keys_of_file,
     keys_of_set,
     keys_that_fit,
+    text_of_file,
 )
 from gateway.ports import Clock, Telemetry
 from gateway.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
@@ -36,7 +40,7 @@ _RETRY_S_MAX: Final = 30.0
 
 
 class IssuerKeys:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that it is made of
         self,
         issuer: Issuer,
         *,
@@ -45,6 +49,7 @@ class IssuerKeys:
         telemetry: Telemetry,
         on_rotation: Callable[[str], None],
         jitter: Random,
+        handover: Handover,
     ) -> None:
         """`on_rotation` is called with the issuer's name when keys were changed or dropped."""
         self._issuer = issuer
@@ -62,6 +67,11 @@ class IssuerKeys:
         """Set when the refresh under way, or else the next one, has ended."""
         self._asked = asyncio.Event()
         self._may_ask_at = clock.monotonic()
+        self._handover = handover
+        if (left := handover.find(self._left_as)) is not None:
+            with suppress(KeysUnusable):  # by an issuer's settings that have changed since
+                self._keys = self._keys_in(left.text)
+                self._confirmed_at = left.at
 
     @property
     def issuer(self) -> str:
@@ -126,6 +136,16 @@ class IssuerKeys:
                 ended, self._ended = self._ended, asyncio.Event()
                 ended.set()
 
+    async def try_refresh(self) -> None:
+        """Load the keys now; that they could not be is logged."""
+        try:
+            await self.refresh()
+        except KeysUnavailable as error:
+            log.warning(
+                "keys_refresh_failed",
+                extra={"issuer": self._issuer.name, "error": str(error)},
+            )
+
     def _refresh_is_coming(self) -> bool:
         """Ask for one unless one is under way or asked for; False while the cooldown lasts."""
         if self._one_at_a_time.locked() or self._asked.is_set():
@@ -141,7 +161,7 @@ class IssuerKeys:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            await self._try_refresh()
+            await self.try_refresh()
 
     async def _refresh_on_schedule(self) -> None:
         while True:
@@ -152,16 +172,7 @@ class IssuerKeys:
                 log.error("keys_dropped", extra={"issuer": self._issuer.name})
                 self._keys = frozenset()
                 self._on_rotation(self._issuer.name)
-            await self._try_refresh()
-
-    async def _try_refresh(self) -> None:
-        try:
-            await self.refresh()
-        except KeysUnavailable as error:
-            log.warning(
-                "keys_refresh_failed",
-                extra={"issuer": self._issuer.name, "error": str(error)},
-            )
+            await self.try_refresh()
 
     def _take(self, keys: frozenset[IssuerKey]) -> None:
         now = self._clock.monotonic()
@@ -207,20 +218,36 @@ class IssuerKeys:
         return ()
 
     async def _load(self) -> frozenset[IssuerKey]:
-        return keys_that_fit(await self._published(), self._issuer.algorithms)
+        source = self._issuer.keys
+        if isinstance(source, SharedSecretKey):
+            return keys_that_fit([key_of_secret(source.secret)], self._issuer.algorithms)
+        began_at = self._clock.monotonic()
+        text = await self._published(source)
+        keys = self._keys_in(text)
+        await asyncio.to_thread(self._handover.leave, self._left_as, text, at=began_at)
+        return keys
 
-    async def _published(self) -> list[IssuerKey]:
-        match self._issuer.keys:
-            case DiscoveryKeys() as source:
-                document = await self._fetch(f"{source.discovery}/.well-known/openid-configuration")
-                address = self._key_set_address(document, source.discovery)
-                return keys_of_set(await self._fetch(address))
-            case JwksKeys() as source:
-                return keys_of_set(await self._fetch(source.jwks))
-            case StaticKeys() as source:
-                return await asyncio.to_thread(keys_of_file, source.public_key_file)
-            case SharedSecretKey() as source:
-                return [key_of_secret(source.secret)]
+    @property
+    def _left_as(self) -> str:
+        """Its source included: what another address published are not this one's keys."""
+        return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
+
+    def _keys_in(self, text: bytes) -> frozenset[IssuerKey]:
+        is_file = isinstance(self._issuer.keys, StaticKeys)
+        found = keys_of_file(text) if is_file else keys_of_set(key_document(text))
+        return keys_that_fit(found, self._issuer.algorithms)
+
+    async def _published(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
+        match source:
+            case DiscoveryKeys():
+                base = source.discovery
+                text = await self._fetch(f"{base}/.well-known/openid-configuration")
+                document = key_document(text)
+                return await self._fetch(self._key_set_address(document, base))
+            case JwksKeys():
+                return await self._fetch(source.jwks)
+            case StaticKeys():
+                return await asyncio.to_thread(text_of_file, source.public_key_file)
 
     def _key_set_address(self, document: object, base: str) -> str:
         # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
@@ -236,8 +263,8 @@ class IssuerKeys:
             raise KeysUnusable("jwks_uri is not an address") from error
         return str(address)
 
-    async def _fetch(self, address: str) -> object:
-        """Get a JSON document. No redirect is followed: only config says whom we trust."""
+    async def _fetch(self, address: str) -> bytes:
+        """Get a document. No redirect is followed: only config says whom we trust."""
         async with self._http.get(
             address,
             allow_redirects=False,
@@ -251,4 +278,11 @@ class IssuerKeys:
                 body += chunk
                 if len(body) > KEYS_BYTES_MAX:
                     raise KeysUnusable("the answer is too long")
-        return key_document(bytes(body))
+        return bytes(body)
+
+
+async def load_first(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
+    """Wait for the keys that are not known yet, but not long: one that is away stops nobody."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await asyncio.gather(*(keys.try_refresh() for keys in issuers if not keys.loaded))

@@ -5,11 +5,15 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from logging import Logger
 from pathlib import Path
+from typing import Final
 
 from gateway.drivers.durable import sync_directory
+
+_HANGS_AFTER_S: Final = 2.0
 
 
 class FileOnDisk:
@@ -19,6 +23,8 @@ class FileOnDisk:
         self._log = log
         self._failed = failed
         self._mode = mode
+        # A disk that hangs takes none of the threads that everything else is read in.
+        self._thread = ThreadPoolExecutor(1, "kept file")
 
     def load(self) -> bytes | None:
         try:
@@ -27,11 +33,17 @@ class FileOnDisk:
             return None
 
     async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        saving = asyncio.get_running_loop().run_in_executor(self._thread, self._replace, made_of)
+        done, _ = await asyncio.wait({saving}, timeout=_HANGS_AFTER_S)
+        if not done:
+            self._tell("the disk hangs, or who has locked the file does")
         try:
-            await asyncio.to_thread(self._replace, made_of)
+            await saving
         except OSError as error:
-            told = {"file": self._file.name, "error": error.strerror}
-            self._log.warning(self._failed, extra=told)
+            self._tell(error.strerror)
+
+    def _tell(self, error: str | None) -> None:
+        self._log.warning(self._failed, extra={"file": self._file.name, "error": error})
 
     def _replace(self, made_of: Callable[[bytes | None], bytes]) -> None:
         with self._alone():

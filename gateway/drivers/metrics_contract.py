@@ -239,9 +239,9 @@ FAMILIES: Final = (
     _counter(
         "gateway_audit_records_total",
         "Records of the audit trail that are durable.",
-        event="console_link_issued, write_permitted, refused, revoked, links_dropped, "
-        "admin_action, admin_refused, policy_loaded, policy_rejected, records_missing, "
-        "trail_opened, trail_resumed",
+        event="console_link_issued, write_permitted, write_outcome, credential_issued, refused, "
+        "revoked, links_dropped, admin_action, admin_refused, policy_loaded, policy_rejected, "
+        "records_missing, trail_opened, trail_resumed",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
@@ -251,7 +251,8 @@ FAMILIES: Final = (
     _counter("gateway_audit_failures_total", "Groups of records that could not be written."),
     _counter(
         "gateway_audit_unrecorded_total",
-        "Answers that left without their record, as operators chose (`when_unwritable: serve`).",
+        "Records that are missing of what was done all the same: of any answer, where operators "
+        "chose so (`when_unwritable: serve`); else of what became of a write.",
     ),
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."

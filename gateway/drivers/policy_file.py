@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.drivers.handover import Handover
 from gateway.errors import JournalUnavailable
 from gateway.located_yaml import MistakesFound, parse, read
 from gateway.ports import AuditRecord, Clock, Journal, Telemetry
@@ -24,6 +25,8 @@ _UNRECORDED_MAX = 100
 class _Found:
     """What was in the file at one look, so that a policy bears the digest of its own text."""
 
+    at: float
+    """Monotonic, before the look."""
     digest: str
     """"": it could not be read."""
     content: bytes = b""
@@ -31,7 +34,10 @@ class _Found:
 
 
 class PolicyFile:
-    """Implements ports.Policies. A file with mistakes never replaces a policy that is in force."""
+    """Implements ports.Policies. A file with mistakes never replaces a policy that is in force.
+
+    Nor does a worker's death: the next one begins with what a worker accepted last.
+    """
 
     def __init__(
         self,
@@ -41,22 +47,30 @@ class PolicyFile:
         projects: Collection[str],
         clock: Clock,
         telemetry: Telemetry,
+        handover: Handover,
     ) -> None:
-        """Load the file; raise MistakesFound when it has mistakes."""
+        """Load the file; raise MistakesFound when it has mistakes and no worker left a policy."""
         self._file = file
         self._issuers = issuers
         self._projects = projects
         self._clock = clock
         self._telemetry = telemetry
-        found = _look(file)
+        self._handover = handover
+        found = self._look()
         self._seen = found.digest
-        self._policy = self._policy_of(found)
-        self.loaded_at = clock.now()
-        self.rejected = False
+        try:
+            self._put_in_force(self._accepted(found))
+        except MistakesFound as refusal:
+            if (left := handover.find(self._left_as)) is None:
+                raise
+            self._put_in_force(self._policy_of(left.text))
+            self._refuse(refusal)
         self._journal: Journal | None = None
         self._unrecorded: deque[AuditRecord] = deque()
+        self._taking = asyncio.Lock()
+        """From the look until its policy is in force: else a long one, read before a short one,
+        would come into force after it."""
         self._recording = asyncio.Lock()
-        telemetry.policy_reloaded("ok", self._policy.size)
 
     def current(self) -> Policy:
         return self._policy
@@ -69,39 +83,51 @@ class PolicyFile:
         """
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
-            found = await asyncio.to_thread(_look, self._file)
-            if found.digest != self._seen:
-                await self._take(found)
+            async with self._taking:
+                found = await asyncio.to_thread(self._look)
+                if found.digest != self._seen:
+                    await self._take(found)
             await self._record_all()
 
     async def reload(self) -> bool:
         """Take the file over as a whole, or refuse it, count and log why, and change nothing."""
-        return await self._take(await asyncio.to_thread(_look, self._file))
+        async with self._taking:
+            taken = await self._take(await asyncio.to_thread(self._look))
+        await self._record_all()
+        return taken
 
     async def record_in(self, journal: Journal) -> None:
         """Put on record which policy is in force, now and at each change."""
         self._journal = journal
-        await self._record("policy_loaded", f"{self._policy.size} rules")
+        self._to_record("policy_loaded", f"{self._policy.size} rules")
+        await self._record_all()
 
     async def _take(self, found: _Found) -> bool:
-        self._seen = found.digest
         try:
-            policy = await asyncio.to_thread(self._policy_of, found)
+            policy = await asyncio.to_thread(self._accepted, found)
         except MistakesFound as refusal:
-            self.rejected = True
-            self._telemetry.policy_reloaded("rejected", 0)
-            mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
-            log.error("policy_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
-            await self._record("policy_rejected", mistakes[0])
+            self._seen = found.digest
+            self._refuse(refusal)
+            self._to_record("policy_rejected", self.mistake)
             return False
-        self._policy, self.rejected = policy, False
-        self.loaded_at = self._clock.now()
-        self._telemetry.policy_reloaded("ok", policy.size)
+        self._seen = found.digest
+        self._put_in_force(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
-        await self._record("policy_loaded", f"{policy.size} rules")
+        self._to_record("policy_loaded", f"{policy.size} rules")
         return True
 
-    async def _record(self, event: str, detail: str) -> None:
+    def _put_in_force(self, policy: Policy) -> None:
+        self._policy, self.mistake = policy, ""
+        self.loaded_at = self._clock.now()
+        self._telemetry.policy_reloaded("ok", policy.size)
+
+    def _refuse(self, refusal: MistakesFound) -> None:
+        self._telemetry.policy_reloaded("rejected", 0)
+        mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
+        self.mistake = mistakes[0]
+        log.error("policy_rejected", extra={"mistakes": mistakes})
+
+    def _to_record(self, event: str, detail: str) -> None:
         if self._journal is None:
             return
         if len(self._unrecorded) >= _UNRECORDED_MAX:
@@ -115,7 +141,6 @@ class PolicyFile:
                 detail=detail,
             )
         )
-        await self._record_all()
 
     async def _record_all(self) -> None:
         """Put on record what is not yet; a policy that takes rights away waits for no disk."""
@@ -127,20 +152,34 @@ class PolicyFile:
                     return  # the next look tries again
                 self._unrecorded.popleft()
 
-    def _policy_of(self, found: _Found) -> Policy:
+    def _look(self) -> _Found:
+        at = self._clock.monotonic()
+        try:
+            content = read(self._file)
+        except MistakesFound as unreadable:
+            return _Found(at, "", unreadable=unreadable)
+        return _Found(at, _digest(content), content)
+
+    def _accepted(self, found: _Found) -> Policy:
+        """Return the policy of a text that is good, and leave that to the workers after this."""
         if found.unreadable is not None:
             raise found.unreadable
+        policy = self._policy_of(found.content)
+        self._handover.leave(self._left_as, found.content, at=found.at)
+        return policy
+
+    @property
+    def _left_as(self) -> str:
+        return f"policy {self._file}"
+
+    def _policy_of(self, content: bytes) -> Policy:
         return read_policy(
-            parse(self._file, found.content),
+            parse(self._file, content),
             issuers=self._issuers,
             projects=self._projects,
-            version=found.digest[:12],
+            version=_digest(content)[:12],
         )
 
 
-def _look(file: Path) -> _Found:
-    try:
-        content = read(file)
-    except MistakesFound as unreadable:
-        return _Found("", unreadable=unreadable)
-    return _Found(hashlib.sha256(content).hexdigest(), content)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -22,7 +22,15 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow import under_way
-from gateway.model import BudgetClass, Demand, Headers, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.model import (
+    BudgetClass,
+    Demand,
+    Headers,
+    LinkSource,
+    Secret,
+    UpstreamAnswer,
+    UpstreamRequest,
+)
 from gateway.ports import Budget, Clock, Fetched, Shared, Telemetry, Upstream
 from gateway.rules.signing import sign
 from gateway.rules.verdicts import Throttled, error_of, judge
@@ -43,10 +51,18 @@ _REMAINING_MIN_S = 60.0
 """A token with less left is not sent: it might end on its way."""
 _HEALS_AGAIN_AFTER_S = 30.0
 """A token that is refused so soon after a renewal is not what is wrong (dossier, conclusion 3)."""
-_OPEN, _REFUSED = b"open", b"refused"
+_OPEN = b"open"
 _OPEN_SHOWN_S = 0.05
 """Only so long that the lease ends by it; nobody takes it for an answer."""
 _LOOK_AT_FILE_EVERY_S = 1.0
+_REFUSALS = {
+    "401": "user, domain or password is wrong",  # as Keystone has it, with no code of IAM's
+    "IAM.0004": "it has no such project",
+    "IAM.0061": "the account is locked for 15 minutes",
+    "IAM.0062": "user, domain or password is wrong",
+    "IAM.0081": "the user has no programmatic access",
+}
+"""What its status or code means (dossier 3.2); its text may quote what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +106,24 @@ class PasswordCredential:
         self._failures = 0
         self._refusals = 0
         self._closed_until = 0.0
+        self._closed_by = ""
         self._life_s = 0.0
         self._renewed_at = float("-inf")
         telemetry.service_login_refused(account, project, refused=False)
         telemetry.service_credential_expires(account, project, 0.0)
 
+    async def log_in(self, *, deadline: float) -> str:
+        """Get a token and say whose; raise ServiceLoginFailed, DeadlineExceeded."""
+        _, source = await self._obtain(deadline, unusable=None)
+        if source is LinkSource.UPSTREAM:
+            return f"{self._login.iam_endpoint} gave a token"
+        return f"Redis holds a token, so {self._login.iam_endpoint} was not asked"
+
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request  # a token is the same for every request
         token = self._token
         if token is None or self._left_s(token) < _spare_s(self._life_s):
-            token = await self._obtain(deadline, unusable=token)
+            token, _ = await self._obtain(deadline, unusable=token)
         return (("X-Auth-Token", token.secret.reveal()),)
 
     async def renew(self, refused: Headers, *, deadline: float) -> bool:
@@ -131,7 +155,9 @@ class PasswordCredential:
                 pause_s = error.retry_after_s if isinstance(error, ServiceLoginFailed) else 5.0
                 await self._clock.sleep(max(1.0, pause_s))
 
-    async def _obtain(self, deadline: float, *, unusable: _Token | None) -> _Token:
+    async def _obtain(
+        self, deadline: float, *, unusable: _Token | None
+    ) -> tuple[_Token, LinkSource]:
         self._raise_if_closed()
         held = await self._shared.obtain(
             f"token:{self._account}:{self._project}:{self._fingerprint}",
@@ -148,7 +174,7 @@ class PasswordCredential:
         self._failures = self._refusals = 0  # also where another replica logged in
         self._telemetry.service_login_refused(self._account, self._project, refused=False)
         self._telemetry.service_credential_expires(self._account, self._project, token.expires_at)
-        return token
+        return token, held.source
 
     async def _log_in(self) -> Fetched:
         """Try to log in, one at a time over all projects of the account and all replicas.
@@ -160,34 +186,33 @@ class PasswordCredential:
 
         async def attempt() -> Fetched:
             self._raise_if_closed()
-            fetched = await self._try()
-            if fetched is None:
-                return Fetched(_REFUSED, self._closed_until)
-            brought.append(fetched)
+            outcome = await self._try()
+            if isinstance(outcome, str):
+                return Fetched(outcome.encode(), self._closed_until)
+            brought.append(outcome)
             return Fetched(_OPEN, self._clock.monotonic() + _OPEN_SHOWN_S)
 
         key = f"refused:{self._account}:{self._fingerprint}"
         while not brought:
             gate = await self._shared.obtain(key, attempt, deadline=deadline, unusable=_OPEN)
-            if gate.value == _REFUSED:  # also where another was
-                self._closed_until = gate.good_until
+            if gate.value != _OPEN:  # also where another was refused
+                self._close(_refusal(gate.value.decode()), until=gate.good_until)
                 self._telemetry.service_login_refused(self._account, self._project, refused=True)
                 self._raise_if_closed()
         return brought[0]
 
-    async def _try(self) -> Fetched | None:
-        """Return a token, or None when IAM refuses us. Raises ServiceLoginFailed: it is away."""
+    async def _try(self) -> Fetched | str:
+        """Return a token, or with what IAM refuses us. Raises ServiceLoginFailed: it is away."""
         deadline = self._clock.monotonic() + _LOGIN_TIMEOUT_S
         try:
             await self._budget.admit(self._account, BudgetClass.IAM, Demand(""), deadline=deadline)
             answer = await self._ask_iam()
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, BudgetExhausted) as error:
-            raise self._away(type(error).__name__) from None
+            raise self._away(type(error).__name__, str(error)) from None
         token = _token_of(answer)
         left_s = 0.0 if token is None else self._left_s(token)
         if token is None or left_s <= 0:
-            await self._failed(answer)
-            return None
+            return self._refused(answer)
         self._telemetry.service_login(self._account, "ok")
         log.info("service_login", extra={"account": self._account, "project": self._project})
         return Fetched(token.value, self._clock.monotonic() + left_s - _spare_s(left_s))
@@ -203,39 +228,53 @@ class PasswordCredential:
             call.answered(answer.status)
             return answer
 
-    async def _failed(self, answer: UpstreamAnswer) -> None:
-        """Note a refusal; raise ServiceLoginFailed where it is none."""
+    def _refused(self, answer: UpstreamAnswer) -> str:
+        """Note a refusal and return its status and code; raise ServiceLoginFailed if it is none."""
         verdict = judge(answer)
         if isinstance(verdict, Throttled):
             self._budget.throttled(
                 self._account, BudgetClass.IAM, pause_s=verdict.pause_s, told=verdict.rate
             )
-            raise self._away("throttled")
+            raise self._away("throttled", "it takes no more logins for now")
+        code, _ = error_of(answer.body)
+        told = f"{answer.status} {code}".rstrip() if code != str(answer.status) else code
         if answer.status not in (400, 401, 403, 404):
-            raise self._away(str(answer.status))
+            raise self._away(str(answer.status), f"it answered {told}")
         pause_s = _REFUSED_PAUSE_S[min(self._refusals, len(_REFUSED_PAUSE_S) - 1)]
         self._refusals += 1
-        self._closed_until = self._clock.monotonic() + pause_s
+        self._close(_refusal(told), until=self._clock.monotonic() + pause_s)
         self._telemetry.service_login(self._account, "refused")
-        code, _ = error_of(answer.body)
         log.error(
             "service_login_refused",
             extra={"account": self._account, "status": answer.status, "error_code": code},
         )
+        return told
 
-    def _away(self, why: str) -> ServiceLoginFailed:
+    def _away(self, error: str, why: str) -> ServiceLoginFailed:
         pause_s = _AWAY_PAUSE_S[min(self._failures, len(_AWAY_PAUSE_S) - 1)]
         pause_s *= 0.75 + 0.5 * self._jitter()
         self._failures += 1
-        self._closed_until = self._clock.monotonic() + pause_s
+        self._close(why, until=self._clock.monotonic() + pause_s)
         self._telemetry.service_login(self._account, "away")
-        log.warning("service_login_failed", extra={"account": self._account, "error": why})
-        return ServiceLoginFailed(f"IAM: {why}", retry_after_s=pause_s)
+        log.warning(
+            "service_login_failed",
+            extra={"account": self._account, "error": error, "reason": why},
+        )
+        return self._closed(pause_s)
+
+    def _close(self, why: str, *, until: float) -> None:
+        self._closed_by, self._closed_until = why, until
 
     def _raise_if_closed(self) -> None:
         left_s = self._closed_until - self._clock.monotonic()
         if left_s > 0:
-            raise ServiceLoginFailed("after a failed login", retry_after_s=left_s)
+            raise self._closed(left_s)
+
+    def _closed(self, left_s: float) -> ServiceLoginFailed:
+        return ServiceLoginFailed(
+            f"{self._login.iam_endpoint}: {self._closed_by}; the next try is due in {left_s:.0f} s",
+            retry_after_s=left_s,
+        )
 
     def _left_s(self, token: _Token) -> float:
         return token.expires_at - self._clock.now()
@@ -252,6 +291,10 @@ class KeyPairCredential:
         self._login = login
         self._host = urlsplit(endpoint).netloc
         self._clock = clock
+
+    async def log_in(self, *, deadline: float) -> str:
+        del deadline
+        return "requests are signed, and IAM is not asked"
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del deadline  # signing waits for nothing
@@ -284,13 +327,22 @@ class TokenFileCredential:
         self._looked_at = float("-inf")
         self._told_at = float("-inf")
 
+    async def log_in(self, *, deadline: float) -> str:
+        del deadline
+        await self._held()
+        return f"{self._file} holds a token, and IAM is not asked"
+
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request, deadline
+        token = await self._held()
+        return (("X-Auth-Token", token.reveal()),)
+
+    async def _held(self) -> Secret:
         if self._clock.monotonic() - self._looked_at >= _LOOK_AT_FILE_EVERY_S:
             await self._read()
         if self._token is None:
-            raise ServiceLoginFailed("the token file holds no token", retry_after_s=5.0)
-        return (("X-Auth-Token", self._token.reveal()),)
+            raise ServiceLoginFailed(f"{self._file} holds no token", retry_after_s=5.0)
+        return self._token
 
     async def renew(self, refused: Headers, *, deadline: float) -> bool:
         del deadline
@@ -313,6 +365,14 @@ class TokenFileCredential:
         self._telemetry.service_login(self._account, "away")
         extra = {"account": self._account, "file": str(self._file)}
         log.warning("token_file_unreadable", extra=extra)
+
+
+def _refusal(told: str) -> str:
+    meaning = _REFUSALS.get(told.rsplit(maxsplit=1)[-1])
+    return f"it refused the login: {told}" + (f", {meaning}" if meaning else "")
+
+
+Credential = PasswordCredential | KeyPairCredential | TokenFileCredential
 
 
 def _spare_s(life_s: float) -> float:

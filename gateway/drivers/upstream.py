@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from gateway import __version__
+from gateway.drivers.broken_connection import why
 from gateway.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.model import Headers, UpstreamAnswer, UpstreamRequest
 from gateway.settings import Timeouts
@@ -164,11 +165,11 @@ def _translated() -> Iterator[None]:
         yield
     except TimeoutError as error:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            raise _unreachable("no connection in time") from None
+            raise _not_connected("no connection in time") from None
         raise UpstreamSlow("no answer in time") from None
-    except (aiohttp.ClientConnectorError, ConnectionError) as error:
-        raise _unreachable(f"no connection: {type(error).__name__}") from None
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+    except aiohttp.ClientConnectorError as error:
+        raise _not_connected(f"no connection: {why(error.os_error)}") from None
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
         raise _unreachable(f"the connection broke: {type(error).__name__}") from None
     except (aiohttp.ClientError, ValueError) as error:
         raise UpstreamBroken(f"no readable answer: {type(error).__name__}") from None
@@ -185,6 +186,12 @@ def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.Cl
 
 def _is_coded(response: aiohttp.ClientResponse) -> bool:
     return "Content-Encoding" in response.headers
+
+
+def _not_connected(detail: str) -> UpstreamUnreachable:
+    error = _unreachable(detail)
+    error.was_connected = False
+    return error
 
 
 def _unreachable(detail: str) -> UpstreamUnreachable:

@@ -19,8 +19,9 @@ from aiohttp.typedefs import Handler
 
 from gateway.edge.admin_openapi import admin_openapi
 from gateway.edge.client_certificate import ClientCertificate, shown_by
-from gateway.edge.wire import INTERNAL, render
+from gateway.edge.wire import HEADERS, INTERNAL, render
 from gateway.errors import (
+    AskedByOtherSite,
     BadRequest,
     GatewayError,
     MethodNotAllowed,
@@ -31,7 +32,7 @@ from gateway.errors import (
 )
 from gateway.flow.administration import Action, Administration, Administrator
 from gateway.flow.identify import Identify
-from gateway.model import Principal, Secret
+from gateway.model import Headers, Principal, Secret
 from gateway.ports import Clock
 from gateway.rules.credentials import caller_jwt
 
@@ -48,6 +49,11 @@ InForce = Callable[[ssl.SSLContext], bool]
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
 _BODY_WITHIN_S = 10.0
+_REQUEST_ID = web.RequestKey("request_id", str)
+_PATH_UNKNOWN = (
+    "There is no such path on the admin listener: it has /metrics, /healthz and /readyz, and where"
+    " `admin.api` is in the config /admin/openapi.json, which lists the rest."
+)
 _BY_CERTIFICATE = "certificate"
 """In place of the issuer, on record."""
 
@@ -85,15 +91,27 @@ def admin_app(
 
 @web.middleware
 async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer as the error schema has it where there is no such path, or no such method."""
+    """Answer as the error schema has it where there is no such path, or no such method.
+
+    Every answer has what answers of the public listener have.
+    """
+    request[_REQUEST_ID] = secrets.token_hex(8)
     try:
-        return await handler(request)
+        response = await handler(request)
     except web.HTTPNotFound:
-        refusal = render(OperationUnknown("There is no such path on the admin listener."))
+        response = _refused(OperationUnknown(_PATH_UNKNOWN))
     except web.HTTPMethodNotAllowed as error:
         allowed = tuple(sorted(error.allowed_methods))
         message = "The path does not take this method; Allow names those that it takes."
-        refusal = render(MethodNotAllowed(message, allowed=allowed))
+        response = _refused(MethodNotAllowed(message, allowed=allowed))
+    response.headers["X-Request-Id"] = request[_REQUEST_ID]
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(HEADERS)
+    return response
+
+
+def _refused(error: GatewayError) -> web.StreamResponse:
+    refusal = render(error)
     return web.Response(
         body=refusal.body,
         status=refusal.status,
@@ -141,15 +159,15 @@ class AdminApi:
     async def _answer(
         self, action: Action, in_force: InForce, request: web.Request
     ) -> web.Response:
-        asked = _Asked(action, request, in_force, secrets.token_hex(8), request.remote or "")
-        headers = {"X-Request-Id": asked.request_id, "Cache-Control": "no-store"}
+        asked = _Asked(action, request, in_force, request[_REQUEST_ID], request.remote or "")
+        headers: Headers = ()
         status, told = 200, {}
         try:
             body = msgspec.json.encode(await self._perform(asked))
         except GatewayError as error:
             refusal = render(error)
             body, status = refusal.body, refusal.status
-            headers.update(refusal.headers)
+            headers = refusal.headers
             told = {"error_code": refusal.error_code, "error": str(error)}
         except Exception:
             log.exception("admin_request_failed", extra={"request_id": asked.request_id})
@@ -252,7 +270,7 @@ def _raise_if_of_another_site(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.host
     if foreign or site not in ("none", "same-origin"):
-        raise BadRequest("What a page of another site asks is not done.")
+        raise AskedByOtherSite("a browser says that another site's page asks")
 
 
 def _certified(name: str) -> Principal:

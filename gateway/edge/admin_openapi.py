@@ -8,6 +8,7 @@ import msgspec
 from gateway import __version__
 from gateway.edge.wire import WIRE
 from gateway.errors import (
+    AskedByOtherSite,
     BadRequest,
     JournalUnavailable,
     KeysUnavailable,
@@ -23,6 +24,7 @@ _REFUSALS = (
     BadRequest,
     NotAuthenticated,
     NotAdmin,
+    AskedByOtherSite,
     RequestTooLarge,
     JournalUnavailable,
     KeysUnavailable,

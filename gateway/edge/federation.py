@@ -18,12 +18,21 @@ from gateway.errors import (
     Rejection,
 )
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Errand, Federation
-from gateway.model import Headers, Principal
-from gateway.ports import Clock
+from gateway.model import Call, Headers, Operation, Principal, ProjectId
+from gateway.ports import Clock, Trace
 from gateway.rules.sdk_signature import Presented
 
 PREFIX = "/v3"
 _BODY_BYTES_MAX = 65_536
+_NO_PROJECT = ProjectId("")
+_NO_PERMISSION = ""
+_LOG_IN = Operation(
+    "CreateTokenWithIdToken", "POST", "/v3.0/OS-AUTH/id-token/tokens", _NO_PERMISSION
+)
+_ISSUE_KEYS = Operation(
+    "CreateTemporaryAccessKey", "POST", "/v3.0/OS-CREDENTIAL/securitytokens", _NO_PERMISSION
+)
+_LIST_PROJECTS = Operation("ListProjects", "GET", "/v3/projects", _NO_PERMISSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    method: str
-    operation: str
+    operation: Operation
     perform: Callable[[Errand, bytes], Awaitable[Reply]]
 
 
@@ -44,28 +52,41 @@ class FederationHandler:
     def __init__(self, federation: Federation, clock: Clock) -> None:
         self._federation = federation
         self._clock = clock
-        self._routes: Mapping[str, _Route] = {
-            "/v3.0/OS-AUTH/id-token/tokens": _Route(
-                "POST", "CreateTokenWithIdToken", self._subject_token
-            ),
-            "/v3.0/OS-CREDENTIAL/securitytokens": _Route(
-                "POST", "CreateTemporaryAccessKey", self._key_pair
-            ),
-            "/v3/projects": _Route("GET", "ListProjects", self._projects),
-        }
+        routes = (
+            _Route(_LOG_IN, self._subject_token),
+            _Route(_ISSUE_KEYS, self._key_pair),
+            _Route(_LIST_PROJECTS, self._projects),
+        )
+        self._routes: Mapping[str, _Route] = {route.operation.path: route for route in routes}
 
-    def read(self, request: web.BaseRequest, deadline: float) -> tuple[Errand, _Route]:
+    def read(
+        self,
+        request: web.BaseRequest,
+        *,
+        request_id: str,
+        client_address: str,
+        deadline: float,
+        trace: Trace | None,
+    ) -> tuple[Errand, _Route]:
         """Tell what is asked (`deadline` is monotonic); raise OperationUnknown or its like."""
         route = self._routes.get(request.raw_path.partition("?")[0])
         if route is None:
-            raise OperationUnknown("There is no such operation here.")
-        if route.method != request.method:
+            raise OperationUnknown
+        operation = route.operation
+        if operation.method != request.method:
             raise MethodNotAllowed(
                 "This path takes another method; the Allow header names it.",
-                allowed=(route.method,),
+                allowed=(operation.method,),
             )
-        presented = Presented(request.method, request.raw_path, tuple(request.headers.items()))
-        return Errand(route.operation, presented, deadline), route
+        errand = Errand(
+            request_id=request_id,
+            client_address=client_address,
+            deadline=deadline,
+            trace=trace,
+            call=Call(operation, _NO_PROJECT, ()),
+            presented=Presented(request.method, request.raw_path, tuple(request.headers.items())),
+        )
+        return errand, route
 
     async def answer(self, request: web.BaseRequest, errand: Errand, route: _Route) -> Reply:
         within_s = errand.deadline - self._clock.monotonic()

@@ -12,9 +12,10 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway.edge.wire import HEADERS
 from gateway.model import Headers
 
-_HEAD: Final = "X-Content-Type-Options: nosniff\r\nServer: console-gateway\r\n"
+_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
 _LINK: Final = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus

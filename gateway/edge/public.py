@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
@@ -26,6 +26,7 @@ from gateway.edge.federation import FederationHandler
 from gateway.edge.prepared import AnswerBytes, PreparedAnswer, takes_prepared
 from gateway.edge.request_body import read_body
 from gateway.edge.wire import (
+    HEADERS,
     INTERNAL,
     ErrorAnswer,
     rate_limit,
@@ -44,9 +45,9 @@ from gateway.errors import (
 )
 from gateway.flow import under_way
 from gateway.flow.caller_limits import CallerLimits, Remaining
-from gateway.flow.federation import Errand
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.flow.request import Request
 from gateway.model import Answer, LinkSource, Principal
 from gateway.ports import Clock, Trace, Tracing
 from gateway.rules.pacing import Pace, spend, wait_for
@@ -69,6 +70,13 @@ _AT_ONCE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
 _LIMITED_LINES = Pace(requests=10, per_s=1, burst=10)
 """How many lines are written of those who ask more often than they may."""
+_METHOD_UNKNOWN = (
+    "The request does not begin with a method that HTTP knows; /docs lists each path's methods."
+)
+_MALFORMED = (
+    "The request is not well-formed HTTP (does a header stand there twice?); send it by an HTTP"
+    " client, such as curl."
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 RequestDone = Callable[[str, str, int, str, float, str], None]
@@ -83,8 +91,9 @@ class _Outcome:
     trace: Trace | None = None
     wait_s: int | None = None
     """As the caller prefers."""
+    request: Request | None = None
     asked: Asked | None = None
-    errand: Errand | None = None
+    """The request, where it is not for keys."""
     page: Page | None = None
     answered: Answered | Forwarded | None = None
     status: int = 200
@@ -93,16 +102,14 @@ class _Outcome:
 
     @property
     def principal(self) -> Principal | None:
-        source = self.asked if self.asked is not None else self.errand
-        return None if source is None else source.principal
+        return None if self.request is None else self.request.principal
 
     @property
     def operation(self) -> str | None:
-        if self.asked is not None:
-            return None if self.asked.call is None else self.asked.call.operation.name
-        if self.page is not None:
-            return self.page.name
-        return None if self.errand is None else self.errand.operation
+        request = self.request
+        if request is not None:
+            return None if request.call is None else request.call.operation.name
+        return None if self.page is None else self.page.name
 
     @property
     def answer(self) -> str:
@@ -196,8 +203,10 @@ class PublicHandler:
         """Answer what aiohttp's parser refused before it was a request."""
         if isinstance(error, LineTooLong):
             refusal = render(RequestTooLarge("The request line or a header is too long."))
+        elif isinstance(error, BadHttpMethod):
+            refusal = render(BadRequest(_METHOD_UNKNOWN))
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            refusal = render(BadRequest("The request is not well-formed HTTP."))
+            refusal = render(BadRequest(_MALFORMED))
         else:
             refusal = INTERNAL
         outcome = _Outcome(self._new_id(), "", self._clock.monotonic())
@@ -215,8 +224,14 @@ class PublicHandler:
         return response
 
     async def _federate(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
-        errand, route = self._federation.read(request, outcome.began + self._deadline_s)
-        outcome.errand = errand
+        errand, route = self._federation.read(
+            request,
+            request_id=outcome.request_id,
+            client_address=outcome.client,
+            deadline=outcome.began + self._deadline_s,
+            trace=outcome.trace,
+        )
+        outcome.request = errand
         reply = await self._federation.answer(request, errand, route)
         outcome.status = reply.status
         headers = self._headers(outcome)
@@ -236,7 +251,7 @@ class PublicHandler:
         return web.Response(body=body, headers=headers)
 
     async def _serve(self, request: web.BaseRequest, outcome: _Outcome) -> web.StreamResponse:
-        outcome.asked = self._read(request, outcome)
+        outcome.request = outcome.asked = self._read(request, outcome)
         outcome.answered = answered = await self._gateway.answer(outcome.asked)
         if isinstance(answered, Answered):
             return self._link(request, answered, outcome)
@@ -290,10 +305,9 @@ class PublicHandler:
         headers = CIMultiDict(
             {
                 "Content-Type": "application/json",
-                "Cache-Control": "no-store",
                 "X-Request-Id": outcome.request_id,
-                "X-Content-Type-Options": "nosniff",
-                "Server": "console-gateway",
+                "Cache-Control": "no-store",
+                **HEADERS,
                 "RateLimit-Policy": self._policy,
             }
         )

@@ -57,6 +57,11 @@ WIRE: dict[type[GatewayError], Wire] = {
         "CGW.4032",
         "You may not administer this gateway; those in the groups of its admin.api may.",
     ),
+    errors.AskedByOtherSite: Wire(
+        403,
+        "CGW.4033",
+        "What a page of another site asks is not done; ask with `gateway admin` or from this site.",
+    ),
     errors.CallerLimited: Wire(
         429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
     ),
@@ -103,21 +108,31 @@ WIRE: dict[type[GatewayError], Wire] = {
     errors.DeadlineExceeded: Wire(504, "CGW.5041", "The request's time was up; try again."),
 }
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Server": "console-gateway",
+}
+"""Of every answer of either listener; aiohttp would name itself and its version."""
 _INTEGER_MAX = 999_999_999_999_999
 """RFC 9651, 3.3.1."""
 
 # RFC 6750, 3.1: what a client may know. `invalid_token` covers all that a new token would mend.
 _CHALLENGE = 'Bearer realm="console-gateway"'
 _DESCRIPTIONS = {
-    Rejection.EXPIRED: "the token has expired",
-    Rejection.NOT_YET_VALID: "the token is not valid yet",
-    Rejection.TOO_OLD: "the token is too old",
-    Rejection.AMBIGUOUS: "the request bears two different tokens",
-    Rejection.MALFORMED: "the token is not a well-formed JWT",
-    Rejection.TOO_LARGE: "the token is too large",
-    Rejection.AUDIENCE: "the token is meant for another audience",
-    Rejection.TOKEN_TYPE: "the token is not an access token",
-    Rejection.CLAIMS: "the token lacks a claim that is needed here",
+    Rejection.EXPIRED: "the token has expired: get a new one from your identity provider",
+    Rejection.NOT_YET_VALID: "the token is not valid yet: send it again when its nbf and iat have"
+    " passed",
+    Rejection.TOO_OLD: "the token is too old: get a new one from your identity provider",
+    Rejection.AMBIGUOUS: "the request bears two different tokens: send one of them",
+    Rejection.MALFORMED: "the token is not a well-formed JWT: send the whole of it, and nothing"
+    " else, as your identity provider gave it",
+    Rejection.TOO_LARGE: "the token is too large: have your identity provider put less into it",
+    Rejection.AUDIENCE: "the token is meant for another audience: get one from your identity"
+    " provider that is meant for this gateway",
+    Rejection.TOKEN_TYPE: "the token is not an access token: send the access token that your"
+    " identity provider gave with it",
+    Rejection.CLAIMS: "the token lacks a claim that is needed here: ask those who keep the gateway"
+    " which",
     Rejection.CERTIFICATE: "the certificate has ended, or certificates were loaded anew since this"
     " connection was made: connect again",
     Rejection.FOREIGN_KEY: "the AK/SK are not of this gateway: send a JWT, or let the SDK fetch"
@@ -163,7 +178,9 @@ def render(error: GatewayError) -> ErrorAnswer:
 def _of_credential(reason: Rejection, message: str) -> str:
     """Say what the challenge says: the vendor's SDK shows no headers."""
     if reason is Rejection.MISSING:
-        return "No token was sent: send your JWT as `Authorization: Bearer JWT`."
+        return (
+            "No token was sent: send your JWT as `Authorization: Bearer JWT`; /docs says for what."
+        )
     described = _DESCRIPTIONS.get(reason)
     return message if described is None else f"The credential was not accepted: {described}."
 

@@ -208,8 +208,7 @@ class AdminActions:
         return self._order(what, asked.for_s, asked, who)
 
     def _set_log_levels(self, asked: SetLogLevels, who: Administrator) -> Plan:
-        levels = {str(name): str(level) for name, level in asked.levels.items()}
-        return self._order(LogLevels(levels), asked.for_s, asked, who)
+        return self._order(LogLevels(asked.levels), asked.for_s, asked, who)
 
     def _rules_of(self, issuer: str) -> TokenRules:
         rules = self._rules.get(issuer)

@@ -3,12 +3,13 @@
 Whatever can be said of a message without looking at config or orders is said here.
 """
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, get_args
 
 import msgspec
 
-from gateway.model import Logger, LogLevel
+from gateway.model import BudgetClass, Logger, LogLevel
 from gateway.rules.orders import What
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -16,6 +17,10 @@ Reason = Annotated[str, msgspec.Meta(max_length=500)]
 Span = Annotated[float, msgspec.Meta(gt=0, le=2_592_000)]
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
+# Strings to msgspec: of Literals it tells that a value is none of them, not which there are.
+_LOGGERS: Final[Sequence[str]] = get_args(Logger)
+_LEVELS: Final[Sequence[str]] = get_args(LogLevel)
+_BUDGETS: Final[Sequence[str]] = [one.value for one in BudgetClass]
 _YEAR_9999: Final = 253_402_300_799.0
 
 
@@ -75,18 +80,33 @@ class SetCeiling(Asked, frozen=True):
     account: Text
     per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
     """Calls a second, over all replicas."""
-    budget: Literal["console", "iam"] = "console"
+    budget: Annotated[str, msgspec.Meta(extra_json_schema={"enum": _BUDGETS})] = "console"
     for_s: Span = 86_400.0
+
+    def __post_init__(self) -> None:
+        _raise_unless_among(_BUDGETS, [self.budget], "budget")
 
 
 class SetLogLevels(Asked, frozen=True):
-    levels: Annotated[dict[Logger, LogLevel], msgspec.Meta(min_length=1)]
+    levels: Annotated[
+        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"enum": _LEVELS})]],
+        msgspec.Meta(min_length=1, extra_json_schema={"propertyNames": {"enum": _LOGGERS}}),
+    ]
     for_s: Span = 3_600.0
+
+    def __post_init__(self) -> None:
+        _raise_unless_among(_LOGGERS, self.levels, "each logger in levels")
+        _raise_unless_among(_LEVELS, self.levels.values(), "each level in levels")
 
 
 class Lift(Asked, frozen=True):
     order: Text
     """Its id."""
+
+
+def _raise_unless_among(choices: Sequence[str], asked: Iterable[str], what: str) -> None:
+    if not set(choices).issuperset(asked):
+        raise ValueError(f"{what} must be one of: {', '.join(choices)}")
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +203,8 @@ class PolicyHere(Answer, frozen=True):
     rules: int
     loaded_at: Instant
     file_rejected: bool
+    mistake: str = ""
+    """The first one, for which the file was rejected."""
 
 
 class Policy(Answer, frozen=True):

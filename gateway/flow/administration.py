@@ -179,9 +179,11 @@ def _decoded(body: bytes, takes: type[msgspec.Struct]) -> msgspec.Struct:
         raise BadRequest("What was sent cannot be used: it is nested too deeply.") from None
     except UnicodeDecodeError:
         raise BadRequest("What was sent cannot be used: it is no UTF-8.") from None
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         text = str(error)[:_DETAIL_CHARS_MAX]
         raise BadRequest(f"What was sent cannot be used: {text}.") from None
+    except msgspec.DecodeError:
+        raise BadRequest("What was sent cannot be used: it is not one whole JSON value.") from None
 
 
 def _detail(asked: msgspec.Struct | None, **more: str) -> str:

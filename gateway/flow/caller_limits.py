@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gateway.errors import CallerLimited, StoreUnavailable
+from gateway.flow.request import Request
 from gateway.ports import CallerUsage, Clock
 from gateway.rules.pacing import Pace, spend, wait_for
 
@@ -45,6 +46,12 @@ class CallerLimits:
         self._unsynced[caller] = self._unsynced.get(caller, 0) + 1
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
+
+    def admit_once(self, request: Request) -> None:
+        """Count the request, once, of whom it is known by now whose it is; raise CallerLimited."""
+        if request.principal is not None and not request.is_admitted:
+            self.admit(request.principal.key)
+            request.is_admitted = True
 
     def remaining(self, caller: str) -> Remaining:
         """Tell what the caller has left, as far as this process knows; counts nothing."""

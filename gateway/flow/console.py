@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.errors import GatewayError, NotPermitted, UpstreamBroken
 from gateway.flow.exchange import Exchange
@@ -22,6 +23,7 @@ from gateway.ports import Clock, Fetched, Fingerprints, Held, Shared, Telemetry
 from gateway.rules.console_link import ConsoleAddresses, console_url
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.policy import Permit
+from gateway.rules.waiters import Waiters
 
 _RENEWAL_S = 15.0
 _RENEW_AGAIN_AFTER_S = 5.0
@@ -129,12 +131,15 @@ class Consoles:
         demand = Demand(principal.key, weight, permit.call.operation.priority)
         ended: bytes | None = None
         while True:
+            # Where each person has a link of their own, nobody else ever waits for it.
+            waiters = Waiters(demand) if account.reuse is Reuse.SHARED else None
             held = await self._shared.obtain(
                 _stored_under(key),
-                lambda: self._fetch(account, permit, demand, deadline, headers),
+                partial(self._fetch, account, permit, demand, deadline, headers, waiters),
                 deadline=deadline,
                 unusable=ended,
                 fresh=fresh or account.reuse is Reuse.NEVER,
+                waiters=waiters,
             )
             link = self._link(held, account)
             if self.is_good(permit, link):
@@ -198,6 +203,7 @@ class Consoles:
         demand: Demand,
         deadline: float,
         headers: Headers,
+        waiters: Waiters | None = None,
     ) -> Fetched:
         call = permit.call
         # The cloud starts the link's life at some moment after this one.
@@ -208,6 +214,7 @@ class Consoles:
             demand=demand,
             budget=call.operation.budget,
             deadline=deadline,
+            waiters=waiters,
         )
         url = console_url(answer, account.addresses)
         # Kept until it may no longer be handed out, which is before it ends.

@@ -46,7 +46,7 @@ class CallerCredentials:
         x_auth_token: Sequence[str],
         x_security_token: Sequence[str],
     ) -> str | None:
-        """Return the JWT that stands in these headers; None: ask `jwt_of_signed`.
+        """Return the JWT that stands in these headers; None: ask `pair_of_signed`.
 
         Raises NotAuthenticated, BadRequest.
         """
@@ -72,16 +72,16 @@ class CallerCredentials:
         async def read_body() -> bytes:
             return body
 
-        return await self.jwt_of_signed(presented, read_body)
+        return (await self.pair_of_signed(presented, read_body)).caller_jwt.reveal()
 
-    async def jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
-        """Return the JWT in the key pair of ours with which the request is signed, body included.
+    async def pair_of_signed(self, presented: Presented, read_body: ReadBody) -> KeyPair:
+        """Return the key pair of ours with which the request is signed, body included.
 
         The body is read for nobody who shows no pair of ours. A signed write that is permitted
         goes through `use` besides. Raises NotAuthenticated, BadRequest, and what `read_body` does.
         """
         try:
-            return await self._jwt_of_signed(presented, read_body)
+            return await self._pair_of_signed(presented, read_body)
         except NotAuthenticated as refusal:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
@@ -107,7 +107,7 @@ class CallerCredentials:
         with suppress(StoreUnavailable):
             await self._used.take_back(signature)
 
-    async def _jwt_of_signed(self, presented: Presented, read_body: ReadBody) -> str:
+    async def _pair_of_signed(self, presented: Presented, read_body: ReadBody) -> KeyPair:
         proof = read_proof(presented.one_of("authorization") or "")
         pair = self._pair(presented, proof)
         self._date_good_for_s(presented)
@@ -118,7 +118,7 @@ class CallerCredentials:
         if (presented.one_of("x-auth-token") or jwt) != jwt:
             raise NotAuthenticated(Rejection.AMBIGUOUS)
         _check_project(presented)
-        return jwt
+        return pair
 
     def _date_good_for_s(self, presented: Presented) -> float:
         late_s = self._clock.now() - signed_at(presented)

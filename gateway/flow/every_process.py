@@ -127,8 +127,10 @@ class OwnView:
         if reload:
             await self._policies.reload()
         policy, loaded_at = self._policies.current(), instant(self._policies.loaded_at)
-        rejected = self._policies.rejected
-        return PolicyHere(self._process, policy.version, policy.size, loaded_at, rejected)
+        mistake = self._policies.mistake
+        return PolicyHere(
+            self._process, policy.version, policy.size, loaded_at, bool(mistake), mistake
+        )
 
 
 class EveryProcess:

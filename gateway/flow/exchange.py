@@ -14,6 +14,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow import under_way
+from gateway.flow.sendings import Sendings
 from gateway.model import BudgetClass, Demand, Headers, UpstreamAnswer, UpstreamRequest
 from gateway.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
 from gateway.rules.breaker import Breaker
@@ -29,6 +30,7 @@ from gateway.rules.conversation import (
     failure_of,
 )
 from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
+from gateway.rules.waiters import Waiters
 
 
 @dataclass(slots=True)
@@ -38,26 +40,19 @@ class _Call:
     demand: Demand
     budget: BudgetClass
     deadline: float
-    permitted_now: Callable[[], object]
+    sendings: Sendings
+    waiters: Waiters | None
     headers: Headers = field(default=(), repr=False)
-    last: Outcome = None
-    """What came of the last sending."""
-    unsure: Outcome = None
-    """What came of the last sending that the cloud may have acted on."""
 
     async def authenticate(self) -> None:
         self.headers = await self.credential.headers(self.request, deadline=self.deadline)
 
-    def sent(self, outcome: Outcome) -> None:
-        self.last = outcome
-        if isinstance(outcome, NotSent | Unavailable):
-            self.unsure = outcome
-
     def stopped_by(self, error: GatewayError) -> GatewayError:
         """Return what to tell of an error that comes before the next sending."""
-        if self.unsure is None:
+        unsure = self.sendings.unsure
+        if unsure is None:
             return error
-        told = failure_of(self.unsure)  # none may believe that nothing was done
+        told = failure_of(unsure)  # none may believe that nothing was done
         told.out_of_time = error.out_of_time
         if isinstance(told, RetryLater) and isinstance(error, RetryLater):
             told.retry_after_s = max(told.retry_after_s, error.retry_after_s)
@@ -96,7 +91,7 @@ class Exchange:
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
 
-    async def perform(
+    async def perform(  # noqa: PLR0913 - each part is told what it needs
         self,
         request: UpstreamRequest,
         *,
@@ -104,18 +99,20 @@ class Exchange:
         demand: Demand,
         budget: BudgetClass,
         deadline: float,
-        permitted_now: Callable[[], object] = lambda: None,
+        sendings: Sendings | None = None,
+        waiters: Waiters | None = None,
     ) -> UpstreamAnswer:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
-        `permitted_now` is asked right before each sending, for rights may end in a queue; what it
-        raises, the caller hears, unless the cloud may have acted on a sending before. `deadline`
-        is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and the
-        Upstream errors.
+        `sendings` is asked right before each, for rights may end in a queue, and told what came
+        of it; what it raises, the caller hears, unless the cloud may have acted on one before.
+        `waiters` are those whom the call is for, and who lend it their places in the queue.
+        `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
+        the Upstream errors.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
-        call = _Call(request, credential, demand, budget, deadline, permitted_now)
+        call = _Call(request, credential, demand, budget, deadline, sendings or Sendings(), waiters)
         self._retries.called()
         talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
         step: Step = Send()
@@ -141,9 +138,9 @@ class Exchange:
             match step:
                 case Send():
                     await self._make_ready(call)
-                    call.permitted_now()
-                    call.sent(await self._send(call))
-                    return call.last
+                    outcome = await self._send(call)
+                    call.sendings.end(outcome)
+                    return outcome
                 case Renew():
                     return await call.credential.renew(call.headers, deadline=call.deadline)
                 case Wait():
@@ -158,7 +155,7 @@ class Exchange:
         Who waited for a login with slots in hand would send them all at once when it ends,
         whatever the budget had spaced them to.
         """
-        again = isinstance(call.last, Throttled)
+        again = isinstance(call.sendings.last, Throttled)
         while True:
             await call.authenticate()
             send_by = await self._admit(call, again=again)
@@ -174,7 +171,12 @@ class Exchange:
             async with until_suspended:
                 self._queued.add(until_suspended)
                 return await self._budget.admit(
-                    self._account, call.budget, call.demand, deadline=call.deadline, again=again
+                    self._account,
+                    call.budget,
+                    call.demand,
+                    deadline=call.deadline,
+                    again=again,
+                    waiters=call.waiters,
                 )
         except TimeoutError:
             raise self._suspended(self._breaker.retry_after_s(self._clock.monotonic())) from None
@@ -196,6 +198,7 @@ class Exchange:
         if left_s <= 0:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
+        call.sendings.begin()
         label, failed = "cancelled", None
         probe = self._breaker.begin()
         try:

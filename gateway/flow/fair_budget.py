@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 from gateway.errors import BudgetExhausted, StoreUnavailable
@@ -22,10 +23,12 @@ from gateway.rules.fair_queue import (
     Hurt,
     Limit,
     Outcome,
+    SharedCall,
     State,
     Turn,
     without_burst,
 )
+from gateway.rules.waiters import Waiters
 
 _CALL_S = 0.5
 """What is left of a deadline for the call itself when its slot comes."""
@@ -49,12 +52,18 @@ class _Waiting:
     demand: Demand
     until: float
     tag: float | None
+    waiters: Waiters | None = None
     id: str = ""
     told_at: float = 0.0
     place: "asyncio.Future[float]" = field(init=False)
 
     def entry(self, now: float) -> Entry:
         return Entry(self.id, self.demand, max(0.0, self.until - now), self.tag)
+
+    def demands(self) -> list[Demand]:
+        """Return whom the call is for, in the line that it waits in."""
+        waiters = () if self.waiters is None else self.waiters.all
+        return [replace(one, priority=self.demand.priority) for one in waiters]
 
 
 class BudgetLine:
@@ -87,6 +96,7 @@ class BudgetLine:
         self._waiting: dict[str, _Waiting] = {}
         self._entering: list[_Waiting] = []
         self._leaving: list[Entry] = []
+        self._shared_anew: list[_Waiting] = []
         self._hurt: list[Hurt] = []
         self._wake = asyncio.Event()
         self._next_at: float | None = None
@@ -125,11 +135,15 @@ class BudgetLine:
     def is_alone(self) -> bool:
         return self._own is not None
 
-    async def admit(self, demand: Demand, *, deadline: float, again: bool) -> float:
+    async def admit(
+        self, demand: Demand, *, deadline: float, again: bool, waiters: Waiters | None = None
+    ) -> float:
         began = self._clock.monotonic()
         left_s = max(0.0, deadline - began)
         until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
-        one = _Waiting(demand, until, tag=_HEAD if again else None)
+        one = _Waiting(demand, until, tag=_HEAD if again else None, waiters=waiters)
+        if waiters is not None:
+            waiters.changed = partial(self._share_anew, one)
         while True:
             slot = await self._place(one)
             now = self._clock.monotonic()
@@ -169,6 +183,7 @@ class BudgetLine:
         one.id, one.told_at, one.place = self._shared.new_id(), 0.0, loop.create_future()
         self._waiting[one.id] = one
         self._entering.append(one)
+        self._share_anew(one)
         self._wake.set()
         # A timer of its own: asyncio.timeout() takes five times the memory, and the queue is long.
         patience_s = one.until - self._clock.monotonic() + LATE_MAX_S
@@ -180,6 +195,12 @@ class BudgetLine:
             if self._waiting.pop(one.id, None) is not None:
                 self._leaving.append(one.entry(0.0))
                 self._wake.set()
+
+    def _share_anew(self, one: _Waiting) -> None:
+        """Look for the best place once more, since others wait for the call than did before."""
+        if one.waiters is not None and one.id in self._waiting:
+            self._shared_anew.append(one)
+            self._wake.set()
 
     def _give_up(self, one: _Waiting) -> None:
         if not one.place.done():
@@ -233,6 +254,9 @@ class BudgetLine:
         for entry_id, tag in outcome.tags.items():
             if entry_id in self._waiting:
                 self._waiting[entry_id].tag = tag
+        for entry_id, lender in outcome.lent.items():
+            if entry_id in self._waiting:
+                self._waiting[entry_id].demand = lender
         self._settle(outcome.granted, outcome.refused)
 
     def _gather(self) -> Turn:
@@ -247,8 +271,13 @@ class BudgetLine:
         for one in (*stale, *came):  # the dictionary's order is that of the last confirmation
             one.told_at = now
             self._waiting[one.id] = self._waiting.pop(one.id)
-        turn = Turn(self._leaving, self._hurt, [one.entry(now) for one in (*stale, *came)])
-        self._leaving, self._hurt, self._entering = [], [], []
+        shared = [
+            SharedCall(one.entry(now), waiters)
+            for one in dict.fromkeys(self._shared_anew)
+            if one.id in self._waiting and (waiters := one.demands()) not in ([], [one.demand])
+        ]
+        turn = Turn(self._leaving, self._hurt, [one.entry(now) for one in (*stale, *came)], shared)
+        self._leaving, self._hurt, self._entering, self._shared_anew = [], [], [], []
         return turn
 
     def _settle(self, granted: Mapping[str, float], refused: Mapping[str, float]) -> None:
@@ -336,8 +365,10 @@ class FairBudget:
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
-        return await self._lines[account, budget].admit(demand, deadline=deadline, again=again)
+        line = self._lines[account, budget]
+        return await line.admit(demand, deadline=deadline, again=again, waiters=waiters)
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None

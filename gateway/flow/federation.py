@@ -11,8 +11,10 @@ from gateway.errors import NotAuthenticated, Rejection
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.credentials import CallerCredentials
 from gateway.flow.identify import Identify
-from gateway.model import Principal, ProjectId, Secret
-from gateway.ports import Clock, IssuedKeys, KeyPair, Telemetry
+from gateway.flow.recorder import Recorder
+from gateway.flow.request import Request
+from gateway.model import Call, Principal, ProjectId, Secret
+from gateway.ports import Clock, CredentialIssued, IssuedKeys, KeyPair, Telemetry
 from gateway.rules.sdk_signature import Presented
 
 DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
@@ -27,15 +29,11 @@ class Project:
     name: str
 
 
-@dataclass(slots=True)
-class Errand:
-    """One request, as the edge read it; the flow notes down who asked."""
-
-    operation: str
+@dataclass(slots=True, kw_only=True, repr=False)
+class Errand(Request):
+    call: Call
+    """It names no project and no server, and takes no permission: who asks needs but be known."""
     presented: Presented
-    deadline: float
-    """Monotonic seconds."""
-    principal: Principal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,7 @@ class Federation:
         credentials: CallerCredentials,
         keys: IssuedKeys,
         limits: CallerLimits,
+        recorder: Recorder,
         projects: Sequence[Project],
         may_anything: MayAnything,
         clock: Clock,
@@ -72,6 +71,7 @@ class Federation:
         self._credentials = credentials
         self._keys = keys
         self._limits = limits
+        self._recorder = recorder
         self._projects = projects
         self._may_anything = may_anything
         self._clock = clock
@@ -79,12 +79,14 @@ class Federation:
 
     async def subject_token(self, errand: Errand, caller_jwt: str) -> SubjectToken:
         principal = await self._admitted(errand, caller_jwt)
-        return SubjectToken(
+        made = SubjectToken(
             self._keys.subject_token(Secret(caller_jwt)),
             principal,
             self._clock.now(),
             self._identify.ends_at(principal),
         )
+        await self._record_issued(errand, principal, made.expires_at)
+        return made
 
     async def key_pair(self, errand: Errand, subject_token: str, duration_s: float) -> IssuedPair:
         caller_jwt = self._keys.open_subject_token(subject_token)
@@ -94,7 +96,9 @@ class Federation:
         principal = await self._admitted(errand, caller_jwt.reveal())
         own_end = self._clock.now() + duration_s
         pair = self._keys.key_pair(caller_jwt, expires_at=own_end)
-        return IssuedPair(pair, min(own_end, self._identify.ends_at(principal)))
+        made = IssuedPair(pair, min(own_end, self._identify.ends_at(principal)))
+        await self._record_issued(errand, principal, made.expires_at, access_key=pair.access)
+        return made
 
     async def projects(self, errand: Errand, name: str | None) -> Sequence[Project]:
         """Return the projects of that name, or all, in which the caller may do anything at all."""
@@ -107,7 +111,20 @@ class Federation:
         ]
 
     async def _admitted(self, errand: Errand, caller_jwt: str) -> Principal:
-        principal = await self._identify.identify_by(caller_jwt, errand.deadline)
+        try:
+            principal = await self._identify.identify_by(caller_jwt, errand.deadline)
+        except NotAuthenticated as refusal:
+            await self._recorder.not_authenticated(errand, refusal)
+            raise
         errand.principal = principal
-        self._limits.admit(principal.key)
+        self._limits.admit_once(errand)
         return principal
+
+    async def _record_issued(
+        self, errand: Errand, principal: Principal, expires_at: float, *, access_key: str = ""
+    ) -> None:
+        """Put on record what from now on stands for the caller's JWT, before it is handed out."""
+        record = self._recorder.about("credential_issued", principal, errand.call, errand)
+        record.decision, record.access_key = "allowed", access_key
+        record.more = CredentialIssued(expires_at)
+        await self._recorder.record(record, errand.deadline)

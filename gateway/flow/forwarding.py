@@ -8,6 +8,7 @@ from typing import Final
 from gateway.errors import BudgetExhausted, NotPermitted
 from gateway.flow.exchange import Exchange
 from gateway.flow.listings import Listings
+from gateway.flow.sendings import Sendings
 from gateway.model import (
     Answer,
     BodyStream,
@@ -51,14 +52,14 @@ class Forwarding:
         permit: Permit,
         demand: Demand,
         *,
-        permitted_now: Callable[[], Permit],
+        sendings: Sendings,
         deadline: float,
         fresh: bool,
         headers: Headers,
     ) -> Forwarded:
         """Send the call and return its answer.
 
-        `permitted_now` decides on the call anew: when it is sent, for it may have waited long, and
+        `sendings` decides on the call anew: when it is sent, for it may have waited long, and
         when a list is cut, which shows what the policy and the inventory then in force allow.
         Raises what that raises, NotPermitted, BadRequest and what Exchange.perform raises.
         """
@@ -67,16 +68,16 @@ class Forwarding:
             raise NotPermitted("no account has this project")
         match call.operation.answer:
             case Answer.LISTED:
-                return await self._listed(permit, permitted_now, demand, deadline, fresh, headers)
+                return await self._listed(permit, sendings, demand, deadline, fresh, headers)
             case Answer.STREAMED:
-                return await self._streamed(permit, permitted_now, demand, deadline, headers)
+                return await self._streamed(permit, sendings, demand, deadline, headers)
             case _:
-                return await self._sent(permit, permitted_now, demand, deadline, headers)
+                return await self._sent(permit, sendings, demand, deadline, headers)
 
     async def _sent(
         self,
         permit: Permit,
-        permitted_now: Callable[[], Permit],
+        sendings: Sendings,
         demand: Demand,
         deadline: float,
         headers: Headers,
@@ -97,7 +98,7 @@ class Forwarding:
             demand=demand,
             budget=operation.budget,
             deadline=deadline,
-            permitted_now=permitted_now,
+            sendings=sendings,
         )
         returned = returning(answer.headers, operation.answer)
         if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
@@ -108,26 +109,26 @@ class Forwarding:
     async def _listed(
         self,
         permit: Permit,
-        permitted_now: Callable[[], Permit],
+        sendings: Sendings,
         demand: Demand,
         deadline: float,
         fresh: bool,  # noqa: FBT001
         headers: Headers,
     ) -> Forwarded:
         if _sight(permit).total:  # nothing is hidden from this caller: the cloud's own pages
-            sent = await self._sent(permit, permitted_now, demand, deadline, headers)
-            if _sight(permitted_now()).total:
+            sent = await self._sent(permit, sendings, demand, deadline, headers)
+            if _sight(sendings.permitted_now()).total:
                 return sent
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
-        sight = _sight(permitted_now())
+        sight = _sight(sendings.permitted_now())
         return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
 
     async def _streamed(
         self,
         permit: Permit,
-        permitted_now: Callable[[], Permit],
+        sendings: Sendings,
         demand: Demand,
         deadline: float,
         headers: Headers,
@@ -139,7 +140,7 @@ class Forwarding:
             raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
         self._streams.update((caller, account))
         try:
-            sent = await self._sent(permit, permitted_now, demand, deadline, headers)
+            sent = await self._sent(permit, sendings, demand, deadline, headers)
         except BaseException:
             self._ended(caller, account)
             raise
@@ -156,7 +157,8 @@ class Forwarding:
                 del self._streams[one]
 
 
-def _sight(permit: Permit) -> Reach:
+def _sight(permit: Permit | None) -> Reach:
+    assert permit is not None
     assert permit.sight is not None
     return permit.sight
 

@@ -4,7 +4,6 @@ Each stage takes what the one before proved. A link that this process holds is a
 a network, after the same identification, decision and record as any other.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from functools import partial
 from gateway.errors import (
     BadRequest,
     BudgetExhausted,
-    CallerLimited,
     DeadlineExceeded,
     JournalUnavailable,
     NotAuthenticated,
@@ -28,6 +26,10 @@ from gateway.flow.credentials import CallerCredentials
 from gateway.flow.forwarding import JSON, Forwarded, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
+from gateway.flow.recorder import Recorder
+from gateway.flow.request import Request
+from gateway.flow.sendings import Sendings
+from gateway.flow.writes import Writes
 from gateway.model import (
     SAFE_METHODS,
     SERVER_TAG,
@@ -39,16 +41,7 @@ from gateway.model import (
     Principal,
     StageTimes,
 )
-from gateway.ports import (
-    RECORDED_WITHIN_S,
-    AuditRecord,
-    Clock,
-    Inventories,
-    Journal,
-    Policies,
-    Telemetry,
-    Trace,
-)
+from gateway.ports import Clock, Inventories, Policies, Telemetry
 from gateway.rules.catalogue import Catalogue, with_body
 from gateway.rules.fair_queue import weight_of
 from gateway.rules.headers import travelling
@@ -65,14 +58,10 @@ _NOTHING_DONE = (
     UpstreamSuspended,
 )
 """How a permitted write ends of which nothing was done, so that it may be sent again as it is."""
-_RECORD_AT_LEAST_S = 0.25
-"""What was obtained at the last moment is given so long to be put on record."""
 
 
-@dataclass(slots=True)
-class Asked:
-    """One request, as the edge read it; the flow notes down what it finds out."""
-
+@dataclass(slots=True, kw_only=True, repr=False)
+class Asked(Request):
     authorization: Sequence[str]
     """Every value of the header; so with X-Auth-Token."""
     x_auth_token: Sequence[str]
@@ -82,10 +71,6 @@ class Asked:
     read_body: Callable[[int], Awaitable[bytes]]
     """Reads all of it, up to so many bytes; raises RequestTooLarge."""
     fresh: bool
-    request_id: str
-    client_address: str
-    deadline: float
-    """Monotonic seconds."""
     headers: Iterable[tuple[str, str]]
     """As the caller sent them; few of them travel on."""
     x_security_token: Sequence[str] = ()
@@ -93,18 +78,10 @@ class Asked:
     """Where it was read before it was known whose it is."""
     signed: Presented | None = None
     """The write as it was signed, which counts once."""
-    principal: Principal | None = None
-    call: Call | None = None
-    is_admitted: bool = False
-    trace: Trace | None = None
-    """None: nobody wants to know."""
 
     def enter(self, stage: str) -> None:
         if self.trace is not None:
             self.trace.enter(stage)
-
-    def __repr__(self) -> str:
-        return f"Asked({self.request_id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +105,8 @@ class Gateway:
         instances: Instances,
         forwarding: Forwarding,
         group_weights: Mapping[str, float],
-        journal: Journal,
+        recorder: Recorder,
+        writes: Writes,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
@@ -142,7 +120,8 @@ class Gateway:
         self._instances = instances
         self._forwarding = forwarding
         self._group_weights = group_weights
-        self._journal = journal
+        self._recorder = recorder
+        self._writes = writes
         self._clock = clock
         self._telemetry = telemetry
 
@@ -151,12 +130,11 @@ class Gateway:
         try:
             return await self._answer(asked)
         except NotPermitted as refusal:
-            # Within the caller's own limit, which so bounds what he can have us write.
-            self._admit(asked)
-            await self._record_refusal(asked, str(refusal), refusal.rule)
+            await self._recorder.not_permitted(asked, refusal)
             raise
         except NotAuthenticated as refusal:
-            await self._record_unauthenticated(asked, refusal)
+            self._find_out_for_what(asked, refusal)
+            await self._recorder.not_authenticated(asked, refusal)
             raise
 
     async def _answer(self, asked: Asked) -> Answered | Forwarded:
@@ -184,7 +162,7 @@ class Gateway:
         decided = monotonic()
 
         asked.enter("admit")
-        self._admit(asked)
+        self._limits.admit_once(asked)
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
         link, source, obtained = await self._obtain_on_record(permit, asked)
@@ -214,10 +192,11 @@ class Gateway:
             return asked.body or b""
 
         presented = Presented(asked.method, asked.target, tuple(asked.headers))
-        token = await self._credentials.jwt_of_signed(presented, read_body)
+        pair = await self._credentials.pair_of_signed(presented, read_body)
+        asked.access_key = pair.access
         if asked.method not in SAFE_METHODS:
             asked.signed = presented
-        return token
+        return pair.caller_jwt.reveal()
 
     def _authority(self) -> tuple[Policy, int]:
         """Return what decides; another than before: ask again what was decided meanwhile."""
@@ -237,11 +216,11 @@ class Gateway:
             permit = self._permitted_now(permit.principal, permit.call)
 
         asked.enter("record")
-        record = self._allowed("console_link_issued", permit, asked)
+        record = self._recorder.allowed("console_link_issued", permit, asked)
         record.source, record.link_fingerprint = source.value, link.fingerprint
         if instead_of is not None:
             record.detail = f"instead of the link {instead_of.fingerprint}, which was too old"
-        await self._record(record, asked)
+        await self._recorder.record(record, asked.deadline)
         return link, source, obtained
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
@@ -274,26 +253,29 @@ class Gateway:
             if reach.rule is None:
                 self._telemetry.decided(operation.permission, allowed=False)
                 raise NotPermitted("no grant applies")
-            self._admit(asked)
+            self._limits.admit_once(asked)
             call = await self._instances.placed(
                 call, demand, deadline=asked.deadline, allows=reach.allows
             )
             asked.call = call
         # Decided only now: a body or a look-up may have been a while under way.
         if operation.answer is Answer.PERMISSIONS:
-            self._admit(asked)
+            self._limits.admit_once(asked)
             policy, inventory = self._policies.current(), self._inventories.current(call.project)
             now = self._clock.now()
             return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
         permit = self._decide(principal, call)
         asked.enter("admit")
-        self._admit(asked)
+        self._limits.admit_once(asked)
         return await self._perform(permit, demand, asked)
 
-    def _admit(self, asked: Asked) -> None:
-        if asked.principal is not None and not asked.is_admitted:
-            self._limits.admit(asked.principal.key)
-            asked.is_admitted = True
+    def _find_out_for_what(self, asked: Asked, refusal: NotAuthenticated) -> None:
+        """Resolve what was asked by somebody who is known, yet was refused before that."""
+        if asked.call is None and (asked.principal or refusal.principal) is not None:
+            with suppress(BadRequest):
+                asked.call = self._catalogue.resolve(
+                    asked.method, asked.target, has_body=asked.has_body
+                )
 
     def _decide(self, principal: Principal, call: Call) -> Permit:
         permission = call.operation.permission
@@ -306,27 +288,30 @@ class Gateway:
         return permit
 
     async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
-        operation = permit.call.operation
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
+        sendings = Sendings(partial(self._permitted_now, permit.principal, permit.call))
+        send = partial(self._sent, permit, demand, asked, sendings)
         try:
-            if operation.writes:  # it cannot be taken back, so it is recorded before it is sent
+            if permit.call.operation.writes:
                 asked.enter("record")
-                await self._record(self._allowed("write_permitted", permit, asked), asked)
-            asked.enter("obtain")
-            return await self._sent(permit, demand, asked)
+                return await self._writes.perform(permit, asked, sendings, send)
+            return await send()
         except _NOTHING_DONE:
             if asked.signed is not None:
                 await self._credentials.take_back(asked.signed)
             raise
 
-    async def _sent(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+    async def _sent(
+        self, permit: Permit, demand: Demand, asked: Asked, sendings: Sendings
+    ) -> Forwarded:
         operation = permit.call.operation
+        asked.enter("obtain")
         try:
             return await self._forwarding.perform(
                 permit,
                 demand,
-                permitted_now=partial(self._permitted_now, permit.principal, permit.call),
+                sendings=sendings,
                 deadline=asked.deadline,
                 fresh=asked.fresh,
                 headers=travelling(asked.headers, asked.request_id, operation.answer),
@@ -350,61 +335,3 @@ class Gateway:
             return call
         body = asked.body
         return with_body(call, await asked.read_body(limit) if body is None else body)
-
-    async def _record(self, record: AuditRecord, asked: Asked) -> None:
-        left_s = asked.deadline - self._clock.monotonic()
-        if left_s > RECORDED_WITHIN_S:
-            await self._journal.record(record)
-            return
-        try:
-            async with asyncio.timeout(max(left_s, _RECORD_AT_LEAST_S)):
-                await self._journal.record(record)
-        except TimeoutError:
-            raise DeadlineExceeded("while it was put on record") from None
-
-    async def _record_unauthenticated(self, asked: Asked, refusal: NotAuthenticated) -> None:
-        """Put on record who was refused, where that is proved: a revoked token, a used signature.
-
-        Whoever asks too often stays refused, and is not put on record each time.
-        """
-        if asked.principal is None:
-            asked.principal = refusal.principal
-        with suppress(BadRequest, CallerLimited):
-            if asked.principal is not None and asked.call is None:
-                asked.call = self._catalogue.resolve(
-                    asked.method, asked.target, has_body=asked.has_body
-                )
-            self._admit(asked)
-            await self._record_refusal(asked, refusal.reason.value)
-
-    async def _record_refusal(self, asked: Asked, why: str, rule: str = "") -> None:
-        if asked.principal is None or asked.call is None:
-            return
-        record = self._about("refused", asked.principal, asked.call, asked)
-        record.decision, record.rule = "denied", rule
-        record.policy_version = self._policies.current().version
-        record.detail = why
-        await self._record(record, asked)
-
-    def _allowed(self, event: str, permit: Permit, asked: Asked) -> AuditRecord:
-        record = self._about(event, permit.principal, permit.call, asked)
-        record.decision, record.rule = "allowed", permit.rule.place
-        record.policy_version = permit.policy_version
-        return record
-
-    def _about(self, event: str, principal: Principal, call: Call, asked: Asked) -> AuditRecord:
-        """Say who asked for what; what came of it is for the caller to add."""
-        return AuditRecord(
-            event=event,
-            at=self._clock.now(),
-            request_id=asked.request_id,
-            issuer=principal.issuer,
-            subject=principal.subject,
-            groups=principal.groups,
-            operation=call.operation.name,
-            project=call.project,
-            servers=call.servers,
-            client_address=asked.client_address,
-            permission=call.operation.permission,
-            trace_id="" if asked.trace is None else asked.trace.trace_id,
-        )

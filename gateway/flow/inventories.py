@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.errors import (
@@ -53,6 +53,7 @@ _AGAIN_AFTER_S = 0.5
 _LOOK_EVERY_S = 1.0
 _POLL_WITHIN_S = 120.0
 _PAGE_TRIES_MAX = 3
+_NOT_LISTED = Listed({}, taken_at=-math.inf, took_s=0.0)
 _MAY_PASS = (UpstreamBusy, UpstreamSlow, UpstreamSuspended, UpstreamUnreachable)
 
 
@@ -81,6 +82,9 @@ class _Kept:
     """Something changed then: what was taken before does not do."""
     own: tuple[bytes, float] = (b"", -math.inf)
     """What this process listed last, and when it began."""
+    listed: Listed = _NOT_LISTED
+    """What the file is to hold."""
+    listed_anew: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def good_until(self) -> float:
@@ -128,13 +132,26 @@ class KeptInventories:
         return self._clock.monotonic() - min(taken)
 
     async def keep(self, account: str) -> None:
-        """Look at what is due of one account, for ever."""
+        """Look at what is due of one account, for ever; no look waits for a disk."""
+        its = {p: kept for p, kept in self._kept.items() if kept.account.name == account}
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._look_for_ever(its))
+            for project, kept in its.items():
+                if (file := kept.account.files.get(project)) is not None:
+                    loops.create_task(self._keep_for_ever(kept, file))
+
+    async def _look_for_ever(self, its: Mapping[ProjectId, _Kept]) -> None:
         while True:
-            for project, kept in self._kept.items():
-                is_due = self._clock.monotonic() >= kept.due_at and self._is_wanted()
-                if is_due and kept.account.name == account:
+            for project, kept in its.items():
+                if self._clock.monotonic() >= kept.due_at and self._is_wanted():
                     await self._look(project, kept)
             await self._clock.sleep(_LOOK_EVERY_S)
+
+    async def _keep_for_ever(self, kept: _Kept, file: KeptFile) -> None:
+        while True:
+            await kept.listed_anew.wait()
+            kept.listed_anew.clear()
+            await file.save(lambda _: kept.listed.as_text())
 
     def _load(self, project: ProjectId, kept: _Kept) -> None:
         file = kept.account.files.get(project)
@@ -157,7 +174,7 @@ class KeptInventories:
                 deadline=self._clock.monotonic() + _POLL_WITHIN_S,
                 unusable=kept.value or None,
             )
-            await self._take_over(project, kept, held)
+            await self._take_over(kept, held)
         except GatewayError as error:
             self._telemetry.inventory_polled(account.name, type(error).__name__)
             kept.due_at = self._clock.monotonic() + min(account.poll_s, 10 * _AGAIN_AFTER_S)
@@ -168,7 +185,7 @@ class KeptInventories:
         if kept.taken_at < kept.asked_at:  # another replica began to list before the change
             kept.due_at = 0.0
 
-    async def _take_over(self, project: ProjectId, kept: _Kept, held: Held) -> None:
+    async def _take_over(self, kept: _Kept, held: Held) -> None:
         kept.value = held.value
         try:
             listed = await asyncio.to_thread(_unpacked, held.value)
@@ -188,9 +205,8 @@ class KeptInventories:
             taken_at=listed.taken_at,
             good_until=listed.taken_at + account.age_max_s,
         )
-        file = account.files.get(project)
-        if file is not None:
-            await file.save(lambda _: listed.as_text())
+        kept.listed = listed
+        kept.listed_anew.set()
 
     async def _fetch(self, project: ProjectId, kept: _Kept) -> Fetched:
         account = kept.account

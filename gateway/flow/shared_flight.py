@@ -2,16 +2,17 @@
 
 A fetch runs in a task of its own, so it survives the caller that started it; when the last
 caller has left, it is cancelled and its lease given up, unless it is to go on to its end. Over
-replicas the holder of a lease fetches and the others are woken by its result. Without Redis each
-process fetches for itself.
+replicas the holder of a lease fetches and the others are woken by its result; they tell it who
+waits, so that the fetch may wait in the best of their places. Without Redis each process fetches
+for itself.
 """
 
 import asyncio
 import json
 import math
 import secrets
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from gateway.errors import (
@@ -28,7 +29,7 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.model import LinkSource
+from gateway.model import Demand, LinkSource
 from gateway.ports import (
     ANY_VERSION,
     Busy,
@@ -40,12 +41,15 @@ from gateway.ports import (
     Held,
     SharedStore,
 )
+from gateway.rules.waiters import Waiters
 
 Fetch = Callable[[], Awaitable[Fetched]]
 
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
+_TELL_AFTER_S = 0.05
+"""By then most fetches have ended; who comes within it is told of together."""
 
 
 @dataclass(slots=True)
@@ -53,14 +57,25 @@ class _Flight:
     task: "asyncio.Task[Held]"
     deadline: float
     """Of the request that began it."""
+    shared_by: Waiters | None
     to_the_end: bool = False
-    waiters: int = 0
+    waiting: int = 0
+
+    def joined_by(self, waiters: Waiters | None) -> AbstractContextManager[None]:
+        if self.shared_by is None or waiters is None:
+            return nullcontext()
+        return self.shared_by.joined_by(waiters.demand)
 
 
 class _Fetching:
     """A fetch that may be begun before it is known that it is this process's to make."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, waiters: Waiters | None) -> None:
+        self.owner = secrets.token_hex(16)
+        """Of the lease, where it is this process's."""
+        self.waiters = waiters
+        self.has_lent = False
+        """Whoever fetches in another process was told who waits here."""
         self._fetch = fetch
         self._begun: asyncio.Task[Fetched] | None = None
 
@@ -76,6 +91,11 @@ class _Fetching:
         if self._begun is not None:
             self._begun.cancel()
             self._begun = None
+
+    def hear(self, teller: str, text: bytes) -> None:
+        """Take note of who waits in another process."""
+        if self.waiters is not None and teller != self.owner:
+            self.waiters.wait_elsewhere(teller, _waiters_from(text))
 
     async def _run(self) -> Fetched:
         return await self._fetch()
@@ -94,7 +114,7 @@ class SharedFlight:
     def in_flight(self) -> int:
         return len(self._flights)
 
-    async def obtain(
+    async def obtain(  # noqa: PLR0913 - as ports.Shared has it
         self,
         key: str,
         fetch: Fetch,
@@ -103,16 +123,18 @@ class SharedFlight:
         unusable: bytes | None = None,
         fresh: bool = False,
         to_the_end: bool = False,
+        waiters: Waiters | None = None,
     ) -> Held:
         name = (key, unusable, fresh)
         while True:
             flight = self._flights.get(name)
             joined = flight is not None
             if flight is None:
-                flight = self._start(name, fetch, deadline)
+                flight = self._start(name, fetch, deadline, waiters)
             flight.to_the_end |= to_the_end
             try:
-                held = await self._land(name, flight, deadline)
+                with flight.joined_by(waiters):
+                    held = await self._land(name, flight, deadline)
             except GatewayError as error:
                 has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
                 if joined and flight.task.done() and error.out_of_time and has_more_time:
@@ -143,15 +165,15 @@ class SharedFlight:
     async def _land(
         self, name: tuple[str, bytes | None, bool], flight: _Flight, deadline: float
     ) -> Held:
-        flight.waiters += 1
+        flight.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 return await asyncio.shield(flight.task)
         except TimeoutError:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.to_the_end and not flight.task.done():
+            flight.waiting -= 1
+            if flight.waiting == 0 and not flight.to_the_end and not flight.task.done():
                 # Nobody may join a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
@@ -164,12 +186,17 @@ class SharedFlight:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(
-        self, name: tuple[str, bytes | None, bool], fetch: Fetch, deadline: float
+        self,
+        name: tuple[str, bytes | None, bool],
+        fetch: Fetch,
+        deadline: float,
+        waiters: Waiters | None = None,
     ) -> _Flight:
         key, unusable, fresh = name
-        work = self._fly(key, fetch, deadline, unusable=unusable, fresh=fresh)
+        fetching = _Fetching(fetch, waiters)
+        work = self._fly(key, fetching, deadline, unusable=unusable, fresh=fresh)
         task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
-        flight = _Flight(task, deadline)
+        flight = _Flight(task, deadline, waiters)
         self._flights[name] = flight
 
         def land(task: "asyncio.Task[Held]") -> None:
@@ -185,11 +212,17 @@ class SharedFlight:
             del self._flights[name]
 
     async def _fly(
-        self, key: str, fetch: Fetch, deadline: float, *, unusable: bytes | None, fresh: bool
+        self,
+        key: str,
+        fetching: _Fetching,
+        deadline: float,
+        *,
+        unusable: bytes | None,
+        fresh: bool,
     ) -> Held:
-        fetching = _Fetching(fetch)
+        heard = None if fetching.waiters is None else fetching.hear
         try:
-            with self._store.changes(key) as changed:
+            with self._store.changes(key, heard) as changed:
                 return await self._find_or_fetch(
                     key,
                     fetching,
@@ -198,6 +231,10 @@ class SharedFlight:
                     unusable=unusable,
                     skip=ANY_VERSION if fresh else b"",
                 )
+        except asyncio.CancelledError:
+            if fetching.has_lent:
+                await self._tell_holder(key, fetching.owner, ())
+            raise
         finally:
             fetching.cancel()
 
@@ -212,11 +249,10 @@ class SharedFlight:
         skip: bytes,
     ) -> Held:
         awaited = ""
-        owner = secrets.token_hex(16)
         while True:
             changed.clear()
             asked_at = self._clock.monotonic()
-            match await self._claim(key, owner=owner, skip=skip, awaited=awaited):
+            match await self._claim(key, owner=fetching.owner, skip=skip, awaited=awaited):
                 case None:
                     # The store may be back before the fetch has its slot: then it is asked again.
                     if await _ends_before(fetching.begin(), changed):
@@ -231,9 +267,7 @@ class SharedFlight:
                 case Claimed() as claimed:
                     # At the least, for it looked at its clock before we look at ours.
                     store_ahead_s = claimed.store_time - self._clock.monotonic()
-                    return await self._fetch_as_holder(
-                        key, owner, fetching, deadline, store_ahead_s
-                    )
+                    return await self._fetch_as_holder(key, fetching, deadline, store_ahead_s)
                 case Busy() as busy:
                     fetching.cancel()
                     awaited = busy.holder
@@ -242,7 +276,7 @@ class SharedFlight:
                     # Past the lease's end the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(busy.lease_left_s + 0.01):
-                            await changed.wait()
+                            await self._lend_until(changed, key, fetching)
 
     async def _claim(
         self, key: str, *, owner: str, skip: bytes, awaited: str
@@ -255,6 +289,19 @@ class SharedFlight:
         except StoreUnavailable:
             return None
 
+    async def _lend_until(self, changed: asyncio.Event, key: str, fetching: _Fetching) -> None:
+        """Wait for another's fetch, and let its holder know who waits for it here."""
+        told: tuple[Demand, ...] = ()
+        while fetching.waiters is not None and not await _is_set_soon(changed):
+            if fetching.waiters.here != told:
+                told, fetching.has_lent = fetching.waiters.here, True
+                await self._tell_holder(key, fetching.owner, told)
+        await changed.wait()
+
+    async def _tell_holder(self, key: str, owner: str, waiters: Sequence[Demand]) -> None:
+        with suppress(StoreUnavailable):
+            await self._store.tell_holder(key, teller=owner, text=_waiters_to(waiters))
+
     def _share_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
         error, they_had_s = _failure_from(failure)
@@ -262,9 +309,9 @@ class SharedFlight:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, owner: str, fetching: _Fetching, deadline: float, store_ahead_s: float
+        self, key: str, fetching: _Fetching, deadline: float, store_ahead_s: float
     ) -> Held:
-        began = self._clock.monotonic()
+        owner, began = fetching.owner, self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
             fetched = await fetching()
@@ -304,6 +351,13 @@ class SharedFlight:
                 is_ours = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
 
 
+async def _is_set_soon(event: asyncio.Event) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_TELL_AFTER_S):
+            await event.wait()
+    return event.is_set()
+
+
 async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:
     """Wait for the fetch, or until the store may be back; tell whether the fetch has ended."""
     change = asyncio.ensure_future(changed.wait())  # noqa: TID251
@@ -321,6 +375,17 @@ def _found(found: Found, asked_at: float, *, was_awaited: bool) -> Held:
 
 def _held(fetched: Fetched, source: LinkSource) -> Held:
     return Held(fetched.value, fetched.good_until, source)
+
+
+def _waiters_to(waiters: Sequence[Demand]) -> bytes:
+    return json.dumps([(one.caller, one.weight) for one in waiters]).encode()
+
+
+def _waiters_from(text: bytes) -> list[Demand]:
+    try:
+        return [Demand(str(caller), float(weight)) for caller, weight in json.loads(text)]
+    except (ValueError, TypeError):
+        return []
 
 
 def _failure_to(error: GatewayError, had_s: float) -> bytes:

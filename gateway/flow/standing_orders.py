@@ -24,6 +24,8 @@ _RETOLD_WITHIN_S: Final = 2.5
 """Who lost a store finds it after 2 s at most (drivers/valkey/connection.py), and then looks."""
 _CLOCKS_APART_S: Final = 300.0
 """An ended order leaves the store so much later: for another replica it may not have ended yet."""
+_KEPT_WITHIN_S: Final = 3.0
+"""Who gives an order waits so long for the file: that of a disk that hangs is in force, too."""
 _READ_ALL_EVERY_S: Final = 60.0
 """Then what was spoiled, or is sealed with a key that is to be withdrawn, is told anew."""
 
@@ -63,8 +65,10 @@ class StandingOrders:
         self._forgetful_since: float | None = None
         self._read_all_at = clock.monotonic()
 
-        self._keeping = asyncio.Lock()
-        self._kept: tuple[Orders, bool] | None = None
+        self._changed = asyncio.Event()
+        """Set while the file lacks something."""
+        self._kept = asyncio.Event()
+        """Set when the next keeping to begin has ended."""
         store.when_changed(self._wake.set)
         if file is not None:
             self._remember(kept_from_text(file.load()))
@@ -117,25 +121,42 @@ class StandingOrders:
         if len(self._orders) >= ORDERS_MAX and not isinstance(order.what, Lifted):
             raise BadRequest(f"{ORDERS_MAX} orders stand already; wait until some have ended.")
         self._take([order])
+        kept = self._kept
         try:
             await self._tell([order])
         except StoreUnavailable:
             return False
         finally:
-            await self._keep()
+            if self._file is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_KEPT_WITHIN_S):
+                        await kept.wait()
         return True
 
     async def run(self) -> None:
-        """Hear of new orders, for ever."""
+        """Hear of new orders and keep them, for ever; hearing waits for no disk."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._hear_for_ever())
+            if self._file is not None:
+                loops.create_task(self._keep_for_ever(self._file))
+
+    async def _hear_for_ever(self) -> None:
         while True:
             self._wake.clear()
             with suppress(StoreUnavailable):
                 await self.look()
             self._drop_ended()
-            await self._keep()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._wake.wait()
+
+    async def _keep_for_ever(self, file: KeptFile) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            kept, self._kept = self._kept, asyncio.Event()
+            await self._keep(file)
+            kept.set()
 
     async def look(self) -> None:
         """Ask the store once, and tell it what it lacks; raises StoreUnavailable."""
@@ -149,9 +170,10 @@ class StandingOrders:
             raise
         if told is not None:
             self._hear(told)
-        self._told_all = self._told_all or self._is_told_all()
+        if not self._told_all and self._is_told_all():
+            self._told_all = True
+            self._changed.set()
         await self._tell_what_is_lacking()
-        await self._keep()
 
     def _hear(self, told: ToldOrders) -> None:
         ends = self._stored | {o.id: o.until for o in chain(self._orders, told.orders)}
@@ -200,6 +222,7 @@ class StandingOrders:
 
     def _change(self, orders: Orders) -> None:
         self._orders = orders
+        self._changed.set()
         for call in self._on_change:
             self._let_hear(call)
 
@@ -209,24 +232,17 @@ class StandingOrders:
         except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
             self._failed(error)
 
-    async def _keep(self) -> None:
+    async def _keep(self, file: KeptFile) -> None:
         """Return when the file holds all that is known here, beside what others put there."""
-        if self._file is None:
-            return
-        async with self._keeping:
-            held = self._orders, self._told_all
-            if held == self._kept:
-                return  # whoever had the lock before kept this, too
-            ours, now = KeptOrders(self._told_all, list(self._orders)), self._clock.now()
-            found: list[KeptOrders] = []
+        ours, now = KeptOrders(self._told_all, list(self._orders)), self._clock.now()
+        found: list[KeptOrders] = []
 
-            def made_of(text: bytes | None) -> bytes:
-                # Another worker of this host may have been given what this one has not heard of.
-                found.append(kept_from_text(text))
-                return kept_to_text(found[0].with_more(ours, now))
+        def made_of(text: bytes | None) -> bytes:
+            # Another worker of this host may have been given what this one has not heard of.
+            found.append(kept_from_text(text))
+            return kept_to_text(found[0].with_more(ours, now))
 
-            await self._file.save(made_of)
-            self._kept = held
+        await file.save(made_of)
         for kept in found:
             self._remember(kept)
 

@@ -101,7 +101,7 @@ class Catalogue:
             raise BadRequest("The path is too long.")
         segments = [_decode(segment) for segment in path.split("/")]
         if len(segments) < 4 or segments[0] or segments[1] != "v1":
-            raise OperationUnknown("There is no such operation here.")
+            raise OperationUnknown
         operation, pattern = self._find(method, segments[3:])
         project = _project(segments[2])
         servers, instances, sent = _in_path(pattern, segments[3:])
@@ -136,7 +136,7 @@ class Catalogue:
                         allowed=tuple(sorted(methods)),
                     )
                 return operation, pattern
-        raise OperationUnknown("There is no such operation here.")
+        raise OperationUnknown
 
 
 def has_head(operation: Operation) -> bool:
@@ -187,6 +187,9 @@ def flaws(operation: Operation) -> Iterator[str]:
         f"method must be one of {', '.join(_METHODS)}": operation.method in _METHODS,
         "a method other than GET writes: say `writes: true`": (
             operation.method == "GET" or operation.writes
+        ),
+        "what writes is answered whole, or with a console link": (
+            not operation.writes or operation.answer in (Answer.WHOLE, Answer.CONSOLE_LINK)
         ),
         "`answer: listed` and `listing` go together": listed == (operation.listing is not None),
         "a console link needs {server_id} in its path": not links or _SERVER_ID in operation.path,

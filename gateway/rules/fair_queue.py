@@ -65,6 +65,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedCall:
+    """A call that waits, and all who wait for it now.
+
+    It takes the best of their places, and whoever has that one is charged: else whoever joins a
+    greedy caller's call would wait as long as the greedy one does. This is priority inheritance;
+    Sha, Rajkumar and Lehoczky, IEEE Transactions on Computers 1990.
+    """
+
+    entry: Entry
+    waiters: Sequence[Demand]
+    """Each caller once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hurt:
     """A 429."""
 
@@ -93,6 +107,8 @@ class Turn:
     leaving: Sequence[Entry] = ()
     hurt: Sequence[Hurt] = ()
     entering: Sequence[Entry] = ()
+    shared: Sequence[SharedCall] = ()
+    """Calls for which others wait than did before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +124,8 @@ class Outcome:
     refused: dict[str, float] = field(default_factory=dict)
     """How long each would have had to wait."""
     tags: dict[str, float] = field(default_factory=dict)
+    lent: dict[str, Demand] = field(default_factory=dict)
+    """Whose place a shared call has taken."""
 
 
 def weight_of(groups: Iterable[str], group_weights: Mapping[str, float]) -> float:
@@ -150,11 +168,14 @@ class FairQueue:
             self._pause(now, hurt)
         granted: dict[str, float] = {}
         refused: dict[str, float] = {}
+        lent: dict[str, Demand] = {}
         for entry in turn.entering:
             if entry.demand.priority is Priority.SPARE:
                 self._take_spare(now, entry, granted, refused)
             else:
                 self._enter(now, entry, refused)
+        for call in turn.shared:
+            self._take_best_place(now, call, refused, lent)
         self._dispatch(now, look_ahead_s, granted)
         self._forget_finished()
         return Outcome(
@@ -165,17 +186,21 @@ class FairQueue:
             refused=refused,
             tags={
                 one.id: tag
-                for one in turn.entering
+                for one in (*turn.entering, *(call.entry for call in turn.shared))
                 if (found := self._entries.get(one.id)) is not None
                 and (tag := found.tag) is not None
             },
+            lent=lent,
         )
 
     def _leave(self, one: Entry) -> None:
         found = self._remove(one.id)
-        caller = one.demand.caller
-        if found is not None and found.tag and caller in self._finish:
-            self._finish[caller] -= 1.0 / one.demand.weight
+        if found is not None and found.tag:
+            self._refund(one.demand)
+
+    def _refund(self, demand: Demand) -> None:
+        if demand.caller in self._finish:
+            self._finish[demand.caller] -= 1.0 / demand.weight
 
     def _pause(self, now: float, hurt: Hurt) -> None:
         state = self._state
@@ -203,7 +228,7 @@ class FairQueue:
         known = self._entries.get(entry.id)
         start = entry.tag if known is None else known.tag
         if start is None:
-            start = max(self._state.virtual_time, self._finish.get(demand.caller, 0.0))
+            start = self._start(demand)
         wait_s = self._wait_s(now, demand.priority, start, entry.id)
         patience_s = entry.patience_s
         if entry.tag is not None:
@@ -213,8 +238,7 @@ class FairQueue:
                 self._remove(entry.id)
                 refused[entry.id] = wait_s
             return
-        ahead = (start - self._state.virtual_time) * demand.weight
-        if wait_s > patience_s or (entry.tag is None and ahead >= self._limit.caller_max):
+        if wait_s > patience_s or (entry.tag is None and self._is_full(demand, start)):
             refused[entry.id] = wait_s
             return
         if len(self._entries) >= self._limit.queue_max and not self._make_room(
@@ -226,6 +250,37 @@ class FairQueue:
             self._finish[demand.caller] = start + 1.0 / demand.weight
         self._entries[entry.id] = replace(entry, tag=start)
         insort(self._lines[demand.priority], (start, entry.id))
+
+    def _start(self, demand: Demand) -> float:
+        return max(self._state.virtual_time, self._finish.get(demand.caller, 0.0))
+
+    def _is_full(self, demand: Demand, start: float) -> bool:
+        """Tell whether the caller has as many calls waiting as one may have."""
+        return (start - self._state.virtual_time) * demand.weight >= self._limit.caller_max
+
+    def _take_best_place(
+        self, now: float, call: SharedCall, refused: dict[str, float], lent: dict[str, Demand]
+    ) -> None:
+        entry = self._entries.get(call.entry.id)
+        if entry is None or not entry.tag:  # it has its slot, or is at the head already
+            return
+        payer, held = call.entry.demand, entry.tag
+        best: tuple[float, Demand] | None = None
+        for one in call.waiters:
+            pays = one.caller == payer.caller
+            start = held if pays else self._start(one)
+            if (pays or not self._is_full(one, start)) and (best is None or start < best[0]):
+                best = start, one
+        if best is None:
+            refused[entry.id] = self._wait_s(now, payer.priority, held, entry.id)
+            self._leave(call.entry)
+        elif best[1].caller != payer.caller:
+            self._leave(call.entry)
+            start, lender = best
+            self._finish[lender.caller] = start + 1.0 / lender.weight
+            self._entries[entry.id] = replace(entry, demand=lender, tag=start)
+            insort(self._lines[payer.priority], (start, entry.id))
+            lent[entry.id] = lender
 
     def _make_room(
         self, now: float, priority: Priority, start: float, refused: dict[str, float]

@@ -1,6 +1,7 @@
 """`gateway audit export`: what a real stream holds, written so that verify and search read it."""
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,26 @@ async def test_what_cannot_be_exported_is_said(
     own_valkey.kill()
     assert await exported(own_valkey, tmp_path / "out") == 1
     assert "redis does not answer" in capsys.readouterr().err
+
+
+async def test_a_disk_that_takes_no_more_is_said(
+    own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valkey = await opened(own_valkey)
+    trail = a_trail(
+        StreamStore(
+            AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX),
+            clock=SystemClock(),
+            signer=KEY.signer,
+        )
+    )
+    await record(trail, "x")
+    await trail.close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        code = await exported(own_valkey, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, capsys.readouterr().err) == (2, f"{tmp_path / 'out'}: File too large\n")
+    await valkey.close()

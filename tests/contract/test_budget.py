@@ -7,13 +7,18 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.drivers.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.errors import BudgetExhausted
 from gateway.flow.fair_budget import BudgetLine
+from gateway.flow.shared_flight import SharedFlight
 from gateway.model import Demand, Priority
+from gateway.ports import Fetched
 from gateway.rules.pacing import Pace
-from tests.support.lines import CLOCK, a_line, connected
+from gateway.rules.waiters import Waiters
+from tests.support.lines import CLOCK, SEAL_KEY, a_line, connected
 from tests.support.valkey import RealValkey
 
 ANN = Demand("ann")
@@ -256,3 +261,81 @@ async def test_callers_are_added_up_over_processes(pair: tuple[Valkey, Valkey]) 
 async def test_the_count_of_live_processes_is_known(pair: tuple[Valkey, Valkey]) -> None:
     assert await pair[0].probe()
     assert pair[0].processes == 2
+
+
+class Process:
+    """One process's flights of links, each of which takes a slot of its line."""
+
+    def __init__(self, valkey: Valkey, line: BudgetLine) -> None:
+        self.line = line
+        self.fetched: list[str] = []
+        self._flight = SharedFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
+
+    def ask(self, link: str, caller: str) -> "asyncio.Task[float]":
+        """Tell how long the caller waits."""
+        began, waiters = CLOCK.monotonic(), Waiters(Demand(caller))
+        deadline = began + 20
+
+        async def fetch() -> Fetched:
+            demand = waiters.demand
+            await self.line.admit(demand, deadline=deadline, again=False, waiters=waiters)
+            self.fetched.append(link)
+            return Fetched(link.encode(), CLOCK.monotonic() + 60)
+
+        async def wait() -> float:
+            await self._flight.obtain(link, fetch, deadline=deadline, waiters=waiters)
+            return CLOCK.monotonic() - began
+
+        return asyncio.create_task(wait())
+
+
+@pytest.mark.parametrize("joins", ["here", "elsewhere"])
+async def test_who_joins_a_greedy_caller_s_fetch_waits_as_if_alone(
+    pair: tuple[Valkey, Valkey], joins: str
+) -> None:
+    pace = Pace(requests=10, per_s=1, burst=1)
+    async with a_line(pair[0], pace) as first, a_line(pair[1], pace) as second:
+        here, there = Process(pair[0], first), Process(pair[1], second)
+        greedy = [here.ask(f"link-{i}", "greedy") for i in range(20)]
+        await asyncio.sleep(0.2)
+        greedy.append(here.ask("wanted", "greedy"))
+        await asyncio.sleep(0.1)
+        ann, hasty = (
+            (here if joins == "here" else there).ask("wanted", name) for name in ("ann", "hasty")
+        )
+        await asyncio.sleep(0.02)
+        hasty.cancel()
+        assert await ann < 0.8, "alone, she would have the next slot or the one after"
+        await asyncio.gather(*greedy)
+        assert sorted(here.fetched) == sorted({*here.fetched})
+        assert (len(here.fetched), there.fetched) == (21, [])
+        await asyncio.sleep(0.1)
+        assert not first.waiting
+        assert not second.waiting
+
+
+@pytest.mark.parametrize("joined", ["here", "elsewhere"])
+async def test_who_hangs_up_takes_the_lent_place_along(
+    pair: tuple[Valkey, Valkey], joined: str
+) -> None:
+    pace = Pace(requests=10, per_s=1, burst=1)
+    async with a_line(pair[0], pace) as first, a_line(pair[1], pace) as second:
+        here, there = Process(pair[0], first), Process(pair[1], second)
+        asked = [here.ask(f"link-{i}", "greedy") for i in range(9)]
+        asked += [here.ask(f"other-{i}", f"other-{i % 8}") for i in range(16)]
+        await asyncio.sleep(0.2)
+        asked.append(here.ask("wanted", "greedy"))
+        await asyncio.sleep(1.0)  # the first round is over
+        asked.append(here.ask("own", "mallory"))  # whose next turn is that of the round after
+        await asyncio.sleep(0.02)
+        mallory = (here if joined == "here" else there).ask("wanted", "mallory")
+        await asyncio.sleep(0.15)
+        assert first.waiting.count("mallory") == 1 + ("own" not in here.fetched)
+        mallory.cancel()
+        await asyncio.sleep(0.1)
+        assert first.waiting.count("mallory") == ("own" not in here.fetched)
+        assert first.waiting.count("greedy") > 5, "its call waits where it did"
+        await asyncio.gather(*asked)
+        assert sorted(here.fetched) == sorted({*here.fetched})
+        assert here.fetched[-1] == "wanted"
+        assert (len(here.fetched), there.fetched) == (27, [])

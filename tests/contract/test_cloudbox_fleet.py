@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -91,7 +90,7 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
     describe = servers.describe
     monkeypatch.setattr(servers, "describe", lambda *about: described.append(1) or describe(*about))
     async with CloudBox(replace(AT_ONCE, servers=10_000)) as box:
-        began, seen, marker = time.monotonic(), [], ""
+        seen, marker = [], ""
         for number in range(1, 11):
             path = f"/physicalservers?limit=1000{marker and f'&marker={marker}'}"
             page = (await call(box, "GET", path)).json
@@ -103,7 +102,6 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
             marker = page["page_info"]["next_marker"]
         assert marker is None
         assert seen == sorted(box.servers)
-        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

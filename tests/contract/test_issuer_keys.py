@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.drivers import issuer_keys
-from gateway.drivers.issuer_keys import IssuerKeys
+from gateway.drivers.handover import Handover
+from gateway.drivers.issuer_keys import IssuerKeys, load_first
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.flow.identify import Identify
@@ -107,6 +108,7 @@ class Bench:
         self.clock = clock
         self.telemetry = RecordingTelemetry()
         self.rotations: list[str] = []
+        self.handover = Handover()
 
     def keys(self, source: dict[str, Any], iss: str = "https://idp", **settings: Any) -> IssuerKeys:
         settings.setdefault("algorithms", ALL)
@@ -120,6 +122,7 @@ class Bench:
             telemetry=self.telemetry,
             on_rotation=self.rotations.append,
             jitter=Random(1),
+            handover=self.handover,
         )
 
     def jwks(self, idp: FakeIssuer, **settings: Any) -> IssuerKeys:
@@ -769,6 +772,72 @@ def test_a_short_secret_is_a_mistake_in_the_config(bench: Bench) -> None:
         bench.keys({"secret": Secret("s" * 31)}, algorithms=["HS256"])
 
 
+# --- what a new worker begins with --------------------------------------------------------------
+
+
+async def test_who_starts_while_the_issuer_is_away_has_the_keys_of_the_workers_before(
+    bench: Bench, idp: FakeIssuer, clock: FakeClock
+) -> None:
+    aged = {"keys_refresh_s": 60, "keys_age_max_s": 100}
+    await bench.discovery(idp, **aged).refresh()
+    await clock.advance(40)
+    idp.fail(DISCOVERY)
+    fetched = idp.fetches.total()
+
+    new = bench.discovery(idp, **aged)
+    await load_first([new], within_s=10)
+
+    assert idp.fetches.total() == fetched  # nobody waits for what is known
+    assert new.age_s >= 40
+    assert await new.keys_for("RS256", "k1")
+    await clock.advance(60)
+    assert not new.loaded
+    with pytest.raises(KeysUnavailable):
+        await new.keys_for("RS256", "k1")
+
+
+async def test_keys_that_were_withdrawn_are_not_left(bench: Bench, idp: FakeIssuer) -> None:
+    before = bench.jwks(idp)
+    await before.refresh()
+    await bench.clock.advance(1)
+    idp.signers = [rsa_signer("k2", which="other")]
+    await before.refresh()
+
+    assert [held.kid for held in bench.jwks(idp)._keys] == ["k2"]
+
+
+async def test_what_another_address_published_or_does_not_fit_is_not_taken_over(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    await bench.jwks(idp).refresh()
+
+    assert not bench.discovery(idp).loaded
+    assert not bench.keys({"jwks": f"{idp.url}/other"}).loaded
+    assert not bench.jwks(idp, algorithms=["EdDSA"]).loaded
+    assert bench.jwks(idp, algorithms=["RS256"]).loaded
+
+
+async def test_a_secret_is_left_to_nobody(bench: Bench) -> None:
+    secret = {"secret": Secret("s" * 32)}
+    await bench.keys(secret, algorithms=["HS256"]).refresh()
+
+    assert not bench.keys(secret, algorithms=["HS256"]).loaded
+
+
+async def test_the_first_keys_are_waited_for_though_another_issuer_is_away(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    idp.may_answer.clear()
+    away, slow = bench.keys({"jwks": "http://127.0.0.1:1/jwks"}), bench.jwks(idp)
+    loading = asyncio.create_task(load_first([away, slow], within_s=10))
+    await eventually(lambda: bench.outcomes == ["failed"])
+    await asyncio.wait({loading}, timeout=0.1)
+    idp.may_answer.set()
+    await loading
+
+    assert slow.loaded
+
+
 # --- with the rest of the line ------------------------------------------------------------------
 
 
@@ -790,6 +859,7 @@ async def test_after_a_rotation_the_old_token_is_forgotten_and_refused(
         telemetry=telemetry,
         on_rotation=forget,
         jitter=Random(1),
+        handover=Handover(),
     )
     rules = TokenRules("corp", idp.url, frozenset({"gw"}), 30.0, 86_400.0, None, "sub", "groups")
     line.append(

@@ -1,13 +1,16 @@
 """What outlives a process: one suite for the fake and for a file on the disk."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gateway.drivers import kept_file
 from gateway.drivers.kept_file import FileOnDisk
 from gateway.ports import KeptFile
 from tests.support.kept_file import FakeKeptFile
@@ -46,6 +49,7 @@ async def test_of_savers_at_once_in_one_process_none_is_lost(tmp_path: Path) -> 
 
 _ADDS = """
 import asyncio, logging, pathlib, sys
+from gateway.drivers import kept_file
 from gateway.drivers.kept_file import FileOnDisk
 log = logging.getLogger("gateway.test")
 kept = FileOnDisk(pathlib.Path(sys.argv[1]), log, failed="not_kept", mode=0o600)
@@ -72,6 +76,25 @@ async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
     with caplog.at_level(logging.WARNING, "gateway.test"):
         await on_disk(tmp_path / "missing").save(lambda _: b"text")
     assert [record.message for record in caplog.records] == ["not_kept"]
+
+
+async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_reading(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_file, "_HANGS_AFTER_S", 0.1)
+    lock = os.open(tmp_path / ".kept.json.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    file = on_disk(tmp_path)
+    with caplog.at_level(logging.WARNING, "gateway.test"):
+        saving = [asyncio.create_task(file.save(lambda _: b"text")) for _ in range(50)]
+        await asyncio.wait(saving, timeout=0.5)
+        assert not any(one.done() for one in saving)
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(file.load) is None
+    assert {record.message for record in caplog.records} == {"not_kept"}
+    os.close(lock)
+    await asyncio.gather(*saving)
+    assert file.load() == b"text"
 
 
 async def test_what_cannot_be_made_leaves_what_was_there(tmp_path: Path) -> None:

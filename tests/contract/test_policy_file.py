@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from gateway.drivers import policy_file
+from gateway.drivers.handover import Handover
 from gateway.drivers.policy_file import PolicyFile
 from gateway.located_yaml import Document, MistakesFound
 from tests.support.clock import FakeClock
@@ -23,9 +25,18 @@ grants:
 BAD = ONE.replace("role: op,", "role: no,")
 
 
-def opened(file: Path, clock: FakeClock) -> tuple[PolicyFile, RecordingTelemetry]:
+def opened(
+    file: Path, clock: FakeClock, handover: Handover | None = None
+) -> tuple[PolicyFile, RecordingTelemetry]:
     telemetry = RecordingTelemetry()
-    made = PolicyFile(file, issuers=["corp"], projects=[], clock=clock, telemetry=telemetry)
+    made = PolicyFile(
+        file,
+        issuers=["corp"],
+        projects=[],
+        clock=clock,
+        telemetry=telemetry,
+        handover=handover or Handover(),
+    )
     return made, telemetry
 
 
@@ -123,9 +134,11 @@ async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock:
     file.write_text(BAD)
     assert not await policies.reload()
     assert policies.loaded_at == first
+    assert policies.mistake.startswith(f"{file}:3: grants[0].role: unknown role 'no'")
     file.write_text(ONE)
     assert await policies.reload()
     assert policies.loaded_at == first + 60
+    assert policies.mistake == ""
 
 
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])
@@ -153,6 +166,40 @@ def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeCloc
     file.unlink()
     with pytest.raises(MistakesFound, match="cannot be read"):
         opened(file, clock)
+
+
+@pytest.mark.parametrize("text", [BAD, None])
+async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accepted_last(
+    tmp_path: Path, clock: FakeClock, text: str | None
+) -> None:
+    file, handover = tmp_path / "policy.yaml", Handover()
+    file.write_text(NONE)
+    before, _ = opened(file, clock, handover)
+    await clock.advance(1)
+    file.write_text(ONE)
+    assert await before.reload()
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    new, telemetry = opened(file, clock, handover)
+    assert (new.current().size, new.current().version) == (1, before.current().version)
+    assert new.mistake
+    assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
+    file.write_text(NONE)
+    assert await new.reload()
+    assert (new.current().size, new.mistake) == (0, "")
+
+
+def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    handover = Handover()
+    (tmp_path / "one.yaml").write_text(ONE)
+    opened(tmp_path / "one.yaml", clock, handover)
+    (tmp_path / "two.yaml").write_text(BAD)
+    with pytest.raises(MistakesFound, match="unknown role"):
+        opened(tmp_path / "two.yaml", clock, handover)
 
 
 async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_again(
@@ -198,3 +245,36 @@ async def test_a_policy_s_version_is_that_of_the_text_it_was_read_from(
     monkeypatch.setattr(policy_file, "parse", edited_meanwhile)
     assert await policies.reload()
     assert (policies.current().size, policies.current().version) == (1, version)
+
+
+async def test_a_policy_that_takes_long_to_read_does_not_replace_a_newer_one(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, telemetry = opened(file, clock)
+    parsing, begun, may_go_on = policy_file.parse, threading.Event(), threading.Event()
+
+    def slow_for_one(path: Path, content: bytes) -> Document:
+        if content == ONE.encode():
+            begun.set()
+            may_go_on.wait(10)
+        return parsing(path, content)
+
+    monkeypatch.setattr(policy_file, "parse", slow_for_one)
+    file.write_text(ONE)
+    watching = asyncio.create_task(policies.run())
+    await clock.advance(1.0)
+    await asyncio.to_thread(begun.wait, 10)
+    file.write_text(NONE)
+    reloading = asyncio.create_task(policies.reload())
+    await asyncio.wait({reloading}, timeout=0.3)
+    may_go_on.set()
+    assert await reloading
+    async with asyncio.timeout(10):
+        while len(telemetry.reloads) < 3:
+            await clock.advance(0)
+            await asyncio.sleep(0.01)
+    assert policies.current().size == 0
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)

@@ -26,6 +26,7 @@ from gateway.errors import (
 )
 from gateway.flow.shared_flight import SharedFlight
 from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.rules.waiters import Waiters
 from gateway.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
 from tests.support.clock import FakeClock
 from tests.support.scripted_upstream import ok, scripted_upstream
@@ -105,6 +106,7 @@ class NoLimit:
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
         self.slots.append((account, budget, demand.caller))
         return float("inf")

@@ -202,6 +202,59 @@ async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> 
         assert not unrelated.is_set()
 
 
+async def test_whoever_fetches_is_told_what_others_tell_the_holder(subject: Subject) -> None:
+    await subject.store.claim("k", owner="a", lease_s=5)
+    mine: list[tuple[str, bytes]] = []
+    other: list[tuple[str, bytes]] = []
+
+    def hear(teller: str, text: bytes) -> None:
+        mine.append((teller, text))
+
+    with (
+        subject.store.changes("k", hear) as changed,
+        subject.store.changes("k"),
+        subject.store.changes("other", lambda *told: other.append(told)),
+    ):
+        await subject.store.tell_holder("k", teller="b", text=b"two \xff words")
+        await subject.elapse(0.05)
+        assert not changed.is_set(), "it is no end of the fetch"
+    await subject.store.tell_holder("k", teller="b", text=b"too late")
+    await subject.elapse(0.05)
+    assert (mine, other) == ([("b", b"two \xff words")], [])
+
+
+async def test_what_the_holder_is_told_is_readable_to_no_listener(
+    shared_valkey: RealValkey,
+) -> None:
+    valkey = a_valkey(shared_valkey)
+    key = a_seal_key()
+    store, stranger = (ValkeySharedStore(valkey, Sealer([one])) for one in (key, a_seal_key()))
+    assert await valkey.probe()
+    messages: list[bytes] = []
+    valkey.when_message_comes(messages.append)
+    listening = asyncio.create_task(valkey.keep_listening())
+    await asyncio.sleep(0.05)
+    heard: list[bytes] = []
+    with stranger.changes("link:server-canary", lambda _, text: heard.append(text)):
+        await store.tell_holder("link:server-canary", teller="b", text=b"olga")
+        await asyncio.sleep(0.05)
+        client = make_client(
+            settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(key,))
+        )
+        for made_up in (b"told ", b"told \xff \xff \xff", messages[0][:45] + b"\xff made up"):
+            await client.publish(valkey.channel, made_up)
+        await asyncio.sleep(0.05)
+    assert len(messages) == 4
+    assert b"olga" not in messages[0]
+    assert b"canary" not in messages[0]
+    assert heard == [], "sealed with a key that it does not hold"
+    assert not listening.done(), "nobody stops it by a message"
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await client.aclose()
+    await valkey.close()
+
+
 async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey) -> None:
     valkey = a_valkey(shared_valkey, namespace="canary")
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))

@@ -209,6 +209,7 @@ async def test_nobody_listening_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}") as upstream:
         with pytest.raises(UpstreamUnreachable) as caught:
             await ask(upstream)
+    assert not caught.value.was_connected, "nothing can have been sent"
     _shows_no_secret(caught.value)
 
 
@@ -218,8 +219,9 @@ async def test_one_send_puts_one_request_on_the_wire(method: str, script: Script
     # aiohttp sends idempotent methods again by itself, without a slot of the budget.
     async with scripted_upstream(ok(), script) as cloud, client(cloud.url) as upstream:
         await ask(upstream)
-        with pytest.raises(UpstreamUnreachable):
+        with pytest.raises(UpstreamUnreachable) as caught:
             await ask(upstream, UpstreamRequest(method, "/x", body=b"{}"))
+    assert caught.value.was_connected, "it may have been acted on"
     assert len(cloud.received) == 2
 
 

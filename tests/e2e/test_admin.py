@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -12,13 +13,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import jwt
 import pytest
 from openapi_spec_validator import validate
 
+from gateway.model import Logger, LogLevel
 from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
 from tests.support.tls import Authority
 
@@ -184,6 +186,43 @@ def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) 
     ada.orders(stack.gateway, "lift", order)
 
 
+def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
+    stack: Stack, ada: Operator
+) -> None:
+    lost = stack.box.token("nina", claims={"jti": "nina-s-laptop"})
+    tokens = "/v3.0/OS-AUTH/id-token/tokens"
+    body = json.dumps({"auth": {"id_token": {"id": lost}}})
+    subject_token = ask(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
+    ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
+    inner = {"methods": ["token"], "token": {"id": subject_token}}
+    keys = json.dumps({"auth": {"identity": inner}})
+    answers = {
+        "CreateTokenWithIdToken": ask(stack.gateway.url, "POST", tokens, {}, body),
+        "CreateTemporaryAccessKey": ask(
+            stack.gateway.url, "POST", "/v3.0/OS-CREDENTIAL/securitytokens", {}, keys
+        ),
+        "ListProjects": ask(stack.gateway.url, "GET", "/v3/projects", {"X-Auth-Token": lost}),
+    }
+    records = stack.gateway.audit("refused")[-3:]
+    for (operation, answer), record in zip(answers.items(), records, strict=True):
+        assert (answer.status, answer.error_code) == (401, "CGW.4010")
+        assert record["request_id"] == answer.headers["x-request-id"]
+        assert (record["subject"], record["operation"]) == ("nina", operation)
+        assert (record["decision"], record["detail"]) == ("denied", "revoked")
+
+
+def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
+    stack: Stack, ada: Operator
+) -> None:
+    limits = {"requests": 60, "per_s": 60, "burst": 3}
+    gateway = stack.replica(**with_api(caller_limits=limits))
+    stolen = stack.box.token("otto", claims={"jti": "otto-s-lost-phone"})
+    ada.orders(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
+    assert {gateway.console(stolen).status for _ in range(10)} == {401}
+    assert gateway.console(stack.box.token("otto")).status == 200
+    assert 3 <= len(gateway.audit("refused")) < 10
+
+
 @pytest.mark.parametrize("by", ["order", "policy"])
 def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
@@ -215,6 +254,8 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
             "policy": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in box.calls(box.cloud)}
+        (outcome,) = gateway.audit("write_outcome")
+        assert (outcome["subject"], outcome["outcome"]) == ("mallory", "not_sent")
     finally:
         stack.close()
 
@@ -427,8 +468,22 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
         ("/orders/lift", '{"order": "x"}', "no such order"),
-        ("/log-levels", '{"levels": {"gateway.policy": "loud"}}', "levels"),
-        ("/revocations", "{", "cannot be used"),
+        (
+            "/log-levels",
+            '{"levels": {"gateway.policy": "loud"}}',
+            "level in levels must be one of: debug, info, warning, error.",
+        ),
+        (
+            "/log-levels",
+            '{"levels": {"gateway.polcy": "info"}}',
+            "logger in levels must be one of: gateway, gateway.admin, gateway.audit, ",
+        ),
+        (
+            "/budget/ceiling",
+            '{"account": "prod", "per_s": 1, "budget": "x"}',
+            "budget must be one of: console, iam.",
+        ),
+        ("/revocations", "{", "it is not one whole JSON value."),
         ("/revocations", '{"a": ' + "[" * 60_000, "cannot be used"),
     ],
 )
@@ -443,6 +498,40 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert record["request_id"] == answer.headers["x-request-id"]
     assert (record["subject"], record["decision"]) == ("ada", "denied")
     assert told in json.loads(record["detail"])["refused"]
+
+
+def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: Stack) -> None:
+    document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
+    levels = document["components"]["schemas"]["SetLogLevels"]["properties"]["levels"]
+    assert levels["propertyNames"]["enum"] == list(get_args(Logger))
+    assert levels["additionalProperties"]["enum"] == list(get_args(LogLevel))
+    assert levels["minProperties"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nope", 404),
+        ("POST", "/metrics", 405),
+        ("DELETE", "/admin/sessions", 405),
+        ("GET", "/admin/sessions", 401),
+        ("GET", "/admin/openapi.json", 200),
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("HEAD", "/metrics", 200),
+    ],
+)
+def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
+    stack: Stack, method: str, path: str, status: int
+) -> None:
+    answers = [ask(stack.gateway.admin, method, path) for _ in range(2)]
+    for answer in answers:
+        assert answer.status == status
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["server"] == "console-gateway"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 2
 
 
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
@@ -663,7 +752,7 @@ def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
     by_certificate: Certified, headers: dict[str, str]
 ) -> None:
     kept = by_certificate.connect()
-    assert by_certificate.status(kept, **headers) == 400
+    assert by_certificate.status(kept, **headers) == (400 if "Content_Type" in headers else 403)
     assert by_certificate.status(kept, Origin=f"https://127.0.0.1:{kept.port}") == 200
     assert by_certificate.gateway.audit("admin_refused")[-1]["subject"] == "breakglass"
     kept.close()
@@ -684,6 +773,18 @@ def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> No
     assert issued[0]["policy_version"] == loaded["policy_version"]
 
 
+def test_a_reload_that_is_refused_is_not_done(stack: Stack, ada: Operator) -> None:
+    other = stack.replica(**with_api())
+    good = other.policy_file.read_text()
+    other.write_policy({**json.loads(good), "grants": "everything"})
+    ran = ada.types(stack.gateway, "policy", "--reload")
+    assert ran.returncode == 1
+    assert re.search(r"refused: \S+policy.yaml:\d+: grants", ran.stdout)
+    assert ran.stdout.count("in force") >= 1
+    other.write_policy(json.loads(good))
+    assert ada.types(stack.gateway, "policy", "--reload").returncode == 0
+
+
 def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
     plain = stack.replica()
     policy = json.loads(plain.policy_file.read_text())
@@ -692,3 +793,5 @@ def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
     (record,) = plain.audit("policy_rejected")
     assert "grants" in record["detail"]
     assert record["policy_version"] == plain.audit("policy_loaded")[0]["policy_version"]
+    plain.write_policy(policy)  # as the others have it, who ask it to reload
+    eventually(lambda: len(plain.audit("policy_loaded")) == 2)

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+)
 
 from gateway.cli import main
 from gateway.drivers.audit_file import ChainFiles
@@ -150,7 +156,40 @@ def test_a_question_that_makes_no_sense_is_wrong_usage(
 def test_a_trail_without_any_chain_is_not_intact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(capsys, "verify", tmp_path) == (1, "BROKEN: there is no chain\n")
+    for options in ((), ("--json",)):
+        code, said = run(capsys, "verify", tmp_path, *options)
+        assert code == 2, "neither intact nor proved to be broken"
+        assert said.startswith(f"There is no chain in {tmp_path}, so nothing is verified.")
+        assert "If it is, the whole trail was removed" in said
+    code, said = run(capsys, "verify", tmp_path, "--head", f"a:7:{'0' * 64}")
+    assert (code, said) == (1, "BROKEN: the chain a is not there, which had line 7\n")
+
+
+def test_a_key_that_cannot_serve_is_told_with_the_reason(
+    trail: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+    )
+    (tmp_path / "private").write_bytes(private)
+    (tmp_path / "junk").write_bytes(b"junk")
+    for name, why in (
+        ("nowhere", "cannot be read: No such file or directory"),
+        ("", "cannot be read: Is a directory"),
+        ("private", "is the private half of a key"),
+        ("junk", "is no Ed25519 public key in PEM"),
+    ):
+        code, said = run(capsys, "verify", trail, "--public-key", tmp_path / name)
+        assert (code, said.partition(": ")[0]) == (2, str(tmp_path / name))
+        assert why in said
+
+
+@pytest.mark.parametrize("command", ["verify", "search"])
+def test_a_file_that_fails_at_a_read_is_told(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "segment-00000001.jsonl").symlink_to("/proc/self/mem")  # opens, but cannot be read
+    assert run(capsys, command, tmp_path) == (2, "the trail: Input/output error\n")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +206,7 @@ def test_a_trail_without_any_chain_is_not_intact(
             ),
             [2, 4],
         ),
+        (("--request-id", "request-7"), [7]),
         (("--subject", "nobody"), []),
     ],
 )

@@ -17,7 +17,7 @@ from gateway.cli import main
 from gateway.drivers.fingerprints import KeyedFingerprints
 from gateway.model import Secret
 from tests.support.audit import SigningKey
-from tests.support.stack import RunningGateway, Stack, eventually
+from tests.support.stack import RunningGateway, Stack, ask, eventually
 
 
 def children(pid: int) -> list[int]:
@@ -118,6 +118,10 @@ def test_while_the_disk_is_full_no_link_leaves_and_then_all_goes_on(own_stack: S
     resource.prlimit(worker, resource.RLIMIT_FSIZE, (segment.stat().st_size + 100, before[1]))
     answer = gateway.console(token)
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    body = json.dumps({"auth": {"id_token": {"id": token}}})
+    keys = ask(gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", {}, body)
+    assert (keys.status, keys.error_code) == (503, "CGW.5035")
+    assert "x-subject-token" not in keys.headers
     assert gateway.metric("gateway_audit_durable") == 0
     assert gateway.metric("gateway_audit_failures_total") >= 1
     resource.prlimit(worker, resource.RLIMIT_FSIZE, before)

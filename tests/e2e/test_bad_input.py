@@ -31,20 +31,41 @@ def test_no_token_is_told_the_scheme_and_no_more(stack: Stack) -> None:
     answer = stack.gateway.console(None)
     assert (answer.status, answer.error_code) == (401, "CGW.4010")
     assert answer.headers["www-authenticate"] == 'Bearer realm="console-gateway"'
+    assert "/docs" in ask(stack.gateway.url, "GET", "/").json["error_msg"]
+
+
+def test_who_asks_for_what_there_is_not_is_shown_the_documentation(stack: Stack) -> None:
+    sent = {"Authorization": f"Bearer {stack.box.token()}"}
+    for path in ("/", "/v1/p/nothing", "/v3/nothing"):
+        answer = ask(stack.gateway.url, "GET", path, sent)
+        assert (answer.status, answer.error_code) == (404, "CGW.4040")
+        assert "/docs" in answer.json["error_msg"]
+    assert ask(stack.gateway.url, "GET", "/docs").status == 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", b"a method that HTTP knows; /docs lists"),
+        (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", b"twice?); send it by an HTTP client"),
+    ],
+)
+def test_what_is_no_request_is_told_what_to_send(stack: Stack, raw: bytes, told: bytes) -> None:
+    assert told in speak(stack.gateway.url, raw)
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"life_s": -120}, "expired"),
+        ({"life_s": -120}, "expired: get a new one"),
         ({"claims": {"iss": "https://elsewhere.example"}}, "not accepted"),
-        ({"claims": {"aud": "other"}}, "audience"),
-        ({"claims": {"nbf": 4_000_000_000}}, "not valid yet"),
+        ({"claims": {"aud": "other"}}, "audience: get one"),
+        ({"claims": {"nbf": 4_000_000_000}}, "not valid yet: send it again when"),
         ({"headers": {"kid": "unknown"}}, "not accepted"),
-        ({"headers": {"typ": "logout+jwt"}}, "not an access token"),
-        ({"subject": None}, "lacks a claim"),
+        ({"headers": {"typ": "logout+jwt"}}, "not an access token: send the access token"),
+        ({"subject": None}, "lacks a claim that is needed here: ask those"),
         ({"claims": {"sub": ""}}, "lacks a claim"),
-        ({"claims": {"iat": 1}}, "too old"),
+        ({"claims": {"iat": 1}}, "too old: get a new one"),
     ],
 )
 def test_a_wrong_token_is_told_what_is_wrong(

@@ -186,6 +186,9 @@ def test_the_token_comes_from_a_file_or_a_command(olga: Person, tmp_path: Path) 
         (("--gateway", "gateway.example"), "no http or https URL"),
         (("--gateway", "https://gateway.example:port"), "no URL"),
         (("--gateway", "https://[gateway.example"), "no URL"),
+        (("--gateway", "http://127.0.0.1:99999"), "no URL"),
+        (("--gateway", "https://gateway..example"), "no URL"),
+        (("--gateway", "https://gateway example:443"), "no http or https URL"),
     ],
 )
 def test_a_wrong_use_is_told(olga: Person, words: tuple[str, ...], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,20 +33,54 @@ def test_a_good_config_is_told_so_offline_and_online(stack: Stack) -> None:
     assert code == 0, said
     for part in ("redis", "keys of corp", "login of account prod"):
         assert f"{part}: ok" in said
+    assert f"Redis holds a token, so {stack.box.iam} was not asked" in said
 
 
 def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
     own_stack.box.fail(own_stack.box.issuer, "reset")
     own_stack.valkey.kill()
     gateway = own_stack.replica(start=False)
-    (gateway.directory / "iam-password").write_text("wrong")
+    (gateway.directory / "iam-password").write_text("canary")
     code, said = run("check", "--config", str(gateway.config_file), "--online")
     assert code == 1
-    assert "redis: does not answer" in said
+    assert f"redis: {own_stack.valkey.url}: connection refused" in said
     assert "keys of corp: " in said
-    assert "login of account prod: " in said
-    assert "wrong" not in said.replace("is wrong", "")
-    assert "Traceback" not in said
+    refused = "it refused the login: 401, user, domain or password is wrong; the next try is due in"
+    assert f"login of account prod: {own_stack.box.iam}: {refused}" in said
+    for word in ("canary", "Traceback", "store_lost", "service_login"):
+        assert word not in said
+
+
+def test_check_online_keeps_to_the_pause_and_says_what_it_is_for(own_stack: Stack) -> None:
+    box, gateway = own_stack.box, own_stack.replica(start=False)
+    assert own_stack.gateway.console(box.token()).status == 200
+    logins = len(box.calls(box.iam))
+    (gateway.directory / "iam-password").write_text("canary")
+    box.fail(box.iam, "account_locked")
+    refusals = [run("check", "--config", str(gateway.config_file), "--online") for _ in range(2)]
+    for code, said in refusals:
+        assert code == 1
+        assert "refused the login: 401 IAM.0061, the account is locked" in said
+    assert len(box.calls(box.iam)) == logins + 1
+
+
+def test_check_online_says_where_iam_cannot_be_reached(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False)
+    gateway.config["store"]["namespace"] = "without-a-token"
+    gateway.config["accounts"][0]["login"]["iam_endpoint"] = "http://127.0.0.1:1"
+    gateway.write_config()
+    code, said = run("check", "--config", str(gateway.config_file), "--online")
+    assert code == 1
+    assert "login of account prod: http://127.0.0.1:1: no connection: connection refused" in said
+
+
+def test_check_online_is_no_process_of_the_fleet(own_stack: Stack) -> None:
+    fleet = "gateway:{fleet}:processes"
+    assert own_stack.gateway.ready() == 200
+    alive = own_stack.valkey.command("ZRANGE", fleet, "0", "-1")
+    code, said = run("check", "--config", str(own_stack.gateway.config_file), "--online")
+    assert code == 0, said
+    assert own_stack.valkey.command("ZRANGE", fleet, "0", "-1") == alive
 
 
 def test_every_mistake_is_told_at_once_with_file_line_and_key(own_stack: Stack) -> None:
@@ -144,3 +179,14 @@ def test_check_online_starts_the_server_that_is_embedded(own_stack: Stack) -> No
     gateway = own_stack.replica(change={"store": store}, start=False)
     code, said = run("check", "--online", "--config", str(gateway.config_file))
     assert (code, "redis: ok" in said) == (0, True), said
+
+
+def test_export_says_that_the_config_sends_no_trail_to_the_stream(
+    stack: Stack, tmp_path: Path
+) -> None:
+    config = stack.gateway.config_file
+    code, said = run("audit", "export", "--config", str(config), str(tmp_path / "out"))
+    assert (code, said) == (
+        1,
+        f"the stream holds no chain: `audit.stream` is not on in {config}\n",
+    )

@@ -1,17 +1,29 @@
 """What docker-compose.yml starts works together, as real processes on loopback."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 import valkey
 from valkey.exceptions import AuthenticationError, NoPermissionError
 
-from tests.support.compose import REPLICAS, RunningCompose, compose_file, running_compose
+from tests.support.compose import REPLICAS, ROOT, RunningCompose, compose_file, running_compose
 from tests.support.stack import ask, eventually
+
+DOCKER = """#!/bin/bash
+# `docker compose exec` of what runs here: the command, with the variables that it is given.
+shift 2
+while [[ $1 == -* ]]; do
+    if [[ $1 == -e ]]; then export "$2"; shift; fi
+    shift
+done
+exec "${@:2}"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +65,53 @@ def test_the_health_check_of_a_replica_tells_whether_it_is_ready(
     assert check("1") != 0
 
 
+@contextmanager
+def valkey_as(compose: RunningCompose, user: str, secret: str) -> Iterator[valkey.Valkey]:
+    password = (compose.secrets / secret).read_text().strip()
+    with closing(
+        valkey.Valkey(port=compose.valkey_port, username=user, password=password)
+    ) as client:
+        yield client
+
+
+def test_valkey_lets_an_operator_do_what_the_runbook_says_and_see_no_key(
+    compose: RunningCompose,
+) -> None:
+    runbook = (ROOT / "deploy" / "runbook.md").read_text()
+    told = re.findall(r"`((?:INFO|CONFIG|SLOWLOG|LATENCY|DEL) [^`]+)`", runbook)
+    assert {one.partition(" ")[0] for one in told} == {
+        "INFO",
+        "CONFIG",
+        "SLOWLOG",
+        "LATENCY",
+        "DEL",
+    }
+    with valkey_as(compose, "operator", "redis-operator-password") as client:
+        assert client.ping()
+        for one in told:
+            client.execute_command(*one.split())
+        assert "disabled" not in str(client.execute_command("LATENCY", "DOCTOR"))
+        for refused in (
+            "GET gateway:mine",
+            "DEL gateway:mine",
+            "KEYS *",
+            "CONFIG SET maxmemory 1",
+            "SLOWLOG RESET",
+            "CLIENT KILL TYPE normal",
+            "ACL LIST",
+            "MONITOR",
+            "FLUSHALL",
+        ):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*refused.split())
+
+
 def test_valkey_lets_the_gateways_user_in_and_to_its_own_keys_only(
     compose: RunningCompose,
 ) -> None:
     for name in REPLICAS:
         assert total(compose.admins[name], "gateway_store_available") == 1
-    client = valkey.Valkey(
-        port=compose.valkey_port, username="gateway", password=compose.redis_password
-    )
-    with closing(client):
+    with valkey_as(compose, "gateway", "redis-password") as client:
         assert client.set("gateway:mine", "1", ex=1)
         for refused in (("SET", "else", "1"), ("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*")):
             with pytest.raises(NoPermissionError):
@@ -71,3 +121,33 @@ def test_valkey_lets_the_gateways_user_in_and_to_its_own_keys_only(
         pytest.raises(AuthenticationError),
     ):
         stranger.ping()
+
+
+def test_the_page_s_commands_give_a_console_to_a_person_and_the_queue_to_an_administrator(
+    compose: RunningCompose, tmp_path: Path
+) -> None:
+    page = (ROOT / "deploy" / "README.md").read_text()
+    (shown,) = re.findall(r"^    ASK=.*\n(?:    .*\n)+", page, re.MULTILINE)
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    commands = shown  # as somebody copies them, with what stands before each line
+    for old, new in {
+        "cloud:9101": compose.issuer.removeprefix("http://"),
+        "http://127.0.0.1:8080": compose.gateways["gateway-1"],
+        "http://127.0.0.1:9090": compose.admins["gateway-1"],
+    }.items():
+        assert old in commands, old
+        commands = commands.replace(old, new)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    said = subprocess.run(
+        ["bash", "-euc", commands],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    assert said.returncode == 0, said.stderr
+    console, _, queue = said.stdout.partition("\n")
+    assert '"url"' in console
+    assert "prod" in queue

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import main
 from tests.support.stack import Answer, Stack, ask, eventually, speak
 
 TOKENS = "/v3.0/OS-AUTH/id-token/tokens"
@@ -225,3 +226,50 @@ def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
         201,
     )
     assert stack.gateway.metric(series) == before + 1
+
+
+def records_of(stack: Stack, answer: Answer) -> list[dict[str, Any]]:
+    trail = sorted((stack.gateway.directory / "audit").glob("chain-*/segment-*.jsonl"))
+    lines = [json.loads(line) for file in trail for line in file.read_text().splitlines()]
+    return [one for one in lines if one.get("request_id") == answer.headers["x-request-id"]]
+
+
+def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jwt = stack.box.token("kim", groups=["operators"], life_s=7_200)
+    logged_in = log_in(stack, jwt)
+    token = logged_in.headers["x-subject-token"]
+    issued = post(stack, KEYS, asking(token, duration_seconds=1_800))
+    credential = issued.json["credential"]
+    for answer, operation, access, until in (
+        (logged_in, "CreateTokenWithIdToken", None, instant(logged_in.json["token"]["expires_at"])),
+        (issued, "CreateTemporaryAccessKey", credential["access"], now() + 1_800),
+    ):
+        (record,) = records_of(stack, answer)
+        assert (record["event"], record["decision"]) == ("credential_issued", "allowed")
+        assert (record["issuer"], record["subject"]) == ("corp", "kim")
+        assert (record["groups"], record["operation"]) == (["operators"], operation)
+        assert record["client_address"] == "127.0.0.1"
+        assert record.get("access_key") == access
+        assert abs(record["expires_at"] - until) < 60
+    trail = stack.gateway.directory / "audit"
+    text = "".join(file.read_text() for file in trail.glob("chain-*/segment-*"))
+    for secret in (jwt, token, credential["secret"], credential["securitytoken"]):
+        assert secret not in text
+        assert secret.rpartition(".")[2] not in text
+    assert main(["audit", "search", str(trail), "--subject", "kim"]) == 0
+    assert f"  key {credential['access']}  until 20" in capsys.readouterr().out
+    assert main(["audit", "verify", str(trail)]) == 0
+
+
+def test_who_proves_nobody_fills_no_trail(stack: Stack) -> None:
+    for answer in (
+        log_in(stack, "a.b.c"),
+        log_in(stack, stack.box.token(life_s=-120)),
+        post(stack, KEYS, asking("cgwsub_madeup")),
+        post(stack, KEYS, asking(None)),
+        ask(stack.gateway.url, "GET", "/v3/projects"),
+    ):
+        assert answer.status == 401
+        assert records_of(stack, answer) == []

@@ -110,6 +110,19 @@ def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) 
     assert "grants[0].role" in line["mistakes"][0]
 
 
+def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    token = own_stack.box.token()
+    gateway.policy_file.write_text("grants: [nonsense")
+    eventually(lambda: gateway.log_lines("policy_rejected"))
+    (worker,) = gateway.workers()
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: gateway.log_lines("worker_died"))
+    eventually(lambda: gateway.ready() == 200, gateway.log_text)
+    assert gateway.console(token).status == 200
+    assert gateway.metric("gateway_policy_rejected") == 1
+
+
 def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     own_stack: Stack,
 ) -> None:
@@ -136,6 +149,19 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     server = f"/v1/{box.project}/physicalservers/{box.servers[0]}"
     headers = {"Authorization": f"Bearer {token}"}
     eventually(lambda: ask(gateway.url, "GET", server, headers).status == 404)
+
+
+def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack) -> None:
+    gateway, box = own_stack.gateway, own_stack.box
+    token = box.token()
+    assert gateway.console(token).status == 200
+    before = workers_of(gateway.pid)
+    box.fail(box.issuer, "reset")
+    gateway.config["operations"] = {"off": ["ShowServer"]}
+    gateway.write_config()
+    eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before), gateway.log_text)
+    assert gateway.console(token).status == 200
+    assert gateway.ready() == 200
 
 
 def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> None:

@@ -193,6 +193,24 @@ def test_keys_serve_any_program_that_is_given_them(team: Team, keys: dict[str, s
     assert static(team, keys)["url"]
 
 
+def test_the_trail_tells_which_keys_a_call_was_signed_with(
+    team: Team, keys: dict[str, str]
+) -> None:
+    static(team, keys)
+    mine = [
+        one
+        for event in ("credential_issued", "console_link_issued")
+        for one in team.gateway.audit(event)
+        if one.get("access_key") == keys["ak"]
+    ]
+    assert [one["operation"] for one in mine] == [
+        "CreateTemporaryAccessKey", "ShowRemoteConsole", "ShowRemoteConsole",
+    ]  # fmt: skip
+    trail = team.gateway.directory / "audit"
+    text = "".join(file.read_text() for file in trail.glob("chain-*/segment-*"))
+    assert not [one for one in team.secrets if one in text or one.rpartition(".")[2] in text]
+
+
 @pytest.mark.parametrize("part", ["ak", "sk", "security_token"])
 def test_a_key_with_one_letter_changed_is_refused(
     team: Team, keys: dict[str, str], part: str

@@ -34,10 +34,11 @@ def example(name: str, secrets: Path, addresses: Sequence[str]) -> dict[str, Any
 
 def admit(nodes: Sequence[RealValkey], secrets: Path) -> None:
     """Give the nodes the gateway's user as `make compose-secrets` writes it."""
-    _, user = (secrets / "valkey-users").read_text().splitlines()
-    _, name, *rules = user.split()
+    (user,) = re.findall(
+        r"^user gateway (.+)$", (secrets / "valkey-users").read_text(), re.MULTILINE
+    )
     for node in nodes:
-        node.command("ACL", "SETUSER", name, *rules)
+        node.command("ACL", "SETUSER", "gateway", *user.split())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -224,6 +225,73 @@ async def one_storm(seed: int) -> None:
     assert jain(shares) >= 0.98
     assert fleet.answered["greedy"] <= 1.15 * max(shares)
     assert len(fleet.cloud.calls) >= 0.97 * 30.0 * PACE.requests
+    assert fleet.cloud.refused() == 0
+    await asyncio.gather(*tasks)
+    await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("joins", ["here", "elsewhere"])
+def test_who_joins_a_greedy_one_s_fetch_waits_no_longer_than_alone(joins: str, seed: int) -> None:
+    run_virtually(one_join(seed, elsewhere=joins == "elsewhere"))
+
+
+async def one_join(seed: int, *, elsewhere: bool) -> None:
+    """Invariant 7: one has fifty calls queued, the last for a link that a modest one wants, too."""
+    fleet = Fleet.start(seed, replicas=2, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    here, there = fleet.replicas
+
+    async def asked(replica: Replica, what: str, name: str) -> float:
+        began = loop_time()
+        assert await fleet.ask(replica, what, Demand(name), within_s=20.0) == "answered"
+        return loop_time() - began
+
+    waits = [asyncio.create_task(asked(here, f"server-{i}", "greedy")) for i in range(49)]
+    await asyncio.sleep(0.1)
+    waits.append(asyncio.create_task(asked(here, "server-49", "greedy")))
+    await asyncio.sleep(0.1)
+    alone = asyncio.create_task(asked(there, "server-of-his-own", "bob"))
+    joined = asyncio.create_task(asked(there if elsewhere else here, "server-49", "ann"))
+    greedy_s = await asyncio.gather(*waits)
+    assert await joined <= await alone + 0.5
+    assert max(greedy_s) > 3.0, "the greedy one's other calls wait as long as ever"
+    fetched = [what for _, what, _ in fleet.cloud.calls]
+    assert len(fetched) == len(set(fetched)) == 51, "one call for all who want a link"
+    assert fleet.cloud.refused() == 0
+    await nothing_is_left(fleet)
+    await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_shares_are_fair_whoever_begins_whose_fetch(seed: int) -> None:
+    run_virtually(one_storm_of_shared_links(seed))
+
+
+async def one_storm_of_shared_links(seed: int) -> None:
+    """Invariant 7: a greedy one asks for thirty links, and for those of six people of twelve."""
+    fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    until = loop_time() + 20.0
+    had = Counter[str]()
+
+    async def insist(replica: Replica, name: str, whose: str, pause_s: float) -> None:
+        while loop_time() < until:
+            await asyncio.sleep(pause_s)
+            what = f"{whose}-{had[whose]}"
+            if await fleet.ask(replica, what, Demand(name), within_s=30.0) == "answered":
+                had[whose] += name == whose
+
+    names = [f"person-{i}" for i in range(12)]
+    asking = [insist(fleet.replicas[i % 3], name, name, 0.05) for i, name in enumerate(names)]
+    greedys = [*names[:6], *names[:6], *(f"own-{i}" for i in range(30))]
+    asking += [  # it comes first
+        insist(fleet.replicas[i // 4 % 3], "greedy", whose, 0.01) for i, whose in enumerate(greedys)
+    ]
+    tasks = [asyncio.create_task(one) for one in asking]
+    await asyncio.sleep(20.0)
+    assert jain([had[name] for name in names]) >= 0.98
+    assert len(fleet.cloud.calls) >= 0.97 * 20.0 * PACE.requests
     assert fleet.cloud.refused() == 0
     await asyncio.gather(*tasks)
     await fleet.stop()

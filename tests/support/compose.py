@@ -37,8 +37,9 @@ class RunningCompose:
     gateways: Mapping[str, str]
     """Public address by service."""
     admins: Mapping[str, str]
+    issuer: str
     valkey_port: int
-    redis_password: str
+    secrets: Path
 
 
 @contextmanager
@@ -64,8 +65,8 @@ def running_compose() -> Iterator[RunningCompose]:
             for one in said
         ]
         _spawn(stack, [sys.executable, *people["entrypoint"][1:], "--think=0.2", *said])
-        password = (base / "secrets" / "redis-password").read_text().strip()
-        yield RunningCompose(gateways, admins, ports["valkey:6379"], password)
+        issuer = f"http://{addresses[_cloud_addresses(services)[0]]}"
+        yield RunningCompose(gateways, admins, issuer, ports["valkey:6379"], base / "secrets")
 
 
 def _cloud_addresses(services: Mapping[str, Any]) -> list[str]:

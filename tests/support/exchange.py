@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from gateway.flow.sendings import Sendings
 from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.rules.verdicts import Usable
 
 Answering = Callable[[UpstreamRequest], UpstreamAnswer | bytes]
 
@@ -28,17 +30,19 @@ class FakeExchange:
         demand: Demand,
         budget: BudgetClass,
         deadline: float,
-        permitted_now: Callable[[], object] = lambda: None,
+        sendings: Sendings | None = None,
     ) -> UpstreamAnswer:
+        sendings = sendings or Sendings()
         self.asked.append(request)
         self.demands.append(demand)
         if self.gate is not None:
             await self.gate.wait()
-        permitted_now()
+        sendings.begin()
         answer = self._answering(request)
-        if isinstance(answer, UpstreamAnswer):
-            return answer
-        return UpstreamAnswer(200, {"content-type": "application/json"}, answer)
+        if not isinstance(answer, UpstreamAnswer):
+            answer = UpstreamAnswer(200, {"content-type": "application/json"}, answer)
+        sendings.end(Usable(answer))
+        return answer
 
 
 def as_exchange(fake: FakeExchange) -> Any:

@@ -31,6 +31,7 @@ from gateway.ports import Fetched, Held
 from gateway.rules.breaker import Breaker, BreakerRules
 from gateway.rules.fair_queue import Limit
 from gateway.rules.pacing import Pace
+from gateway.rules.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock
@@ -265,6 +266,7 @@ class Replica:
 
     async def link(self, what: str, demand: Demand, *, within_s: float, life_s: float) -> Held:
         deadline = self.clock.monotonic() + within_s
+        waiters = Waiters(demand)
 
         async def fetch() -> Fetched:
             answer = await self.exchange.perform(
@@ -273,10 +275,11 @@ class Replica:
                 demand=demand,
                 budget=BudgetClass.CONSOLE,
                 deadline=deadline,
+                waiters=waiters,
             )
             return Fetched(answer.body, self.clock.monotonic() + life_s)
 
-        return await self.flight.obtain(what, fetch, deadline=deadline)
+        return await self.flight.obtain(what, fetch, deadline=deadline, waiters=waiters)
 
     async def kill(self) -> None:
         """End without a word to anybody: nothing that it held is given back."""

@@ -19,7 +19,7 @@ from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
 CLOCK = SystemClock()
-_SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 
 AnyRedis = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
 
@@ -59,7 +59,7 @@ async def connected(
     """One process's way to the store, with the loops that it has there."""
     where = settings.RedisServer(url=redis.url) if isinstance(redis, RealValkey) else redis
     store = settings.Store(
-        redis=where, seal_keys=(_SEAL_KEY,), namespace=namespace, timeout_s=timeout_s
+        redis=where, seal_keys=(SEAL_KEY,), namespace=namespace, timeout_s=timeout_s
     )
     valkey = Valkey(
         store,

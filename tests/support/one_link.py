@@ -7,6 +7,7 @@ from typing import Any
 from gateway.errors import NotAuthenticated, Rejection
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.gateway import Answered, Asked, Gateway
+from gateway.flow.recorder import Recorder
 from gateway.model import (
     CONSOLE_OPEN,
     ConsoleLink,
@@ -71,12 +72,16 @@ class OneLink:
         self.while_obtained: Callable[[], None] = _nothing_happens
         self.while_recorded: Callable[[], None] = _nothing_happens
         parts: Any = dict.fromkeys(
-            ("identify", "credentials", "policies", "inventories", "consoles", "journal"), self
+            ("identify", "credentials", "policies", "inventories", "consoles"), self
         )
         nothing: Any = None
+        itself: Any = self
+        limits = CallerLimits(Pace(1, 1, burst), nothing, self.clock)
         self.gateway = Gateway(
             catalogue=Catalogue(built_in_operations()),
-            limits=CallerLimits(Pace(1, 1, burst), nothing, self.clock),
+            limits=limits,
+            recorder=Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            writes=nothing,
             instances=nothing,
             forwarding=nothing,
             group_weights={},

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.errors import StoreUnavailable
@@ -16,6 +16,7 @@ class FakeSharedStore:
         self._leases: dict[str, tuple[str, float]] = {}
         self._failures: dict[str, tuple[str, bytes, float]] = {}
         self._listeners: dict[str, list[asyncio.Event]] = {}
+        self._hearers: dict[str, list[Callable[[str, bytes], None]]] = {}
         self._versions = itertools.count(1)
         self.away = False
         self.messages_lost = False
@@ -69,14 +70,26 @@ class FakeSharedStore:
             for event in events:
                 event.set()
 
+    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+        self._present()
+        if not self.messages_lost:
+            for heard in self._hearers.get(key, ()):
+                heard(teller, text)
+
     @contextmanager
-    def changes(self, key: str) -> Iterator[asyncio.Event]:
+    def changes(
+        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    ) -> Iterator[asyncio.Event]:
         event = asyncio.Event()
         self._listeners.setdefault(key, []).append(event)
+        hearers = self._hearers.setdefault(key, [])
+        hearers += [] if heard is None else [heard]
         try:
             yield event
         finally:
             self._listeners[key].remove(event)
+            if heard is not None:
+                hearers.remove(heard)
 
     def _settle(
         self,

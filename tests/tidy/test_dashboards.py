@@ -1,6 +1,7 @@
 """The dashboards are what their code makes, and Grafana can read them."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -20,6 +21,7 @@ GRAFANA = ROOT / "deploy" / "grafana"
 METRICS = ROOT / "deploy" / "metrics.md"
 NAMES = ("service", "upstream", "links", "security", "runbook")
 EVERY = pytest.mark.parametrize("name", NAMES)
+SECTION = re.compile(r"\[(\w+)\]\(d/console-gateway-runbook\?viewPanel=panel-(\d+)\)")
 
 
 @cache
@@ -30,6 +32,21 @@ def read(name: str) -> dict[str, Any]:
 
 def panels(name: str) -> list[dict[str, Any]]:
     return [panel for panel in read(name)["panels"] if panel["type"] != "row"]
+
+
+def sections() -> dict[str, int]:
+    """Return the runbook's sections on alerts, and the panel that Grafana shows each in."""
+    return {panel["title"]: panel["id"] for panel in panels("runbook")[1:]}
+
+
+@cache
+def alerts() -> dict[str, list[dict[str, str]]]:
+    """Return the annotations of each alert's rules."""
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    found: dict[str, list[dict[str, str]]] = {}
+    for rule in (rule for group in groups for rule in group["rules"]):
+        found.setdefault(rule["alert"], []).append(rule["annotations"])
+    return found
 
 
 def test_what_is_stored_is_what_the_code_makes(tmp_path: Path) -> None:
@@ -48,14 +65,14 @@ def test_grafanas_own_model_reads_it_and_loses_nothing(name: str) -> None:
 
 @EVERY
 def test_each_panel_asks_a_question_has_a_unit_and_says_what_it_shows(name: str) -> None:
-    questions = [panel["title"] for panel in panels(name)]
-    assert len(set(questions)) == len(questions) > 0
+    titles = [panel["title"] for panel in panels(name)]
+    assert len(set(titles)) == len(titles) > 0
     for panel in panels(name):
+        if panel["type"] == "text":
+            continue
         assert panel["title"].endswith("?"), panel["title"]
         assert len(panel["description"]) >= 10, panel["title"]
         assert panel["description"].endswith("."), panel["title"]
-        if panel["type"] == "text":
-            continue
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         targets = panel["targets"]
         assert [target["refId"] for target in targets] == list("ABCDE"[: len(targets)])
@@ -92,9 +109,59 @@ def test_links_lead_from_each_dashboard_to_the_others_and_to_the_runbook() -> No
 
 def test_alerts_lead_to_dashboards_that_there_are() -> None:
     uids = {read(name)["uid"] for name in NAMES}
-    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
-    for rule in (rule for group in groups for rule in group["rules"]):
-        assert rule["annotations"]["dashboard_url"].rpartition("/")[2] in uids
+    for note in (note for notes in alerts().values() for note in notes):
+        assert note["dashboard_url"].rpartition("/")[2] in uids
+
+
+def test_each_alert_leads_to_its_section_in_grafana_and_where_the_markdown_is_shown() -> None:
+    assert list(sections()) == list(alerts())
+    runbook = '{{ or $externalLabels.runbook "deploy/runbook.md" }}'
+    for name, panel in sections().items():
+        wanted = f"{runbook}?viewPanel=panel-{panel}#{name.lower()}"
+        assert {note["runbook_url"] for note in alerts()[name]} == {wanted}
+
+
+def test_the_runbook_begins_with_links_to_all_its_sections() -> None:
+    index, *shown = panels("runbook")
+    found = {alert: int(panel) for alert, panel in SECTION.findall(index["options"]["content"])}
+    assert list(found.items()) == list(sections().items())
+    text = (ROOT / "deploy" / "runbook.md").read_text()
+    for panel in shown:
+        assert f"## {panel['title']}\n\n{panel['options']['content']}" in text
+
+
+@EVERY
+def test_what_a_panel_says_of_the_runbook_leads_to_a_section(name: str) -> None:
+    for panel in panels(name):
+        said = panel.get("description", "")
+        for alert, number in SECTION.findall(said):
+            assert sections()[alert] == int(number)
+        assert "ConsoleGateway" not in SECTION.sub("", said), panel["title"]
+
+
+def units_of(expression: str) -> set[str]:
+    """Return the units that what this expression tells may be drawn in."""
+    told = (
+        (r"histogram_quantile", {"s"}),
+        (r" / ", {"percentunit", "short"}),
+        (r"\brate\(\w+_seconds_total\b", {"percentunit"}),
+        (r"\brate\(", {"reqps", "cps"}),
+        (r"_seconds(:max)?\{", {"s"}),
+        (r":ratio_", {"percentunit"}),
+        (r"_rate\{|_ceiling\{", {"reqps"}),
+        (r"_bytes\{", {"bytes"}),
+        (r"_ratio\{", {"percentunit"}),
+        (r"", {"short"}),
+    )
+    return next(units for pattern, units in told if re.search(pattern, expression))
+
+
+@EVERY
+def test_what_a_panel_draws_on_its_one_axis_is_of_its_unit(name: str) -> None:
+    for panel in panels(name):
+        for target in panel.get("targets", ()):
+            unit = panel["fieldConfig"]["defaults"]["unit"]
+            assert unit in units_of(target["expr"]), f"{panel['title']} {target['expr']}"
 
 
 @EVERY

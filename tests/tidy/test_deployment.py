@@ -218,18 +218,33 @@ def test_make_compose_secrets_makes_each_secret_once(tmp_path: Path) -> None:
     assert ignored.returncode == 0
 
 
-def test_a_password_taken_away_is_made_anew_with_what_depends_on_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "user"), [("redis-password", "gateway"), ("redis-operator-password", "operator")]
+)
+def test_a_password_taken_away_is_made_anew_with_what_depends_on_it(
+    name: str, user: str, tmp_path: Path
+) -> None:
     make_secrets(tmp_path)
     users = tmp_path / "valkey-users"
     before = users.stat().st_ino
     users.chmod(0o444)  # as earlier versions made it
     with users.open() as held:  # by a container, so that its number is not used again
-        (tmp_path / "redis-password").unlink()
+        (tmp_path / name).unlink()
         make_secrets(tmp_path)
         assert users.stat().st_ino != before
         assert users.read_text() != held.read()
-    password = (tmp_path / "redis-password").read_text().strip()
-    assert f"#{hashlib.sha256(password.encode()).hexdigest()} " in users.read_text()
+    password = (tmp_path / name).read_text().strip()
+    assert f"user {user} on #{hashlib.sha256(password.encode()).hexdigest()} " in users.read_text()
+
+
+def test_the_runbook_s_way_to_redis_is_there_in_the_compose_file(tmp_path: Path) -> None:
+    (told,) = re.findall(r"`docker compose exec (\w+) (.*)`", (DEPLOY / "runbook.md").read_text())
+    service, command = told
+    (secret,) = re.findall(r"/run/secrets/([\w-]+)", command)
+    assert secret in services()[service]["secrets"]
+    make_secrets(tmp_path)
+    (user,) = re.findall(r"--user (\w+)", command)
+    assert f"user {user} on #" in (tmp_path / "valkey-users").read_text()
 
 
 def test_no_admin_port_is_published() -> None:

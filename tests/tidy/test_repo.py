@@ -34,7 +34,7 @@ def error_table() -> str:
 def _sentence(kind: type[GatewayError]) -> str:
     return {
         errors.BadRequest: "The request is malformed; the message says what to do.",
-        errors.OperationUnknown: "There is no such operation here.",
+        errors.OperationUnknown: str(errors.OperationUnknown()),
         errors.MethodNotAllowed: "The path takes another method; `Allow` names it.",
         errors.RequestTooLarge: "The request line or a header is too long.",
     }[kind]

@@ -1,8 +1,11 @@
 """`gateway admin …`: what was typed wrong stops at the terminal, before anybody is cut off."""
 
+from typing import get_args
+
 import pytest
 
 from gateway.cli import main
+from gateway.model import Logger
 
 REVOKE = ("revoke", "--issuer", "corp")
 NOW = ("--before", "2026-11-24T12:00:00Z")
@@ -55,6 +58,7 @@ def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
         (("ceiling", "prod", "1e-320"), "must be from 0.001"),
         (("ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
         (("log-level", "gateway=info", "--for", "nan"), "must be from 1 "),
+        (("log-level", "gateway=info", "--for", "1e9"), "must be from 1 to 2,592,000\n"),
     ],
 )
 def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
@@ -76,3 +80,20 @@ def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
 )
 def test_whose_must_be_said(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     assert "Name " in (said := told(capsys, *words)) or "Say " in said
+
+
+def test_help_tells_which_loggers_and_levels_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["admin", "log-level", "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name}\n" in shown for name in get_args(Logger))
+    assert "levels: debug, info, warning, error\n" in shown
+
+
+@pytest.mark.parametrize("count", ["x", "0", "-1", "1.5", ""])
+def test_processes_are_counted_in_whole_numbers(
+    count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--config", "gateway.yaml", f"--workers={count}"])
+    assert "must be a whole number, 1 or more\n" in capsys.readouterr().err

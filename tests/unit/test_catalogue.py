@@ -383,6 +383,7 @@ def test_a_row_with_a_flaw_is_told_what_is_wrong() -> None:
     assert "method" in flaw_of(method="TRACE")
     assert "permission" in flaw_of(permission="server:fly")
     assert "writes" in flaw_of(method="POST")
+    assert "whole" in flaw_of(writes=True, answer=Answer.STREAMED)
     assert "listing" in flaw_of(answer=Answer.LISTED)
     assert "server_id" in flaw_of(answer=Answer.CONSOLE_LINK, path="/x")
     assert "body_bytes_max" in flaw_of(servers_in_body="x")

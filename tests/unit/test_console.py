@@ -30,6 +30,7 @@ from gateway.model import (
 from gateway.ports import Busy, Claimed, Failed, Found
 from gateway.rules.console_link import ConsoleAddresses
 from gateway.rules.policy import Permit
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
@@ -53,6 +54,7 @@ class FakeExchange:
     answer_s: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     demands: list[Demand] = field(default_factory=list)
+    waiters: list[Waiters | None] = field(default_factory=list)
     refuses: GatewayError | None = None
 
     async def perform(
@@ -63,8 +65,10 @@ class FakeExchange:
         demand: Demand,
         budget: BudgetClass,
         deadline: float,
+        waiters: Waiters | None,
     ) -> UpstreamAnswer:
         self.demands.append(demand)
+        self.waiters.append(waiters)
         self.asked.append((request.path, project, demand.caller))
         await self.clock.sleep(self.answer_s)
         if self.refuses is not None:
@@ -319,3 +323,29 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
     await settle()
     assert len(subject.a.asked) == 2
     assert len({(await replica.url(a_permit()))[0] for replica in replicas}) == 1
+
+
+@pytest.mark.parametrize("reuse", [Reuse.CALLER, Reuse.NEVER])
+async def test_a_link_of_one_s_own_is_waited_for_by_nobody_else(
+    clock: FakeClock, reuse: Reuse
+) -> None:
+    subject = Subject(clock, reuse)
+    await subject.url(a_permit())
+    assert subject.a.waiters == [None]
+
+
+async def test_who_asks_for_a_shared_link_that_is_being_fetched_waits_for_the_fetch(
+    clock: FakeClock,
+) -> None:
+    subject = Subject(clock, Reuse.SHARED)
+    subject.a.answer_s = 1.0
+    asked = [
+        asyncio.create_task(subject.url(a_permit(subject=name))) for name in ("ann", "bob", "ann")
+    ]
+    await settle()
+    (waiters,) = subject.a.waiters
+    assert waiters is not None
+    assert [one.caller for one in waiters.all] == ["4:corp:ann", "4:corp:bob"]
+    await clock.advance(1.0)
+    await asyncio.gather(*asked)
+    assert waiters.all == ()

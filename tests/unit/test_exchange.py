@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.flow.exchange import Exchange
-from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.flow.sendings import Sendings
+from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest, WriteOutcome
 from gateway.rules.breaker import Breaker, BreakerRules
 from gateway.rules.fair_queue import LATE_MAX_S
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -56,6 +59,7 @@ class Cloud:
         *,
         deadline: float,
         again: bool = False,
+        waiters: Waiters | None = None,
     ) -> float:
         self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
         if self.exhausted:
@@ -116,7 +120,8 @@ class Bench:
         self,
         *,
         deadline_s: float = 30.0,
-        permitted_now: Callable[[], object] = lambda: None,
+        permitted_now: Callable[[], None] = lambda: None,
+        sendings: Sendings | None = None,
         **request: Any,
     ) -> Awaitable[UpstreamAnswer]:
         return self.exchange.perform(
@@ -125,7 +130,7 @@ class Bench:
             demand=Demand("ann"),
             budget=BudgetClass.CONSOLE,
             deadline=self.clock.monotonic() + deadline_s,
-            permitted_now=permitted_now,
+            sendings=sendings or Sendings(permitted_now),
         )
 
     @property
@@ -446,3 +451,79 @@ async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
         assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []
     assert "UpstreamSlow" not in {outcome for _, outcome in bench.telemetry.upstream_calls}
+
+
+REFUSED = UpstreamAnswer(404, {}, b'{"error_code":"iMetal.0100","error_msg":"none"}')
+FORBIDDEN = UpstreamAnswer(403, {}, b'{"error_code":"x","error_msg":"y"}')
+
+
+def not_connected() -> UpstreamUnreachable:
+    error = UpstreamUnreachable("refused", retry_after_s=2.0)
+    error.was_connected = False
+    return error
+
+
+@pytest.mark.parametrize(
+    ("answers", "result"),
+    [
+        ([OK], (WriteOutcome.SUCCESS, 200)),
+        ([DOWN, OK], (WriteOutcome.SUCCESS, 200)),
+        ([REFUSED], (WriteOutcome.FAILURE, 404)),
+        ([FORBIDDEN], (WriteOutcome.FAILURE, 403)),
+        ([EXPIRED, EXPIRED], (WriteOutcome.FAILURE, 401)),
+        ([BUSY, BUSY, BUSY], (WriteOutcome.FAILURE, 429)),
+        ([UpstreamAnswer(418, {}, b"")], (WriteOutcome.FAILURE, 418)),
+        ([UpstreamAnswer(501, {}, b"")], (WriteOutcome.UNKNOWN, 501)),
+        ([DOWN, DOWN, DOWN], (WriteOutcome.UNKNOWN, 503)),
+        ([RESET, RESET, RESET], (WriteOutcome.UNKNOWN, 0)),
+        ([UpstreamSlow("no answer in time")], (WriteOutcome.UNKNOWN, 0)),
+        ([not_connected(), not_connected(), not_connected()], (WriteOutcome.NOT_SENT, 0)),
+        ([not_connected(), OK], (WriteOutcome.SUCCESS, 200)),
+        # The first may be what makes the cloud refuse the second: it is gone by then.
+        ([DOWN, REFUSED], (WriteOutcome.UNKNOWN, 503)),
+        ([RESET, not_connected(), BUSY], (WriteOutcome.UNKNOWN, 0)),
+    ],
+)
+async def test_what_became_of_a_call_is_known_by_all_that_was_heard_of_it(
+    clock: FakeClock,
+    answers: list[UpstreamAnswer | GatewayError],
+    result: tuple[WriteOutcome, int],
+) -> None:
+    bench, sendings = Bench(clock, *answers), Sendings()
+    with suppress(GatewayError):
+        await in_time(bench, bench.perform(sendings=sendings))
+    assert not bench.cloud.answers
+    assert sendings.result() == result
+
+
+@pytest.mark.parametrize("after_a_429", [False, True])
+async def test_what_gives_up_in_the_queue_was_not_done(
+    clock: FakeClock, *, after_a_429: bool
+) -> None:
+    bench, sendings = Bench(clock, BUSY), Sendings()
+
+    async def admit(*_: object, **__: object) -> float:
+        if after_a_429 and "send" not in bench.order:
+            return clock.monotonic() + 1.0
+        raise BudgetExhausted("full", retry_after_s=5.0)
+
+    bench.cloud.admit = admit  # type: ignore[method-assign]
+    with pytest.raises(BudgetExhausted):
+        await in_time(bench, bench.perform(sendings=sendings))
+    told = (WriteOutcome.FAILURE, 429) if after_a_429 else (WriteOutcome.NOT_SENT, 0)
+    assert sendings.result() == told
+
+
+@pytest.mark.parametrize(
+    ("admit_s", "result"), [(5.0, WriteOutcome.NOT_SENT), (0.0, WriteOutcome.UNKNOWN)]
+)
+async def test_what_was_cancelled_is_unknown_from_when_it_is_sent(
+    clock: FakeClock, admit_s: float, result: WriteOutcome
+) -> None:
+    bench, sendings = Bench(clock, OK), Sendings()
+    bench.cloud.admit_s, bench.cloud.answer_s = admit_s, 5.0
+    task = asyncio.ensure_future(bench.perform(sendings=sendings))
+    await settle()
+    task.cancel()
+    await asyncio.wait({task})
+    assert sendings.result() == (result, 0)

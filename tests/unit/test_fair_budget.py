@@ -13,6 +13,7 @@ from gateway.model import BudgetClass, Demand, Priority
 from gateway.ports import News
 from gateway.rules.fair_queue import Limit, Outcome, State, Turn
 from gateway.rules.pacing import Pace
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
@@ -33,6 +34,7 @@ class ScriptedQueue:
         self.rejoined: list[int] = []
         self.news: Callable[[News], None] = lambda _: None
         self.away = False
+        self.lends: Demand | None = None
 
     def new_id(self) -> str:
         return f"id-{next(self._numbers)}"
@@ -45,7 +47,8 @@ class ScriptedQueue:
         state = State((now,), virtual_time=7.0, version=1)
         if self.grant_after_s is None:
             tags = {one.id: 7.0 if one.tag is None else one.tag for one in turn.entering}
-            return Outcome(state, len(tags), None, tags=tags)
+            lent = {} if self.lends is None else {one.entry.id: self.lends for one in turn.shared}
+            return Outcome(state, len(tags), None, tags=tags, lent=lent)
         slots = {one.id: now + self.grant_after_s for one in turn.entering}
         return Outcome(state, 0, None, granted=slots)
 
@@ -81,9 +84,13 @@ class Subject:
         )
         self.running = asyncio.create_task(self.line.run())
 
-    def ask(self, demand: Demand | None = None) -> "asyncio.Task[None]":
+    def ask(
+        self, demand: Demand | None = None, waiters: Waiters | None = None
+    ) -> "asyncio.Task[float]":
         deadline = self.clock.monotonic() + 30
-        asked = self.line.admit(demand or Demand("ann"), deadline=deadline, again=False)
+        asked = self.line.admit(
+            demand or Demand("ann"), deadline=deadline, again=False, waiters=waiters
+        )
         return asyncio.create_task(asked)
 
 
@@ -196,3 +203,72 @@ async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subj
     for task in (*asked, others):
         task.cancel()
     await asyncio.gather(*asked, others, return_exceptions=True)
+
+
+ANN, BOB, EVE = Demand("ann"), Demand("bob"), Demand("eve", 2.0)
+
+
+async def test_whoever_joins_or_leaves_a_call_that_waits_is_told_to_the_queue(
+    subject: Subject,
+) -> None:
+    waiters = Waiters(ANN)
+    with waiters.joined_by(ANN):
+        asked = subject.ask(ANN, waiters)
+        await settle()
+        with waiters.joined_by(BOB), waiters.joined_by(BOB):
+            waiters.wait_elsewhere("another process", [EVE])
+            await settle()
+        await settle()
+        ((entry_id, _),) = subject.queue.told
+        told = [call for turn in subject.queue.turns for call in turn.shared]
+        assert {call.entry.id for call in told} == {entry_id}
+        assert [call.waiters for call in told] == [[ANN, BOB, EVE], [ANN, EVE]]
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_call_that_one_alone_waits_for_is_told_as_ever(subject: Subject) -> None:
+    waiters = Waiters(ANN)
+    with waiters.joined_by(ANN), waiters.joined_by(ANN):
+        asked = subject.ask(ANN, waiters)
+        await settle()
+    await settle()
+    assert not any(turn.shared for turn in subject.queue.turns)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_call_in_another_s_place_is_that_one_s_when_it_leaves(subject: Subject) -> None:
+    waiters = Waiters(ANN)
+    with waiters.joined_by(ANN), waiters.joined_by(BOB):
+        subject.queue.lends = BOB
+        asked = subject.ask(ANN, waiters)
+        await settle()
+        assert subject.line.waiting == ["bob"]
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await settle()
+    assert [one.demand for turn in subject.queue.turns for one in turn.leaving] == [BOB]
+
+
+async def test_a_call_waits_in_its_own_line_whoever_lends_it_a_place(subject: Subject) -> None:
+    waiters = Waiters(ANN)
+    with waiters.joined_by(ANN), waiters.joined_by(Demand("bob", priority=Priority.BULK)):
+        asked = subject.ask(ANN, waiters)
+        await settle()
+        ((call,),) = [turn.shared for turn in subject.queue.turns if turn.shared]
+        assert call.waiters == [ANN, BOB]
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_call_that_is_under_way_is_nobody_s_place_any_more(subject: Subject) -> None:
+    waiters = Waiters(ANN)
+    with waiters.joined_by(ANN):
+        subject.queue.grant_after_s = 0.0
+        asked = subject.ask(ANN, waiters)
+        await settle()
+        assert asked.done()
+        with waiters.joined_by(BOB):
+            await settle()
+    assert not any(turn.shared for turn in subject.queue.turns)

@@ -1,6 +1,7 @@
 """The queue in memory and the queue in Redis are one: told the same, they say the same."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.rules.fair_queue import (
     Hurt,
     Limit,
     Outcome,
+    SharedCall,
     State,
     Turn,
     weight_of,
@@ -76,6 +78,7 @@ class Pair:
         assert shared.granted == pytest.approx(own.granted, abs=1e-4)
         assert shared.refused == pytest.approx(own.refused, abs=1e-4)
         assert shared.tags == pytest.approx(own.tags)
+        assert shared.lent == own.lent
         assert shared.waiting == own.waiting
         assert shared.next_at == pytest.approx(own.next_at, abs=1e-4)
         assert shared.state.tats == pytest.approx(own.state.tats, abs=1e-4)
@@ -83,16 +86,18 @@ class Pair:
         return shared
 
 
+CALLERS = ["greedy"] * 5 + [f"caller-{i}" for i in range(6)]
+
+
+def a_demand(caller: str, priority: Priority) -> Demand:
+    return Demand(caller, {"caller-0": 3.0, "caller-1": 0.5}.get(caller, 1.0), priority)
+
+
 def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[Entry]) -> Turn:
-    callers = ["greedy"] * 5 + [f"caller-{i}" for i in range(6)]
     entering = []
     for _ in range(chance.choice([0, 0, 1, 1, 2, 8])):
-        caller = chance.choice(callers)
-        demand = Demand(
-            caller,
-            weight={"caller-0": 3.0, "caller-1": 0.5}.get(caller, 1.0),
-            priority=chance.choices(list(Priority), [8, 3, 1])[0],
-        )
+        priority = chance.choices(list(Priority), [8, 3, 1])[0]
+        demand = a_demand(chance.choice(CALLERS), priority)
         tag = chance.choice([None] * 9 + [0.0])
         entering.append(Entry(queue.new_id(), demand, chance.uniform(0.0, 6.0), tag))
     leaving = [one for one in known if chance.random() < 0.05]
@@ -102,7 +107,12 @@ def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[Entry]) ->
         for _ in range(chance.random() < 0.03)
     ]
     known.extend(one for one in entering if one.demand.priority is not Priority.SPARE)
-    return Turn(leaving, hurt, [*again, *entering])
+    shared = [
+        SharedCall(one, [a_demand(caller, one.demand.priority) for caller in others])
+        for one in known
+        if chance.random() < 0.2 and (others := {*chance.choices(CALLERS, k=chance.randrange(4))})
+    ]
+    return Turn(leaving, hurt, [*again, *entering], shared)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -116,6 +126,7 @@ async def test_the_queue_in_redis_does_what_the_queue_in_memory_does(
     await pair.shared.turn(Turn(), pair.state)  # compares clocks
     await pair.turn(Turn())  # both begin now
     known: list[Entry] = []
+    moved = 0
     for _ in range(150):
         await clock.advance(
             chance.choice([0.0, 0.0, chance.uniform(0, 0.1), chance.uniform(0, 0.6)])
@@ -123,7 +134,13 @@ async def test_the_queue_in_redis_does_what_the_queue_in_memory_does(
         turn = a_turn(chance, pair.shared, known)
         outcome = await pair.turn(turn)
         gone = outcome.granted.keys() | outcome.refused.keys() | {one.id for one in turn.leaving}
-        known = [one for one in known if one.id not in gone]
+        known = [
+            replace(one, demand=outcome.lent.get(one.id, one.demand))
+            for one in known
+            if one.id not in gone
+        ]
+        moved += len(outcome.lent)
+    assert moved > 20
 
 
 def test_the_heaviest_group_counts_and_who_has_none_weighs_one() -> None:
@@ -187,3 +204,111 @@ async def test_until_all_are_back_the_others_keep_their_part(clock: FakeClock) -
     await second.turn(Turn(), nothing)
     await first.turn(Turn(), nothing)
     assert await slots(4) == pytest.approx(0.1, abs=0.01)
+
+
+class SharedCalls:
+    """A queue in which "greedy" has nine calls, each of which others may want, too."""
+
+    def __init__(self, clock: FakeClock, *, caller_max: int = 100) -> None:
+        self.clock = clock
+        self.pair = Pair(clock, Limit((Pace(10, 1, 1),), queue_max=100, caller_max=caller_max))
+        self.calls: list[Entry] = []
+
+    async def begin(self) -> None:
+        await self.pair.shared.turn(Turn(), self.pair.state)  # compares clocks
+        await self.pair.turn(Turn())
+        await self.enter("greedy", "greedy")
+        assert await self.order()  # virtual time has begun
+        self.calls = await self.enter(*["greedy"] * 10)
+
+    async def enter(self, *callers: str) -> list[Entry]:
+        entries = [an_entry(self.pair.shared, caller) for caller in callers]
+        self.outcome = await self.pair.turn(Turn(entering=entries))
+        return [entry for entry in entries if entry.id not in self.outcome.granted]
+
+    async def wait(self, entry: Entry, *callers: str) -> Outcome:
+        """Let these, and nobody else, wait for a call."""
+        waiters = [Demand(caller) for caller in callers]
+        return await self.pair.turn(Turn(shared=[SharedCall(entry, waiters)]))
+
+    async def order(self) -> list[str]:
+        """Let all go; return in which order they did."""
+        gone: list[str] = []
+        for _ in range(90):
+            await self.clock.advance(0.013)
+            gone += (await self.pair.turn(Turn())).granted
+        return gone
+
+
+@pytest.fixture
+async def shared(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> SharedCalls:
+    monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)
+    made = SharedCalls(clock)
+    await made.begin()
+    return made
+
+
+async def test_a_shared_call_takes_the_best_place_of_those_who_wait_for_it(
+    shared: SharedCalls,
+) -> None:
+    *others, last = shared.calls
+    outcome = await shared.wait(last, "greedy", "ann")
+    assert outcome.lent == {last.id: Demand("ann")}
+    assert outcome.waiting == len(shared.calls), "one place for one call, whoever waits for it"
+    assert await shared.order() == [last.id, *(one.id for one in others)]
+
+
+async def test_whoever_lends_a_place_is_charged_and_the_other_is_not(shared: SharedCalls) -> None:
+    last, now = shared.calls[-1], shared.pair.state.virtual_time
+    outcome = await shared.wait(last, "greedy", "ann")
+    assert outcome.tags == {last.id: now}
+    anns, greedys = await shared.enter("ann", "greedy")
+    assert shared.outcome.tags == {anns.id: now + 1, greedys.id: now + 9}
+
+
+async def test_a_place_that_is_no_better_is_not_taken(shared: SharedCalls) -> None:
+    first = shared.calls[0]
+    await shared.enter("ann", "ann")
+    assert (await shared.wait(first, "greedy", "ann")).lent == {}
+    outcome = await shared.wait(shared.calls[-1], "greedy", "ann", "bob")
+    assert outcome.lent == {shared.calls[-1].id: Demand("bob")}, "the best of three"
+
+
+async def test_who_no_longer_waits_takes_the_place_along(shared: SharedCalls) -> None:
+    *others, last = shared.calls
+    await shared.wait(last, "greedy", "ann")
+    lent = replace(last, demand=Demand("ann"))
+    now = shared.pair.state.virtual_time
+    assert (await shared.wait(lent, "greedy")).lent == {last.id: Demand("greedy")}
+    (anns,) = await shared.enter("ann")
+    assert shared.outcome.tags == {anns.id: now}, "she is not charged for what she left"
+    assert await shared.order() == [anns.id, *(one.id for one in others), last.id]
+
+
+async def test_what_has_its_slot_is_not_put_back(shared: SharedCalls) -> None:
+    assert len(await shared.order()) == len(shared.calls)
+    outcome = await shared.wait(shared.calls[-1], "ann")
+    assert (outcome.lent, outcome.waiting) == ({}, 0)
+
+
+async def test_what_lost_its_slot_stays_at_the_head_when_its_payer_leaves(
+    shared: SharedCalls,
+) -> None:
+    head = replace(an_entry(shared.pair.shared, "greedy"), tag=0.0)
+    waiting = SharedCall(head, [Demand("ann")])
+    outcome = await shared.pair.turn(Turn(entering=[head], shared=[waiting]))
+    assert (outcome.lent, outcome.tags) == ({}, {head.id: 0.0})
+
+
+async def test_who_has_as_many_calls_waiting_as_one_may_have_lends_no_place(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)
+    shared = SharedCalls(clock, caller_max=10)
+    await shared.begin()
+    anns, *_ = await shared.enter("ann", "greedy", "greedy")
+    assert len(shared.outcome.refused) == 1, "greedy has as many as one may have"
+    outcome = await shared.wait(anns, "greedy")
+    assert list(outcome.refused) == [anns.id], "ann left, and greedy has no place to lend"
+    (again,) = await shared.enter("ann")
+    assert shared.outcome.tags == {again.id: shared.pair.state.virtual_time}

@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import BudgetExhausted, NotPermitted, UpstreamUnreachable
 from gateway.flow.forwarding import Forwarded, Forwarding
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.sendings import Sendings
 from gateway.model import (
     Answer,
     Call,
@@ -82,7 +83,7 @@ async def perform(
     return await some.perform(
         permitted(reach),
         Demand(permit.principal.key),
-        permitted_now=lambda: permitted(reach_now() if reach_now else reach),
+        sendings=Sendings(lambda: permitted(reach_now() if reach_now else reach)),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),

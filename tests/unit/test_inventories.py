@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -60,7 +61,7 @@ class Replica:
         cloud: Cloud,
         file: FakeKeptFile | None = None,
     ) -> None:
-        self.clock, self.wanted = clock, True
+        self.clock, self.cloud, self.wanted = clock, cloud, True
         self.exchange = FakeExchange(cloud)
         self.telemetry = RecordingTelemetry()
         self.flight = SharedFlight(store, clock)
@@ -80,6 +81,16 @@ class Replica:
         one = self.kept._kept[PROJECT]
         if self.clock.monotonic() >= one.due_at:
             await self.kept._look(PROJECT, one)
+
+    async def keep(self) -> None:
+        """Look, and go on until the file holds what was seen."""
+        keeping = asyncio.create_task(self.kept.keep("prod"))
+        file = self.kept._kept[PROJECT].account.files[PROJECT]
+        async with asyncio.timeout(10):
+            while file.load() is None:  # noqa: ASYNC110 - it is written in a thread
+                await asyncio.sleep(0.001)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
     def times(self) -> str:
         known = self.kept.current(PROJECT).attributes(ServerId("9"), self.clock.now())
@@ -173,13 +184,31 @@ async def test_what_is_kept_in_a_file_serves_at_the_start(
 ) -> None:
     file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
-    await first.look()
+    await first.keep()
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.times() == "1"
     damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeKeptFile(b"{"))
     assert damaged.kept.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
         await one.flight.close()
+
+
+async def test_no_look_waits_for_a_file_whose_disk_hangs(
+    clock: FakeClock, store: FakeSharedStore
+) -> None:
+    class Hanging(FakeKeptFile):
+        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+            await asyncio.Event().wait()
+
+    replica = Replica(clock, store, Cloud(), Hanging())
+    keeping = asyncio.create_task(replica.kept.keep("prod"))
+    async with asyncio.timeout(10):
+        while replica.cloud.times < 2:
+            await clock.advance(1.0)
+            await asyncio.sleep(0.001)  # an answer is taken apart in a thread
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await replica.flight.close()
 
 
 async def test_nothing_is_listed_while_no_rule_goes_by_attributes(
@@ -260,7 +289,7 @@ async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
 ) -> None:
     file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
-    await first.look()
+    await first.keep()
     clock.step_wall(-60)
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.kept.current(PROJECT) is NO_INVENTORY
@@ -273,7 +302,7 @@ async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
 ) -> None:
     file = FakeKeptFile()
     first = Replica(clock, store, Cloud(), file)
-    await first.look()
+    await first.keep()
     await clock.advance(400)
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.kept.age_s("prod") == pytest.approx(400)

@@ -21,6 +21,8 @@ from gateway.flow.forwarding import Forwarding
 from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import (
     PERMISSIONS,
     Principal,
@@ -87,14 +89,18 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
     clock, fixed = FakeClock(), Fixed(policy)
     inventory = inventory_of(cloud.servers, clock.now())
     exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
+    limits = CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock)
+    every: Any = fixed
+    recorder = Recorder(every, policies=every, limits=limits, clock=clock)
     parts: Any = {
         "identify": fixed,
         "credentials": fixed,
         "policies": fixed,
         "inventories": Fixed(inventory),
         "consoles": fixed,
-        "journal": fixed,
-        "limits": CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock),
+        "limits": limits,
+        "recorder": recorder,
+        "writes": Writes(recorder, every, clock),
         "instances": Instances(exchanges, clock),
         "forwarding": Forwarding(
             exchanges, Listings(exchanges, ListBounds(5.0, 50, 10_000_000), clock)

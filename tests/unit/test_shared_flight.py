@@ -13,9 +13,11 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
+from gateway.flow import shared_flight
 from gateway.flow.shared_flight import SharedFlight
-from gateway.model import LinkSource
+from gateway.model import Demand, LinkSource
 from gateway.ports import Fetched, Found, Held
+from gateway.rules.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 
@@ -549,3 +551,119 @@ async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_n
     with pytest.raises(BudgetExhausted):
         await first
     assert begun == 2
+
+
+def asking(
+    flight: SharedFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
+) -> "asyncio.Task[Held]":
+    asked = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
+    return asyncio.create_task(asked)
+
+
+async def hang_up(*asked: "asyncio.Task[Held]") -> None:
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: FakeClock) -> None:
+    fetches = Fetches(clock)
+    (flight,) = replicas(1, clock, FakeSharedStore(clock))
+    waiters = Waiters(Demand("ann"))
+    ann = asking(flight, fetches, clock, waiters)
+    await settle()
+    assert waiters.all == (Demand("ann"),)
+    bob = asking(flight, fetches, clock, Waiters(Demand("bob")))
+    nobody = asking(flight, fetches, clock, None)
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("bob"))
+    await hang_up(ann)
+    assert waiters.all == (Demand("bob"),)
+    fetches.outcome.set_result(b"link")
+    await asyncio.gather(bob, nobody)
+    assert (waiters.all, fetches.begun) == ((), 1)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a holder be told without a pause, which the loop's own clock would measure."""
+    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock) -> None:
+    store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    waiters = Waiters(Demand("ann"))
+    ann = asking(first, fetches, clock, waiters)
+    await settle()
+    bob, eve = (
+        asking(second, none, clock, Waiters(demand)) for demand in (Demand("bob"), Demand("eve", 4))
+    )
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("bob"), Demand("eve", 4))
+    await hang_up(bob)
+    await settle()
+    assert waiters.all == (Demand("ann"), Demand("eve", 4))
+    await hang_up(eve)
+    await settle()
+    assert waiters.all == (Demand("ann"),), "the last to hang up says so, too"
+    fetches.outcome.set_result(b"link")
+    assert (await ann).value == b"link"
+    assert (fetches.begun, none.begun) == (1, 0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeClock) -> None:
+    store, fetches, later = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    waiters = Waiters(Demand("bob"))
+    ann = asking(first, fetches, clock, Waiters(Demand("ann")))
+    await settle()
+    bob = asking(second, later, clock, waiters)
+    eve = asking(second, later, clock, Waiters(Demand("eve")))
+    await settle()
+    await hang_up(ann)  # whose process had the lease
+    await settle()
+    assert later.begun == 1
+    again = asking(first, fetches, clock, Waiters(Demand("ann")))
+    await settle()
+    await hang_up(eve)
+    await settle()
+    assert waiters.all == (Demand("bob"), Demand("ann")), "what it said itself does not bind it"
+    later.outcome.set_result(b"link")
+    assert [(await one).value for one in (bob, again)] == [b"link", b"link"]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClock) -> None:
+    store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    first, second = replicas(2, clock, store)
+    waiters = Waiters(Demand("ann"))
+    store.messages_lost = True
+    ann = asking(first, fetches, clock, waiters)
+    await settle()
+    bob = asking(second, none, clock, Waiters(Demand("bob")))
+    await settle()
+    assert waiters.all == (Demand("ann"),)
+    store.messages_lost = False
+    fetches.outcome.set_result(b"link")
+    assert [(await one).value for one in (ann, bob)] == [b"link", b"link"]
+    assert (fetches.begun, none.begun) == (1, 0)
+
+
+async def test_who_asks_for_no_one_s_place_tells_no_holder(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+    store, fetches = FakeSharedStore(clock), Fetches(clock)
+    told: list[bytes] = []
+    monkeypatch.setattr(store, "tell_holder", lambda *_, **told_: told.append(told_["text"]))
+    first, second = replicas(2, clock, store)
+    asked = [asking(one, fetches, clock, None) for one in (first, second)]
+    await settle()
+    await hang_up(asked[1])
+    await settle()
+    assert told == []
+    fetches.outcome.set_result(b"link")
+    await asked[0]

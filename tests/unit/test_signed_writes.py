@@ -22,12 +22,15 @@ from gateway.errors import (
     NotPermitted,
     UpstreamSlow,
 )
+from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.credentials import CallerCredentials
 from gateway.flow.forwarding import Forwarded, Forwarding
 from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import (
     Principal,
     ProjectId,
@@ -99,13 +102,17 @@ class Scene:
         telemetry = RecordingTelemetry()
         exchanges = {PROJECT: as_exchange(self.exchange)}
         listings = Listings(exchanges, ListBounds(5.0, 10, 1_000_000), self.clock)
+        limits = CallerLimits(self.pace, self, self.clock)  # type: ignore[arg-type]
+        itself: Any = self
+        recorder = Recorder(itself, policies=itself, limits=limits, clock=self.clock)
         parts: Any = {
             "identify": self,
             "policies": self,
             "inventories": _NoInventories(),
             "consoles": self,
-            "journal": self,
-            "limits": CallerLimits(self.pace, self, self.clock),  # type: ignore[arg-type]
+            "limits": limits,
+            "recorder": recorder,
+            "writes": Writes(recorder, BestEffortJournal(itself, telemetry), self.clock),
         }
         return Gateway(
             credentials=CallerCredentials(

@@ -1,11 +1,13 @@
 """That all replicas come to agree on what is ordered, and who does not know it says so."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from gateway.errors import BadRequest, OrdersUnknown, StoreUnavailable
+from gateway.flow import standing_orders
 from gateway.flow.standing_orders import ORDERS_MAX, StandingOrders
 from gateway.model import Principal
 from gateway.rules.orders import Lifted, Order, RevokedToken, What, kept_from_text
@@ -56,11 +58,35 @@ def replica(
 
 
 async def known(store: FakeOrderStore, file: FakeKeptFile | None = None) -> StandingOrders:
-    """Return one that was told all by Redis."""
+    """Return one that was told all by Redis, and whose file holds it."""
     orders = replica(store, file)
     await orders.look()
     assert orders.known
+    if file is not None:
+        async with running(orders):
+            await until(lambda: kept_from_text(file.text).complete)
     return orders
+
+
+@asynccontextmanager
+async def running(orders: StandingOrders) -> AsyncIterator[None]:
+    task = asyncio.create_task(orders.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread
+            await asyncio.sleep(0.001)
+
+
+async def give(orders: StandingOrders, *given: Order) -> list[bool]:
+    async with running(orders):
+        return await asyncio.gather(*(orders.give(order) for order in given))
 
 
 async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
@@ -87,7 +113,7 @@ async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeye
     with pytest.raises(StoreUnavailable):
         await orders.look()
     assert not orders.revoked(principal())
-    await orders.give(ANOTHER)
+    await give(orders, ANOTHER)
     # What the operator said may not hold for the next start.
     assert not replica(store, file).known
     store.is_away = False
@@ -99,7 +125,7 @@ async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
     store, file = a_store(), FakeKeptFile()
     one = await known(store, file)
     store.is_away = True
-    assert await one.give(REVOKED) is False
+    assert await give(one, REVOKED) == [False]
     again = replica(store, file)
     assert again.known
     assert again.revoked(principal())
@@ -117,7 +143,7 @@ async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
 async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_for_all() -> None:
     store, file = a_store(), FakeKeptFile()
     store.is_away = True
-    await replica(store, file).give(REVOKED)
+    await give(replica(store, file), REVOKED)
     again = replica(store, file)
     assert not again.known
     with pytest.raises(OrdersUnknown):
@@ -126,6 +152,8 @@ async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_
     store.is_away = False
     await again.look()
     assert store.orders == {"a": REVOKED}
+    async with running(again):
+        await until(lambda: kept_from_text(file.text).complete)
     store.is_away = True
     assert replica(store, file).known
 
@@ -134,8 +162,8 @@ async def test_workers_of_one_host_keep_what_each_was_given() -> None:
     store, file = a_store(), FakeKeptFile()
     one, other = await known(store, file), await known(store, file)
     store.is_away = True
-    await one.give(REVOKED)
-    await other.give(ANOTHER)
+    await give(one, REVOKED)
+    await give(other, ANOTHER)
     assert other.revoked(principal("t"))  # found beside what it had to keep itself
     again = replica(store, file)
     assert again.known
@@ -154,9 +182,26 @@ async def test_orders_given_at_once_are_all_kept_by_few_writes() -> None:
     file = Counted()
     orders = replica(a_store(), file)
     given = [an_order(str(n), RevokedToken("corp", str(n))) for n in range(50)]
-    await asyncio.gather(*(orders.give(order) for order in given))
+    await give(orders, *given)
     assert {order.id for order in kept_from_text(file.text).orders} == {o.id for o in given}
     assert file.writes <= 3
+
+
+async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(FakeKeptFile):
+        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(standing_orders, "_KEPT_WITHIN_S", 0.05)
+    store = a_store()
+    orders = replica(store, Hanging())
+    async with running(orders):
+        await orders.give(ANOTHER)  # waits for the disk no longer than is bearable
+        store.orders |= {REVOKED.id: REVOKED}
+        store.touch()
+        await until(lambda: orders.revoke_known(principal("t")))
 
 
 @pytest.mark.parametrize("forgot", [True, False])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,9 +13,12 @@ from gateway.errors import (
     UpstreamBusy,
     UpstreamSlow,
 )
+from gateway.flow.best_effort_journal import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.gateway import Asked, Gateway
+from gateway.flow.recorder import Recorder
+from gateway.flow.writes import Writes
 from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
 from gateway.rules.catalogue import Catalogue
 from gateway.rules.inventory import NO_INVENTORY, Inventory
@@ -79,8 +82,11 @@ class Parts:
 
 
 async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwarded:
-    clock, part = FakeClock(), dict.fromkeys(_FROM_PARTS, parts)
-    stages: Any = {**part, "limits": CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)}
+    clock, part, every = FakeClock(), dict.fromkeys(_FROM_PARTS, parts), cast("Any", parts)
+    limits = CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)
+    recorder = Recorder(every, policies=every, limits=limits, clock=clock)
+    writes = Writes(recorder, BestEffortJournal(every, RecordingTelemetry()), clock)
+    stages: Any = {**part, "limits": limits, "recorder": recorder, "writes": writes}
     gateway = Gateway(
         catalogue=Catalogue(built_in_operations()),
         group_weights={},
@@ -112,8 +118,7 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
 
 
 _FROM_PARTS = (
-    "identify", "credentials", "policies", "inventories", "consoles", "journal", "instances",
-    "forwarding",
+    "identify", "credentials", "policies", "inventories", "consoles", "instances", "forwarding",
 )  # fmt: skip
 
 

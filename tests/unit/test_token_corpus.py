@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.drivers.handover import Handover
 from gateway.drivers.issuer_keys import IssuerKeys
 from gateway.drivers.signatures import _JSON_STRING, JwtSignatures, TrustedIssuer, _depth
 from gateway.errors import NotAuthenticated, Rejection
@@ -66,6 +67,7 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
             telemetry=telemetry,
             on_rotation=lambda _: None,
             jitter=Random(1),
+            handover=Handover(),
         )
         for issuer in issuers
     ]

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from gateway import client
+from gateway.cli import main
 
 SERVER = "11111111-2222-4333-8444-555555555555"
 LINK = {"url": "https://console.example/?token=x"}
 BUSY = {"error_code": "CGW.4291", "error_msg": "The cloud's rate limit is used up for now."}
+
+PAGE = b"<html>503 Service Unavailable</html>"
 
 Scripted = tuple[int, dict[str, str], Any]
 
@@ -37,13 +40,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         answers = self.server.answers
         status, headers, data = answers.pop(0) if len(answers) > 1 else answers[0]
-        body = json.dumps(data).encode()
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         return None
@@ -65,6 +71,8 @@ def options(gateway: Answering, **changed: Any) -> argparse.Namespace:
     usual: dict[str, Any] = {
         "gateway": f"http://127.0.0.1:{gateway.server_port}",
         "ca_file": None,
+        "cert": None,
+        "key": None,
         "token_file": None,
         "token_command": None,
         "token_env": "CONSOLE_GATEWAY_TOKEN",
@@ -133,6 +141,32 @@ def test_it_gives_up_at_once_where_it_cannot_wait_as_long(
     assert len(gateway.asked) == 1
 
 
+def test_a_proxy_that_says_when_to_come_again_is_obeyed_whatever_its_page(
+    gateway: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(503, {"Retry-After": "1"}, PAGE), (200, {}, LINK)]
+    assert client.console(options(gateway)) == 0
+    assert capsys.readouterr().out.strip() == LINK["url"]
+    gateway.answers = [(503, {"Retry-After": "5"}, PAGE)]
+    assert client.console(options(gateway, wait=2.0)) == 5
+    assert capsys.readouterr().err == (
+        "That is no answer of a gateway (HTTP 503); try again later.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(200, 1), (302, 1), (401, 4), (403, 3), (404, 1), (502, 1), (504, 5)]
+)
+@pytest.mark.parametrize("data", [b"<html>", {"message": "no"}, b"[" * 100_000])
+def test_whoever_answers_in_the_gateway_s_place_is_judged_by_the_status(
+    gateway: Answering, status: int, code: int, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(status, {}, data)]
+    assert client.console(options(gateway)) == code
+    assert "no answer of a gateway" in capsys.readouterr().err
+    assert len(gateway.asked) == 1
+
+
 @pytest.mark.parametrize("data", [{}, {"url": None}, {"url": 7}, [], "x", None])
 def test_a_good_answer_without_a_link_is_no_gateway_s(
     gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
@@ -177,3 +211,106 @@ def test_so_are_projects_and_permissions_that_are_none(
         gateway.answers = [listed, (200, {}, permissions)]
         assert client.servers(options(gateway)) == 1
     assert capsys.readouterr().err.count("no answer of a gateway") == 3
+
+
+def admin(gateway: Answering, *words: str) -> int:
+    return main(["admin", *words, "--gateway", options(gateway).gateway, "--token-env", "PATH"])
+
+
+def a_process(*, mistake: str | None = None, rejected: bool = False) -> dict[str, Any]:
+    told = {} if mistake is None else {"mistake": mistake}
+    here = {"process": "a", "version": "5d07", "rules": 0, "loaded_at": "2026-11-23T12:00:00Z"}
+    return {**here, "file_rejected": rejected, **told}
+
+
+@pytest.mark.parametrize(
+    ("processes", "missing", "code", "shown"),
+    [
+        ([a_process(mistake="")], 0, 0, "in force"),
+        ([a_process()], 0, 0, "in force"),
+        ([a_process(mistake="policy.yaml:7: no", rejected=True)], 0, 1, "refused: policy.yaml:7"),
+        ([a_process(rejected=True)], 0, 1, "refused: `gateway check` says why"),
+        ([a_process(), a_process(mistake="x", rejected=True)], 1, 1, "refused: x"),
+        ([a_process()], 1, 5, "1 of 2 processes did not tell what they hold"),
+    ],
+)
+def test_a_policy_that_is_not_in_force_everywhere_is_no_reload_that_is_done(
+    gateway: Answering,
+    processes: list[dict[str, Any]],
+    missing: int,
+    code: int,
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gateway.answers = [
+        (200, {}, {"processes": processes, "there_are": 1 + missing, "missing": missing})
+    ]
+    assert admin(gateway, "policy", "--reload") == code
+    assert shown in capsys.readouterr().out
+    assert admin(gateway, "policy", "--reload", "--json") == code
+    assert admin(gateway, "policy") == 0, "a look is done when it is answered"
+
+
+def test_none_of_a_thing_is_a_number_and_not_unknown(
+    gateway: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers = [(200, {}, {"processes": [a_process()], "there_are": 1, "missing": 0})]
+    assert admin(gateway, "policy") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["a", "5d07", "0"]
+
+
+@pytest.mark.parametrize(
+    ("what", "shown"),
+    [
+        (
+            {"kind": "subject", "issuer": "corp", "subject": "m", "before": 1795570354.3449287},
+            "subject issuer corp subject m before 2026-11-25T01:32:34.344+00:00",
+        ),
+        ({"kind": "links", "project": "", "server": "", "person": ""}, "all links"),
+        ({"kind": "links", "project": "p", "server": "", "person": ""}, "links project p"),
+        (
+            {"kind": "ceiling", "account": "prod", "budget": "console", "per_s": 0.5},
+            "ceiling account prod budget console per_s 0.5",
+        ),
+        ({"kind": "log_levels", "levels": {"gateway": "info"}}, "levels gateway=info"),
+    ],
+)
+def test_an_order_is_told_in_words(
+    gateway: Answering, what: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = {"id": "1", "at": "", "until": "2026-11-26", "by": "corp:ada", "reason": ""}
+    order = {**order, "what": what}
+    gateway.answers = [(200, {}, {"known": True, "orders": [order]})]
+    assert admin(gateway, "orders") == 0
+    assert shown in capsys.readouterr().out
+    gateway.answers = [(200, {}, {"order": order, "all_replicas_told": True, "note": ""})]
+    assert admin(gateway, "lift", "1") == 0
+    assert f"{shown} (order 1)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--ca-file", "--cert", "--key"])
+def test_files_for_tls_are_not_ignored_without_it(
+    gateway: Answering, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert admin(gateway, "orders", option, "/nope") == 2
+    assert "for an https URL only" in capsys.readouterr().err
+    assert not gateway.asked
+
+
+def test_a_gateway_that_cannot_be_reached_is_told_with_its_port_and_what_to_look_at(
+    gateway: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = gateway.server_port
+    for address, why in (
+        ("http://[::1]:9", "The gateway at [::1]:9 cannot be reached: "),
+        (
+            f"https://127.0.0.1:{port}",
+            f"127.0.0.1:{port} cannot be reached: what answers there does",
+        ),
+    ):
+        words = ["servers", "--gateway", address, "--token-env", "CONSOLE_GATEWAY_TOKEN"]
+        assert main(words) == 6
+        said = capsys.readouterr().err
+        assert why in said
+        assert said.endswith("?\n")
+        assert "_ssl.c" not in said

@@ -20,9 +20,10 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from gateway import settings
+from gateway.drivers.valkey.faults import FAULTS, reason
 from gateway.errors import StoreUnavailable
 from gateway.model import Secret
 from gateway.ports import Clock, Telemetry
@@ -62,15 +63,16 @@ class Valkey:
         store: settings.Store,
         client: RedisClient,
         *,
-        process_id: str,
+        process_id: str | None,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
+        """`process_id`: None for who only looks, and counts as no process of the gateway."""
         self._client = client
         self._clock = clock
         self._telemetry = telemetry
         self._timeout_s = store.timeout_s
-        self._process_id = process_id
+        self._counted_as = process_id or ""
         self._namespace = store.namespace
         self._processes = 0
         self._available = False
@@ -118,15 +120,19 @@ class Valkey:
             raise StoreUnavailable("known to be away")
         return await self._attempt(script, keys, args)
 
-    async def probe(self) -> bool:
-        """Ask the store once and remember whether it is there."""
+    async def look(self) -> None:
+        """Ask the store once and remember whether it is there; raise StoreUnavailable if not."""
         key = self.key("processes", tag="fleet")
-        try:
-            count = await self._attempt(_HEARTBEAT, [key], [self._process_id, _PROCESS_LIFE_MS])
-        except StoreUnavailable:
-            return False
+        count = await self._attempt(_HEARTBEAT, [key], [self._counted_as, _PROCESS_LIFE_MS])
         self._processes = int(count)
         self._change(available=True)
+
+    async def probe(self) -> bool:
+        """Look, and tell whether it is there."""
+        try:
+            await self.look()
+        except StoreUnavailable:
+            return False
         return True
 
     async def close(self) -> None:
@@ -135,7 +141,7 @@ class Valkey:
         if isinstance(pool, SentinelConnectionPool):
             clients += pool.sentinel_manager.sentinels
         for client in clients:
-            with suppress(RedisError, OSError):
+            with suppress(*FAULTS):
                 await client.aclose()
 
     async def _attempt(
@@ -147,12 +153,12 @@ class Valkey:
         try:
             async with _Patience(self._timeout_s):
                 reply = await self._evaluate(script, keys, args)
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             _raise_if_cancelled()
             self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
-            self._change(available=False, why=type(error).__name__)
-            # The server's text may quote arguments.
-            raise StoreUnavailable(f"{script.name}: {type(error).__name__}") from None
+            why = reason(error)
+            self._change(available=False, error=type(error).__name__, reason=why)
+            raise StoreUnavailable(why) from None
         _raise_if_cancelled()
         self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
         return reply
@@ -165,7 +171,7 @@ class Valkey:
         except NoScriptError:  # a new server, a flush or a failover: EVAL loads it there
             return await self._client.eval(script.text, len(keys), *keys, *args)
 
-    def _change(self, *, available: bool, why: str = "") -> None:
+    def _change(self, *, available: bool, **lost_by: str) -> None:
         if available == self._available and self._tried:
             return
         self._available, self._tried = available, True
@@ -173,7 +179,7 @@ class Valkey:
         if available:
             log.info("store_available", extra={"processes": self._processes})
         else:
-            log.warning("store_lost", extra={"error": why})
+            log.warning("store_lost", extra=lost_by)
             self._lost.set()
         for call in self._on_change:
             call()
@@ -211,7 +217,7 @@ class Valkey:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self.channel)
                     await self._deliver(pubsub)
-            except (RedisError, OSError):
+            except FAULTS:
                 # Who waits polls as well, so a lost message costs time, not correctness.
                 await self._clock.sleep(_PROBE_EVERY_S)
 
@@ -305,7 +311,11 @@ def make_client(store: settings.Store, embedded_url: str | None = None) -> Redis
                 options |= {"ssl": True, **_tls(sentinel.tls_ca_file)}
             watch = Sentinel(  # type: ignore[no-untyped-call]
                 [settings.host_and_port(address) for address in sentinel.sentinels],
-                sentinel_kwargs={"socket_timeout": store.timeout_s},
+                sentinel_kwargs={
+                    "socket_timeout": store.timeout_s,
+                    # One that is down would be asked again while the next could have answered.
+                    "retry": Retry(NoBackoff(), 0),
+                },
                 **options,
             )
             found: Redis = watch.master_for(sentinel.service)
@@ -316,6 +326,19 @@ def make_client(store: settings.Store, embedded_url: str | None = None) -> Redis
                 options |= {"ssl": True, **_tls(cluster.tls_ca_file)}
             nodes = [ClusterNode(*settings.host_and_port(address)) for address in cluster.cluster]
             return RedisCluster(startup_nodes=nodes, **options)
+
+
+def address_of(store: settings.Store) -> str:
+    """Name what the config asks for; it bears no credentials."""
+    match store.redis:
+        case settings.RedisEmbedded():
+            return "the embedded server"
+        case settings.RedisServer() as server:
+            return server.url
+        case settings.RedisSentinel() as sentinel:
+            return f"{sentinel.service} by the Sentinels {', '.join(sentinel.sentinels)}"
+        case settings.RedisCluster() as cluster:
+            return f"the cluster of {', '.join(cluster.cluster)}"
 
 
 def _login(username: str | None, password: Secret | None) -> dict[str, Any]:

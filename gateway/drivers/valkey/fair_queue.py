@@ -114,8 +114,8 @@ class ValkeyFairQueue:
             server_us = int(next(fields))
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
             self._server_clock.compare(server_us, began=began, ended=ended)
-            return self._outcome(fields)
-        except (ValueError, StopIteration, TypeError):
+            return self._outcome(fields, turn)
+        except (ValueError, StopIteration, TypeError, LookupError):
             raise StoreUnavailable("fair_queue: an answer of another kind") from None
 
     def _known(self, now: float, state: State) -> str:
@@ -140,7 +140,7 @@ class ValkeyFairQueue:
             f"{lesson} {_us(unsure_s)} {windows}"
         )
 
-    def _outcome(self, fields: Iterator[bytes]) -> Outcome:
+    def _outcome(self, fields: Iterator[bytes], turn: Turn) -> Outcome:
         version, virtual_time = int(next(fields)), float(next(fields))
         paused = self._server_clock.ours(next(fields))
         following, waiting = next(fields), int(next(fields))
@@ -148,13 +148,16 @@ class ValkeyFairQueue:
         tats = tuple(self._server_clock.ours(next(fields)) for _ in self._limit.windows)
         granted = {key: self._server_clock.ours(slot) for key, slot in _pairs(fields)}
         refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
+        tags = {key: float(tag) for key, tag in _pairs(fields)}
+        waiters = {call.entry.id: call.waiters for call in turn.shared}
         return Outcome(
             state=State(tats, virtual_time, paused, learned, version),
             waiting=waiting,
             next_at=None if following == b"-" else self._server_clock.ours(following),
             granted=granted,
             refused=refused,
-            tags={key: float(tag) for key, tag in _pairs(fields)},
+            tags=tags,
+            lent={key: waiters[key][int(lender) - 1] for key, lender in _pairs(fields)},
         )
 
     def _learned(self, lesson: list[bytes]) -> Learned | None:
@@ -206,6 +209,13 @@ def _told(turn: Turn) -> Iterator[str]:
             f"{one.id} {_digest(demand.caller)} {demand.weight!r} {demand.priority.value} "
             f"{_us(one.patience_s)} {_or_unknown(one.tag)}"
         )
+    yield str(len(turn.shared))
+    for call in turn.shared:
+        demand = call.entry.demand
+        yield f"{call.entry.id} {_digest(demand.caller)} {demand.weight!r} {demand.priority.value}"
+        yield str(len(call.waiters))
+        for waiter in call.waiters:
+            yield f"{_digest(waiter.caller)} {waiter.weight!r}"
 
 
 def _or_unknown(value: float | None) -> str:

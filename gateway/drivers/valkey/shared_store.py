@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -12,17 +12,23 @@ from gateway.errors import StoreUnavailable
 from gateway.ports import Busy, Claimed, Failed, Found
 
 _CLAIM, _SETTLE, _EXTEND = Script("claim"), Script("settle"), Script("extend")
+_TELL_HOLDER = Script("tell_holder")
+_TOLD = b"told "
 _VERSION_BYTES = 16
 _FAILURE_LIFE_MS = 2_000
 """Long enough for a waiter that missed the message, too short to outlast the fault's cause."""
+
+
+_Listener = tuple[asyncio.Event, Callable[[str, bytes], None] | None]
 
 
 class ValkeySharedStore:
     def __init__(self, valkey: Valkey, sealer: Sealer) -> None:
         self._valkey = valkey
         self._sealer = sealer
-        self._listeners: dict[bytes, set[asyncio.Event]] = {}
+        self._listeners: dict[bytes, set[_Listener]] = {}
         valkey.when_message_comes(self._wake)
+        valkey.when_message_comes(self._hear)
         valkey.when_available_changes(self._wake_all)
 
     async def claim(
@@ -65,16 +71,23 @@ class ValkeySharedStore:
     async def abandon(self, key: str, *, owner: str) -> None:
         await self._settle(key, owner, "abandoned", b"", 1)
 
+    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+        lease = self._names(key)[1]
+        message = _TOLD + f"{_digest(key)} {teller} ".encode() + self._seal(lease, text)
+        await self._valkey.run_script(_TELL_HOLDER, [lease], [self._valkey.channel, message])
+
     @contextmanager
-    def changes(self, key: str) -> Iterator[asyncio.Event]:
+    def changes(
+        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    ) -> Iterator[asyncio.Event]:
         event, digest = asyncio.Event(), _digest(key).encode()
-        self._listeners.setdefault(digest, set()).add(event)
+        self._listeners.setdefault(digest, set()).add((event, heard))
         try:
             yield event
         finally:
-            events = self._listeners[digest]
-            events.remove(event)
-            if not events:
+            listeners = self._listeners[digest]
+            listeners.remove((event, heard))
+            if not listeners:
                 del self._listeners[digest]
 
     async def _settle(
@@ -96,12 +109,25 @@ class ValkeySharedStore:
         return self._sealer.open(sealed, bound_to=name.encode())
 
     def _wake(self, message: bytes) -> None:
-        for event in self._listeners.get(message, ()):
+        for event, _ in self._listeners.get(message, ()):
             event.set()
 
+    def _hear(self, message: bytes) -> None:
+        if not message.startswith(_TOLD):
+            return
+        digest, _, rest = message[len(_TOLD) :].partition(b" ")
+        teller, _, sealed = rest.partition(b" ")
+        hearers = [heard for _, heard in self._listeners.get(digest, ()) if heard is not None]
+        if not hearers:
+            return
+        text = self._open(self._valkey.key("lease", tag=digest.decode()), sealed)
+        if text is not None:
+            for heard in hearers:
+                heard(teller.decode("ascii", "replace"), text)
+
     def _wake_all(self) -> None:
-        for events in self._listeners.values():
-            for event in events:
+        for listeners in self._listeners.values():
+            for event, _ in listeners:
                 event.set()
 
 

@@ -1,6 +1,6 @@
 #!lua
 -- One replica's turn at an account's budget, in one round trip: who leaves, which 429s came, who
--- enters; then the slots that are due are given away, in fair order, whichever replica the calls
+-- enters, who waits for calls that several share; then the slots that are due are given away, in fair order, whichever replica the calls
 -- wait in. The rules are those of gateway/rules/fair_queue.py and adaptation.py.
 --
 -- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
@@ -153,15 +153,19 @@ for _ = 1, number() do
   told_all = true
 end
 
+local function refund(caller, weight)
+  if redis.call('ZSCORE', KEYS[4], caller) then
+    redis.call('ZINCRBY', KEYS[4], exact(-1 / weight), caller)
+  end
+end
+
 for _ = 1, number() do
   local id, caller, weight = text(), text(), number()
   for i = 2, 3 do
     local tag = tonumber(redis.call('ZSCORE', KEYS[i], id) or nil)
     if tag then
       redis.call('ZREM', KEYS[i], id)
-      if tag > 0 and redis.call('ZSCORE', KEYS[4], caller) then
-        redis.call('ZINCRBY', KEYS[4], exact(-1 / weight), caller)
-      end
+      if tag > 0 then refund(caller, weight) end
     end
   end
 end
@@ -213,11 +217,16 @@ local function makes_room(which, start)
   return true
 end
 
+local function start_of(caller)
+  return math.max(vtime, tonumber(redis.call('ZSCORE', KEYS[4], caller) or 0))
+end
+
+local function is_full(start, weight) return (start - vtime) * weight >= caller_max end
+
 local function enter(id, caller, weight, which, patience, tag)
   local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
   if tag then patience = patience * DOOMED_FACTOR + DOOMED_MORE end
-  local start = held or tag
-    or math.max(vtime, tonumber(redis.call('ZSCORE', KEYS[4], caller) or 0))
+  local start = held or tag or start_of(caller)
   local wait = wait_for(which, start, held and id)
   if held then
     if wait > patience then
@@ -228,7 +237,7 @@ local function enter(id, caller, weight, which, patience, tag)
     end
     return
   end
-  local greedy = not tag and (start - vtime) * weight >= caller_max
+  local greedy = not tag and is_full(start, weight)
   if wait > patience or greedy
     or (length[2] + length[3] >= queue_max and not makes_room(which, start)) then
     tell(id, '!', wait, refused)
@@ -251,6 +260,41 @@ for _ = 1, number() do
   else
     tell(id, '!', 0, refused)
   end
+end
+
+-- A call that several wait for takes the best of their places; whoever has that one is charged.
+local lent = {}
+local function take_best_place(id, payer, weight, which, waiters)
+  local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
+  waiting[id] = held
+  if not held or held == 0 then return end
+  local best, lender
+  for i, one in ipairs(waiters) do
+    local start = one.caller == payer and held or start_of(one.caller)
+    if (one.caller == payer or not is_full(start, one.weight)) and (not best or start < best) then
+      best, lender = start, i
+    end
+  end
+  if not best then
+    tell(id, '!', wait_for(which, held, id), refused)
+    remove(which, id)
+    waiting[id] = nil
+    refund(payer, weight)
+  elseif waiters[lender].caller ~= payer then
+    refund(payer, weight)
+    redis.call('ZADD', KEYS[4], exact(best + 1 / waiters[lender].weight), waiters[lender].caller)
+    redis.call('ZADD', KEYS[which], exact(best), id)
+    waiting[id] = best
+    lent[#lent + 1] = id
+    lent[#lent + 1] = lender
+  end
+end
+
+for _ = 1, number() do
+  local id, payer, weight, which = text(), text(), number(), text() == 'bulk' and 3 or 2
+  local waiters = {}
+  for i = 1, number() do waiters[i] = {caller = text(), weight = number()} end
+  take_best_place(id, payer, weight, which, waiters)
 end
 
 local living = {[replica] = true}
@@ -317,7 +361,7 @@ for id, tag in pairs(waiting) do
   tags[#tags + 1] = id
   tags[#tags + 1] = exact(tag)
 end
-for _, list in ipairs({granted, refused, tags}) do
+for _, list in ipairs({granted, refused, tags, lent}) do
   reply[#reply + 1] = #list / 2
   for _, value in ipairs(list) do reply[#reply + 1] = value end
 end

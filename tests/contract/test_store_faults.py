@@ -1,0 +1,161 @@
+"""Why Redis is away, as it is told: with what there is to mend, and nothing that it quotes."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisClusterException, ResponseError
+
+from gateway import settings
+from gateway.drivers.clock import SystemClock
+from gateway.drivers.valkey.connection import Script, Valkey, address_of, make_client
+from gateway.drivers.valkey.faults import reason
+from gateway.errors import StoreUnavailable
+from gateway.model import Secret
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.valkey import RealValkey
+
+SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+PASSWORD = "canary-password"
+Kind = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
+
+
+def a_store(redis: Kind) -> settings.Store:
+    return settings.Store(redis=redis, seal_keys=(SEAL_KEY,), timeout_s=1.0)
+
+
+def a_valkey(redis: Kind, *, process_id: str | None = None) -> Valkey:
+    store = a_store(redis)
+    return Valkey(
+        store,
+        make_client(store),
+        process_id=process_id,
+        clock=SystemClock(),
+        telemetry=RecordingTelemetry(),
+    )
+
+
+async def told(redis: Kind) -> str:
+    valkey = a_valkey(redis)
+    try:
+        with pytest.raises(StoreUnavailable) as caught:
+            await valkey.look()
+    finally:
+        await valkey.close()
+    assert not valkey.available
+    return str(caught.value)
+
+
+@pytest.fixture
+def server() -> Iterator[RealValkey]:
+    made = RealValkey().start()
+    yield made
+    made.close()
+
+
+async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> None:
+    server.command("CONFIG", "SET", "requirepass", PASSWORD)
+    login = {"wrong": Secret("canary"), "none": None, "right": Secret(PASSWORD)}
+    asked = {
+        name: settings.RedisServer.model_construct(
+            url=server.url, username=None, password=password, tls_ca_file=None
+        )
+        for name, password in login.items()
+    }
+    assert await told(asked["wrong"]) == "WRONGPASS: it does not take this username and password"
+    assert await told(asked["none"]) == "NOAUTH: it wants a password"
+    valkey = a_valkey(asked["right"])
+    await valkey.look()
+    await valkey.close()
+
+
+async def test_what_a_user_may_not_do_and_a_server_that_is_full(server: RealValkey) -> None:
+    server.command("ACL", "SETUSER", "default", "-@scripting")
+    assert (await told(settings.RedisServer(url=server.url))).startswith("NOPERM: its ACL")
+    server.command("ACL", "SETUSER", "default", "+@all")
+    server.command("CONFIG", "SET", "maxmemory", "1")
+    assert await told(settings.RedisServer(url=server.url)) == "OOM: it is full: raise maxmemory"
+
+
+async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValkey) -> None:
+    elsewhere = settings.RedisServer(url=server.url.removesuffix("0") + "99")
+    assert await told(elsewhere) == "it has no database of this number"
+    cluster = settings.RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
+    assert (await told(cluster)).startswith("it is no cluster")
+    tls = settings.RedisServer(url=server.url.replace("redis:", "rediss:"))
+    assert "TLS" in await told(tls)
+
+
+@pytest.mark.parametrize(
+    ("redis", "why"),
+    [
+        (settings.RedisServer(url="redis://127.0.0.1:1/0"), "connection refused"),
+        (settings.RedisServer(url="redis://nosuch.invalid:1/0"), "the name is not found"),
+        (settings.RedisServer(url="unix:///nowhere.sock"), "no such file or directory"),
+        (settings.RedisCluster(cluster=("127.0.0.1:1",)), "connection refused"),
+        (
+            settings.RedisSentinel(sentinels=("127.0.0.1:1",), service="links"),
+            "no Sentinel that answers knows a primary of this service",
+        ),
+    ],
+)
+async def test_nothing_there(redis: Kind, why: str) -> None:
+    assert await told(redis) == why
+
+
+@pytest.mark.parametrize(
+    ("redis", "address"),
+    [
+        (settings.RedisServer(url="redis://a:1/0", password=None), "redis://a:1/0"),
+        (
+            settings.RedisSentinel(sentinels=("a:1", "b:1"), service="links"),
+            "links by the Sentinels a:1, b:1",
+        ),
+        (settings.RedisCluster(cluster=("a:1", "b:1")), "the cluster of a:1, b:1"),
+    ],
+)
+def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
+    assert address_of(a_store(redis)) == address
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (ResponseError("canary of an argument", status_code="ERR"), "ResponseError"),
+        (ResponseError("MISCONF canary"), "MISCONF: it cannot write to its disk"),
+        (RedisClusterException("canary"), "RedisClusterException"),
+    ],
+)
+async def test_the_log_says_why_and_quotes_nothing(
+    error: Exception, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        async def evalsha(self, *_: Any) -> None:
+            raise error
+
+    client: Any = Failing()
+    store = a_store(settings.RedisServer(url="redis://a:1/0"))
+    telemetry = RecordingTelemetry()
+    valkey = Valkey(store, client, process_id="p", clock=SystemClock(), telemetry=telemetry)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(StoreUnavailable) as caught:
+        await valkey.run_script(Script("extend"), ["k"], ["canary", 1], even_if_away=True)
+    (line,) = caplog.records
+    assert line.message == "store_lost"
+    assert line.__dict__["error"] == type(error).__name__
+    assert line.__dict__["reason"] == reason(error) == str(caught.value)
+    assert reason(error).startswith(why)
+    assert "canary" not in str(line.__dict__) + str(caught.value)
+
+
+async def test_who_only_looks_is_counted_by_nobody(shared_valkey: RealValkey) -> None:
+    redis = settings.RedisServer(url=shared_valkey.url)
+    looking, living = a_valkey(redis), a_valkey(redis, process_id="p")
+    await living.look()
+    before = living.processes
+    await looking.look()
+    await living.look()
+    assert (looking.processes, living.processes, looking.available) == (before, before, True)
+    await looking.close()
+    await living.close()

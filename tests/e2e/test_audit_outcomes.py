@@ -1,0 +1,254 @@
+"""What became of a permitted write is on record, whoever fails or leaves meanwhile."""
+
+import http.client
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.cli import main
+from tests.support.stack import WITHIN_S, Answer, Box, RunningGateway, Stack, ask, eventually
+
+POWER = "power-state"
+_ON_ITS_WAY_S = 0.3
+"""From its record to the cloud; were that not enough, the outcome would be another."""
+
+
+class Writer:
+    """Theo may switch all servers off, through one gateway."""
+
+    def __init__(self, **gateway: Any) -> None:
+        self.stack = Stack(Box("--rate", "1000", "--burst", "1000"), **gateway)
+        self.box, self.gateway = self.stack.box, self.stack.gateway
+        self.token = self.box.token("theo", groups=[])
+        self.path = f"/v1/{self.box.project}/physicalservers/{POWER}"
+        self.gateway.write_policy(
+            {
+                "roles": {"switch": ["server:power", "console:open"]},
+                "grants": [{"role": "switch", "to": {"users": ["theo"]}, "on": "everything"}],
+            }
+        )
+        eventually(lambda: self.gateway.console(self.token).status == 200)
+
+    def body(self, server: int) -> str:
+        return json.dumps({"action": "power off", "server_id_set": [self.box.servers[server]]})
+
+    def switches_off(self, server: int = 0, **headers: str) -> Answer:
+        sent = {"Authorization": f"Bearer {self.token}", **headers}
+        return ask(self.gateway.url, "PUT", self.path, sent, self.body(server))
+
+    def sends(self, server: int = 0) -> http.client.HTTPConnection:
+        """Send the write and return when it is on its way; whoever calls may hang up."""
+        before = len(self.gateway.audit("write_permitted"))
+        parts = urlsplit(self.gateway.url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WITHIN_S)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        connection.request("PUT", self.path, self.body(server), headers)
+        eventually(lambda: len(self.gateway.audit("write_permitted")) > before)
+        time.sleep(_ON_ITS_WAY_S)
+        return connection
+
+    def power(self, server: int) -> str:
+        target = f"/_box/fleet?project={self.box.project}"
+        (project,) = ask(self.box.cloud, "GET", target).json["projects"].values()
+        found = {one["id"]: one["power_state"] for one in project["servers"]}
+        return str(found[self.box.servers[server]])
+
+    def reached(self) -> bool:
+        return "PUT" in {call["method"] for call in self.box.calls(self.box.cloud)}
+
+    def outcomes(self, gateway: RunningGateway | None = None) -> list[tuple[str, int]]:
+        """Tell what became of each permitted write, in their order; "": nothing says."""
+        gateway = gateway or self.gateway
+        ends = {
+            (one["request_id"], one["permitted_at"]): (one["outcome"], one["status"])
+            for one in gateway.audit("write_outcome")
+        }
+        permits = gateway.audit("write_permitted")
+        return [ends.get((one["request_id"], one["at"]), ("", 0)) for one in permits]
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    made = Writer()
+    yield made
+    made.stack.close()
+
+
+def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
+    writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = writer.switches_off()
+    assert answer.status == 200
+    assert writer.power(0) == "off"
+    (permit,), (outcome,) = map(writer.gateway.audit, ("write_permitted", "write_outcome"))
+    assert (outcome["outcome"], outcome["status"]) == ("success", 200)
+    assert outcome["permitted_at"] == permit["at"] <= outcome["at"]
+    for name in (
+        "request_id", "issuer", "subject", "groups", "operation", "permission", "project",
+        "servers", "client_address", "trace_id",
+    ):  # fmt: skip
+        assert outcome[name] == permit[name]
+    assert outcome["request_id"] == answer.headers["x-request-id"]
+    assert outcome["decision"] == "", "nothing was decided any more"
+    trail = str(writer.gateway.directory / "audit")
+    assert main(["audit", "search", trail, "--request-id", outcome["request_id"]]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  write_permitted  allowed  corp/theo  ChangeServerPowerState  " in first
+    assert "  write_outcome  success  corp/theo  ChangeServerPowerState  " in second
+    assert "  status 200" in second
+    assert main(["audit", "verify", trail]) == 0
+    assert writer.gateway.metric('gateway_audit_records_total{event="write_outcome"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "told", "outcome"),
+    [
+        ("answer", {"status": 404, "body": '{"error_code": "x", "error_msg": "y"}'}, 404,
+         ("failure", 404)),
+        ("answer", {"status": 403, "body": '{"error_code": "x", "error_msg": "y"}'}, 502,
+         ("failure", 403)),
+        ("throttled", {}, 503, ("failure", 429)),
+        ("answer", {"status": 500}, 503, ("unknown", 500)),
+        ("reset", {}, 503, ("unknown", 0)),
+        ("truncated", {}, 502, ("unknown", 0)),
+        ("hang", {}, 504, ("unknown", 0)),
+    ],
+)  # fmt: skip
+def test_what_the_cloud_did_or_did_not_say(
+    writer: Writer, kind: str, details: dict[str, Any], told: int, outcome: tuple[str, int]
+) -> None:
+    writer.box.fail(writer.box.cloud, kind, path=POWER, **details)
+    assert writer.switches_off().status == told
+    assert writer.outcomes() == [outcome]
+
+
+def test_a_cloud_that_is_not_there_was_not_reached(writer: Writer) -> None:
+    config = writer.gateway.config
+    config["accounts"][0]["endpoint"] = "http://127.0.0.1:1"
+    gateway = writer.stack.replica(start=False)
+    gateway.config["accounts"] = config["accounts"]
+    gateway.write_config()
+    gateway.write_policy(json.loads(writer.gateway.policy_file.read_text()))
+    gateway.start()
+    headers = {"Authorization": f"Bearer {writer.token}"}
+    assert ask(gateway.url, "PUT", writer.path, headers, writer.body(0)).status == 503
+    assert writer.outcomes(gateway) == [("not_sent", 0)]
+
+
+def test_a_write_that_gave_up_waiting_in_the_queue_was_not_sent() -> None:
+    console = {"requests": 1, "per_s": 3, "burst": 1}
+    writer = Writer(account={"budget": {"console": console, "wait_max_s": 15}})
+    try:
+        answer = writer.switches_off(Prefer="wait=1")
+        assert answer.status == 429
+        assert writer.outcomes() == [("not_sent", 0)]
+        (record,) = writer.gateway.audit("write_outcome")
+        assert record["detail"].startswith("BudgetExhausted")
+        again = writer.switches_off()  # a caller's own retry is an attempt of its own
+        assert again.status == 200
+        assert writer.outcomes() == [("not_sent", 0), ("success", 200)]
+    finally:
+        writer.stack.close()
+
+
+def test_who_hangs_up_does_not_keep_it_off_the_record() -> None:
+    writer = Writer(account={"timeouts": {"connect_s": 2, "read_s": 7, "total_s": 7}})
+    try:
+        writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=4.0)
+        writer.sends().close()
+        eventually(lambda: writer.gateway.log_lines("request")[-1]["status"] == 499)
+        assert writer.gateway.audit("write_outcome") == []
+        eventually(lambda: writer.outcomes() == [("success", 200)])
+        assert writer.power(0) == "off"
+        (record,) = writer.gateway.audit("write_outcome")
+        assert record["detail"] == "nobody waited for it any more"
+    finally:
+        writer.stack.close()
+
+
+def test_who_hangs_up_in_the_queue_leaves_it_and_nothing_is_sent() -> None:
+    console = {"requests": 1, "per_s": 4, "burst": 1}
+    writer = Writer(account={"budget": {"console": console, "wait_max_s": 15}})
+    try:
+        writer.sends().close()
+        eventually(lambda: writer.outcomes() == [("not_sent", 0)])
+        assert (
+            writer.gateway.metric('gateway_budget_queue_length{account="prod",budget="console"}')
+            == 0
+        )
+        assert not writer.reached()
+    finally:
+        writer.stack.close()
+
+
+def test_a_process_that_is_stopped_says_what_it_knows() -> None:
+    patience = {"connect_s": 2, "read_s": 60, "total_s": 60}
+    request = {"deadline_s": 60, "drain_s": 1}
+    writer = Writer(account={"timeouts": patience}, change={"request": request})
+    try:
+        writer.box.fail(writer.box.cloud, "hang", path=POWER)
+        writer.sends(0).close()
+        still_there = writer.sends(1)
+        assert writer.gateway.stop() == 0
+        still_there.close()
+        assert writer.outcomes() == [("unknown", 0), ("unknown", 0)]
+        details = {one["detail"] for one in writer.gateway.audit("write_outcome")}
+        assert details == {"nobody waited for it any more"}
+        assert main(["audit", "verify", str(writer.gateway.directory / "audit")]) == 0
+    finally:
+        writer.stack.close()
+
+
+def test_of_a_crash_between_the_two_the_permit_tells(
+    writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=3.0)
+    connection = writer.sends()
+    (worker,) = writer.gateway.workers()
+    os.kill(worker, signal.SIGKILL)
+    connection.close()
+    eventually(lambda: [worker] != writer.gateway.workers() != [])
+    eventually(lambda: writer.gateway.ready() == 200)
+    assert writer.outcomes() == [("", 0)]
+    trail = str(writer.gateway.directory / "audit")
+    assert main(["audit", "verify", trail]) == 0
+    capsys.readouterr()
+    assert main(["audit", "search", trail, "--subject", "theo", "--server", writer.box.servers[0],
+                 "--event", "write_permitted"]) == 0  # fmt: skip
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
+    writer: Writer,
+) -> None:
+    gateway = writer.gateway
+    for _ in range(20):  # until the trail's file is longer than the log's
+        assert gateway.console(writer.token).status == 200
+    writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=1.5)
+    connection = writer.sends()
+    (segment,) = Path(gateway.directory / "audit").glob("chain-1/segment-*")
+    (worker,) = gateway.workers()
+    before = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (segment.stat().st_size, before[1]))
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert writer.power(0) == "off"
+    assert gateway.metric("gateway_audit_unrecorded_total") == 1
+    assert gateway.metric("gateway_audit_durable") == 0
+    assert writer.switches_off(1).status == 503, "what is not done yet is not done unrecorded"
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, before)
+    writer.box.heal()
+    assert writer.switches_off(1).status == 200
+    assert writer.outcomes() == [("", 0), ("success", 200)]
+    eventually(lambda: gateway.audit("records_missing"))
+    (told,) = gateway.audit("records_missing")
+    assert told["detail"].startswith("1 records from ")
+    assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0

@@ -1,0 +1,158 @@
+"""Who is handed what stands for their JWT is on record before, within their own limit."""
+
+import base64
+import os
+from typing import Any
+
+import pytest
+
+from gateway.drivers.issued_keys import SealedKeys
+from gateway.drivers.sealer import Sealer
+from gateway.errors import (
+    CallerLimited,
+    GatewayError,
+    JournalUnavailable,
+    NotAuthenticated,
+    Rejection,
+)
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.federation import Errand, Federation
+from gateway.flow.recorder import Recorder
+from gateway.model import Call, Operation, Principal, ProjectId, Secret
+from gateway.ports import AuditRecord, CredentialIssued
+from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy
+from gateway.rules.sdk_signature import Presented
+from tests.support.clock import FakeClock
+from tests.support.telemetry import RecordingTelemetry
+
+OLGA = Principal("corp", "olga", frozenset({"ops"}), 0.0, 9e9, None)
+LIFE_S = 7_200.0
+
+
+class Scene:
+    """Olga's JWT is good until it is revoked; whoever sends another one proves nothing."""
+
+    def __init__(self, *, burst: int = 1_000) -> None:
+        self.clock = FakeClock()
+        self.records: list[AuditRecord] = []
+        self.is_revoked = False
+        self.unwritable: GatewayError | None = None
+        self.keys = SealedKeys(Sealer([Secret(base64.b64encode(os.urandom(32)).decode())]))
+        itself: Any = self
+        limits = CallerLimits(Pace(1, 3600, burst), itself, self.clock)
+        self.federation = Federation(
+            identify=itself,
+            credentials=itself,
+            keys=self.keys,
+            limits=limits,
+            recorder=Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            projects=(),
+            may_anything=lambda *_: True,
+            clock=self.clock,
+            telemetry=RecordingTelemetry(),
+        )
+
+    async def identify_by(self, token: str, deadline: float) -> Principal:
+        if token != "olga's":
+            raise NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
+        if self.is_revoked:
+            raise NotAuthenticated(Rejection.REVOKED, issuer="corp", principal=OLGA)
+        return OLGA
+
+    def ends_at(self, _: Principal) -> float:
+        return self.clock.now() + LIFE_S
+
+    async def jwt_of(self, *_: object) -> str:
+        return "olga's"
+
+    def current(self) -> Policy:
+        return Policy([], version="v")
+
+    async def record(self, record: AuditRecord) -> None:
+        if self.unwritable is not None:
+            raise self.unwritable
+        self.records.append(record)
+
+    def errand(self, operation: str = "Op") -> Errand:
+        call = Call(Operation(operation, "POST", "/x", ""), ProjectId(""), ())
+        presented = Presented("POST", "/x", ())
+        return Errand(
+            request_id="r-1",
+            client_address="192.0.2.7",
+            deadline=self.clock.monotonic() + 60,
+            call=call,
+            presented=presented,
+        )
+
+    async def log_in(self, token: str = "olga's") -> str:
+        return (await self.federation.subject_token(self.errand(), token)).text.reveal()
+
+    async def fetch_keys(self, subject_token: str, *, for_s: float = 900.0) -> str:
+        return (await self.federation.key_pair(self.errand(), subject_token, for_s)).pair.access
+
+
+async def test_what_is_handed_out_is_on_record_and_no_secret_of_it() -> None:
+    scene = Scene()
+    subject_token = await scene.log_in()
+    access = await scene.fetch_keys(subject_token)
+    logged_in, keyed = scene.records
+    for record in scene.records:
+        assert (record.event, record.decision) == ("credential_issued", "allowed")
+        assert (record.subject, record.groups) == ("olga", frozenset({"ops"}))
+        assert (record.request_id, record.client_address) == ("r-1", "192.0.2.7")
+        assert subject_token not in repr(record)
+        assert "olga's" not in repr(record)
+    assert (logged_in.access_key, keyed.access_key) == ("", access)
+    assert logged_in.more == CredentialIssued(scene.clock.now() + LIFE_S)
+    assert keyed.more == CredentialIssued(scene.clock.now() + 900.0)
+
+
+async def test_the_record_tells_the_jwt_s_end_where_that_comes_first() -> None:
+    scene = Scene()
+    await scene.fetch_keys(await scene.log_in(), for_s=86_400.0)
+    assert scene.records[-1].more == CredentialIssued(scene.clock.now() + LIFE_S)
+
+
+@pytest.mark.parametrize("step", ["log in", "fetch keys"])
+async def test_what_cannot_be_put_on_record_is_not_handed_out(step: str) -> None:
+    scene = Scene()
+    subject_token = await scene.log_in()
+    scene.unwritable = JournalUnavailable("full", retry_after_s=5.0)
+    with pytest.raises(JournalUnavailable):
+        await (scene.log_in() if step == "log in" else scene.fetch_keys(subject_token))
+
+
+async def test_a_revoked_person_is_on_record_at_each_of_them_until_it_is_too_often() -> None:
+    scene = Scene(burst=4)
+    subject_token = await scene.log_in()
+    scene.is_revoked = True
+    for _ in range(3):
+        for ask in (
+            scene.log_in,
+            lambda: scene.fetch_keys(subject_token),
+            lambda: scene.federation.projects(scene.errand(), None),
+        ):
+            with pytest.raises(NotAuthenticated):
+                await ask()
+    refused = scene.records[1:]
+    assert [(one.event, one.subject, one.detail) for one in refused] == [
+        ("refused", "olga", "revoked")
+    ] * 4, "as often as the limit's burst, which their own calls are not counted in"
+    assert {one.operation for one in refused} == {"Op"}
+
+
+async def test_who_proves_nobody_is_not_on_record() -> None:
+    scene = Scene()
+    for ask in (scene.log_in, scene.fetch_keys):
+        with pytest.raises(NotAuthenticated):
+            await ask("made up")
+    assert scene.records == []
+
+
+async def test_one_call_counts_once_against_the_limit() -> None:
+    scene = Scene(burst=2)
+    await scene.fetch_keys(await scene.log_in())
+    with pytest.raises(CallerLimited):
+        await scene.log_in()
+    assert len(scene.records) == 2
