@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from random import Random, SystemRandom
 
 import aiohttp
@@ -19,6 +20,7 @@ from gateway import settings
 from gateway.drivers import log as logs
 from gateway.drivers.audit_file import ChainFiles, FileStore
 from gateway.drivers.audit_keys import signer_of
+from gateway.drivers.audit_places import make_directory
 from gateway.drivers.audit_replay import lines_after
 from gateway.drivers.audit_trail import AuditStore, AuditTrail
 from gateway.drivers.clock import SystemClock
@@ -76,7 +78,7 @@ from gateway.flow.recorder import Recorder
 from gateway.flow.shared_flight import SharedFlight
 from gateway.flow.standing_orders import StandingOrders
 from gateway.flow.writes import Writes
-from gateway.located_yaml import Mistake, MistakesFound
+from gateway.located_yaml import Mistake, MistakesFound, load, read
 from gateway.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
 from gateway.ports import Clock, Journal, Telemetry, Tracing
 from gateway.rules.breaker import Breaker, BreakerRules, BreakerState
@@ -86,6 +88,7 @@ from gateway.rules.fair_queue import Limit
 from gateway.rules.identity import TokenRules
 from gateway.rules.orders import REVOCATION_KINDS
 from gateway.rules.pacing import Pace
+from gateway.rules.policy import Policy
 from gateway.rules.share import Share
 
 _ADMINS_MAX = 1_000
@@ -108,6 +111,39 @@ class Parts:
     orders: StandingOrders
     trail: AuditTrail
     administration: AdminApi | None
+
+
+def load_config(config_file: Path, *, workers: int) -> settings.Settings:
+    """Read the config for who serves by it: the directories that it writes in are there then.
+
+    Raises MistakesFound. Only who serves can know: `gateway check` may be run by another user, or
+    on another machine.
+    """
+    config = settings.load_settings(config_file, workers=workers)
+    document = load(config_file)
+    flaws = ((path, _flaw_of(directory)) for path, directory in config.directories)
+    if mistakes := [document.mistake(path, flaw) for path, flaw in flaws if flaw]:
+        raise MistakesFound(mistakes)
+    return config
+
+
+def _flaw_of(directory: Path) -> str:
+    try:
+        make_directory(directory)
+    except OSError as error:
+        return f"{directory} cannot be made: {error.strerror}"
+    return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
+
+
+def first_policy(config_file: Path, config: settings.Settings) -> Policy:
+    """Return what the policy file holds now; raise MistakesFound when that is no policy."""
+    try:
+        read(config.policy_file)
+    except MistakesFound as found:
+        (unreadable,) = found.mistakes
+        told = f"{unreadable.file} {unreadable.message}"
+        raise MistakesFound([load(config_file).mistake(("policy_file",), told)]) from None
+    return open_policy(config, SystemClock(), Metrics(), Handover()).current()
 
 
 def open_policy(

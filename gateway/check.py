@@ -10,11 +10,12 @@ from random import SystemRandom
 from gateway import settings
 from gateway.app import (
     AccountTools,
+    first_policy,
     open_account,
     open_budget,
     open_identify,
-    open_policy,
     projects_of,
+    raise_unless_traceable,
 )
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
@@ -39,7 +40,8 @@ _ONLINE_WITHIN_S = 15.0
 def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
-    policy = open_policy(config, SystemClock(), Metrics(), Handover()).current()
+    policy = first_policy(config_file, config)
+    raise_unless_traceable(settings.traces_wanted())
     certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -126,7 +128,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     It reads files only: neither Redis nor the network is asked.
     """
     config = settings.load_settings(config_file)
-    policy = open_policy(config, SystemClock(), Metrics(), Handover()).current()
+    policy = first_policy(config_file, config)
     names = [one.name for one in config.issuers]
     if issuer is None and len(names) == 1:
         issuer = names[0]

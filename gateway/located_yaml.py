@@ -1,13 +1,18 @@
 """YAML whose values remember their line, so that a mistake is reported as file, line and key."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+Step = str | int
+"""A key of a mapping, or a place in a list."""
+
+_TEXT = "tag:yaml.org,2002:str"
 _LEFT_AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
 try:  # the C parser is ten times faster; PyYAML's wheels have it, its source builds may not
@@ -59,7 +64,7 @@ class Document:
         self.data = data
         self._root = root
 
-    def line(self, path: Sequence[str | int]) -> int:
+    def line(self, path: Sequence[Step]) -> int:
         """Return the line of the value at `path`, or of the nearest parent that is in the file."""
         node = self._root
         line = 1 if node is None else node.start_mark.line + 1
@@ -70,15 +75,21 @@ class Document:
             line, node = child
         return line
 
-    def mistake(self, path: Sequence[str | int], message: str) -> Mistake:
+    def mistake(self, path: Sequence[Step], message: str) -> Mistake:
         return Mistake(self.file, self.line(path), dotted(path), message)
 
 
-def dotted(path: Sequence[str | int]) -> str:
+def dotted(path: Sequence[Step]) -> str:
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
+
+
+def hint(name: object, known: Collection[str]) -> str:
+    """Say what may have been meant by a name that nobody knows."""
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def load(path: Path) -> Document:
@@ -148,13 +159,15 @@ def _mistaken_keys(file: str, mapping: yaml.MappingNode) -> Iterator[Mistake]:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             yield Mistake(file, line, "", "a key must be text")
+        elif key.tag != _TEXT:
+            yield Mistake(file, line, key.value, "a key must be text (put it in quotes)")
         elif key.value in keys:
             yield Mistake(file, line, key.value, "stands here twice")
         else:
             keys.add(key.value)
 
 
-def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
+def _child(node: yaml.Node | None, step: Step) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         found = node.value[step]
         return found.start_mark.line + 1, found

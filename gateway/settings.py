@@ -8,8 +8,8 @@ import base64
 import os
 import re
 import ssl
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -34,7 +34,15 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.located_yaml import Document, Mistake, MistakesFound, load
+from gateway.config_mistakes import At, mistakes_of
+from gateway.key_material import (
+    KeysUnusable,
+    key_of_secret,
+    keys_of_file,
+    keys_that_fit,
+    text_of_file,
+)
+from gateway.located_yaml import Mistake, MistakesFound, Step, load
 from gateway.model import Logger, LogLevel, Operation, Reuse, Secret
 from gateway.rules.catalogue import OWN_OPERATION, flaws
 
@@ -76,6 +84,12 @@ def _resolve(value: object, info: ValidationInfo) -> object:
     return (info.context or {})["base"] / value if isinstance(value, str) else value
 
 
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):  # which Python takes for 0 or 1
+        raise ValueError("must be a number")  # noqa: TRY004 - TypeError would leave pydantic
+    return value
+
+
 def _http_url(value: str) -> str:
     shape = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
     if not re.fullmatch(shape, value) or not _has_host_and_port(value):
@@ -91,11 +105,44 @@ def _has_host_and_port(url: str) -> bool:
         return False
 
 
+def _host(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", value):
+            raise ValueError("is no host name and no IP address") from None
+    return value
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Take `host:port` or `[IPv6 address]:port` apart; raises ValueError."""
+    parts = urlsplit(f"//{address}")
+    if parts.netloc != address or "@" in address or not parts.port:
+        raise ValueError("is no host:port")
+    return _host(parts.hostname or ""), parts.port
+
+
+def _host_port(address: str) -> str:
+    try:
+        host_and_port(address)
+    except ValueError:
+        raise ValueError("is no host:port") from None
+    return address
+
+
 def _redis_url(value: str) -> str:
     # redis-py takes a user and a password from the query, too.
-    _, _, query = value.partition("?")
+    address, _, query = value.partition("?")
     if "@" in value or {"username", "password"} & parse_qs(query, keep_blank_values=True).keys():
         raise ValueError("bears credentials; name them in `username` and `password`")
+    # Options of redis-py that stand there would go before ours.
+    if not re.fullmatch(r"(?:db=\d+)?", query):
+        raise ValueError("takes no option but `db` after the question mark")
+    found = re.fullmatch(r"rediss?://[^/?#\s]+(?:/\d*)?|(unix:///[^?#\s]+)", address)
+    if found is None or not (found[1] or _has_host_and_port(address)):
+        raise ValueError(
+            "must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB (TLS) or unix:///PATH"
+        )
     return value
 
 
@@ -145,7 +192,27 @@ def _readable(file: Path) -> Path:
     return file
 
 
-def _with_authorities(file: Path, what: str) -> Path:
+def _no_directory(file: Path) -> Path:
+    if os.path.isdir(file):  # noqa: PTH112 - Path's raises where nobody may look
+        raise ValueError(f"{file} is a directory")
+    return file
+
+
+def _directory(directory: Path) -> Path:
+    there = directory
+    while not os.path.exists(there):  # noqa: PTH110 - Path's raises where nobody may look
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{there} is no directory")
+    return directory
+
+
+def _in_a_directory(file: Path) -> Path:
+    _directory(file.parent)
+    return file
+
+
+def _with_certificates(file: Path, what: str) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
     except (ssl.SSLError, OSError):
@@ -184,15 +251,53 @@ def _ed25519_key(key: Secret) -> Secret:
     )
 
 
+def _with_keys(file: Path) -> Path:
+    try:
+        keys_of_file(text_of_file(file))
+    except KeysUnusable as error:
+        raise ValueError(str(error)) from None
+    return file
+
+
+def _hmac_key(secret: Secret) -> Secret:
+    if len(secret.reveal().encode()) < 32:
+        raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
+    try:
+        key_of_secret(secret)
+    except KeysUnusable as error:
+        raise ValueError(str(error)) from None
+    return secret
+
+
 SecretValue = Annotated[Secret, BeforeValidator(_read_secret)]
 SealKey = Annotated[SecretValue, AfterValidator(_aes_256_key)]
 SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve)]
+File = Annotated[ConfigPath, AfterValidator(_no_directory)]
+"""One that need not be there."""
+Directory = Annotated[ConfigPath, AfterValidator(_directory)]
+"""One that is there, or that who serves makes."""
+ReadableFile = Annotated[ConfigPath, AfterValidator(_readable)]
+CertificateFile = Annotated[
+    ReadableFile, AfterValidator(partial(_with_certificates, what="certificate"))
+]
+AuthoritiesFile = Annotated[
+    ReadableFile, AfterValidator(partial(_with_certificates, what="authority's certificate"))
+]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Host = Annotated[str, AfterValidator(_host)]
+HostPort = Annotated[str, AfterValidator(_host_port)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-Span = Annotated[float, Field(gt=0, le=31_536_000)]
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Span = Annotated[Number, Field(gt=0, le=31_536_000)]
 OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
+
+
+def _overlap(host: str, other: str) -> bool:
+    """Tell whether a port that is listened on at one is taken at the other."""
+    return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
 
 
 def _is_loopback(host: str) -> bool:
@@ -205,18 +310,13 @@ def _is_loopback(host: str) -> bool:
 class ListenerTls(_Section):
     """What a listener shows to its clients, and whom it lets in. Files are PEM."""
 
-    certificate_file: Annotated[ConfigPath, AfterValidator(_readable)]
+    certificate_file: CertificateFile
     """The listener's own certificate first, then the chain above it."""
-    key_file: Annotated[ConfigPath, AfterValidator(_readable)]
-    client_ca_file: Annotated[ConfigPath, AfterValidator(_readable)] | None = None
+    key_file: ReadableFile
+    client_ca_file: AuthoritiesFile | None = None
     """Clients are asked for a certificate, which one of these authorities must have signed."""
-    client_certificates: Literal["optional", "required"] | None = None
-    """Where a client_ca_file is given; `required` unless told."""
-
-    @field_validator("certificate_file")
-    @classmethod
-    def _holds_certificates(cls, file: Path) -> Path:
-        return _with_authorities(file, "certificate")
+    client_certificates: Literal["optional", "required"] = "required"
+    """Where a client_ca_file is given."""
 
     @field_validator("key_file")
     @classmethod
@@ -226,21 +326,17 @@ class ListenerTls(_Section):
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
         return file
 
-    @field_validator("client_ca_file")
-    @classmethod
-    def _holds_authorities(cls, file: Path | None) -> Path | None:
-        return None if file is None else _with_authorities(file, "authority's certificate")
-
     @model_validator(mode="after")
     def _asks_only_with_authorities(self) -> Self:
-        if self.client_certificates is not None and self.client_ca_file is None:
-            raise ValueError("client_certificates needs a client_ca_file to verify against")
+        if "client_certificates" in self.model_fields_set and self.client_ca_file is None:
+            told = "takes a client_ca_file, to verify certificates against"
+            raise At(("client_certificates",), told)
         return self
 
 
 class Listen(_Section):
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    host: Host = "127.0.0.1"
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     tls: ListenerTls | None = None
 
 
@@ -259,7 +355,13 @@ class AdminApiSettings(_Section):
     """Tokens may come in clear text though `host` is not loopback: nobody listens in there."""
 
 
+class AdminTls(ListenerTls):
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Probes and scrapes show none; the admin API lets nobody in without one, or a token."""
+
+
 class AdminListen(Listen):
+    tls: AdminTls | None = None
     api: AdminApiSettings | None = None
     """Absent: there is no admin API."""
 
@@ -267,14 +369,16 @@ class AdminListen(Listen):
     def _no_token_travels_in_clear_text(self) -> Self:
         is_safe = self.tls is not None or _is_loopback(self.host)
         if self.api is not None and not is_safe and not self.api.without_tls:
-            raise ValueError("with api, host must be loopback, or tls given (or api.without_tls)")
+            told = "with api, host must be loopback, or tls given (or api.without_tls)"
+            raise At(("host",), told)
         return self
 
     @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:
         asked = self.tls is not None and self.tls.client_ca_file is not None
         if self.api is not None and self.api.certificates and not asked:
-            raise ValueError("api.certificates needs tls.client_ca_file to verify them against")
+            told = "takes tls.client_ca_file, to verify certificates against"
+            raise At(("api", "certificates"), told)
         return self
 
 
@@ -287,10 +391,10 @@ class RequestBounds(_Section):
     deadline_s: Span = 30.0
     drain_s: Span = 20.0
     """How long requests that came before the end may take when the gateway stops."""
-    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    drain_delay_s: Annotated[Number, Field(ge=0, le=300)] = 0.0
     """For how long a gateway that stops says that it is not ready, and goes on accepting: until
     load balancers have looked."""
-    signature_skew_s: Annotated[float, Field(gt=0, le=900)] = 900.0
+    signature_skew_s: Annotated[Number, Field(gt=0, le=900)] = 900.0
     """How far the clock of who signs requests may be from ours; the cloud takes 15 minutes."""
 
 
@@ -308,19 +412,13 @@ class JwksKeys(_Section):
 class StaticKeys(_Section):
     """A key set or PEM public key in a file, for issuers that publish none."""
 
-    public_key_file: ConfigPath
+    public_key_file: Annotated[ReadableFile, AfterValidator(_with_keys)]
 
 
 class SharedSecretKey(_Section):
     """HS256 with a secret that the issuer and we share."""
 
-    secret: SecretValue
-
-    @model_validator(mode="after")
-    def _is_hard_to_guess(self) -> Self:
-        if len(self.secret.reveal().encode()) < 32:
-            raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
-        return self
+    secret: Annotated[SecretValue, AfterValidator(_hmac_key)]
 
 
 class Claims(_Section):
@@ -342,7 +440,7 @@ class Issuer(_Section):
         | Annotated[SharedSecretKey, Tag("secret")],
         _kind_of("discovery", "jwks", "public_key_file", "secret"),
     ]
-    leeway_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    leeway_s: Annotated[Number, Field(ge=0, le=300)] = 30.0
     token_age_max_s: Span = 86_400.0
     token_type: str | None = None
     """The `typ` that access tokens bear (RFC 9068: at+jwt). Unset: any but known other kinds."""
@@ -355,17 +453,26 @@ class Issuer(_Section):
     @model_validator(mode="after")
     def _keys_live_until_they_are_refreshed(self) -> Self:
         if self.keys_age_max_s <= self.keys_refresh_s:
-            raise ValueError("keys_age_max_s must be more than keys_refresh_s")
+            raise At(("keys_age_max_s",), "must be more than keys_refresh_s")
         return self
 
     @model_validator(mode="after")
     def _algorithms_fit_keys(self) -> Self:
         allowed = SYMMETRIC if isinstance(self.keys, SharedSecretKey) else ASYMMETRIC
-        wrong = [name for name in self.algorithms if name not in allowed]
-        if wrong:
-            raise ValueError(
-                f"algorithms {wrong} do not go with this kind of key; allowed: {list(allowed)}"
-            )
+        for i, name in enumerate(self.algorithms):
+            if name not in allowed:
+                told = f"does not go with this kind of key; allowed: {', '.join(allowed)}"
+                raise At(("algorithms", i), told)
+        return self
+
+    @model_validator(mode="after")
+    def _algorithms_fit_the_file(self) -> Self:
+        if isinstance(self.keys, StaticKeys):
+            try:
+                found = keys_of_file(text_of_file(self.keys.public_key_file))
+                keys_that_fit(found, self.algorithms)
+            except KeysUnusable as error:
+                raise At(("algorithms",), str(error)) from None
         return self
 
 
@@ -393,7 +500,7 @@ class TokenFileLogin(_Section):
     """A file that another agent keeps a valid X-Auth-Token in; read anew when it changes."""
 
     method: Literal["token_file"]
-    token_file: ConfigPath
+    token_file: File
 
 
 class Timeouts(_Section):
@@ -407,7 +514,7 @@ class Links(_Section):
     """How long the cloud keeps a link good. It does not say; siblings have 600 s or less."""
     min_remaining_s: Span = 30.0
     reuse: Reuse = Reuse.CALLER
-    renew_before_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    renew_before_s: Annotated[Number, Field(ge=0, le=86_400)] = 60.0
     """A link that is asked for so shortly before it may no longer be handed out is fetched anew
     in the background, if nobody else needs the budget; 0: never."""
     console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
@@ -416,14 +523,14 @@ class Links(_Section):
     @model_validator(mode="after")
     def _some_life_is_left(self) -> Self:
         if self.min_remaining_s >= self.lifetime_s:
-            raise ValueError("min_remaining_s must be less than lifetime_s")
+            raise At(("min_remaining_s",), "must be less than lifetime_s")
         return self
 
 
 class Rate(_Section):
-    requests: Annotated[float, Field(ge=0.001, le=100_000)]
+    requests: Annotated[Number, Field(ge=0.001, le=100_000)]
     per_s: Span = 1.0
-    burst: Annotated[int, Field(ge=1, le=100_000)] = 1
+    burst: Annotated[Whole, Field(ge=1, le=100_000)] = 1
 
 
 def _rates(value: object) -> object:
@@ -443,17 +550,17 @@ class AccountBudget(_Section):
     iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
     wait_max_s: Span = 20.0
     """A caller who would wait longer is told so at once."""
-    queue_max: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    queue_max: Annotated[Whole, Field(ge=1, le=100_000)] = 2_000
     """Calls that may wait, over all replicas; beyond, the last in fair order is refused."""
-    queue_caller_max: Annotated[int, Field(ge=1, le=100_000)] = 200
+    queue_caller_max: Annotated[Whole, Field(ge=1, le=100_000)] = 200
     """Calls that one person may have waiting."""
 
 
 class BreakerSettings(_Section):
     """When the cloud counts as failing, and how long it is left alone."""
 
-    calls_min: Annotated[int, Field(ge=1, le=10_000)] = 10
-    failure_part: Annotated[float, Field(gt=0, le=1)] = 0.5
+    calls_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
+    failure_part: Annotated[Number, Field(gt=0, le=1)] = 0.5
     within_s: Span = 10.0
     slow_s: Span = 10.0
     """A call that takes longer counts as failed."""
@@ -469,20 +576,13 @@ class InventorySettings(_Section):
     policy has such rules."""
     age_max_s: Span = 600.0
     """Older than that, a grant by attributes gives nothing, and a denial by attributes denies."""
-    directory: ConfigPath | None = None
+    directory: Directory | None = None
     """Where what was listed last is kept, for `explain` and for a start without the cloud."""
-
-    @field_validator("directory")
-    @classmethod
-    def _is_there(cls, directory: Path | None) -> Path | None:
-        if directory is not None and not directory.is_dir():
-            raise ValueError("is no directory")
-        return directory
 
     @model_validator(mode="after")
     def _lives_until_the_next_poll(self) -> Self:
         if self.age_max_s <= self.poll_s:
-            raise ValueError("age_max_s must be more than poll_s")
+            raise At(("age_max_s",), "must be more than poll_s")
         return self
 
     def file_of(self, project: str) -> Path | None:
@@ -500,9 +600,9 @@ class Account(_Section):
     SDK asks for the project that is called like its region."""
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
-    streams_max: Annotated[int, Field(ge=1, le=1000)] = 8
+    streams_max: Annotated[Whole, Field(ge=1, le=1000)] = 8
     """Downloads at once, each of which holds a connection for as long as its reader takes."""
-    answer_bytes_max: Annotated[int, Field(ge=1024, le=67_108_864)] = 8_388_608
+    answer_bytes_max: Annotated[Whole, Field(ge=1024, le=67_108_864)] = 8_388_608
     """Of one answer that is read whole; a page of 1000 servers is about 1 MB."""
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
@@ -511,10 +611,10 @@ class Account(_Section):
 
     @model_validator(mode="after")
     def _names_are_of_its_projects(self) -> Self:
-        unknown = sorted(self.project_names.keys() - set(self.projects))
-        if unknown:
-            raise ValueError(f"project_names: {', '.join(unknown)} is not among its projects")
-        _unique("project_names: name", list(self.project_names.values()))
+        for project in self.project_names:
+            if project not in self.projects:
+                raise At(("project_names", project), "is not among the account's projects")
+        _refuse_twice((("project_names", key), name) for key, name in self.project_names.items())
         return self
 
     def name_of(self, project: str) -> str:
@@ -525,29 +625,29 @@ class Account(_Section):
 class RedisServer(_Section):
     """One server: redis://, rediss:// (TLS) or unix://; the password may come from a source."""
 
-    url: Annotated[str, Field(pattern=r"^(redis|rediss|unix)://\S+$"), AfterValidator(_redis_url)]
+    url: Annotated[str, AfterValidator(_redis_url)]
     username: str | None = None
     password: SecretValue | None = None
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisSentinel(_Section):
-    sentinels: Annotated[tuple[str, ...], Field(min_length=1)]
+    sentinels: Annotated[tuple[HostPort, ...], Field(min_length=1)]
     """host:port of each."""
     service: str
     username: str | None = None
     password: SecretValue | None = None
     tls: bool = False
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisCluster(_Section):
-    cluster: Annotated[tuple[str, ...], Field(min_length=1)]
+    cluster: Annotated[tuple[HostPort, ...], Field(min_length=1)]
     """host:port of some nodes; the others are found from them."""
     username: str | None = None
     password: SecretValue | None = None
     tls: bool = False
-    tls_ca_file: ConfigPath | None = None
+    tls_ca_file: AuthoritiesFile | None = None
 
 
 class RedisEmbedded(_Section):
@@ -568,35 +668,35 @@ class Store(_Section):
     """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open. A new one
     goes second everywhere, then first; the old one goes two minutes after that."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
-    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.1
+    timeout_s: Annotated[Number, Field(gt=0, le=10)] = 0.1
     """After so long Redis is as good as away."""
-    processes_max: Annotated[int, Field(ge=1, le=1000)] = 2
+    processes_max: Annotated[Whole, Field(ge=1, le=1000)] = 2
     """How many gateway processes may run at once. While Redis is away each takes its share."""
 
 
 class CallerLimits(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
-    requests: Annotated[float, Field(ge=0.001)] = 120
+    requests: Annotated[Number, Field(ge=0.001)] = 120
     per_s: Span = 60.0
-    burst: Annotated[int, Field(ge=1)] = 40
+    burst: Annotated[Whole, Field(ge=1)] = 40
 
 
 class Fairness(_Section):
     """Whose calls get how much of a budget that is too small for all."""
 
-    group_weights: dict[str, Annotated[float, Field(ge=0.01, le=100)]] = {}
+    group_weights: dict[str, Annotated[Number, Field(ge=0.01, le=100)]] = {}
     """Share by group, of any issuer; the largest of a person's groups counts, without any: 1."""
 
 
 class Lists(_Section):
     """Lists of which a caller may see a part: read whole from the cloud, cut to size here."""
 
-    reuse_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    reuse_s: Annotated[Number, Field(ge=0, le=300)] = 5.0
     """For how long one reading serves all who ask; `Cache-Control: no-cache` asks for another."""
-    pages_max: Annotated[int, Field(ge=1, le=1000)] = 50
+    pages_max: Annotated[Whole, Field(ge=1, le=1000)] = 50
     """Calls to the cloud for one reading, each of up to 1000 entries."""
-    bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     """Of one reading, and of all that one process keeps."""
 
 
@@ -621,14 +721,14 @@ class OperationRows(_Section):
 class Memory(_Section):
     """How many of each this process remembers."""
 
-    tokens_max: Annotated[int, Field(ge=1)] = 20_000
-    links_max: Annotated[int, Field(ge=1)] = 20_000
+    tokens_max: Annotated[Whole, Field(ge=1)] = 20_000
+    links_max: Annotated[Whole, Field(ge=1)] = 20_000
 
 
 class OrderSettings(_Section):
     """Standing orders: revocations and what else operators said by the admin API."""
 
-    file: ConfigPath | None = None
+    file: Annotated[File, AfterValidator(_in_a_directory)] | None = None
     """Where they outlive a loss of Redis, for a process that starts then."""
     when_unknown: Literal["refuse", "serve"] = "refuse"
     """What callers are told by a process that neither Redis nor the file has told them."""
@@ -646,7 +746,7 @@ class Log(_Section):
     level: LogLevel = "info"
     modules: dict[Logger, LogLevel] = {}
     """Levels of single parts: gateway.policy, gateway.valkey, …"""
-    hits_sampled: Annotated[float, Field(ge=0, le=1)] = 1.0
+    hits_sampled: Annotated[Number, Field(ge=0, le=1)] = 1.0
     """Share that is written of the lines of requests for links that this process holds."""
 
     @property
@@ -658,11 +758,11 @@ class Log(_Section):
 class Audit(_Section):
     """Where the audit trail goes: at least one place must be named."""
 
-    directory: ConfigPath | None = None
+    directory: Directory | None = None
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
-    stream_bytes_max: Annotated[int, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
+    stream_bytes_max: Annotated[Whole, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
     """Of Redis's memory; beyond it the oldest lines are forgotten, however young."""
     stdout: bool = False
     """Plain lines among the log's; beside another place they follow behind."""
@@ -670,23 +770,9 @@ class Audit(_Section):
     """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
     when_unwritable: Literal["refuse", "serve"] = "refuse"
     checkpoint_s: Span = 60.0
-    segment_bytes_max: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
-    keep_days: Annotated[float, Field(ge=0, le=36_500)] = 400.0
+    segment_bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 400.0
     """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
-
-    @field_validator("directory")
-    @classmethod
-    def _is_there_or_can_be_made(cls, directory: Path | None) -> Path | None:
-        if directory is None:
-            return None
-        there = directory
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        if not there.is_dir():
-            raise ValueError(f"{there} is no directory")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise ValueError(f"{there} cannot be written")
-        return directory
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:
@@ -722,15 +808,35 @@ class Settings(_Section):
     ) -> OrderSettings:
         admin = info.data.get("admin")
         if orders.given == "nowhere" and admin is not None and admin.api is not None:
-            raise ValueError("given is `nowhere`, but admin.api is there to give them")
+            raise At(("given",), "is `nowhere`, but admin.api is there to give them")
         return orders
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:
         """The operations that may pass."""
+        return (*self._kept_operations, *self.operations.add)
+
+    @property
+    def _kept_operations(self) -> tuple[Operation, ...]:
         off = frozenset(self.operations.off)
         kept = (row for row in built_in_operations() if row.name not in off)
-        return (*kept, *self.operations.add, OWN_OPERATION)
+        return (*kept, OWN_OPERATION)
+
+    @property
+    def directories(self) -> Iterator[tuple[tuple[Step, ...], Path]]:
+        """Yield those that are written in, and by which key each is named."""
+        if self.audit.directory is not None:
+            yield ("audit", "directory"), self.audit.directory
+        if self.orders.file is not None:
+            yield ("orders", "file"), self.orders.file.parent
+        for i, account in enumerate(self.accounts):
+            if account.inventory.directory is not None:
+                yield ("accounts", i, "inventory", "directory"), account.inventory.directory
+
+    def admin_ports(self, workers: int) -> range:
+        """Return the port of each worker, one scrape target each; none where any will do."""
+        first = self.admin.port
+        return range(first, first + workers) if first else range(0)
 
     @property
     def admin_issuers(self) -> tuple[Issuer, ...]:
@@ -749,22 +855,42 @@ class Settings(_Section):
         if api is None or not issuers:
             return admin
         if any(api.audience in issuer.audience for issuer in issuers):
-            raise ValueError("api.audience must be none that callers' tokens are for")
+            raise At(("api", "audience"), "must be none that callers' tokens are for")
         names = {issuer.name for issuer in issuers}
         if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
             # Each could make administrators of its own people.
             told = ", ".join(sorted(names))
-            raise ValueError(f"api.issuers must name whose administrators may act, of: {told}")
+            raise At(("api", "issuers"), f"must name whose administrators may act, of: {told}")
         return admin
 
     @model_validator(mode="after")
+    def _callers_and_operators_have_ports_of_their_own(self, info: ValidationInfo) -> Self:
+        workers = (info.context or {}).get("workers", 1)
+        ports = self.admin_ports(workers)
+        if ports.stop > 65_536:
+            raise At(("admin", "port"), f"leaves no port for each of {workers} workers")
+        if self.listen.port in ports and _overlap(self.listen.host, self.admin.host):
+            told = f"worker {ports.index(self.listen.port)} would answer operators on it"
+            raise At(("listen", "port"), f"{told}; worker i does on admin.port + i")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
-        _unique("operations: name", [row.name for row in self.catalogue])
-        _unique("issuers: name", [issuer.name for issuer in self.issuers])
-        _unique("issuers: issuer", [issuer.issuer for issuer in self.issuers])
-        _unique("accounts: name", [account.name for account in self.accounts])
-        _unique(
-            "accounts: project", [name for account in self.accounts for name in account.projects]
+        added = enumerate(self.operations.add)
+        issuers, accounts = tuple(enumerate(self.issuers)), tuple(enumerate(self.accounts))
+        _refuse_twice(
+            [
+                *(((), row.name) for row in self._kept_operations),
+                *((("operations", "add", i, "name"), row.name) for i, row in added),
+            ]
+        )
+        _refuse_twice((("issuers", i, "name"), issuer.name) for i, issuer in issuers)
+        _refuse_twice((("issuers", i, "issuer"), issuer.issuer) for i, issuer in issuers)
+        _refuse_twice((("accounts", i, "name"), account.name) for i, account in accounts)
+        _refuse_twice(
+            (("accounts", i, "projects", j), project)
+            for i, account in accounts
+            for j, project in enumerate(account.projects)
         )
         return self
 
@@ -775,22 +901,29 @@ def built_in_operations() -> tuple[Operation, ...]:
     return _ROWS.validate_python(load(Path(__file__).parent / "catalogue.yaml").data)
 
 
-def _unique(what: str, values: list[str]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{what} stands twice: {', '.join(twice)}")
+def _refuse_twice(named: Iterable[tuple[tuple[Step, ...], str]]) -> None:
+    seen: set[str] = set()
+    for path, value in named:
+        if value in seen:
+            raise At(path, f"stands twice: {value}")
+        seen.add(value)
 
 
-def load_settings(file: Path, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read and validate the config file; raise MistakesFound with everything that is wrong."""
+def load_settings(
+    file: Path, environ: Mapping[str, str] = os.environ, *, workers: int = 1
+) -> Settings:
+    """Read and validate the config file, which is for that many worker processes.
+
+    Raises MistakesFound with everything that is wrong.
+    """
     document = load(file)
     try:
         return Settings.model_validate(
             document.data if document.data is not None else {},
-            context={"base": file.parent, "environ": environ},
+            context={"base": file.parent, "environ": environ, "workers": workers},
         )
     except ValidationError as error:
-        raise MistakesFound(mistakes_of(error, document)) from None
+        raise MistakesFound(mistakes_of(error, document, Settings)) from None
 
 
 def descriptors_passed(environ: Mapping[str, str] = os.environ) -> range:
@@ -828,43 +961,3 @@ _TRACES_TAKE = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
 }
-
-
-def mistakes_of(error: ValidationError, document: Document) -> list[Mistake]:
-    """Say pydantic's findings in file, line and key. Values are left out: one may be a secret."""
-    findings = error.errors(include_url=False, include_input=False)
-    mistakes: set[Mistake] = set()
-    for finding in findings:
-        path = _path_in_file(finding["loc"], document.data)
-        match finding["type"]:
-            case "extra_forbidden" | "unexpected_keyword_argument":
-                message = "unknown key"
-            case "missing":
-                path, message = path[:-1], f"`{path[-1]}` is missing"
-            case "too_short" if any(
-                other is not finding and other["loc"][: len(finding["loc"])] == finding["loc"]
-                for other in findings
-            ):
-                continue  # its only item is the mistake, and is reported itself
-            case "value_error":
-                message = finding["msg"].removeprefix("Value error, ")
-            case _:
-                message = finding["msg"]
-        mistakes.add(document.mistake(path, message))
-    return sorted(mistakes, key=lambda mistake: (mistake.line, mistake.key))
-
-
-def _path_in_file(loc: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
-    # After a union's key pydantic puts the name of the chosen member, and in a rate that stands
-    # alone its place in the list that it became; the file has no such step.
-    unions = ("login", "keys", "redis")
-    path: list[str | int] = []
-    for i, step in enumerate(loc):
-        if (i > 0 and loc[i - 1] in unions) or (isinstance(step, int) and isinstance(data, dict)):
-            continue
-        path.append(step)
-        try:
-            data = data[step]  # type: ignore[index]
-        except (TypeError, LookupError):
-            data = None
-    return tuple(path)

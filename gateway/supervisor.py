@@ -112,6 +112,8 @@ class Pulse:
         self._beats[0] += 1
 
 
+Load = Callable[[], settings.Settings]
+"""Reads the config file; raises MistakesFound."""
 Work = Callable[[WorkerPlan], int]
 
 
@@ -133,9 +135,17 @@ class _Worker:
 
 class Supervisor:
     def __init__(
-        self, config_file: Path, work: Work, *, workers: int, config: settings.Settings
+        self,
+        config_file: Path,
+        load: Load,
+        work: Work,
+        *,
+        workers: int,
+        config: settings.Settings,
     ) -> None:
+        """`config` is what `load` gave first."""
         self._file = config_file
+        self._load = load
         self._work = work
         self._count = workers
         self._config = config
@@ -184,7 +194,7 @@ class Supervisor:
     def _reload(self) -> None:
         self._seen = _signature(self._file)
         try:
-            config = settings.load_settings(self._file)
+            config = self._load()
         except MistakesFound as found:
             self._history.config_rejected()
             mistakes = [str(one) for one in found.mistakes]
@@ -233,11 +243,16 @@ class Supervisor:
         return True
 
     def _start(self, config: settings.Settings, index: int) -> _Worker | None:
-        try:
-            public, admin = (self._socket(*address) for address in _addresses(config, index))
-        except OSError as error:
-            log.error("cannot_listen", extra={"error": error.strerror})  # noqa: TRY400
-            return None
+        sockets = []
+        for listener, (host, port) in _addresses(config, index).items():
+            try:
+                sockets.append(self._socket(host, port))
+            except OSError as error:
+                told = f"{error.strerror}; free this address, or change it in the config"
+                where = {"listener": listener, "host": host, "port": port}
+                log.error("cannot_listen", extra={**where, "error": told})  # noqa: TRY400
+                return None
+        public, admin = sockets
         ready_read, ready_write = os.pipe()
         pulse = Pulse()
         takes_over = any(one.index == index and not one.retired for one in self._workers.values())
@@ -364,7 +379,7 @@ class Supervisor:
             self._sockets.pop(address).close()
 
     def _named(self) -> set[tuple[str, int]]:
-        return {one for i in range(self._count) for one in _addresses(self._config, i)}
+        return {one for i in range(self._count) for one in _addresses(self._config, i).values()}
 
     def _close_ports(self) -> None:
         """Leave the sockets to the workers; these accept what has connected, then close theirs."""
@@ -405,13 +420,13 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _addresses(config: settings.Settings, index: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return where this worker serves, and where it answers operators.
-
-    Worker i answers on the admin port plus i: one scrape target each.
-    """
-    admin_port = config.admin.port + index if config.admin.port else -index
-    return (config.listen.host, config.listen.port), (config.admin.host, admin_port)
+def _addresses(config: settings.Settings, index: int) -> dict[str, tuple[str, int]]:
+    """Return by listener where this worker serves, and where it answers operators."""
+    ports = config.admin_ports(index + 1)
+    return {
+        "public": (config.listen.host, config.listen.port),
+        "admin": (config.admin.host, ports[index] if ports else -1 - index),
+    }
 
 
 def _signature(file: Path) -> tuple[int, int, int]:

@@ -17,11 +17,17 @@ from typing import Any
 from aiohttp import http_parser, web
 
 from gateway import settings
-from gateway.app import Loop, Parts, open_parts, open_policy, raise_unless_traceable
+from gateway.app import (
+    Loop,
+    Parts,
+    first_policy,
+    load_config,
+    open_parts,
+    raise_unless_traceable,
+)
 from gateway.drivers import log as logs
 from gateway.drivers.clock import SystemClock
 from gateway.drivers.embedded_valkey import EmbeddedValkey
-from gateway.drivers.handover import Handover
 from gateway.drivers.issuer_keys import load_first
 from gateway.drivers.lines import LineWriter
 from gateway.drivers.listener_tls import ServedCertificate
@@ -55,8 +61,9 @@ def serve(config_file: Path, *, workers: int) -> int:
         # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
         sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
         return 1
-    config = settings.load_settings(config_file)
-    open_policy(config, SystemClock(), Metrics(), Handover())
+    load = partial(load_config, config_file, workers=workers)
+    config = load()
+    first_policy(config_file, config)
     raise_unless_traceable(settings.traces_wanted())
     logs.set_up(config.log.levels)
     with ExitStack() as stack:
@@ -64,7 +71,7 @@ def serve(config_file: Path, *, workers: int) -> int:
         if isinstance(config.store.redis, settings.RedisEmbedded):
             embedded_url = stack.enter_context(EmbeddedValkey()).url
         work = partial(run_worker, embedded_url=embedded_url)
-        return Supervisor(config_file, work, workers=workers, config=config).run()
+        return Supervisor(config_file, load, work, workers=workers, config=config).run()
 
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:

@@ -11,61 +11,32 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-import orjson
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP256R1,
-    SECP384R1,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_public_key,
-)
-from jwt import PyJWK, PyJWTError
-from jwt.algorithms import HMACAlgorithm
 
 from gateway.drivers.handover import Handover
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.key_material import (
+    KEYS_BYTES_MAX,
+    IssuerKey,
+    KeysUnusable,
+    key_document,
+    key_of_secret,
+    keys_of_file,
+    keys_of_set,
+    keys_that_fit,
+    text_of_file,
+)
 from gateway.ports import Clock, Telemetry
 from gateway.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 
 log = logging.getLogger("gateway.keys")
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0, connect=3.0)
-_BODY_BYTES_MAX: Final = 262_144
-_KEYS_MAX: Final = 100
-"""Issuers publish two to ten; parsing these many costs some milliseconds of the loop."""
-_RSA_BITS: Final = range(2048, 8193)
-"""NIST SP 800-131A sets the floor; above the ceiling one check would cost milliseconds."""
 _RETRY_S_MAX: Final = 30.0
-_PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
-"""Which of PyJWT's algorithms reads a `kty`. `oct` is missing: a secret is not published."""
-
-
-class _Unusable(Exception):
-    """What the source gave is no set of keys for us. The text holds nothing of what it gave."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    kid: str | None
-    algorithms: frozenset[str]
-    """Those that fit the key's type, its own `alg`, and our config."""
-    key: Any = field(repr=False, compare=False)
-    material: bytes = field(repr=False)
-    """Tells whether a key under the same `kid` has changed."""
 
 
 class IssuerKeys:
@@ -87,7 +58,7 @@ class IssuerKeys:
         self._telemetry = telemetry
         self._on_rotation = on_rotation
         self._jitter = jitter
-        self._keys: frozenset[_Key] = frozenset()
+        self._keys: frozenset[IssuerKey] = frozenset()
         self._confirmed_at = clock.monotonic()
         self._due_at = clock.monotonic()
         self._failures = 0
@@ -98,8 +69,8 @@ class IssuerKeys:
         self._may_ask_at = clock.monotonic()
         self._handover = handover
         if (left := handover.find(self._left_as)) is not None:
-            with suppress(_Unusable):  # by an issuer's settings that have changed since
-                self._keys = self._fitting(self._keys_in(left.text))
+            with suppress(KeysUnusable):  # by an issuer's settings that have changed since
+                self._keys = self._keys_in(left.text)
                 self._confirmed_at = left.at
 
     @property
@@ -153,7 +124,7 @@ class IssuerKeys:
         async with self._one_at_a_time:
             try:
                 keys = await self._load()
-            except (_Unusable, aiohttp.ClientError, OSError, UnicodeError) as error:
+            except (KeysUnusable, aiohttp.ClientError, OSError, UnicodeError) as error:
                 # UnicodeError: a published address whose host name no resolver can take.
                 self._failed()
                 raise self._unavailable(
@@ -203,7 +174,7 @@ class IssuerKeys:
                 self._on_rotation(self._issuer.name)
             await self.try_refresh()
 
-    def _take(self, keys: frozenset[_Key]) -> None:
+    def _take(self, keys: frozenset[IssuerKey]) -> None:
         now = self._clock.monotonic()
         had, self._keys = self._keys, keys
         self._confirmed_at, self._failures = now, 0
@@ -246,12 +217,13 @@ class IssuerKeys:
             return (fitting[0].key,)
         return ()
 
-    async def _load(self) -> frozenset[_Key]:
-        if isinstance(self._issuer.keys, SharedSecretKey):
-            return self._fitting([_key_of_secret(self._issuer.keys.secret.reveal().encode())])
+    async def _load(self) -> frozenset[IssuerKey]:
+        source = self._issuer.keys
+        if isinstance(source, SharedSecretKey):
+            return keys_that_fit([key_of_secret(source.secret)], self._issuer.algorithms)
         began_at = self._clock.monotonic()
-        text = await self._published(self._issuer.keys)
-        keys = self._fitting(self._keys_in(text))
+        text = await self._published(source)
+        keys = self._keys_in(text)
         await asyncio.to_thread(self._handover.leave, self._left_as, text, at=began_at)
         return keys
 
@@ -260,45 +232,35 @@ class IssuerKeys:
         """Its source included: what another address published are not this one's keys."""
         return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
 
-    def _fitting(self, found: list[_Key]) -> frozenset[_Key]:
-        allowed = frozenset(self._issuer.algorithms)
-        keys = frozenset(
-            _Key(held.kid, held.algorithms & allowed, held.key, held.material)
-            for held in found
-            if held.algorithms & allowed
-        )
-        if not keys:
-            raise _Unusable("no key that fits the issuer's algorithms")
-        return keys
-
-    def _keys_in(self, text: bytes) -> list[_Key]:
-        if isinstance(self._issuer.keys, StaticKeys):
-            return _keys_of_file(text)
-        return _keys_of_set(_json(text))
+    def _keys_in(self, text: bytes) -> frozenset[IssuerKey]:
+        is_file = isinstance(self._issuer.keys, StaticKeys)
+        found = keys_of_file(text) if is_file else keys_of_set(key_document(text))
+        return keys_that_fit(found, self._issuer.algorithms)
 
     async def _published(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
             case DiscoveryKeys():
                 base = source.discovery
-                document = _json(await self._fetch(f"{base}/.well-known/openid-configuration"))
+                text = await self._fetch(f"{base}/.well-known/openid-configuration")
+                document = key_document(text)
                 return await self._fetch(self._key_set_address(document, base))
             case JwksKeys():
                 return await self._fetch(source.jwks)
             case StaticKeys():
-                return await asyncio.to_thread(_read, source.public_key_file)
+                return await asyncio.to_thread(text_of_file, source.public_key_file)
 
     def _key_set_address(self, document: object, base: str) -> str:
         # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
         if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
-            raise _Unusable("the discovery document is not this issuer's")
+            raise KeysUnusable("the discovery document is not this issuer's")
         address = document.get("jwks_uri")
         schemes = ("https",) if base.startswith("https:") else ("https", "http")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
             if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
-                raise _Unusable("jwks_uri is not an address that we fetch")
+                raise KeysUnusable("jwks_uri is not an address that we fetch")
         except ValueError as error:
-            raise _Unusable("jwks_uri is not an address") from error
+            raise KeysUnusable("jwks_uri is not an address") from error
         return str(address)
 
     async def _fetch(self, address: str) -> bytes:
@@ -310,12 +272,12 @@ class IssuerKeys:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         ) as answer:
             if answer.status != 200:
-                raise _Unusable(f"answered {answer.status}")
+                raise KeysUnusable(f"answered {answer.status}")
             body = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):
                 body += chunk
-                if len(body) > _BODY_BYTES_MAX:
-                    raise _Unusable("the answer is too long")
+                if len(body) > KEYS_BYTES_MAX:
+                    raise KeysUnusable("the answer is too long")
         return bytes(body)
 
 
@@ -324,80 +286,3 @@ async def load_first(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             await asyncio.gather(*(keys.try_refresh() for keys in issuers if not keys.loaded))
-
-
-def _json(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise _Unusable("not JSON") from error
-
-
-def _read(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        text = opened.read(_BODY_BYTES_MAX + 1)
-    if len(text) > _BODY_BYTES_MAX:
-        raise _Unusable("the file is too long")
-    return text
-
-
-def _keys_of_file(text: bytes) -> list[_Key]:
-    if text.lstrip().startswith(b"{"):
-        return _keys_of_set(_json(text))
-    try:
-        key = load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _Unusable("the file is neither a key set nor a PEM public key") from error
-    return [_public_key(key, kid=None)]
-
-
-def _key_of_secret(secret: bytes) -> _Key:
-    try:
-        key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except PyJWTError as error:
-        raise _Unusable("the secret is a public key") from error
-    return _Key(None, frozenset({"HS256"}), key, material=key)
-
-
-def _keys_of_set(document: object) -> list[_Key]:
-    members = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(members, list):
-        raise _Unusable("not a key set")
-    keys = [_key_of_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
-    return [key for key in keys if key is not None]
-
-
-def _key_of_jwk(jwk: dict[str, Any]) -> _Key | None:
-    """Read one member of a set (RFC 7517, 4); None if it is broken or not for checking tokens."""
-    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
-    if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
-        return None
-    # Whoever publishes a private key has lost it: `d` is nobody's signature any more.
-    if "d" in jwk or not isinstance(operations, list) or "verify" not in operations:
-        return None
-    try:
-        key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key
-        held = _public_key(key, kid)
-    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
-        return None
-    fitting = frozenset(name for name in held.algorithms if alg in (None, name))
-    return _Key(kid, fitting, held.key, held.material)
-
-
-def _public_key(key: Any, kid: str | None) -> _Key:
-    material = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return _Key(kid, _algorithms_that_fit(key), key, material)
-
-
-def _algorithms_that_fit(key: object) -> frozenset[str]:
-    match key:
-        case RSAPublicKey(key_size=bits) if bits in _RSA_BITS:
-            return frozenset({"RS256", "RS384", "RS512", "PS256"})
-        case EllipticCurvePublicKey(curve=SECP256R1()):
-            return frozenset({"ES256"})
-        case EllipticCurvePublicKey(curve=SECP384R1()):
-            return frozenset({"ES384"})
-        case Ed25519PublicKey() | Ed448PublicKey():
-            return frozenset({"EdDSA"})
-        case _:
-            return frozenset()

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any
 
-from gateway.located_yaml import Document, Mistake, MistakesFound
+from gateway.located_yaml import Document, Mistake, MistakesFound, Step, hint
 from gateway.model import PERMISSIONS, SERVER_ID, RuleKind, RuleRef
 from gateway.rules.inventory import Place, Selector
 from gateway.rules.policy import Policy, Rule
@@ -20,10 +19,12 @@ _NOT = ("tags", "locations", "models")
 _PLACE = ("dc", "rack", "unit")
 _TAG_KEY_CHARS_MAX, _TAG_VALUE_CHARS_MAX = 128, 255
 """Dossier 1.5."""
+_PROJECT = "project (no account has it: `accounts`, `projects` in the config)"
+_ISSUER = "issuer (see `issuers` in the config)"
 _EVERYTHING = "everything"
 _ALL = "all"
 
-Path = tuple[str | int, ...]
+Path = tuple[Step, ...]
 
 
 def read_policy(
@@ -51,7 +52,10 @@ class _Reader:
         self.mistakes: list[Mistake] = []
 
     def read(self) -> list[Rule]:
-        top = self._mapping((), self._document.data, _TOP)
+        data = self._document.data
+        top = self._mapping((), {} if data is None else data, _TOP)
+        if "grants" not in top:  # an emptied or half written file must not take all rights away
+            self._wrong((), "`grants` is missing; write `grants: []` if nobody is to be let in")
         for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
             self._roles[name] = self._permissions(("roles", name), permissions)
             if not _NAME.fullmatch(name):
@@ -76,7 +80,7 @@ class _Reader:
             self._wrong((*path, "to"), "must name at least one of users, groups")
         issuer = to.get("issuer")
         if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
-            self._wrong((*path, "to", "issuer"), self._unknown("issuer", issuer, self._issuers))
+            self._wrong((*path, "to", "issuer"), self._unknown(_ISSUER, issuer, self._issuers))
         projects, servers, selector = self._on((*path, "on"), body.get("on"))
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
@@ -131,7 +135,7 @@ class _Reader:
         projects = self._names((*path, "projects"), on.get("projects", []))
         for i, project in _texts(on.get("projects")):
             if project not in self._projects:
-                message = self._unknown("project (no account has it)", project, self._projects)
+                message = self._unknown(_PROJECT, project, self._projects)
                 self._wrong((*path, "projects", i), message)
         servers = frozenset(
             name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
@@ -223,24 +227,16 @@ class _Reader:
         return []
 
     def _mapping(self, path: Path, raw: Any, keys: Sequence[str] | None) -> dict[str, Any]:
-        if raw is None and not path:
-            return {}
         if not isinstance(raw, dict):
             self._wrong(path, "must be a mapping")
             return {}
         for key in raw:
-            if not isinstance(key, str):
-                self._wrong(path, "keys must be text (put them in quotes)")
-            elif keys is not None and key not in keys:
+            if keys is not None and key not in keys:
                 self._wrong((*path, key), self._unknown("key", key, keys))
-        return {key: value for key, value in raw.items() if isinstance(key, str)}
+        return raw
 
     def _unknown(self, what: str, name: object, known: Collection[str]) -> str:
-        near = get_close_matches(str(name), list(known), n=1)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-        )
-        return f"unknown {what} {str(name)[:80]!r}; {hint}"
+        return f"unknown {what} {str(name)[:80]!r}; {hint(name, known)}"
 
     def _wrong(self, path: Path, message: str) -> None:
         self.mistakes.append(self._document.mistake(path, message))

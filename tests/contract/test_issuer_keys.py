@@ -26,6 +26,7 @@ from gateway.drivers.issuer_keys import IssuerKeys, load_first
 from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
 from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.flow.identify import Identify
+from gateway.key_material import KeysUnusable, keys_of_set
 from gateway.model import Secret
 from gateway.rules.identity import TokenRules
 from gateway.settings import Issuer
@@ -216,7 +217,7 @@ async def test_https_discovery_does_not_lead_to_keys_without_tls(bench: Bench) -
     document = {"issuer": "https://idp", "jwks_uri": "https://keys.example/jwks"}
 
     assert keys._key_set_address(document, "https://idp") == "https://keys.example/jwks"
-    with pytest.raises(issuer_keys._Unusable, match="jwks_uri"):
+    with pytest.raises(KeysUnusable, match="jwks_uri"):
         keys._key_set_address({**document, "jwks_uri": "http://keys.example/jwks"}, "https://idp")
 
 
@@ -366,7 +367,7 @@ MEMBERS = ["kty", "kid", "use", "alg", "key_ops", "n", "e", "d", "x", "y", "crv"
 def test_whatever_a_key_says_it_is_read_or_left_out(base: str, members: dict[str, Any]) -> None:
     good = {"rsa": rsa_signer().jwk(), "ec": ec_signer().jwk(), "okp": ed_signer().jwk()}[base]
 
-    found = issuer_keys._keys_of_set({"keys": [{**good, **members}]})
+    found = keys_of_set({"keys": [{**good, **members}]})
 
     assert all(key.algorithms <= set(ALL) for key in found)
 
@@ -695,21 +696,55 @@ async def test_a_key_set_file_is_read_again_when_it_changes(bench: Bench, tmp_pa
         assert await refusal(keys, "RS256", "k1") is Rejection.KEY_UNKNOWN
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"{", b"{}", b"x" * 300_000, "private"])
-async def test_a_file_without_a_public_key_is_refused(
-    bench: Bench, tmp_path: Path, content: bytes | str
+NO_PUBLIC_KEYS = {
+    "empty": b"",
+    "junk": b"junk",
+    "half": b"{",
+    "no set": b"{}",
+    "long": b"x" * 300_000,
+    "private": rsa_signer().key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+}
+
+
+@pytest.mark.parametrize("content", [*NO_PUBLIC_KEYS.values(), None], ids=[*NO_PUBLIC_KEYS, "gone"])
+async def test_a_file_that_holds_no_public_key_any_more_changes_nothing(
+    bench: Bench, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "key.pem"
-    private = rsa_signer().key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private if isinstance(content, str) else content)
+    file.write_bytes(rsa_signer().pem())
+    keys = bench.keys({"public_key_file": file})
+    await keys.refresh()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
 
     with pytest.raises(KeysUnavailable):
-        await bench.keys({"public_key_file": file}).refresh()
+        await keys.refresh()
+
+    assert await keys.keys_for("RS256", None)
 
 
-async def test_a_missing_file_is_refused(bench: Bench, tmp_path: Path) -> None:
-    with pytest.raises(KeysUnavailable):
-        await bench.keys({"public_key_file": tmp_path / "none.pem"}).refresh()
+@pytest.mark.parametrize("content", [*NO_PUBLIC_KEYS.values(), None], ids=[*NO_PUBLIC_KEYS, "gone"])
+def test_a_file_without_a_public_key_is_a_mistake_in_the_config(
+    bench: Bench, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "key.pem"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(ValidationError, match="public_key_file") as told:
+        bench.keys({"public_key_file": file})
+    assert "BEGIN" not in str(told.value)
+
+
+def test_a_file_whose_key_fits_no_algorithm_is_a_mistake_in_the_config(
+    bench: Bench, tmp_path: Path
+) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(rsa_signer().pem())
+    with pytest.raises(ValidationError, match="no key that fits the issuer's algorithms"):
+        bench.keys({"public_key_file": file}, algorithms=["ES256"])
 
 
 async def test_a_secret_serves_hs256_and_nothing_else(bench: Bench) -> None:
@@ -725,13 +760,11 @@ async def test_a_secret_serves_hs256_and_nothing_else(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("form", ["pem", "jwk"])
-async def test_a_public_key_is_no_secret(bench: Bench, form: str) -> None:
+def test_a_public_key_is_no_secret(bench: Bench, form: str) -> None:
     signer = rsa_signer()
     text = signer.pem().decode() if form == "pem" else json.dumps(signer.jwk())
-    keys = bench.keys({"secret": Secret(text)}, algorithms=["HS256"])
-
-    with pytest.raises(KeysUnavailable):
-        await keys.refresh()
+    with pytest.raises(ValidationError, match="the secret is a public key"):
+        bench.keys({"secret": Secret(text)}, algorithms=["HS256"])
 
 
 def test_a_short_secret_is_a_mistake_in_the_config(bench: Bench) -> None:

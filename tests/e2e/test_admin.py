@@ -672,11 +672,12 @@ class Certified:
         file.write_bytes(b"".join(one.certificate for one in authorities))
         file.replace(self._directory / "clients.crt")
 
-    def connect(self, *, lasts_s: float = 3_600) -> http.client.HTTPSConnection:
+    def connect(self, *, lasts_s: float = 3_600, shown: bool = True) -> http.client.HTTPSConnection:
         files = self._directory / "client.crt", self._directory / "client.key"
         self.authority.issue("breakglass", days=(-1, lasts_s / 86_400)).write(*files)
         context = ssl.create_default_context(cadata=self.authority.certificate.decode())
-        context.load_cert_chain(*files)
+        if shown:
+            context.load_cert_chain(*files)
         port = self.gateway.admin_port
         return http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
 
@@ -687,6 +688,26 @@ class Certified:
         answer = kept.getresponse()
         answer.read()
         return answer.status
+
+
+def test_who_shows_no_certificate_may_look_after_the_process_and_do_nothing(
+    by_certificate: Certified,
+) -> None:
+    nobody = by_certificate.connect(shown=False)
+
+    def status(method: str, path: str) -> int:
+        nobody.request(method, path, "{}", {"Content-Type": JSON})
+        answer = nobody.getresponse()
+        answer.read()
+        return answer.status
+
+    assert {status("GET", path) for path in ("/healthz", "/readyz", "/metrics")} == {200}
+    nobody.request("GET", "/admin/openapi.json")
+    paths = json.loads(nobody.getresponse().read())["paths"]
+    asked = {(method, path) for path, methods in paths.items() for method in methods}
+    assert len(asked) >= len({one[:2] for one in ASKED})
+    for method, path in asked:
+        assert status(method.upper(), path.replace("{id}", "x")) == 401, path
 
 
 def test_a_kept_connection_is_obeyed_no_longer_than_its_certificate(

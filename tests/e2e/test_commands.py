@@ -91,10 +91,36 @@ def test_every_mistake_is_told_at_once_with_file_line_and_key(own_stack: Stack) 
     gateway.write_config()
     code, said = run("check", "--config", str(gateway.config_file))
     assert code == 1
-    for key in ("lisen: unknown key", "accounts[0].links: ", "issuers[0]: algorithms"):
+    for key in (
+        "lisen: unknown key",
+        "accounts[0].links.min_remaining_s: ",
+        "issuers[0].algorithms[0]: ",
+    ):
         (line,) = [line for line in said.splitlines() if key in line]
         assert line.startswith(f"{gateway.config_file}:")
         assert line.removeprefix(f"{gateway.config_file}:").partition(":")[0].isdigit()
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_a_policy_file_that_cannot_be_read_is_told_where_it_is_named(
+    own_stack: Stack, name: str
+) -> None:
+    gateway = own_stack.replica(start=False, change={"policy_file": name})
+    code, said = run("check", "--config", str(gateway.config_file))
+    assert code == 1
+    line = gateway.config_file.read_text().partition('"policy_file"')[0].count("\n") + 1
+    path = gateway.directory / name
+    assert said.startswith(f"{gateway.config_file}:{line}: policy_file: {path} cannot be read: ")
+
+
+def test_check_looks_at_what_traces_are_to_be(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    code, said = run("check", "--config", str(stack.gateway.config_file))
+    assert code == 1
+    assert said.startswith("environment: OTEL_EXPORTER_OTLP_PROTOCOL: is to be http/protobuf")
 
 
 def test_a_bad_policy_is_found_by_check(own_stack: Stack) -> None:

@@ -182,9 +182,22 @@ def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stac
         gateway.config["admin"]["port"] = taken.getsockname()[1]
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
-        assert gateway.log_lines("cannot_listen")
+        (told,) = gateway.log_lines("cannot_listen")
+        assert (told["listener"], told["host"]) == ("admin", "127.0.0.1")
+        assert told["port"] == taken.getsockname()[1]
+        assert told["error"].startswith("Address already in use; free this address")
     eventually(lambda: is_refused(wanted))
     assert gateway.console(own_stack.box.token()).status == 200
+
+
+def test_no_worker_s_admin_port_is_the_public_one(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False, workers=2)
+    gateway.config["admin"]["port"] = gateway.port - 1
+    gateway.write_config()
+    gateway.start(wait=False)
+    assert gateway._process is not None
+    assert gateway._process.wait(20) == 1
+    assert "listen.port: worker 1 would answer operators on it" in gateway.log_text()
 
 
 def is_refused(port: int) -> bool:
@@ -233,6 +246,7 @@ def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
         ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"file": "no"}]}, "seal_keys[0]"),
         ("store", {"redis": {"url": "redis://x"}, "seal_keys": [{"env": "NO"}]}, "NO is not set"),
         ("listen", {"port": "x"}, "listen.port"),
+        ("audit", {"directory": "/proc/x"}, "audit.directory: /proc/x cannot be made: No such"),
     ],
 )
 def test_a_config_with_a_mistake_is_not_served(
@@ -244,6 +258,19 @@ def test_a_config_with_a_mistake_is_not_served(
     assert gateway._process.wait(20) == 1
     assert told in gateway.log_text()
     assert "Traceback" not in gateway.log_text()
+
+
+def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    gateway.config["orders"] = {"file": "/proc/x/orders.json"}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
+    (mistake,) = gateway.log_lines("config_rejected")[0]["mistakes"]
+    assert "orders.file: /proc/x cannot be made" in mistake
+    gateway.config["orders"] = {"file": "new/orders.json"}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert (gateway.directory / "new").is_dir()
 
 
 def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Stack) -> None:

@@ -81,7 +81,7 @@ def site(stack: Stack) -> Iterator[Site]:
     (gateway.directory / "ca.crt").write_bytes(authority.certificate)
     tls = {"certificate_file": "tls.crt", "key_file": "tls.key", "client_ca_file": "ca.crt"}
     gateway.config["listen"]["tls"] = {**tls, "client_certificates": "optional"}
-    gateway.config["admin"]["tls"] = tls
+    gateway.config["admin"]["tls"] = {**tls, "client_certificates": "required"}
     gateway.write_config()
     gateway.start(wait=False)
     eventually(lambda: gateway.log_lines("serving"), gateway.log_text)
@@ -216,7 +216,7 @@ def test_the_client_command_trusts_a_ca_file_and_shows_a_certificate(
         ("no key", "listen.tls.key_file", "cannot be read: No such file"),
         ("no certificate", "listen.tls.certificate_file", "holds no certificate in PEM"),
         ("no ca", "listen.tls.client_ca_file", "holds no authority's certificate in PEM"),
-        ("nobody to verify against", "listen.tls", "needs a client_ca_file"),
+        ("nobody to verify against", "listen.tls.client_certificates", "takes a client_ca_file"),
     ],
 )
 def test_check_tells_what_is_wrong_with_a_pair(

@@ -100,6 +100,14 @@ def test_a_key_that_is_no_text_is_told(tmp_path: Path, text: str) -> None:
     assert [(one.line, one.message) for one in told] == [(2, "a key must be text")]
 
 
+@pytest.mark.parametrize("key", ["43", "1.5", "true", "null", "~", "<<"])
+def test_a_key_that_yaml_takes_for_something_else_is_told(tmp_path: Path, key: str) -> None:
+    (told,) = refused(tmp_path, f"ok: 1\n{key}: {{}}\n")
+    assert (told.line, told.key) == (2, key)
+    assert told.message == "a key must be text (put it in quotes)"
+    assert read(tmp_path, f"'{key}': 1\n").data == {key: 1}
+
+
 def test_true_and_false_numbers_and_null_are_still_values(tmp_path: Path) -> None:
     text = "a: true\nb: false\nc: 42\nd: 0.5\ne: null\nf: 'true'\n"
     data = read(tmp_path, text).data

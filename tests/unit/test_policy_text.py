@@ -42,8 +42,15 @@ def test_the_shipped_example_is_good() -> None:
     assert policy.decide(intern, SERVER_READ, *args[1:], during).allowed
 
 
-def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
-    assert read(tmp_path, "").size == 0
+@pytest.mark.parametrize("text", ["", "# all gone\n", "{}\n", HEAD, "denials: []\n"])
+def test_a_file_without_grants_is_no_policy(tmp_path: Path, text: str) -> None:
+    with pytest.raises(MistakesFound, match="`grants` is missing") as found:
+        read(tmp_path, text)
+    assert len(found.value.mistakes) == 1
+
+
+def test_a_policy_may_say_that_nobody_is_allowed_anything(tmp_path: Path) -> None:
+    assert read(tmp_path, "grants: []\n").size == 0
 
 
 def test_a_rule_knows_its_line(tmp_path: Path) -> None:
