@@ -121,8 +121,10 @@ def load_config(config_file: Path, *, workers: int) -> settings.Settings:
     """
     config = settings.load_settings(config_file, workers=workers)
     document = load(config_file)
-    flaws = ((path, _flaw_of(directory)) for path, directory in config.directories)
-    if mistakes := [document.mistake(path, flaw) for path, flaw in flaws if flaw]:
+    flaws = [(one, _flaw_of(one.directory)) for one in config.directories]
+    if mistakes := [
+        document.mistake(one.key, flaw) for one, flaw in flaws if flaw and one.is_needed
+    ]:
         raise MistakesFound(mistakes)
     return config
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -783,6 +783,16 @@ class Audit(_Section):
         return self
 
 
+class WrittenIn(NamedTuple):
+    """A directory that who serves writes in."""
+
+    key: tuple[Step, ...]
+    """By which it is named."""
+    directory: Path
+    is_needed: bool
+    """Without it nobody is served, or who is revoked is forgotten; else it is done without."""
+
+
 class Settings(_Section):
     listen: PublicListen = PublicListen()
     request: RequestBounds = RequestBounds()
@@ -823,15 +833,16 @@ class Settings(_Section):
         return (*kept, OWN_OPERATION)
 
     @property
-    def directories(self) -> Iterator[tuple[tuple[Step, ...], Path]]:
-        """Yield those that are written in, and by which key each is named."""
+    def directories(self) -> Iterator[WrittenIn]:
         if self.audit.directory is not None:
-            yield ("audit", "directory"), self.audit.directory
+            refuses = self.audit.when_unwritable == "refuse"
+            yield WrittenIn(("audit", "directory"), self.audit.directory, is_needed=refuses)
         if self.orders.file is not None:
-            yield ("orders", "file"), self.orders.file.parent
+            yield WrittenIn(("orders", "file"), self.orders.file.parent, is_needed=True)
         for i, account in enumerate(self.accounts):
             if account.inventory.directory is not None:
-                yield ("accounts", i, "inventory", "directory"), account.inventory.directory
+                key = ("accounts", i, "inventory", "directory")
+                yield WrittenIn(key, account.inventory.directory, is_needed=False)
 
     def admin_ports(self, workers: int) -> range:
         """Return the port of each worker, one scrape target each; none where any will do."""

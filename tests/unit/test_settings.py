@@ -506,11 +506,15 @@ def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path
     text = text.replace(LOGIN, " {method: token_file, token_file: nowhere/token}")
     named = read(secrets, text).directories
     assert list(named) == [
-        (("audit", "directory"), Path("/proc/x")),
-        (("orders", "file"), secrets / "nowhere"),
-        (("accounts", 0, "inventory", "directory"), secrets / "nowhere"),
+        (("audit", "directory"), Path("/proc/x"), True),
+        (("orders", "file"), secrets / "nowhere", True),
+        (("accounts", 0, "inventory", "directory"), secrets / "nowhere", False),
     ]
     assert not (secrets / "nowhere").exists()
+    text = text.replace(
+        "  directory: /proc/x\n", "  directory: /proc/x\n  when_unwritable: serve\n"
+    )
+    assert not next(read(secrets, text).directories).is_needed
 
 
 def test_log_levels_by_module_and_the_share_of_hits_are_read(secrets: Path) -> None:
