@@ -37,8 +37,11 @@ supervisor._HUNG_AFTER_S = 1.5
 supervisor._LOOK_EVERY_S = 0.3
 here = SimpleNamespace(host="127.0.0.1", port=0)
 request = SimpleNamespace(drain_delay_s=0.0, drain_s=0.0)
-config = SimpleNamespace(listen=here, admin=here, request=request)
-sys.exit(supervisor.Supervisor(Path(sys.argv[1]), work, workers=1, config=config).run())
+any_port = lambda workers: range(0)
+config = SimpleNamespace(listen=here, admin=here, admin_ports=any_port, request=request)
+file = Path(sys.argv[1])
+parent = supervisor.Supervisor(file, lambda: config, work, workers=1, config=config)
+sys.exit(parent.run())
 """
 
 
