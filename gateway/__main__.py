@@ -43,7 +43,7 @@ def main() -> int:
 
 def _run() -> int:
     # Imports take most of the first second, in which Ctrl-C may come, too.
-    from gateway.cli import main as run_command
+    from gateway.commands.parser import main as run_command
 
     if sys.stdout is None:  # whoever started us has closed it
         return run_command()

@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.errors import BadRequest, DeadlineExceeded, RequestTooLarge
+from gateway.domain.errors import BadRequest, DeadlineExceeded, RequestTooLarge
 
 
 async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) -> bytes:

@@ -9,10 +9,10 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import NamedTuple
 
-from gateway.errors import CallerLimited, StoreUnavailable
+from gateway.domain.errors import CallerLimited, StoreUnavailable
+from gateway.domain.queue.pacing import Pace, spend, wait_for
+from gateway.flow.ports import CallerUsage, Clock
 from gateway.flow.request import Request
-from gateway.ports import CallerUsage, Clock
-from gateway.rules.pacing import Pace, spend, wait_for
 
 _SYNC_EVERY_S = 0.25
 _CALLERS_MAX = 50_000

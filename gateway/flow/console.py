@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from gateway.errors import GatewayError, NotPermitted, UpstreamBroken
-from gateway.flow.exchange import Exchange
-from gateway.model import (
+from gateway.domain.errors import GatewayError, NotPermitted, UpstreamBroken
+from gateway.domain.links.console_link import ConsoleAddresses, console_url
+from gateway.domain.model import (
     ConsoleLink,
     Demand,
     Headers,
@@ -19,11 +19,11 @@ from gateway.model import (
     Secret,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, Fingerprints, Held, Shared, Telemetry
-from gateway.rules.console_link import ConsoleAddresses, console_url
-from gateway.rules.fair_queue import weight_of
-from gateway.rules.policy import Permit
-from gateway.rules.waiters import Waiters
+from gateway.domain.policy.policy import Permit
+from gateway.domain.queue.fair_queue import weight_of
+from gateway.flow.exchange import Exchange
+from gateway.flow.ports import Clock, Fetched, Fingerprints, Held, Shared, Telemetry
+from gateway.flow.waiters import Waiters
 
 _RENEWAL_S = 15.0
 _RENEW_AGAIN_AFTER_S = 5.0

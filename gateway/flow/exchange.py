@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
-from gateway.errors import (
+from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
     RetryLater,
@@ -13,12 +13,9 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.flow import under_way
-from gateway.flow.sendings import Sendings
-from gateway.model import BudgetClass, Demand, Headers, UpstreamAnswer, UpstreamRequest
-from gateway.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
-from gateway.rules.breaker import Breaker
-from gateway.rules.conversation import (
+from gateway.domain.model import BudgetClass, Demand, Headers, UpstreamAnswer, UpstreamRequest
+from gateway.domain.upstream.breaker import Breaker
+from gateway.domain.upstream.conversation import (
     NotSent,
     Outcome,
     Renew,
@@ -29,8 +26,11 @@ from gateway.rules.conversation import (
     converse,
     failure_of,
 )
-from gateway.rules.verdicts import Broken, Throttled, Unavailable, Usable, judge
-from gateway.rules.waiters import Waiters
+from gateway.domain.upstream.verdicts import Broken, Throttled, Unavailable, Usable, judge
+from gateway.flow import context
+from gateway.flow.attempts import Sendings
+from gateway.flow.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
+from gateway.flow.waiters import Waiters
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class Exchange:
         self, request: UpstreamRequest, headers: Headers, timeout_s: float
     ) -> UpstreamAnswer:
         send = self._upstream.open if request.streamed else self._upstream.send
-        trace = under_way.trace.get()
+        trace = context.trace.get()
         if trace is None:
             return await send(request, credential=headers, timeout_s=timeout_s)
         method = request.method

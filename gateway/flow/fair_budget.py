@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 
-from gateway.errors import BudgetExhausted, StoreUnavailable
-from gateway.model import BudgetClass, Demand, Priority
-from gateway.ports import Clock, News, SharedQueue, Telemetry
-from gateway.rules.adaptation import rate
-from gateway.rules.fair_queue import (
+from gateway.domain.errors import BudgetExhausted, StoreUnavailable
+from gateway.domain.model import BudgetClass, Demand, Priority
+from gateway.domain.queue.adaptation import rate
+from gateway.domain.queue.fair_queue import (
     LATE_MAX_S,
     Entry,
     FairQueue,
@@ -28,7 +27,8 @@ from gateway.rules.fair_queue import (
     Turn,
     without_burst,
 )
-from gateway.rules.waiters import Waiters
+from gateway.flow.ports import Clock, News, SharedQueue, Telemetry
+from gateway.flow.waiters import Waiters
 
 _CALL_S = 0.5
 """What is left of a deadline for the call itself when its slot comes."""

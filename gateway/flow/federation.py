@@ -7,15 +7,15 @@ like its region. Nothing is stored: what is handed out holds the JWT, and ends w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.errors import NotAuthenticated, Rejection
+from gateway.domain.errors import NotAuthenticated, Rejection
+from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.model import Call, Principal, ProjectId, Secret
+from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.credentials import CallerCredentials
 from gateway.flow.identify import Identify
-from gateway.flow.recorder import Recorder
+from gateway.flow.ports import Clock, CredentialIssued, IssuedKeys, KeyPair, Telemetry
 from gateway.flow.request import Request
-from gateway.model import Call, Principal, ProjectId, Secret
-from gateway.ports import Clock, CredentialIssued, IssuedKeys, KeyPair, Telemetry
-from gateway.rules.sdk_signature import Presented
+from gateway.flow.request_audit import Recorder
 
 DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
 """The cloud's own bounds of a temporary key pair's life (dossier 3.4)."""

@@ -5,21 +5,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.errors import BudgetExhausted, NotPermitted
+from gateway.domain.catalogue.headers import passes_coded, returning
+from gateway.domain.catalogue.listing import visible
+from gateway.domain.errors import BudgetExhausted, NotPermitted
+from gateway.domain.model import Answer, BodyStream, Demand, Headers, ProjectId, UpstreamRequest
+from gateway.domain.policy.policy import Permit, Reach
+from gateway.flow.attempts import Sendings
 from gateway.flow.exchange import Exchange
 from gateway.flow.listings import Listings
-from gateway.flow.sendings import Sendings
-from gateway.model import (
-    Answer,
-    BodyStream,
-    Demand,
-    Headers,
-    ProjectId,
-    UpstreamRequest,
-)
-from gateway.rules.headers import passes_coded, returning
-from gateway.rules.listing import visible
-from gateway.rules.policy import Permit, Reach
 
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0

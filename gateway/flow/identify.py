@@ -13,22 +13,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gateway.errors import (
+from gateway.domain.errors import (
     DeadlineExceeded,
     KeysUnavailable,
     NotAuthenticated,
     OrdersUnknown,
     Rejection,
 )
-from gateway.model import Principal, Secret
-from gateway.ports import Clock, Signatures, Telemetry
-from gateway.rules.identity import (
+from gateway.domain.identity.claims import (
     CALLER_JWT_CHARS_MAX,
     TokenRules,
     ends_at,
     good_until,
     principal_of,
 )
+from gateway.domain.model import Principal, Secret
+from gateway.flow.ports import Clock, Signatures, Telemetry
 
 _UNKNOWN = "unknown"
 """The metric label where no issuer of ours is named."""

@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.errors import NotPermitted, UpstreamRefused
-from gateway.flow.exchange import Exchange
-from gateway.model import (
+from gateway.domain.catalogue.catalogue import encoded
+from gateway.domain.catalogue.listing import PageReader
+from gateway.domain.errors import NotPermitted, UpstreamRefused
+from gateway.domain.model import (
     BudgetClass,
     Call,
     Demand,
@@ -21,9 +22,8 @@ from gateway.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.ports import Clock
-from gateway.rules.catalogue import encoded
-from gateway.rules.listing import PageReader
+from gateway.flow.exchange import Exchange
+from gateway.flow.ports import Clock
 
 _REMEMBERED_S = 300.0
 _REMEMBERED_MAX = 20_000

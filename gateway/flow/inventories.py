@@ -13,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.errors import (
+from gateway.domain.catalogue.catalogue import encoded
+from gateway.domain.catalogue.listing import PageReader
+from gateway.domain.errors import (
     BudgetExhausted,
     GatewayError,
     RetryLater,
@@ -23,8 +25,7 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.flow.exchange import Exchange
-from gateway.model import (
+from gateway.domain.model import (
     BudgetClass,
     Demand,
     Listing,
@@ -34,9 +35,7 @@ from gateway.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.ports import Clock, Fetched, Held, KeptFile, Shared, Telemetry
-from gateway.rules.catalogue import encoded
-from gateway.rules.inventory import (
+from gateway.domain.policy.inventory import (
     NO_INVENTORY,
     Attributes,
     Inventory,
@@ -45,7 +44,8 @@ from gateway.rules.inventory import (
     from_file,
     from_text,
 )
-from gateway.rules.listing import PageReader
+from gateway.flow.exchange import Exchange
+from gateway.flow.ports import Clock, Fetched, Held, KeptFile, Shared, Telemetry
 
 _SPARE = Demand("", priority=Priority.SPARE)
 _PAGES_MAX = 200

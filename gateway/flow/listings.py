@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.errors import DeadlineExceeded, UpstreamBroken
+from gateway.domain.catalogue.listing import Page, PageReader, target_of
+from gateway.domain.errors import DeadlineExceeded, UpstreamBroken
+from gateway.domain.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
 from gateway.flow.exchange import Exchange
-from gateway.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
-from gateway.ports import Clock
-from gateway.rules.listing import Page, PageReader, target_of
-from gateway.rules.waiters import Waiters
+from gateway.flow.ports import Clock
+from gateway.flow.waiters import Waiters
 
 _ENTRY_BYTES, _READING_BYTES = 300, 2_000
 """What a reading takes besides its bytes, roughly."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from gateway.model import Call, Principal
-from gateway.ports import Trace
+from gateway.domain.model import Call, Principal
+from gateway.flow.ports import Trace
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

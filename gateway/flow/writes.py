@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from gateway.errors import GatewayError, JournalUnavailable
+from gateway.domain.errors import GatewayError, JournalUnavailable
+from gateway.domain.policy.policy import Permit
+from gateway.flow.attempts import Sendings
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.recorder import Recorder
+from gateway.flow.ports import AuditRecord, Clock, Journal, WriteEnded
 from gateway.flow.request import Request
-from gateway.flow.sendings import Sendings
-from gateway.ports import AuditRecord, Clock, Journal, WriteEnded
-from gateway.rules.policy import Permit
+from gateway.flow.request_audit import Recorder
 
 _ANSWER_WAITS_S = 0.25
 """It is done, so its answer must not wait for a disk that hangs."""

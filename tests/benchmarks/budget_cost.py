@@ -8,11 +8,11 @@ from pathlib import Path
 import uvloop
 from redis.asyncio import Redis
 
+from gateway.domain.errors import BudgetExhausted
+from gateway.domain.model import Demand
+from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey.connection import Script
-from gateway.errors import BudgetExhausted
 from gateway.flow.fair_budget import BudgetLine
-from gateway.model import Demand
-from gateway.rules.pacing import Pace
 from tests.benchmarks.load import resident_mb
 from tests.support.lines import CLOCK, a_line, connected
 from tests.support.valkey import RealValkey

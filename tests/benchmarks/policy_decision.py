@@ -6,10 +6,10 @@ import time
 import uuid
 from pathlib import Path
 
-from gateway.located_yaml import load
-from gateway.model import CONSOLE_OPEN, Principal, ProjectId, ServerId
-from gateway.rules.policy import Policy
-from gateway.rules.policy_text import read_policy
+from gateway.config.located_yaml import load
+from gateway.config.policy_text import read_policy
+from gateway.domain.model import CONSOLE_OPEN, Principal, ProjectId, ServerId
+from gateway.domain.policy.policy import Policy
 
 _ROUNDS = 20_000
 _PROJECT = ProjectId("0a1b2c3d4e5f60718293a4b5c6d7e8f9")

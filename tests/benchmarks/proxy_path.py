@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 
-from gateway.cloudbox import iam
+from gateway.demo.cloud import iam
 from tests.benchmarks.load import Measured, children, cpu_seconds, measure
 from tests.support.stack import Box, Stack, ask, eventually
 from tests.support.valkey import free_port

@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from statistics import quantiles
 
-from gateway.drivers.metrics import Metrics
-from gateway.edge.wire import FAILURES
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.edge.errors import FAILURES
 
 SCRAPES = 40
 BEAT_S = 0.001

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from gateway import settings
-from gateway.audit_export_cli import export_stream
-from gateway.cli import main
-from gateway.drivers.audit_record import Committed
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.valkey import audit_stream
-from gateway.drivers.valkey.audit_stream import AuditStream, StreamStore
+from gateway.commands.audit_export import export_stream
+from gateway.commands.parser import main
+from gateway.config import settings
+from gateway.domain.audit.chain import SEGMENTS_REMOVED, link, parse, segment_opening
+from gateway.drivers.audit import stream_store
+from gateway.drivers.audit.record_format import Committed
+from gateway.drivers.audit.stream_store import AuditStream, StreamStore
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey
-from gateway.rules.audit_chain import SEGMENTS_REMOVED, link, parse, segment_opening
 from tests.contract.test_audit_stream import (
     BYTES_MAX,
     KEY,
@@ -91,8 +91,8 @@ async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_veri
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit_stream, "_SEGMENT_AGE_MAX_S", 0.3)
-    monkeypatch.setattr(audit_stream, "_TOLD_BEFORE_MS", 700)
+    monkeypatch.setattr(stream_store, "_SEGMENT_AGE_MAX_S", 0.3)
+    monkeypatch.setattr(stream_store, "_TOLD_BEFORE_MS", 700)
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=1.0, bytes_max=BYTES_MAX)
     stores = [StreamStore(stream, clock=SystemClock(), signer=KEY.signer) for _ in range(2)]
@@ -144,7 +144,7 @@ async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_
 async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
     own_valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_stream, "_SEGMENT_AGE_MAX_S", 0.1)
+    monkeypatch.setattr(stream_store, "_SEGMENT_AGE_MAX_S", 0.1)
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=0.2, bytes_max=BYTES_MAX)
     store = StreamStore(stream, clock=SystemClock(), signer=KEY.signer)

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_places import segment_files
-from gateway.drivers.audit_record import record_body
-from gateway.drivers.audit_replay import lines_after
-from gateway.drivers.audit_trail import AuditTrail
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.valkey.audit_stream import AuditStream, StreamFollower, StreamStore
+from gateway.domain.audit.chain import parse
+from gateway.domain.audit.verify import Report, Segment, verify
+from gateway.domain.errors import JournalUnavailable, StoreUnavailable
+from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.paths import segment_files
+from gateway.drivers.audit.record_format import record_body
+from gateway.drivers.audit.replay import lines_after
+from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey
-from gateway.errors import JournalUnavailable, StoreUnavailable
-from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import parse
-from gateway.rules.audit_verify import Report, Segment, verify
+from gateway.flow.ports import AuditRecord
 from tests.contract.test_shared_store import a_valkey
 from tests.support.audit import SigningKey, lines_in
 from tests.support.clock import FakeClock

@@ -19,13 +19,7 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
-from gateway.drivers import audit_file, audit_trail
-from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_places import chain_places
-from gateway.drivers.audit_trail import AuditTrail
-from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import (
+from gateway.domain.audit.chain import (
     CHECKPOINT,
     SEGMENT_OPENED,
     Signer,
@@ -36,7 +30,13 @@ from gateway.rules.audit_chain import (
     parse,
     segment_removed,
 )
-from gateway.rules.audit_verify import Flaw
+from gateway.domain.audit.verify import Flaw
+from gateway.domain.errors import JournalUnavailable
+from gateway.drivers.audit import audit_log, file_store
+from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.paths import chain_places
+from gateway.flow.ports import AuditRecord
 from tests.support.audit import SigningKey, all_judged, judged, lines_in
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -119,7 +119,7 @@ def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> 
 
 def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Let all be written, as far as anybody sees, and the sync fail."""
-    left, real = [times], audit_file.write_durably
+    left, real = [times], file_store.write_durably
 
     def call(fd: int, data: bytes) -> None:
         real(fd, data)
@@ -127,7 +127,7 @@ def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
             left[0] -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(audit_file, "write_durably", call)
+    monkeypatch.setattr(file_store, "write_durably", call)
 
 
 async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None:
@@ -144,13 +144,13 @@ async def test_each_line_is_synced_before_it_returns(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
-    real = audit_file.write_durably
+    real = file_store.write_durably
 
     def look(fd: int, data: bytes) -> None:
         real(fd, data)
         seen.append(lines_in(subject.place)[-1])
 
-    monkeypatch.setattr(audit_file, "write_durably", look)
+    monkeypatch.setattr(file_store, "write_durably", look)
     await subject.record("ann")
     assert b'"ann"' in seen[-1]
 
@@ -173,14 +173,14 @@ async def test_the_next_batch_gathers_while_one_is_committed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     go_on, under_way = threading.Event(), threading.Event()
-    real = audit_file.write_durably
+    real = file_store.write_durably
 
     def slow(fd: int, data: bytes) -> None:
         under_way.set()
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_file, "write_durably", slow)
+    monkeypatch.setattr(file_store, "write_durably", slow)
     first = asyncio.create_task(subject.record("first"))
     await asyncio.to_thread(under_way.wait, 10)
     rest = [asyncio.create_task(subject.record(f"p{i}")) for i in range(50)]
@@ -348,7 +348,7 @@ async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
     async with opened(tmp_path, clock) as subject:
         await subject.record("ann")
     synced: list[list[bytes]] = []
-    monkeypatch.setattr(audit_file, "sync", lambda _: synced.append(lines_in(subject.place)))
+    monkeypatch.setattr(file_store, "sync", lambda _: synced.append(lines_in(subject.place)))
     before = lines_in(subject.place)
     async with opened(tmp_path, clock):
         assert synced[0] == before
@@ -457,7 +457,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
 ) -> None:
     await subject.record("before")
     break_writes(monkeypatch, 3)
-    monkeypatch.setattr(audit_file, "sync", failing(2, errno.EIO, audit_file.sync))
+    monkeypatch.setattr(file_store, "sync", failing(2, errno.EIO, file_store.sync))
     monkeypatch.setattr(os, "ftruncate", failing(2, errno.EIO, os.ftruncate))
     refused = 0
     for i in range(20):
@@ -478,11 +478,11 @@ async def test_a_segment_that_cannot_be_begun_loses_nothing(
         acknowledged = []
         for i in range(30):
             if i % 3 == 0:
-                real = getattr(audit_file, broken)
+                real = getattr(file_store, broken)
                 call = failing(1, errno.ENOSPC, real)
-                monkeypatch.setattr(audit_file, broken, call)
+                monkeypatch.setattr(file_store, broken, call)
             (outcome,) = await subject.outcomes(f"p{i}")
-            monkeypatch.setattr(audit_file, broken, real)
+            monkeypatch.setattr(file_store, broken, real)
             if outcome is None:
                 acknowledged.append(f"p{i}")
         assert len(acknowledged) >= 20
@@ -495,14 +495,14 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
 ) -> None:
     await subject.record("before")
     go_on = threading.Event()
-    real = audit_file.write_durably
+    real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(audit_file, "write_durably", hang)
+    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(file_store, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
     assert [type(one) for one in outcomes] == [JournalUnavailable] * 2
     began = time.monotonic()
@@ -526,14 +526,14 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     go_on = threading.Event()
-    real = audit_file.write_durably
+    real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(audit_file, "write_durably", hang)
+    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(file_store, "write_durably", hang)
     subject = Subject(tmp_path, clock)
     began = time.monotonic()
     await subject.trail.open()
@@ -560,14 +560,14 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
     subject = Subject(tmp_path, clock)
     await subject.trail.open()
     go_on = threading.Event()
-    real = audit_file.write_durably
+    real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.1)
-    monkeypatch.setattr(audit_file, "write_durably", hang)
+    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(file_store, "write_durably", hang)
     waiting = asyncio.create_task(subject.record("refused"))
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -781,7 +781,7 @@ async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
 async def test_much_without_a_checkpoint_gets_one(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_file, "_UNSEALED_BYTES_MAX", 5_000)
+    monkeypatch.setattr(file_store, "_UNSEALED_BYTES_MAX", 5_000)
     for i in range(60):
         await subject.record(f"p{i}")
     assert 4 <= subject.events().count(CHECKPOINT) <= 12
@@ -1050,17 +1050,17 @@ async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced = []
-    real = audit_file.sync
+    real = file_store.sync
 
     def look(fd: int) -> None:
         real(fd)
         synced.append(lines_in(subject.place)[-1])
 
-    monkeypatch.setattr(audit_file, "sync", look)
+    monkeypatch.setattr(file_store, "sync", look)
     monkeypatch.setattr(os, "pwritev", failing(1, errno.EOPNOTSUPP, os.pwritev))
     await subject.record("ann")
     assert b'"ann"' in synced[-1]
-    monkeypatch.setattr(audit_file, "_DSYNC", 0)
+    monkeypatch.setattr(file_store, "_DSYNC", 0)
     await subject.record("bob")
     assert b'"bob"' in synced[-1]
     assert subject.subjects() == ["ann", "bob"]
@@ -1072,8 +1072,8 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     await subject.record("ann")
     before = segments_of(subject.place)
     await clock.advance(DAY_S)
-    real = audit_file.sync_directory
-    monkeypatch.setattr(audit_file, "sync_directory", failing(1, errno.EIO, real))
+    real = file_store.sync_directory
+    monkeypatch.setattr(file_store, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, JournalUnavailable)
     assert segments_of(subject.place) == before  # else a kill now would break the chain

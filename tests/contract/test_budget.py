@@ -7,17 +7,17 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.drivers.sealer import Sealer
+from gateway.domain.errors import BudgetExhausted
+from gateway.domain.model import Demand, Priority
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.errors import BudgetExhausted
 from gateway.flow.fair_budget import BudgetLine
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import Demand, Priority
-from gateway.ports import Fetched
-from gateway.rules.pacing import Pace
-from gateway.rules.waiters import Waiters
+from gateway.flow.ports import Fetched
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.waiters import Waiters
 from tests.support.lines import CLOCK, SEAL_KEY, a_line, connected
 from tests.support.valkey import RealValkey
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway import settings
-from gateway.rules.pacing import Pace
+from gateway.config import settings
+from gateway.domain.queue.pacing import Pace
 from tests.support.lines import CLOCK, Load
 from tests.support.valkey import RealValkey, a_cluster, becomes
 

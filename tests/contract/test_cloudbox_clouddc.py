@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.cloudbox import iam, machine
-from gateway.cloudbox.box import BoxSettings, CloudBox
-from gateway.cloudbox.refusals import CLOUD
-from gateway.cloudbox.throttle import SHAPES
-from gateway.model import Secret
-from gateway.rules.signing import sign
+from gateway.demo.cloud import clock, iam
+from gateway.demo.cloud.refusals import CLOUD
+from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
+from gateway.demo.cloud.throttle import SHAPES
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
 from tests.support.box import AT_ONCE, asked
 from tests.support.stack import Answer, console_path
 
@@ -109,7 +109,7 @@ async def signed(box: CloudBox, *, skew_s: float = 0.0, secret: str = iam.SECRET
         body=b"",
         access_key=Secret(iam.ACCESS_KEY),
         secret_key=Secret(secret),
-        at=machine.now() + skew_s,
+        at=clock.now() + skew_s,
     )
     return await asked(box.cloud.url, path, headers=dict(headers))
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.cloudbox.box import BoxSettings, CloudBox
+from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
 from tests.support.box import AT_ONCE, asked
 from tests.support.stack import Answer, ask, console_path
 
@@ -133,7 +133,7 @@ async def test_a_box_that_finds_a_port_taken_leaves_the_others_free(box: CloudBo
 
 
 def test_a_box_in_a_process_of_its_own_tells_where_it_is_and_ends_when_told() -> None:
-    command = [sys.executable, "-m", "gateway.cloudbox", "--json", "--servers", "3"]
+    command = [sys.executable, "-m", "gateway.demo.cloud", "--json", "--servers", "3"]
     command += ["--rate", "50", "--burst", "2", "--latency", "0", "0.01"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.cloudbox import logs, servers
-from gateway.cloudbox.box import CloudBox
-from gateway.cloudbox.clouddc import _OPERATIONS
-from gateway.cloudbox.fleet import Project
+from gateway.demo.cloud import logs, servers
+from gateway.demo.cloud.clouddc import _OPERATIONS
+from gateway.demo.cloud.fleet import Project
+from gateway.demo.cloud.simulated_cloud import CloudBox
 from tests.support.box import AT_ONCE, asked
 from tests.support.stack import Answer
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.cloudbox import iam
-from gateway.cloudbox.box import CloudBox
+from gateway.demo.cloud import iam
+from gateway.demo.cloud.simulated_cloud import CloudBox
 from tests.support.box import AT_ONCE, a_login, asked
 from tests.support.stack import Answer
 

@@ -7,8 +7,8 @@ from typing import Any
 import jwt
 import pytest
 
-from gateway.cloudbox.box import CloudBox
-from gateway.cloudbox.idp import ALGORITHMS, AUDIENCE
+from gateway.demo.cloud.idp import ALGORITHMS, AUDIENCE
+from gateway.demo.cloud.simulated_cloud import CloudBox
 from tests.support.box import AT_ONCE, asked
 
 

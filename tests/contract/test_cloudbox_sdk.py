@@ -17,8 +17,8 @@ from huaweicloudsdkcore.exceptions.exceptions import (
     ServerResponseException,
 )
 
-from gateway.cloudbox import iam
-from gateway.cloudbox.box import BoxSettings, CloudBox
+from gateway.demo.cloud import iam
+from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
 
 SERVERS = 25
 

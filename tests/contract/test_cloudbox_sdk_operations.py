@@ -11,10 +11,10 @@ import pytest
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
-from gateway.cloudbox import iam, logs
-from gateway.cloudbox.box import BoxSettings, CloudBox
-from gateway.cloudbox.clouddc import _OPERATIONS
-from gateway.cloudbox.fleet import IMAGE, SUBNET, VPC, Instance, Project
+from gateway.demo.cloud import iam, logs
+from gateway.demo.cloud.clouddc import _OPERATIONS
+from gateway.demo.cloud.fleet import IMAGE, SUBNET, VPC, Instance, Project
+from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
 
 # Without dateutil, which it does not require, the SDK leaves a time as the text that it is.
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to convert string:ImportWarning")

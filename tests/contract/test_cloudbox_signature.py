@@ -11,7 +11,7 @@ from huaweicloudsdkcore.signer.signer import Signer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cloudbox.signature import SignedRequest, read_signed
+from gateway.demo.cloud.signature import SignedRequest, read_signed
 
 HOST = "clouddc.cn-east-3.myhuaweicloud.com"
 AT = datetime(2027, 1, 15, 8, tzinfo=UTC)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from gateway.drivers.handover import Handover, Left
+from gateway.drivers.host.handover import Handover, Left
 
 
 def test_what_was_left_last_is_found() -> None:

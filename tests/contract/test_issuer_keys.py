@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.drivers import issuer_keys
-from gateway.drivers.handover import Handover
-from gateway.drivers.issuer_keys import IssuerKeys, load_first
-from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
-from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.config.key_material import KeysUnusable, keys_of_set
+from gateway.config.settings import Issuer
+from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.identity.claims import TokenRules
+from gateway.domain.model import Secret
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers import issuer_keys
+from gateway.drivers.issuers.issuer_keys import IssuerKeys, load_first
+from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.flow.identify import Identify
-from gateway.key_material import KeysUnusable, keys_of_set
-from gateway.model import Secret
-from gateway.rules.identity import TokenRules
-from gateway.settings import Issuer
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.tokens import ALGORITHMS, Signer, ec_signer, ed_signer, rsa_signer

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.drivers import kept_file
-from gateway.drivers.kept_file import FileOnDisk
-from gateway.ports import KeptFile
+from gateway.drivers.files import snapshot_file
+from gateway.drivers.files.snapshot_file import FileOnDisk
+from gateway.flow.ports import KeptFile
 from tests.support.kept_file import FakeKeptFile
 
 log = logging.getLogger("gateway.test")
@@ -81,7 +81,7 @@ async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
 async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_reading(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_file, "_HANGS_AFTER_S", 0.1)
+    monkeypatch.setattr(snapshot_file, "_HANGS_AFTER_S", 0.1)
     lock = os.open(tmp_path / ".kept.json.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     file = on_disk(tmp_path)

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from gateway.drivers.last_connections import begin_no_more
+from gateway.drivers.network.last_connections import begin_no_more
 
 
 @pytest.mark.parametrize(

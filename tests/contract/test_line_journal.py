@@ -9,12 +9,12 @@ from threading import Thread
 
 import pytest
 
-from gateway.drivers import audit_trail
-from gateway.drivers.audit_trail import AuditTrail
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.line_journal import LineStore
-from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord
+from gateway.domain.errors import JournalUnavailable
+from gateway.drivers.audit import audit_log
+from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.drivers.audit.line_store import LineStore
+from gateway.drivers.host.clock import SystemClock
+from gateway.flow.ports import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
 
@@ -124,7 +124,7 @@ async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
 async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit_trail, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.2)
     pipe = Pipe()
     trail = a_trail(pipe.writing)
     await record(trail, "before")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pytest
 from redis.asyncio import Redis
 
-from gateway.drivers.sealer import Sealer
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.overrides import Order, RevokedToken
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
-from gateway.drivers.valkey.order_store import ValkeyOrderStore
-from gateway.errors import StoreUnavailable
-from gateway.ports import OrderStore
-from gateway.rules.orders import Order, RevokedToken
+from gateway.drivers.valkey.override_store import ValkeyOrderStore
+from gateway.flow.ports import OrderStore
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.order_store import FakeOrderStore
 from tests.support.valkey import RealValkey

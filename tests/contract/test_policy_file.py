@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.drivers import policy_file
-from gateway.drivers.handover import Handover
-from gateway.drivers.policy_file import PolicyFile
-from gateway.located_yaml import Document, MistakesFound
+from gateway.config.located_yaml import Document, MistakesFound
+from gateway.drivers.files import policy_file
+from gateway.drivers.files.policy_file import PolicyFile
+from gateway.drivers.host.handover import Handover
 from tests.support.clock import FakeClock
 from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry

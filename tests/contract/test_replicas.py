@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.sealer import Sealer
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.replicas import ValkeyReplicas
-from gateway.ports import Replicas
+from gateway.flow.ports import Replicas
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.replicas import FakeReplicas
 from tests.support.valkey import RealValkey

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.sealer import Sealer
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.model import Secret
-from gateway.ports import Busy, Claimed, Found
+from gateway.flow.ports import Busy, Claimed, Found
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 

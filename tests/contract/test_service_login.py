@@ -11,23 +11,23 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway.drivers.service_login import (
-    KeyPairCredential,
-    PasswordCredential,
-    TokenFileCredential,
-)
-from gateway.drivers.upstream import AioUpstream, open_session
-from gateway.errors import (
+from gateway.config.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
+from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
     ServiceLoginFailed,
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
-from gateway.rules.waiters import Waiters
-from gateway.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
+from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.drivers.cloud.service_login import (
+    KeyPairCredential,
+    PasswordCredential,
+    TokenFileCredential,
+)
+from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock
 from tests.support.scripted_upstream import ok, scripted_upstream
 from tests.support.shared_store import FakeSharedStore

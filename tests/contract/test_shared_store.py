@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway import settings
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.sealer import Sealer
+from gateway.config import settings
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey, make_client
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.errors import StoreUnavailable
-from gateway.model import Secret
-from gateway.ports import ANY_VERSION, Busy, Claimed, Failed, Found, SharedStore
+from gateway.flow.ports import ANY_VERSION, Busy, Claimed, Failed, Found, SharedStore
 from tests.support.clock import FakeClock
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.signatures import JwtSignatures, TrustedIssuer
-from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
-from gateway.model import Secret, VerifiedToken
+from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.model import Secret, VerifiedToken
+from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from tests.support.tokens import Signer, ec_signer, ed_signer, rsa_signer
 
 CORP, PARTNER, SHARED = "https://corp.example", "https://partner.example", "urn:shared"

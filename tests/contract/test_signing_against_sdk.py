@@ -9,8 +9,8 @@ from huaweicloudsdkcore.signer.signer import Signer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import Secret
-from gateway.rules.signing import sign
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
 
 AT = 1_800_000_000.0
 DATE = "20270115T080000Z"

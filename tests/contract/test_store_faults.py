@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisClusterException, ResponseError
 
-from gateway import settings
-from gateway.drivers.clock import SystemClock
+from gateway.config import settings
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Secret
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Script, Valkey, address_of, make_client
 from gateway.drivers.valkey.faults import reason
-from gateway.errors import StoreUnavailable
-from gateway.model import Secret
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 

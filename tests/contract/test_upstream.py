@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from gateway.drivers.upstream import AioUpstream, open_session
-from gateway.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.model import UpstreamAnswer, UpstreamRequest
-from gateway.settings import Timeouts
+from gateway.config.settings import Timeouts
+from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.domain.model import UpstreamAnswer, UpstreamRequest
+from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from tests.support.scripted_upstream import (
     CLOSE,
     HANG,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.drivers.valkey.used_once import ValkeyUsedOnce
-from gateway.errors import StoreUnavailable
-from gateway.flow.used_here import UsedHere
-from gateway.ports import UsedOnce
+from gateway.domain.errors import StoreUnavailable
+from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce
+from gateway.flow.local_replay_cache import UsedHere
+from gateway.flow.ports import UsedOnce
 from tests.contract.test_shared_store import a_valkey
 from tests.support.clock import FakeClock
 from tests.support.valkey import RealValkey

@@ -5,9 +5,9 @@ from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.sdk_request import SdkRequest
 from huaweicloudsdkcore.signer.signer import Signer
 
-from gateway.errors import NotAuthenticated
-from gateway.model import Secret
-from gateway.rules.sdk_signature import Presented, read_proof, verify
+from gateway.domain.errors import NotAuthenticated
+from gateway.domain.identity.sdk_signature import Presented, read_proof, verify
+from gateway.domain.model import Secret
 
 
 def signed_by_the_sdk(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cloudbox.iam import ACCESS_KEY, SECRET_KEY
+from gateway.demo.cloud.iam import ACCESS_KEY, SECRET_KEY
 from tests.support.stack import RunningGateway, Stack
 from tests.support.tls import TlsFront, write_certificate
 

@@ -20,7 +20,7 @@ import jwt
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.model import Logger, LogLevel
+from gateway.domain.model import Logger, LogLevel
 from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
 from tests.support.tls import Authority
 

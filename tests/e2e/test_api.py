@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.model import Secret
-from gateway.rules.signing import sign
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
 from tests.support.stack import Answer, Box, Stack, ask, eventually
 
 SERVERS = 45

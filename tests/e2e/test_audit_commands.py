@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from gateway.cli import main
-from gateway.drivers.audit_file import ChainFiles
-from gateway.drivers.audit_record import record_body
-from gateway.ports import AuditRecord
-from gateway.rules.audit_chain import parse
+from gateway.commands.parser import main
+from gateway.domain.audit.chain import parse
+from gateway.drivers.audit.file_store import ChainFiles
+from gateway.drivers.audit.record_format import record_body
+from gateway.flow.ports import AuditRecord
 from tests.support.audit import SigningKey, lines_in
 from tests.support.clock import FakeClock
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import main
-from gateway.drivers.fingerprints import KeyedFingerprints
-from gateway.model import Secret
+from gateway.commands.parser import main
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from tests.support.audit import SigningKey
 from tests.support.stack import RunningGateway, Stack, ask, eventually
 

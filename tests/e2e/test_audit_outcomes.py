@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.cli import main
+from gateway.commands.parser import main
 from tests.support.stack import WITHIN_S, Answer, Box, RunningGateway, Stack, ask, eventually
 
 POWER = "power-state"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import valkey
 
-from gateway.drivers.embedded_valkey import EmbeddedValkey
+from gateway.drivers.valkey.embedded import EmbeddedValkey
 from tests.support.stack import WITHIN_S, Answer, ask, console_path, eventually
 
 KEYS = {
@@ -148,7 +148,7 @@ def test_only_its_owner_can_read_what_it_writes(demo: Demo) -> None:
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
-WITH_PORT = "from gateway.demo import run_demo; run_demo(as_json=True, port={port})"
+WITH_PORT = "from gateway.demo.run import run_demo; run_demo(as_json=True, port={port})"
 LOST_RACE = """
 from gateway import demo
 free_port, first = demo._free_port, [{port}]

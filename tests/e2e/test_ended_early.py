@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.drivers.audit_file import ChainFiles
-from gateway.drivers.audit_record import record_body
-from gateway.ports import AuditRecord
+from gateway.drivers.audit.file_store import ChainFiles
+from gateway.drivers.audit.record_format import record_body
+from gateway.flow.ports import AuditRecord
 from tests.support.clock import FakeClock
 from tests.support.stack import Stack
 

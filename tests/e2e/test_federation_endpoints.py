@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import main
+from gateway.commands.parser import main
 from tests.support.stack import Answer, Stack, ask, eventually, speak
 
 TOKENS = "/v3.0/OS-AUTH/id-token/tokens"

@@ -79,7 +79,7 @@ def test_the_image_bears_compiled_modules_and_neither_pip_nor_a_cache(image: Ima
 
 
 def test_the_image_can_trace(image: Image) -> None:
-    said = image.run("python", "-c", "import gateway.drivers.tracing")
+    said = image.run("python", "-c", "import gateway.drivers.telemetry.tracing")
     assert said.returncode == 0, said.stderr
 
 

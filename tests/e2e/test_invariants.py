@@ -11,7 +11,7 @@ from pathlib import Path
 
 import valkey
 
-from gateway.cloudbox import iam
+from gateway.demo.cloud import iam
 from tests.support.stack import Stack, a_policy, console_path, eventually, speak
 
 

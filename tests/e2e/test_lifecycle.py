@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervisor import _RESTART_AFTER_S
+from gateway.process.supervisor import _RESTART_AFTER_S
 from tests.support.stack import Stack, a_policy, ask, console_path, eventually
 from tests.support.valkey import RealValkey, free_port
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.rules.orders import kept_from_text
+from gateway.domain.overrides import kept_from_text
 from tests.e2e.test_admin import API, Operator, with_api
 from tests.support.stack import Answer, Box, RunningGateway, Stack, a_seal_key, ask, eventually
 

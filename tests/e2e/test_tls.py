@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import main
+from gateway.commands.parser import main
 from tests.support.stack import RunningGateway, Stack, console_path, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted
 from tests.support.tls import Authority, Pair

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from gateway.model import Demand, Priority
-from gateway.rules.pacing import Pace
+from gateway.domain.model import Demand, Priority
+from gateway.domain.queue.pacing import Pace
 from tests.support.fleet import Fleet, Replica, jain, loop_time
 from tests.support.virtual_time import run_virtually
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gateway.audit_cli import verify_trail
+from gateway.commands.audit import verify_trail
 from tests.soak.verdicts import (
     Heard,
     Sample,

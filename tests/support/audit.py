@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from gateway.drivers.audit_keys import signer_of, verifier_of
-from gateway.drivers.audit_places import chain_places, segment_files
-from gateway.model import Secret
-from gateway.rules.audit_chain import Head
-from gateway.rules.audit_trails import told_in, verify_all
-from gateway.rules.audit_verify import Report, Segment, Verify, verify
+from gateway.domain.audit.chain import Head
+from gateway.domain.audit.chains import told_in, verify_all
+from gateway.domain.audit.verify import Report, Segment, Verify, verify
+from gateway.domain.model import Secret
+from gateway.drivers.audit.paths import chain_places, segment_files
+from gateway.drivers.audit.signing_keys import signer_of, verifier_of
 
 
 class SigningKey:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.cloudbox import iam
-from gateway.cloudbox.box import BoxSettings
+from gateway.demo.cloud import iam
+from gateway.demo.cloud.simulated_cloud import BoxSettings
 from tests.support.stack import Answer, ask
 
 AT_ONCE = BoxSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.flow.sendings import Sendings
-from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
-from gateway.rules.verdicts import Usable
-from gateway.rules.waiters import Waiters
+from gateway.domain.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.domain.upstream.verdicts import Usable
+from gateway.flow.attempts import Sendings
+from gateway.flow.waiters import Waiters
 
 Answering = Callable[[UpstreamRequest], UpstreamAnswer | bytes]
 

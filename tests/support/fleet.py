@@ -17,21 +17,21 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from gateway import settings
-from gateway.drivers.sealer import Sealer
+from gateway.config import settings
+from gateway.domain.errors import GatewayError, UpstreamUnreachable
+from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.queue.pacing import Pace
+from gateway.domain.upstream.breaker import Breaker, BreakerRules
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.errors import GatewayError, UpstreamUnreachable
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetLine, FairBudget
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
-from gateway.ports import Fetched, Held
-from gateway.rules.breaker import Breaker, BreakerRules
-from gateway.rules.fair_queue import Limit
-from gateway.rules.pacing import Pace
-from gateway.rules.waiters import Waiters
+from gateway.flow.ports import Fetched, Held
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock

@@ -1,7 +1,7 @@
 """A journal whose disk may be full."""
 
-from gateway.errors import JournalUnavailable
-from gateway.ports import AuditRecord
+from gateway.domain.errors import JournalUnavailable
+from gateway.flow.ports import AuditRecord
 
 
 class FullDisk:

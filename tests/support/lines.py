@@ -6,15 +6,15 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from gateway import settings
-from gateway.drivers.clock import SystemClock
+from gateway.config import settings
+from gateway.domain.errors import BudgetExhausted
+from gateway.domain.model import BudgetClass, Demand, Secret
+from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey, make_client
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.errors import BudgetExhausted
 from gateway.flow.fair_budget import BudgetLine
-from gateway.model import BudgetClass, Demand, Secret
-from gateway.rules.fair_queue import Limit
-from gateway.rules.pacing import Pace
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 

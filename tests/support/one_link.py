@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.errors import NotAuthenticated, Rejection
-from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.gateway import Answered, Asked, Gateway
-from gateway.flow.recorder import Recorder
-from gateway.model import (
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.errors import NotAuthenticated, Rejection
+from gateway.domain.model import (
     CONSOLE_OPEN,
     ConsoleLink,
     LinkSource,
@@ -17,12 +16,13 @@ from gateway.model import (
     RuleRef,
     Secret,
 )
-from gateway.ports import AuditRecord
-from gateway.rules.catalogue import Catalogue
-from gateway.rules.inventory import NO_INVENTORY, Inventory
-from gateway.rules.pacing import Pace
-from gateway.rules.policy import Permit, Policy, Rule
-from gateway.settings import built_in_operations
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.policy import Permit, Policy, Rule
+from gateway.domain.queue.pacing import Pace
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.pipeline import Answered, Asked, Gateway
+from gateway.flow.ports import AuditRecord
+from gateway.flow.request_audit import Recorder
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 

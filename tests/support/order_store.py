@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
-from gateway.errors import StoreUnavailable
-from gateway.ports import ToldOrders
-from gateway.rules.orders import Order
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.overrides import Order
+from gateway.flow.ports import ToldOrders
 
 
 class FakeOrderStore:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from gateway.ports import Heard
+from gateway.flow.ports import Heard
 
 Answering = Callable[[bytes], Awaitable[bytes]]
 

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gateway.errors import StoreUnavailable
-from gateway.ports import ANY_VERSION, Busy, Claimed, Clock, Failed, Found
+from gateway.domain.errors import StoreUnavailable
+from gateway.flow.ports import ANY_VERSION, Busy, Claimed, Clock, Failed, Found
 
 
 class FakeSharedStore:

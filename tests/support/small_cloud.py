@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from gateway.errors import UpstreamRefused
-from gateway.model import UpstreamRequest
+from gateway.domain.errors import UpstreamRefused
+from gateway.domain.model import UpstreamRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.cloudbox import iam
-from gateway.cloudbox.idp import AUDIENCE
+from gateway.demo.cloud import iam
+from gateway.demo.cloud.idp import AUDIENCE
 from tests.support.valkey import RealValkey, free_port, free_ports
 
 WITHIN_S = 20.0
@@ -61,9 +61,9 @@ class Box:
     """The cloud in a box, in a process of its own, steered through /_box."""
 
     def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
-        """`options` as `python -m gateway.cloudbox --help` tells them."""
+        """`options` as `python -m gateway.demo.cloud --help` tells them."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cloudbox", "--servers", str(servers), *options],
+            [sys.executable, "-m", "gateway.demo.cloud", "--servers", str(servers), *options],
             stdout=subprocess.PIPE,
             stderr=stderr,
         )

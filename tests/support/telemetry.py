@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from gateway.model import BudgetClass, LinkSource, StageTimes
+from gateway.domain.model import BudgetClass, LinkSource, StageTimes
 
 
 class RecordingTelemetry:

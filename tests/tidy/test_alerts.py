@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.edge.wire import INTERNAL, WIRE
-from gateway.errors import Rejection
-from gateway.rules.catalogue import OWN_OPERATION
-from gateway.settings import built_in_operations
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import OWN_OPERATION
+from gateway.domain.errors import Rejection
+from gateway.edge.errors import INTERNAL, WIRE
 from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
 from tests.support.promql import Selector, labels_grouped_by, selectors_in
 from tests.support.watched import of_dashboards

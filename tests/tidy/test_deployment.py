@@ -20,10 +20,10 @@ import yaml
 
 from deploy.kubernetes.prometheusrule import prometheus_rule
 from gateway import __version__
-from gateway.located_yaml import load
-from gateway.rules.policy_text import read_policy
-from gateway.settings import Settings, load_settings
-from gateway.supervisor import _END_LEEWAY_S
+from gateway.config.located_yaml import load
+from gateway.config.policy_text import read_policy
+from gateway.config.settings import Settings, load_settings
+from gateway.process.supervisor import _END_LEEWAY_S
 from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
 from tests.support.image import DOCKERFILE, image_facts
 from tests.support.stack import Stack, ask

@@ -4,10 +4,16 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from gateway.drivers.metrics import Metrics
-from gateway.drivers.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind, page
-from gateway.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.rules.verdicts import Verdict
+from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.domain.upstream.verdicts import Verdict
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.telemetry.metrics_contract import (
+    BY_NAME,
+    FAMILIES,
+    UPSTREAM_OUTCOMES,
+    Kind,
+    page,
+)
 
 _OF_THE_LIBRARY = ("python_", "process_")
 _PAGE = Path(__file__).parents[2] / "deploy" / "metrics.md"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from gateway.edge.openapi import decided_on
-from gateway.rules.catalogue import OWN_OPERATION
-from gateway.settings import built_in_operations
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import OWN_OPERATION
+from gateway.edge.docs.openapi import decided_on
 
 README = Path(__file__).parents[2] / "README.md"
 

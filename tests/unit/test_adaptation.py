@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.rules.adaptation import Learned, after_429, after_calls, rate
+from gateway.domain.queue.adaptation import Learned, after_429, after_calls, rate
 
 CEILING = 9.7
 

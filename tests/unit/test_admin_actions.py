@@ -6,14 +6,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from gateway.errors import BadRequest
-from gateway.flow.admin_actions import AdminActions
-from gateway.flow.administration import Administrator, Plan
-from gateway.flow.every_process import EveryProcess
-from gateway.flow.standing_orders import StandingOrders
-from gateway.model import Principal
-from gateway.rules.identity import TokenRules
-from gateway.rules.orders import Order, RevokedBefore
+from gateway.domain.errors import BadRequest
+from gateway.domain.identity.claims import TokenRules
+from gateway.domain.model import Principal
+from gateway.domain.overrides import Order, RevokedBefore
+from gateway.flow.active_overrides import StandingOrders
+from gateway.flow.admin.actions import AdminActions
+from gateway.flow.admin.administration import Administrator, Plan
+from gateway.flow.admin.cluster_query import EveryProcess
 from tests.support.clock import FakeClock
 from tests.support.order_store import FakeOrderStore
 from tests.support.replicas import Alone

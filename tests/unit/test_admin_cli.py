@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from gateway.cli import main
-from gateway.model import Logger
+from gateway.commands.parser import main
+from gateway.domain.model import Logger
 
 REVOKE = ("revoke", "--issuer", "corp")
 NOW = ("--before", "2026-11-24T12:00:00Z")

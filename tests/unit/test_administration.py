@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BadRequest,
     JournalUnavailable,
     NotAdmin,
     NotAuthenticated,
     Rejection,
 )
-from gateway.flow.administration import Action, Administration, Administrator, Plan
-from gateway.model import Principal
-from gateway.ports import AuditRecord
+from gateway.domain.model import Principal
+from gateway.flow.admin.administration import Action, Administration, Administrator, Plan
+from gateway.flow.ports import AuditRecord
 from tests.support.clock import FakeClock
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.rules.audit_chain import (
+from gateway.domain.audit.chain import (
     Head,
     Signer,
     beginning,
@@ -17,7 +17,7 @@ from gateway.rules.audit_chain import (
     segment_opening,
     segment_removed,
 )
-from gateway.rules.audit_verify import Flaw, Report, Segment, Verify, summary, verify
+from gateway.domain.audit.verify import Flaw, Report, Segment, Verify, summary, verify
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()

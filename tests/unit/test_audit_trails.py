@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.rules.audit_chain import (
+from gateway.domain.audit.chain import (
     Head,
     Neighbour,
     beginning,
@@ -16,8 +16,8 @@ from gateway.rules.audit_chain import (
     segment_removed,
     told_beside,
 )
-from gateway.rules.audit_trails import Chains, told_in, verify_all
-from gateway.rules.audit_verify import Flaw, Report, Segment
+from gateway.domain.audit.chains import Chains, told_in, verify_all
+from gateway.domain.audit.verify import Flaw, Report, Segment
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()

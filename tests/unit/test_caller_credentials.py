@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.issued_keys import SealedKeys
-from gateway.drivers.sealer import Sealer
-from gateway.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
-from gateway.flow.credentials import CallerCredentials
-from gateway.flow.used_here import UsedHere
-from gateway.model import Secret
-from gateway.ports import KeyPair
-from gateway.rules.sdk_signature import Presented
-from gateway.rules.signing import sign
+from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
+from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.local_replay_cache import UsedHere
+from gateway.flow.ports import KeyPair
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
@@ -227,7 +227,7 @@ async def test_the_project_in_the_header_is_the_one_in_the_path(scene: Scene) ->
 async def test_what_a_process_remembers_is_bounded(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.flow.used_here._KEYS_MAX", 3)
+    monkeypatch.setattr("gateway.flow.local_replay_cache._KEYS_MAX", 3)
     used = UsedHere(scene.clock)
     for key in "abcd":
         assert await used.use(key, ttl_s=60)

@@ -2,9 +2,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from gateway.errors import CallerLimited, StoreUnavailable
+from gateway.domain.errors import CallerLimited, StoreUnavailable
+from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits, Remaining
-from gateway.rules.pacing import Pace
 from tests.support.clock import FakeClock
 
 PACE = Pace(requests=60, per_s=60, burst=5)

@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import (
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import Catalogue, flaws, parameters, with_body
+from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
     NamesNoServer,
     OperationUnknown,
     RequestTooLarge,
 )
-from gateway.model import Answer, Call, Operation
-from gateway.rules.catalogue import Catalogue, flaws, parameters, with_body
-from gateway.settings import built_in_operations
+from gateway.domain.model import Answer, Call, Operation
 
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 SERVER = "11111111-2222-4333-8444-555555555555"

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.drivers.fingerprints import KeyedFingerprints
-from gateway.errors import BudgetExhausted, GatewayError, NotPermitted, UpstreamBroken
-from gateway.flow.console import ConsoleAccount, Consoles
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import (
+from gateway.domain.errors import BudgetExhausted, GatewayError, NotPermitted, UpstreamBroken
+from gateway.domain.links.console_link import ConsoleAddresses
+from gateway.domain.model import (
     CONSOLE_OPEN,
     BudgetClass,
     Call,
@@ -27,10 +25,12 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
 )
-from gateway.ports import Busy, Claimed, Failed, Found
-from gateway.rules.console_link import ConsoleAddresses
-from gateway.rules.policy import Permit
-from gateway.rules.waiters import Waiters
+from gateway.domain.policy.policy import Permit
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
+from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.ports import Busy, Claimed, Failed, Found
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry

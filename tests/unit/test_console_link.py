@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import UpstreamBroken
-from gateway.model import UpstreamAnswer
-from gateway.rules.console_link import ConsoleAddresses, console_url
+from gateway.domain.errors import UpstreamBroken
+from gateway.domain.links.console_link import ConsoleAddresses, console_url
+from gateway.domain.model import UpstreamAnswer
 
 ALLOWED = ConsoleAddresses(("*.huaweicloud.com", "console.example"))
 GOOD = (

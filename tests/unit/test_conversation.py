@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import (
+from gateway.domain.errors import (
     GatewayError,
     ServiceLoginFailed,
     UpstreamBroken,
@@ -15,8 +15,8 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.model import UpstreamAnswer
-from gateway.rules.conversation import (
+from gateway.domain.model import UpstreamAnswer
+from gateway.domain.upstream.conversation import (
     NotSent,
     Outcome,
     Renew,
@@ -26,7 +26,7 @@ from gateway.rules.conversation import (
     Wait,
     converse,
 )
-from gateway.rules.verdicts import (
+from gateway.domain.upstream.verdicts import (
     Broken,
     CredentialStale,
     Misconfigured,

@@ -1,7 +1,7 @@
 import pytest
 
-from gateway.errors import BadRequest, NotAuthenticated, Rejection
-from gateway.rules.credentials import caller_jwt
+from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection
+from gateway.domain.identity.credentials import caller_jwt
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from gateway.flow.admin_messages import PolicyHere, WhichSessions
+from gateway.domain.model import Principal
+from gateway.domain.policy.policy import Policy
+from gateway.flow.admin.cluster_query import EveryProcess, OwnView
+from gateway.flow.admin.messages import PolicyHere, WhichSessions
 from gateway.flow.console import HeldLink
-from gateway.flow.every_process import EveryProcess, OwnView
 from gateway.flow.fair_budget import FairBudget
-from gateway.model import Principal
-from gateway.rules.policy import Policy
 from tests.support.replicas import FakeReplicas
 from tests.unit.test_policy import a_policy
 

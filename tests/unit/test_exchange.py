@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BudgetExhausted,
     DeadlineExceeded,
     GatewayError,
@@ -19,12 +19,12 @@ from gateway.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
+from gateway.domain.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest, WriteOutcome
+from gateway.domain.queue.fair_queue import LATE_MAX_S
+from gateway.domain.upstream.breaker import Breaker, BreakerRules
+from gateway.flow.attempts import Sendings
 from gateway.flow.exchange import Exchange
-from gateway.flow.sendings import Sendings
-from gateway.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest, WriteOutcome
-from gateway.rules.breaker import Breaker, BreakerRules
-from gateway.rules.fair_queue import LATE_MAX_S
-from gateway.rules.waiters import Waiters
+from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 

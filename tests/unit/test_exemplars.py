@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from gateway.drivers.metrics import _Histogram
+from gateway.drivers.telemetry.metrics import _Histogram
 
 A, B = "a" * 32, "b" * 32
 

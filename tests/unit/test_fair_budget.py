@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.errors import BudgetExhausted, StoreUnavailable
+from gateway.domain.errors import BudgetExhausted, StoreUnavailable
+from gateway.domain.model import BudgetClass, Demand, Priority
+from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn
+from gateway.domain.queue.pacing import Pace
 from gateway.flow import fair_budget
 from gateway.flow.fair_budget import BudgetLine
-from gateway.model import BudgetClass, Demand, Priority
-from gateway.ports import News
-from gateway.rules.fair_queue import Limit, Outcome, State, Turn
-from gateway.rules.pacing import Pace
-from gateway.rules.waiters import Waiters
+from gateway.flow.ports import News
+from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 

@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.valkey import fair_queue
-from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.model import Demand, Priority
-from gateway.ports import News
-from gateway.rules.fair_queue import (
+from gateway.domain.model import Demand, Priority
+from gateway.domain.queue.fair_queue import (
     Entry,
     FairQueue,
     Hurt,
@@ -22,7 +19,10 @@ from gateway.rules.fair_queue import (
     weight_of,
     without_burst,
 )
-from gateway.rules.pacing import Pace
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.valkey import fair_queue
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
+from gateway.flow.ports import News
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 

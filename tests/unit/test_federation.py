@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.issued_keys import SealedKeys
-from gateway.drivers.sealer import Sealer
-from gateway.errors import (
+from gateway.domain.errors import (
     CallerLimited,
     GatewayError,
     JournalUnavailable,
     NotAuthenticated,
     Rejection,
 )
+from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.model import Call, Operation, Principal, ProjectId, Secret
+from gateway.domain.policy.policy import Policy
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.federation import Errand, Federation
-from gateway.flow.recorder import Recorder
-from gateway.model import Call, Operation, Principal, ProjectId, Secret
-from gateway.ports import AuditRecord, CredentialIssued
-from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy
-from gateway.rules.sdk_signature import Presented
+from gateway.flow.ports import AuditRecord, CredentialIssued
+from gateway.flow.request_audit import Recorder
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 

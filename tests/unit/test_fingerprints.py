@@ -3,8 +3,8 @@
 import base64
 import re
 
-from gateway.drivers.fingerprints import KeyedFingerprints
-from gateway.model import Secret
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 
 
 def under(key: bytes) -> KeyedFingerprints:

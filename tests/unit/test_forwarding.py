@@ -6,11 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from gateway.errors import BudgetExhausted, NotPermitted, UpstreamUnreachable
-from gateway.flow.forwarding import Forwarded, Forwarding
-from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.sendings import Sendings
-from gateway.model import (
+from gateway.domain.errors import BudgetExhausted, NotPermitted, UpstreamUnreachable
+from gateway.domain.model import (
     Answer,
     Call,
     Demand,
@@ -25,7 +22,10 @@ from gateway.model import (
     UpstreamAnswer,
     UpstreamRequest,
 )
-from gateway.rules.policy import Permit, Reach
+from gateway.domain.policy.policy import Permit, Reach
+from gateway.flow.attempts import Sendings
+from gateway.flow.forwarding import Forwarded, Forwarding
+from gateway.flow.listings import ListBounds, Listings
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import Answer
-from gateway.rules.headers import returning, travelling
+from gateway.domain.catalogue.headers import returning, travelling
+from gateway.domain.model import Answer
 
 OURS = {"X-Request-Id": "req-1", "Via": "1.1 console-gateway", "Accept-Encoding": "identity"}
 CONDITIONS = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
+from gateway.domain.model import Principal, Secret, VerifiedToken
 from gateway.flow.identify import Identify
-from gateway.model import Principal, Secret, VerifiedToken
-from gateway.rules.identity import CALLER_JWT_CHARS_MAX, TokenRules
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import NotAuthenticated, Rejection
-from gateway.model import Principal, VerifiedToken
-from gateway.rules.identity import TokenRules, good_until, principal_of
+from gateway.domain.errors import NotAuthenticated, Rejection
+from gateway.domain.identity.claims import TokenRules, good_until, principal_of
+from gateway.domain.model import Principal, VerifiedToken
 
 NOW = 1_800_000_000.0
 ISS = "https://idp.example.com/realms/corp"

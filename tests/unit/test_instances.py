@@ -5,9 +5,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gateway.errors import NotPermitted, UpstreamRefused
+from gateway.domain.errors import NotPermitted, UpstreamRefused
+from gateway.domain.model import Call, Demand, InstanceId, Operation, ProjectId, UpstreamRequest
 from gateway.flow.instances import Instances
-from gateway.model import Call, Demand, InstanceId, Operation, ProjectId, UpstreamRequest
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 

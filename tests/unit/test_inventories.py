@@ -10,18 +10,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BudgetExhausted,
     UpstreamBroken,
     UpstreamRefused,
     UpstreamSlow,
     UpstreamUnreachable,
 )
+from gateway.domain.model import Priority, ProjectId, ServerId, UpstreamRequest
+from gateway.domain.policy import inventory as rules
+from gateway.domain.policy.inventory import NO_INVENTORY
 from gateway.flow.inventories import InventoryAccount, KeptInventories
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import Priority, ProjectId, ServerId, UpstreamRequest
-from gateway.rules import inventory as rules
-from gateway.rules.inventory import NO_INVENTORY
+from gateway.flow.single_flight import SharedFlight
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.kept_file import FakeKeptFile

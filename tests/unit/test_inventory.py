@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import ServerId
-from gateway.rules.inventory import (
+from gateway.domain.model import ServerId
+from gateway.domain.policy.inventory import (
     NO_INVENTORY,
     Attributes,
     Inventory,

@@ -3,9 +3,9 @@ import os
 
 import pytest
 
-from gateway.drivers.issued_keys import SealedKeys
-from gateway.drivers.sealer import Sealer
-from gateway.model import Secret
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
 
 JWT = Secret("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJl")
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from gateway.errors import DeadlineExceeded
-from gateway.model import LinkSource
+from gateway.domain.errors import DeadlineExceeded
+from gateway.domain.model import LinkSource
 from tests.support.one_link import OneLink
 
 

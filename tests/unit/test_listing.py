@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import BadRequest, UpstreamBroken
-from gateway.model import Call, Listing, Operation, Paging, ProjectId
-from gateway.rules.listing import Page, PageReader, target_of, visible
+from gateway.domain.catalogue.listing import Page, PageReader, target_of, visible
+from gateway.domain.errors import BadRequest, UpstreamBroken
+from gateway.domain.model import Call, Listing, Operation, Paging, ProjectId
 
 SERVERS = Listing("servers", "id", Paging.MARKER)
 ALARMS = Listing("alarms", "metric.dimensions.value", Paging.OFFSET, limit_min=1)

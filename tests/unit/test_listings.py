@@ -6,10 +6,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gateway.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
+from gateway.domain.catalogue.listing import Page
+from gateway.domain.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
+from gateway.domain.model import (
+    Call,
+    Demand,
+    Listing,
+    Operation,
+    Paging,
+    ProjectId,
+    UpstreamRequest,
+)
 from gateway.flow.listings import ListBounds, Listings
-from gateway.model import Call, Demand, Listing, Operation, Paging, ProjectId, UpstreamRequest
-from gateway.rules.listing import Page
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.located_yaml import Document, Mistake, MistakesFound, dotted, load
+from gateway.config.located_yaml import Document, Mistake, MistakesFound, dotted, load
 
 NESTED = """\
 # a comment

@@ -10,11 +10,11 @@ from typing import get_args
 
 import pytest
 
-from gateway.drivers import log as logs
-from gateway.edge.passed_on import TracesPassedOn
-from gateway.flow import under_way
-from gateway.model import Logger
-from gateway.rules.trace_context import TraceContext
+from gateway.domain.model import Logger
+from gateway.domain.trace_context import TraceContext
+from gateway.drivers.telemetry import log as logs
+from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.flow import context
 
 GATEWAY = Path(__file__).parents[2] / "gateway"
 
@@ -36,12 +36,12 @@ def line() -> dict[str, object]:
 def test_a_line_inside_a_request_tells_its_request_and_its_trace() -> None:
     assert not {"request_id", "trace_id"} & line().keys()
     trace = TracesPassedOn().begin(TraceContext("a" * 32, "b" * 16, 1), "GET")
-    tokens = under_way.request_id.set("r-1"), under_way.trace.set(trace)
+    tokens = context.request_id.set("r-1"), context.trace.set(trace)
     try:
         assert (line()["request_id"], line()["trace_id"]) == ("r-1", "a" * 32)
     finally:
-        under_way.request_id.reset(tokens[0])
-        under_way.trace.reset(tokens[1])
+        context.request_id.reset(tokens[0])
+        context.trace.reset(tokens[1])
 
 
 def test_levels_go_by_module_and_those_not_named_go_by_the_one_above() -> None:

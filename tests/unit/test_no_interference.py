@@ -14,16 +14,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.edge.wire import render
-from gateway.errors import GatewayError
-from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.forwarding import Forwarding
-from gateway.flow.gateway import Asked, Gateway
-from gateway.flow.instances import Instances
-from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.recorder import Recorder
-from gateway.flow.writes import Writes
-from gateway.model import (
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.errors import GatewayError
+from gateway.domain.model import (
     PERMISSIONS,
     Principal,
     ProjectId,
@@ -32,11 +26,17 @@ from gateway.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.rules.catalogue import Catalogue
-from gateway.rules.inventory import Attributes, Inventory, Selector
-from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy, Rule
-from gateway.settings import built_in_operations
+from gateway.domain.policy.inventory import Attributes, Inventory, Selector
+from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.queue.pacing import Pace
+from gateway.edge.errors import render
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.forwarding import Forwarding
+from gateway.flow.instances import Instances
+from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.request_audit import Recorder
+from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.small_cloud import SmallCloud, SmallServer

@@ -4,8 +4,8 @@ from itertools import permutations
 
 import pytest
 
-from gateway.model import Principal
-from gateway.rules.orders import (
+from gateway.domain.model import Principal
+from gateway.domain.overrides import (
     NOTHING_KEPT,
     Ceiling,
     DroppedLinks,

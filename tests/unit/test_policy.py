@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import NotPermitted
-from gateway.model import (
+from gateway.domain.errors import NotPermitted
+from gateway.domain.model import (
     CONSOLE_OPEN,
     SERVER_READ,
     Call,
@@ -19,7 +19,7 @@ from gateway.model import (
     RuleRef,
     ServerId,
 )
-from gateway.rules.policy import Policy, Rule
+from gateway.domain.policy.policy import Policy, Rule
 
 P1, P2 = ProjectId("p1"), ProjectId("p2")
 S1, S2 = ServerId("s1"), ServerId("s2")

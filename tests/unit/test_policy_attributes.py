@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import NotPermitted
-from gateway.model import Call, Operation, Principal, ProjectId, RuleKind, RuleRef, ServerId
-from gateway.rules.inventory import NO_INVENTORY, Attributes, Inventory, Selector
-from gateway.rules.policy import PERMITS_MAX, Policy, Rule
+from gateway.domain.errors import NotPermitted
+from gateway.domain.model import Call, Operation, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory, Selector
+from gateway.domain.policy.policy import PERMITS_MAX, Policy, Rule
 
 P1, P2 = ProjectId("p1"), ProjectId("p2")
 SERVERS = [ServerId(f"s{i}") for i in range(6)]

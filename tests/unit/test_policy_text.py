@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.located_yaml import MistakesFound, load
-from gateway.model import CONSOLE_OPEN, SERVER_READ, Principal, ProjectId, ServerId
-from gateway.rules.policy import Policy
-from gateway.rules.policy_text import read_policy
+from gateway.config.located_yaml import MistakesFound, load
+from gateway.config.policy_text import read_policy
+from gateway.domain.model import CONSOLE_OPEN, SERVER_READ, Principal, ProjectId, ServerId
+from gateway.domain.policy.policy import Policy
 
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 SERVER = "11111111-2222-4333-8444-555555555555"

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edge.prepared import AnswerBytes
-from gateway.edge.wire import rate_limit, rate_limit_policy
+from gateway.domain.catalogue.preferences import wait_preferred
+from gateway.domain.queue.pacing import Pace
+from gateway.edge.errors import rate_limit, rate_limit_policy
+from gateway.edge.public.prepared_response import AnswerBytes
 from gateway.flow.caller_limits import Remaining
-from gateway.rules.pacing import Pace
-from gateway.rules.preferences import wait_preferred
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.errors import GatewayError, NotAuthenticated, NotPermitted
-from gateway.model import LinkSource
-from gateway.rules.policy import Policy
+from gateway.domain.errors import GatewayError, NotAuthenticated, NotPermitted
+from gateway.domain.model import LinkSource
+from gateway.domain.policy.policy import Policy
 from tests.support.one_link import ANN, GRANT, OneLink
 
 LOSSES = pytest.mark.parametrize(

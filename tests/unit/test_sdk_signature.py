@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.errors import BadRequest, NotAuthenticated, Rejection
-from gateway.model import Secret
-from gateway.rules.sdk_signature import Presented, read_proof, signed_at, verify
-from gateway.rules.signing import sign
+from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection
+from gateway.domain.identity.sdk_signature import Presented, read_proof, signed_at, verify
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
 
 AT = 1_800_000_000.0
 SECRET = Secret("canary-secret-key")

@@ -1,8 +1,8 @@
 import base64
 import os
 
-from gateway.drivers.sealer import Sealer
-from gateway.model import Secret
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.sealer import Sealer
 
 
 def a_key() -> Secret:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.located_yaml import MistakesFound
-from gateway.settings import (
+from gateway.config.located_yaml import MistakesFound
+from gateway.config.settings import (
     RedisServer,
     Settings,
     descriptors_passed,
@@ -19,7 +19,7 @@ from gateway.settings import (
     load_settings,
     traces_wanted,
 )
-from gateway.supervisor import _addresses
+from gateway.process.supervisor import _addresses
 from tests.support.audit import SigningKey
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.rules.share import Share
+from gateway.domain.sampling import Share
 
 
 @pytest.mark.parametrize(

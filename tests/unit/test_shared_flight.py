@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BudgetExhausted,
     DeadlineExceeded,
     GatewayError,
@@ -13,11 +13,11 @@ from gateway.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.flow import shared_flight
-from gateway.flow.shared_flight import SharedFlight
-from gateway.model import Demand, LinkSource
-from gateway.ports import Fetched, Found, Held
-from gateway.rules.waiters import Waiters
+from gateway.domain.model import Demand, LinkSource
+from gateway.flow import single_flight
+from gateway.flow.ports import Fetched, Found, Held
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 
@@ -587,7 +587,7 @@ async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a holder be told without a pause, which the loop's own clock would measure."""
-    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(single_flight, "_TELL_AFTER_S", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -655,7 +655,7 @@ async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClo
 async def test_who_asks_for_no_one_s_place_tells_no_holder(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_flight, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(single_flight, "_TELL_AFTER_S", 0.0)
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     told: list[bytes] = []
     monkeypatch.setattr(store, "tell_holder", lambda *_, **told_: told.append(told_["text"]))

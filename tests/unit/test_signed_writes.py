@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.drivers.issued_keys import SealedKeys
-from gateway.drivers.sealer import Sealer
-from gateway.errors import (
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.errors import (
     BadRequest,
     BudgetExhausted,
     CallerLimited,
@@ -22,29 +22,22 @@ from gateway.errors import (
     NotPermitted,
     UpstreamSlow,
 )
-from gateway.flow.best_effort_journal import BestEffortJournal
+from gateway.domain.model import Principal, ProjectId, RuleKind, RuleRef, Secret, UpstreamRequest
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.queue.pacing import Pace
+from gateway.domain.upstream.signing import sign
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.credentials import CallerCredentials
 from gateway.flow.forwarding import Forwarded, Forwarding
-from gateway.flow.gateway import Asked, Gateway
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.recorder import Recorder
+from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.request_audit import Recorder
 from gateway.flow.writes import Writes
-from gateway.model import (
-    Principal,
-    ProjectId,
-    RuleKind,
-    RuleRef,
-    Secret,
-    UpstreamRequest,
-)
-from gateway.rules.catalogue import Catalogue
-from gateway.rules.inventory import NO_INVENTORY, Inventory
-from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy, Rule
-from gateway.rules.signing import sign
-from gateway.settings import built_in_operations
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.telemetry import RecordingTelemetry

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.model import Secret
-from gateway.rules.signing import sign
+from gateway.domain.model import Secret
+from gateway.domain.upstream.signing import sign
 
 AT = 1_800_000_000.0
 

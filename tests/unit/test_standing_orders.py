@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.errors import BadRequest, OrdersUnknown, StoreUnavailable
-from gateway.flow import standing_orders
-from gateway.flow.standing_orders import ORDERS_MAX, StandingOrders
-from gateway.model import Principal
-from gateway.rules.orders import Lifted, Order, RevokedToken, What, kept_from_text
+from gateway.domain.errors import BadRequest, OrdersUnknown, StoreUnavailable
+from gateway.domain.model import Principal
+from gateway.domain.overrides import Lifted, Order, RevokedToken, What, kept_from_text
+from gateway.flow import active_overrides
+from gateway.flow.active_overrides import ORDERS_MAX, StandingOrders
 from tests.support.clock import FakeClock, settle
 from tests.support.kept_file import FakeKeptFile
 from tests.support.order_store import FakeOrderStore
@@ -194,7 +194,7 @@ async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
         async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(standing_orders, "_KEPT_WITHIN_S", 0.05)
+    monkeypatch.setattr(active_overrides, "_KEPT_WITHIN_S", 0.05)
     store = a_store()
     orders = replica(store, Hanging())
     async with running(orders):

@@ -6,25 +6,25 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.errors import (
+from gateway.config.settings import built_in_operations
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.errors import (
     GatewayError,
     JournalUnavailable,
     NotPermitted,
     UpstreamBusy,
     UpstreamSlow,
 )
-from gateway.flow.best_effort_journal import BestEffortJournal
+from gateway.domain.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.queue.pacing import Pace
+from gateway.flow.best_effort_audit_log import BestEffortJournal
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.gateway import Asked, Gateway
-from gateway.flow.recorder import Recorder
+from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.request_audit import Recorder
 from gateway.flow.writes import Writes
-from gateway.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
-from gateway.rules.catalogue import Catalogue
-from gateway.rules.inventory import NO_INVENTORY, Inventory
-from gateway.rules.pacing import Pace
-from gateway.rules.policy import Policy, Rule
-from gateway.settings import built_in_operations
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 

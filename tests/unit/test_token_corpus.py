@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.drivers.handover import Handover
-from gateway.drivers.issuer_keys import IssuerKeys
-from gateway.drivers.signatures import _JSON_STRING, JwtSignatures, TrustedIssuer, _depth
-from gateway.errors import NotAuthenticated, Rejection
+from gateway.config.settings import Issuer
+from gateway.domain.errors import NotAuthenticated, Rejection
+from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
+from gateway.domain.model import Principal, Secret
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.issuer_keys import IssuerKeys
+from gateway.drivers.issuers.signatures import _JSON_STRING, JwtSignatures, TrustedIssuer, _depth
 from gateway.flow.identify import Identify
-from gateway.model import Principal, Secret
-from gateway.rules.identity import CALLER_JWT_CHARS_MAX, TokenRules
-from gateway.settings import Issuer
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.tokens import Signer, b64, ec_signer, raw_token, rsa_signer

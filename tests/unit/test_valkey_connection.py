@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway import settings
+from gateway.config import settings
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Secret
 from gateway.drivers.valkey.connection import Script, Valkey
-from gateway.errors import StoreUnavailable
-from gateway.model import Secret
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
 

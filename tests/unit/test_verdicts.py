@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model import UpstreamAnswer
-from gateway.rules.verdicts import (
+from gateway.domain.model import UpstreamAnswer
+from gateway.domain.upstream.verdicts import (
     Broken,
     CredentialStale,
     Misconfigured,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.errors import (
+from gateway.domain.errors import (
     BudgetExhausted,
     DeadlineExceeded,
     GatewayError,
@@ -13,13 +13,7 @@ from gateway.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from gateway.flow.best_effort_journal import BestEffortJournal
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.recorder import Recorder
-from gateway.flow.request import Request
-from gateway.flow.sendings import Sendings
-from gateway.flow.writes import Writes
-from gateway.model import (
+from gateway.domain.model import (
     Call,
     Operation,
     Principal,
@@ -30,10 +24,16 @@ from gateway.model import (
     UpstreamAnswer,
     WriteOutcome,
 )
-from gateway.ports import AuditRecord, WriteEnded
-from gateway.rules.conversation import NotSent, Outcome
-from gateway.rules.policy import Permit
-from gateway.rules.verdicts import Refused, Throttled, Usable
+from gateway.domain.policy.policy import Permit
+from gateway.domain.upstream.conversation import NotSent, Outcome
+from gateway.domain.upstream.verdicts import Refused, Throttled, Usable
+from gateway.flow.attempts import Sendings
+from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.forwarding import Forwarded
+from gateway.flow.ports import AuditRecord, WriteEnded
+from gateway.flow.request import Request
+from gateway.flow.request_audit import Recorder
+from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 

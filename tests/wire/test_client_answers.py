@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway import client
-from gateway.cli import main
+from gateway.commands import client
+from gateway.commands.parser import main
 
 SERVER = "11111111-2222-4333-8444-555555555555"
 LINK = {"url": "https://console.example/?token=x"}

@@ -9,10 +9,10 @@ import pytest
 import uvloop
 from aiohttp import ClientSession, TCPConnector, web
 
-from gateway.drivers.clock import SystemClock
-from gateway.drivers.listener_tls import ServedCertificate
+from gateway.config.settings import ListenerTls
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.network.listener_tls import ServedCertificate
 from gateway.edge.client_certificate import shown_by
-from gateway.settings import ListenerTls
 from tests.support.tls import Authority
 
 

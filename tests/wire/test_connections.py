@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from aiohttp import web
 
-from gateway.drivers.clock import SystemClock
-from gateway.edge import public
-from gateway.edge.passed_on import TracesPassedOn
-from gateway.edge.public import PublicHandler, PublicServer
-from gateway.errors import NotPermitted
+from gateway.domain.errors import NotPermitted
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.edge.public import handler as public_handler
+from gateway.edge.public.handler import PublicHandler, PublicServer
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.gateway import Answered, Asked
-from gateway.rules.pacing import Pace
+from gateway.flow.pipeline import Answered, Asked
 
 
 class NoUsage:
@@ -43,7 +43,7 @@ async def gateway() -> RefusingGateway:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> PublicServer:
-    monkeypatch.setattr(public, "FIRST_REQUEST_WITHIN_S", 0.3)
+    monkeypatch.setattr(public_handler, "FIRST_REQUEST_WITHIN_S", 0.3)
     handler = PublicHandler(
         gateway,  # type: ignore[arg-type]
         SystemClock(),
@@ -155,7 +155,7 @@ async def test_a_body_that_is_still_being_sent_is_taken_while_draining(
 async def test_a_connection_that_stays_idle_is_closed_in_the_end(
     port: int, server: PublicServer, gateway: RefusingGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(public, "_IDLE_KEPT_S", 0.2)
+    monkeypatch.setattr(public_handler, "_IDLE_KEPT_S", 0.2)
     gateway.may_answer.clear()
     busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
     busy[1].write(ASK)

@@ -9,15 +9,15 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.drivers.clock import SystemClock
-from gateway.edge import forwarded
-from gateway.edge.passed_on import TracesPassedOn
-from gateway.edge.public import PublicHandler, PublicServer
-from gateway.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.edge.public import forwarded_response
+from gateway.edge.public.handler import PublicHandler, PublicServer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.gateway import Asked
-from gateway.rules.pacing import Pace
+from gateway.flow.pipeline import Asked
 
 CHUNK = bytes(65_536)
 
@@ -153,7 +153,7 @@ async def test_a_failure_of_ours_in_a_stream_is_no_second_answer_within_the_firs
 async def test_a_download_ends_in_time_though_it_never_stalls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forwarded, "_WHOLE_WITHIN_S", 0.3)
+    monkeypatch.setattr(forwarded_response, "_WHOLE_WITHIN_S", 0.3)
     async with an_edge(Body(1_000_000)) as edge:
         await edge.read()
         assert edge.counted == [(504, "CGW.5041")]
@@ -161,7 +161,7 @@ async def test_a_download_ends_in_time_though_it_never_stalls(
 
 
 async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarded, "_WRITTEN_WITHIN_S", 0.2)
+    monkeypatch.setattr(forwarded_response, "_WRITTEN_WITHIN_S", 0.2)
     async with an_edge(Body(1_000_000)) as edge:
         _, writer = await edge.ask()
         async with asyncio.timeout(20):

@@ -22,11 +22,11 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
-from gateway import settings
+from gateway.config import settings
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Secret
 from gateway.drivers.valkey.faults import FAULTS, reason
-from gateway.errors import StoreUnavailable
-from gateway.model import Secret
-from gateway.ports import Clock, Telemetry
+from gateway.flow.ports import Clock, Telemetry
 
 log = logging.getLogger("gateway.valkey")
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.queue.adaptation import Learned
+from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn, tolerance_s
 from gateway.drivers.valkey.connection import Script, Valkey
-from gateway.errors import StoreUnavailable
-from gateway.ports import Clock, News
-from gateway.rules.adaptation import Learned
-from gateway.rules.fair_queue import Limit, Outcome, State, Turn, tolerance_s
+from gateway.flow.ports import Clock, News
 
 _SCRIPT = Script("fair_queue")
 _LOOK_AHEAD_S = 0.02

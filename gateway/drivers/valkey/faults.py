@@ -11,7 +11,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.drivers.broken_connection import why
+from gateway.drivers.network.connection_errors import why
 
 FAULTS = (RedisError, RedisClusterException, OSError)
 """All that a call may raise when the server is away, or refuses it."""

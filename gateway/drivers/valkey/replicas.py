@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from gateway.drivers.sealer import Sealer
+from gateway.domain.errors import GatewayError, StoreUnavailable
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Script, Valkey
-from gateway.errors import GatewayError, StoreUnavailable
-from gateway.ports import Clock, Heard
+from gateway.flow.ports import Clock, Heard
 
 log = logging.getLogger("gateway.admin")
 

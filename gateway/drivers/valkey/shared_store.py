@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
-from gateway.drivers.sealer import Sealer
+from gateway.domain.errors import StoreUnavailable
+from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Script, Valkey
-from gateway.errors import StoreUnavailable
-from gateway.ports import Busy, Claimed, Failed, Found
+from gateway.flow.ports import Busy, Claimed, Failed, Found
 
 _CLAIM, _SETTLE, _EXTEND = Script("claim"), Script("settle"), Script("extend")
 _TELL_HOLDER = Script("tell_holder")

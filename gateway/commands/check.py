@@ -1,0 +1,217 @@
+"""`gateway check` and `gateway explain`: what an operator asks before and after a change."""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import SystemRandom
+
+from gateway.config import settings
+from gateway.config.located_yaml import Document, Mistake, MistakesFound, load
+from gateway.domain.errors import GatewayError, StoreUnavailable
+from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, from_file
+from gateway.domain.policy.policy import Explanation, Rule
+from gateway.domain.timestamps import iso
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.network.listener_tls import Validity, validity
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.valkey.connection import Valkey, address_of, make_client
+from gateway.drivers.valkey.embedded import EmbeddedValkey
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.flow.single_flight import SharedFlight
+from gateway.process.wiring import (
+    AccountTools,
+    first_policy,
+    open_account,
+    open_budget,
+    open_identify,
+    projects_of,
+    raise_unless_traceable,
+)
+from gateway.process.worker import running
+
+_ONLINE_WITHIN_S = 15.0
+
+
+def check(config_file: Path, *, online: bool) -> int:
+    """Print every mistake in the config and the policy; return 0 when there is none."""
+    config = settings.load_settings(config_file)
+    policy = first_policy(config_file, config)
+    raise_unless_traceable(settings.traces_wanted())
+    certificates = _certificates(config, load(config_file))
+    print(f"{config_file}: ok")
+    print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
+    for listener, dates in certificates:
+        print(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
+    return asyncio.run(_check_online(config)) if online else 0
+
+
+def _certificates(config: settings.Settings, document: Document) -> list[tuple[str, Validity]]:
+    """Return what the listeners show and until when; raise MistakesFound for wrong dates."""
+    found: list[tuple[str, Validity]] = []
+    mistakes: list[Mistake] = []
+    for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
+        if tls is not None:
+            found.append((listener, validity(tls.certificate_file)))
+            if flaw := found[-1][1].flaw(SystemClock().now()):
+                path = (listener, "tls", "certificate_file")
+                mistakes.append(document.mistake(path, f"{tls.certificate_file} {flaw}"))
+    if mistakes:
+        raise MistakesFound(mistakes)
+    return found
+
+
+async def _check_online(config: settings.Settings) -> int:
+    # What the parts log for a process that serves is said below, with its address.
+    logging.getLogger("gateway").addHandler(logging.NullHandler())
+    clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
+    faults = 0
+    async with AsyncExitStack() as stack:
+        embedded_url = None
+        if isinstance(config.store.redis, settings.RedisEmbedded):
+            embedded_url = stack.enter_context(EmbeddedValkey()).url
+        valkey = Valkey(
+            config.store,
+            make_client(config.store, embedded_url),
+            process_id=None,
+            clock=clock,
+            telemetry=metrics,
+        )
+        stack.push_async_callback(valkey.close)
+        try:
+            await valkey.look()
+            faults += _say("redis")
+        except StoreUnavailable as error:
+            faults += _say("redis", f"{address_of(config.store)}: {error}")
+        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter, Handover())
+        for keys in issuers:
+            try:
+                await keys.refresh()
+                faults += _say(f"keys of {keys.issuer}")
+            except GatewayError as error:
+                faults += _say(f"keys of {keys.issuer}", str(error))
+        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        budget, loops = open_budget(config, valkey, clock, metrics, jitter)
+        await stack.enter_async_context(running(loops, clock, metrics))
+        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        for account in config.accounts:
+            opened = await open_account(account, stack, tools)
+            try:
+                source = await opened.log_in(clock.monotonic() + _ONLINE_WITHIN_S)
+                faults += _say(f"login of account {account.name}", how=f"ok, {source}")
+            except GatewayError as error:
+                faults += _say(f"login of account {account.name}", str(error))
+    return 1 if faults else 0
+
+
+def _say(what: str, fault: str = "", *, how: str = "ok") -> int:
+    print(f"{what}: {fault or how}", file=sys.stderr if fault else sys.stdout)
+    return 1 if fault else 0
+
+
+def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong with each
+    config_file: Path,
+    *,
+    issuer: str | None,
+    subject: str,
+    groups: frozenset[str],
+    permission: str,
+    target: str,
+    at: float | None,
+) -> int:
+    """Print what decides and where it stands; return 0 when it is allowed, 3 when it is not.
+
+    It reads files only: neither Redis nor the network is asked.
+    """
+    config = settings.load_settings(config_file)
+    policy = first_policy(config_file, config)
+    names = [one.name for one in config.issuers]
+    if issuer is None and len(names) == 1:
+        issuer = names[0]
+    project, _, server = target.partition("/")
+    projects = [one.id for one in projects_of(config.accounts)]
+    if issuer not in names:
+        return _usage(f"--issuer must be one of: {', '.join(names)}")
+    if permission not in PERMISSIONS:
+        return _usage(f"--permission must be one of: {', '.join(sorted(PERMISSIONS))}")
+    if project not in projects:
+        return _usage(f"no account has this project; there are: {', '.join(projects)}")
+    if server and not SERVER_ID.fullmatch(server.lower()):
+        return _usage("a server's id is a UUID; `gateway servers` tells those of names")
+    now = at if at is not None else SystemClock().now()
+    principal = Principal(issuer, subject, groups, now, now, None)
+    asked = ServerId(server.lower()) if server else None
+    inventory = _inventory(config, project)
+    explanation = policy.explain(principal, permission, ProjectId(project), asked, now, inventory)
+    _print_explanation(explanation, now)
+    if any(rule.selector is not None for rule in explanation.matching):
+        _print_attributes(inventory, asked, now)
+    if config.admin.api is not None:
+        print("  orders are not looked at: `gateway admin orders` tells who is revoked")
+    return 0 if explanation.decision.allowed else 3
+
+
+def _inventory(config: settings.Settings, project: str) -> Inventory:
+    for account in config.accounts:
+        file = account.inventory.file_of(project)
+        if project in account.projects and file is not None:
+            try:
+                return from_file(
+                    file.read_bytes(),
+                    now=SystemClock().now(),
+                    age_max_s=account.inventory.age_max_s,
+                )
+            except (OSError, ValueError):
+                break
+    return NO_INVENTORY
+
+
+def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
+    """Say what rules by attributes went by, and how old it is."""
+    unknown = "grants by attributes give nothing, denials by attributes deny"
+    if inventory is NO_INVENTORY:
+        print(f"  no inventory is at hand (accounts: inventory.directory): {unknown}")
+        return
+    age = f"taken {iso(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
+    if now >= inventory.good_until:
+        print(f"  the inventory is too old, {age}: {unknown}")
+        return
+    known = inventory.attributes(server, now)
+    if known is None:
+        print(f"  the inventory, {age}, does not know this server: {unknown}")
+        return
+    tags = "unknown"
+    if known.tags is not None:
+        tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
+    place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
+    print(f"  tags {tags}; location {place}; model {known.model or 'unknown'}; {age}")
+
+
+def _print_explanation(explanation: Explanation, now: float) -> None:
+    decision = explanation.decision
+    if decision.rule is None:
+        print("DENIED: no grant applies")
+    else:
+        verdict = "ALLOWED" if decision.allowed else "DENIED"
+        rule = decision.rule
+        print(f"{verdict} by {rule.place}: {rule.label}")
+    for other in explanation.matching:
+        if other.ref != decision.rule:
+            print(f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}")
+
+
+def _when(rule: Rule, now: float) -> str:
+    if now < rule.valid_from:
+        return f" (not before {iso(rule.valid_from)})"
+    if now >= rule.valid_until:
+        return f" (ended {iso(rule.valid_until)})"
+    return ""
+
+
+def _usage(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

@@ -1,0 +1,52 @@
+"""`python -m gateway.demo.cloud --json`: the box in a process of its own, until SIGTERM.
+
+Prints one JSON line with its addresses; steer it through /_box/… on each listener.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+
+from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
+
+
+async def _run(settings: BoxSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with CloudBox(settings) as box:
+        addresses = {
+            "issuer": box.idp.url,
+            "iam": box.iam.url,
+            "upstream": box.cloud.url,
+            "project_id": box.project,
+            "servers": box.servers,
+        }
+        print(json.dumps(addresses), flush=True)  # noqa: T201 - what a command prints
+        await stop.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="gateway.demo.cloud", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="the line is JSON with or without")
+    parser.add_argument("--servers", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=10.0, help="calls a second")
+    parser.add_argument("--burst", type=float, default=10.0)
+    parser.add_argument(
+        "--latency", type=float, nargs=2, default=(0.05, 0.15), metavar=("FROM_S", "TO_S")
+    )
+    parser.add_argument("--token-bytes", type=int, default=2_048)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="whose address it listens on, as others call it"
+    )
+    for name in ("idp", "iam", "cloud"):
+        parser.add_argument(f"--{name}-port", type=int, default=0)
+    options = vars(parser.parse_args())
+    del options["json"]
+    low_s, high_s = options.pop("latency")
+    asyncio.run(_run(BoxSettings(latency_s=(low_s, high_s), **options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The physical-servers API, in a box: a front that authenticates and throttles, and the service.
+
+`_OPERATIONS` is the dossier's table 1.1; what each operation does is in the module of its subject.
+Steered by POST /_box/rate and /_box/servers, watched by GET /_box/consoles and /_box/fleet, beside
+what every listener has.
+"""
+
+import asyncio
+import json
+import random
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+from gateway.demo.cloud import alarms, instances, logs, places, refusals, servers
+from gateway.demo.cloud.control import FleetSteering
+from gateway.demo.cloud.faults import Answer, Fault
+from gateway.demo.cloud.fleet import REGION, Project
+from gateway.demo.cloud.front import Front
+from gateway.demo.cloud.iam import Iam
+from gateway.demo.cloud.listener import Handler, Listener
+from gateway.demo.cloud.logs import Download
+from gateway.demo.cloud.request import Asked, Operation, Refused, invalid
+from gateway.demo.cloud.throttle import SHAPES, TokenBucket, too_many
+
+CONSOLE_BASE = f"https://{REGION}-console.huaweicloud.com:443"
+
+_SERVERS = "/physicalservers"
+_SERVER = f"{_SERVERS}/{{id}}"
+_EXPORTS = f"{_SERVER}/logs/exports"
+_EXPORT = f"{_EXPORTS}/{{export_id}}"
+_INSTANCES = "/instances"
+_INSTANCE = f"{_INSTANCES}/{{id}}"
+_TAGGED = "/{resource_type}/{resource_id}/tags"
+
+# Literal segments stand before {id}: the first row that fits is taken (dossier 1.1). A name is a
+# method of CloudDc, for what depends on its settings.
+_OPERATIONS: tuple[tuple[str, str, Operation | str], ...] = (
+    ("GET", _SERVERS, servers.list_servers),
+    ("PUT", f"{_SERVERS}/power-state", servers.change_power_state),
+    ("GET", f"{_SERVERS}/status", servers.show_status),
+    ("GET", f"{_SERVERS}/alarms", alarms.list_alarms),
+    ("GET", f"{_SERVERS}/alarms/summary", alarms.show_summary),
+    ("GET", f"{_SERVERS}/alarms/trend", alarms.show_trend),
+    ("GET", f"{_SERVERS}/events", alarms.list_events),
+    ("GET", f"{_SERVERS}/events/{{event_id}}", alarms.show_event),
+    ("GET", _SERVER, servers.show_server),
+    ("GET", f"{_SERVER}/remote-console-address", "show_remote_console"),
+    ("GET", f"{_SERVER}/hardware-attributes", servers.show_hardware),
+    ("GET", f"{_SERVER}/firmware-attributes", servers.show_firmware),
+    ("POST", _EXPORTS, logs.start_export),
+    ("GET", _EXPORT, "show_export"),
+    ("GET", f"{_EXPORT}/content", "download_logs"),
+    ("GET", _INSTANCES, instances.list_instances),
+    ("POST", _INSTANCES, instances.create),
+    ("POST", f"{_INSTANCES}/batch-create", instances.run),
+    ("POST", f"{_INSTANCES}/batch-delete", instances.delete_set),
+    ("PUT", f"{_INSTANCES}/reinstall", instances.reinstall),
+    ("PUT", f"{_INSTANCES}/password", instances.change_password),
+    ("GET", f"{_INSTANCE}/status", instances.show_status),
+    ("PUT", f"{_INSTANCE}/ip", instances.modify_ip),
+    ("DELETE", _INSTANCE, instances.delete),
+    ("GET", "/idcs", places.list_rooms),
+    ("PUT", "/idcs", places.update_rooms),
+    ("GET", "/iracks", places.list_racks),
+    ("PUT", "/iracks/{irack_id}", places.update_rack),
+    ("POST", "/iracks/{id}/tags/create", places.create_rack_tags),
+    ("POST", "/iracks/{id}/tags/delete", places.delete_rack_tags),
+    ("POST", f"{_TAGGED}/create", places.create_tags),
+    ("POST", f"{_TAGGED}/delete", places.delete_tags),
+)
+_EXTRA = {"since": "a later version", "values": [1, None]}
+"""What `extra` adds: something that no client of today knows."""
+_REQUEST_ID = web.RequestKey("request_id", str)
+
+
+class CloudDc(Listener):
+    settable: ClassVar[tuple[str, ...]] = (
+        "console_base",
+        "export_polls",
+        "extra",
+        "gzip",
+        "latency_s",
+        "log_bytes",
+        "not_ready",
+    )
+
+    def __init__(
+        self,
+        iam: Iam,
+        *,
+        projects: dict[str, list[str]],
+        rate: float = 10.0,
+        burst: float = 10.0,
+        port: int = 0,
+    ) -> None:
+        """`projects`: each project's server ids; `rate` in calls a second, for all together."""
+        super().__init__("cloud", port=port, answers=self._own_faults())
+        self.projects = {project: Project(project, ids) for project, ids in projects.items()}
+        self.bucket = TokenBucket(rate, burst)
+        self.throttled_shape = "apigw"
+        self.retry_after: str | None = None
+        self.latency_s: Sequence[float] = (0.05, 0.15)
+        self.console_base = CONSOLE_BASE
+        """Scheme and host of the console URLs."""
+        self.not_ready: Sequence[str] = ()
+        """Servers whose console answers iMetal.0101."""
+        self.consoles: Counter[str] = Counter()
+        """How many console URLs were made for each server."""
+        self.log_bytes = 65_536
+        """Size of a log export's file."""
+        self.export_polls = 0
+        """How many times an export's status says that it is not done yet."""
+        self.gzip = False
+        """Whether answers are encoded for callers that take gzip."""
+        self.extra = False
+        """Whether answers have a member, on the envelope and on entries, that nobody knows."""
+        self._front = Front(iam)
+        self._jitter = random.Random()
+        self.app.middlewares.append(self._come_in)
+        for method, template, operation in _OPERATIONS:
+            found = getattr(self, operation) if isinstance(operation, str) else operation
+            # GET alone: a HEAD must not open a console.
+            self.app.router.add_route(
+                method, "/v1/{project}" + template, partial(self._serve, found)
+            )
+        FleetSteering(self.app, self.projects)
+        self.app.router.add_post("/_box/rate", self._set_rate)
+        self.app.router.add_get("/_box/consoles", self._list_consoles)
+
+    @property
+    def throttled(self) -> int:
+        """How many calls were answered 429."""
+        return self.statuses[429]
+
+    @property
+    def duplicates(self) -> dict[str, int]:
+        """How many console URLs more than one were made for a server."""
+        return {server: count - 1 for server, count in self.consoles.items() if count > 1}
+
+    def counters(self) -> dict[str, Any]:
+        return {
+            **super().counters(),
+            "throttled": self.throttled,
+            "consoles": dict(self.consoles),
+            "duplicates": self.duplicates,
+        }
+
+    def forget_calls(self) -> None:
+        super().forget_calls()
+        self.consoles.clear()
+
+    def show_remote_console(self, asked: Asked) -> dict[str, str]:
+        server = asked.server()
+        if server.id in self.not_ready:
+            raise Refused(refusals.SERVER_NOT_READY)
+        self.consoles[server.id] += 1
+        return {
+            "url": f"{self.console_base}/vnc/{server.name}.{REGION}/vnc_auto.html"
+            f"?token={uuid.uuid4()}&compression=9&quality=0&resize=scale"
+        }
+
+    def show_export(self, asked: Asked) -> dict[str, Any]:
+        return logs.show_export(asked, polls=self.export_polls)
+
+    def download_logs(self, asked: Asked) -> web.Response | Download:
+        return logs.download(asked, size=self.log_bytes, polls=self.export_polls)
+
+    async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
+        try:
+            found = operation(await self._read(request))
+        except Refused as refused:
+            return refused.refusal.response()
+        if isinstance(found, Download):
+            return await found.send(request, {"X-Request-Id": request[_REQUEST_ID]})
+        if isinstance(found, web.Response):
+            return found
+        return web.json_response(_widened(found) if self.extra else found)
+
+    async def _read(self, request: web.Request) -> Asked:
+        project = request.match_info["project"]
+        body = None
+        if request.method != "GET" and (text := await request.read()):
+            try:
+                body = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise invalid("body") from error
+        owned = self.projects.get(project) or Project(project)
+        return Asked(owned, request.match_info, request.query, request.headers, body)
+
+    @web.middleware
+    async def _come_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Do what the front does before the service: throttle, authenticate, route."""
+        if request.path.startswith("/_box/"):
+            return await handler(request)
+        request_id = request[_REQUEST_ID] = uuid.uuid4().hex
+        response = await self._answer(request, handler, request_id)
+        if response.prepared:
+            return response
+        response.headers["X-Request-Id"] = request_id
+        takes_gzip = "gzip" in request.headers.get("Accept-Encoding", "").lower()
+        if self.gzip and takes_gzip and isinstance(response, web.Response) and response.body:
+            response.enable_compression(web.ContentCoding.gzip)
+            response.headers["Vary"] = "Accept-Encoding"
+        return response
+
+    async def _answer(
+        self, request: web.Request, handler: Handler, request_id: str
+    ) -> web.StreamResponse:
+        if not self.bucket.take():
+            return too_many(self.throttled_shape, self.bucket.rate, request_id, self.retry_after)
+        if (missing := request.match_info.http_exception) is not None:
+            refusal = refusals.METHOD_WRONG if missing.status == 405 else refusals.API_UNKNOWN
+            return refusal.response(request_id)
+        refused = await self._front.authenticate(request)
+        if refused is not None:
+            return refused.response(request_id)
+        await asyncio.sleep(self._jitter.uniform(*self.latency_s))
+        return await handler(request)
+
+    def _own_faults(self) -> dict[str, Answer]:
+        return refusals.as_faults(refusals.CLOUD) | {
+            "throttled": self._throttled,
+            "url_missing": lambda _: web.json_response({"link": CONSOLE_BASE}),
+            "url_number": lambda _: web.json_response({"url": 7}),
+            "url_null": lambda _: web.json_response({"url": None}),
+            "url_http": lambda _: _linking("http://cn-east-3-console.huaweicloud.com/vnc"),
+            "url_foreign": lambda _: _linking("https://huaweicloud.com.elsewhere.example/vnc"),
+            "url_javascript": lambda _: _linking("javascript:alert(document.domain)//"),
+        }
+
+    def _throttled(self, fault: Fault) -> web.Response:
+        retry_after = fault.headers.get("Retry-After")
+        return too_many(fault.shape, self.bucket.rate, uuid.uuid4().hex, retry_after)
+
+    async def _set_rate(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        shape = asked.get("shape", self.throttled_shape)
+        if shape not in SHAPES:
+            raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+        rate = float(asked.get("rate", self.bucket.rate))
+        self.bucket.change(rate, float(asked.get("burst", self.bucket.burst)))
+        self.throttled_shape = shape
+        self.retry_after = asked.get("retry_after", self.retry_after)
+        return web.json_response({"rate": self.bucket.rate, "burst": self.bucket.burst})
+
+    async def _list_consoles(self, _: web.Request) -> web.Response:
+        return web.json_response(dict(self.consoles))
+
+
+def _linking(base: str) -> web.Response:
+    return web.json_response({"url": f"{base}/vnc_auto.html?token={uuid.uuid4()}"})
+
+
+def _widened(found: Any) -> Any:
+    """Add a member that no client knows to the envelope and to each of its entries."""
+    if not isinstance(found, dict):
+        return found
+    entries = {
+        name: [{**one, "box_extra": _EXTRA} if isinstance(one, dict) else one for one in value]
+        for name, value in found.items()
+        if isinstance(value, list)
+    }
+    return {**found, **entries, "box_extra": _EXTRA}

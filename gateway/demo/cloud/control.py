@@ -1,0 +1,66 @@
+"""/_box/fleet and /_box/servers: what tests see of the fleet, and how they change it."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from gateway.demo.cloud import instances, servers
+from gateway.demo.cloud.fleet import Project, Server
+
+_TEXTS = ("name", "dc", "rack", "unit", "model", "manage_state", "power_state", "health_state")
+
+
+class FleetSteering:
+    def __init__(self, app: web.Application, projects: Mapping[str, Project]) -> None:
+        """`projects`: the first is the one that is meant where none is named."""
+        self._projects = projects
+        app.router.add_get("/_box/fleet", self._show)
+        app.router.add_post("/_box/servers", self._change)
+
+    async def _show(self, request: web.Request) -> web.Response:
+        """`?project=` for one of them."""
+        wanted = request.query.get("project", "")
+        projects = [self._projects[wanted]] if wanted else self._projects.values()
+        return web.json_response({"projects": {one.id: _describe(one) for one in projects}})
+
+    async def _change(self, request: web.Request) -> web.Response:
+        """Take `{id, project, remove, tags, …}`, all optional; an id that is not there is added."""
+        asked = await request.json()
+        project = self._projects[asked.pop("project", next(iter(self._projects)))]
+        server_id = asked.pop("id", None) or str(uuid.uuid4())
+        if asked.pop("remove", False):
+            project.remove(server_id)
+            return web.json_response({"removed": server_id})
+        _check(asked)
+        server = project.servers.get(server_id) or project.add(server_id)
+        for name, value in asked.items():
+            setattr(server, name, value)
+        return web.json_response(_describe_server(project, server))
+
+
+def _check(asked: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        if name == "tags":
+            fits = all(isinstance(one, str) for pair in value.items() for one in pair)
+        elif name in _TEXTS:
+            fits = isinstance(value, str)
+        else:
+            raise ValueError(f"unknown {name!r}; known: tags, {', '.join(_TEXTS)}")
+        if not fits:
+            raise ValueError(f"{name}: {value!r}")
+
+
+def _describe(project: Project) -> dict[str, Any]:
+    return {
+        "servers": [_describe_server(project, one) for one in project.servers.values()],
+        "instances": [instances.summarize(one) for one in project.instances.values()],
+        "racks": {rack.id: [rack.dc, rack.name] for rack in project.racks.values()},
+        "rooms": {room.id: room.name for room in project.rooms.values()},
+    }
+
+
+def _describe_server(project: Project, server: Server) -> dict[str, Any]:
+    """Say what ShowServer says, but with the tags as a mapping."""
+    return {**servers.describe(project, server), "tags": server.tags}

@@ -1,0 +1,207 @@
+"""The cloud's IAM, in a box: tokens for name and password as Keystone v3 has them (dossier 3)."""
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+from gateway.demo.cloud import refusals
+from gateway.demo.cloud.clock import now
+from gateway.demo.cloud.listener import Listener
+
+USER, DOMAIN, PASSWORD = "console-gateway", "example-corp", "correct horse battery staple"
+ACCESS_KEY, SECRET_KEY = "BOXACCESSKEY0000", "box-secret-key"
+TOKEN_BYTES_MAX = 61_440
+
+_FAILURES_MAX = 5
+_FAILURES_WITHIN_S = 900.0
+_LOCKED_S = 900.0
+_CATALOG_BYTES = 40_000
+_DAY_S = 86_400.0
+
+
+@dataclass(slots=True)
+class IssuedToken:
+    project: str | None
+    """None: scoped to the domain."""
+    expires_at: float
+    revoked: bool = False
+
+
+@dataclass(slots=True)
+class _Attempts:
+    failed_at: list[float] = field(default_factory=list)
+    locked_until: float = 0.0
+
+
+class Iam(Listener):
+    settable: ClassVar[tuple[str, ...]] = ("password", "token_bytes", "token_life_s")
+
+    def __init__(
+        self,
+        *,
+        projects: Mapping[str, str],
+        port: int = 0,
+        token_bytes: int = 2_048,
+        token_life_s: float = _DAY_S,
+    ) -> None:
+        """`projects`: each project's id and its name."""
+        super().__init__("iam", port=port, answers=refusals.as_faults(refusals.IAM))
+        self.password = PASSWORD
+        self.token_bytes = token_bytes
+        self.token_life_s = token_life_s
+        self.access_keys = {ACCESS_KEY: SECRET_KEY}
+        self.tokens: dict[str, IssuedToken] = {}
+        self.logins = 0
+        self.failures = 0
+        self._projects = projects
+        self._attempts: dict[tuple[str, str], _Attempts] = {}
+        self.app.router.add_post("/v3/auth/tokens", self._log_in)
+        self.app.router.add_post("/_box/revoke", self._revoke)
+        self.app.router.add_post("/_box/unlock", self._unlock)
+
+    def revoke_all(self) -> None:
+        """Kill every token, as a permission change of any group does."""
+        for token in self.tokens.values():
+            token.revoked = True
+
+    def expire_all(self, ago_s: float = 1.0) -> None:
+        """Let every token have ended `ago_s` ago; over a day the cloud words it differently."""
+        for token in self.tokens.values():
+            token.expires_at = now() - ago_s
+
+    def unlock(self) -> None:
+        """Forget failed logins. The real cloud has no such lever: it takes 15 minutes."""
+        self._attempts.clear()
+
+    def issue(self, project: str | None) -> tuple[str, IssuedToken]:
+        """Make a token as IAM makes them: CMS in base64, so it begins with MII."""
+        size = min(self.token_bytes, TOKEN_BYTES_MAX)
+        text = ("MII" + base64.b64encode(os.urandom(size)).decode())[:size]
+        token = self.tokens[text] = IssuedToken(project, now() + self.token_life_s)
+        return text, token
+
+    def counters(self) -> dict[str, Any]:
+        locked = sum(one.locked_until > now() for one in self._attempts.values())
+        mine = {"logins": self.logins, "failures": self.failures, "locked": locked}
+        return {**super().counters(), **mine, "tokens": len(self.tokens)}
+
+    async def _log_in(self, request: web.Request) -> web.Response:
+        asked = await _read(request)
+        if asked is None:
+            return refusals.BODY_WRONG.response()
+        attempts = self._attempts.setdefault((asked.domain, asked.user), _Attempts())
+        if attempts.locked_until > now():
+            return refusals.ACCOUNT_LOCKED.response()
+        if (asked.user, asked.domain, asked.password) != (USER, DOMAIN, self.password):
+            return self._refuse(attempts)
+        attempts.failed_at.clear()
+        project = self._find_project(asked)
+        if asked.wants_project and project is None:
+            return refusals.PROJECT_UNKNOWN.response()
+        self.logins += 1
+        text, token = self.issue(project)
+        body = self._describe(token, asked)
+        if not request.query.get("nocatalog"):
+            body["token"]["catalog"] = [{"type": "filler", "name": "x" * _CATALOG_BYTES}]
+        return web.json_response(body, status=201, headers={"X-Subject-Token": text})
+
+    def _refuse(self, attempts: _Attempts) -> web.Response:
+        self.failures += 1
+        attempts.failed_at = [at for at in attempts.failed_at if now() - at < _FAILURES_WITHIN_S]
+        attempts.failed_at.append(now())
+        if len(attempts.failed_at) >= _FAILURES_MAX:
+            attempts.failed_at.clear()
+            attempts.locked_until = now() + _LOCKED_S
+        return refusals.PASSWORD_WRONG.response()
+
+    def _find_project(self, asked: "_Login") -> str | None:
+        if asked.project_id is not None:
+            return asked.project_id if asked.project_id in self._projects else None
+        named = (one for one, name in self._projects.items() if name == asked.project_name)
+        return next(named, None)
+
+    def _describe(self, token: IssuedToken, asked: "_Login") -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "expires_at": _zulu(token.expires_at),
+            "issued_at": _zulu(now()),
+            "methods": ["password"],
+            "roles": [{"id": "0", "name": "op_gated_clouddc"}],
+            "user": {
+                "id": "5f3d1c0e9a8b4c7d8e6f0a1b2c3d4e5f",
+                "name": asked.user,
+                "domain": {"id": "d78cbac186b744899480f25bd022f468", "name": asked.domain},
+                "password_expires_at": "",
+            },
+        }
+        if token.project is not None:
+            name = self._projects[token.project]
+            described["project"] = {
+                "id": token.project,
+                "name": name,
+                "domain": described["user"]["domain"],
+            }
+        else:
+            described["domain"] = described["user"]["domain"]
+        return {"token": described}
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        """`{}` revokes; `{"expired_ago_s": 5}` lets the tokens have ended by themselves."""
+        asked = await request.json() if request.can_read_body else {}
+        if "expired_ago_s" in asked:
+            self.expire_all(float(asked["expired_ago_s"]))
+        else:
+            self.revoke_all()
+        return web.json_response({"revoked": len(self.tokens)})
+
+    async def _unlock(self, _: web.Request) -> web.Response:
+        self.unlock()
+        return web.json_response({"locked": 0})
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    user: str
+    domain: str
+    password: str
+    project_id: str | None
+    project_name: str | None
+
+    @property
+    def wants_project(self) -> bool:
+        return self.project_id is not None or self.project_name is not None
+
+
+async def _read(request: web.Request) -> _Login | None:
+    """Read the body as the IAM page has it (dossier 3.1); None where it is not that."""
+    if request.content_type != "application/json":
+        return None
+    try:
+        auth = (await request.json())["auth"]
+        by = auth["identity"]["password"]["user"]
+        scope = auth["scope"]
+        project = scope.get("project")  # with a domain beside it, the project wins
+        texts = [by["name"], by["domain"]["name"], by["password"]]
+        if auth["identity"]["methods"] != ["password"] or not all(map(_is_text, texts)):
+            return None
+        user, domain, password = texts
+        if project is None:
+            scoped = _is_text(scope["domain"]["name"])
+            return _Login(user, domain, password, None, None) if scoped else None
+        if not _is_text(project.get("id", project.get("name"))):
+            return None
+        return _Login(user, domain, password, project.get("id"), project.get("name"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _zulu(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,203 @@
+"""An HTTP server of the box: it serves, fails as told, and remembers what it was asked.
+
+It is steered in process by its methods, and over HTTP by the same under /_box/ (JSON):
+POST, GET, DELETE /_box/faults; GET, DELETE /_box/calls; GET /_box/counters; POST /_box/settings.
+"""
+
+import asyncio
+import sys
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from aiohttp import web
+
+from gateway.demo.cloud.clock import now
+from gateway.demo.cloud.faults import ANSWERS, BREAKS, WAITS, Answer, Fault
+from gateway.demo.cloud.throttle import SHAPES
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_CALLS_MAX = 20_000
+_LINE_BYTES_MAX = 65_536
+_BODY_BYTES_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    at: float
+    """When it came, in seconds since the epoch."""
+    method: str
+    path: str
+    """Path and query as they stood on the request line."""
+    headers: dict[str, str]
+    """Names in lower case. Tests look for what should not be here, so the values are whole."""
+    status: int
+    """0 where the caller got no answer."""
+    body: str = ""
+    """Its first 64 KiB."""
+
+
+class Listener:
+    settable: ClassVar[tuple[str, ...]] = ()
+    """The attributes that `change` and POST /_box/settings may set."""
+
+    def __init__(
+        self, name: str, *, port: int = 0, answers: Mapping[str, Answer] | None = None
+    ) -> None:
+        """`port` 0 takes any free one and keeps it; `answers` are faults of this listener's own."""
+        self.name = name
+        self.host = "127.0.0.1"
+        """Where it listens, and what its addresses say."""
+        self.port = port
+        self.faults: list[Fault] = []
+        self.calls: deque[Call] = deque(maxlen=_CALLS_MAX)
+        self.statuses: Counter[int] = Counter()
+        self._answers = {**ANSWERS, **(answers or {})}
+        self._released = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self.app = web.Application(middlewares=[self._record], client_max_size=12_582_912)
+        self.app.router.add_post("/_box/faults", self._add_fault)
+        self.app.router.add_get("/_box/faults", self._list_faults)
+        self.app.router.add_delete("/_box/faults", self._clear_faults)
+        self.app.router.add_get("/_box/calls", self._list_calls)
+        self.app.router.add_delete("/_box/calls", self._forget_calls)
+        self.app.router.add_get("/_box/counters", self._show_counters)
+        self.app.router.add_post("/_box/settings", self._change_settings)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Listen; after `stop` again on the same port, as a service that comes back does."""
+        self._runner = web.AppRunner(
+            self.app,
+            access_log=None,
+            max_field_size=_LINE_BYTES_MAX,
+            max_line_size=_LINE_BYTES_MAX,
+            shutdown_timeout=0.2,
+            handler_cancellation=True,
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self.host, self.port, backlog=1024).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def fail(self, kind: str, **details: Any) -> Fault:
+        """Have a fault from now on; the newest that fits a request wins.
+
+        Raises ValueError for an unknown kind or shape, TypeError for an unknown detail.
+        """
+        if kind not in (known := (*WAITS, *BREAKS, *self._answers)):
+            raise ValueError(f"unknown fault {kind!r}; known: {', '.join(known)}")
+        fault = Fault(kind, **details)
+        if fault.shape not in SHAPES:
+            raise ValueError(f"unknown shape {fault.shape!r}; known: {', '.join(SHAPES)}")
+        self.faults.insert(0, fault)
+        return fault
+
+    def heal(self) -> None:
+        """Clear every fault; requests that hang are served now."""
+        self.faults.clear()
+        self._released.set()
+        self._released = asyncio.Event()
+
+    def change(self, **settings: Any) -> None:
+        """Raise ValueError, and change nothing, when a name is unknown."""
+        if unknown := sorted(settings.keys() - set(self.settable)):
+            raise ValueError(f"unknown settings {unknown}; known: {', '.join(self.settable)}")
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def counters(self) -> dict[str, Any]:
+        return {"statuses": {str(status): count for status, count in self.statuses.items()}}
+
+    def forget_calls(self) -> None:
+        self.calls.clear()
+        self.statuses.clear()
+
+    @web.middleware
+    async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/_box/"):
+            return await _controlled(request, handler)
+        # Service tokens are large and come again and again: one copy of each is kept.
+        headers = {name.lower(): sys.intern(value) for name, value in request.headers.items()}
+        at, status, body = now(), 0, ""
+        try:
+            if request.can_read_body:
+                body = (await request.read())[:_BODY_BYTES_MAX].decode(errors="replace")
+            fault = self._take_fault(request)
+            response = await (
+                handler(request) if fault is None else self._fail(request, fault, handler)
+            )
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        finally:
+            self.statuses[status] += 1
+            call = Call(at, request.method, request.raw_path, headers, status, body)
+            self.calls.append(call)
+        return response
+
+    def _take_fault(self, request: web.Request) -> Fault | None:
+        fault = next((one for one in self.faults if one.path in request.path), None)
+        if fault is not None and fault.times is not None:
+            fault.times -= 1
+            if fault.times <= 0:
+                self.faults.remove(fault)
+        return fault
+
+    async def _fail(
+        self, request: web.Request, fault: Fault, handler: Handler
+    ) -> web.StreamResponse:
+        if fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        if fault.kind == "hang":
+            await self._released.wait()
+        if fault.kind in WAITS:
+            return await handler(request)
+        if fault.kind in BREAKS:
+            return await BREAKS[fault.kind](request, fault)
+        return self._answers[fault.kind](fault)
+
+    async def _add_fault(self, request: web.Request) -> web.Response:
+        details = await request.json()
+        self.fail(details.pop("kind", ""), **details)
+        return web.json_response({"faults": len(self.faults)})
+
+    async def _list_faults(self, _: web.Request) -> web.Response:
+        return web.json_response({"faults": [asdict(fault) for fault in self.faults]})
+
+    async def _clear_faults(self, _: web.Request) -> web.Response:
+        self.heal()
+        return web.json_response({"faults": 0})
+
+    async def _list_calls(self, _: web.Request) -> web.Response:
+        calls = [asdict(call) for call in self.calls]
+        return web.json_response({**self.counters(), "calls": calls})
+
+    async def _forget_calls(self, _: web.Request) -> web.Response:
+        self.forget_calls()
+        return web.json_response({"calls": 0})
+
+    async def _show_counters(self, _: web.Request) -> web.Response:
+        return web.json_response(self.counters())
+
+    async def _change_settings(self, request: web.Request) -> web.Response:
+        self.change(**await request.json())
+        return web.json_response({name: getattr(self, name) for name in self.settable})
+
+
+async def _controlled(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell whoever steers the box what they asked wrongly."""
+    try:
+        return await handler(request)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)

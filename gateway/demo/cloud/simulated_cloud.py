@@ -1,0 +1,85 @@
+"""The cloud in a box: identity provider, IAM and physical-servers API, all real HTTP.
+
+For the demo and for tests, on loopback unless told otherwise. Nothing that serves people
+imports it.
+"""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Self
+
+from gateway.demo.cloud.clouddc import CloudDc
+from gateway.demo.cloud.fleet import REGION
+from gateway.demo.cloud.iam import Iam
+from gateway.demo.cloud.idp import IdentityProvider
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSettings:
+    """How the box is at its start; nearly all of it can be changed while it runs."""
+
+    project: str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+    servers: int = 6
+    other_projects: tuple[str, ...] = ()
+    """Three servers each."""
+    host: str = "127.0.0.1"
+    idp_port: int = 0
+    iam_port: int = 0
+    cloud_port: int = 0
+    rate: float = 10.0
+    """Calls a second that the cloud takes."""
+    burst: float = 10.0
+    latency_s: tuple[float, float] = (0.05, 0.15)
+    """Shortest and longest."""
+    token_bytes: int = 2_048
+    token_life_s: float = 86_400.0
+
+
+class CloudBox:
+    def __init__(self, settings: BoxSettings | None = None) -> None:
+        settings = settings or BoxSettings()
+        self.project = settings.project
+        self.servers = _servers(settings.project, settings.servers)
+        projects = {settings.project: self.servers}
+        projects |= {project: _servers(project, 3) for project in settings.other_projects}
+        names = {
+            project: REGION if not i else f"{REGION}_{i}" for i, project in enumerate(projects)
+        }
+        self.idp = IdentityProvider(port=settings.idp_port)
+        self.iam = Iam(
+            projects=names,
+            port=settings.iam_port,
+            token_bytes=settings.token_bytes,
+            token_life_s=settings.token_life_s,
+        )
+        self.cloud = CloudDc(
+            self.iam,
+            projects=projects,
+            rate=settings.rate,
+            burst=settings.burst,
+            port=settings.cloud_port,
+        )
+        self.cloud.latency_s = settings.latency_s
+        for listener in (self.idp, self.iam, self.cloud):
+            listener.host = settings.host
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.gather(self.idp.start(), self.iam.start(), self.cloud.start())
+        except OSError:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        for listener in (self.idp, self.iam, self.cloud):
+            listener.heal()  # what hangs is let go
+        await asyncio.gather(self.idp.stop(), self.iam.stop(), self.cloud.stop())
+
+
+def _servers(project: str, count: int) -> list[str]:
+    return [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{project}/{i}")) for i in range(count)]

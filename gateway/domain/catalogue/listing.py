@@ -1,0 +1,192 @@
+"""A list of the cloud's, cut down to what one caller may see. Pure.
+
+Entries travel as the bytes that the cloud sent, so nothing in them is lost or changed. Of what
+stands around them only what is known here travels: a member that is not may be a count or a
+marker, and tell of servers that are hidden.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from gateway.domain.catalogue.catalogue import encoded
+from gateway.domain.errors import BadRequest, UpstreamBroken
+from gateway.domain.model import Call, Listing, Paging, ServerId
+
+_SERVER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MARKER_CHARS_MAX = 1_024
+_WHOLE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_ANY: Final = msgspec.json.Decoder()
+
+
+class _PageInfo(msgspec.Struct):
+    next_marker: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    count: int | None = None
+    page_info: _PageInfo | None = None
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of the cloud to a list, taken apart."""
+
+    raws: Sequence[msgspec.Raw]
+    ids: Sequence[str]
+    """Of the entries themselves, which markers name."""
+    servers: Sequence[tuple[ServerId, ...]]
+    """Of which servers each entry tells; of none: nobody sees it who may not see all."""
+    next_marker: str
+    count: int | None
+    has_page_info: bool
+
+
+class PageReader:
+    """Takes the pages of one kind of list apart; raises UpstreamBroken for what is none."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        member = listing.server.split(".")[0]
+        # Of an entry only what is looked at is made into objects.
+        fields: list[tuple[str, Any, Any]] = [("own", str | None, None), ("server", Any, None)]
+        names = {"own": "id", "server": member}
+        if member == "id":
+            fields, names = fields[:1], {"own": "id"}
+        entry = msgspec.defstruct("Entry", fields, rename=names)
+        self._entries: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(
+            list[entry]  # type: ignore[valid-type]
+        )
+        self._server = "own" if member == "id" else "server"
+        self._inner = tuple(listing.server.split(".")[1:])
+
+    def __call__(self, body: bytes) -> Page:
+        try:
+            members = _WHOLE.decode(body)
+            around = _ENVELOPE.decode(body)
+            raw = members[self._listing.entries]
+            raws = _LIST.decode(raw)
+            entries = self._entries.decode(raw)
+        except (msgspec.DecodeError, KeyError) as error:
+            raise UpstreamBroken(f"a list cannot be read: {type(error).__name__}") from None
+        info = around.page_info
+        return Page(
+            raws,
+            [one.own or "" for one in entries],
+            self._servers([getattr(one, self._server) for one in entries]),
+            _marker(info.next_marker or "") if info is not None else "",
+            around.count,
+            info is not None,
+        )
+
+    def _servers(self, values: list[Any]) -> Sequence[tuple[ServerId, ...]]:
+        if self._inner:
+            return [self._servers_in(value) for value in values]
+        if all(map(_SERVER.fullmatch, map(str, values))):  # ten thousand in a few milliseconds
+            return list(zip(values))
+        return [(ServerId(one.lower()),) if isinstance(one, str) and one else () for one in values]
+
+    def _servers_in(self, value: Any) -> tuple[ServerId, ...]:
+        found = (one.lower() for one in _deep(value, self._inner))
+        return tuple(ServerId(one) for one in found if _SERVER.fullmatch(one))
+
+
+def _deep(value: Any, steps: tuple[str, ...]) -> list[str]:
+    if isinstance(value, list):
+        return [text for one in value for text in _deep(one, steps)]
+    if steps:
+        return _deep(value.get(steps[0]), steps[1:]) if isinstance(value, dict) else []
+    return [value] if isinstance(value, str) else []
+
+
+def _marker(text: str) -> str:
+    # ListInstances' is worded as the next page's address, and used as a cursor (dossier 1.4).
+    found = re.search(r"[?&]marker=([^&#]+)", text)
+    marker = found[1] if found else text
+    if len(marker) > _MARKER_CHARS_MAX or not marker.isprintable():
+        raise UpstreamBroken("a list's marker cannot be read")
+    return marker
+
+
+def target_of(call: Call, *, marker: str = "", offset: int = 0) -> str:
+    """Return what asks the cloud for a page of the whole list, as large as it gives."""
+    listing = _listing(call)
+    pairs = [pair for pair in call.query if pair[0] not in ("limit", "marker", "offset")]
+    pairs.append(("limit", str(listing.limit_max)))
+    if marker:
+        pairs.append(("marker", marker))
+    if offset:
+        pairs.append(("offset", str(offset)))
+    return f"{call.target.partition('?')[0]}?{encoded(pairs)}"
+
+
+def visible(pages: Sequence[Page], allows: Callable[[ServerId], bool]) -> "Visible":
+    """Keep the entries that tell only of servers which `allows` says the caller may see."""
+    raws: list[msgspec.Raw] = []
+    ids: list[str] = []
+    for page in pages:
+        for raw, own, servers in zip(page.raws, page.ids, page.servers, strict=True):
+            if servers and all(map(allows, servers)):
+                raws.append(raw)
+                ids.append(own)
+    return Visible(raws, ids, any(page.has_page_info for page in pages))
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """All that one caller may see of a list."""
+
+    raws: Sequence[msgspec.Raw]
+    ids: Sequence[str]
+    has_page_info: bool
+
+    def page(self, call: Call) -> bytes:
+        """Return the answer to `call`; raise BadRequest for a limit, marker or offset amiss."""
+        listing = _listing(call)
+        asked = dict(call.query)
+        limit = _whole("limit", asked.get("limit"), listing.limit)
+        limit = min(listing.limit_max, max(listing.limit_min, limit))
+        if listing.paging is Paging.OFFSET:
+            start = _whole("offset", asked.get("offset"), 0)
+        else:
+            start = self._after(asked.get("marker", ""))
+        entries = self.raws[start : start + limit]
+        members: dict[str, Any] = {listing.entries: entries, "count": len(self.ids)}
+        if self.has_page_info:
+            more = start + limit < len(self.ids)
+            members["page_info"] = {
+                "next_marker": self.ids[start + limit - 1] if more else None,
+                "previous_marker": self.ids[start - limit] if start >= limit else None,
+                "current_count": len(entries),
+            }
+        return msgspec.json.encode(members)
+
+    def _after(self, marker: str) -> int:
+        if not marker:
+            return 0
+        try:
+            return self.ids.index(marker) + 1
+        except ValueError:  # of a hidden server, of none, or of one that is gone: all the same
+            raise BadRequest(
+                "The marker is not the last id of a page that you were given."
+            ) from None
+
+
+def _listing(call: Call) -> Listing:
+    assert call.operation.listing is not None
+    return call.operation.listing
+
+
+def _whole(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadRequest(f"The {name} is not a whole number.")
+    return int(text)

@@ -1,0 +1,29 @@
+"""What one person may do on each of some servers, as an answer. Pure."""
+
+import msgspec
+
+from gateway.domain.errors import NamesNoServer
+from gateway.domain.model import PERMISSIONS, Call, Principal
+from gateway.domain.policy.inventory import Inventory
+from gateway.domain.policy.policy import Policy
+
+
+def permissions_on(
+    principal: Principal, call: Call, policy: Policy, now: float, inventory: Inventory
+) -> bytes:
+    """Return {"servers": [{"id", "permissions"}]} for those on which there are any.
+
+    What is left out is forbidden or is not there: the two look the same. Raises NamesNoServer.
+    """
+    if not call.servers:
+        raise NamesNoServer("no server_id")
+    reaches = {
+        permission: policy.reach(principal, permission, call.project, now, inventory)
+        for permission in sorted(PERMISSIONS)
+    }
+    servers = []
+    for server in dict.fromkeys(call.servers):
+        allowed = [permission for permission, reach in reaches.items() if reach.allows(server)]
+        if allowed:
+            servers.append({"id": server, "permissions": allowed})
+    return msgspec.json.encode({"servers": servers})

@@ -1,0 +1,150 @@
+"""The talk with the cloud as a generator: what to do next, given what came of the last step. Pure.
+
+It yields Send, Renew or Wait and is sent back what came of it; it returns the usable answer or
+raises the GatewayError that stops the request. Repeating a call is its business alone, and each
+repetition draws on the retry budget, so that a storm is never multiplied.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from gateway.domain.errors import (
+    GatewayError,
+    ServiceLoginFailed,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from gateway.domain.model import UpstreamAnswer
+from gateway.domain.upstream.verdicts import (
+    Broken,
+    CredentialStale,
+    Misconfigured,
+    Refused,
+    Throttled,
+    Unavailable,
+    Usable,
+    Verdict,
+)
+
+_RETRIES_MAX = 2
+_BACKOFF_S = 0.5
+_MISCONFIGURED_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Take a slot of the budget and send the request once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Get a credential that is newer than the one that was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """What comes back to Send when there is no answer."""
+
+    error: GatewayError
+
+
+Step = Send | Renew | Wait
+Outcome = Verdict | NotSent | bool | None
+"""To Send: a Verdict or NotSent. To Renew: whether there is a newer credential. To Wait: None."""
+
+
+class RetryBudget:
+    """Retries may be a tenth of the calls, and a few at the start; more would feed a storm."""
+
+    _PART = 0.1
+    _RESERVE = 3.0
+
+    def __init__(self) -> None:
+        self._left = self._RESERVE
+
+    def called(self) -> None:
+        self._left = min(self._RESERVE, self._left + self._PART)
+
+    def take(self) -> bool:
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+def converse(
+    *, repeatable: bool, may_retry: Callable[[], bool], jitter: Callable[[], float]
+) -> Generator[Step, Outcome, UpstreamAnswer]:
+    """Drive one request; `jitter` gives numbers from 0 to 1.
+
+    Raises UpstreamRefused, UpstreamBusy, UpstreamBroken, UpstreamUnreachable, UpstreamSlow,
+    ServiceLoginFailed.
+    """
+    renewed = False
+    retries = 0
+    while True:
+        outcome = yield Send()
+        if isinstance(outcome, CredentialStale) and not renewed:
+            renewed = True
+            if (yield Renew()):
+                continue
+        pause_s = _pause(outcome, retries, jitter)
+        # What was throttled was not done, so that may be repeated which otherwise may not.
+        again = repeatable or isinstance(outcome, Throttled)
+        if pause_s is None or not again or retries >= _RETRIES_MAX or not may_retry():
+            return _settle(outcome)
+        retries += 1
+        yield Wait(pause_s)
+
+
+def _pause(outcome: Outcome, retries: int, jitter: Callable[[], float]) -> float | None:
+    """Tell how long to wait before trying again; None: trying again would not help."""
+    backoff_s: float = _BACKOFF_S * 2**retries * (0.5 + jitter())
+    match outcome:
+        case Unavailable():
+            return backoff_s if outcome.retry_after_s is None else outcome.retry_after_s + backoff_s
+        case Throttled():
+            return 0.0  # the budget itself holds everybody back as long as it takes
+        case NotSent(error=UpstreamUnreachable()):
+            return backoff_s
+        case _:
+            return None
+
+
+def _settle(outcome: Outcome) -> UpstreamAnswer:
+    if isinstance(outcome, Usable):
+        return outcome.answer
+    raise failure_of(outcome)
+
+
+def failure_of(outcome: Outcome) -> GatewayError:
+    """Return what one is told whose call ended so."""
+    match outcome:
+        case Refused():
+            return UpstreamRefused(outcome.status, outcome.code, outcome.message)
+        case Throttled():
+            return UpstreamBusy("429 of the cloud", retry_after_s=outcome.pause_s or 5.0)
+        case Unavailable():
+            detail = f"{outcome.status} of the cloud"
+            return UpstreamUnreachable(detail, retry_after_s=outcome.retry_after_s or 2.0)
+        case CredentialStale():
+            # Right after a renewal: wrong region, arrears, or rights taken away (dossier 2.2).
+            detail = "the cloud refuses a fresh credential"
+            return ServiceLoginFailed(detail, retry_after_s=_MISCONFIGURED_RETRY_S)
+        case Misconfigured(status=403):  # the login is good; the service user's rights are not
+            return UpstreamBroken(f"403 {outcome.code}: {outcome.reason}")
+        case Misconfigured():
+            return ServiceLoginFailed(outcome.reason, retry_after_s=_MISCONFIGURED_RETRY_S)
+        case NotSent():
+            return outcome.error
+        case _:
+            return UpstreamBroken(
+                f"{outcome.status} {outcome.code}" if isinstance(outcome, Broken) else "no outcome"
+            )

@@ -1,0 +1,417 @@
+"""An audit chain in a directory: append-only segments, each line on the disk before it counts.
+
+One process holds one `chain-K` directory at a time, by a lock that its death frees, and goes on
+with the chain where it stands.
+"""
+
+import errno
+import logging
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from gateway.domain.audit.chain import (
+    LATE,
+    PROMISED,
+    Head,
+    Neighbour,
+    Signer,
+    beginning,
+    checkpoint,
+    link,
+    segment_opening,
+    told_beside,
+)
+from gateway.drivers.audit.paths import is_at, lock_chain, make_directory, segment_file
+from gateway.drivers.audit.reader import (
+    ChainUnreadable,
+    Stand,
+    neighbours_of,
+    stand_of,
+    tell_unreadable,
+)
+from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
+from gateway.drivers.audit.retention import Retention
+from gateway.drivers.files.durable import sync_directory
+from gateway.drivers.host.worker_thread import OwnThread
+from gateway.flow.ports import Clock
+
+log = logging.getLogger("gateway.audit")
+
+_CHAINS_MAX = 1_000
+_SEGMENT_AGE_MAX_S = 86_400.0
+"""So that old ones go when they are due, also where little is recorded."""
+_UNSEALED_BYTES_MAX = 4_000_000
+"""A start reads back to the last checkpoint."""
+
+_LOOK_EVERY_S = 1.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DSYNC = getattr(os, "RWF_DSYNC", 0)
+sync = getattr(os, "fdatasync", os.fsync)  # not every platform has the cheaper one
+
+
+_Linked = tuple[Head, list[bytes], Head]
+"""A head, lines that follow it, and where the chain stands with them."""
+
+
+class FileStore:
+    """Chain files behind a thread (audit_trail.AuditStore): a disk may take its time."""
+
+    def __init__(self, files: "ChainFiles") -> None:
+        self._files = files
+        self._thread = OwnThread("audit")
+
+    async def commit(
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+    ) -> Committed:
+        # Linked here, where the bodies were made: in the thread it costs three times as much.
+        after = self._files.head
+        linked = (after, *link(after, bodies))
+        return await self._do(
+            partial(
+                self._files.commit,
+                bodies,
+                linked=linked,
+                with_checkpoint=with_checkpoint,
+                claim=claim,
+            )
+        )
+
+    async def tidy(self) -> Committed:
+        return await self._do(self._files.remove_old)
+
+    async def close(self) -> None:
+        await self._do(self._files.close)
+        self._thread.end()
+
+    async def _do(self, work: Callable[[], Committed]) -> Committed:
+        try:
+            return await self._thread.do(work)
+        except OSError as error:
+            raise unavailable(error.strerror or type(error).__name__) from error
+
+
+class ChainFiles:
+    """Its methods block; each raises OSError, and then nothing of it stays in the chain."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        signer: Signer | None = None,
+        checkpoint_s: float = 60.0,
+        segment_bytes_max: int,
+        keep_s: float,
+    ) -> None:
+        """Each `checkpoint_s` somebody asks for a checkpoint; what is late is made up for here.
+
+        Segments older than `keep_s` are removed; 0 keeps them for ever.
+        """
+        self._directory = directory
+        self._clock = clock
+        self._signer = signer
+        self._checkpoint_s = checkpoint_s
+        self._segment_bytes_max = segment_bytes_max
+        self._keep_s = keep_s
+        self._retention = Retention(
+            directory, clock=clock, keep_s=keep_s, tell=partial(self._append, with_checkpoint=True)
+        )
+        self._place = directory
+        self._lock_fd = self._fd = -1
+        self._stand = Stand(beginning(""), 0, 0.0)
+        self._size = 0
+        """Of the segment, as far as it counts."""
+        self._has_more = False
+        """The segment may hold bytes beyond that, of a batch that failed."""
+        self._distrusted = False
+        """A sync of the segment failed: what its later ones say is not to be believed."""
+        self._look_at = 0.0
+        self.disk_free = 1.0
+        """Which part of the disk was free, as far as known."""
+        self._lost = beginning("")
+        """Where our chain stood when its last segment was taken away."""
+        self._sealed_at = 0.0
+        """When the last checkpoint was made."""
+        self._unsealed_bytes = 0
+        """After it."""
+        self._told = Committed([], [])
+        """What is durable since somebody was told."""
+
+    @property
+    def place(self) -> Path:
+        """The chain's own directory."""
+        return self._place
+
+    @property
+    def head(self) -> Head:
+        return self._stand.head
+
+    def commit(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        linked: _Linked | None = None,
+        with_checkpoint: bool = False,
+        claim: Callable[[], bool] = lambda: True,
+    ) -> Committed:
+        """Append and return when it is on the disk.
+
+        `linked` is what they are after a head, of use if the chain still stands there. `claim` is
+        asked at the end: False means that nobody waits for it any more, and takes it back.
+        """
+        self._make_ready()
+        self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, claim=claim)
+        return self._tell()
+
+    def remove_old(self) -> Committed:
+        """Remove what is too old, and say so first."""
+        self._make_ready()
+        self._retention.remove_old(self._place)
+        return self._tell()
+
+    def close(self) -> Committed:
+        self._let_go()
+        return self._tell()
+
+    def _let_go(self) -> None:
+        for fd in (self._fd, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock_fd = -1
+
+    def _tell(self) -> Committed:
+        told, self._told = self._told, Committed([], [])
+        return told
+
+    def _make_ready(self) -> None:
+        if self._fd >= 0:
+            self._look()
+        if self._fd < 0:
+            self._open()
+            return
+        if self._has_more:
+            self._cut_back()
+        if self._distrusted:
+            self._begin_segment()
+        elif self._is_full():
+            self._roll()
+
+    def _is_full(self) -> bool:
+        age_s = self._clock.now() - self._stand.opened_at
+        return self._size >= self._segment_bytes_max or age_s >= _SEGMENT_AGE_MAX_S
+
+    def _roll(self) -> None:
+        self._append([], with_checkpoint=True)
+        self._begin_segment()
+
+    def _append(
+        self,
+        bodies: Sequence[bytes],
+        *,
+        linked: _Linked | None = None,
+        with_checkpoint: bool = False,
+        claim: Callable[[], bool] = lambda: True,
+    ) -> None:
+        now = self._clock.now()
+        lines, sealed, head = self._compose(bodies, linked, now, with_checkpoint=with_checkpoint)
+        if not lines:
+            return
+        data = b"".join(lines)
+        try:
+            self._has_more = True
+            self._write(data)
+            if not claim():
+                raise TimeoutError(0, "it took too long")
+        except OSError:
+            with suppress(OSError):  # the next commit tries again
+                self._cut_back()
+            raise
+        self._has_more = False
+        self._stand = Stand(head, self._stand.number, self._stand.opened_at)
+        self._size += len(data)
+        self._note(lines, sealed, now, len(data))
+
+    def _compose(
+        self, bodies: Sequence[bytes], linked: _Linked | None, now: float, *, with_checkpoint: bool
+    ) -> tuple[list[bytes], list[Head], Head]:
+        """Return the lines, which of them are checkpoints, and where the chain stands then."""
+        head = self._stand.head
+        sealed: list[Head] = []
+        if bodies and self._is_checkpoint_late(now):
+            # Before them: of a batch that is torn, lines may stay without the one that follows.
+            bodies, linked = [self._checkpoint(head, now), *bodies], None
+            sealed += link(head, bodies[:1])[1:]
+        if linked is not None and linked[0] == head:
+            _, lines, head = linked
+        else:
+            lines, head = link(head, bodies)
+        if with_checkpoint and self._unsealed_bytes + len(lines) > 0:
+            last, head = link(head, [self._checkpoint(head, now)])
+            lines += last
+            sealed.append(head)
+        return lines, sealed, head
+
+    def _note(self, lines: list[bytes], sealed: list[Head], now: float, size: int) -> None:
+        """Keep in mind what is durable."""
+        if sealed:
+            self._sealed_at, self._unsealed_bytes = now, 0
+        if self._stand.head not in sealed:
+            self._unsealed_bytes += size
+        self._told.lines.extend(lines)
+        self._told.checkpoints.extend(sealed)
+
+    def _checkpoint(self, head: Head, now: float) -> bytes:
+        promise = PROMISED * self._checkpoint_s
+        return checkpoint(head, now, self._signer, next_within_s=promise)
+
+    def _is_checkpoint_late(self, now: float) -> bool:
+        is_overdue = now - self._sealed_at > LATE * self._checkpoint_s
+        return is_overdue or self._unsealed_bytes > _UNSEALED_BYTES_MAX
+
+    def _write(self, data: bytes) -> None:
+        try:
+            write_durably(self._fd, data)
+        except OSError as error:
+            # After a failed sync the system forgets what it could not write.
+            self._distrusted |= error.errno not in _FULL
+            raise
+
+    def _cut_back(self) -> None:
+        os.ftruncate(self._fd, self._size)
+        sync(self._fd)
+        self._has_more = False
+
+    def _look(self) -> None:
+        """See what others did to the segment; what it means is for `verify` to tell."""
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        disk = os.fstatvfs(self._fd)
+        self.disk_free = disk.f_bavail / disk.f_blocks if disk.f_blocks else 1.0
+        found = os.fstat(self._fd)
+        if not is_at(segment_file(self._place, self._stand.number), found):
+            log.error("audit_segment_gone", extra={"directory": str(self._place)})
+            self._lost = self._stand.head
+            self._let_go()
+        elif found.st_size != self._size and not self._has_more:
+            log.error("audit_segment_altered", extra={"directory": str(self._place)})
+            self._size = found.st_size
+
+    def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
+        """Go on in a new file; when that fails, all stays as it was."""
+        now, number = self._clock.now(), self._stand.number + 1
+        told = told_beside(self._beside(), self._keep_s)
+        opening = segment_opening(number, now, beside=told)
+        lines, head = link(self._stand.head, [opening, *bodies])
+        # It vouches for the segment before, too, which has none at its end after a failed sync.
+        last, head = link(head, [self._checkpoint(head, now)])
+        lines += last
+        data = b"".join(lines)
+        file = segment_file(self._place, number)
+        made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
+        fd = os.open(made, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            write_durably(fd, data)
+            made.rename(file)
+            sync_directory(self._place)
+        except OSError:
+            os.close(fd)
+            for begun in (file, made):
+                begun.unlink(missing_ok=True)
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size = fd, len(data)
+        self._stand = Stand(head, number, now)
+        self._has_more = self._distrusted = False
+        self._note(lines, [head], now, len(data))
+
+    def _open(self) -> None:
+        make_directory(self._directory)
+        for number in range(1, _CHAINS_MAX):
+            place = self._directory / f"chain-{number}"
+            make_directory(place)
+            lock = lock_chain(place)
+            if lock is None:
+                continue
+            try:
+                self._continue(place)
+            except ChainUnreadable as unreadable:
+                os.close(lock)
+                tell_unreadable(place, unreadable)
+                continue
+            except OSError:
+                os.close(lock)
+                raise
+            self._lock_fd = lock
+            return
+        raise OSError(0, "every chain directory is taken")
+
+    def _continue(self, place: Path) -> None:
+        """Cut off what was never acknowledged, and say that we go on from there."""
+        stand = stand_of(place, self._signer)
+        if stand is not None and self._has_lost_more_than(stand.head):
+            raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
+        self._place, self._fd = place, -1
+        self._has_more = self._distrusted = False
+        now, beside = self._clock.now(), self._beside()
+        known = [*(one.at for one in beside), *([] if stand is None else [stand.at])]
+        self._retention.note_time(max(known, default=now))
+        self._sealed_at, self._unsealed_bytes = now, 0
+        try:
+            if stand is None:
+                self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
+                self._begin_segment([opening_body(now)])
+            else:
+                self._stand = stand
+                self._reopen(stand)
+                told = told_beside(beside, self._keep_s)
+                opening = opening_body(now, torn=stand.torn, beside=told)
+                # First of all: a removal that a checkpoint follows directly must be our own.
+                self._append([opening], with_checkpoint=True)
+        except OSError:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            raise
+        self._lost = beginning("")
+        log.info(
+            "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
+        )
+
+    def _beside(self) -> list[Neighbour]:
+        beside = neighbours_of(self._place)
+        if self._lost.seq:
+            beside.append(Neighbour(self._lost, self._clock.now()))
+        return beside
+
+    def _has_lost_more_than(self, head: Head) -> bool:
+        return head.chain == self._lost.chain and head.seq < self._lost.seq
+
+    def _reopen(self, stand: Stand) -> None:
+        file = segment_file(self._place, stand.number)
+        self._fd = os.open(file, os.O_WRONLY | os.O_APPEND)
+        self._size = os.fstat(self._fd).st_size - len(stand.torn)
+        if stand.torn:
+            self._cut_back()
+        else:
+            sync(self._fd)  # who was killed may have left lines that are not on the disk yet
+
+
+def write_durably(fd: int, data: bytes) -> None:
+    """Append; one call where the system can write and sync in one: each gives the GIL away."""
+    if _DSYNC:
+        try:
+            data = data[os.pwritev(fd, [data], -1, _DSYNC) :]
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+    if data:
+        while data:
+            data = data[os.write(fd, data) :]
+        sync(fd)

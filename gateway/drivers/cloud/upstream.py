@@ -1,0 +1,201 @@
+"""HTTP to the cloud: one pool per account, each option written out (ports.Upstream)."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import aiohttp
+from yarl import URL
+
+from gateway import __version__
+from gateway.config.settings import Timeouts
+from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
+from gateway.domain.model import Headers, UpstreamAnswer, UpstreamRequest
+from gateway.drivers.network.connection_errors import why
+
+_HEADER_BYTES_MAX = 65_536  # tokens of the cloud's IAM have tens of kilobytes (dossier 3.1)
+_CHUNK_BYTES = 65_536
+_USER_AGENT = f"console-gateway/{__version__}"
+_WITH_CONTENT = (200, 206)
+_ROUND_UP_NEVER_S = 86_400.0
+"""aiohttp rounds longer timeouts up to whole seconds, which is past a request's deadline."""
+
+
+@asynccontextmanager
+async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a client for one account; two accounts never share connections.
+
+    Their number has no bound of its own. Whoever waited for a free one would have its slot of the
+    budget already: when a slow cloud recovers, all who waited would be sent at once. The budget and
+    the timeout bound the calls that are under way.
+    """
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=30.0,
+            ttl_dns_cache=60,
+            timeout_ceil_threshold=_ROUND_UP_NEVER_S,
+        ),
+        timeout=aiohttp.ClientTimeout(
+            total=timeouts.total_s,
+            sock_connect=timeouts.connect_s,
+            sock_read=timeouts.read_s,
+            ceil_threshold=_ROUND_UP_NEVER_S,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),  # a cookie of one caller's answer is not another's
+        headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
+        skip_auto_headers={"Content-Type"},
+        trust_env=False,
+        auto_decompress=True,
+        raise_for_status=False,
+        max_line_size=_HEADER_BYTES_MAX,
+        max_field_size=_HEADER_BYTES_MAX,
+        requote_redirect_url=False,
+        middlewares=(_send_once,),
+    )
+    async with session:
+        yield session
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending again by itself: the copy would have no slot of the budget."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # nothing was sent, and aiohttp lets it pass
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _unreachable(f"the connection broke: {type(error).__name__}") from None
+
+
+class AioUpstream:
+    def __init__(
+        self, session: aiohttp.ClientSession, endpoint: str, *, answer_bytes_max: int
+    ) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._answer_bytes_max = answer_bytes_max
+
+    async def send(
+        self,
+        request: UpstreamRequest,
+        *,
+        credential: Headers,
+        timeout_s: float,
+    ) -> UpstreamAnswer:
+        timeout = self._session.timeout
+        if timeout_s < (timeout.total or timeout_s + 1):
+            timeout = _within(timeout, timeout_s)
+        with _translated():
+            async with self._session.request(
+                request.method,
+                URL(self._endpoint + request.path, encoded=True),
+                headers=[*request.headers, *credential],
+                data=request.body or None,
+                allow_redirects=False,
+                timeout=timeout,
+                auto_decompress=not request.encoded,
+            ) as response:
+                body = await self._read(response)
+                if request.encoded and not response.ok:
+                    body = self._decoded(response, body)  # an error is for us to read
+                return UpstreamAnswer(response.status, response.headers, body)
+
+    async def open(
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
+    ) -> UpstreamAnswer:
+        timeout = _within(self._session.timeout, None)
+        with _translated():
+            async with asyncio.timeout(timeout_s):
+                response = await self._session.request(
+                    request.method,
+                    URL(self._endpoint + request.path, encoded=True),
+                    headers=[*request.headers, *credential],
+                    allow_redirects=False,
+                    timeout=timeout,
+                    auto_decompress=False,
+                )
+                if response.status in _WITH_CONTENT:
+                    return UpstreamAnswer(response.status, response.headers, b"", _Body(response))
+                async with response:
+                    body = self._decoded(response, await self._read(response))
+                    return UpstreamAnswer(response.status, response.headers, body)
+
+    def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        if response.headers.get("Content-Encoding", "").lower() not in ("gzip", "x-gzip"):
+            return body
+        try:
+            unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            return unzip.decompress(body, self._answer_bytes_max)
+        except zlib.error:
+            return b""
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        length = response.content_length
+        if length is not None and length <= self._answer_bytes_max and not _is_coded(response):
+            return await response.read()
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._answer_bytes_max:
+                response.close()
+                raise UpstreamBroken("the answer is larger than answer_bytes_max")
+        return bytes(body)
+
+
+class _Body:
+    """Implements model.BodyStream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _translated():
+            async for chunk in self._response.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
+
+    async def close(self) -> None:
+        self._response.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Say what went wrong in our words; aiohttp's hold addresses and header values."""
+    try:
+        yield
+    except TimeoutError as error:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            raise _not_connected("no connection in time") from None
+        raise UpstreamSlow("no answer in time") from None
+    except aiohttp.ClientConnectorError as error:
+        raise _not_connected(f"no connection: {why(error.os_error)}") from None
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
+        raise _unreachable(f"the connection broke: {type(error).__name__}") from None
+    except (aiohttp.ClientError, ValueError) as error:
+        raise UpstreamBroken(f"no readable answer: {type(error).__name__}") from None
+
+
+def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=total_s,
+        sock_connect=timeout.sock_connect,
+        sock_read=timeout.sock_read,
+        ceil_threshold=timeout.ceil_threshold,
+    )
+
+
+def _is_coded(response: aiohttp.ClientResponse) -> bool:
+    return "Content-Encoding" in response.headers
+
+
+def _not_connected(detail: str) -> UpstreamUnreachable:
+    error = _unreachable(detail)
+    error.was_connected = False
+    return error
+
+
+def _unreachable(detail: str) -> UpstreamUnreachable:
+    return UpstreamUnreachable(detail, retry_after_s=2.0)

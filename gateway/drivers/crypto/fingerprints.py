@@ -1,0 +1,23 @@
+"""Fingerprints of secrets (ports.Fingerprints): a keyed hash, so that no guess can be tried."""
+
+import base64
+import hmac
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gateway.domain.model import Secret
+
+_DIGITS = 16
+
+
+class KeyedFingerprints:
+    """HMAC-SHA-256 under a key of its own, made of the first seal key, which replicas share."""
+
+    def __init__(self, seal_key: Secret) -> None:
+        """`seal_key`: in base64, as settings.Store has validated."""
+        derive = HKDF(SHA256(), length=32, salt=None, info=b"console-gateway link fingerprint")
+        self._key = derive.derive(base64.b64decode(seal_key.reveal()))
+
+    def of(self, secret: Secret) -> str:
+        return hmac.digest(self._key, secret.reveal().encode(), "sha256").hex()[:_DIGITS]

@@ -1,0 +1,74 @@
+"""Seals what is kept in Redis, so that reading Redis opens no console, and what callers keep."""
+
+import base64
+import hmac
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gateway.domain.model import Secret
+
+_NONCE_BYTES = 12  # NIST SP 800-38D, 8.2.2: random 96-bit nonces
+_KEY_ID_BYTES = 4
+
+
+class Sealer:
+    """AES-256-GCM under several keys: the first seals, all open, so that keys can be rotated.
+
+    What is sealed is bound to a name (its Redis key): moved to another name it does not open.
+    """
+
+    def __init__(self, keys: Sequence[Secret]) -> None:
+        """`keys`: 32 bytes each in base64, as settings.Store has validated."""
+        ciphers = [_cipher(key) for key in keys]
+        self._by_id = dict(reversed(ciphers))
+        self._key_id, self._cipher = ciphers[0]
+        self._deriving = {_key_id(raw): _deriving(raw) for raw in map(_raw, reversed(keys))}
+
+    def seal(self, plain: bytes, *, bound_to: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return self._key_id + nonce + self._cipher.encrypt(nonce, plain, bound_to)
+
+    def open(self, sealed: bytes, *, bound_to: bytes) -> bytes | None:
+        """Return the plain bytes; None when they were not sealed by us for this name."""
+        cipher = self._by_id.get(sealed[:_KEY_ID_BYTES])
+        if cipher is None or len(sealed) < _KEY_ID_BYTES + _NONCE_BYTES:
+            return None
+        nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
+        try:
+            return cipher.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], bound_to)
+        except InvalidTag:
+            return None
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Tell whether the first key sealed it: what did not is lost once that key is withdrawn."""
+        return sealed[:_KEY_ID_BYTES] == self._key_id
+
+    def derive(self, sealed: bytes) -> bytes | None:
+        """Return 32 bytes that only holders of the key that sealed this can tell.
+
+        They follow from `sealed` alone, so nobody need keep them. None: we do not hold that key.
+        """
+        deriving = self._deriving.get(sealed[:_KEY_ID_BYTES])
+        return None if deriving is None else hmac.digest(deriving, sealed, "sha256")
+
+
+def _cipher(key: Secret) -> tuple[bytes, AESGCM]:
+    raw = _raw(key)
+    return _key_id(raw), AESGCM(raw)
+
+
+def _raw(key: Secret) -> bytes:
+    return base64.b64decode(key.reveal())
+
+
+def _key_id(raw: bytes) -> bytes:
+    return sha256(b"key id\0" + raw).digest()[:_KEY_ID_BYTES]
+
+
+def _deriving(raw: bytes) -> bytes:
+    """Make another key of this one: no key serves both AES and HMAC."""
+    return hmac.digest(raw, b"derive from what is sealed", "sha256")

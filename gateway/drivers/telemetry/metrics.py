@@ -1,0 +1,335 @@
+"""Prometheus metrics (ports.Telemetry): what metrics_contract.py promises, counted.
+
+The counters and histograms here are plain dictionaries: the library's cost four times as much,
+and some are moved by each request.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import accumulate, product
+
+from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
+
+from gateway import __version__
+from gateway.domain.errors import Rejection
+from gateway.domain.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
+from gateway.drivers.telemetry.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind
+
+_STAGES = tuple((stage,) for stage in StageTimes._fields)
+_OTHER_TEAM = "other"
+
+
+class Metrics:
+    def __init__(self, teams: Mapping[str, str] | None = None) -> None:
+        """`teams` by group: the first that a person is in is whose links they are."""
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Info("gateway_build", "The running version", registry=registry).info(
+            {"version": __version__}
+        )
+        self._teams = tuple((teams or {}).items())
+        self._gauges: dict[str, Gauge] = {}
+        counters: dict[str, _Counter] = {}
+        histograms: dict[str, _Histogram] = {}
+        for family in FAMILIES:
+            name, labels = family.name, tuple(family.labels)
+            match family.kind:
+                case Kind.COUNTER:
+                    counters[name] = _Counter(name, family.text, labels, registry=registry)
+                case Kind.HISTOGRAM:
+                    histograms[name] = _Histogram(
+                        name, family.text, labels, registry=registry, buckets=family.buckets
+                    )
+                case Kind.GAUGE:
+                    self._gauges[name] = Gauge(name, family.text, labels, registry=registry)
+        self._counters = counters
+        self._requests = counters["gateway_requests_total"]
+        self._request_seconds = histograms["gateway_request_duration_seconds"]
+        self._stages = histograms["gateway_stage_duration_seconds"]
+        self._identifications = counters["gateway_identifications_total"]
+        self._decisions = counters["gateway_decisions_total"]
+        self._links = counters["gateway_links_total"]
+        self._team_links = counters["gateway_team_links_total"]
+        self._upstream_seconds = histograms["gateway_upstream_duration_seconds"]
+        self._budget_wait = histograms["gateway_budget_wait_seconds"]
+        self._store_seconds = histograms["gateway_store_duration_seconds"]
+        self._audit_commits = histograms["gateway_audit_commit_duration_seconds"]
+        self._loop_lag = histograms["gateway_loop_lag_seconds"]
+
+    def request_done(
+        self,
+        answer: str,
+        operation: str,
+        status: int,
+        error_code: str,
+        seconds: float,
+        trace_id: str = "",
+    ) -> None:
+        self._requests.inc((operation, _text(status), error_code))
+        self._request_seconds.observe((answer,), seconds, trace_id)
+
+    def identified(self, issuer: str, outcome: str) -> None:
+        self._identifications.inc((issuer, outcome))
+
+    def decided(self, permission: str, *, allowed: bool) -> None:
+        self._decisions.inc((permission, "allowed" if allowed else "denied"))
+
+    def link_served(
+        self, account: str, groups: Collection[str], source: LinkSource, times: StageTimes
+    ) -> None:
+        self._links.inc((account, source.value))
+        for stage, seconds in zip(_STAGES, times, strict=True):
+            self._stages.observe(stage, seconds)
+        if self._teams:
+            team = next((team for group, team in self._teams if group in groups), _OTHER_TEAM)
+            self._team_links.inc((team,))
+
+    def evicted(self, kind: str) -> None:
+        self._count("gateway_evictions_total", kind)
+
+    def upstream_call(self, account: str, outcome: str, seconds: float) -> None:
+        self._upstream_seconds.observe((account, _snake(outcome)), seconds)
+
+    def service_login(self, account: str, outcome: str) -> None:
+        self._count("gateway_service_logins_total", account, outcome)
+
+    def service_credential_expires(self, account: str, project: str, at: float) -> None:
+        gauge = self._gauges["gateway_service_credential_expires_timestamp_seconds"]
+        gauge.labels(account, project).set(at)
+
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None:
+        self._gauges["gateway_service_login_refused"].labels(account, project).set(refused)
+
+    def keys_refreshed(self, issuer: str, outcome: str) -> None:
+        self._count("gateway_key_refreshes_total", issuer, outcome)
+
+    def policy_reloaded(self, outcome: str, rules: int) -> None:
+        self._count("gateway_policy_reloads_total", outcome)
+        self._gauges["gateway_policy_rejected"].set(outcome != "ok")
+        if outcome == "ok":
+            self._gauges["gateway_policy_rules"].set(rules)
+
+    def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None:
+        self._budget_wait.observe((account, budget.value), seconds)
+
+    def budget_refused(self, account: str, budget: BudgetClass) -> None:
+        self._count("gateway_budget_refusals_total", account, budget.value)
+
+    def budget_slot_lost(self, account: str, budget: BudgetClass) -> None:
+        self._count("gateway_budget_slots_lost_total", account, budget.value)
+
+    def breaker_opened(self, account: str) -> None:
+        self._count("gateway_breaker_opened_total", account)
+
+    def link_renewed(self, account: str, outcome: str) -> None:
+        self._count("gateway_link_renewals_total", account, _snake(outcome))
+
+    def inventory_polled(self, account: str, outcome: str) -> None:
+        self._count("gateway_inventory_polls_total", account, _snake(outcome))
+
+    def store_available(self, *, available: bool) -> None:
+        self._gauges["gateway_store_available"].set(available)
+
+    def store_called(self, seconds: float, *, ok: bool) -> None:
+        self._store_seconds.observe(("ok" if ok else "failed",), seconds)
+
+    def audit_recorded(self, event: str, count: int = 1) -> None:
+        self._counters["gateway_audit_records_total"].inc((event,), count)
+
+    def audit_committed(self, seconds: float) -> None:
+        self._audit_commits.observe((), seconds)
+
+    def audit_failed(self) -> None:
+        self._count("gateway_audit_failures_total")
+
+    def unrecorded(self) -> None:
+        self._count("gateway_audit_unrecorded_total")
+
+    def loop_late(self, seconds: float) -> None:
+        self._loop_lag.observe((), seconds)
+
+    def task_restarted(self, task: str) -> None:
+        self._count("gateway_task_restarts_total", task)
+
+    def order_not_obeyed(self) -> None:
+        self._count("gateway_orders_not_obeyed_total")
+
+    def admin_request(self, action: str, status: int) -> None:
+        self._count("gateway_admin_requests_total", action, str(status))
+
+    def log_line_sampled_out(self) -> None:
+        self._count("gateway_log_lines_sampled_out_total")
+
+    def begin_tasks(self, tasks: Iterable[str]) -> None:
+        for task in tasks:
+            self._counters["gateway_task_restarts_total"].begin((task,))
+
+    def begin(
+        self,
+        *,
+        accounts: Sequence[str],
+        issuers: Sequence[str],
+        links: Sequence[str],
+        failures: Sequence[tuple[int, str]],
+        actions: Sequence[str],
+    ) -> None:
+        """Let the series that alerts watch be there from the start.
+
+        A series that begins with its first event has no increase to be alarmed at. `links` are the
+        operations that give one, `failures` HTTP statuses with the error codes that stand for a
+        failure of ours, `actions` those of the admin API.
+        """
+        sources = [source.value for source in LinkSource]
+        budgets = [budget.value for budget in BudgetClass]
+        refused = [rejection.value for rejection in Rejection]
+        for name, *values in (
+            ("gateway_identifications_total", [*issuers, "unknown"], refused),
+            ("gateway_key_refreshes_total", issuers, ("ok", "failed")),
+            ("gateway_service_logins_total", accounts, ("ok", "refused", "away")),
+            ("gateway_links_total", accounts, sources),
+            ("gateway_link_renewals_total", accounts, ("ok",)),
+            ("gateway_evictions_total", ("link", "token")),
+            ("gateway_budget_refusals_total", accounts, budgets),
+            ("gateway_budget_slots_lost_total", accounts, budgets),
+            ("gateway_breaker_opened_total", accounts),
+            ("gateway_policy_reloads_total", ("ok", "rejected")),
+            ("gateway_decisions_total", sorted(PERMISSIONS), ("allowed", "denied")),
+            ("gateway_admin_requests_total", actions, ("401", "403")),
+        ):
+            for labels in product(*values):
+                self._counters[name].begin(labels)
+        for operation in links:
+            self._requests.begin((operation, "200", ""))
+        for operation, (status, error_code) in product([*links, "none"], failures):
+            self._requests.begin((operation, _text(status), error_code))
+        self._request_seconds.begin(("link",))
+        for outcome in ("ok", "failed"):
+            self._store_seconds.begin((outcome,))
+        for labels in product(accounts, UPSTREAM_OUTCOMES):
+            self._upstream_seconds.begin(labels)
+        for labels in product(accounts, budgets):
+            self._budget_wait.begin(labels)
+
+    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
+        """Let a gauge of the contract be read at each scrape."""
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set_function(read)
+
+    def counter(self, name: str, read: Callable[[], float]) -> None:
+        """Let a counter of the contract, one without labels, be read at each scrape."""
+        self._counters[name].read = read
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return the page and its content type, in the format that the scraper asks for.
+
+        May run in a thread of its own beside the event loop.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _count(self, name: str, *values: str) -> None:
+        assert len(values) == len(BY_NAME[name].labels)
+        self._counters[name].inc(values)
+
+
+@cache
+def _text(status: int) -> str:
+    return str(status)
+
+
+@cache
+def _snake(name: str) -> str:
+    """Return a class's name as a label has it: UpstreamSlow is upstream_slow."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class _Counter(Collector):
+    def __init__(
+        self, name: str, text: str, labels: tuple[str, ...], *, registry: CollectorRegistry
+    ) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+        self.read: Callable[[], float] | None = None
+        registry.register(self)
+
+    def inc(self, values: tuple[str, ...], by: float = 1.0) -> None:
+        counts = self._counts
+        counts[values] = counts.get(values, 0.0) + by
+
+    def begin(self, values: tuple[str, ...]) -> None:
+        self._counts.setdefault(values, 0.0)
+
+    def describe(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        if self.read is not None:
+            family.add_metric((), self.read())
+        else:
+            for values, count in tuple(self._counts.items()):
+                family.add_metric(values, count)
+        yield family
+
+
+class _Histogram(Collector):
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        *,
+        registry: CollectorRegistry,
+        buckets: tuple[float, ...],
+    ) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._buckets = buckets
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[str, ...], dict[int, Exemplar]] = {}
+        if not labels:
+            self.begin(())
+        registry.register(self)
+
+    def begin(self, values: tuple[str, ...]) -> list[int]:
+        self._sums.setdefault(values, 0.0)
+        self._exemplars.setdefault(values, {})
+        return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
+
+    def observe(self, values: tuple[str, ...], seconds: float, trace_id: str = "") -> None:
+        """Count one; `values` are those of the labels, and the trace is one to be looked up."""
+        counts = self._counts.get(values)
+        if counts is None:
+            counts = self.begin(values)
+        bucket = bisect_left(self._buckets, seconds)
+        counts[bucket] += 1
+        self._sums[values] += seconds
+        if trace_id:
+            self._exemplars[values][bucket] = Exemplar({"trace_id": trace_id}, seconds)
+
+    def describe(self) -> Iterable[Metric]:
+        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
+        for values, counts in tuple(self._counts.items()):
+            exemplars = self._exemplars[values].copy()
+            cumulated = [
+                (bound, count, exemplars[i]) if i in exemplars else (bound, count)
+                for i, (bound, count) in enumerate(zip(bounds, accumulate(counts), strict=True))
+            ]
+            family.add_metric(values, cumulated, sum_value=self._sums[values])
+        yield family

@@ -1,0 +1,55 @@
+"""Traces of others while we record none (ports.Tracing): their ids go on, as those of a child."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gateway.domain.model import Headers
+from gateway.domain.trace_context import TraceContext
+
+
+class TracesPassedOn:
+    records = False
+
+    def begin(self, came: TraceContext | None, method: str) -> "_PassedOn | None":
+        del method
+        return None if came is None else _PassedOn(came)
+
+
+class _PassedOn:
+    """Implements ports.Trace."""
+
+    __slots__ = ("_came",)
+
+    def __init__(self, came: TraceContext) -> None:
+        self._came = came
+
+    @property
+    def trace_id(self) -> str:
+        return self._came.trace_id
+
+    @property
+    def is_sampled(self) -> bool:
+        return self._came.is_sampled
+
+    def enter(self, stage: str) -> None:
+        pass
+
+    @contextmanager
+    def call(self, name: str, *, method: str, account: str) -> Iterator["_Call"]:
+        del name, method, account
+        yield _Call(self._came.child(secrets.token_hex(8)).headers)
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        pass
+
+
+class _Call:
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+
+    def answered(self, status: int) -> None:
+        pass

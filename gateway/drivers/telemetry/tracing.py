@@ -1,0 +1,231 @@
+"""OpenTelemetry's spans of requests and of the calls made for them (ports.Tracing).
+
+Imported only where its variables switch traces on. They also say where the spans go, how many
+are recorded and under which name: nothing of that is ours to configure. Attributes are few and
+named here one by one; there is no secret among them, no person, no address and no text of an
+error. Nobody waits for the collector: what it does not take in time is dropped.
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import (
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.semconv.attributes import error_attributes, http_attributes
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+    set_span_in_context,
+)
+
+from gateway import __version__
+from gateway.domain.model import Headers
+from gateway.domain.trace_context import TraceContext
+
+_FLUSHED_WITHIN_S = 3.0
+_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"}
+)
+_FACTS: Final = {
+    "request_id": "gateway.request_id",
+    "operation": "gateway.operation",
+    "project": "gateway.project",
+    "servers": "gateway.servers",
+    "source": "gateway.link.source",
+    "error_code": "gateway.error_code",
+    "status": http_attributes.HTTP_RESPONSE_STATUS_CODE,
+    "error": error_attributes.ERROR_TYPE,
+}
+"""What of a request's log line becomes an attribute of its span, and under which name."""
+_ACCOUNT: Final = "gateway.account"
+
+
+class OtelTracing:
+    records = True
+
+    def __init__(
+        self, provider: TracerProvider, *, routes: Mapping[str, str], accounts: Mapping[str, str]
+    ) -> None:
+        """`routes` are paths with names in braces, by operation; `accounts` are by project."""
+        self._provider = provider
+        self._tracer = provider.get_tracer("gateway", __version__)
+        self._routes = routes
+        self._accounts = accounts
+        self.background = _Background(self._tracer)
+        """For what is done for no request."""
+
+    def begin(self, came: TraceContext | None, method: str) -> "_RequestTrace":
+        known = method in _METHODS
+        name = method if known else "HTTP"
+        attributes = {http_attributes.HTTP_REQUEST_METHOD: method if known else "_OTHER"}
+        span = self._tracer.start_span(name, _under(came), SpanKind.SERVER, attributes)
+        return _RequestTrace(self._tracer, span, name, self._routes, self._accounts)
+
+    async def close(self) -> None:
+        """Send what is left, but not for long: a collector that is away must not stop a restart."""
+        flushed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def flush() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(flushed.set)
+
+        # Not by to_thread: the loop would wait for it when it ends, however long that takes.
+        threading.Thread(target=flush, name="last spans", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSHED_WITHIN_S):
+                await flushed.wait()
+
+
+def open_tracing(*, routes: Mapping[str, str], accounts: Mapping[str, str]) -> OtelTracing:
+    ours = Resource({SERVICE_NAME: "console-gateway", SERVICE_VERSION: __version__})
+    provider = TracerProvider(
+        resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return OtelTracing(provider, routes=routes, accounts=accounts)
+
+
+class _RequestTrace:
+    """Implements ports.Trace."""
+
+    __slots__ = ("_accounts", "_method", "_routes", "_span", "_stage", "_tracer", "trace_id")
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        span: Span,
+        method: str,
+        routes: Mapping[str, str],
+        accounts: Mapping[str, str],
+    ) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._method = method
+        self._routes = routes
+        self._accounts = accounts
+        self._stage: Span | None = None
+        self.trace_id = f"{span.get_span_context().trace_id:032x}"
+
+    @property
+    def is_sampled(self) -> bool:
+        return self._span.get_span_context().trace_flags.sampled
+
+    def enter(self, stage: str) -> None:
+        if not self._span.is_recording():
+            return
+        if self._stage is not None:
+            self._stage.end()
+        self._stage = self._tracer.start_span(stage, set_span_in_context(self._span, Context()))
+
+    def call(self, name: str, *, method: str, account: str) -> "_Call":
+        return _Call(self._tracer, self._stage or self._span, name, method, account)
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        span, operation = self._span, facts.get("operation", "")
+        if not span.is_recording():
+            return
+        for fact, attribute in _FACTS.items():
+            if fact in facts:
+                span.set_attribute(attribute, facts[fact])
+        account = self._accounts.get(facts.get("project", ""))
+        if account is not None:
+            span.set_attribute(_ACCOUNT, account)
+        route = self._routes.get(operation)
+        if route is not None:
+            span.set_attribute(http_attributes.HTTP_ROUTE, route)
+            span.update_name(f"{self._method} {route}")
+        failed = facts["status"] >= 500
+        if self._stage is not None:
+            _end(self._stage, facts.get("error", ""), failed=failed)
+        _end(span, facts.get("error", ""), failed=failed)
+
+
+class _Background:
+    """Implements ports.CallsTraced: each call is a trace of its own."""
+
+    trace_id = ""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def call(self, name: str, *, method: str, account: str) -> "_Call":
+        return _Call(self._tracer, None, name, method, account)
+
+
+class _Call:
+    __slots__ = ("_span", "_status", "headers")
+
+    def __init__(
+        self, tracer: Tracer, parent: Span | None, name: str, method: str, account: str
+    ) -> None:
+        under = Context() if parent is None else set_span_in_context(parent, Context())
+        attributes = {http_attributes.HTTP_REQUEST_METHOD: method, _ACCOUNT: account}
+        self._span = tracer.start_span(name, under, SpanKind.CLIENT, attributes)
+        self._status = 0
+        self.headers = _headers(self._span.get_span_context())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def answered(self, status: int) -> None:
+        self._span.set_attribute(http_attributes.HTTP_RESPONSE_STATUS_CODE, status)
+        self._status = status
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        name = kind.__name__ if kind is not None else ""
+        if self._status >= 400:
+            name = str(self._status)
+        _end(self._span, name, failed=bool(name))
+
+
+def _end(span: Span, error: str, *, failed: bool) -> None:
+    if error:
+        span.set_attribute(error_attributes.ERROR_TYPE, error)
+    if failed:
+        span.set_status(StatusCode.ERROR)
+    span.end()
+
+
+def _under(came: TraceContext | None) -> Context:
+    if came is None:
+        return Context()
+    theirs = SpanContext(
+        int(came.trace_id, 16),
+        int(came.span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(came.flags),
+        trace_state=TraceState.from_header([came.state]) if came.state else None,
+    )
+    return set_span_in_context(NonRecordingSpan(theirs), Context())
+
+
+def _headers(ours: SpanContext) -> Headers:
+    state = ours.trace_state.to_header()
+    return TraceContext(
+        f"{ours.trace_id:032x}", f"{ours.span_id:016x}", int(ours.trace_flags) & 0x03, state
+    ).headers

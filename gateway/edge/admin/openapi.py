@@ -1,0 +1,98 @@
+"""The OpenAPI document of the admin API, made of its actions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from gateway import __version__
+from gateway.domain.errors import (
+    AskedByOtherSite,
+    BadRequest,
+    JournalUnavailable,
+    KeysUnavailable,
+    NotAdmin,
+    NotAuthenticated,
+    RequestTooLarge,
+)
+from gateway.edge.errors import WIRE
+from gateway.flow.admin.administration import Action
+
+Json = dict[str, Any]
+
+_REFUSALS = (
+    BadRequest,
+    NotAuthenticated,
+    NotAdmin,
+    AskedByOtherSite,
+    RequestTooLarge,
+    JournalUnavailable,
+    KeysUnavailable,
+)
+_STATUSES = sorted({WIRE[kind].status for kind in _REFUSALS})
+
+
+def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
+    """Return an OpenAPI 3.1 document."""
+    schemas, components = msgspec.json.schema_components(
+        [kind for action in actions for kind in (action.takes, action.answers)],
+        ref_template="#/components/schemas/{name}",
+    )
+    paths: dict[str, Json] = {}
+    for action, takes, answers in zip(actions, schemas[::2], schemas[1::2], strict=True):
+        operation: Json = {
+            "operationId": action.name,
+            "summary": action.summary,
+            "responses": {
+                "200": {
+                    "description": "Done.",
+                    "content": {"application/json": {"schema": answers}},
+                },
+                **{str(status): _REFUSAL for status in _STATUSES},
+                "500": _FAILURE,
+            },
+        }
+        if action.method == "GET":
+            operation["parameters"] = _parameters(action.takes)
+        else:
+            operation["requestBody"] = {"content": {"application/json": {"schema": takes}}}
+        paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Console Gateway, admin API", "version": __version__},
+        "servers": [{"url": "/"}],
+        "security": [{"jwt": []}, {"certificate": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**components, "Error": _ERROR},
+            "securitySchemes": {
+                "jwt": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "For the audience in `admin.api` of the config.",
+                },
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "Its subject is in `admin.api.certificates` of the config.",
+                },
+            },
+        },
+    }
+
+
+def _parameters(takes: type[msgspec.Struct]) -> list[Json]:
+    return [
+        {"name": one.name, "in": "query", "schema": {"type": "string", "minLength": 1}}
+        for one in msgspec.structs.fields(takes)
+    ]
+
+
+_ERROR: Json = {
+    "type": "object",
+    "required": ["error_code", "error_msg"],
+    "properties": {"error_code": {"type": "string"}, "error_msg": {"type": "string"}},
+}
+_TOLD: Json = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+_REFUSAL: Json = {"description": "Refused; nothing was done.", **_TOLD}
+_FAILURE: Json = {"description": "The gateway failed; what is done is not known.", **_TOLD}

@@ -1,0 +1,568 @@
+"""What the flow needs from outside, each promise in one place. Drivers implement, tests fake."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from gateway.domain.model import (
+    BudgetClass,
+    Demand,
+    Headers,
+    LinkSource,
+    ProjectId,
+    Secret,
+    StageTimes,
+    UpstreamAnswer,
+    UpstreamRequest,
+    VerifiedToken,
+    WriteOutcome,
+)
+from gateway.domain.overrides import Order
+from gateway.domain.policy.inventory import Inventory
+from gateway.domain.policy.policy import Policy
+from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn
+from gateway.domain.trace_context import TraceContext
+from gateway.flow.waiters import Waiters
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch: for claims and for display."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump: for waiting and for deadlines."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; returns at once for zero and for negative spans."""
+
+
+class Signatures(Protocol):
+    async def verify(self, caller_jwt: Secret) -> VerifiedToken:
+        """Prove the signature with a key of the issuer that the token names.
+
+        Raises NotAuthenticated; KeysUnavailable when the issuer's keys were never loaded, or are
+        older than operators allow. May wait for one key refresh when the `kid` is unknown.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """What a caller signs with in place of sending a JWT, and the JWT that it stands for."""
+
+    access: str
+    secret: Secret
+    security_token: Secret
+    caller_jwt: Secret
+    expires_at: float
+    """The pair's own end, in seconds since the epoch; the JWT's may come before."""
+
+
+class IssuedKeys(Protocol):
+    """Key pairs and subject tokens that hold all that they stand for, so none is stored.
+
+    What is opened was made by a replica with the same seal keys; the JWT in it is yet to be judged.
+    """
+
+    def subject_token(self, caller_jwt: Secret) -> Secret: ...
+
+    def open_subject_token(self, subject_token: str) -> Secret | None:
+        """Return the JWT; None: the text is no subject token of ours."""
+
+    def key_pair(self, caller_jwt: Secret, *, expires_at: float) -> KeyPair: ...
+
+    def open_key_pair(self, security_token: str) -> KeyPair | None:
+        """Return the pair that was handed out with this; None: the text is none of ours."""
+
+
+class UsedOnce(Protocol):
+    async def use(self, key: str, *, ttl_s: float) -> bool:
+        """Tell whether nobody used `key` yet; from now on it is used, for `ttl_s` seconds.
+
+        Over all replicas. Raises StoreUnavailable.
+        """
+
+    async def take_back(self, key: str) -> None:
+        """Make it as if `key` had not been used: nothing came of it. Raises StoreUnavailable."""
+
+
+class Fingerprints(Protocol):
+    def of(self, secret: Secret) -> str:
+        """Tell secrets apart in logs and in the audit trail, the same over all replicas."""
+
+
+class Policies(Protocol):
+    def current(self) -> Policy:
+        """Return the policy in force. Take it once per request and hand it on."""
+
+
+class ReloadedPolicies(Policies, Protocol):
+    """The policy, for who may look after it."""
+
+    @property
+    def loaded_at(self) -> float:
+        """Seconds since the epoch."""
+
+    @property
+    def mistake(self) -> str:
+        """The first mistake for which the file as it stands was refused; "" when it was not."""
+
+    async def reload(self) -> bool:
+        """Take the file over now; return whether it was good."""
+
+
+class Inventories(Protocol):
+    def current(self, project: ProjectId) -> Inventory:
+        """Return what is known of the project's servers; NO_INVENTORY where nothing is."""
+
+    def refresh_soon(self, project: ProjectId) -> None:
+        """Look again as soon as the budget allows: something has changed."""
+
+
+class KeptFile(Protocol):
+    """Where something outlives the process, and a loss of the cloud or of Redis."""
+
+    def load(self) -> bytes | None:
+        """Return what was saved last; None where there is nothing."""
+
+    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        """Keep what is made of what was kept; no other process saves meanwhile.
+
+        It is made in a thread. A disk that takes nothing is no reason to stop; one that hangs is
+        waited for, for ever.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ToldOrders:
+    version: str
+    is_complete: bool
+    """Somebody who knew all has told all; a store that forgot says no."""
+    orders: Sequence[Order]
+    """Those that the caller did not hold."""
+    ids: AbstractSet[str]
+    """Of all that lie there well; what is unreadable, or sealed with an older key, is to be told
+    anew by who holds it."""
+    unreadable: int
+    """How many the caller did not hold and was not told."""
+
+
+class OrderStore(Protocol):
+    """Standing orders that all replicas see. `read` and `add` raise StoreUnavailable."""
+
+    async def read(self, known: str, *, held: AbstractSet[str]) -> ToldOrders | None:
+        """Return the orders with other ids than `held`; None: nothing changed since `known`."""
+
+    async def add(self, orders: Sequence[Order], *, ended: Sequence[str], complete: bool) -> None:
+        """Let the orders stand for all replicas, and forget those with the ids in `ended`.
+
+        `complete`: with these the store holds all that stand.
+        """
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """`call` hears when it may be worth the while to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    answers: Sequence[bytes]
+    """Of other processes, in time."""
+    processes: int
+    """How many there are, this one included, when the store was last seen; 0: it never was."""
+
+
+class Replicas(Protocol):
+    """The gateway's processes, on this host and on others."""
+
+    async def ask(self, question: bytes, *, within_s: float) -> Heard:
+        """Ask all others; while the store is away none of them answers."""
+
+    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """`answer` is asked what others ask; it raises ValueError where it does not know."""
+
+
+class Budget(Protocol):
+    async def admit(
+        self,
+        account: str,
+        budget: BudgetClass,
+        demand: Demand,
+        *,
+        deadline: float,
+        again: bool = False,
+        waiters: Waiters | None = None,
+    ) -> float:
+        """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
+
+        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
+        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
+        and is not charged once more. `waiters`: the call is for all of these, as they come and go,
+        and waits in the best of their places. Raises BudgetExhausted as soon as it is known that
+        the slot would come too late, or, for spare demand, that there is none.
+        """
+
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+    ) -> None:
+        """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
+
+        `told` is the limit that the cloud named, in calls a second. None: it named none.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What another replica's turn at the queue meant for this one."""
+
+    granted: Mapping[str, float]
+    refused: Mapping[str, float]
+    paused_until: float
+    next_at: float | None
+    gathers: bool
+    """Some come back from a time alone; whoever is here says so by a turn."""
+
+
+class SharedQueue(Protocol):
+    """One budget's queue over all replicas (rules/fair_queue.py says how it goes)."""
+
+    @property
+    def available(self) -> bool: ...
+
+    def use(self, limit: Limit) -> None:
+        """Go by another limit from the next turn on; it has as many windows."""
+
+    @property
+    def processes(self) -> int:
+        """How many were alive when the store was last seen; 0: it never was."""
+
+    def new_id(self) -> str:
+        """Name an entry of this replica's."""
+
+    async def turn(self, turn: Turn, state: State) -> Outcome:
+        """Tell the queue and be told, in one round trip; raises StoreUnavailable.
+
+        `state` is what this replica knows, and fills in what the store may have lost.
+        """
+
+    def rejoin(self, processes: int) -> None:
+        """Come back after a time alone, one of so many: all entries made before are void."""
+
+    def when_news_comes(self, call: Callable[[News], None]) -> None: ...
+
+    def when_available_changes(self, call: Callable[[], None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought: the value and how long it may be kept."""
+
+    value: bytes = field(repr=False)
+    good_until: float
+    """Monotonic seconds of this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A value out of a shared flight."""
+
+    value: bytes = field(repr=False)
+    good_until: float
+    source: LinkSource
+
+
+class Shared(Protocol):
+    """Values that all replicas share, each fetched by one of them (flow/shared_flight.py)."""
+
+    async def obtain(  # noqa: PLR0913 - each says for itself what it asks for
+        self,
+        key: str,
+        fetch: Callable[[], Awaitable[Fetched]],
+        *,
+        deadline: float,
+        unusable: bytes | None = None,
+        fresh: bool = False,
+        to_the_end: bool = False,
+        waiters: Waiters | None = None,
+    ) -> Held:
+        """Return the value stored under `key`, or let exactly one replica fetch it.
+
+        `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
+        to it counts as absent. `fresh`: whatever is stored now counts as absent. `to_the_end`: the
+        fetch goes on when nobody waits for it any more. `waiters`: where `fetch` sees who waits for
+        it; it is new for each call. Without Redis the flight is shared in this process only. Raises
+        what `fetch` raises (those who waited for a fetch share its failure), and DeadlineExceeded.
+        """
+
+    def renew(
+        self,
+        key: str,
+        fetch: Callable[[], Awaitable[Fetched]],
+        *,
+        unusable: bytes,
+        then: Callable[[Held], None],
+    ) -> None:
+        """Replace the value `unusable` under `key` in the background, once over all replicas.
+
+        `then` is told what came of it, unless it failed: then the old value serves to its end.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    value: bytes = field(repr=False)
+    ttl_s: float
+    version: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is ours: fetch, then settle."""
+
+    store_time: float
+    """Seconds by the store's clock, when it was claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    holder: str
+    lease_left_s: float
+    version: bytes
+    """Of the value that is stored now; b"" if none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The fetch that we waited for failed."""
+
+    failure: bytes
+
+
+ANY_VERSION = b"*"
+
+
+class SharedStore(Protocol):
+    """Values and leases that all replicas see. Every method raises StoreUnavailable."""
+
+    async def claim(
+        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+    ) -> Found | Claimed | Busy | Failed:
+        """Look `key` up, or take the lease to fetch it.
+
+        A value of version `skip` (ANY_VERSION: of any) counts as absent. `awaited` is the holder
+        that an earlier claim named: if it failed, so have we.
+        """
+
+    async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
+        """Keep the lease; False when it is no longer ours."""
+
+    async def publish(
+        self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
+    ) -> bool:
+        """Store what was fetched and end the lease; False (and no effect) when it was lost.
+
+        It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
+        this late. `ttl_s` holds where that clock is set back before it is stored; set back
+        afterwards, behind the storing, it makes the value absent: nobody knows its age.
+        """
+
+    async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
+        """End the lease and tell those who wait why."""
+
+    async def abandon(self, key: str, *, owner: str) -> None:
+        """End the lease without a result, so that another may fetch."""
+
+    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+        """Tell whoever fetches `key`; it is sealed, and it may be lost."""
+
+    def changes(
+        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    ) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set when a fetch of `key` ends, or when the store is lost.
+
+        `heard` is given the teller and the text of what its holder is told, one's own included.
+        """
+
+
+class CallerUsage(Protocol):
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        """Add these callers' requests to what all replicas counted.
+
+        Returns how many seconds each caller's theoretical arrival time lies ahead.
+        Raises StoreUnavailable.
+        """
+
+
+class Upstream(Protocol):
+    """The connection pool of one account; two accounts never share one."""
+
+    async def send(
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
+    ) -> UpstreamAnswer:
+        """Send once and read the whole answer, whatever its status.
+
+        Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
+        """
+
+    async def open(
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
+    ) -> UpstreamAnswer:
+        """Send once and return with the answer's head, and its body as a stream if it is good.
+
+        `timeout_s` is for the head; the body may take as long as it goes on coming. Raises as
+        `send` does, also while the body is read.
+        """
+
+
+class ServiceCredential(Protocol):
+    """How one account proves itself to the cloud: a token, a signature, or a token file."""
+
+    async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
+        """Return the headers that make `request` ours; may wait for a login.
+
+        Raises ServiceLoginFailed (at once while a refused login backs off), DeadlineExceeded.
+        """
+
+    async def renew(self, refused: Headers, *, deadline: float) -> bool:
+        """After the cloud refused these headers: get a newer credential, one login for all.
+
+        False where there is no newer one to get (a signature, an unchanged token file).
+        Raises ServiceLoginFailed, DeadlineExceeded.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialIssued:
+    expires_at: float
+    """When it ends at the latest, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteEnded:
+    """What became of a permitted write; the rest of the record is as in that of the permit."""
+
+    outcome: WriteOutcome
+    status: int
+    """The cloud's; 0: it gave none."""
+    permitted_at: float
+    """`at` of the permit: a caller may give two writes one request id."""
+
+
+@dataclass(slots=True)  # one is made for each link handed out, and frozen ones take thrice as long
+class AuditRecord:
+    """Who was given what, decided by which rule. It holds no secret."""
+
+    event: str
+    at: float
+    """Seconds since the epoch."""
+    request_id: str = ""
+    issuer: str = ""
+    subject: str = ""
+    groups: frozenset[str] = frozenset()
+    operation: str = ""
+    project: str = ""
+    servers: tuple[str, ...] = ()
+    rule: str = ""
+    source: str = ""
+    link_fingerprint: str = ""
+    client_address: str = ""
+    decision: str = ""
+    """allowed or denied."""
+    permission: str = ""
+    policy_version: str = ""
+    trace_id: str = ""
+    target: str = ""
+    """Whom an administrator's order is about, as issuer:subject."""
+    detail: str = ""
+    """Free text, such as what an administrator asked for, and why."""
+    access_key: str = ""
+    """Of the key pair of ours that was issued, or with which the request is signed.
+
+    No secret: each signed request shows it, it opens nothing, and no other key follows from it.
+    """
+    more: CredentialIssued | WriteEnded | None = None
+    """What only records of such an event have."""
+
+
+RECORDED_WITHIN_S: Final = 5.0
+"""How long a record may take; what hangs for longer counts as a failure."""
+
+
+class Journal(Protocol):
+    async def record(self, record: AuditRecord) -> None:
+        """Return when the record is durable; raise JournalUnavailable.
+
+        Either within RECORDED_WITHIN_S.
+        """
+
+
+class Telemetry(Protocol):
+    """Counts what happened. Every label value comes from config or from an Enum."""
+
+    def identified(self, issuer: str, outcome: str) -> None: ...
+    def decided(self, permission: str, *, allowed: bool) -> None: ...
+    def link_served(
+        self, account: str, groups: frozenset[str], source: LinkSource, times: StageTimes
+    ) -> None: ...
+    def evicted(self, kind: str) -> None: ...
+    def upstream_call(self, account: str, outcome: str, seconds: float) -> None: ...
+    def service_login(self, account: str, outcome: str) -> None: ...
+    def service_credential_expires(self, account: str, project: str, at: float) -> None: ...
+    def service_login_refused(self, account: str, project: str, *, refused: bool) -> None: ...
+    def keys_refreshed(self, issuer: str, outcome: str) -> None: ...
+    def policy_reloaded(self, outcome: str, rules: int) -> None: ...
+    def budget_wait(self, account: str, budget: BudgetClass, seconds: float) -> None: ...
+    def budget_refused(self, account: str, budget: BudgetClass) -> None: ...
+    def budget_slot_lost(self, account: str, budget: BudgetClass) -> None: ...
+    def breaker_opened(self, account: str) -> None: ...
+    def link_renewed(self, account: str, outcome: str) -> None: ...
+    def inventory_polled(self, account: str, outcome: str) -> None: ...
+    def store_available(self, *, available: bool) -> None: ...
+    def store_called(self, seconds: float, *, ok: bool) -> None: ...
+    def unrecorded(self) -> None: ...
+    def audit_recorded(self, event: str, count: int = 1) -> None: ...
+    def audit_committed(self, seconds: float) -> None: ...
+    def audit_failed(self) -> None: ...
+
+
+class TracedCall(Protocol):
+    @property
+    def headers(self) -> Headers:
+        """What tells the cloud whose child the call is; it holds what callers sent along."""
+
+    def answered(self, status: int) -> None: ...
+
+
+class CallsTraced(Protocol):
+    """Notes down the calls that are made for one request, or for none."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; "" where each call is a trace of its own."""
+
+    def call(self, name: str, *, method: str, account: str) -> AbstractContextManager[TracedCall]:
+        """Note a call down while it lasts; of an error that ends it, the type."""
+
+
+class Trace(CallsTraced, Protocol):
+    """One request's trace."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """Tell whether somebody can look it up."""
+
+    def enter(self, stage: str) -> None:
+        """Note down that the stage before has ended and this one begins."""
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """Note down the end; `facts` are those of the request's log line."""
+
+
+class Tracing(Protocol):
+    @property
+    def records(self) -> bool:
+        """Whether requests are traced that come without a trace of their caller's."""
+
+    def begin(self, came: TraceContext | None, method: str) -> Trace | None:
+        """Begin a request's trace, or go on with its caller's; None: nobody wants to know."""

@@ -1,0 +1,448 @@
+"""The parent of the worker processes: it binds, forks, replaces and stops them; it serves nothing.
+
+A changed config is taken over by starting new workers beside the old ones and draining those, so
+any setting can be changed and no request is lost; a config with mistakes changes nothing.
+"""
+
+import faulthandler
+import logging
+import math
+import mmap
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import settings
+from gateway.config.located_yaml import MistakesFound
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.network.inherited_sockets import passed_sockets
+from gateway.drivers.network.last_connections import begin_no_more
+
+log = logging.getLogger("gateway.supervisor")
+
+_LOOK_EVERY_S = 1.0
+_START_MAX_S = 20.0
+_RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_HEALTHY_AFTER_S = 30.0
+_END_LEEWAY_S = 5.0
+_HUNG_AFTER_S = 30.0
+"""Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
+_TOLD_WITHIN_S = 1.0
+_BACKLOG = 1024
+
+RETIRE = signal.SIGUSR1
+"""To a worker that has been replaced: others accept, and answer on the admin port. SIGTERM: the
+whole gateway ends."""
+TAKE_OVER = signal.SIGUSR2
+"""To its replacement: one scrape target must not show the counters of two processes by turns."""
+TELL_WHERE = signal.SIGQUIT
+"""To a worker whose event loop stands still: the stacks of its threads go to stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """What a worker is told at its birth."""
+
+    config: settings.Settings
+    index: int
+    public: socket.socket
+    admin: socket.socket
+    takes_over: bool
+    """Another worker answers on the admin port until TAKE_OVER comes."""
+    ready_fd: int
+    """Written to once the worker answers."""
+    parent_fd: int
+    """Reads as ended when the parent is gone."""
+    history: "History"
+    handover: Handover
+    pulse: "Pulse"
+
+
+class History:
+    """What the parent counts, in memory that its workers see: they alone answer scrapes."""
+
+    def __init__(self) -> None:
+        self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def config_rejections(self) -> int:
+        return self._shared[0]
+
+    @property
+    def worker_deaths(self) -> int:
+        return self._shared[1]
+
+    @property
+    def is_config_rejected(self) -> bool:
+        """Whether the file as it stands was refused."""
+        return bool(self._shared[2])
+
+    def config_rejected(self) -> None:
+        self._shared[0] += 1
+        self._shared[2] = True
+
+    def config_accepted(self) -> None:
+        self._shared[2] = False
+
+    def worker_died(self) -> None:
+        self._shared[1] += 1
+
+
+class Pulse:
+    """The beats of a worker's event loop, in memory that its parent sees.
+
+    One that stands still answers nobody and hears no signal, while its process is there. No thread
+    beside it can tell: one of Python stands still, too, while C code holds the interpreter's lock.
+    """
+
+    def __init__(self) -> None:
+        self._beats = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def beats(self) -> int:
+        return self._beats[0]
+
+    def beat(self) -> None:
+        self._beats[0] += 1
+
+
+Load = Callable[[], settings.Settings]
+"""Reads the config file; raises MistakesFound."""
+Work = Callable[[WorkerPlan], int]
+
+
+@dataclass(slots=True)
+class _Worker:
+    index: int
+    pid: int
+    born_at: float
+    pulse: Pulse
+    retired: bool = False
+    """Told to end, so nobody need follow it."""
+    ends_by: float = math.inf
+    """When it is killed if it has not ended."""
+    paused: bool = False
+    """By a signal from outside; then it is no wonder that it stands still."""
+    beats_seen: int = 0
+    still_s: float = 0.0
+
+
+class Supervisor:
+    def __init__(
+        self,
+        config_file: Path,
+        load: Load,
+        work: Work,
+        *,
+        workers: int,
+        config: settings.Settings,
+    ) -> None:
+        """`config` is what `load` gave first."""
+        self._file = config_file
+        self._load = load
+        self._work = work
+        self._count = workers
+        self._config = config
+        self._seen = _signature(config_file)
+        self._workers: dict[int, _Worker] = {}
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._passed = passed_sockets(settings.descriptors_passed())
+        self._deaths: dict[int, int] = {}
+        self._restart_at: dict[int, float] = {}
+        self._stopping = False
+        self._hung_up = False
+        self._looked_at = _now()
+        self._history = History()
+        self._handover = Handover()
+        self._signals_read, self._signals_write = os.pipe()
+        self._alive_read, self._alive_write = os.pipe()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit code."""
+        os.set_blocking(self._signals_read, False)
+        os.set_blocking(self._signals_write, False)
+        signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        for host, port in self._passed.keys() - self._named():
+            log.warning("passed_socket_unused", extra={"host": host, "port": port})
+        if not self._start_all(self._config):
+            self._stop()
+            return 0 if self._stopping else 1
+        while not self._stopping:
+            self._wait(_LOOK_EVERY_S)
+            if self._hung_up:
+                self._hung_up = False
+                self._reload()
+            self._bury()
+            self._feel_pulses()
+            self._revive()
+            self._watch_config()
+        self._stop()
+        return 0
+
+    def _watch_config(self) -> None:
+        if _signature(self._file) != self._seen:
+            self._reload()
+
+    def _reload(self) -> None:
+        self._seen = _signature(self._file)
+        try:
+            config = self._load()
+        except MistakesFound as found:
+            self._history.config_rejected()
+            mistakes = [str(one) for one in found.mistakes]
+            log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
+            return
+        if config == self._config:
+            self._history.config_accepted()
+            for worker in self._workers.values():
+                _send(worker.pid, signal.SIGHUP)
+            return
+        self._take_over(config)
+
+    def _take_over(self, config: settings.Settings) -> None:
+        """Put new workers in the place of the old; where one does not come up, change nothing."""
+        before = [worker for worker in self._workers.values() if not worker.retired]
+        if not self._start_all(config):
+            if self._stopping:
+                return  # it was not tried to the end
+            self._leave_unnamed_ports()
+            self._history.config_rejected()
+            log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
+            return
+        # The new set is whole: who died of the old one has its successor, too.
+        self._restart_at.clear()
+        self._deaths.clear()
+        for worker in before:
+            self._retire(worker)  # in the time that its own config gives
+        self._config = config
+        self._leave_unnamed_ports()
+        for worker in self._workers.values():
+            if not worker.retired:
+                _send(worker.pid, TAKE_OVER)
+        self._history.config_accepted()
+        log.info("config_reloaded", extra={"workers": self._count})
+
+    def _start_all(self, config: settings.Settings) -> bool:
+        """Start a whole set of workers; when one does not come up, end those of this set."""
+        started: list[_Worker] = []
+        for index in range(self._count):
+            worker = self._start(config, index)
+            if worker is None:
+                for one in started:
+                    self._retire(one)
+                return False
+            started.append(worker)
+        return True
+
+    def _start(self, config: settings.Settings, index: int) -> _Worker | None:
+        sockets = []
+        for listener, (host, port) in _addresses(config, index).items():
+            try:
+                sockets.append(self._socket(host, port))
+            except OSError as error:
+                told = f"{error.strerror}; free this address, or change it in the config"
+                where = {"listener": listener, "host": host, "port": port}
+                log.error("cannot_listen", extra={**where, "error": told})  # noqa: TRY400
+                return None
+        public, admin = sockets
+        ready_read, ready_write = os.pipe()
+        pulse = Pulse()
+        takes_over = any(one.index == index and not one.retired for one in self._workers.values())
+        plan = WorkerPlan(
+            config,
+            index,
+            public,
+            admin,
+            takes_over,
+            ready_write,
+            self._alive_read,
+            self._history,
+            self._handover,
+            pulse,
+        )
+        pid = os.fork()
+        if pid == 0:
+            os.close(ready_read)
+            self._become_worker(plan)
+        os.close(ready_write)
+        ready = self._becomes_ready(ready_read)
+        os.close(ready_read)
+        worker = self._workers[pid] = _Worker(index, pid, _now(), pulse)
+        if not ready:
+            self._retire(worker, signal.SIGKILL)
+            return None
+        log.info("worker_started", extra={"worker": index, "pid": pid})
+        return worker
+
+    def _becomes_ready(self, ready: int) -> bool:
+        """Wait for the worker's word, unless we are told to stop meanwhile."""
+        deadline = _now() + _START_MAX_S
+        while not self._stopping and (left_s := deadline - _now()) > 0:
+            self._wait(left_s, ready)
+            if select.select([ready], [], [], 0)[0]:
+                return bool(os.read(ready, 1))
+        return False
+
+    def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
+        request = self._config.request
+        worker.retired = True
+        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
+        _send(worker.pid, number)
+
+    def _become_worker(self, plan: WorkerPlan) -> None:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            faulthandler.register(TELL_WHERE)  # needs no lock of the interpreter
+            os.close(self._signals_read)
+            os.close(self._signals_write)
+            os.close(self._alive_write)
+            for bound in self._sockets.values():
+                if bound not in (plan.public, plan.admin):
+                    bound.close()  # a port is closed when nobody holds it any more
+            code = self._work(plan)
+        except BaseException:  # whatever it is, the child must not go on as a second parent
+            log.exception("worker_failed", extra={"worker": plan.index})
+        finally:
+            os._exit(code)
+
+    def _bury(self) -> None:
+        for pid, worker in list(self._workers.items()):
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                worker.paused = os.WIFSTOPPED(status)
+                continue
+            if not changed:
+                if worker.ends_by < _now():
+                    _send(pid, signal.SIGKILL)
+                continue
+            del self._workers[pid]
+            if worker.retired or self._stopping:
+                continue
+            self._history.worker_died()
+            code = os.waitstatus_to_exitcode(status)
+            log.error("worker_died", extra={"worker": worker.index, "pid": pid, "code": code})
+            lived_s = _now() - worker.born_at
+            deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._deaths.get(worker.index, 0) + 1
+            self._deaths[worker.index] = deaths
+            delay_s = _RESTART_AFTER_S[min(deaths, len(_RESTART_AFTER_S) - 1)]
+            self._restart_at[worker.index] = _now() + delay_s
+
+    def _feel_pulses(self) -> None:
+        """Kill who stands still, and let it tell where; another is started for it."""
+        # Not for longer than a look: while all of us are paused, nobody stands still.
+        passed_s = min(_now() - self._looked_at, _LOOK_EVERY_S)
+        self._looked_at = _now()
+        for worker in self._workers.values():
+            beats = worker.pulse.beats
+            goes_on = beats != worker.beats_seen or not beats or worker.paused
+            worker.beats_seen = beats
+            worker.still_s = 0.0 if goes_on else worker.still_s + passed_s
+            if worker.still_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
+                log.error("worker_hung", extra={"worker": worker.index, "pid": worker.pid})
+                _send(worker.pid, TELL_WHERE)
+                worker.ends_by = _now() + _TOLD_WITHIN_S
+
+    def _revive(self) -> None:
+        for index, at in list(self._restart_at.items()):
+            if at <= _now() and not self._stopping:
+                del self._restart_at[index]
+                if self._start(self._config, index) is None:
+                    self._restart_at[index] = _now() + _RESTART_AFTER_S[-1]
+
+    def _stop(self) -> None:
+        """End all workers, and let nobody connect to a port that none of them accepts from."""
+        for worker in self._workers.values():
+            self._retire(worker, signal.SIGTERM)
+        accept_until: float | None = _now() + self._config.request.drain_delay_s
+        while self._workers:
+            self._wait(0.05)
+            self._bury()
+            if accept_until is not None and _now() >= accept_until:
+                accept_until = None
+                self._close_ports()
+        self._close_ports()
+
+    def _leave_unnamed_ports(self) -> None:
+        """Keep no port open that the config in force does not name: nobody would answer there."""
+        for address in self._sockets.keys() - self._named():
+            self._sockets.pop(address).close()
+
+    def _named(self) -> set[tuple[str, int]]:
+        return {one for i in range(self._count) for one in _addresses(self._config, i).values()}
+
+    def _close_ports(self) -> None:
+        """Leave the sockets to the workers; these accept what has connected, then close theirs."""
+        listen = self._config.listen
+        for address, bound in self._sockets.items():
+            if address == (listen.host, listen.port) and address not in self._passed:
+                begin_no_more(bound)
+            bound.close()
+        self._sockets.clear()
+
+    def _wait(self, seconds: float, *others: int) -> None:
+        """Sleep until a signal comes, one of the others is readable, or the span is over."""
+        select.select([self._signals_read, *others], [], [], seconds)
+        with suppress(BlockingIOError):
+            caught = os.read(self._signals_read, 512)
+            self._stopping |= signal.SIGTERM in caught or signal.SIGINT in caught
+            self._hung_up |= signal.SIGHUP in caught
+
+    def _socket(self, host: str, port: int) -> socket.socket:
+        """Bind once and keep: workers share the socket, so a connection survives any of them.
+
+        One that was passed stays open elsewhere, too: who connects waits there for our successor.
+        Port 0 and below ask for any free port; such addresses are told apart by the number.
+        """
+        if (host, port) not in self._sockets:
+            passed = self._passed.get((host, port))
+            self._sockets[host, port] = passed.dup() if passed else _bound(host, port)
+        return self._sockets[host, port]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, max(port, 0)))
+    bound.listen(_BACKLOG)
+    bound.setblocking(False)
+    return bound
+
+
+def _addresses(config: settings.Settings, index: int) -> dict[str, tuple[str, int]]:
+    """Return by listener where this worker serves, and where it answers operators."""
+    ports = config.admin_ports(index + 1)
+    return {
+        "public": (config.listen.host, config.listen.port),
+        "admin": (config.admin.host, ports[index] if ports else -1 - index),
+    }
+
+
+def _signature(file: Path) -> tuple[int, int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _now() -> float:
+    return time.monotonic()  # noqa: TID251

@@ -1,0 +1,780 @@
+"""The composition root: opens what the gateway needs and wires the flow. It decides nothing."""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from random import Random, SystemRandom
+
+import aiohttp
+
+from gateway.config import settings
+from gateway.config.located_yaml import Mistake, MistakesFound, load, read
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.identity.claims import TokenRules
+from gateway.domain.links.console_link import ConsoleAddresses
+from gateway.domain.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
+from gateway.domain.overrides import REVOCATION_KINDS
+from gateway.domain.policy.policy import Policy
+from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.queue.pacing import Pace
+from gateway.domain.sampling import Share
+from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
+from gateway.drivers.audit.audit_log import AuditStore, AuditTrail
+from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.line_store import LineStore
+from gateway.drivers.audit.paths import make_directory
+from gateway.drivers.audit.replay import lines_after
+from gateway.drivers.audit.signing_keys import signer_of
+from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
+from gateway.drivers.cloud.service_login import (
+    Credential,
+    KeyPairCredential,
+    PasswordCredential,
+    TokenFileCredential,
+)
+from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.files.policy_file import PolicyFile
+from gateway.drivers.files.snapshot_file import FileOnDisk
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.issuer_keys import IssuerKeys
+from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
+from gateway.drivers.telemetry import log as logs
+from gateway.drivers.telemetry.line_writer import LineWriter
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
+from gateway.drivers.valkey.connection import RedisClient, Valkey
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
+from gateway.drivers.valkey.override_store import ValkeyOrderStore
+from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce
+from gateway.drivers.valkey.replicas import ValkeyReplicas
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.edge.admin.api import AdminApi
+from gateway.edge.docs.pages import pages
+from gateway.edge.errors import FAILURES
+from gateway.edge.public.federation import FederationHandler
+from gateway.edge.public.handler import PublicHandler
+from gateway.flow import context
+from gateway.flow.active_overrides import StandingOrders
+from gateway.flow.admin.actions import AdminActions
+from gateway.flow.admin.administration import Administration
+from gateway.flow.admin.cluster_query import EveryProcess, OwnView
+from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.exchange import Exchange
+from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.federation import Federation, Project
+from gateway.flow.forwarding import Forwarding
+from gateway.flow.identify import Identify
+from gateway.flow.instances import Instances
+from gateway.flow.inventories import InventoryAccount, KeptInventories
+from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.pipeline import Gateway
+from gateway.flow.ports import Clock, Journal, Telemetry, Tracing
+from gateway.flow.request_audit import Recorder
+from gateway.flow.single_flight import SharedFlight
+from gateway.flow.writes import Writes
+
+_ADMINS_MAX = 1_000
+_OURS_ALONE, _AS_UMASK_SAYS = 0o600, 0o666
+
+_OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
+
+Loop = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the wiring made, as far as a worker needs it."""
+
+    handler: PublicHandler
+    loops: Mapping[str, Loop]
+    policies: PolicyFile
+    keys: tuple[IssuerKeys, ...]
+    valkey: Valkey
+    orders: StandingOrders
+    trail: AuditTrail
+    administration: AdminApi | None
+
+
+def load_config(config_file: Path, *, workers: int) -> settings.Settings:
+    """Read the config for who serves by it: the directories that it writes in are there then.
+
+    Raises MistakesFound. Only who serves can know: `gateway check` may be run by another user, or
+    on another machine.
+    """
+    config = settings.load_settings(config_file, workers=workers)
+    document = load(config_file)
+    flaws = [(one, _flaw_of(one.directory)) for one in config.directories]
+    if mistakes := [
+        document.mistake(one.key, flaw) for one, flaw in flaws if flaw and one.is_needed
+    ]:
+        raise MistakesFound(mistakes)
+    return config
+
+
+def _flaw_of(directory: Path) -> str:
+    try:
+        make_directory(directory)
+    except OSError as error:
+        return f"{directory} cannot be made: {error.strerror}"
+    return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
+
+
+def first_policy(config_file: Path, config: settings.Settings) -> Policy:
+    """Return what the policy file holds now; raise MistakesFound when that is no policy."""
+    try:
+        read(config.policy_file)
+    except MistakesFound as found:
+        (unreadable,) = found.mistakes
+        told = f"{unreadable.file} {unreadable.message}"
+        raise MistakesFound([load(config_file).mistake(("policy_file",), told)]) from None
+    return open_policy(config, SystemClock(), Metrics(), Handover()).current()
+
+
+def open_policy(
+    config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
+) -> PolicyFile:
+    return PolicyFile(
+        config.policy_file,
+        issuers=[issuer.name for issuer in config.issuers],
+        projects=[project for account in config.accounts for project in account.projects],
+        clock=clock,
+        telemetry=telemetry,
+        handover=handover,
+    )
+
+
+@asynccontextmanager
+async def open_parts(
+    config: settings.Settings,
+    client: RedisClient,
+    clock: SystemClock,
+    metrics: Metrics,
+    lines: LineWriter,
+    handover: Handover,
+) -> AsyncIterator[Parts]:
+    """Open the drivers and wire the flow; close all in reverse order."""
+    jitter = SystemRandom()
+    async with AsyncExitStack() as stack:
+        tracing = open_traces(config, stack)
+        valkey = Valkey(
+            config.store,
+            client,
+            process_id=secrets.token_hex(8),
+            clock=clock,
+            telemetry=metrics,
+        )
+        stack.push_async_callback(valkey.close)
+        await valkey.probe()
+        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        stack.push_async_callback(flight.close)
+        budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
+        policies = open_policy(config, clock, metrics, handover)
+        orders = open_orders(config, valkey, clock, metrics)
+        with suppress(StoreUnavailable):
+            await orders.look()
+        identify, admins, keys = await open_identify(
+            config, stack, clock, metrics, jitter, handover, orders=orders
+        )
+        loops: dict[str, Loop] = {
+            "valkey heartbeat": valkey.keep_heartbeat,
+            "valkey listener": valkey.keep_listening,
+            "policy": policies.run,
+            "standing orders": orders.run,
+            **budget_loops,
+        }
+        loops |= {f"keys of {one.issuer}": one.run for one in keys}
+        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        accounts: dict[ProjectId, ConsoleAccount] = {}
+        for account in config.accounts:
+            opened = await open_account(account, stack, tools)
+            loops |= opened.loops
+            accounts |= {ProjectId(project): opened.console for project in account.projects}
+        inventories = open_inventories(config, accounts, policies, flight, clock, metrics)
+        loops |= {
+            f"inventory of {account.name}": partial(inventories.keep, account.name)
+            for account in config.accounts
+        }
+        limits = CallerLimits(
+            Pace(
+                config.caller_limits.requests,
+                config.caller_limits.per_s,
+                config.caller_limits.burst,
+            ),
+            ValkeyCallerUsage(valkey),
+            clock,
+        )
+        loops["caller limits"] = limits.run
+        consoles = Consoles(
+            accounts,
+            flight,
+            clock,
+            links_max=config.memory.links_max,
+            group_weights=config.fairness.group_weights,
+            jitter=jitter.random,
+            fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
+            telemetry=metrics,
+            dropping=orders.dropping,
+        )
+        exchanges = {project: account.exchange for project, account in accounts.items()}
+        trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
+        loops |= trail_loops
+        await policies.record_in(trail)
+        best_effort = BestEffortJournal(trail, metrics)
+        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
+        issued_keys = SealedKeys(Sealer(config.store.seal_keys))
+        credentials = CallerCredentials(
+            issued_keys,
+            ValkeyUsedOnce(valkey),
+            clock,
+            metrics,
+            skew_s=config.request.signature_skew_s,
+        )
+        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
+        writes = Writes(recorder, best_effort, clock)
+        stack.push_async_callback(writes.close)
+        gateway = Gateway(
+            identify=identify,
+            credentials=credentials,
+            catalogue=Catalogue(config.catalogue),
+            policies=policies,
+            limits=limits,
+            consoles=consoles,
+            inventories=inventories,
+            instances=Instances(exchanges, clock),
+            forwarding=Forwarding(
+                exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
+            ),
+            group_weights=config.fairness.group_weights,
+            recorder=recorder,
+            writes=writes,
+            clock=clock,
+            telemetry=metrics,
+        )
+        federation = Federation(
+            identify=identify,
+            credentials=credentials,
+            keys=issued_keys,
+            limits=limits,
+            recorder=recorder,
+            projects=projects_of(config.accounts),
+            may_anything=lambda principal, project: any(
+                policies.current()
+                .reach(principal, permission, project, clock.now(), inventories.current(project))
+                .rule
+                for permission in PERMISSIONS
+            ),
+            clock=clock,
+            telemetry=metrics,
+        )
+        expose(metrics, identify, consoles, flight, policies, keys)
+        handler = PublicHandler(
+            gateway,
+            clock,
+            deadline_s=config.request.deadline_s,
+            request_done=metrics.request_done,
+            write_line=lines.write,
+            limits=limits,
+            trusted_proxies=config.listen.trusted_proxies,
+            federation=FederationHandler(federation, clock),
+            pages=pages(config.catalogue),
+            tracing=tracing,
+            hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
+            line_left_out=metrics.log_line_sampled_out,
+        )
+        obey(orders, consoles, budget, config, metrics)
+        replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)
+        loops["questions"] = replicas.run
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        everywhere = EveryProcess(OwnView(process, identify, consoles, budget, policies), replicas)
+        administration = open_administration(
+            config, admins, orders, everywhere, journal, clock, metrics
+        )
+        metrics.begin(
+            accounts=[account.name for account in config.accounts],
+            issuers=[issuer.name for issuer in config.issuers],
+            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
+            failures=FAILURES,
+            actions=[] if administration is None else administration.actions,
+        )
+        yield Parts(handler, loops, policies, keys, valkey, orders, trail, administration)
+
+
+def open_orders(
+    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics
+) -> StandingOrders:
+    file = config.orders.file
+
+    log = logging.getLogger("gateway.orders")
+
+    def not_obeyed(error: Exception) -> None:
+        log.error("order_not_obeyed", exc_info=error)
+        metrics.order_not_obeyed()
+
+    return StandingOrders(
+        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
+        None if file is None else FileOnDisk(file, log, failed="not_kept", mode=_OURS_ALONE),
+        clock,
+        serve_unknown=config.orders.when_unknown == "serve",
+        # Not so only because this process has no admin API: another replica may have one.
+        none_given=config.orders.given == "nowhere",
+        failed=not_obeyed,
+    )
+
+
+def expose(
+    metrics: Metrics,
+    identify: Identify,
+    consoles: Consoles,
+    flight: SharedFlight,
+    policies: PolicyFile,
+    keys: Sequence[IssuerKeys],
+) -> None:
+    """Let what the parts hold be read at each scrape."""
+    metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
+    metrics.gauge("gateway_links_held", lambda: consoles.links_held)
+    metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
+    loop = asyncio.get_running_loop()
+    metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
+    metrics.gauge("gateway_policy_loaded_timestamp_seconds", lambda: policies.loaded_at)
+    metrics.gauge("gateway_policy_version", lambda: int(policies.current().version[:8] or "0", 16))
+    for one in keys:
+        for name in ("age", "age_max"):
+            read = partial(getattr, one, f"{name}_s")
+            metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
+
+
+def open_administration(  # noqa: PLR0913 - what may be looked at and steered
+    config: settings.Settings,
+    admins: Identify,
+    orders: StandingOrders,
+    everywhere: EveryProcess,
+    journal: Journal,
+    clock: Clock,
+    metrics: Metrics,
+) -> AdminApi | None:
+    api = config.admin.api
+    if api is None:
+        return None
+    rules = {issuer.name: _token_rules(issuer) for issuer in config.issuers}
+    actions = AdminActions(
+        accounts=frozenset(account.name for account in config.accounts),
+        projects=frozenset(project for account in config.accounts for project in account.projects),
+        rules=rules,
+        link_life_s=max(account.links.lifetime_s for account in config.accounts),
+        orders=orders,
+        everywhere=everywhere,
+        clock=clock,
+    )
+    administration = Administration(
+        actions.all,
+        groups=api.groups,
+        certificates=api.certificates,
+        journal=journal,
+        clock=clock,
+    )
+    return AdminApi(administration, admins, clock, metrics.admin_request)
+
+
+def obey(
+    orders: StandingOrders,
+    consoles: Consoles,
+    budget: FairBudget,
+    config: settings.Settings,
+    metrics: Metrics,
+) -> None:
+    """Let what is ordered take effect, now and at each change."""
+    orders.when_changed(consoles.forget_dropped)
+    orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
+    orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
+    metrics.gauge("gateway_orders_known", lambda: orders.known)
+    for kind, what in REVOCATION_KINDS.items():
+        metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
+
+
+def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
+    return sum(isinstance(order.what, kind) for order in orders.current.in_force)
+
+
+async def open_trail(
+    audit: settings.Audit,
+    stack: AsyncExitStack,
+    valkey: Valkey,
+    clock: Clock,
+    metrics: Metrics,
+    lines: LineWriter,
+) -> tuple[AuditTrail, dict[str, Loop]]:
+    """Open the audit trail; what closes it makes all durable that it was given."""
+    signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
+    keep_s = audit.keep_days * 86_400
+    loops: dict[str, Loop] = {}
+    follow: list[Callable[[Sequence[bytes]], None]] = []
+    stream = AuditStream(valkey, keep_s=keep_s, bytes_max=audit.stream_bytes_max)
+    if audit.stream:
+        loops["audit stream's bounds"] = partial(stream.keep_trimmed, clock)
+        metrics.gauge("gateway_audit_stream_bytes", lambda: stream.bytes)
+    store: AuditStore
+    if audit.directory is not None:
+        files = ChainFiles(
+            audit.directory,
+            clock=clock,
+            signer=signer,
+            checkpoint_s=audit.checkpoint_s,
+            segment_bytes_max=audit.segment_bytes_max,
+            keep_s=keep_s,
+        )
+        store = FileStore(files)
+        metrics.gauge("gateway_audit_disk_free_ratio", lambda: files.disk_free)
+        if audit.stream:
+            follower = StreamFollower(stream, clock, partial(lines_after, audit.directory))
+            stack.push_async_callback(follower.close)
+            follow.append(follower.follow)
+            loops["audit stream"] = follower.run
+    elif audit.stream:
+        store = StreamStore(stream, clock=clock, signer=signer, checkpoint_s=audit.checkpoint_s)
+    else:
+        store = LineStore(sys.stdout.fileno(), clock)
+    if audit.stdout and (audit.stream or audit.directory is not None):
+        follow.append(lines.write_all)
+    trail = AuditTrail(
+        store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
+    )
+    stack.push_async_callback(trail.close)
+    await trail.open()
+    metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
+    metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
+    return trail, {"audit": trail.run, **loops}
+
+
+def raise_unless_traceable(variable: str) -> None:
+    """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
+    try:
+        if variable:
+            import_module("gateway.drivers.telemetry.tracing")
+    except ImportError:
+        message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
+        raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
+
+
+def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
+    if not settings.traces_wanted():
+        return TracesPassedOn()
+    from gateway.drivers.telemetry.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
+
+    tracing = open_tracing(
+        routes={row.name: "/v1/{project_id}" + row.path for row in config.catalogue},
+        accounts={project: one.name for one in config.accounts for project in one.projects},
+    )
+    stack.push_async_callback(tracing.close)
+    context.trace.set(tracing.background)  # requests have a trace of their own instead
+    return tracing
+
+
+def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
+    return tuple(
+        Project(ProjectId(project), account.name_of(project))
+        for account in accounts
+        for project in account.projects
+    )
+
+
+def open_inventories(
+    config: settings.Settings,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    policies: PolicyFile,
+    flight: SharedFlight,
+    clock: Clock,
+    metrics: Metrics,
+) -> KeptInventories:
+    def are_needed() -> bool:
+        return policies.current().selects_by_attributes
+
+    inventory_log = logging.getLogger("gateway.inventory")
+    inventories = KeptInventories(
+        [
+            InventoryAccount(
+                account.name,
+                accounts[ProjectId(account.projects[0])].exchange,
+                tuple(map(ProjectId, account.projects)),
+                poll_s=account.inventory.poll_s,
+                age_max_s=account.inventory.age_max_s,
+                files={
+                    ProjectId(project): FileOnDisk(
+                        file, inventory_log, failed="inventory_not_kept", mode=_AS_UMASK_SAYS
+                    )
+                    for project in account.projects
+                    if (file := account.inventory.file_of(project)) is not None
+                },
+            )
+            for account in config.accounts
+        ],
+        is_wanted=are_needed,
+        shared=flight,
+        clock=clock,
+        telemetry=metrics,
+    )
+    metrics.gauge("gateway_inventory_needed", are_needed)
+    for account in config.accounts:
+        metrics.gauge(
+            "gateway_inventory_age_seconds",
+            partial(inventories.age_s, account.name),
+            account=account.name,
+        )
+        metrics.gauge(
+            "gateway_inventory_age_max_seconds",
+            partial(getattr, account.inventory, "age_max_s"),
+            account=account.name,
+        )
+    return inventories
+
+
+async def open_identify(  # noqa: PLR0913 - it wires
+    config: settings.Settings,
+    stack: AsyncExitStack,
+    clock: Clock,
+    telemetry: Telemetry,
+    jitter: Random,
+    handover: Handover,
+    *,
+    orders: StandingOrders | None = None,
+) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
+    """Return who knows callers, who knows administrators, and the keys of both."""
+    http = await stack.enter_async_context(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=8),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=True,
+        )
+    )
+    known: list[Identify] = []
+
+    def forget(issuer: str) -> None:
+        for identify in known:
+            identify.forget(issuer)
+
+    keys = tuple(
+        IssuerKeys(
+            issuer,
+            http=http,
+            clock=clock,
+            telemetry=telemetry,
+            on_rotation=forget,
+            jitter=jitter,
+            handover=handover,
+        )
+        for issuer in config.issuers
+    )
+    trusted = {
+        issuer.name: TrustedIssuer(
+            issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys
+        )
+        for issuer, its_keys in zip(config.issuers, keys, strict=True)
+    }
+    make = partial(Identify, clock=clock, telemetry=telemetry)
+    callers = make(
+        signatures=JwtSignatures(trusted.values()),
+        rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
+        revoked=_nobody if orders is None else orders.revoked,
+        tokens_max=config.memory.tokens_max,
+    )
+    api = config.admin.api
+    audience = () if api is None else (api.audience,)
+    admins = make(
+        signatures=JwtSignatures(trusted[issuer.name] for issuer in config.admin_issuers),
+        rules={
+            issuer.name: replace(_token_rules(issuer), audiences=frozenset(audience))
+            for issuer in config.admin_issuers
+        },
+        # Who may revoke must be let in by a process that does not know yet who is revoked.
+        revoked=_nobody if orders is None else orders.revoke_known,
+        tokens_max=_ADMINS_MAX,
+    )
+    known += [callers, admins]
+    if orders is not None:
+        for identify in known:
+            orders.when_changed(identify.forget_revoked)
+    return callers, admins, keys
+
+
+def _nobody(_: Principal) -> bool:
+    return False
+
+
+def _token_rules(issuer: settings.Issuer) -> TokenRules:
+    return TokenRules(
+        issuer=issuer.name,
+        iss=issuer.issuer,
+        audiences=frozenset(issuer.audience),
+        leeway_s=issuer.leeway_s,
+        token_age_max_s=issuer.token_age_max_s,
+        token_type=issuer.token_type,
+        subject_claim=issuer.claims.subject,
+        groups_claim=issuer.claims.groups,
+    )
+
+
+def open_budget(
+    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics, jitter: Random
+) -> tuple[FairBudget, dict[str, Loop]]:
+    lines = [
+        _open_line(config, account, kind, valkey, clock, metrics, jitter)
+        for account in config.accounts
+        for kind in BudgetClass
+    ]
+    return FairBudget(lines), {
+        f"budget of {line.account} {line.budget.value}": line.run for line in lines
+    }
+
+
+def _open_line(  # noqa: PLR0913 - it wires
+    config: settings.Settings,
+    account: settings.Account,
+    kind: BudgetClass,
+    valkey: Valkey,
+    clock: Clock,
+    metrics: Metrics,
+    jitter: Random,
+) -> BudgetLine:
+    budget = account.budget
+    rates = {BudgetClass.CONSOLE: budget.console, BudgetClass.IAM: budget.iam}[kind]
+    # Nobody is served without the login, so it waits for its slot as long as it may take.
+    wait_max_s = {BudgetClass.CONSOLE: budget.wait_max_s, BudgetClass.IAM: float("inf")}[kind]
+    limit = Limit(
+        windows=tuple(Pace(rate.requests, rate.per_s, rate.burst) for rate in rates),
+        queue_max=budget.queue_max,
+        caller_max=budget.queue_caller_max,
+    )
+    name = f"{account.name}:{kind.value}"
+    line = BudgetLine(
+        account.name,
+        kind,
+        limit=limit,
+        wait_max_s=wait_max_s,
+        processes_max=config.store.processes_max,
+        shared=ValkeyFairQueue(valkey, name, account=account.name, limit=limit, clock=clock),
+        clock=clock,
+        telemetry=metrics,
+        jitter=jitter.random,
+    )
+    labels = {"account": account.name, "budget": kind.value}
+    metrics.gauge("gateway_budget_ceiling", lambda: line.limit.ceiling, **labels)
+    metrics.gauge("gateway_budget_rate", lambda: line.rate, **labels)
+    metrics.gauge("gateway_budget_pause_seconds", lambda: line.paused_s, **labels)
+    metrics.gauge("gateway_budget_queue_length", lambda: line.queued, **labels)
+    metrics.gauge("gateway_budget_alone", lambda: line.is_alone, **labels)
+    return line
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAccount:
+    console: ConsoleAccount
+    credentials: Mapping[str, Credential]
+    loops: Mapping[str, Loop]
+
+    async def log_in(self, deadline: float) -> str:
+        """Get every credential once and say where from; raises ServiceLoginFailed."""
+        told = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(told))
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTools:
+    """What all accounts share."""
+
+    budget: FairBudget
+    flight: SharedFlight
+    clock: Clock
+    metrics: Metrics
+    jitter: Random
+
+
+async def open_account(
+    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
+) -> OpenedAccount:
+    session = await stack.enter_async_context(open_session(account.timeouts))
+    credentials, loops = await _open_credentials(account, stack, tools)
+    breaker = Breaker(BreakerRules(**account.breaker.model_dump()), jitter=tools.jitter.random)
+    tools.metrics.gauge(
+        "gateway_breaker_open",
+        lambda: _OPENNESS[breaker.state(tools.clock.monotonic())],
+        account=account.name,
+    )
+    exchange = Exchange(
+        account.name,
+        upstream=AioUpstream(session, account.endpoint, answer_bytes_max=account.answer_bytes_max),
+        credentials=credentials,
+        budget=tools.budget,
+        breaker=breaker,
+        clock=tools.clock,
+        telemetry=tools.metrics,
+        jitter=tools.jitter.random,
+        timeout_s=account.timeouts.total_s,
+        streams_max=account.streams_max,
+    )
+    usable_s = account.links.lifetime_s - account.links.min_remaining_s
+    console = ConsoleAccount(
+        name=account.name,
+        exchange=exchange,
+        lifetime_s=account.links.lifetime_s,
+        min_remaining_s=account.links.min_remaining_s,
+        renew_before_s=min(account.links.renew_before_s, usable_s / 2),
+        reuse=account.links.reuse,
+        addresses=ConsoleAddresses(tuple(host.lower() for host in account.links.console_hosts)),
+    )
+    return OpenedAccount(console, credentials, loops)
+
+
+async def _open_credentials(
+    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
+) -> tuple[Mapping[str, Credential], dict[str, Loop]]:
+    match account.login:
+        case settings.KeyPairLogin() as login:
+            pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
+            return dict.fromkeys(account.projects, pair), {}
+        case settings.TokenFileLogin() as login:
+            file = TokenFileCredential(
+                account.name, login, clock=tools.clock, telemetry=tools.metrics
+            )
+            return dict.fromkeys(account.projects, file), {}
+        case settings.PasswordLogin() as login:
+            session = await stack.enter_async_context(open_session(account.timeouts))
+            iam = AioUpstream(
+                session, login.iam_endpoint, answer_bytes_max=account.answer_bytes_max
+            )
+            by_project = {
+                project: PasswordCredential(
+                    account.name,
+                    project,
+                    login,
+                    iam=iam,
+                    shared=tools.flight,
+                    budget=tools.budget,
+                    clock=tools.clock,
+                    telemetry=tools.metrics,
+                    jitter=tools.jitter.random,
+                )
+                for project in account.projects
+            }
+            loops: dict[str, Loop] = {
+                f"login of {account.name} {i}": credential.run
+                for i, credential in enumerate(by_project.values())
+            }
+            return by_project, loops

@@ -1,0 +1,304 @@
+"""A serving process: opens, listens, drains, closes. `serve` puts a supervisor above several."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aiohttp import http_parser, web
+
+from gateway.config import settings
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.issuers.issuer_keys import load_first
+from gateway.drivers.network.listener_tls import ServedCertificate
+from gateway.drivers.telemetry import log as logs
+from gateway.drivers.telemetry.line_writer import LineWriter
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.valkey.connection import make_client
+from gateway.drivers.valkey.embedded import EmbeddedValkey
+from gateway.edge.admin.api import admin_app
+from gateway.edge.public.handler import PublicServer
+from gateway.flow.ports import Clock
+from gateway.process.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
+from gateway.process.wiring import (
+    Loop,
+    Parts,
+    first_policy,
+    load_config,
+    open_parts,
+    raise_unless_traceable,
+)
+
+log = logging.getLogger("gateway.worker")
+
+_FIRST_KEYS_WITHIN_S = 3.0
+_LAST_CONNECTIONS_S = 0.2
+"""For how long a process that ends still accepts after nobody can begin to connect."""
+_CANCELLED_WITHIN_S = 1.0
+_HANDSHAKE_WITHIN_S = 10.0
+_GOODBYE_WITHIN_S = 2.0
+"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
+_RESTART_AFTER_S = 1.0
+_HEADER_BYTES_MAX = 65_536
+"""A JWT with many groups is long; one that is longer than this is none of an issuer's."""
+_LAG_EVERY_S = 0.5
+_SWITCH_S = 0.001
+"""For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
+
+
+def serve(config_file: Path, *, workers: int) -> int:
+    """Run the gateway until SIGTERM; raise MistakesFound when config or policy are not good."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
+        sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
+        return 1
+    load = partial(load_config, config_file, workers=workers)
+    config = load()
+    first_policy(config_file, config)
+    raise_unless_traceable(settings.traces_wanted())
+    logs.set_up(config.log.levels)
+    with ExitStack() as stack:
+        embedded_url = None
+        if isinstance(config.store.redis, settings.RedisEmbedded):
+            embedded_url = stack.enter_context(EmbeddedValkey()).url
+        work = partial(run_worker, embedded_url=embedded_url)
+        return Supervisor(config_file, load, work, workers=workers, config=config).run()
+
+
+def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
+    """Be one worker until told to stop; return the exit code."""
+    with (
+        closing(LineWriter(sys.stdout.fileno())) as lines,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
+        logs.set_up(plan.config.log.levels, lines)
+        runner.run(Worker(plan, lines, embedded_url=embedded_url).run())
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - there is none for every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+class Worker:
+    """One serving process: opens, listens, drains, closes, in this order."""
+
+    def __init__(self, plan: WorkerPlan, lines: LineWriter, *, embedded_url: str | None) -> None:
+        self._plan = plan
+        self._lines = lines
+        self._embedded_url = embedded_url
+        self._config = plan.config
+        self._clock = SystemClock()
+        self._metrics = Metrics(plan.config.metrics.teams)
+        history = plan.history
+        self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
+        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
+        self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
+        self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
+        self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._has_admin_port = asyncio.Event()
+        self._draining = False
+        self._replaced = False
+        self._certificates = {
+            listener: ServedCertificate(listener, tls, self._clock)
+            for listener, tls in (
+                ("public", self._config.listen.tls),
+                ("admin", self._config.admin.tls),
+            )
+            if tls is not None
+        }
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(RETIRE, self._retire)
+        loop.add_signal_handler(TAKE_OVER, self._has_admin_port.set)
+        if not self._plan.takes_over:
+            self._has_admin_port.set()
+        loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
+        try:
+            client = make_client(self._config.store, self._embedded_url)
+            async with open_parts(
+                self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
+            ) as parts:
+                # Before anything has a time to keep: a full collection holds the loop for longer
+                # than the slot of a first login is good for.
+                gc.collect()
+                gc.freeze()  # what is here now stays: the collector need not look at it again
+                gc.set_threshold(5_000, 20, 50)
+                sys.setswitchinterval(_SWITCH_S)
+                await self._run_loops(parts)
+        finally:
+            loop.remove_reader(self._plan.parent_fd)
+
+    def _parent_is_gone(self) -> None:
+        # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
+        asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
+        self._end()
+
+    def _retire(self) -> None:
+        self._replaced = True
+        self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._has_admin_port.set()
+
+    async def _run_loops(self, parts: "Parts") -> None:
+        loops: dict[str, Loop] = {
+            **parts.loops,
+            "reload": lambda: self._reload_on_hangup(parts),
+            "loop lag": self._measure_lag,
+        }
+        for listener, certificate in self._certificates.items():
+            loops[f"certificate of {listener}"] = certificate.run
+            self._metrics.gauge(
+                "gateway_certificate_expires_timestamp_seconds",
+                partial(getattr, certificate, "expires_at"),
+                listener=listener,
+            )
+        async with running(loops, self._clock, self._metrics):
+            await self._serve(parts)
+
+    async def _serve(self, parts: "Parts") -> None:
+        await load_first(parts.keys, within_s=_FIRST_KEYS_WITHIN_S)
+        server = PublicServer(
+            parts.handler,
+            access_log=None,  # one line per request is written by the handler
+            max_line_size=8_190,
+            max_field_size=_HEADER_BYTES_MAX,
+            max_headers=128,
+            keepalive_timeout=75.0,
+            auto_decompress=False,
+        )
+        public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
+        admin = web.AppRunner(
+            admin_app(
+                self._metrics.exposition,
+                lambda: self._readiness(parts),
+                parts.administration,
+                self._is_tls_in_force,
+            ),
+            access_log=None,
+            shutdown_timeout=_CANCELLED_WITHIN_S,
+            auto_decompress=False,
+        )
+        await public.setup()
+        await admin.setup()
+        accepting = await self._listen("public", self._plan.public, public)
+        os.write(self._plan.ready_fd, b"1")
+        os.close(self._plan.ready_fd)
+        log.info("serving", extra={"worker": self._plan.index})
+        await self._has_admin_port.wait()
+        answering = await self._listen("admin", self._plan.admin, admin)
+        await self._stop.wait()
+        self._draining = True
+        log.info("draining", extra={"worker": self._plan.index})
+        server.tell_clients_to_leave()
+        if self._replaced:  # by one that answers on the admin port now, and others accept
+            answering.close()
+            await admin.cleanup()
+        else:
+            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_CONNECTIONS_S)
+        accepting.close()
+        await server.drain(self._clock, within_s=self._config.request.drain_s)
+        await public.cleanup()
+        answering.close()
+        await admin.cleanup()
+
+    def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
+        served = self._certificates.get("admin")
+        return served is not None and served.is_in_force(context)
+
+    async def _listen(
+        self, listener: str, bound: socket.socket, runner: web.BaseRunner
+    ) -> asyncio.AbstractServer:
+        if runner.server is None:
+            raise RuntimeError("the runner is not set up")
+        tls: dict[str, Any] = {}
+        if (certificate := self._certificates.get(listener)) is not None:
+            tls = {
+                "ssl": certificate.context,
+                "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
+                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
+            }
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
+
+    async def _reload_on_hangup(self, parts: "Parts") -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await parts.policies.reload()
+
+    async def _measure_lag(self) -> None:
+        while True:
+            self._plan.pulse.beat()
+            due_at = self._clock.monotonic() + _LAG_EVERY_S
+            await self._clock.sleep(_LAG_EVERY_S)
+            self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
+
+    def _readiness(self, parts: "Parts") -> tuple[bool, Mapping[str, str]]:
+        keys = {keys.issuer: keys.loaded for keys in parts.keys}
+        state = {
+            "serving": "draining" if self._draining else "ok",
+            # Without Redis each process goes on with its share: slower, but there.
+            "redis": "ok" if parts.valkey.available else "degraded",
+            "orders": parts.orders.state,
+            "audit": "ok" if parts.trail.durable else "not durable",
+            **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
+        }
+        may_record = parts.trail.durable or self._config.audit.when_unwritable == "serve"
+        serves = parts.orders.serve and may_record and any(keys.values())
+        return serves and not self._draining, state
+
+
+@asynccontextmanager
+async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> AsyncIterator[None]:
+    """Keep the loops going meanwhile."""
+    metrics.begin_tasks(loops)
+    async with asyncio.TaskGroup() as tasks:
+        started = [
+            tasks.create_task(supervise(name, loop, clock, metrics.task_restarted), name=name)
+            for name, loop in loops.items()
+        ]
+        try:
+            yield
+        finally:
+            await _end(started)
+
+
+async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[str], None]) -> None:
+    """Run a loop that should never end; when it does, say so, count it and start it again."""
+    while True:
+        try:
+            await loop()
+        except Exception:  # a loop that dies is a bug, but no reason to serve nobody
+            log.exception("task_died", extra={"task": name})
+        restarted(name)
+        await clock.sleep(_RESTART_AFTER_S)
+
+
+async def _end(tasks: list["asyncio.Task[None]"]) -> None:
+    """Cancel until all have ended: redis-py swallows one that comes while it connects."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
