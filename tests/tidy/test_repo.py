@@ -106,6 +106,8 @@ def test_the_top_level_holds_what_the_layout_knows() -> None:
         "config",
         "tests",
         "deploy",
+        "docs",
+        "CONTRIBUTING.md",
         "docker-compose.yml",
         "Makefile",
         "requirements.lock",
