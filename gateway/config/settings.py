@@ -43,7 +43,7 @@ from gateway.config.key_material import (
     text_of_file,
 )
 from gateway.config.located_yaml import Mistake, MistakesFound, Step, load
-from gateway.domain.catalogue.catalogue import OWN_OPERATION, flaws
+from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, operation_problems
 from gateway.domain.model import Logger, LogLevel, Operation, Reuse, Secret
 
 ASYMMETRIC = (
@@ -154,7 +154,7 @@ def _issuer(value: str) -> str:
 
 
 def _without_flaws(row: Operation) -> Operation:
-    for flaw in flaws(row):
+    for flaw in operation_problems(row):
         raise ValueError(flaw)
     return row
 
@@ -830,7 +830,7 @@ class Settings(_Section):
     def _kept_operations(self) -> tuple[Operation, ...]:
         off = frozenset(self.operations.off)
         kept = (row for row in built_in_operations() if row.name not in off)
-        return (*kept, OWN_OPERATION)
+        return (*kept, SHOW_PERMISSIONS)
 
     @property
     def directories(self) -> Iterator[WrittenIn]:

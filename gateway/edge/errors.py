@@ -17,98 +17,98 @@ from gateway.flow.caller_limits import Remaining
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class ErrorSpec:
     status: int
     code: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorAnswer:
+class ErrorResponse:
     status: int
     error_code: str
     body: bytes
     headers: Headers
 
 
-WIRE: dict[type[GatewayError], Wire] = {
-    errors.NotAuthenticated: Wire(
+ERROR_TABLE: dict[type[GatewayError], ErrorSpec] = {
+    errors.NotAuthenticated: ErrorSpec(
         401,
         "CGW.4010",
         "The token is not accepted here; get a new one from your identity provider.",
     ),
-    errors.BadRequest: Wire(400, "CGW.4000", ""),
-    errors.OperationUnknown: Wire(404, "CGW.4040", ""),
-    errors.MethodNotAllowed: Wire(405, "CGW.4050", ""),
-    errors.RequestTooLarge: Wire(413, "CGW.4130", ""),
-    errors.NotPermitted: Wire(
+    errors.BadRequest: ErrorSpec(400, "CGW.4000", ""),
+    errors.OperationUnknown: ErrorSpec(404, "CGW.4040", ""),
+    errors.MethodNotAllowed: ErrorSpec(405, "CGW.4050", ""),
+    errors.RequestTooLarge: ErrorSpec(413, "CGW.4130", ""),
+    errors.NotPermitted: ErrorSpec(
         403,
         "CGW.4030",
         "You may not do this on this server, or there is no such server. "
         "Ask those who keep the gateway's policy.",
     ),
-    errors.NamesNoServer: Wire(
+    errors.NamesNoServer: ErrorSpec(
         403,
         "CGW.4031",
         "The call names no server, which may mean all of them; name each in the set of ids.",
     ),
-    errors.NotAdmin: Wire(
+    errors.NotAdmin: ErrorSpec(
         403,
         "CGW.4032",
         "You may not administer this gateway; those in the groups of its admin.api may.",
     ),
-    errors.AskedByOtherSite: Wire(
+    errors.AskedByOtherSite: ErrorSpec(
         403,
         "CGW.4033",
         "What a page of another site asks is not done; ask with `gateway admin` or from this site.",
     ),
-    errors.CallerLimited: Wire(
+    errors.CallerLimited: ErrorSpec(
         429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
     ),
-    errors.BudgetExhausted: Wire(
+    errors.BudgetExhausted: ErrorSpec(
         429,
         "CGW.4291",
         "The cloud's rate limit is used up for now; wait as Retry-After says.",
     ),
-    errors.UpstreamRefused: Wire(400, "CGW.4001", "The cloud refused the request."),
-    errors.UpstreamBusy: Wire(
+    errors.UpstreamRefused: ErrorSpec(400, "CGW.4001", "The cloud refused the request."),
+    errors.UpstreamBusy: ErrorSpec(
         503, "CGW.5031", "The cloud is throttling; wait as Retry-After says."
     ),
-    errors.UpstreamBroken: Wire(
+    errors.UpstreamBroken: ErrorSpec(
         502, "CGW.5020", "The cloud's answer cannot be used; the operators are told."
     ),
-    errors.UpstreamUnreachable: Wire(
+    errors.UpstreamUnreachable: ErrorSpec(
         503, "CGW.5032", "The cloud cannot be reached; wait as Retry-After says."
     ),
-    errors.UpstreamSlow: Wire(504, "CGW.5040", "The cloud did not answer in time; try again."),
-    errors.ServiceLoginFailed: Wire(
+    errors.UpstreamSlow: ErrorSpec(504, "CGW.5040", "The cloud did not answer in time; try again."),
+    errors.ServiceLoginFailed: ErrorSpec(
         503,
         "CGW.5033",
         "The gateway cannot log in to the cloud; your token is fine, the operators are told.",
     ),
-    errors.KeysUnavailable: Wire(
+    errors.KeysUnavailable: ErrorSpec(
         503,
         "CGW.5034",
         "The identity provider's keys are not available; wait as Retry-After says.",
     ),
-    errors.OrdersUnknown: Wire(
+    errors.OrdersUnknown: ErrorSpec(
         503,
         "CGW.5037",
         "This replica does not know yet whose tokens are revoked; wait as Retry-After says.",
     ),
-    errors.UpstreamSuspended: Wire(
+    errors.UpstreamSuspended: ErrorSpec(
         503,
         "CGW.5036",
         "The cloud fails or is slow, so nothing is sent to it for a moment; "
         "wait as Retry-After says.",
     ),
-    errors.JournalUnavailable: Wire(
+    errors.JournalUnavailable: ErrorSpec(
         503, "CGW.5035", "The audit trail cannot be written, so nothing is handed out."
     ),
-    errors.DeadlineExceeded: Wire(504, "CGW.5041", "The request's time was up; try again."),
+    errors.DeadlineExceeded: ErrorSpec(504, "CGW.5041", "The request's time was up; try again."),
 }
 
-HEADERS = {
+COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Server": "console-gateway",
 }
@@ -151,14 +151,14 @@ _DESCRIPTIONS = {
 }
 
 
-def render(error: GatewayError) -> ErrorAnswer:
-    wire = WIRE[type(error)]
+def render_error(error: GatewayError) -> ErrorResponse:
+    wire = ERROR_TABLE[type(error)]
     status, code, message = wire.status, wire.code, wire.message
     headers: Headers = ()
     match error:
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
-            message = _of_credential(error.reason, message)
+            message = _credential_message(error.reason, message)
         case errors.NotPermitted(refused=seen) if seen:
             message = f"{message} Refused among those that you may see: {', '.join(seen)}."
         case errors.MethodNotAllowed():
@@ -169,13 +169,13 @@ def render(error: GatewayError) -> ErrorAnswer:
         case errors.UpstreamRefused():
             status, code, message = error.status, error.error_code, error.error_msg
         case errors.RetryLater():
-            headers = (("Retry-After", str(whole_wait_s(error))),)
+            headers = (("Retry-After", str(retry_after_seconds(error))),)
         case _:
             pass
-    return ErrorAnswer(status, code, body_of(code, message), headers)
+    return ErrorResponse(status, code, error_body(code, message), headers)
 
 
-def _of_credential(reason: Rejection, message: str) -> str:
+def _credential_message(reason: Rejection, message: str) -> str:
     """Say what the challenge says: the vendor's SDK shows no headers."""
     if reason is Rejection.MISSING:
         return (
@@ -185,22 +185,22 @@ def _of_credential(reason: Rejection, message: str) -> str:
     return message if described is None else f"The credential was not accepted: {described}."
 
 
-def whole_wait_s(error: RetryLater) -> int:
+def retry_after_seconds(error: RetryLater) -> int:
     return max(1, math.ceil(error.retry_after_s))
 
 
-def rate_limit_policy(pace: Pace) -> str:
+def rate_limit_policy_field(pace: Pace) -> str:
     """Return the value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11)."""
     quota = int(min(pace.requests, _INTEGER_MAX))
     return f'"caller";q={quota};w={math.ceil(pace.per_s)}'
 
 
-def rate_limit(remaining: Remaining) -> str:
+def rate_limit_field(remaining: Remaining) -> str:
     """Return the value of `RateLimit`, of the same draft."""
     return f'"caller";r={remaining.requests};t={remaining.restored_in_s}'
 
 
-def body_of(code: str, message: str) -> bytes:
+def error_body(code: str, message: str) -> bytes:
     return orjson.dumps({"error_code": code, "error_msg": message})
 
 
@@ -211,18 +211,22 @@ def _challenge(reason: Rejection) -> str:
     return f'{_CHALLENGE}, error="invalid_token", error_description="{description}"'
 
 
-def _is_ours(kind: type[GatewayError], wire: Wire) -> bool:
+def _is_server_failure(kind: type[GatewayError], wire: ErrorSpec) -> bool:
     return wire.status >= 500 or kind is errors.BudgetExhausted
 
 
-INTERNAL = ErrorAnswer(
+INTERNAL_ERROR = ErrorResponse(
     500,
     "CGW.5000",
-    body_of("CGW.5000", "The gateway failed; the operators find it by the request id."),
+    error_body("CGW.5000", "The gateway failed; the operators find it by the request id."),
     (),
 )
-FAILURES = (
-    (INTERNAL.status, INTERNAL.error_code),
-    *((wire.status, wire.code) for kind, wire in WIRE.items() if _is_ours(kind, wire)),
+SERVER_FAILURES = (
+    (INTERNAL_ERROR.status, INTERNAL_ERROR.error_code),
+    *(
+        (wire.status, wire.code)
+        for kind, wire in ERROR_TABLE.items()
+        if _is_server_failure(kind, wire)
+    ),
 )
 """Statuses and codes of what is no mistake of the caller's."""

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.domain.catalogue.headers import passes_coded, returning
-from gateway.domain.catalogue.listing import visible
+from gateway.domain.catalogue.headers import keeps_content_encoding, response_headers
+from gateway.domain.catalogue.listing import visible_entries
 from gateway.domain.errors import BudgetExhausted, NotPermitted
 from gateway.domain.model import Answer, BodyStream, Demand, Headers, ProjectId, UpstreamRequest
 from gateway.domain.policy.policy import Permit, Reach
@@ -84,7 +84,7 @@ class Forwarding:
                 headers,
                 call.body,
                 repeatable=operation.repeatable or not operation.writes,
-                encoded=passes_coded(operation.answer),
+                encoded=keeps_content_encoding(operation.answer),
                 streamed=operation.answer is Answer.STREAMED,
             ),
             project=call.project,
@@ -93,7 +93,7 @@ class Forwarding:
             deadline=deadline,
             sendings=sendings,
         )
-        returned = returning(answer.headers, operation.answer)
+        returned = response_headers(answer.headers, operation.answer)
         if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
             ours = _OF_STREAMS if operation.answer is Answer.WHOLE else (*_OF_STREAMS, _CODING)
             returned = tuple(pair for pair in returned if pair[0] not in ours)
@@ -116,7 +116,9 @@ class Forwarding:
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
         sight = _sight(sendings.permitted_now())
-        return Forwarded(200, JSON, visible(pages, sight.predicate).page(permit.call))
+        return Forwarded(
+            200, JSON, visible_entries(pages, sight.predicate).encode_page(permit.call)
+        )
 
     async def _streamed(
         self,

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.domain.catalogue.catalogue import encoded
-from gateway.domain.catalogue.listing import PageReader
+from gateway.domain.catalogue.catalogue import encode_query
+from gateway.domain.catalogue.listing import ListPageReader
 from gateway.domain.errors import NotPermitted, UpstreamRefused
 from gateway.domain.model import (
     BudgetClass,
@@ -35,7 +35,7 @@ class Instances:
         """`exchanges` by project."""
         self._exchanges = exchanges
         self._clock = clock
-        self._read = PageReader(Listing("instances", "server_id", Paging.MARKER))
+        self._read = ListPageReader(Listing("instances", "server_id", Paging.MARKER))
         self._known: OrderedDict[tuple[ProjectId, InstanceId], tuple[ServerId, float]] = (
             OrderedDict()
         )
@@ -73,7 +73,7 @@ class Instances:
     async def _look_up(
         self, project: ProjectId, instances: Sequence[InstanceId], demand: Demand, deadline: float
     ) -> None:
-        query = encoded([("instance_id", ",".join(instances)), ("limit", "1000")])
+        query = encode_query([("instance_id", ",".join(instances)), ("limit", "1000")])
         try:
             answer = await self._exchanges[project].perform(
                 UpstreamRequest("GET", f"/v1/{project}/instances?{query}"),

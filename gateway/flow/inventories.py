@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.domain.catalogue.catalogue import encoded
-from gateway.domain.catalogue.listing import PageReader
+from gateway.domain.catalogue.catalogue import encode_query
+from gateway.domain.catalogue.listing import ListPageReader
 from gateway.domain.errors import (
     BudgetExhausted,
     GatewayError,
@@ -108,7 +108,7 @@ class KeptInventories:
         self._shared = shared
         self._clock = clock
         self._telemetry = telemetry
-        self._read = PageReader(Listing("servers", "id", Paging.MARKER))
+        self._read = ListPageReader(Listing("servers", "id", Paging.MARKER))
         self._kept = {
             project: _Kept(account) for account in accounts for project in account.projects
         }
@@ -241,7 +241,7 @@ class KeptInventories:
         while True:
             try:
                 answer = await account.exchange.perform(
-                    UpstreamRequest("GET", f"/v1/{project}/physicalservers?{encoded(query)}"),
+                    UpstreamRequest("GET", f"/v1/{project}/physicalservers?{encode_query(query)}"),
                     project=project,
                     demand=_SPARE,
                     budget=BudgetClass.CONSOLE,

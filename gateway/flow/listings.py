@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.domain.catalogue.listing import Page, PageReader, target_of
+from gateway.domain.catalogue.listing import ListPage, ListPageReader, page_target
 from gateway.domain.errors import DeadlineExceeded, UpstreamBroken
 from gateway.domain.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
 from gateway.flow.exchange import Exchange
@@ -33,7 +33,7 @@ class ListBounds:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    pages: tuple[Page, ...]
+    pages: tuple[ListPage, ...]
     size: int
     taken_at: float
     until: float
@@ -56,19 +56,19 @@ class Listings:
         self._exchanges = exchanges
         self._bounds = bounds
         self._clock = clock
-        self._readers: dict[str, PageReader] = {}
+        self._readers: dict[str, ListPageReader] = {}
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
         self._asked: dict[str, _Asked] = {}
         self._size = 0
 
     async def read(
         self, call: Call, demand: Demand, *, deadline: float, fresh: bool, headers: Headers
-    ) -> tuple[Page, ...]:
+    ) -> tuple[ListPage, ...]:
         """Return the whole list that `call` asks a page of, unfiltered: it is not for the caller.
 
         Raises what Exchange.perform raises, and UpstreamBroken for a list beyond its bounds.
         """
-        key = target_of(call)
+        key = page_target(call)
         since = self._clock.monotonic()
         if not fresh:
             since -= self._bounds.reuse_s
@@ -99,11 +99,11 @@ class Listings:
         assert listing is not None
         reader = self._readers.get(operation.name)
         if reader is None:
-            reader = self._readers[operation.name] = PageReader(listing)
-        pages: list[Page] = []
+            reader = self._readers[operation.name] = ListPageReader(listing)
+        pages: list[ListPage] = []
         marker, read, size = "", 0, 0
         while len(pages) < self._bounds.pages_max and size <= self._bounds.bytes_max:
-            target = target_of(call, marker=marker, offset=read)
+            target = page_target(call, marker=marker, offset=read)
             answer = await self._exchanges[call.project].perform(
                 UpstreamRequest(operation.method, target, headers),
                 project=call.project,

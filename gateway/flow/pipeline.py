@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.domain.catalogue.catalogue import Catalogue, with_body
-from gateway.domain.catalogue.headers import travelling
+from gateway.domain.catalogue.catalogue import Catalogue, resolve_body
+from gateway.domain.catalogue.headers import request_headers
 from gateway.domain.errors import (
     BadRequest,
     BudgetExhausted,
@@ -232,7 +232,7 @@ class Gateway:
             permit,
             deadline=asked.deadline,
             fresh=asked.fresh,
-            headers=travelling(asked.headers, asked.request_id, Answer.CONSOLE_LINK),
+            headers=request_headers(asked.headers, asked.request_id, Answer.CONSOLE_LINK),
         )
 
     async def _forward(self, principal: Principal, call: Call, asked: Asked) -> Forwarded:
@@ -314,7 +314,7 @@ class Gateway:
                 sendings=sendings,
                 deadline=asked.deadline,
                 fresh=asked.fresh,
-                headers=travelling(asked.headers, asked.request_id, operation.answer),
+                headers=request_headers(asked.headers, asked.request_id, operation.answer),
             )
         finally:
             # Whatever came of it: it may be done all the same, or be repeated after it was.
@@ -334,4 +334,4 @@ class Gateway:
         if not limit:
             return call
         body = asked.body
-        return with_body(call, await asked.read_body(limit) if body is None else body)
+        return resolve_body(call, await asked.read_body(limit) if body is None else body)

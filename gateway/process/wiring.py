@@ -64,8 +64,8 @@ from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce
 from gateway.drivers.valkey.replicas import ValkeyReplicas
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.edge.admin.api import AdminApi
-from gateway.edge.docs.pages import pages
-from gateway.edge.errors import FAILURES
+from gateway.edge.docs.pages import docs_pages
+from gateway.edge.errors import SERVER_FAILURES
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.flow import context
@@ -289,15 +289,15 @@ async def open_parts(
             gateway,
             clock,
             deadline_s=config.request.deadline_s,
-            request_done=metrics.request_done,
+            count_request=metrics.request_done,
             write_line=lines.write,
             limits=limits,
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
-            pages=pages(config.catalogue),
+            pages=docs_pages(config.catalogue),
             tracing=tracing,
-            hit_lines=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
-            line_left_out=metrics.log_line_sampled_out,
+            hit_log_share=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
+            count_unlogged=metrics.log_line_sampled_out,
         )
         obey(orders, consoles, budget, config, metrics)
         replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)
@@ -311,7 +311,7 @@ async def open_parts(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
             links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
-            failures=FAILURES,
+            failures=SERVER_FAILURES,
             actions=[] if administration is None else administration.actions,
         )
         yield Parts(handler, loops, policies, keys, valkey, orders, trail, administration)

@@ -210,7 +210,7 @@ class Worker:
         await self._stop.wait()
         self._draining = True
         log.info("draining", extra={"worker": self._plan.index})
-        server.tell_clients_to_leave()
+        server.begin_drain()
         if self._replaced:  # by one that answers on the admin port now, and others accept
             answering.close()
             await admin.cleanup()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from statistics import quantiles
 
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.edge.errors import FAILURES
+from gateway.edge.errors import SERVER_FAILURES
 
 SCRAPES = 40
 BEAT_S = 0.001
@@ -21,7 +21,7 @@ def a_full_page() -> Metrics:
         accounts=[f"account-{i}" for i in range(20)],
         issuers=[f"issuer-{i}" for i in range(5)],
         operations=["ShowRemoteConsole", "none"],
-        failures=FAILURES,
+        failures=SERVER_FAILURES,
         actions=[f"Action{i}" for i in range(10)],
     )
     return metrics

@@ -15,7 +15,7 @@ from gateway.demo.cloud import iam
 from tests.support.stack import Stack, a_policy, console_path, eventually, speak
 
 
-def test_1_no_link_leaves_without_the_policy_now_in_force_not_even_a_remembered_one(
+def test_1_cached_link_requires_the_current_policy(
     own_stack: Stack,
 ) -> None:
     gateway, box = own_stack.gateway, own_stack.box
@@ -31,7 +31,7 @@ def test_1_no_link_leaves_without_the_policy_now_in_force_not_even_a_remembered_
     assert gateway.console(box.token("oscar")).status == 200
 
 
-def test_1_a_grant_that_ends_ends_at_once(own_stack: Stack) -> None:
+def test_1_expired_grant_stops_access_at_once(own_stack: Stack) -> None:
     gateway, box = own_stack.gateway, own_stack.box
     policy = a_policy(box)
     ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 4))
@@ -43,7 +43,7 @@ def test_1_a_grant_that_ends_ends_at_once(own_stack: Stack) -> None:
     eventually(lambda: gateway.console(token).status == 403)
 
 
-def test_2_no_link_leaves_with_less_than_min_remaining_of_its_life(own_stack: Stack) -> None:
+def test_2_link_keeps_min_remaining_lifetime(own_stack: Stack) -> None:
     links = {"lifetime_s": 4, "min_remaining_s": 2}
     gateway = own_stack.replica(
         account={"links": links},
@@ -62,7 +62,7 @@ def test_2_no_link_leaves_with_less_than_min_remaining_of_its_life(own_stack: St
     assert len(seen) >= 3
 
 
-def test_4_concurrent_demand_for_one_link_costs_one_call_over_two_replicas(
+def test_4_concurrent_requests_cost_one_upstream_call(
     own_stack: Stack,
 ) -> None:
     box, other = own_stack.box, own_stack.replica()
@@ -75,7 +75,7 @@ def test_4_concurrent_demand_for_one_link_costs_one_call_over_two_replicas(
     assert box.consoles()[server] == 1
 
 
-def test_4_a_holder_that_dies_costs_at_most_one_more_call(own_stack: Stack) -> None:
+def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
     box, other = own_stack.box, own_stack.replica()
     token, server = box.token(), box.servers[4]
     box.fail(box.cloud, "answer", path=server, delay_s=60.0, times=1)
@@ -92,7 +92,7 @@ def test_4_a_holder_that_dies_costs_at_most_one_more_call(own_stack: Stack) -> N
     assert box.consoles()[server] == 1  # and the one that hung
 
 
-def test_5_each_link_handed_out_has_exactly_one_audit_record_before_the_answer(
+def test_5_link_has_one_audit_record_first(
     own_stack: Stack,
 ) -> None:
     gateway, box = own_stack.gateway, own_stack.box
@@ -110,7 +110,7 @@ def test_5_each_link_handed_out_has_exactly_one_audit_record_before_the_answer(
     assert record["rule"].rpartition(":")[0].endswith("policy.yaml")
 
 
-def test_6_no_secret_is_in_any_log_metric_error_or_in_the_store(own_stack: Stack) -> None:
+def test_6_no_secret_in_outputs_or_store(own_stack: Stack) -> None:
     gateway, box = own_stack.gateway, own_stack.box
     caller_jwt = box.token()
     answers = [gateway.console(caller_jwt, server) for server in box.servers]
@@ -130,7 +130,7 @@ def test_6_no_secret_is_in_any_log_metric_error_or_in_the_store(own_stack: Stack
             assert secret not in text
 
 
-def test_6_the_caller_s_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
+def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
     gateway, box = own_stack.gateway, own_stack.box
     answer = gateway.console(
         box.token(),
@@ -152,7 +152,7 @@ def test_6_the_caller_s_credentials_never_reach_the_cloud(own_stack: Stack) -> N
     assert "canary" not in json.dumps(sent)
 
 
-def test_8_a_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
+def test_8_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
     gateway = own_stack.replica(
         change={"request": {"deadline_s": 1}},
         account={"timeouts": {"connect_s": 5, "read_s": 5, "total_s": 5}},
@@ -164,7 +164,7 @@ def test_8_a_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
     assert time.monotonic() - began < 3.0
 
 
-def test_8_a_caller_that_hung_up_holds_no_place(own_stack: Stack) -> None:
+def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
     box = own_stack.box
     gateway = own_stack.replica(  # nothing but the hang-up can end the fetch in time
         change={"request": {"deadline_s": 60, "drain_s": 1}},

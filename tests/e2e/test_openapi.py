@@ -60,28 +60,26 @@ def schemathesis(stack: Stack, directory: Path, *headers: str) -> str:
     return ran.stdout
 
 
-def test_what_is_documented_is_what_happens(stack: Stack, tmp_path: Path) -> None:
+def test_behaviour_conforms_to_the_document(stack: Stack, tmp_path: Path) -> None:
     token = stack.box.token("alice", life_s=7_200)
-    said = schemathesis(stack, tmp_path, f"Authorization: Bearer {token}")
-    found = re.search(r"Test cases:\s+(\d+) generated, (\d+) passed", said)
-    assert found is not None, said
+    output = schemathesis(stack, tmp_path, f"Authorization: Bearer {token}")
+    found = re.search(r"Test cases:\s+(\d+) generated, (\d+) passed", output)
+    assert found is not None, output
     assert int(found[1]) == int(found[2]) > 1_000
-    operations = re.search(r"Tested: (\d+)", said)
+    operations = re.search(r"Tested: (\d+)", output)
     assert operations is not None
     assert int(operations[1]) >= 50
     statuses = {line["status"] for line in stack.gateway.log_lines("request")}
     assert {200, 400, 404, 405} <= statuses, "the calls went further than the door"
 
 
-def test_without_a_token_nothing_happens_and_that_is_documented_too(
-    stack: Stack, tmp_path: Path
-) -> None:
+def test_requests_without_token_conform_and_stay_local(stack: Stack, tmp_path: Path) -> None:
     ask(stack.box.cloud, "DELETE", "/_box/calls")
     schemathesis(stack, tmp_path)
     assert stack.box.calls(stack.box.cloud) == []
 
 
-def test_the_document_is_valid_and_has_what_the_config_says(stack: Stack) -> None:
+def test_document_is_valid_and_follows_the_config(stack: Stack) -> None:
     answer = ask(stack.gateway.url, "GET", "/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     validate(answer.json)
@@ -112,7 +110,7 @@ class _References(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "style")]
 
 
-def test_the_page_needs_nothing_from_elsewhere(stack: Stack) -> None:
+def test_docs_page_is_self_contained(stack: Stack) -> None:
     answer = ask(stack.gateway.url, "GET", "/docs")
     text = answer.body.decode()
     page = _References()

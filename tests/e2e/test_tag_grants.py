@@ -63,7 +63,7 @@ def explain(gateway: RunningGateway, server: str) -> str:
     return ran.stdout
 
 
-def test_a_tag_is_a_right_while_the_inventory_says_so(stack: Stack) -> None:
+def test_tag_grant_follows_the_inventory(stack: Stack) -> None:
     gateway, box = stack.gateway, stack.box
     tags = tagged(box)
     mine = [one for one, its in tags.items() if its["env"] == "prod" and its["tier"] != "db"]
@@ -84,10 +84,10 @@ def test_a_tag_is_a_right_while_the_inventory_says_so(stack: Stack) -> None:
     listed = ask(gateway.url, "GET", target, headers).json
     assert {one["id"] for one in listed["servers"]} == set(mine)
 
-    told = explain(gateway, mine[0])
-    assert told.startswith("ALLOWED")
-    assert "env=prod" in told
-    assert " s before" in told
+    explanation = explain(gateway, mine[0])
+    assert explanation.startswith("ALLOWED")
+    assert "env=prod" in explanation
+    assert " s before" in explanation
     assert "env=" in explain(gateway, others[0])
     assert "does not know this server" in explain(gateway, "00000000-0000-4000-8000-000000000000")
 
@@ -102,7 +102,7 @@ def test_a_tag_is_a_right_while_the_inventory_says_so(stack: Stack) -> None:
     assert "too old" in explain(gateway, mine[0])
 
 
-def test_a_tag_written_through_the_gateway_counts_at_once(stack: Stack) -> None:
+def test_tag_write_through_gateway_applies_at_once(stack: Stack) -> None:
     gateway, box = stack.gateway, stack.box
     gateway.config["accounts"][0]["inventory"].update({"poll_s": 600, "age_max_s": 900})
     gateway.write_config()

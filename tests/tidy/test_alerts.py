@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from gateway.config.settings import built_in_operations
-from gateway.domain.catalogue.catalogue import OWN_OPERATION
+from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS
 from gateway.domain.errors import Rejection
-from gateway.edge.errors import INTERNAL, WIRE
+from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR
 from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
 from tests.support.promql import Selector, labels_grouped_by, selectors_in
 from tests.support.watched import of_dashboards
@@ -229,9 +229,9 @@ def check_selector(where: str, selector: Selector) -> set[str]:
 
 def is_a_value(value: str, told: str) -> bool:
     words = {*re.findall(r"\w+", told), *(one.value for one in Rejection)}
-    words |= {looks.code for looks in WIRE.values()} | {INTERNAL.error_code}
-    words |= {row.name for row in (*built_in_operations(), OWN_OPERATION)}
-    words |= {str(looks.status) for looks in WIRE.values()} | {"200", "500"}
+    words |= {looks.code for looks in ERROR_TABLE.values()} | {INTERNAL_ERROR.error_code}
+    words |= {row.name for row in (*built_in_operations(), SHOW_PERMISSIONS)}
+    words |= {str(looks.status) for looks in ERROR_TABLE.values()} | {"200", "500"}
     pattern = re.compile(value.replace("..", r"\d\d"))
     return any(pattern.fullmatch(word) for word in words)
 

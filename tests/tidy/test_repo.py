@@ -8,23 +8,23 @@ import pytest
 
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError, Rejection
-from gateway.edge.errors import INTERNAL, WIRE, render
+from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR, render_error
 
 ROOT = Path(__file__).parents[2]
 
 
-def leaves(kind: type[GatewayError]) -> list[type[GatewayError]]:
+def leaf_errors(kind: type[GatewayError]) -> list[type[GatewayError]]:
     below = kind.__subclasses__()
     own = [] if kind in (GatewayError, errors.RetryLater) else [kind]
-    return own + [leaf for one in below for leaf in leaves(one)]
+    return own + [leaf for one in below for leaf in leaf_errors(one)]
 
 
 def error_table() -> str:
     """Render WIRE as the README has it."""
     rows = ["| status | error_code | when |", "|---|---|---|"]
-    for kind, looks in sorted(WIRE.items(), key=lambda item: (item[1].status, item[1].code)):
+    for kind, looks in sorted(ERROR_TABLE.items(), key=lambda item: (item[1].status, item[1].code)):
         rows.append(f"| {looks.status} | {looks.code} | {looks.message or _sentence(kind)} |")
-    internal = INTERNAL
+    internal = INTERNAL_ERROR
     message = "The gateway failed; the operators find it by the request id."
     rows.append(f"| {internal.status} | {internal.error_code} | {message} |")
     return "\n".join(rows)
@@ -39,23 +39,23 @@ def _sentence(kind: type[GatewayError]) -> str:
     }[kind]
 
 
-def test_every_error_that_may_reach_a_caller_has_a_row() -> None:
+def test_error_table_covers_every_caller_error() -> None:
     inside = {errors.StoreUnavailable}
-    assert set(WIRE) == set(leaves(GatewayError)) - inside
+    assert set(ERROR_TABLE) == set(leaf_errors(GatewayError)) - inside
 
 
-def test_the_readme_has_the_table_of_errors_as_the_code_has_it() -> None:
+def test_readme_matches_the_error_table() -> None:
     assert error_table() in (ROOT / "README.md").read_text()
 
 
-def test_codes_tell_errors_apart() -> None:
-    codes = [looks.code for looks in WIRE.values()]
+def test_error_codes_are_unique() -> None:
+    codes = [looks.code for looks in ERROR_TABLE.values()]
     assert len(codes) == len(set(codes))
 
 
 @pytest.mark.parametrize("reason", list(Rejection))
-def test_a_challenge_helps_no_forger(reason: Rejection) -> None:
-    answer = render(errors.NotAuthenticated(reason, "canary", issuer="canary"))
+def test_challenge_reveals_no_verification_detail(reason: Rejection) -> None:
+    answer = render_error(errors.NotAuthenticated(reason, "canary", issuer="canary"))
     ((name, challenge),) = answer.headers
     assert name == "WWW-Authenticate"
     assert re.fullmatch(r'Bearer realm="console-gateway"(, [a-z_]+="[^"]*")*', challenge)
@@ -64,7 +64,7 @@ def test_a_challenge_helps_no_forger(reason: Rejection) -> None:
     assert "key" not in challenge
 
 
-def test_a_permit_is_made_in_one_place_only() -> None:
+def test_permit_is_constructed_in_policy_only() -> None:
     makers = {
         file.relative_to(ROOT).as_posix()
         for file in (ROOT / "gateway").rglob("*.py")
@@ -76,7 +76,7 @@ def test_a_permit_is_made_in_one_place_only() -> None:
 @pytest.mark.parametrize(
     "lock", ["requirements.lock", "requirements-dev.lock", "deploy/requirements.lock"]
 )
-def test_a_lock_has_hashes_and_no_index_address(lock: str) -> None:
+def test_lock_file_has_hashes_and_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
     pinned = re.findall(r"^[\w.-]+(?:\[[\w,]+\])?==", text, re.MULTILINE)
     assert len(pinned) > 20
@@ -85,7 +85,7 @@ def test_a_lock_has_hashes_and_no_index_address(lock: str) -> None:
     assert "index" not in text
 
 
-def test_no_file_names_a_path_of_the_machine_it_was_made_on() -> None:
+def test_files_contain_no_local_path() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -95,7 +95,7 @@ def test_no_file_names_a_path_of_the_machine_it_was_made_on() -> None:
         assert here not in text, name
 
 
-def test_the_top_level_holds_what_the_layout_knows() -> None:
+def test_top_level_matches_the_layout() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
     )

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.settings import built_in_operations
-from gateway.domain.catalogue.catalogue import Catalogue, flaws, parameters, with_body
+from gateway.domain.catalogue.catalogue import (
+    Catalogue,
+    operation_problems,
+    query_parameters,
+    resolve_body,
+)
 from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -25,7 +30,7 @@ def console(project: str = PROJECT, server: str = SERVER) -> str:
     return f"/v1/{project}/physicalservers/{server}/remote-console-address"
 
 
-def test_the_console_path_names_the_project_and_the_server() -> None:
+def test_console_path_yields_project_and_server() -> None:
     call = CATALOGUE.resolve("GET", console(), has_body=False)
     assert (call.operation.name, call.project, call.servers) == (
         "ShowRemoteConsole",
@@ -34,7 +39,7 @@ def test_the_console_path_names_the_project_and_the_server() -> None:
     )
 
 
-def test_an_id_is_percent_decoded_once_and_made_lower_case() -> None:
+def test_id_is_decoded_once_and_lowercased() -> None:
     call = CATALOGUE.resolve("GET", console(server=SERVER.replace("1", "%31", 1)), has_body=False)
     assert call.servers == (SERVER,)
     upper = "AAAAAAAA-2222-4333-8444-555555555555"
@@ -43,14 +48,14 @@ def test_an_id_is_percent_decoded_once_and_made_lower_case() -> None:
     )
 
 
-def test_what_is_sent_is_made_of_what_was_decided_on() -> None:
+def test_target_is_built_from_parsed_ids() -> None:
     upper = "AAAAAAAA-2222-4333-8444-555555555555"
     call = CATALOGUE.resolve("GET", console(server=upper.replace("8", "%38")), has_body=False)
     assert call.target == console(server=upper.lower())
 
 
 @pytest.mark.parametrize("query", ["id=other", "x=/v1/p", "marker=1", "Limit=1", "=", "&"])
-def test_a_parameter_that_the_operation_does_not_take_is_refused(query: str) -> None:
+def test_unknown_query_parameter_is_rejected(query: str) -> None:
     with pytest.raises(BadRequest, match="it takes none"):
         CATALOGUE.resolve("GET", f"{console()}?{query}", has_body=False)
 
@@ -77,20 +82,20 @@ def test_a_parameter_that_the_operation_does_not_take_is_refused(query: str) -> 
         "a" * 4000,
     ],
 )
-def test_an_id_that_is_no_uuid_is_malformed(server: str) -> None:
+def test_non_uuid_server_id_is_rejected(server: str) -> None:
     with pytest.raises(BadRequest) as refused:
         CATALOGUE.resolve("GET", console(server=server), has_body=False)
     assert type(refused.value) is BadRequest
 
 
 @pytest.mark.parametrize("literal", ["{project_id}", "%7Bproject_id%7D"])
-def test_the_literal_project_id_is_told_what_is_wrong(literal: str) -> None:
+def test_literal_project_placeholder_has_own_message(literal: str) -> None:
     with pytest.raises(BadRequest, match="literally"):
         CATALOGUE.resolve("GET", console(project=literal), has_body=False)
 
 
 @pytest.mark.parametrize("project", ["", "a b", "a%20b", "..", "%2e%2e", "x" * 65, "a%2fb"])
-def test_a_malformed_project_is_refused(project: str) -> None:
+def test_malformed_project_is_rejected(project: str) -> None:
     with pytest.raises(BadRequest):
         CATALOGUE.resolve("GET", console(project=project), has_body=False)
 
@@ -116,25 +121,25 @@ def test_a_malformed_project_is_refused(project: str) -> None:
         "http://elsewhere" + console(),
     ],
 )
-def test_what_is_not_in_the_catalogue_is_unknown(path: str) -> None:
+def test_unlisted_path_raises_operation_unknown(path: str) -> None:
     with pytest.raises(OperationUnknown):
         CATALOGUE.resolve("GET", path, has_body=False)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST", "PUT", "DELETE", "get", "TRACE"])
-def test_another_method_is_told_which_one_is_allowed(method: str) -> None:
+def test_wrong_method_reports_allowed_methods(method: str) -> None:
     with pytest.raises(MethodNotAllowed) as refused:
         CATALOGUE.resolve(method, console(), has_body=False)
     assert refused.value.allowed == ("GET",)
 
 
-def test_a_body_on_a_get_is_refused() -> None:
+def test_get_with_body_is_rejected() -> None:
     with pytest.raises(BadRequest, match="no request body"):
         CATALOGUE.resolve("GET", console(), has_body=True)
 
 
 @given(st.text(max_size=200), st.sampled_from(["GET", "PUT"]))
-def test_any_path_is_resolved_or_refused_and_never_more(path: str, method: str) -> None:
+def test_any_path_resolves_or_raises_bad_request(path: str, method: str) -> None:
     try:
         call = CATALOGUE.resolve(method, path, has_body=False)
     except BadRequest:
@@ -163,17 +168,17 @@ def resolve(method: str, path: str) -> Call:
         (f"/physicalservers/{SERVER}/hardware-attributes", "ShowServerHardwareAttributes"),
     ],
 )
-def test_a_literal_segment_wins_over_an_id(path: str, name: str) -> None:
+def test_literal_segment_wins_over_placeholder(path: str, name: str) -> None:
     assert resolve("GET", path).operation.name == name
 
 
-def test_a_literal_segment_is_no_id_for_another_method() -> None:
+def test_literal_segment_is_never_an_id() -> None:
     with pytest.raises(MethodNotAllowed) as refused:
         resolve("GET", "/physicalservers/power-state")
     assert refused.value.allowed == ("PUT",)
 
 
-def test_a_head_is_for_reads_that_are_kept_here() -> None:
+def test_head_is_allowed_for_buffered_reads_only() -> None:
     assert resolve("HEAD", f"/physicalservers/{SERVER}").operation.name == "ShowServer"
     for path in (f"{SERVER}/remote-console-address", f"{SERVER}/logs/exports/e/content"):
         with pytest.raises(MethodNotAllowed) as refused:
@@ -181,7 +186,7 @@ def test_a_head_is_for_reads_that_are_kept_here() -> None:
         assert refused.value.allowed == ("GET",)
 
 
-def test_servers_in_the_query_are_decided_on_and_sent_so() -> None:
+def test_query_server_ids_are_resolved_and_normalized() -> None:
     upper = OTHER.replace("2222", "ABCD", 1)
     query = f"resource_id={SERVER},{upper}&from=1%2B1"
     call = resolve("GET", f"/physicalservers/alarms?{query}")
@@ -203,24 +208,22 @@ def test_servers_in_the_query_are_decided_on_and_sent_so() -> None:
         ("resource_id=" + ",".join([f"{i:08x}" + SERVER[8:] for i in range(101)]), BadRequest),
     ],
 )
-def test_a_query_that_can_be_read_in_two_ways_is_refused(
-    query: str, refusal: type[Exception]
-) -> None:
+def test_ambiguous_query_is_rejected(query: str, refusal: type[Exception]) -> None:
     with pytest.raises(refusal):
         resolve("GET", f"/physicalservers/alarms?{query}")
 
 
-def test_what_names_no_server_touches_what_it_does_not_name() -> None:
+def test_operation_without_ids_touches_unnamed() -> None:
     assert resolve("GET", "/physicalservers/status").touches_unnamed
     assert not resolve("GET", "/physicalservers").touches_unnamed
     assert not resolve("GET", f"/physicalservers/{SERVER}").touches_unnamed
 
 
 def power(body: str) -> Call:
-    return with_body(resolve("PUT", "/physicalservers/power-state"), body.encode())
+    return resolve_body(resolve("PUT", "/physicalservers/power-state"), body.encode())
 
 
-def test_servers_in_the_body_are_decided_on() -> None:
+def test_body_server_ids_are_resolved() -> None:
     body = f'{{"action": "power off", "server_id_set": ["{SERVER}", "{OTHER}", "{SERVER}"]}}'
     call = power(body)
     assert call.servers == (SERVER, OTHER)
@@ -241,7 +244,7 @@ def test_servers_in_the_body_are_decided_on() -> None:
         '{"SERVER_ID_SET": []}',
     ],
 )
-def test_an_empty_or_absent_set_of_ids_is_a_denial(body: str) -> None:
+def test_empty_or_absent_ids_raise_names_no_server(body: str) -> None:
     with pytest.raises(NamesNoServer):
         power(body)
 
@@ -267,17 +270,17 @@ def test_an_empty_or_absent_set_of_ids_is_a_denial(body: str) -> None:
         str(["x"] * 51).replace("'", '"'),
     ],
 )
-def test_a_body_that_can_be_read_in_two_ways_is_refused(body: str) -> None:
+def test_ambiguous_body_is_rejected(body: str) -> None:
     with pytest.raises(BadRequest):
         power(body)
 
 
-def test_a_body_in_another_encoding_is_refused() -> None:
+def test_non_utf8_body_is_rejected() -> None:
     text = f'{{"server_id_set": ["{SERVER}"]}}'
     call = resolve("PUT", "/physicalservers/power-state")
     for encoding in ("utf-16", "utf-32", "utf-8-sig"):
         with pytest.raises(BadRequest):
-            with_body(call, text.encode(encoding))
+            resolve_body(call, text.encode(encoding))
 
 
 @pytest.mark.parametrize(
@@ -288,37 +291,37 @@ def test_a_body_in_another_encoding_is_refused() -> None:
         ("DELETE", "/instances/i-1"),
     ],
 )
-def test_who_is_named_in_the_path_is_not_named_in_the_body(method: str, path: str) -> None:
+def test_body_ids_beside_path_id_are_rejected(method: str, path: str) -> None:
     call = resolve(method, path)
-    assert with_body(call, b'{"x": 1}').body == b'{"x": 1}'
-    assert with_body(call, b"").body == b""
+    assert resolve_body(call, b'{"x": 1}').body == b'{"x": 1}'
+    assert resolve_body(call, b"").body == b""
     for body in ('{"server_id_set": ["x"]}', '{"a": [{"\u017ferver_id": "x"}]}', "[", "7"):
         with pytest.raises(BadRequest):
-            with_body(call, body.encode())
+            resolve_body(call, body.encode())
 
 
-def test_ids_are_counted_against_the_cloud_s_bound() -> None:
+def test_too_many_ids_are_rejected() -> None:
     ids = ", ".join(f'"{i:08x}{SERVER[8:]}"' for i in range(51))
     with pytest.raises(BadRequest, match="At most 50"):
         power(f'{{"server_id_set": [{ids}]}}')
 
 
-def test_a_body_over_its_bound_is_refused() -> None:
+def test_oversized_body_is_rejected() -> None:
     with pytest.raises(RequestTooLarge):
         power(" " * 65_537)
 
 
-def test_an_instance_made_anywhere_touches_what_it_does_not_name() -> None:
+def test_instance_without_placement_touches_unnamed() -> None:
     create = resolve("POST", "/instances")
-    placed = with_body(create, f'{{"placement": {{"server_id": "{SERVER}"}}}}'.encode())
+    placed = resolve_body(create, f'{{"placement": {{"server_id": "{SERVER}"}}}}'.encode())
     assert (placed.servers, placed.touches_unnamed) == ((SERVER,), False)
     for anywhere in (b"{}", b'{"placement": {}}', b'{"placement": null}'):
-        call = with_body(create, anywhere)
+        call = resolve_body(create, anywhere)
         assert (call.servers, call.touches_unnamed) == ((), True)
     with pytest.raises(NamesNoServer):
-        with_body(create, b'{"placement": {"server_id": null}}')
+        resolve_body(create, b'{"placement": {"server_id": null}}')
     with pytest.raises(NamesNoServer):
-        with_body(create, f'{{"server_id": "{SERVER}"}}'.encode())
+        resolve_body(create, f'{{"server_id": "{SERVER}"}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -332,39 +335,37 @@ def test_an_instance_made_anywhere_touches_what_it_does_not_name() -> None:
         (', "Max_Count": 3', True),
     ],
 )
-def test_a_count_beyond_the_named_touches_servers_of_the_cloud_s_choice(
-    counts: str, *, beyond: bool
-) -> None:
+def test_count_beyond_named_ids_touches_unnamed(counts: str, *, beyond: bool) -> None:
     run = resolve("POST", "/instances/batch-create")
     placement = f'{{"placement": {{"server_id_set": ["{SERVER}", "{OTHER}", "{OTHER}"]}}{counts}}}'
-    call = with_body(run, placement.encode())
+    call = resolve_body(run, placement.encode())
     assert (call.servers, call.touches_unnamed) == ((SERVER, OTHER), beyond)
 
 
 @pytest.mark.parametrize("count", ['"1"', "1.0", "true", "[1]"])
-def test_a_count_that_is_none_is_refused(count: str) -> None:
+def test_invalid_count_is_rejected(count: str) -> None:
     run = resolve("POST", "/instances/batch-create")
     body = f'{{"placement": {{"server_id_set": ["{SERVER}"]}}, "max_count": {count}}}'
     with pytest.raises(BadRequest, match="max_count"):
-        with_body(run, body.encode())
+        resolve_body(run, body.encode())
 
 
-def test_instances_are_named_in_path_query_and_body() -> None:
+def test_instance_ids_come_from_path_query_body() -> None:
     assert resolve("DELETE", "/instances/i-1").instances == ("i-1",)
     assert resolve("GET", "/instances?instance_id=a,b").instances == ("a", "b")
     reinstall = resolve("PUT", "/instances/reinstall")
-    assert with_body(reinstall, b'{"instance_id_set": ["a"]}').instances == ("a",)
+    assert resolve_body(reinstall, b'{"instance_id_set": ["a"]}').instances == ("a",)
 
 
 @pytest.mark.parametrize("instance", ["..", ".", "a%2fb", "a b", "%00", "é", "a" * 200])
-def test_a_malformed_instance_is_refused(instance: str) -> None:
+def test_malformed_instance_id_is_rejected(instance: str) -> None:
     with pytest.raises(BadRequest):
         resolve("DELETE", f"/instances/{instance}")
 
 
-def test_every_row_of_the_catalogue_is_without_flaw_and_reachable() -> None:
+def test_built_in_operations_are_valid_and_reachable() -> None:
     for row in built_in_operations():
-        assert not list(flaws(row))
+        assert not list(operation_problems(row))
         path = row.path.replace("{server_id}", SERVER)
         while "{" in path:
             path = path[: path.index("{")] + "x-1" + path[path.index("}") + 1 :]
@@ -372,27 +373,33 @@ def test_every_row_of_the_catalogue_is_without_flaw_and_reachable() -> None:
     assert len(built_in_operations()) == 32
 
 
-def test_a_row_with_a_flaw_is_told_what_is_wrong() -> None:
-    def flaw_of(**changed: object) -> str:
+def test_invalid_operation_yields_its_problem() -> None:
+    def problem_of(**changed: object) -> str:
         row = {"name": "X", "method": "GET", "path": "/x/{server_id}", "permission": "server:read"}
-        return " ".join(flaws(Operation(**(row | changed))))  # type: ignore[arg-type]
+        return " ".join(operation_problems(Operation(**(row | changed))))  # type: ignore[arg-type]
 
-    assert not flaw_of()
-    assert "path" in flaw_of(path="x")
-    assert "path" in flaw_of(path="/x/../y")
-    assert "method" in flaw_of(method="TRACE")
-    assert "permission" in flaw_of(permission="server:fly")
-    assert "writes" in flaw_of(method="POST")
-    assert "whole" in flaw_of(writes=True, answer=Answer.STREAMED)
-    assert "listing" in flaw_of(answer=Answer.LISTED)
-    assert "server_id" in flaw_of(answer=Answer.CONSOLE_LINK, path="/x")
-    assert "body_bytes_max" in flaw_of(servers_in_body="x")
-    assert "servers_in_body" in flaw_of(counts_in_body=("max_count",))
+    assert not problem_of()
+    assert "path" in problem_of(path="x")
+    assert "path" in problem_of(path="/x/../y")
+    assert "method" in problem_of(method="TRACE")
+    assert "permission" in problem_of(permission="server:fly")
+    assert "writes" in problem_of(method="POST")
+    assert "whole" in problem_of(writes=True, answer=Answer.STREAMED)
+    assert "listing" in problem_of(answer=Answer.LISTED)
+    assert "server_id" in problem_of(answer=Answer.CONSOLE_LINK, path="/x")
+    assert "body_bytes_max" in problem_of(servers_in_body="x")
+    assert "servers_in_body" in problem_of(counts_in_body=("max_count",))
 
 
-def test_parameters_are_those_of_ids_and_paging_too() -> None:
+def test_query_parameters_include_ids_and_paging() -> None:
     (row,) = [row for row in built_in_operations() if row.name == "ListInstances"]
-    assert parameters(row) == ("instance_state", "server_id", "instance_id", "limit", "marker")
+    assert query_parameters(row) == (
+        "instance_state",
+        "server_id",
+        "instance_id",
+        "limit",
+        "marker",
+    )
 
 
 _JSON = st.recursive(
@@ -410,7 +417,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_any_body_names_its_servers_or_is_refused(document: object) -> None:
+def test_any_body_resolves_its_servers_or_raises(document: object) -> None:
     try:
         call = power(json.dumps(document))
     except (BadRequest, NamesNoServer):

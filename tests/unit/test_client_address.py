@@ -24,9 +24,11 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
         ("", ["198.51.100.1"], ""),
     ],
 )
-def test_only_trusted_proxies_are_believed(peer: str, forwarded: list[str], client: str) -> None:
+def test_forwarded_for_is_read_from_trusted_proxies(
+    peer: str, forwarded: list[str], client: str
+) -> None:
     assert client_address(peer, forwarded, TRUSTED) == client
 
 
-def test_without_trusted_proxies_the_peer_is_the_client() -> None:
+def test_client_is_peer_without_trusted_proxies() -> None:
     assert client_address("10.0.0.1", ["198.51.100.1"], ()) == "10.0.0.1"

@@ -4,24 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalogue.headers import returning, travelling
+from gateway.domain.catalogue.headers import request_headers, response_headers
 from gateway.domain.model import Answer
 
 OURS = {"X-Request-Id": "req-1", "Via": "1.1 console-gateway", "Accept-Encoding": "identity"}
-CONDITIONS = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}
-MAY_TRAVEL = {*OURS, *CONDITIONS, "Accept", "Content-Type"}
+CONDITIONAL = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}
+ALLOWED = {*OURS, *CONDITIONAL, "Accept", "Content-Type"}
 
 
-def passed(*headers: tuple[str, str], answer: Answer = Answer.LISTED) -> dict[str, str]:
-    return dict(travelling(headers, "req-1", answer))
+def forwarded(*headers: tuple[str, str], answer: Answer = Answer.LISTED) -> dict[str, str]:
+    return dict(request_headers(headers, "req-1", answer))
 
 
-def test_the_request_id_is_ours_whatever_the_caller_sends() -> None:
-    assert passed(("X-Request-Id", "theirs")) == OURS
+def test_request_id_is_the_gateways_own() -> None:
+    assert forwarded(("X-Request-Id", "theirs")) == OURS
 
 
-def test_accept_and_content_type_travel() -> None:
-    sent = passed(
+def test_accept_and_content_type_are_forwarded() -> None:
+    sent = forwarded(
         ("ACCEPT", "application/json"),
         ("content-type", "application/json"),
     )
@@ -42,24 +42,24 @@ def test_accept_and_content_type_travel() -> None:
         "traceparent", "tracestate",
     ],
 )  # fmt: skip
-def test_credentials_and_what_belongs_to_one_hop_stay_here(name: str) -> None:
-    assert passed((name, "canary")) == OURS
+def test_credentials_and_hop_headers_are_dropped(name: str) -> None:
+    assert forwarded((name, "canary")) == OURS
 
 
-def test_what_connection_names_is_for_this_hop_alone() -> None:
-    sent = passed(("Accept", "text/plain"), ("Connection", "close, ACCEPT"))
+def test_headers_named_by_connection_are_dropped() -> None:
+    sent = forwarded(("Accept", "text/plain"), ("Connection", "close, ACCEPT"))
     assert sent == OURS
 
 
-def test_a_header_that_stands_twice_does_not_travel() -> None:
-    assert "Accept" not in passed(("Accept", "a/b"), ("accept", "c/d"))
+def test_duplicate_header_is_dropped() -> None:
+    assert "Accept" not in forwarded(("Accept", "a/b"), ("accept", "c/d"))
 
 
-def test_conditions_travel_where_the_body_passes_as_it_comes() -> None:
-    asked = [(name, "x") for name in sorted(CONDITIONS)]
-    assert not CONDITIONS - set(passed(*asked, answer=Answer.STREAMED))
+def test_conditional_headers_are_forwarded_when_streaming() -> None:
+    asked = [(name, "x") for name in sorted(CONDITIONAL)]
+    assert not CONDITIONAL - set(forwarded(*asked, answer=Answer.STREAMED))
     for answer in (Answer.WHOLE, Answer.LISTED, Answer.CONSOLE_LINK):
-        assert not CONDITIONS & set(passed(*asked, answer=answer))
+        assert not CONDITIONAL & set(forwarded(*asked, answer=answer))
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,15 @@ def test_conditions_travel_where_the_body_passes_as_it_comes() -> None:
         ("", "identity"),
     ],
 )
-def test_gzip_is_asked_for_where_the_caller_takes_it_and_nobody_reads_it(
-    accepts: str, asked: str
-) -> None:
+def test_gzip_is_requested_only_for_unread_bodies(accepts: str, asked: str) -> None:
     header = ("Accept-Encoding", accepts)
-    assert passed(header, answer=Answer.WHOLE)["Accept-Encoding"] == asked
-    assert passed(header, answer=Answer.STREAMED)["Accept-Encoding"] == asked
-    assert passed(header, answer=Answer.LISTED)["Accept-Encoding"] == "identity"
-    assert passed(header, answer=Answer.CONSOLE_LINK)["Accept-Encoding"] == "identity"
+    assert forwarded(header, answer=Answer.WHOLE)["Accept-Encoding"] == asked
+    assert forwarded(header, answer=Answer.STREAMED)["Accept-Encoding"] == asked
+    assert forwarded(header, answer=Answer.LISTED)["Accept-Encoding"] == "identity"
+    assert forwarded(header, answer=Answer.CONSOLE_LINK)["Accept-Encoding"] == "identity"
 
 
-def test_what_comes_back_is_of_the_answer_not_of_the_cloud_s_house() -> None:
+def test_response_headers_are_limited_to_allow_list() -> None:
     told = {
         "content-type": "application/json",
         "etag": '"1"',
@@ -97,8 +95,8 @@ def test_what_comes_back_is_of_the_answer_not_of_the_cloud_s_house() -> None:
         "content-disposition": "attachment",
         "content-range": "bytes\n0-1",
     }
-    assert dict(returning(told, Answer.WHOLE)) == {"Content-Type": "application/json"}
-    assert set(dict(returning(told, Answer.STREAMED))) == {
+    assert dict(response_headers(told, Answer.WHOLE)) == {"Content-Type": "application/json"}
+    assert set(dict(response_headers(told, Answer.STREAMED))) == {
         "Content-Type",
         "ETag",
         "Content-Disposition",
@@ -106,8 +104,8 @@ def test_what_comes_back_is_of_the_answer_not_of_the_cloud_s_house() -> None:
 
 
 @given(st.lists(st.tuples(st.text(), st.text())))
-def test_only_the_allowed_names_and_clean_values_travel(headers: list[tuple[str, str]]) -> None:
-    for name, value in travelling(headers, "req-1", Answer.STREAMED):
-        assert name in MAY_TRAVEL
+def test_only_allowed_names_and_values_are_forwarded(headers: list[tuple[str, str]]) -> None:
+    for name, value in request_headers(headers, "req-1", Answer.STREAMED):
+        assert name in ALLOWED
         assert value.isascii()
         assert value.isprintable()

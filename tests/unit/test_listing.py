@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalogue.listing import Page, PageReader, target_of, visible
+from gateway.domain.catalogue.listing import ListPage, ListPageReader, page_target, visible_entries
 from gateway.domain.errors import BadRequest, UpstreamBroken
 from gateway.domain.model import Call, Listing, Operation, Paging, ProjectId
 
@@ -25,25 +25,25 @@ def call(listing: Listing = SERVERS, **query: str) -> Call:
     return Call(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
 
 
-def page(*entries: Any, **around: Any) -> Page:
-    return PageReader(SERVERS)(json.dumps({"servers": entries, **around}).encode())
+def page(*entries: Any, **around: Any) -> ListPage:
+    return ListPageReader(SERVERS)(json.dumps({"servers": entries, **around}).encode())
 
 
 def servers(count: int) -> list[dict[str, Any]]:
     return [{"id": uuid(i), "name": f"bms-{i}", "future": {"field": i}} for i in range(count)]
 
 
-def shown(pages: list[Page], may_see: set[str], asked: Call) -> Any:
-    return json.loads(visible(pages, lambda server: server in may_see).page(asked))
+def shown(pages: list[ListPage], may_see: set[str], asked: Call) -> Any:
+    return json.loads(visible_entries(pages, lambda server: server in may_see).encode_page(asked))
 
 
 def test_entries_keep_every_byte() -> None:
     entry = '{ "id" : "' + uuid(1) + '", "big":18446744073709551617,"f":1.0e0 , "x":"\\u00e9\\/" }'
-    read = PageReader(SERVERS)(f'{{"servers":[{entry}],"count":1}}'.encode())
-    assert entry.encode() in visible([read], lambda _: True).page(call())
+    read = ListPageReader(SERVERS)(f'{{"servers":[{entry}],"count":1}}'.encode())
+    assert entry.encode() in visible_entries([read], lambda _: True).encode_page(call())
 
 
-def test_counts_and_markers_are_of_what_is_seen() -> None:
+def test_counts_and_markers_cover_visible_entries_only() -> None:
     pages = [page(*servers(40), count=40, page_info={"next_marker": None, "current_count": 40})]
     seen = {uuid(i) for i in range(0, 40, 3)}
     first = shown(pages, seen, call())
@@ -59,13 +59,13 @@ def test_counts_and_markers_are_of_what_is_seen() -> None:
     assert second["page_info"]["next_marker"] is None
 
 
-def test_a_member_that_is_not_known_does_not_travel() -> None:
+def test_unknown_envelope_member_is_dropped() -> None:
     read = page(*servers(3), count=3, total_hidden=2, next=uuid(2))
     assert set(shown([read], {uuid(0)}, call())) == {"servers", "count"}
 
 
 @pytest.mark.parametrize("marker", [uuid(1), uuid(99), "x", uuid(0)[:-1]])
-def test_a_hidden_marker_and_a_made_up_one_look_the_same(marker: str) -> None:
+def test_hidden_and_unknown_markers_are_indistinguishable(marker: str) -> None:
     with pytest.raises(BadRequest, match="marker"):
         shown([page(*servers(5))], {uuid(0)}, call(marker=marker))
 
@@ -73,26 +73,28 @@ def test_a_hidden_marker_and_a_made_up_one_look_the_same(marker: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "given"), [(None, 10), ("1", 10), ("10", 10), ("11", 11), ("5000", 1000)]
 )
-def test_the_limit_means_what_the_cloud_documents(asked: str | None, given: int) -> None:
+def test_limit_follows_the_cloud_api(asked: str | None, given: int) -> None:
     query = {} if asked is None else {"limit": asked}
     found = shown([page(*servers(1200))], {uuid(i) for i in range(1200)}, call(**query))
     assert len(found["servers"]) == given
 
 
 @pytest.mark.parametrize("limit", ["", "-1", "1.5", "ten", "1e3", "٣", "9" * 20])
-def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
+def test_non_numeric_limit_is_rejected(limit: str) -> None:
     with pytest.raises(BadRequest, match="limit"):
         shown([page(*servers(1))], set(), call(limit=limit))
 
 
-def test_offsets_count_what_is_seen() -> None:
+def test_offset_counts_visible_entries() -> None:
     entries = [
         {"n": i, "metric": {"dimensions": [{"name": "server_id", "value": uuid(i % 4)}]}}
         for i in range(20)
     ]
-    read = PageReader(ALARMS)(json.dumps({"alarms": entries, "count": 20}).encode())
+    read = ListPageReader(ALARMS)(json.dumps({"alarms": entries, "count": 20}).encode())
     found = json.loads(
-        visible([read], lambda server: server == uuid(1)).page(call(ALARMS, offset="2", limit="2"))
+        visible_entries([read], lambda server: server == uuid(1)).encode_page(
+            call(ALARMS, offset="2", limit="2")
+        )
     )
     assert ([one["n"] for one in found["alarms"]], found["count"]) == ([9, 13], 5)
 
@@ -109,9 +111,11 @@ def test_offsets_count_what_is_seen() -> None:
         7,
     ],
 )
-def test_an_entry_that_tells_of_a_hidden_server_or_of_none_is_hidden(metric: Any) -> None:
-    read = PageReader(ALARMS)(json.dumps({"alarms": [{"metric": metric}]}).encode())
-    found = json.loads(visible([read], lambda server: server == uuid(1)).page(call(ALARMS)))
+def test_entry_of_hidden_or_no_server_is_hidden(metric: Any) -> None:
+    read = ListPageReader(ALARMS)(json.dumps({"alarms": [{"metric": metric}]}).encode())
+    found = json.loads(
+        visible_entries([read], lambda server: server == uuid(1)).encode_page(call(ALARMS))
+    )
     assert found == {"alarms": [], "count": 0}
 
 
@@ -134,29 +138,29 @@ def test_an_entry_that_tells_of_a_hidden_server_or_of_none_is_hidden(metric: Any
         b"\xff",
     ],
 )
-def test_what_is_no_list_is_the_cloud_s_fault(body: bytes) -> None:
+def test_malformed_list_raises_upstream_broken(body: bytes) -> None:
     with pytest.raises(UpstreamBroken):
-        PageReader(SERVERS)(body)
+        ListPageReader(SERVERS)(body)
 
 
 @pytest.mark.parametrize("entry", [{"id": None}, {}, {"id": ""}])
-def test_an_entry_without_an_id_is_hidden(entry: dict[str, Any]) -> None:
-    found = visible([page(entry, *servers(2))], lambda _: True).page(call())
+def test_entry_without_id_is_hidden(entry: dict[str, Any]) -> None:
+    found = visible_entries([page(entry, *servers(2))], lambda _: True).encode_page(call())
     assert [one["id"] for one in json.loads(found)["servers"]] == [uuid(0), uuid(1)]
 
 
-def test_a_next_page_s_address_is_read_as_its_marker() -> None:
+def test_next_page_url_is_read_as_marker() -> None:
     address = "https://cloud.example/v1/p/instances?limit=10&marker=abc-1#x"
     assert page(page_info={"next_marker": address}).next_marker == "abc-1"
     assert page(page_info={"next_marker": "abc-1"}).next_marker == "abc-1"
     assert page(page_info={"next_marker": None}).next_marker == ""
 
 
-def test_the_whole_list_is_asked_for_in_the_largest_pages_with_the_caller_s_filters() -> None:
+def test_page_target_uses_largest_page_and_filters() -> None:
     asked = call(manage_state="in use", limit="10", marker="theirs")
-    assert target_of(asked) == "/v1/p/servers?manage_state=in%20use&limit=1000"
-    assert target_of(asked, marker="m").endswith("&limit=1000&marker=m")
-    assert target_of(asked, offset=7).endswith("&limit=1000&offset=7")
+    assert page_target(asked) == "/v1/p/servers?manage_state=in%20use&limit=1000"
+    assert page_target(asked, marker="m").endswith("&limit=1000&marker=m")
+    assert page_target(asked, offset=7).endswith("&limit=1000&offset=7")
 
 
 @given(
@@ -165,7 +169,7 @@ def test_the_whole_list_is_asked_for_in_the_largest_pages_with_the_caller_s_filt
     st.integers(0, 10),
     st.lists(st.integers(1, 20), min_size=1, max_size=6),
 )
-def test_a_walk_sees_each_visible_entry_once_and_no_page_is_empty_before_the_end(
+def test_paging_returns_each_visible_entry_once(
     hidden: list[bool], hidden_at_the_end: int, limit_min: int, cuts: list[int]
 ) -> None:
     entries = servers(len(hidden) + hidden_at_the_end)
@@ -195,9 +199,7 @@ def test_a_walk_sees_each_visible_entry_once_and_no_page_is_empty_before_the_end
 
 
 @given(st.lists(st.booleans(), max_size=30), st.data())
-def test_nothing_that_is_shown_depends_on_what_is_hidden(
-    hidden: list[bool], data: st.DataObject
-) -> None:
+def test_output_is_independent_of_hidden_entries(hidden: list[bool], data: st.DataObject) -> None:
     entries = servers(len(hidden))
     seen = {one["id"] for one, hide in zip(entries, hidden, strict=True) if not hide}
     asked = call(replace(SERVERS, limit=4, limit_min=1))

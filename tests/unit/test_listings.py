@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from gateway.domain.catalogue.listing import Page
+from gateway.domain.catalogue.listing import ListPage
 from gateway.domain.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
 from gateway.domain.model import (
     Call,
@@ -48,7 +48,7 @@ def listings(exchange: FakeExchange, clock: FakeClock, **bounds: float) -> Listi
 
 async def read(
     some: Listings, call: Call, clock: FakeClock, *, fresh: bool = False, within_s: float = 5.0
-) -> tuple[Page, ...]:
+) -> tuple[ListPage, ...]:
     deadline = clock.monotonic() + within_s
     return await some.read(call, DEMAND, deadline=deadline, fresh=fresh, headers=())
 
@@ -109,7 +109,7 @@ async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
 
-    def asks(caller: str) -> "asyncio.Task[tuple[Page, ...]]":
+    def asks(caller: str) -> "asyncio.Task[tuple[ListPage, ...]]":
         deadline = clock.monotonic() + 5.0
         demand = Demand(caller)
         return asyncio.create_task(

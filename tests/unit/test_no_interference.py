@@ -29,7 +29,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.inventory import Attributes, Inventory, Selector
 from gateway.domain.policy.policy import Policy, Rule
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.errors import render
+from gateway.edge.errors import render_error
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
@@ -132,7 +132,7 @@ async def told(gateway: Gateway, request: Request) -> object:
     try:
         answer: Any = await gateway.answer(asked)
     except GatewayError as error:
-        return render(error)
+        return render_error(error)
     return answer.status, answer.headers, answer.body
 
 

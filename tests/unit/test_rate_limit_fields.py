@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalogue.preferences import wait_preferred
+from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.errors import rate_limit, rate_limit_policy
-from gateway.edge.public.prepared_response import AnswerBytes
+from gateway.edge.errors import rate_limit_field, rate_limit_policy_field
+from gateway.edge.public.prepared_response import ResponseEncoder
 from gateway.flow.caller_limits import Remaining
 
 
@@ -23,11 +23,11 @@ from gateway.flow.caller_limits import Remaining
 def test_the_policy_is_in_whole_numbers_that_promise_no_more_than_is_so(
     pace: Pace, value: str
 ) -> None:
-    assert rate_limit_policy(pace) == value
+    assert rate_limit_policy_field(pace) == value
 
 
 def test_what_remains_names_its_policy() -> None:
-    assert rate_limit(Remaining(3, 17)) == '"caller";r=3;t=17'
+    assert rate_limit_field(Remaining(3, 17)) == '"caller";r=3;t=17'
 
 
 def head_of(data: bytes) -> list[str]:
@@ -35,7 +35,9 @@ def head_of(data: bytes) -> list[str]:
 
 
 def test_the_prepared_answer_has_both_fields() -> None:
-    data = AnswerBytes('"caller";q=2;w=1').link(b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1')
+    data = ResponseEncoder('"caller";q=2;w=1').encode_link(
+        b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1'
+    )
     assert 'RateLimit-Policy: "caller";q=2;w=1' in head_of(data)
     assert 'RateLimit: "caller";r=1;t=1' in head_of(data)
 
@@ -65,7 +67,7 @@ def test_the_prepared_answer_has_both_fields() -> None:
     ],
 )
 def test_a_preferred_wait_is_read_wherever_it_stands(values: list[str], seconds: int) -> None:
-    assert wait_preferred(values) == seconds
+    assert preferred_wait_s(values) == seconds
 
 
 @pytest.mark.parametrize(
@@ -79,15 +81,15 @@ def test_a_preferred_wait_is_read_wherever_it_stands(values: list[str], seconds:
     ],
 )  # fmt: skip
 def test_what_is_no_preferred_wait_is_ignored(values: list[str]) -> None:
-    assert wait_preferred(values) is None
+    assert preferred_wait_s(values) is None
 
 
 @given(st.lists(st.text(alphabet=' \t,;="\\wait059é')))
 def test_no_header_breaks_the_reading(values: list[str]) -> None:
-    seconds = wait_preferred(values)
+    seconds = preferred_wait_s(values)
     assert seconds is None or 0 <= seconds < 10**9
 
 
 @pytest.mark.parametrize("part", ['"', '\\"', '"\\', '"a', ' "', ",", "wait=", "\\", ';"', '=\t"'])
 def test_a_long_header_takes_no_longer_than_its_length_asks(part: str) -> None:
-    assert wait_preferred(['"' + part * 100_000]) is None
+    assert preferred_wait_s(['"' + part * 100_000]) is None

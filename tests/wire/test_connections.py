@@ -43,15 +43,15 @@ async def gateway() -> RefusingGateway:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> PublicServer:
-    monkeypatch.setattr(public_handler, "FIRST_REQUEST_WITHIN_S", 0.3)
+    monkeypatch.setattr(public_handler, "FIRST_REQUEST_TIMEOUT_S", 0.3)
     handler = PublicHandler(
         gateway,  # type: ignore[arg-type]
         SystemClock(),
         deadline_s=5.0,
-        request_done=lambda *_: None,
+        count_request=lambda *_: None,
         tracing=TracesPassedOn(),
-        hit_lines=None,
-        line_left_out=lambda: None,
+        hit_log_share=None,
+        count_unlogged=lambda: None,
         write_line=lambda _: None,
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
         trusted_proxies=(),
@@ -72,7 +72,7 @@ async def port(server: PublicServer) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-async def test_a_connection_that_never_asks_is_closed(port: int, sent: bytes) -> None:
+async def test_connection_without_request_is_closed(port: int, sent: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
     async with asyncio.timeout(5):
@@ -80,10 +80,10 @@ async def test_a_connection_that_never_asks_is_closed(port: int, sent: bytes) ->
     writer.close()
 
 
-ASK = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
 
 
-async def an_answer(reader: asyncio.StreamReader) -> bytes:
+async def read_response(reader: asyncio.StreamReader) -> bytes:
     """Read one answer whole and return its head."""
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
@@ -93,79 +93,77 @@ async def an_answer(reader: asyncio.StreamReader) -> bytes:
     return head.lower()
 
 
-async def test_a_connection_that_asked_is_kept(port: int) -> None:
+async def test_connection_after_request_is_kept_alive(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
-        writer.write(ASK)
-        assert b"connection:" not in await an_answer(reader)
+        writer.write(REQUEST)
+        assert b"connection:" not in await read_response(reader)
         await asyncio.sleep(0.4)
     writer.close()
 
 
-async def test_a_draining_server_answers_once_more_on_an_idle_connection(
-    port: int, server: PublicServer
-) -> None:
+async def test_drain_serves_one_more_request_when_idle(port: int, server: PublicServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(ASK)
-    await an_answer(reader)
-    server.tell_clients_to_leave()
+    writer.write(REQUEST)
+    await read_response(reader)
+    server.begin_drain()
     drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
     await asyncio.sleep(0.2)
     assert not drained.done()
-    writer.write(ASK)
-    assert b"\r\nconnection: close\r\n" in await an_answer(reader)
+    writer.write(REQUEST)
+    assert b"\r\nconnection: close\r\n" in await read_response(reader)
     assert await reader.read() == b""
     writer.close()
     async with asyncio.timeout(2):
         await drained
 
 
-async def test_an_answer_in_the_making_says_that_it_is_the_last(
+async def test_drain_closes_connection_after_pending_response(
     port: int, server: PublicServer, gateway: RefusingGateway
 ) -> None:
     gateway.may_answer.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(ASK)
+    writer.write(REQUEST)
     await gateway.asked.wait()
-    server.tell_clients_to_leave()
+    server.begin_drain()
     gateway.may_answer.set()
-    assert b"\r\nconnection: close\r\n" in await an_answer(reader)
+    assert b"\r\nconnection: close\r\n" in await read_response(reader)
     assert await reader.read() == b""
     writer.close()
 
 
-async def test_a_body_that_is_still_being_sent_is_taken_while_draining(
+async def test_drain_reads_a_body_in_transit(
     port: int, server: PublicServer, gateway: RefusingGateway
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
-        ASK.replace(b"GET", b"PUT").replace(b"Host", b"Content-Length: 6\r\nHost") + b"abc"
+        REQUEST.replace(b"GET", b"PUT").replace(b"Host", b"Content-Length: 6\r\nHost") + b"abc"
     )
     await gateway.asked.wait()
-    server.tell_clients_to_leave()
+    server.begin_drain()
     drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
     await asyncio.sleep(0.1)
     writer.write(b"def")
-    await an_answer(reader)
+    await read_response(reader)
     await drained
     writer.close()
     assert gateway.body == b"abcdef"
 
 
-async def test_a_connection_that_stays_idle_is_closed_in_the_end(
+async def test_drain_closes_idle_connections_after_grace(
     port: int, server: PublicServer, gateway: RefusingGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(public_handler, "_IDLE_KEPT_S", 0.2)
+    monkeypatch.setattr(public_handler, "_IDLE_GRACE_S", 0.2)
     gateway.may_answer.clear()
     busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-    busy[1].write(ASK)
+    busy[1].write(REQUEST)
     await gateway.asked.wait()
-    server.tell_clients_to_leave()
+    server.begin_drain()
     drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
     assert await idle[0].read() == b""
     assert not drained.done()
     gateway.may_answer.set()
-    await an_answer(busy[0])
+    await read_response(busy[0])
     await drained
     for _, writer in (busy, idle):
         writer.close()

@@ -53,7 +53,7 @@ class Edge:
     async def answer(self, _: Asked) -> Forwarded:
         return Forwarded(200, (), b"", self.body)
 
-    def request_done(
+    def count_request(
         self, _answer: str, _operation: str, status: int, error_code: str, *_: Any
     ) -> None:
         self.counted.append((status, error_code))
@@ -64,35 +64,35 @@ class Edge:
 
     async def read(self) -> bytes:
         """Return all that comes, head included, until the connection ends."""
-        reader, writer = await self.ask()
-        heard = b""
+        reader, writer = await self.send_request()
+        received = b""
         try:
             async with asyncio.timeout(20):
                 while chunk := await reader.read(65_536):
-                    heard += chunk
+                    received += chunk
         except ConnectionError:
             pass
         finally:
             writer.close()
-        return heard
+        return received
 
-    async def ask(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def send_request(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return reader, writer
 
 
 @asynccontextmanager
-async def an_edge(body: Body) -> AsyncIterator[Edge]:
+async def running_edge(body: Body) -> AsyncIterator[Edge]:
     edge = Edge(body)
     handler = PublicHandler(
         edge,  # type: ignore[arg-type]
         SystemClock(),
         deadline_s=5.0,
-        request_done=edge.request_done,
+        count_request=edge.count_request,
         tracing=TracesPassedOn(),
-        hit_lines=None,
-        line_left_out=lambda: None,
+        hit_log_share=None,
+        count_unlogged=lambda: None,
         write_line=lambda line: edge.lines.append(orjson.loads(line)),
         limits=CallerLimits(Pace(10, 1, 10), edge, SystemClock()),
         trusted_proxies=(),
@@ -110,10 +110,10 @@ async def an_edge(body: Body) -> AsyncIterator[Edge]:
         await runner.cleanup()
 
 
-async def test_a_stream_that_comes_whole_ends_well() -> None:
-    async with an_edge(Body(3)) as edge:
-        heard = await edge.read()
-        assert heard.endswith(b"\r\n0\r\n\r\n")
+async def test_complete_stream_is_counted_as_success() -> None:
+    async with running_edge(Body(3)) as edge:
+        received = await edge.read()
+        assert received.endswith(b"\r\n0\r\n\r\n")
         assert edge.counted == [(200, "")]
         assert edge.body.closed.is_set()
 
@@ -126,13 +126,13 @@ async def test_a_stream_that_comes_whole_ends_well() -> None:
         (UpstreamUnreachable("reset", retry_after_s=2.0), 503, "CGW.5032"),
     ],
 )
-async def test_a_stream_that_breaks_off_is_counted_as_what_it_is(
+async def test_broken_stream_is_counted_by_its_error(
     error: GatewayError, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with an_edge(Body(3, error)) as edge:
-        heard = await edge.read()
-        assert not heard.endswith(b"0\r\n\r\n"), "nobody takes a part for the whole"
-        assert heard.count(b"HTTP/1.1") == 1
+    async with running_edge(Body(3, error)) as edge:
+        received = await edge.read()
+        assert not received.endswith(b"0\r\n\r\n"), "nobody takes a part for the whole"
+        assert received.count(b"HTTP/1.1") == 1
         assert edge.counted == [(status, code)]
         (line,) = edge.lines
         assert (line["status"], line["error_code"]) == (status, code)
@@ -141,29 +141,29 @@ async def test_a_stream_that_breaks_off_is_counted_as_what_it_is(
     assert not caplog.records
 
 
-async def test_a_failure_of_ours_in_a_stream_is_no_second_answer_within_the_first() -> None:
-    async with an_edge(Body(3, RuntimeError("ours"))) as edge:
-        heard = await edge.read()
-        assert heard.count(b"HTTP/1.1") <= 1
-        assert b"CGW." not in heard
+async def test_internal_error_sends_no_second_response() -> None:
+    async with running_edge(Body(3, RuntimeError("ours"))) as edge:
+        received = await edge.read()
+        assert received.count(b"HTTP/1.1") <= 1
+        assert b"CGW." not in received
         assert edge.counted == [(500, "CGW.5000")]
         assert edge.body.closed.is_set()
 
 
-async def test_a_download_ends_in_time_though_it_never_stalls(
+async def test_download_ends_at_total_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forwarded_response, "_WHOLE_WITHIN_S", 0.3)
-    async with an_edge(Body(1_000_000)) as edge:
+    monkeypatch.setattr(forwarded_response, "_DOWNLOAD_TIMEOUT_S", 0.3)
+    async with running_edge(Body(1_000_000)) as edge:
         await edge.read()
         assert edge.counted == [(504, "CGW.5041")]
         assert edge.body.closed.is_set(), "the cloud's connection is not held"
 
 
-async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarded_response, "_WRITTEN_WITHIN_S", 0.2)
-    async with an_edge(Body(1_000_000)) as edge:
-        _, writer = await edge.ask()
+async def test_stalled_reader_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarded_response, "_WRITE_TIMEOUT_S", 0.2)
+    async with running_edge(Body(1_000_000)) as edge:
+        _, writer = await edge.send_request()
         async with asyncio.timeout(20):
             await edge.done.wait()
         assert edge.counted == [(504, "CGW.5041")]
@@ -171,9 +171,9 @@ async def test_a_reader_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
         writer.close()
 
 
-async def test_a_caller_that_goes_is_no_failure_of_ours(caplog: pytest.LogCaptureFixture) -> None:
-    async with an_edge(Body(1_000_000)) as edge:
-        reader, writer = await edge.ask()
+async def test_client_disconnect_is_counted_as_499(caplog: pytest.LogCaptureFixture) -> None:
+    async with running_edge(Body(1_000_000)) as edge:
+        reader, writer = await edge.send_request()
         await reader.readexactly(100_000)
         writer.transport.abort()
         async with asyncio.timeout(20):

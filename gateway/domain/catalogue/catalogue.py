@@ -38,7 +38,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATH = re.compile(r"(?:/(?:[a-z0-9-]+|\{[a-z_]+\}))+")
 _METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 _TARGET_CHARS_MAX = 8_190
-_REMEMBERED_MAX = 10_000
+_RESOLVED_MAX = 10_000
 _BODY_DEPTH_MAX = 32
 _ID_MEMBERS = frozenset(
     {"server_id", "server_ids", "server_id_set", "instance_id", "instance_ids", "instance_id_set"}
@@ -48,7 +48,7 @@ _ID_MEMBERS = frozenset(
 might be heeded by the cloud though it was not decided on."""
 
 
-OWN_OPERATION = Operation(
+SHOW_PERMISSIONS = Operation(
     name="ShowPermissions",
     method="GET",
     path="/permissions",
@@ -67,7 +67,7 @@ class Catalogue:
         for operation in operations:
             methods = by_path.setdefault(operation.path, {})
             methods[operation.method] = operation
-            if operation.method == "GET" and has_head(operation):
+            if operation.method == "GET" and allows_head(operation):
                 methods["HEAD"] = operation
         self._by_length: dict[int, list[tuple[list[str], dict[str, Operation]]]] = {}
         for path, methods in by_path.items():
@@ -86,33 +86,35 @@ class Catalogue:
         """
         call = self._resolved.get((method, target))
         if call is None:
-            call = self._read(method, target)
+            call = self._parse(method, target)
             if not call.query:  # those are too many, and too large to keep
-                if len(self._resolved) >= _REMEMBERED_MAX:
+                if len(self._resolved) >= _RESOLVED_MAX:
                     self._resolved.clear()
                 self._resolved[method, target] = call
         if has_body and not call.operation.body_bytes_max:
             raise BadRequest("This operation takes no request body; send none.")
         return call
 
-    def _read(self, method: str, target: str) -> Call:
+    def _parse(self, method: str, target: str) -> Call:
         path, _, query = target.partition("?")
         if len(target) > _TARGET_CHARS_MAX:
             raise BadRequest("The path is too long.")
-        segments = [_decode(segment) for segment in path.split("/")]
+        segments = [_decode_segment(segment) for segment in path.split("/")]
         if len(segments) < 4 or segments[0] or segments[1] != "v1":
             raise OperationUnknown
         operation, pattern = self._find(method, segments[3:])
-        project = _project(segments[2])
-        servers, instances, sent = _in_path(pattern, segments[3:])
-        named = _query(query, operation)
+        project = _parse_project(segments[2])
+        servers, instances, sent = _parse_path(pattern, segments[3:])
+        named = _parse_query(query, operation)
         if operation.servers_in_query in named:
-            servers += tuple(_servers(named[operation.servers_in_query].split(","), operation))
+            servers += tuple(
+                _parse_server_ids(named[operation.servers_in_query].split(","), operation)
+            )
             named[operation.servers_in_query] = ",".join(servers)
         if operation.instances_in_query in named:
             ids = named[operation.instances_in_query].split(",")
-            instances += tuple(_instances(ids, operation))
-        query = f"?{encoded(named.items())}" if named else ""
+            instances += tuple(_parse_instance_ids(ids, operation))
+        query = f"?{encode_query(named.items())}" if named else ""
         return Call(
             operation,
             project,
@@ -120,7 +122,7 @@ class Catalogue:
             f"/v1/{project}/{sent}{query}",
             tuple(named.items()),
             instances,
-            touches_unnamed=not (servers or instances) and _names_nothing(operation),
+            touches_unnamed=not (servers or instances) and _touches_whole_project(operation),
         )
 
     def _find(self, method: str, segments: list[str]) -> tuple[Operation, list[str]]:
@@ -139,12 +141,12 @@ class Catalogue:
         raise OperationUnknown
 
 
-def has_head(operation: Operation) -> bool:
+def allows_head(operation: Operation) -> bool:
     """Tell whether HEAD may be asked: it is answered by a GET, which must open nothing."""
     return not operation.writes and operation.answer is not Answer.STREAMED
 
 
-def with_body(call: Call, body: bytes) -> Call:
+def resolve_body(call: Call, body: bytes) -> Call:
     """Return the call with its body, and with the ids that it names there.
 
     An empty or absent set of ids is refused: the cloud may take it for any server, or for all.
@@ -159,22 +161,26 @@ def with_body(call: Call, body: bytes) -> Call:
             raise BadRequest("The path names the server or instance; name none in the body.")
         return replace(call, body=body)
     document = _json_object(body)
-    found = _at(document, place)
-    if found is None and operation.may_name_none and not _misplaced(document, place, given=False):
+    found = _member_at(document, place)
+    if (
+        found is None
+        and operation.may_name_none
+        and not _has_ids_elsewhere(document, place, given=False)
+    ):
         return replace(call, body=body, touches_unnamed=True)
     ids = [found] if isinstance(found, str) else found
     if not isinstance(ids, list) or not ids:
         raise NamesNoServer(f"`{place}` is missing or empty")
-    if _misplaced(document, place, given=True):
+    if _has_ids_elsewhere(document, place, given=True):
         raise BadRequest(f"Name servers and instances in `{place}` only.")
     if operation.servers_in_body:
-        servers = tuple(_servers(ids, operation, as_sent=True))
-        more = _most(document, operation) > len(servers)
+        servers = tuple(_parse_server_ids(ids, operation, as_sent=True))
+        more = _highest_count(document, operation) > len(servers)
         return replace(call, body=body, servers=servers, touches_unnamed=more)
-    return replace(call, body=body, instances=tuple(_instances(ids, operation)))
+    return replace(call, body=body, instances=tuple(_parse_instance_ids(ids, operation)))
 
 
-def flaws(operation: Operation) -> Iterator[str]:
+def operation_problems(operation: Operation) -> Iterator[str]:
     """Say what is wrong with a row that an operator wrote."""
     ids_in_body = operation.servers_in_body or operation.instances_in_body
     listed = operation.answer is Answer.LISTED
@@ -202,17 +208,17 @@ def flaws(operation: Operation) -> Iterator[str]:
     return (flaw for flaw, is_right in judged.items() if not is_right)
 
 
-def encoded(pairs: Iterable[tuple[str, str]]) -> str:
+def encode_query(pairs: Iterable[tuple[str, str]]) -> str:
     """Return a query of these parameters, each byte written in one way only."""
     return "&".join(f"{quote(name, safe='')}={quote(value, safe=',')}" for name, value in pairs)
 
 
-def _names_nothing(operation: Operation) -> bool:
+def _touches_whole_project(operation: Operation) -> bool:
     in_body = operation.servers_in_body or operation.instances_in_body
     return operation.listing is None and not in_body
 
 
-def _in_path(
+def _parse_path(
     pattern: list[str], segments: list[str]
 ) -> tuple[tuple[ServerId, ...], tuple[InstanceId, ...], str]:
     servers: list[ServerId] = []
@@ -220,21 +226,21 @@ def _in_path(
     sent: list[str] = []
     for part, segment in zip(pattern, segments, strict=True):
         if part == _SERVER_ID:
-            servers.append(server_id(segment))
+            servers.append(parse_server_id(segment))
             sent.append(servers[-1])
             continue
         if part == _INSTANCE_ID:
-            instances.append(_instance(segment))
+            instances.append(_parse_instance_id(segment))
         elif part != segment and not _SEGMENT.fullmatch(segment):
             raise BadRequest("An id in the path is malformed.")
         sent.append(segment)
     return tuple(servers), tuple(instances), "/".join(sent)
 
 
-def _query(text: str, operation: Operation) -> dict[str, str]:
+def _parse_query(text: str, operation: Operation) -> dict[str, str]:
     if not text:
         return {}
-    known = parameters(operation)
+    known = query_parameters(operation)
     pairs: dict[str, str] = {}
     for part in text.split("&"):
         name, _, value = part.partition("=")
@@ -253,7 +259,7 @@ def _query(text: str, operation: Operation) -> dict[str, str]:
     return pairs
 
 
-def parameters(operation: Operation) -> tuple[str, ...]:
+def query_parameters(operation: Operation) -> tuple[str, ...]:
     """Return the names of the query's parameters that the operation takes."""
     ids = (operation.servers_in_query, operation.instances_in_query)
     paging: tuple[str, ...] = ()
@@ -262,14 +268,14 @@ def parameters(operation: Operation) -> tuple[str, ...]:
     return (*operation.query, *(name for name in ids if name), *paging)
 
 
-def _decode(segment: str) -> str:
+def _decode_segment(segment: str) -> str:
     if "%" not in segment:
         return segment
     # A byte that is no ASCII, or a slash that was hidden, matches no template and no id.
     return unquote_to_bytes(segment).decode("ascii", errors="replace")
 
 
-def _project(segment: str) -> ProjectId:
+def _parse_project(segment: str) -> ProjectId:
     if segment == "{project_id}":  # what the SDK sends when it was given no project (dossier 4.1)
         raise BadRequest("The path says {project_id} literally: put your project's id there.")
     if not _PROJECT.fullmatch(segment):
@@ -277,7 +283,7 @@ def _project(segment: str) -> ProjectId:
     return ProjectId(segment)
 
 
-def server_id(text: str) -> ServerId:
+def parse_server_id(text: str) -> ServerId:
     """Return the id in lower case; raise BadRequest where it is none."""
     server = text.lower()
     if not SERVER_ID.fullmatch(server):
@@ -285,28 +291,28 @@ def server_id(text: str) -> ServerId:
     return ServerId(server)
 
 
-def _instance(text: str) -> InstanceId:
+def _parse_instance_id(text: str) -> InstanceId:
     if not _SEGMENT.fullmatch(text):
         raise BadRequest("An instance id is malformed.")
     return InstanceId(text)
 
 
-def _servers(
+def _parse_server_ids(
     ids: Sequence[Any], operation: Operation, *, as_sent: bool = False
 ) -> Iterator[ServerId]:
     """`as_sent`: what is decided on must stand there byte for byte, so in lower case."""
-    for text in _distinct(ids, operation):
+    for text in _distinct_ids(ids, operation):
         server = text if as_sent else text.lower()
         if not SERVER_ID.fullmatch(server):
             raise BadRequest("A server id is not a UUID in lower case, like 1b2c3d4e-….")
         yield ServerId(server)
 
 
-def _instances(ids: Sequence[Any], operation: Operation) -> Iterator[InstanceId]:
-    return map(_instance, _distinct(ids, operation))
+def _parse_instance_ids(ids: Sequence[Any], operation: Operation) -> Iterator[InstanceId]:
+    return map(_parse_instance_id, _distinct_ids(ids, operation))
 
 
-def _distinct(ids: Sequence[Any], operation: Operation) -> list[str]:
+def _distinct_ids(ids: Sequence[Any], operation: Operation) -> list[str]:
     if not all(isinstance(text, str) for text in ids):
         raise BadRequest("Ids must be text.")
     if not any(ids):
@@ -319,7 +325,7 @@ def _distinct(ids: Sequence[Any], operation: Operation) -> list[str]:
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(
-            body.decode(), object_pairs_hook=_unambiguous, parse_constant=_no_constant
+            body.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant
         )
     except (ValueError, RecursionError):
         raise BadRequest(
@@ -330,7 +336,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # RFC 8259, 4: of two members of one name some take the first, others the last.
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -338,11 +344,11 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _at(document: Mapping[str, Any], place: str) -> Any:
+def _member_at(document: Mapping[str, Any], place: str) -> Any:
     found: Any = document
     for step in place.split("."):
         if not isinstance(found, dict):
@@ -351,7 +357,7 @@ def _at(document: Mapping[str, Any], place: str) -> Any:
     return found
 
 
-def _most(document: Mapping[str, Any], operation: Operation) -> int:
+def _highest_count(document: Mapping[str, Any], operation: Operation) -> int:
     """Return how many servers the body asks for by a count; 0: it counts none."""
     known = {name.casefold() for name in operation.counts_in_body}
     counts = [
@@ -362,7 +368,7 @@ def _most(document: Mapping[str, Any], operation: Operation) -> int:
     return max(counts, default=0)
 
 
-def _misplaced(document: dict[str, Any], place: str, *, given: bool) -> bool:
+def _has_ids_elsewhere(document: dict[str, Any], place: str, *, given: bool) -> bool:
     """Tell whether ids may stand elsewhere than at `place`, where one member is them if `given`."""
     expected = int(given and place.rpartition(".")[2] in _ID_MEMBERS)
     return sum(1 for _ in _id_members(document, 0)) != expected

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.domain.catalogue.catalogue import encoded
+from gateway.domain.catalogue.catalogue import encode_query
 from gateway.domain.errors import BadRequest, UpstreamBroken
 from gateway.domain.model import Call, Listing, Paging, ServerId
 
@@ -36,7 +36,7 @@ _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListPage:
     """One answer of the cloud to a list, taken apart."""
 
     raws: Sequence[msgspec.Raw]
@@ -49,7 +49,7 @@ class Page:
     has_page_info: bool
 
 
-class PageReader:
+class ListPageReader:
     """Takes the pages of one kind of list apart; raises UpstreamBroken for what is none."""
 
     def __init__(self, listing: Listing) -> None:
@@ -67,7 +67,7 @@ class PageReader:
         self._server = "own" if member == "id" else "server"
         self._inner = tuple(listing.server.split(".")[1:])
 
-    def __call__(self, body: bytes) -> Page:
+    def __call__(self, body: bytes) -> ListPage:
         try:
             members = _WHOLE.decode(body)
             around = _ENVELOPE.decode(body)
@@ -77,11 +77,11 @@ class PageReader:
         except (msgspec.DecodeError, KeyError) as error:
             raise UpstreamBroken(f"a list cannot be read: {type(error).__name__}") from None
         info = around.page_info
-        return Page(
+        return ListPage(
             raws,
             [one.own or "" for one in entries],
             self._servers([getattr(one, self._server) for one in entries]),
-            _marker(info.next_marker or "") if info is not None else "",
+            _parse_marker(info.next_marker or "") if info is not None else "",
             around.count,
             info is not None,
         )
@@ -94,19 +94,19 @@ class PageReader:
         return [(ServerId(one.lower()),) if isinstance(one, str) and one else () for one in values]
 
     def _servers_in(self, value: Any) -> tuple[ServerId, ...]:
-        found = (one.lower() for one in _deep(value, self._inner))
+        found = (one.lower() for one in _strings_at(value, self._inner))
         return tuple(ServerId(one) for one in found if _SERVER.fullmatch(one))
 
 
-def _deep(value: Any, steps: tuple[str, ...]) -> list[str]:
+def _strings_at(value: Any, steps: tuple[str, ...]) -> list[str]:
     if isinstance(value, list):
-        return [text for one in value for text in _deep(one, steps)]
+        return [text for one in value for text in _strings_at(one, steps)]
     if steps:
-        return _deep(value.get(steps[0]), steps[1:]) if isinstance(value, dict) else []
+        return _strings_at(value.get(steps[0]), steps[1:]) if isinstance(value, dict) else []
     return [value] if isinstance(value, str) else []
 
 
-def _marker(text: str) -> str:
+def _parse_marker(text: str) -> str:
     # ListInstances' is worded as the next page's address, and used as a cursor (dossier 1.4).
     found = re.search(r"[?&]marker=([^&#]+)", text)
     marker = found[1] if found else text
@@ -115,7 +115,7 @@ def _marker(text: str) -> str:
     return marker
 
 
-def target_of(call: Call, *, marker: str = "", offset: int = 0) -> str:
+def page_target(call: Call, *, marker: str = "", offset: int = 0) -> str:
     """Return what asks the cloud for a page of the whole list, as large as it gives."""
     listing = _listing(call)
     pairs = [pair for pair in call.query if pair[0] not in ("limit", "marker", "offset")]
@@ -124,10 +124,12 @@ def target_of(call: Call, *, marker: str = "", offset: int = 0) -> str:
         pairs.append(("marker", marker))
     if offset:
         pairs.append(("offset", str(offset)))
-    return f"{call.target.partition('?')[0]}?{encoded(pairs)}"
+    return f"{call.target.partition('?')[0]}?{encode_query(pairs)}"
 
 
-def visible(pages: Sequence[Page], allows: Callable[[ServerId], bool]) -> "Visible":
+def visible_entries(
+    pages: Sequence[ListPage], allows: Callable[[ServerId], bool]
+) -> "VisibleEntries":
     """Keep the entries that tell only of servers which `allows` says the caller may see."""
     raws: list[msgspec.Raw] = []
     ids: list[str] = []
@@ -136,25 +138,25 @@ def visible(pages: Sequence[Page], allows: Callable[[ServerId], bool]) -> "Visib
             if servers and all(map(allows, servers)):
                 raws.append(raw)
                 ids.append(own)
-    return Visible(raws, ids, any(page.has_page_info for page in pages))
+    return VisibleEntries(raws, ids, any(page.has_page_info for page in pages))
 
 
 @dataclass(frozen=True, slots=True)
-class Visible:
+class VisibleEntries:
     """All that one caller may see of a list."""
 
     raws: Sequence[msgspec.Raw]
     ids: Sequence[str]
     has_page_info: bool
 
-    def page(self, call: Call) -> bytes:
+    def encode_page(self, call: Call) -> bytes:
         """Return the answer to `call`; raise BadRequest for a limit, marker or offset amiss."""
         listing = _listing(call)
         asked = dict(call.query)
-        limit = _whole("limit", asked.get("limit"), listing.limit)
+        limit = _parse_number("limit", asked.get("limit"), listing.limit)
         limit = min(listing.limit_max, max(listing.limit_min, limit))
         if listing.paging is Paging.OFFSET:
-            start = _whole("offset", asked.get("offset"), 0)
+            start = _parse_number("offset", asked.get("offset"), 0)
         else:
             start = self._after(asked.get("marker", ""))
         entries = self.raws[start : start + limit]
@@ -184,7 +186,7 @@ def _listing(call: Call) -> Listing:
     return call.operation.listing
 
 
-def _whole(name: str, text: str | None, default: int) -> int:
+def _parse_number(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text):

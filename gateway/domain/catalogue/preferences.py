@@ -10,7 +10,7 @@ _PREFERENCE = re.compile(rf'(?:[^",]|{_QUOTED})++')
 _SECONDS = re.compile(r'("?)([0-9]{1,9})\1')
 
 
-def wait_preferred(values: Iterable[str]) -> int | None:
+def preferred_wait_s(values: Iterable[str]) -> int | None:
     """Return N of the first `wait=N` in the header's values; None when it is not understood."""
     text = ",".join(values)
     if _QUOTES_END.fullmatch(text) is None:

@@ -31,7 +31,7 @@ from gateway.domain.identity.credentials import caller_jwt
 from gateway.domain.model import Headers, Principal, Secret
 from gateway.edge.admin.openapi import admin_openapi
 from gateway.edge.client_certificate import ClientCertificate, shown_by
-from gateway.edge.errors import HEADERS, INTERNAL, render
+from gateway.edge.errors import COMMON_HEADERS, INTERNAL_ERROR, render_error
 from gateway.flow.admin.administration import Action, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.flow.ports import Clock
@@ -106,12 +106,12 @@ async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamRes
         response = _refused(MethodNotAllowed(message, allowed=allowed))
     response.headers["X-Request-Id"] = request[_REQUEST_ID]
     response.headers["Cache-Control"] = "no-store"
-    response.headers.update(HEADERS)
+    response.headers.update(COMMON_HEADERS)
     return response
 
 
 def _refused(error: GatewayError) -> web.StreamResponse:
-    refusal = render(error)
+    refusal = render_error(error)
     return web.Response(
         body=refusal.body,
         status=refusal.status,
@@ -165,13 +165,13 @@ class AdminApi:
         try:
             body = msgspec.json.encode(await self._perform(asked))
         except GatewayError as error:
-            refusal = render(error)
+            refusal = render_error(error)
             body, status = refusal.body, refusal.status
             headers = refusal.headers
             told = {"error_code": refusal.error_code, "error": str(error)}
         except Exception:
             log.exception("admin_request_failed", extra={"request_id": asked.request_id})
-            body, status = INTERNAL.body, INTERNAL.status
+            body, status = INTERNAL_ERROR.body, INTERNAL_ERROR.status
             if asked.who is not None:
                 with suppress(GatewayError):
                     await self._administration.failed(action, asked.who)

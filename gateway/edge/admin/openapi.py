@@ -15,7 +15,7 @@ from gateway.domain.errors import (
     NotAuthenticated,
     RequestTooLarge,
 )
-from gateway.edge.errors import WIRE
+from gateway.edge.errors import ERROR_TABLE
 from gateway.flow.admin.administration import Action
 
 Json = dict[str, Any]
@@ -29,7 +29,7 @@ _REFUSALS = (
     JournalUnavailable,
     KeysUnavailable,
 )
-_STATUSES = sorted({WIRE[kind].status for kind in _REFUSALS})
+_STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REFUSALS})
 
 
 def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:

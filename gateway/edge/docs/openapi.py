@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from gateway import __version__
-from gateway.domain.catalogue.catalogue import has_head, parameters
+from gateway.domain.catalogue.catalogue import allows_head, query_parameters
 from gateway.domain.errors import GatewayError, UpstreamRefused
 from gateway.domain.model import Answer, Operation, Paging
 from gateway.domain.upstream.verdicts import REFUSALS
-from gateway.edge.errors import INTERNAL, WIRE
+from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR
 
 Json = dict[str, Any]
 
@@ -41,7 +41,7 @@ def openapi(operations: Sequence[Operation]) -> Json:
     for row in operations:
         item = paths.setdefault(f"/v1/{{project_id}}{row.path}", {"parameters": _in_path(row)})
         item[row.method.lower()] = _operation(row)
-        if row.method == "GET" and has_head(row):
+        if row.method == "GET" and allows_head(row):
             item["head"] = _head(item["get"])
     paths |= _FEDERATION
     return {
@@ -69,17 +69,21 @@ def openapi(operations: Sequence[Operation]) -> Json:
 
 def error_rows() -> Iterator[tuple[int, str, str]]:
     """Yield status, code and message of each error that may reach a caller."""
-    for kind, looks in WIRE.items():
+    for kind, looks in ERROR_TABLE.items():
         yield looks.status, looks.code, looks.message or _sentence(kind)
-    yield INTERNAL.status, INTERNAL.error_code, "The gateway failed; tell the request id."
+    yield (
+        INTERNAL_ERROR.status,
+        INTERNAL_ERROR.error_code,
+        "The gateway failed; tell the request id.",
+    )
 
 
-def summary_of(row: Operation) -> str:
+def operation_summary(row: Operation) -> str:
     """Return the operation's name as words."""
     return _WORDS.sub(" ", row.name).capitalize()
 
 
-def decided_on(row: Operation) -> str:
+def server_id_source(row: Operation) -> str:
     """Say which servers a call is decided on."""
     match row:
         case Operation(answer=Answer.PERMISSIONS):
@@ -103,7 +107,7 @@ def decided_on(row: Operation) -> str:
 def _operation(row: Operation) -> Json:
     made: Json = {
         "operationId": row.name,
-        "summary": summary_of(row),
+        "summary": operation_summary(row),
         "description": _description(row),
         "tags": [_tag(row)],
         "parameters": list(_in_query(row)),
@@ -130,7 +134,7 @@ def _head(get: Json) -> Json:
 
 def _description(row: Operation) -> str:
     needs = f"Takes `{row.permission}` on" if row.permission else "Decided on:"
-    return f"{needs} {decided_on(row)}."
+    return f"{needs} {server_id_source(row)}."
 
 
 def _tag(row: Operation) -> str:
@@ -151,7 +155,7 @@ def _in_path(row: Operation) -> list[Json]:
 
 
 def _in_query(row: Operation) -> Iterator[Json]:
-    for name in parameters(row):
+    for name in query_parameters(row):
         schema: Json = {"type": "string", "pattern": r"^[\x20-\x7e]*$"}
         about = ""
         if name in (row.servers_in_query, row.instances_in_query):
@@ -243,7 +247,7 @@ def _statuses() -> list[int]:
 def _refusal(status: int) -> Json:
     rows = [(code, text) for found, code, text in error_rows() if found == status]
     if not rows:  # only the cloud itself refuses so
-        refused = WIRE[UpstreamRefused]
+        refused = ERROR_TABLE[UpstreamRefused]
         rows = [(refused.code, refused.message)]
     names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy")
     if status in _OF_STATUS:

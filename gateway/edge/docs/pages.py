@@ -14,7 +14,7 @@ from gateway.domain.model import Operation
 from gateway.edge.docs.openapi import error_rows, openapi
 
 
-class Page:
+class DocsPage:
     def __init__(self, name: str, content_type: str, body: bytes, policy: str) -> None:
         """`name` is what metrics and logs call it; `policy` is a Content-Security-Policy."""
         self.name = name
@@ -35,16 +35,16 @@ class Page:
         return web.Response(body=self._body, headers=headers)
 
 
-def pages(operations: Sequence[Operation]) -> dict[str, Page]:
+def docs_pages(operations: Sequence[Operation]) -> dict[str, DocsPage]:
     """Return the pages by their path."""
     document = openapi(operations)
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return {
-        "/openapi.json": Page(
+        "/openapi.json": DocsPage(
             "openapi", "application/json", orjson.dumps(document), "default-src 'none'"
         ),
-        "/docs": Page("docs", "text/html; charset=utf-8", _html(document).encode(), policy),
+        "/docs": DocsPage("docs", "text/html; charset=utf-8", _html(document).encode(), policy),
     }
 
 

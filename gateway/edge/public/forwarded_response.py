@@ -12,23 +12,23 @@ from gateway.domain.errors import DeadlineExceeded
 from gateway.domain.model import SAFE_METHODS, BodyStream, Headers
 from gateway.flow.forwarding import Forwarded
 
-_WRITTEN_WITHIN_S = 60.0
+_WRITE_TIMEOUT_S = 60.0
 """A reader that takes no more for so long holds a connection to the cloud for nothing."""
-_WHOLE_WITHIN_S = 600.0
+_DOWNLOAD_TIMEOUT_S = 600.0
 """A reader that takes little for ever holds one, too."""
-_OF_ANY = (
+_COMMON_HEADERS = (
     ("Via", VIA),
     # Whatever the cloud sends is data: a browser that is shown it runs nothing of it.
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
-_OF_READS = (
+_READ_HEADERS = (
     ("Cache-Control", "private, no-cache"),
     ("Vary", "Authorization, X-Auth-Token, Accept-Encoding"),
 )
-_OF_WRITES = (("Cache-Control", "no-store"),)
+_WRITE_HEADERS = (("Cache-Control", "no-store"),)
 
 
-class Validated:
+class ValidatedResponse:
     """An answer that is here whole, its headers, and whether the caller has it already.
 
     The validator is of the body that this caller is given: the cloud's own would change with
@@ -39,27 +39,33 @@ class Validated:
 
     def __init__(self, request: web.BaseRequest, forwarded: Forwarded) -> None:
         self.status, self.body = forwarded.status, forwarded.body
-        self.headers = headers_of(forwarded, request.method)
+        self.headers = forwarded_headers(forwarded, request.method)
         if request.method not in SAFE_METHODS or forwarded.status != HTTPStatus.OK:
             return
         digest = hashlib.blake2b(self.body, digest_size=12).hexdigest()
         conditions = request.headers.getall("If-None-Match", None)
-        if conditions is not None and _is_among(digest, ",".join(conditions)):
+        if conditions is not None and _matches_etag(digest, ",".join(conditions)):
             self.status, self.body = HTTPStatus.NOT_MODIFIED, b""
-            self.headers = _OF_ANY + _OF_READS
+            self.headers = _COMMON_HEADERS + _READ_HEADERS
         self.headers += (("ETag", f'"{digest}"'),)
 
 
-def headers_of(forwarded: Forwarded, method: str) -> Headers:
+def forwarded_headers(forwarded: Forwarded, method: str) -> Headers:
     """Return what the cloud said of its answer, and what we say of it."""
-    return forwarded.headers + _OF_ANY + (_OF_READS if method in SAFE_METHODS else _OF_WRITES)
+    return (
+        forwarded.headers
+        + _COMMON_HEADERS
+        + (_READ_HEADERS if method in SAFE_METHODS else _WRITE_HEADERS)
+    )
 
 
-def _is_among(digest: str, listed: str) -> bool:
+def _matches_etag(digest: str, listed: str) -> bool:
     return listed.strip() == "*" or digest in re.findall(r'"([^"]*)"', listed)
 
 
-async def stream(request: web.BaseRequest, response: web.StreamResponse, body: BodyStream) -> None:
+async def stream_body(
+    request: web.BaseRequest, response: web.StreamResponse, body: BodyStream
+) -> None:
     """Pass the body on as it comes.
 
     Raises the Upstream errors, DeadlineExceeded and, where the caller is gone, ConnectionError.
@@ -67,10 +73,10 @@ async def stream(request: web.BaseRequest, response: web.StreamResponse, body: B
     whole.
     """
     try:
-        async with asyncio.timeout(_WHOLE_WITHIN_S):
+        async with asyncio.timeout(_DOWNLOAD_TIMEOUT_S):
             await response.prepare(request)
             async for chunk in body:
-                async with asyncio.timeout(_WRITTEN_WITHIN_S):
+                async with asyncio.timeout(_WRITE_TIMEOUT_S):
                     await response.write(chunk)
             await response.write_eof()
     except BaseException as error:

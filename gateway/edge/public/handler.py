@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
-from gateway.domain.catalogue.preferences import wait_preferred
+from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.errors import (
     BadRequest,
     CallerLimited,
@@ -33,20 +33,24 @@ from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.domain.sampling import Share
 from gateway.domain.trace_context import trace_context
 from gateway.edge.client_address import Networks, client_address
-from gateway.edge.docs.pages import Page
+from gateway.edge.docs.pages import DocsPage
 from gateway.edge.errors import (
-    HEADERS,
-    INTERNAL,
-    ErrorAnswer,
-    rate_limit,
-    rate_limit_policy,
-    render,
-    whole_wait_s,
+    COMMON_HEADERS,
+    INTERNAL_ERROR,
+    ErrorResponse,
+    rate_limit_field,
+    rate_limit_policy_field,
+    render_error,
+    retry_after_seconds,
 )
 from gateway.edge.public import forwarded_response as forwarding
 from gateway.edge.public.federation import PREFIX as FEDERATION
 from gateway.edge.public.federation import FederationHandler
-from gateway.edge.public.prepared_response import AnswerBytes, PreparedAnswer, takes_prepared
+from gateway.edge.public.prepared_response import (
+    PreparedResponse,
+    ResponseEncoder,
+    allows_prepared_response,
+)
 from gateway.edge.request_body import read_body
 from gateway.flow import context
 from gateway.flow.caller_limits import CallerLimits, Remaining
@@ -60,15 +64,15 @@ log = logging.getLogger("gateway.request")
 _CLIENT_CLOSED = 499
 """What nginx logs for a caller that hung up; nobody is there to be sent it."""
 _CLOUD_CODE = "cloud"
-FIRST_REQUEST_WITHIN_S = 20.0
-_LOOK_EVERY_S = 0.05
-_IDLE_KEPT_S = 5.0
+FIRST_REQUEST_TIMEOUT_S = 20.0
+_DRAIN_POLL_S = 0.05
+_IDLE_GRACE_S = 5.0
 """How long a draining process waits for one request more on a connection that is idle."""
-_HANDSHAKE_WITHIN_S = 2.0
+_HANDSHAKE_GRACE_S = 2.0
 """How long it waits for who has connected and is still greeting."""
-_AT_ONCE_S = 0.05
+_SHORTEST_DEADLINE_S = 0.05
 """The deadline of who would not wait at all: time for what needs no call of the cloud."""
-_LIMITED_LINES = Pace(requests=10, per_s=1, burst=10)
+_LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)
 """How many lines are written of those who ask more often than they may."""
 _METHOD_UNKNOWN = (
     "The request does not begin with a method that HTTP knows; /docs lists each path's methods."
@@ -79,12 +83,12 @@ _MALFORMED = (
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
-RequestDone = Callable[[str, str, int, str, float, str], None]
+CountRequest = Callable[[str, str, int, str, float, str], None]
 """Kind of answer, operation, status, error code, seconds, and the trace that shows why."""
 
 
 @dataclass(slots=True)
-class _Outcome:
+class RequestOutcome:
     request_id: str
     client: str
     began: float
@@ -94,7 +98,7 @@ class _Outcome:
     request: Request | None = None
     asked: Asked | None = None
     """The request, where it is not for keys."""
-    page: Page | None = None
+    page: DocsPage | None = None
     answered: Answered | Forwarded | None = None
     status: int = 200
     error_code: str = ""
@@ -127,7 +131,7 @@ class _Outcome:
         is_ok = self.status == HTTPStatus.OK
         return is_ok and isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
 
-    def refused(self, refusal: ErrorAnswer, error: BaseException | None) -> None:
+    def refused(self, refusal: ErrorResponse, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = refusal.status, refusal.error_code, error
 
 
@@ -140,15 +144,15 @@ class PublicHandler:
         clock: Clock,
         *,
         deadline_s: float,
-        request_done: RequestDone,
+        count_request: CountRequest,
         write_line: Callable[[bytes], object],
         limits: CallerLimits,
         trusted_proxies: Networks,
         federation: FederationHandler,
-        pages: Mapping[str, Page],
+        pages: Mapping[str, DocsPage],
         tracing: Tracing,
-        hit_lines: Share | None,
-        line_left_out: Callable[[], object],
+        hit_log_share: Share | None,
+        count_unlogged: Callable[[], object],
     ) -> None:
         """`hit_lines`: whose lines are written of those who got a link held here; None: all."""
         self._gateway = gateway
@@ -156,17 +160,17 @@ class PublicHandler:
         self._pages = pages
         self._clock = clock
         self._deadline_s = deadline_s
-        self._request_done = request_done
+        self._count_request = count_request
         self._write_line = write_line
         self._limits = limits
         self._trusted_proxies = trusted_proxies
         self._tracing = tracing
-        self._hit_lines = hit_lines
-        self._line_left_out = line_left_out
+        self._hit_log_share = hit_log_share
+        self._count_unlogged = count_unlogged
         self._limited_lines_tat = 0.0
         self._records_traces = tracing.records
-        self._policy = rate_limit_policy(limits.pace)
-        self._answer_bytes = AnswerBytes(self._policy)
+        self._policy = rate_limit_policy_field(limits.pace)
+        self._encoder = ResponseEncoder(self._policy)
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
 
@@ -175,7 +179,7 @@ class PublicHandler:
         if self._trusted_proxies:
             forwarded_for = request.headers.getall("X-Forwarded-For", ())
             client = client_address(client, forwarded_for, self._trusted_proxies)
-        outcome = _Outcome(self._request_id(request), client, self._clock.monotonic())
+        outcome = RequestOutcome(self._request_id(request), client, self._clock.monotonic())
         context.request_id.set(outcome.request_id)
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._traced(request)
@@ -188,34 +192,34 @@ class PublicHandler:
             else:
                 response = await self._serve(request, outcome)
         except GatewayError as error:
-            response = self._refuse(outcome, render(error), error)
+            response = self._refuse(outcome, render_error(error), error)
         except asyncio.CancelledError:
             outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
             self._done(outcome)
             raise
         except Exception as error:
             log.exception("request_failed")
-            response = self._refuse(outcome, INTERNAL, error)
+            response = self._refuse(outcome, INTERNAL_ERROR, error)
         self._done(outcome)
         return response
 
-    def malformed(self, status: int, error: BaseException | None) -> web.Response:
+    def reject_malformed(self, status: int, error: BaseException | None) -> web.Response:
         """Answer what aiohttp's parser refused before it was a request."""
         if isinstance(error, LineTooLong):
-            refusal = render(RequestTooLarge("The request line or a header is too long."))
+            refusal = render_error(RequestTooLarge("The request line or a header is too long."))
         elif isinstance(error, BadHttpMethod):
-            refusal = render(BadRequest(_METHOD_UNKNOWN))
+            refusal = render_error(BadRequest(_METHOD_UNKNOWN))
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            refusal = render(BadRequest(_MALFORMED))
+            refusal = render_error(BadRequest(_MALFORMED))
         else:
-            refusal = INTERNAL
-        outcome = _Outcome(self._new_id(), "", self._clock.monotonic())
+            refusal = INTERNAL_ERROR
+        outcome = RequestOutcome(self._new_id(), "", self._clock.monotonic())
         response = self._refuse(outcome, refusal, error)
         response.force_close()
         self._done(outcome)
         return response
 
-    def _page(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
+    def _page(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.Response:
         outcome.page = page = self._pages[request.raw_path]
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed("This page is only read.", allowed=("GET", "HEAD"))
@@ -223,7 +227,7 @@ class PublicHandler:
         outcome.status = response.status
         return response
 
-    async def _federate(self, request: web.BaseRequest, outcome: _Outcome) -> web.Response:
+    async def _federate(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.Response:
         errand, route = self._federation.read(
             request,
             request_id=outcome.request_id,
@@ -239,18 +243,18 @@ class PublicHandler:
         return web.Response(status=reply.status, body=reply.body, headers=headers)
 
     def _link(
-        self, request: web.BaseRequest, answered: Answered, outcome: _Outcome
+        self, request: web.BaseRequest, answered: Answered, outcome: RequestOutcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": answered.link.url.reveal()})
-        if outcome.wait_s is None and takes_prepared(request):
+        if outcome.wait_s is None and allows_prepared_response(request):
             limit, now = self._rate_limit(outcome), self._clock.now()
-            data = self._answer_bytes.link(body, outcome.request_id, answered.left_s, now, limit)
-            return cast("web.StreamResponse", PreparedAnswer(request, data))
+            data = self._encoder.encode_link(body, outcome.request_id, answered.left_s, now, limit)
+            return cast("web.StreamResponse", PreparedResponse(request, data))
         headers = self._headers(outcome)
         headers["X-Console-Expires-In"] = str(int(answered.left_s))
         return web.Response(body=body, headers=headers)
 
-    async def _serve(self, request: web.BaseRequest, outcome: _Outcome) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.StreamResponse:
         outcome.request = outcome.asked = self._read(request, outcome)
         outcome.answered = answered = await self._gateway.answer(outcome.asked)
         if isinstance(answered, Answered):
@@ -258,28 +262,31 @@ class PublicHandler:
         return await self._forwarded(request, answered, outcome)
 
     async def _forwarded(
-        self, request: web.BaseRequest, answered: Forwarded, outcome: _Outcome
+        self, request: web.BaseRequest, answered: Forwarded, outcome: RequestOutcome
     ) -> web.StreamResponse:
         if answered.stream is None:
-            return self._whole(request, forwarding.Validated(request, answered), outcome)
+            return self._whole(request, forwarding.ValidatedResponse(request, answered), outcome)
         outcome.status = answered.status
         headers = self._headers(outcome)
-        headers.update(forwarding.headers_of(answered, request.method))
+        headers.update(forwarding.forwarded_headers(answered, request.method))
         response = web.StreamResponse(status=answered.status, headers=headers)
         try:
-            await forwarding.stream(request, response, answered.stream)
+            await forwarding.stream_body(request, response, answered.stream)
         except ConnectionError:
             outcome.status, outcome.error_code = _CLIENT_CLOSED, "client_closed"
         except GatewayError as error:
-            outcome.refused(render(error), error)
+            outcome.refused(render_error(error), error)
         return response
 
     def _whole(
-        self, request: web.BaseRequest, answer: forwarding.Validated, outcome: _Outcome
+        self,
+        request: web.BaseRequest,
+        answer: forwarding.ValidatedResponse,
+        outcome: RequestOutcome,
     ) -> web.StreamResponse:
         outcome.status = answer.status
-        if answer.body and outcome.wait_s is None and takes_prepared(request):
-            data = self._answer_bytes.answer(
+        if answer.body and outcome.wait_s is None and allows_prepared_response(request):
+            data = self._encoder.encode_response(
                 answer.status,
                 answer.headers,
                 answer.body,
@@ -287,27 +294,27 @@ class PublicHandler:
                 now=self._clock.now(),
                 limit=self._rate_limit(outcome),
             )
-            return cast("web.StreamResponse", PreparedAnswer(request, data))
+            return cast("web.StreamResponse", PreparedResponse(request, data))
         headers = self._headers(outcome)
         del headers["Content-Type"]
         headers.update(answer.headers)
         return web.Response(status=answer.status, body=answer.body or None, headers=headers)
 
     def _refuse(
-        self, outcome: _Outcome, refusal: ErrorAnswer, error: BaseException | None
+        self, outcome: RequestOutcome, refusal: ErrorResponse, error: BaseException | None
     ) -> web.Response:
         outcome.refused(refusal, error)
         headers = self._headers(outcome)
         headers.extend(refusal.headers)
         return web.Response(status=refusal.status, body=refusal.body, headers=headers)
 
-    def _headers(self, outcome: _Outcome) -> CIMultiDict[str]:
+    def _headers(self, outcome: RequestOutcome) -> CIMultiDict[str]:
         headers = CIMultiDict(
             {
                 "Content-Type": "application/json",
                 "X-Request-Id": outcome.request_id,
                 "Cache-Control": "no-store",
-                **HEADERS,
+                **COMMON_HEADERS,
                 "RateLimit-Policy": self._policy,
             }
         )
@@ -318,22 +325,22 @@ class PublicHandler:
             headers["Preference-Applied"] = f"wait={outcome.wait_s}"
         return headers
 
-    def _rate_limit(self, outcome: _Outcome) -> str | None:
+    def _rate_limit(self, outcome: RequestOutcome) -> str | None:
         principal, error = outcome.principal, outcome.error
         if principal is None or outcome.operation is None:
             return None
         if isinstance(error, CallerLimited):
-            return rate_limit(Remaining(0, whole_wait_s(error)))
-        return rate_limit(self._limits.remaining(principal.key))
+            return rate_limit_field(Remaining(0, retry_after_seconds(error)))
+        return rate_limit_field(self._limits.remaining(principal.key))
 
-    def _read(self, request: web.BaseRequest, outcome: _Outcome) -> Asked:
+    def _read(self, request: web.BaseRequest, outcome: RequestOutcome) -> Asked:
         headers = request.headers
         within_s = self._deadline_s
         preferences = headers.getall("Prefer", None)
         if preferences is not None:
-            outcome.wait_s = wait_preferred(preferences)
+            outcome.wait_s = preferred_wait_s(preferences)
         if outcome.wait_s is not None:
-            within_s = min(within_s, max(outcome.wait_s, _AT_ONCE_S))
+            within_s = min(within_s, max(outcome.wait_s, _SHORTEST_DEADLINE_S))
         return Asked(
             authorization=headers.getall("Authorization", ()),
             x_auth_token=headers.getall("X-Auth-Token", ()),
@@ -370,7 +377,7 @@ class PublicHandler:
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._id_counter):x}"
 
-    def _done(self, outcome: _Outcome) -> None:
+    def _done(self, outcome: RequestOutcome) -> None:
         """Count the request and write its one line."""
         asked, answered, error = outcome.asked, outcome.answered, outcome.error
         seconds = self._clock.monotonic() - outcome.began
@@ -381,7 +388,7 @@ class PublicHandler:
         trace = outcome.trace
         seen_in = trace.trace_id if trace is not None and trace.is_sampled else ""
         kind = outcome.answer
-        self._request_done(kind, operation or "none", outcome.status, label, seconds, seen_in)
+        self._count_request(kind, operation or "none", outcome.status, label, seconds, seen_in)
         line: dict[str, Any] = {
             "at": self._clock.now(),
             "event": "request",
@@ -403,32 +410,32 @@ class PublicHandler:
             line["link"] = answered.link.fingerprint
         if error is not None:
             line["error_code"] = outcome.error_code
-            line.update(_told_of(error))
-        self._tell(outcome, line)
+            line.update(_error_fields(error))
+        self._write_log(outcome, line)
 
-    def _tell(self, outcome: _Outcome, line: dict[str, Any]) -> None:
+    def _write_log(self, outcome: RequestOutcome, line: dict[str, Any]) -> None:
         trace = outcome.trace
         if trace is not None:
             line["trace_id"] = trace.trace_id
             trace.end(line)
-        if self._leaves_out(outcome):
-            self._line_left_out()
+        if self._is_left_unlogged(outcome):
+            self._count_unlogged()
             return
         self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
-    def _leaves_out(self, outcome: _Outcome) -> bool:
+    def _is_left_unlogged(self, outcome: RequestOutcome) -> bool:
         if isinstance(outcome.error, CallerLimited):
             # One program in a loop would write everybody else's lines out of the log.
             now = self._clock.monotonic()
-            if wait_for(self._limited_lines_tat, now, _LIMITED_LINES) > 0:
+            if wait_for(self._limited_lines_tat, now, _LIMITED_LOG_PACE) > 0:
                 return True
-            self._limited_lines_tat = spend(self._limited_lines_tat, now, _LIMITED_LINES)
+            self._limited_lines_tat = spend(self._limited_lines_tat, now, _LIMITED_LOG_PACE)
             return False
-        share = self._hit_lines
+        share = self._hit_log_share
         return share is not None and outcome.is_hit and not share.takes()
 
 
-def _told_of(error: BaseException) -> dict[str, str]:
+def _error_fields(error: BaseException) -> dict[str, str]:
     told = {"error": type(error).__name__}
     if isinstance(error, NotAuthenticated):
         told["reason"] = error.reason.value
@@ -448,11 +455,11 @@ class PublicServer(web.Server):
         self._handler = handler
         self._handshakes: WeakSet[web.RequestHandler] = WeakSet()
 
-    def tell_clients_to_leave(self) -> None:
+    def begin_drain(self) -> None:
         """From now on each answer says that it is the connection's last, and so it is."""
-        self.request_factory = self._make_last_request
+        self.request_factory = self._make_final_request
         for connection in (*self.connections, *self._handshakes):
-            cast("_Connection", connection).leave_after_this(self._make_last_request)
+            cast("_Connection", connection).close_after_response(self._make_final_request)
 
     async def drain(self, clock: Clock, *, within_s: float) -> None:
         """Return when all connections have ended, or the time is up.
@@ -463,15 +470,15 @@ class PublicServer(web.Server):
         """
         began = clock.monotonic()
         while (for_s := clock.monotonic() - began) < within_s:
-            await clock.sleep(_LOOK_EVERY_S)  # at first for what was accepted a moment ago
-            if for_s >= _IDLE_KEPT_S:
+            await clock.sleep(_DRAIN_POLL_S)  # at first for what was accepted a moment ago
+            if for_s >= _IDLE_GRACE_S:
                 for connection in self.connections:
-                    cast("_Connection", connection).end_if_idle()
-            is_greeting = self._handshakes and for_s < _HANDSHAKE_WITHIN_S
+                    cast("_Connection", connection).close_if_idle()
+            is_greeting = self._handshakes and for_s < _HANDSHAKE_GRACE_S
             if not self.connections and not is_greeting:
                 return
 
-    def _make_last_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+    def _make_final_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
         return self._make_request(message._replace(should_close=True), *rest)
 
     def __call__(self) -> web.RequestHandler:
@@ -496,7 +503,7 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         # aiohttp's keep-alive timeout begins after the first request: whoever never sends a whole
         # one would hold a connection for ever.
-        due = self._loop.call_later(FIRST_REQUEST_WITHIN_S, self._close_if_silent)
+        due = self._loop.call_later(FIRST_REQUEST_TIMEOUT_S, self._close_if_silent)
         self._first_request_due = due
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -504,15 +511,15 @@ class _Connection(web.RequestHandler):
             self._first_request_due.cancel()
         super().connection_lost(exc)
 
-    def leave_after_this(self, make_last_request: Callable[..., web.BaseRequest]) -> None:
+    def close_after_response(self, make_final_request: Callable[..., web.BaseRequest]) -> None:
         """Let the answer that is being made, or else the next one, say that it is the last."""
-        self._request_factory = make_last_request
+        self._request_factory = make_final_request
         request = self._current_request
         if request is not None:
             said = request._message  # noqa: SLF001 - what `keep_alive` of a request goes by
             request._message = said._replace(should_close=True)  # noqa: SLF001
 
-    def end_if_idle(self) -> None:
+    def close_if_idle(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
 
@@ -529,4 +536,4 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; another cannot be sent") from exc
-        return self._public.malformed(status, exc)
+        return self._public.reject_malformed(status, exc)

@@ -13,16 +13,16 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from gateway.domain.model import Headers
-from gateway.edge.errors import HEADERS
+from gateway.edge.errors import COMMON_HEADERS
 
-_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
+_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items())
 _LINK: Final = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
 
 
-class PreparedAnswer:
+class PreparedResponse:
     """All that aiohttp's low-level server asks of a response, and no more."""
 
     __slots__ = ("_data", "_request")
@@ -44,11 +44,11 @@ class PreparedAnswer:
         await self._request.writer.drain()
 
 
-def takes_prepared(request: web.BaseRequest) -> bool:
+def allows_prepared_response(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive and request.method != "HEAD"
 
 
-class AnswerBytes:
+class ResponseEncoder:
     """Makes head and body; what all answers share is put together once."""
 
     __slots__ = ("_head", "_link_head")
@@ -58,7 +58,7 @@ class AnswerBytes:
         self._head = f"{_HEAD}RateLimit-Policy: {policy}\r\n"
         self._link_head = _STATUS_LINES[200] + _LINK + self._head
 
-    def link(
+    def encode_link(
         self, body: bytes, request_id: str, left_s: float, now: float, limit: str | None
     ) -> bytes:
         """`now` is the wall clock's, for `Date` (RFC 9110, 6.6.1); `limit` is `RateLimit`'s."""
@@ -70,7 +70,7 @@ class AnswerBytes:
         )
         return head.encode("ascii") + body
 
-    def answer(
+    def encode_response(
         self,
         status: int,
         headers: Headers,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.domain.catalogue.catalogue import server_id
+from gateway.domain.catalogue.catalogue import parse_server_id
 from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import BudgetClass, Principal
@@ -180,7 +180,7 @@ class AdminActions:
             target = f"{asked.issuer}:{asked.subject}"
         if asked.project is not None and asked.project not in self._projects:
             raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
-        server = "" if asked.server is None else server_id(asked.server)
+        server = "" if asked.server is None else parse_server_id(asked.server)
         what = DroppedLinks(asked.project or "", server, person)
         return replace(
             self._order(what, self._link_life_s, asked, who),
@@ -194,7 +194,7 @@ class AdminActions:
         if which.issuer is not None:
             self._rules_of(which.issuer)
         if which.server is not None:
-            which = msgspec.structs.replace(which, server=server_id(which.server))
+            which = msgspec.structs.replace(which, server=parse_server_id(which.server))
         return Plan(
             partial(self._everywhere.sessions, which),
             target=f"{which.issuer or ''}:{which.subject}" if which.subject else "",
