@@ -8,15 +8,15 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from gateway.commands.client import (
-    DONE,
     LATER,
+    OK,
     REFUSED,
     Client,
-    member,
-    plain,
     print_table,
+    printable,
+    require_member,
     run_command,
-    stop_at_usage,
+    usage_error,
 )
 from gateway.domain.timestamps import iso
 
@@ -37,19 +37,19 @@ def _perform(options: argparse.Namespace, gateway: Client) -> int:
         path, body = "/policy/reload", {"reason": options.reason}
     elif options.command == "sessions":
         path += _query(_named(options, "issuer", "subject", "server"))
-    answer = gateway.ask(f"/admin{path}", body=body).data
+    answer = gateway.request(f"/admin{path}", body=body).data
     if options.json:
         print(json.dumps(answer))
     else:
         show(answer)
-    return _reloaded(answer) if reloads else DONE
+    return _reloaded(answer) if reloads else OK
 
 
 def _reloaded(answer: Json) -> int:
     """Tell a file that is in force everywhere from one that is not, or may not be."""
-    if any(one["file_rejected"] for one in member(answer, "processes", list)):
+    if any(one["file_rejected"] for one in require_member(answer, "processes", list)):
         return REFUSED
-    return LATER if member(answer, "missing", int) else DONE
+    return LATER if require_member(answer, "missing", int) else OK
 
 
 def _query(asked: Json) -> str:
@@ -62,7 +62,7 @@ def _revoke(options: argparse.Namespace) -> Json:
     if options.before is not None:
         before = datetime.fromtimestamp(options.before, UTC).isoformat()
     if (options.token_id is None) == (options.subject is None and before is None):
-        raise stop_at_usage("Name --token-id, or --subject, or --before, or the latter two.")
+        raise usage_error("Name --token-id, or --subject, or --before, or the latter two.")
     asked = _named(options, "issuer", "token_id", "subject")
     return {**asked, "before": before}
 
@@ -70,9 +70,9 @@ def _revoke(options: argparse.Namespace) -> Json:
 def _drop_links(options: argparse.Namespace) -> Json:
     which = _named(options, "project", "server", "issuer", "subject")
     if options.all == any(which.values()):
-        raise stop_at_usage("Say whose links, by --project, --server or --subject; or --all.")
+        raise usage_error("Say whose links, by --project, --server or --subject; or --all.")
     if (options.issuer is None) != (options.subject is None):
-        raise stop_at_usage("Name a person by --issuer and --subject.")
+        raise usage_error("Name a person by --issuer and --subject.")
     return {"all": True} if options.all else which
 
 
@@ -81,25 +81,25 @@ def _named(options: argparse.Namespace, *names: str) -> Json:
 
 
 def _show_orders(answer: Json) -> None:
-    if not member(answer, "known", bool):
+    if not require_member(answer, "known", bool):
         print("This replica was told by neither Redis nor its file what is ordered.")
     _print_rows(
         ("ORDER", "UNTIL", "BY", "WHAT", "REASON"),
         [
             (one["id"], one["until"], one["by"], _what(one["what"]), one["reason"])
-            for one in member(answer, "orders", list)
+            for one in require_member(answer, "orders", list)
         ],
         none="Nothing is ordered.",
     )
 
 
 def _show_given(answer: Json) -> None:
-    order = member(answer, "order", dict)
-    what = plain(_what(order["what"]))
+    order = require_member(answer, "order", dict)
+    what = printable(_what(order["what"]))
     print(f"Ordered until {order['until']}: {what} (order {order['id']}).")
     if note := answer.get("note"):
-        print(plain(str(note)))
-    if not member(answer, "all_replicas_told", bool):
+        print(printable(str(note)))
+    if not require_member(answer, "all_replicas_told", bool):
         print("Redis is away: this process obeys now, the others once Redis is there again.")
 
 
@@ -115,7 +115,9 @@ def _show_sessions(answer: Json) -> None:
         _by_process(answer, "links", _LINK),
         none="No such link is held.",
     )
-    left_out = sum(member(one, "left_out", int) for one in member(answer, "processes", list))
+    left_out = sum(
+        require_member(one, "left_out", int) for one in require_member(answer, "processes", list)
+    )
     if left_out:
         print(f"{left_out} more are left out: name a --subject or a --server.")
     _show_who_told(answer)
@@ -135,8 +137,8 @@ def _show_queue(answer: Json) -> None:
                 line["waiting"],
                 ", ".join(f"{who}: {count}" for who, count in line["waiting_here"].items()),
             )
-            for one in member(answer, "processes", list)
-            for line in member(one, "budgets", list)
+            for one in require_member(answer, "processes", list)
+            for line in require_member(one, "budgets", list)
         ],
         none="There is no budget.",
     )
@@ -154,7 +156,7 @@ def _show_policy(answer: Json) -> None:
                 one["loaded_at"],
                 _of_the_file(one),
             )
-            for one in member(answer, "processes", list)
+            for one in require_member(answer, "processes", list)
         ],
         none="No process told.",
     )
@@ -169,7 +171,10 @@ def _of_the_file(here: Json) -> str:
 
 
 def _show_who_told(answer: Json) -> None:
-    missing, there_are = member(answer, "missing", int), member(answer, "there_are", int)
+    missing, there_are = (
+        require_member(answer, "missing", int),
+        require_member(answer, "there_are", int),
+    )
     if missing:
         print(f"{missing} of {there_are} processes did not tell what they hold; ask again.")
 
@@ -181,8 +186,8 @@ _LINK: Final = ("account", "project", "server", "person", "seconds_left", "finge
 def _by_process(answer: Json, name: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
     return [
         (one["process"], *(row[column] for column in columns))
-        for one in member(answer, "processes", list)
-        for row in member(one, name, list)
+        for one in require_member(answer, "processes", list)
+        for row in require_member(one, name, list)
     ]
 
 

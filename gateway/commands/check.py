@@ -24,15 +24,15 @@ from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.single_flight import SharedFlight
 from gateway.process.wiring import (
-    AccountTools,
-    first_policy,
+    AccountDependencies,
+    load_policy,
     open_account,
     open_budget,
     open_identify,
     projects_of,
-    raise_unless_traceable,
+    require_tracing_packages,
 )
-from gateway.process.worker import running
+from gateway.process.worker import supervised
 
 _ONLINE_WITHIN_S = 15.0
 
@@ -40,8 +40,8 @@ _ONLINE_WITHIN_S = 15.0
 def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
-    policy = first_policy(config_file, config)
-    raise_unless_traceable(settings.traces_wanted())
+    policy = load_policy(config_file, config)
+    require_tracing_packages(settings.traces_wanted())
     certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -96,8 +96,8 @@ async def _check_online(config: settings.Settings) -> int:
                 faults += _say(f"keys of {keys.issuer}", str(error))
         flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         budget, loops = open_budget(config, valkey, clock, metrics, jitter)
-        await stack.enter_async_context(running(loops, clock, metrics))
-        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        await stack.enter_async_context(supervised(loops, clock, metrics))
+        tools = AccountDependencies(budget, flight, clock, metrics, jitter)
         for account in config.accounts:
             opened = await open_account(account, stack, tools)
             try:
@@ -128,7 +128,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     It reads files only: neither Redis nor the network is asked.
     """
     config = settings.load_settings(config_file)
-    policy = first_policy(config_file, config)
+    policy = load_policy(config_file, config)
     names = [one.name for one in config.issuers]
     if issuer is None and len(names) == 1:
         issuer = names[0]

@@ -26,14 +26,14 @@ from gateway.drivers.network.last_connections import begin_no_more
 
 log = logging.getLogger("gateway.supervisor")
 
-_LOOK_EVERY_S = 1.0
-_START_MAX_S = 20.0
-_RESTART_AFTER_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-_HEALTHY_AFTER_S = 30.0
-_END_LEEWAY_S = 5.0
+_CHECK_INTERVAL_S = 1.0
+_START_TIMEOUT_S = 20.0
+_RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_HEALTHY_UPTIME_S = 30.0
+_STOP_GRACE_S = 5.0
 _HUNG_AFTER_S = 30.0
 """Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
-_TOLD_WITHIN_S = 1.0
+_STACK_DUMP_TIMEOUT_S = 1.0
 _BACKLOG = 1024
 
 RETIRE = signal.SIGUSR1
@@ -41,7 +41,7 @@ RETIRE = signal.SIGUSR1
 whole gateway ends."""
 TAKE_OVER = signal.SIGUSR2
 """To its replacement: one scrape target must not show the counters of two processes by turns."""
-TELL_WHERE = signal.SIGQUIT
+DUMP_STACKS = signal.SIGQUIT
 """To a worker whose event loop stands still: the stacks of its threads go to stderr."""
 
 
@@ -59,12 +59,12 @@ class WorkerPlan:
     """Written to once the worker answers."""
     parent_fd: int
     """Reads as ended when the parent is gone."""
-    history: "History"
+    counters: "SupervisorCounters"
     handover: Handover
-    pulse: "Pulse"
+    watchdog: "Watchdog"
 
 
-class History:
+class SupervisorCounters:
     """What the parent counts, in memory that its workers see: they alone answer scrapes."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class History:
         self._shared[1] += 1
 
 
-class Pulse:
+class Watchdog:
     """The beats of a worker's event loop, in memory that its parent sees.
 
     One that stands still answers nobody and hears no signal, while its process is there. No thread
@@ -118,19 +118,19 @@ Work = Callable[[WorkerPlan], int]
 
 
 @dataclass(slots=True)
-class _Worker:
+class WorkerProcess:
     index: int
     pid: int
-    born_at: float
-    pulse: Pulse
+    started_at: float
+    watchdog: Watchdog
     retired: bool = False
     """Told to end, so nobody need follow it."""
     ends_by: float = math.inf
     """When it is killed if it has not ended."""
     paused: bool = False
     """By a signal from outside; then it is no wonder that it stands still."""
-    beats_seen: int = 0
-    still_s: float = 0.0
+    last_beats: int = 0
+    stalled_s: float = 0.0
 
 
 class Supervisor:
@@ -149,16 +149,16 @@ class Supervisor:
         self._work = work
         self._count = workers
         self._config = config
-        self._seen = _signature(config_file)
-        self._workers: dict[int, _Worker] = {}
+        self._seen = _file_signature(config_file)
+        self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         self._passed = passed_sockets(settings.descriptors_passed())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
-        self._hung_up = False
-        self._looked_at = _now()
-        self._history = History()
+        self._reload_requested = False
+        self._checked_at = _now()
+        self._counters = SupervisorCounters()
         self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
@@ -170,38 +170,38 @@ class Supervisor:
         signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        for host, port in self._passed.keys() - self._named():
+        for host, port in self._passed.keys() - self._configured_addresses():
             log.warning("passed_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
             return 0 if self._stopping else 1
         while not self._stopping:
-            self._wait(_LOOK_EVERY_S)
-            if self._hung_up:
-                self._hung_up = False
+            self._wait(_CHECK_INTERVAL_S)
+            if self._reload_requested:
+                self._reload_requested = False
                 self._reload()
-            self._bury()
-            self._feel_pulses()
-            self._revive()
+            self._reap()
+            self._check_watchdogs()
+            self._restart_dead()
             self._watch_config()
         self._stop()
         return 0
 
     def _watch_config(self) -> None:
-        if _signature(self._file) != self._seen:
+        if _file_signature(self._file) != self._seen:
             self._reload()
 
     def _reload(self) -> None:
-        self._seen = _signature(self._file)
+        self._seen = _file_signature(self._file)
         try:
             config = self._load()
         except MistakesFound as found:
-            self._history.config_rejected()
+            self._counters.config_rejected()
             mistakes = [str(one) for one in found.mistakes]
             log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
             return
         if config == self._config:
-            self._history.config_accepted()
+            self._counters.config_accepted()
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
@@ -213,8 +213,8 @@ class Supervisor:
         if not self._start_all(config):
             if self._stopping:
                 return  # it was not tried to the end
-            self._leave_unnamed_ports()
-            self._history.config_rejected()
+            self._close_removed_ports()
+            self._counters.config_rejected()
             log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
             return
         # The new set is whole: who died of the old one has its successor, too.
@@ -223,16 +223,16 @@ class Supervisor:
         for worker in before:
             self._retire(worker)  # in the time that its own config gives
         self._config = config
-        self._leave_unnamed_ports()
+        self._close_removed_ports()
         for worker in self._workers.values():
             if not worker.retired:
                 _send(worker.pid, TAKE_OVER)
-        self._history.config_accepted()
+        self._counters.config_accepted()
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: settings.Settings) -> bool:
         """Start a whole set of workers; when one does not come up, end those of this set."""
-        started: list[_Worker] = []
+        started: list[WorkerProcess] = []
         for index in range(self._count):
             worker = self._start(config, index)
             if worker is None:
@@ -242,19 +242,19 @@ class Supervisor:
             started.append(worker)
         return True
 
-    def _start(self, config: settings.Settings, index: int) -> _Worker | None:
+    def _start(self, config: settings.Settings, index: int) -> WorkerProcess | None:
         sockets = []
         for listener, (host, port) in _addresses(config, index).items():
             try:
                 sockets.append(self._socket(host, port))
             except OSError as error:
-                told = f"{error.strerror}; free this address, or change it in the config"
+                message = f"{error.strerror}; free this address, or change it in the config"
                 where = {"listener": listener, "host": host, "port": port}
-                log.error("cannot_listen", extra={**where, "error": told})  # noqa: TRY400
+                log.error("cannot_listen", extra={**where, "error": message})  # noqa: TRY400
                 return None
         public, admin = sockets
         ready_read, ready_write = os.pipe()
-        pulse = Pulse()
+        watchdog = Watchdog()
         takes_over = any(one.index == index and not one.retired for one in self._workers.values())
         plan = WorkerPlan(
             config,
@@ -264,46 +264,46 @@ class Supervisor:
             takes_over,
             ready_write,
             self._alive_read,
-            self._history,
+            self._counters,
             self._handover,
-            pulse,
+            watchdog,
         )
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)
-            self._become_worker(plan)
+            self._run_child(plan)
         os.close(ready_write)
-        ready = self._becomes_ready(ready_read)
+        ready = self._wait_until_ready(ready_read)
         os.close(ready_read)
-        worker = self._workers[pid] = _Worker(index, pid, _now(), pulse)
+        worker = self._workers[pid] = WorkerProcess(index, pid, _now(), watchdog)
         if not ready:
             self._retire(worker, signal.SIGKILL)
             return None
         log.info("worker_started", extra={"worker": index, "pid": pid})
         return worker
 
-    def _becomes_ready(self, ready: int) -> bool:
+    def _wait_until_ready(self, ready: int) -> bool:
         """Wait for the worker's word, unless we are told to stop meanwhile."""
-        deadline = _now() + _START_MAX_S
+        deadline = _now() + _START_TIMEOUT_S
         while not self._stopping and (left_s := deadline - _now()) > 0:
             self._wait(left_s, ready)
             if select.select([ready], [], [], 0)[0]:
                 return bool(os.read(ready, 1))
         return False
 
-    def _retire(self, worker: _Worker, number: int = RETIRE) -> None:
+    def _retire(self, worker: WorkerProcess, number: int = RETIRE) -> None:
         request = self._config.request
         worker.retired = True
-        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _END_LEEWAY_S
+        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _STOP_GRACE_S
         _send(worker.pid, number)
 
-    def _become_worker(self, plan: WorkerPlan) -> None:
+    def _run_child(self, plan: WorkerPlan) -> None:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            faulthandler.register(TELL_WHERE)  # needs no lock of the interpreter
+            faulthandler.register(DUMP_STACKS)  # needs no lock of the interpreter
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
@@ -316,7 +316,7 @@ class Supervisor:
         finally:
             os._exit(code)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         for pid, worker in list(self._workers.items()):
             changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
@@ -329,36 +329,36 @@ class Supervisor:
             del self._workers[pid]
             if worker.retired or self._stopping:
                 continue
-            self._history.worker_died()
+            self._counters.worker_died()
             code = os.waitstatus_to_exitcode(status)
             log.error("worker_died", extra={"worker": worker.index, "pid": pid, "code": code})
-            lived_s = _now() - worker.born_at
-            deaths = 0 if lived_s > _HEALTHY_AFTER_S else self._deaths.get(worker.index, 0) + 1
+            lived_s = _now() - worker.started_at
+            deaths = 0 if lived_s > _HEALTHY_UPTIME_S else self._deaths.get(worker.index, 0) + 1
             self._deaths[worker.index] = deaths
-            delay_s = _RESTART_AFTER_S[min(deaths, len(_RESTART_AFTER_S) - 1)]
+            delay_s = _RESTART_DELAYS_S[min(deaths, len(_RESTART_DELAYS_S) - 1)]
             self._restart_at[worker.index] = _now() + delay_s
 
-    def _feel_pulses(self) -> None:
+    def _check_watchdogs(self) -> None:
         """Kill who stands still, and let it tell where; another is started for it."""
         # Not for longer than a look: while all of us are paused, nobody stands still.
-        passed_s = min(_now() - self._looked_at, _LOOK_EVERY_S)
-        self._looked_at = _now()
+        elapsed_s = min(_now() - self._checked_at, _CHECK_INTERVAL_S)
+        self._checked_at = _now()
         for worker in self._workers.values():
-            beats = worker.pulse.beats
-            goes_on = beats != worker.beats_seen or not beats or worker.paused
-            worker.beats_seen = beats
-            worker.still_s = 0.0 if goes_on else worker.still_s + passed_s
-            if worker.still_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
+            beats = worker.watchdog.beats
+            is_alive = beats != worker.last_beats or not beats or worker.paused
+            worker.last_beats = beats
+            worker.stalled_s = 0.0 if is_alive else worker.stalled_s + elapsed_s
+            if worker.stalled_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
                 log.error("worker_hung", extra={"worker": worker.index, "pid": worker.pid})
-                _send(worker.pid, TELL_WHERE)
-                worker.ends_by = _now() + _TOLD_WITHIN_S
+                _send(worker.pid, DUMP_STACKS)
+                worker.ends_by = _now() + _STACK_DUMP_TIMEOUT_S
 
-    def _revive(self) -> None:
+    def _restart_dead(self) -> None:
         for index, at in list(self._restart_at.items()):
             if at <= _now() and not self._stopping:
                 del self._restart_at[index]
                 if self._start(self._config, index) is None:
-                    self._restart_at[index] = _now() + _RESTART_AFTER_S[-1]
+                    self._restart_at[index] = _now() + _RESTART_DELAYS_S[-1]
 
     def _stop(self) -> None:
         """End all workers, and let nobody connect to a port that none of them accepts from."""
@@ -367,18 +367,18 @@ class Supervisor:
         accept_until: float | None = _now() + self._config.request.drain_delay_s
         while self._workers:
             self._wait(0.05)
-            self._bury()
+            self._reap()
             if accept_until is not None and _now() >= accept_until:
                 accept_until = None
                 self._close_ports()
         self._close_ports()
 
-    def _leave_unnamed_ports(self) -> None:
+    def _close_removed_ports(self) -> None:
         """Keep no port open that the config in force does not name: nobody would answer there."""
-        for address in self._sockets.keys() - self._named():
+        for address in self._sockets.keys() - self._configured_addresses():
             self._sockets.pop(address).close()
 
-    def _named(self) -> set[tuple[str, int]]:
+    def _configured_addresses(self) -> set[tuple[str, int]]:
         return {one for i in range(self._count) for one in _addresses(self._config, i).values()}
 
     def _close_ports(self) -> None:
@@ -396,7 +396,7 @@ class Supervisor:
         with suppress(BlockingIOError):
             caught = os.read(self._signals_read, 512)
             self._stopping |= signal.SIGTERM in caught or signal.SIGINT in caught
-            self._hung_up |= signal.SIGHUP in caught
+            self._reload_requested |= signal.SIGHUP in caught
 
     def _socket(self, host: str, port: int) -> socket.socket:
         """Bind once and keep: workers share the socket, so a connection survives any of them.
@@ -429,7 +429,7 @@ def _addresses(config: settings.Settings, index: int) -> dict[str, tuple[str, in
     }
 
 
-def _signature(file: Path) -> tuple[int, int, int]:
+def _file_signature(file: Path) -> tuple[int, int, int]:
     try:
         found = file.stat()
     except OSError:

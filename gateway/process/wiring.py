@@ -92,19 +92,23 @@ from gateway.flow.single_flight import SharedFlight
 from gateway.flow.writes import Writes
 
 _ADMINS_MAX = 1_000
-_OURS_ALONE, _AS_UMASK_SAYS = 0o600, 0o666
+_OWNER_ONLY_MODE, _DEFAULT_MODE = 0o600, 0o666
 
-_OPENNESS = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
+_BREAKER_GAUGE_VALUES = {
+    BreakerState.CLOSED: 0.0,
+    BreakerState.HALF_OPEN: 0.5,
+    BreakerState.OPEN: 1.0,
+}
 
-Loop = Callable[[], Awaitable[None]]
+BackgroundTask = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """What the wiring made, as far as a worker needs it."""
 
     handler: PublicHandler
-    loops: Mapping[str, Loop]
+    loops: Mapping[str, BackgroundTask]
     policies: PolicyFile
     keys: tuple[IssuerKeys, ...]
     valkey: Valkey
@@ -121,7 +125,7 @@ def load_config(config_file: Path, *, workers: int) -> settings.Settings:
     """
     config = settings.load_settings(config_file, workers=workers)
     document = load(config_file)
-    flaws = [(one, _flaw_of(one.directory)) for one in config.directories]
+    flaws = [(one, _directory_problem(one.directory)) for one in config.directories]
     if mistakes := [
         document.mistake(one.key, flaw) for one, flaw in flaws if flaw and one.is_needed
     ]:
@@ -129,7 +133,7 @@ def load_config(config_file: Path, *, workers: int) -> settings.Settings:
     return config
 
 
-def _flaw_of(directory: Path) -> str:
+def _directory_problem(directory: Path) -> str:
     try:
         make_directory(directory)
     except OSError as error:
@@ -137,14 +141,14 @@ def _flaw_of(directory: Path) -> str:
     return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
 
 
-def first_policy(config_file: Path, config: settings.Settings) -> Policy:
+def load_policy(config_file: Path, config: settings.Settings) -> Policy:
     """Return what the policy file holds now; raise MistakesFound when that is no policy."""
     try:
         read(config.policy_file)
     except MistakesFound as found:
         (unreadable,) = found.mistakes
-        told = f"{unreadable.file} {unreadable.message}"
-        raise MistakesFound([load(config_file).mistake(("policy_file",), told)]) from None
+        message = f"{unreadable.file} {unreadable.message}"
+        raise MistakesFound([load(config_file).mistake(("policy_file",), message)]) from None
     return open_policy(config, SystemClock(), Metrics(), Handover()).current()
 
 
@@ -162,18 +166,18 @@ def open_policy(
 
 
 @asynccontextmanager
-async def open_parts(
+async def open_components(
     config: settings.Settings,
     client: RedisClient,
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
     handover: Handover,
-) -> AsyncIterator[Parts]:
+) -> AsyncIterator[Components]:
     """Open the drivers and wire the flow; close all in reverse order."""
     jitter = SystemRandom()
     async with AsyncExitStack() as stack:
-        tracing = open_traces(config, stack)
+        tracing = open_tracer(config, stack)
         valkey = Valkey(
             config.store,
             client,
@@ -193,7 +197,7 @@ async def open_parts(
         identify, admins, keys = await open_identify(
             config, stack, clock, metrics, jitter, handover, orders=orders
         )
-        loops: dict[str, Loop] = {
+        loops: dict[str, BackgroundTask] = {
             "valkey heartbeat": valkey.keep_heartbeat,
             "valkey listener": valkey.keep_listening,
             "policy": policies.run,
@@ -201,7 +205,7 @@ async def open_parts(
             **budget_loops,
         }
         loops |= {f"keys of {one.issuer}": one.run for one in keys}
-        tools = AccountTools(budget, flight, clock, metrics, jitter)
+        tools = AccountDependencies(budget, flight, clock, metrics, jitter)
         accounts: dict[ProjectId, ConsoleAccount] = {}
         for account in config.accounts:
             opened = await open_account(account, stack, tools)
@@ -284,7 +288,7 @@ async def open_parts(
             clock=clock,
             telemetry=metrics,
         )
-        expose(metrics, identify, consoles, flight, policies, keys)
+        register_gauges(metrics, identify, consoles, flight, policies, keys)
         handler = PublicHandler(
             gateway,
             clock,
@@ -299,13 +303,15 @@ async def open_parts(
             hit_log_share=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
             count_unlogged=metrics.log_line_sampled_out,
         )
-        obey(orders, consoles, budget, config, metrics)
+        apply_overrides(orders, consoles, budget, config, metrics)
         replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)
         loops["questions"] = replicas.run
         process = f"{socket.gethostname()}:{os.getpid()}"
-        everywhere = EveryProcess(OwnView(process, identify, consoles, budget, policies), replicas)
+        cluster_query = EveryProcess(
+            OwnView(process, identify, consoles, budget, policies), replicas
+        )
         administration = open_administration(
-            config, admins, orders, everywhere, journal, clock, metrics
+            config, admins, orders, cluster_query, journal, clock, metrics
         )
         metrics.begin(
             accounts=[account.name for account in config.accounts],
@@ -314,7 +320,7 @@ async def open_parts(
             failures=SERVER_FAILURES,
             actions=[] if administration is None else administration.actions,
         )
-        yield Parts(handler, loops, policies, keys, valkey, orders, trail, administration)
+        yield Components(handler, loops, policies, keys, valkey, orders, trail, administration)
 
 
 def open_orders(
@@ -324,22 +330,22 @@ def open_orders(
 
     log = logging.getLogger("gateway.orders")
 
-    def not_obeyed(error: Exception) -> None:
+    def on_failure(error: Exception) -> None:
         log.error("order_not_obeyed", exc_info=error)
         metrics.order_not_obeyed()
 
     return StandingOrders(
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
-        None if file is None else FileOnDisk(file, log, failed="not_kept", mode=_OURS_ALONE),
+        None if file is None else FileOnDisk(file, log, failed="not_kept", mode=_OWNER_ONLY_MODE),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
         # Not so only because this process has no admin API: another replica may have one.
         none_given=config.orders.given == "nowhere",
-        failed=not_obeyed,
+        failed=on_failure,
     )
 
 
-def expose(
+def register_gauges(
     metrics: Metrics,
     identify: Identify,
     consoles: Consoles,
@@ -365,7 +371,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     config: settings.Settings,
     admins: Identify,
     orders: StandingOrders,
-    everywhere: EveryProcess,
+    cluster_query: EveryProcess,
     journal: Journal,
     clock: Clock,
     metrics: Metrics,
@@ -380,7 +386,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         orders=orders,
-        everywhere=everywhere,
+        everywhere=cluster_query,
         clock=clock,
     )
     administration = Administration(
@@ -393,7 +399,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     return AdminApi(administration, admins, clock, metrics.admin_request)
 
 
-def obey(
+def apply_overrides(
     orders: StandingOrders,
     consoles: Consoles,
     budget: FairBudget,
@@ -420,11 +426,11 @@ async def open_trail(
     clock: Clock,
     metrics: Metrics,
     lines: LineWriter,
-) -> tuple[AuditTrail, dict[str, Loop]]:
+) -> tuple[AuditTrail, dict[str, BackgroundTask]]:
     """Open the audit trail; what closes it makes all durable that it was given."""
     signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
     keep_s = audit.keep_days * 86_400
-    loops: dict[str, Loop] = {}
+    loops: dict[str, BackgroundTask] = {}
     follow: list[Callable[[Sequence[bytes]], None]] = []
     stream = AuditStream(valkey, keep_s=keep_s, bytes_max=audit.stream_bytes_max)
     if audit.stream:
@@ -463,7 +469,7 @@ async def open_trail(
     return trail, {"audit": trail.run, **loops}
 
 
-def raise_unless_traceable(variable: str) -> None:
+def require_tracing_packages(variable: str) -> None:
     """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
     try:
         if variable:
@@ -473,7 +479,7 @@ def raise_unless_traceable(variable: str) -> None:
         raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
 
 
-def open_traces(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
+def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
     if not settings.traces_wanted():
         return TracesPassedOn()
     from gateway.drivers.telemetry.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
@@ -503,7 +509,7 @@ def open_inventories(
     clock: Clock,
     metrics: Metrics,
 ) -> KeptInventories:
-    def are_needed() -> bool:
+    def is_inventory_needed() -> bool:
         return policies.current().selects_by_attributes
 
     inventory_log = logging.getLogger("gateway.inventory")
@@ -517,7 +523,7 @@ def open_inventories(
                 age_max_s=account.inventory.age_max_s,
                 files={
                     ProjectId(project): FileOnDisk(
-                        file, inventory_log, failed="inventory_not_kept", mode=_AS_UMASK_SAYS
+                        file, inventory_log, failed="inventory_not_kept", mode=_DEFAULT_MODE
                     )
                     for project in account.projects
                     if (file := account.inventory.file_of(project)) is not None
@@ -525,12 +531,12 @@ def open_inventories(
             )
             for account in config.accounts
         ],
-        is_wanted=are_needed,
+        is_wanted=is_inventory_needed,
         shared=flight,
         clock=clock,
         telemetry=metrics,
     )
-    metrics.gauge("gateway_inventory_needed", are_needed)
+    metrics.gauge("gateway_inventory_needed", is_inventory_needed)
     for account in config.accounts:
         metrics.gauge(
             "gateway_inventory_age_seconds",
@@ -592,7 +598,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
     callers = make(
         signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
-        revoked=_nobody if orders is None else orders.revoked,
+        revoked=_never_revoked if orders is None else orders.revoked,
         tokens_max=config.memory.tokens_max,
     )
     api = config.admin.api
@@ -604,7 +610,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
             for issuer in config.admin_issuers
         },
         # Who may revoke must be let in by a process that does not know yet who is revoked.
-        revoked=_nobody if orders is None else orders.revoke_known,
+        revoked=_never_revoked if orders is None else orders.revoke_known,
         tokens_max=_ADMINS_MAX,
     )
     known += [callers, admins]
@@ -614,7 +620,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
     return callers, admins, keys
 
 
-def _nobody(_: Principal) -> bool:
+def _never_revoked(_: Principal) -> bool:
     return False
 
 
@@ -633,9 +639,9 @@ def _token_rules(issuer: settings.Issuer) -> TokenRules:
 
 def open_budget(
     config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics, jitter: Random
-) -> tuple[FairBudget, dict[str, Loop]]:
+) -> tuple[FairBudget, dict[str, BackgroundTask]]:
     lines = [
-        _open_line(config, account, kind, valkey, clock, metrics, jitter)
+        _open_budget_line(config, account, kind, valkey, clock, metrics, jitter)
         for account in config.accounts
         for kind in BudgetClass
     ]
@@ -644,7 +650,7 @@ def open_budget(
     }
 
 
-def _open_line(  # noqa: PLR0913 - it wires
+def _open_budget_line(  # noqa: PLR0913 - it wires
     config: settings.Settings,
     account: settings.Account,
     kind: BudgetClass,
@@ -684,19 +690,19 @@ def _open_line(  # noqa: PLR0913 - it wires
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedAccount:
+class OpenAccount:
     console: ConsoleAccount
     credentials: Mapping[str, Credential]
-    loops: Mapping[str, Loop]
+    loops: Mapping[str, BackgroundTask]
 
     async def log_in(self, deadline: float) -> str:
         """Get every credential once and say where from; raises ServiceLoginFailed."""
-        told = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
-        return "; ".join(dict.fromkeys(told))
+        sources = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(sources))
 
 
 @dataclass(frozen=True, slots=True)
-class AccountTools:
+class AccountDependencies:
     """What all accounts share."""
 
     budget: FairBudget
@@ -707,14 +713,14 @@ class AccountTools:
 
 
 async def open_account(
-    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
-) -> OpenedAccount:
+    account: settings.Account, stack: AsyncExitStack, tools: AccountDependencies
+) -> OpenAccount:
     session = await stack.enter_async_context(open_session(account.timeouts))
     credentials, loops = await _open_credentials(account, stack, tools)
     breaker = Breaker(BreakerRules(**account.breaker.model_dump()), jitter=tools.jitter.random)
     tools.metrics.gauge(
         "gateway_breaker_open",
-        lambda: _OPENNESS[breaker.state(tools.clock.monotonic())],
+        lambda: _BREAKER_GAUGE_VALUES[breaker.state(tools.clock.monotonic())],
         account=account.name,
     )
     exchange = Exchange(
@@ -739,12 +745,12 @@ async def open_account(
         reuse=account.links.reuse,
         addresses=ConsoleAddresses(tuple(host.lower() for host in account.links.console_hosts)),
     )
-    return OpenedAccount(console, credentials, loops)
+    return OpenAccount(console, credentials, loops)
 
 
 async def _open_credentials(
-    account: settings.Account, stack: AsyncExitStack, tools: AccountTools
-) -> tuple[Mapping[str, Credential], dict[str, Loop]]:
+    account: settings.Account, stack: AsyncExitStack, tools: AccountDependencies
+) -> tuple[Mapping[str, Credential], dict[str, BackgroundTask]]:
     match account.login:
         case settings.KeyPairLogin() as login:
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
@@ -773,7 +779,7 @@ async def _open_credentials(
                 )
                 for project in account.projects
             }
-            loops: dict[str, Loop] = {
+            loops: dict[str, BackgroundTask] = {
                 f"login of {account.name} {i}": credential.run
                 for i, credential in enumerate(by_project.values())
             }

@@ -30,28 +30,28 @@ from gateway.edge.public.handler import PublicServer
 from gateway.flow.ports import Clock
 from gateway.process.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 from gateway.process.wiring import (
-    Loop,
-    Parts,
-    first_policy,
+    BackgroundTask,
+    Components,
     load_config,
-    open_parts,
-    raise_unless_traceable,
+    load_policy,
+    open_components,
+    require_tracing_packages,
 )
 
 log = logging.getLogger("gateway.worker")
 
-_FIRST_KEYS_WITHIN_S = 3.0
-_LAST_CONNECTIONS_S = 0.2
+_FIRST_KEYS_TIMEOUT_S = 3.0
+_LAST_ACCEPT_S = 0.2
 """For how long a process that ends still accepts after nobody can begin to connect."""
-_CANCELLED_WITHIN_S = 1.0
-_HANDSHAKE_WITHIN_S = 10.0
-_GOODBYE_WITHIN_S = 2.0
+_CANCEL_TIMEOUT_S = 1.0
+_TLS_HANDSHAKE_TIMEOUT_S = 10.0
+_TLS_SHUTDOWN_TIMEOUT_S = 2.0
 """A client that only looks at its connection when it needs it never says goodbye in TLS."""
-_RESTART_AFTER_S = 1.0
+_RESTART_DELAY_S = 1.0
 _HEADER_BYTES_MAX = 65_536
 """A JWT with many groups is long; one that is longer than this is none of an issuer's."""
-_LAG_EVERY_S = 0.5
-_SWITCH_S = 0.001
+_LAG_INTERVAL_S = 0.5
+_THREAD_SWITCH_S = 0.001
 """For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
 
 
@@ -63,8 +63,8 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     load = partial(load_config, config_file, workers=workers)
     config = load()
-    first_policy(config_file, config)
-    raise_unless_traceable(settings.traces_wanted())
+    load_policy(config_file, config)
+    require_tracing_packages(settings.traces_wanted())
     logs.set_up(config.log.levels)
     with ExitStack() as stack:
         embedded_url = None
@@ -103,14 +103,14 @@ class Worker:
         self._config = plan.config
         self._clock = SystemClock()
         self._metrics = Metrics(plan.config.metrics.teams)
-        history = plan.history
-        self._metrics.counter("gateway_config_rejections_total", lambda: history.config_rejections)
-        self._metrics.gauge("gateway_config_rejected", lambda: history.is_config_rejected)
-        self._metrics.counter("gateway_worker_deaths_total", lambda: history.worker_deaths)
+        counters = plan.counters
+        self._metrics.counter("gateway_config_rejections_total", lambda: counters.config_rejections)
+        self._metrics.gauge("gateway_config_rejected", lambda: counters.is_config_rejected)
+        self._metrics.counter("gateway_worker_deaths_total", lambda: counters.worker_deaths)
         self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
         self._stop = asyncio.Event()
-        self._hangup = asyncio.Event()
-        self._has_admin_port = asyncio.Event()
+        self._reload_requested = asyncio.Event()
+        self._owns_admin_port = asyncio.Event()
         self._draining = False
         self._replaced = False
         self._certificates = {
@@ -125,16 +125,16 @@ class Worker:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+            loop.add_signal_handler(number, self._request_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         loop.add_signal_handler(RETIRE, self._retire)
-        loop.add_signal_handler(TAKE_OVER, self._has_admin_port.set)
+        loop.add_signal_handler(TAKE_OVER, self._owns_admin_port.set)
         if not self._plan.takes_over:
-            self._has_admin_port.set()
-        loop.add_reader(self._plan.parent_fd, self._parent_is_gone)
+            self._owns_admin_port.set()
+        loop.add_reader(self._plan.parent_fd, self._on_parent_exit)
         try:
             client = make_client(self._config.store, self._embedded_url)
-            async with open_parts(
+            async with open_components(
                 self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
             ) as parts:
                 # Before anything has a time to keep: a full collection holds the loop for longer
@@ -142,28 +142,28 @@ class Worker:
                 gc.collect()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 gc.set_threshold(5_000, 20, 50)
-                sys.setswitchinterval(_SWITCH_S)
-                await self._run_loops(parts)
+                sys.setswitchinterval(_THREAD_SWITCH_S)
+                await self._run_tasks(parts)
         finally:
             loop.remove_reader(self._plan.parent_fd)
 
-    def _parent_is_gone(self) -> None:
+    def _on_parent_exit(self) -> None:
         # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
         asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
-        self._end()
+        self._request_stop()
 
     def _retire(self) -> None:
         self._replaced = True
-        self._end()
+        self._request_stop()
 
-    def _end(self) -> None:
+    def _request_stop(self) -> None:
         self._stop.set()
-        self._has_admin_port.set()
+        self._owns_admin_port.set()
 
-    async def _run_loops(self, parts: "Parts") -> None:
-        loops: dict[str, Loop] = {
+    async def _run_tasks(self, parts: "Components") -> None:
+        loops: dict[str, BackgroundTask] = {
             **parts.loops,
-            "reload": lambda: self._reload_on_hangup(parts),
+            "reload": lambda: self._reload_on_request(parts),
             "loop lag": self._measure_lag,
         }
         for listener, certificate in self._certificates.items():
@@ -173,11 +173,11 @@ class Worker:
                 partial(getattr, certificate, "expires_at"),
                 listener=listener,
             )
-        async with running(loops, self._clock, self._metrics):
+        async with supervised(loops, self._clock, self._metrics):
             await self._serve(parts)
 
-    async def _serve(self, parts: "Parts") -> None:
-        await load_first(parts.keys, within_s=_FIRST_KEYS_WITHIN_S)
+    async def _serve(self, parts: "Components") -> None:
+        await load_first(parts.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
         server = PublicServer(
             parts.handler,
             access_log=None,  # one line per request is written by the handler
@@ -187,7 +187,7 @@ class Worker:
             keepalive_timeout=75.0,
             auto_decompress=False,
         )
-        public = web.ServerRunner(server, shutdown_timeout=_CANCELLED_WITHIN_S)
+        public = web.ServerRunner(server, shutdown_timeout=_CANCEL_TIMEOUT_S)
         admin = web.AppRunner(
             admin_app(
                 self._metrics.exposition,
@@ -196,7 +196,7 @@ class Worker:
                 self._is_tls_in_force,
             ),
             access_log=None,
-            shutdown_timeout=_CANCELLED_WITHIN_S,
+            shutdown_timeout=_CANCEL_TIMEOUT_S,
             auto_decompress=False,
         )
         await public.setup()
@@ -205,7 +205,7 @@ class Worker:
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})
-        await self._has_admin_port.wait()
+        await self._owns_admin_port.wait()
         answering = await self._listen("admin", self._plan.admin, admin)
         await self._stop.wait()
         self._draining = True
@@ -215,7 +215,7 @@ class Worker:
             answering.close()
             await admin.cleanup()
         else:
-            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_CONNECTIONS_S)
+            await self._clock.sleep(self._config.request.drain_delay_s + _LAST_ACCEPT_S)
         accepting.close()
         await server.drain(self._clock, within_s=self._config.request.drain_s)
         await public.cleanup()
@@ -235,26 +235,26 @@ class Worker:
         if (certificate := self._certificates.get(listener)) is not None:
             tls = {
                 "ssl": certificate.context,
-                "ssl_handshake_timeout": _HANDSHAKE_WITHIN_S,
-                "ssl_shutdown_timeout": _GOODBYE_WITHIN_S,
+                "ssl_handshake_timeout": _TLS_HANDSHAKE_TIMEOUT_S,
+                "ssl_shutdown_timeout": _TLS_SHUTDOWN_TIMEOUT_S,
             }
         loop = asyncio.get_running_loop()
         return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
 
-    async def _reload_on_hangup(self, parts: "Parts") -> None:
+    async def _reload_on_request(self, parts: "Components") -> None:
         while True:
-            await self._hangup.wait()
-            self._hangup.clear()
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
             await parts.policies.reload()
 
     async def _measure_lag(self) -> None:
         while True:
-            self._plan.pulse.beat()
-            due_at = self._clock.monotonic() + _LAG_EVERY_S
-            await self._clock.sleep(_LAG_EVERY_S)
+            self._plan.watchdog.beat()
+            due_at = self._clock.monotonic() + _LAG_INTERVAL_S
+            await self._clock.sleep(_LAG_INTERVAL_S)
             self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
 
-    def _readiness(self, parts: "Parts") -> tuple[bool, Mapping[str, str]]:
+    def _readiness(self, parts: "Components") -> tuple[bool, Mapping[str, str]]:
         keys = {keys.issuer: keys.loaded for keys in parts.keys}
         state = {
             "serving": "draining" if self._draining else "ok",
@@ -270,7 +270,9 @@ class Worker:
 
 
 @asynccontextmanager
-async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> AsyncIterator[None]:
+async def supervised(
+    loops: Mapping[str, BackgroundTask], clock: Clock, metrics: Metrics
+) -> AsyncIterator[None]:
     """Keep the loops going meanwhile."""
     metrics.begin_tasks(loops)
     async with asyncio.TaskGroup() as tasks:
@@ -281,10 +283,12 @@ async def running(loops: Mapping[str, Loop], clock: Clock, metrics: Metrics) -> 
         try:
             yield
         finally:
-            await _end(started)
+            await _cancel_all(started)
 
 
-async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[str], None]) -> None:
+async def supervise(
+    name: str, loop: BackgroundTask, clock: Clock, restarted: Callable[[str], None]
+) -> None:
     """Run a loop that should never end; when it does, say so, count it and start it again."""
     while True:
         try:
@@ -292,10 +296,10 @@ async def supervise(name: str, loop: Loop, clock: Clock, restarted: Callable[[st
         except Exception:  # a loop that dies is a bug, but no reason to serve nobody
             log.exception("task_died", extra={"task": name})
         restarted(name)
-        await clock.sleep(_RESTART_AFTER_S)
+        await clock.sleep(_RESTART_DELAY_S)
 
 
-async def _end(tasks: list["asyncio.Task[None]"]) -> None:
+async def _cancel_all(tasks: list["asyncio.Task[None]"]) -> None:
     """Cancel until all have ended: redis-py swallows one that comes while it connects."""
     pending = set(tasks)
     while pending:

@@ -30,7 +30,7 @@ def main() -> None:
         gateways = {"stdout": stack.gateway}
         for name in _KINDS.keys() - gateways.keys():
             gateways[name] = stack.replica(change={**change, "audit": _KINDS[name]})
-        request = hit_request(stack, stack.box.token(groups=["operators", "staff"]))
+        request = hit_request(stack, stack.cloud.token(groups=["operators", "staff"]))
         for per_s, connections in ((1_000, 32), (4_000, 64), (math.inf, 256), (math.inf, 512)):
             found: dict[str, list[Measured]] = {name: [] for name in _KINDS}
             for _ in range(_ROUNDS):

@@ -14,7 +14,7 @@ from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey.connection import Script
 from gateway.flow.fair_budget import BudgetLine
 from tests.benchmarks.load import resident_mb
-from tests.support.lines import CLOCK, a_line, connected
+from tests.support.budget_lines import CLOCK, connect, open_line
 from tests.support.valkey import RealValkey
 
 _CALLS = 1_000
@@ -36,7 +36,7 @@ async def _print_cpu(server: RealValkey) -> None:
     plain, trivial = Redis.from_url(server.url), Script("extend")
     pace = Pace(requests=100_000, per_s=1, burst=100_000)
     gets, trips, alone, gathered = [], [], [], []
-    async with connected(server, "cpu") as valkey, a_line(valkey, pace) as line:
+    async with connect(server, "cpu") as valkey, open_line(valkey, pace) as line:
         await asyncio.sleep(2.0)
         for _ in range(_ROUNDS):
             began = time.process_time()
@@ -66,8 +66,8 @@ async def _print_cpu(server: RealValkey) -> None:
 
 async def _print_memory(server: RealValkey) -> None:
     async with (
-        connected(server, "memory", timeout_s=5.0) as valkey,
-        a_line(
+        connect(server, "memory", timeout_s=5.0) as valkey,
+        open_line(
             valkey,
             Pace(requests=1, per_s=3_600, burst=1),
             queue_max=_QUEUED + 1,

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
 from tests.benchmarks.load import Measured, children, measure, resident_mb
-from tests.support.stack import RunningGateway, Stack, ask, console_path, eventually
+from tests.support.stack import RunningGateway, Stack, console_path, eventually, fetch
 from tests.support.valkey import free_port
 
 _ROUNDS = 5
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _print_hits(stack: Stack, servers: dict[str, tuple[int, list[int]]]) -> None:
-    request = hit_request(stack, stack.box.token(groups=["operators", "staff"]))
+    request = hit_request(stack, stack.cloud.token(groups=["operators", "staff"]))
     found: dict[str, list[Measured]] = {name: [] for name in servers}
     for _ in range(_ROUNDS):
         for name, (port, pids) in servers.items():
@@ -73,7 +73,7 @@ def _print_start(stack: Stack) -> None:
         late = stack.replica(start=False)
         began = time.perf_counter()
         late.start(wait=False)
-        token = stack.box.token()
+        token = stack.cloud.token()
         while True:
             try:
                 if late.console(token).status == 200:
@@ -91,8 +91,8 @@ def _print_memory(stack: Stack) -> None:
         change={"caller_limits": NO_LIMIT},
         account={"budget": {"console": {"requests": 50_000, "per_s": 1, "burst": 1000}}},
     )
-    stack.box.rate(rate=1e6, burst=1e6)
-    stack.box.settings(latency_s=[0.0, 0.0])
+    stack.cloud.rate(rate=1e6, burst=1e6)
+    stack.cloud.settings(latency_s=[0.0, 0.0])
     asyncio.run(_fill(stack, wide, 10_000))
     held = [wide.metric("gateway_tokens_held"), wide.metric("gateway_links_held")]
     for pid in children(wide.pid):
@@ -104,31 +104,31 @@ async def _fill(stack: Stack, gateway: RunningGateway, count: int) -> None:
 
     async def one(i: int) -> None:
         async with gate:
-            token = await asyncio.to_thread(stack.box.token, f"person-{i}")
-            answer = await asyncio.to_thread(gateway.console, token, stack.box.servers[i % 7])
+            token = await asyncio.to_thread(stack.cloud.token, f"person-{i}")
+            answer = await asyncio.to_thread(gateway.console, token, stack.cloud.servers[i % 7])
             assert answer.status == 200, answer.body
 
     await asyncio.gather(*(one(i) for i in range(count)))
 
 
 def hit_request(stack: Stack, token: str) -> bytes:
-    path = console_path(stack.box.project, stack.box.servers[0])
+    path = console_path(stack.cloud.project, stack.cloud.servers[0])
     return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
 
 def _peer(kind: str, port: int, stack: Stack) -> subprocess.Popen[bytes]:
-    with urllib.request.urlopen(stack.box.issuer + "/jwks") as page:
+    with urllib.request.urlopen(stack.cloud.issuer + "/jwks") as page:
         (published,) = json.load(page)["keys"]
     public = PyJWK(published).key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     environ = {**os.environ, "PEER_REDIS": stack.valkey.url, "PEER_PUBLIC_KEY": public.decode()}
     arguments = [sys.executable, "-m", "tests.benchmarks.peers", kind, str(port)]
     peer = subprocess.Popen(arguments, env=environ, stdout=subprocess.DEVNULL)
-    headers = {"Authorization": f"Bearer {stack.box.token()}"}
-    path = console_path(stack.box.project, stack.box.servers[0])
+    headers = {"Authorization": f"Bearer {stack.cloud.token()}"}
+    path = console_path(stack.cloud.project, stack.cloud.servers[0])
 
     def answers() -> bool:
         try:
-            return ask(f"http://127.0.0.1:{port}", "GET", path, headers).status == 200
+            return fetch(f"http://127.0.0.1:{port}", "GET", path, headers).status == 200
         except OSError:
             return False
 

@@ -11,7 +11,7 @@ import urllib.request
 
 from gateway.demo.cloud import iam
 from tests.benchmarks.load import Measured, children, cpu_seconds, measure
-from tests.support.stack import Box, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Stack, eventually, fetch
 from tests.support.valkey import free_port
 
 _ROUNDS = 5
@@ -31,15 +31,15 @@ def main() -> None:
 
 def _print_forwarding() -> None:
     stack = Stack(change={"caller_limits": _NO_LIMIT}, account={"budget": _BUDGET})
-    stack.box.rate(rate=1e6, burst=1e6)
-    stack.box.settings(latency_s=[0.0, 0.0])
+    stack.cloud.rate(rate=1e6, burst=1e6)
+    stack.cloud.settings(latency_s=[0.0, 0.0])
     port = free_port()
     peer = _peer(port, stack)
     try:
         servers = {"gateway": (stack.gateway.port, children(stack.gateway.pid))}
         servers["bare"] = (port, [peer.pid])
-        path = f"/v1/{stack.box.project}/physicalservers/{stack.box.servers[0]}"
-        token = stack.box.token()
+        path = f"/v1/{stack.cloud.project}/physicalservers/{stack.cloud.servers[0]}"
+        token = stack.cloud.token()
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
         found: dict[str, list[Measured]] = {name: [] for name in servers}
         for _ in range(_ROUNDS):
@@ -63,23 +63,23 @@ def _print_forwarding() -> None:
 
 
 def _print_list() -> None:
-    stack = Stack(Box(servers=_MANY), account={"budget": _BUDGET})
-    stack.box.rate(rate=1e6, burst=1e6)
+    stack = Stack(CloudProcess(servers=_MANY), account={"budget": _BUDGET})
+    stack.cloud.rate(rate=1e6, burst=1e6)
     try:
         gateway = stack.gateway
-        gateway.write_policy(_few(stack.box))
-        target = f"/v1/{stack.box.project}/physicalservers?limit=1000"
-        headers = {"Authorization": f"Bearer {stack.box.token()}", "Cache-Control": "no-cache"}
-        eventually(lambda: ask(gateway.url, "GET", target, headers).json.get("count") == _SEEN)
+        gateway.write_policy(_few(stack.cloud))
+        target = f"/v1/{stack.cloud.project}/physicalservers?limit=1000"
+        headers = {"Authorization": f"Bearer {stack.cloud.token()}", "Cache-Control": "no-cache"}
+        eventually(lambda: fetch(gateway.url, "GET", target, headers).json.get("count") == _SEEN)
         time.sleep(1.0)
-        ask(stack.box.cloud, "DELETE", "/_box/calls")
+        fetch(stack.cloud.upstream, "DELETE", "/_box/calls")
         pids = children(gateway.pid)
         began = cpu_seconds(pids)
         for _ in range(_LISTS):
-            answer = ask(gateway.url, "GET", target, headers)
+            answer = fetch(gateway.url, "GET", target, headers)
             assert len(answer.json["servers"]) == answer.json["count"] == _SEEN
         spent_ms = (cpu_seconds(pids) - began) / _LISTS * 1e3
-        calls = len(stack.box.calls(stack.box.cloud)) / _LISTS
+        calls = len(stack.cloud.calls(stack.cloud.upstream)) / _LISTS
     finally:
         stack.close()
     print(
@@ -89,8 +89,8 @@ def _print_list() -> None:
     )
 
 
-def _few(box: Box) -> dict[str, object]:
-    seen = box.servers[:: _MANY // _SEEN]
+def _few(cloud: CloudProcess) -> dict[str, object]:
+    seen = cloud.servers[:: _MANY // _SEEN]
     grant = {"role": "operator", "to": {"groups": ["operators"]}, "on": {"servers": seen}}
     return {"roles": {"operator": ["console:open", "server:read"]}, "grants": [grant]}
 
@@ -98,16 +98,16 @@ def _few(box: Box) -> dict[str, object]:
 def _peer(port: int, stack: Stack) -> subprocess.Popen[bytes]:
     environ = {
         **os.environ,
-        "PEER_UPSTREAM": stack.box.cloud,
-        "PEER_TOKEN": _service_token(stack.box),
+        "PEER_UPSTREAM": stack.cloud.upstream,
+        "PEER_TOKEN": _service_token(stack.cloud),
     }
     arguments = [sys.executable, "-m", "tests.benchmarks.peers", "forward", str(port)]
     peer = subprocess.Popen(arguments, env=environ, stdout=subprocess.DEVNULL)
-    path = f"/v1/{stack.box.project}/physicalservers/{stack.box.servers[0]}"
+    path = f"/v1/{stack.cloud.project}/physicalservers/{stack.cloud.servers[0]}"
 
     def answers() -> bool:
         try:
-            return ask(f"http://127.0.0.1:{port}", "GET", path).status == 200
+            return fetch(f"http://127.0.0.1:{port}", "GET", path).status == 200
         except OSError:
             return False
 
@@ -115,12 +115,12 @@ def _peer(port: int, stack: Stack) -> subprocess.Popen[bytes]:
     return peer
 
 
-def _service_token(box: Box) -> str:
+def _service_token(cloud: CloudProcess) -> str:
     user = {"name": iam.USER, "password": iam.PASSWORD, "domain": {"name": iam.DOMAIN}}
     identity = {"methods": ["password"], "password": {"user": user}}
-    body = {"auth": {"identity": identity, "scope": {"project": {"id": box.project}}}}
+    body = {"auth": {"identity": identity, "scope": {"project": {"id": cloud.project}}}}
     request = urllib.request.Request(
-        box.iam + "/v3/auth/tokens?nocatalog=1",
+        cloud.iam + "/v3/auth/tokens?nocatalog=1",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
 from tests.benchmarks.load import children
-from tests.support.box import a_login
-from tests.support.stack import Box, RunningGateway, Stack, ask, console_path, eventually
+from tests.support.cloud import a_login
+from tests.support.stack import CloudProcess, RunningGateway, Stack, console_path, eventually, fetch
 from tests.support.valkey import RealValkey, free_port
 
 _SECONDS = 30.0
@@ -86,14 +86,14 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    box: Box
+    cloud: CloudProcess
     valkey: RealValkey
     ports: list[int]
     gateways: list[RunningGateway]
     tokens: list[str]
 
     def request(self, caller: int, server: int) -> bytes:
-        path = console_path(self.box.project, self.box.servers[server])
+        path = console_path(self.cloud.project, self.cloud.servers[server])
         token = self.tokens[caller]
         return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
 
@@ -105,7 +105,7 @@ class _Bench:
                 call["path"].split("/")[4],
                 "x-foreign" in call["headers"],
             )
-            for call in self.box.calls(self.box.cloud)
+            for call in self.cloud.calls(self.cloud.upstream)
         ]
 
 
@@ -175,7 +175,7 @@ class _Connection:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def fetch(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         """Raise OSError or EOFError, and begin anew the next time, when there is no answer."""
         if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
@@ -268,7 +268,7 @@ class _Load:
         headers: dict[str, str] = {}
         with suppress(OSError, EOFError):
             async with asyncio.timeout(_PATIENCE_S):
-                status, headers, body = await connection.ask(request)
+                status, headers, body = await connection.fetch(request)
         told = headers.get("retry-after")
         return _Answer(
             caller,
@@ -300,66 +300,66 @@ def _configure(config: dict[str, Any], reuse: str) -> None:
     account["links"] = {"lifetime_s": 300, "min_remaining_s": 30, "reuse": reuse}
 
 
-def _policy(box: Box) -> dict[str, Any]:
+def _policy(cloud: CloudProcess) -> dict[str, Any]:
     return {
         "roles": {"operator": ["console:open"]},
         "grants": [
             {
                 "role": "operator",
                 "to": {"groups": ["operators"]},
-                "on": {"projects": [box.project]},
+                "on": {"projects": [cloud.project]},
             }
         ],
     }
 
 
-def _box() -> Box:
+def _box() -> CloudProcess:
     """Start a cloud with one more server for each replica, to warm it up with."""
     options = ("--rate", str(_RATE), "--burst", str(_BURST), "--latency", "0.05", "0.15")
-    return Box(*options, servers=_SERVERS + _REPLICAS)
+    return CloudProcess(*options, servers=_SERVERS + _REPLICAS)
 
 
 @contextmanager
 def _gateways(reuse: str) -> Iterator[_Bench]:
     with ExitStack() as ending:
-        box = _box()
-        ending.callback(box.close)
-        stack = Stack(box, start=False)
+        cloud = _box()
+        ending.callback(cloud.close)
+        stack = Stack(cloud, start=False)
         ending.callback(stack.close)
         gateways = [stack.gateway, *(stack.replica(start=False) for _ in range(_REPLICAS - 1))]
         for gateway in gateways:
             _configure(gateway.config, reuse)
             gateway.write_config()
-            gateway.write_policy(_policy(box))
+            gateway.write_policy(_policy(cloud))
             gateway.start(wait=False)
-        yield _warm(box, stack.valkey, [gateway.port for gateway in gateways], gateways)
+        yield _warm(cloud, stack.valkey, [gateway.port for gateway in gateways], gateways)
 
 
 @contextmanager
 def _peers() -> Iterator[_Bench]:
     with ExitStack() as ending:
-        box = _box()
-        ending.callback(box.close)
+        cloud = _box()
+        ending.callback(cloud.close)
         valkey = RealValkey()
         ending.callback(valkey.close)
         valkey.start()
         ports = [free_port() for _ in range(_REPLICAS)]
         for port in ports:
-            ending.callback(_end, _peer(port, box, valkey))
-        yield _warm(box, valkey, ports, [])
+            ending.callback(_end, _peer(port, cloud, valkey))
+        yield _warm(cloud, valkey, ports, [])
 
 
-def _peer(port: int, box: Box, valkey: RealValkey) -> subprocess.Popen[bytes]:
-    with urllib.request.urlopen(box.issuer + "/jwks") as page:
+def _peer(port: int, cloud: CloudProcess, valkey: RealValkey) -> subprocess.Popen[bytes]:
+    with urllib.request.urlopen(cloud.issuer + "/jwks") as page:
         (published,) = json.load(page)["keys"]
     public = PyJWK(published).key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     environ = {
         **os.environ,
         "PEER_REDIS": valkey.url,
         "PEER_PUBLIC_KEY": public.decode(),
-        "PEER_CLOUD": box.cloud,
-        "PEER_IAM": box.iam,
-        "PEER_LOGIN": _login(box),
+        "PEER_CLOUD": cloud.upstream,
+        "PEER_IAM": cloud.iam,
+        "PEER_LOGIN": _login(cloud),
     }
     arguments = [sys.executable, "-m", "tests.benchmarks.storm_peer", str(port)]
     return subprocess.Popen(arguments, env=environ, stdout=subprocess.DEVNULL)
@@ -370,27 +370,29 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _login(box: Box) -> str:
-    return json.dumps(a_login(scope={"project": {"id": box.project}}))
+def _login(cloud: CloudProcess) -> str:
+    return json.dumps(a_login(scope={"project": {"id": cloud.project}}))
 
 
-def _warm(box: Box, valkey: RealValkey, ports: list[int], gateways: list[RunningGateway]) -> _Bench:
+def _warm(
+    cloud: CloudProcess, valkey: RealValkey, ports: list[int], gateways: list[RunningGateway]
+) -> _Bench:
     """Have each replica log in and fetch one link, then let the cloud's bucket fill again."""
-    headers = {"Authorization": f"Bearer {box.token('warmer')}"}
+    headers = {"Authorization": f"Bearer {cloud.token('warmer')}"}
 
     def is_warm(port: int, server: str) -> bool:
-        path = console_path(box.project, server)
+        path = console_path(cloud.project, server)
         try:
-            return ask(f"http://127.0.0.1:{port}", "GET", path, headers).status == 200
+            return fetch(f"http://127.0.0.1:{port}", "GET", path, headers).status == 200
         except OSError:
             return False
 
-    for port, server in zip(ports, box.servers[_SERVERS:], strict=True):
+    for port, server in zip(ports, cloud.servers[_SERVERS:], strict=True):
         eventually(functools.partial(is_warm, port, server), functools.partial(_logs, gateways))
-    tokens = [box.token(f"person-{i}") for i in range(_CALLERS)]
+    tokens = [cloud.token(f"person-{i}") for i in range(_CALLERS)]
     time.sleep(_BURST / _RATE)
-    ask(box.cloud, "DELETE", "/_box/calls")
-    return _Bench(box, valkey, ports, gateways, tokens)
+    fetch(cloud.upstream, "DELETE", "/_box/calls")
+    return _Bench(cloud, valkey, ports, gateways, tokens)
 
 
 def _logs(gateways: Iterable[RunningGateway]) -> str:
@@ -407,7 +409,7 @@ def _run(
     began, ended = asyncio.run(load.run(callers, seconds, events or {}))
     calls = [call for call in bench.calls() if call.at <= ended]
     losses = sum(len(gateway.log_lines("store_lost")) for gateway in bench.gateways)
-    return _Run(began, ended, load.answers, calls, bench.box.servers, losses)
+    return _Run(began, ended, load.answers, calls, bench.cloud.servers, losses)
 
 
 def _zipf(caller: int) -> Iterator[int]:
@@ -524,7 +526,7 @@ def _limit_change() -> None:
     with _gateways("caller") as bench:
 
         async def change(rate: float) -> None:
-            await asyncio.to_thread(bench.box.rate, rate=rate, burst=_BURST)
+            await asyncio.to_thread(bench.cloud.rate, rate=rate, burst=_BURST)
 
         events = {
             _LIMIT_DROPS_S: lambda: change(_DROPPED_RATE),
@@ -561,17 +563,17 @@ def _foreign() -> None:
 async def _interfere(bench: _Bench) -> None:
     """Call the cloud at a steady rate, as another program of the same account does."""
     headers = {"Content-Type": "application/json"}
-    target, login = "/v3/auth/tokens?nocatalog=1", _login(bench.box)
-    answer = await asyncio.to_thread(ask, bench.box.iam, "POST", target, headers, login)
+    target, login = "/v3/auth/tokens?nocatalog=1", _login(bench.cloud)
+    answer = await asyncio.to_thread(fetch, bench.cloud.iam, "POST", target, headers, login)
     token = answer.headers["x-subject-token"]
-    path = console_path(bench.box.project, bench.box.servers[-1])
+    path = console_path(bench.cloud.project, bench.cloud.servers[-1])
     head = f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {token}\r\nX-Foreign: 1\r\n\r\n"
-    connection = _Connection(int(bench.box.cloud.rpartition(":")[2]))
+    connection = _Connection(int(bench.cloud.upstream.rpartition(":")[2]))
     began = time.monotonic()
     try:
         for i in itertools.count():
             await asyncio.sleep(began + i / _FOREIGN_PER_S - time.monotonic())
-            await connection.ask(head.encode())
+            await connection.fetch(head.encode())
     finally:
         await connection.aclose()
 

@@ -18,7 +18,7 @@ from gateway.flow.fair_budget import BudgetLine
 from gateway.flow.ports import Fetched
 from gateway.flow.single_flight import SharedFlight
 from gateway.flow.waiters import Waiters
-from tests.support.lines import CLOCK, SEAL_KEY, a_line, connected
+from tests.support.budget_lines import CLOCK, SEAL_KEY, connect, open_line
 from tests.support.valkey import RealValkey
 
 ANN = Demand("ann")
@@ -29,8 +29,8 @@ async def pair(shared_valkey: RealValkey) -> AsyncIterator[tuple[Valkey, Valkey]
     """Two processes' ways to the same store."""
     namespace = f"t-{secrets.token_hex(4)}"
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(connected(shared_valkey, namespace))
-        two = await stack.enter_async_context(connected(shared_valkey, namespace))
+        one = await stack.enter_async_context(connect(shared_valkey, namespace))
+        two = await stack.enter_async_context(connect(shared_valkey, namespace))
         await asyncio.sleep(0.1)  # both listen
         assert await one.probe()
         yield one, two
@@ -57,7 +57,7 @@ async def admitted_within(lines: list[BudgetLine], wait_s: float, asks: int) -> 
 
 async def test_two_processes_together_stay_within_one_pace(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=50, per_s=1, burst=1)
-    async with a_line(pair[0], pace) as one, a_line(pair[1], pace) as two:
+    async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         sent = await admitted_within([one, two], 1.0, 200)
     assert len(sent) > 15
     for count, at in enumerate(sent):  # nobody is early: each may be late, as the loop wakes it
@@ -66,7 +66,7 @@ async def test_two_processes_together_stay_within_one_pace(pair: tuple[Valkey, V
 
 async def test_a_store_without_state_gives_no_burst(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=10, per_s=1, burst=10)
-    async with a_line(pair[0], pace) as line:
+    async with open_line(pair[0], pace) as line:
         sent = await admitted_within([line], 0.5, 50)
     assert sent
     for count, at in enumerate(sent):
@@ -74,7 +74,7 @@ async def test_a_store_without_state_gives_no_burst(pair: tuple[Valkey, Valkey])
 
 
 async def test_after_a_rest_the_burst_is_there(pair: tuple[Valkey, Valkey]) -> None:
-    async with a_line(pair[0], Pace(requests=10, per_s=1, burst=6)) as line:
+    async with open_line(pair[0], Pace(requests=10, per_s=1, burst=6)) as line:
         await admit(line)
         await asyncio.sleep(0.7)
         sent = await admitted_within([line], 0.3, 20)
@@ -84,7 +84,7 @@ async def test_after_a_rest_the_burst_is_there(pair: tuple[Valkey, Valkey]) -> N
 
 async def test_all_windows_hold_at_once(pair: tuple[Valkey, Valkey]) -> None:
     second, minute = Pace(100, 1, 1), Pace(60, 60, 8)
-    async with a_line(pair[0], second, minute) as line:
+    async with open_line(pair[0], second, minute) as line:
         await admit(line)
         await asyncio.sleep(3.2)
         sent = await admitted_within([line], 1.0, 50)
@@ -94,7 +94,7 @@ async def test_all_windows_hold_at_once(pair: tuple[Valkey, Valkey]) -> None:
 async def test_whoever_cannot_be_served_in_time_is_told_at_once_and_truly(
     pair: tuple[Valkey, Valkey],
 ) -> None:
-    async with a_line(pair[0], Pace(requests=1, per_s=1, burst=1)) as line:
+    async with open_line(pair[0], Pace(requests=1, per_s=1, burst=1)) as line:
         await admit(line)
         began = CLOCK.monotonic()
         with pytest.raises(BudgetExhausted) as refused:
@@ -110,7 +110,7 @@ async def test_a_429_seen_by_one_process_stops_the_other_within_100_ms(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     pace = Pace(requests=200, per_s=1, burst=1)
-    async with a_line(pair[0], pace) as one, a_line(pair[1], pace) as two:
+    async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         sent: list[float] = []
 
         async def keep_asking() -> None:
@@ -135,14 +135,14 @@ async def test_what_was_learned_survives_a_restart_and_a_lost_server(
     pair: tuple[Valkey, Valkey], own_valkey: RealValkey
 ) -> None:
     pace = Pace(requests=100, per_s=1, burst=1)
-    async with a_line(pair[0], pace) as before:
+    async with open_line(pair[0], pace) as before:
         await admit(before)
         before.throttled(pause_s=0.2, told=10.0)
         await admit(before)
-    async with a_line(pair[1], pace) as after:
+    async with open_line(pair[1], pace) as after:
         await admit(after)
         assert after.rate == pytest.approx(9.7, rel=0.05)
-    async with connected(own_valkey, "lost") as valkey, a_line(valkey, pace) as line:
+    async with connect(own_valkey, "lost") as valkey, open_line(valkey, pace) as line:
         await admit(line)
         line.throttled(pause_s=0.2, told=10.0)
         await admit(line)
@@ -162,7 +162,7 @@ async def test_shares_are_fair_over_processes_however_often_one_asks(
             await admit(line, Demand(name, weight))
             served[name] = served.get(name, 0) + 1
 
-    async with a_line(pair[0], pace) as one, a_line(pair[1], pace) as two:
+    async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         await admit(one)
         asking = [keep_asking(one, "greedy") for _ in range(25)]
         asking += [keep_asking(two, "greedy") for _ in range(25)]
@@ -186,7 +186,7 @@ async def test_shares_are_fair_over_processes_however_often_one_asks(
 async def test_a_caller_that_hangs_up_leaves_the_queue_at_once(
     pair: tuple[Valkey, Valkey],
 ) -> None:
-    async with a_line(pair[0], Pace(1, 1, 1)) as one, a_line(pair[1], Pace(1, 1, 1)) as two:
+    async with open_line(pair[0], Pace(1, 1, 1)) as one, open_line(pair[1], Pace(1, 1, 1)) as two:
         await admit(one)
         gone = [asyncio.create_task(admit(one)) for _ in range(3)]
         await asyncio.sleep(0.1)
@@ -204,8 +204,8 @@ async def test_the_last_in_line_makes_room_for_one_who_is_before_it(
 ) -> None:
     pace = Pace(4, 1, 1)
     async with (
-        a_line(pair[0], pace, queue_max=4) as one,
-        a_line(pair[1], pace, queue_max=4) as two,
+        open_line(pair[0], pace, queue_max=4) as one,
+        open_line(pair[1], pace, queue_max=4) as two,
     ):
         await admit(one)
         greedy = [asyncio.create_task(admit(one, Demand("greedy"))) for _ in range(8)]
@@ -221,7 +221,7 @@ async def test_spare_demand_gets_what_nobody_needs_and_never_waits(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     spare = Demand("", priority=Priority.SPARE)
-    async with a_line(pair[0], Pace(5, 1, 5)) as line:
+    async with open_line(pair[0], Pace(5, 1, 5)) as line:
         with pytest.raises(BudgetExhausted):
             await admit(line, spare)
         await asyncio.sleep(1.2)
@@ -241,7 +241,7 @@ async def test_bulk_calls_wait_for_interactive_ones_but_not_for_ever(
         await admit(line, Demand(name, priority=priority), within_s=10.0)
         order.append(priority.value)
 
-    async with a_line(pair[0], Pace(40, 1, 1)) as one, a_line(pair[1], Pace(40, 1, 1)) as two:
+    async with open_line(pair[0], Pace(40, 1, 1)) as one, open_line(pair[1], Pace(40, 1, 1)) as two:
         await admit(one)
         bulk = [ask(two, f"b{i}", Priority.BULK) for i in range(6)]
         people = [ask(one, f"p{i}", Priority.INTERACTIVE) for i in range(24)]
@@ -294,7 +294,7 @@ async def test_who_joins_a_greedy_caller_s_fetch_waits_as_if_alone(
     pair: tuple[Valkey, Valkey], joins: str
 ) -> None:
     pace = Pace(requests=10, per_s=1, burst=1)
-    async with a_line(pair[0], pace) as first, a_line(pair[1], pace) as second:
+    async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
         greedy = [here.ask(f"link-{i}", "greedy") for i in range(20)]
         await asyncio.sleep(0.2)
@@ -319,7 +319,7 @@ async def test_who_hangs_up_takes_the_lent_place_along(
     pair: tuple[Valkey, Valkey], joined: str
 ) -> None:
     pace = Pace(requests=10, per_s=1, burst=1)
-    async with a_line(pair[0], pace) as first, a_line(pair[1], pace) as second:
+    async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
         asked = [here.ask(f"link-{i}", "greedy") for i in range(9)]
         asked += [here.ask(f"other-{i}", f"other-{i % 8}") for i in range(16)]

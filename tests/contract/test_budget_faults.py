@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 from gateway.config import settings
 from gateway.domain.queue.pacing import Pace
-from tests.support.lines import CLOCK, Load
-from tests.support.valkey import RealValkey, a_cluster, becomes
+from tests.support.budget_lines import CLOCK, Load
+from tests.support.valkey import RealValkey, valkey_cluster, wait_until
 
 PACE = Pace(requests=60, per_s=1, burst=8)
 NOTICED_WITHIN_S = 2.0
@@ -138,7 +138,7 @@ async def goes_on_until_there_is_a_primary(load: Load, replica: RealValkey) -> N
     """Measure no longer than that: whoever comes back pauses, until all are in step."""
     await load.until(alone=True, within_s=NOTICED_WITHIN_S)
     began = CLOCK.monotonic()
-    await asyncio.to_thread(becomes, replica.is_primary)
+    await asyncio.to_thread(wait_until, replica.is_primary)
     assert load.rate_between(began, CLOCK.monotonic()) >= ENOUGH
 
 
@@ -150,7 +150,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
         "sentinel failover-timeout main 2000\n"
     ).start()
     try:
-        await asyncio.to_thread(becomes, lambda: own_valkey.command("ROLE")[2] != [])
+        await asyncio.to_thread(wait_until, lambda: own_valkey.command("ROLE")[2] != [])
         redis = settings.RedisSentinel(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
         async with Load.on(redis, PACE) as load:
             await asyncio.sleep(1.0)
@@ -167,7 +167,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
 
 
 async def test_a_failover_in_a_cluster() -> None:
-    with a_cluster() as nodes:
+    with valkey_cluster() as nodes:
         primary, _, _, replica = nodes
         redis = settings.RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))
         async with Load.on(redis, PACE, timeout_s=0.15) as load:

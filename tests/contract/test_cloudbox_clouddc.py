@@ -14,7 +14,7 @@ from gateway.demo.cloud.throttle import SHAPES
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
 from tests.support.box import AT_ONCE, asked
-from tests.support.stack import Answer, console_path
+from tests.support.stack import Response, console_path
 
 CONSOLE = re.compile(
     r"https://cn-east-3-console\.huaweicloud\.com:443/vnc/bms-[0-9a-f]{8}\.cn-east-3/vnc_auto\.html"
@@ -28,7 +28,7 @@ async def box() -> AsyncIterator[CloudBox]:
         yield running
 
 
-async def console(box: CloudBox, token: str | None = None, server: str | None = None) -> Answer:
+async def console(box: CloudBox, token: str | None = None, server: str | None = None) -> Response:
     token = token if token is not None else box.iam.issue(box.project)[0]
     path = console_path(box.project, server or box.servers[0])
     return await asked(box.cloud.url, path, headers={"X-Auth-Token": token})
@@ -99,7 +99,7 @@ async def test_a_token_of_another_project_opens_nothing() -> None:
         assert (await console(box, box.iam.issue(box.project)[0])).status == 200
 
 
-async def signed(box: CloudBox, *, skew_s: float = 0.0, secret: str = iam.SECRET_KEY) -> Answer:
+async def signed(box: CloudBox, *, skew_s: float = 0.0, secret: str = iam.SECRET_KEY) -> Response:
     """Ask as the gateway asks with an access key."""
     path = console_path(box.project, box.servers[0])
     headers = sign(

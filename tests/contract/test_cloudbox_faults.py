@@ -13,7 +13,7 @@ import pytest
 
 from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
 from tests.support.box import AT_ONCE, asked
-from tests.support.stack import Answer, ask, console_path
+from tests.support.stack import Response, console_path, fetch
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ async def box() -> AsyncIterator[CloudBox]:
         yield running
 
 
-async def console(box: CloudBox, server: int = 0) -> Answer:
+async def console(box: CloudBox, server: int = 0) -> Response:
     token, _ = box.iam.issue(box.project)
     path = console_path(box.project, box.servers[server])
     return await asked(box.cloud.url, path, headers={"X-Auth-Token": token})
@@ -140,14 +140,14 @@ def test_a_box_in_a_process_of_its_own_tells_where_it_is_and_ends_when_told() ->
         facts = json.loads(process.stdout.readline())
         assert set(facts) == {"issuer", "iam", "upstream", "project_id", "servers"}
         assert len(facts["servers"]) == 3
-        rate = ask(facts["upstream"], "POST", "/_box/rate", {}, "{}").json
+        rate = fetch(facts["upstream"], "POST", "/_box/rate", {}, "{}").json
         assert rate == {"rate": 50.0, "burst": 2.0}
         # Somebody hangs: that must not keep it.
-        ask(facts["iam"], "POST", "/_box/faults", {}, '{"kind": "hang"}')
+        fetch(facts["iam"], "POST", "/_box/faults", {}, '{"kind": "hang"}')
         connection = http.client.HTTPConnection(facts["iam"].removeprefix("http://"))
         connection.request("GET", "/v3/auth/tokens")
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(20) == 0
         connection.close()
     with pytest.raises(OSError, match="refused"):
-        ask(facts["issuer"], "GET", "/jwks")
+        fetch(facts["issuer"], "GET", "/jwks")

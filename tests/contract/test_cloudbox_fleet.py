@@ -13,7 +13,7 @@ from gateway.demo.cloud.clouddc import _OPERATIONS
 from gateway.demo.cloud.fleet import Project
 from gateway.demo.cloud.simulated_cloud import CloudBox
 from tests.support.box import AT_ONCE, asked
-from tests.support.stack import Answer
+from tests.support.stack import Response
 
 OTHER = "b" * 32
 NOWHERE = "00000000-0000-4000-8000-000000000000"
@@ -41,7 +41,7 @@ async def call(
     project: str = "",
     text: str = "",
     **headers: str,
-) -> Answer:
+) -> Response:
     project = project or box.project
     named = {"X-Auth-Token": box.iam.issue(project)[0]}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}

@@ -10,7 +10,7 @@ import pytest
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.simulated_cloud import CloudBox
 from tests.support.box import AT_ONCE, a_login, asked
-from tests.support.stack import Answer
+from tests.support.stack import Response
 
 JSON = {"Content-Type": "application/json;charset=utf8"}
 
@@ -21,12 +21,12 @@ async def box() -> AsyncIterator[CloudBox]:
         yield running
 
 
-async def log_in(box: CloudBox, *, query: str = "?nocatalog=1", **changes: Any) -> Answer:
+async def log_in(box: CloudBox, *, query: str = "?nocatalog=1", **changes: Any) -> Response:
     body = json.dumps(a_login(**changes))
     return await posted(box, body, query=query)
 
 
-async def posted(box: CloudBox, body: str, *, query: str = "", **headers: str) -> Answer:
+async def posted(box: CloudBox, body: str, *, query: str = "", **headers: str) -> Response:
     sent = {**JSON, **headers}
     return await asked(
         box.iam.url, f"/v3/auth/tokens{query}", method="POST", headers=sent, body=body

@@ -15,7 +15,7 @@ _PARENT = """
 import ctypes, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from gateway import supervisor
+from gateway.process import supervisor
 
 def work(plan):
     print(os.getpid(), flush=True)
@@ -23,10 +23,10 @@ def work(plan):
         time.sleep(60)
     os.write(plan.ready_fd, b"1")
     for _ in range(6):  # for longer than the time that is given from one to the next
-        plan.pulse.beat()
+        plan.watchdog.beat()
         time.sleep(0.3)
     while sys.argv[2] == "goes on":
-        plan.pulse.beat()
+        plan.watchdog.beat()
         time.sleep(0.1)
     if sys.argv[2] == "waits":
         time.sleep(60)
@@ -34,7 +34,7 @@ def work(plan):
     time.sleep(60)
 
 supervisor._HUNG_AFTER_S = 1.5
-supervisor._LOOK_EVERY_S = 0.3
+supervisor._CHECK_INTERVAL_S = 0.3
 here = SimpleNamespace(host="127.0.0.1", port=0)
 request = SimpleNamespace(drain_delay_s=0.0, drain_s=0.0)
 any_port = lambda workers: range(0)

@@ -28,25 +28,25 @@ def url(gateway: RunningGateway, token: str, **headers: str) -> str:
 
 def test_shared_links_are_one_per_server_for_all(stack: Stack) -> None:
     one, two = with_links(stack, "shared")
-    olga, oscar = stack.box.token("olga"), stack.box.token("oscar")
+    olga, oscar = stack.cloud.token("olga"), stack.cloud.token("oscar")
     assert len({url(one, olga), url(one, oscar), url(two, olga), url(two, oscar)}) == 1
 
 
 def test_caller_s_links_are_one_per_server_and_person(stack: Stack) -> None:
     one, two = with_links(stack, "caller")
-    olga, oscar = stack.box.token("olga"), stack.box.token("oscar")
+    olga, oscar = stack.cloud.token("olga"), stack.cloud.token("oscar")
     assert url(one, olga) == url(two, olga) == url(one, olga)
     assert url(one, oscar) == url(two, oscar) != url(one, olga)
 
 
 def test_links_that_are_never_reused_are_new_each_time(stack: Stack) -> None:
     one, two = with_links(stack, "never")
-    olga = stack.box.token("olga")
+    olga = stack.cloud.token("olga")
     assert len({url(one, olga), url(one, olga), url(two, olga), url(two, olga)}) == 4
 
 
 def test_no_cache_asks_for_a_link_that_nobody_was_given(stack: Stack) -> None:
-    olga = stack.box.token("olga-no-cache")
+    olga = stack.cloud.token("olga-no-cache")
     first = url(stack.gateway, olga)
     fresh = url(stack.gateway, olga, Cache_Control="no-cache")
     assert fresh != first
@@ -55,7 +55,7 @@ def test_no_cache_asks_for_a_link_that_nobody_was_given(stack: Stack) -> None:
 
 @pytest.mark.parametrize("way", ["aksk", "token_file"])
 def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
-    box = own_stack.box
+    cloud = own_stack.cloud
     logins: dict[str, dict[str, Any]] = {
         "aksk": {
             "method": "aksk",
@@ -67,12 +67,14 @@ def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
     gateway = own_stack.replica(start=False, account={"login": logins[way]})
     (gateway.directory / "access").write_text(ACCESS_KEY)
     (gateway.directory / "secret").write_text(SECRET_KEY)
-    assert own_stack.gateway.console(box.token()).status == 200
-    (call,) = [call for call in box.calls(box.cloud) if "x-auth-token" in call["headers"]][:1]
+    assert own_stack.gateway.console(cloud.token()).status == 200
+    (call,) = [call for call in cloud.calls(cloud.upstream) if "x-auth-token" in call["headers"]][
+        :1
+    ]
     (gateway.directory / "token").write_text(call["headers"]["x-auth-token"])
     gateway.start()
-    assert gateway.console(box.token(), box.servers[1]).status == 200
-    (sent,) = [call for call in box.calls(box.cloud) if box.servers[1] in call["path"]]
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
+    (sent,) = [call for call in cloud.calls(cloud.upstream) if cloud.servers[1] in call["path"]]
     if way == "aksk":
         assert sent["headers"]["authorization"].startswith("SDK-HMAC-SHA256 Access=")
         assert "x-auth-token" not in sent["headers"]
@@ -81,13 +83,13 @@ def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
 def test_a_caller_over_its_limit_is_told_when_to_come_back(own_stack: Stack) -> None:
     limits = {"requests": 60, "per_s": 60, "burst": 5}
     gateway = own_stack.replica(change={"caller_limits": limits})
-    token = own_stack.box.token()
+    token = own_stack.cloud.token()
     answers = [gateway.console(token) for _ in range(12)]
     refused = [answer for answer in answers if answer.status == 429]
     assert 5 <= len(refused) <= 7
     assert refused[0].error_code == "CGW.4290"
     assert int(refused[0].headers["retry-after"]) == 1
-    assert gateway.console(own_stack.box.token("oscar")).status == 200
+    assert gateway.console(own_stack.cloud.token("oscar")).status == 200
 
 
 def test_beyond_the_account_s_budget_callers_are_told_the_wait(own_stack: Stack) -> None:
@@ -95,7 +97,7 @@ def test_beyond_the_account_s_budget_callers_are_told_the_wait(own_stack: Stack)
     # By itself it has the whole budget: a Redis that is slow for a moment changes no wait.
     store = {**own_stack.gateway.config["store"], "namespace": "tight", "processes_max": 1}
     gateway = own_stack.replica(account={"budget": budget}, change={"store": store})
-    answers = [gateway.console(own_stack.box.token(f"p{i}")) for i in range(3)]
+    answers = [gateway.console(own_stack.cloud.token(f"p{i}")) for i in range(3)]
     refused = [answer for answer in answers if answer.status == 429]
     assert len(refused) >= 2
     assert refused[-1].error_code == "CGW.4291"
@@ -110,10 +112,10 @@ def test_a_login_waits_for_its_slot_however_impatient_callers_are(own_stack: Sta
     }
     store = {**own_stack.gateway.config["store"], "namespace": "slow-login"}
     gateway = own_stack.replica(account={"budget": budget}, change={"store": store})
-    box = own_stack.box
-    assert gateway.console(box.token()).status == 200
-    box.revoke_service_tokens()
-    assert gateway.console(box.token(), box.servers[1]).status == 200
+    cloud = own_stack.cloud
+    assert gateway.console(cloud.token()).status == 200
+    cloud.revoke_service_tokens()
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
     assert gateway.metric('gateway_service_logins_total{account="prod",outcome="ok"}') == 2
 
 
@@ -126,7 +128,7 @@ def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
     (gateway.directory / "store").write_text("store-password")
     gateway.start()
     assert gateway.metric("gateway_store_available") == 1
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
     assert "store-password" not in gateway.log_text()
 
 
@@ -143,7 +145,7 @@ def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
         store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
         gateway = own_stack.replica(change={"store": store})
         assert gateway.metric("gateway_store_available") == trusted
-        assert gateway.console(own_stack.box.token()).status == 200
+        assert gateway.console(own_stack.cloud.token()).status == 200
         gateway.stop()
     finally:
         front.close()
@@ -153,7 +155,7 @@ def test_a_link_in_demand_is_renewed_before_it_ends(own_stack: Stack) -> None:
     links = {"lifetime_s": 6, "min_remaining_s": 1, "renew_before_s": 2}
     store = {**own_stack.gateway.config["store"], "namespace": "renewal"}
     gateway = own_stack.replica(account={"links": links}, change={"store": store})
-    token, server = own_stack.box.token(), own_stack.box.servers[3]
+    token, server = own_stack.cloud.token(), own_stack.cloud.servers[3]
     seen = set()
     until = time.monotonic() + 9.0
     while time.monotonic() < until:

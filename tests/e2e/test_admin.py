@@ -21,7 +21,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from gateway.domain.model import Logger, LogLevel
-from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
 from tests.support.tls import Authority
 
 AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
@@ -45,7 +45,7 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    running = Stack(Box("--rate", "1000", "--burst", "1000"), **with_api())
+    running = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **with_api())
     yield running
     running.close()
 
@@ -61,10 +61,12 @@ def with_api(**change: Any) -> dict[str, Any]:
 
 
 class Operator:
-    def __init__(self, box: Box, subject: str = "ada", *, groups: tuple[str, ...] = (ADMINS,)):
+    def __init__(
+        self, cloud: CloudProcess, subject: str = "ada", *, groups: tuple[str, ...] = (ADMINS,)
+    ):
         claims = {"aud": AUDIENCE}
         self.subject = subject
-        self.token = box.token(subject, groups=list(groups), claims=claims)
+        self.token = cloud.token(subject, groups=list(groups), claims=claims)
 
     def types(self, gateway: RunningGateway, *words: str) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
@@ -89,20 +91,20 @@ class Operator:
         """Give an order and return its id."""
         return str(self.told(gateway, *words)["order"]["id"])
 
-    def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Answer:
+    def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Response:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
-        return ask(gateway.admin, method, f"/admin{path}", headers, body)
+        return fetch(gateway.admin, method, f"/admin{path}", headers, body)
 
 
 @pytest.fixture
 def ada(stack: Stack) -> Operator:
-    return Operator(stack.box)
+    return Operator(stack.cloud)
 
 
 def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_is_lifted(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
-    mallory, olga = stack.box.token("mallory"), stack.box.token("olga")
+    mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
     for gateway in (stack.gateway, other):
         assert gateway.console(mallory).status == 200
     order = ada.orders(
@@ -127,9 +129,9 @@ def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_
 
 
 def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada: Operator) -> None:
-    before = stack.box.token("nina")
+    before = stack.cloud.token("nina")
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    old = stack.box.token("nina", claims={"iat": int(hour_ago.timestamp())})
+    old = stack.cloud.token("nina", claims={"iat": int(hour_ago.timestamp())})
     instant = (hour_ago + timedelta(minutes=1)).isoformat()
     assert stack.gateway.console(old).status == 200
     order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
@@ -141,7 +143,7 @@ def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada:
 def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_more(
     stack: Stack, ada: Operator
 ) -> None:
-    eve, olga = Operator(stack.box, "eve"), stack.box.token("olga")
+    eve, olga = Operator(stack.cloud, "eve"), stack.cloud.token("olga")
     body = b'{"issuer": "corp", "subject": "olga"}'
     head = (
         f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
@@ -179,29 +181,29 @@ def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada:
 
 
 def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
-    lost = stack.box.token("olga", claims={"jti": "lost-laptop"})
+    lost = stack.cloud.token("olga", claims={"jti": "lost-laptop"})
     order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop")
     assert stack.gateway.console(lost).status == 401
-    assert stack.gateway.console(stack.box.token("olga")).status == 200
+    assert stack.gateway.console(stack.cloud.token("olga")).status == 200
     ada.orders(stack.gateway, "lift", order)
 
 
 def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
     stack: Stack, ada: Operator
 ) -> None:
-    lost = stack.box.token("nina", claims={"jti": "nina-s-laptop"})
+    lost = stack.cloud.token("nina", claims={"jti": "nina-s-laptop"})
     tokens = "/v3.0/OS-AUTH/id-token/tokens"
     body = json.dumps({"auth": {"id_token": {"id": lost}}})
-    subject_token = ask(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
+    subject_token = fetch(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
     ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
     inner = {"methods": ["token"], "token": {"id": subject_token}}
     keys = json.dumps({"auth": {"identity": inner}})
     answers = {
-        "CreateTokenWithIdToken": ask(stack.gateway.url, "POST", tokens, {}, body),
-        "CreateTemporaryAccessKey": ask(
+        "CreateTokenWithIdToken": fetch(stack.gateway.url, "POST", tokens, {}, body),
+        "CreateTemporaryAccessKey": fetch(
             stack.gateway.url, "POST", "/v3.0/OS-CREDENTIAL/securitytokens", {}, keys
         ),
-        "ListProjects": ask(stack.gateway.url, "GET", "/v3/projects", {"X-Auth-Token": lost}),
+        "ListProjects": fetch(stack.gateway.url, "GET", "/v3/projects", {"X-Auth-Token": lost}),
     }
     records = stack.gateway.audit("refused")[-3:]
     for (operation, answer), record in zip(answers.items(), records, strict=True):
@@ -216,10 +218,10 @@ def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
 ) -> None:
     limits = {"requests": 60, "per_s": 60, "burst": 3}
     gateway = stack.replica(**with_api(caller_limits=limits))
-    stolen = stack.box.token("otto", claims={"jti": "otto-s-lost-phone"})
+    stolen = stack.cloud.token("otto", claims={"jti": "otto-s-lost-phone"})
     ada.orders(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
     assert {gateway.console(stolen).status for _ in range(10)} == {401}
-    assert gateway.console(stack.box.token("otto")).status == 200
+    assert gateway.console(stack.cloud.token("otto")).status == 200
     assert 3 <= len(gateway.audit("refused")) < 10
 
 
@@ -227,24 +229,24 @@ def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
 def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
     account = {"budget": {"console": console, "wait_max_s": 15}}
-    stack = Stack(Box("--rate", "1000", "--burst", "1000"), account=account, **with_api())
+    stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), account=account, **with_api())
     try:
-        gateway, box = stack.gateway, stack.box
+        gateway, cloud = stack.gateway, stack.cloud
         policy = {
             "roles": {"switch": ["server:power", "console:open"]},
             "grants": [{"role": "switch", "to": {"users": ["mallory"]}, "on": "everything"}],
         }
         gateway.write_policy(policy)
-        mallory = box.token("mallory", groups=[])
+        mallory = cloud.token("mallory", groups=[])
         eventually(lambda: gateway.console(mallory).status == 200)
         with ThreadPoolExecutor() as threads:
             headers = {"Authorization": f"Bearer {mallory}"}
-            body = json.dumps({"action": "power off", "server_id_set": [box.servers[0]]})
-            path = f"/v1/{box.project}/physicalservers/power-state"
-            waiting = threads.submit(ask, gateway.url, "PUT", path, headers, body)
+            body = json.dumps({"action": "power off", "server_id_set": [cloud.servers[0]]})
+            path = f"/v1/{cloud.project}/physicalservers/power-state"
+            waiting = threads.submit(fetch, gateway.url, "PUT", path, headers, body)
             eventually(lambda: gateway.audit("write_permitted"))
             if by == "order":
-                operator = Operator(box)
+                operator = Operator(cloud)
                 operator.orders(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
             else:
                 gateway.write_policy({**policy, "grants": []})
@@ -253,7 +255,7 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
             "order": (401, "CGW.4010"),
             "policy": (403, "CGW.4030"),
         }[by]
-        assert "PUT" not in {call["method"] for call in box.calls(box.cloud)}
+        assert "PUT" not in {call["method"] for call in cloud.calls(cloud.upstream)}
         (outcome,) = gateway.audit("write_outcome")
         assert (outcome["subject"], outcome["outcome"]) == ("mallory", "not_sent")
     finally:
@@ -261,10 +263,10 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
 
 
 def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Operator) -> None:
-    stack = Stack(Box("--rate", "1000", "--burst", "1000"), **with_api())
+    stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **with_api())
     try:
-        operator = Operator(stack.box)
-        mallory, olga = stack.box.token("mallory"), stack.box.token("olga")
+        operator = Operator(stack.cloud)
+        mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
         forgetful = stack.replica(admin_api=API)
         stack.valkey.kill()
         told = operator.told(stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
@@ -294,7 +296,7 @@ def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Op
 def test_links_dropped_are_handed_out_by_nobody_again(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
-    token, server = stack.box.token("olga"), stack.box.servers[3]
+    token, server = stack.cloud.token("olga"), stack.cloud.servers[3]
     first = stack.gateway.console(token, server).json["url"]
     assert other.console(token, server).json["url"] == first
     ada.orders(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
@@ -306,7 +308,7 @@ def test_links_dropped_are_handed_out_by_nobody_again(
 
 
 def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -> None:
-    token, server = stack.box.token("olga"), stack.box.servers[4]
+    token, server = stack.cloud.token("olga"), stack.cloud.servers[4]
     assert stack.gateway.console(token, server).status == 200
     sessions = ada.told(stack.gateway, "sessions")
     assert "olga" in {one["subject"] for one in told_by_all(sessions, "tokens")}
@@ -329,14 +331,14 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
 
 
 def test_each_process_tells_what_it_holds_whichever_is_asked() -> None:
-    stack = Stack(Box("--rate", "1000", "--burst", "1000"), workers=2, **with_api())
+    stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), workers=2, **with_api())
     try:
-        ada, server = Operator(stack.box), stack.box.servers[2]
+        ada, server = Operator(stack.cloud), stack.cloud.servers[2]
         plain = stack.replica()  # nobody asks it, but it answers
         people = [f"person-{number}" for number in range(12)]
         for person in people:
-            assert stack.gateway.console(stack.box.token(person), server).status == 200
-        assert plain.console(stack.box.token("suspect"), server).status == 200
+            assert stack.gateway.console(stack.cloud.token(person), server).status == 200
+        assert plain.console(stack.cloud.token("suspect"), server).status == 200
         found = ada.told(stack.gateway, "sessions")
         assert (found["there_are"], found["missing"]) == (3, 0)
         assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}
@@ -396,7 +398,7 @@ def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Oper
 
 
 def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
-    viewer = Operator(stack.box, "vic", groups=("operators",))
+    viewer = Operator(stack.cloud, "vic", groups=("operators",))
     refused = 'gateway_admin_requests_total{action="Revoke",status="403"}'
     before = stack.gateway.metric(refused)
     ran = viewer.types(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
@@ -409,10 +411,10 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
             "Revoke",
             "denied",
         )
-    assert stack.gateway.console(stack.box.token("olga")).status == 200
+    assert stack.gateway.console(stack.cloud.token("olga")).status == 200
     # A caller's token is none for administrators, nor the other way round.
-    caller = Operator(stack.box)
-    caller.token = stack.box.token("ada", groups=[ADMINS])
+    caller = Operator(stack.cloud)
+    caller.token = stack.cloud.token("ada", groups=[ADMINS])
     assert caller.asks(stack.gateway, "GET", "/orders").status == 401
     line = stack.gateway.log_lines("admin_request")[-1]
     assert (line["status"], line["action"], line["subject"]) == (401, "ListOrders", "")
@@ -421,7 +423,7 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
         "audience: the token is meant for others",
     )
     assert "" in {one["subject"] for one in stack.gateway.audit("admin_refused")}
-    admin = Operator(stack.box, "olga", groups=("operators", ADMINS))
+    admin = Operator(stack.cloud, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
     assert stack.gateway.metric(refused) == before + 2
 
@@ -442,7 +444,7 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
     gateway.start()
     now = int(time.time())
     claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}
-    foreign = Operator(stack.box)
+    foreign = Operator(stack.cloud)
     foreign.token = jwt.encode({**claims, "aud": AUDIENCE}, secret, "HS256")
     assert foreign.asks(gateway, "GET", "/orders").status == 401
     assert ada.asks(gateway, "GET", "/orders").status == 200
@@ -501,7 +503,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
 
 
 def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: Stack) -> None:
-    document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
+    document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     levels = document["components"]["schemas"]["SetLogLevels"]["properties"]["levels"]
     assert levels["propertyNames"]["enum"] == list(get_args(Logger))
     assert levels["additionalProperties"]["enum"] == list(get_args(LogLevel))
@@ -525,7 +527,7 @@ def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: St
 def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
     stack: Stack, method: str, path: str, status: int
 ) -> None:
-    answers = [ask(stack.gateway.admin, method, path) for _ in range(2)]
+    answers = [fetch(stack.gateway.admin, method, path) for _ in range(2)]
     for answer in answers:
         assert answer.status == status
         assert answer.headers["cache-control"] == "no-store"
@@ -535,12 +537,12 @@ def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
 
 
 def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
-    document = ask(stack.gateway.admin, "GET", "/admin/openapi.json").json
+    document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
     schemas = {"components": document["components"]}
     for path, method, body in ASKED:
         operation = document["paths"]["/admin" + path][method.lower()]
-        for operator in (ada, Operator(stack.box, "vic", groups=())):
+        for operator in (ada, Operator(stack.cloud, "vic", groups=())):
             answer = operator.asks(stack.gateway, method, path, body)
             assert answer.status == (200 if operator is ada else 403), answer.body
             told = operation["responses"][str(answer.status)]["content"]["application/json"]
@@ -554,12 +556,12 @@ def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> No
     assert asked == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:
-            answer = ask(stack.gateway.admin, method.upper(), path)
+            answer = fetch(stack.gateway.admin, method.upper(), path)
             assert (answer.status, answer.error_code) == (401, "CGW.4010")
-            assert ask(stack.gateway.url, method.upper(), path).status in (401, 404)
-    unknown = ask(stack.gateway.admin, "GET", "/admin/nowhere")
+            assert fetch(stack.gateway.url, method.upper(), path).status in (401, 404)
+    unknown = fetch(stack.gateway.admin, "GET", "/admin/nowhere")
     assert (unknown.status, unknown.error_code) == (404, "CGW.4040")
-    other = ask(stack.gateway.admin, "DELETE", "/admin/orders")
+    other = fetch(stack.gateway.admin, "DELETE", "/admin/orders")
     assert (other.status, other.error_code, other.headers["allow"]) == (
         405,
         "CGW.4050",
@@ -605,7 +607,7 @@ def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: byte
 
 def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:
     plain = stack.replica()
-    assert ask(plain.admin, "GET", "/admin/orders").status == 404
+    assert fetch(plain.admin, "GET", "/admin/orders").status == 404
 
 
 def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Stack) -> None:
@@ -759,14 +761,14 @@ def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
 
 
 def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> None:
-    gateway, forbidden = stack.gateway, stack.box.servers[-1]
-    assert gateway.console(stack.box.token("rita"), forbidden).status == 403
+    gateway, forbidden = stack.gateway, stack.cloud.servers[-1]
+    assert gateway.console(stack.cloud.token("rita"), forbidden).status == 403
     (record,) = [one for one in gateway.audit("refused") if one["subject"] == "rita"]
     assert (record["decision"], record["permission"]) == ("denied", "console:open")
     assert (record["servers"], record["operation"]) == ([forbidden], "ShowRemoteConsole")
     loaded = gateway.audit("policy_loaded")[-1]
     assert record["policy_version"] == loaded["policy_version"]
-    served = gateway.console(stack.box.token("rita"))
+    served = gateway.console(stack.cloud.token("rita"))
     assert served.status == 200
     issued = [one for one in gateway.audit("console_link_issued") if one["subject"] == "rita"]
     assert [one["decision"] for one in issued] == ["allowed"]

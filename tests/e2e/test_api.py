@@ -13,7 +13,7 @@ import pytest
 
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
-from tests.support.stack import Answer, Box, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Response, Stack, eventually, fetch
 
 SERVERS = 45
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -30,10 +30,10 @@ class Api:
     """Olga operates the first 20 servers, victor sees all but one, alice may do everything."""
 
     def __init__(self) -> None:
-        self.box = box = Box("--rate", "1000", "--burst", "1000", servers=SERVERS)
-        self.stack = Stack(box, change={"operations": {"off": ["UpdateIDcs"], "add": [_ROW]}})
-        self.mine, self.others = box.servers[:20], box.servers[20:]
-        self.hidden = box.servers[30]
+        self.cloud = cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=SERVERS)
+        self.stack = Stack(cloud, change={"operations": {"off": ["UpdateIDcs"], "add": [_ROW]}})
+        self.mine, self.others = cloud.servers[:20], cloud.servers[20:]
+        self.hidden = cloud.servers[30]
         role = {"users": ["alice"]}
         self.stack.gateway.write_policy(
             {
@@ -51,7 +51,7 @@ class Api:
                     {
                         "role": "viewer",
                         "to": {"users": ["victor"]},
-                        "on": {"projects": [box.project]},
+                        "on": {"projects": [cloud.project]},
                     },
                 ],
                 "denials": [
@@ -63,28 +63,28 @@ class Api:
                 ],
             }
         )
-        self.tokens = {who: box.token(who) for who in ("olga", "victor", "alice", "otto")}
+        self.tokens = {who: cloud.token(who) for who in ("olga", "victor", "alice", "otto")}
         eventually(lambda: self("alice", "GET", "/physicalservers/status").status == 200)
 
     def __call__(
         self, who: str, method: str, path: str, body: Any = None, **headers: str
-    ) -> Answer:
+    ) -> Response:
         sent = {"Authorization": f"Bearer {self.tokens[who]}"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         text = "" if body is None else body if isinstance(body, str) else json.dumps(body)
-        return ask(self.stack.gateway.url, method, f"/v1/{self.box.project}{path}", sent, text)
+        return fetch(self.stack.gateway.url, method, f"/v1/{self.cloud.project}{path}", sent, text)
 
     def fleet(self) -> dict[str, Any]:
-        target = f"/_box/fleet?project={self.box.project}"
-        found: dict[str, Any] = ask(self.box.cloud, "GET", target).json["projects"]
+        target = f"/_box/fleet?project={self.cloud.project}"
+        found: dict[str, Any] = fetch(self.cloud.upstream, "GET", target).json["projects"]
         (project,) = found.values()
         return dict(project)
 
     def reached(self) -> list[dict[str, Any]]:
-        return self.box.calls(self.box.cloud)
+        return self.cloud.calls(self.cloud.upstream)
 
     def forget(self) -> None:
-        ask(self.box.cloud, "DELETE", "/_box/calls")
+        fetch(self.cloud.upstream, "DELETE", "/_box/calls")
 
     def power(self, server: str) -> str:
         (one,) = [one for one in self.fleet()["servers"] if one["id"] == server]
@@ -134,7 +134,7 @@ def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
         "issuer": "corp",
         "operation": "ShowServer",
         "permission": "server:read",
-        "project": api.box.project,
+        "project": api.cloud.project,
         "servers": [api.hidden],
         "decision": "denied",
         "client_address": "127.0.0.1",
@@ -156,9 +156,9 @@ def test_a_list_shows_what_the_caller_may_see(api: Api) -> None:
     seen = [one["id"] for one in walk(api, "olga", "/physicalservers", "servers", 10)]
     assert seen == sorted(api.mine)
     seen = [one["id"] for one in walk(api, "victor", "/physicalservers", "servers", 13)]
-    assert seen == sorted(set(api.box.servers) - {api.hidden})
+    assert seen == sorted(set(api.cloud.servers) - {api.hidden})
     seen = [one["id"] for one in walk(api, "alice", "/physicalservers", "servers", 1000)]
-    assert seen == sorted(api.box.servers)
+    assert seen == sorted(api.cloud.servers)
     assert api("otto", "GET", "/physicalservers").status == 403
 
 
@@ -302,7 +302,7 @@ def test_writing_tags_takes_a_right_of_its_own(api: Api) -> None:
 
 
 def test_a_download_is_passed_on_as_it_comes(api: Api) -> None:
-    api.box.settings(log_bytes=3_000_000)
+    api.cloud.settings(log_bytes=3_000_000)
     logs = f"/physicalservers/{api.mine[0]}/logs/exports"
     exported = api("olga", "POST", logs)
     assert exported.status == 202, exported.body
@@ -321,14 +321,14 @@ def test_a_download_is_passed_on_as_it_comes(api: Api) -> None:
 
 
 def test_a_download_that_breaks_off_is_no_whole(api: Api) -> None:
-    api.box.settings(log_bytes=30_000_000)
+    api.cloud.settings(log_bytes=30_000_000)
     logs = f"/physicalservers/{api.mine[0]}/logs/exports"
     (export,) = [v for name, v in api("olga", "POST", logs).json.items() if "id" in name]
     parts = urlsplit(api.stack.gateway.url)
     # Who hangs up in the middle holds no place: more than the places that there are, in a row.
     for _ in range(5):
         with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
-            target = f"/v1/{api.box.project}{logs}/{export}/content"
+            target = f"/v1/{api.cloud.project}{logs}/{export}/content"
             connection.sendall(
                 f"GET {target} HTTP/1.1\r\nHost: x\r\n"
                 f"Authorization: Bearer {api.tokens['olga']}\r\n\r\n".encode()
@@ -337,11 +337,11 @@ def test_a_download_that_breaks_off_is_no_whole(api: Api) -> None:
     eventually(
         lambda: api("olga", "GET", f"{logs}/{export}/content", Range="bytes=0-9").status == 206
     )
-    api.box.settings(log_bytes=1_000)
+    api.cloud.settings(log_bytes=1_000)
 
 
 def test_gzip_is_passed_on_and_read_where_it_must_be(api: Api) -> None:
-    api.box.settings(gzip=True)
+    api.cloud.settings(gzip=True)
     try:
         plain = api("olga", "GET", f"/physicalservers/{api.mine[0]}")
         assert "content-encoding" not in plain.headers
@@ -356,7 +356,7 @@ def test_gzip_is_passed_on_and_read_where_it_must_be(api: Api) -> None:
         refused = api("olga", "GET", path, Accept_Encoding="gzip")
         assert refused.error_code.startswith("iMetal.")
     finally:
-        api.box.settings(gzip=False)
+        api.cloud.settings(gzip=False)
 
 
 def test_a_read_has_a_validator_of_what_this_caller_is_shown(api: Api) -> None:
@@ -428,19 +428,19 @@ def test_a_slow_body_does_not_hold_on_to_an_old_policy(api: Api) -> None:
     policy = json.loads(api.stack.gateway.policy_file.read_text())
     gateway.write_policy(policy)
     read = {"Authorization": f"Bearer {api.tokens['olga']}"}
-    path = f"/v1/{api.box.project}/permissions?server_id={api.mine[6]}"
-    eventually(lambda: b"server:power" in ask(gateway.url, "GET", path, read).body)
+    path = f"/v1/{api.cloud.project}/permissions?server_id={api.mine[6]}"
+    eventually(lambda: b"server:power" in fetch(gateway.url, "GET", path, read).body)
     parts = urlsplit(gateway.url)
     body = json.dumps({"action": "power off", "server_id_set": [api.mine[6]]}).encode()
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall(
-            f"PUT /v1/{api.box.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
+            f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {api.tokens['olga']}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body[:10]
         )
         gateway.write_policy({**policy, "grants": []})
-        eventually(lambda: ask(gateway.url, "GET", path, read).json == {"servers": []})
+        eventually(lambda: fetch(gateway.url, "GET", path, read).json == {"servers": []})
         connection.sendall(body[10:])
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -453,7 +453,7 @@ def test_who_expects_a_100_is_told_to_go_on(api: Api) -> None:
     body = json.dumps({"action": "power on", "server_id_set": api.mine[:1]}).encode()
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
         connection.sendall(
-            f"PUT /v1/{api.box.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
+            f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {api.tokens['olga']}\r\nExpect: 100-continue\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
         )
@@ -490,7 +490,7 @@ def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api
         change={"caller_limits": {"requests": 2, "per_s": 1, "burst": 1}},
     )
     slow.write_policy(json.loads(api.stack.gateway.policy_file.read_text()))
-    target = f"/v1/{api.box.project}/physicalservers/power-state"
+    target = f"/v1/{api.cloud.project}/physicalservers/power-state"
     body = json.dumps({"action": "power on", "server_id_set": api.mine[5:6]})
     headers = dict(
         sign(
@@ -507,29 +507,29 @@ def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api
         )
     )
     read = {"Authorization": f"Bearer {api.tokens['olga']}"}
-    path = f"/v1/{api.box.project}/permissions?server_id={api.mine[0]}"
+    path = f"/v1/{api.cloud.project}/permissions?server_id={api.mine[0]}"
 
-    eventually(lambda: b"server:power" in ask(slow.url, "GET", path, read).body)
+    eventually(lambda: b"server:power" in fetch(slow.url, "GET", path, read).body)
 
     def is_throttled() -> bool:
-        ask(slow.url, "GET", path, read)
-        return ask(slow.url, "PUT", target, headers, body).status == 429
+        fetch(slow.url, "GET", path, read)
+        return fetch(slow.url, "PUT", target, headers, body).status == 429
 
     eventually(is_throttled)
-    eventually(lambda: ask(slow.url, "PUT", target, headers, body).status == 200)
+    eventually(lambda: fetch(slow.url, "PUT", target, headers, body).status == 200)
     time.sleep(1.0)
-    replayed = ask(slow.url, "PUT", target, headers, body)
+    replayed = fetch(slow.url, "PUT", target, headers, body)
     assert (replayed.status, replayed.error_code) == (401, "CGW.4010")
 
 
 def _keys(api: Api) -> dict[str, str]:
     url, json_type = api.stack.gateway.url, {"Content-Type": "application/json"}
     asked: dict[str, Any] = {"auth": {"id_token": {"id": api.tokens["olga"]}}}
-    subject = ask(url, "POST", "/v3.0/OS-AUTH/id-token/tokens", json_type, json.dumps(asked))
+    subject = fetch(url, "POST", "/v3.0/OS-AUTH/id-token/tokens", json_type, json.dumps(asked))
     token = {"id": subject.headers["x-subject-token"], "duration_seconds": 900}
     asked = {"auth": {"identity": {"methods": ["token"], "token": token}}}
     path = "/v3.0/OS-CREDENTIAL/securitytokens"
-    made = ask(url, "POST", path, json_type, json.dumps(asked))
+    made = fetch(url, "POST", path, json_type, json.dumps(asked))
     assert made.status == 201, made.body
     found: dict[str, str] = made.json["credential"]
     return found

@@ -17,7 +17,7 @@ from gateway.commands.parser import main
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from tests.support.audit import SigningKey
-from tests.support.stack import RunningGateway, Stack, ask, eventually
+from tests.support.stack import RunningGateway, Stack, eventually, fetch
 
 
 def children(pid: int) -> list[int]:
@@ -31,14 +31,14 @@ class Callers:
         self.links: dict[str, str] = {}
         self.stopped = False
         self._gateway = gateway
-        self._token = gateway.box.token()
+        self._token = gateway.cloud.token()
         self._numbers = count()
 
-    def ask(self) -> None:
+    def fetch(self) -> None:
         while not self.stopped:
             number = next(self._numbers)
             headers = {"Cache_Control": "no-cache"} if number % 2 else {}
-            server = self._gateway.box.servers[number % 7]
+            server = self._gateway.cloud.servers[number % 7]
             try:
                 answer = self._gateway.console(self._token, server, **headers)
             except OSError:
@@ -51,7 +51,7 @@ class Callers:
 def test_5_each_link_that_was_received_has_one_record_though_all_are_killed_under_load(
     own_stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own_stack.box.rate(rate=1e6, burst=1e6)
+    own_stack.cloud.rate(rate=1e6, burst=1e6)
     key = SigningKey()
     rate = {"requests": 50_000, "per_s": 1, "burst": 1000}
     gateway = own_stack.replica(
@@ -77,7 +77,7 @@ def test_5_each_link_that_was_received_has_one_record_though_all_are_killed_unde
         eventually(lambda: len(callers.links) >= until, gateway.log_text)
 
     with ThreadPoolExecutor(6) as pool:
-        asking = [pool.submit(callers.ask) for _ in range(6)]
+        asking = [pool.submit(callers.fetch) for _ in range(6)]
         try:
             go_on(100)
             os.kill(children(gateway.pid)[0], signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_5_each_link_that_was_received_has_one_record_though_all_are_killed_unde
 
 
 def test_while_the_disk_is_full_no_link_leaves_and_then_all_goes_on(own_stack: Stack) -> None:
-    gateway, token = own_stack.gateway, own_stack.box.token()
+    gateway, token = own_stack.gateway, own_stack.cloud.token()
     for _ in range(60):  # until the trail's file is longer than the log's
         assert gateway.console(token).status == 200
     (segment,) = (gateway.directory / "audit").glob("chain-1/segment-*")
@@ -119,7 +119,7 @@ def test_while_the_disk_is_full_no_link_leaves_and_then_all_goes_on(own_stack: S
     answer = gateway.console(token)
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     body = json.dumps({"auth": {"id_token": {"id": token}}})
-    keys = ask(gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", {}, body)
+    keys = fetch(gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", {}, body)
     assert (keys.status, keys.error_code) == (503, "CGW.5035")
     assert "x-subject-token" not in keys.headers
     assert gateway.metric("gateway_audit_durable") == 0
@@ -133,7 +133,7 @@ def test_while_the_disk_is_full_no_link_leaves_and_then_all_goes_on(own_stack: S
 
 
 def test_workers_that_drain_and_their_successors_share_no_chain(own_stack: Stack) -> None:
-    gateway, token = own_stack.gateway, own_stack.box.token()
+    gateway, token = own_stack.gateway, own_stack.cloud.token()
     before = children(gateway.pid)
     for i in range(3):
         assert gateway.console(token).status == 200
@@ -149,7 +149,7 @@ def test_workers_that_drain_and_their_successors_share_no_chain(own_stack: Stack
 
 
 def test_the_trail_goes_where_config_says(own_stack: Stack) -> None:
-    token = own_stack.box.token()
+    token = own_stack.cloud.token()
 
     def streamed(event: str) -> list[dict[str, Any]]:
         entries = own_stack.valkey.command("XRANGE", "gateway:{audit}:lines", "-", "+")

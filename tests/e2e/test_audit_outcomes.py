@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.commands.parser import main
-from tests.support.stack import WITHIN_S, Answer, Box, RunningGateway, Stack, ask, eventually
+from tests.support.stack import (
+    TIMEOUT_S,
+    CloudProcess,
+    Response,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+)
 
 POWER = "power-state"
 _ON_ITS_WAY_S = 0.3
@@ -25,10 +33,10 @@ class Writer:
     """Theo may switch all servers off, through one gateway."""
 
     def __init__(self, **gateway: Any) -> None:
-        self.stack = Stack(Box("--rate", "1000", "--burst", "1000"), **gateway)
-        self.box, self.gateway = self.stack.box, self.stack.gateway
-        self.token = self.box.token("theo", groups=[])
-        self.path = f"/v1/{self.box.project}/physicalservers/{POWER}"
+        self.stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **gateway)
+        self.cloud, self.gateway = self.stack.cloud, self.stack.gateway
+        self.token = self.cloud.token("theo", groups=[])
+        self.path = f"/v1/{self.cloud.project}/physicalservers/{POWER}"
         self.gateway.write_policy(
             {
                 "roles": {"switch": ["server:power", "console:open"]},
@@ -38,17 +46,17 @@ class Writer:
         eventually(lambda: self.gateway.console(self.token).status == 200)
 
     def body(self, server: int) -> str:
-        return json.dumps({"action": "power off", "server_id_set": [self.box.servers[server]]})
+        return json.dumps({"action": "power off", "server_id_set": [self.cloud.servers[server]]})
 
-    def switches_off(self, server: int = 0, **headers: str) -> Answer:
+    def switches_off(self, server: int = 0, **headers: str) -> Response:
         sent = {"Authorization": f"Bearer {self.token}", **headers}
-        return ask(self.gateway.url, "PUT", self.path, sent, self.body(server))
+        return fetch(self.gateway.url, "PUT", self.path, sent, self.body(server))
 
     def sends(self, server: int = 0) -> http.client.HTTPConnection:
         """Send the write and return when it is on its way; whoever calls may hang up."""
         before = len(self.gateway.audit("write_permitted"))
         parts = urlsplit(self.gateway.url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WITHIN_S)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self.token}"}
         connection.request("PUT", self.path, self.body(server), headers)
         eventually(lambda: len(self.gateway.audit("write_permitted")) > before)
@@ -56,13 +64,13 @@ class Writer:
         return connection
 
     def power(self, server: int) -> str:
-        target = f"/_box/fleet?project={self.box.project}"
-        (project,) = ask(self.box.cloud, "GET", target).json["projects"].values()
+        target = f"/_box/fleet?project={self.cloud.project}"
+        (project,) = fetch(self.cloud.upstream, "GET", target).json["projects"].values()
         found = {one["id"]: one["power_state"] for one in project["servers"]}
-        return str(found[self.box.servers[server]])
+        return str(found[self.cloud.servers[server]])
 
     def reached(self) -> bool:
-        return "PUT" in {call["method"] for call in self.box.calls(self.box.cloud)}
+        return "PUT" in {call["method"] for call in self.cloud.calls(self.cloud.upstream)}
 
     def outcomes(self, gateway: RunningGateway | None = None) -> list[tuple[str, int]]:
         """Tell what became of each permitted write, in their order; "": nothing says."""
@@ -125,7 +133,7 @@ def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
 def test_what_the_cloud_did_or_did_not_say(
     writer: Writer, kind: str, details: dict[str, Any], told: int, outcome: tuple[str, int]
 ) -> None:
-    writer.box.fail(writer.box.cloud, kind, path=POWER, **details)
+    writer.cloud.fail(writer.cloud.upstream, kind, path=POWER, **details)
     assert writer.switches_off().status == told
     assert writer.outcomes() == [outcome]
 
@@ -139,7 +147,7 @@ def test_a_cloud_that_is_not_there_was_not_reached(writer: Writer) -> None:
     gateway.write_policy(json.loads(writer.gateway.policy_file.read_text()))
     gateway.start()
     headers = {"Authorization": f"Bearer {writer.token}"}
-    assert ask(gateway.url, "PUT", writer.path, headers, writer.body(0)).status == 503
+    assert fetch(gateway.url, "PUT", writer.path, headers, writer.body(0)).status == 503
     assert writer.outcomes(gateway) == [("not_sent", 0)]
 
 
@@ -162,7 +170,7 @@ def test_a_write_that_gave_up_waiting_in_the_queue_was_not_sent() -> None:
 def test_who_hangs_up_does_not_keep_it_off_the_record() -> None:
     writer = Writer(account={"timeouts": {"connect_s": 2, "read_s": 7, "total_s": 7}})
     try:
-        writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=4.0)
+        writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=4.0)
         writer.sends().close()
         eventually(lambda: writer.gateway.log_lines("request")[-1]["status"] == 499)
         assert writer.gateway.audit("write_outcome") == []
@@ -194,7 +202,7 @@ def test_a_process_that_is_stopped_says_what_it_knows() -> None:
     request = {"deadline_s": 60, "drain_s": 1}
     writer = Writer(account={"timeouts": patience}, change={"request": request})
     try:
-        writer.box.fail(writer.box.cloud, "hang", path=POWER)
+        writer.cloud.fail(writer.cloud.upstream, "hang", path=POWER)
         writer.sends(0).close()
         still_there = writer.sends(1)
         assert writer.gateway.stop() == 0
@@ -210,7 +218,7 @@ def test_a_process_that_is_stopped_says_what_it_knows() -> None:
 def test_of_a_crash_between_the_two_the_permit_tells(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=3.0)
+    writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=3.0)
     connection = writer.sends()
     (worker,) = writer.gateway.workers()
     os.kill(worker, signal.SIGKILL)
@@ -221,7 +229,7 @@ def test_of_a_crash_between_the_two_the_permit_tells(
     trail = str(writer.gateway.directory / "audit")
     assert main(["audit", "verify", trail]) == 0
     capsys.readouterr()
-    assert main(["audit", "search", trail, "--subject", "theo", "--server", writer.box.servers[0],
+    assert main(["audit", "search", trail, "--subject", "theo", "--server", writer.cloud.servers[0],
                  "--event", "write_permitted"]) == 0  # fmt: skip
     assert capsys.readouterr().out.count("\n") == 1
 
@@ -232,7 +240,7 @@ def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
     gateway = writer.gateway
     for _ in range(20):  # until the trail's file is longer than the log's
         assert gateway.console(writer.token).status == 200
-    writer.box.fail(writer.box.cloud, "slow", path=POWER, delay_s=1.5)
+    writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=1.5)
     connection = writer.sends()
     (segment,) = Path(gateway.directory / "audit").glob("chain-1/segment-*")
     (worker,) = gateway.workers()
@@ -245,7 +253,7 @@ def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
     assert gateway.metric("gateway_audit_durable") == 0
     assert writer.switches_off(1).status == 503, "what is not done yet is not done unrecorded"
     resource.prlimit(worker, resource.RLIMIT_FSIZE, before)
-    writer.box.heal()
+    writer.cloud.heal()
     assert writer.switches_off(1).status == 200
     assert writer.outcomes() == [("", 0), ("success", 200)]
     eventually(lambda: gateway.audit("records_missing"))

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import Box, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Stack, eventually, fetch
 
 CLIENT = (sys.executable, "-m", "gateway")
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    running = Stack(Box("--rate", "1000", "--burst", "1000", servers=9))
+    running = Stack(CloudProcess("--rate", "1000", "--burst", "1000", servers=9))
     yield running
     running.close()
 
 
 class Person:
     def __init__(self, stack: Stack, subject: str = "olga", *groups: str) -> None:
-        self.stack, self.box = stack, stack.box
-        self.token = stack.box.token(subject, groups=list(groups or ["operators"]))
+        self.stack, self.cloud = stack, stack.cloud
+        self.token = stack.cloud.token(subject, groups=list(groups or ["operators"]))
 
     def environ(self, **more: str) -> dict[str, str]:
         environ = {**os.environ, "CONSOLE_GATEWAY_URL": self.stack.gateway.url}
@@ -69,7 +69,7 @@ def olga(stack: Stack) -> Person:
 
 
 def target(person: Person, server: int = 0) -> str:
-    return f"{person.box.project}/{person.box.servers[server]}"
+    return f"{person.cloud.project}/{person.cloud.servers[server]}"
 
 
 def test_a_script_is_given_the_link_and_nothing_else(olga: Person) -> None:
@@ -84,11 +84,11 @@ def test_a_script_is_given_the_link_and_nothing_else(olga: Person) -> None:
 
 
 def test_a_server_may_be_named_by_its_name(olga: Person) -> None:
-    name = f"bms-{olga.box.servers[1][:8]}"
-    told = json.loads(olga.types("console", "--json", f"{olga.box.project}/{name}").stdout)
-    assert told["server_id"] == olga.box.servers[1]
-    hidden = olga.types("console", f"{olga.box.project}/bms-{olga.box.servers[-1][:8]}")
-    missing = olga.types("console", f"{olga.box.project}/nobody")
+    name = f"bms-{olga.cloud.servers[1][:8]}"
+    told = json.loads(olga.types("console", "--json", f"{olga.cloud.project}/{name}").stdout)
+    assert told["server_id"] == olga.cloud.servers[1]
+    hidden = olga.types("console", f"{olga.cloud.project}/bms-{olga.cloud.servers[-1][:8]}")
+    missing = olga.types("console", f"{olga.cloud.project}/nobody")
     assert hidden.returncode == missing.returncode == 2
     assert "No server that you may see" in hidden.stderr
 
@@ -106,11 +106,11 @@ def test_at_a_terminal_the_browser_opens(olga: Person, tmp_path: Path) -> None:
 
 def test_whoever_waits_sees_for_how_long(stack: Stack) -> None:
     person = Person(stack)
-    stack.box.settings(latency_s=[2.4, 2.5])
+    stack.cloud.settings(latency_s=[2.4, 2.5])
     try:
         code, shown = person.at_a_terminal("console", "--print", "--fresh", target(person, 2))
     finally:
-        stack.box.settings(latency_s=[0.0, 0.01])
+        stack.cloud.settings(latency_s=[0.0, 0.01])
     assert code == 0, shown
     assert "waiting for the gateway" in shown
     assert "budget … 2 s" in shown
@@ -118,14 +118,14 @@ def test_whoever_waits_sees_for_how_long(stack: Stack) -> None:
 
 
 def test_servers_tells_what_may_be_seen_and_done(stack: Stack) -> None:
-    box = stack.box
+    cloud = stack.cloud
     told = json.loads(Person(stack).types("servers", "--json").stdout)["servers"]
-    assert {one["id"] for one in told} == set(box.servers[:-1])
+    assert {one["id"] for one in told} == set(cloud.servers[:-1])
     assert {tuple(one["permissions"]) for one in told} == {("console:open", "server:read")}
-    assert {one["project_id"] for one in told} == {box.project}
-    shown = Person(stack, "victor", "viewers").types("servers", box.project).stdout.splitlines()
+    assert {one["project_id"] for one in told} == {cloud.project}
+    shown = Person(stack, "victor", "viewers").types("servers", cloud.project).stdout.splitlines()
     assert shown[0].split() == ["PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "YOU", "MAY"]
-    assert len(shown) == 1 + len(box.servers)
+    assert len(shown) == 1 + len(cloud.servers)
     assert all(line.endswith("server:read") for line in shown[1:])
     nothing = Person(stack, "otto", "nobody").types("servers")
     assert (nothing.returncode, nothing.stdout) == (0, "")
@@ -133,9 +133,9 @@ def test_servers_tells_what_may_be_seen_and_done(stack: Stack) -> None:
 
 
 def test_a_name_cannot_steer_the_terminal(stack: Stack) -> None:
-    body = json.dumps({"id": stack.box.servers[4], "name": "\x1b[2Jgone"})
+    body = json.dumps({"id": stack.cloud.servers[4], "name": "\x1b[2Jgone"})
     headers = {"Content-Type": "application/json"}
-    assert ask(stack.box.cloud, "POST", "/_box/servers", headers, body).status == 200
+    assert fetch(stack.cloud.upstream, "POST", "/_box/servers", headers, body).status == 200
     person = Person(stack)
     eventually(lambda: "[2Jgone" in person.types("servers").stdout)  # a list serves for 5 s
     assert "\x1b" not in person.types("servers").stdout
@@ -158,7 +158,7 @@ def test_a_refusal_has_its_exit_code_and_its_request_id(
 
 def test_an_expired_token_is_told_with_its_source(stack: Stack, tmp_path: Path) -> None:
     person = Person(stack)
-    person.token = stack.box.token("olga", life_s=-3_600)
+    person.token = stack.cloud.token("olga", life_s=-3_600)
     ran = person.types("console", target(person))
     assert ran.returncode == 4
     assert "came from $CONSOLE_GATEWAY_TOKEN and ended 20" in ran.stderr
@@ -207,17 +207,17 @@ def test_a_gateway_that_is_not_there_is_told(olga: Person) -> None:
 
 def test_it_comes_again_when_it_is_told_to_and_gives_up_in_time(stack: Stack) -> None:
     person = Person(stack)
-    stack.box.fail(stack.box.cloud, "unavailable", times=3)
+    stack.cloud.fail(stack.cloud.upstream, "unavailable", times=3)
     try:
         ran = person.types("console", "--fresh", target(person, 3))
         assert ran.returncode == 0, ran.stderr
-        stack.box.fail(stack.box.cloud, "unavailable")
+        stack.cloud.fail(stack.cloud.upstream, "unavailable")
         began = time.monotonic()
         ran = person.types("console", "--fresh", "--wait", "3", target(person, 3))
         assert ran.returncode == 5, ran.stderr
         assert time.monotonic() - began < 12
     finally:
-        stack.box.heal()
+        stack.cloud.heal()
 
 
 def test_help_tells_the_exit_codes() -> None:

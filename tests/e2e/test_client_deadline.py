@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.stack import Answer, RunningGateway, Stack, ask, console_path
+from tests.support.stack import Response, RunningGateway, Stack, console_path, fetch
 
 POLICY = '"caller";q=6;w=3600'
 INTERVAL_S, BURST = 600, 6
@@ -22,14 +22,14 @@ def strict(stack: Stack) -> Iterator[RunningGateway]:
     gateway.close()
 
 
-def told(answer: Answer) -> tuple[int, int]:
+def told(answer: Response) -> tuple[int, int]:
     assert answer.headers["ratelimit-policy"] == POLICY
     found = re.fullmatch(r'"caller";r=(\d+);t=(\d+)', answer.headers["ratelimit"])
     assert found is not None, answer.headers
     return int(found[1]), int(found[2])
 
 
-def assert_left(answer: Answer, requests: int) -> None:
+def assert_left(answer: Response, requests: int) -> None:
     """Adding up with other replicas may cost a caller a part of a second."""
     left, restored_in_s = told(answer)
     assert left in (requests, requests - 1)
@@ -40,7 +40,7 @@ def assert_left(answer: Answer, requests: int) -> None:
 def test_a_fetched_and_a_remembered_link_come_with_what_is_left(
     stack: Stack, strict: RunningGateway
 ) -> None:
-    token = stack.box.token("fields-200")
+    token = stack.cloud.token("fields-200")
     for spent in (1, 2, 3):
         answer = strict.console(token)
         assert answer.status == 200
@@ -50,13 +50,13 @@ def test_a_fetched_and_a_remembered_link_come_with_what_is_left(
 def test_an_answer_that_is_not_prepared_has_the_same_fields(
     stack: Stack, strict: RunningGateway
 ) -> None:
-    answer = strict.console(stack.box.token("fields-close"), Connection="close")
+    answer = strict.console(stack.cloud.token("fields-close"), Connection="close")
     assert answer.status == 200
     assert_left(answer, BURST - 1)
 
 
 def test_a_refusal_spends_too_since_it_goes_on_record(stack: Stack, strict: RunningGateway) -> None:
-    token = stack.box.token("fields-403", groups=[])
+    token = stack.cloud.token("fields-403", groups=[])
     answers = [strict.console(token) for _ in range(BURST + 1)]
     assert [answer.status for answer in answers] == [*[403] * BURST, 429]
     assert [told(answer)[0] for answer in answers] == [*reversed(range(BURST)), 0]
@@ -67,7 +67,7 @@ def test_a_refusal_spends_too_since_it_goes_on_record(stack: Stack, strict: Runn
 def test_a_refused_caller_has_none_left_until_retry_after(
     stack: Stack, strict: RunningGateway
 ) -> None:
-    token = stack.box.token("fields-429")
+    token = stack.cloud.token("fields-429")
     answers = [strict.console(token) for _ in range(BURST + 1)]
     refused = answers[-1]
     assert refused.status == 429
@@ -82,7 +82,7 @@ def test_when_the_account_s_budget_is_used_up_the_caller_s_own_limit_is_told(
     budget = {"console": {"requests": 1, "per_s": 20, "burst": 1}, "iam": iam, "wait_max_s": 1}
     store = {**stack.gateway.config["store"], "namespace": "fields-budget"}
     gateway = stack.replica(account={"budget": budget}, change={"store": store})
-    answers = [gateway.console(stack.box.token(f"fields-{i}")) for i in range(3)]
+    answers = [gateway.console(stack.cloud.token(f"fields-{i}")) for i in range(3)]
     gateway.close()
     assert answers[-1].error_code == "CGW.4291"
     assert re.fullmatch(r'"caller";r=\d+;t=\d+', answers[-1].headers["ratelimit"])
@@ -91,14 +91,14 @@ def test_when_the_account_s_budget_is_used_up_the_caller_s_own_limit_is_told(
 def test_before_the_caller_or_its_call_is_known_only_the_policy_is_told(
     stack: Stack, strict: RunningGateway
 ) -> None:
-    bearer = {"Authorization": f"Bearer {stack.box.token('fields-404')}"}
-    malformed = console_path(stack.box.project, "no_id")
+    bearer = {"Authorization": f"Bearer {stack.cloud.token('fields-404')}"}
+    malformed = console_path(stack.cloud.project, "no_id")
     answers = [
         strict.console(None),
         strict.console("no-token"),
-        ask(strict.url, "GET", "/nowhere", bearer),
-        ask(strict.url, "GET", malformed, bearer),
-        ask(strict.url, "GET", "/", {"X-Long": "x" * 70_000}),
+        fetch(strict.url, "GET", "/nowhere", bearer),
+        fetch(strict.url, "GET", malformed, bearer),
+        fetch(strict.url, "GET", "/", {"X-Long": "x" * 70_000}),
     ]
     assert [answer.status for answer in answers] == [401, 401, 404, 400, 413]
     for answer in answers:
@@ -107,24 +107,24 @@ def test_before_the_caller_or_its_call_is_known_only_the_policy_is_told(
 
 
 def test_a_caller_s_own_deadline_ends_the_wait_for_a_cloud_that_hangs(stack: Stack) -> None:
-    box, server = stack.box, stack.box.servers[5]
-    box.fail(box.cloud, "hang", path=server)
+    cloud, server = stack.cloud, stack.cloud.servers[5]
+    cloud.fail(cloud.upstream, "hang", path=server)
     try:
         began = time.monotonic()
-        answer = stack.gateway.console(box.token("hasty"), server, Prefer="wait=1")
+        answer = stack.gateway.console(cloud.token("hasty"), server, Prefer="wait=1")
         seconds = time.monotonic() - began
     finally:
-        box.heal()
+        cloud.heal()
     assert answer.status == 504
     assert 0.8 < seconds < 2.5
     assert answer.headers["preference-applied"] == "wait=1"
 
 
 def test_who_would_not_wait_gets_what_is_there_and_else_an_error_at_once(stack: Stack) -> None:
-    box, server = stack.box, stack.box.servers[6]
-    token = box.token("patient")
+    cloud, server = stack.cloud, stack.cloud.servers[6]
+    token = cloud.token("patient")
     assert stack.gateway.console(token, server).status == 200
-    box.fail(box.cloud, "hang", path=server)
+    cloud.fail(cloud.upstream, "hang", path=server)
     try:
         held = stack.gateway.console(token, server, Prefer="wait=0")
         began = time.monotonic()
@@ -133,7 +133,7 @@ def test_who_would_not_wait_gets_what_is_there_and_else_an_error_at_once(stack: 
         )
         seconds = time.monotonic() - began
     finally:
-        box.heal()
+        cloud.heal()
     assert (held.status, held.headers["preference-applied"]) == (200, "wait=0")
     assert missing.status in (429, 504)
     assert missing.headers["preference-applied"] == "wait=0"
@@ -144,7 +144,7 @@ def test_who_would_not_wait_gets_what_is_there_and_else_an_error_at_once(stack: 
 def test_a_preference_that_is_not_understood_is_not_said_to_be_applied(
     stack: Stack, prefer: str
 ) -> None:
-    answer = stack.gateway.console(stack.box.token("vague"), Prefer=prefer)
+    answer = stack.gateway.console(stack.cloud.token("vague"), Prefer=prefer)
     assert answer.status == 200
     assert "preference-applied" not in answer.headers
 

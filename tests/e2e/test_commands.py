@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import RunningGateway, Stack, a_policy
+from tests.support.stack import RunningGateway, Stack, make_policy
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -33,11 +33,11 @@ def test_a_good_config_is_told_so_offline_and_online(stack: Stack) -> None:
     assert code == 0, said
     for part in ("redis", "keys of corp", "login of account prod"):
         assert f"{part}: ok" in said
-    assert f"Redis holds a token, so {stack.box.iam} was not asked" in said
+    assert f"Redis holds a token, so {stack.cloud.iam} was not asked" in said
 
 
 def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
-    own_stack.box.fail(own_stack.box.issuer, "reset")
+    own_stack.cloud.fail(own_stack.cloud.issuer, "reset")
     own_stack.valkey.kill()
     gateway = own_stack.replica(start=False)
     (gateway.directory / "iam-password").write_text("canary")
@@ -46,22 +46,22 @@ def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
     assert f"redis: {own_stack.valkey.url}: connection refused" in said
     assert "keys of corp: " in said
     refused = "it refused the login: 401, user, domain or password is wrong; the next try is due in"
-    assert f"login of account prod: {own_stack.box.iam}: {refused}" in said
+    assert f"login of account prod: {own_stack.cloud.iam}: {refused}" in said
     for word in ("canary", "Traceback", "store_lost", "service_login"):
         assert word not in said
 
 
 def test_check_online_keeps_to_the_pause_and_says_what_it_is_for(own_stack: Stack) -> None:
-    box, gateway = own_stack.box, own_stack.replica(start=False)
-    assert own_stack.gateway.console(box.token()).status == 200
-    logins = len(box.calls(box.iam))
+    cloud, gateway = own_stack.cloud, own_stack.replica(start=False)
+    assert own_stack.gateway.console(cloud.token()).status == 200
+    logins = len(cloud.calls(cloud.iam))
     (gateway.directory / "iam-password").write_text("canary")
-    box.fail(box.iam, "account_locked")
+    cloud.fail(cloud.iam, "account_locked")
     refusals = [run("check", "--config", str(gateway.config_file), "--online") for _ in range(2)]
     for code, said in refusals:
         assert code == 1
         assert "refused the login: 401 IAM.0061, the account is locked" in said
-    assert len(box.calls(box.iam)) == logins + 1
+    assert len(cloud.calls(cloud.iam)) == logins + 1
 
 
 def test_check_online_says_where_iam_cannot_be_reached(own_stack: Stack) -> None:
@@ -125,7 +125,7 @@ def test_check_looks_at_what_traces_are_to_be(
 
 def test_a_bad_policy_is_found_by_check(own_stack: Stack) -> None:
     gateway = own_stack.replica(start=False)
-    policy: dict[str, Any] = a_policy(own_stack.box)
+    policy: dict[str, Any] = make_policy(own_stack.cloud)
     policy["grants"][0]["role"] = "operatr"
     gateway.write_policy(policy)
     code, said = run("check", "--config", str(gateway.config_file))
@@ -134,7 +134,7 @@ def test_a_bad_policy_is_found_by_check(own_stack: Stack) -> None:
 
 
 def test_explain_names_the_line_that_decides(stack: Stack) -> None:
-    box, target = stack.box, f"{stack.box.project}/{stack.box.servers[0]}"
+    cloud, target = stack.cloud, f"{stack.cloud.project}/{stack.cloud.servers[0]}"
     code, said = explain(stack.gateway, "--user", "olga", "--group", "operators", target)
     assert code == 0
     assert said.startswith(f"ALLOWED by {stack.gateway.policy_file}:")
@@ -151,11 +151,11 @@ def test_explain_names_the_line_that_decides(stack: Stack) -> None:
         target,
     )
     assert code == 0
-    assert box.servers
+    assert cloud.servers
 
 
 def test_explain_tells_a_question_that_makes_no_sense(stack: Stack) -> None:
-    target = f"{stack.box.project}/{stack.box.servers[0]}"
+    target = f"{stack.cloud.project}/{stack.cloud.servers[0]}"
     code, said = explain(stack.gateway, "--user", "x", "--permission", "console:opn", target)
     assert code == 2
     assert "console:open" in said
@@ -168,7 +168,7 @@ def test_explain_tells_a_question_that_makes_no_sense(stack: Stack) -> None:
     [("nosuch/59e1053f-3d7e-5e0b-a607-cd24734156d2", "no account"), ("{project}/zzz", "UUID")],
 )
 def test_explain_tells_a_target_that_cannot_be(stack: Stack, target: str, word: str) -> None:
-    asked = target.format(project=stack.box.project)
+    asked = target.format(project=stack.cloud.project)
     code, said = explain(stack.gateway, "--user", "olga", "--group", "operators", asked)
     assert code == 2
     assert word in said

@@ -13,7 +13,7 @@ import valkey
 from valkey.exceptions import AuthenticationError, NoPermissionError
 
 from tests.support.compose import REPLICAS, ROOT, RunningCompose, compose_file, running_compose
-from tests.support.stack import ask, eventually
+from tests.support.stack import eventually, fetch
 
 DOCKER = """#!/bin/bash
 # `docker compose exec` of what runs here: the command, with the variables that it is given.
@@ -33,7 +33,7 @@ def compose() -> Iterator[RunningCompose]:
 
 
 def total(admin: str, pattern: str) -> float:
-    text = ask(admin, "GET", "/metrics").body.decode()
+    text = fetch(admin, "GET", "/metrics").body.decode()
     found = re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE)
     return sum(map(float, found))
 

@@ -18,7 +18,7 @@ import pytest
 import valkey
 
 from gateway.drivers.valkey.embedded import EmbeddedValkey
-from tests.support.stack import WITHIN_S, Answer, ask, console_path, eventually
+from tests.support.stack import TIMEOUT_S, Response, console_path, eventually, fetch
 
 KEYS = {
     "gateway", "admin", "issuer", "iam", "upstream", "redis", "project_id", "servers", "tokens",
@@ -60,7 +60,7 @@ class Demo:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(WITHIN_S)
+        return self.process.wait(TIMEOUT_S)
 
     def errors(self) -> str:
         return Path(self._errors.name).read_text()
@@ -73,7 +73,7 @@ class Demo:
     def close(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(WITHIN_S)
+            self.process.wait(TIMEOUT_S)
         for pid in self.born | {self.process.pid}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -109,9 +109,11 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def console(facts: dict[str, Any], role: str, server: str) -> Answer:
+def console(facts: dict[str, Any], role: str, server: str) -> Response:
     path = console_path(facts["project_id"], server)
-    return ask(facts["gateway"], "GET", path, {"Authorization": f"Bearer {facts['tokens'][role]}"})
+    return fetch(
+        facts["gateway"], "GET", path, {"Authorization": f"Bearer {facts['tokens'][role]}"}
+    )
 
 
 def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> None:
@@ -128,7 +130,7 @@ def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> No
     for role in ("viewer", "outsider"):
         for server in (*allowed, *denied):
             assert console(facts, role, server).status == 403
-    assert ask(facts["admin"], "GET", "/readyz").status == 200
+    assert fetch(facts["admin"], "GET", "/readyz").status == 200
     with valkey.Valkey(unix_socket_path=facts["redis"].removeprefix("unix://")) as client:
         assert client.ping()
 
@@ -138,7 +140,7 @@ def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> No
     assert demo.left() == []
     for name in ("gateway", "admin", "issuer", "iam", "upstream"):
         with pytest.raises(OSError, match="refused"):
-            ask(facts[name], "GET", "/")
+            fetch(facts[name], "GET", "/")
 
 
 def test_only_its_owner_can_read_what_it_writes(demo: Demo) -> None:
@@ -207,7 +209,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         (gateway,) = re.findall(r"^  gateway +(http\S+)$", text, re.MULTILINE)
         viewer = re.findall(r"^  viewer +(\S+)$", text, re.MULTILINE)[0]
         headers = {"Authorization": f"Bearer {viewer}"}
-        assert ask(gateway, "GET", "/v1/nothing", headers).status == 401
+        assert fetch(gateway, "GET", "/v1/nothing", headers).status == 401
         assert found[1].count("console_link_issued  allowed  demo/olga") == 3
         assert intact[0] == 0
         assert "last signed checkpoint: " in intact[1]
@@ -229,7 +231,7 @@ def run(command: str, directory: Path) -> tuple[int, str]:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=WITHIN_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
     assert done.stderr == ""
@@ -255,7 +257,7 @@ def test_a_gateway_that_dies_ends_the_demo_with_a_word(demo: Demo) -> None:
     demo.facts()
     (supervisor,) = [pid for pid in demo.born if b"serve" in command_of(pid) and children_of(pid)]
     os.kill(supervisor, signal.SIGKILL)
-    assert demo.process.wait(WITHIN_S) == 1
+    assert demo.process.wait(TIMEOUT_S) == 1
     assert "the gateway ended by itself" in demo.errors()
     eventually(lambda: demo.left() == [], demo.left)
 

@@ -39,11 +39,11 @@ def commands(stack: Stack, tmp_path: Path) -> list[list[str]]:
     chain.close()
     config = ["--config", str(stack.gateway.config_file)]
     token = tmp_path / "token"
-    token.write_text(stack.box.token())
+    token.write_text(stack.cloud.token())
     return [
         ["--help"],
         ["check", *config],
-        ["explain", *config, "--user", "olga", stack.box.project],
+        ["explain", *config, "--user", "olga", stack.cloud.project],
         ["audit", "verify", "--json", str(tmp_path / "audit")],
         ["audit", "search", str(tmp_path / "audit")],
         ["servers", "--gateway", stack.gateway.url, "--token-file", str(token)],

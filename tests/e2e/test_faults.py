@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, ask, eventually
+from tests.support.stack import Stack, eventually, fetch
 
 
 @pytest.fixture
 def healed(stack: Stack) -> Iterator[Stack]:
     """Give the product; whatever is broken in it is mended after the test."""
     yield stack
-    stack.box.heal()
+    stack.cloud.heal()
 
 
 def console_now(stack: Stack, server: int = 1) -> Any:
     """Ask past every memory, so that the cloud itself is asked."""
     return stack.gateway.console(
-        stack.box.token(), stack.box.servers[server], Cache_Control="no-cache"
+        stack.cloud.token(), stack.cloud.servers[server], Cache_Control="no-cache"
     )
 
 
@@ -53,14 +53,14 @@ def console_now(stack: Stack, server: int = 1) -> Any:
 def test_a_broken_cloud_is_told_and_nothing_of_it_is_kept(
     healed: Stack, kind: str, details: dict[str, Any], status: int
 ) -> None:
-    healed.box.fail(healed.box.cloud, kind, path="remote-console", **details)
+    healed.cloud.fail(healed.cloud.upstream, kind, path="remote-console", **details)
     answer = console_now(healed)
     assert answer.status == status, answer.body
     assert answer.error_code.startswith("CGW.")
     if status == 503:
         assert int(answer.headers["retry-after"]) >= 1
-    healed.box.heal()
-    assert healed.gateway.console(healed.box.token(), healed.box.servers[1]).status == 200
+    healed.cloud.heal()
+    assert healed.gateway.console(healed.cloud.token(), healed.cloud.servers[1]).status == 200
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_broken_cloud_is_told_and_nothing_of_it_is_kept(
 def test_what_the_cloud_says_of_the_request_itself_is_passed_on(
     healed: Stack, status: int, body: dict[str, str]
 ) -> None:
-    healed.box.fail(healed.box.cloud, "answer", status=status, body=json.dumps(body))
+    healed.cloud.fail(healed.cloud.upstream, "answer", status=status, body=json.dumps(body))
     answer = console_now(healed)
     assert (answer.status, answer.json) == (status, body)
     label = 'error_code="cloud",operation="ShowRemoteConsole"'
@@ -90,15 +90,15 @@ def throttled() -> Iterator[Stack]:
 
 @pytest.mark.parametrize("shape", ["apigw", "apig", "untold", "imetal", "string", "ces"])
 def test_a_429_in_any_shape_is_never_the_caller_s(throttled: Stack, shape: str) -> None:
-    box = throttled.box
-    box.rate(rate=0.001, burst=0, shape=shape)
+    cloud = throttled.cloud
+    cloud.rate(rate=0.001, burst=0, shape=shape)
     try:
         answer = console_now(throttled)
         assert answer.status in (429, 503), answer.body
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.error_code in ("CGW.4291", "CGW.5031")
     finally:
-        box.rate(rate=1000, burst=1000, shape="apigw")
+        cloud.rate(rate=1000, burst=1000, shape="apigw")
     eventually(lambda: console_now(throttled).status == 200)
 
 
@@ -111,19 +111,19 @@ def test_a_401_that_a_new_token_heals_is_never_seen_by_the_caller(
 ) -> None:
     assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
-    logins = len(own_stack.box.calls(own_stack.box.iam))
-    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body, times=1)
+    logins = len(own_stack.cloud.calls(own_stack.cloud.iam))
+    own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=401, body=body, times=1)
     assert console_now(own_stack).status == 200
-    assert len(own_stack.box.calls(own_stack.box.iam)) == logins + 1
+    assert len(own_stack.cloud.calls(own_stack.cloud.iam)) == logins + 1
 
 
 def test_a_service_token_revoked_early_costs_one_login(own_stack: Stack) -> None:
     assert console_now(own_stack, 5).status == 200
-    logins = len(own_stack.box.calls(own_stack.box.iam))
-    own_stack.box.revoke_service_tokens()
+    logins = len(own_stack.cloud.calls(own_stack.cloud.iam))
+    own_stack.cloud.revoke_service_tokens()
     for server in range(4):
         assert console_now(own_stack, server).status == 200
-    assert len(own_stack.box.calls(own_stack.box.iam)) == logins + 1
+    assert len(own_stack.cloud.calls(own_stack.cloud.iam)) == logins + 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_service_token_revoked_early_costs_one_login(own_stack: Stack) -> None
 )
 def test_a_401_that_no_token_heals_is_for_the_operator(own_stack: Stack, message: str) -> None:
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
-    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body)
+    own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=401, body=body)
     answer = console_now(own_stack)
     assert (answer.status, answer.error_code) == (503, "CGW.5033")
     assert "www-authenticate" not in answer.headers
@@ -140,63 +140,63 @@ def test_a_401_that_no_token_heals_is_for_the_operator(own_stack: Stack, message
 def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(own_stack: Stack) -> None:
     assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": "decrypt token fail"})
-    before = len(own_stack.box.calls(own_stack.box.cloud))
-    own_stack.box.fail(own_stack.box.cloud, "answer", status=401, body=body)
+    before = len(own_stack.cloud.calls(own_stack.cloud.upstream))
+    own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=401, body=body)
     assert console_now(own_stack).status == 503
-    assert len(own_stack.box.calls(own_stack.box.cloud)) == before + 2
+    assert len(own_stack.cloud.calls(own_stack.cloud.upstream)) == before + 2
 
 
 def test_one_failure_of_the_cloud_is_mended_by_a_retry(own_stack: Stack) -> None:
-    own_stack.box.fail(own_stack.box.cloud, "answer", status=503, times=1)
+    own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=503, times=1)
     assert console_now(own_stack).status == 200
 
 
 def test_an_issuer_that_is_away_stops_nobody_whose_key_is_known(healed: Stack) -> None:
-    healed.box.fail(healed.box.issuer, "reset")
-    assert healed.gateway.console(healed.box.token()).status == 200
-    unknown = healed.box.token(headers={"kid": "made-up"})
+    healed.cloud.fail(healed.cloud.issuer, "reset")
+    assert healed.gateway.console(healed.cloud.token()).status == 200
+    unknown = healed.cloud.token(headers={"kid": "made-up"})
     assert healed.gateway.console(unknown).status == 401
 
 
 def test_a_rotated_key_works_at_once_and_the_withdrawn_one_no_more(own_stack: Stack) -> None:
-    old = own_stack.box.token()
+    old = own_stack.cloud.token()
     assert own_stack.gateway.console(old).status == 200
-    own_stack.box.rotate(algorithm="RS256")
-    assert own_stack.gateway.console(own_stack.box.token()).status == 200
+    own_stack.cloud.rotate(algorithm="RS256")
+    assert own_stack.gateway.console(own_stack.cloud.token()).status == 200
     eventually(lambda: own_stack.gateway.console(old).status == 401)
 
 
 def test_iam_down_at_start_answers_503_and_heals_by_itself(own_stack: Stack) -> None:
-    own_stack.box.fail(own_stack.box.iam, "reset")
+    own_stack.cloud.fail(own_stack.cloud.iam, "reset")
     late = own_stack.replica(change={"store": _other_namespace(own_stack)})
-    answer = late.console(own_stack.box.token())
+    answer = late.console(own_stack.cloud.token())
     assert (answer.status, answer.error_code) == (503, "CGW.5033")
     assert int(answer.headers["retry-after"]) >= 1
-    own_stack.box.heal()
-    eventually(lambda: late.console(own_stack.box.token()).status == 200)
+    own_stack.cloud.heal()
+    eventually(lambda: late.console(own_stack.cloud.token()).status == 200)
 
 
 def test_a_refused_login_is_not_repeated_however_many_ask(own_stack: Stack) -> None:
-    assert own_stack.gateway.console(own_stack.box.token()).status == 200
-    before = len(own_stack.box.calls(own_stack.box.iam))
+    assert own_stack.gateway.console(own_stack.cloud.token()).status == 200
+    before = len(own_stack.cloud.calls(own_stack.cloud.iam))
     wrong = own_stack.replica(start=False, change={"store": _other_namespace(own_stack)})
     (wrong.directory / "iam-password").write_text("wrong")
     wrong.start()
     for _ in range(20):
-        answer = wrong.console(own_stack.box.token())
+        answer = wrong.console(own_stack.cloud.token())
         assert (answer.status, answer.error_code) == (503, "CGW.5033")
-    assert len(own_stack.box.calls(own_stack.box.iam)) == before + 1
+    assert len(own_stack.cloud.calls(own_stack.cloud.iam)) == before + 1
     assert wrong.metric('gateway_service_logins_total{account="prod",outcome="refused"}') == 1
 
 
 def test_the_issuer_down_at_start_is_503_and_not_401(own_stack: Stack) -> None:
-    token = own_stack.box.token()
-    own_stack.box.fail(own_stack.box.issuer, "reset")
+    token = own_stack.cloud.token()
+    own_stack.cloud.fail(own_stack.cloud.issuer, "reset")
     late = own_stack.replica(start=False).start(wait=False)
     eventually(lambda: late.ready() == 503, late.log_text)
     answer = late.console(token)
     assert (answer.status, answer.error_code) == (503, "CGW.5034")
-    own_stack.box.heal()
+    own_stack.cloud.heal()
     eventually(lambda: late.console(token).status == 200, late.log_text)
 
 
@@ -205,31 +205,31 @@ def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> N
     alone.stop()
     own_stack.valkey.kill()
     alone.start()
-    assert alone.console(own_stack.box.token()).status == 200
+    assert alone.console(own_stack.cloud.token()).status == 200
     assert alone.log_lines("store_lost")
     # Its config says that nobody gives orders, so there is none that it might not have heard of.
-    parts = ask(alone.admin, "GET", "/readyz").json["parts"]
+    parts = fetch(alone.admin, "GET", "/readyz").json["parts"]
     assert (parts["redis"], parts["orders"]) == ("degraded", "ok")
     assert alone.metric("gateway_orders_known") == 1
     own_stack.valkey.start()
     eventually(lambda: alone.metric("gateway_store_available") == 1)
-    assert alone.console(own_stack.box.token(), own_stack.box.servers[2]).status == 200
+    assert alone.console(own_stack.cloud.token(), own_stack.cloud.servers[2]).status == 200
 
 
 @pytest.mark.parametrize("harm", ["kill", "hang"])
 def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    assert gateway.console(box.token()).status == 200
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    assert gateway.console(cloud.token()).status == 200
     own_stack.valkey.kill() if harm == "kill" else own_stack.valkey.hang()
     for server in range(4):
         began = time.monotonic()
-        assert gateway.console(box.token(), box.servers[server]).status == 200
+        assert gateway.console(cloud.token(), cloud.servers[server]).status == 200
         assert time.monotonic() - began < 2.0
     assert gateway.ready() == 200
     assert gateway.metric("gateway_store_available") == 0
     own_stack.valkey.start() if harm == "kill" else own_stack.valkey.go_on()
     eventually(lambda: gateway.metric("gateway_store_available") == 1)
-    assert gateway.console(box.token(), box.servers[5]).status == 200
+    assert gateway.console(cloud.token(), cloud.servers[5]).status == 200
 
 
 def test_who_cannot_put_on_record_is_not_ready_until_that_works_again(own_stack: Stack) -> None:
@@ -239,13 +239,13 @@ def test_who_cannot_put_on_record_is_not_ready_until_that_works_again(own_stack:
     in_the_way.write_text("a file")
     gateway.start(wait=False)
     eventually(lambda: gateway.ready() == 503, gateway.log_text)
-    answer = gateway.console(own_stack.box.token())
+    answer = gateway.console(own_stack.cloud.token())
     assert (answer.status, answer.error_code) == (503, "CGW.5035")
-    assert ask(gateway.admin, "GET", "/readyz").json["parts"]["audit"] == "not durable"
+    assert fetch(gateway.admin, "GET", "/readyz").json["parts"]["audit"] == "not durable"
     in_the_way.unlink()
     eventually(lambda: gateway.ready() == 200, gateway.log_text)
     assert gateway.audit("policy_loaded")  # it waited for this
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
 
 
 def _other_namespace(stack: Stack) -> dict[str, Any]:
@@ -258,12 +258,12 @@ def test_a_cloud_that_fails_is_left_alone_and_found_again(own_stack: Stack) -> N
     breaker = {"calls_min": 4, "open_s": 2, "open_max_s": 2}
     store = {**own_stack.gateway.config["store"], "namespace": "breaker"}
     gateway = own_stack.replica(account={"breaker": breaker}, change={"store": store})
-    box, token = own_stack.box, own_stack.box.token()
-    box.fail(box.cloud, "reset", path="remote-console")
+    cloud, token = own_stack.cloud, own_stack.cloud.token()
+    cloud.fail(cloud.upstream, "reset", path="remote-console")
     answers = []
     eventually(
         lambda: (
-            answers.append(gateway.console(token, box.servers[1]))
+            answers.append(gateway.console(token, cloud.servers[1]))
             or answers[-1].error_code == "CGW.5036"
         )
     )
@@ -271,10 +271,10 @@ def test_a_cloud_that_fails_is_left_alone_and_found_again(own_stack: Stack) -> N
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 3
     assert gateway.metric('gateway_breaker_open{account="prod"}') >= 0.5
     assert gateway.metric('gateway_breaker_opened_total{account="prod"}') >= 1
-    before = len(box.calls(box.cloud))
+    before = len(cloud.calls(cloud.upstream))
     for _ in range(20):
-        gateway.console(token, box.servers[2])
-    assert len(box.calls(box.cloud)) - before <= 2, "only a probe goes through"
-    box.heal()
-    eventually(lambda: gateway.console(token, box.servers[1]).status == 200)
+        gateway.console(token, cloud.servers[2])
+    assert len(cloud.calls(cloud.upstream)) - before <= 2, "only a probe goes through"
+    cloud.heal()
+    eventually(lambda: gateway.console(token, cloud.servers[1]).status == 200)
     assert gateway.metric('gateway_breaker_open{account="prod"}') == 0

@@ -7,25 +7,25 @@ from typing import Any
 import pytest
 
 from gateway.commands.parser import main
-from tests.support.stack import Answer, Stack, ask, eventually, speak
+from tests.support.stack import Response, Stack, eventually, fetch, send_raw
 
 TOKENS = "/v3.0/OS-AUTH/id-token/tokens"
 KEYS = "/v3.0/OS-CREDENTIAL/securitytokens"
 JSON = {"Content-Type": "application/json;charset=UTF-8"}
 
 
-def post(stack: Stack, path: str, body: Any, **headers: str) -> Answer:
+def post(stack: Stack, path: str, body: Any, **headers: str) -> Response:
     sent = JSON | {name.replace("_", "-"): value for name, value in headers.items()}
     text = body if isinstance(body, str) else json.dumps(body)
-    return ask(stack.gateway.url, "POST", path, sent, text)
+    return fetch(stack.gateway.url, "POST", path, sent, text)
 
 
-def log_in(stack: Stack, token: str) -> Answer:
+def log_in(stack: Stack, token: str) -> Response:
     return post(stack, TOKENS, {"auth": {"id_token": {"id": token}}}, X_Idp_Id="any")
 
 
 def subject_token(stack: Stack, **asked: Any) -> str:
-    return log_in(stack, stack.box.token(**asked)).headers["x-subject-token"]
+    return log_in(stack, stack.cloud.token(**asked)).headers["x-subject-token"]
 
 
 def asking(token: str | None, **more: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def now() -> float:
 
 
 def test_a_jwt_becomes_a_subject_token(stack: Stack) -> None:
-    answer = log_in(stack, stack.box.token("olga", life_s=1_000))
+    answer = log_in(stack, stack.cloud.token("olga", life_s=1_000))
     assert answer.status == 201
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-subject-token"]
@@ -55,8 +55,8 @@ def test_a_jwt_becomes_a_subject_token(stack: Stack) -> None:
 
 
 def test_a_scope_is_taken_and_means_nothing(stack: Stack) -> None:
-    scope = {"project": {"id": stack.box.project}}
-    body = {"auth": {"id_token": {"id": stack.box.token()}, "scope": scope}}
+    scope = {"project": {"id": stack.cloud.project}}
+    body = {"auth": {"id_token": {"id": stack.cloud.token()}, "scope": scope}}
     assert post(stack, TOKENS, body).status == 201
 
 
@@ -89,7 +89,7 @@ def test_the_subject_token_may_come_in_the_header_as_the_cloud_s_page_has_it(sta
 def test_what_is_no_subject_token_gets_no_keys(stack: Stack, kind: str) -> None:
     good = subject_token(stack)
     presented = {
-        "jwt": stack.box.token(),
+        "jwt": stack.cloud.token(),
         "security token": post(stack, KEYS, asking(good)).json["credential"]["securitytoken"],
         "garbage": "x",
         "cut": good[:-4],
@@ -146,14 +146,14 @@ def test_a_body_over_64_kib_is_too_large(stack: Stack, path: str) -> None:
     assert (answer.status, answer.error_code) == (413, "CGW.4130")
     chunk = b"10001\r\n" + b"x" * 65_537 + b"\r\n0\r\n\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked"
-    assert speak(stack.gateway.url, head.encode() + b"\r\n\r\n" + chunk).startswith(
+    assert send_raw(stack.gateway.url, head.encode() + b"\r\n\r\n" + chunk).startswith(
         b"HTTP/1.1 413 "
     )
 
 
 @pytest.mark.parametrize("asked", [{"life_s": -120}, {"claims": {"aud": "other"}}])
 def test_a_jwt_that_is_no_good_gets_no_subject_token(stack: Stack, asked: dict[str, Any]) -> None:
-    answer = log_in(stack, stack.box.token(**asked))
+    answer = log_in(stack, stack.cloud.token(**asked))
     assert (answer.status, answer.error_code) == (401, "CGW.4010")
     assert "x-subject-token" not in answer.headers
 
@@ -164,25 +164,25 @@ def test_a_jwt_that_is_no_good_gets_no_subject_token(stack: Stack, asked: dict[s
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_nothing_else_is_there(stack: Stack, method: str, path: str) -> None:
-    answer = ask(stack.gateway.url, method, path)
+    answer = fetch(stack.gateway.url, method, path)
     assert (answer.status, answer.error_code) == (404, "CGW.4040")
 
 
 @pytest.mark.parametrize(("path", "allowed"), [(TOKENS, "POST"), ("/v3/projects", "GET")])
 def test_another_method_is_told_the_right_one(stack: Stack, path: str, allowed: str) -> None:
-    answer = ask(stack.gateway.url, "PUT", path)
+    answer = fetch(stack.gateway.url, "PUT", path)
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
 
 
 def projects(stack: Stack, query: str = "", **asked: Any) -> Any:
-    headers = {"X-Auth-Token": stack.box.token(**asked)}
-    answer = ask(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
+    headers = {"X-Auth-Token": stack.cloud.token(**asked)}
+    answer = fetch(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
     assert answer.status == 200, answer.body
     return [project["id"] for project in answer.json["projects"]]
 
 
 def test_projects_are_listed_by_name_for_whoever_may_do_anything_there(stack: Stack) -> None:
-    ours = stack.box.project
+    ours = stack.cloud.project
     assert projects(stack) == [ours]
     assert projects(stack, f"?name={ours}") == [ours], "a project without a name goes by its id"
     assert projects(stack, "?name=elsewhere") == []
@@ -191,22 +191,22 @@ def test_projects_are_listed_by_name_for_whoever_may_do_anything_there(stack: St
 
 
 def test_who_is_nobody_sees_no_projects(stack: Stack) -> None:
-    answer = ask(stack.gateway.url, "GET", "/v3/projects")
+    answer = fetch(stack.gateway.url, "GET", "/v3/projects")
     assert (answer.status, answer.error_code) == (401, "CGW.4010")
 
 
 @pytest.mark.parametrize("query", ["?name=a&name=b", "?" + "&".join("a=b" for _ in range(50))])
 def test_a_strange_query_is_told(stack: Stack, query: str) -> None:
-    headers = {"X-Auth-Token": stack.box.token()}
-    answer = ask(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
+    headers = {"X-Auth-Token": stack.cloud.token()}
+    answer = fetch(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
 
 
 def test_these_calls_count_against_the_caller_s_limit(stack: Stack) -> None:
     limits = {"requests": 3, "per_s": 600, "burst": 3}
     tight = stack.replica(change={"caller_limits": limits})
-    body = {"auth": {"id_token": {"id": stack.box.token("limited")}}}
-    asked = [ask(tight.url, "POST", TOKENS, JSON, json.dumps(body)) for _ in range(4)]
+    body = {"auth": {"id_token": {"id": stack.cloud.token("limited")}}}
+    asked = [fetch(tight.url, "POST", TOKENS, JSON, json.dumps(body)) for _ in range(4)]
     assert [answer.status for answer in asked] == [201, 201, 201, 429]
     assert asked[-1].error_code == "CGW.4290"
     assert int(asked[-1].headers["retry-after"]) > 0
@@ -216,7 +216,7 @@ def test_these_calls_count_against_the_caller_s_limit(stack: Stack) -> None:
 def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
     series = 'gateway_requests_total{error_code="",operation="CreateTokenWithIdToken",status="201"}'
     before = stack.gateway.metric(series)
-    answer = log_in(stack, stack.box.token("otto"))
+    answer = log_in(stack, stack.cloud.token("otto"))
     request_id = answer.headers["x-request-id"]
     eventually(lambda: request_id in stack.gateway.log_text())
     (line,) = [one for one in stack.gateway.log_lines("request") if one["request_id"] == request_id]
@@ -228,7 +228,7 @@ def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
     assert stack.gateway.metric(series) == before + 1
 
 
-def records_of(stack: Stack, answer: Answer) -> list[dict[str, Any]]:
+def records_of(stack: Stack, answer: Response) -> list[dict[str, Any]]:
     trail = sorted((stack.gateway.directory / "audit").glob("chain-*/segment-*.jsonl"))
     lines = [json.loads(line) for file in trail for line in file.read_text().splitlines()]
     return [one for one in lines if one.get("request_id") == answer.headers["x-request-id"]]
@@ -237,7 +237,7 @@ def records_of(stack: Stack, answer: Answer) -> list[dict[str, Any]]:
 def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jwt = stack.box.token("kim", groups=["operators"], life_s=7_200)
+    jwt = stack.cloud.token("kim", groups=["operators"], life_s=7_200)
     logged_in = log_in(stack, jwt)
     token = logged_in.headers["x-subject-token"]
     issued = post(stack, KEYS, asking(token, duration_seconds=1_800))
@@ -266,10 +266,10 @@ def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
 def test_who_proves_nobody_fills_no_trail(stack: Stack) -> None:
     for answer in (
         log_in(stack, "a.b.c"),
-        log_in(stack, stack.box.token(life_s=-120)),
+        log_in(stack, stack.cloud.token(life_s=-120)),
         post(stack, KEYS, asking("cgwsub_madeup")),
         post(stack, KEYS, asking(None)),
-        ask(stack.gateway.url, "GET", "/v3/projects"),
+        fetch(stack.gateway.url, "GET", "/v3/projects"),
     ):
         assert answer.status == 401
         assert records_of(stack, answer) == []

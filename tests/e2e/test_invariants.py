@@ -12,33 +12,33 @@ from pathlib import Path
 import valkey
 
 from gateway.demo.cloud import iam
-from tests.support.stack import Stack, a_policy, console_path, eventually, speak
+from tests.support.stack import Stack, console_path, eventually, make_policy, send_raw
 
 
 def test_1_cached_link_requires_the_current_policy(
     own_stack: Stack,
 ) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    token = box.token()
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    token = cloud.token()
     assert gateway.console(token).status == 200
     assert gateway.console(token).status == 200
-    policy = a_policy(box)
+    policy = make_policy(cloud)
     policy["denials"] = [
         {"permissions": ["console:open"], "to": {"users": ["olga"]}, "on": "everything"}
     ]
     gateway.write_policy(policy)
     eventually(lambda: gateway.console(token).status == 403)
-    assert gateway.console(box.token("oscar")).status == 200
+    assert gateway.console(cloud.token("oscar")).status == 200
 
 
 def test_1_expired_grant_stops_access_at_once(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    policy = a_policy(box)
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    policy = make_policy(cloud)
     ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 4))
     policy["grants"][0]["until"] = ends
     gateway.write_policy(policy)
     eventually(lambda: gateway.metric('gateway_policy_reloads_total{outcome="ok"}') >= 2)
-    token = box.token()
+    token = cloud.token()
     assert gateway.console(token).status == 200
     eventually(lambda: gateway.console(token).status == 403)
 
@@ -49,7 +49,7 @@ def test_2_link_keeps_min_remaining_lifetime(own_stack: Stack) -> None:
         account={"links": links},
         change={"store": {**own_stack.gateway.config["store"], "namespace": "short"}},
     )
-    token = own_stack.box.token()
+    token = own_stack.cloud.token()
     seen: dict[str, float] = {}
     for _ in range(60):
         answer = gateway.console(token)
@@ -65,20 +65,20 @@ def test_2_link_keeps_min_remaining_lifetime(own_stack: Stack) -> None:
 def test_4_concurrent_requests_cost_one_upstream_call(
     own_stack: Stack,
 ) -> None:
-    box, other = own_stack.box, own_stack.replica()
-    token, server = box.token(), box.servers[4]
+    cloud, other = own_stack.cloud, own_stack.replica()
+    token, server = cloud.token(), cloud.servers[4]
     replicas = (own_stack.gateway, other)
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda i: replicas[i % 2].console(token, server), range(80)))
     assert {answer.status for answer in answers} == {200}
     assert len({answer.json["url"] for answer in answers}) == 1
-    assert box.consoles()[server] == 1
+    assert cloud.consoles()[server] == 1
 
 
 def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
-    box, other = own_stack.box, own_stack.replica()
-    token, server = box.token(), box.servers[4]
-    box.fail(box.cloud, "answer", path=server, delay_s=60.0, times=1)
+    cloud, other = own_stack.cloud, own_stack.replica()
+    token, server = cloud.token(), cloud.servers[4]
+    cloud.fail(cloud.upstream, "answer", path=server, delay_s=60.0, times=1)
     with ThreadPoolExecutor(4) as pool:
         lost = pool.submit(_ask_and_lose, own_stack, token, server)
         eventually(lambda: any(server in call["path"] for call in _pending(own_stack, server)))
@@ -89,36 +89,38 @@ def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
         answer = waiting.result()
         lost.result()
     assert answer.status == 200
-    assert box.consoles()[server] == 1  # and the one that hung
+    assert cloud.consoles()[server] == 1  # and the one that hung
 
 
 def test_5_link_has_one_audit_record_first(
     own_stack: Stack,
 ) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    gateway, cloud = own_stack.gateway, own_stack.cloud
     ids = []
     for i in range(30):
-        answer = gateway.console(box.token(), box.servers[i % 3])
+        answer = gateway.console(cloud.token(), cloud.servers[i % 3])
         assert answer.status == 200
         ids.append(answer.headers["x-request-id"])
         records = gateway.audit("console_link_issued")
         assert [record["request_id"] for record in records] == ids
-    gateway.console(box.token("otto", groups=[]))
+    gateway.console(cloud.token("otto", groups=[]))
     assert len(gateway.audit("console_link_issued")) == 30
     record = gateway.audit("console_link_issued")[0]
-    assert (record["subject"], record["servers"]) == ("olga", [box.servers[0]])
+    assert (record["subject"], record["servers"]) == ("olga", [cloud.servers[0]])
     assert record["rule"].rpartition(":")[0].endswith("policy.yaml")
 
 
 def test_6_no_secret_in_outputs_or_store(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    caller_jwt = box.token()
-    answers = [gateway.console(caller_jwt, server) for server in box.servers]
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    caller_jwt = cloud.token()
+    answers = [gateway.console(caller_jwt, server) for server in cloud.servers]
     answers.append(gateway.console(caller_jwt + "x"))
-    box.fail(box.cloud, "answer", body='{"url": "https://evil.example/?token=canary-url"}', times=3)
-    answers.append(gateway.console(caller_jwt, box.servers[0], Cache_Control="no-cache"))
-    box.revoke_service_tokens()
-    answers.append(gateway.console(caller_jwt, box.servers[1], Cache_Control="no-cache"))
+    cloud.fail(
+        cloud.upstream, "answer", body='{"url": "https://evil.example/?token=canary-url"}', times=3
+    )
+    answers.append(gateway.console(caller_jwt, cloud.servers[0], Cache_Control="no-cache"))
+    cloud.revoke_service_tokens()
+    answers.append(gateway.console(caller_jwt, cloud.servers[1], Cache_Control="no-cache"))
     eventually(lambda: len(gateway.log_lines("request")) >= len(answers))
     urls = [answer.json["url"] for answer in answers if answer.status == 200]
     assert len(urls) >= 7
@@ -131,9 +133,9 @@ def test_6_no_secret_in_outputs_or_store(own_stack: Stack) -> None:
 
 
 def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    gateway, cloud = own_stack.gateway, own_stack.cloud
     answer = gateway.console(
-        box.token(),
+        cloud.token(),
         Cookie="session=canary",
         X_Security_Token="canary",
         X_Project_Id="canary",
@@ -142,7 +144,7 @@ def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
         X_Request_Id="request-id-42",
     )
     assert answer.status == 200
-    with urllib.request.urlopen(box.cloud + "/_box/calls") as page:
+    with urllib.request.urlopen(cloud.upstream + "/_box/calls") as page:
         (call,) = json.load(page)["calls"]
     sent = call["headers"]
     assert sent["x-request-id"] == "request-id-42"
@@ -157,35 +159,35 @@ def test_8_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
         change={"request": {"deadline_s": 1}},
         account={"timeouts": {"connect_s": 5, "read_s": 5, "total_s": 5}},
     )
-    own_stack.box.fail(own_stack.box.cloud, "hang")
+    own_stack.cloud.fail(own_stack.cloud.upstream, "hang")
     began = time.monotonic()
-    answer = gateway.console(own_stack.box.token())
+    answer = gateway.console(own_stack.cloud.token())
     assert answer.status == 504
     assert time.monotonic() - began < 3.0
 
 
 def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
-    box = own_stack.box
+    cloud = own_stack.cloud
     gateway = own_stack.replica(  # nothing but the hang-up can end the fetch in time
         change={"request": {"deadline_s": 60, "drain_s": 1}},
         account={"timeouts": {"connect_s": 60, "read_s": 60, "total_s": 60}},
     )
-    box.fail(box.cloud, "hang", path=box.servers[2])
-    path = console_path(box.project, box.servers[2])
-    raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {box.token()}\r\n\r\n"
+    cloud.fail(cloud.upstream, "hang", path=cloud.servers[2])
+    path = console_path(cloud.project, cloud.servers[2])
+    raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cloud.token()}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port)) as caller:
         caller.sendall(raw.encode())
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 1)
     eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 0)
-    box.heal()
-    assert gateway.console(box.token(), box.servers[2]).status == 200
+    cloud.heal()
+    assert gateway.console(cloud.token(), cloud.servers[2]).status == 200
 
 
 def _ask_and_lose(stack: Stack, token: str, server: str) -> bytes:
-    path = console_path(stack.box.project, server)
+    path = console_path(stack.cloud.project, server)
     raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
     try:
-        return speak(stack.gateway.url, raw.encode())
+        return send_raw(stack.gateway.url, raw.encode())
     except OSError:
         return b""
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.process.supervisor import _RESTART_AFTER_S
-from tests.support.stack import Stack, a_policy, ask, console_path, eventually
+from gateway.process.supervisor import _RESTART_DELAYS_S
+from tests.support.stack import Stack, console_path, eventually, fetch, make_policy
 from tests.support.valkey import RealValkey, free_port
 
 
@@ -22,13 +22,13 @@ def workers_of(pid: int) -> list[int]:
 
 
 def test_sigterm_loses_no_accepted_request(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    gateway.console(box.token())
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    gateway.console(cloud.token())
     slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
-    box.fail(box.cloud, "answer", body=slow, delay_s=1.5)
+    cloud.fail(cloud.upstream, "answer", body=slow, delay_s=1.5)
     with ThreadPoolExecutor(8) as pool:
-        tokens = [box.token(f"p{i}") for i in range(8)]
-        asked = [pool.submit(gateway.console, token, box.servers[1]) for token in tokens]
+        tokens = [cloud.token(f"p{i}") for i in range(8)]
+        asked = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 8)
         assert gateway.stop() == 0
         assert [one.result().status for one in asked] == [200] * 8
@@ -39,9 +39,9 @@ def test_sigterm_loses_no_accepted_request(own_stack: Stack) -> None:
 
 def test_a_stuck_request_does_not_keep_the_process_past_the_drain_time(own_stack: Stack) -> None:
     gateway = own_stack.replica(change={"request": {"deadline_s": 60, "drain_s": 1}})
-    own_stack.box.fail(own_stack.box.cloud, "hang")
+    own_stack.cloud.fail(own_stack.cloud.upstream, "hang")
     with ThreadPoolExecutor(1) as pool:
-        stuck = pool.submit(gateway.console, own_stack.box.token())
+        stuck = pool.submit(gateway.console, own_stack.cloud.token())
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 1)
         began = time.monotonic()
         gateway.stop()
@@ -55,7 +55,7 @@ def test_a_worker_that_dies_is_replaced_and_the_port_stays_open(own_stack: Stack
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
     eventually(lambda: len(set(workers_of(gateway.pid)) - set(first)) == 1)
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
     assert gateway.log_lines("worker_died")
 
 
@@ -64,7 +64,7 @@ def test_a_reload_replaces_a_dead_worker_too_which_is_then_not_restarted(own_sta
     before = workers_of(gateway.pid)
     os.kill(before[0], signal.SIGKILL)
     eventually(lambda: gateway.log_lines("worker_died"))
-    restart_due_at = time.monotonic() + _RESTART_AFTER_S[1] + 0.1
+    restart_due_at = time.monotonic() + _RESTART_DELAYS_S[1] + 0.1
     gateway.config["operations"] = {"off": ["ShowServer"]}
     gateway.write_config()
     gateway.signal(signal.SIGHUP)  # before the dead one's restart is due
@@ -88,15 +88,15 @@ def test_when_the_parent_is_killed_its_workers_end_too(own_stack: Stack) -> None
 def test_each_worker_has_metrics_of_its_own(own_stack: Stack) -> None:
     gateway = own_stack.replica(workers=2)
     for port in (gateway.admin_port, gateway.admin_port + 1):
-        page = ask(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode()
+        page = fetch(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode()
         assert "gateway_build_info" in page
 
 
 def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    token = box.token("otto", groups=["newcomers"])
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    token = cloud.token("otto", groups=["newcomers"])
     assert gateway.console(token).status == 403
-    policy = a_policy(box)
+    policy = make_policy(cloud)
     policy["grants"][0]["to"]["groups"].append("newcomers")
     gateway.write_policy(policy)
     gateway.signal(signal.SIGHUP)
@@ -112,7 +112,7 @@ def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) 
 
 def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: Stack) -> None:
     gateway = own_stack.gateway
-    token = own_stack.box.token()
+    token = own_stack.cloud.token()
     gateway.policy_file.write_text("grants: [nonsense")
     eventually(lambda: gateway.log_lines("policy_rejected"))
     (worker,) = gateway.workers()
@@ -126,8 +126,8 @@ def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: 
 def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     own_stack: Stack,
 ) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    token = box.token()
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    token = cloud.token()
     before = workers_of(gateway.pid)
     statuses = []
     stop = False
@@ -146,17 +146,17 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
         for one in asking:
             one.result()
     assert set(statuses) == {200}
-    server = f"/v1/{box.project}/physicalservers/{box.servers[0]}"
+    server = f"/v1/{cloud.project}/physicalservers/{cloud.servers[0]}"
     headers = {"Authorization": f"Bearer {token}"}
-    eventually(lambda: ask(gateway.url, "GET", server, headers).status == 404)
+    eventually(lambda: fetch(gateway.url, "GET", server, headers).status == 404)
 
 
 def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    token = box.token()
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    token = cloud.token()
     assert gateway.console(token).status == 200
     before = workers_of(gateway.pid)
-    box.fail(box.issuer, "reset")
+    cloud.fail(cloud.issuer, "reset")
     gateway.config["operations"] = {"off": ["ShowServer"]}
     gateway.write_config()
     eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before), gateway.log_text)
@@ -170,7 +170,7 @@ def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> Non
     gateway.config["listen"]["port"] = gateway.port
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
     eventually(lambda: is_refused(old))
 
 
@@ -187,7 +187,7 @@ def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stac
         assert told["port"] == taken.getsockname()[1]
         assert told["error"].startswith("Address already in use; free this address")
     eventually(lambda: is_refused(wanted))
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
 
 
 def test_no_worker_s_admin_port_is_the_public_one(own_stack: Stack) -> None:
@@ -209,10 +209,10 @@ def is_refused(port: int) -> bool:
 
 
 def test_a_gateway_that_ends_lets_nobody_in_and_waits_for_who_is_there(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    gateway, cloud = own_stack.gateway, own_stack.cloud
     kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
-    path = console_path(box.project, box.servers[0])
-    headers = {"Authorization": f"Bearer {box.token()}"}
+    path = console_path(cloud.project, cloud.servers[0])
+    headers = {"Authorization": f"Bearer {cloud.token()}"}
     for said in (None, "close"):
         kept.request("GET", path, headers=headers)
         answer = kept.getresponse()
@@ -229,13 +229,13 @@ def test_a_gateway_that_ends_lets_nobody_in_and_waits_for_who_is_there(own_stack
 
 
 def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    gateway, cloud = own_stack.gateway, own_stack.cloud
     before = workers_of(gateway.pid)
     gateway.config["lisen"] = {}
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_rejected"))
     assert workers_of(gateway.pid) == before
-    assert gateway.console(box.token()).status == 200
+    assert gateway.console(cloud.token()).status == 200
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Sta
     store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
     gateway = own_stack.replica(change={"store": store}, workers=2)
     assert gateway.metric("gateway_store_available") == 1
-    assert gateway.console(own_stack.box.token()).status == 200
+    assert gateway.console(own_stack.cloud.token()).status == 200
     children = workers_of(gateway.pid)
     assert len(children) == 3
     assert gateway.stop() == 0
@@ -296,7 +296,7 @@ def test_a_cluster_and_a_sentinel_are_found_by_config(own_stack: Stack) -> None:
             store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
             gateway = own_stack.replica(change={"store": store})
             eventually(lambda g=gateway: g.metric("gateway_store_available") == 1, gateway.log_text)
-            assert gateway.console(own_stack.box.token()).status == 200
+            assert gateway.console(own_stack.cloud.token()).status == 200
             assert gateway.stop() == 0
     finally:
         node.close()

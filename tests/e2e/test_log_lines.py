@@ -7,13 +7,13 @@ from tests.support.stack import Stack, eventually
 
 
 def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -> None:
-    box = stack.box
+    cloud = stack.cloud
     gateway = stack.replica(change={"log": {"hits_sampled": 0.1}})
-    token = box.token("somebody-else")
+    token = cloud.token("somebody-else")
     for _ in range(31):  # the first is fetched
         assert gateway.console(token).status == 200
     for _ in range(5):
-        assert gateway.console(box.token("otto", groups=[])).status == 403
+        assert gateway.console(cloud.token("otto", groups=[])).status == 403
         assert gateway.console(None).status == 401
     eventually(lambda: len(gateway.log_lines("request")) >= 14)
     time.sleep(0.2)
@@ -30,7 +30,7 @@ def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -
 def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
     limits = {"requests": 1, "per_s": 60, "burst": 1}
     gateway = stack.replica(change={"caller_limits": limits})
-    token = stack.box.token("in-a-loop")
+    token = stack.cloud.token("in-a-loop")
     began = time.monotonic()
     statuses = [gateway.console(token).status for _ in range(60)]
     at_most = 10 + 10 * (time.monotonic() - began)
@@ -54,13 +54,13 @@ def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
 
 def test_lines_about_a_request_name_it(own_stack: Stack) -> None:
     """A login fails in a shared flight that one request began."""
-    box, gateway = own_stack.box, own_stack.gateway
-    assert gateway.console(box.token()).status == 200
-    box.revoke_service_tokens()
-    box.fail(box.iam, "internal")
+    cloud, gateway = own_stack.cloud, own_stack.gateway
+    assert gateway.console(cloud.token()).status == 200
+    cloud.revoke_service_tokens()
+    cloud.fail(cloud.iam, "internal")
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     answer = gateway.console(
-        box.token(),
+        cloud.token(),
         Cache_Control="no-cache",
         traceparent=f"00-{trace_id}-00f067aa0ba902b7-01",
     )
@@ -76,7 +76,7 @@ def test_a_log_s_reader_that_stalls_holds_up_no_request(stack: Stack) -> None:
     reading = os.open(gateway.directory / "log", os.O_RDONLY | os.O_NONBLOCK)
     gateway.start(wait=False)
     eventually(lambda: gateway.ready() == 200)
-    token = stack.box.token()
+    token = stack.cloud.token()
     slowest_s = 0.0
     for _ in range(400):  # more lines than a pipe holds
         began = time.monotonic()

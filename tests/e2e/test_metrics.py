@@ -13,7 +13,7 @@ import aiohttp
 import jwt
 import pytest
 
-from tests.support.stack import Stack, ask, console_path, eventually
+from tests.support.stack import Stack, console_path, eventually, fetch
 
 SECRET = "a secret that two share, with 32 bytes and more"
 STRANGERS = 2_500
@@ -28,7 +28,7 @@ def series(stack: Stack) -> set[str]:
 
 def strangers(stack: Stack, count: int) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield requests by persons, for servers and paths, with tokens that nobody saw before."""
-    project, now = stack.box.project, int(time.time())
+    project, now = stack.cloud.project, int(time.time())
     for i in range(count):
         claims = {
             "iss": "https://second.example",
@@ -91,12 +91,12 @@ async def test_no_caller_can_make_a_label_grow(two_issuers: Stack) -> None:
 
 
 def test_each_outcome_is_counted(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
-    token = box.token()
+    gateway, cloud = own_stack.gateway, own_stack.cloud
+    token = cloud.token()
     for _ in range(3):
         assert gateway.console(token).status == 200
     gateway.console(None)
-    gateway.console(box.token("otto", groups=[]))
+    gateway.console(cloud.token("otto", groups=[]))
     assert gateway.metric('gateway_links_total{account="prod",source="upstream"}') == 1
     assert gateway.metric('gateway_links_total{account="prod",source="local"}') == 2
     ok = 'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}'
@@ -117,24 +117,24 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
 
 
 def test_health_and_readiness_are_on_the_admin_listener(stack: Stack) -> None:
-    assert ask(stack.gateway.admin, "GET", "/healthz").status == 200
-    ready = ask(stack.gateway.admin, "GET", "/readyz")
+    assert fetch(stack.gateway.admin, "GET", "/healthz").status == 200
+    ready = fetch(stack.gateway.admin, "GET", "/readyz")
     assert ready.status == 200
     assert json.loads(ready.body)["parts"]["redis"] == "ok"
 
 
 def test_openmetrics_is_spoken_to_those_who_ask(stack: Stack) -> None:
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-    page = ask(stack.gateway.admin, "GET", "/metrics", accept)
+    page = fetch(stack.gateway.admin, "GET", "/metrics", accept)
     assert page.headers["content-type"].startswith("application/openmetrics-text")
     assert page.body.endswith(b"# EOF\n")
 
 
 def test_each_request_has_one_log_line(own_stack: Stack) -> None:
-    gateway, box = own_stack.gateway, own_stack.box
+    gateway, cloud = own_stack.gateway, own_stack.cloud
     ids = [f"request-{i:04d}" for i in range(8)]
     for i, request_id in enumerate(ids):
-        token = box.token() if i % 2 else None
+        token = cloud.token() if i % 2 else None
         gateway.console(token, X_Request_Id=request_id)
     eventually(lambda: len(gateway.log_lines("request")) == len(ids))
     lines = gateway.log_lines("request")
@@ -143,11 +143,11 @@ def test_each_request_has_one_log_line(own_stack: Stack) -> None:
 
 
 def test_links_are_counted_for_the_team_that_a_group_belongs_to(own_stack: Stack) -> None:
-    box = own_stack.box
+    cloud = own_stack.cloud
     teams = {"metrics": {"teams": {"on-call": "night", "operators": "day"}}}
     gateway = own_stack.replica(change=teams)
     for groups in (["operators"], ["operators", "on-call"], ["operators", "gardeners"]):
-        assert gateway.console(box.token("-".join(groups), groups=groups)).status == 200
+        assert gateway.console(cloud.token("-".join(groups), groups=groups)).status == 200
     assert gateway.metric('gateway_team_links_total{team="day"}') == 2
     assert gateway.metric('gateway_team_links_total{team="night"}') == 1
 
@@ -156,12 +156,14 @@ def test_workers_tell_their_own_numbers_and_a_dead_one_takes_no_others_along(
     own_stack: Stack,
 ) -> None:
     gateway = own_stack.replica(workers=2)
-    token = own_stack.box.token()
+    token = own_stack.cloud.token()
     counted = 'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}'
 
     def by_worker() -> list[float]:
         ports = (gateway.admin_port, gateway.admin_port + 1)
-        pages = [ask(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode() for port in ports]
+        pages = [
+            fetch(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode() for port in ports
+        ]
         return [value_of(page, counted) for page in pages]
 
     def ask_until_both_have_answered() -> int:
@@ -217,6 +219,6 @@ def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: 
         'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}',
         'gateway_requests_total{error_code="CGW.4291",operation="ShowRemoteConsole",status="429"}',
         'gateway_request_duration_seconds_count{answer="link"}',
-        f'gateway_service_login_refused{{account="prod",project="{stack.box.project}"}}',
+        f'gateway_service_login_refused{{account="prod",project="{stack.cloud.project}"}}',
     ):
         assert f"{line} " in page

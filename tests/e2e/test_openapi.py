@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import validate
 
-from tests.support.stack import Box, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Stack, eventually, fetch
 
 _CHECKS = (
     *("not_a_server_error", "status_code_conformance", "content_type_conformance"),
@@ -21,10 +21,10 @@ _CHECKS = (
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    box = Box("--rate", "100000", "--burst", "100000")
-    box.settings(latency_s=[0.0, 0.001])
+    cloud = CloudProcess("--rate", "100000", "--burst", "100000")
+    cloud.settings(latency_s=[0.0, 0.001])
     running = Stack(
-        box,
+        cloud,
         change={
             "caller_limits": {"requests": 1e6, "per_s": 1, "burst": 100_000},
             "operations": {"off": ["UpdateIDcs"]},
@@ -33,9 +33,9 @@ def stack() -> Iterator[Stack]:
     )
     grant = {"role": "all", "to": {"users": ["alice"]}, "on": "everything"}
     running.gateway.write_policy({"roles": {"all": "all"}, "grants": [grant]})
-    target = f"/v1/{box.project}/physicalservers/status"
-    headers = {"Authorization": f"Bearer {box.token('alice')}"}
-    eventually(lambda: ask(running.gateway.url, "GET", target, headers).status == 200)
+    target = f"/v1/{cloud.project}/physicalservers/status"
+    headers = {"Authorization": f"Bearer {cloud.token('alice')}"}
+    eventually(lambda: fetch(running.gateway.url, "GET", target, headers).status == 200)
     yield running
     running.close()
 
@@ -43,8 +43,8 @@ def stack() -> Iterator[Stack]:
 def schemathesis(stack: Stack, directory: Path, *headers: str) -> str:
     config = directory / "schemathesis.toml"
     config.write_text(
-        f'[parameters]\n"path.project_id" = "{stack.box.project}"\n'
-        f'"path.server_id" = "{stack.box.servers[0]}"\n'
+        f'[parameters]\n"path.project_id" = "{stack.cloud.project}"\n'
+        f'"path.server_id" = "{stack.cloud.servers[0]}"\n'
     )
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"),
@@ -61,7 +61,7 @@ def schemathesis(stack: Stack, directory: Path, *headers: str) -> str:
 
 
 def test_behaviour_conforms_to_the_document(stack: Stack, tmp_path: Path) -> None:
-    token = stack.box.token("alice", life_s=7_200)
+    token = stack.cloud.token("alice", life_s=7_200)
     output = schemathesis(stack, tmp_path, f"Authorization: Bearer {token}")
     found = re.search(r"Test cases:\s+(\d+) generated, (\d+) passed", output)
     assert found is not None, output
@@ -74,13 +74,13 @@ def test_behaviour_conforms_to_the_document(stack: Stack, tmp_path: Path) -> Non
 
 
 def test_requests_without_token_conform_and_stay_local(stack: Stack, tmp_path: Path) -> None:
-    ask(stack.box.cloud, "DELETE", "/_box/calls")
+    fetch(stack.cloud.upstream, "DELETE", "/_box/calls")
     schemathesis(stack, tmp_path)
-    assert stack.box.calls(stack.box.cloud) == []
+    assert stack.cloud.calls(stack.cloud.upstream) == []
 
 
 def test_document_is_valid_and_follows_the_config(stack: Stack) -> None:
-    answer = ask(stack.gateway.url, "GET", "/openapi.json")
+    answer = fetch(stack.gateway.url, "GET", "/openapi.json")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     validate(answer.json)
     named = {
@@ -91,12 +91,12 @@ def test_document_is_valid_and_follows_the_config(stack: Stack) -> None:
     }
     assert {"ShowRemoteConsole", "ListServers", "CreateTokenWithIdToken"} <= named
     assert "UpdateIDcs" not in named
-    again = ask(
+    again = fetch(
         stack.gateway.url, "GET", "/openapi.json", {"If-None-Match": answer.headers["etag"]}
     )
     assert (again.status, again.body) == (304, b"")
-    assert ask(stack.gateway.url, "HEAD", "/openapi.json").body == b""
-    assert ask(stack.gateway.url, "POST", "/docs").error_code == "CGW.4050"
+    assert fetch(stack.gateway.url, "HEAD", "/openapi.json").body == b""
+    assert fetch(stack.gateway.url, "POST", "/docs").error_code == "CGW.4050"
 
 
 class _References(HTMLParser):
@@ -111,7 +111,7 @@ class _References(HTMLParser):
 
 
 def test_docs_page_is_self_contained(stack: Stack) -> None:
-    answer = ask(stack.gateway.url, "GET", "/docs")
+    answer = fetch(stack.gateway.url, "GET", "/docs")
     text = answer.body.decode()
     page = _References()
     page.feed(text)
@@ -120,7 +120,7 @@ def test_docs_page_is_self_contained(stack: Stack) -> None:
     assert "url(" not in text
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    for item in ask(stack.gateway.url, "GET", "/openapi.json").json["paths"].values():
+    for item in fetch(stack.gateway.url, "GET", "/openapi.json").json["paths"].values():
         for method, one in item.items():
             assert method in ("parameters", "head") or f'id="{one["operationId"]}"' in text
     assert json.dumps("CGW.4031")[1:-1] in text

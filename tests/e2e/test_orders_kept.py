@@ -14,7 +14,15 @@ import redis
 
 from gateway.domain.overrides import kept_from_text
 from tests.e2e.test_admin import API, Operator, with_api
-from tests.support.stack import Answer, Box, RunningGateway, Stack, a_seal_key, ask, eventually
+from tests.support.stack import (
+    CloudProcess,
+    Response,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+    make_seal_key,
+)
 
 ORDERS = "gateway:{orders}:orders"
 
@@ -27,7 +35,7 @@ def own() -> Iterator[Stack]:
 
 @contextmanager
 def a_stack(**gateway: Any) -> Iterator[Stack]:
-    stack = Stack(Box("--rate", "1000", "--burst", "1000"), **{**with_api(), **gateway})
+    stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **{**with_api(), **gateway})
     try:
         yield stack
     finally:
@@ -39,12 +47,12 @@ def revoke(stack: Stack, subject: str, gateway: RunningGateway | None = None) ->
     return give(stack, (gateway or stack.gateway).admin, "/revocations", order).json
 
 
-def give(stack: Stack, admin: str, path: str, order: dict[str, Any]) -> Answer:
+def give(stack: Stack, admin: str, path: str, order: dict[str, Any]) -> Response:
     headers = {
-        "Authorization": f"Bearer {Operator(stack.box).token}",
+        "Authorization": f"Bearer {Operator(stack.cloud).token}",
         "Content-Type": "application/json",
     }
-    answer = ask(admin, "POST", f"/admin{path}", headers, json.dumps(order))
+    answer = fetch(admin, "POST", f"/admin{path}", headers, json.dumps(order))
     assert answer.status == 200, answer.body
     return answer
 
@@ -56,11 +64,11 @@ def restart(gateway: RunningGateway, *, ready: int) -> None:
 
 
 def orders_of(gateway: RunningGateway) -> str:
-    return str(ask(gateway.admin, "GET", "/readyz").json["parts"]["orders"])
+    return str(fetch(gateway.admin, "GET", "/readyz").json["parts"]["orders"])
 
 
 def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack) -> None:
-    mallory = own.box.token("mallory")
+    mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     fresh = own.replica(start=False, **with_api())
     own.valkey.kill()
@@ -77,13 +85,13 @@ def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack)
     eventually(lambda: fresh.ready() == 200)
     assert fresh.console(mallory).status == 401
     # What it was given without Redis reaches the others.
-    eventually(lambda: own.gateway.console(own.box.token("eve", claims={"iat": 1})).status == 401)
+    eventually(lambda: own.gateway.console(own.cloud.token("eve", claims={"iat": 1})).status == 401)
 
 
 def test_what_each_worker_is_told_while_redis_is_away_outlives_all_of_them() -> None:
     with a_stack(workers=2) as stack:
         gateway = stack.gateway
-        tokens = [stack.box.token(name) for name in ("mallory", "eve")]
+        tokens = [stack.cloud.token(name) for name in ("mallory", "eve")]
         stack.valkey.kill()
         for worker, subject in enumerate(("mallory", "eve")):
             admin = f"http://127.0.0.1:{gateway.admin_port + worker}"
@@ -96,7 +104,7 @@ def test_what_each_worker_is_told_while_redis_is_away_outlives_all_of_them() -> 
 
 
 def test_a_redis_that_lost_the_orders_is_told_anew_before_a_new_process_serves(own: Stack) -> None:
-    mallory = own.box.token("mallory")
+    mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     client = redis.Redis.from_url(own.valkey.url)
     assert client.ttl(ORDERS) == -1
@@ -112,10 +120,10 @@ def test_a_redis_that_lost_the_orders_is_told_anew_before_a_new_process_serves(o
 
 
 def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack) -> None:
-    mallory = own.box.token("mallory")
+    mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
-    old_key, new_key = (new.directory / "seal-key").read_text(), a_seal_key()
+    old_key, new_key = (new.directory / "seal-key").read_text(), make_seal_key()
     (new.directory / "seal-key").write_text(new_key)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
@@ -137,7 +145,7 @@ def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack
 def test_the_way_out_when_the_key_of_the_orders_is_lost(own: Stack) -> None:
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
-    (new.directory / "seal-key").write_text(a_seal_key())
+    (new.directory / "seal-key").write_text(make_seal_key())
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
     assert orders_of(new) == "unreadable"
@@ -145,11 +153,11 @@ def test_the_way_out_when_the_key_of_the_orders_is_lost(own: Stack) -> None:
     revoke(own, "mallory", new)
     redis.Redis.from_url(own.valkey.url).delete(ORDERS)
     eventually(lambda: new.ready() == 200)
-    assert new.console(own.box.token("mallory", claims={"iat": 1})).status == 401
+    assert new.console(own.cloud.token("mallory", claims={"iat": 1})).status == 401
 
 
 def test_a_replica_without_an_admin_api_does_not_know_better_without_redis(own: Stack) -> None:
-    mallory = own.box.token("mallory")
+    mallory = own.cloud.token("mallory")
     plain = own.replica(change={"orders": {}})
     revoke(own, "mallory")
     eventually(lambda: plain.console(mallory).status == 401)

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_lifecycle import workers_of
-from tests.support.stack import Box, RunningGateway, Stack, a_policy, a_seal_key, eventually
+from tests.support.stack import (
+    CloudProcess,
+    RunningGateway,
+    Stack,
+    eventually,
+    make_policy,
+    make_seal_key,
+)
 from tests.support.steady_load import SteadyLoad, Target, Wanted, console_mix
 from tests.support.valkey import RealValkey
 
@@ -18,7 +25,7 @@ from tests.support.valkey import RealValkey
 class Fleet:
     """Two replicas on a store that Sentinel watches; the first has two workers."""
 
-    box: Box
+    cloud: CloudProcess
     store: list[RealValkey]
     sentinel: RealValkey
     gateways: list[RunningGateway]
@@ -30,8 +37,8 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    box, seal_key = Box(), a_seal_key()
-    box.rate(rate=1000, burst=1000)
+    cloud, seal_key = CloudProcess(), make_seal_key()
+    cloud.rate(rate=1000, burst=1000)
     primary = RealValkey("--repl-diskless-sync-delay", "0").start()
     replica = RealValkey("--replicaof", "127.0.0.1", str(primary.port)).start()
     sentinel = RealValkey.sentinel(
@@ -42,19 +49,19 @@ def fleet() -> Iterator[Fleet]:
     eventually(lambda: primary.command("ROLE")[2] != [])
     gateways = []
     for workers in (2, 1):
-        gateway = RunningGateway(box, primary.url, workers=workers, seal_key=seal_key)
+        gateway = RunningGateway(cloud, primary.url, workers=workers, seal_key=seal_key)
         sentinels = {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"}
         gateway.config["store"] |= {"redis": sentinels, "processes_max": 3}
         gateway.write_config()
         gateways.append(gateway.start(wait=False))
     eventually(lambda: all(one.ready() == 200 for one in gateways))
     eventually(lambda: all(one.metric("gateway_store_available") for one in gateways))
-    yield Fleet(box, [primary, replica], sentinel, gateways, console_mix(gateways[0]))
+    yield Fleet(cloud, [primary, replica], sentinel, gateways, console_mix(gateways[0]))
     for gateway in gateways:
         gateway.close()
     for server in (sentinel, replica, primary):
         server.close()
-    box.close()
+    cloud.close()
 
 
 def nobody_noticed(load: SteadyLoad, seconds: float) -> None:
@@ -87,7 +94,7 @@ def test_replicas_are_restarted_one_after_the_other(fleet: Fleet) -> None:
 
 
 def test_a_gateway_alone_is_restarted_behind_a_socket_that_stays_open(own_stack: Stack) -> None:
-    own_stack.box.rate(rate=1000, burst=1000)
+    own_stack.cloud.rate(rate=1000, burst=1000)
     gateway = own_stack.replica(workers=2, start=False)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         gateway.port = gateway.config["listen"]["port"] = listening.getsockname()[1]
@@ -143,7 +150,7 @@ def test_policy_and_config_are_read_again(fleet: Fleet) -> None:
     with fleet.load(Target(gateway.port)).running() as load:
         load.goes_on(0.3)
         for i in range(3):
-            policy: dict[str, Any] = a_policy(fleet.box)
+            policy: dict[str, Any] = make_policy(fleet.cloud)
             policy["roles"][f"another-{i}"] = ["server:read"]
             gateway.write_policy(policy)
             gateway.signal(signal.SIGHUP)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.sdk_program import run_sdk
-from tests.support.stack import Box, RunningGateway, Stack, ask, eventually
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 LONG_LIFE_S = 7_200
 
@@ -24,7 +24,7 @@ class Team:
     """Somebody with a JWT in a file and a program that uses the SDK."""
 
     def __init__(self, gateway: RunningGateway, directory: Path) -> None:
-        self.gateway, self.box = gateway, gateway.box
+        self.gateway, self.cloud = gateway, gateway.cloud
         self.token_file = directory / "id-token"
         self.secrets: list[str] = []
 
@@ -48,7 +48,7 @@ class Team:
     ) -> list[dict[str, Any]]:
         found = run_sdk(
             self.environ() if environ is None else environ,
-            servers=list(servers) or [self.box.servers[0]],
+            servers=list(servers) or [self.cloud.servers[0]],
             **asked,
         )
         for line in found:
@@ -64,7 +64,7 @@ def _secrets_in(line: dict[str, Any]) -> list[str]:
 def settled(gateway: RunningGateway) -> None:
     """Wait until all that was asked is in the log, whose lines are written in batches."""
     mark = f"mark-{secrets.token_hex(8)}"
-    ask(gateway.url, "GET", "/", {"X-Request-Id": mark})
+    fetch(gateway.url, "GET", "/", {"X-Request-Id": mark})
     eventually(lambda: mark in gateway.log_text())
 
 
@@ -89,8 +89,8 @@ def team(stack: Stack, tmp_path: Path) -> Iterator[Team]:
     nothing_is_told(team)
 
 
-def a_token(box: Box, **asked: Any) -> str:
-    return box.token(asked.pop("subject", "olga"), **{"life_s": LONG_LIFE_S, **asked})
+def a_token(cloud: CloudProcess, **asked: Any) -> str:
+    return cloud.token(asked.pop("subject", "olga"), **{"life_s": LONG_LIFE_S, **asked})
 
 
 def refused(line: dict[str, Any], status: int, code: str) -> str:
@@ -112,11 +112,11 @@ def keys_of(line: dict[str, Any]) -> dict[str, str]:
 
 
 def test_environment_variables_alone_open_a_console(team: Team) -> None:
-    team.holds(a_token(team.box))
+    team.holds(a_token(team.cloud))
     (line,) = team.opens()
     assert line["url"].startswith("https://cn-east-3-console.huaweicloud.com"), line
     assert line["ak"].startswith("CGW")
-    assert line["project"] == team.box.project, "the project was found by the region's name"
+    assert line["project"] == team.cloud.project, "the project was found by the region's name"
     assert operations(team.gateway, 4) == [
         "CreateTokenWithIdToken",
         "CreateTemporaryAccessKey",
@@ -126,9 +126,9 @@ def test_environment_variables_alone_open_a_console(team: Team) -> None:
 
 
 def test_keys_are_fetched_once_for_many_calls(team: Team) -> None:
-    team.holds(a_token(team.box))
-    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
-    lines = team.opens(*team.box.servers[:3], environ=environ)
+    team.holds(a_token(team.cloud))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.cloud.project)
+    lines = team.opens(*team.cloud.servers[:3], environ=environ)
     assert all(line["url"] for line in lines), lines
     assert operations(team.gateway, 5) == [
         "CreateTokenWithIdToken",
@@ -139,32 +139,32 @@ def test_keys_are_fetched_once_for_many_calls(team: Team) -> None:
 
 def test_a_jwt_of_minutes_still_serves(team: Team) -> None:
     # With less than 40 minutes left the SDK fetches keys before each call (dossier 4.2).
-    team.holds(a_token(team.box, life_s=300))
-    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
-    lines = team.opens(*team.box.servers[:2], environ=environ)
+    team.holds(a_token(team.cloud, life_s=300))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.cloud.project)
+    lines = team.opens(*team.cloud.servers[:2], environ=environ)
     assert all(line["url"] for line in lines), lines
     assert operations(team.gateway, 6).count("CreateTemporaryAccessKey") == 2
 
 
 def test_a_viewer_finds_the_project_and_is_refused_the_console(team: Team) -> None:
-    team.holds(a_token(team.box, subject="victor", groups=["viewers"]))
+    team.holds(a_token(team.cloud, subject="victor", groups=["viewers"]))
     (line,) = team.opens()
     assert "may not do this" in refused(line, 403, "CGW.4030")
 
 
 def test_an_outsider_finds_no_project(team: Team) -> None:
-    team.holds(a_token(team.box, subject="otto", groups=[]))
+    team.holds(a_token(team.cloud, subject="otto", groups=[]))
     (line,) = team.opens()
     assert line["exception"] == "SdkException"
     assert "Failed to get project id" in line["text"]
-    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.cloud.project)
     (line,) = team.opens(environ=environ)
     refused(line, 403, "CGW.4030")
 
 
 def test_an_expired_jwt_is_told(team: Team) -> None:
-    team.holds(a_token(team.box, life_s=-120))
-    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.box.project)
+    team.holds(a_token(team.cloud, life_s=-120))
+    environ = team.environ(HUAWEICLOUD_SDK_PROJECT_ID=team.cloud.project)
     (line,) = team.opens(environ=environ)
     assert "the token has expired" in refused(line, 401, "CGW.4010")
 
@@ -184,7 +184,7 @@ def static(team: Team, keys: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture
 def keys(team: Team) -> dict[str, str]:
-    team.holds(a_token(team.box))
+    team.holds(a_token(team.cloud))
     (line,) = team.opens()
     return keys_of(line)
 
@@ -235,13 +235,13 @@ def test_a_wrong_clock_is_told(team: Team, keys: dict[str, str]) -> None:
 def test_keys_die_with_the_issuer_s_key(tmp_path: Path) -> None:
     stack = Stack(account={"region": "cn-east-3"})
     try:
-        team = Team(stack.gateway, tmp_path).holds(a_token(stack.box))
+        team = Team(stack.gateway, tmp_path).holds(a_token(stack.cloud))
         (line,) = team.opens()
         keys = keys_of(line)
         assert static(team, keys)["url"]
-        stack.box.rotate()
+        stack.cloud.rotate()
         # A token of the new key makes the gateway look.
-        eventually(lambda: stack.gateway.console(a_token(stack.box)).status == 200)
+        eventually(lambda: stack.gateway.console(a_token(stack.cloud)).status == 200)
         refused(static(team, keys), 401, "CGW.4010")
         nothing_is_told(team)
     finally:
@@ -256,9 +256,9 @@ def test_replicas_take_each_other_s_keys(team: Team, stack: Stack, keys: dict[st
 
 
 def test_a_bearer_header_in_the_program_is_enough(team: Team) -> None:
-    token = a_token(team.box)
+    token = a_token(team.cloud)
     team.secrets.append(token)
-    dummy = {"ak": "x", "sk": "x", "project": team.box.project}
+    dummy = {"ak": "x", "sk": "x", "project": team.cloud.project}
     environ = team.environ(federated=False)
     headers = {"Authorization": f"Bearer {token}"}
     (line,) = team.opens(environ=environ, credentials=dummy, headers=headers)
@@ -266,9 +266,9 @@ def test_a_bearer_header_in_the_program_is_enough(team: Team) -> None:
 
 
 def test_x_auth_token_in_the_program_is_enough(team: Team) -> None:
-    token = a_token(team.box)
+    token = a_token(team.cloud)
     team.secrets.append(token)
-    dummy = {"ak": "x", "sk": "x", "project": team.box.project}
+    dummy = {"ak": "x", "sk": "x", "project": team.cloud.project}
     environ = team.environ(federated=False)
     headers = {"X-Auth-Token": token}
     (line,) = team.opens(environ=environ, credentials=dummy, headers=headers)
@@ -276,9 +276,9 @@ def test_x_auth_token_in_the_program_is_enough(team: Team) -> None:
 
 
 def test_the_jwt_in_place_of_a_security_token_is_enough(team: Team) -> None:
-    token = a_token(team.box)
+    token = a_token(team.cloud)
     team.secrets.append(token)
-    pair = {"ak": "x", "sk": "x", "project": team.box.project, "security_token": token}
+    pair = {"ak": "x", "sk": "x", "project": team.cloud.project, "security_token": token}
     (line,) = team.opens(environ=team.environ(federated=False), credentials=pair)
     assert line["url"]
     environ = team.environ(
@@ -296,14 +296,14 @@ def test_access_keys_of_the_cloud_are_told_what_to_do(team: Team) -> None:
         federated=False,
         HUAWEICLOUD_SDK_AK="x",
         HUAWEICLOUD_SDK_SK="x",
-        HUAWEICLOUD_SDK_PROJECT_ID=team.box.project,
+        HUAWEICLOUD_SDK_PROJECT_ID=team.cloud.project,
     )
     (line,) = team.opens(environ=environ)
     assert "HUAWEICLOUD_SDK_ID_TOKEN_FILE" in refused(line, 401, "CGW.4010")
 
 
 def test_two_people_in_one_request_are_nobody(team: Team, keys: dict[str, str]) -> None:
-    headers = {"X-Auth-Token": a_token(team.box, subject="otto")}
+    headers = {"X-Auth-Token": a_token(team.cloud, subject="otto")}
     environ = team.environ(federated=False)
     (line,) = team.opens(environ=environ, credentials=keys, headers=headers)
     assert "two different tokens" in refused(line, 401, "CGW.4010")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Box, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Stack, eventually, fetch
 
 SERVERS = 33
 _PROGRAM = str(Path(__file__).with_name("sdk_walkthrough.py"))
@@ -18,8 +18,8 @@ _PROGRAM = str(Path(__file__).with_name("sdk_walkthrough.py"))
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    box = Box("--rate", "1000", "--burst", "1000", servers=SERVERS)
-    running = Stack(box, account={"region": "cn-east-3"})
+    cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=SERVERS)
+    running = Stack(cloud, account={"region": "cn-east-3"})
     running.gateway.write_policy(
         {
             "roles": {
@@ -33,19 +33,19 @@ def stack() -> Iterator[Stack]:
                 {
                     "role": "operator",
                     "to": {"groups": ["operators"]},
-                    "on": {"servers": box.servers[:12]},
+                    "on": {"servers": cloud.servers[:12]},
                 },
                 {
                     "role": "viewer",
                     "to": {"groups": ["viewers"]},
-                    "on": {"servers": box.servers[5:25]},
+                    "on": {"servers": cloud.servers[5:25]},
                 },
             ],
         }
     )
-    target = f"/v1/{box.project}/physicalservers"
-    headers = {"Authorization": f"Bearer {box.token('v', groups=['viewers'])}"}
-    eventually(lambda: ask(running.gateway.url, "GET", target, headers).json.get("count") == 20)
+    target = f"/v1/{cloud.project}/physicalservers"
+    headers = {"Authorization": f"Bearer {cloud.token('v', groups=['viewers'])}"}
+    eventually(lambda: fetch(running.gateway.url, "GET", target, headers).json.get("count") == 20)
     yield running
     running.close()
 
@@ -57,18 +57,18 @@ def program(stack: Stack, tmp_path: Path) -> "Program":
 
 class Program:
     def __init__(self, stack: Stack, token_file: Path) -> None:
-        self.stack, self.box, self._token_file = stack, stack.box, token_file
+        self.stack, self.cloud, self._token_file = stack, stack.cloud, token_file
 
     def __call__(self, who: str, step: str, *arguments: str) -> dict[str, Any]:
         groups = {"operator": ["operators"], "viewer": ["viewers"]}.get(who, [])
-        self._token_file.write_text(self.box.token(who, groups=groups, life_s=7_200))
+        self._token_file.write_text(self.cloud.token(who, groups=groups, life_s=7_200))
         environ = {
             **os.environ,
             "HUAWEICLOUD_SDK_REGION_CLOUDDC_CN_EAST_3": self.stack.gateway.url,
             "HUAWEICLOUD_SDK_IAM_ENDPOINT": self.stack.gateway.url,
             "HUAWEICLOUD_SDK_IDP_ID": "corp",
             "HUAWEICLOUD_SDK_ID_TOKEN_FILE": str(self._token_file),
-            "HUAWEICLOUD_SDK_PROJECT_ID": self.box.project,
+            "HUAWEICLOUD_SDK_PROJECT_ID": self.cloud.project,
         }
         ran = subprocess.run(
             [sys.executable, _PROGRAM, step, *arguments],
@@ -87,7 +87,7 @@ def refused(said: dict[str, Any], status: int, code: str, text: str) -> None:
 
 
 def test_an_operator_does_the_day_s_work(program: Program) -> None:
-    mine = program.box.servers[:12]
+    mine = program.cloud.servers[:12]
     assert program("operator", "walk", "10") == {"servers": sorted(mine), "counts": [12]}
     assert program("operator", "show", mine[0])["id"] == mine[0]
     assert program("operator", "power", "power off", *mine[:2]) == {"done": "power off"}
@@ -102,21 +102,21 @@ def test_an_operator_does_the_day_s_work(program: Program) -> None:
 
 
 def test_a_viewer_sees_and_no_more(program: Program) -> None:
-    seen = program.box.servers[5:25]
+    seen = program.cloud.servers[5:25]
     assert program("viewer", "walk", "7") == {"servers": sorted(seen), "counts": [20]}
     assert program("viewer", "show", seen[0])["tags"] == 2
-    refused(program("viewer", "show", program.box.servers[0]), 403, "CGW.4030", "may not")
+    refused(program("viewer", "show", program.cloud.servers[0]), 403, "CGW.4030", "may not")
     refused(program("viewer", "console", seen[0]), 403, "CGW.4030", "may not")
-    said = program("viewer", "power", "power off", *seen[:2], program.box.servers[0])
+    said = program("viewer", "power", "power off", *seen[:2], program.cloud.servers[0])
     assert seen[0] in said["error_msg"]
-    assert program.box.servers[0] not in said["error_msg"]
+    assert program.cloud.servers[0] not in said["error_msg"]
     refused(said, 403, "CGW.4030", seen[1])
     refused(program("viewer", "instances"), 403, "CGW.4030", "may not")
     refused(program("viewer", "status"), 403, "CGW.4030", "may not")
 
 
 def test_an_outsider_is_refused(program: Program) -> None:
-    server = program.box.servers[0]
+    server = program.cloud.servers[0]
     for step in (("walk", "10"), ("show", server), ("power", "power on", server), ("watch",)):
         refused(program("outsider", *step), 403, "CGW.4030", "may not")
 
@@ -126,9 +126,9 @@ def test_a_power_switch_for_nobody_in_particular_is_refused(program: Program) ->
 
 
 def test_instances_of_others_are_left_alone(program: Program) -> None:
-    target = f"/_box/fleet?project={program.box.project}"
-    fleet = ask(program.box.cloud, "GET", target).json["projects"][program.box.project]
-    mine = program.box.servers[:12]
+    target = f"/_box/fleet?project={program.cloud.project}"
+    fleet = fetch(program.cloud.upstream, "GET", target).json["projects"][program.cloud.project]
+    mine = program.cloud.servers[:12]
     own = [one["id"] for one in fleet["instances"] if one["server_id"] in mine]
     foreign = [one["id"] for one in fleet["instances"] if one["server_id"] not in mine]
     refused(program("operator", "reinstall", own[0], foreign[0]), 403, "CGW.4030", "may not")
@@ -136,12 +136,12 @@ def test_instances_of_others_are_left_alone(program: Program) -> None:
 
 
 def test_each_trouble_is_the_exception_that_it_should_be(program: Program) -> None:
-    server = program.box.servers[0]
+    server = program.cloud.servers[0]
     refused(program("operator", "power", "fly", server), 400, "iMetal.0001", "")
-    program.box.fail(program.box.cloud, "internal", times=50)
+    program.cloud.fail(program.cloud.upstream, "internal", times=50)
     try:
         refused(program("operator", "show", server), 503, "CGW.5032", "Retry-After")
     finally:
-        program.box.heal()
+        program.cloud.heal()
     nowhere = program("operator", "show", "no-id")
     refused(nowhere, 400, "CGW.4000", "UUID")

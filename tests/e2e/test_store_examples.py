@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.support.compose import ROOT, make_secrets
-from tests.support.stack import Box, RunningGateway, Stack, eventually
-from tests.support.valkey import RealValkey, a_cluster
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.valkey import RealValkey, valkey_cluster
 
 BOUNDS = {"timeout_s": 0.5}
 """A busy machine may look away for a tenth of a second."""
@@ -42,10 +42,11 @@ def admit(nodes: Sequence[RealValkey], secrets: Path) -> None:
 
 
 @contextmanager
-def two_replicas(box: Box, store: dict[str, Any]) -> Iterator[list[RunningGateway]]:
+def two_replicas(cloud: CloudProcess, store: dict[str, Any]) -> Iterator[list[RunningGateway]]:
     with ExitStack() as stack:
         started = [
-            RunningGateway(box, "redis://127.0.0.1:1/0", change={"store": store}) for _ in range(2)
+            RunningGateway(cloud, "redis://127.0.0.1:1/0", change={"store": store})
+            for _ in range(2)
         ]
         for gateway in started:
             stack.callback(gateway.close)
@@ -79,16 +80,16 @@ def test_sentinel_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
         ).start()
         nodes.callback(sentinel.close)
         store = example("sentinel", secrets, [f"127.0.0.1:{sentinel.port}"])
-        token = stack.box.token()
-        with two_replicas(stack.box, store) as gateways:
-            share_a_link(gateways, token, stack.box.servers[0])
+        token = stack.cloud.token()
+        with two_replicas(stack.cloud, store) as gateways:
+            share_a_link(gateways, token, stack.cloud.servers[0])
 
 
 def test_a_cluster_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
-    with a_cluster() as nodes:
+    with valkey_cluster() as nodes:
         admit(nodes, secrets)
         store = example("cluster", secrets, [f"127.0.0.1:{node.port}" for node in nodes[1:]])
-        token = stack.box.token()
-        with two_replicas(stack.box, store) as gateways:
-            for server in stack.box.servers[:6]:  # on several shards
+        token = stack.cloud.token()
+        with two_replicas(stack.cloud, store) as gateways:
+            for server in stack.cloud.servers[:6]:  # on several shards
                 share_a_link(gateways, token, server)

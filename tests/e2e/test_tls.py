@@ -14,7 +14,7 @@ import pytest
 from gateway.commands.parser import main
 from tests.support.stack import RunningGateway, Stack, console_path, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted
-from tests.support.tls import Authority, Pair
+from tests.support.tls import Authority, CertificatePair
 
 
 @dataclass
@@ -24,14 +24,14 @@ class Site:
     gateway: RunningGateway
     authority: Authority
     stranger: Authority
-    pair: Pair
+    pair: CertificatePair
     directory: Path
 
     @property
     def files(self) -> tuple[Path, Path]:
         return self.directory / "tls.crt", self.directory / "tls.key"
 
-    def client(self, who: Pair | None = None) -> ssl.SSLContext:
+    def client(self, who: CertificatePair | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self.authority.certificate.decode())
         if who is not None:
             files = self.directory / "client.crt", self.directory / "client.key"
@@ -39,7 +39,9 @@ class Site:
             context.load_cert_chain(*files)
         return context
 
-    def ask(self, port: int, path: str, who: Pair | None = None, token: str = "") -> bytes:
+    def ask(
+        self, port: int, path: str, who: CertificatePair | None = None, token: str = ""
+    ) -> bytes:
         """Return the body of a good answer."""
         connection = http.client.HTTPSConnection(
             "127.0.0.1", port, timeout=10, context=self.client(who)
@@ -52,10 +54,10 @@ class Site:
         finally:
             connection.close()
 
-    def link(self, who: Pair | None = None) -> bytes:
-        box = self.gateway.box
-        path = console_path(box.project, box.servers[0])
-        return self.ask(self.gateway.port, path, who, box.token())
+    def link(self, who: CertificatePair | None = None) -> bytes:
+        cloud = self.gateway.cloud
+        path = console_path(cloud.project, cloud.servers[0])
+        return self.ask(self.gateway.port, path, who, cloud.token())
 
     def serial(self) -> int:
         """Return the number of the certificate that a new connection is shown."""
@@ -90,12 +92,12 @@ def site(stack: Stack) -> Iterator[Site]:
 
 
 def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(site: Site) -> None:
-    gateway, box = site.gateway, site.gateway.box
+    gateway, cloud = site.gateway, site.gateway.cloud
     site.pair.write(*site.files)
     eventually(lambda: site.serial() == site.pair.serial)
     head = (
-        f"GET {console_path(box.project, box.servers[0])} HTTP/1.1\r\nHost: gateway\r\n"
-        f"Authorization: Bearer {box.token()}\r\n\r\n"
+        f"GET {console_path(cloud.project, cloud.servers[0])} HTTP/1.1\r\nHost: gateway\r\n"
+        f"Authorization: Bearer {cloud.token()}\r\n\r\n"
     ).encode()
     wanted = [Wanted("link", 1, lambda: head, lambda status, _: status == 200)]
     load = SteadyLoad([Target(gateway.port)], wanted, per_s=100, tls=site.client())
@@ -180,12 +182,12 @@ def test_only_tls_from_1_2_on_and_only_http_1_1_is_spoken(site: Site) -> None:
 def test_the_client_command_trusts_a_ca_file_and_shows_a_certificate(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory, box = site.directory, site.gateway.box
+    directory, cloud = site.directory, site.gateway.cloud
     site.authority.issue("olga").write(directory / "olga.crt", directory / "olga.key")
     site.stranger.issue("olga").write(directory / "bad.crt", directory / "bad.key")
-    monkeypatch.setenv("CONSOLE_GATEWAY_TOKEN", box.token())
+    monkeypatch.setenv("CONSOLE_GATEWAY_TOKEN", cloud.token())
     asked = ["console", "--print", "--gateway", f"https://127.0.0.1:{site.gateway.port}"]
-    asked += ["--ca-file", str(directory / "ca.crt"), f"{box.project}/{box.servers[0]}"]
+    asked += ["--ca-file", str(directory / "ca.crt"), f"{cloud.project}/{cloud.servers[0]}"]
     assert main(asked) == 0
     assert main([*asked, "--cert", f"{directory}/olga.crt", "--key", f"{directory}/olga.key"]) == 0
     assert main([*asked, "--cert", f"{directory}/bad.crt", "--key", f"{directory}/bad.key"]) == 6

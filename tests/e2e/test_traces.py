@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.collector import Collector, ExportedSpan, collecting
-from tests.support.stack import Answer, RunningGateway, Stack, ask, eventually
+from tests.support.stack import Response, RunningGateway, Stack, eventually, fetch
 
 SPAN = "00f067aa0ba902b7"
 STAGES = ["identify", "decide", "admit", "obtain", "record"]
@@ -59,14 +59,14 @@ def named(spans: list[ExportedSpan], name: str) -> ExportedSpan:
 def parents_seen(stack: Stack, listener: str, trace_id: str = "") -> list[str]:
     return [
         found
-        for call in stack.box.calls(listener)
+        for call in stack.cloud.calls(listener)
         if (found := call["headers"].get("traceparent")) is not None and trace_id in found
     ]
 
 
-def fetched(stack: Stack, trace_id: str, **headers: str) -> Answer:
+def fetched(stack: Stack, trace_id: str, **headers: str) -> Response:
     return stack.gateway.console(
-        stack.box.token(), **parent(trace_id), Cache_Control="no-cache", **headers
+        stack.cloud.token(), **parent(trace_id), Cache_Control="no-cache", **headers
     )
 
 
@@ -90,8 +90,8 @@ def test_a_link_that_is_fetched_has_a_span_per_stage_and_per_call(
         "http.response.status_code": 200,
         "gateway.request_id": answer.headers["x-request-id"],
         "gateway.operation": "ShowRemoteConsole",
-        "gateway.project": traced.box.project,
-        "gateway.servers": [traced.box.servers[0]],
+        "gateway.project": traced.cloud.project,
+        "gateway.servers": [traced.cloud.servers[0]],
         "gateway.account": "prod",
         "gateway.link.source": "upstream",
     }
@@ -107,7 +107,7 @@ def test_a_link_that_is_fetched_has_a_span_per_stage_and_per_call(
 
 
 def test_a_link_from_memory_has_its_stages_and_no_call(traced: Stack, collector: Collector) -> None:
-    token, trace_id = traced.box.token(), a_trace()
+    token, trace_id = traced.cloud.token(), a_trace()
     traced.gateway.console(token)
     assert traced.gateway.console(token, **parent(trace_id)).status == 200
     spans = spans_of(collector, trace_id, 6)
@@ -121,22 +121,22 @@ def test_the_cloud_is_sent_the_call_s_own_span_and_iam_nothing(
     trace_id = a_trace()
     assert fetched(traced, trace_id, tracestate="rojo=1").status == 200
     call = named(spans_of(collector, trace_id, 7), "GET")
-    seen = parents_seen(traced, traced.box.cloud, trace_id)
+    seen = parents_seen(traced, traced.cloud.upstream, trace_id)
     assert seen in ([f"00-{trace_id}-{call.span_id}-01"], [f"00-{trace_id}-{call.span_id}-03"])
     (sent,) = [
-        one for one in traced.box.calls(traced.box.cloud)
+        one for one in traced.cloud.calls(traced.cloud.upstream)
         if trace_id in one["headers"].get("traceparent", "")
     ]  # fmt: skip
     assert sent["headers"]["tracestate"] == "rojo=1"
-    assert traced.box.calls(traced.box.iam)
-    for listener in (traced.box.iam, traced.box.issuer):
+    assert traced.cloud.calls(traced.cloud.iam)
+    for listener in (traced.cloud.iam, traced.cloud.issuer):
         assert parents_seen(traced, listener) == []
 
 
 def test_a_request_without_a_trace_is_given_one_that_its_log_line_names(
     traced: Stack, collector: Collector
 ) -> None:
-    answer = traced.gateway.console(traced.box.token(), traceparent="00-none-of-these-01")
+    answer = traced.gateway.console(traced.cloud.token(), traceparent="00-none-of-these-01")
     line = line_of(traced.gateway, answer)
     assert re.fullmatch(r"[0-9a-f]{32}", line["trace_id"])
 
@@ -147,7 +147,7 @@ def test_a_request_without_a_trace_is_given_one_that_its_log_line_names(
     assert [span.parent_id for span in servers()] == [""]
 
 
-def line_of(gateway: RunningGateway, answer: Answer) -> dict[str, Any]:
+def line_of(gateway: RunningGateway, answer: Response) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
         wanted = answer.headers["x-request-id"]
         return [one for one in gateway.log_lines("request") if one["request_id"] == wanted]
@@ -162,9 +162,9 @@ def test_a_shared_call_belongs_to_the_request_that_began_it(
     def has_ended(trace_id: str) -> bool:
         return any(span.kind == "server" for span in collector.spans(trace_id))
 
-    server, traces = traced.box.servers[2], [a_trace() for _ in range(6)]
-    token = traced.box.token("many")
-    traced.box.settings(latency_s=[0.5, 0.5])
+    server, traces = traced.cloud.servers[2], [a_trace() for _ in range(6)]
+    token = traced.cloud.token("many")
+    traced.cloud.settings(latency_s=[0.5, 0.5])
     try:
         with ThreadPoolExecutor(6) as pool:
             asked = [
@@ -172,7 +172,7 @@ def test_a_shared_call_belongs_to_the_request_that_began_it(
             ]
             assert {one.result().status for one in asked} == {200}
     finally:
-        traced.box.settings(latency_s=[0.0, 0.0])
+        traced.cloud.settings(latency_s=[0.0, 0.0])
     eventually(lambda: all(list(map(has_ended, traces))))
     servers = [named(collector.spans(one), f"GET {ROUTE}") for one in traces]
     payers = [one for one in servers if one.attributes["gateway.link.source"] == "upstream"]
@@ -185,7 +185,7 @@ def test_a_login_and_each_repeated_call_have_spans_of_their_own(
     traced: Stack, collector: Collector
 ) -> None:
     assert fetched(traced, a_trace()).status == 200  # so that there is one to revoke
-    traced.box.revoke_service_tokens()
+    traced.cloud.revoke_service_tokens()
     trace_id = a_trace()
     assert fetched(traced, trace_id).status == 200
     spans = spans_of(collector, trace_id, 9)
@@ -198,16 +198,16 @@ def test_a_login_and_each_repeated_call_have_spans_of_their_own(
     assert calls[0].attributes["error.type"] == "401"
     assert calls[1].attributes["http.response.status_code"] == 201
     assert {span.parent_id for span in calls} == {named(spans, "obtain").span_id}
-    seen = [one.split("-")[2] for one in parents_seen(traced, traced.box.cloud, trace_id)]
+    seen = [one.split("-")[2] for one in parents_seen(traced, traced.cloud.upstream, trace_id)]
     assert seen == [calls[0].span_id, calls[2].span_id]
 
 
 def test_a_list_and_a_write_have_their_stages_in_their_order(
     traced: Stack, collector: Collector
 ) -> None:
-    base, box, trace_id = traced.gateway.url, traced.box, a_trace()
-    headers = {"Authorization": f"Bearer {box.token()}", **parent(trace_id)}
-    assert ask(base, "GET", f"/v1/{box.project}/physicalservers", headers).status == 200
+    base, cloud, trace_id = traced.gateway.url, traced.cloud, a_trace()
+    headers = {"Authorization": f"Bearer {cloud.token()}", **parent(trace_id)}
+    assert fetch(base, "GET", f"/v1/{cloud.project}/physicalservers", headers).status == 200
     spans = spans_of(collector, trace_id, 6)
     assert [one.name for one in spans if one.kind == "internal"] == STAGES[:-1]
     assert named(spans, "GET").parent_id == named(spans, "obtain").span_id
@@ -215,7 +215,7 @@ def test_a_list_and_a_write_have_their_stages_in_their_order(
 
 def test_a_refusal_ends_in_the_stage_that_refused(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
-    stranger = traced.box.token("otto", groups=[])
+    stranger = traced.cloud.token("otto", groups=[])
     assert traced.gateway.console(stranger, **parent(trace_id)).status == 403
     spans = spans_of(collector, trace_id, 3)
     assert [one.name for one in spans if one.kind == "internal"] == ["identify", "decide"]
@@ -232,11 +232,11 @@ def test_a_fault_of_the_cloud_s_shows_in_call_stage_and_request(
     traced: Stack, collector: Collector
 ) -> None:
     trace_id = a_trace()
-    traced.box.fail(traced.box.cloud, "text")
+    traced.cloud.fail(traced.cloud.upstream, "text")
     try:
         assert fetched(traced, trace_id).status == 502
     finally:
-        traced.box.heal()
+        traced.cloud.heal()
     spans = spans_of(collector, trace_id, 6)
     assert named(spans, f"GET {ROUTE}").failed
     assert named(spans, "obtain").attributes["error.type"] == "UpstreamBroken"
@@ -245,19 +245,19 @@ def test_a_fault_of_the_cloud_s_shows_in_call_stage_and_request(
 def test_no_secret_no_person_and_no_address_is_exported(
     traced: Stack, collector: Collector
 ) -> None:
-    trace_id, token = a_trace(), traced.box.token("canary-person")
+    trace_id, token = a_trace(), traced.cloud.token("canary-person")
     answer = traced.gateway.console(
-        token, traced.box.servers[1], **parent(trace_id), User_Agent="canary-agent"
+        token, traced.cloud.servers[1], **parent(trace_id), User_Agent="canary-agent"
     )
     traced.gateway.console("canary.jwt.canary", "canary-server")
-    ask(traced.gateway.url, "PURGE", "/canary?canary=1", {"Host": "canary"})
-    ask(traced.gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", body=json.dumps(
+    fetch(traced.gateway.url, "PURGE", "/canary?canary=1", {"Host": "canary"})
+    fetch(traced.gateway.url, "POST", "/v3.0/OS-AUTH/id-token/tokens", body=json.dumps(
         {"auth": {"id_token": {"id": token}}}
     ))  # fmt: skip
     spans_of(collector, trace_id, 7)
     eventually(lambda: any(one.name == "HTTP" for one in collector.spans()))
     time.sleep(0.3)
-    sent = traced.box.calls(traced.box.cloud)
+    sent = traced.cloud.calls(traced.cloud.upstream)
     service_tokens = {one["headers"]["x-auth-token"] for one in sent} - {""}
     url: str = answer.json["url"]
     secrets = [token, *token.split("."), url, url.rpartition("=")[2], *service_tokens]
@@ -274,7 +274,7 @@ def test_exemplars_are_shown_to_those_who_read_openmetrics(
     trace_id = a_trace()
     assert fetched(traced, trace_id).status == 200
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-    page = ask(traced.gateway.admin, "GET", "/metrics", accept).body.decode()
+    page = fetch(traced.gateway.admin, "GET", "/metrics", accept).body.decode()
     shown = [one for one in page.splitlines() if f'# {{trace_id="{trace_id}"}}' in one]
     assert len(shown) == 1
     assert shown[0].startswith("gateway_request_duration_seconds_bucket{")
@@ -292,13 +292,13 @@ def picky(traced: Stack, collector: Collector) -> RunningGateway:
 def test_the_standard_variables_sample_and_what_is_left_is_sent_at_the_end(
     traced: Stack, picky: RunningGateway, collector: Collector
 ) -> None:
-    token, wanted, unwanted = traced.box.token(), a_trace(), a_trace()
+    token, wanted, unwanted = traced.cloud.token(), a_trace(), a_trace()
     assert picky.console(token, **parent(wanted)).status == 200
     assert picky.console(token, **parent(unwanted, "00")).status == 200
     plain = picky.console(token, Cache_Control="no-cache")
     assert plain.status == 200
     nowhere = line_of(picky, plain)["trace_id"]
-    assert parents_seen(traced, traced.box.cloud, nowhere)[0].endswith(("-00", "-02"))
+    assert parents_seen(traced, traced.cloud.upstream, nowhere)[0].endswith(("-00", "-02"))
     assert collector.spans(wanted) == []
     assert picky.stop() == 0
     assert len(collector.spans(wanted)) >= 6
@@ -315,7 +315,7 @@ def test_a_collector_that_hangs_costs_requests_nothing(traced: Stack) -> None:
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "16",
         }
         gateway = traced.replica(environ=environ)
-        token = traced.box.token()
+        token = traced.cloud.token()
         began = time.monotonic()
         assert {gateway.console(token).status for _ in range(200)} == {200}
         assert time.monotonic() - began < 10
@@ -335,13 +335,13 @@ def test_switched_off_nothing_of_it_is_even_loaded_and_a_caller_s_trace_goes_on(
     loaded = ("opentelemetry.exporter", "opentelemetry.sdk.trace")
     assert all(one in on.log_text() for one in loaded)
     trace_id = a_trace()
-    answer = off.console(traced.box.token(), **parent(trace_id, "ff"), Cache_Control="no-cache")
-    (seen,) = parents_seen(traced, traced.box.cloud, trace_id)
+    answer = off.console(traced.cloud.token(), **parent(trace_id, "ff"), Cache_Control="no-cache")
+    (seen,) = parents_seen(traced, traced.cloud.upstream, trace_id)
     assert re.fullmatch(rf"00-{trace_id}-(?!{SPAN})[0-9a-f]{{16}}-03", seen)
     assert line_of(off, answer)["trace_id"] == trace_id
-    plain = off.console(traced.box.token(), Cache_Control="no-cache")
+    plain = off.console(traced.cloud.token(), Cache_Control="no-cache")
     assert "trace_id" not in line_of(off, plain)
-    sent = traced.box.calls(traced.box.cloud)[-1]["headers"]
+    sent = traced.cloud.calls(traced.cloud.upstream)[-1]["headers"]
     assert sent["x-request-id"] == plain.headers["x-request-id"]
     assert "traceparent" not in sent
     assert not any(one in off.log_text() for one in loaded)

@@ -19,23 +19,23 @@ import pytest
 import yaml
 
 from tests.support.prometheus import NOT_HERE, PROMETHEUS, Prometheus
-from tests.support.stack import Answer, Box, RunningGateway, Stack, ask, eventually
+from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
 from tests.support.tls import write_certificate
 from tests.support.watched import (
-    Watched,
-    errors_of,
-    moments,
-    of_dashboards,
-    of_rules,
-    told_something,
+    WatchedExpression,
+    dashboard_expressions,
+    query_errors,
+    returned_nonzero,
+    rule_expressions,
+    samples,
 )
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason=NOT_HERE)
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
-RULES = of_rules(DEPLOY / "rules.yml")
-ALERTS = of_rules(DEPLOY / "alerts.yml")
-PANELS = of_dashboards(DEPLOY.parent / "grafana" / "dashboards", window="5s", range_="1m")
+RULES = rule_expressions(DEPLOY / "rules.yml")
+ALERTS = rule_expressions(DEPLOY / "alerts.yml")
+PANELS = dashboard_expressions(DEPLOY.parent / "grafana" / "dashboards", window="5s", range_="1m")
 
 WORKERS = 2
 SCRAPE_S = 0.5
@@ -76,8 +76,8 @@ class Scene:
     event_began: dict[Callable[["Scene"], None], float] = field(default_factory=dict)
 
     @property
-    def box(self) -> Box:
-        return self.stack.box
+    def cloud(self) -> CloudProcess:
+        return self.stack.cloud
 
     def let_happen(self, event: Callable[["Scene"], None]) -> None:
         self.event_began[event] = time.time()
@@ -89,17 +89,19 @@ class Scene:
         ports = range(gateway.admin_port, gateway.admin_port + WORKERS)
         return sum(gateway.metric(line, port=port) for port in ports)
 
-    def ask(self, count: int, token: str | None, server: int = 0, **headers: str) -> list[Answer]:
+    def fetch(
+        self, count: int, token: str | None, server: int = 0, **headers: str
+    ) -> list[Response]:
         """Ask for so many consoles, eight at a time."""
-        name = self.box.servers[server]
+        name = self.cloud.servers[server]
         with ThreadPoolExecutor(8) as pool:
             return list(
                 pool.map(lambda _: self.stack.gateway.console(token, name, **headers), range(count))
             )
 
-    def fresh(self, count: int, token: str | None = None) -> list[Answer]:
+    def fresh(self, count: int, token: str | None = None) -> list[Response]:
         """Ask past every memory, each as somebody else: nobody shares what is in flight."""
-        tokens = [token or self.box.token(f"person-{i}") for i in range(count)]
+        tokens = [token or self.cloud.token(f"person-{i}") for i in range(count)]
         with ThreadPoolExecutor(count) as pool:
             return list(
                 pool.map(
@@ -118,19 +120,19 @@ def started(scene: Scene) -> None:
 
 def links(scene: Scene) -> None:
     """Links from the cloud, from Redis and from memory, and somebody without a token."""
-    token = scene.box.token()
-    scene.ask(1, scene.box.token("renata"))
+    token = scene.cloud.token()
+    scene.fetch(1, scene.cloud.token("renata"))
     for _ in range(2):
         for server in range(3):
-            assert {one.status for one in scene.ask(8, token, server)} == {200}
-        scene.ask(2, None)
-        scene.ask(2, scene.box.token("otto", groups=[]))
+            assert {one.status for one in scene.fetch(8, token, server)} == {200}
+        scene.fetch(2, None)
+        scene.fetch(2, scene.cloud.token("otto", groups=[]))
         scene.be_scraped()
 
 
 def keys_away(scene: Scene) -> None:
     """Keep the issuer away during what follows."""
-    scene.box.fail(scene.box.issuer, "reset", path="/.well-known")
+    scene.cloud.fail(scene.cloud.issuer, "reset", path="/.well-known")
 
 
 def keys_back(scene: Scene) -> None:
@@ -139,23 +141,23 @@ def keys_back(scene: Scene) -> None:
     too_old = 0.8 * KEYS_AGE_MAX_S
     eventually(lambda: gateway.metric('gateway_keys_age_seconds{issuer="corp"}') > too_old)
     scene.be_scraped()
-    scene.box.heal()
+    scene.cloud.heal()
 
 
 def refusals(scene: Scene) -> None:
     """Expired, forged, and without a right."""
-    box = scene.box
-    scene.ask(240, box.token(life_s=-600))
-    scene.ask(15, box.token(forged="signature"))
-    scene.ask(3, box.token(forged="none"))
-    scene.ask(130, box.token("otto", groups=[]))
+    cloud = scene.cloud
+    scene.fetch(240, cloud.token(life_s=-600))
+    scene.fetch(15, cloud.token(forged="signature"))
+    scene.fetch(3, cloud.token(forged="none"))
+    scene.fetch(130, cloud.token("otto", groups=[]))
     scene.be_scraped()
 
 
 def throttled(scene: Scene) -> None:
     """Let the cloud say 429 to several calls at once; during the pause calls are refused."""
-    scene.box.fail(
-        scene.box.cloud,
+    scene.cloud.fail(
+        scene.cloud.upstream,
         "throttled",
         path="remote-console",
         delay_s=0.3,
@@ -166,52 +168,52 @@ def throttled(scene: Scene) -> None:
     refused = scene.fresh(24)
     assert {one.error_code for one in refused} == {"CGW.4291"}
     scene.be_scraped()
-    scene.box.heal()
+    scene.cloud.heal()
     eventually(lambda: scene.fresh(1)[0].status == 200)
 
 
 def renewed(scene: Scene) -> None:
     """Ask for a link near its end, until it was fetched anew for the next who asks."""
-    token = scene.box.token("renata")
+    token = scene.cloud.token("renata")
     ok = 'gateway_link_renewals_total{account="prod",outcome="ok"}'
-    eventually(lambda: scene.ask(8, token) and scene.counted(ok) > 0)
+    eventually(lambda: scene.fetch(8, token) and scene.counted(ok) > 0)
 
 
 def cloud_slow(scene: Scene) -> None:
     """Let one link take longer than is good."""
-    scene.box.fail(scene.box.cloud, "slow", path="remote-console", delay_s=SLOW_S, times=1)
+    scene.cloud.fail(scene.cloud.upstream, "slow", path="remote-console", delay_s=SLOW_S, times=1)
     assert [one.status for one in scene.fresh(1)] == [200]
 
 
 def cloud_broken(scene: Scene) -> None:
     """Break every connection to the cloud until the breaker has opened again and again."""
-    scene.box.fail(scene.box.cloud, "reset")
+    scene.cloud.fail(scene.cloud.upstream, "reset")
     until = time.monotonic() + 5
     while time.monotonic() < until:
         scene.fresh(8)
     scene.be_scraped()
-    scene.box.heal()
+    scene.cloud.heal()
     eventually(lambda: scene.fresh(1)[0].status == 200)
 
 
 def cloud_odd(scene: Scene) -> None:
     """Let the cloud refuse the account itself."""
     body = json.dumps({"error_code": "iMetal.0004", "error_msg": "x"})
-    scene.box.fail(scene.box.cloud, "answer", path="remote-console", status=403, body=body)
+    scene.cloud.fail(scene.cloud.upstream, "answer", path="remote-console", status=403, body=body)
     scene.fresh(2)
     scene.be_scraped()
     scene.fresh(8)
     scene.be_scraped()
-    scene.box.heal()
+    scene.cloud.heal()
 
 
 def redis_away(scene: Scene) -> None:
     """Let Redis hang, thrice; what is handed out meanwhile goes unrecorded."""
-    token = scene.box.token()
+    token = scene.cloud.token()
     for _ in range(3):
-        scene.ask(16, token)
+        scene.fetch(16, token)
         scene.stack.valkey.hang()
-        assert {one.status for one in scene.ask(16, token)} == {200}
+        assert {one.status for one in scene.fetch(16, token)} == {200}
         scene.be_scraped()
         scene.stack.valkey.go_on()
         eventually(lambda: scene.stack.gateway.metric("gateway_store_available") == 1)
@@ -250,32 +252,32 @@ def bad_config(scene: Scene) -> None:
 def rules_by_tags(scene: Scene) -> None:
     """Need to know the servers' tags, which the cloud does not tell."""
     gateway = scene.stack.gateway
-    scene.box.fail(scene.box.cloud, "reset", path="/physicalservers?")
+    scene.cloud.fail(scene.cloud.upstream, "reset", path="/physicalservers?")
     grants = [{"role": "op", "to": {"groups": ["operators"]}, "on": {"tags": {"env": "prod"}}}]
     loaded = len(gateway.log_lines("policy_loaded"))
     gateway.write_policy({"roles": {"op": ["console:open"]}, "grants": grants})
     eventually(lambda: len(gateway.log_lines("policy_loaded")) >= loaded + WORKERS)
     scene.be_scraped()
-    scene.box.heal()
+    scene.cloud.heal()
 
 
 def revoked(scene: Scene) -> None:
     """Revoke one token, which is tried again; and let somebody try who may not."""
-    gateway, box = scene.stack.gateway, scene.box
+    gateway, cloud = scene.stack.gateway, scene.cloud
     admin, nobody = (
-        box.token("ada", groups=[group], claims={"aud": ADMIN_API["audience"]})
+        cloud.token("ada", groups=[group], claims={"aud": ADMIN_API["audience"]})
         for group in (*ADMIN_API["groups"], "operators")
     )
-    lost = box.token("olga", claims={"jti": "lost"})
+    lost = cloud.token("olga", claims={"jti": "lost"})
     order = json.dumps({"issuer": "corp", "token_id": "lost"})
 
-    def revoke(token: str) -> Answer:
+    def revoke(token: str) -> Response:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        return ask(gateway.admin, "POST", "/admin/revocations", headers, order)
+        return fetch(gateway.admin, "POST", "/admin/revocations", headers, order)
 
     eventually(lambda: revoke(admin).status == 200)  # its issuer was away until now
     assert {revoke(nobody).status for _ in range(6)} == {403}
-    eventually(lambda: {one.status for one in scene.ask(8, lost)} == {401})
+    eventually(lambda: {one.status for one in scene.fetch(8, lost)} == {401})
     scene.be_scraped()
 
 
@@ -289,14 +291,14 @@ def worker_killed(scene: Scene) -> None:
 
 def login_refused(scene: Scene) -> None:
     """IAM is away at first, and then refuses us: nothing is logged in after it."""
-    box = scene.box
-    box.fail(box.iam, "reset")
-    box.revoke_service_tokens()
+    cloud = scene.cloud
+    cloud.fail(cloud.iam, "reset")
+    cloud.revoke_service_tokens()
     scene.fresh(1)
     scene.be_scraped()
-    box.heal()
+    cloud.heal()
     body = json.dumps({"error": {"code": 401, "message": "x", "title": "Unauthorized"}})
-    box.fail(box.iam, "answer", status=401, body=body)
+    cloud.fail(cloud.iam, "answer", status=401, body=body)
     eventually(
         lambda: scene.fresh(1) and scene.stack.gateway.log_lines("service_login_refused"),
     )
@@ -416,12 +418,12 @@ def as_often_as_the_rest(file: Path, directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Let everything happen once."""
-    box = Box("--rate", "1000", "--burst", "1000", servers=12)
+    cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=12)
     settings = json.dumps({"token_life_s": IAM_TOKEN_LIFE_S})
     headers = {"Content-Type": "application/json"}
-    assert ask(box.iam, "POST", "/_box/settings", headers, settings).status == 200
+    assert fetch(cloud.iam, "POST", "/_box/settings", headers, settings).status == 200
     stack = Stack(
-        box, workers=WORKERS, account=ACCOUNT, change=CHANGE, admin_api=ADMIN_API, start=False
+        cloud, workers=WORKERS, account=ACCOUNT, change=CHANGE, admin_api=ADMIN_API, start=False
     )
     gateway = stack.gateway
     gateway.config["issuers"][0] |= {"keys_refresh_s": 1, "keys_age_max_s": KEYS_AGE_MAX_S}
@@ -458,7 +460,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def test_prometheus_can_evaluate_every_expression(scene: Scene) -> None:
-    assert errors_of(scene.prometheus, [*RULES, *ALERTS, *PANELS]) == []
+    assert query_errors(scene.prometheus, [*RULES, *ALERTS, *PANELS]) == []
     unwell = [rule["name"] for rule in scene.prometheus.rules() if rule["health"] != "ok"]
     assert unwell == []
 
@@ -468,21 +470,21 @@ def test_the_tables_name_every_alert_once() -> None:
     assert sorted(named) == sorted({one.where for one in ALERTS})
 
 
-def silent(scene: Scene, watched: Iterable[Watched]) -> list[str]:
+def silent(scene: Scene, watched: Iterable[WatchedExpression]) -> list[str]:
     """Return those that never told anything, or only zero without a reason."""
     return [
         f"{one.where}: {one.expression}"
         for one in watched
-        if not told_something(scene.prometheus, one.expression, since=scene.began)
+        if not returned_nonzero(scene.prometheus, one.expression, since=scene.began)
         and not (
             any(name in one.expression for name in ONLY_ZERO)
-            and moments(scene.prometheus, one.expression, since=scene.began)
+            and samples(scene.prometheus, one.expression, since=scene.began)
         )
     ]
 
 
 def test_every_recording_rule_had_values(scene: Scene) -> None:
-    assert silent(scene, [Watched(rule.where, rule.where) for rule in RULES]) == []
+    assert silent(scene, [WatchedExpression(rule.where, rule.where) for rule in RULES]) == []
 
 
 def test_every_panel_showed_something(scene: Scene) -> None:
@@ -496,7 +498,7 @@ def test_every_series_that_an_alert_reads_was_there(scene: Scene) -> None:
         for one in ALERTS
         if one.where not in NEVER
         for selector in one.selectors
-        if not moments(scene.prometheus, str(selector), since=scene.began)
+        if not samples(scene.prometheus, str(selector), since=scene.began)
     }
     assert absent == set()
 
@@ -511,7 +513,7 @@ def test_every_alert_that_can_be_provoked_held_after_its_event_and_not_before(
         event = FIRES[one.where]
         # A sample bears the time at which its scrape began, and the page is made after that.
         began = scene.event_began[event] - SCRAPE_S
-        held = [at for at, _ in moments(scene.prometheus, one.expression, since=scene.began)]
+        held = [at for at, _ in samples(scene.prometheus, one.expression, since=scene.began)]
         if not held or max(held) < began:
             wrong.append(f"{one.where} did not hold after {event.__name__}")
         elif min(held) < began:

@@ -31,7 +31,7 @@ from tests.soak.verdicts import (
     verdicts,
     windows,
 )
-from tests.support.stack import Box, Stack, console_path, eventually
+from tests.support.stack import CloudProcess, Stack, console_path, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted, request_head
 
 WORKERS = 2
@@ -74,31 +74,31 @@ def _policy_changed(stack: Stack) -> None:
 FAULTS = (
     Fault(
         "the cloud says 429",
-        lambda stack: stack.box.fail(
-            stack.box.cloud, "throttled", path="remote-console", headers={"Retry-After": "1"}
+        lambda stack: stack.cloud.fail(
+            stack.cloud.upstream, "throttled", path="remote-console", headers={"Retry-After": "1"}
         ),
-        lambda stack: stack.box.heal(),
+        lambda stack: stack.cloud.heal(),
     ),
     Fault("Redis hangs", lambda stack: stack.valkey.hang(), lambda stack: stack.valkey.go_on()),
     Fault(
         "the cloud breaks connections",
-        lambda stack: stack.box.fail(stack.box.cloud, "reset"),
-        lambda stack: stack.box.heal(),
+        lambda stack: stack.cloud.fail(stack.cloud.upstream, "reset"),
+        lambda stack: stack.cloud.heal(),
     ),
     Fault("the policy changes", _policy_changed, _policy_changed),
     Fault("Redis dies", lambda stack: stack.valkey.kill(), lambda stack: stack.valkey.start()),
     Fault(
         "the issuer is away",
-        lambda stack: stack.box.fail(stack.box.issuer, "reset", path="/jwks"),
-        lambda stack: stack.box.heal(),
+        lambda stack: stack.cloud.fail(stack.cloud.issuer, "reset", path="/jwks"),
+        lambda stack: stack.cloud.heal(),
     ),
     Fault(
         "IAM is away, and the service's token is revoked",
         lambda stack: (
-            stack.box.fail(stack.box.iam, "reset"),
-            stack.box.revoke_service_tokens(),
+            stack.cloud.fail(stack.cloud.iam, "reset"),
+            stack.cloud.revoke_service_tokens(),
         ),
-        lambda stack: stack.box.heal(),
+        lambda stack: stack.cloud.heal(),
         felt_for_s=16.0,
     ),
 )
@@ -107,13 +107,13 @@ FAULTS = (
 class Callers:
     """A crowd that changes: one leaves and another comes, so that remembered tokens make room."""
 
-    def __init__(self, box: Box) -> None:
-        self._box = box
+    def __init__(self, cloud: CloudProcess) -> None:
+        self._box = cloud
         self._random = random.Random(3)
         self._count = 0
         self.tokens = [self._new() for _ in range(CALLERS)]
-        self.expired = box.token(life_s=-600)
-        self.forged = box.token(forged="signature")
+        self.expired = cloud.token(life_s=-600)
+        self.forged = cloud.token(forged="signature")
 
     def one_leaves(self) -> None:
         self.tokens[self._random.randrange(CALLERS)] = self._new()
@@ -130,17 +130,17 @@ class Callers:
         return self._box.token(f"caller-{self._count}")
 
 
-def mix(callers: Callers, box: Box) -> list[Wanted]:
+def mix(callers: Callers, cloud: CloudProcess) -> list[Wanted]:
     """Make what is asked; every answer is as right as another, the verdicts are on all of them."""
 
     def get(path: str, token: str, *more: str) -> bytes:
         return request_head("GET", path, token, *more)
 
     def link(token: str, *more: str) -> bytes:
-        return get(console_path(box.project, callers.server()), token, *more)
+        return get(console_path(cloud.project, callers.server()), token, *more)
 
-    servers = f"/v1/{box.project}/physicalservers"
-    hidden = console_path(box.project, box.servers[-1])
+    servers = f"/v1/{cloud.project}/physicalservers"
+    hidden = console_path(cloud.project, cloud.servers[-1])
     kinds: dict[str, tuple[float, Callable[[], bytes]]] = {
         "link": (70, lambda: link(callers.any())),
         "link of a regular": (20, lambda: link(callers.tokens[0])),
@@ -162,7 +162,7 @@ class Soak:
         self._warm_s = seconds / 4
         self._rate = rate
         self._period_s = seconds / (4 * len(FAULTS))
-        self._callers = Callers(stack.box)
+        self._callers = Callers(stack.cloud)
         self._began = time.monotonic()
         self._calm_from = 0.0
         self.heard: Counter[Heard] = Counter()
@@ -180,7 +180,7 @@ class Soak:
 
     def run(self) -> None:
         gateway = self._stack.gateway
-        wanted = mix(self._callers, self._stack.box)
+        wanted = mix(self._callers, self._stack.cloud)
         targets = [Target(gateway.port)]
         load = SteadyLoad(targets, wanted, per_s=self._rate * WARM_UP_RATE, heard=self._hear)
         following, turn = 2.0, 0
@@ -301,8 +301,10 @@ def _memory(process: Path) -> Mapping[str, int]:
 
 @contextmanager
 def a_stack() -> Iterator[Stack]:
-    box = Box("--rate", "80", "--burst", "80", servers=SERVERS, stderr=subprocess.DEVNULL)
-    stack = Stack(box, workers=WORKERS, change=SETTINGS, account=ACCOUNT)
+    cloud = CloudProcess(
+        "--rate", "80", "--burst", "80", servers=SERVERS, stderr=subprocess.DEVNULL
+    )
+    stack = Stack(cloud, workers=WORKERS, change=SETTINGS, account=ACCOUNT)
     try:
         yield stack
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.simulated_cloud import BoxSettings
-from tests.support.stack import Answer, ask
+from tests.support.stack import Response, fetch
 
 AT_ONCE = BoxSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
 """A cloud that neither dawdles nor throttles."""
@@ -19,9 +19,9 @@ async def asked(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: str = "",
-) -> Answer:
+) -> Response:
     """Ask over a connection of its own; raises OSError or HTTPException where none is answered."""
-    return await asyncio.to_thread(ask, base, method, target, headers, body)
+    return await asyncio.to_thread(fetch, base, method, target, headers, body)
 
 
 def a_login(**changes: Any) -> dict[str, Any]:

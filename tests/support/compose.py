@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.stack import WITHIN_S, ask, eventually
+from tests.support.stack import TIMEOUT_S, eventually, fetch
 from tests.support.valkey import SERVER, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def _replaced(text: str, said: Mapping[str, str]) -> str:
 
 def _is_ready(admin: str) -> bool:
     try:
-        return ask(admin, "GET", "/readyz").status == 200
+        return fetch(admin, "GET", "/readyz").status == 200
     except OSError:
         return False
 
@@ -134,7 +134,7 @@ def _spawn(stack: ExitStack, command: list[str]) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(WITHIN_S)
+        process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

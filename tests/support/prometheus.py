@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import yaml
 
-from tests.support.stack import Answer, ask
+from tests.support.stack import Response, fetch
 from tests.support.valkey import free_port
 
 PROMETHEUS = shutil.which("prometheus")
@@ -178,7 +178,7 @@ class Prometheus:
         return set(self._ask(f"label/{label}/values"))
 
     def _ask(self, what: str, **asked: str) -> Any:
-        answer: Answer = ask(self.url, "GET", f"/api/v1/{what}?{urlencode(asked)}")
+        answer: Response = fetch(self.url, "GET", f"/api/v1/{what}?{urlencode(asked)}")
         try:
             told = json.loads(answer.body)
         except ValueError:
@@ -191,7 +191,7 @@ class Prometheus:
         assert self._process is not None
         assert self._process.poll() is None, self.log_text()
         try:
-            return ask(self.url, "GET", "/-/ready").status == 200
+            return fetch(self.url, "GET", "/-/ready").status == 200
         except OSError:
             return False
 

@@ -21,11 +21,11 @@ from gateway.demo.cloud import iam
 from gateway.demo.cloud.idp import AUDIENCE
 from tests.support.valkey import RealValkey, free_port, free_ports
 
-WITHIN_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     status: int
     headers: dict[str, str]
     """Names in lower case."""
@@ -43,21 +43,21 @@ class Answer:
         return str(data["error_code"])
 
 
-def ask(
+def fetch(
     base: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: str = ""
-) -> Answer:
+) -> Response:
     parts = urlsplit(base)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WITHIN_S)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
         connection.request(method, target, body or None, dict(headers or {}))
         answer = connection.getresponse()
         named = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, named, answer.read())
+        return Response(answer.status, named, answer.read())
     finally:
         connection.close()
 
 
-class Box:
+class CloudProcess:
     """The cloud in a box, in a process of its own, steered through /_box."""
 
     def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
@@ -71,7 +71,7 @@ class Box:
         facts = json.loads(self._process.stdout.readline())
         self.issuer: str = facts["issuer"]
         self.iam: str = facts["iam"]
-        self.cloud: str = facts["upstream"]
+        self.upstream: str = facts["upstream"]
         self.project: str = facts["project_id"]
         self.servers: list[str] = facts["servers"]
 
@@ -89,32 +89,32 @@ class Box:
         self._post(listener, "/_box/faults", {"kind": kind, **details})
 
     def heal(self) -> None:
-        for listener in (self.issuer, self.iam, self.cloud):
-            assert ask(listener, "DELETE", "/_box/faults").status == 200
+        for listener in (self.issuer, self.iam, self.upstream):
+            assert fetch(listener, "DELETE", "/_box/faults").status == 200
 
     def rate(self, **asked: Any) -> None:
-        self._post(self.cloud, "/_box/rate", asked)
+        self._post(self.upstream, "/_box/rate", asked)
 
     def settings(self, **asked: Any) -> None:
-        self._post(self.cloud, "/_box/settings", asked)
+        self._post(self.upstream, "/_box/settings", asked)
 
     def calls(self, listener: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ask(listener, "GET", "/_box/calls").json["calls"]
+        found: list[dict[str, Any]] = fetch(listener, "GET", "/_box/calls").json["calls"]
         return found
 
     def consoles(self) -> dict[str, int]:
-        found: dict[str, int] = ask(self.cloud, "GET", "/_box/consoles").json
+        found: dict[str, int] = fetch(self.upstream, "GET", "/_box/consoles").json
         return found
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(WITHIN_S)
+        self._process.wait(TIMEOUT_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
     def _post(self, listener: str, path: str, data: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        answer = ask(listener, "POST", path, headers, json.dumps(data))
+        answer = fetch(listener, "POST", path, headers, json.dumps(data))
         assert answer.status == 200, answer.body
         found: dict[str, Any] = answer.json
         return found
@@ -125,7 +125,7 @@ class RunningGateway:
 
     def __init__(
         self,
-        box: Box,
+        cloud: CloudProcess,
         redis_url: str,
         *,
         change: Mapping[str, Any] | None = None,
@@ -137,12 +137,12 @@ class RunningGateway:
     ) -> None:
         """`environ` is added to this process's own."""
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-test-"))
-        self.box = box
+        self.cloud = cloud
         self.port, self.admin_port = free_port(), free_ports(workers)
         self._workers = workers
         self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self.config = a_config(box, redis_url, self.port, self.admin_port)
+        self.config = make_config(cloud, redis_url, self.port, self.admin_port)
         self.config["accounts"][0].update(account or {})
         if admin_api is None:
             # Else the first one waits for others that might remember what was ordered.
@@ -151,8 +151,8 @@ class RunningGateway:
             self.config["admin"]["api"] = dict(admin_api)
         self.config.update(change or {})
         (self.directory / "iam-password").write_text(iam.PASSWORD)
-        (self.directory / "seal-key").write_text(seal_key or a_seal_key())
-        self.write_policy(a_policy(box))
+        (self.directory / "seal-key").write_text(seal_key or make_seal_key())
+        self.write_policy(make_policy(cloud))
         self.write_config()
 
     @property
@@ -210,20 +210,20 @@ class RunningGateway:
     def ready(self) -> int | None:
         try:
             ports = range(self.admin_port, self.admin_port + self._workers)
-            return max(ask(f"http://127.0.0.1:{port}", "GET", "/readyz").status for port in ports)
+            return max(fetch(f"http://127.0.0.1:{port}", "GET", "/readyz").status for port in ports)
         except OSError:
             return None
 
-    def console(self, token: str | None, server: str | None = None, **headers: str) -> Answer:
-        server = server if server is not None else self.box.servers[0]
+    def console(self, token: str | None, server: str | None = None, **headers: str) -> Response:
+        server = server if server is not None else self.cloud.servers[0]
         sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(self.url, "GET", console_path(self.box.project, server), sent)
+        return fetch(self.url, "GET", console_path(self.cloud.project, server), sent)
 
     def metrics(self, port: int | None = None) -> str:
         """Return the page of one worker, the first unless told."""
         base = self.admin if port is None else f"http://127.0.0.1:{port}"
-        return ask(base, "GET", "/metrics").body.decode()
+        return fetch(base, "GET", "/metrics").body.decode()
 
     def metric(self, line: str, *, port: int | None = None) -> float:
         """Return the value of one series, 0 when it is not there."""
@@ -266,14 +266,14 @@ class RunningGateway:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.terminate()
-        return self._process.wait(WITHIN_S)
+        return self._process.wait(TIMEOUT_S)
 
     def close(self) -> None:
         if self._process is not None:
             if self._process.poll() is None:
                 self.signal(signal.SIGTERM)
                 try:
-                    self._process.wait(WITHIN_S)
+                    self._process.wait(TIMEOUT_S)
                 except subprocess.TimeoutExpired:
                     os.killpg(self.pid, signal.SIGKILL)  # its workers, too
             self._process.wait()
@@ -283,15 +283,15 @@ class RunningGateway:
 class Stack:
     """Box, store and one gateway; more gateways on the same store by `replica`."""
 
-    def __init__(self, box: Box | None = None, **gateway: Any) -> None:
-        self.box = box or Box()
+    def __init__(self, cloud: CloudProcess | None = None, **gateway: Any) -> None:
+        self.cloud = cloud or CloudProcess()
         self.valkey = RealValkey().start()
-        self.seal_key = a_seal_key()
+        self.seal_key = make_seal_key()
         self._gateways: list[RunningGateway] = []
         self.gateway = self.replica(**gateway)
 
     def replica(self, *, start: bool = True, **gateway: Any) -> RunningGateway:
-        made = RunningGateway(self.box, self.valkey.url, seal_key=self.seal_key, **gateway)
+        made = RunningGateway(self.cloud, self.valkey.url, seal_key=self.seal_key, **gateway)
         self._gateways.append(made)
         return made.start() if start else made
 
@@ -299,7 +299,7 @@ class Stack:
         for gateway in self._gateways:
             gateway.close()
         self.valkey.close()
-        self.box.close()
+        self.cloud.close()
 
 
 def _passing(listening: socket.socket) -> list[str]:
@@ -314,20 +314,20 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def a_seal_key() -> str:
+def make_seal_key() -> str:
     return base64.b64encode(os.urandom(32)).decode()
 
 
-def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, Any]:
+def make_config(cloud: CloudProcess, redis_url: str, port: int, admin_port: int) -> dict[str, Any]:
     return {
         "listen": {"host": "127.0.0.1", "port": port},
         "admin": {"host": "127.0.0.1", "port": admin_port},
         "issuers": [
             {
                 "name": "corp",
-                "issuer": box.issuer,
+                "issuer": cloud.issuer,
                 "audience": [AUDIENCE],
-                "keys": {"discovery": box.issuer},
+                "keys": {"discovery": cloud.issuer},
                 "unknown_kid_cooldown_s": 1,
             }
         ],
@@ -335,11 +335,11 @@ def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, 
         "accounts": [
             {
                 "name": "prod",
-                "endpoint": box.cloud,
-                "projects": [box.project],
+                "endpoint": cloud.upstream,
+                "projects": [cloud.project],
                 "login": {
                     "method": "password",
-                    "iam_endpoint": box.iam,
+                    "iam_endpoint": cloud.iam,
                     "user": iam.USER,
                     "domain": iam.DOMAIN,
                     "password": {"file": "iam-password"},
@@ -360,7 +360,7 @@ def a_config(box: Box, redis_url: str, port: int, admin_port: int) -> dict[str, 
     }
 
 
-def a_policy(box: Box) -> dict[str, Any]:
+def make_policy(cloud: CloudProcess) -> dict[str, Any]:
     """Operators may open all consoles but the last server's; viewers none."""
     return {
         "roles": {"operator": ["console:open", "server:read"], "viewer": ["server:read"]},
@@ -368,9 +368,9 @@ def a_policy(box: Box) -> dict[str, Any]:
             {
                 "role": "operator",
                 "to": {"groups": ["operators"]},
-                "on": {"servers": box.servers[:-1]},
+                "on": {"servers": cloud.servers[:-1]},
             },
-            {"role": "viewer", "to": {"groups": ["viewers"]}, "on": {"projects": [box.project]}},
+            {"role": "viewer", "to": {"groups": ["viewers"]}, "on": {"projects": [cloud.project]}},
         ],
     }
 
@@ -381,7 +381,7 @@ def console_path(project: str, server: str) -> str:
 
 def eventually(is_so: Any, tell: Any = lambda: "") -> None:
     """Wait until `is_so()`; fail with `tell()` when it never is."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         if is_so():
             return
@@ -389,10 +389,10 @@ def eventually(is_so: Any, tell: Any = lambda: "") -> None:
     raise AssertionError(f"it never was so: {tell()}")
 
 
-def speak(base: str, raw: bytes) -> bytes:
+def send_raw(base: str, raw: bytes) -> bytes:
     """Send bytes as they stand and return all that comes back."""
     parts = urlsplit(base)
-    with socket.create_connection((parts.hostname, parts.port), timeout=WITHIN_S) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(raw)
         heard = b""
         while chunk := connection.recv(65_536):

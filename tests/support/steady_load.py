@@ -210,14 +210,14 @@ async def _is_ready(port: int) -> bool:
 
 def console_mix(gateway: RunningGateway) -> list[Wanted]:
     """Make what callers ask: links that are there or are not, reads, and what is refused."""
-    box = gateway.box
-    callers = [box.token(f"caller-{i}") for i in range(20)]
-    servers = box.servers[:4]
+    cloud = gateway.cloud
+    callers = [cloud.token(f"caller-{i}") for i in range(20)]
+    servers = cloud.servers[:4]
     names = {server: _console_of(gateway.console(callers[0], server).body) for server in servers}
     choose = random.Random(11)
 
     def request(server: str, token: str, *more: str) -> bytes:
-        return request_head("GET", console_path(box.project, server), token, *more)
+        return request_head("GET", console_path(cloud.project, server), token, *more)
 
     def some_link(*more: str) -> bytes:
         return request(choose.choice(servers), choose.choice(callers), *more)
@@ -226,9 +226,9 @@ def console_mix(gateway: RunningGateway) -> list[Wanted]:
         return status == 200 and _console_of(body) in names.values()
 
     one = servers[0]
-    hidden = box.servers[-1]
+    hidden = cloud.servers[-1]
     order = json.dumps({"action": "power off", "server_id_set": [one]}).encode()
-    path = f"/v1/{box.project}/physicalservers"
+    path = f"/v1/{cloud.project}/physicalservers"
     return [
         Wanted("link", 70, some_link, is_a_link),
         Wanted(

@@ -47,7 +47,7 @@ def write_certificate(directory: Path, address: str) -> tuple[Path, Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CertificatePair:
     """A certificate and its key, in PEM."""
 
     certificate: bytes
@@ -62,7 +62,7 @@ class Pair:
             new.write_bytes(content)
             new.replace(file)
 
-    def with_password(self, password: bytes) -> "Pair":
+    def with_password(self, password: bytes) -> "CertificatePair":
         key = load_pem_private_key(self.key, None)
         sealed = BestAvailableEncryption(password)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed)
@@ -74,10 +74,10 @@ class Authority:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _called("test authority")
+        self._name = _common_name("test authority")
         now = dt.datetime.now(dt.UTC)
         certificate = (
-            _begin(self._name, self._name, self._key.public_key())
+            _certificate_builder(self._name, self._name, self._key.public_key())
             .not_valid_before(now - dt.timedelta(days=30))
             .not_valid_after(now + dt.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -87,7 +87,7 @@ class Authority:
 
     def issue(
         self, name: str, *, days: tuple[float, float] = (-1, 1), rsa_key: bool = False
-    ) -> Pair:
+    ) -> CertificatePair:
         """Make a pair; `days` from now are when it begins and ends. An empty name is left out."""
         key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
         if rsa_key:
@@ -98,13 +98,13 @@ class Authority:
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         names = [x509.DNSName("box.example.com"), address]
         certificate = (
-            _begin(_called(name), self._name, key.public_key())
+            _certificate_builder(_common_name(name), self._name, key.public_key())
             .not_valid_before(now + dt.timedelta(days=days[0]))
             .not_valid_after(now + dt.timedelta(days=days[1]))
             .add_extension(x509.SubjectAlternativeName(names), critical=not name)
             .sign(self._key, hashes.SHA256())
         )
-        return Pair(
+        return CertificatePair(
             certificate.public_bytes(Encoding.PEM),
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             certificate.serial_number,
@@ -112,11 +112,11 @@ class Authority:
         )
 
 
-def _called(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
 
 
-def _begin(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 ) -> x509.CertificateBuilder:
     return (

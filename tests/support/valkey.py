@@ -147,7 +147,7 @@ class RealValkey:
 
 
 @contextmanager
-def a_cluster() -> Iterator[tuple[RealValkey, ...]]:
+def valkey_cluster() -> Iterator[tuple[RealValkey, ...]]:
     """Three primaries, and a replica of the one that holds the account's keys."""
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
     nodes = tuple(
@@ -164,17 +164,17 @@ def a_cluster() -> Iterator[tuple[RealValkey, ...]]:
         for node, (low, high) in zip(nodes[1:3], others, strict=True):
             node.command("CLUSTER", "ADDSLOTSRANGE", str(low), str(high))
         name = first.command("CLUSTER", "MYID").decode()
-        becomes(lambda: nodes[3].command("CLUSTER", "REPLICATE", name) == b"OK")
+        wait_until(lambda: nodes[3].command("CLUSTER", "REPLICATE", name) == b"OK")
         for node in nodes:
-            becomes(partial(is_ok, node))
-        becomes(lambda: nodes[3].command("ROLE")[3] == b"connected")
+            wait_until(partial(is_cluster_ok, node))
+        wait_until(lambda: nodes[3].command("ROLE")[3] == b"connected")
         yield nodes
     finally:
         for node in nodes:
             node.close()
 
 
-def becomes(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
+def wait_until(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
     """Wait until `is_so()`, whatever it raises meanwhile."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
@@ -185,6 +185,6 @@ def becomes(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
     raise AssertionError("it never was so")
 
 
-def is_ok(node: RealValkey) -> bool:
+def is_cluster_ok(node: RealValkey) -> bool:
     answer: bytes = node.command("CLUSTER", "INFO")
     return b"cluster_state:ok" in answer

@@ -14,7 +14,7 @@ from tests.support.promql import Selector, selectors_in
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedExpression:
     """One expression, and where it stands."""
 
     where: str
@@ -25,14 +25,14 @@ class Watched:
         return selectors_in(self.expression)
 
 
-def of_rules(file: Path) -> list[Watched]:
+def rule_expressions(file: Path) -> list[WatchedExpression]:
     """Return the expressions of a file of recording rules or alerts; `where` is the rule's name."""
     groups = yaml.safe_load(file.read_text())["groups"]
     rules = (rule for group in groups for rule in group["rules"])
-    return [Watched(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules]
+    return [WatchedExpression(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules]
 
 
-def of_dashboards(folder: Path, *, window: str, range_: str) -> list[Watched]:
+def dashboard_expressions(folder: Path, *, window: str, range_: str) -> list[WatchedExpression]:
     """Return the expressions of all panels, with all instances and accounts chosen."""
     chosen = {"$__rate_interval": window, "$__range": range_, "$instance": ".*", "$account": ".*"}
     found = []
@@ -42,11 +42,11 @@ def of_dashboards(folder: Path, *, window: str, range_: str) -> list[Watched]:
                 expression = target["expr"]
                 for variable, value in chosen.items():
                     expression = expression.replace(variable, value)
-                found.append(Watched(f"{file.stem}: {panel['title']}", expression))
+                found.append(WatchedExpression(f"{file.stem}: {panel['title']}", expression))
     return found
 
 
-def errors_of(prometheus: Prometheus, watched: Iterable[Watched]) -> list[str]:
+def query_errors(prometheus: Prometheus, watched: Iterable[WatchedExpression]) -> list[str]:
     """Evaluate each at this moment, and say which Prometheus cannot evaluate."""
     errors = []
     for one in watched:
@@ -57,14 +57,14 @@ def errors_of(prometheus: Prometheus, watched: Iterable[Watched]) -> list[str]:
     return errors
 
 
-def moments(prometheus: Prometheus, expression: str, *, since: float) -> list[tuple[float, float]]:
+def samples(prometheus: Prometheus, expression: str, *, since: float) -> list[tuple[float, float]]:
     """Return when the expression returned what, from that instant to now."""
     last_s = time.time() - since
     found = prometheus.query_range(expression, last_s=last_s, step_s=0.5)
     return [point for series in found for point in series.values]
 
 
-def told_something(prometheus: Prometheus, expression: str, *, since: float) -> bool:
+def returned_nonzero(prometheus: Prometheus, expression: str, *, since: float) -> bool:
     """Tell whether it returned a value that is not zero: a mistake in it may show zeros, too."""
-    found = moments(prometheus, expression, since=since)
+    found = samples(prometheus, expression, since=since)
     return any(value != 0 and not math.isnan(value) for _, value in found)

@@ -16,7 +16,7 @@ from gateway.domain.errors import Rejection
 from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR
 from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
 from tests.support.promql import Selector, labels_grouped_by, selectors_in
-from tests.support.watched import of_dashboards
+from tests.support.watched import dashboard_expressions
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -75,7 +75,7 @@ def expressions() -> list[tuple[str, str]]:
         *queries_of_the_runbook(),
         *(
             (one.where, one.expression)
-            for one in of_dashboards(DASHBOARDS, window="5m", range_="3h")
+            for one in dashboard_expressions(DASHBOARDS, window="5m", range_="3h")
         ),
     ]
 

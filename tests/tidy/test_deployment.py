@@ -23,10 +23,10 @@ from gateway import __version__
 from gateway.config.located_yaml import load
 from gateway.config.policy_text import read_policy
 from gateway.config.settings import Settings, load_settings
-from gateway.process.supervisor import _END_LEEWAY_S
+from gateway.process.supervisor import _STOP_GRACE_S
 from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
 from tests.support.image import DOCKERFILE, image_facts
-from tests.support.stack import Stack, ask
+from tests.support.stack import Stack, fetch
 from tests.support.tls import Authority
 
 BIN = Path(sys.executable).parent
@@ -289,14 +289,14 @@ def test_probes_ask_for_paths_of_the_admin_listener(stack: Stack) -> None:
     paths = asked_paths()
     assert paths == {"/healthz", "/readyz", "/metrics"}
     for path in paths:
-        assert ask(stack.gateway.admin, "GET", path).status == 200
+        assert fetch(stack.gateway.admin, "GET", path).status == 200
 
 
 @pytest.mark.parametrize("name", ["compose", "kubernetes", "kubernetes example", "systemd"])
 def test_nobody_is_killed_while_draining(name: str, tmp_path: Path) -> None:
     request = read_config(name, tmp_path).request
     delay_s = getattr(request, "drain_delay_s", 0.0)
-    needed_s = delay_s + request.drain_s + _END_LEEWAY_S
+    needed_s = delay_s + request.drain_s + _STOP_GRACE_S
     pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     given_s = {
         "compose": _seconds(services()["gateway-1"]["stop_grace_period"]),

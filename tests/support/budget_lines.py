@@ -25,7 +25,7 @@ AnyRedis = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
 
 
 @asynccontextmanager
-async def a_line(
+async def open_line(
     valkey: Valkey,
     *paces: Pace,
     processes_max: int = 1,
@@ -53,7 +53,7 @@ async def a_line(
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     redis: RealValkey | AnyRedis, namespace: str, *, timeout_s: float = 1.0
 ) -> AsyncIterator[Valkey]:
     """One process's way to the store, with the loops that it has there."""
@@ -104,9 +104,9 @@ class Load:
         async with AsyncExitStack() as stack:
             lines = []
             for _ in range(replicas):
-                way = connected(redis, namespace, timeout_s=timeout_s)
+                way = connect(redis, namespace, timeout_s=timeout_s)
                 valkey = await stack.enter_async_context(way)
-                line = a_line(valkey, pace, processes_max=replicas)
+                line = open_line(valkey, pace, processes_max=replicas)
                 lines.append(await stack.enter_async_context(line))
             await asyncio.sleep(0.6)  # all have told that they live, and listen
             load = cls(pace, lines)
