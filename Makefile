@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Console Gateway needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -68,6 +68,13 @@ lint: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+unit: lint ## lint, unit and tidy tests: the fast loop
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "unit or tidy" tests
+
+e2e: $(VENV)/.dev ## the tests with real processes
+	@.ci/system-packages
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e tests
+
 test: lint ## every check
 	@.ci/system-packages
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
@@ -91,4 +98,4 @@ lock: $(VENV)/.dev ## resolve pyproject.toml anew into the lock files: to run, t
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help demo format lint test bench soak docs lock
+.PHONY: help demo format lint unit e2e test bench soak docs lock

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -7,9 +8,16 @@ from tests.support.clock import FakeClock
 from tests.support.stack import Stack
 from tests.support.valkey import RealValkey
 
-# A busy machine is slow to make an example: that says nothing of what the example shows.
+# On a busy machine Hypothesis may be slow to generate examples. That is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its folder: `pytest -m unit`, `-m "e2e or wire"`."""
+    tests = Path(__file__).parent
+    for item in items:
+        item.add_marker(item.path.relative_to(tests).parts[0])
 
 
 @pytest.fixture

@@ -117,6 +117,8 @@ def test_top_level_matches_the_layout() -> None:
         "SECURITY.md",
         ".ci",
         ".dockerignore",
+        ".github",
         ".gitignore",
+        ".pre-commit-config.yaml",
     }
     assert {name.partition("/")[0] for name in listed.stdout.split()} <= known
