@@ -123,7 +123,7 @@ def service() -> Dashboard:
                 "How long does a link take?",
                 "Whole requests for links, given or failed, the wait for a place in the cloud's budget"
                 " included. The dots are exemplars: requests whose trace can be looked up.",
-                *percentiles("gateway_request_duration_seconds", 'INSTANCE,answer="link"'),
+                *percentiles("gateway_request_duration_seconds", 'INSTANCE,response="link"'),
                 unit="s",
                 limits=((2.5, RED),),
             )
@@ -354,7 +354,7 @@ def upstream() -> Dashboard:
                     "learned, {{account}} {{budget}}",
                 ),
                 (
-                    "max by (account, budget) (gateway_budget_ceiling{ACCOUNT})",
+                    "max by (account, budget) (gateway_budget_rate_ceiling{ACCOUNT})",
                     "ceiling, {{account}} {{budget}}",
                 ),
                 unit="reqps",
@@ -423,7 +423,7 @@ def upstream() -> Dashboard:
                 "Which processes keep to a share of their own?",
                 "They cannot ask Redis, and take a part of the budget that cannot be too much.",
                 (
-                    "max by (instance, account, budget) (gateway_budget_alone{ACCOUNT}) > 0",
+                    "max by (instance, account, budget) (gateway_budget_local_fallback{ACCOUNT}) > 0",
                     "{{instance}}, {{account}} {{budget}}",
                 ),
                 unit="short",
@@ -535,7 +535,7 @@ def links() -> Dashboard:
             figure(
                 "How many links are held?",
                 "Over all processes; a link that two hold counts twice.",
-                ("sum(gateway_links_held{INSTANCE})", "links"),
+                ("sum(gateway_links_cached{INSTANCE})", "links"),
                 unit="short",
             )
         )
@@ -543,7 +543,7 @@ def links() -> Dashboard:
             figure(
                 "How many tokens are remembered?",
                 "Callers' tokens that need not be verified again.",
-                ("sum(gateway_tokens_held{INSTANCE})", "tokens"),
+                ("sum(gateway_tokens_cached{INSTANCE})", "tokens"),
                 unit="short",
             )
         )
@@ -685,7 +685,7 @@ def security() -> Dashboard:
             figure(
                 "Is anything missing on record?",
                 "In a day: what became of writes, or anything where operators chose to serve so.",
-                ("sum(increase(gateway_audit_unrecorded_total{INSTANCE}[1d]))", "unrecorded"),
+                ("sum(increase(gateway_audit_records_missing_total{INSTANCE}[1d]))", "unrecorded"),
                 unit="short",
                 decimals=0,
                 limits=((1, RED),),
@@ -738,7 +738,7 @@ def security() -> Dashboard:
                 "A second by reason. `expired` is daily life; `signature`, `algorithm` and"
                 " `signature_replayed` are somebody's try; `revoked` is who was cut off.",
                 (
-                    'sum by (issuer, outcome) (rate(gateway_identifications_total{INSTANCE,outcome!~"ok|remembered"}[WINDOW])) > 0',
+                    'sum by (issuer, outcome) (rate(gateway_identifications_total{INSTANCE,outcome!~"ok|cached"}[WINDOW])) > 0',
                     "{{issuer}} {{outcome}}",
                 ),
                 unit="reqps",
@@ -884,7 +884,7 @@ def security() -> Dashboard:
                 " same, in 10 minutes.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
                 (
-                    "sum(increase(gateway_audit_unrecorded_total{INSTANCE}[10m]))",
+                    "sum(increase(gateway_audit_records_missing_total{INSTANCE}[10m]))",
                     "missing records",
                 ),
                 unit="short",

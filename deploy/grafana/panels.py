@@ -162,7 +162,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
         .refresh("30s")
         .timezone("browser")
     )
-    account = _variable("account", 'gateway_budget_ceiling{instance=~"$instance"}')
+    account = _variable("account", 'gateway_budget_rate_ceiling{instance=~"$instance"}')
     if not accounts:  # links hand on what a dashboard has: the choice would be lost on the way
         account = account.hide(models.VariableHide.HIDE_VARIABLE)
     for variable in (_variable("instance", "gateway_build_info"), account):

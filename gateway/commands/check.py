@@ -17,7 +17,7 @@ from gateway.domain.timestamps import iso
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
-from gateway.drivers.network.listener_tls import Validity, validity
+from gateway.drivers.network.listener_tls import CertificateValidity, validity
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.connection import Valkey, address_of, make_client
 from gateway.drivers.valkey.embedded import EmbeddedValkey
@@ -50,16 +50,18 @@ def check(config_file: Path, *, online: bool) -> int:
     return asyncio.run(_check_online(config)) if online else 0
 
 
-def _certificates(config: settings.Settings, document: Document) -> list[tuple[str, Validity]]:
+def _certificates(
+    config: settings.Settings, document: Document
+) -> list[tuple[str, CertificateValidity]]:
     """Return what the listeners show and until when; raise MistakesFound for wrong dates."""
-    found: list[tuple[str, Validity]] = []
+    found: list[tuple[str, CertificateValidity]] = []
     mistakes: list[Mistake] = []
     for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
         if tls is not None:
             found.append((listener, validity(tls.certificate_file)))
-            if flaw := found[-1][1].flaw(SystemClock().now()):
+            if problem := found[-1][1].problem(SystemClock().now()):
                 path = (listener, "tls", "certificate_file")
-                mistakes.append(document.mistake(path, f"{tls.certificate_file} {flaw}"))
+                mistakes.append(document.mistake(path, f"{tls.certificate_file} {problem}"))
     if mistakes:
         raise MistakesFound(mistakes)
     return found
@@ -83,7 +85,7 @@ async def _check_online(config: settings.Settings) -> int:
         )
         stack.push_async_callback(valkey.close)
         try:
-            await valkey.look()
+            await valkey.ping()
             faults += _say("redis")
         except StoreUnavailable as error:
             faults += _say("redis", f"{address_of(config.store)}: {error}")

@@ -131,7 +131,7 @@ async def _wait_until_ready(gateway: Process, scene: "_Scene", admin_port: int) 
                     return
                 await asyncio.sleep(_ASK_EVERY_S)
     said = scene.last_words()
-    raise _PortTaken if "cannot_listen" in said else _GatewayFailed(said)
+    raise _PortTaken if "listen_failed" in said else _GatewayFailed(said)
 
 
 async def _is_ready(admin_port: int) -> bool:

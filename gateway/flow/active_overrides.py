@@ -14,7 +14,7 @@ from typing import Final, Literal
 from gateway.domain.errors import BadRequest, OrdersUnknown, StoreUnavailable
 from gateway.domain.model import Principal
 from gateway.domain.overrides import KeptOrders, Lifted, Order, Orders, kept_from_text, kept_to_text
-from gateway.flow.ports import Clock, KeptFile, OrderStore, ToldOrders
+from gateway.flow.ports import Clock, OrderStore, SnapshotFile, ToldOrders
 
 ORDERS_MAX: Final = 10_000
 """Each change goes through all of them, on the event loop."""
@@ -34,7 +34,7 @@ class StandingOrders:
     def __init__(
         self,
         store: OrderStore,
-        file: KeptFile | None,
+        file: SnapshotFile | None,
         clock: Clock,
         *,
         serve_unknown: bool,
@@ -150,7 +150,7 @@ class StandingOrders:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._wake.wait()
 
-    async def _keep_for_ever(self, file: KeptFile) -> None:
+    async def _keep_for_ever(self, file: SnapshotFile) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -232,7 +232,7 @@ class StandingOrders:
         except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
             self._failed(error)
 
-    async def _keep(self, file: KeptFile) -> None:
+    async def _keep(self, file: SnapshotFile) -> None:
         """Return when the file holds all that is known here, beside what others put there."""
         ours, now = KeptOrders(self._told_all, list(self._orders)), self._clock.now()
         found: list[KeptOrders] = []

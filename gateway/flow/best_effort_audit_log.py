@@ -18,7 +18,7 @@ class BestEffortJournal:
         try:
             await self._journal.record(record)
         except JournalUnavailable:
-            self._telemetry.unrecorded()
+            self._telemetry.audit_record_missing()
             self._missing += 1
             self._missing_from = (
                 min(record.at, self._missing_from) if self._missing > 1 else record.at

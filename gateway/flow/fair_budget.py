@@ -105,7 +105,7 @@ class BudgetLine:
         self.queued = 0
         """How many wait, over all replicas that this one can see."""
         shared.when_news_comes(self._hear)
-        shared.when_available_changes(self._wake.set)
+        shared.on_availability_change(self._wake.set)
 
     def use_ceiling(self, per_s: float | None) -> None:
         """Go by another ceiling from the next turn on, in calls a second; None: the config's."""

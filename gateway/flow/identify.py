@@ -210,7 +210,7 @@ class Identify:
             del self._remembered[digest]
             return None
         principal = remembered.principal
-        self._telemetry.identified(principal.issuer, "remembered")
+        self._telemetry.identified(principal.issuer, "cached")
         return principal
 
     def _remember(self, digest: bytes, remembered: _Remembered) -> None:

@@ -45,7 +45,7 @@ from gateway.domain.policy.inventory import (
     from_text,
 )
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock, Fetched, Held, KeptFile, Shared, Telemetry
+from gateway.flow.ports import Clock, Fetched, Held, Shared, SnapshotFile, Telemetry
 
 _SPARE = Demand("", priority=Priority.SPARE)
 _PAGES_MAX = 200
@@ -64,7 +64,7 @@ class InventoryAccount:
     projects: tuple[ProjectId, ...]
     poll_s: float
     age_max_s: float
-    files: Mapping[ProjectId, KeptFile]
+    files: Mapping[ProjectId, SnapshotFile]
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class KeptInventories:
                     await self._look(project, kept)
             await self._clock.sleep(_LOOK_EVERY_S)
 
-    async def _keep_for_ever(self, kept: _Kept, file: KeptFile) -> None:
+    async def _keep_for_ever(self, kept: _Kept, file: SnapshotFile) -> None:
         while True:
             await kept.listed_anew.wait()
             kept.listed_anew.clear()

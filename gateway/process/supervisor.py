@@ -21,8 +21,8 @@ from pathlib import Path
 from gateway.config import settings
 from gateway.config.located_yaml import MistakesFound
 from gateway.drivers.host.handover import Handover
-from gateway.drivers.network.inherited_sockets import passed_sockets
-from gateway.drivers.network.last_connections import begin_no_more
+from gateway.drivers.network.inherited_sockets import inherited_sockets
+from gateway.drivers.network.last_connections import drop_new_handshakes
 
 log = logging.getLogger("gateway.supervisor")
 
@@ -152,7 +152,7 @@ class Supervisor:
         self._seen = _file_signature(config_file)
         self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._passed = passed_sockets(settings.descriptors_passed())
+        self._passed = inherited_sockets(settings.descriptors_passed())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
@@ -171,7 +171,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         for host, port in self._passed.keys() - self._configured_addresses():
-            log.warning("passed_socket_unused", extra={"host": host, "port": port})
+            log.warning("inherited_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
             return 0 if self._stopping else 1
@@ -250,7 +250,7 @@ class Supervisor:
             except OSError as error:
                 message = f"{error.strerror}; free this address, or change it in the config"
                 where = {"listener": listener, "host": host, "port": port}
-                log.error("cannot_listen", extra={**where, "error": message})  # noqa: TRY400
+                log.error("listen_failed", extra={**where, "error": message})  # noqa: TRY400
                 return None
         public, admin = sockets
         ready_read, ready_write = os.pipe()
@@ -386,7 +386,7 @@ class Supervisor:
         listen = self._config.listen
         for address, bound in self._sockets.items():
             if address == (listen.host, listen.port) and address not in self._passed:
-                begin_no_more(bound)
+                drop_new_handshakes(bound)
             bound.close()
         self._sockets.clear()
 

@@ -47,7 +47,7 @@ from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.files.policy_file import PolicyFile
-from gateway.drivers.files.snapshot_file import FileOnDisk
+from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
@@ -55,7 +55,7 @@ from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import RedisClient, Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
@@ -198,8 +198,8 @@ async def open_components(
             config, stack, clock, metrics, jitter, handover, orders=orders
         )
         loops: dict[str, BackgroundTask] = {
-            "valkey heartbeat": valkey.keep_heartbeat,
-            "valkey listener": valkey.keep_listening,
+            "valkey heartbeat": valkey.run_heartbeat,
+            "valkey listener": valkey.run_subscription,
             "policy": policies.run,
             "standing orders": orders.run,
             **budget_loops,
@@ -336,7 +336,7 @@ def open_orders(
 
     return StandingOrders(
         ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
-        None if file is None else FileOnDisk(file, log, failed="not_kept", mode=_OWNER_ONLY_MODE),
+        None if file is None else AtomicSnapshotFile(file, log, mode=_OWNER_ONLY_MODE),
         clock,
         serve_unknown=config.orders.when_unknown == "serve",
         # Not so only because this process has no admin API: another replica may have one.
@@ -354,8 +354,8 @@ def register_gauges(
     keys: Sequence[IssuerKeys],
 ) -> None:
     """Let what the parts hold be read at each scrape."""
-    metrics.gauge("gateway_tokens_held", lambda: identify.remembered)
-    metrics.gauge("gateway_links_held", lambda: consoles.links_held)
+    metrics.gauge("gateway_tokens_cached", lambda: identify.remembered)
+    metrics.gauge("gateway_links_cached", lambda: consoles.links_held)
     metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
     loop = asyncio.get_running_loop()
     metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
@@ -481,7 +481,7 @@ def require_tracing_packages(variable: str) -> None:
 
 def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
     if not settings.traces_wanted():
-        return TracesPassedOn()
+        return PropagatedTracing()
     from gateway.drivers.telemetry.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
 
     tracing = open_tracing(
@@ -522,9 +522,7 @@ def open_inventories(
                 poll_s=account.inventory.poll_s,
                 age_max_s=account.inventory.age_max_s,
                 files={
-                    ProjectId(project): FileOnDisk(
-                        file, inventory_log, failed="inventory_not_kept", mode=_DEFAULT_MODE
-                    )
+                    ProjectId(project): AtomicSnapshotFile(file, inventory_log, mode=_DEFAULT_MODE)
                     for project in account.projects
                     if (file := account.inventory.file_of(project)) is not None
                 },
@@ -681,11 +679,11 @@ def _open_budget_line(  # noqa: PLR0913 - it wires
         jitter=jitter.random,
     )
     labels = {"account": account.name, "budget": kind.value}
-    metrics.gauge("gateway_budget_ceiling", lambda: line.limit.ceiling, **labels)
+    metrics.gauge("gateway_budget_rate_ceiling", lambda: line.limit.ceiling, **labels)
     metrics.gauge("gateway_budget_rate", lambda: line.rate, **labels)
     metrics.gauge("gateway_budget_pause_seconds", lambda: line.paused_s, **labels)
     metrics.gauge("gateway_budget_queue_length", lambda: line.queued, **labels)
-    metrics.gauge("gateway_budget_alone", lambda: line.is_alone, **labels)
+    metrics.gauge("gateway_budget_local_fallback", lambda: line.is_alone, **labels)
     return line
 
 

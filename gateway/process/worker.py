@@ -18,7 +18,7 @@ from aiohttp import http_parser, web
 
 from gateway.config import settings
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.issuers.issuer_keys import load_first
+from gateway.drivers.issuers.issuer_keys import load_initial_keys
 from gateway.drivers.network.listener_tls import ServedCertificate
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
@@ -177,7 +177,7 @@ class Worker:
             await self._serve(parts)
 
     async def _serve(self, parts: "Components") -> None:
-        await load_first(parts.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
+        await load_initial_keys(parts.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
         server = PublicServer(
             parts.handler,
             access_log=None,  # one line per request is written by the handler

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.domain.errors import BudgetExhausted
 from gateway.domain.model import Demand
 from gateway.domain.queue.pacing import Pace
-from gateway.drivers.valkey.connection import Script
+from gateway.drivers.valkey.connection import LuaScript
 from gateway.flow.fair_budget import BudgetLine
 from tests.benchmarks.load import resident_mb
 from tests.support.budget_lines import CLOCK, connect, open_line
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 async def _print_cpu(server: RealValkey) -> None:
-    plain, trivial = Redis.from_url(server.url), Script("extend")
+    plain, trivial = Redis.from_url(server.url), LuaScript("extend")
     pace = Pace(requests=100_000, per_s=1, burst=100_000)
     gets, trips, alone, gathered = [], [], [], []
     async with connect(server, "cpu") as valkey, open_line(valkey, pace) as line:

@@ -94,7 +94,7 @@ def _print_memory(stack: Stack) -> None:
     stack.cloud.rate(rate=1e6, burst=1e6)
     stack.cloud.settings(latency_s=[0.0, 0.0])
     asyncio.run(_fill(stack, wide, 10_000))
-    held = [wide.metric("gateway_tokens_held"), wide.metric("gateway_links_held")]
+    held = [wide.metric("gateway_tokens_cached"), wide.metric("gateway_links_cached")]
     for pid in children(wide.pid):
         print(f"resident with {held[0]:.0f} tokens, {held[1]:.0f} links: {resident_mb(pid):.0f} MB")
 

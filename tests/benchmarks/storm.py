@@ -408,7 +408,7 @@ def _run(
     load = _Load(bench)
     began, ended = asyncio.run(load.run(callers, seconds, events or {}))
     calls = [call for call in bench.calls() if call.at <= ended]
-    losses = sum(len(gateway.log_lines("store_lost")) for gateway in bench.gateways)
+    losses = sum(len(gateway.log_lines("store_unavailable")) for gateway in bench.gateways)
     return _Run(began, ended, load.answers, calls, bench.cloud.servers, losses)
 
 

@@ -185,7 +185,7 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
     with pytest.raises(JournalUnavailable, match="the stream has the chain's lines up to"):
         await record(trail, "refused")
     assert not trail.durable
-    (told,) = [one for one in caplog.records if one.message == "audit_stream_lost_lines"]
+    (told,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
     assert told.__dict__["head"] == str(stood)
     await record(trail, "after")
     assert trail.durable
@@ -356,7 +356,7 @@ async def test_what_it_cannot_hold_it_reads_from_the_files_later(
     stream.loses = "request"
     for i in range(100):
         await record(beside.trail, f"p{i}")
-    assert caplog.messages.count("audit_stream_behind") == 1
+    assert caplog.messages.count("audit_stream_lagging") == 1
     stream.loses = ""
     await beside.close()
     assert lines_of(shared_valkey, stream) == lines_in(beside.files.place)
@@ -405,7 +405,7 @@ async def test_a_stream_that_was_lost_is_filled_again_from_the_files(
     await record(beside.trail, "after")
     await beside.close()
     assert lines_of(own_valkey, stream) == lines_in(beside.files.place)
-    assert ("audit_stream_lost_lines" in caplog.messages) == (kept != "all")
+    assert ("audit_stream_lines_lost" in caplog.messages) == (kept != "all")
     await valkey.close()
 
 

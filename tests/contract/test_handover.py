@@ -3,34 +3,34 @@
 import subprocess
 import sys
 
-from gateway.drivers.host.handover import Handover, Left
+from gateway.drivers.host.handover import Handover, HandoverEntry
 
 
 def test_what_was_left_last_is_found() -> None:
     handover = Handover()
-    assert handover.find("a") is None
-    handover.leave("a", b"long, " * 100, at=1.0)
-    handover.leave("b", b"beside", at=1.0)
-    handover.leave("a", b"later", at=2.0)
-    handover.leave("a", b"what was so before, told late", at=1.5)
-    assert handover.find("a") == Left(2.0, b"later")
-    assert handover.find("b") == Left(1.0, b"beside")
+    assert handover.get("a") is None
+    handover.put("a", b"long, " * 100, at=1.0)
+    handover.put("b", b"beside", at=1.0)
+    handover.put("a", b"later", at=2.0)
+    handover.put("a", b"what was so before, told late", at=1.5)
+    assert handover.get("a") == HandoverEntry(2.0, b"later")
+    assert handover.get("b") == HandoverEntry(1.0, b"beside")
 
 
 _MANY_LEAVE = """
 import os
-from gateway.drivers.handover import Handover
+from gateway.drivers.host.handover import Handover
 handover = Handover()
 workers = []
 for worker in range(4):
     pid = os.fork()
     if pid == 0:
         for i in range(200):
-            handover.leave(f"{worker} {i % 10}", b"x" * i, at=float(i))
+            handover.put(f"{worker} {i % 10}", b"x" * i, at=float(i))
         os._exit(0)
     workers.append(pid)
 assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
-assert all(len(handover.find(f"{w} {i}").text) == 190 + i for w in range(4) for i in range(10))
+assert all(len(handover.get(f"{w} {i}").text) == 190 + i for w in range(4) for i in range(10))
 """
 
 
@@ -42,19 +42,19 @@ def test_of_workers_that_leave_at_once_none_overwrites_another() -> None:
 
 _KILLED = """
 import os, signal
-from gateway.drivers import handover
+from gateway.drivers.host import handover
 left = handover.Handover()
-left.leave("a", b"text", at=1.0)
+left.put("a", b"text", at=1.0)
 pid = os.fork()
 if pid == 0:
     def killed(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     handover.os.pwrite = killed
-    left.leave("a", b"other", at=2.0)
+    left.put("a", b"other", at=2.0)
 os.waitpid(pid, 0)
-assert left.find("a") is None
-left.leave("a", b"again", at=3.0)
-assert left.find("a").text == b"again"
+assert left.get("a") is None
+left.put("a", b"again", at=3.0)
+assert left.get("a").text == b"again"
 """
 
 

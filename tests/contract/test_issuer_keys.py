@@ -27,7 +27,7 @@ from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import Secret
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.issuers import issuer_keys
-from gateway.drivers.issuers.issuer_keys import IssuerKeys, load_first
+from gateway.drivers.issuers.issuer_keys import IssuerKeys, load_initial_keys
 from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.flow.identify import Identify
 from tests.support.clock import FakeClock, settle
@@ -785,7 +785,7 @@ async def test_who_starts_while_the_issuer_is_away_has_the_keys_of_the_workers_b
     fetched = idp.fetches.total()
 
     new = bench.discovery(idp, **aged)
-    await load_first([new], within_s=10)
+    await load_initial_keys([new], within_s=10)
 
     assert idp.fetches.total() == fetched  # nobody waits for what is known
     assert new.age_s >= 40
@@ -829,7 +829,7 @@ async def test_the_first_keys_are_waited_for_though_another_issuer_is_away(
 ) -> None:
     idp.may_answer.clear()
     away, slow = bench.keys({"jwks": "http://127.0.0.1:1/jwks"}), bench.jwks(idp)
-    loading = asyncio.create_task(load_first([away, slow], within_s=10))
+    loading = asyncio.create_task(load_initial_keys([away, slow], within_s=10))
     await eventually(lambda: bench.outcomes == ["failed"])
     await asyncio.wait({loading}, timeout=0.1)
     idp.may_answer.set()

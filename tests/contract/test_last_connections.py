@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from gateway.drivers.network.last_connections import begin_no_more
+from gateway.drivers.network.last_connections import drop_new_handshakes
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_who_is_in_the_queue_is_served_and_others_do_not_get_in(
         address = listening.getsockname()[:2]
         with socket.create_connection(address) as early:
             early.sendall(b"asked")
-            assert begin_no_more(listening)
+            assert drop_new_handshakes(listening)
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, timeout=0.3)
             accepted, _ = listening.accept()
@@ -37,4 +37,4 @@ def test_who_is_in_the_queue_is_served_and_others_do_not_get_in(
 def test_a_socket_that_takes_no_filter_is_told() -> None:
     with socket.socket(socket.AF_UNIX) as closed:
         closed.close()
-        assert not begin_no_more(closed)
+        assert not drop_new_handshakes(closed)

@@ -36,7 +36,7 @@ class Subject:
 async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
     valkey = a_valkey(shared_valkey)
     assert await valkey.probe()
-    running = asyncio.create_task(valkey.keep_listening())
+    running = asyncio.create_task(valkey.run_subscription())
     await asyncio.sleep(0.05)
     yield valkey
     running.cancel()

@@ -63,7 +63,7 @@ async def over(
     stack.push_async_callback(valkey.close)
     await valkey.probe()
     replicas = ValkeyReplicas(valkey, sealer, SystemClock())
-    running = [asyncio.create_task(loop()) for loop in (valkey.keep_listening, replicas.run)]
+    running = [asyncio.create_task(loop()) for loop in (valkey.run_subscription, replicas.run)]
 
     async def end() -> None:
         for task in running:

@@ -373,7 +373,7 @@ def test_a_login_that_nobody_but_the_loop_waits_for_backs_off_when_iam_hangs(
         (credential,) = region.replica()
         loop = asyncio.ensure_future(credential.run())
         await asyncio.sleep(20.0)
-        assert region.telemetry.logins == [("prod", "away")]
+        assert region.telemetry.logins == [("prod", "unavailable")]
         await _stop(loop)
 
     run_virtually(scene())
@@ -686,7 +686,7 @@ async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_a
         for _ in range(20):
             await credential.headers(REQUEST, deadline=0)
             assert await credential.renew(refused, deadline=0) is False
-    assert telemetry.logins == [("prod", "away")] * 3
+    assert telemetry.logins == [("prod", "unavailable")] * 3
 
 
 async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
@@ -697,7 +697,7 @@ async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
     for _ in range(20):
         with pytest.raises(ServiceLoginFailed):
             await credential.headers(REQUEST, deadline=0)
-    assert telemetry.logins == [("prod", "away")]
+    assert telemetry.logins == [("prod", "unavailable")]
 
 
 async def _stop(task: asyncio.Future[None]) -> None:

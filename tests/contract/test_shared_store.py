@@ -63,7 +63,7 @@ async def subject(
     valkey = a_valkey(shared_valkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
-    running = asyncio.create_task(valkey.keep_listening())
+    running = asyncio.create_task(valkey.run_subscription())
     await asyncio.sleep(0.05)
     yield Subject(store, asyncio.sleep)
     running.cancel()
@@ -231,8 +231,8 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
     store, stranger = (ValkeySharedStore(valkey, Sealer([one])) for one in (key, a_seal_key()))
     assert await valkey.probe()
     messages: list[bytes] = []
-    valkey.when_message_comes(messages.append)
-    listening = asyncio.create_task(valkey.keep_listening())
+    valkey.on_message(messages.append)
+    listening = asyncio.create_task(valkey.run_subscription())
     await asyncio.sleep(0.05)
     heard: list[bytes] = []
     with stranger.changes("link:server-canary", lambda _, text: heard.append(text)):

@@ -11,8 +11,8 @@ from gateway.config import settings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.connection import Script, Valkey, address_of, make_client
-from gateway.drivers.valkey.faults import reason
+from gateway.drivers.valkey.connection import LuaScript, Valkey, address_of, make_client
+from gateway.drivers.valkey.faults import describe_store_error
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
@@ -40,7 +40,7 @@ async def told(redis: Kind) -> str:
     valkey = a_valkey(redis)
     try:
         with pytest.raises(StoreUnavailable) as caught:
-            await valkey.look()
+            await valkey.ping()
     finally:
         await valkey.close()
     assert not valkey.available
@@ -66,7 +66,7 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
     assert await told(asked["wrong"]) == "WRONGPASS: it does not take this username and password"
     assert await told(asked["none"]) == "NOAUTH: it wants a password"
     valkey = a_valkey(asked["right"])
-    await valkey.look()
+    await valkey.ping()
     await valkey.close()
 
 
@@ -140,22 +140,22 @@ async def test_the_log_says_why_and_quotes_nothing(
     valkey = Valkey(store, client, process_id="p", clock=SystemClock(), telemetry=telemetry)
     caplog.set_level(logging.DEBUG)
     with pytest.raises(StoreUnavailable) as caught:
-        await valkey.run_script(Script("extend"), ["k"], ["canary", 1], even_if_away=True)
+        await valkey.run_script(LuaScript("extend"), ["k"], ["canary", 1], even_if_unavailable=True)
     (line,) = caplog.records
-    assert line.message == "store_lost"
+    assert line.message == "store_unavailable"
     assert line.__dict__["error"] == type(error).__name__
-    assert line.__dict__["reason"] == reason(error) == str(caught.value)
-    assert reason(error).startswith(why)
+    assert line.__dict__["reason"] == describe_store_error(error) == str(caught.value)
+    assert describe_store_error(error).startswith(why)
     assert "canary" not in str(line.__dict__) + str(caught.value)
 
 
 async def test_who_only_looks_is_counted_by_nobody(shared_valkey: RealValkey) -> None:
     redis = settings.RedisServer(url=shared_valkey.url)
     looking, living = a_valkey(redis), a_valkey(redis, process_id="p")
-    await living.look()
+    await living.ping()
     before = living.processes
-    await looking.look()
-    await living.look()
+    await looking.ping()
+    await living.ping()
     assert (looking.processes, living.processes, looking.available) == (before, before, True)
     await looking.close()
     await living.close()

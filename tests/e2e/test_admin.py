@@ -320,7 +320,9 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
     (queue, *_) = ada.told(stack.gateway, "queue")["processes"]
     budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
     assert budgets["prod", "console"]["ceiling_per_s"] == 50
-    assert stack.gateway.metric('gateway_budget_ceiling{account="prod",budget="console"}') == 50
+    assert (
+        stack.gateway.metric('gateway_budget_rate_ceiling{account="prod",budget="console"}') == 50
+    )
     (policy, *_) = ada.told(stack.gateway, "policy")["processes"]
     assert policy["rules"] > 0
     assert policy["file_rejected"] is False
@@ -375,7 +377,7 @@ def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
     order = ada.orders(stack.gateway, "ceiling", "prod", "0.001")
-    low = 'gateway_budget_ceiling{account="prod",budget="console"}'
+    low = 'gateway_budget_rate_ceiling{account="prod",budget="console"}'
     for gateway in (stack.gateway, other):
         eventually(lambda g=gateway: g.metric(low) == 0.001)
         assert not gateway.log_lines("task_died")

@@ -249,7 +249,7 @@ def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
     assert connection.getresponse().status == 200
     connection.close()
     assert writer.power(0) == "off"
-    assert gateway.metric("gateway_audit_unrecorded_total") == 1
+    assert gateway.metric("gateway_audit_records_missing_total") == 1
     assert gateway.metric("gateway_audit_durable") == 0
     assert writer.switches_off(1).status == 503, "what is not done yet is not done unrecorded"
     resource.prlimit(worker, resource.RLIMIT_FSIZE, before)

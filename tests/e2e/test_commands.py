@@ -47,7 +47,7 @@ def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
     assert "keys of corp: " in said
     refused = "it refused the login: 401, user, domain or password is wrong; the next try is due in"
     assert f"login of account prod: {own_stack.cloud.iam}: {refused}" in said
-    for word in ("canary", "Traceback", "store_lost", "service_login"):
+    for word in ("canary", "Traceback", "store_unavailable", "service_login"):
         assert word not in said
 
 

@@ -206,7 +206,7 @@ def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> N
     own_stack.valkey.kill()
     alone.start()
     assert alone.console(own_stack.cloud.token()).status == 200
-    assert alone.log_lines("store_lost")
+    assert alone.log_lines("store_unavailable")
     # Its config says that nobody gives orders, so there is none that it might not have heard of.
     parts = fetch(alone.admin, "GET", "/readyz").json["parts"]
     assert (parts["redis"], parts["orders"]) == ("degraded", "ok")

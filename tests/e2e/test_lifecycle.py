@@ -182,7 +182,7 @@ def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stac
         gateway.config["admin"]["port"] = taken.getsockname()[1]
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
-        (told,) = gateway.log_lines("cannot_listen")
+        (told,) = gateway.log_lines("listen_failed")
         assert (told["listener"], told["host"]) == ("admin", "127.0.0.1")
         assert told["port"] == taken.getsockname()[1]
         assert told["error"].startswith("Address already in use; free this address")

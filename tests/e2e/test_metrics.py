@@ -105,9 +105,9 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
         'gateway_requests_total{error_code="CGW.4030",operation="ShowRemoteConsole",status="403"}'
     )
     assert gateway.metric(forbidden) == 1
-    assert gateway.metric('gateway_identifications_total{issuer="corp",outcome="remembered"}') == 2
+    assert gateway.metric('gateway_identifications_total{issuer="corp",outcome="cached"}') == 2
     assert gateway.metric('gateway_stage_duration_seconds_count{stage="obtain"}') == 3
-    seconds = 'gateway_request_duration_seconds_count{answer="link"}'
+    seconds = 'gateway_request_duration_seconds_count{response="link"}'
     assert gateway.metric(seconds) == 3
     assert gateway.metric(seconds.replace("link", "refused")) == 1
     allowed = 'gateway_decisions_total{decision="allowed",permission="console:open"}'
@@ -218,7 +218,7 @@ def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: 
         'gateway_upstream_duration_seconds_count{account="prod",outcome="upstream_unreachable"}',
         'gateway_requests_total{error_code="",operation="ShowRemoteConsole",status="200"}',
         'gateway_requests_total{error_code="CGW.4291",operation="ShowRemoteConsole",status="429"}',
-        'gateway_request_duration_seconds_count{answer="link"}',
+        'gateway_request_duration_seconds_count{response="link"}',
         f'gateway_service_login_refused{{account="prod",project="{stack.cloud.project}"}}',
     ):
         assert f"{line} " in page

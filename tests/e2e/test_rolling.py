@@ -107,7 +107,7 @@ def test_a_gateway_alone_is_restarted_behind_a_socket_that_stays_open(own_stack:
                 gateway.start(passed=listening)
             load.goes_on(0.5)
         nobody_noticed(load, 2)
-        assert not gateway.log_lines("passed_socket_unused")
+        assert not gateway.log_lines("inherited_socket_unused")
 
 
 def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:

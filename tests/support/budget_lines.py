@@ -69,8 +69,8 @@ async def connect(
         telemetry=RecordingTelemetry(),
     )
     await valkey.probe()
-    loops = [asyncio.create_task(valkey.keep_listening())]
-    loops.append(asyncio.create_task(valkey.keep_heartbeat()))
+    loops = [asyncio.create_task(valkey.run_subscription())]
+    loops.append(asyncio.create_task(valkey.run_heartbeat()))
     try:
         yield valkey
     finally:

@@ -255,8 +255,8 @@ class Replica:
         )
         self._tasks = [
             asyncio.create_task(self.line.run()),
-            asyncio.create_task(valkey.keep_heartbeat()),
-            asyncio.create_task(valkey.keep_listening()),
+            asyncio.create_task(valkey.run_heartbeat()),
+            asyncio.create_task(valkey.run_subscription()),
         ]
         self.asking: set[asyncio.Task[Any]] = set()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lupa import lua51
 
-from gateway.drivers.valkey.connection import Script
+from gateway.drivers.valkey.connection import LuaScript
 from tests.support.clock import FakeClock
 
 Reply = Any
@@ -224,13 +224,13 @@ class LuaServer:
     def key(self, *parts: str, tag: str) -> str:
         return ":".join((tag, *parts))
 
-    def when_message_comes(self, call: Any) -> None:
+    def on_message(self, call: Any) -> None:
         self.heard.append(call)
 
-    def when_available_changes(self, call: Any) -> None:
+    def on_availability_change(self, call: Any) -> None:
         pass
 
-    async def run_script(self, script: Script, keys: list[str], args: list[Any]) -> Any:
+    async def run_script(self, script: LuaScript, keys: list[str], args: list[Any]) -> Any:
         return self.redis.run(script.text, keys, args)
 
     def _publish(self, channel: bytes, message: bytes) -> None:

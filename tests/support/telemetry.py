@@ -26,7 +26,7 @@ class RecordingTelemetry:
         self.decisions: list[tuple[str, bool]] = []
         self.evictions: list[str] = []
         self.store_calls: Counter[bool] = Counter()
-        self.answers_unrecorded = 0
+        self.audit_records_missing = 0
         self.audit_events: Counter[str] = Counter()
         self.audit_commits: list[float] = []
         self.audit_failures = 0
@@ -43,8 +43,8 @@ class RecordingTelemetry:
     def store_called(self, seconds: float, *, ok: bool) -> None:
         self.store_calls[ok] += 1
 
-    def unrecorded(self) -> None:
-        self.answers_unrecorded += 1
+    def audit_record_missing(self) -> None:
+        self.audit_records_missing += 1
 
     def link_served(
         self, account: str, groups: frozenset[str], source: LinkSource, times: StageTimes

@@ -9,10 +9,10 @@ from gateway.domain.upstream.verdicts import Verdict
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.telemetry.metrics_contract import (
     BY_NAME,
-    FAMILIES,
+    METRIC_FAMILIES,
     UPSTREAM_OUTCOMES,
-    Kind,
-    page,
+    MetricKind,
+    render_page,
 )
 
 _OF_THE_LIBRARY = ("python_", "process_")
@@ -20,7 +20,7 @@ _PAGE = Path(__file__).parents[2] / "deploy" / "metrics.md"
 
 
 def test_the_page_is_what_the_contract_says() -> None:
-    assert _PAGE.read_text() == page(), "run `make docs`"
+    assert _PAGE.read_text() == render_page(), "run `make docs`"
 
 
 def test_the_code_exports_what_the_contract_names_and_nothing_else() -> None:
@@ -39,8 +39,8 @@ def test_every_outcome_of_a_call_is_in_the_contract() -> None:
 
 
 def test_names_are_in_base_units() -> None:
-    for family in FAMILIES:
-        assert family.name.endswith("_total") == (family.kind is Kind.COUNTER)
+    for family in METRIC_FAMILIES:
+        assert family.name.endswith("_total") == (family.kind is MetricKind.COUNTER)
         assert not family.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours"))
-        assert bool(family.buckets) == (family.kind is Kind.HISTOGRAM)
+        assert bool(family.buckets) == (family.kind is MetricKind.HISTOGRAM)
         assert family.buckets == tuple(sorted(family.buckets))

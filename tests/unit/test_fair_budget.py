@@ -58,7 +58,7 @@ class ScriptedQueue:
     def when_news_comes(self, call: Callable[[News], None]) -> None:
         self.news = call
 
-    def when_available_changes(self, call: Callable[[], None]) -> None:
+    def on_availability_change(self, call: Callable[[], None]) -> None:
         pass
 
     @property

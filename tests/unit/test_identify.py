@@ -92,7 +92,7 @@ async def test_a_proved_token_is_recalled_without_another_proof(
     assert await identify.identify(Secret(token)) is principal
     assert signatures.proofs == ["ann"]
     assert telemetry.identifications == [
-        ("corp", "ok"), ("corp", "remembered"), ("corp", "remembered"),
+        ("corp", "ok"), ("corp", "cached"), ("corp", "cached"),
     ]  # fmt: skip
 
 

@@ -24,8 +24,8 @@ from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.single_flight import SharedFlight
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
-from tests.support.kept_file import FakeKeptFile
 from tests.support.shared_store import FakeSharedStore
+from tests.support.snapshot_file import FakeSnapshotFile
 from tests.support.telemetry import RecordingTelemetry
 
 PROJECT = ProjectId("p")
@@ -59,7 +59,7 @@ class Replica:
         clock: FakeClock,
         store: FakeSharedStore,
         cloud: Cloud,
-        file: FakeKeptFile | None = None,
+        file: FakeSnapshotFile | None = None,
     ) -> None:
         self.clock, self.cloud, self.wanted = clock, cloud, True
         self.exchange = FakeExchange(cloud)
@@ -182,12 +182,12 @@ async def test_a_page_waits_for_budget_that_nobody_needs(
 async def test_what_is_kept_in_a_file_serves_at_the_start(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = FakeKeptFile()
+    file = FakeSnapshotFile()
     first = Replica(clock, store, Cloud(), file)
     await first.keep()
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.times() == "1"
-    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeKeptFile(b"{"))
+    damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeSnapshotFile(b"{"))
     assert damaged.kept.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
         await one.flight.close()
@@ -196,7 +196,7 @@ async def test_what_is_kept_in_a_file_serves_at_the_start(
 async def test_no_look_waits_for_a_file_whose_disk_hangs(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    class Hanging(FakeKeptFile):
+    class Hanging(FakeSnapshotFile):
         async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
@@ -287,7 +287,7 @@ async def test_a_clock_set_back_makes_nothing_live_longer(
 async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = FakeKeptFile()
+    file = FakeSnapshotFile()
     first = Replica(clock, store, Cloud(), file)
     await first.keep()
     clock.step_wall(-60)
@@ -300,7 +300,7 @@ async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
 async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
-    file = FakeKeptFile()
+    file = FakeSnapshotFile()
     first = Replica(clock, store, Cloud(), file)
     await first.keep()
     await clock.advance(400)

@@ -13,7 +13,7 @@ import pytest
 from gateway.domain.model import Logger
 from gateway.domain.trace_context import TraceContext
 from gateway.drivers.telemetry import log as logs
-from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.flow import context
 
 GATEWAY = Path(__file__).parents[2] / "gateway"
@@ -35,7 +35,7 @@ def line() -> dict[str, object]:
 
 def test_a_line_inside_a_request_tells_its_request_and_its_trace() -> None:
     assert not {"request_id", "trace_id"} & line().keys()
-    trace = TracesPassedOn().begin(TraceContext("a" * 32, "b" * 16, 1), "GET")
+    trace = PropagatedTracing().begin(TraceContext("a" * 32, "b" * 16, 1), "GET")
     tokens = context.request_id.set("r-1"), context.trace.set(trace)
     try:
         assert (line()["request_id"], line()["trace_id"]) == ("r-1", "a" * 32)

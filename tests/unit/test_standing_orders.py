@@ -12,8 +12,8 @@ from gateway.domain.overrides import Lifted, Order, RevokedToken, What, kept_fro
 from gateway.flow import active_overrides
 from gateway.flow.active_overrides import ORDERS_MAX, StandingOrders
 from tests.support.clock import FakeClock, settle
-from tests.support.kept_file import FakeKeptFile
 from tests.support.order_store import FakeOrderStore
+from tests.support.snapshot_file import FakeSnapshotFile
 
 NOW = 1_000.0
 HOUR_S = 3_600.0
@@ -42,7 +42,7 @@ def a_store(*orders: Order) -> FakeOrderStore:
 
 def replica(
     store: FakeOrderStore,
-    file: FakeKeptFile | None = None,
+    file: FakeSnapshotFile | None = None,
     *,
     clock: FakeClock | None = None,
     serve_unknown: bool = False,
@@ -57,7 +57,7 @@ def replica(
     )
 
 
-async def known(store: FakeOrderStore, file: FakeKeptFile | None = None) -> StandingOrders:
+async def known(store: FakeOrderStore, file: FakeSnapshotFile | None = None) -> StandingOrders:
     """Return one that was told all by Redis, and whose file holds it."""
     orders = replica(store, file)
     await orders.look()
@@ -107,7 +107,7 @@ async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
 
 
 async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeyed() -> None:
-    store, file = a_store(REVOKED), FakeKeptFile()
+    store, file = a_store(REVOKED), FakeSnapshotFile()
     store.is_away = True
     orders = replica(store, file, none_given=True)
     with pytest.raises(StoreUnavailable):
@@ -122,7 +122,7 @@ async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeye
 
 
 async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
-    store, file = a_store(), FakeKeptFile()
+    store, file = a_store(), FakeSnapshotFile()
     one = await known(store, file)
     store.is_away = True
     assert await give(one, REVOKED) == [False]
@@ -130,18 +130,18 @@ async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
     assert again.known
     assert again.revoked(principal())
     assert file.text is not None
-    assert not replica(store, FakeKeptFile(file.text[:-9])).known
+    assert not replica(store, FakeSnapshotFile(file.text[:-9])).known
 
 
 async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
-    store, file = a_store(), FakeKeptFile()
+    store, file = a_store(), FakeSnapshotFile()
     await known(store, file)
     store.is_away = True
     assert not replica(store, file).revoked(principal())
 
 
 async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_for_all() -> None:
-    store, file = a_store(), FakeKeptFile()
+    store, file = a_store(), FakeSnapshotFile()
     store.is_away = True
     await give(replica(store, file), REVOKED)
     again = replica(store, file)
@@ -159,7 +159,7 @@ async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_
 
 
 async def test_workers_of_one_host_keep_what_each_was_given() -> None:
-    store, file = a_store(), FakeKeptFile()
+    store, file = a_store(), FakeSnapshotFile()
     one, other = await known(store, file), await known(store, file)
     store.is_away = True
     await give(one, REVOKED)
@@ -172,7 +172,7 @@ async def test_workers_of_one_host_keep_what_each_was_given() -> None:
 
 
 async def test_orders_given_at_once_are_all_kept_by_few_writes() -> None:
-    class Counted(FakeKeptFile):
+    class Counted(FakeSnapshotFile):
         writes = 0
 
         async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
@@ -190,7 +190,7 @@ async def test_orders_given_at_once_are_all_kept_by_few_writes() -> None:
 async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Hanging(FakeKeptFile):
+    class Hanging(FakeSnapshotFile):
         async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
@@ -281,7 +281,7 @@ async def test_where_nobody_remembers_there_is_nothing_to_wait_for() -> None:
 
 
 async def test_who_cannot_read_an_order_lets_nobody_in_unless_the_file_told_it() -> None:
-    store, file, clock = a_store(REVOKED), FakeKeptFile(), FakeClock(NOW)
+    store, file, clock = a_store(REVOKED), FakeSnapshotFile(), FakeClock(NOW)
     told_by_file = await known(store, file)
     store.spoil("a")
     new = replica(store, clock=clock)

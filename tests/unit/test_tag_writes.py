@@ -48,7 +48,7 @@ class Parts:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.looks: list[ProjectId] = []
-        self.unrecorded: GatewayError | None = None
+        self.audit_record_missing: GatewayError | None = None
         self.cloud: BaseException | None = None
 
     def current(self, project: ProjectId | None = None) -> Policy | Inventory:
@@ -72,8 +72,8 @@ class Parts:
         return {}
 
     async def record(self, _: object) -> None:
-        if self.unrecorded is not None:
-            raise self.unrecorded
+        if self.audit_record_missing is not None:
+            raise self.audit_record_missing
 
     async def perform(self, *_: object, **__: object) -> Forwarded:
         if self.cloud is not None:
@@ -151,10 +151,10 @@ async def test_a_write_of_tags_asks_for_a_look_whatever_came_of_it(
 
 async def test_what_was_not_sent_asks_for_none() -> None:
     parts = Parts(Policy([ALL], version="v"))
-    parts.unrecorded = JournalUnavailable("full", retry_after_s=1.0)
+    parts.audit_record_missing = JournalUnavailable("full", retry_after_s=1.0)
     with pytest.raises(JournalUnavailable):
         await write(parts)
-    parts.policy, parts.unrecorded = Policy([], version="v"), None
+    parts.policy, parts.audit_record_missing = Policy([], version="v"), None
     with pytest.raises(NotPermitted):
         await write(parts)
     assert parts.looks == []

@@ -9,11 +9,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from gateway.config import settings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
 
-SCRIPT = Script("extend")
+SCRIPT = LuaScript("extend")
 STORE = settings.Store(
     redis=settings.RedisServer(url="redis://nowhere"),
     seal_keys=(Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),),
@@ -63,7 +63,7 @@ def test_a_call_that_fails_during_a_probe_does_not_make_the_heartbeat_spin() -> 
         server = Server()
         valkey, _ = a_valkey(server)
         valkey._lost = CountedEvent()
-        beating = asyncio.create_task(valkey.keep_heartbeat())
+        beating = asyncio.create_task(valkey.run_heartbeat())
         await asyncio.sleep(0.1)
         server.takes_s = 0.08
         await asyncio.sleep(0.42)  # the next probe is on its way
@@ -84,7 +84,7 @@ def test_a_lost_server_is_found_within_a_fraction_of_a_second() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, telemetry = a_valkey(server)
-        beating = asyncio.create_task(valkey.keep_heartbeat())
+        beating = asyncio.create_task(valkey.run_heartbeat())
         await asyncio.sleep(20.0)
         server.there = False
         await asyncio.sleep(5.0)
@@ -102,7 +102,7 @@ def test_a_server_that_comes_and_goes_is_asked_less_and_less_often() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, telemetry = a_valkey(server)
-        beating = asyncio.create_task(valkey.keep_heartbeat())
+        beating = asyncio.create_task(valkey.run_heartbeat())
         for _ in range(200):
             await asyncio.sleep(0.1)
             if valkey.available:

@@ -191,7 +191,7 @@ async def test_an_outcome_that_cannot_be_written_is_missed_and_the_answer_leaves
 ) -> None:
     scene.unwritable["write_outcome"] = FULL
     assert await scene.asks() is DONE
-    assert scene.telemetry.answers_unrecorded == 1
+    assert scene.telemetry.audit_records_missing == 1
     scene.unwritable.clear()
     scene.sendings = Sendings()
     assert await scene.asks() is DONE

@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.domain.errors import NotPermitted
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.edge.public import handler as public_handler
 from gateway.edge.public.handler import PublicHandler, PublicServer
 from gateway.flow.caller_limits import CallerLimits
@@ -49,7 +49,7 @@ async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> P
         SystemClock(),
         deadline_s=5.0,
         count_request=lambda *_: None,
-        tracing=TracesPassedOn(),
+        tracing=PropagatedTracing(),
         hit_log_share=None,
         count_unlogged=lambda: None,
         write_line=lambda _: None,

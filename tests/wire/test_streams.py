@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.telemetry.trace_propagation import TracesPassedOn
+from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.edge.public import forwarded_response
 from gateway.edge.public.handler import PublicHandler, PublicServer
 from gateway.flow.caller_limits import CallerLimits
@@ -90,7 +90,7 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
         SystemClock(),
         deadline_s=5.0,
         count_request=edge.count_request,
-        tracing=TracesPassedOn(),
+        tracing=PropagatedTracing(),
         hit_log_share=None,
         count_unlogged=lambda: None,
         write_line=lambda line: edge.lines.append(orjson.loads(line)),

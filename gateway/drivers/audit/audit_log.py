@@ -250,11 +250,11 @@ class AuditTrail:
             except JournalUnavailable as failure:
                 self._telemetry.audit_failed()
                 if self._durable:
-                    log.error("audit_not_durable", extra={"error": str(failure)})  # noqa: TRY400
+                    log.error("audit_write_failed", extra={"error": str(failure)})  # noqa: TRY400
                 self._durable = False
                 raise
         if not self._durable:
-            log.warning("audit_durable_again")
+            log.warning("audit_write_recovered")
         self._durable = True
         self._tell(committed)
 

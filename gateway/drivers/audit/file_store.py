@@ -36,7 +36,7 @@ from gateway.drivers.audit.reader import (
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
 from gateway.drivers.audit.retention import Retention
 from gateway.drivers.files.durable import sync_directory
-from gateway.drivers.host.worker_thread import OwnThread
+from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.flow.ports import Clock
 
 log = logging.getLogger("gateway.audit")
@@ -62,7 +62,7 @@ class FileStore:
 
     def __init__(self, files: "ChainFiles") -> None:
         self._files = files
-        self._thread = OwnThread("audit")
+        self._thread = WorkerThread("audit")
 
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
@@ -295,11 +295,11 @@ class ChainFiles:
         self.disk_free = disk.f_bavail / disk.f_blocks if disk.f_blocks else 1.0
         found = os.fstat(self._fd)
         if not is_at(segment_file(self._place, self._stand.number), found):
-            log.error("audit_segment_gone", extra={"directory": str(self._place)})
+            log.error("audit_segment_missing", extra={"directory": str(self._place)})
             self._lost = self._stand.head
             self._let_go()
         elif found.st_size != self._size and not self._has_more:
-            log.error("audit_segment_altered", extra={"directory": str(self._place)})
+            log.error("audit_segment_modified", extra={"directory": str(self._place)})
             self._size = found.st_size
 
     def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
@@ -381,7 +381,7 @@ class ChainFiles:
             raise
         self._lost = beginning("")
         log.info(
-            "audit_trail_opened", extra={"directory": str(place), "head": str(self._stand.head)}
+            "audit_chain_opened", extra={"directory": str(place), "head": str(self._stand.head)}
         )
 
     def _beside(self) -> list[Neighbour]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
-from gateway.drivers.host.worker_thread import OwnThread
+from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.telemetry.line_writer import LineDescriptor
 from gateway.flow.ports import Clock
 
@@ -19,7 +19,7 @@ class LineStore:
     def __init__(self, descriptor: int, clock: Clock) -> None:
         self._descriptor = LineDescriptor(descriptor)
         self._clock = clock
-        self._thread = OwnThread("audit")
+        self._thread = WorkerThread("audit")
         self._is_open = False
 
     async def commit(

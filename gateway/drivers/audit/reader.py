@@ -141,6 +141,6 @@ def _named(key: object) -> str:
 def tell_unreadable(place: Path, unreadable: ChainUnreadable) -> None:
     extra = {"directory": str(place), "error": str(unreadable)}
     if isinstance(unreadable, KeyDiffers):
-        log.warning("audit_chain_of_another_key", extra=extra)
+        log.warning("audit_chain_key_mismatch", extra=extra)
     else:
         log.error("audit_chain_unreadable", extra=extra)

@@ -28,14 +28,14 @@ from gateway.domain.audit.chain import (
 )
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from gateway.flow.ports import Clock
 
 log = logging.getLogger("gateway.audit")
 
-_APPEND = Script("audit_append")
-_READ = Script("audit_read")
-_TRIM = Script("audit_trim")
+_APPEND = LuaScript("audit_append")
+_READ = LuaScript("audit_read")
+_TRIM = LuaScript("audit_trim")
 _STATE_LIFE_MS = 366 * 86_400_000
 """How long after its last line it is known where a chain stands: a process may be idle."""
 _SEGMENT_AGE_MAX_S = 86_400.0
@@ -138,7 +138,7 @@ class AuditStream:
                 _READ,
                 [self.name],
                 [after, _LOOKED_AT_ONCE, older_than_ms, *holding],
-                even_if_away=True,
+                even_if_unavailable=True,
             )
             if not after:
                 return
@@ -161,7 +161,7 @@ class AuditStream:
         """Forget some thousand lines at most; return how many."""
         forgotten_ms = self._keep_ms + _TOLD_BEFORE_MS if self._keep_ms else 0
         self.bytes, old, crowded = await self._valkey.run_script(
-            _TRIM, [self.name], [forgotten_ms, self._bytes_max], even_if_away=True
+            _TRIM, [self.name], [forgotten_ms, self._bytes_max], even_if_unavailable=True
         )
         if crowded and not self._is_full:
             self._is_full = True
@@ -245,7 +245,7 @@ class StreamStore:
             await self._stream.append(before.chain, before.seq, lines)
         except ChainBehind as behind:
             log.error(  # noqa: TRY400 - the text says it all
-                "audit_stream_lost_lines", extra={"head": str(before), "stands": behind.stands}
+                "audit_stream_lines_lost", extra={"head": str(before), "stands": behind.stands}
             )
             self._lost = before
             self._begin(beginning(secrets.token_hex(8)))
@@ -329,7 +329,7 @@ class StreamFollower:
         if len(self._backlog) > self._backlog_max:
             if not self._is_behind:
                 self._is_behind = True
-                log.error("audit_stream_behind", extra={"backlog": self._backlog_max})
+                log.error("audit_stream_lagging", extra={"backlog": self._backlog_max})
             while len(self._backlog) > self._backlog_max:
                 self._backlog.popleft()
         self._filled.set()
@@ -381,7 +381,7 @@ class StreamFollower:
     async def _replay(self, chain: str, stands: int, until: int) -> None:
         """Append the lines between, as far as they are still there; what is not is told."""
         where: dict[str, object] = {"chain": chain, "after": stands, "through": until}
-        log.warning("audit_stream_catches_up", extra=where)
+        log.warning("audit_stream_catchup_started", extra=where)
         kept = self._lines_after(chain, stands)
         missing = until - stands
         try:
@@ -399,7 +399,7 @@ class StreamFollower:
         except (OSError, ValueError) as error:
             where["error"] = type(error).__name__
         if missing:
-            log.error("audit_stream_lost_lines", extra={**where, "missing": missing})
+            log.error("audit_stream_lines_lost", extra={**where, "missing": missing})
 
 
 def _take(lines: Iterator[bytes], count: int) -> list[bytes]:

@@ -66,7 +66,7 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _ServiceToken:
     secret: Secret
     expires_at: float
     """Seconds since the epoch."""
@@ -99,7 +99,7 @@ class PasswordCredential:
         self._clock = clock
         self._telemetry = telemetry
         self._jitter = jitter
-        self._token: _Token | None = None
+        self._token: _ServiceToken | None = None
         # A changed password is another login: it is tried at once, whatever became of the old.
         identity = f"{login.user}\0{login.domain}\0{login.password.reveal()}"
         self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -156,8 +156,8 @@ class PasswordCredential:
                 await self._clock.sleep(max(1.0, pause_s))
 
     async def _obtain(
-        self, deadline: float, *, unusable: _Token | None
-    ) -> tuple[_Token, LinkSource]:
+        self, deadline: float, *, unusable: _ServiceToken | None
+    ) -> tuple[_ServiceToken, LinkSource]:
         self._raise_if_closed()
         held = await self._shared.obtain(
             f"token:{self._account}:{self._project}:{self._fingerprint}",
@@ -214,7 +214,9 @@ class PasswordCredential:
         if token is None or left_s <= 0:
             return self._refused(answer)
         self._telemetry.service_login(self._account, "ok")
-        log.info("service_login", extra={"account": self._account, "project": self._project})
+        log.info(
+            "service_login_succeeded", extra={"account": self._account, "project": self._project}
+        )
         return Fetched(token.value, self._clock.monotonic() + left_s - _spare_s(left_s))
 
     async def _ask_iam(self) -> UpstreamAnswer:
@@ -255,7 +257,7 @@ class PasswordCredential:
         pause_s *= 0.75 + 0.5 * self._jitter()
         self._failures += 1
         self._close(why, until=self._clock.monotonic() + pause_s)
-        self._telemetry.service_login(self._account, "away")
+        self._telemetry.service_login(self._account, "unavailable")
         log.warning(
             "service_login_failed",
             extra={"account": self._account, "error": error, "reason": why},
@@ -276,7 +278,7 @@ class PasswordCredential:
             retry_after_s=left_s,
         )
 
-    def _left_s(self, token: _Token) -> float:
+    def _left_s(self, token: _ServiceToken) -> float:
         return token.expires_at - self._clock.now()
 
     def _renew_before_s(self) -> float:
@@ -362,7 +364,7 @@ class TokenFileCredential:
         if now - self._told_at < _LOOK_AT_FILE_EVERY_S:
             return  # each request that the cloud refuses looks, too
         self._told_at = now
-        self._telemetry.service_login(self._account, "away")
+        self._telemetry.service_login(self._account, "unavailable")
         extra = {"account": self._account, "file": str(self._file)}
         log.warning("token_file_unreadable", extra=extra)
 
@@ -408,7 +410,7 @@ def _login_request(login: PasswordLogin, project: str) -> UpstreamRequest:
     )
 
 
-def _token_of(answer: UpstreamAnswer) -> _Token | None:
+def _token_of(answer: UpstreamAnswer) -> _ServiceToken | None:
     if answer.status != 201:
         return None
     text = answer.headers.get("x-subject-token", "")
@@ -419,7 +421,7 @@ def _token_of(answer: UpstreamAnswer) -> _Token | None:
     return _token_from(orjson.dumps({"token": text, "expires_at": expires}))
 
 
-def _token_from(value: bytes) -> _Token | None:
+def _token_from(value: bytes) -> _ServiceToken | None:
     try:
         kept: dict[str, Any] = orjson.loads(value)
         text, expires = kept["token"], kept["expires_at"]
@@ -428,4 +430,4 @@ def _token_from(value: bytes) -> _Token | None:
         return None
     if at.tzinfo is None or not _TOKEN.fullmatch(text):
         return None
-    return _Token(Secret(text), at.timestamp(), value)
+    return _ServiceToken(Secret(text), at.timestamp(), value)

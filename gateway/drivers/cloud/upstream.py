@@ -12,7 +12,7 @@ from gateway import __version__
 from gateway.config.settings import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamAnswer, UpstreamRequest
-from gateway.drivers.network.connection_errors import why
+from gateway.drivers.network.connection_errors import describe_error
 
 _HEADER_BYTES_MAX = 65_536  # tokens of the cloud's IAM have tens of kilobytes (dossier 3.1)
 _CHUNK_BYTES = 65_536
@@ -119,7 +119,9 @@ class AioUpstream:
                     auto_decompress=False,
                 )
                 if response.status in _WITH_CONTENT:
-                    return UpstreamAnswer(response.status, response.headers, b"", _Body(response))
+                    return UpstreamAnswer(
+                        response.status, response.headers, b"", _ResponseBody(response)
+                    )
                 async with response:
                     body = self._decoded(response, await self._read(response))
                     return UpstreamAnswer(response.status, response.headers, body)
@@ -146,7 +148,7 @@ class AioUpstream:
         return bytes(body)
 
 
-class _Body:
+class _ResponseBody:
     """Implements model.BodyStream."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -171,7 +173,7 @@ def _translated() -> Iterator[None]:
             raise _not_connected("no connection in time") from None
         raise UpstreamSlow("no answer in time") from None
     except aiohttp.ClientConnectorError as error:
-        raise _not_connected(f"no connection: {why(error.os_error)}") from None
+        raise _not_connected(f"no connection: {describe_error(error.os_error)}") from None
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
         raise _unreachable(f"the connection broke: {type(error).__name__}") from None
     except (aiohttp.ClientError, ValueError) as error:

@@ -22,7 +22,7 @@ _UNRECORDED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _PolicyFileContent:
     """What was in the file at one look, so that a policy bears the digest of its own text."""
 
     at: float
@@ -61,7 +61,7 @@ class PolicyFile:
         try:
             self._put_in_force(self._accepted(found))
         except MistakesFound as refusal:
-            if (left := handover.find(self._left_as)) is None:
+            if (left := handover.get(self._handover_name)) is None:
                 raise
             self._put_in_force(self._policy_of(left.text))
             self._refuse(refusal)
@@ -102,7 +102,7 @@ class PolicyFile:
         self._to_record("policy_loaded", f"{self._policy.size} rules")
         await self._record_all()
 
-    async def _take(self, found: _Found) -> bool:
+    async def _take(self, found: _PolicyFileContent) -> bool:
         try:
             policy = await asyncio.to_thread(self._accepted, found)
         except MistakesFound as refusal:
@@ -132,7 +132,7 @@ class PolicyFile:
             return
         if len(self._unrecorded) >= _UNRECORDED_MAX:
             self._unrecorded.popleft()
-            self._telemetry.unrecorded()
+            self._telemetry.audit_record_missing()
         self._unrecorded.append(
             AuditRecord(
                 event=event,
@@ -152,24 +152,24 @@ class PolicyFile:
                     return  # the next look tries again
                 self._unrecorded.popleft()
 
-    def _look(self) -> _Found:
+    def _look(self) -> _PolicyFileContent:
         at = self._clock.monotonic()
         try:
             content = read(self._file)
         except MistakesFound as unreadable:
-            return _Found(at, "", unreadable=unreadable)
-        return _Found(at, _digest(content), content)
+            return _PolicyFileContent(at, "", unreadable=unreadable)
+        return _PolicyFileContent(at, _digest(content), content)
 
-    def _accepted(self, found: _Found) -> Policy:
+    def _accepted(self, found: _PolicyFileContent) -> Policy:
         """Return the policy of a text that is good, and leave that to the workers after this."""
         if found.unreadable is not None:
             raise found.unreadable
         policy = self._policy_of(found.content)
-        self._handover.leave(self._left_as, found.content, at=found.at)
+        self._handover.put(self._handover_name, found.content, at=found.at)
         return policy
 
     @property
-    def _left_as(self) -> str:
+    def _handover_name(self) -> str:
         return f"policy {self._file}"
 
     def _policy_of(self, content: bytes) -> Policy:

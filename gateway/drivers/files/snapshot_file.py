@@ -16,12 +16,10 @@ from gateway.drivers.files.durable import sync_directory
 _HANGS_AFTER_S: Final = 2.0
 
 
-class FileOnDisk:
-    def __init__(self, file: Path, log: Logger, *, failed: str, mode: int) -> None:
-        """`failed` is the event that is logged where the disk does not take it."""
+class AtomicSnapshotFile:
+    def __init__(self, file: Path, log: Logger, *, mode: int) -> None:
         self._file = file
         self._log = log
-        self._failed = failed
         self._mode = mode
         # A disk that hangs takes none of the threads that everything else is read in.
         self._thread = ThreadPoolExecutor(1, "kept file")
@@ -43,7 +41,7 @@ class FileOnDisk:
             self._tell(error.strerror)
 
     def _tell(self, error: str | None) -> None:
-        self._log.warning(self._failed, extra={"file": self._file.name, "error": error})
+        self._log.warning("snapshot_write_failed", extra={"file": self._file.name, "error": error})
 
     def _replace(self, made_of: Callable[[bytes | None], bytes]) -> None:
         with self._alone():

@@ -20,13 +20,13 @@ _LEFT_MAX: Final = 1_000
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
-class Left(msgspec.Struct, frozen=True):
+class HandoverEntry(msgspec.Struct, frozen=True):
     at: float
     """Monotonic seconds, which are the same for all processes of a host."""
     text: bytes
 
 
-_ALL: Final = msgspec.msgpack.Decoder(dict[str, Left])
+_ALL: Final = msgspec.msgpack.Decoder(dict[str, HandoverEntry])
 
 
 class Handover:
@@ -35,17 +35,17 @@ class Handover:
         self._memory = _memory()
         self._own_threads = Lock()
 
-    def leave(self, name: str, text: bytes, *, at: float) -> None:
+    def put(self, name: str, text: bytes, *, at: float) -> None:
         """Leave what was so at that instant, unless something later is there."""
         with self._alone():
             left = self._read()
             if name in left and left[name].at >= at:
                 return
-            left[name] = Left(at, text)
+            left[name] = HandoverEntry(at, text)
             latest = sorted(left.items(), key=lambda item: item[1].at)[-_LEFT_MAX:]
             self._write(msgspec.msgpack.encode(dict(latest)))
 
-    def find(self, name: str) -> Left | None:
+    def get(self, name: str) -> HandoverEntry | None:
         with self._alone():
             return self._read().get(name)
 
@@ -59,7 +59,7 @@ class Handover:
             finally:
                 fcntl.lockf(self._memory, fcntl.LOCK_UN)
 
-    def _read(self) -> dict[str, Left]:
+    def _read(self) -> dict[str, HandoverEntry]:
         content = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
         digest, text = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         # Whoever was killed in the middle of writing has left nothing.

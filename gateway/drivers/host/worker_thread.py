@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class OwnThread:
+class WorkerThread:
     """An executor's hand-over costs twice as much, and would wait for a hung call at the end."""
 
     def __init__(self, name: str) -> None:

@@ -68,7 +68,7 @@ class IssuerKeys:
         self._asked = asyncio.Event()
         self._may_ask_at = clock.monotonic()
         self._handover = handover
-        if (left := handover.find(self._left_as)) is not None:
+        if (left := handover.get(self._handover_name)) is not None:
             with suppress(KeysUnusable):  # by an issuer's settings that have changed since
                 self._keys = self._keys_in(left.text)
                 self._confirmed_at = left.at
@@ -169,7 +169,7 @@ class IssuerKeys:
                 await self._clock.sleep(wait_s)
             if self._keys and not self.loaded:
                 # Tokens that were proved with them are forgotten also.
-                log.error("keys_dropped", extra={"issuer": self._issuer.name})
+                log.error("keys_expired", extra={"issuer": self._issuer.name})
                 self._keys = frozenset()
                 self._on_rotation(self._issuer.name)
             await self.try_refresh()
@@ -224,11 +224,11 @@ class IssuerKeys:
         began_at = self._clock.monotonic()
         text = await self._published(source)
         keys = self._keys_in(text)
-        await asyncio.to_thread(self._handover.leave, self._left_as, text, at=began_at)
+        await asyncio.to_thread(self._handover.put, self._handover_name, text, at=began_at)
         return keys
 
     @property
-    def _left_as(self) -> str:
+    def _handover_name(self) -> str:
         """Its source included: what another address published are not this one's keys."""
         return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
 
@@ -281,7 +281,7 @@ class IssuerKeys:
         return bytes(body)
 
 
-async def load_first(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
+async def load_initial_keys(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
     """Wait for the keys that are not known yet, but not long: one that is away stops nobody."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):

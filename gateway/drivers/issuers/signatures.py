@@ -28,7 +28,7 @@ _JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+["\\]?', re.DOTALL)
 _BRACKET: Final = re.compile(r"[\[\]{}]")
 
 
-class Keys(Protocol):
+class VerificationKeys(Protocol):
     """The verification keys of one issuer."""
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ class TrustedIssuer:
     """The issuer's name in our config."""
     iss: str
     algorithms: frozenset[str]
-    keys: Keys
+    keys: VerificationKeys
 
 
 class JwtSignatures:
@@ -55,7 +55,7 @@ class JwtSignatures:
         }
 
     async def verify(self, caller_jwt: Secret) -> VerifiedToken:
-        token = _Parsed(caller_jwt.reveal())
+        token = _CompactJws(caller_jwt.reveal())
         iss = token.claims.get("iss")
         issuer = self._issuers.get(iss) if isinstance(iss, str) else None
         if issuer is None:
@@ -67,7 +67,7 @@ class JwtSignatures:
             raise
         return VerifiedToken(issuer.name, token.header, token.claims)
 
-    async def _check_signature(self, token: "_Parsed", issuer: TrustedIssuer) -> None:
+    async def _check_signature(self, token: "_CompactJws", issuer: TrustedIssuer) -> None:
         name = token.header.get("alg")
         if not isinstance(name, str) or name not in issuer.algorithms:
             raise NotAuthenticated(Rejection.ALGORITHM, "alg is not allowed for this issuer")
@@ -80,7 +80,7 @@ class JwtSignatures:
             raise NotAuthenticated(Rejection.SIGNATURE, "not signed by the key that it names")
 
 
-class _Parsed:
+class _CompactJws:
     """A compact JWS (RFC 7515, 7.1), taken apart. Nothing in it is proved."""
 
     __slots__ = ("claims", "header", "signature", "signed")

@@ -11,7 +11,7 @@ import ssl
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
-def why(error: OSError) -> str:
+def describe_error(error: OSError) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not accepted: {error.verify_message}"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 Address = tuple[str, int]
 
 
-def passed_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket]:
+def inherited_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket]:
     """Take them over, by address; our own children are not to have them."""
     passed = {}
     for descriptor in descriptors:

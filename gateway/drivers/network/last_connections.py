@@ -24,7 +24,7 @@ _PROGRAM: Final = (
 )
 
 
-def begin_no_more(listening: socket.socket) -> bool:
+def drop_new_handshakes(listening: socket.socket) -> bool:
     """Drop connection attempts to this socket in all processes; False where it cannot be done."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in _PROGRAM))
     program = struct.pack("@HP", len(_PROGRAM), ctypes.addressof(code))

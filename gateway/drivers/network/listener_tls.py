@@ -20,13 +20,13 @@ _LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Validity:
+class CertificateValidity:
     """When all certificates of a chain are good, in seconds since the epoch."""
 
     begins_at: float
     ends_at: float
 
-    def flaw(self, now: float) -> str:
+    def problem(self, now: float) -> str:
         """Say what is wrong with the dates; empty when nothing is."""
         if now < self.begins_at:
             return f"is not valid before {iso(self.begins_at)}"
@@ -35,10 +35,10 @@ class Validity:
         return ""
 
 
-def validity(certificate_file: Path) -> Validity:
+def validity(certificate_file: Path) -> CertificateValidity:
     """Read the dates of the chain; raises ValueError, OSError."""
     chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
-    return Validity(
+    return CertificateValidity(
         max(one.not_valid_before_utc.timestamp() for one in chain),
         min(one.not_valid_after_utc.timestamp() for one in chain),
     )
@@ -57,10 +57,10 @@ class ServedCertificate:
         self._clock = clock
         self._loaded = self._refused = _digest(tls)
         context, dates = _load(tls)
-        if flaw := dates.flaw(clock.now()):
-            log.error("certificate_out_of_date", extra={"listener": listener, "flaw": flaw})
+        if problem := dates.problem(clock.now()):
+            log.error("certificate_date_invalid", extra={"listener": listener, "problem": problem})
         self.expires_at = dates.ends_at
-        self.context = _Front(ssl.PROTOCOL_TLS_SERVER)
+        self.context = _ReloadableContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.in_force = context
 
     def is_in_force(self, context: ssl.SSLContext) -> bool:
@@ -74,9 +74,9 @@ class ServedCertificate:
         """
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
-            await self.look()
+            await self.reload_if_changed()
 
-    async def look(self) -> None:
+    async def reload_if_changed(self) -> None:
         """Take over what the files hold now, unless it is what is in force, or bad."""
         found = await asyncio.to_thread(_digest, self._tls)
         if found == self._loaded:
@@ -98,7 +98,7 @@ class ServedCertificate:
         log.info("certificate_loaded", extra=told)
 
 
-class _Front(ssl.SSLContext):
+class _ReloadableContext(ssl.SSLContext):
     """What the event loop keeps for a listener; each handshake gets the context of its moment.
 
     A fresh context behind it, and not other files into the same one: OpenSSL keeps a certificate
@@ -111,7 +111,7 @@ class _Front(ssl.SSLContext):
         return self.in_force.wrap_bio(*args, **options)
 
 
-def _load(tls: ListenerTls) -> tuple[ssl.SSLContext, Validity]:
+def _load(tls: ListenerTls) -> tuple[ssl.SSLContext, CertificateValidity]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -126,10 +126,10 @@ def _load(tls: ListenerTls) -> tuple[ssl.SSLContext, Validity]:
     return context, validity(tls.certificate_file)
 
 
-def _load_good(tls: ListenerTls, now: float) -> tuple[ssl.SSLContext, Validity]:
+def _load_good(tls: ListenerTls, now: float) -> tuple[ssl.SSLContext, CertificateValidity]:
     context, dates = _load(tls)
-    if flaw := dates.flaw(now):
-        raise ValueError(f"{tls.certificate_file} {flaw}")
+    if problem := dates.problem(now):
+        raise ValueError(f"{tls.certificate_file} {problem}")
     return context, dates
 
 

@@ -23,7 +23,12 @@ from prometheus_client.utils import floatToGoString
 from gateway import __version__
 from gateway.domain.errors import Rejection
 from gateway.domain.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
-from gateway.drivers.telemetry.metrics_contract import BY_NAME, FAMILIES, UPSTREAM_OUTCOMES, Kind
+from gateway.drivers.telemetry.metrics_contract import (
+    BY_NAME,
+    METRIC_FAMILIES,
+    UPSTREAM_OUTCOMES,
+    MetricKind,
+)
 
 _STAGES = tuple((stage,) for stage in StageTimes._fields)
 _OTHER_TEAM = "other"
@@ -43,16 +48,16 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         counters: dict[str, _Counter] = {}
         histograms: dict[str, _Histogram] = {}
-        for family in FAMILIES:
+        for family in METRIC_FAMILIES:
             name, labels = family.name, tuple(family.labels)
             match family.kind:
-                case Kind.COUNTER:
+                case MetricKind.COUNTER:
                     counters[name] = _Counter(name, family.text, labels, registry=registry)
-                case Kind.HISTOGRAM:
+                case MetricKind.HISTOGRAM:
                     histograms[name] = _Histogram(
                         name, family.text, labels, registry=registry, buckets=family.buckets
                     )
-                case Kind.GAUGE:
+                case MetricKind.GAUGE:
                     self._gauges[name] = Gauge(name, family.text, labels, registry=registry)
         self._counters = counters
         self._requests = counters["gateway_requests_total"]
@@ -154,8 +159,8 @@ class Metrics:
     def audit_failed(self) -> None:
         self._count("gateway_audit_failures_total")
 
-    def unrecorded(self) -> None:
-        self._count("gateway_audit_unrecorded_total")
+    def audit_record_missing(self) -> None:
+        self._count("gateway_audit_records_missing_total")
 
     def loop_late(self, seconds: float) -> None:
         self._loop_lag.observe((), seconds)
@@ -197,7 +202,7 @@ class Metrics:
         for name, *values in (
             ("gateway_identifications_total", [*issuers, "unknown"], refused),
             ("gateway_key_refreshes_total", issuers, ("ok", "failed")),
-            ("gateway_service_logins_total", accounts, ("ok", "refused", "away")),
+            ("gateway_service_logins_total", accounts, ("ok", "refused", "unavailable")),
             ("gateway_links_total", accounts, sources),
             ("gateway_link_renewals_total", accounts, ("ok",)),
             ("gateway_evictions_total", ("link", "token")),

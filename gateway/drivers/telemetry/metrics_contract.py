@@ -25,15 +25,15 @@ UPSTREAM_OUTCOMES: Final = (
 )  # fmt: skip
 
 
-class Kind(Enum):
+class MetricKind(Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    kind: Kind
+class MetricFamily:
+    kind: MetricKind
     name: str
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Family:
         for unit in ("timestamp_seconds", "seconds"):
             if self.name.removesuffix("_total").endswith(f"_{unit}"):
                 return "seconds since the epoch" if unit == "timestamp_seconds" else unit
-        return "calls a second" if self.name.startswith("gateway_budget_ceiling") else ""
+        return "calls a second" if self.name.startswith("gateway_budget_rate_ceiling") else ""
 
 
 _ACCOUNT: Final = {"account": "accounts of the config"}
@@ -55,19 +55,19 @@ _BUDGET: Final = {**_ACCOUNT, "budget": "console, iam"}
 _LISTENER: Final = {"listener": "public, admin"}
 
 
-def _counter(name: str, text: str, **labels: str) -> Family:
-    return Family(Kind.COUNTER, name, text, labels)
+def _counter(name: str, text: str, **labels: str) -> MetricFamily:
+    return MetricFamily(MetricKind.COUNTER, name, text, labels)
 
 
-def _gauge(name: str, text: str, **labels: str) -> Family:
-    return Family(Kind.GAUGE, name, text, labels)
+def _gauge(name: str, text: str, **labels: str) -> MetricFamily:
+    return MetricFamily(MetricKind.GAUGE, name, text, labels)
 
 
-def _histogram(name: str, text: str, buckets: tuple[float, ...], **labels: str) -> Family:
-    return Family(Kind.HISTOGRAM, name, text, labels, buckets)
+def _histogram(name: str, text: str, buckets: tuple[float, ...], **labels: str) -> MetricFamily:
+    return MetricFamily(MetricKind.HISTOGRAM, name, text, labels, buckets)
 
 
-FAMILIES: Final = (
+METRIC_FAMILIES: Final = (
     _counter(
         "gateway_requests_total",
         "Answers to callers.",
@@ -79,8 +79,8 @@ FAMILIES: Final = (
         "gateway_request_duration_seconds",
         "From a request's headers to its answer.",
         _TO_THE_DEADLINE,
-        answer="link (console links, given or 5xx), refused (console links, 4xx), forwarded (other"
-        " operations), other",
+        response="link (console links, given or 5xx), refused (console links, 4xx), forwarded "
+        "(other operations), other",
     ),
     _histogram(
         "gateway_stage_duration_seconds",
@@ -92,7 +92,7 @@ FAMILIES: Final = (
         "gateway_identifications_total",
         "Credentials of callers that were judged.",
         issuer="issuers of the config; `unknown` where none is named",
-        outcome="ok, remembered, keys_unavailable, or why it was refused",
+        outcome="ok, cached, keys_unavailable, or why it was refused",
     ),
     _counter(
         "gateway_decisions_total",
@@ -122,8 +122,8 @@ FAMILIES: Final = (
         "What was forgotten before its end because memory is full (`memory` in the config).",
         kind="link, token",
     ),
-    _gauge("gateway_links_held", "Links that this process holds."),
-    _gauge("gateway_tokens_held", "Verified tokens that this process remembers."),
+    _gauge("gateway_links_cached", "Links that this process holds."),
+    _gauge("gateway_tokens_cached", "Verified tokens that this process remembers."),
     _gauge("gateway_fetches_in_flight", "Shared fetches that this process takes part in."),
     _histogram(
         "gateway_upstream_duration_seconds",
@@ -148,7 +148,7 @@ FAMILIES: Final = (
         "Slots that came too late, or into a pause, to be used.",
         **_BUDGET,
     ),
-    _gauge("gateway_budget_ceiling", "Calls a second that operators allow.", **_BUDGET),
+    _gauge("gateway_budget_rate_ceiling", "Calls a second that operators allow.", **_BUDGET),
     _gauge(
         "gateway_budget_rate", "Calls a second that the cloud takes, as far as learned.", **_BUDGET
     ),
@@ -158,16 +158,18 @@ FAMILIES: Final = (
     _gauge(
         "gateway_budget_queue_length", "Calls that wait, over all replicas in sight.", **_BUDGET
     ),
-    _gauge("gateway_budget_alone", "1 while this process keeps to its own share.", **_BUDGET),
+    _gauge(
+        "gateway_budget_local_fallback", "1 while this process keeps to its own share.", **_BUDGET
+    ),
     _gauge(
         "gateway_breaker_open", "1 while calls are suspended, 0.5 while one probes.", **_ACCOUNT
     ),
     _counter("gateway_breaker_opened_total", "Times that calls were suspended.", **_ACCOUNT),
     _counter(
         "gateway_service_logins_total",
-        "Logins to the cloud's IAM, and looks at a token file that found no token (away).",
+        "Logins to the cloud's IAM, and looks at a token file that found no token (unavailable).",
         **_ACCOUNT,
-        outcome="ok, refused, away",
+        outcome="ok, refused, unavailable",
     ),
     _gauge(
         "gateway_service_login_refused",
@@ -250,7 +252,7 @@ FAMILIES: Final = (
     ),
     _counter("gateway_audit_failures_total", "Groups of records that could not be written."),
     _counter(
-        "gateway_audit_unrecorded_total",
+        "gateway_audit_records_missing_total",
         "Records that are missing of what was done all the same: of any answer, where operators "
         "chose so (`when_unwritable: serve`); else of what became of a write.",
     ),
@@ -310,10 +312,10 @@ FAMILIES: Final = (
     ),
 )
 
-BY_NAME: Final = {family.name: family for family in FAMILIES}
+BY_NAME: Final = {family.name: family for family in METRIC_FAMILIES}
 
 
-def page() -> str:
+def render_page() -> str:
     """Return deploy/metrics.md."""
     rows = [
         "# Metrics",
@@ -328,7 +330,7 @@ def page() -> str:
         "| metric | type | unit | labels | meaning |",
         "|---|---|---|---|---|",
     ]
-    for family in FAMILIES:
+    for family in METRIC_FAMILIES:
         labels = "; ".join(f"`{name}`: {values}" for name, values in family.labels.items())
         rows.append(
             f"| `{family.name}` | {family.kind.value} | {family.unit} | {labels} | {family.text} |"
@@ -341,7 +343,7 @@ def page() -> str:
     ]
     rows += [
         f"- `{family.name}`: {', '.join(map(str, family.buckets))}"
-        for family in FAMILIES
+        for family in METRIC_FAMILIES
         if family.buckets
     ]
     rows += ["", "`process_*` and `python_*` are those of prometheus-client.", ""]

@@ -9,15 +9,15 @@ from gateway.domain.model import Headers
 from gateway.domain.trace_context import TraceContext
 
 
-class TracesPassedOn:
+class PropagatedTracing:
     records = False
 
-    def begin(self, came: TraceContext | None, method: str) -> "_PassedOn | None":
+    def begin(self, came: TraceContext | None, method: str) -> "_PropagatedTrace | None":
         del method
-        return None if came is None else _PassedOn(came)
+        return None if came is None else _PropagatedTrace(came)
 
 
-class _PassedOn:
+class _PropagatedTrace:
     """Implements ports.Trace."""
 
     __slots__ = ("_came",)
@@ -37,15 +37,15 @@ class _PassedOn:
         pass
 
     @contextmanager
-    def call(self, name: str, *, method: str, account: str) -> Iterator["_Call"]:
+    def call(self, name: str, *, method: str, account: str) -> Iterator["_PropagatedCall"]:
         del name, method, account
-        yield _Call(self._came.child(secrets.token_hex(8)).headers)
+        yield _PropagatedCall(self._came.child(secrets.token_hex(8)).headers)
 
     def end(self, facts: Mapping[str, Any]) -> None:
         pass
 
 
-class _Call:
+class _PropagatedCall:
     __slots__ = ("headers",)
 
     def __init__(self, headers: Headers) -> None:

@@ -69,7 +69,7 @@ class OtelTracing:
         self._tracer = provider.get_tracer("gateway", __version__)
         self._routes = routes
         self._accounts = accounts
-        self.background = _Background(self._tracer)
+        self.background = _BackgroundTrace(self._tracer)
         """For what is done for no request."""
 
     def begin(self, came: TraceContext | None, method: str) -> "_RequestTrace":
@@ -137,8 +137,8 @@ class _RequestTrace:
             self._stage.end()
         self._stage = self._tracer.start_span(stage, set_span_in_context(self._span, Context()))
 
-    def call(self, name: str, *, method: str, account: str) -> "_Call":
-        return _Call(self._tracer, self._stage or self._span, name, method, account)
+    def call(self, name: str, *, method: str, account: str) -> "_CallSpan":
+        return _CallSpan(self._tracer, self._stage or self._span, name, method, account)
 
     def end(self, facts: Mapping[str, Any]) -> None:
         span, operation = self._span, facts.get("operation", "")
@@ -160,7 +160,7 @@ class _RequestTrace:
         _end(span, facts.get("error", ""), failed=failed)
 
 
-class _Background:
+class _BackgroundTrace:
     """Implements ports.CallsTraced: each call is a trace of its own."""
 
     trace_id = ""
@@ -168,11 +168,11 @@ class _Background:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def call(self, name: str, *, method: str, account: str) -> "_Call":
-        return _Call(self._tracer, None, name, method, account)
+    def call(self, name: str, *, method: str, account: str) -> "_CallSpan":
+        return _CallSpan(self._tracer, None, name, method, account)
 
 
-class _Call:
+class _CallSpan:
     __slots__ = ("_span", "_status", "headers")
 
     def __init__(

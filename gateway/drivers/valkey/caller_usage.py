@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from hashlib import sha256
 
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 
-_SPEND = Script("spend")
+_SPEND = LuaScript("spend")
 
 
 class ValkeyCallerUsage:

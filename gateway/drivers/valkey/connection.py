@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError
 from gateway.config import settings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
-from gateway.drivers.valkey.faults import FAULTS, reason
+from gateway.drivers.valkey.faults import STORE_ERRORS, describe_store_error
 from gateway.flow.ports import Clock, Telemetry
 
 log = logging.getLogger("gateway.valkey")
@@ -43,7 +43,7 @@ _CONNECTIONS_MAX = 8
 """Each call is short; what waits for a connection waits less than making one takes."""
 
 
-class Script:
+class LuaScript:
     """A named .lua file; its text goes over once, then its digest."""
 
     def __init__(self, name: str) -> None:
@@ -52,7 +52,7 @@ class Script:
         self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-_HEARTBEAT = Script("heartbeat")
+_HEARTBEAT = LuaScript("heartbeat")
 
 
 class Valkey:
@@ -98,29 +98,29 @@ class Valkey:
     def channel(self) -> str:
         return f"{self._namespace}:wake"
 
-    def when_available_changes(self, call: Callable[[], None]) -> None:
+    def on_availability_change(self, call: Callable[[], None]) -> None:
         self._on_change.append(call)
 
-    def when_message_comes(self, call: Callable[[bytes], None]) -> None:
+    def on_message(self, call: Callable[[bytes], None]) -> None:
         self._on_message.append(call)
 
     async def run_script(
         self,
-        script: Script,
+        script: LuaScript,
         keys: Sequence[str],
         args: Sequence[str | bytes | int],
         *,
-        even_if_away: bool = False,
+        even_if_unavailable: bool = False,
     ) -> Any:
         """Run a script in one round trip; raise StoreUnavailable when the store is away.
 
         `even_if_away`: ask it though it is known to be, which takes time that no caller has.
         """
-        if not (self._available or even_if_away):
+        if not (self._available or even_if_unavailable):
             raise StoreUnavailable("known to be away")
         return await self._attempt(script, keys, args)
 
-    async def look(self) -> None:
+    async def ping(self) -> None:
         """Ask the store once and remember whether it is there; raise StoreUnavailable if not."""
         key = self.key("processes", tag="fleet")
         count = await self._attempt(_HEARTBEAT, [key], [self._counted_as, _PROCESS_LIFE_MS])
@@ -130,7 +130,7 @@ class Valkey:
     async def probe(self) -> bool:
         """Look, and tell whether it is there."""
         try:
-            await self.look()
+            await self.ping()
         except StoreUnavailable:
             return False
         return True
@@ -141,22 +141,22 @@ class Valkey:
         if isinstance(pool, SentinelConnectionPool):
             clients += pool.sentinel_manager.sentinels
         for client in clients:
-            with suppress(*FAULTS):
+            with suppress(*STORE_ERRORS):
                 await client.aclose()
 
     async def _attempt(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+        self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int]
     ) -> Any:
         # It guards the sum of connect, retry of a moved slot and the read, so that a slow store
         # is as good as an absent one.
         began = self._clock.monotonic()
         try:
-            async with _Patience(self._timeout_s):
+            async with _CallTimeout(self._timeout_s):
                 reply = await self._evaluate(script, keys, args)
-        except FAULTS as error:
+        except STORE_ERRORS as error:
             _raise_if_cancelled()
             self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
-            why = reason(error)
+            why = describe_store_error(error)
             self._change(available=False, error=type(error).__name__, reason=why)
             raise StoreUnavailable(why) from None
         _raise_if_cancelled()
@@ -164,7 +164,7 @@ class Valkey:
         return reply
 
     async def _evaluate(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+        self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int]
     ) -> Any:
         try:
             return await self._client.evalsha(script.digest, len(keys), *keys, *args)
@@ -179,12 +179,12 @@ class Valkey:
         if available:
             log.info("store_available", extra={"processes": self._processes})
         else:
-            log.warning("store_lost", extra=lost_by)
+            log.warning("store_unavailable", extra=lost_by)
             self._lost.set()
         for call in self._on_change:
             call()
 
-    async def keep_heartbeat(self) -> None:
+    async def run_heartbeat(self) -> None:
         """Find a lost store again, and say that this process lives, for ever.
 
         Going back and forth costs more than staying away: each time begins without a burst.
@@ -210,14 +210,14 @@ class Valkey:
                     continue
             return
 
-    async def keep_listening(self) -> None:
+    async def run_subscription(self) -> None:
         """Hand on what comes over the channel, for ever."""
         while True:
             try:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self.channel)
                     await self._deliver(pubsub)
-            except FAULTS:
+            except STORE_ERRORS:
                 # Who waits polls as well, so a lost message costs time, not correctness.
                 await self._clock.sleep(_PROBE_EVERY_S)
 
@@ -229,7 +229,7 @@ class Valkey:
                     call(message["data"])
 
 
-class _Patience:
+class _CallTimeout:
     """A timeout that a busy process does not take for a slow server.
 
     Where the loop comes to the timer late, the answer may lie in the socket unread: reading it

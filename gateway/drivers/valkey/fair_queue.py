@@ -9,10 +9,10 @@ from hashlib import blake2b
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.queue.adaptation import Learned
 from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn, tolerance_s
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from gateway.flow.ports import Clock, News
 
-_SCRIPT = Script("fair_queue")
+_SCRIPT = LuaScript("fair_queue")
 _LOOK_AHEAD_S = 0.02
 """Slots are given away so long before they begin that the news arrives in time."""
 _LOOK_AHEAD_MAX_S = 0.15
@@ -71,7 +71,7 @@ class ValkeyFairQueue:
         self._server_clock = _ServerClock(clock)
         self._round_trip_s = 0.0
         self._announce: Callable[[News], None] = lambda _: None
-        valkey.when_message_comes(self._hear)
+        valkey.on_message(self._hear)
 
     def use(self, limit: Limit) -> None:
         self._limit = limit
@@ -94,8 +94,8 @@ class ValkeyFairQueue:
     def when_news_comes(self, call: Callable[[News], None]) -> None:
         self._announce = call
 
-    def when_available_changes(self, call: Callable[[], None]) -> None:
-        self._valkey.when_available_changes(call)
+    def on_availability_change(self, call: Callable[[], None]) -> None:
+        self._valkey.on_availability_change(call)
 
     def new_id(self) -> str:
         at_us = self._server_clock.theirs_us(self._clock.monotonic())

@@ -11,9 +11,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.drivers.network.connection_errors import why
+from gateway.drivers.network.connection_errors import describe_error
 
-FAULTS = (RedisError, RedisClusterException, OSError)
+STORE_ERRORS = (RedisError, RedisClusterException, OSError)
 """All that a call may raise when the server is away, or refuses it."""
 
 _BY_CODE = {
@@ -47,25 +47,25 @@ _BY_KIND: dict[type[BaseException], str] = {
 }
 
 
-def reason(error: BaseException) -> str:
+def describe_store_error(error: BaseException) -> str:
     """Say why; what is not known to be free of secrets is told by its kind only."""
-    told = (_told(one) for one in _from_outside_in(error))
+    told = (_described(one) for one in _from_outside_in(error))
     return next(filter(None, told), type(error).__name__)
 
 
 def _from_outside_in(error: BaseException) -> Iterator[BaseException]:
     # redis-py wraps what the socket says, once for a server and twice for a cluster.
     at: BaseException | None = error
-    while isinstance(at, FAULTS):
+    while isinstance(at, STORE_ERRORS):
         yield at
         at = at.__cause__ or at.__context__
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     if kind := _BY_KIND.get(type(error)):
         return kind
     if isinstance(error, OSError):
-        return why(error)
+        return describe_error(error)
     text = str(error)
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
     if code in _BY_CODE:

@@ -8,12 +8,12 @@ from collections.abc import Set as AbstractSet
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.overrides import Order, order_from_text, order_to_text
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from gateway.flow.ports import ToldOrders
 
 log = logging.getLogger("gateway.orders")
 
-_READ, _FETCH, _ADD = Script("read_orders"), Script("fetch_orders"), Script("add_orders")
+_READ, _FETCH, _ADD = LuaScript("read_orders"), LuaScript("fetch_orders"), LuaScript("add_orders")
 _MESSAGE = b"orders"
 _NO_ORDERS = frozenset({"version", "complete"})
 _AT_ONCE = 250
@@ -66,8 +66,8 @@ class ValkeyOrderStore:
             if message == _MESSAGE:
                 call()
 
-        self._valkey.when_message_comes(hear)
-        self._valkey.when_available_changes(call)
+        self._valkey.on_message(hear)
+        self._valkey.on_availability_change(call)
 
     async def _fetch(self, ids: Sequence[str]) -> dict[str, tuple[Order | None, bool]]:
         """Return the orders with these ids, and whether each lies there as we would seal it."""

@@ -3,9 +3,9 @@
 import math
 from hashlib import sha256
 
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 
-_USE, _UNUSE = Script("use"), Script("unuse")
+_USE, _UNUSE = LuaScript("use"), LuaScript("unuse")
 
 
 class ValkeyUsedOnce:

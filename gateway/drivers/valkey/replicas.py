@@ -9,12 +9,12 @@ from contextlib import suppress
 
 from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from gateway.flow.ports import Clock, Heard
 
 log = logging.getLogger("gateway.admin")
 
-_ASK, _TELL, _TAKE = Script("ask_processes"), Script("tell_asker"), Script("take_answers")
+_ASK, _TELL, _TAKE = LuaScript("ask_processes"), LuaScript("tell_asker"), LuaScript("take_answers")
 _MESSAGE = b"ask "
 _ID_CHARS = 16
 _LOOK_EVERY_S = 0.02
@@ -34,7 +34,7 @@ class ValkeyReplicas:
         self._own: set[str] = set()
         self._questions: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING_MAX)
         self._answer: Callable[[bytes], Awaitable[bytes]] | None = None
-        valkey.when_message_comes(self._hear)
+        valkey.on_message(self._hear)
 
     def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._answer = answer

@@ -8,11 +8,11 @@ from hashlib import sha256
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import Script, Valkey
+from gateway.drivers.valkey.connection import LuaScript, Valkey
 from gateway.flow.ports import Busy, Claimed, Failed, Found
 
-_CLAIM, _SETTLE, _EXTEND = Script("claim"), Script("settle"), Script("extend")
-_TELL_HOLDER = Script("tell_holder")
+_CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")
+_TELL_HOLDER = LuaScript("tell_holder")
 _TOLD = b"told "
 _VERSION_BYTES = 16
 _FAILURE_LIFE_MS = 2_000
@@ -27,9 +27,9 @@ class ValkeySharedStore:
         self._valkey = valkey
         self._sealer = sealer
         self._listeners: dict[bytes, set[_Listener]] = {}
-        valkey.when_message_comes(self._wake)
-        valkey.when_message_comes(self._hear)
-        valkey.when_available_changes(self._wake_all)
+        valkey.on_message(self._wake)
+        valkey.on_message(self._hear)
+        valkey.on_availability_change(self._wake_all)
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from gateway.drivers.files import snapshot_file
-from gateway.drivers.files.snapshot_file import FileOnDisk
-from gateway.flow.ports import KeptFile
-from tests.support.kept_file import FakeKeptFile
+from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
+from gateway.flow.ports import SnapshotFile
+from tests.support.snapshot_file import FakeSnapshotFile
 
 log = logging.getLogger("gateway.test")
 
 
-def on_disk(directory: Path, *, mode: int = 0o600) -> FileOnDisk:
-    return FileOnDisk(directory / "kept.json", log, failed="not_kept", mode=mode)
+def on_disk(directory: Path, *, mode: int = 0o600) -> AtomicSnapshotFile:
+    return AtomicSnapshotFile(directory / "kept.json", log, mode=mode)
 
 
 def modes_in(directory: Path) -> dict[str, int]:
@@ -27,11 +27,11 @@ def modes_in(directory: Path) -> dict[str, int]:
 
 
 @pytest.fixture(params=["fake", "disk"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> KeptFile:
-    return FakeKeptFile() if request.param == "fake" else on_disk(tmp_path)
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotFile:
+    return FakeSnapshotFile() if request.param == "fake" else on_disk(tmp_path)
 
 
-async def test_what_was_saved_is_loaded_and_the_next_is_made_of_it(kept: KeptFile) -> None:
+async def test_what_was_saved_is_loaded_and_the_next_is_made_of_it(kept: SnapshotFile) -> None:
     assert kept.load() is None
     await kept.save(lambda old: b"first" if old is None else b"not the first")
     assert kept.load() == b"first"
@@ -49,10 +49,10 @@ async def test_of_savers_at_once_in_one_process_none_is_lost(tmp_path: Path) -> 
 
 _ADDS = """
 import asyncio, logging, pathlib, sys
-from gateway.drivers import kept_file
-from gateway.drivers.kept_file import FileOnDisk
+from gateway.drivers.files import snapshot_file
+from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
 log = logging.getLogger("gateway.test")
-kept = FileOnDisk(pathlib.Path(sys.argv[1]), log, failed="not_kept", mode=0o600)
+kept = AtomicSnapshotFile(pathlib.Path(sys.argv[1]), log, mode=0o600)
 for _ in range(40):
     asyncio.run(kept.save(lambda old: (old or b"") + b"x"))
 """
@@ -75,7 +75,7 @@ async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
 ) -> None:
     with caplog.at_level(logging.WARNING, "gateway.test"):
         await on_disk(tmp_path / "missing").save(lambda _: b"text")
-    assert [record.message for record in caplog.records] == ["not_kept"]
+    assert [record.message for record in caplog.records] == ["snapshot_write_failed"]
 
 
 async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_reading(
@@ -91,7 +91,7 @@ async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_read
         assert not any(one.done() for one in saving)
         async with asyncio.timeout(5):
             assert await asyncio.to_thread(file.load) is None
-    assert {record.message for record in caplog.records} == {"not_kept"}
+    assert {record.message for record in caplog.records} == {"snapshot_write_failed"}
     os.close(lock)
     await asyncio.gather(*saving)
     assert file.load() == b"text"

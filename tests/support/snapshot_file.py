@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class FakeKeptFile:
+class FakeSnapshotFile:
     def __init__(self, text: bytes | None = None) -> None:
         self.text = text
 
