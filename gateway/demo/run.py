@@ -1,6 +1,6 @@
 """`gateway demo`: the whole product on loopback, with nothing installed but Python.
 
-A cloud in a box, an embedded Valkey and a real `gateway serve` beside each other; tokens for
+A simulated cloud, an embedded Valkey and a real `gateway serve` beside each other; tokens for
 three people, and the commands to try. When it stops, no process, socket or file is left.
 """
 
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.idp import AUDIENCE
-from gateway.demo.cloud.simulated_cloud import CloudBox
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud
 from gateway.drivers.valkey.embedded import EmbeddedValkey, end_with_parent
 
 _READY_WITHIN_S = 20.0
@@ -75,8 +75,8 @@ class _Demo:
                 EmbeddedValkey() as valkey,
                 tempfile.TemporaryDirectory(prefix="gateway-demo-") as name,
             ):
-                async with CloudBox() as box:
-                    await self._show(_Scene(Path(name), box, valkey.url))
+                async with SimulatedCloud() as cloud:
+                    await self._show(_Scene(Path(name), cloud, valkey.url))
         except asyncio.CancelledError:
             return 0
         except _GatewayFailed as failure:
@@ -162,21 +162,21 @@ async def _end(gateway: Process) -> None:
 class _Scene:
     """The demo's files, and what is told about them."""
 
-    def __init__(self, directory: Path, box: CloudBox, redis_url: str) -> None:
+    def __init__(self, directory: Path, cloud: SimulatedCloud, redis_url: str) -> None:
         self.config = directory / "gateway.yaml"
         self.log = directory / "gateway.log"
         self._directory = directory
-        self._box = box
+        self._cloud = cloud
         self._redis_url = redis_url
         self._port = self._admin_port = 0
-        self._allowed = box.servers[:_ALLOWED_SERVERS]
-        self._denied = box.servers[_ALLOWED_SERVERS:]
+        self._allowed = cloud.servers[:_ALLOWED_SERVERS]
+        self._denied = cloud.servers[_ALLOWED_SERVERS:]
         life_s = _TOKEN_LIFE_S
         self._tokens = {
-            "operator": box.idp.token("olga", groups=["operators"], life_s=life_s),
-            "viewer": box.idp.token("victor", groups=["viewers"], life_s=life_s),
-            "outsider": box.idp.token("otto", life_s=life_s),
-            "admin": box.idp.token(
+            "operator": cloud.idp.token("olga", groups=["operators"], life_s=life_s),
+            "viewer": cloud.idp.token("victor", groups=["viewers"], life_s=life_s),
+            "outsider": cloud.idp.token("otto", life_s=life_s),
+            "admin": cloud.idp.token(
                 "ada", groups=["console-admins"], life_s=life_s, claims={"aud": _ADMIN_AUDIENCE}
             ),
         }
@@ -203,11 +203,11 @@ class _Scene:
         return {
             "gateway": f"http://127.0.0.1:{self._port}",
             "admin": f"http://127.0.0.1:{self._admin_port}",
-            "issuer": self._box.idp.url,
-            "iam": self._box.iam.url,
-            "upstream": self._box.cloud.url,
+            "issuer": self._cloud.idp.url,
+            "iam": self._cloud.iam.url,
+            "upstream": self._cloud.upstream.url,
             "redis": self._redis_url,
-            "project_id": self._box.project,
+            "project_id": self._cloud.project,
             "servers": {"allowed": self._allowed, "denied": self._denied},
             "tokens": self._tokens,
         }
@@ -231,9 +231,9 @@ class _Scene:
             "issuers": [
                 {
                     "name": "demo",
-                    "issuer": self._box.idp.url,
+                    "issuer": self._cloud.idp.url,
                     "audience": [AUDIENCE],
-                    "keys": {"discovery": self._box.idp.url},
+                    "keys": {"discovery": self._cloud.idp.url},
                     "unknown_kid_cooldown_s": 2,
                 }
             ],
@@ -241,11 +241,11 @@ class _Scene:
             "accounts": [
                 {
                     "name": "demo",
-                    "endpoint": self._box.cloud.url,
-                    "projects": [self._box.project],
+                    "endpoint": self._cloud.upstream.url,
+                    "projects": [self._cloud.project],
                     "login": {
                         "method": "password",
-                        "iam_endpoint": self._box.iam.url,
+                        "iam_endpoint": self._cloud.iam.url,
                         "user": iam.USER,
                         "domain": iam.DOMAIN,
                         "password": {"file": "iam-password"},
@@ -277,18 +277,18 @@ class _Scene:
 
               - role: viewer
                 to: {{groups: [viewers]}}
-                on: {{projects: [{self._box.project}]}}
+                on: {{projects: [{self._cloud.project}]}}
             """)
 
     def _env(self) -> str:
         root, python = Path(__file__).parents[2], shlex.quote(sys.executable)
-        servers = f"http://127.0.0.1:{self._port}/v1/{self._box.project}/physicalservers"
+        servers = f"http://127.0.0.1:{self._port}/v1/{self._cloud.project}/physicalservers"
         power_off = {"action": "power off", "server_id_set": self._allowed[-1:]}
         lines = [f"export {name.upper()}={token}" for name, token in self._tokens.items()]
         lines += [
             f"ALLOWED={servers}/{self._allowed[0]}/remote-console-address",
             f"DENIED={servers}/{self._denied[0]}/remote-console-address",
-            f"PROJECT={self._box.project}",
+            f"PROJECT={self._cloud.project}",
             f"SERVER={self._allowed[0]}",
             "TARGET=$PROJECT/$SERVER",
             f"SERVERS={servers}",
@@ -313,7 +313,7 @@ Console Gateway is up. Ctrl-C ends it and leaves nothing behind.
   Valkey               {redis}
   config and policy    {directory}    edit policy.yaml: no restart
 
-The cloud in a box:
+The simulated cloud:
 
   identity provider    {issuer}
   IAM                  {iam}

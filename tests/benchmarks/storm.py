@@ -1,6 +1,6 @@
 """Everybody wants a console at once, of a cloud that takes ten calls a second.
 
-`python -m tests.benchmarks.storm [SCENARIO …]`: the cloud in a box, Valkey, three replicas (or
+`python -m tests.benchmarks.storm [SCENARIO …]`: the simulated cloud, Valkey, three replicas (or
 three plain peers) in processes of their own, the callers in this one.
 """
 
@@ -313,7 +313,7 @@ def _policy(cloud: CloudProcess) -> dict[str, Any]:
     }
 
 
-def _box() -> CloudProcess:
+def _cloud() -> CloudProcess:
     """Start a cloud with one more server for each replica, to warm it up with."""
     options = ("--rate", str(_RATE), "--burst", str(_BURST), "--latency", "0.05", "0.15")
     return CloudProcess(*options, servers=_SERVERS + _REPLICAS)
@@ -322,7 +322,7 @@ def _box() -> CloudProcess:
 @contextmanager
 def _gateways(reuse: str) -> Iterator[_Bench]:
     with ExitStack() as ending:
-        cloud = _box()
+        cloud = _cloud()
         ending.callback(cloud.close)
         stack = Stack(cloud, start=False)
         ending.callback(stack.close)
@@ -338,7 +338,7 @@ def _gateways(reuse: str) -> Iterator[_Bench]:
 @contextmanager
 def _peers() -> Iterator[_Bench]:
     with ExitStack() as ending:
-        cloud = _box()
+        cloud = _cloud()
         ending.callback(cloud.close)
         valkey = RealValkey()
         ending.callback(valkey.close)

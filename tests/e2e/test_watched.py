@@ -1,6 +1,6 @@
 """Everything that rules and alerts ask for is there when it happens, in a real Prometheus.
 
-One run: two workers, a replica that speaks TLS, the cloud in a box, and every kind of event, one
+One run: two workers, a replica that speaks TLS, the simulated cloud, and every kind of event, one
 after the other. After it each expression is looked at over the whole run: it must have told
 something at some moment, and an alert must have held after its event and not before.
 """

@@ -108,7 +108,7 @@ class Callers:
     """A crowd that changes: one leaves and another comes, so that remembered tokens make room."""
 
     def __init__(self, cloud: CloudProcess) -> None:
-        self._box = cloud
+        self._cloud = cloud
         self._random = random.Random(3)
         self._count = 0
         self.tokens = [self._new() for _ in range(CALLERS)]
@@ -123,11 +123,11 @@ class Callers:
 
     def server(self) -> str:
         """Return one; some are asked for far more often than others."""
-        return self._box.servers[min(int(self._random.expovariate(0.15)), SERVERS - 2)]
+        return self._cloud.servers[min(int(self._random.expovariate(0.15)), SERVERS - 2)]
 
     def _new(self) -> str:
         self._count += 1
-        return self._box.token(f"caller-{self._count}")
+        return self._cloud.token(f"caller-{self._count}")
 
 
 def mix(callers: Callers, cloud: CloudProcess) -> list[Wanted]:

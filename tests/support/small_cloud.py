@@ -1,4 +1,4 @@
-"""As much of the cloud as fits into a function: for FakeExchange, where a box is too slow."""
+"""As much of the cloud as fits into a function: for FakeExchange, where the simulated cloud is too slow."""
 
 import json
 from collections.abc import Mapping, Sequence

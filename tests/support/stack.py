@@ -1,4 +1,4 @@
-"""The product in real processes on loopback: the cloud in a box, Valkey, and gateways."""
+"""The product in real processes on loopback: the simulated cloud, Valkey, and gateways."""
 
 import base64
 import http.client
@@ -58,7 +58,7 @@ def fetch(
 
 
 class CloudProcess:
-    """The cloud in a box, in a process of its own, steered through /_box."""
+    """The simulated cloud, in a process of its own, steered through /_box."""
 
     def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
         """`options` as `python -m gateway.demo.cloud --help` tells them."""

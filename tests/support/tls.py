@@ -96,7 +96,7 @@ class Authority:
             key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        names = [x509.DNSName("box.example.com"), address]
+        names = [x509.DNSName("console.example.com"), address]
         certificate = (
             _certificate_builder(_common_name(name), self._name, key.public_key())
             .not_valid_before(now + dt.timedelta(days=days[0]))

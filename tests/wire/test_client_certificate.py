@@ -53,7 +53,7 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
             files = directory / "client.crt", directory / "client.key"
             pair = authority.issue(name)
             pair.write(*files)
-            ends_at[name or "box.example.com"] = pair.ends_at
+            ends_at[name or "console.example.com"] = pair.ends_at
             context.load_cert_chain(*files)
         async with (
             ClientSession(connector=TCPConnector(ssl=context)) as session,
@@ -70,4 +70,4 @@ def test_a_client_is_known_by_its_common_name_or_else_its_alternative_one(
 ) -> None:
     with asyncio.Runner(loop_factory=make_loop) as runner:
         told = runner.run(subjects(tmp_path, "olga", "", None))
-    assert told == ["olga", "box.example.com", "nobody"]
+    assert told == ["olga", "console.example.com", "nobody"]

@@ -8,20 +8,20 @@ import asyncio
 import json
 import signal
 
-from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 
 
-async def _run(settings: BoxSettings) -> None:
+async def _run(settings: SimulatedCloudSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with CloudBox(settings) as box:
+    async with SimulatedCloud(settings) as cloud:
         addresses = {
-            "issuer": box.idp.url,
-            "iam": box.iam.url,
-            "upstream": box.cloud.url,
-            "project_id": box.project,
-            "servers": box.servers,
+            "issuer": cloud.idp.url,
+            "iam": cloud.iam.url,
+            "upstream": cloud.upstream.url,
+            "project_id": cloud.project,
+            "servers": cloud.servers,
         }
         print(json.dumps(addresses), flush=True)  # noqa: T201 - what a command prints
         await stop.wait()
@@ -45,7 +45,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     del options["json"]
     low_s, high_s = options.pop("latency")
-    asyncio.run(_run(BoxSettings(latency_s=(low_s, high_s), **options)))
+    asyncio.run(_run(SimulatedCloudSettings(latency_s=(low_s, high_s), **options)))
 
 
 if __name__ == "__main__":

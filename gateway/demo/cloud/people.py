@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.demo.cloud.simulated_cloud import BoxSettings
+from gateway.demo.cloud.simulated_cloud import SimulatedCloudSettings
 
 _ASK_WITHIN_S = 35.0
 _AWAY_S = 2.0
@@ -101,7 +101,7 @@ async def _run(place: Place) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gateway.demo.cloud.people", description=__doc__)
     parser.add_argument("--issuer", required=True, metavar="URL", help="the box's")
-    parser.add_argument("--project", default=BoxSettings().project)
+    parser.add_argument("--project", default=SimulatedCloudSettings().project)
     parser.add_argument("--think", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("gateways", nargs="+", metavar="GATEWAY", help="URL")
     options = parser.parse_args()

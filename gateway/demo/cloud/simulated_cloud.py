@@ -1,4 +1,4 @@
-"""The cloud in a box: identity provider, IAM and physical-servers API, all real HTTP.
+"""The simulated cloud: identity provider, IAM and physical-servers API, all real HTTP.
 
 For the demo and for tests, on loopback unless told otherwise. Nothing that serves people
 imports it.
@@ -16,7 +16,7 @@ from gateway.demo.cloud.idp import IdentityProvider
 
 
 @dataclass(frozen=True, slots=True)
-class BoxSettings:
+class SimulatedCloudSettings:
     """How the box is at its start; nearly all of it can be changed while it runs."""
 
     project: str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -36,9 +36,9 @@ class BoxSettings:
     token_life_s: float = 86_400.0
 
 
-class CloudBox:
-    def __init__(self, settings: BoxSettings | None = None) -> None:
-        settings = settings or BoxSettings()
+class SimulatedCloud:
+    def __init__(self, settings: SimulatedCloudSettings | None = None) -> None:
+        settings = settings or SimulatedCloudSettings()
         self.project = settings.project
         self.servers = _servers(settings.project, settings.servers)
         projects = {settings.project: self.servers}
@@ -53,20 +53,20 @@ class CloudBox:
             token_bytes=settings.token_bytes,
             token_life_s=settings.token_life_s,
         )
-        self.cloud = CloudDc(
+        self.upstream = CloudDc(
             self.iam,
             projects=projects,
             rate=settings.rate,
             burst=settings.burst,
             port=settings.cloud_port,
         )
-        self.cloud.latency_s = settings.latency_s
-        for listener in (self.idp, self.iam, self.cloud):
+        self.upstream.latency_s = settings.latency_s
+        for listener in (self.idp, self.iam, self.upstream):
             listener.host = settings.host
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.gather(self.idp.start(), self.iam.start(), self.cloud.start())
+            await asyncio.gather(self.idp.start(), self.iam.start(), self.upstream.start())
         except OSError:
             await self._stop()
             raise
@@ -76,9 +76,9 @@ class CloudBox:
         await self._stop()
 
     async def _stop(self) -> None:
-        for listener in (self.idp, self.iam, self.cloud):
+        for listener in (self.idp, self.iam, self.upstream):
             listener.heal()  # what hangs is let go
-        await asyncio.gather(self.idp.stop(), self.iam.stop(), self.cloud.stop())
+        await asyncio.gather(self.idp.stop(), self.iam.stop(), self.upstream.stop())
 
 
 def _servers(project: str, count: int) -> list[str]:

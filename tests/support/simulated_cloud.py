@@ -1,14 +1,14 @@
-"""The cloud in a box inside a test's own process, and real HTTP to it."""
+"""The simulated cloud inside a test's own process, and real HTTP to it."""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from gateway.demo.cloud import iam
-from gateway.demo.cloud.simulated_cloud import BoxSettings
+from gateway.demo.cloud.simulated_cloud import SimulatedCloudSettings
 from tests.support.stack import Response, fetch
 
-AT_ONCE = BoxSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
+AT_ONCE = SimulatedCloudSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
 """A cloud that neither dawdles nor throttles."""
 
 

@@ -11,8 +11,8 @@ import pytest
 from gateway.demo.cloud import logs, servers
 from gateway.demo.cloud.clouddc import _OPERATIONS
 from gateway.demo.cloud.fleet import Project
-from gateway.demo.cloud.simulated_cloud import CloudBox
-from tests.support.box import AT_ONCE, asked
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud
+from tests.support.simulated_cloud import AT_ONCE, asked
 from tests.support.stack import Response
 
 OTHER = "b" * 32
@@ -27,13 +27,13 @@ NEW = {
 
 
 @pytest.fixture
-async def box() -> AsyncIterator[CloudBox]:
-    async with CloudBox(replace(AT_ONCE, servers=8, other_projects=(OTHER,))) as running:
+async def cloud() -> AsyncIterator[SimulatedCloud]:
+    async with SimulatedCloud(replace(AT_ONCE, servers=8, other_projects=(OTHER,))) as running:
         yield running
 
 
 async def call(
-    box: CloudBox,
+    cloud: SimulatedCloud,
     method: str,
     path: str,
     body: Any = None,
@@ -42,32 +42,32 @@ async def call(
     text: str = "",
     **headers: str,
 ) -> Response:
-    project = project or box.project
-    named = {"X-Auth-Token": box.iam.issue(project)[0]}
+    project = project or cloud.project
+    named = {"X-Auth-Token": cloud.iam.issue(project)[0]}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     sent = text or ("" if body is None else json.dumps(body))
     path = f"/v1/{project}{path}"
-    return await asked(box.cloud.url, path, method=method, headers=named, body=sent)
+    return await asked(cloud.upstream.url, path, method=method, headers=named, body=sent)
 
 
-async def steer(box: CloudBox, path: str, **data: Any) -> Any:
-    answer = await asked(box.cloud.url, path, method="POST", body=json.dumps(data))
+async def steer(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
+    answer = await asked(cloud.upstream.url, path, method="POST", body=json.dumps(data))
     assert answer.status == 200, answer.body
     return answer.json
 
 
-async def listed(box: CloudBox, project: str = "") -> dict[str, dict[str, Any]]:
-    answer = await call(box, "GET", "/physicalservers?limit=100", project=project)
+async def listed(cloud: SimulatedCloud, project: str = "") -> dict[str, dict[str, Any]]:
+    answer = await call(cloud, "GET", "/physicalservers?limit=100", project=project)
     return {server["id"]: server for server in answer.json["servers"]}
 
 
-def fleet(box: CloudBox) -> Project:
-    return box.cloud.projects[box.project]
+def fleet(cloud: SimulatedCloud) -> Project:
+    return cloud.upstream.projects[cloud.project]
 
 
-async def test_what_a_server_is_follows_from_its_place(box: CloudBox) -> None:
-    found = await listed(box)
-    in_order = [found[one] for one in box.servers]
+async def test_what_a_server_is_follows_from_its_place(cloud: SimulatedCloud) -> None:
+    found = await listed(cloud)
+    in_order = [found[one] for one in cloud.servers]
     tags = [{tag["key"]: tag["value"] for tag in one["tags"]} for one in in_order]
     assert [one["tier"] for one in tags] == ["web", "db"] * 4
     models = [one["hardware_attributes"]["model"] for one in in_order]
@@ -75,11 +75,11 @@ async def test_what_a_server_is_follows_from_its_place(box: CloudBox) -> None:
     assert [one["location"]["dc"][-1] for one in in_order] == list("11122211")
     states = [one["manage_state"] for one in in_order]
     assert states == ["in-use", "in-use", "ready"] * 2 + ["in-use"] * 2
-    instances = (await call(box, "GET", "/instances")).json["instances"]
+    instances = (await call(cloud, "GET", "/instances")).json["instances"]
     assert {one["server_id"] for one in instances} == {
         one["id"] for one in in_order if one["manage_state"] == "in-use"
     }
-    async with CloudBox(replace(AT_ONCE, servers=8)) as again:
+    async with SimulatedCloud(replace(AT_ONCE, servers=8)) as again:
         assert await listed(again) == found
 
 
@@ -89,11 +89,11 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
     described = []
     describe = servers.describe
     monkeypatch.setattr(servers, "describe", lambda *about: described.append(1) or describe(*about))
-    async with CloudBox(replace(AT_ONCE, servers=10_000)) as box:
+    async with SimulatedCloud(replace(AT_ONCE, servers=10_000)) as cloud:
         seen, marker = [], ""
         for number in range(1, 11):
             path = f"/physicalservers?limit=1000{marker and f'&marker={marker}'}"
-            page = (await call(box, "GET", path)).json
+            page = (await call(cloud, "GET", path)).json
             seen += [server["id"] for server in page["servers"]]
             assert page["page_info"]["current_count"] == 1000
             before = seen[-2000] if number > 1 else None
@@ -101,7 +101,7 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
             assert len(described) == 1000 * number, "a page costs what it shows"
             marker = page["page_info"]["next_marker"]
         assert marker is None
-        assert seen == sorted(box.servers)
+        assert seen == sorted(cloud.servers)
 
 
 @pytest.mark.parametrize(
@@ -118,70 +118,76 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
     ],
 )
 async def test_a_wrong_power_call_is_a_400_and_switches_nothing(
-    box: CloudBox, body: Any, told: tuple[int, str]
+    cloud: SimulatedCloud, body: Any, told: tuple[int, str]
 ) -> None:
-    answer = await call(box, "PUT", "/physicalservers/power-state", body)
+    answer = await call(cloud, "PUT", "/physicalservers/power-state", body)
     assert (answer.status, answer.error_code) == told
-    assert {one["power_state"] for one in (await listed(box)).values()} == {"on"}
+    assert {one["power_state"] for one in (await listed(cloud)).values()} == {"on"}
 
 
-async def test_a_body_that_is_no_json_is_a_400(box: CloudBox) -> None:
+async def test_a_body_that_is_no_json_is_a_400(cloud: SimulatedCloud) -> None:
     for text in ("{", "[" * 100_000):
-        answer = await call(box, "PUT", "/physicalservers/power-state", text=text)
+        answer = await call(cloud, "PUT", "/physicalservers/power-state", text=text)
         assert (answer.status, answer.error_code) == (400, "iMetal.0001")
 
 
-async def test_one_unknown_server_switches_none_and_is_named(box: CloudBox) -> None:
-    body = {"action": "power off", "server_id_set": [box.servers[0], NOWHERE, "?"]}
-    answer = await call(box, "PUT", "/physicalservers/power-state", body)
+async def test_one_unknown_server_switches_none_and_is_named(cloud: SimulatedCloud) -> None:
+    body = {"action": "power off", "server_id_set": [cloud.servers[0], NOWHERE, "?"]}
+    answer = await call(cloud, "PUT", "/physicalservers/power-state", body)
     assert (answer.status, answer.error_code) == (404, "iMetal.0100")
     assert f"[{NOWHERE}, ?]" in answer.json["error_msg"]
-    assert box.servers[0] not in answer.json["error_msg"]
-    assert {one["power_state"] for one in (await listed(box)).values()} == {"on"}
+    assert cloud.servers[0] not in answer.json["error_msg"]
+    assert {one["power_state"] for one in (await listed(cloud)).values()} == {"on"}
 
 
-async def test_an_absent_set_of_servers_means_all_of_this_project_alone(box: CloudBox) -> None:
-    answer = await call(box, "PUT", "/physicalservers/power-state", {"action": "power off"})
+async def test_an_absent_set_of_servers_means_all_of_this_project_alone(
+    cloud: SimulatedCloud,
+) -> None:
+    answer = await call(cloud, "PUT", "/physicalservers/power-state", {"action": "power off"})
     switched = [one["id"] for one in answer.json["physical_servers"]]
-    assert switched == sorted(box.servers)
-    assert {one["power_state"] for one in (await listed(box)).values()} == {"off"}
-    assert {one["power_state"] for one in (await listed(box, OTHER)).values()} == {"on"}
+    assert switched == sorted(cloud.servers)
+    assert {one["power_state"] for one in (await listed(cloud)).values()} == {"off"}
+    assert {one["power_state"] for one in (await listed(cloud, OTHER)).values()} == {"on"}
     again = {"action": "rebooting", "server_id_set": []}
-    await call(box, "PUT", "/physicalservers/power-state", again)
-    states = {(one["power_state"], one["operation_state"]) for one in (await listed(box)).values()}
+    await call(cloud, "PUT", "/physicalservers/power-state", again)
+    states = {
+        (one["power_state"], one["operation_state"]) for one in (await listed(cloud)).values()
+    }
     assert states == {("on", "reboot-succeed")}
 
 
-async def test_literal_segments_stand_before_an_id(box: CloudBox) -> None:
-    assert "server_status" in (await call(box, "GET", "/physicalservers/status")).json
-    assert "alarms" in (await call(box, "GET", "/physicalservers/alarms")).json
-    assert "events" in (await call(box, "GET", "/physicalservers/events")).json
-    unread = await call(box, "GET", "/physicalservers/power-state")
+async def test_literal_segments_stand_before_an_id(cloud: SimulatedCloud) -> None:
+    assert "server_status" in (await call(cloud, "GET", "/physicalservers/status")).json
+    assert "alarms" in (await call(cloud, "GET", "/physicalservers/alarms")).json
+    assert "events" in (await call(cloud, "GET", "/physicalservers/events")).json
+    unread = await call(cloud, "GET", "/physicalservers/power-state")
     assert (unread.status, unread.error_code) == (404, "iMetal.0100")
 
 
 @pytest.mark.parametrize("operation", _OPERATIONS, ids=lambda row: f"{row[0]} {row[1]}")
 async def test_no_operation_is_open_to_a_caller_without_a_token(
-    box: CloudBox, operation: tuple[str, str, Any]
+    cloud: SimulatedCloud, operation: tuple[str, str, Any]
 ) -> None:
     method, template, _ = operation
-    path = f"/v1/{box.project}{template}".replace("{", "").replace("}", "")
-    answer = await asked(box.cloud.url, path, method=method)
+    path = f"/v1/{cloud.project}{template}".replace("{", "").replace("}", "")
+    answer = await asked(cloud.upstream.url, path, method=method)
     assert (answer.status, answer.json["error_code"]) == (401, "APIGW.0301")
 
 
 @pytest.mark.parametrize("operation", _OPERATIONS, ids=lambda row: f"{row[0]} {row[1]}")
 async def test_no_operation_breaks_on_a_body_of_another_shape(
-    box: CloudBox, operation: tuple[str, str, Any]
+    cloud: SimulatedCloud, operation: tuple[str, str, Any]
 ) -> None:
     method, template, _ = operation
     if method == "GET":
         return
     found = {
-        "{id}": box.servers[0] if "physicalservers" in template else next(iter(fleet(box).racks)),
-        "{irack_id}": next(iter(fleet(box).racks)),
+        "{id}": cloud.servers[0]
+        if "physicalservers" in template
+        else next(iter(fleet(cloud).racks)),
+        "{irack_id}": next(iter(fleet(cloud).racks)),
         "{resource_type}": "physicalservers",
-        "{resource_id}": box.servers[0],
+        "{resource_id}": cloud.servers[0],
     }
     for place, value in found.items():
         template = template.replace(place, value)
@@ -189,7 +195,7 @@ async def test_no_operation_breaks_on_a_body_of_another_shape(
     wrong += [{"placement": {"server_id": 1}, **NEW}, {"placement": {"server_id_set": [1]}, **NEW}]
     wrong += [{**NEW, "network_interfaces": [1]}, {"instance_id_set": [1]}, {"nics": 1}]
     for body in wrong:
-        answer = await call(box, method, template, text=json.dumps(body))
+        answer = await call(cloud, method, template, text=json.dumps(body))
         assert answer.status < 500, (body, answer.body)
 
 
@@ -206,17 +212,17 @@ async def test_no_operation_breaks_on_a_body_of_another_shape(
     ],
 )
 async def test_a_wrong_instance_is_not_created(
-    box: CloudBox, change: dict[str, Any], told: tuple[int, str]
+    cloud: SimulatedCloud, change: dict[str, Any], told: tuple[int, str]
 ) -> None:
-    answer = await call(box, "POST", "/instances", {**NEW, **change})
+    answer = await call(cloud, "POST", "/instances", {**NEW, **change})
     assert (answer.status, answer.error_code) == told
-    assert (await call(box, "GET", "/instances")).json["count"] == 6
+    assert (await call(cloud, "GET", "/instances")).json["count"] == 6
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "marker=nobody"])
 @pytest.mark.parametrize("path", ["/physicalservers", "/instances", "/iracks", "/idcs"])
-async def test_a_wrong_page_is_a_400(box: CloudBox, path: str, query: str) -> None:
-    answer = await call(box, "GET", f"{path}?{query}")
+async def test_a_wrong_page_is_a_400(cloud: SimulatedCloud, path: str, query: str) -> None:
+    answer = await call(cloud, "GET", f"{path}?{query}")
     assert (answer.status, answer.error_code) == (400, "iMetal.0001")
 
 
@@ -232,14 +238,16 @@ async def test_a_wrong_page_is_a_400(box: CloudBox, path: str, query: str) -> No
         "events/0x99999999",
     ],
 )
-async def test_a_wrong_question_about_alarms_or_events_is_a_400(box: CloudBox, target: str) -> None:
-    answer = await call(box, "GET", f"/physicalservers/{target}")
+async def test_a_wrong_question_about_alarms_or_events_is_a_400(
+    cloud: SimulatedCloud, target: str
+) -> None:
+    answer = await call(cloud, "GET", f"/physicalservers/{target}")
     assert (answer.status, answer.error_code) == (400, "iMetal.0001")
 
 
-async def test_tags_are_checked_and_all_or_none_is_set(box: CloudBox) -> None:
-    path = f"/physicalservers/{box.servers[0]}/tags/create"
-    before = fleet(box).servers[box.servers[0]].tags.copy()
+async def test_tags_are_checked_and_all_or_none_is_set(cloud: SimulatedCloud) -> None:
+    path = f"/physicalservers/{cloud.servers[0]}/tags/create"
+    before = fleet(cloud).servers[cloud.servers[0]].tags.copy()
     for key, code in {
         "": "iMetal.0001",
         " x": "iMetal.0001",
@@ -247,27 +255,27 @@ async def test_tags_are_checked_and_all_or_none_is_set(box: CloudBox) -> None:
         "k" * 129: "iMetal.0001",
     }.items():
         tags = [{"key": "good", "value": ""}, {"key": key, "value": "v"}]
-        answer = await call(box, "POST", path, {"tags": tags})
+        answer = await call(cloud, "POST", path, {"tags": tags})
         assert (answer.status, answer.error_code) == (400, code)
-    valueless = await call(box, "POST", path, {"tags": [{"key": "k"}]})
+    valueless = await call(cloud, "POST", path, {"tags": [{"key": "k"}]})
     assert (valueless.status, valueless.error_code) == (400, "iMetal.0002")
-    assert fleet(box).servers[box.servers[0]].tags == before
+    assert fleet(cloud).servers[cloud.servers[0]].tags == before
 
 
-async def an_export(box: CloudBox, size: int) -> tuple[str, str]:
-    await steer(box, "/_box/settings", log_bytes=size)
-    path = f"/physicalservers/{box.servers[0]}/logs/exports"
-    export_id = (await call(box, "POST", path)).json["export_id"]
+async def an_export(cloud: SimulatedCloud, size: int) -> tuple[str, str]:
+    await steer(cloud, "/_box/settings", log_bytes=size)
+    path = f"/physicalservers/{cloud.servers[0]}/logs/exports"
+    export_id = (await call(cloud, "POST", path)).json["export_id"]
     return f"{path}/{export_id}/content", export_id
 
 
-async def test_a_log_of_any_size_is_streamed_with_its_headers(box: CloudBox) -> None:
-    path, export_id = await an_export(box, 30_000_001)
-    answer = await call(box, "GET", path)
+async def test_a_log_of_any_size_is_streamed_with_its_headers(cloud: SimulatedCloud) -> None:
+    path, export_id = await an_export(cloud, 30_000_001)
+    answer = await call(cloud, "GET", path)
     assert answer.body == b"".join(logs.content(export_id, 0, 30_000_001))
     assert answer.headers["content-length"] == "30000001"
     assert answer.headers["content-type"] == "application/octet-stream;charset=UTF-8"
-    sn = box.servers[0][-12:]
+    sn = cloud.servers[0][-12:]
     assert answer.headers["content-disposition"] == f"attachment; filename={sn}-dump.tar.gz"
     assert len(answer.headers["x-request-id"]) == 32
 
@@ -283,83 +291,83 @@ async def test_a_log_of_any_size_is_streamed_with_its_headers(box: CloudBox) -> 
     ],
 )
 async def test_a_part_of_a_log_can_be_had(
-    box: CloudBox, asked_range: str, start: int, stop: int
+    cloud: SimulatedCloud, asked_range: str, start: int, stop: int
 ) -> None:
-    path, export_id = await an_export(box, 200_000)
-    answer = await call(box, "GET", path, Range=asked_range)
+    path, export_id = await an_export(cloud, 200_000)
+    answer = await call(cloud, "GET", path, Range=asked_range)
     assert answer.status == 206
     assert answer.body == b"".join(logs.content(export_id, 0, 200_000))[start:stop]
     assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/200000"
 
 
-async def test_a_part_that_is_not_there_is_a_416(box: CloudBox) -> None:
-    path, _ = await an_export(box, 10)
+async def test_a_part_that_is_not_there_is_a_416(cloud: SimulatedCloud) -> None:
+    path, _ = await an_export(cloud, 10)
     for asked_range in ("bytes=10-", "bytes=-0"):
-        answer = await call(box, "GET", path, Range=asked_range)
+        answer = await call(cloud, "GET", path, Range=asked_range)
         assert (answer.status, answer.headers["content-range"]) == (416, "bytes */10")
 
 
-async def test_a_log_that_the_caller_has_is_not_sent_again(box: CloudBox) -> None:
-    path, _ = await an_export(box, 10)
-    tag = (await call(box, "GET", path)).headers["etag"]
-    again = await call(box, "GET", path, If_None_Match=f'"other", W/{tag}')
+async def test_a_log_that_the_caller_has_is_not_sent_again(cloud: SimulatedCloud) -> None:
+    path, _ = await an_export(cloud, 10)
+    tag = (await call(cloud, "GET", path)).headers["etag"]
+    again = await call(cloud, "GET", path, If_None_Match=f'"other", W/{tag}')
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
-    whole = await call(box, "GET", path, Range="bytes=0-1", If_Range='"other"')
+    whole = await call(cloud, "GET", path, Range="bytes=0-1", If_Range='"other"')
     assert (whole.status, len(whole.body)) == (200, 10)
 
 
-async def test_answers_are_gzip_where_it_is_on_and_taken(box: CloudBox) -> None:
-    plain = await call(box, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
+async def test_answers_are_gzip_where_it_is_on_and_taken(cloud: SimulatedCloud) -> None:
+    plain = await call(cloud, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
     assert "content-encoding" not in plain.headers
-    await steer(box, "/_box/settings", gzip=True)
-    coded = await call(box, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
+    await steer(cloud, "/_box/settings", gzip=True)
+    coded = await call(cloud, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
     assert coded.headers["content-encoding"] == "gzip"
     assert gzip.decompress(coded.body) == plain.body
     assert int(coded.headers["content-length"]) == len(coded.body)
-    refused = await call(box, "GET", f"/physicalservers/{NOWHERE}", Accept_Encoding="gzip")
+    refused = await call(cloud, "GET", f"/physicalservers/{NOWHERE}", Accept_Encoding="gzip")
     assert (refused.status, refused.headers["content-encoding"]) == (404, "gzip")
-    assert "content-encoding" not in (await call(box, "GET", "/physicalservers")).headers
+    assert "content-encoding" not in (await call(cloud, "GET", "/physicalservers")).headers
 
 
-async def test_members_that_nobody_knows_can_be_added(box: CloudBox) -> None:
-    assert "box_extra" not in str((await call(box, "GET", "/physicalservers")).json)
-    await steer(box, "/_box/settings", extra=True)
-    page = (await call(box, "GET", "/physicalservers")).json
+async def test_members_that_nobody_knows_can_be_added(cloud: SimulatedCloud) -> None:
+    assert "box_extra" not in str((await call(cloud, "GET", "/physicalservers")).json)
+    await steer(cloud, "/_box/settings", extra=True)
+    page = (await call(cloud, "GET", "/physicalservers")).json
     assert page["box_extra"]["since"]
     assert all(server["box_extra"] == page["box_extra"] for server in page["servers"])
-    shown = (await call(box, "GET", f"/physicalservers/{box.servers[0]}")).json
+    shown = (await call(cloud, "GET", f"/physicalservers/{cloud.servers[0]}")).json
     assert shown["box_extra"] == page["box_extra"]
 
 
-async def test_what_was_asked_is_seen_with_headers_and_body(box: CloudBox) -> None:
-    body = {"action": "power on", "server_id_set": [box.servers[0]]}
-    await call(box, "PUT", "/physicalservers/power-state?a=%2f", body, X_Own="Own")
-    await call(box, "PUT", "/iracks/x", {"description": "x" * 100_000})
-    first, second = (await asked(box.cloud.url, "/_box/calls")).json["calls"]
+async def test_what_was_asked_is_seen_with_headers_and_body(cloud: SimulatedCloud) -> None:
+    body = {"action": "power on", "server_id_set": [cloud.servers[0]]}
+    await call(cloud, "PUT", "/physicalservers/power-state?a=%2f", body, X_Own="Own")
+    await call(cloud, "PUT", "/iracks/x", {"description": "x" * 100_000})
+    first, second = (await asked(cloud.upstream.url, "/_box/calls")).json["calls"]
     assert (first["method"], first["status"]) == ("PUT", 200)
-    assert first["path"] == f"/v1/{box.project}/physicalservers/power-state?a=%2f"
+    assert first["path"] == f"/v1/{cloud.project}/physicalservers/power-state?a=%2f"
     assert json.loads(first["body"]) == body
     assert first["headers"]["x-own"] == "Own"
     assert len(second["body"]) == 65_536
 
 
-async def test_a_server_can_be_added_changed_and_removed(box: CloudBox) -> None:
-    new = (await steer(box, "/_box/servers", tags={"env": "prod", "tier": "db"}))["id"]
-    assert new in await listed(box)
-    await steer(box, "/_box/servers", id=new, tags={}, model="B9", power_state="off", dc="dc-7")
-    shown = (await listed(box))[new]
+async def test_a_server_can_be_added_changed_and_removed(cloud: SimulatedCloud) -> None:
+    new = (await steer(cloud, "/_box/servers", tags={"env": "prod", "tier": "db"}))["id"]
+    assert new in await listed(cloud)
+    await steer(cloud, "/_box/servers", id=new, tags={}, model="B9", power_state="off", dc="dc-7")
+    shown = (await listed(cloud))[new]
     assert (shown["tags"], shown["power_state"], shown["location"]["dc"]) == ([], "off", "dc-7")
     assert shown["hardware_attributes"]["model"] == "B9"
-    await steer(box, "/_box/servers", id=box.servers[0], remove=True)
-    assert set(await listed(box)) == {*box.servers[1:], new}
-    instances = (await call(box, "GET", "/instances")).json["instances"]
-    assert box.servers[0] not in {one["server_id"] for one in instances}
+    await steer(cloud, "/_box/servers", id=cloud.servers[0], remove=True)
+    assert set(await listed(cloud)) == {*cloud.servers[1:], new}
+    instances = (await call(cloud, "GET", "/instances")).json["instances"]
+    assert cloud.servers[0] not in {one["server_id"] for one in instances}
 
 
-async def test_a_server_of_another_project_is_added_there_alone(box: CloudBox) -> None:
-    await steer(box, "/_box/servers", id=NOWHERE, project=OTHER)
-    assert NOWHERE in await listed(box, OTHER)
-    assert NOWHERE not in await listed(box)
+async def test_a_server_of_another_project_is_added_there_alone(cloud: SimulatedCloud) -> None:
+    await steer(cloud, "/_box/servers", id=NOWHERE, project=OTHER)
+    assert NOWHERE in await listed(cloud, OTHER)
+    assert NOWHERE not in await listed(cloud)
 
 
 @pytest.mark.parametrize(
@@ -375,22 +383,22 @@ async def test_a_server_of_another_project_is_added_there_alone(box: CloudBox) -
     ],
 )
 async def test_a_wrong_change_of_the_fleet_is_told_and_not_done(
-    box: CloudBox, data: dict[str, Any]
+    cloud: SimulatedCloud, data: dict[str, Any]
 ) -> None:
-    answer = await asked(box.cloud.url, "/_box/servers", method="POST", body=json.dumps(data))
+    answer = await asked(cloud.upstream.url, "/_box/servers", method="POST", body=json.dumps(data))
     assert answer.status == 400
     assert answer.json["error"]
-    assert set(await listed(box)) == set(box.servers)
+    assert set(await listed(cloud)) == set(cloud.servers)
 
 
-async def test_the_fleet_is_seen_whole(box: CloudBox) -> None:
-    whole = (await asked(box.cloud.url, "/_box/fleet")).json["projects"]
-    assert set(whole) == {box.project, OTHER}
-    own = whole[box.project]
-    assert [one["id"] for one in own["servers"]] == box.servers
+async def test_the_fleet_is_seen_whole(cloud: SimulatedCloud) -> None:
+    whole = (await asked(cloud.upstream.url, "/_box/fleet")).json["projects"]
+    assert set(whole) == {cloud.project, OTHER}
+    own = whole[cloud.project]
+    assert [one["id"] for one in own["servers"]] == cloud.servers
     assert own["servers"][1]["tags"]["tier"] == "db"
-    assert [one["server_id"] for one in own["instances"][:2]] == box.servers[:2]
+    assert [one["server_id"] for one in own["instances"][:2]] == cloud.servers[:2]
     assert own["instances"][0]["password_changes"] == 0
     assert (len(own["racks"]), len(own["rooms"])) == (16, 2)
-    one = (await asked(box.cloud.url, f"/_box/fleet?project={OTHER}")).json["projects"]
+    one = (await asked(cloud.upstream.url, f"/_box/fleet?project={OTHER}")).json["projects"]
     assert len(one[OTHER]["servers"]) == 3

@@ -1,4 +1,4 @@
-"""Each of the 32 operations, called by the vendor's own SDK on the box."""
+"""Each of the 32 operations, called by the vendor's own SDK on the simulated cloud."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from gateway.demo.cloud import iam, logs
 from gateway.demo.cloud.clouddc import _OPERATIONS
 from gateway.demo.cloud.fleet import IMAGE, SUBNET, VPC, Instance, Project
-from gateway.demo.cloud.simulated_cloud import BoxSettings, CloudBox
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 
 # Without dateutil, which it does not require, the SDK leaves a time as the text that it is.
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to convert string:ImportWarning")
@@ -24,18 +24,18 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
 class Cloud:
-    """The SDK's client, and what the box holds behind it."""
+    """The SDK's client, and what the simulated cloud holds behind it."""
 
-    def __init__(self, box: CloudBox) -> None:
-        credentials = BasicCredentials(iam.ACCESS_KEY, iam.SECRET_KEY, box.project)
+    def __init__(self, simulated: SimulatedCloud) -> None:
+        credentials = BasicCredentials(iam.ACCESS_KEY, iam.SECRET_KEY, simulated.project)
         builder = sdk.CloudDCClient.new_builder().with_credentials(credentials)
-        self.client = builder.with_endpoint(box.cloud.url).build()
-        self.box = box
-        self.servers = box.servers
+        self.client = builder.with_endpoint(simulated.upstream.url).build()
+        self.simulated = simulated
+        self.servers = simulated.servers
 
     @property
     def project(self) -> Project:
-        return self.box.cloud.projects[self.box.project]
+        return self.simulated.upstream.projects[self.simulated.project]
 
     async def ask(self, operation: str, body: Any = None, **named: Any) -> Any:
         """Call `operation` with the SDK's request of the same name."""
@@ -53,9 +53,9 @@ class Cloud:
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[Cloud]:
-    settings = BoxSettings(servers=12, latency_s=(0.0, 0.0), rate=1000, burst=1000)
-    async with CloudBox(settings) as box:
-        yield Cloud(box)
+    settings = SimulatedCloudSettings(servers=12, latency_s=(0.0, 0.0), rate=1000, burst=1000)
+    async with SimulatedCloud(settings) as simulated:
+        yield Cloud(simulated)
 
 
 async def refused(asking: Any) -> tuple[int, str, str]:
@@ -130,7 +130,7 @@ async def test_power_is_switched_for_all_where_none_is_named(
 
 
 async def test_a_log_is_exported_and_downloaded(cloud: Cloud) -> None:
-    cloud.box.cloud.change(export_polls=1, log_bytes=200_000)
+    cloud.simulated.upstream.change(export_polls=1, log_bytes=200_000)
     server = cloud.servers[0]
     begun = await cloud.ask("export_server_logs", id=server)
     assert (begun.status_code, begun.status, begun.percentage) == (202, "processing", "0%")

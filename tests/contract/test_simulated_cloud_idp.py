@@ -1,0 +1,168 @@
+"""The box's identity provider against what OIDC promises and what a forger sends."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+
+from gateway.demo.cloud.idp import ALGORITHMS, AUDIENCE
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud
+from tests.support.simulated_cloud import AT_ONCE, asked
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[SimulatedCloud]:
+    async with SimulatedCloud(AT_ONCE) as running:
+        yield running
+
+
+async def keys_of(cloud: SimulatedCloud) -> jwt.PyJWKSet:
+    document = (await asked(cloud.idp.url, "/.well-known/openid-configuration")).json
+    assert document["issuer"] == cloud.idp.url
+    assert document["jwks_uri"].startswith(cloud.idp.url)
+    answer = await asked(cloud.idp.url, document["jwks_uri"].removeprefix(cloud.idp.url))
+    return jwt.PyJWKSet.from_dict(answer.json)
+
+
+def judged(token: str, keys: jwt.PyJWKSet, issuer: str) -> dict[str, Any]:
+    """Read a token as PyJWT, told everything, reads it."""
+    key = keys[jwt.get_unverified_header(token)["kid"]]
+    options: Any = {"require": ["exp", "sub", "iss", "aud", "iat"]}
+    return jwt.decode(
+        token,
+        key.key,
+        algorithms=list(ALGORITHMS),
+        audience=AUDIENCE,
+        issuer=issuer,
+        options=options,
+    )
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_token_of_each_algorithm_is_proved_by_the_published_key(
+    cloud: SimulatedCloud, algorithm: str
+) -> None:
+    cloud.idp.rotate(algorithm)
+    token = cloud.idp.token("olga", groups=["operators"])
+    assert jwt.get_unverified_header(token)["alg"] == algorithm
+    claims = judged(token, await keys_of(cloud), cloud.idp.url)
+    assert (claims["sub"], claims["groups"]) == ("olga", ["operators"])
+
+
+async def test_rs256_is_the_default(cloud: SimulatedCloud) -> None:
+    assert jwt.get_unverified_header(cloud.idp.token("olga"))["alg"] == "RS256"
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "error"),
+    [
+        ({"life_s": -60}, jwt.ExpiredSignatureError),
+        ({"claims": {"aud": "other"}}, jwt.InvalidAudienceError),
+        ({"claims": {"iss": "https://elsewhere.example"}}, jwt.InvalidIssuerError),
+        ({"claims": {"nbf": 4_000_000_000}}, jwt.ImmatureSignatureError),
+        ({"claims": {"exp": None}}, jwt.MissingRequiredClaimError),
+        ({"subject": None}, jwt.MissingRequiredClaimError),
+        ({"forged": "signature"}, jwt.InvalidSignatureError),
+        ({"forged": "foreign_key"}, jwt.InvalidSignatureError),
+        ({"forged": "none"}, jwt.InvalidAlgorithmError),
+        ({"forged": "hs256"}, jwt.InvalidAlgorithmError),
+        ({"headers": {"kid": "made-up"}}, KeyError),
+        ({"headers": {"kid": None}}, KeyError),
+    ],
+)
+async def test_a_wrong_token_is_wrong_in_just_the_way_asked_for(
+    cloud: SimulatedCloud, asked_for: dict[str, Any], error: type[Exception]
+) -> None:
+    keys = await keys_of(cloud)
+    assert judged(cloud.idp.token("olga"), keys, cloud.idp.url)["sub"] == "olga"
+    details = dict(asked_for)
+    token = cloud.idp.token(details.pop("subject", "olga"), **details)
+    with pytest.raises(error):
+        judged(token, keys, cloud.idp.url)
+
+
+async def test_the_confused_token_would_fool_who_takes_the_algorithm_from_it(
+    cloud: SimulatedCloud,
+) -> None:
+    header = jwt.get_unverified_header(cloud.idp.token("olga", forged="hs256"))
+    good = jwt.get_unverified_header(cloud.idp.token("olga"))
+    assert (header["alg"], header["kid"]) == ("HS256", good["kid"])
+
+
+async def test_a_token_of_another_kind_says_so(cloud: SimulatedCloud) -> None:
+    token = cloud.idp.token("olga", headers={"typ": "logout+jwt"})
+    assert jwt.get_unverified_header(token)["typ"] == "logout+jwt"
+
+
+async def test_rotation_withdraws_the_old_key_unless_it_is_kept(cloud: SimulatedCloud) -> None:
+    first = cloud.idp.keys[0].kid
+    cloud.idp.rotate("ES256", keep_old=True)
+    second = cloud.idp.keys[-1].kid
+    assert {key.key_id for key in (await keys_of(cloud)).keys} == {first, second}
+    cloud.idp.rotate("EdDSA")
+    (left,) = (await keys_of(cloud)).keys
+    assert left.key_id not in (first, second)
+    assert jwt.get_unverified_header(cloud.idp.token("olga"))["kid"] == left.key_id
+
+
+async def test_key_fetches_are_counted(cloud: SimulatedCloud) -> None:
+    for _ in range(3):
+        await asked(cloud.idp.url, "/jwks")
+    assert cloud.idp.fetches == 3
+    assert (await asked(cloud.idp.url, "/_box/counters")).json["fetches"] == 3
+
+
+async def test_tokens_and_rotation_are_to_be_had_over_http(cloud: SimulatedCloud) -> None:
+    body = json.dumps({"subject": "olga", "groups": ["a"], "claims": {"x": 1}})
+    minted = await asked(cloud.idp.url, "/_box/tokens", method="POST", body=body)
+    claims = judged(minted.json["token"], await keys_of(cloud), cloud.idp.url)
+    assert (claims["sub"], claims["x"]) == ("olga", 1)
+    before = cloud.idp.keys[-1].kid
+    turned = await asked(
+        cloud.idp.url, "/_box/rotate", method="POST", body='{"algorithm": "PS256"}'
+    )
+    assert turned.json["kid"] == cloud.idp.keys[-1].kid != before
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/_box/tokens", '{"subject": "olga", "colour": "red"}'),
+        ("/_box/tokens", '{"subject": "olga", "forged": "gold"}'),
+        ("/_box/rotate", '{"algorithm": "RS1"}'),
+        ("/_box/faults", '{"kind": "boredom"}'),
+        ("/_box/faults", "not json"),
+        ("/_box/settings", '{"colour": "red"}'),
+    ],
+)
+async def test_who_steers_it_wrongly_is_told(cloud: SimulatedCloud, path: str, body: str) -> None:
+    answer = await asked(cloud.idp.url, path, method="POST", body=body)
+    assert answer.status == 400
+    assert answer.json["error"]
+    assert cloud.idp.faults == []
+
+
+async def test_a_garbage_key_set_holds_no_key(cloud: SimulatedCloud) -> None:
+    cloud.idp.fail("keys_garbage", path="/jwks")
+    with pytest.raises(jwt.PyJWTError):
+        await keys_of(cloud)
+    cloud.idp.heal()
+    assert (await keys_of(cloud)).keys
+
+
+async def test_an_issuer_may_name_itself_wrongly(cloud: SimulatedCloud) -> None:
+    cloud.idp.fail("issuer_foreign", path="openid-configuration")
+    document = (await asked(cloud.idp.url, "/.well-known/openid-configuration")).json
+    assert document["issuer"] != cloud.idp.url
+
+
+async def test_it_comes_back_on_the_same_port(cloud: SimulatedCloud) -> None:
+    port = cloud.idp.port
+    await cloud.idp.stop()
+    with pytest.raises(OSError, match="refused"):
+        await asked(cloud.idp.url, "/jwks")
+    await cloud.idp.start()
+    assert cloud.idp.port == port
+    assert (await asked(cloud.idp.url, "/jwks")).status == 200
