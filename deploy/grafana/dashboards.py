@@ -893,7 +893,7 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "How many lines are missing in the log?",
-                "A second: left out, since `log.hits_sampled` says so or their callers ask too often; dropped,"
+                "A second: left out, since `log.hit_sample_ratio` says so or their callers ask too often; dropped,"
                 " since their reader stalled. Audit records are complete.",
                 (
                     "sum(rate(gateway_log_lines_dropped_total{INSTANCE}[WINDOW]))",

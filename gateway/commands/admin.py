@@ -167,7 +167,7 @@ def _of_the_file(here: Json) -> str:
     if not here["file_rejected"]:
         return "in force"
     # A process of an earlier version tells no mistake.
-    return f"refused: {here.get('mistake') or '`gateway check` says why'}"
+    return f"refused: {here.get('error') or '`gateway check` says why'}"
 
 
 def _show_who_told(answer: Json) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from random import SystemRandom
 
 from gateway.config import settings
-from gateway.config.located_yaml import Document, Mistake, MistakesFound, load
+from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.located_yaml import Document, load
 from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
-from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, from_file
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inventory
 from gateway.domain.policy.policy import Explanation, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.crypto.sealer import Sealer
@@ -41,7 +42,7 @@ def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
     config = settings.load_settings(config_file)
     policy = load_policy(config_file, config)
-    require_tracing_packages(settings.traces_wanted())
+    require_tracing_packages(settings.tracing_variable())
     certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -53,17 +54,17 @@ def check(config_file: Path, *, online: bool) -> int:
 def _certificates(
     config: settings.Settings, document: Document
 ) -> list[tuple[str, CertificateValidity]]:
-    """Return what the listeners show and until when; raise MistakesFound for wrong dates."""
+    """Return what the listeners show and until when; raise InvalidConfig for wrong dates."""
     found: list[tuple[str, CertificateValidity]] = []
-    mistakes: list[Mistake] = []
+    errors: list[ConfigError] = []
     for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
         if tls is not None:
             found.append((listener, validity(tls.certificate_file)))
             if problem := found[-1][1].problem(SystemClock().now()):
                 path = (listener, "tls", "certificate_file")
-                mistakes.append(document.mistake(path, f"{tls.certificate_file} {problem}"))
-    if mistakes:
-        raise MistakesFound(mistakes)
+                errors.append(document.error(path, f"{tls.certificate_file} {problem}"))
+    if errors:
+        raise InvalidConfig(errors)
     return found
 
 
@@ -159,10 +160,10 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
 
 def _inventory(config: settings.Settings, project: str) -> Inventory:
     for account in config.accounts:
-        file = account.inventory.file_of(project)
+        file = account.inventory.inventory_file(project)
         if project in account.projects and file is not None:
             try:
-                return from_file(
+                return parse_inventory(
                     file.read_bytes(),
                     now=SystemClock().now(),
                     age_max_s=account.inventory.age_max_s,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from gateway import __version__
-from gateway.config.located_yaml import MistakesFound
+from gateway.config.errors import InvalidConfig
 from gateway.domain.model import Logger, LogLevel
 
 _EXIT_CODES: Final = """\
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-    except MistakesFound as found:
-        for mistake in found.mistakes:
-            print(mistake, file=sys.stderr)
+    except InvalidConfig as found:
+        for error in found.errors:
+            print(error, file=sys.stderr)
         return 1
     return code
 

@@ -1,150 +1,36 @@
-"""What pydantic finds in the config -> mistakes in our words, each with file, line and key.
+"""Errors in the config and in the policy: each names the file, the line and the key."""
 
-Values are left out: one may be a secret.
-"""
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import re
-from collections.abc import Iterator
-from typing import Any, get_args
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from gateway.config.located_yaml import Document, Mistake, Step, hint
-
-_LIST, _MAPPING, _WHOLE = "must be a list", "must be a mapping", "must be a whole number"
-_NUMBER, _BOOL, _TEXT = "must be a number", "must be true or false", "must be text (in quotes)"
-_MESSAGES = {
-    "bool_parsing": _BOOL,
-    "bool_type": _BOOL,
-    "dataclass_type": _MAPPING,
-    "dict_type": _MAPPING,
-    "enum": "must be {expected}",
-    "finite_number": _NUMBER,
-    "float_parsing": _NUMBER,
-    "float_type": _NUMBER,
-    "frozen_set_type": _LIST,
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "int_from_float": _WHOLE,
-    "int_parsing": _WHOLE,
-    "int_parsing_size": _WHOLE,
-    "int_type": _WHOLE,
-    "ip_any_network": "must be a network, for instance 10.0.0.0/8",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
-    "list_type": _LIST,
-    "literal_error": "must be {expected}",
-    "model_attributes_type": _MAPPING,
-    "model_type": _MAPPING,
-    "path_type": _TEXT,
-    "string_pattern_mismatch": "must match {pattern}",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_too_short": "must not be empty",
-    "string_type": _TEXT,
-    "too_long": "must have at most {max_length} entries",
-    "too_short": "must not be empty",
-    "tuple_type": _LIST,
-    "unexpected_keyword_argument": "unknown key",
-}
-"""By pydantic's name of an error; the braces are of its context."""
-
-Path = tuple[Step, ...]
+Step = str | int
+"""A key of a mapping, or an index of a list."""
+KeyPath = tuple[Step, ...]
 
 
-class At(ValueError):
+@dataclass(frozen=True, slots=True)
+class ConfigError:
+    file: str
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
+
+
+class InvalidConfig(Exception):
+    """Everything that is wrong with a file, not only the first thing."""
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+
+class InvalidKey(ValueError):
     """A mistake in one part of what a validator looks at."""
 
-    def __init__(self, path: Path, message: str) -> None:
+    def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)
         self.path = path
-
-
-def mistakes_of(error: ValidationError, document: Document, root: type[BaseModel]) -> list[Mistake]:
-    """Say what was found in the document, which was to be a `root`."""
-    findings = error.errors(include_url=False, include_input=False)
-    mistakes = {
-        document.mistake(*_told(finding, document.data, root))
-        for finding in findings
-        if not _follows_from_another(finding, findings)
-    }
-    return sorted(mistakes, key=lambda mistake: (mistake.line, mistake.key))
-
-
-def _follows_from_another(finding: ErrorDetails, findings: list[ErrorDetails]) -> bool:
-    """Tell a list that is too short because its only entry is a mistake, reported itself."""
-    loc = finding["loc"]
-    return finding["type"] == "too_short" and any(
-        other is not finding and other["loc"][: len(loc)] == loc for other in findings
-    )
-
-
-def _told(finding: ErrorDetails, data: object, root: type[BaseModel]) -> tuple[Path, str]:
-    """Return where it is wrong, and what."""
-    path, context = _path_in_file(finding["loc"], data), finding.get("ctx", {})
-    match finding["type"]:
-        case "extra_forbidden":
-            return path, f"unknown key; {hint(path[-1], _known_keys(root, path[:-1]))}"
-        case "missing":
-            return path[:-1], f"`{path[-1]}` is missing"
-        case "union_tag_not_found":
-            (key,) = _quoted(context["discriminator"])
-            return path, f"`{key}` is missing"
-        case "union_tag_invalid":
-            (key,), known = _quoted(context["discriminator"]), _quoted(context["expected_tags"])
-            return (*path, key), f"unknown {key}; {hint(context['tag'], known)}"
-        case "literal_error" if finding["loc"][-1] == _KEY:
-            return path, f"unknown key; {hint(path[-1], _quoted(context['expected']))}"
-        case "value_error":
-            cause = context["error"]
-            return (*path, *cause.path) if isinstance(cause, At) else path, str(cause)
-        case kind if kind in _MESSAGES:
-            return path, _MESSAGES[kind].format(**context)
-        case _:
-            return path, finding["msg"]
-
-
-_KEY = "[key]"
-"""What pydantic puts after a mapping's key that is itself the mistake."""
-
-
-def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']*)'", text)
-
-
-def _known_keys(root: type[BaseModel], path: Path) -> list[str]:
-    """Return the keys of the section at `path`; where it may be of several kinds, of all."""
-    sections = {root}
-    for step in path:
-        if isinstance(step, str):
-            sections = {
-                part
-                for section in sections
-                if step in section.model_fields
-                for part in _sections_in(section.model_fields[step].annotation)
-            }
-    return sorted({key for section in sections for key in section.model_fields})
-
-
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections_in(part)
-
-
-def _path_in_file(loc: tuple[str | int, ...], data: object) -> Path:
-    # After a union's key pydantic puts the name of the chosen member, and in a rate that stands
-    # alone its place in the list that it became; the file has no such step.
-    unions = ("login", "keys", "redis")
-    path: list[str | int] = []
-    for i, step in enumerate(loc):
-        is_place_of_one = isinstance(step, int) and isinstance(data, dict)
-        if (i > 0 and loc[i - 1] in unions) or is_place_of_one or step == _KEY:
-            continue
-        path.append(step)
-        try:
-            data = data[step]  # type: ignore[index]
-        except (TypeError, LookupError):
-            data = None
-    return tuple(path)

@@ -37,7 +37,7 @@ _PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 """Which of PyJWT's algorithms reads a `kty`. `oct` is missing: a secret is not published."""
 
 
-class KeysUnusable(Exception):
+class UnusableKeys(Exception):
     """What the source gave is no set of keys for us. The text holds nothing of what it gave."""
 
 
@@ -51,7 +51,9 @@ class IssuerKey:
     """Tells whether a key under the same `kid` has changed."""
 
 
-def keys_that_fit(found: Iterable[IssuerKey], algorithms: Collection[str]) -> frozenset[IssuerKey]:
+def keys_for_algorithms(
+    found: Iterable[IssuerKey], algorithms: Collection[str]
+) -> frozenset[IssuerKey]:
     """Return those that may have made a signature by one of the issuer's algorithms.
 
     Raises KeysUnusable where there is none.
@@ -63,54 +65,54 @@ def keys_that_fit(found: Iterable[IssuerKey], algorithms: Collection[str]) -> fr
         if held.algorithms & allowed
     )
     if not keys:
-        raise KeysUnusable("no key that fits the issuer's algorithms")
+        raise UnusableKeys("no key that fits the issuer's algorithms")
     return keys
 
 
-def key_document(text: bytes) -> object:
+def parse_json(text: bytes) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise KeysUnusable("not JSON") from error
+        raise UnusableKeys("not JSON") from error
 
 
-def text_of_file(file: Path) -> bytes:
+def read_key_file(file: Path) -> bytes:
     """Read a file of keys; raises KeysUnusable, OSError."""
     with file.open("rb") as opened:
         text = opened.read(KEYS_BYTES_MAX + 1)
     if len(text) > KEYS_BYTES_MAX:
-        raise KeysUnusable("the file is too long")
+        raise UnusableKeys("the file is too long")
     return text
 
 
-def keys_of_file(text: bytes) -> list[IssuerKey]:
+def parse_key_file(text: bytes) -> list[IssuerKey]:
     """Read a key set, or one public key in PEM; raises KeysUnusable."""
     if text.lstrip().startswith(b"{"):
-        return keys_of_set(key_document(text))
+        return parse_key_set(parse_json(text))
     try:
         key = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeysUnusable("the file is neither a key set nor a PEM public key") from error
+        raise UnusableKeys("the file is neither a key set nor a PEM public key") from error
     return [_public_key(key, kid=None)]
 
 
-def key_of_secret(secret: Secret) -> IssuerKey:
+def parse_shared_secret(secret: Secret) -> IssuerKey:
     try:
         key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.reveal().encode())
     except PyJWTError as error:
-        raise KeysUnusable("the secret is a public key") from error
+        raise UnusableKeys("the secret is a public key") from error
     return IssuerKey(None, frozenset({"HS256"}), key, material=key)
 
 
-def keys_of_set(document: object) -> list[IssuerKey]:
+def parse_key_set(document: object) -> list[IssuerKey]:
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise KeysUnusable("not a key set")
-    keys = [_key_of_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
+        raise UnusableKeys("not a key set")
+    keys = [_parse_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
     return [key for key in keys if key is not None]
 
 
-def _key_of_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
+def _parse_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
     """Read one member of a set (RFC 7517, 4); None if it is broken or not for checking tokens."""
     kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
     if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
@@ -129,10 +131,10 @@ def _key_of_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
 
 def _public_key(key: Any, kid: str | None) -> IssuerKey:
     material = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return IssuerKey(kid, _algorithms_that_fit(key), key, material)
+    return IssuerKey(kid, _usable_algorithms(key), key, material)
 
 
-def _algorithms_that_fit(key: object) -> frozenset[str]:
+def _usable_algorithms(key: object) -> frozenset[str]:
     match key:
         case RSAPublicKey(key_size=bits) if bits in _RSA_BITS:
             return frozenset({"RS256", "RS384", "RS512", "PS256"})

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-Step = str | int
-"""A key of a mapping, or a place in a list."""
+from gateway.config.errors import ConfigError, InvalidConfig, Step
 
 _TEXT = "tag:yaml.org,2002:str"
 _LEFT_AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
@@ -36,26 +34,6 @@ class _Loader(_SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    file: str
-    line: int
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
-        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
-
-
-class MistakesFound(Exception):
-    """Everything that is wrong with a file, not only the first thing."""
-
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
-        super().__init__("\n".join(map(str, mistakes)))
-        self.mistakes = tuple(mistakes)
-
-
 class Document:
     """A parsed file: plain data, and the line on which each part of it begins."""
 
@@ -75,8 +53,8 @@ class Document:
             line, node = child
         return line
 
-    def mistake(self, path: Sequence[Step], message: str) -> Mistake:
-        return Mistake(self.file, self.line(path), dotted(path), message)
+    def error(self, path: Sequence[Step], message: str) -> ConfigError:
+        return ConfigError(self.file, self.line(path), dotted(path), message)
 
 
 def dotted(path: Sequence[Step]) -> str:
@@ -98,16 +76,16 @@ def load(path: Path) -> Document:
 
 
 def read(path: Path) -> bytes:
-    """Return what is in the file; raise MistakesFound when it is unreadable."""
+    """Return what is in the file; raise InvalidConfig when it is unreadable."""
     try:
         return path.read_bytes()
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
-        raise MistakesFound([Mistake(str(path), 0, "", reason)]) from error
+        raise InvalidConfig([ConfigError(str(path), 0, "", reason)]) from error
 
 
 def parse(path: Path, content: bytes) -> Document:
-    """Return the one YAML document in it; raise MistakesFound when it is no YAML, or ambiguous.
+    """Return the one YAML document in it; raise InvalidConfig when it is no YAML, or ambiguous.
 
     Duplicate keys are refused (YAML 1.2, 3.2.1.3: keys are unique; PyYAML keeps the last one
     silently), and so are aliases, which hide a document many times its size.
@@ -116,53 +94,55 @@ def parse(path: Path, content: bytes) -> Document:
     try:
         loader = _Loader(content.decode())
     except UnicodeDecodeError as error:
-        raise MistakesFound([Mistake(file, 0, "", "is not UTF-8")]) from error
+        raise InvalidConfig([ConfigError(file, 0, "", "is not UTF-8")]) from error
     try:
         root = loader.get_single_node()
         if root is None:
             return Document(file, None, None)
-        _refuse_ambiguity(file, root)
+        _reject_ambiguity(file, root)
         return Document(file, loader.construct_document(root), root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise MistakesFound([Mistake(file, line, "", f"is no YAML: {error.problem}")]) from error
+        raise InvalidConfig(
+            [ConfigError(file, line, "", f"is no YAML: {error.problem}")]
+        ) from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of its own constructors out: `!!bool x` is a KeyError.
-        raise MistakesFound([Mistake(file, 0, "", "is no YAML")]) from error
+        raise InvalidConfig([ConfigError(file, 0, "", "is no YAML")]) from error
     finally:
         loader.dispose()
 
 
-def _refuse_ambiguity(file: str, root: yaml.Node) -> None:
-    mistakes: list[Mistake] = []
+def _reject_ambiguity(file: str, root: yaml.Node) -> None:
+    errors: list[ConfigError] = []
     seen: set[int] = set()
     todo = [root]
     while todo:
         node = todo.pop()
         if id(node) in seen:
             line = node.start_mark.line + 1
-            mistakes.append(Mistake(file, line, "", "aliases (*name) are not allowed"))
+            errors.append(ConfigError(file, line, "", "aliases (*name) are not allowed"))
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             todo.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
             todo.extend(part for pair in node.value for part in pair)
-            mistakes.extend(_mistaken_keys(file, node))
-    if mistakes:
-        raise MistakesFound(mistakes)
+            errors.extend(_key_errors(file, node))
+    if errors:
+        raise InvalidConfig(errors)
 
 
-def _mistaken_keys(file: str, mapping: yaml.MappingNode) -> Iterator[Mistake]:
+def _key_errors(file: str, mapping: yaml.MappingNode) -> Iterator[ConfigError]:
     keys: set[str] = set()
     for key, _ in mapping.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            yield Mistake(file, line, "", "a key must be text")
+            yield ConfigError(file, line, "", "a key must be text")
         elif key.tag != _TEXT:
-            yield Mistake(file, line, key.value, "a key must be text (put it in quotes)")
+            yield ConfigError(file, line, key.value, "a key must be text (put it in quotes)")
         elif key.value in keys:
-            yield Mistake(file, line, key.value, "stands here twice")
+            yield ConfigError(file, line, key.value, "stands here twice")
         else:
             keys.add(key.value)
 

@@ -34,15 +34,16 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.config.errors import At, mistakes_of
+from gateway.config.errors import ConfigError, InvalidConfig, InvalidKey, Step
 from gateway.config.key_material import (
-    KeysUnusable,
-    key_of_secret,
-    keys_of_file,
-    keys_that_fit,
-    text_of_file,
+    UnusableKeys,
+    keys_for_algorithms,
+    parse_key_file,
+    parse_shared_secret,
+    read_key_file,
 )
-from gateway.config.located_yaml import Mistake, MistakesFound, Step, load
+from gateway.config.located_yaml import load
+from gateway.config.validation import config_errors
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, operation_problems
 from gateway.domain.model import Logger, LogLevel, Operation, Reuse, Secret
 
@@ -84,7 +85,7 @@ def _resolve(value: object, info: ValidationInfo) -> object:
     return (info.context or {})["base"] / value if isinstance(value, str) else value
 
 
-def _no_bool(value: object) -> object:
+def _reject_bool(value: object) -> object:
     if isinstance(value, bool):  # which Python takes for 0 or 1
         raise ValueError("must be a number")  # noqa: TRY004 - TypeError would leave pydantic
     return value
@@ -114,7 +115,7 @@ def _host(value: str) -> str:
     return value
 
 
-def host_and_port(address: str) -> tuple[str, int]:
+def parse_host_port(address: str) -> tuple[str, int]:
     """Take `host:port` or `[IPv6 address]:port` apart; raises ValueError."""
     parts = urlsplit(f"//{address}")
     if parts.netloc != address or "@" in address or not parts.port:
@@ -124,7 +125,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 def _host_port(address: str) -> str:
     try:
-        host_and_port(address)
+        parse_host_port(address)
     except ValueError:
         raise ValueError("is no host:port") from None
     return address
@@ -153,13 +154,13 @@ def _issuer(value: str) -> str:
     return value
 
 
-def _without_flaws(row: Operation) -> Operation:
+def _valid_operation(row: Operation) -> Operation:
     for flaw in operation_problems(row):
         raise ValueError(flaw)
     return row
 
 
-def _kind_of(*keys: str) -> Discriminator:
+def _by_key(*keys: str) -> Discriminator:
     """Tell the members of a union apart by the one key that each alone has."""
 
     def tag(value: object) -> str | None:
@@ -220,7 +221,7 @@ def _with_certificates(file: Path, what: str) -> Path:
     return file
 
 
-def load_pair(context: ssl.SSLContext, certificate_file: Path, key_file: Path) -> None:
+def load_certificate(context: ssl.SSLContext, certificate_file: Path, key_file: Path) -> None:
     """Give a listener's certificate and key to its context; raise ValueError when it cannot be.
 
     An encrypted key is refused: OpenSSL would ask for its password on the terminal.
@@ -253,8 +254,8 @@ def _ed25519_key(key: Secret) -> Secret:
 
 def _with_keys(file: Path) -> Path:
     try:
-        keys_of_file(text_of_file(file))
-    except KeysUnusable as error:
+        parse_key_file(read_key_file(file))
+    except UnusableKeys as error:
         raise ValueError(str(error)) from None
     return file
 
@@ -263,8 +264,8 @@ def _hmac_key(secret: Secret) -> Secret:
     if len(secret.reveal().encode()) < 32:
         raise ValueError("the secret is shorter than 32 bytes (RFC 7518, 3.2)")
     try:
-        key_of_secret(secret)
-    except KeysUnusable as error:
+        parse_shared_secret(secret)
+    except UnusableKeys as error:
         raise ValueError(str(error)) from None
     return secret
 
@@ -288,14 +289,14 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool)]
-Span = Annotated[Number, Field(gt=0, le=31_536_000)]
-OperationRow = Annotated[Operation, AfterValidator(_without_flaws)]
+Integer = Annotated[int, BeforeValidator(_reject_bool)]
+Number = Annotated[float, BeforeValidator(_reject_bool)]
+Seconds = Annotated[Number, Field(gt=0, le=31_536_000)]
+OperationRow = Annotated[Operation, AfterValidator(_valid_operation)]
 _ROWS = TypeAdapter(tuple[OperationRow, ...])
 
 
-def _overlap(host: str, other: str) -> bool:
+def _hosts_overlap(host: str, other: str) -> bool:
     """Tell whether a port that is listened on at one is taken at the other."""
     return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
 
@@ -323,20 +324,20 @@ class ListenerTls(_Section):
     def _goes_with_the_certificate(cls, file: Path, info: ValidationInfo) -> Path:
         certificate = info.data.get("certificate_file")
         if certificate is not None:
-            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
+            load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
         return file
 
     @model_validator(mode="after")
     def _asks_only_with_authorities(self) -> Self:
         if "client_certificates" in self.model_fields_set and self.client_ca_file is None:
-            told = "takes a client_ca_file, to verify certificates against"
-            raise At(("client_certificates",), told)
+            problem = "takes a client_ca_file, to verify certificates against"
+            raise InvalidKey(("client_certificates",), problem)
         return self
 
 
 class Listen(_Section):
     host: Host = "127.0.0.1"
-    port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
+    port: Annotated[Integer, Field(ge=0, le=65535)] = 8080
     tls: ListenerTls | None = None
 
 
@@ -351,7 +352,7 @@ class AdminApiSettings(_Section):
     """Who comes with a JWT is in one of these."""
     certificates: frozenset[str] = frozenset()
     """Subjects' names that need no JWT, so that whoever cuts off can act while issuers are away."""
-    without_tls: bool = False
+    allow_plaintext: bool = False
     """Tokens may come in clear text though `host` is not loopback: nobody listens in there."""
 
 
@@ -368,17 +369,17 @@ class AdminListen(Listen):
     @model_validator(mode="after")
     def _no_token_travels_in_clear_text(self) -> Self:
         is_safe = self.tls is not None or _is_loopback(self.host)
-        if self.api is not None and not is_safe and not self.api.without_tls:
-            told = "with api, host must be loopback, or tls given (or api.without_tls)"
-            raise At(("host",), told)
+        if self.api is not None and not is_safe and not self.api.allow_plaintext:
+            problem = "with api, host must be loopback, or tls given (or api.allow_plaintext)"
+            raise InvalidKey(("host",), problem)
         return self
 
     @model_validator(mode="after")
     def _certificates_are_asked_for(self) -> Self:
         asked = self.tls is not None and self.tls.client_ca_file is not None
         if self.api is not None and self.api.certificates and not asked:
-            told = "takes tls.client_ca_file, to verify certificates against"
-            raise At(("api", "certificates"), told)
+            problem = "takes tls.client_ca_file, to verify certificates against"
+            raise InvalidKey(("api", "certificates"), problem)
         return self
 
 
@@ -387,9 +388,9 @@ class PublicListen(Listen):
     """Networks of the proxies before us, whose X-Forwarded-For is believed."""
 
 
-class RequestBounds(_Section):
-    deadline_s: Span = 30.0
-    drain_s: Span = 20.0
+class RequestLimits(_Section):
+    deadline_s: Seconds = 30.0
+    drain_s: Seconds = 20.0
     """How long requests that came before the end may take when the gateway stops."""
     drain_delay_s: Annotated[Number, Field(ge=0, le=300)] = 0.0
     """For how long a gateway that stops says that it is not ready, and goes on accepting: until
@@ -438,22 +439,22 @@ class Issuer(_Section):
         | Annotated[JwksKeys, Tag("jwks")]
         | Annotated[StaticKeys, Tag("public_key_file")]
         | Annotated[SharedSecretKey, Tag("secret")],
-        _kind_of("discovery", "jwks", "public_key_file", "secret"),
+        _by_key("discovery", "jwks", "public_key_file", "secret"),
     ]
     leeway_s: Annotated[Number, Field(ge=0, le=300)] = 30.0
-    token_age_max_s: Span = 86_400.0
+    token_age_max_s: Seconds = 86_400.0
     token_type: str | None = None
     """The `typ` that access tokens bear (RFC 9068: at+jwt). Unset: any but known other kinds."""
     claims: Claims = Claims()
-    keys_refresh_s: Span = 300.0
-    keys_age_max_s: Span = 86_400.0
+    keys_refresh_s: Seconds = 300.0
+    keys_age_max_s: Seconds = 86_400.0
     """How long keys serve while the issuer cannot be reached."""
-    unknown_kid_cooldown_s: Span = 30.0
+    unknown_kid_cooldown_s: Seconds = 30.0
 
     @model_validator(mode="after")
     def _keys_live_until_they_are_refreshed(self) -> Self:
         if self.keys_age_max_s <= self.keys_refresh_s:
-            raise At(("keys_age_max_s",), "must be more than keys_refresh_s")
+            raise InvalidKey(("keys_age_max_s",), "must be more than keys_refresh_s")
         return self
 
     @model_validator(mode="after")
@@ -461,18 +462,18 @@ class Issuer(_Section):
         allowed = SYMMETRIC if isinstance(self.keys, SharedSecretKey) else ASYMMETRIC
         for i, name in enumerate(self.algorithms):
             if name not in allowed:
-                told = f"does not go with this kind of key; allowed: {', '.join(allowed)}"
-                raise At(("algorithms", i), told)
+                problem = f"does not go with this kind of key; allowed: {', '.join(allowed)}"
+                raise InvalidKey(("algorithms", i), problem)
         return self
 
     @model_validator(mode="after")
     def _algorithms_fit_the_file(self) -> Self:
         if isinstance(self.keys, StaticKeys):
             try:
-                found = keys_of_file(text_of_file(self.keys.public_key_file))
-                keys_that_fit(found, self.algorithms)
-            except KeysUnusable as error:
-                raise At(("algorithms",), str(error)) from None
+                found = parse_key_file(read_key_file(self.keys.public_key_file))
+                keys_for_algorithms(found, self.algorithms)
+            except UnusableKeys as error:
+                raise InvalidKey(("algorithms",), str(error)) from None
         return self
 
 
@@ -484,7 +485,7 @@ class PasswordLogin(_Section):
     user: str
     domain: str
     password: SecretValue
-    renew_before_s: Span = 3_600.0
+    renew_before_s: Seconds = 3_600.0
     """How long before its end a token is renewed in the background (tokens live 24 h)."""
 
 
@@ -504,15 +505,15 @@ class TokenFileLogin(_Section):
 
 
 class Timeouts(_Section):
-    connect_s: Span = 3.0
-    read_s: Span = 10.0
-    total_s: Span = 15.0
+    connect_s: Seconds = 3.0
+    read_s: Seconds = 10.0
+    total_s: Seconds = 15.0
 
 
 class Links(_Section):
-    lifetime_s: Span = 300.0
+    lifetime_s: Seconds = 300.0
     """How long the cloud keeps a link good. It does not say; siblings have 600 s or less."""
-    min_remaining_s: Span = 30.0
+    min_remaining_s: Seconds = 30.0
     reuse: Reuse = Reuse.CALLER
     renew_before_s: Annotated[Number, Field(ge=0, le=86_400)] = 60.0
     """A link that is asked for so shortly before it may no longer be handed out is fetched anew
@@ -523,14 +524,14 @@ class Links(_Section):
     @model_validator(mode="after")
     def _some_life_is_left(self) -> Self:
         if self.min_remaining_s >= self.lifetime_s:
-            raise At(("min_remaining_s",), "must be less than lifetime_s")
+            raise InvalidKey(("min_remaining_s",), "must be less than lifetime_s")
         return self
 
 
 class Rate(_Section):
     requests: Annotated[Number, Field(ge=0.001, le=100_000)]
-    per_s: Span = 1.0
-    burst: Annotated[Whole, Field(ge=1, le=100_000)] = 1
+    per_s: Seconds = 1.0
+    burst: Annotated[Integer, Field(ge=1, le=100_000)] = 1
 
 
 def _rates(value: object) -> object:
@@ -548,33 +549,33 @@ class AccountBudget(_Section):
     """One rate, or several that all hold; the first adapts. CloudDC publishes no figure: begin
     low, watch the 429s, raise."""
     iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
-    wait_max_s: Span = 20.0
+    wait_max_s: Seconds = 20.0
     """A caller who would wait longer is told so at once."""
-    queue_max: Annotated[Whole, Field(ge=1, le=100_000)] = 2_000
+    queue_max: Annotated[Integer, Field(ge=1, le=100_000)] = 2_000
     """Calls that may wait, over all replicas; beyond, the last in fair order is refused."""
-    queue_caller_max: Annotated[Whole, Field(ge=1, le=100_000)] = 200
+    queue_caller_max: Annotated[Integer, Field(ge=1, le=100_000)] = 200
     """Calls that one person may have waiting."""
 
 
 class BreakerSettings(_Section):
     """When the cloud counts as failing, and how long it is left alone."""
 
-    calls_min: Annotated[Whole, Field(ge=1, le=10_000)] = 10
-    failure_part: Annotated[Number, Field(gt=0, le=1)] = 0.5
-    within_s: Span = 10.0
-    slow_s: Span = 10.0
+    calls_min: Annotated[Integer, Field(ge=1, le=10_000)] = 10
+    failure_ratio: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    within_s: Seconds = 10.0
+    slow_s: Seconds = 10.0
     """A call that takes longer counts as failed."""
-    open_s: Span = 1.0
-    open_max_s: Span = 30.0
+    open_s: Seconds = 1.0
+    open_max_s: Seconds = 30.0
 
 
 class InventorySettings(_Section):
     """What rules of the policy that select servers by tags, location or model go by."""
 
-    poll_s: Span = 60.0
+    poll_s: Seconds = 60.0
     """How often the servers are listed, from budget that nobody else needs; only while the
     policy has such rules."""
-    age_max_s: Span = 600.0
+    age_max_s: Seconds = 600.0
     """Older than that, a grant by attributes gives nothing, and a denial by attributes denies."""
     directory: Directory | None = None
     """Where what was listed last is kept, for `explain` and for a start without the cloud."""
@@ -582,10 +583,10 @@ class InventorySettings(_Section):
     @model_validator(mode="after")
     def _lives_until_the_next_poll(self) -> Self:
         if self.age_max_s <= self.poll_s:
-            raise At(("age_max_s",), "must be more than poll_s")
+            raise InvalidKey(("age_max_s",), "must be more than poll_s")
         return self
 
-    def file_of(self, project: str) -> Path | None:
+    def inventory_file(self, project: str) -> Path | None:
         return None if self.directory is None else self.directory / f"inventory-{project}.json"
 
 
@@ -600,9 +601,9 @@ class Account(_Section):
     SDK asks for the project that is called like its region."""
     login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
     timeouts: Timeouts = Timeouts()
-    streams_max: Annotated[Whole, Field(ge=1, le=1000)] = 8
+    streams_max: Annotated[Integer, Field(ge=1, le=1000)] = 8
     """Downloads at once, each of which holds a connection for as long as its reader takes."""
-    answer_bytes_max: Annotated[Whole, Field(ge=1024, le=67_108_864)] = 8_388_608
+    response_bytes_max: Annotated[Integer, Field(ge=1024, le=67_108_864)] = 8_388_608
     """Of one answer that is read whole; a page of 1000 servers is about 1 MB."""
     links: Links = Links()
     budget: AccountBudget = AccountBudget()
@@ -613,11 +614,13 @@ class Account(_Section):
     def _names_are_of_its_projects(self) -> Self:
         for project in self.project_names:
             if project not in self.projects:
-                raise At(("project_names", project), "is not among the account's projects")
-        _refuse_twice((("project_names", key), name) for key, name in self.project_names.items())
+                raise InvalidKey(("project_names", project), "is not among the account's projects")
+        _reject_duplicates(
+            (("project_names", key), name) for key, name in self.project_names.items()
+        )
         return self
 
-    def name_of(self, project: str) -> str:
+    def project_name(self, project: str) -> str:
         only = self.region if len(self.projects) == 1 else None
         return self.project_names.get(project) or only or project
 
@@ -662,7 +665,7 @@ class Store(_Section):
         | Annotated[RedisSentinel, Tag("sentinels")]
         | Annotated[RedisCluster, Tag("cluster")]
         | Annotated[RedisEmbedded, Tag("embedded")],
-        _kind_of("url", "sentinels", "cluster", "embedded"),
+        _by_key("url", "sentinels", "cluster", "embedded"),
     ]
     seal_keys: Annotated[tuple[SealKey, ...], Field(min_length=1)]
     """32 bytes each, in base64 (`openssl rand -base64 32`): the first seals, all open. A new one
@@ -670,16 +673,16 @@ class Store(_Section):
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
     timeout_s: Annotated[Number, Field(gt=0, le=10)] = 0.1
     """After so long Redis is as good as away."""
-    processes_max: Annotated[Whole, Field(ge=1, le=1000)] = 2
+    processes_max: Annotated[Integer, Field(ge=1, le=1000)] = 2
     """How many gateway processes may run at once. While Redis is away each takes its share."""
 
 
-class CallerLimits(_Section):
+class CallerLimitSettings(_Section):
     """What one person may ask of the gateway, over all replicas, hits included."""
 
     requests: Annotated[Number, Field(ge=0.001)] = 120
-    per_s: Span = 60.0
-    burst: Annotated[Whole, Field(ge=1)] = 40
+    per_s: Seconds = 60.0
+    burst: Annotated[Integer, Field(ge=1)] = 40
 
 
 class Fairness(_Section):
@@ -694,21 +697,21 @@ class Lists(_Section):
 
     reuse_s: Annotated[Number, Field(ge=0, le=300)] = 5.0
     """For how long one reading serves all who ask; `Cache-Control: no-cache` asks for another."""
-    pages_max: Annotated[Whole, Field(ge=1, le=1000)] = 50
+    pages_max: Annotated[Integer, Field(ge=1, le=1000)] = 50
     """Calls to the cloud for one reading, each of up to 1000 entries."""
-    bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    bytes_max: Annotated[Integer, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     """Of one reading, and of all that one process keeps."""
 
 
-class OperationRows(_Section):
+class OperationChanges(_Section):
     """Changes to the catalogue (gateway/catalogue.yaml)."""
 
-    off: tuple[str, ...] = ()
+    disable: tuple[str, ...] = ()
     """Names of operations that are not to pass."""
     add: tuple[OperationRow, ...] = ()
     """Rows of the catalogue's form; one of a name that is off replaces it."""
 
-    @field_validator("off")
+    @field_validator("disable")
     @classmethod
     def _there_is_something_to_switch_off(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = {row.name for row in built_in_operations()}
@@ -718,11 +721,11 @@ class OperationRows(_Section):
         return names
 
 
-class Memory(_Section):
+class CacheSizes(_Section):
     """How many of each this process remembers."""
 
-    tokens_max: Annotated[Whole, Field(ge=1)] = 20_000
-    links_max: Annotated[Whole, Field(ge=1)] = 20_000
+    tokens_max: Annotated[Integer, Field(ge=1)] = 20_000
+    links_max: Annotated[Integer, Field(ge=1)] = 20_000
 
 
 class OrderSettings(_Section):
@@ -746,7 +749,7 @@ class Log(_Section):
     level: LogLevel = "info"
     modules: dict[Logger, LogLevel] = {}
     """Levels of single parts: gateway.policy, gateway.valkey, …"""
-    hits_sampled: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    hit_sample_ratio: Annotated[Number, Field(ge=0, le=1)] = 1.0
     """Share that is written of the lines of requests for links that this process holds."""
 
     @property
@@ -762,15 +765,15 @@ class Audit(_Section):
     """Hash-chained files, on the disk before the answer leaves."""
     stream: bool = False
     """A Redis stream; beside a directory it follows behind, alone it decides."""
-    stream_bytes_max: Annotated[Whole, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
+    stream_bytes_max: Annotated[Integer, Field(ge=1_048_576, le=1_099_511_627_776)] = 134_217_728
     """Of Redis's memory; beyond it the oldest lines are forgotten, however young."""
     stdout: bool = False
     """Plain lines among the log's; beside another place they follow behind."""
     signing_key: SigningKey | None = None
     """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
     when_unwritable: Literal["refuse", "serve"] = "refuse"
-    checkpoint_s: Span = 60.0
-    segment_bytes_max: Annotated[Whole, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
+    checkpoint_s: Seconds = 60.0
+    segment_bytes_max: Annotated[Integer, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 400.0
     """Segments older than that are removed, and the chain stays verifiable; 0: for ever."""
 
@@ -783,29 +786,29 @@ class Audit(_Section):
         return self
 
 
-class WrittenIn(NamedTuple):
+class WritableDirectory(NamedTuple):
     """A directory that who serves writes in."""
 
     key: tuple[Step, ...]
     """By which it is named."""
     directory: Path
-    is_needed: bool
+    is_required: bool
     """Without it nobody is served, or who is revoked is forgotten; else it is done without."""
 
 
 class Settings(_Section):
     listen: PublicListen = PublicListen()
-    request: RequestBounds = RequestBounds()
+    request: RequestLimits = RequestLimits()
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
     admin: AdminListen = AdminListen(port=9090)
     policy_file: ConfigPath
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     store: Store
-    caller_limits: CallerLimits = CallerLimits()
+    caller_limits: CallerLimitSettings = CallerLimitSettings()
     fairness: Fairness = Fairness()
     lists: Lists = Lists()
-    operations: OperationRows = OperationRows()
-    memory: Memory = Memory()
+    operations: OperationChanges = OperationChanges()
+    cache: CacheSizes = CacheSizes()
     orders: OrderSettings = OrderSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
@@ -818,31 +821,33 @@ class Settings(_Section):
     ) -> OrderSettings:
         admin = info.data.get("admin")
         if orders.given == "nowhere" and admin is not None and admin.api is not None:
-            raise At(("given",), "is `nowhere`, but admin.api is there to give them")
+            raise InvalidKey(("given",), "is `nowhere`, but admin.api is there to give them")
         return orders
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:
         """The operations that may pass."""
-        return (*self._kept_operations, *self.operations.add)
+        return (*self._enabled_operations, *self.operations.add)
 
     @property
-    def _kept_operations(self) -> tuple[Operation, ...]:
-        off = frozenset(self.operations.off)
-        kept = (row for row in built_in_operations() if row.name not in off)
+    def _enabled_operations(self) -> tuple[Operation, ...]:
+        disabled = frozenset(self.operations.disable)
+        kept = (row for row in built_in_operations() if row.name not in disabled)
         return (*kept, SHOW_PERMISSIONS)
 
     @property
-    def directories(self) -> Iterator[WrittenIn]:
+    def writable_directories(self) -> Iterator[WritableDirectory]:
         if self.audit.directory is not None:
             refuses = self.audit.when_unwritable == "refuse"
-            yield WrittenIn(("audit", "directory"), self.audit.directory, is_needed=refuses)
+            yield WritableDirectory(
+                ("audit", "directory"), self.audit.directory, is_required=refuses
+            )
         if self.orders.file is not None:
-            yield WrittenIn(("orders", "file"), self.orders.file.parent, is_needed=True)
+            yield WritableDirectory(("orders", "file"), self.orders.file.parent, is_required=True)
         for i, account in enumerate(self.accounts):
             if account.inventory.directory is not None:
                 key = ("accounts", i, "inventory", "directory")
-                yield WrittenIn(key, account.inventory.directory, is_needed=False)
+                yield WritableDirectory(key, account.inventory.directory, is_required=False)
 
     def admin_ports(self, workers: int) -> range:
         """Return the port of each worker, one scrape target each; none where any will do."""
@@ -866,12 +871,14 @@ class Settings(_Section):
         if api is None or not issuers:
             return admin
         if any(api.audience in issuer.audience for issuer in issuers):
-            raise At(("api", "audience"), "must be none that callers' tokens are for")
+            raise InvalidKey(("api", "audience"), "must be none that callers' tokens are for")
         names = {issuer.name for issuer in issuers}
         if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
             # Each could make administrators of its own people.
-            told = ", ".join(sorted(names))
-            raise At(("api", "issuers"), f"must name whose administrators may act, of: {told}")
+            problem = ", ".join(sorted(names))
+            raise InvalidKey(
+                ("api", "issuers"), f"must name whose administrators may act, of: {problem}"
+            )
         return admin
 
     @model_validator(mode="after")
@@ -879,26 +886,26 @@ class Settings(_Section):
         workers = (info.context or {}).get("workers", 1)
         ports = self.admin_ports(workers)
         if ports.stop > 65_536:
-            raise At(("admin", "port"), f"leaves no port for each of {workers} workers")
-        if self.listen.port in ports and _overlap(self.listen.host, self.admin.host):
-            told = f"worker {ports.index(self.listen.port)} would answer operators on it"
-            raise At(("listen", "port"), f"{told}; worker i does on admin.port + i")
+            raise InvalidKey(("admin", "port"), f"leaves no port for each of {workers} workers")
+        if self.listen.port in ports and _hosts_overlap(self.listen.host, self.admin.host):
+            problem = f"worker {ports.index(self.listen.port)} would answer operators on it"
+            raise InvalidKey(("listen", "port"), f"{problem}; worker i does on admin.port + i")
         return self
 
     @model_validator(mode="after")
     def _nothing_is_claimed_twice(self) -> Self:
         added = enumerate(self.operations.add)
         issuers, accounts = tuple(enumerate(self.issuers)), tuple(enumerate(self.accounts))
-        _refuse_twice(
+        _reject_duplicates(
             [
-                *(((), row.name) for row in self._kept_operations),
+                *(((), row.name) for row in self._enabled_operations),
                 *((("operations", "add", i, "name"), row.name) for i, row in added),
             ]
         )
-        _refuse_twice((("issuers", i, "name"), issuer.name) for i, issuer in issuers)
-        _refuse_twice((("issuers", i, "issuer"), issuer.issuer) for i, issuer in issuers)
-        _refuse_twice((("accounts", i, "name"), account.name) for i, account in accounts)
-        _refuse_twice(
+        _reject_duplicates((("issuers", i, "name"), issuer.name) for i, issuer in issuers)
+        _reject_duplicates((("issuers", i, "issuer"), issuer.issuer) for i, issuer in issuers)
+        _reject_duplicates((("accounts", i, "name"), account.name) for i, account in accounts)
+        _reject_duplicates(
             (("accounts", i, "projects", j), project)
             for i, account in accounts
             for j, project in enumerate(account.projects)
@@ -912,11 +919,11 @@ def built_in_operations() -> tuple[Operation, ...]:
     return _ROWS.validate_python(load(Path(__file__).parents[1] / "catalogue.yaml").data)
 
 
-def _refuse_twice(named: Iterable[tuple[tuple[Step, ...], str]]) -> None:
+def _reject_duplicates(named: Iterable[tuple[tuple[Step, ...], str]]) -> None:
     seen: set[str] = set()
     for path, value in named:
         if value in seen:
-            raise At(path, f"stands twice: {value}")
+            raise InvalidKey(path, f"stands twice: {value}")
         seen.add(value)
 
 
@@ -925,7 +932,7 @@ def load_settings(
 ) -> Settings:
     """Read and validate the config file, which is for that many worker processes.
 
-    Raises MistakesFound with everything that is wrong.
+    Raises InvalidConfig with everything that is wrong.
     """
     document = load(file)
     try:
@@ -934,31 +941,33 @@ def load_settings(
             context={"base": file.parent, "environ": environ, "workers": workers},
         )
     except ValidationError as error:
-        raise MistakesFound(mistakes_of(error, document, Settings)) from None
+        raise InvalidConfig(config_errors(error, document, Settings)) from None
 
 
-def descriptors_passed(environ: Mapping[str, str] = os.environ) -> range:
+def inherited_descriptors(environ: Mapping[str, str] = os.environ) -> range:
     """Return the listening sockets that this very process was started with (sd_listen_fds(3))."""
     ours = environ.get("LISTEN_PID", "") == str(os.getpid())
     count = environ.get("LISTEN_FDS", "")
     return range(3, 3 + int(count)) if ours and count.isdecimal() else range(0)
 
 
-def traces_wanted(environ: Mapping[str, str] = os.environ) -> str:
+def tracing_variable(environ: Mapping[str, str] = os.environ) -> str:
     """Return which of OpenTelemetry's variables switches traces on; "": none does.
 
-    Raises MistakesFound where they ask for what is not there.
+    Raises InvalidConfig where they ask for what is not there.
     """
 
-    def told(name: str) -> str:
+    def value(name: str) -> str:
         return environ.get(name, "").strip().lower()
 
-    if told("OTEL_SDK_DISABLED") == "true" or told("OTEL_TRACES_EXPORTER") == "none":
+    if value("OTEL_SDK_DISABLED") == "true" or value("OTEL_TRACES_EXPORTER") == "none":
         return ""
-    wanted = next(filter(told, _TRACES_ON), "")
+    wanted = next(filter(value, _TRACES_ON), "")
     for name, known in _TRACES_TAKE.items():
-        if wanted and told(name) not in ("", known):
-            raise MistakesFound([Mistake("environment", 0, name, f"is to be {known}, or not set")])
+        if wanted and value(name) not in ("", known):
+            raise InvalidConfig(
+                [ConfigError("environment", 0, name, f"is to be {known}, or not set")]
+            )
     return wanted
 
 

@@ -9,7 +9,7 @@ from gateway.domain.catalogue.headers import keeps_content_encoding, response_he
 from gateway.domain.catalogue.listing import visible_entries
 from gateway.domain.errors import BudgetExhausted, NotPermitted
 from gateway.domain.model import Answer, BodyStream, Demand, Headers, ProjectId, UpstreamRequest
-from gateway.domain.policy.policy import Permit, Reach
+from gateway.domain.policy.policy import Permit, Scope
 from gateway.flow.attempts import Sendings
 from gateway.flow.exchange import Exchange
 from gateway.flow.listings import Listings
@@ -108,16 +108,16 @@ class Forwarding:
         fresh: bool,  # noqa: FBT001
         headers: Headers,
     ) -> Forwarded:
-        if _sight(permit).total:  # nothing is hidden from this caller: the cloud's own pages
+        if _scope(permit).total:  # nothing is hidden from this caller: the cloud's own pages
             sent = await self._sent(permit, sendings, demand, deadline, headers)
-            if _sight(sendings.permitted_now()).total:
+            if _scope(sendings.permitted_now()).total:
                 return sent
         pages = await self._listings.read(
             permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
         )
-        sight = _sight(sendings.permitted_now())
+        scope = _scope(sendings.permitted_now())
         return Forwarded(
-            200, JSON, visible_entries(pages, sight.predicate).encode_page(permit.call)
+            200, JSON, visible_entries(pages, scope.predicate).encode_page(permit.call)
         )
 
     async def _streamed(
@@ -152,10 +152,10 @@ class Forwarding:
                 del self._streams[one]
 
 
-def _sight(permit: Permit | None) -> Reach:
+def _scope(permit: Permit | None) -> Scope:
     assert permit is not None
-    assert permit.sight is not None
-    return permit.sight
+    assert permit.scope is not None
+    return permit.scope
 
 
 class _CountedStream:

@@ -39,10 +39,10 @@ from gateway.domain.policy.inventory import (
     NO_INVENTORY,
     Attributes,
     Inventory,
-    Listed,
-    described,
-    from_file,
-    from_text,
+    InventorySnapshot,
+    parse_inventory,
+    parse_servers,
+    parse_snapshot,
 )
 from gateway.flow.exchange import Exchange
 from gateway.flow.ports import Clock, Fetched, Held, Shared, SnapshotFile, Telemetry
@@ -53,7 +53,7 @@ _AGAIN_AFTER_S = 0.5
 _LOOK_EVERY_S = 1.0
 _POLL_WITHIN_S = 120.0
 _PAGE_TRIES_MAX = 3
-_NOT_LISTED = Listed({}, taken_at=-math.inf, took_s=0.0)
+_NOT_LISTED = InventorySnapshot({}, taken_at=-math.inf, took_s=0.0)
 _MAY_PASS = (UpstreamBusy, UpstreamSlow, UpstreamSuspended, UpstreamUnreachable)
 
 
@@ -82,7 +82,7 @@ class _Kept:
     """Something changed then: what was taken before does not do."""
     own: tuple[bytes, float] = (b"", -math.inf)
     """What this process listed last, and when it began."""
-    listed: Listed = _NOT_LISTED
+    listed: InventorySnapshot = _NOT_LISTED
     """What the file is to hold."""
     listed_anew: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -151,7 +151,7 @@ class KeptInventories:
         while True:
             await kept.listed_anew.wait()
             kept.listed_anew.clear()
-            await file.save(lambda _: kept.listed.as_text())
+            await file.save(lambda _: kept.listed.to_json())
 
     def _load(self, project: ProjectId, kept: _Kept) -> None:
         file = kept.account.files.get(project)
@@ -160,7 +160,7 @@ class KeptInventories:
             return
         now, age_max_s = self._clock.now(), kept.account.age_max_s
         with suppress(ValueError):  # what cannot be used is written anew soon
-            kept.inventory = from_file(text, now=now, age_max_s=age_max_s)
+            kept.inventory = parse_inventory(text, now=now, age_max_s=age_max_s)
             kept.taken_at = self._clock.monotonic() - (now - kept.inventory.taken_at)
 
     async def _look(self, project: ProjectId, kept: _Kept) -> None:
@@ -222,7 +222,7 @@ class KeptInventories:
             servers |= found
             if not marker:
                 ended_at = self._clock.monotonic()
-                listed = Listed(servers, taken_at, ended_at - began_at)
+                listed = InventorySnapshot(servers, taken_at, ended_at - began_at)
                 value = await asyncio.to_thread(_packed, listed)
                 kept.own = value, began_at
                 return Fetched(value, ended_at + account.poll_s)
@@ -230,7 +230,7 @@ class KeptInventories:
 
     def _taken_apart(self, body: bytes) -> tuple[dict[ServerId, Attributes], str]:
         page = self._read(body)
-        return described(page.raws), page.next_marker
+        return parse_servers(page.raws), page.next_marker
 
     async def _page(
         self, project: ProjectId, account: InventoryAccount, marker: str, deadline: float
@@ -262,9 +262,9 @@ class KeptInventories:
             await self._clock.sleep(wait_s)
 
 
-def _packed(listed: Listed) -> bytes:
-    return zlib.compress(listed.as_text(), 6)
+def _packed(listed: InventorySnapshot) -> bytes:
+    return zlib.compress(listed.to_json(), 6)
 
 
-def _unpacked(value: bytes) -> Listed:
-    return from_text(zlib.decompress(value))
+def _unpacked(value: bytes) -> InventorySnapshot:
+    return parse_snapshot(zlib.decompress(value))

@@ -243,19 +243,19 @@ class Gateway:
         demand = Demand(principal.key, weight, operation.priority)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
-            reach = self._policies.current().reach(
+            scope = self._policies.current().scope(
                 principal,
                 operation.permission,
                 call.project,
                 self._clock.now(),
                 self._inventories.current(call.project),
             )
-            if reach.rule is None:
+            if scope.rule is None:
                 self._telemetry.decided(operation.permission, allowed=False)
                 raise NotPermitted("no grant applies")
             self._limits.admit_once(asked)
             call = await self._instances.placed(
-                call, demand, deadline=asked.deadline, allows=reach.allows
+                call, demand, deadline=asked.deadline, allows=scope.allows
             )
             asked.call = call
         # Decided only now: a body or a look-up may have been a while under way.

@@ -106,7 +106,7 @@ class ReloadedPolicies(Policies, Protocol):
         """Seconds since the epoch."""
 
     @property
-    def mistake(self) -> str:
+    def error(self) -> str:
         """The first mistake for which the file as it stands was refused; "" when it was not."""
 
     async def reload(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config import settings
-from gateway.config.located_yaml import MistakesFound
+from gateway.config.errors import InvalidConfig
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.inherited_sockets import inherited_sockets
 from gateway.drivers.network.last_connections import drop_new_handshakes
@@ -113,7 +113,7 @@ class Watchdog:
 
 
 Load = Callable[[], settings.Settings]
-"""Reads the config file; raises MistakesFound."""
+"""Reads the config file; raises InvalidConfig."""
 Work = Callable[[WorkerPlan], int]
 
 
@@ -152,7 +152,7 @@ class Supervisor:
         self._seen = _file_signature(config_file)
         self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._passed = inherited_sockets(settings.descriptors_passed())
+        self._passed = inherited_sockets(settings.inherited_descriptors())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
@@ -195,10 +195,10 @@ class Supervisor:
         self._seen = _file_signature(self._file)
         try:
             config = self._load()
-        except MistakesFound as found:
+        except InvalidConfig as found:
             self._counters.config_rejected()
-            mistakes = [str(one) for one in found.mistakes]
-            log.error("config_rejected", extra={"mistakes": mistakes})  # noqa: TRY400
+            errors = [str(one) for one in found.errors]
+            log.error("config_rejected", extra={"errors": errors})  # noqa: TRY400
             return
         if config == self._config:
             self._counters.config_accepted()
@@ -215,7 +215,7 @@ class Supervisor:
                 return  # it was not tried to the end
             self._close_removed_ports()
             self._counters.config_rejected()
-            log.error("config_rejected", extra={"mistakes": ["the new workers did not start"]})
+            log.error("config_rejected", extra={"errors": ["the new workers did not start"]})
             return
         # The new set is whole: who died of the old one has its successor, too.
         self._restart_at.clear()

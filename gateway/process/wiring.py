@@ -17,7 +17,8 @@ from random import Random, SystemRandom
 import aiohttp
 
 from gateway.config import settings
-from gateway.config.located_yaml import Mistake, MistakesFound, load, read
+from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.located_yaml import load, read
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.identity.claims import TokenRules
@@ -120,16 +121,16 @@ class Components:
 def load_config(config_file: Path, *, workers: int) -> settings.Settings:
     """Read the config for who serves by it: the directories that it writes in are there then.
 
-    Raises MistakesFound. Only who serves can know: `gateway check` may be run by another user, or
+    Raises InvalidConfig. Only who serves can know: `gateway check` may be run by another user, or
     on another machine.
     """
     config = settings.load_settings(config_file, workers=workers)
     document = load(config_file)
-    flaws = [(one, _directory_problem(one.directory)) for one in config.directories]
-    if mistakes := [
-        document.mistake(one.key, flaw) for one, flaw in flaws if flaw and one.is_needed
+    problems = [(one, _directory_problem(one.directory)) for one in config.writable_directories]
+    if errors := [
+        document.error(one.key, problem) for one, problem in problems if problem and one.is_required
     ]:
-        raise MistakesFound(mistakes)
+        raise InvalidConfig(errors)
     return config
 
 
@@ -142,13 +143,13 @@ def _directory_problem(directory: Path) -> str:
 
 
 def load_policy(config_file: Path, config: settings.Settings) -> Policy:
-    """Return what the policy file holds now; raise MistakesFound when that is no policy."""
+    """Return what the policy file holds now; raise InvalidConfig when that is no policy."""
     try:
         read(config.policy_file)
-    except MistakesFound as found:
-        (unreadable,) = found.mistakes
+    except InvalidConfig as found:
+        (unreadable,) = found.errors
         message = f"{unreadable.file} {unreadable.message}"
-        raise MistakesFound([load(config_file).mistake(("policy_file",), message)]) from None
+        raise InvalidConfig([load(config_file).error(("policy_file",), message)]) from None
     return open_policy(config, SystemClock(), Metrics(), Handover()).current()
 
 
@@ -230,7 +231,7 @@ async def open_components(
             accounts,
             flight,
             clock,
-            links_max=config.memory.links_max,
+            links_max=config.cache.links_max,
             group_weights=config.fairness.group_weights,
             jitter=jitter.random,
             fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
@@ -281,7 +282,7 @@ async def open_components(
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()
-                .reach(principal, permission, project, clock.now(), inventories.current(project))
+                .scope(principal, permission, project, clock.now(), inventories.current(project))
                 .rule
                 for permission in PERMISSIONS
             ),
@@ -300,7 +301,9 @@ async def open_components(
             federation=FederationHandler(federation, clock),
             pages=docs_pages(config.catalogue),
             tracing=tracing,
-            hit_log_share=Share(config.log.hits_sampled) if config.log.hits_sampled < 1 else None,
+            hit_log_share=Share(config.log.hit_sample_ratio)
+            if config.log.hit_sample_ratio < 1
+            else None,
             count_unlogged=metrics.log_line_sampled_out,
         )
         apply_overrides(orders, consoles, budget, config, metrics)
@@ -470,17 +473,17 @@ async def open_trail(
 
 
 def require_tracing_packages(variable: str) -> None:
-    """Raise MistakesFound where a variable switches traces on and what makes them is not there."""
+    """Raise InvalidConfig where a variable switches traces on and what makes them is not there."""
     try:
         if variable:
             import_module("gateway.drivers.telemetry.tracing")
     except ImportError:
         message = "switches traces on, which takes: pip install 'console-gateway[otel]'"
-        raise MistakesFound([Mistake("environment", 0, variable, message)]) from None
+        raise InvalidConfig([ConfigError("environment", 0, variable, message)]) from None
 
 
 def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
-    if not settings.traces_wanted():
+    if not settings.tracing_variable():
         return PropagatedTracing()
     from gateway.drivers.telemetry.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
 
@@ -495,7 +498,7 @@ def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
 
 def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
     return tuple(
-        Project(ProjectId(project), account.name_of(project))
+        Project(ProjectId(project), account.project_name(project))
         for account in accounts
         for project in account.projects
     )
@@ -524,7 +527,7 @@ def open_inventories(
                 files={
                     ProjectId(project): AtomicSnapshotFile(file, inventory_log, mode=_DEFAULT_MODE)
                     for project in account.projects
-                    if (file := account.inventory.file_of(project)) is not None
+                    if (file := account.inventory.inventory_file(project)) is not None
                 },
             )
             for account in config.accounts
@@ -597,7 +600,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
         signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
         revoked=_never_revoked if orders is None else orders.revoked,
-        tokens_max=config.memory.tokens_max,
+        tokens_max=config.cache.tokens_max,
     )
     api = config.admin.api
     audience = () if api is None else (api.audience,)
@@ -723,7 +726,9 @@ async def open_account(
     )
     exchange = Exchange(
         account.name,
-        upstream=AioUpstream(session, account.endpoint, answer_bytes_max=account.answer_bytes_max),
+        upstream=AioUpstream(
+            session, account.endpoint, response_bytes_max=account.response_bytes_max
+        ),
         credentials=credentials,
         budget=tools.budget,
         breaker=breaker,
@@ -761,7 +766,7 @@ async def _open_credentials(
         case settings.PasswordLogin() as login:
             session = await stack.enter_async_context(open_session(account.timeouts))
             iam = AioUpstream(
-                session, login.iam_endpoint, answer_bytes_max=account.answer_bytes_max
+                session, login.iam_endpoint, response_bytes_max=account.response_bytes_max
             )
             by_project = {
                 project: PasswordCredential(

@@ -56,7 +56,7 @@ _THREAD_SWITCH_S = 0.001
 
 
 def serve(config_file: Path, *, workers: int) -> int:
-    """Run the gateway until SIGTERM; raise MistakesFound when config or policy are not good."""
+    """Run the gateway until SIGTERM; raise InvalidConfig when config or policy are not good."""
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
         sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
@@ -64,7 +64,7 @@ def serve(config_file: Path, *, workers: int) -> int:
     load = partial(load_config, config_file, workers=workers)
     config = load()
     load_policy(config_file, config)
-    require_tracing_packages(settings.traces_wanted())
+    require_tracing_packages(settings.tracing_variable())
     logs.set_up(config.log.levels)
     with ExitStack() as stack:
         embedded_url = None

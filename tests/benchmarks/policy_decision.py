@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from gateway.config.located_yaml import load
-from gateway.config.policy_text import read_policy
+from gateway.config.policy_parser import parse_policy
 from gateway.domain.model import CONSOLE_OPEN, Principal, ProjectId, ServerId
 from gateway.domain.policy.policy import Policy
 
@@ -43,7 +43,7 @@ def _load(count: int) -> tuple[Policy, float]:
         file = Path(directory) / "policy.yaml"
         file.write_text(json.dumps(policy, indent=1))
         began = time.perf_counter()
-        read = read_policy(load(file), issuers=["corp"], projects=[_PROJECT], version="bench")
+        read = parse_policy(load(file), issuers=["corp"], projects=[_PROJECT], version="bench")
         return read, time.perf_counter() - began
 
 

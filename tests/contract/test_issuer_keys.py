@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.config.key_material import KeysUnusable, keys_of_set
+from gateway.config.key_material import UnusableKeys, parse_key_set
 from gateway.config.settings import Issuer
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.domain.identity.claims import TokenRules
@@ -217,7 +217,7 @@ async def test_https_discovery_does_not_lead_to_keys_without_tls(bench: Bench) -
     document = {"issuer": "https://idp", "jwks_uri": "https://keys.example/jwks"}
 
     assert keys._key_set_address(document, "https://idp") == "https://keys.example/jwks"
-    with pytest.raises(KeysUnusable, match="jwks_uri"):
+    with pytest.raises(UnusableKeys, match="jwks_uri"):
         keys._key_set_address({**document, "jwks_uri": "http://keys.example/jwks"}, "https://idp")
 
 
@@ -367,7 +367,7 @@ MEMBERS = ["kty", "kid", "use", "alg", "key_ops", "n", "e", "d", "x", "y", "crv"
 def test_whatever_a_key_says_it_is_read_or_left_out(base: str, members: dict[str, Any]) -> None:
     good = {"rsa": rsa_signer().jwk(), "ec": ec_signer().jwk(), "okp": ed_signer().jwk()}[base]
 
-    found = keys_of_set({"keys": [{**good, **members}]})
+    found = parse_key_set({"keys": [{**good, **members}]})
 
     assert all(key.algorithms <= set(ALL) for key in found)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.located_yaml import Document, MistakesFound
+from gateway.config.errors import InvalidConfig
+from gateway.config.located_yaml import Document
 from gateway.drivers.files import policy_file
 from gateway.drivers.files.policy_file import PolicyFile
 from gateway.drivers.host.handover import Handover
@@ -134,11 +135,11 @@ async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock:
     file.write_text(BAD)
     assert not await policies.reload()
     assert policies.loaded_at == first
-    assert policies.mistake.startswith(f"{file}:3: grants[0].role: unknown role 'no'")
+    assert policies.error.startswith(f"{file}:3: grants[0].role: unknown role 'no'")
     file.write_text(ONE)
     assert await policies.reload()
     assert policies.loaded_at == first + 60
-    assert policies.mistake == ""
+    assert policies.error == ""
 
 
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])
@@ -161,10 +162,10 @@ async def test_a_bad_emptied_or_missing_file_keeps_the_policy_in_force(
 def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(BAD)
-    with pytest.raises(MistakesFound, match="unknown role"):
+    with pytest.raises(InvalidConfig, match="unknown role"):
         opened(file, clock)
     file.unlink()
-    with pytest.raises(MistakesFound, match="cannot be read"):
+    with pytest.raises(InvalidConfig, match="cannot be read"):
         opened(file, clock)
 
 
@@ -184,11 +185,11 @@ async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accept
         file.write_text(text)
     new, telemetry = opened(file, clock, handover)
     assert (new.current().size, new.current().version) == (1, before.current().version)
-    assert new.mistake
+    assert new.error
     assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
     file.write_text(NONE)
     assert await new.reload()
-    assert (new.current().size, new.mistake) == (0, "")
+    assert (new.current().size, new.error) == (0, "")
 
 
 def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
@@ -198,7 +199,7 @@ def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
     (tmp_path / "one.yaml").write_text(ONE)
     opened(tmp_path / "one.yaml", clock, handover)
     (tmp_path / "two.yaml").write_text(BAD)
-    with pytest.raises(MistakesFound, match="unknown role"):
+    with pytest.raises(InvalidConfig, match="unknown role"):
         opened(tmp_path / "two.yaml", clock, handover)
 
 

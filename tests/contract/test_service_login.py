@@ -582,7 +582,7 @@ async def test_a_login_over_real_http_with_a_token_of_60_kb(clock: FakeClock) ->
         scripted_upstream(answer) as iam,
         open_session(Timeouts()) as session,
     ):
-        region.iam = AioUpstream(session, iam.url, answer_bytes_max=1_048_576)  # type: ignore[assignment]
+        region.iam = AioUpstream(session, iam.url, response_bytes_max=1_048_576)  # type: ignore[assignment]
         (credential,) = region.replica()
         headers = await credential.headers(REQUEST, deadline=clock.monotonic() + 60)
     assert headers == (("X-Auth-Token", token),)
@@ -612,7 +612,7 @@ async def test_a_signed_request_arrives_as_it_was_signed(clock: FakeClock) -> No
     ):
         pair = key_pair(clock, cloud.url)
         signed = await pair.headers(REQUEST, deadline=0)
-        upstream = AioUpstream(session, cloud.url, answer_bytes_max=1_024)
+        upstream = AioUpstream(session, cloud.url, response_bytes_max=1_024)
         await upstream.send(REQUEST, credential=signed, timeout_s=10.0)
     (received,) = cloud.received
     for name, value in signed:

@@ -31,11 +31,11 @@ FLOOD = b"Content-Length: 50000000\r\n"
 
 @asynccontextmanager
 async def client(
-    url: str, *, read_s: float = 10.0, answer_bytes_max: int = 65_536
+    url: str, *, read_s: float = 10.0, response_bytes_max: int = 65_536
 ) -> AsyncIterator[AioUpstream]:
     timeouts = Timeouts(connect_s=5.0, read_s=read_s, total_s=20.0)
     async with open_session(timeouts) as session:
-        yield AioUpstream(session, url, answer_bytes_max=answer_bytes_max)
+        yield AioUpstream(session, url, response_bytes_max=response_bytes_max)
 
 
 async def ask(

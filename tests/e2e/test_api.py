@@ -31,7 +31,7 @@ class Api:
 
     def __init__(self) -> None:
         self.cloud = cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=SERVERS)
-        self.stack = Stack(cloud, change={"operations": {"off": ["UpdateIDcs"], "add": [_ROW]}})
+        self.stack = Stack(cloud, change={"operations": {"disable": ["UpdateIDcs"], "add": [_ROW]}})
         self.mine, self.others = cloud.servers[:20], cloud.servers[20:]
         self.hidden = cloud.servers[30]
         role = {"users": ["alice"]}

@@ -137,7 +137,7 @@ def test_workers_that_drain_and_their_successors_share_no_chain(own_stack: Stack
     before = children(gateway.pid)
     for i in range(3):
         assert gateway.console(token).status == 200
-        gateway.config["memory"] = {"links_max": 100 + i}
+        gateway.config["cache"] = {"links_max": 100 + i}
         gateway.write_config()
         eventually(lambda old=before: set(children(gateway.pid)).isdisjoint(old), gateway.log_text)
         before = children(gateway.pid)

@@ -65,7 +65,7 @@ def test_a_reload_replaces_a_dead_worker_too_which_is_then_not_restarted(own_sta
     os.kill(before[0], signal.SIGKILL)
     eventually(lambda: gateway.log_lines("worker_died"))
     restart_due_at = time.monotonic() + _RESTART_DELAYS_S[1] + 0.1
-    gateway.config["operations"] = {"off": ["ShowServer"]}
+    gateway.config["operations"] = {"disable": ["ShowServer"]}
     gateway.write_config()
     gateway.signal(signal.SIGHUP)  # before the dead one's restart is due
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
@@ -107,7 +107,7 @@ def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) 
     eventually(lambda: gateway.metric(rejected) >= 1)
     assert gateway.console(token).status == 200
     (line, *_) = gateway.log_lines("policy_rejected")
-    assert "grants[0].role" in line["mistakes"][0]
+    assert "grants[0].role" in line["errors"][0]
 
 
 def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: Stack) -> None:
@@ -139,7 +139,7 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(keep_asking) for _ in range(4)]
-        gateway.config["operations"] = {"off": ["ShowServer"]}  # none of theirs
+        gateway.config["operations"] = {"disable": ["ShowServer"]}  # none of theirs
         gateway.write_config()
         eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before))
         stop = True
@@ -157,7 +157,7 @@ def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack
     assert gateway.console(token).status == 200
     before = workers_of(gateway.pid)
     cloud.fail(cloud.issuer, "reset")
-    gateway.config["operations"] = {"off": ["ShowServer"]}
+    gateway.config["operations"] = {"disable": ["ShowServer"]}
     gateway.write_config()
     eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before), gateway.log_text)
     assert gateway.console(token).status == 200
@@ -265,8 +265,8 @@ def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stac
     gateway.config["orders"] = {"file": "/proc/x/orders.json"}
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
-    (mistake,) = gateway.log_lines("config_rejected")[0]["mistakes"]
-    assert "orders.file: /proc/x cannot be made" in mistake
+    (error,) = gateway.log_lines("config_rejected")[0]["errors"]
+    assert "orders.file: /proc/x cannot be made" in error
     gateway.config["orders"] = {"file": "new/orders.json"}
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)

@@ -8,7 +8,7 @@ from tests.support.stack import Stack, eventually
 
 def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -> None:
     cloud = stack.cloud
-    gateway = stack.replica(change={"log": {"hits_sampled": 0.1}})
+    gateway = stack.replica(change={"log": {"hit_sample_ratio": 0.1}})
     token = cloud.token("somebody-else")
     for _ in range(31):  # the first is fetched
         assert gateway.console(token).status == 200

@@ -27,7 +27,7 @@ def stack() -> Iterator[Stack]:
         cloud,
         change={
             "caller_limits": {"requests": 1e6, "per_s": 1, "burst": 100_000},
-            "operations": {"off": ["UpdateIDcs"]},
+            "operations": {"disable": ["UpdateIDcs"]},
         },
         account={"budget": {"console": {"requests": 10_000, "per_s": 1, "burst": 100}}},
     )

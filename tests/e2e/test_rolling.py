@@ -116,7 +116,7 @@ def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:
     reloads = len(gateway.log_lines("config_reloaded"))
     with fleet.load(Target(gateway.port)).running() as load:
         load.goes_on(0.5)
-        gateway.config["memory"] = {"links_max": 10_000 + reloads}
+        gateway.config["cache"] = {"links_max": 10_000 + reloads}
         gateway.write_config()
         gateway.signal(signal.SIGHUP)
         scraped: list[float] = []

@@ -107,7 +107,7 @@ def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(site: 
             renewed.write(*site.files)
             eventually(lambda one=renewed: site.serial() == one.serial, gateway.log_text)
             load.goes_on(0.3)
-        gateway.config["memory"] = {"links_max": 10_000}
+        gateway.config["cache"] = {"links_max": 10_000}
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
         load.goes_on(0.5)  # on the worker that took over

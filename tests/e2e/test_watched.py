@@ -58,8 +58,8 @@ ACCOUNT: dict[str, Any] = {
 CHANGE: dict[str, Any] = {
     "audit": {"stream": True, "when_unwritable": "serve"},
     "metrics": {"teams": {"operators": "datacenter"}},
-    "memory": {"tokens_max": 20},
-    "log": {"hits_sampled": 0.5},
+    "cache": {"tokens_max": 20},
+    "log": {"hit_sample_ratio": 0.5},
 }
 ADMIN_API: dict[str, Any] = {"audience": "console-gateway-admin", "groups": ["console-admins"]}
 KEYS_AGE_MAX_S = 12

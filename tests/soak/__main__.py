@@ -42,9 +42,9 @@ SERVERS = 40
 CALLERS = 200
 SETTINGS: dict[str, Any] = {
     # So small that they are full before the warm-up has ended.
-    "memory": {"tokens_max": 150, "links_max": 25},
+    "cache": {"tokens_max": 150, "links_max": 25},
     "audit": {"directory": "audit", "segment_bytes_max": 1_048_576},
-    "log": {"level": "error", "hits_sampled": 0.01},
+    "log": {"level": "error", "hit_sample_ratio": 0.01},
 }
 ACCOUNT: dict[str, Any] = {
     "links": {"lifetime_s": 20, "min_remaining_s": 3, "renew_before_s": 5, "reuse": "shared"},

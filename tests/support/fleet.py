@@ -239,7 +239,7 @@ class Replica:
             breaker=Breaker(
                 BreakerRules(
                     calls_min=20,
-                    failure_part=0.8,
+                    failure_ratio=0.8,
                     within_s=10.0,
                     slow_s=10.0,
                     open_s=1.0,

@@ -21,7 +21,7 @@ import yaml
 from deploy.kubernetes.prometheusrule import prometheus_rule
 from gateway import __version__
 from gateway.config.located_yaml import load
-from gateway.config.policy_text import read_policy
+from gateway.config.policy_parser import parse_policy
 from gateway.config.settings import Settings, load_settings
 from gateway.process.supervisor import _STOP_GRACE_S
 from tests.support.compose import REPLICAS, ROOT, compose_file, make_secrets
@@ -77,7 +77,7 @@ def test_each_config_and_its_policy_are_good(name: str, tmp_path: Path) -> None:
     policy = CONFIGS[name] / "policy.yaml"
     if name == "systemd":  # its policy is the one in config/
         policy = CONFIGS["config"] / "policy.yaml"
-    rules = read_policy(
+    rules = parse_policy(
         load(policy),
         issuers=[issuer.name for issuer in settings.issuers],
         projects=[project for account in settings.accounts for project in account.projects],

@@ -5,7 +5,7 @@ import pytest
 from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
 
 RULES = BreakerRules(
-    calls_min=4, failure_part=0.5, within_s=10.0, slow_s=5.0, open_s=1.0, open_max_s=4.0
+    calls_min=4, failure_ratio=0.5, within_s=10.0, slow_s=5.0, open_s=1.0, open_max_s=4.0
 )
 
 

@@ -32,7 +32,7 @@ class Policies:
     def __init__(self) -> None:
         self.reloads = 0
         self.loaded_at = 1.0
-        self.mistake = ""
+        self.error = ""
 
     def current(self) -> Policy:
         return a_policy()
@@ -119,7 +119,7 @@ async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
 
 async def test_the_mistake_for_which_a_file_is_refused_is_told() -> None:
     fleet = Fleet([], [])
-    fleet.policies[1].mistake = "policy.yaml:7: no"
+    fleet.policies[1].error = "policy.yaml:7: no"
     told = await fleet.processes[0].policy(reload=True)
-    found = [(one.file_rejected, one.mistake) for one in told.processes]
+    found = [(one.file_rejected, one.error) for one in told.processes]
     assert found == [(False, ""), (True, "policy.yaml:7: no")]

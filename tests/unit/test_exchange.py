@@ -33,7 +33,7 @@ EXPIRED = UpstreamAnswer(401, {}, b'{"error_code":"APIGW.0307","error_msg":"x"}'
 BUSY = UpstreamAnswer(429, {"retry-after": "4"}, b"slow down")
 DOWN = UpstreamAnswer(503, {}, b"")
 BREAKER = BreakerRules(
-    calls_min=4, failure_part=0.5, within_s=60.0, slow_s=10.0, open_s=8.0, open_max_s=30.0
+    calls_min=4, failure_ratio=0.5, within_s=60.0, slow_s=10.0, open_s=8.0, open_max_s=30.0
 )
 RESET = UpstreamUnreachable("reset", retry_after_s=2.0)
 

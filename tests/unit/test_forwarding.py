@@ -22,7 +22,7 @@ from gateway.domain.model import (
     UpstreamAnswer,
     UpstreamRequest,
 )
-from gateway.domain.policy.policy import Permit, Reach
+from gateway.domain.policy.policy import Permit, Scope
 from gateway.flow.attempts import Sendings
 from gateway.flow.forwarding import Forwarded, Forwarding
 from gateway.flow.listings import ListBounds, Listings
@@ -34,10 +34,10 @@ OTHER = "22222222-2222-4333-8444-555555555555"
 RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
 
-def a_reach(*granted: str, everywhere: bool = False) -> Reach:
+def a_scope(*granted: str, everywhere: bool = False) -> Scope:
     some = frozenset(map(ServerId, granted))
     none: frozenset[ServerId] = frozenset()
-    return Reach(RULE, everywhere, some, (), False, none, (), lambda _: None)
+    return Scope(RULE, everywhere, some, (), False, none, (), lambda _: None)
 
 
 @dataclass
@@ -74,16 +74,16 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
 async def perform(
     some: Forwarding,
     permit: Permit,
-    reach: Reach | None = None,
-    reach_now: Callable[[], Reach] | None = None,
+    scope: Scope | None = None,
+    scope_now: Callable[[], Scope] | None = None,
 ) -> Forwarded:
-    def permitted(what: Reach | None) -> Permit:
-        return replace(permit, sight=what)
+    def permitted(what: Scope | None) -> Permit:
+        return replace(permit, scope=what)
 
     return await some.perform(
-        permitted(reach),
+        permitted(scope),
         Demand(permit.principal.key),
-        sendings=Sendings(lambda: permitted(reach_now() if reach_now else reach)),
+        sendings=Sendings(lambda: permitted(scope_now() if scope_now else scope)),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),
@@ -123,24 +123,24 @@ async def test_a_project_of_nobody_is_forbidden(clock: FakeClock) -> None:
 
 async def test_who_sees_all_is_given_the_cloud_s_own_page(clock: FakeClock) -> None:
     exchange = FakeExchange(lambda _: b'{"servers": [], "more": 1}')
-    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), a_reach(everywhere=True))
+    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), a_scope(everywhere=True))
     assert came.body == b'{"servers": [], "more": 1}'
     assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
 
 
 async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
-    reach = a_reach(OTHER)
+    scope = a_scope(OTHER)
     some = made(FakeExchange(lambda _: body), clock)
-    came = await perform(some, a_permit(Answer.LISTED), reach)
+    came = await perform(some, a_permit(Answer.LISTED), scope)
     assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
-@pytest.mark.parametrize("before", [a_reach(everywhere=True), a_reach(SERVER)])
-async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Reach, clock: FakeClock) -> None:
+@pytest.mark.parametrize("before", [a_scope(everywhere=True), a_scope(SERVER)])
+async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Scope, clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     exchange = FakeExchange(lambda _: body)
-    after = a_reach(OTHER)
+    after = a_scope(OTHER)
     came = await perform(
         made(exchange, clock),
         a_permit(Answer.LISTED),
@@ -151,11 +151,11 @@ async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Reach, clock:
 
 
 async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: FakeClock) -> None:
-    def nothing() -> Reach:
+    def nothing() -> Scope:
         raise NotPermitted("no grant applies")
 
     exchange = FakeExchange(lambda _: b'{"servers": []}')
-    for before in (a_reach(everywhere=True), a_reach()):
+    for before in (a_scope(everywhere=True), a_scope()):
         with pytest.raises(NotPermitted):
             await perform(made(exchange, clock), a_permit(Answer.LISTED), before, nothing)
 

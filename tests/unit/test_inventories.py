@@ -500,7 +500,7 @@ async def test_nothing_large_is_read_on_the_event_loop(
             threads.append(threading.current_thread())
             return self._decoder.decode(raw)
 
-    for name in ("_TEXT", "_SERVER", "_DESCRIBED"):
+    for name in ("_SNAPSHOT", "_STORED_SERVER", "_LISTED_SERVER"):
         monkeypatch.setattr(rules, name, Watched(getattr(rules, name)))
     replica = Replica(clock, store, Cloud())
     await replica.look()

@@ -13,12 +13,12 @@ from gateway.domain.policy.inventory import (
     NO_INVENTORY,
     Attributes,
     Inventory,
-    Listed,
-    Place,
+    InventorySnapshot,
+    Location,
     Selector,
-    described,
-    from_file,
-    from_text,
+    parse_inventory,
+    parse_servers,
+    parse_snapshot,
 )
 
 S1, S2, S3 = (ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in (1, 2, 3))
@@ -34,25 +34,25 @@ PROD = ("env", frozenset({"prod", "live"}))
         (Selector(tags=(PROD, ("tier", frozenset({"web"})))), True),
         (Selector(tags=(PROD, ("tier", frozenset({"db"})))), False),
         (Selector(tags=(("nothing", frozenset({"prod"})),)), False),
-        (Selector(places=(Place(dc="dc-1"),)), True),
-        (Selector(places=(Place(dc="dc-1", rack="r4"), Place(rack="r3"))), True),
-        (Selector(places=(Place(dc="dc-1", rack="r4"),)), False),
-        (Selector(places=(Place(unit="u8"),)), False),
+        (Selector(locations=(Location(dc="dc-1"),)), True),
+        (Selector(locations=(Location(dc="dc-1", rack="r4"), Location(rack="r3"))), True),
+        (Selector(locations=(Location(dc="dc-1", rack="r4"),)), False),
+        (Selector(locations=(Location(unit="u8"),)), False),
         (Selector(models=frozenset({"B1", "B2"})), True),
         (Selector(models=frozenset({"B2"})), False),
         (Selector(tags=(PROD,), models=frozenset({"B2"})), False),
         (Selector(excluded=Selector(tags=(("tier", frozenset({"db"})),))), True),
         (Selector(excluded=Selector(tags=(("tier", frozenset({"web"})),))), False),
         (Selector(excluded=Selector(tags=(PROD,), models=frozenset({"B9"}))), False),
-        (Selector(excluded=Selector(places=(Place(rack="r3"),))), False),
+        (Selector(excluded=Selector(locations=(Location(rack="r3"),))), False),
     ],
 )
 def test_a_selector_means_all_of_what_it_names_and_none_of_what_it_excludes(
     selector: Selector,
     selected: bool,  # noqa: FBT001
 ) -> None:
-    for in_doubt in (True, False):  # of WEB all is known
-        assert selector.matches(WEB, in_doubt=in_doubt) is selected
+    for if_unknown in (True, False):  # of WEB all is known
+        assert selector.matches(WEB, if_unknown=if_unknown) is selected
 
 
 def completions(known: Attributes) -> list[Attributes]:
@@ -73,7 +73,7 @@ def completions(known: Attributes) -> list[Attributes]:
 _plain = st.builds(
     Selector,
     tags=st.sampled_from([(), (("env", frozenset({"prod"})),), (("env", frozenset({"test"})),)]),
-    places=st.sampled_from([(), (Place("d1"),), (Place("d1", "r1"), Place(rack="r2"))]),
+    locations=st.sampled_from([(), (Location("d1"),), (Location("d1", "r1"), Location(rack="r2"))]),
     models=st.sampled_from([frozenset(), frozenset({"B1"}), frozenset({"B1", "B2"})]),
 )
 _selectors = st.builds(
@@ -88,10 +88,10 @@ _partly_known = st.builds(
 
 @given(_selectors, _partly_known)
 def test_the_unknown_never_widens_a_right(selector: Selector, known: Attributes) -> None:
-    really = [selector.matches(one, in_doubt=False) for one in completions(known)]
-    if selector.matches(known, in_doubt=False):
+    really = [selector.matches(one, if_unknown=False) for one in completions(known)]
+    if selector.matches(known, if_unknown=False):
         assert all(really), "a grant holds whatever the unknown is"
-    if not selector.matches(known, in_doubt=True):
+    if not selector.matches(known, if_unknown=True):
         assert not any(really), "a denial spares only whom it is not about, whatever the unknown is"
 
 
@@ -99,23 +99,23 @@ def test_the_unknown_never_widens_a_right(selector: Selector, known: Attributes)
     "selector",
     [
         Selector(tags=(PROD,)),
-        Selector(places=(Place(dc="dc-1"),)),
-        Selector(places=(Place(rack="r4"), Place(unit="u7"))),
+        Selector(locations=(Location(dc="dc-1"),)),
+        Selector(locations=(Location(rack="r4"), Location(unit="u7"))),
         Selector(models=frozenset({"B1"})),
         Selector(excluded=Selector(tags=(PROD,))),
-        Selector(excluded=Selector(places=(Place(rack="r4"),))),
+        Selector(excluded=Selector(locations=(Location(rack="r4"),))),
         Selector(excluded=Selector(models=frozenset({"B2"}))),
     ],
 )
 def test_of_what_is_not_told_a_grant_gives_nothing_and_a_denial_denies(selector: Selector) -> None:
-    assert not selector.matches(Attributes(), in_doubt=False)
-    assert selector.matches(Attributes(), in_doubt=True)
+    assert not selector.matches(Attributes(), if_unknown=False)
+    assert selector.matches(Attributes(), if_unknown=True)
 
 
 def test_no_tags_are_known_to_be_none_and_tags_not_told_are_unknown() -> None:
     not_db = Selector(excluded=Selector(tags=(("tier", frozenset({"db"})),)))
-    assert not_db.matches(Attributes(frozenset()), in_doubt=False)
-    assert not not_db.matches(Attributes(None), in_doubt=False)
+    assert not_db.matches(Attributes(frozenset()), if_unknown=False)
+    assert not not_db.matches(Attributes(None), if_unknown=False)
 
 
 def test_too_old_is_as_good_as_unknown() -> None:
@@ -131,9 +131,9 @@ BARE = Attributes(frozenset())
 
 
 def test_the_text_form_keeps_all_and_says_how_old_it_is() -> None:
-    listed = Listed({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
-    assert from_text(listed.as_text()) == listed
-    kept = from_file(listed.as_text(), now=150.0, age_max_s=600.0)
+    listed = InventorySnapshot({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
+    assert parse_snapshot(listed.to_json()) == listed
+    kept = parse_inventory(listed.to_json(), now=150.0, age_max_s=600.0)
     assert (kept.taken_at, kept.good_until, len(kept)) == (100.0, 700.0, 3)
     assert [kept.attributes(one, 150.0) for one in (S1, S2, S3)] == [WEB, BARE, Attributes()]
 
@@ -150,13 +150,13 @@ def test_the_text_form_keeps_all_and_says_how_old_it_is() -> None:
 )
 def test_what_is_no_inventory_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="no inventory"):
-        from_text(text)
+        parse_snapshot(text)
 
 
 def test_a_file_from_the_future_is_refused() -> None:
-    text = Listed({S1: WEB}, taken_at=100.0, took_s=0.0).as_text()
+    text = InventorySnapshot({S1: WEB}, taken_at=100.0, took_s=0.0).to_json()
     with pytest.raises(ValueError, match="unknown age"):
-        from_file(text, now=99.0, age_max_s=600.0)
+        parse_inventory(text, now=99.0, age_max_s=600.0)
 
 
 def test_attributes_are_read_from_the_cloud_s_entries() -> None:
@@ -170,5 +170,5 @@ def test_attributes_are_read_from_the_cloud_s_entries() -> None:
     bare = {"id": S2, "tags": []}
     untold = {"id": S3, "tags": None, "location": {"dc": None}, "hardware_attributes": None}
     broken = {"id": "x", "tags": "prod"}
-    found = described(json.dumps(one).encode() for one in (entry, bare, untold, broken))
+    found = parse_servers(json.dumps(one).encode() for one in (entry, bare, untold, broken))
     assert found == {S1: WEB, S2: BARE, S3: Attributes()}

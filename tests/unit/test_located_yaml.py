@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.located_yaml import Document, Mistake, MistakesFound, dotted, load
+from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.located_yaml import Document, dotted, load
 
 NESTED = """\
 # a comment
@@ -24,10 +25,10 @@ def read(tmp_path: Path, text: str | bytes) -> Document:
     return load(file)
 
 
-def refused(tmp_path: Path, text: str | bytes) -> list[Mistake]:
-    with pytest.raises(MistakesFound) as found:
+def refused(tmp_path: Path, text: str | bytes) -> list[ConfigError]:
+    with pytest.raises(InvalidConfig) as found:
         read(tmp_path, text)
-    return list(found.value.mistakes)
+    return list(found.value.errors)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def test_what_is_not_in_the_file_has_its_nearest_parent_s_line(
 
 def test_a_mistake_is_written_as_file_line_and_key(tmp_path: Path) -> None:
     document = read(tmp_path, NESTED)
-    told = str(document.mistake(("top", "list", 0, "deep"), "is wrong"))
+    told = str(document.error(("top", "list", 0, "deep"), "is wrong"))
     assert told == f"{tmp_path / 'some.yaml'}:5: top.list[0].deep: is wrong"
-    assert str(Mistake("f", 0, "", "cannot be read")) == "f: cannot be read"
+    assert str(ConfigError("f", 0, "", "cannot be read")) == "f: cannot be read"
     assert dotted((0, "a", 1)) == "[0].a[1]"
 
 
@@ -172,8 +173,8 @@ def test_what_is_not_utf_8_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
 def test_an_unreadable_file_is_told(tmp_path: Path, name: str) -> None:
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         load(tmp_path / name)
-    (told,) = found.value.mistakes
+    (told,) = found.value.errors
     assert told.message.startswith("cannot be read: ")
     assert told.file == str(tmp_path / name)

@@ -198,7 +198,7 @@ _rules = st.builds(
 def naive(rules: list[Rule], who: Principal, permission: str, call: Call, now: float) -> bool:
     """Read the rules one by one, as a person would."""
 
-    def is_about(rule: Rule, server: ServerId | None) -> bool:
+    def applies_to(rule: Rule, server: ServerId | None) -> bool:
         if permission not in rule.permissions or not rule.valid_from <= now < rule.valid_until:
             return False
         if rule.issuer not in (None, who.issuer):
@@ -213,7 +213,7 @@ def naive(rules: list[Rule], who: Principal, permission: str, call: Call, now: f
         return in_project and (not rule.servers or server in rule.servers)
 
     def allowed(server: ServerId | None) -> bool:
-        matching = [rule for rule in rules if is_about(rule, server)]
+        matching = [rule for rule in rules if applies_to(rule, server)]
         kinds = {rule.ref.kind for rule in matching}
         return RuleKind.GRANT in kinds and RuleKind.DENIAL not in kinds
 

@@ -200,7 +200,7 @@ def read_aloud(all_rules: list[Rule], server: ServerId | None, known: Attributes
             return True
         if known is None:
             return one.ref.kind is RuleKind.DENIAL
-        return one.selector.matches(known, in_doubt=one.ref.kind is RuleKind.DENIAL)
+        return one.selector.matches(known, if_unknown=one.ref.kind is RuleKind.DENIAL)
 
     holding = [one for one in all_rules if one.valid_until > NOW and is_on(one) and fits(one)]
     kinds = {one.ref.kind for one in holding}
@@ -215,15 +215,15 @@ def test_decisions_and_reach_are_what_a_person_reads(
 ) -> None:
     policy = Policy(some, version="v")
     held = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
-    reach = policy.reach(ANN, READ, P1, NOW, held)
+    scope = policy.scope(ANN, READ, P1, NOW, held)
     for server in SERVERS:
         expected = read_aloud(some, server, held.attributes(server, NOW))
         assert policy.decide(ANN, READ, P1, server, NOW, held).allowed == expected
-        assert reach.allows(server) == reach.predicate(server) == expected
+        assert scope.allows(server) == scope.predicate(server) == expected
         if expected:
-            assert reach.rule is not None
-        if reach.total:
+            assert scope.rule is not None
+        if scope.total:
             assert expected
     assert policy.decide(ANN, READ, P1, None, NOW, held).allowed == read_aloud(some, None, None)
-    if reach.total:
-        assert reach.allows(ServerId("never heard of"))
+    if scope.total:
+        assert scope.allows(ServerId("never heard of"))

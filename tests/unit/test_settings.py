@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config.located_yaml import MistakesFound
+from gateway.config.errors import InvalidConfig
 from gateway.config.settings import (
     RedisServer,
     Settings,
-    descriptors_passed,
-    host_and_port,
+    inherited_descriptors,
     load_settings,
-    traces_wanted,
+    parse_host_port,
+    tracing_variable,
 )
 from gateway.process.supervisor import _addresses
 from tests.support.audit import SigningKey
@@ -40,11 +40,11 @@ def read(directory: Path, text: str, *, workers: int = 1) -> Settings:
     return load_settings(file, environ={"SET": "canary-env"}, workers=workers)
 
 
-def mistakes(directory: Path, old: str, new: str) -> list[str]:
+def errors(directory: Path, old: str, new: str) -> list[str]:
     assert old in EXAMPLE
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         read(directory, EXAMPLE.replace(old, new))
-    told = [str(mistake) for mistake in found.value.mistakes]
+    told = [str(error) for error in found.value.errors]
     assert "canary" not in "".join(told)
     return [re.sub(r"^\S+gateway\.yaml:", "", one) for one in told]
 
@@ -83,7 +83,7 @@ ROW = '    - {name: Again, method: GET, path: "/x/{server_id}", permission: "ser
 
 
 def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
-    text = f"operations:\n  off: [ShowServer]\n  add:\n{ROW.replace('Again', 'ShowServer')}"
+    text = f"operations:\n  disable: [ShowServer]\n  add:\n{ROW.replace('Again', 'ShowServer')}"
     rows = {row.name: row for row in read(secrets, text + EXAMPLE).catalogue}
     assert rows["ShowServer"].path == "/x/{server_id}"
     assert len(rows) == 33
@@ -151,7 +151,12 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         ("orders.json", "secrets", "orders.file", "secrets is a directory"),
         ("orders.json", "gateway.yaml/x", "orders.file", "gateway.yaml is no directory"),
         (LOGIN, " {method: token_file, token_file: secrets}", "login.token_file", "is a directory"),
-        (STORE, "operations: {off: [Fly]}\n" + STORE, "operations.off", "no operation 'Fly'"),
+        (
+            STORE,
+            "operations: {disable: [Fly]}\n" + STORE,
+            "operations.disable",
+            "no operation 'Fly'",
+        ),
         (STORE, ADD + ROW.replace("server:read", "server:fly") + STORE, "add[0]", "one of"),
         (STORE, ADD + ROW.replace("GET", "POST") + STORE, "operations.add[0]", "writes: true"),
         (STORE, ADD + ROW.replace("{name", "{nme: x, name") + STORE, "add[0].nme", "unknown key"),
@@ -193,7 +198,7 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
 def test_a_mistake_is_told_with_line_and_key(
     secrets: Path, old: str, new: str, key: str, message: str
 ) -> None:
-    told = mistakes(secrets, old, new)
+    told = errors(secrets, old, new)
     (one,) = [one for one in told if message in one]
     assert key in one
     assert one.partition(":")[0].isdigit()
@@ -240,8 +245,8 @@ TWIN = """\
 def test_a_mistake_is_told_in_our_words_where_it_stands(
     secrets: Path, old: str, new: str, below: int, told: str
 ) -> None:
-    (mistake,) = [one for one in mistakes(secrets, old, new) if told in one]
-    assert mistake.startswith(f"{line_of(old) + below}: ")
+    (error,) = [one for one in errors(secrets, old, new) if told in one]
+    assert error.startswith(f"{line_of(old) + below}: ")
 
 
 def changed(data: Any, value: object) -> Iterator[Any]:
@@ -262,12 +267,12 @@ def test_no_mistake_is_told_in_the_words_of_a_library(secrets: Path, value: obje
         "metrics": {"teams": {"operators": "ops"}},
         "log": {"level": "info", "modules": {"gateway.policy": "debug"}},
         "fairness": {"group_weights": {"operators": 2.0}},
-        "operations": {"off": ["ShowServer"]},
+        "operations": {"disable": ["ShowServer"]},
     }
     for data in changed(whole, value):
         try:
             read(secrets, yaml.safe_dump(data))
-        except MistakesFound as found:
+        except InvalidConfig as found:
             told = str(found)
             assert not re.search(r"Input|should|valid |instance|Value error", told), told
 
@@ -295,7 +300,7 @@ def test_no_worker_answers_operators_where_callers_ask(
     secrets: Path, public: str, admin: str, workers: int, by: int
 ) -> None:
     text = with_addresses(public, admin)
-    with pytest.raises(MistakesFound, match=f":2: listen.port: worker {by} would answer oper"):
+    with pytest.raises(InvalidConfig, match=f":2: listen.port: worker {by} would answer oper"):
         read(secrets, text, workers=workers)
 
 
@@ -320,7 +325,7 @@ def test_each_listener_of_each_worker_has_an_address_of_its_own(
 def test_there_is_an_admin_port_for_each_worker(secrets: Path) -> None:
     text = with_addresses("127.0.0.1:18080", "127.0.0.1:65535")
     assert read(secrets, text).admin.port == 65_535
-    with pytest.raises(MistakesFound, match=r"admin\.port: leaves no port for each of 2 workers"):
+    with pytest.raises(InvalidConfig, match=r"admin\.port: leaves no port for each of 2 workers"):
         read(secrets, text, workers=2)
 
 
@@ -331,7 +336,7 @@ def test_the_admin_api_needs_no_tls_on_loopback(secrets: Path, host: str) -> Non
 
 def test_the_admin_api_is_in_clear_text_where_operators_say_so(secrets: Path) -> None:
     text = EXAMPLE.replace("host: 127.0.0.1", "host: 0.0.0.0")
-    said = text.replace("{audience: c", "{without_tls: true, audience: c")
+    said = text.replace("{audience: c", "{allow_plaintext: true, audience: c")
     assert read(secrets, said).admin.host == "0.0.0.0"
     silent = text.replace("  api: {audience", "  # api: {audience")
     assert read(secrets, silent).admin.api is None
@@ -355,7 +360,7 @@ def test_the_only_issuer_needs_no_naming_to_have_administrators(secrets: Path) -
 @pytest.mark.parametrize("key", ["c2hvcnQ=", "canary no base64", "canary-ä", "a" * 43])
 def test_a_seal_key_that_is_not_32_bytes_in_base64_is_refused(secrets: Path, key: str) -> None:
     (secrets / "secrets" / "seal-key").write_text(key)
-    told = mistakes(secrets, "method: password", "method: password ")
+    told = errors(secrets, "method: password", "method: password ")
     assert "store.seal_keys[0]: is not 32 bytes in base64" in told[0]
 
 
@@ -364,7 +369,7 @@ def test_a_seal_key_that_is_not_32_bytes_in_base64_is_refused(secrets: Path, key
 )
 def test_a_secret_file_without_text_is_refused(secrets: Path, content: bytes, message: str) -> None:
     (secrets / "secrets" / "iam-password").write_bytes(content)
-    (told,) = mistakes(secrets, "port: 8080", "port: 8081")
+    (told,) = errors(secrets, "port: 8080", "port: 8081")
     assert message in told
 
 
@@ -403,8 +408,8 @@ def test_a_redis_that_no_client_can_be_made_for_is_a_mistake(
     secrets: Path, redis: str, told: str
 ) -> None:
     redis_of_the_example = EXAMPLE[EXAMPLE.index("{url: ") : EXAMPLE.index("\n  seal_keys")]
-    (mistake,) = mistakes(secrets, redis_of_the_example, redis)
-    assert mistake.startswith(f"{line_of('  redis:')}: store.redis.{told}")
+    (error,) = errors(secrets, redis_of_the_example, redis)
+    assert error.startswith(f"{line_of('  redis:')}: store.redis.{told}")
 
 
 @pytest.mark.parametrize(
@@ -412,7 +417,7 @@ def test_a_redis_that_no_client_can_be_made_for_is_a_mistake(
     [("valkey:6379", ("valkey", 6379)), ("[::1]:1", ("::1", 1)), ("10.0.0.1:2", ("10.0.0.1", 2))],
 )
 def test_a_node_s_address_is_taken_apart(address: str, taken: tuple[str, int]) -> None:
-    assert host_and_port(address) == taken
+    assert parse_host_port(address) == taken
 
 
 KEYS = "{discovery: https://idp.example.com/realms/corp}"
@@ -424,7 +429,7 @@ def test_a_shared_secret_goes_with_hs256_only(secrets: Path, algorithms: str) ->
     text = EXAMPLE.replace(KEYS, "{secret: {file: secrets/shared}}")
     good = read(secrets, text.replace("[RS256, ES256]", "[HS256]"))
     assert good.issuers[0].algorithms == ("HS256",)
-    with pytest.raises(MistakesFound, match="does not go with this kind of key") as found:
+    with pytest.raises(InvalidConfig, match="does not go with this kind of key") as found:
         read(secrets, text.replace("[RS256, ES256]", algorithms))
     assert "canary" not in str(found.value)
 
@@ -438,20 +443,20 @@ def test_a_shared_secret_goes_with_hs256_only(secrets: Path, algorithms: str) ->
     ],
 )
 def test_an_issuer_s_key_file_must_hold_public_keys(secrets: Path, file: str, told: str) -> None:
-    (mistake,) = mistakes(secrets, KEYS, f"{{public_key_file: {file}}}")
-    assert mistake.startswith(f"{line_of(KEYS)}: issuers[0].{told}")
+    (error,) = errors(secrets, KEYS, f"{{public_key_file: {file}}}")
+    assert error.startswith(f"{line_of(KEYS)}: issuers[0].{told}")
 
 
 def test_a_shared_secret_that_is_easy_to_guess_is_refused(secrets: Path) -> None:
     (secrets / "secrets" / "shared").write_text("canary")
-    told = mistakes(secrets, KEYS, "{secret: {file: secrets/shared}}")
+    told = errors(secrets, KEYS, "{secret: {file: secrets/shared}}")
     assert "issuers[0].keys.secret: the secret is shorter than 32 bytes" in told[0]
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         read(tmp_path, EXAMPLE.replace("port: 8080", "port: x"))
-    assert len(found.value.mistakes) == 4  # the port and three secret files
+    assert len(found.value.errors) == 4  # the port and three secret files
 
 
 PROJECTS = "projects: [0a1b2c3d4e5f60718293a4b5c6d7e8f9]"
@@ -473,7 +478,7 @@ def test_a_project_is_called_as_config_says_or_as_its_region(
 ) -> None:
     text = REGION.sub("", EXAMPLE).replace(PROJECTS, lines)
     (account,) = read(secrets, text).accounts
-    assert [account.name_of(project) for project in account.projects] == names
+    assert [account.project_name(project) for project in account.projects] == names
 
 
 @pytest.mark.parametrize(
@@ -487,7 +492,7 @@ def test_a_project_is_called_as_config_says_or_as_its_region(
 def test_names_that_would_find_nothing_or_two_are_mistakes(
     secrets: Path, lines: str, told: str
 ) -> None:
-    assert any(told in one for one in mistakes(secrets, PROJECTS, lines))
+    assert any(told in one for one in errors(secrets, PROJECTS, lines))
 
 
 def test_the_trail_may_go_to_a_directory_that_is_yet_to_be_made(secrets: Path) -> None:
@@ -504,7 +509,7 @@ def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path
     text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: nowhere}\n")
     text = text.replace(AUDIT, "  directory: /proc/x\n")
     text = text.replace(LOGIN, " {method: token_file, token_file: nowhere/token}")
-    named = read(secrets, text).directories
+    named = read(secrets, text).writable_directories
     assert list(named) == [
         (("audit", "directory"), Path("/proc/x"), True),
         (("orders", "file"), secrets / "nowhere", True),
@@ -514,18 +519,18 @@ def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path
     text = text.replace(
         "  directory: /proc/x\n", "  directory: /proc/x\n  when_unwritable: serve\n"
     )
-    assert not next(read(secrets, text).directories).is_needed
+    assert not next(read(secrets, text).writable_directories).is_required
 
 
 def test_log_levels_by_module_and_the_share_of_hits_are_read(secrets: Path) -> None:
-    log = "log: {level: warning, modules: {gateway.policy: debug}, hits_sampled: 0.1}\n"
+    log = "log: {level: warning, modules: {gateway.policy: debug}, hit_sample_ratio: 0.1}\n"
     found = read(secrets, EXAMPLE + log).log
-    assert (found.level, found.modules, found.hits_sampled) == (
+    assert (found.level, found.modules, found.hit_sample_ratio) == (
         "warning",
         {"gateway.policy": "debug"},
         0.1,
     )
-    assert read(secrets, EXAMPLE).log.hits_sampled == 1.0
+    assert read(secrets, EXAMPLE).log.hit_sample_ratio == 1.0
 
 
 @pytest.mark.parametrize(
@@ -543,15 +548,15 @@ def test_log_levels_by_module_and_the_share_of_hits_are_read(secrets: Path) -> N
             "{modules: {gateway.policy: loud}}",
             "log.modules.gateway.policy: must be 'debug', 'info'",
         ),
-        ("{hits_sampled: 1.5}", "log.hits_sampled: must be 1 or less"),
-        ("{hits_sampled: -1}", "log.hits_sampled: must be 0 or more"),
+        ("{hit_sample_ratio: 1.5}", "log.hit_sample_ratio: must be 1 or less"),
+        ("{hit_sample_ratio: -1}", "log.hit_sample_ratio: must be 0 or more"),
     ],
 )
 def test_a_mistake_about_the_log_is_told_with_line_and_key(
     secrets: Path, log: str, told: str
 ) -> None:
-    (mistake,) = mistakes(secrets, STORE, f"log: {log}\n{STORE}")
-    assert mistake.startswith(f"{line_of(STORE)}: {told}")
+    (error,) = errors(secrets, STORE, f"log: {log}\n{STORE}")
+    assert error.startswith(f"{line_of(STORE)}: {told}")
 
 
 OTLP = {"OTEL_TRACES_EXPORTER": "otlp"}
@@ -575,7 +580,7 @@ OTLP = {"OTEL_TRACES_EXPORTER": "otlp"}
     ],
 )
 def test_the_standard_variables_switch_traces_on(environ: dict[str, str], by: str) -> None:
-    assert traces_wanted(environ) == by
+    assert tracing_variable(environ) == by
 
 
 @pytest.mark.parametrize(
@@ -588,8 +593,8 @@ def test_the_standard_variables_switch_traces_on(environ: dict[str, str], by: st
     ],
 )
 def test_traces_in_a_way_that_is_not_there_are_a_mistake(environ: dict[str, str]) -> None:
-    with pytest.raises(MistakesFound, match=r"^environment: OTEL_\w+: is to be "):
-        traces_wanted(environ)
+    with pytest.raises(InvalidConfig, match=r"^environment: OTEL_\w+: is to be "):
+        tracing_variable(environ)
 
 
 @pytest.mark.parametrize(
@@ -600,5 +605,5 @@ def test_sockets_are_taken_by_the_process_that_they_were_passed_to(
     another: int, count: str, descriptors: list[int]
 ) -> None:
     environ = {"LISTEN_PID": str(os.getpid() + another), "LISTEN_FDS": count}
-    assert list(descriptors_passed(environ)) == descriptors
-    assert not descriptors_passed({})
+    assert list(inherited_descriptors(environ)) == descriptors
+    assert not inherited_descriptors({})

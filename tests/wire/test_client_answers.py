@@ -217,8 +217,8 @@ def admin(gateway: Answering, *words: str) -> int:
     return main(["admin", *words, "--gateway", options(gateway).gateway, "--token-env", "PATH"])
 
 
-def a_process(*, mistake: str | None = None, rejected: bool = False) -> dict[str, Any]:
-    told = {} if mistake is None else {"mistake": mistake}
+def a_process(*, error: str | None = None, rejected: bool = False) -> dict[str, Any]:
+    told = {} if error is None else {"error": error}
     here = {"process": "a", "version": "5d07", "rules": 0, "loaded_at": "2026-11-23T12:00:00Z"}
     return {**here, "file_rejected": rejected, **told}
 
@@ -226,11 +226,11 @@ def a_process(*, mistake: str | None = None, rejected: bool = False) -> dict[str
 @pytest.mark.parametrize(
     ("processes", "missing", "code", "shown"),
     [
-        ([a_process(mistake="")], 0, 0, "in force"),
+        ([a_process(error="")], 0, 0, "in force"),
         ([a_process()], 0, 0, "in force"),
-        ([a_process(mistake="policy.yaml:7: no", rejected=True)], 0, 1, "refused: policy.yaml:7"),
+        ([a_process(error="policy.yaml:7: no", rejected=True)], 0, 1, "refused: policy.yaml:7"),
         ([a_process(rejected=True)], 0, 1, "refused: `gateway check` says why"),
-        ([a_process(), a_process(mistake="x", rejected=True)], 1, 1, "refused: x"),
+        ([a_process(), a_process(error="x", rejected=True)], 1, 1, "refused: x"),
         ([a_process()], 1, 5, "1 of 2 processes did not tell what they hold"),
     ],
 )

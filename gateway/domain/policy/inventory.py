@@ -55,7 +55,7 @@ NO_INVENTORY: Final = Inventory({}, taken_at=-math.inf, good_until=-math.inf)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class InventorySnapshot:
     """One walk through the cloud's list; its text is what replicas share and what a file keeps."""
 
     servers: Mapping[ServerId, Attributes]
@@ -63,7 +63,7 @@ class Listed:
     """When the walk began: seconds since the epoch, by the clock of whoever wrote this."""
     took_s: float
 
-    def as_text(self) -> bytes:
+    def to_json(self) -> bytes:
         servers = {
             server: [
                 None if known.tags is None else sorted(known.tags),
@@ -75,70 +75,72 @@ class Listed:
         return msgspec.json.encode(written)
 
 
-class _Text(msgspec.Struct):
+class _StoredSnapshot(msgspec.Struct):
     taken_at: float
     took_s: float  # not in texts of older versions, where [] also stood for tags not told
     servers: dict[str, msgspec.Raw]
 
 
-_TEXT: Final = msgspec.json.Decoder(_Text)
+_SNAPSHOT: Final = msgspec.json.Decoder(_StoredSnapshot)
 # One by one: the decoder holds the interpreter, and ten thousand at once are felt by all threads.
-_SERVER: Final = msgspec.json.Decoder(tuple[list[tuple[str, str]] | None, str, str, str, str])
+_STORED_SERVER: Final = msgspec.json.Decoder(
+    tuple[list[tuple[str, str]] | None, str, str, str, str]
+)
 
 
-def from_text(text: bytes) -> Listed:
+def parse_snapshot(text: bytes) -> InventorySnapshot:
     """Read what `as_text` wrote; raise ValueError for anything else."""
     try:
-        read = _TEXT.decode(text)
+        read = _SNAPSHOT.decode(text)
         servers = {
             ServerId(server): Attributes(None if tags is None else frozenset(tags), *where)
             for server, raw in read.servers.items()
-            for tags, *where in (_SERVER.decode(raw),)
+            for tags, *where in (_STORED_SERVER.decode(raw),)
         }
     except msgspec.DecodeError as error:
         raise ValueError("is no inventory") from error
-    return Listed(servers, read.taken_at, read.took_s)
+    return InventorySnapshot(servers, read.taken_at, read.took_s)
 
 
-def from_file(text: bytes, *, now: float, age_max_s: float) -> Inventory:
+def parse_inventory(text: bytes, *, now: float, age_max_s: float) -> Inventory:
     """Read what an earlier process kept; raise ValueError for anything else.
 
     Also for one from the future: a clock was set back, so how old it is nobody knows, and it
     would not get too old until that instant has come.
     """
-    listed = from_text(text)
+    listed = parse_snapshot(text)
     if listed.taken_at > now:
         raise ValueError("is an inventory of unknown age")
     taken_at = listed.taken_at
     return Inventory(listed.servers, taken_at=taken_at, good_until=taken_at + age_max_s)
 
 
-class _Tag(msgspec.Struct):
+class _ListedTag(msgspec.Struct):
     key: str = ""
     value: str = ""
 
 
-class _Location(msgspec.Struct):
+class _ListedLocation(msgspec.Struct):
     dc: str | None = None
     rack: str | None = None
     unit: str | None = None
 
 
-class _Hardware(msgspec.Struct):
+class _ListedHardware(msgspec.Struct):
     model: str | None = None
 
 
-class _Described(msgspec.Struct):
+class _ListedServer(msgspec.Struct):
     id: str
-    tags: list[_Tag] | None = None
-    location: _Location | None = None
-    hardware_attributes: _Hardware | None = None
+    tags: list[_ListedTag] | None = None
+    location: _ListedLocation | None = None
+    hardware_attributes: _ListedHardware | None = None
 
 
-_DESCRIBED: Final = msgspec.json.Decoder(_Described)
+_LISTED_SERVER: Final = msgspec.json.Decoder(_ListedServer)
 
 
-def described(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
+def parse_servers(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
     """Return the attributes in entries of ListServers (dossier 1.5).
 
     An entry that cannot be read is left out: an unknown server is granted nothing by attributes.
@@ -146,10 +148,13 @@ def described(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
     found: dict[ServerId, Attributes] = {}
     for raw in entries:
         try:
-            one = _DESCRIBED.decode(raw)
+            one = _LISTED_SERVER.decode(raw)
         except msgspec.DecodeError:
             continue
-        where, hardware = one.location or _Location(), one.hardware_attributes or _Hardware()
+        where, hardware = (
+            one.location or _ListedLocation(),
+            one.hardware_attributes or _ListedHardware(),
+        )
         found[ServerId(one.id.lower())] = Attributes(
             None if one.tags is None else frozenset((tag.key, tag.value) for tag in one.tags),
             where.dc or "",
@@ -161,23 +166,23 @@ def described(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Part of a location; "" is any."""
 
     dc: str = ""
     rack: str = ""
     unit: str = ""
 
-    def holds(self, known: Attributes, *, in_doubt: bool) -> bool:
+    def contains(self, known: Attributes, *, if_unknown: bool) -> bool:
         return (
-            _fits(self.dc, known.dc, in_doubt=in_doubt)
-            and _fits(self.rack, known.rack, in_doubt=in_doubt)
-            and _fits(self.unit, known.unit, in_doubt=in_doubt)
+            _equals(self.dc, known.dc, if_unknown=if_unknown)
+            and _equals(self.rack, known.rack, if_unknown=if_unknown)
+            and _equals(self.unit, known.unit, if_unknown=if_unknown)
         )
 
 
-def _fits(named: str, told: str, *, in_doubt: bool) -> bool:
-    return named in ("", told) or (in_doubt and not told)
+def _equals(wanted: str, actual: str, *, if_unknown: bool) -> bool:
+    return wanted in ("", actual) or (if_unknown and not actual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,37 +191,38 @@ class Selector:
 
     tags: tuple[tuple[str, frozenset[str]], ...] = ()
     """By key, the values of which one must be there."""
-    places: tuple[Place, ...] = ()
+    locations: tuple[Location, ...] = ()
     models: frozenset[str] = frozenset()
     excluded: "Selector | None" = None
 
-    def matches(self, known: Attributes, *, in_doubt: bool) -> bool:
+    def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
         """Tell whether it selects a server; `in_doubt`, where that depends on the unknown."""
         return (
-            all(_tagged(known, key, values, in_doubt=in_doubt) for key, values in self.tags)
+            all(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
             and (
-                not self.places
-                or any(place.holds(known, in_doubt=in_doubt) for place in self.places)
+                not self.locations
+                or any(place.contains(known, if_unknown=if_unknown) for place in self.locations)
             )
-            and (not self.models or self._is_model(known, in_doubt=in_doubt))
+            and (not self.models or self._matches_model(known, if_unknown=if_unknown))
             and not (
-                self.excluded is not None and self.excluded.touches(known, in_doubt=not in_doubt)
+                self.excluded is not None
+                and self.excluded.matches_any(known, if_unknown=not if_unknown)
             )
         )
 
-    def touches(self, known: Attributes, *, in_doubt: bool) -> bool:
+    def matches_any(self, known: Attributes, *, if_unknown: bool) -> bool:
         """Tell whether any one tag, place or model that is named here fits."""
         return (
-            any(_tagged(known, key, values, in_doubt=in_doubt) for key, values in self.tags)
-            or any(place.holds(known, in_doubt=in_doubt) for place in self.places)
-            or (bool(self.models) and self._is_model(known, in_doubt=in_doubt))
+            any(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
+            or any(place.contains(known, if_unknown=if_unknown) for place in self.locations)
+            or (bool(self.models) and self._matches_model(known, if_unknown=if_unknown))
         )
 
-    def _is_model(self, known: Attributes, *, in_doubt: bool) -> bool:
-        return known.model in self.models if known.model else in_doubt
+    def _matches_model(self, known: Attributes, *, if_unknown: bool) -> bool:
+        return known.model in self.models if known.model else if_unknown
 
 
-def _tagged(known: Attributes, key: str, values: frozenset[str], *, in_doubt: bool) -> bool:
+def _has_tag(known: Attributes, key: str, values: frozenset[str], *, if_unknown: bool) -> bool:
     if known.tags is None:
-        return in_doubt
+        return if_unknown
     return any((key, value) in known.tags for value in values)

@@ -17,13 +17,13 @@ def permissions_on(
     """
     if not call.servers:
         raise NamesNoServer("no server_id")
-    reaches = {
-        permission: policy.reach(principal, permission, call.project, now, inventory)
+    scopes = {
+        permission: policy.scope(principal, permission, call.project, now, inventory)
         for permission in sorted(PERMISSIONS)
     }
     servers = []
     for server in dict.fromkeys(call.servers):
-        allowed = [permission for permission, reach in reaches.items() if reach.allows(server)]
+        allowed = [permission for permission, scope in scopes.items() if scope.allows(server)]
         if allowed:
             servers.append({"id": server, "permissions": allowed})
     return msgspec.json.encode({"servers": servers})

@@ -50,15 +50,15 @@ class Rule:
     valid_until: float = float("inf")
     """Seconds since the epoch; the first instant at which the rule no longer holds."""
 
-    def holds_at(self, now: float) -> bool:
+    def is_valid_at(self, now: float) -> bool:
         return self.valid_from <= now < self.valid_until
 
-    def is_about(self, known: Attributes | None) -> bool:
+    def applies_to(self, known: Attributes | None) -> bool:
         """Tell whether it selects a server of which this is known; when in doubt it denies."""
         if self.selector is None:
             return True
-        in_doubt = self.ref.kind is RuleKind.DENIAL
-        return in_doubt if known is None else self.selector.matches(known, in_doubt=in_doubt)
+        if_unknown = self.ref.kind is RuleKind.DENIAL
+        return if_unknown if known is None else self.selector.matches(known, if_unknown=if_unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Scope:
     """What one person may do one thing to, in one project, at one time.
 
     Built once and asked for each server of a list.
@@ -117,9 +117,9 @@ class Reach:
         if not self.denying and (granted or not self.granting):
             return granted
         known = self.attributes(server)
-        if any(rule.is_about(known) for rule in self.denying):
+        if any(rule.applies_to(known) for rule in self.denying):
             return False
-        return granted or any(rule.is_about(known) for rule in self.granting)
+        return granted or any(rule.applies_to(known) for rule in self.granting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Permit:
     principal: Principal
     call: Call
     rule: RuleRef
-    sight: Reach | None = None
+    scope: Scope | None = None
     """Of a list: it shows no more than this."""
     policy_version: str = ""
 
@@ -190,17 +190,17 @@ class _RulesByTarget:
 
 
 @dataclass(slots=True)
-class _ByGroup:
+class _RulesByGroup:
     names: set[str] = field(default_factory=set)
     rules: dict[str, _RulesByTarget] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
-class _Named:
+class _RulesBySubject:
     """The rules of one kind for one permission, by whom they name; issuer None: of any."""
 
     users: dict[str | None, dict[str, _RulesByTarget]] = field(default_factory=dict)
-    groups: dict[str | None, _ByGroup] = field(default_factory=dict)
+    groups: dict[str | None, _RulesByGroup] = field(default_factory=dict)
 
     def add(self, rule: Rule) -> None:
         if rule.users:
@@ -208,14 +208,14 @@ class _Named:
             for user in rule.users:
                 by_user.setdefault(user, _RulesByTarget()).add(rule)
         if rule.groups:
-            by_group = self.groups.setdefault(rule.issuer, _ByGroup())
+            by_group = self.groups.setdefault(rule.issuer, _RulesByGroup())
             for group in rule.groups:
                 by_group.names.add(group)
                 by_group.rules.setdefault(group, _RulesByTarget()).add(rule)
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _CachedPermit:
     permit: Permit
     begins: float
     ends: float
@@ -228,16 +228,16 @@ class Policy:
         """`version` is a digest of the text that the rules were read from."""
         self.version = version
         self.size = len(rules)
-        self._grants: dict[str, _Named] = {}
-        self._denials: dict[str, _Named] = {}
+        self._grants: dict[str, _RulesBySubject] = {}
+        self._denials: dict[str, _RulesBySubject] = {}
         for rule in rules:
             index = self._grants if rule.ref.kind is RuleKind.GRANT else self._denials
             for permission in rule.permissions:
-                index.setdefault(permission, _Named()).add(rule)
+                index.setdefault(permission, _RulesBySubject()).add(rule)
         ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
         self._instants = sorted(ends | {float("-inf"), float("inf")})
         self.selects_by_attributes = any(rule.selector is not None for rule in rules)
-        self._permits: OrderedDict[tuple[int, int], _Remembered] = OrderedDict()
+        self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
 
     def permit(
         self, principal: Principal, call: Call, now: float, inventory: Inventory = NO_INVENTORY
@@ -264,20 +264,20 @@ class Policy:
         after = bisect_right(self._instants, now)
         begins, ends = self._instants[after - 1], self._instants[after]
         generation = None
-        if self._goes_by_attributes(principal, call.operation.permission):
+        if self._depends_on_attributes(principal, call.operation.permission):
             generation = inventory.generation
             if now < inventory.good_until < ends:
                 ends = inventory.good_until
-        self._permits[id(principal), id(call)] = _Remembered(permit, begins, ends, generation)
+        self._permits[id(principal), id(call)] = _CachedPermit(permit, begins, ends, generation)
         if len(self._permits) > PERMITS_MAX:
             self._permits.popitem(last=False)
         return permit
 
-    def _goes_by_attributes(self, principal: Principal, permission: str) -> bool:
+    def _depends_on_attributes(self, principal: Principal, permission: str) -> bool:
         return self.selects_by_attributes and any(
-            reach.selects_by_attributes
+            scope.selects_by_attributes
             for index in (self._grants, self._denials)
-            for reach in self._rules_about(index, principal, permission)
+            for scope in self._rules_for(index, principal, permission)
         )
 
     def _permit(self, principal: Principal, call: Call, now: float, inventory: Inventory) -> Permit:
@@ -285,13 +285,13 @@ class Policy:
         servers: tuple[ServerId | None, ...] = call.servers
         if call.touches_unnamed:
             servers = (*servers, None)
-        reach = None
+        scope = None
         if call.operation.listing is not None:
-            reach = self.reach(principal, permission, project, now, inventory)
+            scope = self.scope(principal, permission, project, now, inventory)
         if not servers:
-            if reach is None or reach.rule is None:
+            if scope is None or scope.rule is None:
                 raise NotPermitted("no grant applies")
-            return Permit(principal, call, reach.rule, reach, self.version)
+            return Permit(principal, call, scope.rule, scope, self.version)
         decisions = [
             self.decide(principal, permission, project, server, now, inventory)
             for server in servers
@@ -302,12 +302,12 @@ class Policy:
                 raise NotPermitted(
                     "no grant applies" if rule is None else rule.label,
                     rule="" if rule is None else rule.place,
-                    refused=self._seen(principal, call, decisions, now, inventory),
+                    refused=self._visible_rejections(principal, call, decisions, now, inventory),
                 )
         assert decisions[0].rule is not None
-        return Permit(principal, call, decisions[0].rule, reach, self.version)
+        return Permit(principal, call, decisions[0].rule, scope, self.version)
 
-    def _seen(
+    def _visible_rejections(
         self,
         principal: Principal,
         call: Call,
@@ -328,29 +328,31 @@ class Policy:
             and self.decide(principal, SERVER_READ, call.project, server, now, inventory).allowed
         )
 
-    def reach(
+    def scope(
         self,
         principal: Principal,
         permission: str,
         project: str,
         now: float,
         inventory: Inventory = NO_INVENTORY,
-    ) -> Reach:
+    ) -> Scope:
         """Return what this person may do this to in `project` at `now`."""
-        grants = list(self._rules_about(self._grants, principal, permission))
-        denials = list(self._rules_about(self._denials, principal, permission))
+        grants = list(self._rules_for(self._grants, principal, permission))
+        denials = list(self._rules_for(self._denials, principal, permission))
         whole = [rule for rules in grants for rule in rules.on_whole(project)]
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
         named = (rule for rules in grants for _, rule in rules.on_servers(project))
-        some = next((rule.ref for rule in chain(whole, named) if rule.holds_at(now)), None)
-        return Reach(
+        some = next((rule.ref for rule in chain(whole, named) if rule.is_valid_at(now)), None)
+        return Scope(
             rule=some,
-            everywhere=any(rule.selector is None and rule.holds_at(now) for rule in whole),
-            granted=frozenset(_holding(grants, project, now, inventory)),
-            granting=_by_attributes(whole, now),
-            denied_everywhere=any(rule.selector is None and rule.holds_at(now) for rule in denied),
-            denied=frozenset(_holding(denials, project, now, inventory)),
-            denying=_by_attributes(denied, now),
+            everywhere=any(rule.selector is None and rule.is_valid_at(now) for rule in whole),
+            granted=frozenset(_named_servers(grants, project, now, inventory)),
+            granting=_attribute_rules(whole, now),
+            denied_everywhere=any(
+                rule.selector is None and rule.is_valid_at(now) for rule in denied
+            ),
+            denied=frozenset(_named_servers(denials, project, now, inventory)),
+            denying=_attribute_rules(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
         )
 
@@ -365,13 +367,13 @@ class Policy:
     ) -> Decision:
         """Say whether it is allowed at `now` (seconds since the epoch), and what decided."""
         known = inventory.attributes(server, now) if self.selects_by_attributes else None
-        for rules in self._rules_about(self._denials, principal, permission):
+        for rules in self._rules_for(self._denials, principal, permission):
             for rule in rules.denying(project, server):
-                if rule.holds_at(now) and rule.is_about(known):
+                if rule.is_valid_at(now) and rule.applies_to(known):
                     return Decision(allowed=False, rule=rule.ref)
-        for rules in self._rules_about(self._grants, principal, permission):
+        for rules in self._rules_for(self._grants, principal, permission):
             for rule in rules.granting(project, server):
-                if rule.holds_at(now) and rule.is_about(known):
+                if rule.is_valid_at(now) and rule.applies_to(known):
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
 
@@ -387,18 +389,18 @@ class Policy:
         """Say what decides, and name every rule that is about this, valid at `now` or not."""
         matching = [
             rule
-            for rules in self._rules_about(self._denials, principal, permission)
+            for rules in self._rules_for(self._denials, principal, permission)
             for rule in rules.denying(project, server)
         ] + [
             rule
-            for rules in self._rules_about(self._grants, principal, permission)
+            for rules in self._rules_for(self._grants, principal, permission)
             for rule in rules.granting(project, server)
         ]
         decision = self.decide(principal, permission, project, server, now, inventory)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
 
-    def _rules_about(
-        self, index: dict[str, _Named], principal: Principal, permission: str
+    def _rules_for(
+        self, index: dict[str, _RulesBySubject], principal: Principal, permission: str
     ) -> Iterator[_RulesByTarget]:
         named = index.get(permission)
         if named is None:
@@ -414,20 +416,20 @@ class Policy:
                     yield by_group.rules[group]
 
 
-def _holding(
+def _named_servers(
     some: Sequence[_RulesByTarget], project: str, now: float, inventory: Inventory
 ) -> Iterator[ServerId]:
     """Yield the servers that rules which hold name one by one."""
     for rules in some:
         for server, rule in rules.on_servers(project):
-            if rule.holds_at(now) and (
-                rule.selector is None or rule.is_about(inventory.attributes(server, now))
+            if rule.is_valid_at(now) and (
+                rule.selector is None or rule.applies_to(inventory.attributes(server, now))
             ):
                 yield server
 
 
-def _by_attributes(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
-    return tuple(rule for rule in rules if rule.selector is not None and rule.holds_at(now))
+def _attribute_rules(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.selector is not None and rule.is_valid_at(now))
 
 
 PERMITS_MAX = 4_096

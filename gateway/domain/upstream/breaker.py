@@ -20,7 +20,7 @@ class BreakerState(Enum):
 class BreakerRules:
     calls_min: int
     """So many calls within `within_s` before a part of them says anything."""
-    failure_part: float
+    failure_ratio: float
     within_s: float
     slow_s: float
     """A call that takes longer counts as failed."""
@@ -85,7 +85,7 @@ class Breaker:
             self._recent.popleft()
         failures = sum(failed for _, failed in self._recent)
         calls = len(self._recent)
-        return calls >= self._rules.calls_min and failures >= self._rules.failure_part * calls
+        return calls >= self._rules.calls_min and failures >= self._rules.failure_ratio * calls
 
     def _open(self, now: float) -> bool:
         self._open_until = now + self._open_s * (0.75 + 0.5 * self._jitter())

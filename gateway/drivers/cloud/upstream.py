@@ -73,11 +73,11 @@ async def _send_once(
 
 class AioUpstream:
     def __init__(
-        self, session: aiohttp.ClientSession, endpoint: str, *, answer_bytes_max: int
+        self, session: aiohttp.ClientSession, endpoint: str, *, response_bytes_max: int
     ) -> None:
         self._session = session
         self._endpoint = endpoint
-        self._answer_bytes_max = answer_bytes_max
+        self._response_bytes_max = response_bytes_max
 
     async def send(
         self,
@@ -131,20 +131,20 @@ class AioUpstream:
             return body
         try:
             unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-            return unzip.decompress(body, self._answer_bytes_max)
+            return unzip.decompress(body, self._response_bytes_max)
         except zlib.error:
             return b""
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         length = response.content_length
-        if length is not None and length <= self._answer_bytes_max and not _is_coded(response):
+        if length is not None and length <= self._response_bytes_max and not _is_coded(response):
             return await response.read()
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
-            if len(body) > self._answer_bytes_max:
+            if len(body) > self._response_bytes_max:
                 response.close()
-                raise UpstreamBroken("the answer is larger than answer_bytes_max")
+                raise UpstreamBroken("the answer is larger than response_bytes_max")
         return bytes(body)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.located_yaml import MistakesFound, parse, read
-from gateway.config.policy_text import read_policy
+from gateway.config.errors import InvalidConfig
+from gateway.config.located_yaml import parse, read
+from gateway.config.policy_parser import parse_policy
 from gateway.domain.errors import JournalUnavailable
 from gateway.domain.policy.policy import Policy
 from gateway.drivers.host.handover import Handover
@@ -30,7 +31,7 @@ class _PolicyFileContent:
     digest: str
     """"": it could not be read."""
     content: bytes = b""
-    unreadable: MistakesFound | None = None
+    unreadable: InvalidConfig | None = None
 
 
 class PolicyFile:
@@ -49,7 +50,7 @@ class PolicyFile:
         telemetry: Telemetry,
         handover: Handover,
     ) -> None:
-        """Load the file; raise MistakesFound when it has mistakes and no worker left a policy."""
+        """Load the file; raise InvalidConfig when it has mistakes and no worker left a policy."""
         self._file = file
         self._issuers = issuers
         self._projects = projects
@@ -60,7 +61,7 @@ class PolicyFile:
         self._seen = found.digest
         try:
             self._put_in_force(self._accepted(found))
-        except MistakesFound as refusal:
+        except InvalidConfig as refusal:
             if (left := handover.get(self._handover_name)) is None:
                 raise
             self._put_in_force(self._policy_of(left.text))
@@ -105,10 +106,10 @@ class PolicyFile:
     async def _take(self, found: _PolicyFileContent) -> bool:
         try:
             policy = await asyncio.to_thread(self._accepted, found)
-        except MistakesFound as refusal:
+        except InvalidConfig as refusal:
             self._seen = found.digest
             self._refuse(refusal)
-            self._to_record("policy_rejected", self.mistake)
+            self._to_record("policy_rejected", self.error)
             return False
         self._seen = found.digest
         self._put_in_force(policy)
@@ -117,15 +118,15 @@ class PolicyFile:
         return True
 
     def _put_in_force(self, policy: Policy) -> None:
-        self._policy, self.mistake = policy, ""
+        self._policy, self.error = policy, ""
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
 
-    def _refuse(self, refusal: MistakesFound) -> None:
+    def _refuse(self, refusal: InvalidConfig) -> None:
         self._telemetry.policy_reloaded("rejected", 0)
-        mistakes = [str(mistake) for mistake in refusal.mistakes[:50]]
-        self.mistake = mistakes[0]
-        log.error("policy_rejected", extra={"mistakes": mistakes})
+        errors = [str(error) for error in refusal.errors[:50]]
+        self.error = errors[0]
+        log.error("policy_rejected", extra={"errors": errors})
 
     def _to_record(self, event: str, detail: str) -> None:
         if self._journal is None:
@@ -156,7 +157,7 @@ class PolicyFile:
         at = self._clock.monotonic()
         try:
             content = read(self._file)
-        except MistakesFound as unreadable:
+        except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
         return _PolicyFileContent(at, _digest(content), content)
 
@@ -173,7 +174,7 @@ class PolicyFile:
         return f"policy {self._file}"
 
     def _policy_of(self, content: bytes) -> Policy:
-        return read_policy(
+        return parse_policy(
             parse(self._file, content),
             issuers=self._issuers,
             projects=self._projects,

@@ -20,13 +20,13 @@ import aiohttp
 from gateway.config.key_material import (
     KEYS_BYTES_MAX,
     IssuerKey,
-    KeysUnusable,
-    key_document,
-    key_of_secret,
-    keys_of_file,
-    keys_of_set,
-    keys_that_fit,
-    text_of_file,
+    UnusableKeys,
+    keys_for_algorithms,
+    parse_json,
+    parse_key_file,
+    parse_key_set,
+    parse_shared_secret,
+    read_key_file,
 )
 from gateway.config.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
@@ -69,7 +69,7 @@ class IssuerKeys:
         self._may_ask_at = clock.monotonic()
         self._handover = handover
         if (left := handover.get(self._handover_name)) is not None:
-            with suppress(KeysUnusable):  # by an issuer's settings that have changed since
+            with suppress(UnusableKeys):  # by an issuer's settings that have changed since
                 self._keys = self._keys_in(left.text)
                 self._confirmed_at = left.at
 
@@ -124,7 +124,7 @@ class IssuerKeys:
         async with self._one_at_a_time:
             try:
                 keys = await self._load()
-            except (KeysUnusable, aiohttp.ClientError, OSError, UnicodeError) as error:
+            except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
                 # UnicodeError: a published address whose host name no resolver can take.
                 self._failed()
                 raise self._unavailable(
@@ -220,7 +220,9 @@ class IssuerKeys:
     async def _load(self) -> frozenset[IssuerKey]:
         source = self._issuer.keys
         if isinstance(source, SharedSecretKey):
-            return keys_that_fit([key_of_secret(source.secret)], self._issuer.algorithms)
+            return keys_for_algorithms(
+                [parse_shared_secret(source.secret)], self._issuer.algorithms
+            )
         began_at = self._clock.monotonic()
         text = await self._published(source)
         keys = self._keys_in(text)
@@ -234,33 +236,33 @@ class IssuerKeys:
 
     def _keys_in(self, text: bytes) -> frozenset[IssuerKey]:
         is_file = isinstance(self._issuer.keys, StaticKeys)
-        found = keys_of_file(text) if is_file else keys_of_set(key_document(text))
-        return keys_that_fit(found, self._issuer.algorithms)
+        found = parse_key_file(text) if is_file else parse_key_set(parse_json(text))
+        return keys_for_algorithms(found, self._issuer.algorithms)
 
     async def _published(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
             case DiscoveryKeys():
                 base = source.discovery
                 text = await self._fetch(f"{base}/.well-known/openid-configuration")
-                document = key_document(text)
+                document = parse_json(text)
                 return await self._fetch(self._key_set_address(document, base))
             case JwksKeys():
                 return await self._fetch(source.jwks)
             case StaticKeys():
-                return await asyncio.to_thread(text_of_file, source.public_key_file)
+                return await asyncio.to_thread(read_key_file, source.public_key_file)
 
     def _key_set_address(self, document: object, base: str) -> str:
         # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
         if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
-            raise KeysUnusable("the discovery document is not this issuer's")
+            raise UnusableKeys("the discovery document is not this issuer's")
         address = document.get("jwks_uri")
         schemes = ("https",) if base.startswith("https:") else ("https", "http")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
             if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
-                raise KeysUnusable("jwks_uri is not an address that we fetch")
+                raise UnusableKeys("jwks_uri is not an address that we fetch")
         except ValueError as error:
-            raise KeysUnusable("jwks_uri is not an address") from error
+            raise UnusableKeys("jwks_uri is not an address") from error
         return str(address)
 
     async def _fetch(self, address: str) -> bytes:
@@ -272,12 +274,12 @@ class IssuerKeys:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         ) as answer:
             if answer.status != 200:
-                raise KeysUnusable(f"answered {answer.status}")
+                raise UnusableKeys(f"answered {answer.status}")
             body = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):
                 body += chunk
                 if len(body) > KEYS_BYTES_MAX:
-                    raise KeysUnusable("the answer is too long")
+                    raise UnusableKeys("the answer is too long")
         return bytes(body)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography import x509
 
-from gateway.config.settings import ListenerTls, load_pair
+from gateway.config.settings import ListenerTls, load_certificate
 from gateway.domain.timestamps import iso
 from gateway.flow.ports import Clock
 
@@ -115,7 +115,7 @@ def _load(tls: ListenerTls) -> tuple[ssl.SSLContext, CertificateValidity]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    load_pair(context, tls.certificate_file, tls.key_file)
+    load_certificate(context, tls.certificate_file, tls.key_file)
     if tls.client_ca_file is not None:
         context.load_verify_locations(tls.client_ca_file)
         optional = tls.client_certificates == "optional"

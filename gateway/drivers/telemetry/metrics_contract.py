@@ -119,7 +119,7 @@ METRIC_FAMILIES: Final = (
     ),
     _counter(
         "gateway_evictions_total",
-        "What was forgotten before its end because memory is full (`memory` in the config).",
+        "What was forgotten before its end because memory is full (`cache` in the config).",
         kind="link, token",
     ),
     _gauge("gateway_links_cached", "Links that this process holds."),
@@ -298,8 +298,8 @@ METRIC_FAMILIES: Final = (
     _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _MAY_HANG),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines that were left out: of links served from memory (log.hits_sampled), and of "
-        "callers over their own limit beyond 10 a second.",
+        "Request lines that were left out: of links served from memory (log.hit_sample_ratio), "
+        "and of callers over their own limit beyond 10 a second.",
     ),
     _counter(
         "gateway_log_lines_dropped_total",

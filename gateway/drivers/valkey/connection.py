@@ -310,7 +310,7 @@ def make_client(store: settings.Store, embedded_url: str | None = None) -> Redis
             if sentinel.tls:
                 options |= {"ssl": True, **_tls(sentinel.tls_ca_file)}
             watch = Sentinel(  # type: ignore[no-untyped-call]
-                [settings.host_and_port(address) for address in sentinel.sentinels],
+                [settings.parse_host_port(address) for address in sentinel.sentinels],
                 sentinel_kwargs={
                     "socket_timeout": store.timeout_s,
                     # One that is down would be asked again while the next could have answered.
@@ -324,7 +324,7 @@ def make_client(store: settings.Store, embedded_url: str | None = None) -> Redis
             options = {**common, **_login(cluster.username, cluster.password)}
             if cluster.tls:
                 options |= {"ssl": True, **_tls(cluster.tls_ca_file)}
-            nodes = [ClusterNode(*settings.host_and_port(address)) for address in cluster.cluster]
+            nodes = [ClusterNode(*settings.parse_host_port(address)) for address in cluster.cluster]
             return RedisCluster(startup_nodes=nodes, **options)
 
 

@@ -127,10 +127,8 @@ class OwnView:
         if reload:
             await self._policies.reload()
         policy, loaded_at = self._policies.current(), instant(self._policies.loaded_at)
-        mistake = self._policies.mistake
-        return PolicyHere(
-            self._process, policy.version, policy.size, loaded_at, bool(mistake), mistake
-        )
+        error = self._policies.error
+        return PolicyHere(self._process, policy.version, policy.size, loaded_at, bool(error), error)
 
 
 class EveryProcess:

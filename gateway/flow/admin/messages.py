@@ -203,7 +203,7 @@ class PolicyHere(Answer, frozen=True):
     rules: int
     loaded_at: Instant
     file_rejected: bool
-    mistake: str = ""
+    error: str = ""
     """The first one, for which the file was rejected."""
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.located_yaml import MistakesFound, load
-from gateway.config.policy_text import read_policy
+from gateway.config.errors import InvalidConfig
+from gateway.config.located_yaml import load
+from gateway.config.policy_parser import parse_policy
 from gateway.domain.model import CONSOLE_OPEN, Principal, ProjectId, ServerId
 from gateway.domain.policy.inventory import Attributes, Inventory
 from gateway.domain.policy.policy import Policy
@@ -21,7 +22,7 @@ def read(tmp_path: Path, on: str) -> Policy:
         "roles: {op: [console:open]}\n"
         f"grants:\n  - role: op\n    to: {{users: [ann]}}\n    on: {on}\n"
     )
-    return read_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
+    return parse_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
 
 
 def allows(policy: Policy, known: Attributes) -> bool:
@@ -77,9 +78,9 @@ def test_servers_are_selected_by_what_they_are(
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_by_key(on: str, key: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         read(tmp_path, on)
-    told = {mistake.key: mistake for mistake in found.value.mistakes}
+    told = {error.key: error for error in found.value.errors}
     assert key in told, list(told)
     assert message in told[key].message
     assert told[key].line == 5

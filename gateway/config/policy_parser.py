@@ -5,18 +5,19 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from gateway.config.located_yaml import Document, Mistake, MistakesFound, Step, hint
+from gateway.config.errors import ConfigError, InvalidConfig, KeyPath
+from gateway.config.located_yaml import Document, hint
 from gateway.domain.model import PERMISSIONS, SERVER_ID, RuleKind, RuleRef
-from gateway.domain.policy.inventory import Place, Selector
+from gateway.domain.policy.inventory import Location, Selector
 from gateway.domain.policy.policy import Policy, Rule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_TOP = ("roles", "grants", "denials")
-_SCOPE = ("to", "on", "from", "until", "why")
-_TO = ("users", "groups", "issuer")
-_ON = ("projects", "servers", "tags", "locations", "models", "not")
-_NOT = ("tags", "locations", "models")
-_PLACE = ("dc", "rack", "unit")
+_TOP_KEYS = ("roles", "grants", "denials")
+_RULE_KEYS = ("to", "on", "from", "until", "why")
+_TO_KEYS = ("users", "groups", "issuer")
+_ON_KEYS = ("projects", "servers", "tags", "locations", "models", "not")
+_NOT_KEYS = ("tags", "locations", "models")
+_LOCATION_KEYS = ("dc", "rack", "unit")
 _TAG_KEY_CHARS_MAX, _TAG_VALUE_CHARS_MAX = 128, 255
 """Dossier 1.5."""
 _PROJECT = "project (no account has it: `accounts`, `projects` in the config)"
@@ -24,20 +25,18 @@ _ISSUER = "issuer (see `issuers` in the config)"
 _EVERYTHING = "everything"
 _ALL = "all"
 
-Path = tuple[Step, ...]
 
-
-def read_policy(
+def parse_policy(
     document: Document, *, issuers: Collection[str], projects: Collection[str], version: str
 ) -> Policy:
     """Compile a policy; `issuers` and `projects` are those that the config knows.
 
-    Raises MistakesFound with all mistakes; nothing is half taken over.
+    Raises InvalidConfig with all mistakes; nothing is half taken over.
     """
     reader = _Reader(document, frozenset(issuers), frozenset(projects))
     rules = reader.read()
-    if reader.mistakes:
-        raise MistakesFound(sorted(reader.mistakes, key=lambda mistake: mistake.line))
+    if reader.errors:
+        raise InvalidConfig(sorted(reader.errors, key=lambda error: error.line))
     return Policy(rules, version=version)
 
 
@@ -49,17 +48,17 @@ class _Reader:
         self._issuers = issuers
         self._projects = projects
         self._roles: dict[str, frozenset[str]] = {}
-        self.mistakes: list[Mistake] = []
+        self.errors: list[ConfigError] = []
 
     def read(self) -> list[Rule]:
         data = self._document.data
-        top = self._mapping((), {} if data is None else data, _TOP)
+        top = self._mapping((), {} if data is None else data, _TOP_KEYS)
         if "grants" not in top:  # an emptied or half written file must not take all rights away
-            self._wrong((), "`grants` is missing; write `grants: []` if nobody is to be let in")
+            self._error((), "`grants` is missing; write `grants: []` if nobody is to be let in")
         for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
             self._roles[name] = self._permissions(("roles", name), permissions)
             if not _NAME.fullmatch(name):
-                self._wrong(("roles", name), "a role's name is of a-z, 0-9, dot, dash, underscore")
+                self._error(("roles", name), "a role's name is of a-z, 0-9, dot, dash, underscore")
         rules = []
         for key, kind in (("grants", RuleKind.GRANT), ("denials", RuleKind.DENIAL)):
             for i, raw in enumerate(self._list((key,), top.get(key, []))):
@@ -68,27 +67,31 @@ class _Reader:
                     rules.append(rule)
         return rules
 
-    def _rule(self, path: Path, raw: Any, kind: RuleKind) -> Rule | None:
-        before = len(self.mistakes)
-        keys = ("role", *_SCOPE) if kind is RuleKind.GRANT else ("role", "permissions", *_SCOPE)
+    def _rule(self, path: KeyPath, raw: Any, kind: RuleKind) -> Rule | None:
+        before = len(self.errors)
+        keys = (
+            ("role", *_RULE_KEYS)
+            if kind is RuleKind.GRANT
+            else ("role", "permissions", *_RULE_KEYS)
+        )
         body = self._mapping(path, raw, keys)
-        what, permissions = self._what(path, body, kind)
-        to = self._mapping((*path, "to"), body.get("to", {}), _TO)
+        what, permissions = self._permissions_of(path, body, kind)
+        to = self._mapping((*path, "to"), body.get("to", {}), _TO_KEYS)
         users = self._names((*path, "to", "users"), to.get("users", []))
         groups = self._names((*path, "to", "groups"), to.get("groups", []))
         if not users and not groups:
-            self._wrong((*path, "to"), "must name at least one of users, groups")
+            self._error((*path, "to"), "must name at least one of users, groups")
         issuer = to.get("issuer")
         if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
-            self._wrong((*path, "to", "issuer"), self._unknown(_ISSUER, issuer, self._issuers))
-        projects, servers, selector = self._on((*path, "on"), body.get("on"))
+            self._error((*path, "to", "issuer"), self._unknown(_ISSUER, issuer, self._issuers))
+        projects, servers, selector = self._targets((*path, "on"), body.get("on"))
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
-            self._wrong((*path, "until"), "is not after `from`")
+            self._error((*path, "until"), "is not after `from`")
         if not isinstance(body.get("why", ""), str):
-            self._wrong((*path, "why"), "must be text")
-        if len(self.mistakes) > before:
+            self._error((*path, "why"), "must be text")
+        if len(self.errors) > before:
             return None
         whom = ", ".join([*sorted(users), *(f"group {group}" for group in sorted(groups))])
         return Rule(
@@ -109,140 +112,148 @@ class _Reader:
             valid_until=valid_until,
         )
 
-    def _what(self, path: Path, body: dict[str, Any], kind: RuleKind) -> tuple[str, frozenset[str]]:
+    def _permissions_of(
+        self, path: KeyPath, body: dict[str, Any], kind: RuleKind
+    ) -> tuple[str, frozenset[str]]:
         if ("role" in body) == ("permissions" in body):
             either = " or permissions" if kind is RuleKind.DENIAL else ""
-            self._wrong(path, f"must name one role{either}")
+            self._error(path, f"must name one role{either}")
             return "", frozenset()
         if "permissions" in body:
             found = self._permissions((*path, "permissions"), body["permissions"])
             return "+".join(sorted(found)), found
         role = body["role"]
         if not isinstance(role, str) or role not in self._roles:
-            self._wrong((*path, "role"), self._unknown("role", role, self._roles))
+            self._error((*path, "role"), self._unknown("role", role, self._roles))
             return "", frozenset()
         return role, self._roles[role]
 
-    def _on(self, path: Path, raw: Any) -> tuple[frozenset[str], frozenset[str], Selector | None]:
+    def _targets(
+        self, path: KeyPath, raw: Any
+    ) -> tuple[frozenset[str], frozenset[str], Selector | None]:
         if raw == _EVERYTHING:
             return frozenset(), frozenset(), None
-        on = self._mapping(path, raw if raw is not None else {}, _ON)
-        if not any(on.get(key) for key in _ON[:-1]):
+        on = self._mapping(path, raw if raw is not None else {}, _ON_KEYS)
+        if not any(on.get(key) for key in _ON_KEYS[:-1]):
             named = "projects, servers, tags, locations or models"
-            self._wrong(path, f"must name {named}, or be `{_EVERYTHING}`")
+            self._error(path, f"must name {named}, or be `{_EVERYTHING}`")
         elif [] in on.values() or {} in on.values():  # who names no servers does not mean all
-            self._wrong(path, "has an empty list or mapping; leave the key out to mean any")
+            self._error(path, "has an empty list or mapping; leave the key out to mean any")
         projects = self._names((*path, "projects"), on.get("projects", []))
-        for i, project in _texts(on.get("projects")):
+        for i, project in _text_items(on.get("projects")):
             if project not in self._projects:
                 message = self._unknown(_PROJECT, project, self._projects)
-                self._wrong((*path, "projects", i), message)
+                self._error((*path, "projects", i), message)
         servers = frozenset(
             name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
         )
-        for i, server in _texts(on.get("servers")):
+        for i, server in _text_items(on.get("servers")):
             if not SERVER_ID.fullmatch(server.lower()):
-                self._wrong((*path, "servers", i), "is not a server id (a UUID)")
+                self._error((*path, "servers", i), "is not a server id (a UUID)")
         return projects, servers, self._selector(path, on)
 
-    def _selector(self, path: Path, on: dict[str, Any]) -> Selector | None:
+    def _selector(self, path: KeyPath, on: dict[str, Any]) -> Selector | None:
         """Read what selects servers by their attributes; None: nothing does."""
         excluded = None
         if "not" in on:
-            inner = self._mapping((*path, "not"), on["not"], _NOT)
+            inner = self._mapping((*path, "not"), on["not"], _NOT_KEYS)
             excluded = self._selector((*path, "not"), inner)
             if excluded is None:
-                self._wrong((*path, "not"), f"must name {', '.join(_NOT[:-1])} or {_NOT[-1]}")
-        if not excluded and not any(key in on for key in _NOT):
+                self._error(
+                    (*path, "not"), f"must name {', '.join(_NOT_KEYS[:-1])} or {_NOT_KEYS[-1]}"
+                )
+        if not excluded and not any(key in on for key in _NOT_KEYS):
             return None
         return Selector(
             tags=self._tags((*path, "tags"), on.get("tags", {})),
-            places=tuple(
-                self._place((*path, "locations", i), place)
+            locations=tuple(
+                self._location((*path, "locations", i), place)
                 for i, place in enumerate(self._list((*path, "locations"), on.get("locations", [])))
             ),
             models=self._names((*path, "models"), on.get("models", [])),
             excluded=excluded,
         )
 
-    def _tags(self, path: Path, raw: Any) -> tuple[tuple[str, frozenset[str]], ...]:
+    def _tags(self, path: KeyPath, raw: Any) -> tuple[tuple[str, frozenset[str]], ...]:
         tags = []
         for key, value in self._mapping(path, raw, None).items():
             values = self._names((*path, key), value if isinstance(value, list) else [value])
             if not values:
-                self._wrong((*path, key), "must be text, or a list of texts of which one must fit")
+                self._error((*path, key), "must be text, or a list of texts of which one must fit")
             if len(key) > _TAG_KEY_CHARS_MAX:
-                self._wrong((*path, key), f"is longer than {_TAG_KEY_CHARS_MAX} characters")
+                self._error((*path, key), f"is longer than {_TAG_KEY_CHARS_MAX} characters")
             if any(len(value) > _TAG_VALUE_CHARS_MAX for value in values):
                 message = f"has a value of more than {_TAG_VALUE_CHARS_MAX} characters"
-                self._wrong((*path, key), message)
+                self._error((*path, key), message)
             tags.append((key, values))
         return tuple(tags)
 
-    def _place(self, path: Path, raw: Any) -> Place:
-        place = self._mapping(path, raw, _PLACE)
+    def _location(self, path: KeyPath, raw: Any) -> Location:
+        place = self._mapping(path, raw, _LOCATION_KEYS)
         if not place:
-            self._wrong(path, f"must name {', '.join(_PLACE[:-1])} or {_PLACE[-1]}")
+            self._error(path, f"must name {', '.join(_LOCATION_KEYS[:-1])} or {_LOCATION_KEYS[-1]}")
         for key, value in place.items():
             if not isinstance(value, str) or not value:
-                self._wrong((*path, key), "must be text (put it in quotes)")
-        return Place(**{key: str(value) for key, value in place.items() if key in _PLACE})
+                self._error((*path, key), "must be text (put it in quotes)")
+        return Location(
+            **{key: str(value) for key, value in place.items() if key in _LOCATION_KEYS}
+        )
 
-    def _permissions(self, path: Path, raw: Any) -> frozenset[str]:
+    def _permissions(self, path: KeyPath, raw: Any) -> frozenset[str]:
         if raw == _ALL:
             return PERMISSIONS
         found = self._names(path, raw)
         if not found:
-            self._wrong(path, f"must be a list of permissions, or `{_ALL}`")
-        for i, name in _texts(raw):
+            self._error(path, f"must be a list of permissions, or `{_ALL}`")
+        for i, name in _text_items(raw):
             if name not in PERMISSIONS:
-                self._wrong((*path, i), self._unknown("permission", name, PERMISSIONS))
+                self._error((*path, i), self._unknown("permission", name, PERMISSIONS))
         return found
 
-    def _instant(self, rule: Path, body: dict[str, Any], key: str, default: float) -> float:
+    def _instant(self, rule: KeyPath, body: dict[str, Any], key: str, default: float) -> float:
         if key not in body:
             return default
         path, raw = (*rule, key), body[key]
         try:
             instant = datetime.fromisoformat(raw if isinstance(raw, str) else "")
         except ValueError:
-            self._wrong(path, "is no instant; write e.g. 2026-12-31T18:00:00+01:00")
+            self._error(path, "is no instant; write e.g. 2026-12-31T18:00:00+01:00")
             return default
         if instant.tzinfo is None:
-            self._wrong(path, "has no time zone; write e.g. 2026-12-31T18:00:00+01:00")
+            self._error(path, "has no time zone; write e.g. 2026-12-31T18:00:00+01:00")
             return default
         return instant.timestamp()
 
-    def _names(self, path: Path, raw: Any) -> frozenset[str]:
+    def _names(self, path: KeyPath, raw: Any) -> frozenset[str]:
         names = self._list(path, raw)
         for i, name in enumerate(names):
             if not isinstance(name, str) or not name:
-                self._wrong((*path, i), "must be text (put it in quotes)")
+                self._error((*path, i), "must be text (put it in quotes)")
         return frozenset(name for name in names if isinstance(name, str))
 
-    def _list(self, path: Path, raw: Any) -> Sequence[Any]:
+    def _list(self, path: KeyPath, raw: Any) -> Sequence[Any]:
         if isinstance(raw, list):
             return raw
-        self._wrong(path, "must be a list")
+        self._error(path, "must be a list")
         return []
 
-    def _mapping(self, path: Path, raw: Any, keys: Sequence[str] | None) -> dict[str, Any]:
+    def _mapping(self, path: KeyPath, raw: Any, keys: Sequence[str] | None) -> dict[str, Any]:
         if not isinstance(raw, dict):
-            self._wrong(path, "must be a mapping")
+            self._error(path, "must be a mapping")
             return {}
         for key in raw:
             if keys is not None and key not in keys:
-                self._wrong((*path, key), self._unknown("key", key, keys))
+                self._error((*path, key), self._unknown("key", key, keys))
         return raw
 
     def _unknown(self, what: str, name: object, known: Collection[str]) -> str:
         return f"unknown {what} {str(name)[:80]!r}; {hint(name, known)}"
 
-    def _wrong(self, path: Path, message: str) -> None:
-        self.mistakes.append(self._document.mistake(path, message))
+    def _error(self, path: KeyPath, message: str) -> None:
+        self.errors.append(self._document.error(path, message))
 
 
-def _texts(raw: Any) -> Iterator[tuple[int, str]]:
+def _text_items(raw: Any) -> Iterator[tuple[int, str]]:
     for i, item in enumerate(raw if isinstance(raw, list) else ()):
         if isinstance(item, str):
             yield i, item

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.located_yaml import MistakesFound, load
-from gateway.config.policy_text import read_policy
+from gateway.config.errors import InvalidConfig
+from gateway.config.located_yaml import load
+from gateway.config.policy_parser import parse_policy
 from gateway.domain.model import CONSOLE_OPEN, SERVER_READ, Principal, ProjectId, ServerId
 from gateway.domain.policy.policy import Policy
 
@@ -20,7 +21,7 @@ roles:
 def read(tmp_path: Path, text: str) -> Policy:
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    return read_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
+    return parse_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
 
 
 def grant(**parts: str) -> str:
@@ -31,7 +32,7 @@ def grant(**parts: str) -> str:
 
 def test_the_shipped_example_is_good() -> None:
     file = Path(__file__).parents[2] / "config" / "policy.yaml"
-    policy = read_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
+    policy = parse_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
     vendor = Principal("corp", "vendor-4711", frozenset(), 0.0, 9e9, None)
     during, after = 1_795_500_000.0, 1_795_900_000.0
     args = (CONSOLE_OPEN, ProjectId(PROJECT), ServerId(SERVER))
@@ -44,9 +45,9 @@ def test_the_shipped_example_is_good() -> None:
 
 @pytest.mark.parametrize("text", ["", "# all gone\n", "{}\n", HEAD, "denials: []\n"])
 def test_a_file_without_grants_is_no_policy(tmp_path: Path, text: str) -> None:
-    with pytest.raises(MistakesFound, match="`grants` is missing") as found:
+    with pytest.raises(InvalidConfig, match="`grants` is missing") as found:
         read(tmp_path, text)
-    assert len(found.value.mistakes) == 1
+    assert len(found.value.errors) == 1
 
 
 def test_a_policy_may_say_that_nobody_is_allowed_anything(tmp_path: Path) -> None:
@@ -129,9 +130,9 @@ def test_a_rule_knows_its_line(tmp_path: Path) -> None:
 def test_a_mistake_is_told_with_line_and_key(
     tmp_path: Path, text: str, line: int, key: str, message: str
 ) -> None:
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         read(tmp_path, text)
-    told = [mistake for mistake in found.value.mistakes if message in mistake.message]
+    told = [error for error in found.value.errors if message in error.message]
     assert told, found.value
     assert (told[0].line, told[0].key) == (line, key)
     assert told[0].file.endswith("policy.yaml")
@@ -139,9 +140,9 @@ def test_a_mistake_is_told_with_line_and_key(
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = grant(role="x", to="{}", on="{}", until="never")
-    with pytest.raises(MistakesFound) as found:
+    with pytest.raises(InvalidConfig) as found:
         read(tmp_path, text)
-    assert len(found.value.mistakes) == 4
+    assert len(found.value.errors) == 4
 
 
 def test_a_denial_may_take_single_permissions_or_all(tmp_path: Path) -> None:
