@@ -37,7 +37,7 @@ from gateway.drivers.audit.paths import make_directory
 from gateway.drivers.audit.replay import lines_after
 from gateway.drivers.audit.signing_keys import signer_of
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
-from gateway.drivers.cloud.service_login import (
+from gateway.drivers.cloud.credentials import (
     Credential,
     KeyPairCredential,
     PasswordCredential,

@@ -20,7 +20,7 @@ from gateway.domain.errors import (
     UpstreamUnreachable,
 )
 from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
-from gateway.drivers.cloud.service_login import (
+from gateway.drivers.cloud.credentials import (
     KeyPairCredential,
     PasswordCredential,
     TokenFileCredential,

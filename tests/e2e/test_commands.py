@@ -33,7 +33,7 @@ def test_a_good_config_is_told_so_offline_and_online(stack: Stack) -> None:
     assert code == 0, said
     for part in ("redis", "keys of corp", "login of account prod"):
         assert f"{part}: ok" in said
-    assert f"Redis holds a token, so {stack.cloud.iam} was not asked" in said
+    assert f"token found in Redis; {stack.cloud.iam} not called" in said
 
 
 def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
@@ -45,7 +45,7 @@ def test_what_cannot_be_reached_is_named(own_stack: Stack) -> None:
     assert code == 1
     assert f"redis: {own_stack.valkey.url}: connection refused" in said
     assert "keys of corp: " in said
-    refused = "it refused the login: 401, user, domain or password is wrong; the next try is due in"
+    refused = "login rejected: 401, user, domain or password is wrong; next attempt in"
     assert f"login of account prod: {own_stack.cloud.iam}: {refused}" in said
     for word in ("canary", "Traceback", "store_unavailable", "service_login"):
         assert word not in said
@@ -60,7 +60,7 @@ def test_check_online_keeps_to_the_pause_and_says_what_it_is_for(own_stack: Stac
     refusals = [run("check", "--config", str(gateway.config_file), "--online") for _ in range(2)]
     for code, said in refusals:
         assert code == 1
-        assert "refused the login: 401 IAM.0061, the account is locked" in said
+        assert "login rejected: 401 IAM.0061, the account is locked" in said
     assert len(cloud.calls(cloud.iam)) == logins + 1
 
 

@@ -1,0 +1,77 @@
+"""Implements ports.ServiceCredential with a token file that an external agent renews."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from gateway.config.settings import TokenFileLogin
+from gateway.domain.errors import ServiceLoginFailed
+from gateway.domain.model import Headers, Secret, UpstreamRequest
+from gateway.drivers.cloud.service_token import TOKEN_PATTERN
+from gateway.flow.ports import Clock, Telemetry
+
+log = logging.getLogger("gateway.login")
+
+_READ_EVERY_S = 1.0
+_RETRY_S = 5.0
+
+
+class TokenFileCredential:
+    """Reads the token file at most once a second; the last valid token serves meanwhile."""
+
+    def __init__(
+        self, account: str, login: TokenFileLogin, *, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._account = account
+        self._file = login.token_file
+        self._clock = clock
+        self._telemetry = telemetry
+        self._token: Secret | None = None
+        self._read_at = float("-inf")
+        self._reported_at = float("-inf")
+
+    async def log_in(self, *, deadline: float) -> str:
+        del deadline
+        await self._current_token()
+        return f"token found in {self._file}; IAM not called"
+
+    async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
+        del request, deadline
+        token = await self._current_token()
+        return (("X-Auth-Token", token.reveal()),)
+
+    async def renew(self, refused: Headers, *, deadline: float) -> bool:
+        del deadline
+        await self._read()
+        return self._token is not None and refused != (("X-Auth-Token", self._token.reveal()),)
+
+    async def _current_token(self) -> Secret:
+        if self._clock.monotonic() - self._read_at >= _READ_EVERY_S:
+            await self._read()
+        if self._token is None:
+            raise ServiceLoginFailed(f"no valid token in {self._file}", retry_after_s=_RETRY_S)
+        return self._token
+
+    async def _read(self) -> None:
+        self._read_at = self._clock.monotonic()
+        text = await asyncio.to_thread(_read_text, self._file)
+        if TOKEN_PATTERN.fullmatch(text):
+            self._token = Secret(text)
+        else:  # partly written or missing: the last valid token may still be accepted
+            self._report_invalid()
+
+    def _report_invalid(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._reported_at < _READ_EVERY_S:
+            return  # each request that the cloud rejects reads the file
+        self._reported_at = now
+        self._telemetry.service_login(self._account, "unavailable")
+        extra = {"account": self._account, "file": str(self._file)}
+        log.warning("token_file_invalid", extra=extra)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
