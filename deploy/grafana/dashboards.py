@@ -132,7 +132,7 @@ def service() -> Dashboard:
             graph(
                 "Which stage takes the time?",
                 "p95 of each stage of requests that got their link. `obtain` is the cloud and the wait"
-                " for it; `record` the audit trail's disk; the others should stay below 1 ms.",
+                " for it; `record` the audit log's disk; the others should stay below 1 ms.",
                 (
                     "histogram_quantile(0.95, sum by (le, stage)"
                     " (rate(gateway_stage_duration_seconds_bucket{INSTANCE}[WINDOW])))",
@@ -673,9 +673,9 @@ def security() -> Dashboard:
         page("Security", "Who is refused, and is all of it on record?", accounts=False)
         .with_panel(
             figure(
-                "Is the audit trail durable?",
+                "Is the audit log durable?",
                 "The least of all processes. 0: the latest write failed, and answers are 503 unless"
-                f" `when_unwritable` is `serve`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
+                f" `on_unavailable` is `allow`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
                 ("min(gateway_audit_durable{INSTANCE})", "durable"),
                 unit="short",
                 limits=((NEVER_BELOW, RED), (1, GREEN)),
@@ -685,7 +685,10 @@ def security() -> Dashboard:
             figure(
                 "Is anything missing on record?",
                 "In a day: what became of writes, or anything where operators chose to serve so.",
-                ("sum(increase(gateway_audit_records_missing_total{INSTANCE}[1d]))", "unrecorded"),
+                (
+                    "sum(increase(gateway_audit_records_missing_total{INSTANCE}[1d]))",
+                    "records missing",
+                ),
                 unit="short",
                 decimals=0,
                 limits=((1, RED),),
@@ -747,7 +750,7 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "What does the policy say?",
-                "Decisions a second by permission; who was denied what is in the audit trail only.",
+                "Decisions a second by permission; who was denied what is in the audit log only.",
                 (
                     "sum by (permission, decision) (rate(gateway_decisions_total{INSTANCE}[WINDOW])) > 0",
                     "{{permission}} {{decision}}",
@@ -835,7 +838,7 @@ def security() -> Dashboard:
                 unit="short",
             )
         )
-        .with_row(Row("Audit trail"))
+        .with_row(Row("Audit log"))
         .with_panel(
             graph(
                 "What goes on record?",
@@ -860,7 +863,7 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Is the trail behind?",
+                "Is the audit log behind?",
                 "Age of the oldest record that is not durable yet. It should stay below a second.",
                 ("gateway_audit_lag_seconds{INSTANCE}", "{{instance}}"),
                 unit="s",
@@ -869,7 +872,7 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
-                "How much room has the trail?",
+                "How much room has the audit log?",
                 "Which part of the disk under audit.directory is free. Below a tenth is a ticket; when"
                 " nothing is left nothing is handed out.",
                 ("gateway_audit_disk_free_ratio{INSTANCE}", "{{instance}}"),
@@ -879,7 +882,7 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
-                "Does the trail fail?",
+                "Does the audit log fail?",
                 "Groups that could not be written, and records that are missing of what was done all the"
                 " same, in 10 minutes.",
                 ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),

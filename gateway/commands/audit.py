@@ -67,7 +67,7 @@ def _is_among(server: str, servers: Iterable[str]) -> bool:
     return any(server.lower() == one.lower() for one in servers)
 
 
-def verify_trail(
+def verify_audit_log(
     directories: Sequence[Path],
     public_keys: Sequence[Path],
     heads: Sequence[Head],
@@ -115,7 +115,7 @@ def _no_chain(directories: Sequence[Path]) -> str:
     )
 
 
-def search_trail(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
+def search_audit_log(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
     """Print the records in the order of time; return 0 when there are any, 1 when none."""
     unreadable: list[str] = []
     found = 0

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _audit_commands(commands: Any) -> None:
-    audit = commands.add_parser("audit", help="who was given what, and is the trail whole?")
+    audit = commands.add_parser("audit", help="search and verify the audit log")
     kinds = audit.add_subparsers(required=True, metavar="COMMAND")
     places: dict[str, Any] = {"type": Path, "nargs": "+", "metavar": "DIR"}
     about = "audit.directory of one gateway host, or of several"
@@ -292,13 +292,15 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _audit_verify(options: argparse.Namespace) -> int:
-    from gateway.commands.audit import verify_trail
+    from gateway.commands.audit import verify_audit_log
 
-    return verify_trail(options.directories, options.public_key, options.head, as_json=options.json)
+    return verify_audit_log(
+        options.directories, options.public_key, options.head, as_json=options.json
+    )
 
 
 def _audit_search(options: argparse.Namespace) -> int:
-    from gateway.commands.audit import Question, search_trail
+    from gateway.commands.audit import Question, search_audit_log
 
     question = Question(
         subject=options.subject,
@@ -310,7 +312,7 @@ def _audit_search(options: argparse.Namespace) -> int:
         since=options.since,
         until=options.until,
     )
-    return search_trail(options.directories, question, as_json=options.json)
+    return search_audit_log(options.directories, question, as_json=options.json)
 
 
 def _audit_export(options: argparse.Namespace) -> int:

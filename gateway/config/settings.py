@@ -759,7 +759,7 @@ class Log(_Section):
 
 
 class Audit(_Section):
-    """Where the audit trail goes: at least one place must be named."""
+    """Where the audit log goes: at least one place must be named."""
 
     directory: Directory | None = None
     """Hash-chained files, on the disk before the answer leaves."""
@@ -771,7 +771,7 @@ class Audit(_Section):
     """Plain lines among the log's; beside another place they follow behind."""
     signing_key: SigningKey | None = None
     """Ed25519, PEM (`openssl genpkey -algorithm ed25519`): signs checkpoints."""
-    when_unwritable: Literal["refuse", "serve"] = "refuse"
+    on_unavailable: Literal["deny", "allow"] = "deny"
     checkpoint_s: Seconds = 60.0
     segment_bytes_max: Annotated[Integer, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 400.0
@@ -781,7 +781,7 @@ class Audit(_Section):
     def _goes_somewhere(self) -> Self:
         if self.directory is None and not self.stream and not self.stdout:
             raise ValueError(
-                "say where the audit trail goes: `directory: PATH`, `stream: true`, `stdout: true`"
+                "say where the audit log goes: `directory: PATH`, `stream: true`, `stdout: true`"
             )
         return self
 
@@ -838,7 +838,7 @@ class Settings(_Section):
     @property
     def writable_directories(self) -> Iterator[WritableDirectory]:
         if self.audit.directory is not None:
-            refuses = self.audit.when_unwritable == "refuse"
+            refuses = self.audit.on_unavailable == "deny"
             yield WritableDirectory(
                 ("audit", "directory"), self.audit.directory, is_required=refuses
             )

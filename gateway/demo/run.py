@@ -363,7 +363,7 @@ For ada, an administrator: who holds what, and victor is cut off at once and for
   gateway admin revoke --issuer demo --subject victor --reason "left us"
   gateway admin orders
 
-Who was given what, and is the trail of it as it was written?
+Search the audit log, and verify it:
 
   gateway audit search --subject olga $AUDIT
   gateway audit verify --public-key $AUDIT-key.pub $AUDIT

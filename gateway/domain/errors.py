@@ -197,7 +197,7 @@ class OrdersUnknown(RetryLater):
     pass
 
 
-class JournalUnavailable(RetryLater):
+class AuditLogUnavailable(RetryLater):
     pass
 
 

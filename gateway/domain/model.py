@@ -284,7 +284,7 @@ class ConsoleLink:
 
     url: Secret
     fingerprint: str
-    """The URL's, for logs and for the audit trail."""
+    """The URL's, for logs and for the audit log."""
     good_until: float
     """Monotonic seconds."""
 

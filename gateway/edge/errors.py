@@ -102,8 +102,8 @@ ERROR_TABLE: dict[type[GatewayError], ErrorSpec] = {
         "The cloud fails or is slow, so nothing is sent to it for a moment; "
         "wait as Retry-After says.",
     ),
-    errors.JournalUnavailable: ErrorSpec(
-        503, "CGW.5035", "The audit trail cannot be written, so nothing is handed out."
+    errors.AuditLogUnavailable: ErrorSpec(
+        503, "CGW.5035", "The audit log cannot be written, so nothing is handed out."
     ),
     errors.DeadlineExceeded: ErrorSpec(504, "CGW.5041", "The request's time was up; try again."),
 }

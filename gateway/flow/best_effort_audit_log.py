@@ -1,23 +1,23 @@
-"""The audit trail where operators chose to serve though it cannot be written."""
+"""The audit log where operators chose to serve though it cannot be written."""
 
-from gateway.domain.errors import JournalUnavailable
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.timestamps import iso
-from gateway.flow.ports import AuditRecord, Journal, Telemetry
+from gateway.flow.ports import AuditLog, AuditRecord, Telemetry
 
 
-class BestEffortJournal:
-    """Implements ports.Journal; raises nothing, counts what is missing, and puts that on record."""
+class BestEffortAuditLog:
+    """Implements ports.AuditLog; never raises; counts missing records and records the count."""
 
-    def __init__(self, journal: Journal, telemetry: Telemetry) -> None:
-        self._journal = journal
+    def __init__(self, audit_log: AuditLog, telemetry: Telemetry) -> None:
+        self._audit_log = audit_log
         self._telemetry = telemetry
         self._missing = 0
         self._missing_from = self._missing_until = 0.0
 
     async def record(self, record: AuditRecord) -> None:
         try:
-            await self._journal.record(record)
-        except JournalUnavailable:
+            await self._audit_log.record(record)
+        except AuditLogUnavailable:
             self._telemetry.audit_record_missing()
             self._missing += 1
             self._missing_from = (
@@ -26,13 +26,15 @@ class BestEffortJournal:
             self._missing_until = record.at
             return
         if self._missing:
-            await self._tell_missing(record.at)
+            await self._record_missing(record.at)
 
-    async def _tell_missing(self, at: float) -> None:
+    async def _record_missing(self, at: float) -> None:
         count, self._missing = self._missing, 0
         since, until = map(iso, (self._missing_from, self._missing_until))
         detail = f"{count} records from {since} to {until} could not be written"
         try:
-            await self._journal.record(AuditRecord(event="records_missing", at=at, detail=detail))
-        except JournalUnavailable:
+            await self._audit_log.record(
+                AuditRecord(event="audit_records_missing", at=at, detail=detail)
+            )
+        except AuditLogUnavailable:
             self._missing += count  # the next that is written tells

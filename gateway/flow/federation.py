@@ -15,7 +15,7 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.identify import Identify
 from gateway.flow.ports import Clock, CredentialIssued, IssuedKeys, KeyPair, Telemetry
 from gateway.flow.request import Request
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 
 DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
 """The cloud's own bounds of a temporary key pair's life (dossier 3.4)."""
@@ -60,7 +60,7 @@ class Federation:
         credentials: CallerCredentials,
         keys: IssuedKeys,
         limits: CallerLimits,
-        recorder: Recorder,
+        request_audit: RequestAudit,
         projects: Sequence[Project],
         may_anything: MayAnything,
         clock: Clock,
@@ -71,7 +71,7 @@ class Federation:
         self._credentials = credentials
         self._keys = keys
         self._limits = limits
-        self._recorder = recorder
+        self._request_audit = request_audit
         self._projects = projects
         self._may_anything = may_anything
         self._clock = clock
@@ -114,7 +114,7 @@ class Federation:
         try:
             principal = await self._identify.identify_by(caller_jwt, errand.deadline)
         except NotAuthenticated as refusal:
-            await self._recorder.not_authenticated(errand, refusal)
+            await self._request_audit.not_authenticated(errand, refusal)
             raise
         errand.principal = principal
         self._limits.admit_once(errand)
@@ -124,7 +124,7 @@ class Federation:
         self, errand: Errand, principal: Principal, expires_at: float, *, access_key: str = ""
     ) -> None:
         """Put on record what from now on stands for the caller's JWT, before it is handed out."""
-        record = self._recorder.about("credential_issued", principal, errand.call, errand)
+        record = self._request_audit.about("credential_issued", principal, errand.call, errand)
         record.decision, record.access_key = "allowed", access_key
         record.more = CredentialIssued(expires_at)
-        await self._recorder.record(record, errand.deadline)
+        await self._request_audit.record(record, errand.deadline)

@@ -12,10 +12,10 @@ from functools import partial
 from gateway.domain.catalogue.catalogue import Catalogue, resolve_body
 from gateway.domain.catalogue.headers import request_headers
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     BadRequest,
     BudgetExhausted,
     DeadlineExceeded,
-    JournalUnavailable,
     NotAuthenticated,
     NotPermitted,
     ServiceLoginFailed,
@@ -46,12 +46,12 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.ports import Clock, Inventories, Policies, Telemetry
 from gateway.flow.request import Request
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 
 _NOTHING_DONE = (
     BudgetExhausted,
-    JournalUnavailable,
+    AuditLogUnavailable,
     NotPermitted,
     ServiceLoginFailed,
     UpstreamBusy,
@@ -105,7 +105,7 @@ class Gateway:
         instances: Instances,
         forwarding: Forwarding,
         group_weights: Mapping[str, float],
-        recorder: Recorder,
+        request_audit: RequestAudit,
         writes: Writes,
         clock: Clock,
         telemetry: Telemetry,
@@ -120,7 +120,7 @@ class Gateway:
         self._instances = instances
         self._forwarding = forwarding
         self._group_weights = group_weights
-        self._recorder = recorder
+        self._request_audit = request_audit
         self._writes = writes
         self._clock = clock
         self._telemetry = telemetry
@@ -130,11 +130,11 @@ class Gateway:
         try:
             return await self._answer(asked)
         except NotPermitted as refusal:
-            await self._recorder.not_permitted(asked, refusal)
+            await self._request_audit.not_permitted(asked, refusal)
             raise
         except NotAuthenticated as refusal:
             self._find_out_for_what(asked, refusal)
-            await self._recorder.not_authenticated(asked, refusal)
+            await self._request_audit.not_authenticated(asked, refusal)
             raise
 
     async def _answer(self, asked: Asked) -> Answered | Forwarded:
@@ -216,11 +216,11 @@ class Gateway:
             permit = self._permitted_now(permit.principal, permit.call)
 
         asked.enter("record")
-        record = self._recorder.allowed("console_link_issued", permit, asked)
+        record = self._request_audit.allowed("console_link_issued", permit, asked)
         record.source, record.link_fingerprint = source.value, link.fingerprint
         if instead_of is not None:
             record.detail = f"instead of the link {instead_of.fingerprint}, which was too old"
-        await self._recorder.record(record, asked.deadline)
+        await self._request_audit.record(record, asked.deadline)
         return link, source, obtained
 
     async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:

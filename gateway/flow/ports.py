@@ -90,7 +90,7 @@ class UsedOnce(Protocol):
 
 class Fingerprints(Protocol):
     def of(self, secret: Secret) -> str:
-        """Tell secrets apart in logs and in the audit trail, the same over all replicas."""
+        """Tell secrets apart in logs and in the audit log, the same over all replicas."""
 
 
 class Policies(Protocol):
@@ -489,7 +489,7 @@ RECORDED_WITHIN_S: Final = 5.0
 """How long a record may take; what hangs for longer counts as a failure."""
 
 
-class Journal(Protocol):
+class AuditLog(Protocol):
     async def record(self, record: AuditRecord) -> None:
         """Return when the record is durable; raise JournalUnavailable.
 

@@ -9,18 +9,18 @@ from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthentica
 from gateway.domain.model import Call, Principal
 from gateway.domain.policy.policy import Permit
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Journal, Policies
+from gateway.flow.ports import RECORDED_WITHIN_S, AuditLog, AuditRecord, Clock, Policies
 from gateway.flow.request import Request
 
 _RECORD_AT_LEAST_S: Final = 0.25
 """What was obtained at the last moment is given so long to be put on record."""
 
 
-class Recorder:
+class RequestAudit:
     def __init__(
-        self, journal: Journal, *, policies: Policies, limits: CallerLimits, clock: Clock
+        self, audit_log: AuditLog, *, policies: Policies, limits: CallerLimits, clock: Clock
     ) -> None:
-        self._journal = journal
+        self._audit_log = audit_log
         self._policies = policies
         self._limits = limits
         self._clock = clock
@@ -54,7 +54,7 @@ class Recorder:
         """Return when it is durable; raise JournalUnavailable, DeadlineExceeded."""
         left_s = deadline - self._clock.monotonic()
         if left_s > RECORDED_WITHIN_S:
-            return self._journal.record(record)  # as it is: one coroutine less for each link
+            return self._audit_log.record(record)  # as it is: one coroutine less for each link
         return self._record_within(max(left_s, _RECORD_AT_LEAST_S), record)
 
     async def not_permitted(self, asked: Request, refusal: NotPermitted) -> None:
@@ -80,7 +80,7 @@ class Recorder:
     async def _record_within(self, seconds: float, record: AuditRecord) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._journal.record(record)
+                await self._audit_log.record(record)
         except TimeoutError:
             raise DeadlineExceeded("while it was put on record") from None
 

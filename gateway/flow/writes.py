@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from gateway.domain.errors import GatewayError, JournalUnavailable
+from gateway.domain.errors import AuditLogUnavailable, GatewayError
 from gateway.domain.policy.policy import Permit
 from gateway.flow.attempts import Sendings
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.ports import AuditRecord, Clock, Journal, WriteEnded
+from gateway.flow.ports import AuditLog, AuditRecord, Clock, WriteEnded
 from gateway.flow.request import Request
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 
 _ANSWER_WAITS_S = 0.25
 """It is done, so its answer must not wait for a disk that hangs."""
@@ -24,9 +24,9 @@ _CLOSING_S = 2.0
 
 
 class Writes:
-    def __init__(self, recorder: Recorder, outcomes: Journal, clock: Clock) -> None:
+    def __init__(self, request_audit: RequestAudit, outcomes: AuditLog, clock: Clock) -> None:
         """`outcomes` raises nothing, and tells itself what it loses: what is done is done."""
-        self._recorder = recorder
+        self._request_audit = request_audit
         self._outcomes = outcomes
         self._clock = clock
         self._under_way: dict[asyncio.Task[None], asyncio.Task[Forwarded]] = {}
@@ -44,7 +44,7 @@ class Writes:
         Whoever hangs up leaves the queue, but does not keep off the record what became of a write
         that is on its way. Raises JournalUnavailable and DeadlineExceeded before anything is sent.
         """
-        permitted = self._recorder.allowed("write_permitted", permit, asked)
+        permitted = self._request_audit.allowed("write_permitted", permit, asked)
         work = self._send_on_record(permitted, asked.deadline, send)
         sent = asyncio.create_task(work)  # noqa: TID251 - close() awaits both
         recorded = asyncio.create_task(self._record(permitted, sendings, sent))  # noqa: TID251
@@ -74,7 +74,7 @@ class Writes:
         deadline: float,
         send: Callable[[], Coroutine[Any, Any, Forwarded]],
     ) -> Forwarded:
-        await self._recorder.record(permitted, deadline)
+        await self._request_audit.record(permitted, deadline)
         return await send()
 
     async def _record(
@@ -82,7 +82,7 @@ class Writes:
     ) -> None:
         await asyncio.wait({sent})
         error = None if sent.cancelled() else sent.exception()
-        if isinstance(error, JournalUnavailable):
+        if isinstance(error, AuditLogUnavailable):
             return  # no permit is on record, and nothing was sent
         outcome, status = sendings.result()
         record = replace(

@@ -30,8 +30,8 @@ from gateway.domain.queue.fair_queue import Limit
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.sampling import Share
 from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
-from gateway.drivers.audit.audit_log import AuditStore, AuditTrail
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.group_commit import AuditStore, GroupCommitAuditLog
 from gateway.drivers.audit.line_store import LineStore
 from gateway.drivers.audit.paths import make_directory
 from gateway.drivers.audit.replay import lines_after
@@ -74,7 +74,7 @@ from gateway.flow.active_overrides import StandingOrders
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import EveryProcess, OwnView
-from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console import ConsoleAccount, Consoles
@@ -87,8 +87,8 @@ from gateway.flow.instances import Instances
 from gateway.flow.inventories import InventoryAccount, KeptInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway
-from gateway.flow.ports import Clock, Journal, Telemetry, Tracing
-from gateway.flow.request_audit import Recorder
+from gateway.flow.ports import AuditLog, Clock, Telemetry, Tracing
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.single_flight import SharedFlight
 from gateway.flow.writes import Writes
 
@@ -114,7 +114,7 @@ class Components:
     keys: tuple[IssuerKeys, ...]
     valkey: Valkey
     orders: StandingOrders
-    trail: AuditTrail
+    audit_log: GroupCommitAuditLog
     administration: AdminApi | None
 
 
@@ -239,11 +239,13 @@ async def open_components(
             dropping=orders.dropping,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
-        trail, trail_loops = await open_trail(config.audit, stack, valkey, clock, metrics, lines)
-        loops |= trail_loops
-        await policies.record_in(trail)
-        best_effort = BestEffortJournal(trail, metrics)
-        journal: Journal = best_effort if config.audit.when_unwritable == "serve" else trail
+        durable_log, audit_loops = await open_audit_log(
+            config.audit, stack, valkey, clock, metrics, lines
+        )
+        loops |= audit_loops
+        await policies.record_in(durable_log)
+        best_effort = BestEffortAuditLog(durable_log, metrics)
+        audit_log: AuditLog = best_effort if config.audit.on_unavailable == "allow" else durable_log
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
@@ -252,8 +254,8 @@ async def open_components(
             metrics,
             skew_s=config.request.signature_skew_s,
         )
-        recorder = Recorder(journal, policies=policies, limits=limits, clock=clock)
-        writes = Writes(recorder, best_effort, clock)
+        request_audit = RequestAudit(audit_log, policies=policies, limits=limits, clock=clock)
+        writes = Writes(request_audit, best_effort, clock)
         stack.push_async_callback(writes.close)
         gateway = Gateway(
             identify=identify,
@@ -268,7 +270,7 @@ async def open_components(
                 exchanges, Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
             ),
             group_weights=config.fairness.group_weights,
-            recorder=recorder,
+            request_audit=request_audit,
             writes=writes,
             clock=clock,
             telemetry=metrics,
@@ -278,7 +280,7 @@ async def open_components(
             credentials=credentials,
             keys=issued_keys,
             limits=limits,
-            recorder=recorder,
+            request_audit=request_audit,
             projects=projects_of(config.accounts),
             may_anything=lambda principal, project: any(
                 policies.current()
@@ -314,7 +316,7 @@ async def open_components(
             OwnView(process, identify, consoles, budget, policies), replicas
         )
         administration = open_administration(
-            config, admins, orders, cluster_query, journal, clock, metrics
+            config, admins, orders, cluster_query, audit_log, clock, metrics
         )
         metrics.begin(
             accounts=[account.name for account in config.accounts],
@@ -323,7 +325,9 @@ async def open_components(
             failures=SERVER_FAILURES,
             actions=[] if administration is None else administration.actions,
         )
-        yield Components(handler, loops, policies, keys, valkey, orders, trail, administration)
+        yield Components(
+            handler, loops, policies, keys, valkey, orders, durable_log, administration
+        )
 
 
 def open_orders(
@@ -375,7 +379,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     admins: Identify,
     orders: StandingOrders,
     cluster_query: EveryProcess,
-    journal: Journal,
+    audit_log: AuditLog,
     clock: Clock,
     metrics: Metrics,
 ) -> AdminApi | None:
@@ -396,7 +400,7 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         actions.all,
         groups=api.groups,
         certificates=api.certificates,
-        journal=journal,
+        audit_log=audit_log,
         clock=clock,
     )
     return AdminApi(administration, admins, clock, metrics.admin_request)
@@ -422,15 +426,15 @@ def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
     return sum(isinstance(order.what, kind) for order in orders.current.in_force)
 
 
-async def open_trail(
+async def open_audit_log(
     audit: settings.Audit,
     stack: AsyncExitStack,
     valkey: Valkey,
     clock: Clock,
     metrics: Metrics,
     lines: LineWriter,
-) -> tuple[AuditTrail, dict[str, BackgroundTask]]:
-    """Open the audit trail; what closes it makes all durable that it was given."""
+) -> tuple[GroupCommitAuditLog, dict[str, BackgroundTask]]:
+    """Open the audit log; what closes it makes all durable that it was given."""
     signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
     keep_s = audit.keep_days * 86_400
     loops: dict[str, BackgroundTask] = {}
@@ -462,14 +466,14 @@ async def open_trail(
         store = LineStore(sys.stdout.fileno(), clock)
     if audit.stdout and (audit.stream or audit.directory is not None):
         follow.append(lines.write_all)
-    trail = AuditTrail(
+    durable_log = GroupCommitAuditLog(
         store, clock=clock, telemetry=metrics, checkpoint_s=audit.checkpoint_s, follow=follow
     )
-    stack.push_async_callback(trail.close)
-    await trail.open()
-    metrics.gauge("gateway_audit_lag_seconds", lambda: trail.lag_s)
-    metrics.gauge("gateway_audit_durable", lambda: float(trail.durable))
-    return trail, {"audit": trail.run, **loops}
+    stack.push_async_callback(durable_log.close)
+    await durable_log.open()
+    metrics.gauge("gateway_audit_lag_seconds", lambda: durable_log.lag_s)
+    metrics.gauge("gateway_audit_durable", lambda: float(durable_log.durable))
+    return durable_log, {"audit": durable_log.run, **loops}
 
 
 def require_tracing_packages(variable: str) -> None:

@@ -1,4 +1,4 @@
-"""What a durable trail costs: the cache-hit path with files beside stdout, turn by turn.
+"""What a durable audit log costs: the cache-hit path with files beside stdout, turn by turn.
 
 Throughput is compared where the process is busy all the time. Where it is not, who waits for the
 disk asks less often, and a process that idles spends more on each request, whatever it does: there

@@ -19,7 +19,7 @@ from tests.support.valkey import free_port
 _ROUNDS = 5
 _SECONDS = 2.0
 _CONNECTIONS = 64
-"""With few, a gateway whose trail is on a disk waits for that, and idles."""
+"""With few, a gateway whose audit log is on a disk waits for that, and idles."""
 NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
 
 

@@ -1,4 +1,4 @@
-"""The audit trail in a real Valkey stream: whole when it decides, close behind when files do."""
+"""The audit log in a real Valkey stream: whole when it decides, close behind when files do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -11,9 +11,9 @@ import pytest
 
 from gateway.domain.audit.chain import parse
 from gateway.domain.audit.verify import Report, Segment, verify
-from gateway.domain.errors import JournalUnavailable, StoreUnavailable
-from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.domain.errors import AuditLogUnavailable, StoreUnavailable
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.paths import segment_files
 from gateway.drivers.audit.record_format import record_body
 from gateway.drivers.audit.replay import lines_after
@@ -56,8 +56,8 @@ async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
     await made.close()
 
 
-def a_trail(store: Any, **options: Any) -> AuditTrail:
-    return AuditTrail(
+def a_trail(store: Any, **options: Any) -> GroupCommitAuditLog:
+    return GroupCommitAuditLog(
         store,
         clock=SystemClock(),
         telemetry=RecordingTelemetry(),
@@ -66,7 +66,7 @@ def a_trail(store: Any, **options: Any) -> AuditTrail:
     )
 
 
-async def record(trail: AuditTrail, name: str) -> None:
+async def record(trail: GroupCommitAuditLog, name: str) -> None:
     await trail.record(AuditRecord(event="refused", at=1.0, subject=name))
 
 
@@ -135,7 +135,7 @@ async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
     await record(trail, "before")
     stream.loses = loses
     for name in ("refused", "refused again"):
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(AuditLogUnavailable):
             await record(trail, name)
     assert not trail.durable
     stream.loses = ""
@@ -182,7 +182,7 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
             own_valkey.command(
                 "HSET", valkey.key("chain", chain, tag="audit"), "seq", state[b"seq"].decode()
             )
-    with pytest.raises(JournalUnavailable, match="the stream has the chain's lines up to"):
+    with pytest.raises(AuditLogUnavailable, match="the stream has the chain's lines up to"):
         await record(trail, "refused")
     assert not trail.durable
     (told,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
@@ -207,7 +207,7 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     await record(trail, "before")
     own_valkey.hang()
     for _ in range(2):
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(AuditLogUnavailable):
             await record(trail, "refused")
     own_valkey.go_on()
     await asyncio.sleep(0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.drivers.telemetry import line_writer
 from gateway.drivers.telemetry.line_writer import LineWriter
-from tests.contract.test_line_journal import Pipe
+from tests.contract.test_stdout_audit_log import Pipe
 
 
 def read_until(pipe: Pipe, end: bytes) -> bytes:

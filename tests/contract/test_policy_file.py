@@ -207,9 +207,9 @@ async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_a
     watched: tuple[Path, PolicyFile], clock: FakeClock
 ) -> None:
     file, policies = watched
-    journal = FullDisk()
-    await policies.record_in(journal)
-    journal.is_full = True
+    audit_log = FullDisk()
+    await policies.record_in(audit_log)
+    audit_log.is_full = True
     file.write_text(ONE)
     await until_size(policies, clock, 1)
     changed_at = policies.loaded_at
@@ -218,13 +218,13 @@ async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_a
     for _ in range(3):
         await clock.advance(1.0)
         await asyncio.sleep(0.01)
-    assert [one.event for one in journal.records] == ["policy_loaded"]
-    journal.is_full = False
+    assert [one.event for one in audit_log.records] == ["policy_loaded"]
+    audit_log.is_full = False
     async with asyncio.timeout(10):
-        while len(journal.records) < 3:
+        while len(audit_log.records) < 3:
             await clock.advance(1.0)
             await asyncio.sleep(0.01)
-    _, loaded, rejected = journal.records
+    _, loaded, rejected = audit_log.records
     assert (loaded.event, loaded.at) == ("policy_loaded", changed_at)
     assert loaded.policy_version == policies.current().version
     assert rejected.event == "policy_rejected"

@@ -256,7 +256,7 @@ def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
     writer.cloud.heal()
     assert writer.switches_off(1).status == 200
     assert writer.outcomes() == [("", 0), ("success", 200)]
-    eventually(lambda: gateway.audit("records_missing"))
-    (told,) = gateway.audit("records_missing")
+    eventually(lambda: gateway.audit("audit_records_missing"))
+    (told,) = gateway.audit("audit_records_missing")
     assert told["detail"].startswith("1 records from ")
     assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0

@@ -229,8 +229,8 @@ def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
 
 
 def records_of(stack: Stack, answer: Response) -> list[dict[str, Any]]:
-    trail = sorted((stack.gateway.directory / "audit").glob("chain-*/segment-*.jsonl"))
-    lines = [json.loads(line) for file in trail for line in file.read_text().splitlines()]
+    audit_directory = sorted((stack.gateway.directory / "audit").glob("chain-*/segment-*.jsonl"))
+    lines = [json.loads(line) for file in audit_directory for line in file.read_text().splitlines()]
     return [one for one in lines if one.get("request_id") == answer.headers["x-request-id"]]
 
 
@@ -253,14 +253,14 @@ def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
         assert record["client_address"] == "127.0.0.1"
         assert record.get("access_key") == access
         assert abs(record["expires_at"] - until) < 60
-    trail = stack.gateway.directory / "audit"
-    text = "".join(file.read_text() for file in trail.glob("chain-*/segment-*"))
+    audit_directory = stack.gateway.directory / "audit"
+    text = "".join(file.read_text() for file in audit_directory.glob("chain-*/segment-*"))
     for secret in (jwt, token, credential["secret"], credential["securitytoken"]):
         assert secret not in text
         assert secret.rpartition(".")[2] not in text
-    assert main(["audit", "search", str(trail), "--subject", "kim"]) == 0
+    assert main(["audit", "search", str(audit_directory), "--subject", "kim"]) == 0
     assert f"  key {credential['access']}  until 20" in capsys.readouterr().out
-    assert main(["audit", "verify", str(trail)]) == 0
+    assert main(["audit", "verify", str(audit_directory)]) == 0
 
 
 def test_who_proves_nobody_fills_no_trail(stack: Stack) -> None:

@@ -206,8 +206,8 @@ def test_the_trail_tells_which_keys_a_call_was_signed_with(
     assert [one["operation"] for one in mine] == [
         "CreateTemporaryAccessKey", "ShowRemoteConsole", "ShowRemoteConsole",
     ]  # fmt: skip
-    trail = team.gateway.directory / "audit"
-    text = "".join(file.read_text() for file in trail.glob("chain-*/segment-*"))
+    audit_directory = team.gateway.directory / "audit"
+    text = "".join(file.read_text() for file in audit_directory.glob("chain-*/segment-*"))
     assert not [one for one in team.secrets if one in text or one.rpartition(".")[2] in text]
 
 

@@ -14,6 +14,6 @@ def test_a_soak_drives_its_faults_and_says_what_it_found() -> None:
     if "soak longer" not in ran.stdout:  # a busy machine finds no calm in nine seconds
         for told in ("private MiB", "link, p99 ms", "Answers while"):
             assert told in ran.stdout
-    assert "ok   The audit trail is whole." in ran.stdout
+    assert "ok   The audit log is whole." in ran.stdout
     verdicts = [line for line in ran.stdout.splitlines() if line.startswith(("ok  ", "BAD "))]
     assert ran.returncode == any(line.startswith("BAD ") for line in verdicts)

@@ -56,7 +56,7 @@ ACCOUNT: dict[str, Any] = {
     "links": {"lifetime_s": LINK_LIFE_S, "min_remaining_s": 1, "renew_before_s": LINK_LIFE_S / 2},
 }
 CHANGE: dict[str, Any] = {
-    "audit": {"stream": True, "when_unwritable": "serve"},
+    "audit": {"stream": True, "on_unavailable": "allow"},
     "metrics": {"teams": {"operators": "datacenter"}},
     "cache": {"tokens_max": 20},
     "log": {"hit_sample_ratio": 0.5},
@@ -361,7 +361,7 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayInventoryOld": rules_by_tags,
     "ConsoleGatewayInventoryTooOld": rules_by_tags,
     "ConsoleGatewayAuditNotDurable": redis_away,
-    "ConsoleGatewayAuditUnrecorded": redis_away,
+    "ConsoleGatewayAuditRecordsMissing": redis_away,
     "ConsoleGatewayForgedTokens": refusals,
     "ConsoleGatewayManyDenials": refusals,
     "ConsoleGatewayRevokedTokens": revoked,

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gateway.commands.audit import verify_trail
+from gateway.commands.audit import verify_audit_log
 from tests.soak.verdicts import (
     Heard,
     Sample,
@@ -319,8 +319,8 @@ def soak(seconds: float, *, rate: float) -> int:
         found = running.report()
         stack.gateway.stop()
         print()
-        is_whole = verify_trail([stack.gateway.directory / "audit"], [], [], as_json=False) == 0
-    found.append(Verdict(is_whole, f"The audit trail is {'whole' if is_whole else 'broken'}."))
+        is_whole = verify_audit_log([stack.gateway.directory / "audit"], [], [], as_json=False) == 0
+    found.append(Verdict(is_whole, f"The audit log is {'whole' if is_whole else 'broken'}."))
     print()
     for verdict in found:
         print("ok  " if verdict.is_good else "BAD ", verdict.sentence)

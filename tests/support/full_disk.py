@@ -1,11 +1,11 @@
-"""A journal whose disk may be full."""
+"""An audit log whose disk may be full."""
 
-from gateway.domain.errors import JournalUnavailable
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.flow.ports import AuditRecord
 
 
 class FullDisk:
-    """Implements ports.Journal."""
+    """Implements ports.AuditLog."""
 
     def __init__(self) -> None:
         self.is_full = False
@@ -13,5 +13,5 @@ class FullDisk:
 
     async def record(self, record: AuditRecord) -> None:
         if self.is_full:
-            raise JournalUnavailable("full", retry_after_s=1.0)
+            raise AuditLogUnavailable("full", retry_after_s=1.0)
         self.records.append(record)

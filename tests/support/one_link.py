@@ -22,7 +22,7 @@ from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.pipeline import Answered, Asked, Gateway
 from gateway.flow.ports import AuditRecord
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
@@ -80,7 +80,7 @@ class OneLink:
         self.gateway = Gateway(
             catalogue=Catalogue(built_in_operations()),
             limits=limits,
-            recorder=Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            request_audit=RequestAudit(itself, policies=itself, limits=limits, clock=self.clock),
             writes=nothing,
             instances=nothing,
             forwarding=nothing,

@@ -248,7 +248,7 @@ class RunningGateway:
         return [line for line in lines if line.get("event") == event]
 
     def audit(self, event: str) -> list[dict[str, Any]]:
-        """Return the audit trail's records of one event, chain by chain."""
+        """Return the audit log's records of one event, chain by chain."""
         files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return [line for line in lines if line["event"] == event]

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     BadRequest,
-    JournalUnavailable,
     NotAdmin,
     NotAuthenticated,
     Rejection,
@@ -26,7 +26,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class FakeJournal:
+class FakeAuditLog:
     def __init__(self) -> None:
         self.records: list[AuditRecord] = []
         self.when_recorded: Callable[[], None] = lambda: None
@@ -35,7 +35,7 @@ class FakeJournal:
     async def record(self, record: AuditRecord) -> None:
         await asyncio.sleep(0)
         if not self.is_there:
-            raise JournalUnavailable("full", retry_after_s=1.0)
+            raise AuditLogUnavailable("full", retry_after_s=1.0)
         self.records.append(record)
         self.when_recorded()
 
@@ -77,13 +77,13 @@ class Authority:
 
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
-        self.wheel, self.journal, self.authority = Wheel(), FakeJournal(), Authority()
+        self.wheel, self.audit_log, self.authority = Wheel(), FakeAuditLog(), Authority()
         self.action = Action("Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan)
         self.administration = Administration(
             [self.action],
             groups=frozenset({"admins"}),
             certificates=frozenset({"breakglass"}),
-            journal=self.journal,
+            audit_log=self.audit_log,
             clock=clock,
         )
 
@@ -123,10 +123,10 @@ async def test_what_is_done_is_on_record_before_with_its_order_and_whom_it_is_ab
     scene: Scene,
 ) -> None:
     seen: list[list[str]] = []
-    scene.journal.when_recorded = lambda: seen.append(list(scene.wheel.turns))
+    scene.audit_log.when_recorded = lambda: seen.append(list(scene.wheel.turns))
     assert await scene.ask() == Turn("right")
     assert (seen, scene.wheel.turns) == ([[]], ["right"])
-    (record,) = scene.journal.records
+    (record,) = scene.audit_log.records
     assert (record.event, record.decision, record.target) == ("turned", "allowed", "corp:mallory")
     assert json.loads(record.detail) == {"way": "right", "reason": "", "order_id": "0a1b"}
 
@@ -135,15 +135,15 @@ async def test_who_lost_the_right_while_the_body_came_is_obeyed_no_more(scene: S
     with pytest.raises(NotAuthenticated):
         await scene.ask(meanwhile=scene.lose_authority)
     assert scene.wheel.turns == []
-    assert scene.journal.told == [("admin_refused", "denied")]
+    assert scene.audit_log.told == [("admin_refused", "denied")]
 
 
 async def test_who_lost_the_right_while_the_disk_wrote_is_obeyed_no_more(scene: Scene) -> None:
-    scene.journal.when_recorded = scene.lose_authority
+    scene.audit_log.when_recorded = scene.lose_authority
     with pytest.raises(NotAuthenticated):
         await scene.ask()
     assert scene.wheel.turns == []
-    assert scene.journal.told == [("turned", "allowed"), ("admin_refused", "denied")]
+    assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
 async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
@@ -151,8 +151,8 @@ async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
     nobody = scene.administrator(groups=frozenset({"operators"}))
     with pytest.raises(NotAdmin):
         await scene.ask(b"{", nobody, meanwhile=lambda: reads.append(True))
-    assert (reads, scene.journal.told) == ([], [("admin_refused", "denied")])
-    assert scene.journal.records[0].subject == "ada"
+    assert (reads, scene.audit_log.told) == ([], [("admin_refused", "denied")])
+    assert scene.audit_log.records[0].subject == "ada"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_what_cannot_be_done_is_never_on_record_as_done(
 ) -> None:
     with pytest.raises(BadRequest):
         await scene.ask(body)
-    (record,) = scene.journal.records
+    (record,) = scene.audit_log.records
     assert (record.event, record.decision) == ("admin_refused", "denied")
     assert why in json.loads(record.detail)["refused"]
     assert len(record.detail) < 1_000
@@ -181,12 +181,12 @@ async def test_what_fails_is_on_record_as_failed(scene: Scene) -> None:
     with pytest.raises(RuntimeError):
         await scene.ask()
     await scene.administration.failed(scene.action, scene.administrator())
-    assert scene.journal.told == [("turned", "allowed"), ("admin_refused", "denied")]
+    assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
 async def test_nothing_is_done_that_cannot_be_put_on_record(scene: Scene) -> None:
-    scene.journal.is_there = False
-    with pytest.raises(JournalUnavailable):
+    scene.audit_log.is_there = False
+    with pytest.raises(AuditLogUnavailable):
         await scene.ask()
     assert scene.wheel.turns == []
 
@@ -195,8 +195,8 @@ async def test_who_proves_nothing_cannot_fill_the_trail(scene: Scene, clock: Fak
     refusal = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
     for _ in range(1_000):
         await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")
-    assert scene.journal.told == [("admin_refused", "denied")] * 10
-    assert scene.journal.records[0].client_address == "192.0.2.1"
+    assert scene.audit_log.told == [("admin_refused", "denied")] * 10
+    assert scene.audit_log.records[0].client_address == "192.0.2.1"
     await clock.advance(60)
-    scene.journal.is_there = False  # whoever proves nothing is told 401, not 503
+    scene.audit_log.is_there = False  # whoever proves nothing is told 401, not 503
     await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")

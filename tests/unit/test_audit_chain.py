@@ -207,7 +207,7 @@ def test_a_removal_counts_only_with_a_checkpoint_right_after_it() -> None:
     first, second = a_chain(2, 2)
     told = with_more(second, removal_of(first, 1))
     assert flaw_of(judged([told], first=2)) is Flaw.REMOVED
-    opened = sealed(with_more(told, body({"event": "trail_opened", "at": 6.0})))
+    opened = sealed(with_more(told, body({"event": "audit_chain_opened", "at": 6.0})))
     assert flaw_of(judged([opened], first=2)) is Flaw.REMOVED
     assert judged([sealed(told)], first=2).intact
 
@@ -281,8 +281,8 @@ def test_lines_without_a_signed_checkpoint_end_when_the_last_one_promised() -> N
     assert report.finding is not None
     assert report.finding.line == 3
     assert with_a_promise("refused", at=12.5, sealed_again=True).intact
-    assert with_a_promise("trail_opened", at=90.0).intact
-    assert flaw_of(with_a_promise("trail_opened", "refused", at=90.0)) is Flaw.NOT_SIGNED
+    assert with_a_promise("audit_chain_opened", at=90.0).intact
+    assert flaw_of(with_a_promise("audit_chain_opened", "refused", at=90.0)) is Flaw.NOT_SIGNED
 
 
 def test_the_promise_of_a_checkpoint_is_signed() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     CallerLimited,
     GatewayError,
-    JournalUnavailable,
     NotAuthenticated,
     Rejection,
 )
@@ -22,7 +22,7 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.federation import Errand, Federation
 from gateway.flow.ports import AuditRecord, CredentialIssued
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
@@ -46,7 +46,7 @@ class Scene:
             credentials=itself,
             keys=self.keys,
             limits=limits,
-            recorder=Recorder(itself, policies=itself, limits=limits, clock=self.clock),
+            request_audit=RequestAudit(itself, policies=itself, limits=limits, clock=self.clock),
             projects=(),
             may_anything=lambda *_: True,
             clock=self.clock,
@@ -118,8 +118,8 @@ async def test_the_record_tells_the_jwt_s_end_where_that_comes_first() -> None:
 async def test_what_cannot_be_put_on_record_is_not_handed_out(step: str) -> None:
     scene = Scene()
     subject_token = await scene.log_in()
-    scene.unwritable = JournalUnavailable("full", retry_after_s=5.0)
-    with pytest.raises(JournalUnavailable):
+    scene.unwritable = AuditLogUnavailable("full", retry_after_s=5.0)
+    with pytest.raises(AuditLogUnavailable):
         await (scene.log_in() if step == "log in" else scene.fetch_keys(subject_token))
 
 

@@ -35,7 +35,7 @@ from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Asked, Gateway
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
@@ -91,7 +91,7 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
     exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock)
     every: Any = fixed
-    recorder = Recorder(every, policies=every, limits=limits, clock=clock)
+    request_audit = RequestAudit(every, policies=every, limits=limits, clock=clock)
     parts: Any = {
         "identify": fixed,
         "credentials": fixed,
@@ -99,8 +99,8 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
         "inventories": Fixed(inventory),
         "consoles": fixed,
         "limits": limits,
-        "recorder": recorder,
-        "writes": Writes(recorder, every, clock),
+        "request_audit": request_audit,
+        "writes": Writes(request_audit, every, clock),
         "instances": Instances(exchanges, clock),
         "forwarding": Forwarding(
             exchanges, Listings(exchanges, ListBounds(5.0, 50, 10_000_000), clock)

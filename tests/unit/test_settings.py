@@ -161,8 +161,8 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
         (STORE, ADD + ROW.replace("GET", "POST") + STORE, "operations.add[0]", "writes: true"),
         (STORE, ADD + ROW.replace("{name", "{nme: x, name") + STORE, "add[0].nme", "unknown key"),
         (STORE, ADD + ROW.replace("Again", "ShowServer") + STORE, "", "stands twice: ShowServer"),
-        (AUDIT, "  stdout: false\n", "audit", "say where the audit trail goes"),
-        ("audit: ", "log: ", "audit", "say where the audit trail goes"),
+        (AUDIT, "  stdout: false\n", "audit", "say where the audit log goes"),
+        ("audit: ", "log: ", "audit", "say where the audit log goes"),
         (AUDIT, "  directory: gateway.yaml\n", "audit.directory", "gateway.yaml is no directory"),
         (AUDIT, "  directory: gateway.yaml/x\n", "audit.directory", "gateway.yaml is no direct"),
         (AUDIT, AUDIT + "  segment_bytes_max: 1\n", "audit.segment_bytes_max", "65536"),
@@ -516,9 +516,7 @@ def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path
         (("accounts", 0, "inventory", "directory"), secrets / "nowhere", False),
     ]
     assert not (secrets / "nowhere").exists()
-    text = text.replace(
-        "  directory: /proc/x\n", "  directory: /proc/x\n  when_unwritable: serve\n"
-    )
+    text = text.replace("  directory: /proc/x\n", "  directory: /proc/x\n  on_unavailable: allow\n")
     assert not next(read(secrets, text).writable_directories).is_required
 
 

@@ -12,11 +12,11 @@ import pytest
 from gateway.config.settings import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     BadRequest,
     BudgetExhausted,
     CallerLimited,
     GatewayError,
-    JournalUnavailable,
     KeysUnavailable,
     NotAuthenticated,
     NotPermitted,
@@ -29,14 +29,14 @@ from gateway.domain.queue.pacing import Pace
 from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded, Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Asked, Gateway
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
@@ -97,15 +97,15 @@ class Scene:
         listings = Listings(exchanges, ListBounds(5.0, 10, 1_000_000), self.clock)
         limits = CallerLimits(self.pace, self, self.clock)  # type: ignore[arg-type]
         itself: Any = self
-        recorder = Recorder(itself, policies=itself, limits=limits, clock=self.clock)
+        request_audit = RequestAudit(itself, policies=itself, limits=limits, clock=self.clock)
         parts: Any = {
             "identify": self,
             "policies": self,
             "inventories": _NoInventories(),
             "consoles": self,
             "limits": limits,
-            "recorder": recorder,
-            "writes": Writes(recorder, BestEffortJournal(itself, telemetry), self.clock),
+            "request_audit": request_audit,
+            "writes": Writes(request_audit, BestEffortAuditLog(itself, telemetry), self.clock),
         }
         return Gateway(
             credentials=CallerCredentials(
@@ -262,10 +262,10 @@ async def test_unavailable_keys_do_not_burn_a_signature(scene: Scene) -> None:
 @pytest.mark.parametrize("stage", ["record", "cloud"])
 async def test_a_write_of_which_nothing_was_done_may_come_again(scene: Scene, stage: str) -> None:
     if stage == "record":
-        scene.stage_failure["record"] = JournalUnavailable("full", retry_after_s=1.0)
+        scene.stage_failure["record"] = AuditLogUnavailable("full", retry_after_s=1.0)
     else:
         scene.failure = BudgetExhausted("used up", retry_after_s=1.0)
-    with pytest.raises((JournalUnavailable, BudgetExhausted)):
+    with pytest.raises((AuditLogUnavailable, BudgetExhausted)):
         await scene.ask()
     assert scene.store.asked
     assert not scene.store.used

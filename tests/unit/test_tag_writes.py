@@ -9,8 +9,8 @@ import pytest
 from gateway.config.settings import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     GatewayError,
-    JournalUnavailable,
     NotPermitted,
     UpstreamBusy,
     UpstreamSlow,
@@ -19,11 +19,11 @@ from gateway.domain.model import PERMISSIONS, Principal, ProjectId, RuleKind, Ru
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.policy import Policy, Rule
 from gateway.domain.queue.pacing import Pace
-from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.pipeline import Asked, Gateway
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -84,9 +84,9 @@ class Parts:
 async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwarded:
     clock, part, every = FakeClock(), dict.fromkeys(_FROM_PARTS, parts), cast("Any", parts)
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)
-    recorder = Recorder(every, policies=every, limits=limits, clock=clock)
-    writes = Writes(recorder, BestEffortJournal(every, RecordingTelemetry()), clock)
-    stages: Any = {**part, "limits": limits, "recorder": recorder, "writes": writes}
+    request_audit = RequestAudit(every, policies=every, limits=limits, clock=clock)
+    writes = Writes(request_audit, BestEffortAuditLog(every, RecordingTelemetry()), clock)
+    stages: Any = {**part, "limits": limits, "request_audit": request_audit, "writes": writes}
     gateway = Gateway(
         catalogue=Catalogue(built_in_operations()),
         group_weights={},
@@ -151,8 +151,8 @@ async def test_a_write_of_tags_asks_for_a_look_whatever_came_of_it(
 
 async def test_what_was_not_sent_asks_for_none() -> None:
     parts = Parts(Policy([ALL], version="v"))
-    parts.audit_record_missing = JournalUnavailable("full", retry_after_s=1.0)
-    with pytest.raises(JournalUnavailable):
+    parts.audit_record_missing = AuditLogUnavailable("full", retry_after_s=1.0)
+    with pytest.raises(AuditLogUnavailable):
         await write(parts)
     parts.policy, parts.audit_record_missing = Policy([], version="v"), None
     with pytest.raises(NotPermitted):

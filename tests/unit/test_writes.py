@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     BudgetExhausted,
     DeadlineExceeded,
     GatewayError,
-    JournalUnavailable,
     UpstreamRefused,
     UpstreamUnreachable,
 )
@@ -28,11 +28,11 @@ from gateway.domain.policy.policy import Permit
 from gateway.domain.upstream.conversation import NotSent, Outcome
 from gateway.domain.upstream.verdicts import Refused, Throttled, Usable
 from gateway.flow.attempts import Sendings
-from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.ports import AuditRecord, WriteEnded
 from gateway.flow.request import Request
-from gateway.flow.request_audit import Recorder
+from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -49,11 +49,11 @@ PERMIT = Permit(
     RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant"),
     policy_version="v",
 )
-FULL = JournalUnavailable("full", retry_after_s=5.0)
+FULL = AuditLogUnavailable("full", retry_after_s=5.0)
 
 
 class Scene:
-    """The cloud answers when it is told to; the trail takes a record, or fails, or hangs."""
+    """The cloud answers when it is told to; the audit log takes a record, or fails, or hangs."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -71,8 +71,8 @@ class Scene:
         self.left_s = 60.0
         self.sendings = Sendings()
         self.writes = Writes(
-            Recorder(self, policies=None, limits=None, clock=self.clock),  # type: ignore[arg-type]
-            BestEffortJournal(self, self.telemetry),
+            RequestAudit(self, policies=None, limits=None, clock=self.clock),  # type: ignore[arg-type]
+            BestEffortAuditLog(self, self.telemetry),
             self.clock,
         )
 
@@ -143,7 +143,7 @@ async def test_it_is_permitted_sent_and_what_became_of_it_told_in_this_order(sce
 
 async def test_what_is_not_on_record_is_not_sent(scene: Scene) -> None:
     scene.unwritable["write_permitted"] = FULL
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(AuditLogUnavailable):
         await scene.asks()
     assert scene.order == []
 
@@ -195,7 +195,7 @@ async def test_an_outcome_that_cannot_be_written_is_missed_and_the_answer_leaves
     scene.unwritable.clear()
     scene.sendings = Sendings()
     assert await scene.asks() is DONE
-    assert scene.order[-1] == "records_missing"
+    assert scene.order[-1] == "audit_records_missing"
 
 
 async def test_a_disk_that_hangs_keeps_no_answer_back_for_long(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""How the lines of an audit trail hang together. Pure: bytes in, bytes out.
+"""How the lines of an audit log hang together. Pure: bytes in, bytes out.
 
 Each line is one JSON object that bears its chain, its number and the SHA-256 of the line before,
 over all that line's bytes, the newline too. A checkpoint is such a line with a signature, which
@@ -15,7 +15,7 @@ import orjson
 CHECKPOINT: Final = "checkpoint"
 SEGMENT_OPENED: Final = "segment_opened"
 SEGMENTS_REMOVED: Final = "segments_removed"
-TRAIL_OPENED: Final = "trail_opened"
+CHAIN_OPENED: Final = "audit_chain_opened"
 STRUCTURAL: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
 """Events that tell of the trail itself."""
 NOTHING_BEFORE: Final = "0" * 64
@@ -160,7 +160,7 @@ def is_beyond(line: Line, sealed_at: float, next_within_s: float) -> bool:
 
     Openings are excepted: they come after any pause, and a forged one tells nothing.
     """
-    if not next_within_s or line.event in {SEGMENT_OPENED, TRAIL_OPENED}:
+    if not next_within_s or line.event in {SEGMENT_OPENED, CHAIN_OPENED}:
         return False
     return line.at > sealed_at + next_within_s
 
@@ -201,4 +201,4 @@ def parse(line: bytes) -> Line:
         }:
             return Line(chain, seq, prev, event, at, fields, sha256(line).hexdigest())
         case _:
-            raise ValueError("is no line of an audit trail")
+            raise ValueError("is no line of an audit log")

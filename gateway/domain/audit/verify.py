@@ -1,4 +1,4 @@
-"""Is an audit trail as it was written? Says up to where it is intact, or what is wrong, and where.
+"""Is an audit log as it was written? Says up to where it is intact, or what is wrong, and where.
 
 Pure: the lines come in as bytes. What is read after the first flaw proves nothing, so reading
 ends there.

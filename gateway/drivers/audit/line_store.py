@@ -1,4 +1,4 @@
-"""The audit trail as plain JSON lines on a descriptor, e.g. stdout."""
+"""The audit log as plain JSON lines on a descriptor, e.g. stdout."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the places that an audit trail goes to have in common."""
+"""What the places that an audit log goes to have in common."""
 
 import os
 import socket
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from gateway.domain.audit.chain import TRAIL_OPENED, Head, body
-from gateway.domain.errors import JournalUnavailable
+from gateway.domain.audit.chain import CHAIN_OPENED, Head, body
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.flow.ports import AuditRecord
 
 _RETRY_AFTER_S = 5.0
@@ -22,8 +22,8 @@ class Committed:
     checkpoints: list[Head]
 
 
-def unavailable(why: str) -> JournalUnavailable:
-    return JournalUnavailable(f"audit: {why}", retry_after_s=_RETRY_AFTER_S)
+def unavailable(why: str) -> AuditLogUnavailable:
+    return AuditLogUnavailable(f"audit: {why}", retry_after_s=_RETRY_AFTER_S)
 
 
 def record_body(record: AuditRecord) -> bytes:
@@ -75,5 +75,5 @@ def opening_body(
         detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
     if lost is not None:
         detail += f"; goes on after {lost}, of whose chain lines were lost"
-    record = record_body(AuditRecord(event=TRAIL_OPENED, at=at, detail=detail))
+    record = record_body(AuditRecord(event=CHAIN_OPENED, at=at, detail=detail))
     return body({**orjson.loads(record), **beside}) if beside else record

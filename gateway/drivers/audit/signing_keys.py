@@ -1,4 +1,4 @@
-"""Ed25519 keys of the audit trail's checkpoints."""
+"""Ed25519 keys of the audit log's checkpoints."""
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -1,4 +1,4 @@
-"""The audit trail's lines in a Redis stream: alone it decides, beside files it follows behind."""
+"""The audit log's lines in a Redis stream: alone it decides, beside files it follows behind."""
 
 import asyncio
 import logging

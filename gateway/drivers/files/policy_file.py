@@ -11,10 +11,10 @@ from pathlib import Path
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import parse, read
 from gateway.config.policy_parser import parse_policy
-from gateway.domain.errors import JournalUnavailable
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
 from gateway.drivers.host.handover import Handover
-from gateway.flow.ports import AuditRecord, Clock, Journal, Telemetry
+from gateway.flow.ports import AuditLog, AuditRecord, Clock, Telemetry
 
 log = logging.getLogger("gateway.policy")
 
@@ -66,7 +66,7 @@ class PolicyFile:
                 raise
             self._put_in_force(self._policy_of(left.text))
             self._refuse(refusal)
-        self._journal: Journal | None = None
+        self._audit_log: AuditLog | None = None
         self._unrecorded: deque[AuditRecord] = deque()
         self._taking = asyncio.Lock()
         """From the look until its policy is in force: else a long one, read before a short one,
@@ -97,9 +97,9 @@ class PolicyFile:
         await self._record_all()
         return taken
 
-    async def record_in(self, journal: Journal) -> None:
+    async def record_in(self, audit_log: AuditLog) -> None:
         """Put on record which policy is in force, now and at each change."""
-        self._journal = journal
+        self._audit_log = audit_log
         self._to_record("policy_loaded", f"{self._policy.size} rules")
         await self._record_all()
 
@@ -129,7 +129,7 @@ class PolicyFile:
         log.error("policy_rejected", extra={"errors": errors})
 
     def _to_record(self, event: str, detail: str) -> None:
-        if self._journal is None:
+        if self._audit_log is None:
             return
         if len(self._unrecorded) >= _UNRECORDED_MAX:
             self._unrecorded.popleft()
@@ -146,10 +146,10 @@ class PolicyFile:
     async def _record_all(self) -> None:
         """Put on record what is not yet; a policy that takes rights away waits for no disk."""
         async with self._recording:
-            while self._unrecorded and self._journal is not None:
+            while self._unrecorded and self._audit_log is not None:
                 try:
-                    await self._journal.record(self._unrecorded[0])
-                except JournalUnavailable:
+                    await self._audit_log.record(self._unrecorded[0])
+                except AuditLogUnavailable:
                     return  # the next look tries again
                 self._unrecorded.popleft()
 

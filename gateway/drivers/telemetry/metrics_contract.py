@@ -240,10 +240,10 @@ METRIC_FAMILIES: Final = (
     ),
     _counter(
         "gateway_audit_records_total",
-        "Records of the audit trail that are durable.",
+        "Records of the audit log that are durable.",
         event="console_link_issued, write_permitted, write_outcome, credential_issued, refused, "
         "revoked, links_dropped, admin_action, admin_refused, policy_loaded, policy_rejected, "
-        "records_missing, trail_opened, trail_resumed",
+        "audit_records_missing, audit_chain_opened, audit_chain_resumed",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
@@ -254,7 +254,7 @@ METRIC_FAMILIES: Final = (
     _counter(
         "gateway_audit_records_missing_total",
         "Records that are missing of what was done all the same: of any answer, where operators "
-        "chose so (`when_unwritable: serve`); else of what became of a write.",
+        "chose so (`on_unavailable: allow`); else of what became of a write.",
     ),
     _gauge(
         "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."

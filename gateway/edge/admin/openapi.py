@@ -8,8 +8,8 @@ import msgspec
 from gateway import __version__
 from gateway.domain.errors import (
     AskedByOtherSite,
+    AuditLogUnavailable,
     BadRequest,
-    JournalUnavailable,
     KeysUnavailable,
     NotAdmin,
     NotAuthenticated,
@@ -26,7 +26,7 @@ _REFUSALS = (
     NotAdmin,
     AskedByOtherSite,
     RequestTooLarge,
-    JournalUnavailable,
+    AuditLogUnavailable,
     KeysUnavailable,
 )
 _STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REFUSALS})

@@ -21,7 +21,7 @@ _TEXT: Final[Json] = {"type": "string"}
 _IDS: Final = "{0} ids, parted by commas, at most {1}."
 _EVERYWHERE: Final = ("X-Request-Id", "RateLimit-Policy", "RateLimit")
 _HEADERS: Final[dict[str, str]] = {
-    "X-Request-Id": "Names the request in the gateway's logs and audit trail.",
+    "X-Request-Id": "Names the request in the gateway's logs and audit log.",
     "RateLimit-Policy": "The caller's own limit (draft-ietf-httpapi-ratelimit-headers-11).",
     "RateLimit": "What is left of it; to known callers.",
     "Retry-After": "Seconds until asking again makes sense.",

@@ -11,19 +11,19 @@ from typing import Any, Final
 import msgspec
 
 from gateway.domain.errors import (
+    AuditLogUnavailable,
     BadRequest,
     GatewayError,
-    JournalUnavailable,
     NotAdmin,
     NotAuthenticated,
 )
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace, spend, wait_for
-from gateway.flow.ports import AuditRecord, Clock, Journal
+from gateway.flow.ports import AuditLog, AuditRecord, Clock
 
 _DETAIL_CHARS_MAX: Final = 500
 _UNPROVED_ON_RECORD: Final = Pace(requests=10, per_s=60.0, burst=10)
-"""Whoever proves nothing must not fill the trail; the log and the metric have them all."""
+"""Whoever proves nothing must not fill the audit log; the log and the metric have them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Administration:
         *,
         groups: frozenset[str],
         certificates: frozenset[str],
-        journal: Journal,
+        audit_log: AuditLog,
         clock: Clock,
     ) -> None:
         """Let those in `groups` act, and who shows a certificate of one of these names."""
         self.actions = actions
         self._groups = groups
         self._certificates = certificates
-        self._journal = journal
+        self._audit_log = audit_log
         self._clock = clock
         self._unproved_tat = 0.0
 
@@ -96,7 +96,7 @@ class Administration:
             self._permit(who)  # a body may take its time, and so may the disk
             asked = _decoded(body, action.takes)
             plan = action.plan(asked, who)
-            await self._journal.record(self._allowed(action, who, asked, plan))
+            await self._audit_log.record(self._allowed(action, who, asked, plan))
             self._permit(who)
             return await plan.perform()
         except GatewayError as refusal:
@@ -127,8 +127,8 @@ class Administration:
             detail=_detail(None, refused=str(refusal)),
         )
         try:
-            await self._journal.record(record)
-        except JournalUnavailable:
+            await self._audit_log.record(record)
+        except AuditLogUnavailable:
             return  # nothing was asked by anybody who may, so nothing hangs on it
 
     def _permit(self, who: Administrator) -> None:
@@ -155,7 +155,7 @@ class Administration:
         record = self._about("admin_refused", action, who)
         record.decision = "denied"
         record.detail = _detail(asked, refused=why)
-        await self._journal.record(record)
+        await self._audit_log.record(record)
 
     def _about(self, event: str, action: Action, who: Administrator) -> AuditRecord:
         principal = who.principal

@@ -1,4 +1,4 @@
-"""The audit trail with group commit (ports.Journal).
+"""The audit log with group commit (ports.AuditLog).
 
 A record returns when it is durable. While one batch is being committed the next one gathers, so
 the dearer a commit is, the more share it. What fails fails for all of its
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.domain.errors import JournalUnavailable
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.record_format import Committed, record_body, unavailable
 from gateway.flow.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Telemetry
 
@@ -59,7 +59,7 @@ class _Batch:
         return self.fate.setdefault("fate", fate) == fate
 
 
-class AuditTrail:
+class GroupCommitAuditLog:
     def __init__(
         self,
         store: AuditStore,
@@ -125,9 +125,9 @@ class AuditTrail:
     async def _open(self) -> None:
         try:
             await self._attempt(_Batch())
-        except JournalUnavailable:
+        except AuditLogUnavailable:
             return
-        self._telemetry.audit_recorded("trail_opened")
+        self._telemetry.audit_recorded("audit_chain_opened")
 
     async def run(self) -> None:
         """Write checkpoints, remove what is old, try again what failed, for ever."""
@@ -145,12 +145,12 @@ class AuditTrail:
                     tidy_at = self._clock.monotonic() + _TIDY_EVERY_S
                     async with self._turn:
                         self._tell(await self._store.tidy())
-            except JournalUnavailable:
+            except AuditLogUnavailable:
                 continue  # it is told and counted; the next time may be better
 
     async def _probe(self) -> None:
         """Record that the trail goes on: nobody may come to try, where that makes not ready."""
-        record = AuditRecord(event="trail_resumed", at=self._clock.now())
+        record = AuditRecord(event="audit_chain_resumed", at=self._clock.now())
         await self._attempt(_Batch(bodies=[record_body(record)]))
         self._telemetry.audit_recorded(record.event)
 
@@ -161,7 +161,7 @@ class AuditTrail:
     async def _close(self) -> None:
         if self._task is not None:
             await self._task
-        with suppress(JournalUnavailable):  # it is told and counted
+        with suppress(AuditLogUnavailable):  # it is told and counted
             await self._attempt(_Batch(), with_checkpoint=True)
         await self._store.close()
 
@@ -198,7 +198,7 @@ class AuditTrail:
         patience = self._loop.call_later(_PATIENCE_S, self._give_up, batch)
         try:
             await self._attempt(batch)
-        except JournalUnavailable as failure:
+        except AuditLogUnavailable as failure:
             _refuse(batch, failure)
         else:
             self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
@@ -247,7 +247,7 @@ class AuditTrail:
                     with_checkpoint=with_checkpoint,
                     claim=lambda: batch.settle("durable"),
                 )
-            except JournalUnavailable as failure:
+            except AuditLogUnavailable as failure:
                 self._telemetry.audit_failed()
                 if self._durable:
                     log.error("audit_write_failed", extra={"error": str(failure)})  # noqa: TRY400
@@ -274,7 +274,7 @@ def _finish(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _refuse(batch: _Batch, failure: JournalUnavailable) -> None:
+def _refuse(batch: _Batch, failure: AuditLogUnavailable) -> None:
     for waiting in batch.waiting:
         if not waiting.done():
             waiting.set_exception(failure)

@@ -38,7 +38,7 @@ def head_of(lines: Sequence[bytes]) -> Head:
 
 
 def opening(*beside: Neighbour, keep_s: float = 0.0) -> bytes:
-    return body({"event": "trail_opened", "at": NOW, **told_beside(beside, keep_s)})
+    return body({"event": "audit_chain_opened", "at": NOW, **told_beside(beside, keep_s)})
 
 
 def judged(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
@@ -142,5 +142,5 @@ def test_another_chain_may_tell_of_a_removal() -> None:
     ],
 )
 def test_what_nobody_wrote_so_tells_of_nothing(beside: dict[str, object]) -> None:
-    (report,) = judged(one=[a_segment(body({"event": "trail_opened", "at": NOW, **beside}))])
+    (report,) = judged(one=[a_segment(body({"event": "audit_chain_opened", "at": NOW, **beside}))])
     assert report.intact

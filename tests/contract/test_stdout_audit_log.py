@@ -9,9 +9,9 @@ from threading import Thread
 
 import pytest
 
-from gateway.domain.errors import JournalUnavailable
-from gateway.drivers.audit import audit_log
-from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.domain.errors import AuditLogUnavailable
+from gateway.drivers.audit import group_commit
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.line_store import LineStore
 from gateway.drivers.host.clock import SystemClock
 from gateway.flow.ports import AuditRecord
@@ -47,9 +47,9 @@ class Pipe:
         os.close(self.reading)
 
 
-def a_trail(descriptor: int) -> AuditTrail:
+def a_trail(descriptor: int) -> GroupCommitAuditLog:
     clock = SystemClock()
-    return AuditTrail(
+    return GroupCommitAuditLog(
         LineStore(descriptor, clock),
         clock=clock,
         telemetry=RecordingTelemetry(),
@@ -57,7 +57,7 @@ def a_trail(descriptor: int) -> AuditTrail:
     )
 
 
-async def record(trail: AuditTrail, subject: str, detail: str = "") -> None:
+async def record(trail: GroupCommitAuditLog, subject: str, detail: str = "") -> None:
     await trail.record(
         AuditRecord(event="console_link_issued", at=1.0, subject=subject, detail=detail)
     )
@@ -82,7 +82,7 @@ async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -
     await trail.close()
     lines = pipe.read().splitlines()
     assert [json.loads(line)["event"] for line in lines] == [
-        "trail_opened",
+        "audit_chain_opened",
         *["console_link_issued"] * 20,
     ]
     assert [json.loads(line)["subject"] for line in lines[1:]] == [f"p{i}" for i in range(20)]
@@ -96,7 +96,7 @@ async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
     outcomes = await asyncio.gather(
         *(record(trail, f"p{i}") for i in range(3)), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes] == [JournalUnavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [AuditLogUnavailable] * 3
     assert not trail.durable
     os.dup2(other.writing, pipe.writing)
     await record(trail, "ann")
@@ -111,7 +111,7 @@ async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
     trail = a_trail(pipe.writing)
     await record(trail, "before")
     os.set_blocking(pipe.writing, False)  # then a long one is torn where the pipe is full
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(AuditLogUnavailable):
         await record(trail, "torn", detail="x" * 200_000)
     found = pipe.read()
     await record(trail, "after")
@@ -124,14 +124,14 @@ async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
 async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.2)
     pipe = Pipe()
     trail = a_trail(pipe.writing)
     await record(trail, "before")
     pipe.fill()
     for name in ("waited", "refused at once"):
         async with asyncio.timeout(2):
-            with pytest.raises(JournalUnavailable):
+            with pytest.raises(AuditLogUnavailable):
                 await record(trail, name)
     assert not trail.durable
     found = pipe.read()

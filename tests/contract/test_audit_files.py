@@ -1,4 +1,4 @@
-"""The audit trail on a real disk: what was acknowledged is there, what was refused is not."""
+"""The audit log on a real disk: what was acknowledged is there, what was refused is not."""
 
 import asyncio
 import errno
@@ -31,10 +31,10 @@ from gateway.domain.audit.chain import (
     segment_removed,
 )
 from gateway.domain.audit.verify import Flaw
-from gateway.domain.errors import JournalUnavailable
-from gateway.drivers.audit import audit_log, file_store
-from gateway.drivers.audit.audit_log import AuditTrail
+from gateway.domain.errors import AuditLogUnavailable
+from gateway.drivers.audit import file_store, group_commit
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.paths import chain_places
 from gateway.flow.ports import AuditRecord
 from tests.support.audit import SigningKey, all_judged, judged, lines_in
@@ -57,7 +57,7 @@ class Subject:
             segment_bytes_max=options.get("segment_bytes_max", 1_000_000),
             keep_s=options.get("keep_s", 0.0),
         )
-        self.trail = AuditTrail(
+        self.trail = GroupCommitAuditLog(
             FileStore(self.files),
             clock=clock,
             telemetry=self.telemetry,
@@ -134,7 +134,7 @@ async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None
     for name in ("ann", "bob"):
         await subject.record(name)
         assert subject.subjects()[-1] == name
-    assert subject.telemetry.audit_events == {"trail_opened": 1, "console_link_issued": 2}
+    assert subject.telemetry.audit_events == {"audit_chain_opened": 1, "console_link_issued": 2}
     assert len(subject.telemetry.audit_commits) == 2
     assert (subject.trail.durable, subject.trail.lag_s) == (True, 0.0)
     assert judged(subject.place).intact
@@ -241,7 +241,7 @@ async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) 
     (report,) = all_judged(tmp_path, KEY.verifiers)
     assert report.intact
     assert report.unsigned_lines == 0
-    assert subject.events().count("trail_opened") == 3
+    assert subject.events().count("audit_chain_opened") == 3
     assert subject.events()[-1] == CHECKPOINT
 
 
@@ -259,7 +259,9 @@ async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeC
         await subject.record("bob")
     assert judged(subject.place, KEY.verifiers).intact
     assert subject.subjects() == ["ann", "bob"]
-    told = [line for line in map(parse, lines_in(subject.place)) if line.event == "trail_opened"]
+    told = [
+        line for line in map(parse, lines_in(subject.place)) if line.event == "audit_chain_opened"
+    ]
     assert f"cut off {len(torn)} bytes" in told[1].fields["detail"]
     assert torn.decode() in told[1].fields["detail"]
 
@@ -423,7 +425,7 @@ async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: 
     try:
         for _ in range(2):
             outcomes = await subject.outcomes("x", "y", "z")
-            assert [type(one) for one in outcomes] == [JournalUnavailable] * 3
+            assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 3
             assert file.stat().st_size == size
             assert not subject.trail.durable
     finally:
@@ -442,7 +444,7 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     await subject.record("before")
     break_writes(monkeypatch, 1)
     (outcome,) = await subject.outcomes("refused")
-    assert isinstance(outcome, JournalUnavailable)
+    assert isinstance(outcome, AuditLogUnavailable)
     assert "refused" not in subject.subjects()
     await subject.record("after")
     assert subject.subjects() == ["before", "after"]
@@ -501,13 +503,13 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
-    assert [type(one) for one in outcomes] == [JournalUnavailable] * 2
+    assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 2
     began = time.monotonic()
     (outcome,) = await subject.outcomes("at once")
-    assert isinstance(outcome, JournalUnavailable)
+    assert isinstance(outcome, AuditLogUnavailable)
     assert time.monotonic() - began < 0.09
     assert not subject.trail.durable
     go_on.set()
@@ -532,7 +534,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     subject = Subject(tmp_path, clock)
     began = time.monotonic()
@@ -540,7 +542,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
     assert "audit_stalled" in caplog.messages
     assert not subject.trail.durable
     (outcome,) = await subject.outcomes("refused")
-    assert isinstance(outcome, JournalUnavailable)
+    assert isinstance(outcome, AuditLogUnavailable)
     assert time.monotonic() - began < 1.0
     go_on.set()
     for _ in range(200):
@@ -549,7 +551,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
         await asyncio.sleep(0.01)
     await subject.record("ann")
     assert subject.subjects() == ["ann"]
-    assert subject.telemetry.audit_events["trail_opened"] == 1
+    assert subject.telemetry.audit_events["audit_chain_opened"] == 1
     await subject.trail.close()
     assert judged(subject.place, KEY.verifiers).intact
 
@@ -566,14 +568,14 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(audit_log, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     waiting = asyncio.create_task(subject.record("refused"))
     await asyncio.sleep(0)
     began = time.monotonic()
     await subject.trail.close()
     assert time.monotonic() - began < 1.0
-    with pytest.raises(JournalUnavailable):
+    with pytest.raises(AuditLogUnavailable):
         await waiting
     go_on.set()
     for _ in range(200):
@@ -590,7 +592,7 @@ async def test_a_trail_that_cannot_be_opened_is_tried_again(
     directory.write_text("a file is in the way")
     async with opened(directory, clock) as subject:
         (outcome,) = await subject.outcomes("refused")
-        assert isinstance(outcome, JournalUnavailable)
+        assert isinstance(outcome, AuditLogUnavailable)
         directory.unlink()
         await subject.record("ann")
         assert subject.subjects() == ["ann"]
@@ -610,7 +612,7 @@ async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
             while not subject.trail.durable:
                 await clock.advance(5.0)
                 await asyncio.sleep(0.01)  # the disk is behind a thread
-        assert "trail_resumed" in subject.events()
+        assert "audit_chain_resumed" in subject.events()
         trying.cancel()
         await asyncio.gather(trying, return_exceptions=True)
 
@@ -986,10 +988,10 @@ async def test_followers_are_told_what_is_durable_only(
 _WRITER = """
 import asyncio, sys
 from pathlib import Path
-from gateway.drivers.audit_file import ChainFiles, FileStore
-from gateway.drivers.audit_trail import AuditTrail
-from gateway.drivers.clock import SystemClock
-from gateway.ports import AuditRecord
+from gateway.drivers.audit.file_store import ChainFiles, FileStore
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
+from gateway.drivers.host.clock import SystemClock
+from gateway.flow.ports import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
 async def write(trail, worker):
@@ -1000,7 +1002,7 @@ async def write(trail, worker):
 
 async def main():
     files = ChainFiles(Path(sys.argv[1]), clock=SystemClock(), segment_bytes_max=65_536, keep_s=0)
-    trail = AuditTrail(
+    trail = GroupCommitAuditLog(
         FileStore(files), clock=SystemClock(), telemetry=RecordingTelemetry(), checkpoint_s=1.0
     )
     await asyncio.gather(*(write(trail, worker) for worker in range(8)))
@@ -1075,7 +1077,7 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     real = file_store.sync_directory
     monkeypatch.setattr(file_store, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
-    assert isinstance(outcome, JournalUnavailable)
+    assert isinstance(outcome, AuditLogUnavailable)
     assert segments_of(subject.place) == before  # else a kill now would break the chain
     await subject.record("bob")
     assert len(segments_of(subject.place)) == 2

@@ -1,6 +1,6 @@
 """Where operators chose to serve though the trail cannot be written, the trail tells of it."""
 
-from gateway.flow.best_effort_audit_log import BestEffortJournal
+from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.ports import AuditRecord
 from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry
@@ -8,13 +8,13 @@ from tests.support.telemetry import RecordingTelemetry
 
 async def test_what_is_missing_is_told_with_the_first_record_after_it() -> None:
     disk, telemetry = FullDisk(), RecordingTelemetry()
-    journal = BestEffortJournal(disk, telemetry)
+    audit_log = BestEffortAuditLog(disk, telemetry)
     for at, disk.is_full in ((0, False), (1, True), (2, True), (3, False), (4, False)):
-        await journal.record(AuditRecord(event="console_link_issued", at=at))
+        await audit_log.record(AuditRecord(event="console_link_issued", at=at))
     assert [(one.event, one.at) for one in disk.records] == [
         ("console_link_issued", 0),
         ("console_link_issued", 3),
-        ("records_missing", 3),
+        ("audit_records_missing", 3),
         ("console_link_issued", 4),
     ]
     assert disk.records[2].detail == (
