@@ -35,10 +35,10 @@ from gateway.demo.cloud.idp import AUDIENCE
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
 from gateway.drivers.valkey.embedded import EmbeddedValkey, end_with_parent
 
-_READY_WITHIN_S = 20.0
-_ASK_EVERY_S = 0.02
+_READY_TIMEOUT_S = 20.0
+_POLL_S = 0.02
 _DRAIN_S = 3.0
-_TOKEN_LIFE_S = 43_200.0
+_TOKEN_LIFETIME_S = 43_200.0
 _ADMIN_AUDIENCE = "console-gateway-admin"
 _ALLOWED_SERVERS = 4
 
@@ -67,49 +67,52 @@ class _Demo:
         self._stopping = False
 
     async def run(self) -> int:
-        loop, me = asyncio.get_running_loop(), cast("asyncio.Task[int]", asyncio.current_task())
+        loop, task = asyncio.get_running_loop(), cast("asyncio.Task[int]", asyncio.current_task())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop, me)
+            loop.add_signal_handler(number, self._stop, task)
         try:
             with (
                 EmbeddedValkey() as valkey,
                 tempfile.TemporaryDirectory(prefix="gateway-demo-") as name,
             ):
                 async with SimulatedCloud() as cloud:
-                    await self._show(_Scene(Path(name), cloud, valkey.url))
+                    await self._serve(_DemoFiles(Path(name), cloud, valkey.url))
         except asyncio.CancelledError:
             return 0
         except _GatewayFailed as failure:
             sys.stderr.write(f"the gateway ended by itself:\n{failure}\n")
             return 1
 
-    def _stop(self, me: asyncio.Task[int]) -> None:
+    def _stop(self, task: asyncio.Task[int]) -> None:
         if not self._stopping:  # cleaning up must not be cut short by an impatient second Ctrl-C
             self._stopping = True
-            me.cancel()
+            task.cancel()
 
-    async def _show(self, scene: "_Scene") -> NoReturn:
+    async def _serve(self, files: "_DemoFiles") -> NoReturn:
         """Go on until cancelled, or raise _GatewayFailed."""
         for port in (self._port, 0, 0):
             try:
-                async with _gateway(scene, _free_port(port), _free_port(0)) as gateway:
-                    facts = scene.facts()
-                    print(json.dumps(facts) if self._as_json else scene.tour(facts), flush=True)
+                async with _gateway(files, _free_port(port), _free_port(0)) as gateway:
+                    addresses = files.addresses()
+                    print(
+                        json.dumps(addresses) if self._as_json else files.instructions(addresses),
+                        flush=True,
+                    )
                     await gateway.wait()
-                    raise _GatewayFailed(scene.last_words())
+                    raise _GatewayFailed(files.log_tail())
             except _PortTaken:
                 continue
         raise _GatewayFailed("every port that was free was taken a moment later")
 
 
 @asynccontextmanager
-async def _gateway(scene: "_Scene", port: int, admin_port: int) -> AsyncIterator[Process]:
+async def _gateway(files: "_DemoFiles", port: int, admin_port: int) -> AsyncIterator[Process]:
     """Run `gateway serve` and enter when it is ready; leave when nothing of it is left."""
-    scene.write(port, admin_port)
-    with scene.log.open("wb") as log:
+    files.write(port, admin_port)
+    with files.log.open("wb") as log:
         gateway = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "gateway", "serve", "--config", str(scene.config)),
+            *("-m", "gateway", "serve", "--config", str(files.config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -117,21 +120,21 @@ async def _gateway(scene: "_Scene", port: int, admin_port: int) -> AsyncIterator
             preexec_fn=end_with_parent(signal.SIGTERM),
         )
     try:
-        await _wait_until_ready(gateway, scene, admin_port)
+        await _wait_until_ready(gateway, files, admin_port)
         yield gateway
     finally:
         await _end(gateway)
 
 
-async def _wait_until_ready(gateway: Process, scene: "_Scene", admin_port: int) -> None:
+async def _wait_until_ready(gateway: Process, files: "_DemoFiles", admin_port: int) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_READY_WITHIN_S):
+        async with asyncio.timeout(_READY_TIMEOUT_S):
             while gateway.returncode is None:
                 if await _is_ready(admin_port):
                     return
-                await asyncio.sleep(_ASK_EVERY_S)
-    said = scene.last_words()
-    raise _PortTaken if "listen_failed" in said else _GatewayFailed(said)
+                await asyncio.sleep(_POLL_S)
+    output = files.log_tail()
+    raise _PortTaken if "listen_failed" in output else _GatewayFailed(output)
 
 
 async def _is_ready(admin_port: int) -> bool:
@@ -159,7 +162,7 @@ async def _end(gateway: Process) -> None:
     await gateway.wait()
 
 
-class _Scene:
+class _DemoFiles:
     """The demo's files, and what is told about them."""
 
     def __init__(self, directory: Path, cloud: SimulatedCloud, redis_url: str) -> None:
@@ -171,7 +174,7 @@ class _Scene:
         self._port = self._admin_port = 0
         self._allowed = cloud.servers[:_ALLOWED_SERVERS]
         self._denied = cloud.servers[_ALLOWED_SERVERS:]
-        life_s = _TOKEN_LIFE_S
+        life_s = _TOKEN_LIFETIME_S
         self._tokens = {
             "operator": cloud.idp.token("olga", groups=["operators"], life_s=life_s),
             "viewer": cloud.idp.token("victor", groups=["viewers"], life_s=life_s),
@@ -196,10 +199,10 @@ class _Scene:
         for name, text in files.items():
             (self._directory / name).write_text(text)
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
 
-    def facts(self) -> dict[str, Any]:
+    def addresses(self) -> dict[str, Any]:
         return {
             "gateway": f"http://127.0.0.1:{self._port}",
             "admin": f"http://127.0.0.1:{self._admin_port}",
@@ -212,10 +215,10 @@ class _Scene:
             "tokens": self._tokens,
         }
 
-    def tour(self, facts: dict[str, Any]) -> str:
+    def instructions(self, addresses: dict[str, Any]) -> str:
         tokens = "\n".join(f"  {name:9} {token}" for name, token in self._tokens.items())
-        return _TOUR.format(
-            **facts | {"tokens": tokens, "directory": self._directory, "config": self.config}
+        return _INSTRUCTIONS.format(
+            **addresses | {"tokens": tokens, "directory": self._directory, "config": self.config}
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -305,7 +308,7 @@ class _Scene:
         return "\n".join(lines) + "\n"
 
 
-_TOUR = """\
+_INSTRUCTIONS = """\
 Console Gateway is up. Ctrl-C ends it and leaves nothing behind.
 
   gateway              {gateway}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from gateway.demo.cloud import clock, iam
-from gateway.demo.cloud.refusals import CLOUD
+from gateway.demo.cloud.cloud_errors import CLOUD
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 from gateway.demo.cloud.throttle import SHAPES
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
-from tests.support.simulated_cloud import AT_ONCE, asked
+from tests.support.simulated_cloud import AT_ONCE, fetch_async
 from tests.support.stack import Response, console_path
 
 CONSOLE = re.compile(
@@ -33,11 +33,11 @@ async def console(
 ) -> Response:
     token = token if token is not None else cloud.iam.issue(cloud.project)[0]
     path = console_path(cloud.project, server or cloud.servers[0])
-    return await asked(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+    return await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
 
 
 async def steer(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
-    answer = await asked(cloud.upstream.url, path, method="POST", body=json.dumps(data))
+    answer = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
     assert answer.status == 200, answer.body
     return answer.json
 
@@ -47,7 +47,7 @@ async def test_each_call_brings_a_new_link_of_the_documented_form(cloud: Simulat
     assert all(CONSOLE.fullmatch(link) for link in links)
     assert len(set(links)) == 3
     assert cloud.upstream.counters()["duplicates"] == {cloud.servers[0]: 2}
-    assert (await asked(cloud.upstream.url, "/_box/consoles")).json == {cloud.servers[0]: 3}
+    assert (await fetch_async(cloud.upstream.url, "/_box/consoles")).json == {cloud.servers[0]: 3}
 
 
 async def test_the_console_host_and_scheme_can_be_changed(cloud: SimulatedCloud) -> None:
@@ -79,15 +79,15 @@ async def test_each_wrong_token_is_told_in_the_front_s_words(
         case "garbage":
             token = "MIIgarbage"
         case "revoked":
-            await asked(cloud.iam.url, "/_box/revoke", method="POST")
+            await fetch_async(cloud.iam.url, "/_box/revoke", method="POST")
         case "expired":
             body = '{"expired_ago_s": 5}'
-            await asked(cloud.iam.url, "/_box/revoke", method="POST", body=body)
+            await fetch_async(cloud.iam.url, "/_box/revoke", method="POST", body=body)
         case "outdated":
             cloud.iam.expire_all(ago_s=25 * 3600)
     path = console_path(cloud.project, cloud.servers[0])
     headers = {} if spoil == "none" else {"X-Auth-Token": token}
-    answer = await asked(cloud.upstream.url, path, headers=headers)
+    answer = await fetch_async(cloud.upstream.url, path, headers=headers)
     told = answer.json
     assert (answer.status, told["error_code"]) == (401, code)
     assert text in told["error_msg"]
@@ -117,7 +117,7 @@ async def signed(
         secret_key=Secret(secret),
         at=clock.now() + skew_s,
     )
-    return await asked(cloud.upstream.url, path, headers=dict(headers))
+    return await fetch_async(cloud.upstream.url, path, headers=dict(headers))
 
 
 async def test_the_gateway_s_signature_is_taken_and_a_wrong_one_not(cloud: SimulatedCloud) -> None:
@@ -141,12 +141,12 @@ async def test_wrong_servers_paths_and_methods_are_told_as_the_cloud_tells_them(
     unknown = await console(cloud, server="00000000-0000-4000-8000-000000000000")
     assert (unknown.status, unknown.error_code) == (404, "iMetal.0100")
     path = f"/v1/{cloud.project}/physicalserver"
-    assert (await asked(cloud.upstream.url, path)).json["error_code"] == "APIGW.0101"
+    assert (await fetch_async(cloud.upstream.url, path)).json["error_code"] == "APIGW.0101"
     path = console_path(cloud.project, cloud.servers[0])
     for method in ("POST", "DELETE"):
-        answer = await asked(cloud.upstream.url, path, method=method)
+        answer = await fetch_async(cloud.upstream.url, path, method=method)
         assert (answer.status, answer.json["error_code"]) == (405, "APIGW.0501")
-    assert (await asked(cloud.upstream.url, path, method="HEAD")).status == 405
+    assert (await fetch_async(cloud.upstream.url, path, method="HEAD")).status == 405
     assert not cloud.upstream.consoles
 
 
@@ -154,7 +154,7 @@ async def test_a_wrong_limit_or_marker_is_a_400(cloud: SimulatedCloud) -> None:
     token, _ = cloud.iam.issue(cloud.project)
     for query in ("limit=many", "marker=nobody"):
         path = f"/v1/{cloud.project}/physicalservers?{query}"
-        answer = await asked(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+        answer = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
         assert (answer.status, answer.error_code) == (400, "iMetal.0001")
 
 
@@ -162,7 +162,7 @@ async def test_over_the_rate_each_call_is_refused(cloud: SimulatedCloud) -> None
     await steer(cloud, "/_box/rate", rate=0.001, burst=3)
     statuses = [(await console(cloud)).status for _ in range(6)]
     assert statuses == [200, 200, 200, 429, 429, 429]
-    counters = (await asked(cloud.upstream.url, "/_box/counters")).json
+    counters = (await fetch_async(cloud.upstream.url, "/_box/counters")).json
     assert counters["throttled"] == 3
     assert counters["statuses"] == {"200": 3, "429": 3}
     await steer(cloud, "/_box/rate", rate=1000, burst=1000)

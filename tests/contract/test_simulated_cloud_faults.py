@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
-from tests.support.simulated_cloud import AT_ONCE, asked
+from tests.support.simulated_cloud import AT_ONCE, fetch_async
 from tests.support.stack import Response, console_path, fetch
 
 
@@ -25,7 +25,7 @@ async def cloud() -> AsyncIterator[SimulatedCloud]:
 async def console(cloud: SimulatedCloud, server: int = 0) -> Response:
     token, _ = cloud.iam.issue(cloud.project)
     path = console_path(cloud.project, cloud.servers[server])
-    return await asked(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+    return await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -62,7 +62,7 @@ async def test_what_hangs_is_served_once_it_is_let_go(cloud: SimulatedCloud) -> 
     await until(lambda: cloud.upstream.faults == [])  # the only fault has met its request
     assert (await console(cloud, server=1)).status == 200
     assert not waiting.done()
-    answer = await asked(cloud.upstream.url, "/_box/faults", method="DELETE")
+    answer = await fetch_async(cloud.upstream.url, "/_box/faults", method="DELETE")
     assert answer.status == 200
     assert (await waiting).status == 200
 
@@ -100,23 +100,23 @@ async def test_the_newest_fault_wins_and_all_can_be_listed_and_cleared(
 ) -> None:
     cloud.upstream.fail("unavailable")
     cloud.upstream.fail("forbidden", times=1)
-    listed = (await asked(cloud.upstream.url, "/_box/faults")).json["faults"]
+    listed = (await fetch_async(cloud.upstream.url, "/_box/faults")).json["faults"]
     assert [fault["kind"] for fault in listed] == ["forbidden", "unavailable"]
     assert [(await console(cloud)).status for _ in range(2)] == [403, 503]
-    await asked(cloud.upstream.url, "/_box/faults", method="DELETE")
+    await fetch_async(cloud.upstream.url, "/_box/faults", method="DELETE")
     assert (await console(cloud)).status == 200
 
 
 async def test_each_call_is_remembered_with_its_headers_and_answer(cloud: SimulatedCloud) -> None:
     path = console_path(cloud.project, cloud.servers[0]) + "?a=%2F"
-    await asked(cloud.upstream.url, path, headers={"X-Probe": "one"})
-    answer = await asked(cloud.upstream.url, "/_box/calls")
+    await fetch_async(cloud.upstream.url, path, headers={"X-Probe": "one"})
+    answer = await fetch_async(cloud.upstream.url, "/_box/calls")
     (call,) = answer.json["calls"]
     assert (call["method"], call["path"], call["status"]) == ("GET", path, 401)
     assert call["headers"]["x-probe"] == "one"
     assert answer.json["statuses"] == {"401": 1}
-    await asked(cloud.upstream.url, "/_box/calls", method="DELETE")
-    assert (await asked(cloud.upstream.url, "/_box/calls")).json["calls"] == []
+    await fetch_async(cloud.upstream.url, "/_box/calls", method="DELETE")
+    assert (await fetch_async(cloud.upstream.url, "/_box/calls")).json["calls"] == []
 
 
 async def test_latency_lies_in_the_range_that_is_set() -> None:
@@ -133,7 +133,7 @@ async def test_a_box_that_finds_a_port_taken_leaves_the_others_free(cloud: Simul
     with pytest.raises(OSError, match="address already in use"):
         await other.__aenter__()
     with pytest.raises(OSError, match="refused"):
-        await asked(other.idp.url, "/jwks")
+        await fetch_async(other.idp.url, "/jwks")
 
 
 def test_a_box_in_a_process_of_its_own_tells_where_it_is_and_ends_when_told() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from gateway.demo.cloud import logs, servers
 from gateway.demo.cloud.clouddc import _OPERATIONS
-from gateway.demo.cloud.fleet import Project
+from gateway.demo.cloud.fleet import CloudProject
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, asked
+from tests.support.simulated_cloud import AT_ONCE, fetch_async
 from tests.support.stack import Response
 
 OTHER = "b" * 32
@@ -47,11 +47,11 @@ async def call(
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     sent = text or ("" if body is None else json.dumps(body))
     path = f"/v1/{project}{path}"
-    return await asked(cloud.upstream.url, path, method=method, headers=named, body=sent)
+    return await fetch_async(cloud.upstream.url, path, method=method, headers=named, body=sent)
 
 
 async def steer(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
-    answer = await asked(cloud.upstream.url, path, method="POST", body=json.dumps(data))
+    answer = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
     assert answer.status == 200, answer.body
     return answer.json
 
@@ -61,7 +61,7 @@ async def listed(cloud: SimulatedCloud, project: str = "") -> dict[str, dict[str
     return {server["id"]: server for server in answer.json["servers"]}
 
 
-def fleet(cloud: SimulatedCloud) -> Project:
+def fleet(cloud: SimulatedCloud) -> CloudProject:
     return cloud.upstream.projects[cloud.project]
 
 
@@ -170,7 +170,7 @@ async def test_no_operation_is_open_to_a_caller_without_a_token(
 ) -> None:
     method, template, _ = operation
     path = f"/v1/{cloud.project}{template}".replace("{", "").replace("}", "")
-    answer = await asked(cloud.upstream.url, path, method=method)
+    answer = await fetch_async(cloud.upstream.url, path, method=method)
     assert (answer.status, answer.json["error_code"]) == (401, "APIGW.0301")
 
 
@@ -343,7 +343,7 @@ async def test_what_was_asked_is_seen_with_headers_and_body(cloud: SimulatedClou
     body = {"action": "power on", "server_id_set": [cloud.servers[0]]}
     await call(cloud, "PUT", "/physicalservers/power-state?a=%2f", body, X_Own="Own")
     await call(cloud, "PUT", "/iracks/x", {"description": "x" * 100_000})
-    first, second = (await asked(cloud.upstream.url, "/_box/calls")).json["calls"]
+    first, second = (await fetch_async(cloud.upstream.url, "/_box/calls")).json["calls"]
     assert (first["method"], first["status"]) == ("PUT", 200)
     assert first["path"] == f"/v1/{cloud.project}/physicalservers/power-state?a=%2f"
     assert json.loads(first["body"]) == body
@@ -385,14 +385,16 @@ async def test_a_server_of_another_project_is_added_there_alone(cloud: Simulated
 async def test_a_wrong_change_of_the_fleet_is_told_and_not_done(
     cloud: SimulatedCloud, data: dict[str, Any]
 ) -> None:
-    answer = await asked(cloud.upstream.url, "/_box/servers", method="POST", body=json.dumps(data))
+    answer = await fetch_async(
+        cloud.upstream.url, "/_box/servers", method="POST", body=json.dumps(data)
+    )
     assert answer.status == 400
     assert answer.json["error"]
     assert set(await listed(cloud)) == set(cloud.servers)
 
 
 async def test_the_fleet_is_seen_whole(cloud: SimulatedCloud) -> None:
-    whole = (await asked(cloud.upstream.url, "/_box/fleet")).json["projects"]
+    whole = (await fetch_async(cloud.upstream.url, "/_box/fleet")).json["projects"]
     assert set(whole) == {cloud.project, OTHER}
     own = whole[cloud.project]
     assert [one["id"] for one in own["servers"]] == cloud.servers
@@ -400,5 +402,5 @@ async def test_the_fleet_is_seen_whole(cloud: SimulatedCloud) -> None:
     assert [one["server_id"] for one in own["instances"][:2]] == cloud.servers[:2]
     assert own["instances"][0]["password_changes"] == 0
     assert (len(own["racks"]), len(own["rooms"])) == (16, 2)
-    one = (await asked(cloud.upstream.url, f"/_box/fleet?project={OTHER}")).json["projects"]
+    one = (await fetch_async(cloud.upstream.url, f"/_box/fleet?project={OTHER}")).json["projects"]
     assert len(one[OTHER]["servers"]) == 3

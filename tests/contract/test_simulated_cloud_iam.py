@@ -9,7 +9,7 @@ import pytest
 
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, a_login, asked
+from tests.support.simulated_cloud import AT_ONCE, fetch_async, login_body
 from tests.support.stack import Response
 
 JSON = {"Content-Type": "application/json;charset=utf8"}
@@ -22,13 +22,13 @@ async def cloud() -> AsyncIterator[SimulatedCloud]:
 
 
 async def log_in(cloud: SimulatedCloud, *, query: str = "?nocatalog=1", **changes: Any) -> Response:
-    body = json.dumps(a_login(**changes))
+    body = json.dumps(login_body(**changes))
     return await posted(cloud, body, query=query)
 
 
 async def posted(cloud: SimulatedCloud, body: str, *, query: str = "", **headers: str) -> Response:
     sent = {**JSON, **headers}
-    return await asked(
+    return await fetch_async(
         cloud.iam.url, f"/v3/auth/tokens{query}", method="POST", headers=sent, body=body
     )
 
@@ -64,7 +64,7 @@ async def test_a_new_token_does_not_kill_the_old_one(cloud: SimulatedCloud) -> N
     assert tokens[0] != tokens[1]
     for token in tokens:
         path = f"/v1/{cloud.project}/physicalservers/{cloud.servers[0]}"
-        answer = await asked(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+        answer = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
         assert answer.status == 200
 
 
@@ -98,12 +98,12 @@ async def test_an_unknown_project_is_told(cloud: SimulatedCloud, scope: dict[str
         "[]",
         "{}",
         json.dumps({"auth": {"identity": {"methods": ["password"]}}}),
-        json.dumps(a_login(user="")),
-        json.dumps(a_login(domain=None)),
-        json.dumps(a_login(password=7)),
-        json.dumps(a_login(scope={})),
-        json.dumps(a_login(scope={"project": {}})),
-        json.dumps(a_login()).replace('["password"]', '["token"]'),
+        json.dumps(login_body(user="")),
+        json.dumps(login_body(domain=None)),
+        json.dumps(login_body(password=7)),
+        json.dumps(login_body(scope={})),
+        json.dumps(login_body(scope={"project": {}})),
+        json.dumps(login_body()).replace('["password"]', '["token"]'),
     ],
 )
 async def test_a_body_that_is_not_keystone_s_is_a_400(cloud: SimulatedCloud, body: str) -> None:
@@ -114,7 +114,7 @@ async def test_a_body_that_is_not_keystone_s_is_a_400(cloud: SimulatedCloud, bod
 
 
 async def test_a_body_that_is_not_called_json_is_a_400(cloud: SimulatedCloud) -> None:
-    answer = await posted(cloud, json.dumps(a_login()), **{"Content-Type": "text/plain"})
+    answer = await posted(cloud, json.dumps(login_body()), **{"Content-Type": "text/plain"})
     assert answer.status == 400
 
 
@@ -140,9 +140,9 @@ async def test_five_failures_lock_the_login_even_with_the_right_password(
         assert (await log_in(cloud, password="wrong")).json["error"]["code"] == 401
     answer = await log_in(cloud)
     assert (answer.status, answer.error_code) == (401, "IAM.0061")
-    counters = (await asked(cloud.iam.url, "/_box/counters")).json
+    counters = (await fetch_async(cloud.iam.url, "/_box/counters")).json
     assert (counters["failures"], counters["locked"], counters["logins"]) == (5, 1, 0)
-    assert (await asked(cloud.iam.url, "/_box/unlock", method="POST")).status == 200
+    assert (await fetch_async(cloud.iam.url, "/_box/unlock", method="POST")).status == 200
     assert (await log_in(cloud)).status == 201
 
 
@@ -170,7 +170,7 @@ async def test_iam_throttles_in_its_own_words(cloud: SimulatedCloud) -> None:
 
 async def test_the_password_can_be_changed_under_way(cloud: SimulatedCloud) -> None:
     body = json.dumps({"password": "another"})
-    answer = await asked(cloud.iam.url, "/_box/settings", method="POST", body=body)
+    answer = await fetch_async(cloud.iam.url, "/_box/settings", method="POST", body=body)
     assert answer.status == 200
     assert (await log_in(cloud)).status == 401
     assert (await log_in(cloud, password="another")).status == 201

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.demo.cloud.idp import ALGORITHMS, AUDIENCE
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, asked
+from tests.support.simulated_cloud import AT_ONCE, fetch_async
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ async def cloud() -> AsyncIterator[SimulatedCloud]:
 
 
 async def keys_of(cloud: SimulatedCloud) -> jwt.PyJWKSet:
-    document = (await asked(cloud.idp.url, "/.well-known/openid-configuration")).json
+    document = (await fetch_async(cloud.idp.url, "/.well-known/openid-configuration")).json
     assert document["issuer"] == cloud.idp.url
     assert document["jwks_uri"].startswith(cloud.idp.url)
-    answer = await asked(cloud.idp.url, document["jwks_uri"].removeprefix(cloud.idp.url))
+    answer = await fetch_async(cloud.idp.url, document["jwks_uri"].removeprefix(cloud.idp.url))
     return jwt.PyJWKSet.from_dict(answer.json)
 
 
@@ -109,18 +109,18 @@ async def test_rotation_withdraws_the_old_key_unless_it_is_kept(cloud: Simulated
 
 async def test_key_fetches_are_counted(cloud: SimulatedCloud) -> None:
     for _ in range(3):
-        await asked(cloud.idp.url, "/jwks")
+        await fetch_async(cloud.idp.url, "/jwks")
     assert cloud.idp.fetches == 3
-    assert (await asked(cloud.idp.url, "/_box/counters")).json["fetches"] == 3
+    assert (await fetch_async(cloud.idp.url, "/_box/counters")).json["fetches"] == 3
 
 
 async def test_tokens_and_rotation_are_to_be_had_over_http(cloud: SimulatedCloud) -> None:
     body = json.dumps({"subject": "olga", "groups": ["a"], "claims": {"x": 1}})
-    minted = await asked(cloud.idp.url, "/_box/tokens", method="POST", body=body)
+    minted = await fetch_async(cloud.idp.url, "/_box/tokens", method="POST", body=body)
     claims = judged(minted.json["token"], await keys_of(cloud), cloud.idp.url)
     assert (claims["sub"], claims["x"]) == ("olga", 1)
     before = cloud.idp.keys[-1].kid
-    turned = await asked(
+    turned = await fetch_async(
         cloud.idp.url, "/_box/rotate", method="POST", body='{"algorithm": "PS256"}'
     )
     assert turned.json["kid"] == cloud.idp.keys[-1].kid != before
@@ -138,7 +138,7 @@ async def test_tokens_and_rotation_are_to_be_had_over_http(cloud: SimulatedCloud
     ],
 )
 async def test_who_steers_it_wrongly_is_told(cloud: SimulatedCloud, path: str, body: str) -> None:
-    answer = await asked(cloud.idp.url, path, method="POST", body=body)
+    answer = await fetch_async(cloud.idp.url, path, method="POST", body=body)
     assert answer.status == 400
     assert answer.json["error"]
     assert cloud.idp.faults == []
@@ -154,7 +154,7 @@ async def test_a_garbage_key_set_holds_no_key(cloud: SimulatedCloud) -> None:
 
 async def test_an_issuer_may_name_itself_wrongly(cloud: SimulatedCloud) -> None:
     cloud.idp.fail("issuer_foreign", path="openid-configuration")
-    document = (await asked(cloud.idp.url, "/.well-known/openid-configuration")).json
+    document = (await fetch_async(cloud.idp.url, "/.well-known/openid-configuration")).json
     assert document["issuer"] != cloud.idp.url
 
 
@@ -162,7 +162,7 @@ async def test_it_comes_back_on_the_same_port(cloud: SimulatedCloud) -> None:
     port = cloud.idp.port
     await cloud.idp.stop()
     with pytest.raises(OSError, match="refused"):
-        await asked(cloud.idp.url, "/jwks")
+        await fetch_async(cloud.idp.url, "/jwks")
     await cloud.idp.start()
     assert cloud.idp.port == port
-    assert (await asked(cloud.idp.url, "/jwks")).status == 200
+    assert (await fetch_async(cloud.idp.url, "/jwks")).status == 200

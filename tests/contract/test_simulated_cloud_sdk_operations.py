@@ -13,7 +13,7 @@ from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
 from gateway.demo.cloud import iam, logs
 from gateway.demo.cloud.clouddc import _OPERATIONS
-from gateway.demo.cloud.fleet import IMAGE, SUBNET, VPC, Instance, Project
+from gateway.demo.cloud.fleet import IMAGE, SUBNET, VPC, CloudProject, Instance
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 
 # Without dateutil, which it does not require, the SDK leaves a time as the text that it is.
@@ -34,7 +34,7 @@ class Cloud:
         self.servers = simulated.servers
 
     @property
-    def project(self) -> Project:
+    def project(self) -> CloudProject:
         return self.simulated.upstream.projects[self.simulated.project]
 
     async def ask(self, operation: str, body: Any = None, **named: Any) -> Any:

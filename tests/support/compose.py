@@ -58,13 +58,13 @@ def running_compose() -> Iterator[RunningCompose]:
             gateways[name], admins[name] = _start_gateway(stack, services[name], base, addresses)
         for name in REPLICAS:
             eventually(lambda at=admins[name]: _is_ready(at))
-        people = services["people"]
-        said = [_replaced(one, addresses) for one in people["command"]]
+        traffic = services["traffic"]
+        said = [_replaced(one, addresses) for one in traffic["command"]]
         said = [
             _replaced(one, {f"http://{name}:8080": at for name, at in gateways.items()})
             for one in said
         ]
-        _spawn(stack, [sys.executable, *people["entrypoint"][1:], "--think=0.2", *said])
+        _spawn(stack, [sys.executable, *traffic["entrypoint"][1:], "--think=0.2", *said])
         issuer = f"http://{addresses[_cloud_addresses(services)[0]]}"
         yield RunningCompose(gateways, admins, issuer, ports["valkey:6379"], base / "secrets")
 

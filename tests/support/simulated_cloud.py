@@ -12,7 +12,7 @@ AT_ONCE = SimulatedCloudSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_0
 """A cloud that neither dawdles nor throttles."""
 
 
-async def asked(
+async def fetch_async(
     base: str,
     target: str,
     *,
@@ -24,7 +24,7 @@ async def asked(
     return await asyncio.to_thread(fetch, base, method, target, headers, body)
 
 
-def a_login(**changes: Any) -> dict[str, Any]:
+def login_body(**changes: Any) -> dict[str, Any]:
     """Build the body of POST /v3/auth/tokens; `changes`: user, domain, password, scope."""
     user = {
         "name": changes.get("user", iam.USER),

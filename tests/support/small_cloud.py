@@ -1,4 +1,4 @@
-"""As much of the cloud as fits into a function: for FakeExchange, where the simulated cloud is too slow."""
+"""A minimal cloud in one function, for FakeExchange: the simulated cloud is too slow for it."""
 
 import json
 from collections.abc import Mapping, Sequence

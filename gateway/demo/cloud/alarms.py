@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.demo.cloud.fleet import Project, Server
-from gateway.demo.cloud.request import Asked, invalid
+from gateway.demo.cloud.fleet import CloudProject, Server
+from gateway.demo.cloud.operation_call import OperationCall, invalid_parameter
 
 STARTS_AT = 1_772_409_600
 """2026-03-02T00:00:00Z; all of it comes in the week from here on."""
@@ -48,7 +48,7 @@ class _Alarm:
 
     @property
     def kind(self) -> int:
-        return (self.server.place + self.index) % 4
+        return (self.server.index + self.index) % 4
 
     @property
     def level(self) -> int:
@@ -68,19 +68,19 @@ class _Alarm:
         return ("metric", "event")[self.index]
 
 
-def list_alarms(asked: Asked) -> dict[str, Any]:
-    alarms = _alarms(_chosen(asked))
+def list_alarms(call: OperationCall) -> dict[str, Any]:
+    alarms = _alarms(_chosen(call))
     for name, attribute in _ALARM_FILTERS.items():
-        if wanted := asked.query.get(name):
+        if wanted := call.query.get(name):
             alarms = [alarm for alarm in alarms if str(getattr(alarm, attribute)) == wanted]
-    if span := asked.span():
+    if span := call.time_range():
         alarms = [alarm for alarm in alarms if span[0] <= alarm.at <= span[1]]
-    shown = [_describe_alarm(alarm) for alarm in _cut(asked, alarms)]
+    shown = [_describe_alarm(alarm) for alarm in _cut(call, alarms)]
     return {"alarms": shown, "count": len(alarms)}
 
 
-def show_summary(asked: Asked) -> dict[str, Any]:
-    alarms = [alarm for alarm in _alarms(_all(asked.project)) if alarm.status == "alarm"]
+def show_summary(call: OperationCall) -> dict[str, Any]:
+    alarms = [alarm for alarm in _alarms(_all(call.project)) if alarm.status == "alarm"]
     by_server: dict[str, list[_Alarm]] = defaultdict(list)
     for alarm in alarms:
         by_server[alarm.server.id].append(alarm)
@@ -89,7 +89,7 @@ def show_summary(asked: Asked) -> dict[str, Any]:
         "alarm_devices": _devices(alarms),
         "alarm_hosts": [
             {
-                "resource_name": asked.project.servers[server_id].name,
+                "resource_name": call.project.servers[server_id].name,
                 "resource_id": server_id,
                 "alarm_infos": [info | {"alarm_duration": 3_600} for info in _devices(own)],
             }
@@ -106,10 +106,10 @@ def show_summary(asked: Asked) -> dict[str, Any]:
     }
 
 
-def show_trend(asked: Asked) -> dict[str, Any]:
-    since, until = asked.span() or (STARTS_AT, STARTS_AT + WEEK_S)
+def show_trend(call: OperationCall) -> dict[str, Any]:
+    since, until = call.time_range() or (STARTS_AT, STARTS_AT + WEEK_S)
     by_day: dict[int, list[_Alarm]] = defaultdict(list)
-    for alarm in _alarms(_all(asked.project)):
+    for alarm in _alarms(_all(call.project)):
         if since <= alarm.at <= until:
             by_day[alarm.at // _DAY_S * _DAY_S].append(alarm)
     hosts = {day: sorted({one.server.sn for one in own}) for day, own in sorted(by_day.items())}
@@ -129,44 +129,44 @@ def show_trend(asked: Asked) -> dict[str, Any]:
     }
 
 
-def list_events(asked: Asked) -> dict[str, Any]:
+def list_events(call: OperationCall) -> dict[str, Any]:
     events = [
-        (_time(server, index) * 1000, server, list(_DEFINITIONS)[(server.place + index) % 4])
-        for server in _chosen(asked)
+        (_time(server, index) * 1000, server, list(_DEFINITIONS)[(server.index + index) % 4])
+        for server in _chosen(call)
         for index in range(EVENTS_PER_SERVER)
     ]
-    if level := asked.query.get("event_level"):
+    if level := call.query.get("event_level"):
         if level not in _LEVELS:
-            raise invalid("event_level")
+            raise invalid_parameter("event_level")
         events = [event for event in events if _DEFINITIONS[event[2]][1] == level]
-    if span := asked.span():
+    if span := call.time_range():
         if span[1] - span[0] > _EVENTS_SPAN_MS_MAX:
-            raise invalid("to")
+            raise invalid_parameter("to")
         events = [event for event in events if span[0] <= event[0] <= span[1]]
     events.sort(key=lambda event: (-event[0], event[1].id))
-    shown = [_describe_event(*event) for event in _cut(asked, events)]
+    shown = [_describe_event(*event) for event in _cut(call, events)]
     return {"events": shown, "count": len(events)}
 
 
-def show_event(asked: Asked) -> dict[str, str]:
-    code = asked.path["event_id"]
+def show_event(call: OperationCall) -> dict[str, str]:
+    code = call.path["event_id"]
     if code not in _DEFINITIONS:
-        raise invalid("event_id")  # the dossier knows no 404 for it
+        raise invalid_parameter("event_id")  # the dossier knows no 404 for it
     name, level = _DEFINITIONS[code]
     texts = {"name": name, "effect": level, "suggestion": "Look at it.", "reason": "Wear."}
     both = {f"{what}_{tongue}": text for what, text in texts.items() for tongue in ("cn", "en")}
     return {"code": code, "status": "asserted", **both}
 
 
-def _all(project: Project) -> Iterable[Server]:
+def _all(project: CloudProject) -> Iterable[Server]:
     return project.servers.values()
 
 
-def _chosen(asked: Asked) -> Iterable[Server]:
-    ids = asked.listed("resource_id")
+def _chosen(call: OperationCall) -> Iterable[Server]:
+    ids = call.comma_list("resource_id")
     if ids is None:
-        return _all(asked.project)
-    known = asked.project.servers
+        return _all(call.project)
+    known = call.project.servers
     return [known[one] for one in dict.fromkeys(ids) if one in known]
 
 
@@ -184,10 +184,10 @@ def _time(server: Server, index: int) -> int:
     return STARTS_AT + (server.number * 97 + index * 86_413) % WEEK_S
 
 
-def _cut(asked: Asked, entries: list[Any]) -> list[Any]:
+def _cut(call: OperationCall, entries: list[Any]) -> list[Any]:
     # `offset` counts entries; 100 a page by default, 1000 at most: our reading of a silent page.
-    offset = asked.whole("offset", 0)
-    return entries[offset : offset + asked.limit(1, 1000, 100)]
+    offset = call.integer("offset", 0)
+    return entries[offset : offset + call.limit(1, 1000, 100)]
 
 
 def _describe_alarm(alarm: _Alarm) -> dict[str, Any]:

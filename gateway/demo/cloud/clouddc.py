@@ -16,16 +16,21 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from gateway.demo.cloud import alarms, instances, logs, places, refusals, servers
-from gateway.demo.cloud.control import FleetSteering
-from gateway.demo.cloud.faults import Answer, Fault
-from gateway.demo.cloud.fleet import REGION, Project
-from gateway.demo.cloud.front import Front
+from gateway.demo.cloud import alarms, cloud_errors, instances, logs, racks_and_tags, servers
+from gateway.demo.cloud.faults import Fault, ResponseFactory
+from gateway.demo.cloud.fleet import REGION, CloudProject
+from gateway.demo.cloud.fleet_control import FleetControl
+from gateway.demo.cloud.front import ApiFront
 from gateway.demo.cloud.iam import Iam
 from gateway.demo.cloud.listener import Handler, Listener
-from gateway.demo.cloud.logs import Download
-from gateway.demo.cloud.request import Asked, Operation, Refused, invalid
-from gateway.demo.cloud.throttle import SHAPES, TokenBucket, too_many
+from gateway.demo.cloud.logs import LogDownload
+from gateway.demo.cloud.operation_call import (
+    Operation,
+    OperationCall,
+    OperationFailed,
+    invalid_parameter,
+)
+from gateway.demo.cloud.throttle import SHAPES, TokenBucket, throttled_response
 
 CONSOLE_BASE = f"https://{REGION}-console.huaweicloud.com:443"
 
@@ -64,14 +69,14 @@ _OPERATIONS: tuple[tuple[str, str, Operation | str], ...] = (
     ("GET", f"{_INSTANCE}/status", instances.show_status),
     ("PUT", f"{_INSTANCE}/ip", instances.modify_ip),
     ("DELETE", _INSTANCE, instances.delete),
-    ("GET", "/idcs", places.list_rooms),
-    ("PUT", "/idcs", places.update_rooms),
-    ("GET", "/iracks", places.list_racks),
-    ("PUT", "/iracks/{irack_id}", places.update_rack),
-    ("POST", "/iracks/{id}/tags/create", places.create_rack_tags),
-    ("POST", "/iracks/{id}/tags/delete", places.delete_rack_tags),
-    ("POST", f"{_TAGGED}/create", places.create_tags),
-    ("POST", f"{_TAGGED}/delete", places.delete_tags),
+    ("GET", "/idcs", racks_and_tags.list_rooms),
+    ("PUT", "/idcs", racks_and_tags.update_rooms),
+    ("GET", "/iracks", racks_and_tags.list_racks),
+    ("PUT", "/iracks/{irack_id}", racks_and_tags.update_rack),
+    ("POST", "/iracks/{id}/tags/create", racks_and_tags.create_rack_tags),
+    ("POST", "/iracks/{id}/tags/delete", racks_and_tags.delete_rack_tags),
+    ("POST", f"{_TAGGED}/create", racks_and_tags.create_tags),
+    ("POST", f"{_TAGGED}/delete", racks_and_tags.delete_tags),
 )
 _EXTRA = {"since": "a later version", "values": [1, None]}
 """What `extra` adds: something that no client of today knows."""
@@ -99,8 +104,8 @@ class CloudDc(Listener):
         port: int = 0,
     ) -> None:
         """`projects`: each project's server ids; `rate` in calls a second, for all together."""
-        super().__init__("cloud", port=port, answers=self._own_faults())
-        self.projects = {project: Project(project, ids) for project, ids in projects.items()}
+        super().__init__("cloud", port=port, response_faults=self._make_response_faults())
+        self.projects = {project: CloudProject(project, ids) for project, ids in projects.items()}
         self.bucket = TokenBucket(rate, burst)
         self.throttled_shape = "apigw"
         self.retry_after: str | None = None
@@ -119,16 +124,16 @@ class CloudDc(Listener):
         """Whether answers are encoded for callers that take gzip."""
         self.extra = False
         """Whether answers have a member, on the envelope and on entries, that nobody knows."""
-        self._front = Front(iam)
+        self._front = ApiFront(iam)
         self._jitter = random.Random()
-        self.app.middlewares.append(self._come_in)
+        self.app.middlewares.append(self._pass_front)
         for method, template, operation in _OPERATIONS:
             found = getattr(self, operation) if isinstance(operation, str) else operation
             # GET alone: a HEAD must not open a console.
             self.app.router.add_route(
                 method, "/v1/{project}" + template, partial(self._serve, found)
             )
-        FleetSteering(self.app, self.projects)
+        FleetControl(self.app, self.projects)
         self.app.router.add_post("/_box/rate", self._set_rate)
         self.app.router.add_get("/_box/consoles", self._list_consoles)
 
@@ -154,51 +159,51 @@ class CloudDc(Listener):
         super().forget_calls()
         self.consoles.clear()
 
-    def show_remote_console(self, asked: Asked) -> dict[str, str]:
-        server = asked.server()
+    def show_remote_console(self, call: OperationCall) -> dict[str, str]:
+        server = call.server()
         if server.id in self.not_ready:
-            raise Refused(refusals.SERVER_NOT_READY)
+            raise OperationFailed(cloud_errors.SERVER_NOT_READY)
         self.consoles[server.id] += 1
         return {
             "url": f"{self.console_base}/vnc/{server.name}.{REGION}/vnc_auto.html"
             f"?token={uuid.uuid4()}&compression=9&quality=0&resize=scale"
         }
 
-    def show_export(self, asked: Asked) -> dict[str, Any]:
-        return logs.show_export(asked, polls=self.export_polls)
+    def show_export(self, call: OperationCall) -> dict[str, Any]:
+        return logs.show_export(call, polls=self.export_polls)
 
-    def download_logs(self, asked: Asked) -> web.Response | Download:
-        return logs.download(asked, size=self.log_bytes, polls=self.export_polls)
+    def download_logs(self, call: OperationCall) -> web.Response | LogDownload:
+        return logs.download(call, size=self.log_bytes, polls=self.export_polls)
 
     async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         try:
             found = operation(await self._read(request))
-        except Refused as refused:
-            return refused.refusal.response()
-        if isinstance(found, Download):
+        except OperationFailed as refused:
+            return refused.error.response()
+        if isinstance(found, LogDownload):
             return await found.send(request, {"X-Request-Id": request[_REQUEST_ID]})
         if isinstance(found, web.Response):
             return found
-        return web.json_response(_widened(found) if self.extra else found)
+        return web.json_response(_add_unknown_members(found) if self.extra else found)
 
-    async def _read(self, request: web.Request) -> Asked:
+    async def _read(self, request: web.Request) -> OperationCall:
         project = request.match_info["project"]
         body = None
         if request.method != "GET" and (text := await request.read()):
             try:
                 body = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise invalid("body") from error
-        owned = self.projects.get(project) or Project(project)
-        return Asked(owned, request.match_info, request.query, request.headers, body)
+                raise invalid_parameter("body") from error
+        owned = self.projects.get(project) or CloudProject(project)
+        return OperationCall(owned, request.match_info, request.query, request.headers, body)
 
     @web.middleware
-    async def _come_in(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _pass_front(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Do what the front does before the service: throttle, authenticate, route."""
         if request.path.startswith("/_box/"):
             return await handler(request)
         request_id = request[_REQUEST_ID] = uuid.uuid4().hex
-        response = await self._answer(request, handler, request_id)
+        response = await self._respond(request, handler, request_id)
         if response.prepared:
             return response
         response.headers["X-Request-Id"] = request_id
@@ -208,55 +213,59 @@ class CloudDc(Listener):
             response.headers["Vary"] = "Accept-Encoding"
         return response
 
-    async def _answer(
+    async def _respond(
         self, request: web.Request, handler: Handler, request_id: str
     ) -> web.StreamResponse:
         if not self.bucket.take():
-            return too_many(self.throttled_shape, self.bucket.rate, request_id, self.retry_after)
+            return throttled_response(
+                self.throttled_shape, self.bucket.rate, request_id, self.retry_after
+            )
         if (missing := request.match_info.http_exception) is not None:
-            refusal = refusals.METHOD_WRONG if missing.status == 405 else refusals.API_UNKNOWN
-            return refusal.response(request_id)
+            error = cloud_errors.METHOD_WRONG if missing.status == 405 else cloud_errors.API_UNKNOWN
+            return error.response(request_id)
         refused = await self._front.authenticate(request)
         if refused is not None:
             return refused.response(request_id)
         await asyncio.sleep(self._jitter.uniform(*self.latency_s))
         return await handler(request)
 
-    def _own_faults(self) -> dict[str, Answer]:
-        return refusals.as_faults(refusals.CLOUD) | {
+    def _make_response_faults(self) -> dict[str, ResponseFactory]:
+        return cloud_errors.as_faults(cloud_errors.CLOUD) | {
             "throttled": self._throttled,
             "url_missing": lambda _: web.json_response({"link": CONSOLE_BASE}),
             "url_number": lambda _: web.json_response({"url": 7}),
             "url_null": lambda _: web.json_response({"url": None}),
-            "url_http": lambda _: _linking("http://cn-east-3-console.huaweicloud.com/vnc"),
-            "url_foreign": lambda _: _linking("https://huaweicloud.com.elsewhere.example/vnc"),
-            "url_javascript": lambda _: _linking("javascript:alert(document.domain)//"),
+            "url_http": lambda _: _link_response("http://cn-east-3-console.huaweicloud.com/vnc"),
+            "url_foreign": lambda _: _link_response(
+                "https://huaweicloud.com.elsewhere.example/vnc"
+            ),
+            "url_javascript": lambda _: _link_response("javascript:alert(document.domain)//"),
         }
 
     def _throttled(self, fault: Fault) -> web.Response:
         retry_after = fault.headers.get("Retry-After")
-        return too_many(fault.shape, self.bucket.rate, uuid.uuid4().hex, retry_after)
+        return throttled_response(fault.shape, self.bucket.rate, uuid.uuid4().hex, retry_after)
 
     async def _set_rate(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        shape = asked.get("shape", self.throttled_shape)
+        call = await request.json()
+        shape = call.get("shape", self.throttled_shape)
         if shape not in SHAPES:
             raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
-        rate = float(asked.get("rate", self.bucket.rate))
-        self.bucket.change(rate, float(asked.get("burst", self.bucket.burst)))
+        rate = float(call.get("rate", self.bucket.rate))
+        self.bucket.change(rate, float(call.get("burst", self.bucket.burst)))
         self.throttled_shape = shape
-        self.retry_after = asked.get("retry_after", self.retry_after)
+        self.retry_after = call.get("retry_after", self.retry_after)
         return web.json_response({"rate": self.bucket.rate, "burst": self.bucket.burst})
 
     async def _list_consoles(self, _: web.Request) -> web.Response:
         return web.json_response(dict(self.consoles))
 
 
-def _linking(base: str) -> web.Response:
+def _link_response(base: str) -> web.Response:
     return web.json_response({"url": f"{base}/vnc_auto.html?token={uuid.uuid4()}"})
 
 
-def _widened(found: Any) -> Any:
+def _add_unknown_members(found: Any) -> Any:
     """Add a member that no client knows to the envelope and to each of its entries."""
     if not isinstance(found, dict):
         return found

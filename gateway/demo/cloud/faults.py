@@ -34,7 +34,7 @@ class Fault:
     """Of `throttled`: one of throttle.SHAPES."""
 
 
-Answer = Callable[[Fault], web.Response]
+ResponseFactory = Callable[[Fault], web.Response]
 """A fault that is a whole answer; an override of what the service would say."""
 
 
@@ -81,18 +81,18 @@ def _redirect(fault: Fault) -> web.Response:
     return web.Response(status=302, headers={"Location": location, **fault.headers})
 
 
-def _answer(fault: Fault) -> web.Response:
+def _custom_response(fault: Fault) -> web.Response:
     return web.Response(status=fault.status, headers=fault.headers, body=fault.body.encode())
 
 
-BREAKS: Mapping[str, Callable[[web.Request, Fault], Awaitable[web.StreamResponse]]] = {
+CONNECTION_FAULTS: Mapping[str, Callable[[web.Request, Fault], Awaitable[web.StreamResponse]]] = {
     "reset": _reset,
     "reset_midway": _reset_midway,
     "truncated": _truncated,
 }
 """Faults of the connection."""
 
-ANSWERS: Mapping[str, Answer] = {
+RESPONSE_FAULTS: Mapping[str, ResponseFactory] = {
     "huge": lambda _: web.Response(body=b'{"url": "' + b"x" * HUGE_BODY_BYTES + b'"}'),
     "huge_headers": lambda _: web.Response(headers={"X-Large": "x" * HUGE_HEADER_BYTES}),
     "redirect": _redirect,
@@ -100,9 +100,9 @@ ANSWERS: Mapping[str, Answer] = {
     "text": lambda fault: web.Response(text="It works.", status=fault.status),
     "malformed": lambda _: web.Response(body=b'{"url": ', content_type="application/json"),
     "list": lambda _: web.json_response([1, 2]),
-    "answer": _answer,
+    "answer": _custom_response,
 }
 """Faults that are a whole answer, for any listener; each has more of its own."""
 
-WAITS: Final = ("hang", "slow")
+DELAY_FAULTS: Final = ("hang", "slow")
 """Faults that only take time; then the request is served as if nothing had been."""

@@ -22,7 +22,7 @@ SUBNET = "c1d2e3f4-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
 @dataclass(slots=True)
 class Server:
     id: str
-    place: int
+    index: int
     """Where it stands in its project's list, from 0."""
     name: str
     dc: str
@@ -77,16 +77,16 @@ class Room:
 
 
 @dataclass(slots=True)
-class Export:
+class LogExport:
     """A log export of one server."""
 
     server_id: str
     created_at: float
-    asked: int = 0
+    status_requests: int = 0
     """How often its status was asked for."""
 
 
-class Project:
+class CloudProject:
     def __init__(self, project: str, servers: Iterable[str] = ()) -> None:
         self.id = project
         self.servers: dict[str, Server] = {}
@@ -95,10 +95,10 @@ class Project:
         self.instances: dict[str, Instance] = {}
         self.terminated: set[str] = set()
         """Deleted instances, whose status can still be asked for."""
-        self.exports: dict[str, Export] = {}
+        self.exports: dict[str, LogExport] = {}
         self.rooms: dict[str, Room] = {}
         self.racks: dict[str, Rack] = {}
-        self._places = 0
+        self._next_index = 0
         for dc in DCS:
             room = Room(self._derive(dc), dc)
             self.rooms[room.id] = room
@@ -114,11 +114,11 @@ class Project:
             raise ValueError(f"{server_id!r} is not how a UUID is written")
         if server_id in self.servers:
             raise ValueError(f"{server_id} is there already")
-        server = _as_placed(server_id, self._places)
-        self._places += 1
+        server = _make_server(server_id, self._next_index)
+        self._next_index += 1
         self.servers[server_id] = server
         insort(self.server_ids, server_id)
-        if server.place % 3 != 2:
+        if server.index % 3 != 2:
             self.install(server, self._derive(f"instance/{server_id}"), f"vm-{server_id[:8]}")
         return server
 
@@ -133,7 +133,7 @@ class Project:
             del self.exports[export_id]
 
     def install(self, server: Server, instance_id: str, name: str) -> Instance:
-        address = f"192.168.{server.place // 250 % 250}.{server.place % 250 + 2}"
+        address = f"192.168.{server.index // 250 % 250}.{server.index % 250 + 2}"
         networks = [{"subnet_id": SUBNET, "ipv4_address": address}]
         instance = Instance(instance_id, server.id, name, networks=networks)
         self.instances[instance_id] = instance
@@ -153,16 +153,16 @@ class Project:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.id}/{name}"))
 
 
-def _as_placed(server_id: str, place: int) -> Server:
+def _make_server(server_id: str, index: int) -> Server:
     number = int(server_id[:4], 16)
     return Server(
         id=server_id,
-        place=place,
+        index=index,
         name=f"bms-{server_id[:8]}",
-        dc=DCS[place // 3 % 2],
+        dc=DCS[index // 3 % 2],
         rack=f"r{number % RACKS_PER_DC}",
         unit=f"u{number % 42 + 1}",
-        model=("B1", "B2")[place // 2 % 2],
-        tags={"env": "prod" if number % 2 else "test", "tier": ("web", "db")[place % 2]},
-        health_state="Warning" if place % 8 == 7 else "OK",
+        model=("B1", "B2")[index // 2 % 2],
+        tags={"env": "prod" if number % 2 else "test", "tier": ("web", "db")[index % 2]},
+        health_state="Warning" if index % 8 == 7 else "OK",
     )

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from gateway.demo.cloud import refusals
+from gateway.demo.cloud import cloud_errors
 from gateway.demo.cloud.clock import monotonic, now
+from gateway.demo.cloud.cloud_errors import CloudError
 from gateway.demo.cloud.iam import Iam
-from gateway.demo.cloud.refusals import Refusal
 from gateway.demo.cloud.signature import SKEW_S_MAX, read_signed
 
 _DAY_S = 86_400.0
@@ -16,7 +16,7 @@ _KEY_FAILURES_MAX = 5
 _KEY_LOCKED_S = 300.0
 
 
-class Front:
+class ApiFront:
     """Authenticates by IAM's live tokens, or by a signature with one of IAM's access keys."""
 
     def __init__(self, iam: Iam) -> None:
@@ -24,40 +24,40 @@ class Front:
         self._failures: Counter[str] = Counter()
         self._locked_until: dict[str, float] = {}
 
-    async def authenticate(self, request: web.Request) -> Refusal | None:
+    async def authenticate(self, request: web.Request) -> CloudError | None:
         project = request.match_info.get("project", "")
         if "X-Auth-Token" in request.headers:
             return self._check_token(request.headers["X-Auth-Token"], project)
         if request.headers.get("Authorization", "").startswith("SDK-HMAC-SHA256"):
             return self._check_signature(request, await request.read())
-        return refusals.TOKEN_MISSING
+        return cloud_errors.TOKEN_MISSING
 
-    def _check_token(self, text: str, project: str) -> Refusal | None:
+    def _check_token(self, text: str, project: str) -> CloudError | None:
         token = self._iam.tokens.get(text)
         if token is None or token.revoked:
-            return refusals.TOKEN_UNDECODABLE
+            return cloud_errors.TOKEN_UNDECODABLE
         ended_s = now() - token.expires_at
         if ended_s > _DAY_S:
-            return refusals.TOKEN_OUTDATED
+            return cloud_errors.TOKEN_OUTDATED
         if ended_s >= 0:
             at = datetime.fromtimestamp(token.expires_at, UTC)
-            return refusals.token_expired(f"{at:%Y-%m-%dT%H:%M:%S.%fZ}")
+            return cloud_errors.token_expired(f"{at:%Y-%m-%dT%H:%M:%S.%fZ}")
         # Not in the dossier: what a token of another project gets is our reading.
-        return None if token.project == project else refusals.FORBIDDEN
+        return None if token.project == project else cloud_errors.FORBIDDEN
 
-    def _check_signature(self, request: web.Request, body: bytes) -> Refusal | None:
+    def _check_signature(self, request: web.Request, body: bytes) -> CloudError | None:
         headers = list(request.headers.items())
         signed = read_signed(request.method, request.raw_path, headers, body)
         if signed is None:
-            return refusals.SIGNATURE_WRONG
+            return cloud_errors.SIGNATURE_WRONG
         key = signed.access_key
         secret = self._iam.access_keys.get(key)
         if secret is None:
-            return refusals.access_key_unknown(key)
+            return cloud_errors.access_key_unknown(key)
         if self._locked_until.get(key, 0.0) > monotonic():
-            return refusals.ACCESS_KEY_LOCKED
-        if signed.differs_s(now()) > SKEW_S_MAX:
-            return refusals.CLOCK_SKEWED
+            return cloud_errors.ACCESS_KEY_LOCKED
+        if signed.clock_skew_s(now()) > SKEW_S_MAX:
+            return cloud_errors.CLOCK_SKEWED
         if signed.is_signed_with(secret):
             del self._failures[key]
             return None
@@ -65,4 +65,4 @@ class Front:
         if self._failures[key] > _KEY_FAILURES_MAX:
             self._failures[key] = 0
             self._locked_until[key] = monotonic() + _KEY_LOCKED_S
-        return refusals.SIGNATURE_WRONG
+        return cloud_errors.SIGNATURE_WRONG

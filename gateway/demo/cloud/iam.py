@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from gateway.demo.cloud import refusals
+from gateway.demo.cloud import cloud_errors
 from gateway.demo.cloud.clock import now
 from gateway.demo.cloud.listener import Listener
 
@@ -33,7 +33,7 @@ class IssuedToken:
 
 
 @dataclass(slots=True)
-class _Attempts:
+class _LoginFailures:
     failed_at: list[float] = field(default_factory=list)
     locked_until: float = 0.0
 
@@ -50,7 +50,7 @@ class Iam(Listener):
         token_life_s: float = _DAY_S,
     ) -> None:
         """`projects`: each project's id and its name."""
-        super().__init__("iam", port=port, answers=refusals.as_faults(refusals.IAM))
+        super().__init__("iam", port=port, response_faults=cloud_errors.as_faults(cloud_errors.IAM))
         self.password = PASSWORD
         self.token_bytes = token_bytes
         self.token_life_s = token_life_s
@@ -59,7 +59,7 @@ class Iam(Listener):
         self.logins = 0
         self.failures = 0
         self._projects = projects
-        self._attempts: dict[tuple[str, str], _Attempts] = {}
+        self._login_failures: dict[tuple[str, str], _LoginFailures] = {}
         self.app.router.add_post("/v3/auth/tokens", self._log_in)
         self.app.router.add_post("/_box/revoke", self._revoke)
         self.app.router.add_post("/_box/unlock", self._unlock)
@@ -76,7 +76,7 @@ class Iam(Listener):
 
     def unlock(self) -> None:
         """Forget failed logins. The real cloud has no such lever: it takes 15 minutes."""
-        self._attempts.clear()
+        self._login_failures.clear()
 
     def issue(self, project: str | None) -> tuple[str, IssuedToken]:
         """Make a token as IAM makes them: CMS in base64, so it begins with MII."""
@@ -86,46 +86,46 @@ class Iam(Listener):
         return text, token
 
     def counters(self) -> dict[str, Any]:
-        locked = sum(one.locked_until > now() for one in self._attempts.values())
-        mine = {"logins": self.logins, "failures": self.failures, "locked": locked}
-        return {**super().counters(), **mine, "tokens": len(self.tokens)}
+        locked = sum(one.locked_until > now() for one in self._login_failures.values())
+        own = {"logins": self.logins, "failures": self.failures, "locked": locked}
+        return {**super().counters(), **own, "tokens": len(self.tokens)}
 
     async def _log_in(self, request: web.Request) -> web.Response:
-        asked = await _read(request)
-        if asked is None:
-            return refusals.BODY_WRONG.response()
-        attempts = self._attempts.setdefault((asked.domain, asked.user), _Attempts())
-        if attempts.locked_until > now():
-            return refusals.ACCOUNT_LOCKED.response()
-        if (asked.user, asked.domain, asked.password) != (USER, DOMAIN, self.password):
-            return self._refuse(attempts)
-        attempts.failed_at.clear()
-        project = self._find_project(asked)
-        if asked.wants_project and project is None:
-            return refusals.PROJECT_UNKNOWN.response()
+        login = await _parse_login(request)
+        if login is None:
+            return cloud_errors.BODY_WRONG.response()
+        record = self._login_failures.setdefault((login.domain, login.user), _LoginFailures())
+        if record.locked_until > now():
+            return cloud_errors.ACCOUNT_LOCKED.response()
+        if (login.user, login.domain, login.password) != (USER, DOMAIN, self.password):
+            return self._reject(record)
+        record.failed_at.clear()
+        project = self._find_project(login)
+        if login.wants_project and project is None:
+            return cloud_errors.PROJECT_UNKNOWN.response()
         self.logins += 1
         text, token = self.issue(project)
-        body = self._describe(token, asked)
+        body = self._describe(token, login)
         if not request.query.get("nocatalog"):
             body["token"]["catalog"] = [{"type": "filler", "name": "x" * _CATALOG_BYTES}]
         return web.json_response(body, status=201, headers={"X-Subject-Token": text})
 
-    def _refuse(self, attempts: _Attempts) -> web.Response:
+    def _reject(self, record: _LoginFailures) -> web.Response:
         self.failures += 1
-        attempts.failed_at = [at for at in attempts.failed_at if now() - at < _FAILURES_WITHIN_S]
-        attempts.failed_at.append(now())
-        if len(attempts.failed_at) >= _FAILURES_MAX:
-            attempts.failed_at.clear()
-            attempts.locked_until = now() + _LOCKED_S
-        return refusals.PASSWORD_WRONG.response()
+        record.failed_at = [at for at in record.failed_at if now() - at < _FAILURES_WITHIN_S]
+        record.failed_at.append(now())
+        if len(record.failed_at) >= _FAILURES_MAX:
+            record.failed_at.clear()
+            record.locked_until = now() + _LOCKED_S
+        return cloud_errors.PASSWORD_WRONG.response()
 
-    def _find_project(self, asked: "_Login") -> str | None:
-        if asked.project_id is not None:
-            return asked.project_id if asked.project_id in self._projects else None
-        named = (one for one, name in self._projects.items() if name == asked.project_name)
+    def _find_project(self, login: "_LoginRequest") -> str | None:
+        if login.project_id is not None:
+            return login.project_id if login.project_id in self._projects else None
+        named = (one for one, name in self._projects.items() if name == login.project_name)
         return next(named, None)
 
-    def _describe(self, token: IssuedToken, asked: "_Login") -> dict[str, Any]:
+    def _describe(self, token: IssuedToken, login: "_LoginRequest") -> dict[str, Any]:
         described: dict[str, Any] = {
             "expires_at": _zulu(token.expires_at),
             "issued_at": _zulu(now()),
@@ -133,8 +133,8 @@ class Iam(Listener):
             "roles": [{"id": "0", "name": "op_gated_clouddc"}],
             "user": {
                 "id": "5f3d1c0e9a8b4c7d8e6f0a1b2c3d4e5f",
-                "name": asked.user,
-                "domain": {"id": "d78cbac186b744899480f25bd022f468", "name": asked.domain},
+                "name": login.user,
+                "domain": {"id": "d78cbac186b744899480f25bd022f468", "name": login.domain},
                 "password_expires_at": "",
             },
         }
@@ -151,9 +151,9 @@ class Iam(Listener):
 
     async def _revoke(self, request: web.Request) -> web.Response:
         """`{}` revokes; `{"expired_ago_s": 5}` lets the tokens have ended by themselves."""
-        asked = await request.json() if request.can_read_body else {}
-        if "expired_ago_s" in asked:
-            self.expire_all(float(asked["expired_ago_s"]))
+        login = await request.json() if request.can_read_body else {}
+        if "expired_ago_s" in login:
+            self.expire_all(float(login["expired_ago_s"]))
         else:
             self.revoke_all()
         return web.json_response({"revoked": len(self.tokens)})
@@ -164,7 +164,7 @@ class Iam(Listener):
 
 
 @dataclass(frozen=True, slots=True)
-class _Login:
+class _LoginRequest:
     user: str
     domain: str
     password: str
@@ -176,7 +176,7 @@ class _Login:
         return self.project_id is not None or self.project_name is not None
 
 
-async def _read(request: web.Request) -> _Login | None:
+async def _parse_login(request: web.Request) -> _LoginRequest | None:
     """Read the body as the IAM page has it (dossier 3.1); None where it is not that."""
     if request.content_type != "application/json":
         return None
@@ -191,10 +191,10 @@ async def _read(request: web.Request) -> _Login | None:
         user, domain, password = texts
         if project is None:
             scoped = _is_text(scope["domain"]["name"])
-            return _Login(user, domain, password, None, None) if scoped else None
+            return _LoginRequest(user, domain, password, None, None) if scoped else None
         if not _is_text(project.get("id", project.get("name"))):
             return None
-        return _Login(user, domain, password, project.get("id"), project.get("name"))
+        return _LoginRequest(user, domain, password, project.get("id"), project.get("name"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -48,12 +48,12 @@ class IdentityProvider(Listener):
     settable: ClassVar[tuple[str, ...]] = ("issuer",)
 
     def __init__(self, *, port: int = 0, algorithm: str = "RS256") -> None:
-        answers = {
+        response_faults = {
             "keys_garbage": _keys_garbage,
             "keys_empty": lambda _: web.json_response({"keys": []}),
             "issuer_foreign": self._issuer_foreign,
         }
-        super().__init__("idp", port=port, answers=answers)
+        super().__init__("idp", port=port, response_faults=response_faults)
         self.keys = [_SigningKey(algorithm)]
         self.fetches = 0
         """How often the key set was handed out."""
@@ -126,13 +126,13 @@ class IdentityProvider(Listener):
         return web.json_response({"keys": [key.published for key in self.keys]})
 
     async def _mint(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        subject = asked.pop("subject", None)
-        return web.json_response({"token": self.token(subject, **asked)})
+        parameters = await request.json()
+        subject = parameters.pop("subject", None)
+        return web.json_response({"token": self.token(subject, **parameters)})
 
     async def _rotate(self, request: web.Request) -> web.Response:
-        asked = await request.json() if request.can_read_body else {}
-        self.rotate(**asked)
+        parameters = await request.json() if request.can_read_body else {}
+        self.rotate(**parameters)
         return web.json_response({"kid": self.keys[-1].kid})
 
 

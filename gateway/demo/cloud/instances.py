@@ -6,9 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.demo.cloud import refusals
+from gateway.demo.cloud import cloud_errors
 from gateway.demo.cloud.fleet import Instance, Server
-from gateway.demo.cloud.request import Asked, Refused, invalid, page
+from gateway.demo.cloud.operation_call import (
+    OperationCall,
+    OperationFailed,
+    invalid_parameter,
+    paginate,
+)
 
 _REINSTALLED_MAX = 10
 _SET_MAX = 100
@@ -17,80 +22,80 @@ _AT = "2026-03-02T10:00:00Z"
 _SPECIALS = frozenset("!@$%^-_=+[{}]:,./?")
 
 
-def list_instances(asked: Asked) -> dict[str, Any]:
-    known, limit = asked.project.instances, asked.limit(10, 1000, 1000)
-    by_id, by_server = asked.listed("instance_id"), asked.listed("server_id")
+def list_instances(call: OperationCall) -> dict[str, Any]:
+    known, limit = call.project.instances, call.limit(10, 1000, 1000)
+    by_id, by_server = call.comma_list("instance_id"), call.comma_list("server_id")
     if by_id is not None and by_server is not None:
-        raise invalid("server_id")
-    marker = asked.query.get("marker", "")
+        raise invalid_parameter("server_id")
+    marker = call.query.get("marker", "")
     if marker and marker not in known:
-        raise invalid("marker")
+        raise invalid_parameter("marker")
     # Unknown ids just find nothing: our reading, since the page has no 404.
     fitting = known.values() if by_id is None else [known[one] for one in by_id if one in known]
     if by_server is not None:
         fitting = [one for one in fitting if one.server_id in by_server]
-    if (state := asked.query.get("instance_state")) and state != "running":
+    if (state := call.query.get("instance_state")) and state != "running":
         fitting = []
     ids = sorted({one.id for one in fitting})
-    cut, info = page(ids, marker, limit)
+    cut, info = paginate(ids, marker, limit)
     shown = [_describe(known[one]) for one in cut]
     return {"instances": shown, "page_info": info, "count": len(ids)}
 
 
-def show_status(asked: Asked) -> dict[str, Any]:
-    if asked.path["id"] in asked.project.terminated:
+def show_status(call: OperationCall) -> dict[str, Any]:
+    if call.path["id"] in call.project.terminated:
         return {"state": "terminated", "operation_state": "uninstall-succeed"}
-    return {"state": "running", "operation_state": asked.instance().operation_state}
+    return {"state": "running", "operation_state": call.instance().operation_state}
 
 
-def create(asked: Asked) -> dict[str, Any]:
-    placement = asked.given("placement", dict, default={})
-    details = _read_details(asked)
+def create(call: OperationCall) -> dict[str, Any]:
+    placement = call.member("placement", dict, default={})
+    details = _read_details(call)
     server_id = placement.get("server_id")
     if not server_id:
-        (server,) = _pick(asked, 1)
+        (server,) = _pick(call, 1)
     elif isinstance(server_id, str):
-        (server,) = _ready(asked.servers([server_id]))
+        (server,) = _ready(call.servers([server_id]))
     else:
-        raise invalid("placement.server_id")
-    return {"instance_id": _install(asked, server, details).id}
+        raise invalid_parameter("placement.server_id")
+    return {"instance_id": _install(call, server, details).id}
 
 
-def run(asked: Asked) -> dict[str, Any]:
-    placement = asked.given("placement", dict, default={})
-    details = _read_details(asked)
+def run(call: OperationCall) -> dict[str, Any]:
+    placement = call.member("placement", dict, default={})
+    details = _read_details(call)
     wanted = placement.get("server_id_set") or []
     if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
-        raise invalid("placement.server_id_set")
-    least = asked.given("min_count", int, default=1)
-    most = asked.given("max_count", int, default=max(least, len(wanted)))
+        raise invalid_parameter("placement.server_id_set")
+    least = call.member("min_count", int, default=1)
+    most = call.member("max_count", int, default=max(least, len(wanted)))
     if not 1 <= least <= most or len(wanted) > _SET_MAX:
-        raise invalid("min_count")
+        raise invalid_parameter("min_count")
     if wanted:
-        servers = _ready(asked.servers(list(dict.fromkeys(wanted))))[:most]
+        servers = _ready(call.servers(list(dict.fromkeys(wanted))))[:most]
     else:
-        servers = _pick(asked, least, most)
+        servers = _pick(call, least, most)
     if len(servers) < least:
-        raise invalid("min_count")
-    return {"instances": [{"id": _install(asked, server, details).id} for server in servers]}
+        raise invalid_parameter("min_count")
+    return {"instances": [{"id": _install(call, server, details).id} for server in servers]}
 
 
-def delete(asked: Asked) -> web.Response:
-    asked.project.terminate(asked.instance().id)
+def delete(call: OperationCall) -> web.Response:
+    call.project.terminate(call.instance().id)
     return web.Response(status=204)
 
 
-def delete_set(asked: Asked) -> dict[str, Any]:
-    instances = asked.instances(asked.id_set("instance_id_set", _SET_MAX))
+def delete_set(call: OperationCall) -> dict[str, Any]:
+    instances = call.instances(call.id_set("instance_id_set", _SET_MAX))
     for instance in instances:
-        asked.project.terminate(instance.id)
+        call.project.terminate(instance.id)
     return _ids(instances)
 
 
-def reinstall(asked: Asked) -> dict[str, Any]:
-    instances = asked.instances(asked.id_set("instance_id_set", _REINSTALLED_MAX))
-    _check_password(asked, "password")
-    image = asked.given("image_id", str, default="")
+def reinstall(call: OperationCall) -> dict[str, Any]:
+    instances = call.instances(call.id_set("instance_id_set", _REINSTALLED_MAX))
+    _check_password(call, "password")
+    image = call.member("image_id", str, default="")
     for instance in instances:
         instance.image_id = image or instance.image_id
         instance.reinstalls += 1
@@ -98,20 +103,20 @@ def reinstall(asked: Asked) -> dict[str, Any]:
     return _ids(instances)
 
 
-def change_password(asked: Asked) -> dict[str, Any]:
-    instances = asked.instances(asked.id_set("instance_id_set", _SET_MAX))
-    _check_password(asked, "new_password")
+def change_password(call: OperationCall) -> dict[str, Any]:
+    instances = call.instances(call.id_set("instance_id_set", _SET_MAX))
+    _check_password(call, "new_password")
     for instance in instances:
         instance.password_changes += 1
     return _ids(instances)
 
 
-def modify_ip(asked: Asked) -> web.Response:
-    instance = asked.instance()
-    vpc = asked.given("vpc_id", str)
+def modify_ip(call: OperationCall) -> web.Response:
+    instance = call.instance()
+    vpc = call.member("vpc_id", str)
     instance.networks = [
         {"subnet_id": nic["subnet_id"], "ipv4_address": nic.get("ip_address") or "192.168.254.9"}
-        for nic in _read_networks(asked, "nics")
+        for nic in _read_networks(call, "nics")
     ]
     instance.vpc_id, instance.operation_state = vpc, "modify-ip-succeed"
     return web.Response(status=202)
@@ -142,39 +147,39 @@ def _describe(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _read_details(asked: Asked) -> dict[str, Any]:
+def _read_details(call: OperationCall) -> dict[str, Any]:
     """Read what a new instance is to be; all but description and metadata must be there."""
     details = {
-        "name": asked.given("name", str),
-        "image_id": asked.given("image_id", str),
-        "vpc_id": asked.given("vpc_id", str),
-        "description": asked.given("description", str, default=""),
-        "metadata": asked.given("metadata", dict, default={}),
+        "name": call.member("name", str),
+        "image_id": call.member("image_id", str),
+        "vpc_id": call.member("vpc_id", str),
+        "description": call.member("description", str, default=""),
+        "metadata": call.member("metadata", dict, default={}),
     }
     if not 1 <= len(details["name"]) <= 63:
-        raise invalid("name")
-    networks = _read_networks(asked, "network_interfaces")
-    _check_password(asked, "password")
+        raise invalid_parameter("name")
+    networks = _read_networks(call, "network_interfaces")
+    _check_password(call, "password")
     return details | {"networks": networks}
 
 
-def _read_networks(asked: Asked, name: str) -> list[dict[str, str]]:
-    networks: list[Any] = asked.given(name, list)
+def _read_networks(call: OperationCall, name: str) -> list[dict[str, str]]:
+    networks: list[Any] = call.member(name, list)
     fits = [isinstance(one, dict) and isinstance(one.get("subnet_id"), str) for one in networks]
     if not 1 <= len(networks) <= 2 or not all(fits):
-        raise invalid(name)
+        raise invalid_parameter(name)
     return networks
 
 
-def _check_password(asked: Asked, name: str) -> None:
-    password = asked.given(name, str)
+def _check_password(call: OperationCall, name: str) -> None:
+    password = call.member(name, str)
     kinds = (str.islower, str.isupper, str.isdigit, _SPECIALS.__contains__)
     if not 8 <= len(password) <= 26 or sum(any(map(kind, password)) for kind in kinds) < 3:
-        raise invalid(name)
+        raise invalid_parameter(name)
 
 
-def _install(asked: Asked, server: Server, details: dict[str, Any]) -> Instance:
-    instance = asked.project.install(server, str(uuid.uuid4()), details["name"])
+def _install(call: OperationCall, server: Server, details: dict[str, Any]) -> Instance:
+    instance = call.project.install(server, str(uuid.uuid4()), details["name"])
     own_networks = instance.networks
     for name, value in details.items():
         setattr(instance, name, value)
@@ -186,17 +191,17 @@ def _install(asked: Asked, server: Server, details: dict[str, Any]) -> Instance:
     return instance
 
 
-def _pick(asked: Asked, least: int, most: int = 1) -> list[Server]:
+def _pick(call: OperationCall, least: int, most: int = 1) -> list[Server]:
     """Take random idle servers, as the scheduler does where none is named (dossier 1.1)."""
-    idle = asked.project.idle()
+    idle = call.project.idle()
     if len(idle) < least:
-        raise Refused(refusals.SERVER_NOT_READY)
+        raise OperationFailed(cloud_errors.SERVER_NOT_READY)
     return random.sample(idle, min(most, len(idle)))
 
 
 def _ready(servers: list[Server]) -> list[Server]:
     if any(server.manage_state != "ready" for server in servers):
-        raise Refused(refusals.SERVER_NOT_READY)
+        raise OperationFailed(cloud_errors.SERVER_NOT_READY)
     return servers
 
 

@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.demo.cloud.clock import now
-from gateway.demo.cloud.faults import ANSWERS, BREAKS, WAITS, Answer, Fault
+from gateway.demo.cloud.faults import (
+    CONNECTION_FAULTS,
+    DELAY_FAULTS,
+    RESPONSE_FAULTS,
+    Fault,
+    ResponseFactory,
+)
 from gateway.demo.cloud.throttle import SHAPES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -25,7 +31,7 @@ _BODY_BYTES_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     at: float
     """When it came, in seconds since the epoch."""
     method: str
@@ -44,7 +50,11 @@ class Listener:
     """The attributes that `change` and POST /_box/settings may set."""
 
     def __init__(
-        self, name: str, *, port: int = 0, answers: Mapping[str, Answer] | None = None
+        self,
+        name: str,
+        *,
+        port: int = 0,
+        response_faults: Mapping[str, ResponseFactory] | None = None,
     ) -> None:
         """`port` 0 takes any free one and keeps it; `answers` are faults of this listener's own."""
         self.name = name
@@ -52,9 +62,9 @@ class Listener:
         """Where it listens, and what its addresses say."""
         self.port = port
         self.faults: list[Fault] = []
-        self.calls: deque[Call] = deque(maxlen=_CALLS_MAX)
+        self.calls: deque[RecordedCall] = deque(maxlen=_CALLS_MAX)
         self.statuses: Counter[int] = Counter()
-        self._answers = {**ANSWERS, **(answers or {})}
+        self._response_faults = {**RESPONSE_FAULTS, **(response_faults or {})}
         self._released = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self.app = web.Application(middlewares=[self._record], client_max_size=12_582_912)
@@ -94,7 +104,7 @@ class Listener:
 
         Raises ValueError for an unknown kind or shape, TypeError for an unknown detail.
         """
-        if kind not in (known := (*WAITS, *BREAKS, *self._answers)):
+        if kind not in (known := (*DELAY_FAULTS, *CONNECTION_FAULTS, *self._response_faults)):
             raise ValueError(f"unknown fault {kind!r}; known: {', '.join(known)}")
         fault = Fault(kind, **details)
         if fault.shape not in SHAPES:
@@ -125,7 +135,7 @@ class Listener:
     @web.middleware
     async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/_box/"):
-            return await _controlled(request, handler)
+            return await _report_control_errors(request, handler)
         # Service tokens are large and come again and again: one copy of each is kept.
         headers = {name.lower(): sys.intern(value) for name, value in request.headers.items()}
         at, status, body = now(), 0, ""
@@ -142,7 +152,7 @@ class Listener:
             raise
         finally:
             self.statuses[status] += 1
-            call = Call(at, request.method, request.raw_path, headers, status, body)
+            call = RecordedCall(at, request.method, request.raw_path, headers, status, body)
             self.calls.append(call)
         return response
 
@@ -161,11 +171,11 @@ class Listener:
             await asyncio.sleep(fault.delay_s)
         if fault.kind == "hang":
             await self._released.wait()
-        if fault.kind in WAITS:
+        if fault.kind in DELAY_FAULTS:
             return await handler(request)
-        if fault.kind in BREAKS:
-            return await BREAKS[fault.kind](request, fault)
-        return self._answers[fault.kind](fault)
+        if fault.kind in CONNECTION_FAULTS:
+            return await CONNECTION_FAULTS[fault.kind](request, fault)
+        return self._response_faults[fault.kind](fault)
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         details = await request.json()
@@ -195,7 +205,7 @@ class Listener:
         return web.json_response({name: getattr(self, name) for name in self.settable})
 
 
-async def _controlled(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _report_control_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tell whoever steers the box what they asked wrongly."""
     try:
         return await handler(request)

@@ -10,58 +10,60 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.demo.cloud import refusals
+from gateway.demo.cloud import cloud_errors
 from gateway.demo.cloud.clock import now
-from gateway.demo.cloud.fleet import Export
-from gateway.demo.cloud.request import Asked, Refused, invalid
+from gateway.demo.cloud.fleet import LogExport
+from gateway.demo.cloud.operation_call import OperationCall, OperationFailed, invalid_parameter
 
 _CHUNK_BYTES = 65_536
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def start_export(asked: Asked) -> web.Response:
-    server = asked.server()
+def start_export(call: OperationCall) -> web.Response:
+    server = call.server()
     export_id = str(uuid.uuid4())
-    export = asked.project.exports[export_id] = Export(server.id, now())
+    export = call.project.exports[export_id] = LogExport(server.id, now())
     # The page gives this answer the headers of the download as well; they cannot fit its JSON.
     return web.json_response(_describe(export_id, export, percentage=0), status=202)
 
 
-def show_export(asked: Asked, *, polls: int) -> dict[str, Any]:
+def show_export(call: OperationCall, *, polls: int) -> dict[str, Any]:
     """Tell how far it is; `polls`: how many times it says that it is not done yet."""
-    export_id, export = _find(asked)
-    export.asked += 1
-    done = export.asked > polls
-    return _describe(export_id, export, percentage=100 if done else 100 * export.asked // polls - 1)
+    export_id, export = _find(call)
+    export.status_requests += 1
+    done = export.status_requests > polls
+    return _describe(
+        export_id, export, percentage=100 if done else 100 * export.status_requests // polls - 1
+    )
 
 
-def download(asked: Asked, *, size: int, polls: int) -> "web.Response | Download":
+def download(call: OperationCall, *, size: int, polls: int) -> "web.Response | LogDownload":
     """Answer 200, 206, 304 or 416, for `size` bytes in all; not ready before the status says so."""
-    export_id, export = _find(asked)
-    if export.asked < polls + 1 and polls:
-        raise Refused(refusals.SERVER_NOT_READY)
+    export_id, export = _find(call)
+    if export.status_requests < polls + 1 and polls:
+        raise OperationFailed(cloud_errors.SERVER_NOT_READY)
     headers = {
         "ETag": f'"{hashlib.sha256(f"{export_id}/{size}".encode()).hexdigest()[:32]}"',
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename={asked.server().sn}-dump.tar.gz",
+        "Content-Disposition": f"attachment; filename={call.server().sn}-dump.tar.gz",
         "Content-Transfer-Encoding": "binary",
         "Content-Type": "application/octet-stream;charset=UTF-8",
     }
-    if headers["ETag"] in _etags(asked.headers.get("If-None-Match", "")):
+    if headers["ETag"] in _etags(call.headers.get("If-None-Match", "")):
         return web.Response(status=304, headers={"ETag": headers["ETag"]})
-    asked_range = _RANGE.fullmatch(asked.headers.get("Range", ""))
-    if asked_range is None or asked.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
-        return Download(200, headers, export_id, 0, size)
-    bounds = _read_range(asked_range, size)
+    range_header = _RANGE.fullmatch(call.headers.get("Range", ""))
+    if range_header is None or call.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+        return LogDownload(200, headers, export_id, 0, size)
+    bounds = _read_range(range_header, size)
     if bounds is None:
         return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
     start, stop = bounds
     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    return Download(206, headers, export_id, start, stop)
+    return LogDownload(206, headers, export_id, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
+class LogDownload:
     """An answer that is streamed, so its size costs no memory."""
 
     status: int
@@ -90,15 +92,15 @@ def content(export_id: str, start: int, stop: int) -> Iterator[bytes]:
         start += len(chunk)
 
 
-def _find(asked: Asked) -> tuple[str, Export]:
-    server, export_id = asked.server(), asked.path["export_id"]
-    export = asked.project.exports.get(export_id)
+def _find(call: OperationCall) -> tuple[str, LogExport]:
+    server, export_id = call.server(), call.path["export_id"]
+    export = call.project.exports.get(export_id)
     if export is None or export.server_id != server.id:
-        raise invalid("export_id")  # the dossier knows no 404 for it
+        raise invalid_parameter("export_id")  # the dossier knows no 404 for it
     return export_id, export
 
 
-def _describe(export_id: str, export: Export, percentage: int) -> dict[str, Any]:
+def _describe(export_id: str, export: LogExport, percentage: int) -> dict[str, Any]:
     return {
         "export_id": export_id,
         "status": "completed" if percentage == 100 else "processing",
@@ -111,8 +113,8 @@ def _etags(text: str) -> list[str]:
     return [tag.strip().removeprefix("W/") for tag in text.split(",")]
 
 
-def _read_range(asked: re.Match[str], size: int) -> tuple[int, int] | None:
-    first, last = asked.groups()
+def _read_range(call: re.Match[str], size: int) -> tuple[int, int] | None:
+    first, last = call.groups()
     if not first:
         length = int(last or 0)
         return (max(0, size - length), size) if length and size else None

@@ -4,8 +4,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.demo.cloud.fleet import DCS, Project, Server
-from gateway.demo.cloud.request import Asked, as_tags, invalid, page
+from gateway.demo.cloud.fleet import DCS, CloudProject, Server
+from gateway.demo.cloud.operation_call import (
+    OperationCall,
+    as_tag_list,
+    invalid_parameter,
+    paginate,
+)
 
 DOMAIN_ID = "d78cbac186b744899480f25bd022f468"
 _SWITCHED_MAX = 50
@@ -16,24 +21,24 @@ _SWITCHED = {
 }
 
 
-def list_servers(asked: Asked) -> dict[str, Any]:
-    project, limit = asked.project, asked.limit(10, 1000, 10)
-    marker = asked.query.get("marker", "")
+def list_servers(call: OperationCall) -> dict[str, Any]:
+    project, limit = call.project, call.limit(10, 1000, 10)
+    marker = call.query.get("marker", "")
     if marker and marker not in project.servers:
-        raise invalid("marker")
+        raise invalid_parameter("marker")
     fitting = project.server_ids
-    if state := asked.query.get("manage_state"):
+    if state := call.query.get("manage_state"):
         fitting = [one for one in fitting if project.servers[one].manage_state == state]
-    cut, info = page(fitting, marker, limit)
+    cut, info = paginate(fitting, marker, limit)
     shown = [describe(project, project.servers[one]) for one in cut]
     return {"servers": shown, "page_info": info, "count": len(fitting)}
 
 
-def show_server(asked: Asked) -> dict[str, Any]:
-    return describe(asked.project, asked.server())
+def show_server(call: OperationCall) -> dict[str, Any]:
+    return describe(call.project, call.server())
 
 
-def describe(project: Project, server: Server) -> dict[str, Any]:
+def describe(project: CloudProject, server: Server) -> dict[str, Any]:
     """Say about a server what ShowServer says (dossier 1.5)."""
     return {
         "id": server.id,
@@ -47,24 +52,24 @@ def describe(project: Project, server: Server) -> dict[str, Any]:
         "onboard_time": "2026-03-02T09:30:00Z",
         "location": {"dc": server.dc, "rack": server.rack, "unit": server.unit},
         "hardware_attributes": _summarize(server),
-        "tags": as_tags(server.tags),
+        "tags": as_tag_list(server.tags),
     }
 
 
-def change_power_state(asked: Asked) -> dict[str, Any]:
-    action = asked.given("action", str)
+def change_power_state(call: OperationCall) -> dict[str, Any]:
+    action = call.member("action", str)
     if action not in _SWITCHED:
-        raise invalid("action")
-    ids = asked.id_set("server_id_set", _SWITCHED_MAX, required=False)
+        raise invalid_parameter("action")
+    ids = call.id_set("server_id_set", _SWITCHED_MAX, required=False)
     # The page does not mark the set as mandatory (dossier 1.1); here it is taken at its worst.
-    switched = asked.servers(ids or asked.project.server_ids)
+    switched = call.servers(ids or call.project.server_ids)
     for server in switched:
         server.power_state, server.operation_state = _SWITCHED[action]
     return {"physical_servers": [{"id": server.id} for server in switched]}
 
 
-def show_status(asked: Asked) -> dict[str, Any]:
-    servers = list(asked.project.servers.values())
+def show_status(call: OperationCall) -> dict[str, Any]:
+    servers = list(call.project.servers.values())
     by_health = {
         state: [server for server in servers if server.health_state == state]
         for state in ("OK", "Warning", "Critical", "Unknown")
@@ -90,9 +95,9 @@ def show_status(asked: Asked) -> dict[str, Any]:
     }
 
 
-def show_hardware(asked: Asked) -> dict[str, Any]:
+def show_hardware(call: OperationCall) -> dict[str, Any]:
     """Answer with some of the very many fields that the SDK's models have."""
-    server = asked.server()
+    server = call.server()
     maker = {"manufacturer": "Box", "health": "OK"}
     healthy = {"state": "Enabled", "health": "OK"}
     return {
@@ -123,8 +128,8 @@ def show_hardware(asked: Asked) -> dict[str, Any]:
     }
 
 
-def show_firmware(asked: Asked) -> list[dict[str, str]]:
-    model = asked.server().model
+def show_firmware(call: OperationCall) -> list[dict[str, str]]:
+    model = call.server().model
     return [
         {"component_name": name, "model": model, "manufacturer": "Box", "version": version}
         for name, version in (("BMC", "3.11.2"), ("BIOS", "8.05"), ("CPLD", "1.04"))

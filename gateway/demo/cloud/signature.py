@@ -34,7 +34,7 @@ class SignedRequest:
     signature: str
     at: datetime
 
-    def differs_s(self, now: float) -> float:
+    def clock_skew_s(self, now: float) -> float:
         """Seconds between the signer's clock and ours."""
         return abs(self.at.timestamp() - now)
 
@@ -44,8 +44,8 @@ class SignedRequest:
             return False
         digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
         text = f"SDK-HMAC-SHA256\n{self.at:%Y%m%dT%H%M%SZ}\n{digest}"
-        mine = hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
-        return hmac.compare_digest(mine, self.signature)
+        expected = hmac.new(secret_key.encode(), text.encode(), hashlib.sha256).hexdigest()
+        return hmac.compare_digest(expected, self.signature)
 
     def _canonical(self) -> str | None:
         lines = []

@@ -55,7 +55,9 @@ class TokenBucket:
         self._at = now
 
 
-def too_many(shape: str, rate: float, request_id: str, retry_after: str | None) -> web.Response:
+def throttled_response(
+    shape: str, rate: float, request_id: str, retry_after: str | None
+) -> web.Response:
     text = SHAPES[shape].format(limit=max(1, round(rate)), minute=round(rate * 60), id=request_id)
     kind = "text/plain" if shape == "string" else "application/json"
     headers = {} if retry_after is None else {"Retry-After": retry_after}

@@ -7,13 +7,13 @@ from typing import Any
 from aiohttp import web
 
 from gateway.demo.cloud import instances, servers
-from gateway.demo.cloud.fleet import Project, Server
+from gateway.demo.cloud.fleet import CloudProject, Server
 
 _TEXTS = ("name", "dc", "rack", "unit", "model", "manage_state", "power_state", "health_state")
 
 
-class FleetSteering:
-    def __init__(self, app: web.Application, projects: Mapping[str, Project]) -> None:
+class FleetControl:
+    def __init__(self, app: web.Application, projects: Mapping[str, CloudProject]) -> None:
         """`projects`: the first is the one that is meant where none is named."""
         self._projects = projects
         app.router.add_get("/_box/fleet", self._show)
@@ -27,32 +27,32 @@ class FleetSteering:
 
     async def _change(self, request: web.Request) -> web.Response:
         """Take `{id, project, remove, tags, …}`, all optional; an id that is not there is added."""
-        asked = await request.json()
-        project = self._projects[asked.pop("project", next(iter(self._projects)))]
-        server_id = asked.pop("id", None) or str(uuid.uuid4())
-        if asked.pop("remove", False):
+        changes = await request.json()
+        project = self._projects[changes.pop("project", next(iter(self._projects)))]
+        server_id = changes.pop("id", None) or str(uuid.uuid4())
+        if changes.pop("remove", False):
             project.remove(server_id)
             return web.json_response({"removed": server_id})
-        _check(asked)
+        _validate(changes)
         server = project.servers.get(server_id) or project.add(server_id)
-        for name, value in asked.items():
+        for name, value in changes.items():
             setattr(server, name, value)
         return web.json_response(_describe_server(project, server))
 
 
-def _check(asked: Mapping[str, Any]) -> None:
-    for name, value in asked.items():
+def _validate(changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
         if name == "tags":
-            fits = all(isinstance(one, str) for pair in value.items() for one in pair)
+            is_valid = all(isinstance(one, str) for pair in value.items() for one in pair)
         elif name in _TEXTS:
-            fits = isinstance(value, str)
+            is_valid = isinstance(value, str)
         else:
             raise ValueError(f"unknown {name!r}; known: tags, {', '.join(_TEXTS)}")
-        if not fits:
+        if not is_valid:
             raise ValueError(f"{name}: {value!r}")
 
 
-def _describe(project: Project) -> dict[str, Any]:
+def _describe(project: CloudProject) -> dict[str, Any]:
     return {
         "servers": [_describe_server(project, one) for one in project.servers.values()],
         "instances": [instances.summarize(one) for one in project.instances.values()],
@@ -61,6 +61,6 @@ def _describe(project: Project) -> dict[str, Any]:
     }
 
 
-def _describe_server(project: Project, server: Server) -> dict[str, Any]:
+def _describe_server(project: CloudProject, server: Server) -> dict[str, Any]:
     """Say what ShowServer says, but with the tags as a mapping."""
     return {**servers.describe(project, server), "tags": server.tags}

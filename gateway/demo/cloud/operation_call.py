@@ -9,24 +9,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.demo.cloud import refusals
-from gateway.demo.cloud.fleet import Instance, Project, Server
-from gateway.demo.cloud.refusals import Refusal
+from gateway.demo.cloud import cloud_errors
+from gateway.demo.cloud.cloud_errors import CloudError
+from gateway.demo.cloud.fleet import CloudProject, Instance, Server
 
 IDS_MAX = 100
 """How many ids a comma list of a query may have."""
 _ABSENT = object()
 
 
-class Refused(Exception):
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
+class OperationFailed(Exception):
+    def __init__(self, error: CloudError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    project: Project
+class OperationCall:
+    project: CloudProject
     path: Mapping[str, str]
     """What stands in the template's places."""
     query: Mapping[str, str] = field(default_factory=dict)
@@ -37,80 +37,84 @@ class Asked:
         return self.servers([self.path[name]])[0]
 
     def servers(self, ids: Sequence[str]) -> list[Server]:
-        _all_known(ids, self.project.servers, refusals.SERVER_UNKNOWN, "physical servers")
+        _require_known(ids, self.project.servers, cloud_errors.SERVER_UNKNOWN, "physical servers")
         return [self.project.servers[one] for one in ids]
 
     def instance(self) -> Instance:
         return self.instances([self.path["id"]])[0]
 
     def instances(self, ids: Sequence[str]) -> list[Instance]:
-        _all_known(ids, self.project.instances, refusals.INSTANCE_UNKNOWN, "instances")
+        _require_known(ids, self.project.instances, cloud_errors.INSTANCE_UNKNOWN, "instances")
         return [self.project.instances[one] for one in ids]
 
-    def whole(self, name: str, default: int) -> int:
+    def integer(self, name: str, default: int) -> int:
         """Read a query parameter that is a whole number, not below 0."""
         text = self.query.get(name, "")
         if not text:
             return default
         if not (text.isascii() and text.isdecimal()):
-            raise invalid(name)
+            raise invalid_parameter(name)
         return int(text)
 
     def limit(self, least: int, most: int, default: int) -> int:
         """Smaller counts as `least`, larger as `most` (dossier 1.4)."""
-        return min(most, max(least, self.whole("limit", default)))
+        return min(most, max(least, self.integer("limit", default)))
 
-    def span(self) -> tuple[int, int] | None:
+    def time_range(self) -> tuple[int, int] | None:
         """Read `from` and `to`; None where neither is there."""
         if not self.query.get("from") and not self.query.get("to"):
             return None
-        since, until = self.whole("from", 0), self.whole("to", 1 << 62)
+        since, until = self.integer("from", 0), self.integer("to", 1 << 62)
         if since >= until:
-            raise invalid("from")
+            raise invalid_parameter("from")
         return since, until
 
-    def listed(self, name: str) -> list[str] | None:
+    def comma_list(self, name: str) -> list[str] | None:
         """Read a comma list of a query; None where it is absent or empty."""
         ids = [one for one in self.query.get(name, "").split(",") if one]
         if len(ids) > IDS_MAX:
-            raise invalid(name)
+            raise invalid_parameter(name)
         return ids or None
 
-    def given(self, name: str, kind: type, default: Any = _ABSENT) -> Any:
+    def member(self, name: str, kind: type, default: Any = _ABSENT) -> Any:
         """Read a member of the body; without a default it must be there."""
         if not isinstance(self.body, dict):
-            raise invalid("body")
+            raise invalid_parameter("body")
         value = self.body.get(name)
         if value is None:
             if default is _ABSENT:
-                raise missing(name)
+                raise missing_parameter(name)
             return default
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise invalid(name)
+            raise invalid_parameter(name)
         return value
 
     def id_set(self, name: str, most: int, *, required: bool = True) -> list[str]:
         """Read a set of ids from the body, each once; empty only where it is not required."""
-        ids = self.given(name, list, default=[])
+        ids = self.member(name, list, default=[])
         if not ids and required:
-            raise missing(name)
+            raise missing_parameter(name)
         if len(ids) > most or not all(isinstance(one, str) for one in ids):
-            raise invalid(name)
+            raise invalid_parameter(name)
         return list(dict.fromkeys(ids))
 
 
-Operation = Callable[[Asked], Any]
+Operation = Callable[[OperationCall], Any]
 
 
-def invalid(name: str) -> Refused:
-    return Refused(refusals.PARAMETER_INVALID.about(f"Invalid parameter: {name}."))
+def invalid_parameter(name: str) -> OperationFailed:
+    return OperationFailed(
+        cloud_errors.PARAMETER_INVALID.with_message(f"Invalid parameter: {name}.")
+    )
 
 
-def missing(name: str) -> Refused:
-    return Refused(refusals.PARAMETER_MISSING.about(f"Missing parameter: {name}."))
+def missing_parameter(name: str) -> OperationFailed:
+    return OperationFailed(
+        cloud_errors.PARAMETER_MISSING.with_message(f"Missing parameter: {name}.")
+    )
 
 
-def page(ids: Sequence[str], marker: str, limit: int) -> tuple[Sequence[str], dict[str, Any]]:
+def paginate(ids: Sequence[str], marker: str, limit: int) -> tuple[Sequence[str], dict[str, Any]]:
     """Cut the page after `marker` out of sorted ids, with its page_info."""
     start = bisect_right(ids, marker) if marker else 0
     cut = ids[start : start + limit]
@@ -122,10 +126,14 @@ def page(ids: Sequence[str], marker: str, limit: int) -> tuple[Sequence[str], di
     return cut, info
 
 
-def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+def as_tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-def _all_known(ids: Iterable[str], known: Mapping[str, Any], refusal: Refusal, what: str) -> None:
+def _require_known(
+    ids: Iterable[str], known: Mapping[str, Any], error: CloudError, what: str
+) -> None:
     if unknown := [one for one in ids if one not in known]:
-        raise Refused(refusal.about(f"The {what} [{', '.join(unknown)}] are not found."))
+        raise OperationFailed(
+            error.with_message(f"The {what} [{', '.join(unknown)}] are not found.")
+        )
