@@ -19,7 +19,8 @@ from gateway.drivers.audit.paths import segment_file
 from gateway.drivers.audit.stream_store import AuditStream
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.connection import Valkey
 
 OK, NOT_EXPORTED, USAGE = 0, 1, 2
 CUT_OFF: Final = "cut-off"

@@ -20,7 +20,8 @@ from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.listener_tls import CertificateValidity, validity
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.connection import Valkey, address_of, make_client
+from gateway.drivers.valkey.client import address_of, make_client
+from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.single_flight import SharedFlight

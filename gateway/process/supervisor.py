@@ -21,8 +21,8 @@ from pathlib import Path
 from gateway.config import settings
 from gateway.config.errors import InvalidConfig
 from gateway.drivers.host.handover import Handover
+from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
-from gateway.drivers.network.last_connections import drop_new_handshakes
 
 log = logging.getLogger("gateway.supervisor")
 

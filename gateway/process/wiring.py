@@ -58,7 +58,8 @@ from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
-from gateway.drivers.valkey.connection import RedisClient, Valkey
+from gateway.drivers.valkey.client import RedisClient
+from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.override_store import ValkeyOrderStore
 from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce

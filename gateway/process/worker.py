@@ -23,7 +23,7 @@ from gateway.drivers.network.listener_tls import ServedCertificate
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.connection import make_client
+from gateway.drivers.valkey.client import make_client
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.edge.admin.api import admin_app
 from gateway.edge.public.handler import PublicServer

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.domain.errors import BudgetExhausted
 from gateway.domain.model import Demand
 from gateway.domain.queue.pacing import Pace
-from gateway.drivers.valkey.connection import LuaScript
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.fair_budget import BudgetLine
 from tests.benchmarks.load import resident_mb
 from tests.support.budget_lines import CLOCK, connect, open_line

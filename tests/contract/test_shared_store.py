@@ -14,7 +14,8 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.ports import ANY_VERSION, Busy, Claimed, Failed, Found, SharedStore
 from tests.support.clock import FakeClock

@@ -12,7 +12,8 @@ from gateway.domain.model import BudgetClass, Demand, Secret
 from gateway.domain.queue.fair_queue import Limit
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.connection import Valkey, make_client
+from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.flow.fair_budget import BudgetLine
 from tests.support.telemetry import RecordingTelemetry

@@ -10,7 +10,7 @@ from typing import Any
 
 from lupa import lua51
 
-from gateway.drivers.valkey.connection import LuaScript
+from gateway.drivers.valkey.script import LuaScript
 from tests.support.clock import FakeClock
 
 Reply = Any

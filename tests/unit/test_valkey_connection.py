@@ -9,7 +9,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from gateway.config import settings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
 

@@ -28,7 +28,8 @@ from gateway.domain.audit.chain import (
 )
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.ports import Clock
 
 log = logging.getLogger("gateway.audit")

@@ -1,4 +1,4 @@
-"""HTTP to the cloud: one pool per account, each option written out (ports.Upstream)."""
+"""HTTP client for the cloud, with one connection pool per account (ports.Upstream)."""
 
 import asyncio
 import zlib
@@ -14,21 +14,21 @@ from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreacha
 from gateway.domain.model import Headers, UpstreamAnswer, UpstreamRequest
 from gateway.drivers.network.connection_errors import describe_error
 
-_HEADER_BYTES_MAX = 65_536  # tokens of the cloud's IAM have tens of kilobytes (dossier 3.1)
+_HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
 _CHUNK_BYTES = 65_536
 _USER_AGENT = f"console-gateway/{__version__}"
 _WITH_CONTENT = (200, 206)
-_ROUND_UP_NEVER_S = 86_400.0
-"""aiohttp rounds longer timeouts up to whole seconds, which is past a request's deadline."""
+_NO_ROUNDING_S = 86_400.0
+"""Above this, aiohttp rounds timeouts up to whole seconds, which may exceed a deadline."""
 
 
 @asynccontextmanager
 async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open a client for one account; two accounts never share connections.
+    """Open a client for one account; accounts do not share connections.
 
-    Their number has no bound of its own. Whoever waited for a free one would have its slot of the
-    budget already: when a slow cloud recovers, all who waited would be sent at once. The budget and
-    the timeout bound the calls that are under way.
+    The pool has no size limit. A call that waited for a free connection would already hold a slot
+    of the budget, and all waiting calls would be sent at once when a slow cloud recovers. The
+    budget and the timeouts limit the number of calls in flight.
     """
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
@@ -36,15 +36,15 @@ async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSessio
             limit_per_host=0,
             keepalive_timeout=30.0,
             ttl_dns_cache=60,
-            timeout_ceil_threshold=_ROUND_UP_NEVER_S,
+            timeout_ceil_threshold=_NO_ROUNDING_S,
         ),
         timeout=aiohttp.ClientTimeout(
             total=timeouts.total_s,
             sock_connect=timeouts.connect_s,
             sock_read=timeouts.read_s,
-            ceil_threshold=_ROUND_UP_NEVER_S,
+            ceil_threshold=_NO_ROUNDING_S,
         ),
-        cookie_jar=aiohttp.DummyCookieJar(),  # a cookie of one caller's answer is not another's
+        cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one caller must not be sent for another
         headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
         skip_auto_headers={"Content-Type"},
         trust_env=False,
@@ -62,13 +62,13 @@ async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSessio
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending again by itself: the copy would have no slot of the budget."""
+    """Prevent aiohttp's automatic retry: the second call would have no slot of the budget."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
-        raise  # nothing was sent, and aiohttp lets it pass
+        raise  # nothing was sent; aiohttp does not retry it
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _unreachable(f"the connection broke: {type(error).__name__}") from None
+        raise _unreachable(f"connection lost: {type(error).__name__}") from None
 
 
 class AioUpstream:
@@ -101,7 +101,7 @@ class AioUpstream:
             ) as response:
                 body = await self._read(response)
                 if request.encoded and not response.ok:
-                    body = self._decoded(response, body)  # an error is for us to read
+                    body = self._decoded(response, body)  # the gateway reads error bodies
                 return UpstreamAnswer(response.status, response.headers, body)
 
     async def open(
@@ -144,7 +144,7 @@ class AioUpstream:
             body += chunk
             if len(body) > self._response_bytes_max:
                 response.close()
-                raise UpstreamBroken("the answer is larger than response_bytes_max")
+                raise UpstreamBroken("the response is larger than response_bytes_max")
         return bytes(body)
 
 
@@ -165,19 +165,19 @@ class _ResponseBody:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Say what went wrong in our words; aiohttp's hold addresses and header values."""
+    """Translate aiohttp's errors; their text holds addresses and header values."""
     try:
         yield
     except TimeoutError as error:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             raise _not_connected("no connection in time") from None
-        raise UpstreamSlow("no answer in time") from None
+        raise UpstreamSlow("no response in time") from None
     except aiohttp.ClientConnectorError as error:
         raise _not_connected(f"no connection: {describe_error(error.os_error)}") from None
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
-        raise _unreachable(f"the connection broke: {type(error).__name__}") from None
+        raise _unreachable(f"connection lost: {type(error).__name__}") from None
     except (aiohttp.ClientError, ValueError) as error:
-        raise UpstreamBroken(f"no readable answer: {type(error).__name__}") from None
+        raise UpstreamBroken(f"invalid response: {type(error).__name__}") from None
 
 
 def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.ClientTimeout:

@@ -1,6 +1,6 @@
-"""Why a connection was not made, or broke: what the operating system and TLS say, and no more.
+"""Descriptions of connection errors from the operating system and TLS.
 
-The texts of libraries hold what was sent, or what came; a name and a reason hold no secret.
+A library's own error text may quote request or response data, so it is never used.
 """
 
 import os
@@ -12,17 +12,18 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def describe_error(error: OSError) -> str:
+    """Return why a connection failed, in words that hold no secret."""
     match error:
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not accepted: {error.verify_message}"
+            return f"the server's certificate is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS failed: {(error.reason or type(error).__name__).replace('_', ' ').lower()}"
+            return f"TLS error: {(error.reason or type(error).__name__).replace('_', ' ').lower()}"
         case socket.gaierror():
-            return "the name is not found"
+            return "the host name does not resolve"
         case TimeoutError():
-            return "no answer in time"
+            return "no response in time"
         case _:
-            # Of several addresses that all failed asyncio tells the errors in one text.
+            # When every address of a host fails, asyncio puts their errors in one text.
             found = _ERRNO.search(str(error))
             number = error.errno or (int(found[1]) if found else None)
             return os.strerror(number).lower() if number else type(error).__name__

@@ -1,6 +1,6 @@
-"""Listening sockets that systemd keeps open over our restarts (sd_listen_fds(3)).
+"""Listening sockets that systemd keeps open over a restart of the gateway (sd_listen_fds(3)).
 
-Who connects while no process is there waits in the socket's queue for the next one.
+A connection that arrives while no process runs waits in the socket's queue for the next process.
 """
 
 import os
@@ -11,12 +11,12 @@ Address = tuple[str, int]
 
 
 def inherited_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket]:
-    """Take them over, by address; our own children are not to have them."""
-    passed = {}
+    """Return the sockets by address, closed on exec so that child programs do not inherit them."""
+    inherited = {}
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-        one = socket.socket(fileno=descriptor)
-        one.setblocking(False)
-        host, port = one.getsockname()[:2]
-        passed[str(host), int(port)] = one
-    return passed
+        listening = socket.socket(fileno=descriptor)
+        listening.setblocking(False)
+        host, port = listening.getsockname()[:2]
+        inherited[str(host), int(port)] = listening
+    return inherited

@@ -1,4 +1,4 @@
-"""TLS on a listener: the certificate in force, taken anew from its files when they change."""
+"""The TLS certificate of a listener, reloaded when its files change."""
 
 import asyncio
 import hashlib
@@ -16,18 +16,18 @@ from gateway.flow.ports import Clock
 
 log = logging.getLogger("gateway.tls")
 
-_LOOK_EVERY_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateValidity:
-    """When all certificates of a chain are good, in seconds since the epoch."""
+    """The period in which all certificates of a chain are valid, in seconds since the epoch."""
 
     begins_at: float
     ends_at: float
 
     def problem(self, now: float) -> str:
-        """Say what is wrong with the dates; empty when nothing is."""
+        """Return why the chain is not valid at `now`; empty when it is valid."""
         if now < self.begins_at:
             return f"is not valid before {iso(self.begins_at)}"
         if now >= self.ends_at:
@@ -36,7 +36,7 @@ class CertificateValidity:
 
 
 def validity(certificate_file: Path) -> CertificateValidity:
-    """Read the dates of the chain; raises ValueError, OSError."""
+    """Return the validity period of the chain in the file. Raises ValueError, OSError."""
     chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
     return CertificateValidity(
         max(one.not_valid_before_utc.timestamp() for one in chain),
@@ -45,12 +45,13 @@ def validity(certificate_file: Path) -> CertificateValidity:
 
 
 class ServedCertificate:
-    """One listener's certificate. A pair that is bad never replaces one that is good."""
+    """One listener's certificate. An invalid pair of files never replaces a valid one."""
 
     def __init__(self, listener: str, tls: ListenerTls, clock: Clock) -> None:
-        """Load the files; raise ValueError when they cannot be served.
+        """Load the files; raise ValueError if they cannot be used.
 
-        Dates that are wrong are only logged here: no certificate at all would be worse.
+        An expired or not yet valid certificate is served and logged: without one no client could
+        connect.
         """
         self._listener = listener
         self._tls = tls
@@ -64,45 +65,48 @@ class ServedCertificate:
         self.context.in_force = context
 
     def is_in_force(self, context: ssl.SSLContext) -> bool:
-        """Tell whether a connection of this context would be made in the same way now."""
+        """Return whether a new connection would use the same certificate and trust settings."""
         return context is self.context.in_force
 
     async def run(self) -> None:
-        """Look for another certificate, for ever.
+        """Reload the certificate when its files change, forever.
 
-        The content is compared, as drivers/policy_file.py does and for the same reasons.
+        The content is compared, not the files' times, for the reasons given in PolicyFile.run.
         """
         while True:
-            await self._clock.sleep(_LOOK_EVERY_S)
+            await self._clock.sleep(_CHECK_INTERVAL_S)
             await self.reload_if_changed()
 
     async def reload_if_changed(self) -> None:
-        """Take over what the files hold now, unless it is what is in force, or bad."""
+        """Load the files if their content has changed; keep the certificate if it is invalid."""
         found = await asyncio.to_thread(_digest, self._tls)
         if found == self._loaded:
             return
         try:
-            context, dates = await asyncio.to_thread(_load_good, self._tls, self._clock.now())
+            context, dates = await asyncio.to_thread(_load_valid, self._tls, self._clock.now())
         except (ValueError, OSError) as error:
-            # It is tried again and told once: what begins to be valid later needs no new content.
+            # Try again at each check, log once: a certificate may become valid later.
             if found != self._refused:
                 self._refused = found
-                told = {"listener": self._listener, "error": str(error)}
-                log.error("certificate_rejected", extra=told)  # noqa: TRY400
+                log.error(  # noqa: TRY400 - the error is a field
+                    "certificate_rejected", extra={"listener": self._listener, "error": str(error)}
+                )
             return
         if await asyncio.to_thread(_digest, self._tls) != found:
-            return  # changed while we read; the next look finds it whole
+            return  # the files changed during the load; the next check loads them again
         self._loaded, self.expires_at = found, dates.ends_at
         self.context.in_force = context
-        told = {"listener": self._listener, "expires": iso(dates.ends_at)}
-        log.info("certificate_loaded", extra=told)
+        log.info(
+            "certificate_loaded",
+            extra={"listener": self._listener, "expires": iso(dates.ends_at)},
+        )
 
 
 class _ReloadableContext(ssl.SSLContext):
-    """What the event loop keeps for a listener; each handshake gets the context of its moment.
+    """The context that the event loop holds; each handshake uses `in_force`.
 
-    A fresh context behind it, and not other files into the same one: OpenSSL keeps a certificate
-    for each kind of key, so that an RSA one would go on being served beside a renewed EC one.
+    A reload replaces `in_force` by a new context rather than loading other files into it: OpenSSL
+    keeps one certificate per key type and would still serve an old RSA one beside a new EC one.
     """
 
     in_force: ssl.SSLContext
@@ -120,13 +124,13 @@ def _load(tls: ListenerTls) -> tuple[ssl.SSLContext, CertificateValidity]:
         context.load_verify_locations(tls.client_ca_file)
         optional = tls.client_certificates == "optional"
         context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-        # A session that is resumed shows no certificate: one that has expired since would pass.
+        # A resumed session presents no certificate, so an expired one would be accepted.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context, validity(tls.certificate_file)
 
 
-def _load_good(tls: ListenerTls, now: float) -> tuple[ssl.SSLContext, CertificateValidity]:
+def _load_valid(tls: ListenerTls, now: float) -> tuple[ssl.SSLContext, CertificateValidity]:
     context, dates = _load(tls)
     if problem := dates.problem(now):
         raise ValueError(f"{tls.certificate_file} {problem}")

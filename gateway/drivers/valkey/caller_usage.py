@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from hashlib import sha256
 
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 
 _SPEND = LuaScript("spend")
 

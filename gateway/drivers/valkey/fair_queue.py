@@ -9,7 +9,8 @@ from hashlib import blake2b
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.queue.adaptation import Learned
 from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn, tolerance_s
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.ports import Clock, News
 
 _SCRIPT = LuaScript("fair_queue")

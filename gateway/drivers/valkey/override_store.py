@@ -8,7 +8,8 @@ from collections.abc import Set as AbstractSet
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.overrides import Order, order_from_text, order_to_text
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.ports import ToldOrders
 
 log = logging.getLogger("gateway.orders")

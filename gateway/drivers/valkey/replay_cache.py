@@ -3,7 +3,8 @@
 import math
 from hashlib import sha256
 
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 
 _USE, _UNUSE = LuaScript("use"), LuaScript("unuse")
 

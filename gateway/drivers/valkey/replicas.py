@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.ports import Clock, Heard
 
 log = logging.getLogger("gateway.admin")

@@ -8,7 +8,8 @@ from hashlib import sha256
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import LuaScript, Valkey
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.ports import Busy, Claimed, Failed, Found
 
 _CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")

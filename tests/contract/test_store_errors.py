@@ -11,8 +11,10 @@ from gateway.config import settings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.connection import LuaScript, Valkey, address_of, make_client
-from gateway.drivers.valkey.faults import describe_store_error
+from gateway.drivers.valkey.client import address_of, make_client
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
+from gateway.drivers.valkey.store_errors import describe_store_error
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
@@ -63,8 +65,8 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
         )
         for name, password in login.items()
     }
-    assert await told(asked["wrong"]) == "WRONGPASS: it does not take this username and password"
-    assert await told(asked["none"]) == "NOAUTH: it wants a password"
+    assert await told(asked["wrong"]) == "WRONGPASS: wrong username or password"
+    assert await told(asked["none"]) == "NOAUTH: a password is required"
     valkey = a_valkey(asked["right"])
     await valkey.ping()
     await valkey.close()
@@ -72,17 +74,17 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
 
 async def test_what_a_user_may_not_do_and_a_server_that_is_full(server: RealValkey) -> None:
     server.command("ACL", "SETUSER", "default", "-@scripting")
-    assert (await told(settings.RedisServer(url=server.url))).startswith("NOPERM: its ACL")
+    assert (await told(settings.RedisServer(url=server.url))).startswith("NOPERM: the ACL")
     server.command("ACL", "SETUSER", "default", "+@all")
     server.command("CONFIG", "SET", "maxmemory", "1")
-    assert await told(settings.RedisServer(url=server.url)) == "OOM: it is full: raise maxmemory"
+    assert await told(settings.RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
 
 
 async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValkey) -> None:
     elsewhere = settings.RedisServer(url=server.url.removesuffix("0") + "99")
-    assert await told(elsewhere) == "it has no database of this number"
+    assert await told(elsewhere) == "the database number does not exist"
     cluster = settings.RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
-    assert (await told(cluster)).startswith("it is no cluster")
+    assert (await told(cluster)).startswith("not a cluster")
     tls = settings.RedisServer(url=server.url.replace("redis:", "rediss:"))
     assert "TLS" in await told(tls)
 
@@ -91,12 +93,12 @@ async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValke
     ("redis", "why"),
     [
         (settings.RedisServer(url="redis://127.0.0.1:1/0"), "connection refused"),
-        (settings.RedisServer(url="redis://nosuch.invalid:1/0"), "the name is not found"),
+        (settings.RedisServer(url="redis://nosuch.invalid:1/0"), "the host name does not resolve"),
         (settings.RedisServer(url="unix:///nowhere.sock"), "no such file or directory"),
         (settings.RedisCluster(cluster=("127.0.0.1:1",)), "connection refused"),
         (
             settings.RedisSentinel(sentinels=("127.0.0.1:1",), service="links"),
-            "no Sentinel that answers knows a primary of this service",
+            "no reachable Sentinel knows a primary of this service",
         ),
     ],
 )
@@ -110,9 +112,9 @@ async def test_nothing_there(redis: Kind, why: str) -> None:
         (settings.RedisServer(url="redis://a:1/0", password=None), "redis://a:1/0"),
         (
             settings.RedisSentinel(sentinels=("a:1", "b:1"), service="links"),
-            "links by the Sentinels a:1, b:1",
+            "service links of Sentinels a:1, b:1",
         ),
-        (settings.RedisCluster(cluster=("a:1", "b:1")), "the cluster of a:1, b:1"),
+        (settings.RedisCluster(cluster=("a:1", "b:1")), "cluster a:1, b:1"),
     ],
 )
 def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
@@ -123,7 +125,7 @@ def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
     ("error", "why"),
     [
         (ResponseError("canary of an argument", status_code="ERR"), "ResponseError"),
-        (ResponseError("MISCONF canary"), "MISCONF: it cannot write to its disk"),
+        (ResponseError("MISCONF canary"), "MISCONF: writes are disabled"),
         (RedisClusterException("canary"), "RedisClusterException"),
     ],
 )

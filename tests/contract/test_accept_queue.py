@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from gateway.drivers.network.last_connections import drop_new_handshakes
+from gateway.drivers.network.accept_queue import drop_new_handshakes
 
 
 @pytest.mark.parametrize(
