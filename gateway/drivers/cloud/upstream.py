@@ -44,7 +44,7 @@ async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSessio
             sock_read=timeouts.read_s,
             ceil_threshold=_NO_ROUNDING_S,
         ),
-        cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one caller must not be sent for another
+        cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie must not be sent for another
         headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
         skip_auto_headers={"Content-Type"},
         trust_env=False,

@@ -25,7 +25,7 @@ _PROGRAM: Final = (
 
 
 def drop_new_handshakes(listening: socket.socket) -> bool:
-    """Drop SYNs to this socket in all processes. Return False where the system does not allow it."""
+    """Drop SYNs to this socket in all processes. Return False if the system cannot."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in _PROGRAM))
     program = struct.pack("@HP", len(_PROGRAM), ctypes.addressof(code))
     try:
