@@ -50,7 +50,7 @@ $(SECRETS)/valkey-users: $(SECRETS)/redis-password $(SECRETS)/redis-operator-pas
 	printf 'user %s\n' 'default off' \
 	  "gateway on #$(call SHA256,$(SECRETS)/redis-password) ~gateway:* &gateway:* +@all -@admin -@dangerous" \
 	  "operator on #$(call SHA256,$(SECRETS)/redis-operator-password) +ping +info +config|get +client|list +slowlog|get \
-+latency|doctor +latency|latest +latency|history (~gateway:{orders}:orders +del)" > $@
++latency|doctor +latency|latest +latency|history (~gateway:{overrides}:overrides +del)" > $@
 
 $(SECRETS)/iam-password: | $(SECRETS)
 	@echo 'the password of the cloud > $@'; echo '$(CLOUD_PASSWORD)' > $@

@@ -499,8 +499,8 @@ def links() -> Dashboard:
         .with_panel(
             figure(
                 "How many processes are without Redis?",
-                "0: all reach it. Without it each goes on alone: slower, but there; orders given now"
-                " reach one process only.",
+                "0: all reach it. Without it each goes on alone: slower, but there; an override set now"
+                " reaches one process only.",
                 ("sum(1 - gateway_store_available{INSTANCE})", "processes"),
                 unit="short",
                 limits=((1, RED),),
@@ -707,9 +707,9 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Does every process know who is revoked?",
-                "1: all of them. 0: some were told by neither Redis nor their file, and let nobody in.",
-                ("min(gateway_orders_known{INSTANCE})", "known"),
+                "Has every process loaded the revocations?",
+                "1: all of them. 0: some loaded them neither from Redis nor from their file; they reject callers.",
+                ("min(gateway_overrides_loaded{INSTANCE})", "loaded"),
                 unit="short",
                 limits=((NEVER_BELOW, RED), (1, GREEN)),
             )

@@ -1,4 +1,4 @@
-"""`gateway admin …`: the admin API by name, for people and for scripts."""
+"""`gateway admin`: the commands of the admin API."""
 
 import argparse
 import json
@@ -24,37 +24,37 @@ Json = dict[str, Any]
 
 
 def admin(options: argparse.Namespace) -> int:
-    return run_command(options, _perform)
+    return run_command(options, _run)
 
 
-def _perform(options: argparse.Namespace, gateway: Client) -> int:
-    path, asked, show = _COMMANDS[options.command]
-    body, reloads = None, options.command == "policy" and options.reload
-    if asked is not None:
-        named = {name: value for name, value in asked(options).items() if value is not None}
-        body = {**named, "reason": options.reason}
-    elif reloads:
+def _run(options: argparse.Namespace, gateway: Client) -> int:
+    path, body_of, show = _COMMANDS[options.command]
+    body, is_reload = None, options.command == "policy" and options.reload
+    if body_of is not None:
+        fields = {name: value for name, value in body_of(options).items() if value is not None}
+        body = {**fields, "reason": options.reason}
+    elif is_reload:
         path, body = "/policy/reload", {"reason": options.reason}
     elif options.command == "sessions":
         path += _query(_named(options, "issuer", "subject", "server"))
-    answer = gateway.request(f"/admin{path}", body=body).data
+    response = gateway.request(f"/admin{path}", body=body).data
     if options.json:
-        print(json.dumps(answer))
+        print(json.dumps(response))
     else:
-        show(answer)
-    return _reloaded(answer) if reloads else OK
+        show(response)
+    return _reload_code(response) if is_reload else OK
 
 
-def _reloaded(answer: Json) -> int:
-    """Tell a file that is in force everywhere from one that is not, or may not be."""
-    if any(one["file_rejected"] for one in require_member(answer, "processes", list)):
+def _reload_code(response: Json) -> int:
+    """Return REFUSED if a process rejected the file, and LATER if a process did not respond."""
+    if any(one["file_rejected"] for one in require_member(response, "processes", list)):
         return REFUSED
-    return LATER if require_member(answer, "missing", int) else OK
+    return LATER if require_member(response, "missing", int) else OK
 
 
-def _query(asked: Json) -> str:
-    named = urlencode({name: value for name, value in asked.items() if value is not None})
-    return f"?{named}" if named else ""
+def _query(fields: Json) -> str:
+    query = urlencode({name: value for name, value in fields.items() if value is not None})
+    return f"?{query}" if query else ""
 
 
 def _revoke(options: argparse.Namespace) -> Json:
@@ -62,131 +62,126 @@ def _revoke(options: argparse.Namespace) -> Json:
     if options.before is not None:
         before = datetime.fromtimestamp(options.before, UTC).isoformat()
     if (options.token_id is None) == (options.subject is None and before is None):
-        raise usage_error("Name --token-id, or --subject, or --before, or the latter two.")
-    asked = _named(options, "issuer", "token_id", "subject")
-    return {**asked, "before": before}
+        raise usage_error("Specify either --token-id, or --subject, --before or both.")
+    return {**_named(options, "issuer", "token_id", "subject"), "before": before}
 
 
 def _drop_links(options: argparse.Namespace) -> Json:
-    which = _named(options, "project", "server", "issuer", "subject")
-    if options.all == any(which.values()):
-        raise usage_error("Say whose links, by --project, --server or --subject; or --all.")
+    fields = _named(options, "project", "server", "issuer", "subject")
+    if options.all == any(fields.values()):
+        raise usage_error("Specify --project, --server or --subject, or else --all.")
     if (options.issuer is None) != (options.subject is None):
-        raise usage_error("Name a person by --issuer and --subject.")
-    return {"all": True} if options.all else which
+        raise usage_error("Specify a person by both --issuer and --subject.")
+    return {"all": True} if options.all else fields
 
 
 def _named(options: argparse.Namespace, *names: str) -> Json:
     return {name: getattr(options, name) for name in names}
 
 
-def _show_orders(answer: Json) -> None:
-    if not require_member(answer, "known", bool):
-        print("This replica was told by neither Redis nor its file what is ordered.")
+def _show_overrides(response: Json) -> None:
+    if not require_member(response, "loaded", bool):
+        print("This replica has loaded the overrides neither from Redis nor from its file.")
     _print_rows(
-        ("ORDER", "UNTIL", "BY", "WHAT", "REASON"),
+        ("ID", "EXPIRES", "BY", "EFFECT", "REASON"),
         [
-            (one["id"], one["until"], one["by"], _what(one["what"]), one["reason"])
-            for one in require_member(answer, "orders", list)
+            (one["id"], one["expires_at"], one["created_by"], _effect(one["effect"]), one["reason"])
+            for one in require_member(response, "overrides", list)
         ],
-        none="Nothing is ordered.",
+        none="No overrides.",
     )
 
 
-def _show_given(answer: Json) -> None:
-    order = require_member(answer, "order", dict)
-    what = printable(_what(order["what"]))
-    print(f"Ordered until {order['until']}: {what} (order {order['id']}).")
-    if note := answer.get("note"):
+def _show_override(response: Json) -> None:
+    override = require_member(response, "override", dict)
+    effect = printable(_effect(override["effect"]))
+    print(f"Override {override['id']} until {override['expires_at']}: {effect}")
+    if note := response.get("note"):
         print(printable(str(note)))
-    if not require_member(answer, "all_replicas_told", bool):
-        print("Redis is away: this process obeys now, the others once Redis is there again.")
+    if not require_member(response, "all_replicas_notified", bool):
+        print(
+            "Redis is unavailable: applied to this process only; the others apply it when Redis"
+            " recovers."
+        )
 
 
-def _show_sessions(answer: Json) -> None:
+def _show_sessions(response: Json) -> None:
     _print_rows(
-        ("PROCESS", "ISSUER", "SUBJECT", "TOKEN", "ISSUED", "ENDS"),
-        _by_process(answer, "tokens", _TOKEN),
-        none="No such token is remembered.",
+        ("PROCESS", "ISSUER", "SUBJECT", "TOKEN", "ISSUED", "EXPIRES"),
+        _by_process(response, "tokens", _TOKEN),
+        none="No cached tokens.",
     )
     print()
     _print_rows(
         ("PROCESS", "ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
-        _by_process(answer, "links", _LINK),
-        none="No such link is held.",
+        _by_process(response, "links", _LINK),
+        none="No cached links.",
     )
-    left_out = sum(
-        require_member(one, "left_out", int) for one in require_member(answer, "processes", list)
+    truncated = sum(
+        require_member(one, "truncated", int) for one in require_member(response, "processes", list)
     )
-    if left_out:
-        print(f"{left_out} more are left out: name a --subject or a --server.")
-    _show_who_told(answer)
+    if truncated:
+        print(f"{truncated} more entries are omitted. Filter by --subject or --server.")
+    _show_missing(response)
 
 
-def _show_queue(answer: Json) -> None:
+def _show_queue(response: Json) -> None:
     _print_rows(
-        ("PROCESS", "ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "HERE"),
+        ("PROCESS", "ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "CALLERS"),
         [
             (
                 one["process"],
                 line["account"],
                 line["budget"],
                 f"{line['ceiling_per_s']:g}",
-                f"{line['rate_per_s']:g}" + (" (alone)" if line["alone"] else ""),
+                f"{line['rate_per_s']:g}" + (" (standalone)" if line["standalone"] else ""),
                 f"{line['pause_s']:.1f}",
                 line["waiting"],
-                ", ".join(f"{who}: {count}" for who, count in line["waiting_here"].items()),
+                ", ".join(f"{who}: {count}" for who, count in line["waiting_by_caller"].items()),
             )
-            for one in require_member(answer, "processes", list)
+            for one in require_member(response, "processes", list)
             for line in require_member(one, "budgets", list)
         ],
-        none="There is no budget.",
+        none="No budgets.",
     )
-    _show_who_told(answer)
+    _show_missing(response)
 
 
-def _show_policy(answer: Json) -> None:
+def _show_policy(response: Json) -> None:
     _print_rows(
         ("PROCESS", "VERSION", "RULES", "LOADED", "FILE"),
         [
-            (
-                one["process"],
-                one["version"],
-                one["rules"],
-                one["loaded_at"],
-                _of_the_file(one),
-            )
-            for one in require_member(answer, "processes", list)
+            (one["process"], one["version"], one["rules"], one["loaded_at"], _file_state(one))
+            for one in require_member(response, "processes", list)
         ],
-        none="No process told.",
+        none="No process responded.",
     )
-    _show_who_told(answer)
+    _show_missing(response)
 
 
-def _of_the_file(here: Json) -> str:
-    if not here["file_rejected"]:
+def _file_state(process: Json) -> str:
+    if not process["file_rejected"]:
         return "in force"
-    # A process of an earlier version tells no mistake.
-    return f"refused: {here.get('error') or '`gateway check` says why'}"
+    return f"rejected: {process.get('error') or 'run `gateway check` for the error'}"
 
 
-def _show_who_told(answer: Json) -> None:
-    missing, there_are = (
-        require_member(answer, "missing", int),
-        require_member(answer, "there_are", int),
+def _show_missing(response: Json) -> None:
+    missing, total = (
+        require_member(response, "missing", int),
+        require_member(response, "total", int),
     )
     if missing:
-        print(f"{missing} of {there_are} processes did not tell what they hold; ask again.")
+        print(f"{missing} of {total} processes did not respond. Try again.")
 
 
 _TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
 _LINK: Final = ("account", "project", "server", "person", "seconds_left", "fingerprint")
 
 
-def _by_process(answer: Json, name: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
+def _by_process(response: Json, name: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
     return [
         (one["process"], *(row[column] for column in columns))
-        for one in require_member(answer, "processes", list)
+        for one in require_member(response, "processes", list)
         for row in require_member(one, name, list)
     ]
 
@@ -198,21 +193,16 @@ def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: 
         print(none)
 
 
-def _what(what: Json) -> str:
-    facts = [
-        f"{name} {_text(name, value)}"
-        for name, value in what.items()
-        if name != "kind" and value != ""
+def _effect(effect: Json) -> str:
+    facts = {**effect, **effect.get("levels", {})}
+    fields = [
+        f"{name}={iso(value) if name == 'before' else value}"
+        for name, value in facts.items()
+        if name not in ("kind", "levels") and value != ""
     ]
-    if what["kind"] == "links" and not facts:
-        return "all links"
-    return " ".join([what["kind"], *facts])
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{name}={one}" for name, one in value.items())
-    return iso(value) if name == "before" else str(value)
+    if effect["kind"] == "dropped_links" and not fields:
+        fields = ["all"]
+    return " ".join([effect["kind"], *fields])
 
 
 _COMMANDS: Final[
@@ -221,22 +211,22 @@ _COMMANDS: Final[
         tuple[str, Callable[[argparse.Namespace], Json] | None, Callable[[Json], None]],
     ]
 ] = {
-    "orders": ("/orders", None, _show_orders),
-    "lift": ("/orders/lift", lambda options: _named(options, "order"), _show_given),
-    "revoke": ("/revocations", _revoke, _show_given),
-    "drop-links": ("/links/drop", _drop_links, _show_given),
+    "overrides": ("/overrides", None, _show_overrides),
+    "clear": ("/overrides/clear", lambda options: _named(options, "id"), _show_override),
+    "revoke": ("/revocations", _revoke, _show_override),
+    "drop-links": ("/links/drop", _drop_links, _show_override),
     "sessions": ("/sessions", None, _show_sessions),
     "queue": ("/queue", None, _show_queue),
-    "ceiling": (
-        "/budget/ceiling",
-        lambda options: _named(options, "account", "per_s", "budget", "for_s"),
-        _show_given,
+    "rate-ceiling": (
+        "/rate-ceilings",
+        lambda options: _named(options, "account", "rate_per_s", "budget", "duration_s"),
+        _show_override,
     ),
     "policy": ("/policy", None, _show_policy),
     "log-level": (
         "/log-levels",
-        lambda options: {"levels": dict(options.levels), "for_s": options.for_s},
-        _show_given,
+        lambda options: {"levels": dict(options.levels), "duration_s": options.duration_s},
+        _show_override,
     ),
 }
-"""Path, what is asked there, and how the answer is shown."""
+"""By command: the path, the function that makes the body, and the function that prints."""

@@ -155,7 +155,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     if any(rule.selector is not None for rule in explanation.matching):
         _print_attributes(inventory, asked, now)
     if config.admin.api is not None:
-        print("  orders are not looked at: `gateway admin orders` tells who is revoked")
+        print("  revocations are not considered; list them with `gateway admin overrides`")
     return 0 if explanation.decision.allowed else 3
 
 

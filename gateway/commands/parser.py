@@ -145,63 +145,71 @@ def _audit_commands(commands: Any) -> None:
 
 
 def _admin_commands(commands: Any) -> None:
-    admin = commands.add_parser(
-        "admin", help="look at a running gateway, revoke, drop links, steer (its admin listener)"
-    )
+    admin = commands.add_parser("admin", help="inspect and control a running gateway (admin API)")
     kinds = admin.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         parser = _client_command(kinds, name, text, prefix="CONSOLE_GATEWAY_ADMIN")
-        parser.add_argument("--reason", default="", help="goes on record")
+        parser.add_argument("--reason", default="", help="recorded in the audit log")
         parser.set_defaults(run=_admin, command=name)
         return parser
 
-    command("orders", "what is ordered now, by whom, and until when")
-    lift = command("lift", "end an order")
-    lift.add_argument("order", type=_text, metavar="ORDER", help="its id, as `orders` tells it")
-
-    revoke = command("revoke", "refuse a token, a person's tokens, or all up to an instant")
-    revoke.add_argument("--issuer", type=_text, required=True, help="its name in the config")
-    revoke.add_argument("--token-id", type=_text, metavar="JTI", help="one token")
-    revoke.add_argument(
-        "--subject", type=_text, help="all that this person has by now, or --before"
+    command(
+        "overrides", "list overrides in force: revocations, dropped links, ceilings, log levels"
     )
+    clear = command("clear", "clear an override")
+    clear.add_argument("id", type=_text, metavar="ID", help="from `gateway admin overrides`")
+
+    revoke = command(
+        "revoke", "revoke a token, a person's tokens, or all tokens issued up to a time"
+    )
+    revoke.add_argument("--issuer", type=_text, required=True, help="name in the config")
+    revoke.add_argument("--token-id", type=_text, metavar="JTI", help="revoke one token")
+    revoke.add_argument("--subject", type=_text, help="revoke all tokens of this person")
     revoke.add_argument(
-        "--before", type=_instant, metavar="INSTANT", help="what was issued up to then"
+        "--before",
+        type=_instant,
+        metavar="TIME",
+        help="revoke tokens issued up to this time (default with --subject: now)",
     )
 
-    drop = command("drop-links", "hand out no link again that was fetched by now")
-    drop.add_argument("--all", action="store_true", help="whatever they are on")
-    drop.add_argument("--project", type=_text, metavar="ID")
-    drop.add_argument("--server", type=_text, metavar="ID")
-    drop.add_argument("--issuer", type=_text, help="with --subject: this person's")
-    drop.add_argument("--subject", type=_text)
+    drop = command("drop-links", "drop cached links")
+    drop.add_argument("--all", action="store_true", help="drop every link")
+    drop.add_argument("--project", type=_text, metavar="ID", help="drop the links of a project")
+    drop.add_argument("--server", type=_text, metavar="ID", help="drop the links of a server")
+    drop.add_argument("--issuer", type=_text, help="the person's issuer; requires --subject")
+    drop.add_argument("--subject", type=_text, help="drop the links of a person")
 
-    sessions = command("sessions", "whose tokens and links the processes hold")
-    sessions.add_argument("--issuer", type=_text, help="its name in the config")
-    sessions.add_argument("--subject", type=_text, help="this person's")
-    sessions.add_argument("--server", type=_text, metavar="ID", help="links on it")
-    command("queue", "the accounts' budgets, and who waits for them")
-    ceiling = command("ceiling", "another ceiling of an account's budget, for a time")
+    sessions = command("sessions", "list the tokens and links in the caches of all processes")
+    sessions.add_argument("--issuer", type=_text, help="name in the config")
+    sessions.add_argument("--subject", type=_text, help="filter by person")
+    sessions.add_argument("--server", type=_text, metavar="ID", help="filter by server")
+    command("queue", "show budgets and the calls that wait for them")
+    ceiling = command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
     ceiling.add_argument("account", type=_text, metavar="ACCOUNT")
-    ceiling.add_argument("per_s", type=_number(0.001, 100_000), metavar="CALLS_A_SECOND")
+    ceiling.add_argument("rate_per_s", type=_number(0.001, 100_000), metavar="CALLS_PER_SECOND")
     ceiling.add_argument("--budget", choices=("console", "iam"), default="console")
-    _span_option(ceiling, default=86_400.0)
+    _duration_option(ceiling, default=86_400.0)
 
-    policy = command("policy", "the policy in force, and when it was loaded")
-    policy.add_argument("--reload", action="store_true", help="read the file now, everywhere")
-    levels = command("log-level", "other log levels, for a time")
+    policy = command("policy", "show the policy in force and when it was loaded")
+    policy.add_argument("--reload", action="store_true", help="reload the file in every process")
+    levels = command("log-level", "change log levels for a time")
     levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
-    _span_option(levels, default=3_600.0)
+    _duration_option(levels, default=3_600.0)
     loggers = "\n  ".join(get_args(Logger))
     levels.epilog = (
         f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}\n\n{_EXIT_CODES}"
     )
 
 
-def _span_option(parser: argparse.ArgumentParser, *, default: float) -> None:
+def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None:
     parser.add_argument(
-        "--for", dest="for_s", type=_number(1, 2_592_000), default=default, metavar="SECONDS"
+        "--for",
+        dest="duration_s",
+        type=_number(1, 2_592_000),
+        default=default,
+        metavar="SECONDS",
+        help=f"default: {default:g}",
     )
 
 

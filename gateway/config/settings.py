@@ -728,16 +728,17 @@ class CacheSizes(_Section):
     links_max: Annotated[Integer, Field(ge=1)] = 20_000
 
 
-class OrderSettings(_Section):
-    """Standing orders: revocations and what else operators said by the admin API."""
+class OverrideSettings(_Section):
+    """Overrides: revocations and the other changes that administrators make at runtime."""
 
     file: Annotated[File, AfterValidator(_in_a_directory)] | None = None
-    """Where they outlive a loss of Redis, for a process that starts then."""
-    when_unknown: Literal["refuse", "serve"] = "refuse"
-    """What callers are told by a process that neither Redis nor the file has told them."""
-    given: Literal["anywhere", "nowhere"] = "anywhere"
-    """`nowhere`: no process that shares this Redis has `admin.api`, so that there are none to be
-    told of, and a start needs neither Redis nor the file."""
+    """Snapshot of all overrides, for a process that starts while Redis is unavailable."""
+    on_unavailable: Literal["deny", "allow"] = "deny"
+    """Whether to deny or allow callers while a process has loaded the overrides neither from Redis
+    nor from the file."""
+    enabled: bool = True
+    """`false` only if no process that shares this Redis has `admin.api`: there are no overrides,
+    and a start requires neither Redis nor the file."""
 
 
 class MetricsSettings(_Section):
@@ -809,20 +810,20 @@ class Settings(_Section):
     lists: Lists = Lists()
     operations: OperationChanges = OperationChanges()
     cache: CacheSizes = CacheSizes()
-    orders: OrderSettings = OrderSettings()
+    overrides: OverrideSettings = OverrideSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: Log = Log()
     audit: Annotated[Audit, Field(default_factory=dict, validate_default=True)]
 
-    @field_validator("orders")
+    @field_validator("overrides")
     @classmethod
-    def _are_given_where_they_can_be(
-        cls, orders: OrderSettings, info: ValidationInfo
-    ) -> OrderSettings:
+    def _is_enabled_with_an_admin_api(
+        cls, overrides: OverrideSettings, info: ValidationInfo
+    ) -> OverrideSettings:
         admin = info.data.get("admin")
-        if orders.given == "nowhere" and admin is not None and admin.api is not None:
-            raise InvalidKey(("given",), "is `nowhere`, but admin.api is there to give them")
-        return orders
+        if not overrides.enabled and admin is not None and admin.api is not None:
+            raise InvalidKey(("enabled",), "must be `true` while admin.api is configured")
+        return overrides
 
     @property
     def catalogue(self) -> tuple[Operation, ...]:
@@ -842,8 +843,10 @@ class Settings(_Section):
             yield WritableDirectory(
                 ("audit", "directory"), self.audit.directory, is_required=refuses
             )
-        if self.orders.file is not None:
-            yield WritableDirectory(("orders", "file"), self.orders.file.parent, is_required=True)
+        if self.overrides.file is not None:
+            yield WritableDirectory(
+                ("overrides", "file"), self.overrides.file.parent, is_required=True
+            )
         for i, account in enumerate(self.accounts):
             if account.inventory.directory is not None:
                 key = ("accounts", i, "inventory", "directory")

@@ -229,7 +229,7 @@ class _DemoFiles:
                 "port": self._admin_port,
                 "api": {"audience": _ADMIN_AUDIENCE, "groups": ["console-admins"]},
             },
-            "orders": {"file": "orders.json"},
+            "overrides": {"file": "overrides.json"},
             "request": {"drain_s": _DRAIN_S},
             "issuers": [
                 {
@@ -364,7 +364,7 @@ For ada, an administrator: who holds what, and victor is cut off at once and for
 
   gateway admin sessions
   gateway admin revoke --issuer demo --subject victor --reason "left us"
-  gateway admin orders
+  gateway admin overrides
 
 Search the audit log, and verify it:
 

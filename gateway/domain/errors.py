@@ -8,7 +8,7 @@ GatewayError
 │   └── RequestTooLarge       headers, path or body over their bound
 ├── NotPermitted              forbidden, or no such server or project: never told apart
 ├── NotAdmin                  who asks the admin API is in none of its groups
-├── AskedByOtherSite          a page of another site asks the admin API by its reader's browser
+├── CrossSiteRequest          a browser sent a page's cross-site request to the admin API
 ├── NamesNoServer             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
@@ -20,7 +20,7 @@ GatewayError
 ├── UpstreamSlow              no answer in time
 ├── ServiceLoginFailed        we hold no service credential that the cloud takes
 ├── KeysUnavailable           an issuer's keys were never loaded or are too old
-├── OrdersUnknown             nobody has told this process yet whose tokens are revoked
+├── RevocationsUnavailable    this process has not loaded the revocations yet
 ├── JournalUnavailable        the audit record cannot be written
 ├── DeadlineExceeded          the request's own deadline passed
 ├── Draining                  this process is stopping
@@ -132,7 +132,7 @@ class NotAdmin(GatewayError):
     pass
 
 
-class AskedByOtherSite(GatewayError):
+class CrossSiteRequest(GatewayError):
     pass
 
 
@@ -193,7 +193,7 @@ class KeysUnavailable(RetryLater):
     pass
 
 
-class OrdersUnknown(RetryLater):
+class RevocationsUnavailable(RetryLater):
     pass
 
 

@@ -118,7 +118,7 @@ Logger = Literal[
     "gateway.inventory",
     "gateway.keys",
     "gateway.login",
-    "gateway.orders",
+    "gateway.overrides",
     "gateway.policy",
     "gateway.request",
     "gateway.supervisor",

@@ -1,7 +1,9 @@
-"""What operators ordered while everything runs: revocations, links dropped, ceilings, log levels.
+"""Overrides: what administrators set at runtime. Pure.
 
-Orders are only added; each ends by itself, or is lifted by another. So replicas that hear of them
-twice, late or in another order agree, and one that still knows them can tell a store that forgot.
+An override is a revocation, dropped links, a rate ceiling or log levels. Overrides are only added;
+each expires by itself or is cleared by another override. The result does not depend on the
+sequence in which they arrive, so all replicas agree, and a replica can restore a store that lost
+them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,30 +15,31 @@ import msgspec
 from gateway.domain.model import Principal
 
 
-class _What(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+class _Effect(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
     pass
 
 
-class RevokedToken(_What, frozen=True, tag="token"):
+class RevokedToken(_Effect, frozen=True, tag="revoked_token"):
     issuer: str
     token_id: str
-    """The `jti`."""
+    """The token's `jti`."""
 
 
-class RevokedSubject(_What, frozen=True, tag="subject"):
+class RevokedSubject(_Effect, frozen=True, tag="revoked_subject"):
     issuer: str
     subject: str
     before: float
-    """Tokens whose `iat` is not later, in seconds since the epoch."""
+    """Revokes tokens with `iat` up to this time, in seconds since the epoch."""
 
 
-class RevokedBefore(_What, frozen=True, tag="before"):
+class RevokedBefore(_Effect, frozen=True, tag="revoked_before"):
     issuer: str
     before: float
+    """Revokes tokens with `iat` up to this time, in seconds since the epoch."""
 
 
-class DroppedLinks(_What, frozen=True, tag="links"):
-    """All links, or those on one project, one server or of one person."""
+class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
+    """Cached links that match each non-empty field; all links if every field is empty."""
 
     project: str = ""
     server: str = ""
@@ -47,166 +50,181 @@ class DroppedLinks(_What, frozen=True, tag="links"):
         return (
             self.project in ("", project)
             and self.server in ("", server)
-            # A link that several share may have been given to this person, too.
+            # A shared link (`person` is empty) may have been issued to this person.
             and (self.person in ("", person) or not person)
         )
 
 
-class Ceiling(_What, frozen=True, tag="ceiling"):
+class RateCeiling(_Effect, frozen=True, tag="rate_ceiling"):
     account: str
     budget: str
-    per_s: float
-    """Calls a second, in place of the config's."""
+    rate_per_s: float
+    """Calls per second, instead of the configured ceiling."""
 
 
-class LogLevels(_What, frozen=True, tag="log_levels"):
+class LogLevels(_Effect, frozen=True, tag="log_levels"):
     levels: Mapping[str, str]
+    """Level by logger."""
 
 
-class Lifted(_What, frozen=True, tag="lifted"):
-    order: str
+class ClearedOverride(_Effect, frozen=True, tag="cleared_override"):
+    override_id: str
 
 
-What = (
+Effect = (
     RevokedToken
     | RevokedSubject
     | RevokedBefore
     | DroppedLinks
-    | Ceiling
+    | RateCeiling
     | LogLevels
-    | Lifted
-)  # fmt: skip
-REVOCATION_KINDS: Final[Mapping[str, type[_What]]] = {
+    | ClearedOverride
+)
+REVOCATION_TYPES: Final[Mapping[str, type[_Effect]]] = {
     "token": RevokedToken,
     "subject": RevokedSubject,
     "before": RevokedBefore,
 }
-_W = TypeVar("_W", bound=_What)
+"""Revocations by the label value of the metric `gateway_revocations`."""
+_E = TypeVar("_E", bound=_Effect)
 
 
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
-    at: float
-    """Seconds since the epoch; so with `until`."""
-    until: float
-    by: str
+    created_at: float
+    """Seconds since the epoch."""
+    expires_at: float
+    """Seconds since the epoch."""
+    created_by: str
+    """The administrator, as issuer:subject."""
     reason: str
-    what: What
+    effect: Effect
 
 
-class KeptOrders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What outlives a process."""
+class OverrideSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The overrides that outlive a process."""
 
     complete: bool
-    """Whether these are all that stood then, or only those that somebody gave to this host."""
-    orders: list[Order]
+    """Whether these were all overrides of the cluster, or only those that this host knew."""
+    overrides: list[Override]
 
-    def with_more(self, other: "KeptOrders", now: float) -> "KeptOrders":
-        """Return what the two know of that has not ended at `now`."""
-        by_id = {order.id: order for order in chain(self.orders, other.orders)}
-        return KeptOrders(
+    def merge(self, other: "OverrideSnapshot", now: float) -> "OverrideSnapshot":
+        """Return the overrides of both snapshots that have not expired at `now`."""
+        by_id = {override.id: override for override in chain(self.overrides, other.overrides)}
+        return OverrideSnapshot(
             complete=self.complete or other.complete,
-            orders=[order for order in by_id.values() if order.until > now],
+            overrides=[override for override in by_id.values() if override.expires_at > now],
         )
 
 
-NOTHING_KEPT: Final = KeptOrders(complete=False, orders=[])
-_ORDER: Final = msgspec.json.Decoder(Order)
-_KEPT: Final = msgspec.json.Decoder(KeptOrders)
+EMPTY_SNAPSHOT: Final = OverrideSnapshot(complete=False, overrides=[])
+_OVERRIDE: Final = msgspec.json.Decoder(Override)
+_SNAPSHOT: Final = msgspec.json.Decoder(OverrideSnapshot)
 
 
-def order_to_text(order: Order) -> bytes:
-    return msgspec.json.encode(order)
+def encode_override(override: Override) -> bytes:
+    return msgspec.json.encode(override)
 
 
-def order_from_text(text: bytes) -> Order:
-    """Read what `order_to_text` wrote; raise ValueError for anything else."""
+def decode_override(text: bytes) -> Override:
+    """Decode the result of `encode_override`; raise ValueError for anything else."""
     try:
-        return _ORDER.decode(text)
+        return _OVERRIDE.decode(text)
     except msgspec.DecodeError as error:
-        raise ValueError("is no order") from error
+        raise ValueError("is not an override") from error
 
 
-def kept_to_text(kept: KeptOrders) -> bytes:
-    return msgspec.json.encode(kept)
+def encode_snapshot(snapshot: OverrideSnapshot) -> bytes:
+    return msgspec.json.encode(snapshot)
 
 
-def kept_from_text(text: bytes | None) -> KeptOrders:
-    """Read what `kept_to_text` wrote; a damaged file is as good as none."""
+def decode_snapshot(text: bytes | None) -> OverrideSnapshot:
+    """Decode the result of `encode_snapshot`; a missing or damaged file is an empty snapshot."""
     try:
-        return NOTHING_KEPT if text is None else _KEPT.decode(text)
+        return EMPTY_SNAPSHOT if text is None else _SNAPSHOT.decode(text)
     except msgspec.DecodeError:
-        return NOTHING_KEPT
+        return EMPTY_SNAPSHOT
 
 
-class Orders:
-    """A set of them at one instant. It never changes."""
+class OverrideSet:
+    """An immutable set of overrides."""
 
-    def __init__(self, orders: Iterable[Order] = ()) -> None:
-        self._by_id = {order.id: order for order in orders}
-        lifted = {o.what.order for o in self._by_id.values() if isinstance(o.what, Lifted)}
+    def __init__(self, overrides: Iterable[Override] = ()) -> None:
+        self._by_id = {override.id: override for override in overrides}
+        cleared = {
+            override.effect.override_id
+            for override in self._by_id.values()
+            if isinstance(override.effect, ClearedOverride)
+        }
         self._in_force = sorted(
             (
-                order
-                for order in self._by_id.values()
-                if order.id not in lifted and not isinstance(order.what, Lifted)
+                override
+                for override in self._by_id.values()
+                if override.id not in cleared and not isinstance(override.effect, ClearedOverride)
             ),
-            key=lambda order: (order.at, order.id),
+            key=lambda override: (override.created_at, override.id),
         )
-        self._tokens = {(what.issuer, what.token_id) for what in self._what(RevokedToken)}
+        self._tokens = {(one.issuer, one.token_id) for one in self._effects(RevokedToken)}
         self._subjects: dict[tuple[str, str], float] = {}
-        for one in self._what(RevokedSubject):
-            key = (one.issuer, one.subject)
-            self._subjects[key] = max(one.before, self._subjects.get(key, one.before))
-        self._before: dict[str, float] = {}
-        for all_of in self._what(RevokedBefore):
-            known = self._before.get(all_of.issuer, all_of.before)
-            self._before[all_of.issuer] = max(all_of.before, known)
+        for of_subject in self._effects(RevokedSubject):
+            key = (of_subject.issuer, of_subject.subject)
+            before = self._subjects.get(key, of_subject.before)
+            self._subjects[key] = max(of_subject.before, before)
+        self._issuers: dict[str, float] = {}
+        for of_issuer in self._effects(RevokedBefore):
+            before = self._issuers.get(of_issuer.issuer, of_issuer.before)
+            self._issuers[of_issuer.issuer] = max(of_issuer.before, before)
         self._dropped = [
-            (order.id, order.what)
-            for order in self._in_force
-            if isinstance(order.what, DroppedLinks)
+            (override.id, override.effect)
+            for override in self._in_force
+            if isinstance(override.effect, DroppedLinks)
         ]
-        self.ceilings = {(one.account, one.budget): one.per_s for one in self._what(Ceiling)}
-        self.log_levels = dict(chain.from_iterable(o.levels.items() for o in self._what(LogLevels)))
+        self.rate_ceilings = {
+            (one.account, one.budget): one.rate_per_s for one in self._effects(RateCeiling)
+        }
+        self.log_levels = dict(
+            chain.from_iterable(one.levels.items() for one in self._effects(LogLevels))
+        )
 
-    def __iter__(self) -> Iterator[Order]:
+    def __iter__(self) -> Iterator[Override]:
         return iter(self._by_id.values())
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __contains__(self, order_id: str) -> bool:
-        return order_id in self._by_id
+    def __contains__(self, override_id: str) -> bool:
+        return override_id in self._by_id
 
     @property
-    def in_force(self) -> list[Order]:
-        """Those that are not lifted, the oldest first."""
+    def in_force(self) -> list[Override]:
+        """The overrides that are not cleared, oldest first."""
         return list(self._in_force)
 
     @property
-    def ends_at(self) -> float | None:
-        """When the first of them ends, in seconds since the epoch."""
-        return min((order.until for order in self._by_id.values()), default=None)
+    def next_expiry(self) -> float | None:
+        """When the first override expires, in seconds since the epoch."""
+        return min((override.expires_at for override in self._by_id.values()), default=None)
 
-    def with_more(self, orders: Iterable[Order], now: float) -> "Orders":
-        """Return all that have not ended at `now`."""
-        return Orders(one for one in chain(self, orders) if one.until > now)
+    def merge(self, overrides: Iterable[Override], now: float) -> "OverrideSet":
+        """Return these and the given overrides, without those that have expired at `now`."""
+        return OverrideSet(one for one in chain(self, overrides) if one.expires_at > now)
 
-    def revoke(self, principal: Principal) -> bool:
-        """Tell whether the token that proved this principal is revoked."""
+    def is_revoked(self, principal: Principal) -> bool:
+        """Return whether the token that proved this principal is revoked."""
         issuer, issued_at = principal.issuer, principal.issued_at
         return (
             (issuer, principal.token_id) in self._tokens
             or issued_at <= self._subjects.get((issuer, principal.subject), float("-inf"))
-            or issued_at <= self._before.get(issuer, float("-inf"))
+            or issued_at <= self._issuers.get(issuer, float("-inf"))
         )
 
-    def dropping(self, project: str, server: str, person: str) -> tuple[str, ...]:
-        """Return the ids of the orders that drop such a link; `person` is "" of a shared one."""
+    def dropped_by(self, project: str, server: str, person: str) -> tuple[str, ...]:
+        """Return the IDs of the overrides that drop such a link; `person` is "" if it is shared."""
         return tuple(
-            order_id for order_id, what in self._dropped if what.covers(project, server, person)
+            override_id
+            for override_id, effect in self._dropped
+            if effect.covers(project, server, person)
         )
 
-    def _what(self, kind: type[_W]) -> Iterator[_W]:
-        return (order.what for order in self._in_force if isinstance(order.what, kind))
+    def _effects(self, kind: type[_E]) -> Iterator[_E]:
+        return (one.effect for one in self._in_force if isinstance(one.effect, kind))

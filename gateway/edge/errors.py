@@ -57,10 +57,10 @@ ERROR_TABLE: dict[type[GatewayError], ErrorSpec] = {
         "CGW.4032",
         "You may not administer this gateway; those in the groups of its admin.api may.",
     ),
-    errors.AskedByOtherSite: ErrorSpec(
+    errors.CrossSiteRequest: ErrorSpec(
         403,
         "CGW.4033",
-        "What a page of another site asks is not done; ask with `gateway admin` or from this site.",
+        "Cross-site request rejected. Use `gateway admin` or a same-origin page.",
     ),
     errors.CallerLimited: ErrorSpec(
         429, "CGW.4290", "You ask more often than you may; wait as Retry-After says."
@@ -91,10 +91,11 @@ ERROR_TABLE: dict[type[GatewayError], ErrorSpec] = {
         "CGW.5034",
         "The identity provider's keys are not available; wait as Retry-After says.",
     ),
-    errors.OrdersUnknown: ErrorSpec(
+    errors.RevocationsUnavailable: ErrorSpec(
         503,
         "CGW.5037",
-        "This replica does not know yet whose tokens are revoked; wait as Retry-After says.",
+        "Revocations are not loaded on this replica yet. Retry after the number of seconds in"
+        " Retry-After.",
     ),
     errors.UpstreamSuspended: ErrorSpec(
         503,

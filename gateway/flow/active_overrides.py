@@ -1,8 +1,9 @@
-"""The orders that stand: given on any replica, heard by all within a second, kept through a loss.
+"""Active overrides, replicated through Redis to every replica within a second.
 
-Redis carries them; each replica holds all of them, and tells a Redis that forgot. A process that
-was never told by Redis, nor by its file, does not know who is revoked: it lets nobody in. What it
-is given meanwhile its file keeps, and neither the file nor Redis passes that for all.
+Each replica caches all overrides, keeps them in a snapshot file, and restores a Redis that lost
+them. A replica that has loaded all overrides neither from Redis nor from its file rejects callers,
+because a caller's token may be revoked. An override that is added before that is in the file and
+in Redis, but neither is marked as complete.
 """
 
 import asyncio
@@ -11,241 +12,258 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, Literal
 
-from gateway.domain.errors import BadRequest, OrdersUnknown, StoreUnavailable
+from gateway.domain.errors import BadRequest, RevocationsUnavailable, StoreUnavailable
 from gateway.domain.model import Principal
-from gateway.domain.overrides import KeptOrders, Lifted, Order, Orders, kept_from_text, kept_to_text
-from gateway.flow.ports import Clock, OrderStore, SnapshotFile, ToldOrders
+from gateway.domain.overrides import (
+    ClearedOverride,
+    Override,
+    OverrideSet,
+    OverrideSnapshot,
+    decode_snapshot,
+    encode_snapshot,
+)
+from gateway.flow.ports import Clock, OverrideStore, SnapshotFile, StoredOverrides
 
-ORDERS_MAX: Final = 10_000
-"""Each change goes through all of them, on the event loop."""
-_LOOK_EVERY_S: Final = 0.4
+OVERRIDES_MAX: Final = 10_000
+"""Each change visits every override on the event loop."""
+_SYNC_INTERVAL_S: Final = 0.4
 _RETRY_AFTER_S: Final = 2.0
-_RETOLD_WITHIN_S: Final = 2.5
-"""Who lost a store finds it after 2 s at most (drivers/valkey/connection.py), and then looks."""
-_CLOCKS_APART_S: Final = 300.0
-"""An ended order leaves the store so much later: for another replica it may not have ended yet."""
-_KEPT_WITHIN_S: Final = 3.0
-"""Who gives an order waits so long for the file: that of a disk that hangs is in force, too."""
-_READ_ALL_EVERY_S: Final = 60.0
-"""Then what was spoiled, or is sealed with a key that is to be withdrawn, is told anew."""
+_RESTORED_WITHIN_S: Final = 2.5
+"""A replica finds a recovered store within 2 s (drivers/valkey/connection.py) and then syncs."""
+_CLOCK_SKEW_S: Final = 300.0
+"""An expired override leaves the store this much later, in case another replica's clock is slow."""
+_SAVED_WITHIN_S: Final = 3.0
+"""How long `add` waits for the file. The override is in force even if the disk hangs."""
+_FULL_SYNC_INTERVAL_S: Final = 60.0
+"""A full sync rewrites entries that are damaged, or sealed with a key that will be withdrawn."""
 
 
-class StandingOrders:
+class ActiveOverrides:
     def __init__(
         self,
-        store: OrderStore,
+        store: OverrideStore,
         file: SnapshotFile | None,
         clock: Clock,
         *,
-        serve_unknown: bool,
-        none_given: bool = False,
-        failed: Callable[[Exception], None] = lambda _: None,
+        allow_unloaded: bool,
+        enabled: bool = True,
+        on_failure: Callable[[Exception], None] = lambda _: None,
     ) -> None:
-        """`serve_unknown`: let callers in though it is not known yet who is revoked.
+        """Load the snapshot in `file`.
 
-        `none_given`: there are none to be told of, since no process takes any. `failed` hears
-        what kept an order from taking effect.
+        `allow_unloaded`: allow callers before the overrides are loaded. `enabled`: False if no
+        replica accepts overrides, so there are none to load. `on_failure` receives the error that
+        kept overrides from taking effect.
         """
         self._store = store
         self._file = file
         self._clock = clock
-        self._serve_unknown = serve_unknown
-        self._none_given = none_given
-        self._orders = Orders()
-        self._told_all = False
+        self._allow_unloaded = allow_unloaded
+        self._enabled = enabled
+        self._on_failure = on_failure
+        self._overrides = OverrideSet()
+        self._complete = False
         self._wake = asyncio.Event()
-        self._on_change: list[Callable[[], None]] = []
-        self._failed = failed
+        self._callbacks: list[Callable[[], None]] = []
 
         self._version = ""
         self._stored: dict[str, float] = {}
-        """When the orders end that the store holds, by id."""
-        self._stored_all = False
+        """Expiry of the overrides in the store, by ID."""
+        self._store_complete = False
         self._unreadable = 0
-        self._forgetful_since: float | None = None
-        self._read_all_at = clock.monotonic()
+        self._incomplete_since: float | None = None
+        self._full_sync_at = clock.monotonic()
 
         self._changed = asyncio.Event()
-        """Set while the file lacks something."""
-        self._kept = asyncio.Event()
-        """Set when the next keeping to begin has ended."""
-        store.when_changed(self._wake.set)
+        """Set while the file lacks a change."""
+        self._saved = asyncio.Event()
+        """Set when the next save to start has ended."""
+        store.on_change(self._wake.set)
         if file is not None:
-            self._remember(kept_from_text(file.load()))
+            self._restore(decode_snapshot(file.load()))
 
     @property
-    def known(self) -> bool:
-        """Tell whether all that stand are known here."""
-        return self._told_all or self._none_given
+    def loaded(self) -> bool:
+        """Whether all overrides in force are known here."""
+        return self._complete or not self._enabled
 
     @property
-    def state(self) -> Literal["ok", "unknown", "unreadable"]:
-        if self.known:
+    def state(self) -> Literal["ok", "not_loaded", "unreadable"]:
+        if self.loaded:
             return "ok"
-        return "unreadable" if self._unreadable else "unknown"
+        return "unreadable" if self._unreadable else "not_loaded"
 
     @property
-    def serve(self) -> bool:
-        """Tell whether callers are let in."""
-        return self.known or self._serve_unknown
+    def allows_callers(self) -> bool:
+        return self.loaded or self._allow_unloaded
 
     @property
-    def current(self) -> Orders:
-        return self._orders
+    def current(self) -> OverrideSet:
+        return self._overrides
 
-    def when_changed(self, call: Callable[[], None]) -> None:
-        """`call` hears now, and after each change, that there is something to look at."""
-        self._on_change.append(call)
-        self._let_hear(call)
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now and after each change."""
+        self._callbacks.append(callback)
+        self._notify(callback)
 
-    def revoke_known(self, principal: Principal) -> bool:
-        """Tell whether the token is revoked as far as is known here."""
-        return self._orders.revoke(principal)
+    def is_known_revoked(self, principal: Principal) -> bool:
+        """Return whether an override that is known here revokes the token."""
+        return self._overrides.is_revoked(principal)
 
-    def revoked(self, principal: Principal) -> bool:
-        """Tell whether the token that proved this principal is revoked; raise OrdersUnknown."""
-        if not self.serve:
-            raise OrdersUnknown("no store and no file has told them", retry_after_s=_RETRY_AFTER_S)
-        return self._orders.revoke(principal)
+    def is_revoked(self, principal: Principal) -> bool:
+        """Return whether the token is revoked; raise RevocationsUnavailable."""
+        if not self.allows_callers:
+            raise RevocationsUnavailable(
+                "loaded neither from Redis nor from the file", retry_after_s=_RETRY_AFTER_S
+            )
+        return self._overrides.is_revoked(principal)
 
-    def dropping(self, project: str, server: str, person: str) -> tuple[str, ...]:
-        """Return the ids of the orders that drop such a link; `person` is "" of a shared one."""
-        return self._orders.dropping(project, server, person)
+    def dropped_by(self, project: str, server: str, person: str) -> tuple[str, ...]:
+        """Return the IDs of the overrides that drop such a link; `person` is "" if it is shared."""
+        return self._overrides.dropped_by(project, server, person)
 
-    async def give(self, order: Order) -> bool:
-        """Let it stand here at once; return whether all replicas are told by now.
+    async def add(self, override: Override) -> bool:
+        """Apply the override here at once; return whether all replicas are notified.
 
-        Those that are not hear of it once Redis is there again. Raises BadRequest.
+        If Redis is unavailable, the other replicas apply it when Redis recovers. Raises
+        BadRequest.
         """
-        # Lifted orders stand as well, until they end; yet what was ordered can always be undone.
-        if len(self._orders) >= ORDERS_MAX and not isinstance(order.what, Lifted):
-            raise BadRequest(f"{ORDERS_MAX} orders stand already; wait until some have ended.")
-        self._take([order])
-        kept = self._kept
+        # Cleared overrides count until they expire. A full set can still be cleared.
+        is_full = len(self._overrides) >= OVERRIDES_MAX
+        if is_full and not isinstance(override.effect, ClearedOverride):
+            raise BadRequest(
+                f"Limit of {OVERRIDES_MAX} overrides reached. Retry after some have expired."
+            )
+        self._add([override])
+        saved = self._saved
         try:
-            await self._tell([order])
+            await self._publish([override])
         except StoreUnavailable:
             return False
         finally:
             if self._file is not None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_KEPT_WITHIN_S):
-                        await kept.wait()
+                    async with asyncio.timeout(_SAVED_WITHIN_S):
+                        await saved.wait()
         return True
 
     async def run(self) -> None:
-        """Hear of new orders and keep them, for ever; hearing waits for no disk."""
+        """Sync with the store and save to the file, forever; a slow disk does not delay syncs."""
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._hear_for_ever())
+            loops.create_task(self._sync_forever())
             if self._file is not None:
-                loops.create_task(self._keep_for_ever(self._file))
+                loops.create_task(self._save_forever(self._file))
 
-    async def _hear_for_ever(self) -> None:
+    async def _sync_forever(self) -> None:
         while True:
             self._wake.clear()
             with suppress(StoreUnavailable):
-                await self.look()
-            self._drop_ended()
+                await self.sync()
+            self._drop_expired()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_EVERY_S):
+                async with asyncio.timeout(_SYNC_INTERVAL_S):
                     await self._wake.wait()
 
-    async def _keep_for_ever(self, file: SnapshotFile) -> None:
+    async def _save_forever(self, file: SnapshotFile) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            kept, self._kept = self._kept, asyncio.Event()
-            await self._keep(file)
-            kept.set()
+            saved, self._saved = self._saved, asyncio.Event()
+            await self._save(file)
+            saved.set()
 
-    async def look(self) -> None:
-        """Ask the store once, and tell it what it lacks; raises StoreUnavailable."""
+    async def sync(self) -> None:
+        """Read the store once and add what it lacks; raise StoreUnavailable."""
         now = self._clock.monotonic()
-        if now - self._read_all_at >= _READ_ALL_EVERY_S:
-            self._read_all_at, self._version, self._stored = now, "", {}
+        if now - self._full_sync_at >= _FULL_SYNC_INTERVAL_S:
+            self._full_sync_at, self._version, self._stored = now, "", {}
         try:
-            told = await self._store.read(self._version, held=frozenset(self._stored))
+            stored = await self._store.read(self._version, cached=frozenset(self._stored))
         except StoreUnavailable:
-            self._forgetful_since = None
+            self._incomplete_since = None
             raise
-        if told is not None:
-            self._hear(told)
-        if not self._told_all and self._is_told_all():
-            self._told_all = True
+        if stored is not None:
+            self._merge(stored)
+        if not self._complete and self._is_store_trusted():
+            self._complete = True
             self._changed.set()
-        await self._tell_what_is_lacking()
+        await self._publish_missing()
 
-    def _hear(self, told: ToldOrders) -> None:
-        ends = self._stored | {o.id: o.until for o in chain(self._orders, told.orders)}
-        self._stored = {one: ends[one] for one in told.ids if one in ends}
-        self._version, self._stored_all = told.version, told.is_complete
-        self._unreadable = told.unreadable
-        self._take([order for order in told.orders if order.until > self._clock.now()])
+    def _merge(self, stored: StoredOverrides) -> None:
+        expiry = {one.id: one.expires_at for one in chain(self._overrides, stored.overrides)}
+        expiry = self._stored | expiry
+        self._stored = {one: expiry[one] for one in stored.ids if one in expiry}
+        self._version, self._store_complete = stored.version, stored.is_complete
+        self._unreadable = stored.unreadable
+        now = self._clock.now()
+        self._add([one for one in stored.overrides if one.expires_at > now])
 
-    def _is_told_all(self) -> bool:
-        """Tell whether the store, just asked, can be gone by.
+    def _is_store_trusted(self) -> bool:
+        """Return whether the store that was just read has all overrides.
 
-        One that forgot is told anew by who remembers; if nobody has for a while, nobody does.
+        Other replicas restore a store that lost them. After the time that this takes, no other
+        replica knows any.
         """
         if self._unreadable:
             return False
-        if self._stored_all:
+        if self._store_complete:
             return True
         now = self._clock.monotonic()
-        if self._forgetful_since is None:
-            self._forgetful_since = now
-        return now - self._forgetful_since >= _RETOLD_WITHIN_S
+        if self._incomplete_since is None:
+            self._incomplete_since = now
+        return now - self._incomplete_since >= _RESTORED_WITHIN_S
 
-    async def _tell_what_is_lacking(self) -> None:
+    async def _publish_missing(self) -> None:
         now = self._clock.now()
-        lacking = [order for order in self._orders if order.id not in self._stored]
-        ended = [one for one, until in self._stored.items() if until + _CLOCKS_APART_S <= now]
-        if lacking or ended or (self._told_all and not self._stored_all):
-            await self._tell(lacking, ended)
+        missing = [override for override in self._overrides if override.id not in self._stored]
+        expired = [one for one, until in self._stored.items() if until + _CLOCK_SKEW_S <= now]
+        if missing or expired or (self._complete and not self._store_complete):
+            await self._publish(missing, expired)
 
-    async def _tell(self, orders: Sequence[Order], ended: Sequence[str] = ()) -> None:
-        # Whatever comes of it, ask again what is there: a failover may take it back.
+    async def _publish(self, overrides: Sequence[Override], expired: Sequence[str] = ()) -> None:
+        # Read again even after success: a failover may undo the write.
         self._version = ""
-        await self._store.add(orders, ended=ended, complete=self._told_all)
-        self._stored |= {order.id: order.until for order in orders}
-        for one in ended:
+        await self._store.add(overrides, expired=expired, complete=self._complete)
+        self._stored |= {override.id: override.expires_at for override in overrides}
+        for one in expired:
             self._stored.pop(one, None)
 
-    def _take(self, orders: list[Order]) -> None:
-        if any(order.id not in self._orders for order in orders):
-            self._change(self._orders.with_more(orders, self._clock.now()))
+    def _add(self, overrides: list[Override]) -> None:
+        if any(override.id not in self._overrides for override in overrides):
+            self._set(self._overrides.merge(overrides, self._clock.now()))
 
-    def _drop_ended(self) -> None:
-        now, ends_at = self._clock.now(), self._orders.ends_at
-        if ends_at is not None and ends_at <= now:
-            self._change(self._orders.with_more((), now))
+    def _drop_expired(self) -> None:
+        now, next_expiry = self._clock.now(), self._overrides.next_expiry
+        if next_expiry is not None and next_expiry <= now:
+            self._set(self._overrides.merge((), now))
 
-    def _change(self, orders: Orders) -> None:
-        self._orders = orders
+    def _set(self, overrides: OverrideSet) -> None:
+        self._overrides = overrides
         self._changed.set()
-        for call in self._on_change:
-            self._let_hear(call)
+        for callback in self._callbacks:
+            self._notify(callback)
 
-    def _let_hear(self, call: Callable[[], None]) -> None:
+    def _notify(self, callback: Callable[[], None]) -> None:
         try:
-            call()
-        except Exception as error:  # noqa: BLE001 - one bad order must not stop the others
-            self._failed(error)
+            callback()
+        except Exception as error:  # noqa: BLE001 - one bad override must not stop the others
+            self._on_failure(error)
 
-    async def _keep(self, file: SnapshotFile) -> None:
-        """Return when the file holds all that is known here, beside what others put there."""
-        ours, now = KeptOrders(self._told_all, list(self._orders)), self._clock.now()
-        found: list[KeptOrders] = []
+    async def _save(self, file: SnapshotFile) -> None:
+        """Return when the file has all overrides that are known here, merged with its own."""
+        ours, now = OverrideSnapshot(self._complete, list(self._overrides)), self._clock.now()
+        found: list[OverrideSnapshot] = []
 
-        def made_of(text: bytes | None) -> bytes:
-            # Another worker of this host may have been given what this one has not heard of.
-            found.append(kept_from_text(text))
-            return kept_to_text(found[0].with_more(ours, now))
+        def merged(text: bytes | None) -> bytes:
+            # Another worker of this host may have saved an override that is not known here yet.
+            found.append(decode_snapshot(text))
+            return encode_snapshot(found[0].merge(ours, now))
 
-        await file.save(made_of)
-        for kept in found:
-            self._remember(kept)
+        await file.save(merged)
+        for snapshot in found:
+            self._restore(snapshot)
 
-    def _remember(self, kept: KeptOrders) -> None:
-        self._told_all = self._told_all or kept.complete
-        self._take([order for order in kept.orders if order.until > self._clock.now()])
+    def _restore(self, snapshot: OverrideSnapshot) -> None:
+        self._complete = self._complete or snapshot.complete
+        now = self._clock.now()
+        self._add([override for override in snapshot.overrides if override.expires_at > now])

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
 from gateway.domain.identity.credentials import caller_jwt
 from gateway.domain.identity.sdk_signature import Presented, Proof, read_proof, signed_at, verify
-from gateway.flow.local_replay_cache import UsedHere
-from gateway.flow.ports import Clock, IssuedKeys, KeyPair, Telemetry, UsedOnce
+from gateway.flow.local_replay_cache import LocalReplayCache
+from gateway.flow.ports import Clock, IssuedKeys, KeyPair, ReplayCache, Telemetry
 
 ReadBody = Callable[[], Awaitable[bytes]]
 
@@ -26,7 +26,7 @@ class CallerCredentials:
     def __init__(
         self,
         keys: IssuedKeys,
-        used: UsedOnce,
+        used: ReplayCache,
         clock: Clock,
         telemetry: Telemetry,
         *,
@@ -35,7 +35,7 @@ class CallerCredentials:
         """`skew_s`: how far a signer's clock may be from ours, either way."""
         self._keys = keys
         self._used = used
-        self._used_here = UsedHere(clock)
+        self._used_here = LocalReplayCache(clock)
         self._clock = clock
         self._telemetry = telemetry
         self._skew_s = skew_s
@@ -97,15 +97,15 @@ class CallerCredentials:
             self._telemetry.identified(_NO_ISSUER, refusal.reason.value)
             raise
 
-    async def take_back(self, presented: Presented) -> None:
+    async def undo_use(self, presented: Presented) -> None:
         """Let this used write come again: nothing was done of it.
 
         The vendor's SDK sends the same bytes once more after a 429 or 503 (dossier 4.5).
         """
         signature = read_proof(presented.one_of("authorization") or "").signature
-        await self._used_here.take_back(signature)
+        await self._used_here.undo_use(signature)
         with suppress(StoreUnavailable):
-            await self._used.take_back(signature)
+            await self._used.undo_use(signature)
 
     async def _pair_of_signed(self, presented: Presented, read_body: ReadBody) -> KeyPair:
         proof = read_proof(presented.one_of("authorization") or "")

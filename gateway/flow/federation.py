@@ -30,7 +30,7 @@ class Project:
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
-class Errand(Request):
+class FederationRequest(Request):
     call: Call
     """It names no project and no server, and takes no permission: who asks needs but be known."""
     presented: Presented
@@ -77,7 +77,7 @@ class Federation:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def subject_token(self, errand: Errand, caller_jwt: str) -> SubjectToken:
+    async def subject_token(self, errand: FederationRequest, caller_jwt: str) -> SubjectToken:
         principal = await self._admitted(errand, caller_jwt)
         made = SubjectToken(
             self._keys.subject_token(Secret(caller_jwt)),
@@ -88,7 +88,9 @@ class Federation:
         await self._record_issued(errand, principal, made.expires_at)
         return made
 
-    async def key_pair(self, errand: Errand, subject_token: str, duration_s: float) -> IssuedPair:
+    async def key_pair(
+        self, errand: FederationRequest, subject_token: str, duration_s: float
+    ) -> IssuedPair:
         caller_jwt = self._keys.open_subject_token(subject_token)
         if caller_jwt is None:
             self._telemetry.identified("unknown", Rejection.SUBJECT_TOKEN.value)
@@ -100,7 +102,7 @@ class Federation:
         await self._record_issued(errand, principal, made.expires_at, access_key=pair.access)
         return made
 
-    async def projects(self, errand: Errand, name: str | None) -> Sequence[Project]:
+    async def projects(self, errand: FederationRequest, name: str | None) -> Sequence[Project]:
         """Return the projects of that name, or all, in which the caller may do anything at all."""
         caller_jwt = await self._credentials.jwt_of(errand.presented, b"")
         principal = await self._admitted(errand, caller_jwt)
@@ -110,7 +112,7 @@ class Federation:
             if name in (None, project.name) and self._may_anything(principal, project.id)
         ]
 
-    async def _admitted(self, errand: Errand, caller_jwt: str) -> Principal:
+    async def _admitted(self, errand: FederationRequest, caller_jwt: str) -> Principal:
         try:
             principal = await self._identify.identify_by(caller_jwt, errand.deadline)
         except NotAuthenticated as refusal:
@@ -121,7 +123,12 @@ class Federation:
         return principal
 
     async def _record_issued(
-        self, errand: Errand, principal: Principal, expires_at: float, *, access_key: str = ""
+        self,
+        errand: FederationRequest,
+        principal: Principal,
+        expires_at: float,
+        *,
+        access_key: str = "",
     ) -> None:
         """Put on record what from now on stands for the caller's JWT, before it is handed out."""
         record = self._request_audit.about("credential_issued", principal, errand.call, errand)

@@ -17,8 +17,8 @@ from gateway.domain.errors import (
     DeadlineExceeded,
     KeysUnavailable,
     NotAuthenticated,
-    OrdersUnknown,
     Rejection,
+    RevocationsUnavailable,
 )
 from gateway.domain.identity.claims import (
     CALLER_JWT_CHARS_MAX,
@@ -35,20 +35,20 @@ _UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _CachedToken:
     principal: Principal
     good_until: float
     """Seconds since the epoch, leeway included."""
 
 
-class _Flight:
+class _Verification:
     """One verification that others wait for."""
 
     __slots__ = ("ended", "refusal")
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
-        self.refusal: NotAuthenticated | KeysUnavailable | OrdersUnknown | None = None
+        self.refusal: NotAuthenticated | KeysUnavailable | RevocationsUnavailable | None = None
 
 
 class Identify:
@@ -74,10 +74,10 @@ class Identify:
         self._tokens_max = tokens_max
         # Keyed, so that a memory image tells nobody whether a certain token was used here.
         self._keyed_hash = hashlib.sha256(secrets.token_bytes(64))
-        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
-        self._flights: dict[bytes, _Flight] = {}
+        self._remembered: OrderedDict[bytes, _CachedToken] = OrderedDict()
+        self._flights: dict[bytes, _Verification] = {}
         self._forgotten = 0
-        self.revocations_heard = 0
+        self.revocations_version = 0
         """It differs from what it was where somebody may have been revoked meanwhile."""
 
     @property
@@ -129,9 +129,9 @@ class Identify:
             self._telemetry.identified(principal.issuer, refusal.reason.value)
             raise
 
-    def forget_revoked(self) -> None:
+    def drop_revoked(self) -> None:
         """Drop what was proved with tokens that are revoked by now."""
-        self.revocations_heard += 1
+        self.revocations_version += 1
         revoked = [
             digest
             for digest, remembered in self._remembered.items()
@@ -172,20 +172,20 @@ class Identify:
         return principal
 
     async def _prove(self, token: Secret, digest: bytes) -> Principal:
-        flight = self._flights[digest] = _Flight()
+        flight = self._flights[digest] = _Verification()
         forgotten = self._forgotten
         try:
             verified = await self._signatures.verify(token)
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
             self._raise_if_revoked(principal)
-        except (NotAuthenticated, KeysUnavailable, OrdersUnknown) as refusal:
+        except (NotAuthenticated, KeysUnavailable, RevocationsUnavailable) as refusal:
             flight.refusal = refusal
             raise
         else:
             # A key that was withdrawn meanwhile may be the one that proved this token.
             if forgotten == self._forgotten and not self._revoked(principal):
-                self._remember(digest, _Remembered(principal, good_until(principal, rules)))
+                self._remember(digest, _CachedToken(principal, good_until(principal, rules)))
             self._telemetry.identified(principal.issuer, "ok")
             return principal
         finally:
@@ -213,7 +213,7 @@ class Identify:
         self._telemetry.identified(principal.issuer, "cached")
         return principal
 
-    def _remember(self, digest: bytes, remembered: _Remembered) -> None:
+    def _remember(self, digest: bytes, remembered: _CachedToken) -> None:
         self._remembered[digest] = remembered
         if len(self._remembered) > self._tokens_max:
             self._remembered.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What this process may not take twice (ports.UsedOnce), for as long as no store says more."""
+"""In-process replay cache, consulted before the shared one and alone while Redis is unavailable."""
 
 import math
 from collections import OrderedDict
@@ -6,10 +6,12 @@ from collections import OrderedDict
 from gateway.flow.ports import Clock
 
 _KEYS_MAX = 50_000
-"""The oldest makes room: who sends so many writes within minutes is held back by other limits."""
+"""The oldest key is evicted. Other limits keep a caller below so many writes within minutes."""
 
 
-class UsedHere:
+class LocalReplayCache:
+    """Implements ports.ReplayCache for one process."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._until: OrderedDict[str, float] = OrderedDict()
@@ -20,12 +22,12 @@ class UsedHere:
             return False
         self._until.pop(key, None)
         self._until[key] = now + ttl_s
-        self._make_room(now)
+        self._evict(now)
         return True
 
-    async def take_back(self, key: str) -> None:
+    async def undo_use(self, key: str) -> None:
         self._until.pop(key, None)
 
-    def _make_room(self, now: float) -> None:
+    def _evict(self, now: float) -> None:
         while len(self._until) > _KEYS_MAX or next(iter(self._until.values()), math.inf) <= now:
             self._until.popitem(last=False)

@@ -200,7 +200,7 @@ class Gateway:
 
     def _authority(self) -> tuple[Policy, int]:
         """Return what decides; another than before: ask again what was decided meanwhile."""
-        return self._policies.current(), self._identify.revocations_heard
+        return self._policies.current(), self._identify.revocations_version
 
     async def _obtain_on_record(
         self, permit: Permit, asked: Asked, instead_of: ConsoleLink | None = None
@@ -299,7 +299,7 @@ class Gateway:
             return await send()
         except _NOTHING_DONE:
             if asked.signed is not None:
-                await self._credentials.take_back(asked.signed)
+                await self._credentials.undo_use(asked.signed)
             raise
 
     async def _sent(

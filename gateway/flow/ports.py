@@ -20,7 +20,7 @@ from gateway.domain.model import (
     VerifiedToken,
     WriteOutcome,
 )
-from gateway.domain.overrides import Order
+from gateway.domain.overrides import Override
 from gateway.domain.policy.inventory import Inventory
 from gateway.domain.policy.policy import Policy
 from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn
@@ -77,15 +77,15 @@ class IssuedKeys(Protocol):
         """Return the pair that was handed out with this; None: the text is none of ours."""
 
 
-class UsedOnce(Protocol):
+class ReplayCache(Protocol):
     async def use(self, key: str, *, ttl_s: float) -> bool:
-        """Tell whether nobody used `key` yet; from now on it is used, for `ttl_s` seconds.
+        """Mark `key` as used for `ttl_s` seconds; return False if it was used already.
 
-        Over all replicas. Raises StoreUnavailable.
+        Applies to all replicas. Raises StoreUnavailable.
         """
 
-    async def take_back(self, key: str) -> None:
-        """Make it as if `key` had not been used: nothing came of it. Raises StoreUnavailable."""
+    async def undo_use(self, key: str) -> None:
+        """Undo `use`, because the request had no effect. Raises StoreUnavailable."""
 
 
 class Fingerprints(Protocol):
@@ -136,51 +136,56 @@ class SnapshotFile(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ToldOrders:
+class StoredOverrides:
     version: str
     is_complete: bool
-    """Somebody who knew all has told all; a store that forgot says no."""
-    orders: Sequence[Order]
-    """Those that the caller did not hold."""
+    """A process that knew all overrides has added them; False in a store that lost its data."""
+    overrides: Sequence[Override]
+    """The overrides that the caller had not cached."""
     ids: AbstractSet[str]
-    """Of all that lie there well; what is unreadable, or sealed with an older key, is to be told
-    anew by who holds it."""
+    """IDs of all entries that are readable and sealed with the current key. A process that has
+    one of the others cached writes it again."""
     unreadable: int
-    """How many the caller did not hold and was not told."""
+    """How many entries that the caller had not cached cannot be read."""
 
 
-class OrderStore(Protocol):
-    """Standing orders that all replicas see. `read` and `add` raise StoreUnavailable."""
+class OverrideStore(Protocol):
+    """Overrides shared by all replicas. `read` and `add` raise StoreUnavailable."""
 
-    async def read(self, known: str, *, held: AbstractSet[str]) -> ToldOrders | None:
-        """Return the orders with other ids than `held`; None: nothing changed since `known`."""
+    async def read(self, known: str, *, cached: AbstractSet[str]) -> StoredOverrides | None:
+        """Return the overrides whose IDs are not in `cached`.
 
-    async def add(self, orders: Sequence[Order], *, ended: Sequence[str], complete: bool) -> None:
-        """Let the orders stand for all replicas, and forget those with the ids in `ended`.
-
-        `complete`: with these the store holds all that stand.
+        None: the version is still `known`.
         """
 
-    def when_changed(self, call: Callable[[], None]) -> None:
-        """`call` hears when it may be worth the while to read."""
+    async def add(
+        self, overrides: Sequence[Override], *, expired: Sequence[str], complete: bool
+    ) -> None:
+        """Add overrides for all replicas and remove those with the IDs in `expired`.
+
+        `complete`: with these, the store has all overrides.
+        """
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the store may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    answers: Sequence[bytes]
-    """Of other processes, in time."""
+class QueryResult:
+    responses: Sequence[bytes]
+    """Responses of other processes that arrived in time."""
     processes: int
-    """How many there are, this one included, when the store was last seen; 0: it never was."""
+    """Number of processes, this one included, at the last contact with the store; 0: none yet."""
 
 
 class Replicas(Protocol):
     """The gateway's processes, on this host and on others."""
 
-    async def ask(self, question: bytes, *, within_s: float) -> Heard:
-        """Ask all others; while the store is away none of them answers."""
+    async def query(self, query: bytes, *, timeout_s: float) -> QueryResult:
+        """Query all other processes; while the store is unavailable there is no response."""
 
-    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        """`answer` is asked what others ask; it raises ValueError where it does not know."""
+    def on_query(self, respond: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """`respond` returns the response to a query, or raises ValueError if it is unknown."""
 
 
 class Budget(Protocol):

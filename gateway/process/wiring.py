@@ -24,7 +24,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.links.console_link import ConsoleAddresses
 from gateway.domain.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
-from gateway.domain.overrides import REVOCATION_KINDS
+from gateway.domain.overrides import REVOCATION_TYPES
 from gateway.domain.policy.policy import Policy
 from gateway.domain.queue.fair_queue import Limit
 from gateway.domain.queue.pacing import Pace
@@ -61,8 +61,8 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.client import RedisClient
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.drivers.valkey.override_store import ValkeyOrderStore
-from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce
+from gateway.drivers.valkey.override_store import ValkeyOverrideStore
+from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
 from gateway.drivers.valkey.replicas import ValkeyReplicas
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.edge.admin.api import AdminApi
@@ -71,10 +71,10 @@ from gateway.edge.errors import SERVER_FAILURES
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.flow import context
-from gateway.flow.active_overrides import StandingOrders
+from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
-from gateway.flow.admin.cluster_query import EveryProcess, OwnView
+from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
@@ -114,7 +114,7 @@ class Components:
     policies: PolicyFile
     keys: tuple[IssuerKeys, ...]
     valkey: Valkey
-    orders: StandingOrders
+    overrides: ActiveOverrides
     audit_log: GroupCommitAuditLog
     administration: AdminApi | None
 
@@ -193,17 +193,17 @@ async def open_components(
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics, handover)
-        orders = open_orders(config, valkey, clock, metrics)
+        overrides = open_overrides(config, valkey, clock, metrics)
         with suppress(StoreUnavailable):
-            await orders.look()
+            await overrides.sync()
         identify, admins, keys = await open_identify(
-            config, stack, clock, metrics, jitter, handover, orders=orders
+            config, stack, clock, metrics, jitter, handover, overrides=overrides
         )
         loops: dict[str, BackgroundTask] = {
             "valkey heartbeat": valkey.run_heartbeat,
             "valkey listener": valkey.run_subscription,
             "policy": policies.run,
-            "standing orders": orders.run,
+            "overrides": overrides.run,
             **budget_loops,
         }
         loops |= {f"keys of {one.issuer}": one.run for one in keys}
@@ -237,7 +237,7 @@ async def open_components(
             jitter=jitter.random,
             fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
             telemetry=metrics,
-            dropping=orders.dropping,
+            dropping=overrides.dropped_by,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
         durable_log, audit_loops = await open_audit_log(
@@ -250,7 +250,7 @@ async def open_components(
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))
         credentials = CallerCredentials(
             issued_keys,
-            ValkeyUsedOnce(valkey),
+            ValkeyReplayCache(valkey),
             clock,
             metrics,
             skew_s=config.request.signature_skew_s,
@@ -309,15 +309,15 @@ async def open_components(
             else None,
             count_unlogged=metrics.log_line_sampled_out,
         )
-        apply_overrides(orders, consoles, budget, config, metrics)
+        apply_overrides(overrides, consoles, budget, config, metrics)
         replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)
-        loops["questions"] = replicas.run
+        loops["cluster queries"] = replicas.run
         process = f"{socket.gethostname()}:{os.getpid()}"
-        cluster_query = EveryProcess(
-            OwnView(process, identify, consoles, budget, policies), replicas
+        cluster_query = ClusterQuery(
+            ProcessView(process, identify, consoles, budget, policies), replicas
         )
         administration = open_administration(
-            config, admins, orders, cluster_query, audit_log, clock, metrics
+            config, admins, overrides, cluster_query, audit_log, clock, metrics
         )
         metrics.begin(
             accounts=[account.name for account in config.accounts],
@@ -327,29 +327,29 @@ async def open_components(
             actions=[] if administration is None else administration.actions,
         )
         yield Components(
-            handler, loops, policies, keys, valkey, orders, durable_log, administration
+            handler, loops, policies, keys, valkey, overrides, durable_log, administration
         )
 
 
-def open_orders(
+def open_overrides(
     config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics
-) -> StandingOrders:
-    file = config.orders.file
+) -> ActiveOverrides:
+    file = config.overrides.file
 
-    log = logging.getLogger("gateway.orders")
+    log = logging.getLogger("gateway.overrides")
 
     def on_failure(error: Exception) -> None:
-        log.error("order_not_obeyed", exc_info=error)
-        metrics.order_not_obeyed()
+        log.error("override_failed", exc_info=error)
+        metrics.override_failed()
 
-    return StandingOrders(
-        ValkeyOrderStore(valkey, Sealer(config.store.seal_keys)),
+    return ActiveOverrides(
+        ValkeyOverrideStore(valkey, Sealer(config.store.seal_keys)),
         None if file is None else AtomicSnapshotFile(file, log, mode=_OWNER_ONLY_MODE),
         clock,
-        serve_unknown=config.orders.when_unknown == "serve",
-        # Not so only because this process has no admin API: another replica may have one.
-        none_given=config.orders.given == "nowhere",
-        failed=on_failure,
+        allow_unloaded=config.overrides.on_unavailable == "allow",
+        # Independent of this process's admin API: another replica may have one.
+        enabled=config.overrides.enabled,
+        on_failure=on_failure,
     )
 
 
@@ -378,8 +378,8 @@ def register_gauges(
 def open_administration(  # noqa: PLR0913 - what may be looked at and steered
     config: settings.Settings,
     admins: Identify,
-    orders: StandingOrders,
-    cluster_query: EveryProcess,
+    overrides: ActiveOverrides,
+    cluster_query: ClusterQuery,
     audit_log: AuditLog,
     clock: Clock,
     metrics: Metrics,
@@ -393,8 +393,8 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
         projects=frozenset(project for account in config.accounts for project in account.projects),
         rules=rules,
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
-        orders=orders,
-        everywhere=cluster_query,
+        overrides=overrides,
+        cluster=cluster_query,
         clock=clock,
     )
     administration = Administration(
@@ -408,23 +408,25 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
 
 
 def apply_overrides(
-    orders: StandingOrders,
+    overrides: ActiveOverrides,
     consoles: Consoles,
     budget: FairBudget,
     config: settings.Settings,
     metrics: Metrics,
 ) -> None:
     """Let what is ordered take effect, now and at each change."""
-    orders.when_changed(consoles.forget_dropped)
-    orders.when_changed(lambda: budget.use_ceilings(orders.current.ceilings))
-    orders.when_changed(lambda: logs.set_levels({**config.log.levels, **orders.current.log_levels}))
-    metrics.gauge("gateway_orders_known", lambda: orders.known)
-    for kind, what in REVOCATION_KINDS.items():
-        metrics.gauge("gateway_revocations", partial(_count_in_force, orders, what), kind=kind)
+    overrides.on_change(consoles.forget_dropped)
+    overrides.on_change(lambda: budget.use_ceilings(overrides.current.rate_ceilings))
+    overrides.on_change(
+        lambda: logs.set_levels({**config.log.levels, **overrides.current.log_levels})
+    )
+    metrics.gauge("gateway_overrides_loaded", lambda: overrides.loaded)
+    for kind, what in REVOCATION_TYPES.items():
+        metrics.gauge("gateway_revocations", partial(_count_in_force, overrides, what), kind=kind)
 
 
-def _count_in_force(orders: StandingOrders, kind: type[object]) -> int:
-    return sum(isinstance(order.what, kind) for order in orders.current.in_force)
+def _count_in_force(overrides: ActiveOverrides, kind: type[object]) -> int:
+    return sum(isinstance(one.effect, kind) for one in overrides.current.in_force)
 
 
 async def open_audit_log(
@@ -565,7 +567,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
     jitter: Random,
     handover: Handover,
     *,
-    orders: StandingOrders | None = None,
+    overrides: ActiveOverrides | None = None,
 ) -> tuple[Identify, Identify, tuple[IssuerKeys, ...]]:
     """Return who knows callers, who knows administrators, and the keys of both."""
     http = await stack.enter_async_context(
@@ -604,7 +606,7 @@ async def open_identify(  # noqa: PLR0913 - it wires
     callers = make(
         signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: _token_rules(issuer) for issuer in config.issuers},
-        revoked=_never_revoked if orders is None else orders.revoked,
+        revoked=_never_revoked if overrides is None else overrides.is_revoked,
         tokens_max=config.cache.tokens_max,
     )
     api = config.admin.api
@@ -616,13 +618,13 @@ async def open_identify(  # noqa: PLR0913 - it wires
             for issuer in config.admin_issuers
         },
         # Who may revoke must be let in by a process that does not know yet who is revoked.
-        revoked=_never_revoked if orders is None else orders.revoke_known,
+        revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
         tokens_max=_ADMINS_MAX,
     )
     known += [callers, admins]
-    if orders is not None:
+    if overrides is not None:
         for identify in known:
-            orders.when_changed(identify.forget_revoked)
+            overrides.on_change(identify.drop_revoked)
     return callers, admins, keys
 
 

@@ -260,12 +260,12 @@ class Worker:
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
             "redis": "ok" if parts.valkey.available else "degraded",
-            "orders": parts.orders.state,
+            "overrides": parts.overrides.state,
             "audit": "ok" if parts.audit_log.durable else "not durable",
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
         may_record = parts.audit_log.durable or self._config.audit.on_unavailable == "allow"
-        serves = parts.orders.serve and may_record and any(keys.values())
+        serves = parts.overrides.allows_callers and may_record and any(keys.values())
         return serves and not self._draining, state
 
 

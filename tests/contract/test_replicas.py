@@ -1,4 +1,4 @@
-"""One suite for processes in memory and over Valkey: a question reaches all who are there."""
+"""One suite for processes in memory and over Valkey: a query reaches all who are there."""
 
 import asyncio
 import secrets
@@ -15,21 +15,21 @@ from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.replicas import FakeReplicas
 from tests.support.valkey import RealValkey
 
-WITHIN_S = 2.0
+TIMEOUT_S = 2.0
 
 
 class Process:
-    """Knows its name, and no question but that for it."""
+    """Knows its name, and no query but that for it."""
 
     def __init__(self, name: str, replicas: Replicas) -> None:
         self.replicas = replicas
         self._name = name.encode()
         self.asked: list[bytes] = []
-        replicas.answer_with(self._answer)
+        replicas.on_query(self._respond)
 
-    async def _answer(self, question: bytes) -> bytes:
-        self.asked.append(question)
-        if question != b"name":
+    async def _respond(self, query: bytes) -> bytes:
+        self.asked.append(query)
+        if query != b"name":
             raise ValueError("unknown")
         return self._name
 
@@ -78,15 +78,15 @@ async def over(
 
 async def test_all_others_are_asked_and_counted(fleet: Fleet) -> None:
     for process, others in ((fleet[0], {b"two", b"three"}), (fleet[2], {b"one", b"two"})):
-        heard = await process.replicas.ask(b"name", within_s=WITHIN_S)
-        assert (set(heard.answers), heard.processes) == (others, 3)
+        result = await process.replicas.query(b"name", timeout_s=TIMEOUT_S)
+        assert (set(result.responses), result.processes) == (others, 3)
     assert [len(process.asked) for process in fleet] == [1, 2, 1]
 
 
 async def test_who_does_not_know_the_question_is_missing(fleet: Fleet) -> None:
-    heard = await fleet[0].replicas.ask(b"age", within_s=0.2)
-    assert (list(heard.answers), heard.processes) == ([], 3)
-    assert (await fleet[1].replicas.ask(b"name", within_s=WITHIN_S)).answers
+    result = await fleet[0].replicas.query(b"age", timeout_s=0.2)
+    assert (list(result.responses), result.processes) == ([], 3)
+    assert (await fleet[1].replicas.query(b"name", timeout_s=TIMEOUT_S)).responses
 
 
 async def test_who_holds_other_keys_neither_answers_nor_is_heard(shared_valkey: RealValkey) -> None:
@@ -96,8 +96,8 @@ async def test_who_holds_other_keys_neither_answers_nor_is_heard(shared_valkey: 
             Process(name, await over(shared_valkey, Sealer([a_seal_key()]), stack, namespace))
             for name in ("one", "stranger")
         ]
-        heard = await one.replicas.ask(b"name", within_s=0.2)
-        assert (list(heard.answers), heard.processes) == ([], 2)
+        result = await one.replicas.query(b"name", timeout_s=0.2)
+        assert (list(result.responses), result.processes) == ([], 2)
         assert stranger.asked == []
 
 
@@ -106,5 +106,5 @@ async def test_without_the_store_nobody_is_heard_and_nobody_waits(own_valkey: Re
         one = await over(own_valkey, Sealer([a_seal_key()]), stack, a_namespace())
         own_valkey.kill()
         async with asyncio.timeout(1):
-            heard = await one.ask(b"name", within_s=60)
-        assert (list(heard.answers), heard.processes) == ([], 1)
+            result = await one.query(b"name", timeout_s=60)
+        assert (list(result.responses), result.processes) == ([], 1)

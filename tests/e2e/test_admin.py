@@ -29,13 +29,13 @@ JSON = "application/json"
 API = {"audience": AUDIENCE, "groups": [ADMINS]}
 
 ASKED = [
-    ("/orders", "GET", ""),
-    ("/log-levels", "POST", '{"levels": {"gateway.policy": "info"}, "for_s": 60}'),
-    ("/budget/ceiling", "POST", '{"account": "prod", "per_s": 100, "for_s": 60}'),
+    ("/overrides", "GET", ""),
+    ("/log-levels", "POST", '{"levels": {"gateway.policy": "info"}, "duration_s": 60}'),
+    ("/rate-ceilings", "POST", '{"account": "prod", "rate_per_s": 100, "duration_s": 60}'),
     ("/revocations", "POST", '{"issuer": "corp", "token_id": "none-has-it"}'),
     ("/revocations", "POST", '{"issuer": "corp", "subject": "nobody"}'),
     ("/links/drop", "POST", '{"issuer": "corp", "subject": "nobody"}'),
-    ("/orders", "GET", ""),
+    ("/overrides", "GET", ""),
     ("/sessions", "GET", ""),
     ("/queue", "GET", ""),
     ("/policy", "GET", ""),
@@ -57,7 +57,7 @@ def other(stack: Stack) -> RunningGateway:
 
 def with_api(**change: Any) -> dict[str, Any]:
     """Each gateway gets its admin port from the support; the API goes beside it."""
-    return {"change": {"orders": {"file": "orders.json"}, **change}, "admin_api": API}
+    return {"change": {"overrides": {"file": "overrides.json"}, **change}, "admin_api": API}
 
 
 class Operator:
@@ -87,9 +87,9 @@ class Operator:
         found: dict[str, Any] = json.loads(ran.stdout)
         return found
 
-    def orders(self, gateway: RunningGateway, *words: str) -> str:
-        """Give an order and return its id."""
-        return str(self.told(gateway, *words)["order"]["id"])
+    def overrides(self, gateway: RunningGateway, *words: str) -> str:
+        """Give an override and return its id."""
+        return str(self.told(gateway, *words)["override"]["id"])
 
     def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Response:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
@@ -101,13 +101,13 @@ def ada(stack: Stack) -> Operator:
     return Operator(stack.cloud)
 
 
-def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_is_lifted(
+def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_override_is_lifted(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
     mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
     for gateway in (stack.gateway, other):
         assert gateway.console(mallory).status == 200
-    order = ada.orders(
+    override = ada.overrides(
         stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory", "--reason", "left us"
     )
     assert stack.gateway.console(mallory).status == 401
@@ -119,11 +119,11 @@ def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_order_
     assert (record["subject"], record["operation"]) == ("ada", "Revoke")
     assert record["target"] == "corp:mallory"
     detail = json.loads(record["detail"])
-    assert (detail["reason"], detail["order_id"]) == ("left us", order)
-    shown = ada.types(other, "orders").stdout
-    assert order in shown
+    assert (detail["reason"], detail["override_id"]) == ("left us", override)
+    shown = ada.types(other, "overrides").stdout
+    assert override in shown
     assert "subject" in shown
-    ada.orders(other, "lift", order)
+    ada.overrides(other, "clear", override)
     for gateway in (stack.gateway, other):
         eventually(lambda g=gateway: g.console(mallory).status == 200)
 
@@ -134,10 +134,10 @@ def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada:
     old = stack.cloud.token("nina", claims={"iat": int(hour_ago.timestamp())})
     instant = (hour_ago + timedelta(minutes=1)).isoformat()
     assert stack.gateway.console(old).status == 200
-    order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
+    override = ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
     assert stack.gateway.console(old).status == 401
     assert stack.gateway.console(before).status == 200
-    ada.orders(stack.gateway, "lift", order)
+    ada.overrides(stack.gateway, "clear", override)
 
 
 def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_more(
@@ -153,16 +153,16 @@ def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_
     address = ("127.0.0.1", stack.gateway.admin_port)
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(head.encode() + body[:5])
-        eventually(lambda: eve.asks(stack.gateway, "GET", "/orders").status == 200)
-        order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
+        eventually(lambda: eve.asks(stack.gateway, "GET", "/overrides").status == 200)
+        override = ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
         connection.sendall(body[5:])
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
     assert stack.gateway.console(olga).status == 200
     record = stack.gateway.audit("admin_refused")[-1]
     assert (record["subject"], record["operation"]) == ("eve", "Revoke")
-    ada.orders(stack.gateway, "lift", order)
+    ada.overrides(stack.gateway, "clear", override)
     lifted = stack.gateway.audit("admin_action")[-1]
-    assert (lifted["operation"], lifted["target"]) == ("LiftOrder", "corp:eve")
+    assert (lifted["operation"], lifted["target"]) == ("ClearOverride", "corp:eve")
 
 
 def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada: Operator) -> None:
@@ -182,10 +182,12 @@ def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada:
 
 def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
     lost = stack.cloud.token("olga", claims={"jti": "lost-laptop"})
-    order = ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop")
+    override = ada.overrides(
+        stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop"
+    )
     assert stack.gateway.console(lost).status == 401
     assert stack.gateway.console(stack.cloud.token("olga")).status == 200
-    ada.orders(stack.gateway, "lift", order)
+    ada.overrides(stack.gateway, "clear", override)
 
 
 def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
@@ -195,7 +197,7 @@ def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
     tokens = "/v3.0/OS-AUTH/id-token/tokens"
     body = json.dumps({"auth": {"id_token": {"id": lost}}})
     subject_token = fetch(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
-    ada.orders(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
+    ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
     inner = {"methods": ["token"], "token": {"id": subject_token}}
     keys = json.dumps({"auth": {"identity": inner}})
     answers = {
@@ -219,13 +221,13 @@ def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
     limits = {"requests": 60, "per_s": 60, "burst": 3}
     gateway = stack.replica(**with_api(caller_limits=limits))
     stolen = stack.cloud.token("otto", claims={"jti": "otto-s-lost-phone"})
-    ada.orders(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
+    ada.overrides(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
     assert {gateway.console(stolen).status for _ in range(10)} == {401}
     assert gateway.console(stack.cloud.token("otto")).status == 200
     assert 3 <= len(gateway.audit("refused")) < 10
 
 
-@pytest.mark.parametrize("by", ["order", "policy"])
+@pytest.mark.parametrize("by", ["override", "policy"])
 def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
     account = {"budget": {"console": console, "wait_max_s": 15}}
@@ -245,14 +247,14 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
             path = f"/v1/{cloud.project}/physicalservers/power-state"
             waiting = threads.submit(fetch, gateway.url, "PUT", path, headers, body)
             eventually(lambda: gateway.audit("write_permitted"))
-            if by == "order":
+            if by == "override":
                 operator = Operator(cloud)
-                operator.orders(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
+                operator.overrides(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
             else:
                 gateway.write_policy({**policy, "grants": []})
             answer = waiting.result()
         assert (answer.status, answer.error_code) == {
-            "order": (401, "CGW.4010"),
+            "override": (401, "CGW.4010"),
             "policy": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in cloud.calls(cloud.upstream)}
@@ -270,8 +272,8 @@ def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Op
         forgetful = stack.replica(admin_api=API)
         stack.valkey.kill()
         told = operator.told(stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
-        assert told["all_replicas_told"] is False
-        shown = operator.types(stack.gateway, "orders").stdout
+        assert told["all_replicas_notified"] is False
+        shown = operator.types(stack.gateway, "overrides").stdout
         assert "mallory" in shown
         assert stack.gateway.console(mallory).status == 401
         for gateway in (stack.gateway, forgetful):
@@ -299,7 +301,7 @@ def test_links_dropped_are_handed_out_by_nobody_again(
     token, server = stack.cloud.token("olga"), stack.cloud.servers[3]
     first = stack.gateway.console(token, server).json["url"]
     assert other.console(token, server).json["url"] == first
-    ada.orders(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
+    ada.overrides(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
     fresh = stack.gateway.console(token, server).json["url"]
     assert fresh != first
     eventually(lambda: other.console(token, server).json["url"] == fresh)
@@ -316,7 +318,7 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
     assert link["seconds_left"] > 60
     assert token not in json.dumps(sessions)
     assert "https://" not in json.dumps(sessions)
-    ada.orders(stack.gateway, "ceiling", "prod", "50", "--for", "60")
+    ada.overrides(stack.gateway, "rate-ceiling", "prod", "50", "--for", "60")
     (queue, *_) = ada.told(stack.gateway, "queue")["processes"]
     budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
     assert budgets["prod", "console"]["ceiling_per_s"] == 50
@@ -326,7 +328,7 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
     (policy, *_) = ada.told(stack.gateway, "policy")["processes"]
     assert policy["rules"] > 0
     assert policy["file_rejected"] is False
-    for words in ("sessions", "queue", "policy", "orders"):
+    for words in ("sessions", "queue", "policy", "overrides"):
         ran = ada.types(stack.gateway, words)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout
@@ -342,7 +344,7 @@ def test_each_process_tells_what_it_holds_whichever_is_asked() -> None:
             assert stack.gateway.console(stack.cloud.token(person), server).status == 200
         assert plain.console(stack.cloud.token("suspect"), server).status == 200
         found = ada.told(stack.gateway, "sessions")
-        assert (found["there_are"], found["missing"]) == (3, 0)
+        assert (found["total"], found["missing"]) == (3, 0)
         assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}
         told = {one["subject"] for one in told_by_all(found, "tokens")}
         assert told == {*people, "suspect"}
@@ -364,7 +366,7 @@ def test_each_process_tells_what_it_holds_whichever_is_asked() -> None:
         stack.valkey.kill()
         eventually(lambda: ada.told(stack.gateway, "sessions")["missing"] == 2)
         shown = ada.types(stack.gateway, "queue").stdout
-        assert "2 of 3 processes did not tell" in shown
+        assert "2 of 3 processes did not respond" in shown
     finally:
         stack.close()
 
@@ -376,12 +378,12 @@ def told_by_all(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
-    order = ada.orders(stack.gateway, "ceiling", "prod", "0.001")
+    override = ada.overrides(stack.gateway, "rate-ceiling", "prod", "0.001")
     low = 'gateway_budget_rate_ceiling{account="prod",budget="console"}'
     for gateway in (stack.gateway, other):
         eventually(lambda g=gateway: g.metric(low) == 0.001)
         assert not gateway.log_lines("task_died")
-    ada.orders(other, "lift", order)
+    ada.overrides(other, "clear", override)
     eventually(lambda: stack.gateway.metric(low) > 1)
 
 
@@ -389,11 +391,11 @@ def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Oper
     def reloads_told() -> int:
         return len(stack.gateway.log_lines("policy_loaded"))
 
-    order = ada.orders(stack.gateway, "log-level", "gateway.policy=error")
+    override = ada.overrides(stack.gateway, "log-level", "gateway.policy=error")
     before = reloads_told()
     ada.told(stack.gateway, "policy", "--reload")
     assert reloads_told() == before
-    ada.orders(stack.gateway, "lift", order)
+    ada.overrides(stack.gateway, "clear", override)
     ran = ada.types(stack.gateway, "log-level", "aiohttp=debug")
     assert ran.returncode == 1
     assert "CGW.4000" in ran.stderr
@@ -417,9 +419,9 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
     # A caller's token is none for administrators, nor the other way round.
     caller = Operator(stack.cloud)
     caller.token = stack.cloud.token("ada", groups=[ADMINS])
-    assert caller.asks(stack.gateway, "GET", "/orders").status == 401
+    assert caller.asks(stack.gateway, "GET", "/overrides").status == 401
     line = stack.gateway.log_lines("admin_request")[-1]
-    assert (line["status"], line["action"], line["subject"]) == (401, "ListOrders", "")
+    assert (line["status"], line["action"], line["subject"]) == (401, "ListOverrides", "")
     assert (line["client_address"], line["error"]) == (
         "127.0.0.1",
         "audience: the token is meant for others",
@@ -448,14 +450,14 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
     claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}
     foreign = Operator(stack.cloud)
     foreign.token = jwt.encode({**claims, "aud": AUDIENCE}, secret, "HS256")
-    assert foreign.asks(gateway, "GET", "/orders").status == 401
-    assert ada.asks(gateway, "GET", "/orders").status == 200
+    assert foreign.asks(gateway, "GET", "/overrides").status == 401
+    assert ada.asks(gateway, "GET", "/overrides").status == 200
 
 
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
-        ("/revocations", '{"issuer": "corp"}', "name a token_id"),
+        ("/revocations", '{"issuer": "corp"}', "specify either token_id"),
         ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
         ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
         ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
@@ -468,10 +470,10 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/sessions?subjct=x", "", "subjct"),
         ("/sessions?issuer=nobody", "", "issuer must be one of: corp"),
         ("/sessions?server=x", "", "not a UUID"),
-        ("/budget/ceiling", '{"account": "prod", "per_s": 1e-320}', "per_s"),
-        ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "still to come"),
+        ("/rate-ceilings", '{"account": "prod", "rate_per_s": 1e-320}', "rate_per_s"),
+        ("/revocations", '{"issuer": "corp", "before": "9999-12-31T23:59:59Z"}', "in the future"),
         ("/budget/ceiling", '{"account": "dev", "per_s": 1}', "account must be one of: prod"),
-        ("/orders/lift", '{"order": "x"}', "no such order"),
+        ("/overrides/clear", '{"id": "x"}', "No override with this ID"),
         (
             "/log-levels",
             '{"levels": {"gateway.policy": "loud"}}',
@@ -483,12 +485,12 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
             "logger in levels must be one of: gateway, gateway.admin, gateway.audit, ",
         ),
         (
-            "/budget/ceiling",
-            '{"account": "prod", "per_s": 1, "budget": "x"}',
+            "/rate-ceilings",
+            '{"account": "prod", "rate_per_s": 1, "budget": "x"}',
             "budget must be one of: console, iam.",
         ),
-        ("/revocations", "{", "it is not one whole JSON value."),
-        ("/revocations", '{"a": ' + "[" * 60_000, "cannot be used"),
+        ("/revocations", "{", "not one complete JSON value."),
+        ("/revocations", '{"a": ' + "[" * 60_000, "nested too deeply"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_do(
@@ -506,7 +508,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
 
 def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: Stack) -> None:
     document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
-    levels = document["components"]["schemas"]["SetLogLevels"]["properties"]["levels"]
+    levels = document["components"]["schemas"]["SetLogLevelsRequest"]["properties"]["levels"]
     assert levels["propertyNames"]["enum"] == list(get_args(Logger))
     assert levels["additionalProperties"]["enum"] == list(get_args(LogLevel))
     assert levels["minProperties"] == 1
@@ -549,12 +551,12 @@ def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> No
             assert answer.status == (200 if operator is ada else 403), answer.body
             told = operation["responses"][str(answer.status)]["content"]["application/json"]
             jsonschema.validate(answer.json, {**told["schema"], **schemas})
-            if answer.status == 200 and "order" in answer.json:
-                lift = json.dumps({"order": answer.json["order"]["id"]})
-                lifted = ada.asks(stack.gateway, "POST", "/orders/lift", lift)
+            if answer.status == 200 and "override" in answer.json:
+                lift = json.dumps({"id": answer.json["override"]["id"]})
+                lifted = ada.asks(stack.gateway, "POST", "/overrides/clear", lift)
                 assert lifted.status == 200
                 jsonschema.validate(lifted.json, {**told["schema"], **schemas})
-    asked = {"/admin" + path for path, _, _ in ASKED} | {"/admin/orders/lift"}
+    asked = {"/admin" + path for path, _, _ in ASKED} | {"/admin/overrides/clear"}
     assert asked == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:
@@ -563,7 +565,7 @@ def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> No
             assert fetch(stack.gateway.url, method.upper(), path).status in (401, 404)
     unknown = fetch(stack.gateway.admin, "GET", "/admin/nowhere")
     assert (unknown.status, unknown.error_code) == (404, "CGW.4040")
-    other = fetch(stack.gateway.admin, "DELETE", "/admin/orders")
+    other = fetch(stack.gateway.admin, "DELETE", "/admin/overrides")
     assert (other.status, other.error_code, other.headers["allow"]) == (
         405,
         "CGW.4050",
@@ -609,7 +611,7 @@ def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: byte
 
 def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:
     plain = stack.replica()
-    assert fetch(plain.admin, "GET", "/admin/orders").status == 404
+    assert fetch(plain.admin, "GET", "/admin/overrides").status == 404
 
 
 def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Stack) -> None:
@@ -643,7 +645,7 @@ def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Sta
     assert ran.returncode == 0, ran.stderr
     record = gateway.audit("admin_action")[-1]
     assert (record["issuer"], record["subject"]) == ("certificate", "breakglass")
-    refused = types("somebody", "orders")
+    refused = types("somebody", "overrides")
     assert refused.returncode == 3
     assert "CGW.4032" in refused.stderr
 
@@ -687,7 +689,7 @@ class Certified:
 
     def status(self, kept: http.client.HTTPSConnection, **headers: str) -> int:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        body = '{"levels": {"gateway.policy": "info"}, "for_s": 60}'
+        body = '{"levels": {"gateway.policy": "info"}, "duration_s": 60}'
         kept.request("POST", "/admin/log-levels", body, {"Content-Type": JSON, **sent})
         answer = kept.getresponse()
         answer.read()

@@ -191,7 +191,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         statuses = [heard.split(" ")[1] for _, heard in said[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
         listed, printed, page, switched, explained, denied, checked, counted = said[5:13]
-        held, revoked, ordered, found, intact = said[13:]
+        held, revoked, overrides, found, intact = said[13:]
         assert listed[1].count("server:power") == 4
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
@@ -205,7 +205,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
         assert "olga" in held[1]
         assert (revoked[0], "kind" in revoked[1]) == (0, False), revoked
-        assert "subject issuer demo subject victor" in ordered[1]
+        assert "revoked_subject issuer=demo subject=victor" in overrides[1]
         (gateway,) = re.findall(r"^  gateway +(http\S+)$", text, re.MULTILINE)
         viewer = re.findall(r"^  viewer +(\S+)$", text, re.MULTILINE)[0]
         headers = {"Authorization": f"Bearer {viewer}"}

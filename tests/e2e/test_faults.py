@@ -207,10 +207,10 @@ def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> N
     alone.start()
     assert alone.console(own_stack.cloud.token()).status == 200
     assert alone.log_lines("store_unavailable")
-    # Its config says that nobody gives orders, so there is none that it might not have heard of.
-    parts = fetch(alone.admin, "GET", "/readyz").json["parts"]
-    assert (parts["redis"], parts["orders"]) == ("degraded", "ok")
-    assert alone.metric("gateway_orders_known") == 1
+    # Its config disables overrides, so it does not need to load them.
+    components = fetch(alone.admin, "GET", "/readyz").json["components"]
+    assert (components["redis"], components["overrides"]) == ("degraded", "ok")
+    assert alone.metric("gateway_overrides_loaded") == 1
     own_stack.valkey.start()
     eventually(lambda: alone.metric("gateway_store_available") == 1)
     assert alone.console(own_stack.cloud.token(), own_stack.cloud.servers[2]).status == 200
@@ -241,7 +241,7 @@ def test_who_cannot_put_on_record_is_not_ready_until_that_works_again(own_stack:
     eventually(lambda: gateway.ready() == 503, gateway.log_text)
     answer = gateway.console(own_stack.cloud.token())
     assert (answer.status, answer.error_code) == (503, "CGW.5035")
-    assert fetch(gateway.admin, "GET", "/readyz").json["parts"]["audit"] == "not durable"
+    assert fetch(gateway.admin, "GET", "/readyz").json["components"]["audit"] == "not durable"
     in_the_way.unlink()
     eventually(lambda: gateway.ready() == 200, gateway.log_text)
     assert gateway.audit("policy_loaded")  # it waited for this

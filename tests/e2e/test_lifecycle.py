@@ -262,12 +262,12 @@ def test_a_config_with_a_mistake_is_not_served(
 
 def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stack: Stack) -> None:
     gateway = own_stack.gateway
-    gateway.config["orders"] = {"file": "/proc/x/orders.json"}
+    gateway.config["overrides"] = {"file": "/proc/x/overrides.json"}
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
     (error,) = gateway.log_lines("config_rejected")[0]["errors"]
-    assert "orders.file: /proc/x cannot be made" in error
-    gateway.config["orders"] = {"file": "new/orders.json"}
+    assert "overrides.file: /proc/x cannot be made" in error
+    gateway.config["overrides"] = {"file": "new/overrides.json"}
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
     assert (gateway.directory / "new").is_dir()

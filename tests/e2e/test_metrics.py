@@ -120,7 +120,7 @@ def test_health_and_readiness_are_on_the_admin_listener(stack: Stack) -> None:
     assert fetch(stack.gateway.admin, "GET", "/healthz").status == 200
     ready = fetch(stack.gateway.admin, "GET", "/readyz")
     assert ready.status == 200
-    assert json.loads(ready.body)["parts"]["redis"] == "ok"
+    assert json.loads(ready.body)["components"]["redis"] == "ok"
 
 
 def test_openmetrics_is_spoken_to_those_who_ask(stack: Stack) -> None:

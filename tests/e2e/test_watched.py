@@ -269,11 +269,11 @@ def revoked(scene: Scene) -> None:
         for group in (*ADMIN_API["groups"], "operators")
     )
     lost = cloud.token("olga", claims={"jti": "lost"})
-    order = json.dumps({"issuer": "corp", "token_id": "lost"})
+    revocation = json.dumps({"issuer": "corp", "token_id": "lost"})
 
     def revoke(token: str) -> Response:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        return fetch(gateway.admin, "POST", "/admin/revocations", headers, order)
+        return fetch(gateway.admin, "POST", "/admin/revocations", headers, revocation)
 
     eventually(lambda: revoke(admin).status == 200)  # its issuer was away until now
     assert {revoke(nobody).status for _ in range(6)} == {403}
@@ -380,8 +380,8 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayRedisAwayForOne": "both workers are of one machine",
     "ConsoleGatewayRedisSlow": "between 50 and 100 ms lies chance",
     "ConsoleGatewayProcessAlone": "a Redis that answers PING only",
-    "ConsoleGatewayOrdersUnknown": "it takes a start without Redis",
-    "ConsoleGatewayOrderNotObeyed": "it is a bug where it happens",
+    "ConsoleGatewayOverridesNotLoaded": "it takes a start without Redis",
+    "ConsoleGatewayOverrideFailed": "it is a bug where it happens",
     "ConsoleGatewayAuditLag": "it takes a disk that hangs",
     "ConsoleGatewayAuditSlow": "as above",
     "ConsoleGatewayAuditDiskNearlyFull": "it takes a disk of its own",

@@ -65,7 +65,7 @@ class OneLink:
         self.held: ConsoleLink | None = self._link("held", left_s)
         self.records: list[AuditRecord] = []
         self.policy = ALLOWED
-        self.revocations_heard = 0
+        self.revocations_version = 0
         self.is_revoked = False
         self.is_disk_hung = False
         self._deadline_s = deadline_s
@@ -97,7 +97,7 @@ class OneLink:
 
     def revoke(self) -> None:
         self.is_revoked = True
-        self.revocations_heard += 1
+        self.revocations_version += 1
 
     def forbid(self) -> None:
         self.policy = FORBIDDEN

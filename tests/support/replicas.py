@@ -1,11 +1,11 @@
-"""Processes that ask each other in memory; the contract suite holds them to what Valkey does."""
+"""In-memory ports.Replicas; the contract suite runs against it and against Valkey."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from gateway.flow.ports import Heard
+from gateway.flow.ports import QueryResult
 
-Answering = Callable[[bytes], Awaitable[bytes]]
+Respond = Callable[[bytes], Awaitable[bytes]]
 
 
 class FakeReplicas:
@@ -13,20 +13,20 @@ class FakeReplicas:
 
     def __init__(self, fleet: "list[FakeReplicas]") -> None:
         self._fleet = fleet
-        self._answer: Answering | None = None
-        self.is_away = False
+        self._respond: Respond | None = None
+        self.is_unavailable = False
         fleet.append(self)
 
-    def answer_with(self, answer: Answering) -> None:
-        self._answer = answer
+    def on_query(self, respond: Respond) -> None:
+        self._respond = respond
 
-    async def ask(self, question: bytes, *, within_s: float) -> Heard:
-        answers = []
+    async def query(self, query: bytes, *, timeout_s: float) -> QueryResult:
+        responses = []
         for other in self._fleet:
-            if other is not self and other._answer is not None and not self.is_away:
+            if other is not self and other._respond is not None and not self.is_unavailable:
                 with suppress(ValueError):
-                    answers.append(await other._answer(question))
-        return Heard(answers, len(self._fleet))
+                    responses.append(await other._respond(query))
+        return QueryResult(responses, len(self._fleet))
 
 
 class Alone(FakeReplicas):

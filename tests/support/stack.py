@@ -145,8 +145,8 @@ class RunningGateway:
         self.config = make_config(cloud, redis_url, self.port, self.admin_port)
         self.config["accounts"][0].update(account or {})
         if admin_api is None:
-            # Else the first one waits for others that might remember what was ordered.
-            self.config["orders"] = {"given": "nowhere"}
+            # Without this, the first process waits for others that may restore overrides.
+            self.config["overrides"] = {"enabled": False}
         else:
             self.config["admin"]["api"] = dict(admin_api)
         self.config.update(change or {})

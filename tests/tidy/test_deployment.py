@@ -438,7 +438,7 @@ def test_the_audit_trail_outlives_its_pod_on_a_volume_of_its_own() -> None:
     for name in ("kubernetes", "kubernetes example"):
         config = yaml.safe_load(config_text(name))
         assert config["audit"]["directory"] == path
-        assert Path(config["orders"]["file"]).parent == Path(path)
+        assert Path(config["overrides"]["file"]).parent == Path(path)
 
 
 @pytest.mark.parametrize("name", ["kubernetes", "kubernetes example"])

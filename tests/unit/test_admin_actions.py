@@ -9,13 +9,13 @@ import pytest
 from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import Principal
-from gateway.domain.overrides import Order, RevokedBefore
-from gateway.flow.active_overrides import StandingOrders
+from gateway.domain.overrides import Override, RevokedBefore
+from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
-from gateway.flow.admin.administration import Administrator, Plan
-from gateway.flow.admin.cluster_query import EveryProcess
+from gateway.flow.admin.administration import ActionPlan, Administrator
+from gateway.flow.admin.cluster_query import ClusterQuery
 from tests.support.clock import FakeClock
-from tests.support.order_store import FakeOrderStore
+from tests.support.override_store import FakeOverrideStore
 from tests.support.replicas import Alone
 
 CORP = TokenRules(
@@ -38,31 +38,33 @@ ADA = Administrator(
 
 
 class Operating:
-    """The actions over orders that stand in memory."""
+    """The actions over overrides that stand in memory."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.orders = StandingOrders(FakeOrderStore(), None, clock, serve_unknown=False)
+        self.overrides = ActiveOverrides(FakeOverrideStore(), None, clock, allow_unloaded=False)
         self._actions = AdminActions(
             accounts=frozenset({"prod"}),
             projects=frozenset({"p1"}),
             rules={"corp": CORP},
             link_life_s=300.0,
-            orders=self.orders,
-            everywhere=EveryProcess(cast(Any, None), Alone()),
+            overrides=self.overrides,
+            cluster=ClusterQuery(cast(Any, None), Alone()),
             clock=clock,
         )
 
-    def plan(self, name: str, **asked: Any) -> Plan:
+    def plan(self, name: str, **asked: Any) -> ActionPlan:
         (action,) = [one for one in self._actions.all if one.name == name]
-        return action.plan(msgspec.convert(asked, action.takes), ADA)
+        return action.plan(msgspec.convert(asked, action.request_type), ADA)
 
     async def do(self, name: str, **asked: Any) -> Any:
         return msgspec.to_builtins(await self.plan(name, **asked).perform())
 
     def is_revoked(self, subject: str, *, issued_s_ago: float) -> bool:
         at = self.clock.now() - issued_s_ago
-        return self.orders.revoke_known(Principal("corp", subject, frozenset(), at, at, None))
+        return self.overrides.is_known_revoked(
+            Principal("corp", subject, frozenset(), at, at, None)
+        )
 
     def instant(self, *, s_ago: float) -> datetime:
         return datetime.fromtimestamp(self.clock.now(), UTC) - timedelta(seconds=s_ago)
@@ -80,7 +82,7 @@ async def test_all_that_a_person_has_by_now_includes_what_an_issuer_ahead_of_us_
     assert operating.is_revoked("mallory", issued_s_ago=-30)
     assert not operating.is_revoked("mallory", issued_s_ago=-33)
     assert not operating.is_revoked("olga", issued_s_ago=0)
-    assert "clock may be 30 s ahead" in told["note"]
+    assert "30 s of leeway" in told["note"]
 
 
 async def test_what_was_issued_up_to_an_instant_is_so_by_the_issuers_clock(
@@ -89,17 +91,17 @@ async def test_what_was_issued_up_to_an_instant_is_so_by_the_issuers_clock(
     told = await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=100))
     assert operating.is_revoked("olga", issued_s_ago=70)
     assert not operating.is_revoked("olga", issued_s_ago=67)
-    assert told["order"]["what"]["before"] == operating.clock.now() - 68
+    assert told["override"]["effect"]["before"] == operating.clock.now() - 68
 
 
 async def test_a_revocation_stands_as_long_as_any_token_that_it_is_for(
     operating: Operating, clock: FakeClock
 ) -> None:
     await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=-29))
-    (order,) = operating.orders.current.in_force
-    assert isinstance(order.what, RevokedBefore)
-    assert order.until >= order.what.before + CORP.token_age_max_s + CORP.leeway_s
-    assert order.what.before == clock.now() + CORP.leeway_s + 2
+    (override,) = operating.overrides.current.in_force
+    assert isinstance(override.effect, RevokedBefore)
+    assert override.expires_at >= override.effect.before + CORP.token_age_max_s + CORP.leeway_s
+    assert override.effect.before == clock.now() + CORP.leeway_s + 2
 
 
 @pytest.mark.parametrize(
@@ -119,13 +121,13 @@ def test_an_instant_that_is_to_come_or_before_all_tokens_is_refused(
 
 
 @pytest.mark.parametrize("before", [1e300, -1e300, float("inf"), float("nan")])
-async def test_orders_are_told_whatever_instants_they_hold(
+async def test_overrides_are_told_whatever_instants_they_hold(
     operating: Operating, before: float
 ) -> None:
-    what = RevokedBefore("corp", 0.0)
-    await operating.orders.give(Order("a", before, float("inf"), "corp:ada", "", what))
-    (told,) = (await operating.do("ListOrders"))["orders"]
-    assert told["until"] == "9999-12-31T23:59:59+00:00"
+    effect = RevokedBefore("corp", 0.0)
+    await operating.overrides.add(Override("a", before, float("inf"), "corp:ada", "", effect))
+    (told,) = (await operating.do("ListOverrides"))["overrides"]
+    assert told["expires_at"] == "9999-12-31T23:59:59+00:00"
 
 
 @pytest.mark.parametrize("per_s", [0.0, 1e-320, 0.000_9, 100_001.0, float("nan"), float("inf")])
@@ -133,4 +135,4 @@ def test_a_ceiling_that_no_budget_can_count_by_is_refused(
     operating: Operating, per_s: float
 ) -> None:
     with pytest.raises(msgspec.ValidationError):
-        operating.plan("SetCeiling", account="prod", per_s=per_s)
+        operating.plan("SetRateCeiling", account="prod", rate_per_s=per_s)

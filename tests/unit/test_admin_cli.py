@@ -33,8 +33,8 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("drop-links", "--server", "s", "--project", ""),
         ("drop-links", "--issuer", "corp", "--subject", ""),
         ("drop-links", "--issuer", "", "--subject", "mallory"),
-        ("lift", ""),
-        ("ceiling", "", "5"),
+        ("clear", ""),
+        ("rate-ceiling", "", "5"),
     ],
 )
 def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
@@ -49,14 +49,14 @@ def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
         ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "between the years 1970 and 9999"),
         ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "between the years 1970 and 9999"),
         ((*REVOKE, "--before", "1969-12-31T23:59:59Z"), "between the years 1970 and 9999"),
-        (("orders", "--wait", "nan"), "must be from 0.1"),
-        (("orders", "--wait", "inf"), "must be from 0.1"),
-        (("orders", "--wait", "1e12"), "must be from 0.1"),
-        (("orders", "--wait", "0"), "must be from 0.1"),
-        (("orders", "--wait", "soon"), "is no number"),
-        (("ceiling", "prod", "nan"), "must be from 0.001"),
-        (("ceiling", "prod", "1e-320"), "must be from 0.001"),
-        (("ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
+        (("overrides", "--wait", "nan"), "must be from 0.1"),
+        (("overrides", "--wait", "inf"), "must be from 0.1"),
+        (("overrides", "--wait", "1e12"), "must be from 0.1"),
+        (("overrides", "--wait", "0"), "must be from 0.1"),
+        (("overrides", "--wait", "soon"), "is no number"),
+        (("rate-ceiling", "prod", "nan"), "must be from 0.001"),
+        (("rate-ceiling", "prod", "1e-320"), "must be from 0.001"),
+        (("rate-ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
         (("log-level", "gateway=info", "--for", "nan"), "must be from 1 "),
         (("log-level", "gateway=info", "--for", "1e9"), "must be from 1 to 2,592,000\n"),
     ],
@@ -79,7 +79,7 @@ def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
     ],
 )
 def test_whose_must_be_said(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    assert "Name " in (said := told(capsys, *words)) or "Say " in said
+    assert "Specify " in told(capsys, *words)
 
 
 def test_help_tells_which_loggers_and_levels_there_are(capsys: pytest.CaptureFixture[str]) -> None:

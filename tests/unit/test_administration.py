@@ -16,7 +16,7 @@ from gateway.domain.errors import (
     Rejection,
 )
 from gateway.domain.model import Principal
-from gateway.flow.admin.administration import Action, Administration, Administrator, Plan
+from gateway.flow.admin.administration import ActionPlan, AdminAction, Administration, Administrator
 from gateway.flow.ports import AuditRecord
 from tests.support.clock import FakeClock
 
@@ -51,7 +51,7 @@ class Wheel:
         self.turns: list[str] = []
         self.is_stuck = False
 
-    def plan(self, asked: Turn, _: Administrator) -> Plan:
+    def plan(self, asked: Turn, _: Administrator) -> ActionPlan:
         if asked.way not in ("left", "right"):
             raise BadRequest("way must be left or right.")
 
@@ -61,7 +61,7 @@ class Wheel:
             self.turns.append(asked.way)
             return asked
 
-        return Plan(turn, event="turned", order_id="0a1b", target="corp:mallory")
+        return ActionPlan(turn, override_id="0a1b", target="corp:mallory")
 
 
 class Authority:
@@ -78,7 +78,9 @@ class Authority:
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
         self.wheel, self.audit_log, self.authority = Wheel(), FakeAuditLog(), Authority()
-        self.action = Action("Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan)
+        self.action = AdminAction(
+            "Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan, "turned"
+        )
         self.administration = Administration(
             [self.action],
             groups=frozenset({"admins"}),
@@ -119,7 +121,7 @@ def scene(clock: FakeClock) -> Scene:
     return Scene(clock)
 
 
-async def test_what_is_done_is_on_record_before_with_its_order_and_whom_it_is_about(
+async def test_what_is_done_is_on_record_before_with_its_override_and_whom_it_is_about(
     scene: Scene,
 ) -> None:
     seen: list[list[str]] = []
@@ -128,7 +130,7 @@ async def test_what_is_done_is_on_record_before_with_its_order_and_whom_it_is_ab
     assert (seen, scene.wheel.turns) == ([[]], ["right"])
     (record,) = scene.audit_log.records
     assert (record.event, record.decision, record.target) == ("turned", "allowed", "corp:mallory")
-    assert json.loads(record.detail) == {"way": "right", "reason": "", "order_id": "0a1b"}
+    assert json.loads(record.detail) == {"way": "right", "reason": "", "override_id": "0a1b"}
 
 
 async def test_who_lost_the_right_while_the_body_came_is_obeyed_no_more(scene: Scene) -> None:
@@ -158,10 +160,10 @@ async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"{", "cannot be used"),
-        (b'{"wya": "left"}', "cannot be used"),
-        (b'{"way": "\xff"}', "no UTF-8"),
-        (b'{"wya": ' + b"[" * 60_000, "cannot be used"),
+        (b"{", "Invalid request"),
+        (b'{"wya": "left"}', "Invalid request"),
+        (b'{"way": "\xff"}', "not UTF-8"),
+        (b'{"wya": ' + b"[" * 60_000, "Invalid request"),
         (b'{"way": "up"}', "way must be"),
     ],
 )
@@ -180,7 +182,7 @@ async def test_what_fails_is_on_record_as_failed(scene: Scene) -> None:
     scene.wheel.is_stuck = True
     with pytest.raises(RuntimeError):
         await scene.ask()
-    await scene.administration.failed(scene.action, scene.administrator())
+    await scene.administration.record_failure(scene.action, scene.administrator())
     assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
@@ -194,9 +196,9 @@ async def test_nothing_is_done_that_cannot_be_put_on_record(scene: Scene) -> Non
 async def test_who_proves_nothing_cannot_fill_the_trail(scene: Scene, clock: FakeClock) -> None:
     refusal = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
     for _ in range(1_000):
-        await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")
+        await scene.administration.record_unauthenticated(scene.action, refusal, "r1", "192.0.2.1")
     assert scene.audit_log.told == [("admin_refused", "denied")] * 10
     assert scene.audit_log.records[0].client_address == "192.0.2.1"
     await clock.advance(60)
     scene.audit_log.is_there = False  # whoever proves nothing is told 401, not 503
-    await scene.administration.unproved(scene.action, refusal, "r1", "192.0.2.1")
+    await scene.administration.record_unauthenticated(scene.action, refusal, "r1", "192.0.2.1")

@@ -13,7 +13,7 @@ from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_credentials import CallerCredentials
-from gateway.flow.local_replay_cache import UsedHere
+from gateway.flow.local_replay_cache import LocalReplayCache
 from gateway.flow.ports import KeyPair
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -28,7 +28,7 @@ class Scene:
         self.clock = FakeClock()
         self.telemetry = RecordingTelemetry()
         self.keys = SealedKeys(Sealer([Secret(base64.b64encode(os.urandom(32)).decode())]))
-        self.used: Any = UsedHere(self.clock)
+        self.used: Any = LocalReplayCache(self.clock)
         self.pair = self.keys.key_pair(Secret(JWT), expires_at=self.clock.now() + 3_600)
         self.replica = self.a_replica()
 
@@ -138,7 +138,7 @@ async def test_another_replica_does_not_take_it_either(scene: Scene) -> None:
 async def test_what_is_taken_back_may_be_used_again(scene: Scene) -> None:
     request = scene.request()
     await scene.replica.use(request)
-    await scene.replica.take_back(request)
+    await scene.replica.undo_use(request)
     await scene.a_replica().use(request)
 
 
@@ -228,7 +228,7 @@ async def test_what_a_process_remembers_is_bounded(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.flow.local_replay_cache._KEYS_MAX", 3)
-    used = UsedHere(scene.clock)
+    used = LocalReplayCache(scene.clock)
     for key in "abcd":
         assert await used.use(key, ttl_s=60)
     assert not await used.use("d", ttl_s=60)

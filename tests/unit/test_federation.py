@@ -20,7 +20,7 @@ from gateway.domain.queue.pacing import Pace
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.federation import Errand, Federation
+from gateway.flow.federation import Federation, FederationRequest
 from gateway.flow.ports import AuditRecord, CredentialIssued
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
@@ -74,10 +74,10 @@ class Scene:
             raise self.unwritable
         self.records.append(record)
 
-    def errand(self, operation: str = "Op") -> Errand:
+    def errand(self, operation: str = "Op") -> FederationRequest:
         call = Call(Operation(operation, "POST", "/x", ""), ProjectId(""), ())
         presented = Presented("POST", "/x", ())
-        return Errand(
+        return FederationRequest(
             request_id="r-1",
             client_address="192.0.2.7",
             deadline=self.clock.monotonic() + 60,

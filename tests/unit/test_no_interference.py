@@ -63,7 +63,7 @@ class Fixed:
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
 
-    revocations_heard = 0
+    revocations_version = 0
 
     def check(self, _: Principal) -> None:
         return None

@@ -148,8 +148,8 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
             "inventory.directory",
             "is no directory",
         ),
-        ("orders.json", "secrets", "orders.file", "secrets is a directory"),
-        ("orders.json", "gateway.yaml/x", "orders.file", "gateway.yaml is no directory"),
+        ("overrides.json", "secrets", "overrides.file", "secrets is a directory"),
+        ("overrides.json", "gateway.yaml/x", "overrides.file", "gateway.yaml is no directory"),
         (LOGIN, " {method: token_file, token_file: secrets}", "login.token_file", "is a directory"),
         (
             STORE,
@@ -192,7 +192,12 @@ def test_operations_are_switched_off_added_and_replaced(secrets: Path) -> None:
             "whose administrators may act, of: corp, p",
         ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
-        ("  file: orders.json", "  given: nowhere", "orders", "admin.api is there to give them"),
+        (
+            "  file: overrides.json",
+            "  enabled: false",
+            "overrides",
+            "while admin.api is configured",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_line_and_key(
@@ -505,14 +510,14 @@ def test_the_trail_may_go_to_a_directory_that_is_yet_to_be_made(secrets: Path) -
 
 
 def test_what_only_the_machine_that_serves_knows_is_not_looked_for(secrets: Path) -> None:
-    text = EXAMPLE.replace("orders.json", "nowhere/orders.json")
+    text = EXAMPLE.replace("overrides.json", "nowhere/overrides.json")
     text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: nowhere}\n")
     text = text.replace(AUDIT, "  directory: /proc/x\n")
     text = text.replace(LOGIN, " {method: token_file, token_file: nowhere/token}")
     named = read(secrets, text).writable_directories
     assert list(named) == [
         (("audit", "directory"), Path("/proc/x"), True),
-        (("orders", "file"), secrets / "nowhere", True),
+        (("overrides", "file"), secrets / "nowhere", True),
         (("accounts", 0, "inventory", "directory"), secrets / "nowhere", False),
     ]
     assert not (secrets / "nowhere").exists()

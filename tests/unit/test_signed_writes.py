@@ -71,7 +71,7 @@ class Store:
         self.used.add(key)
         return is_first
 
-    async def take_back(self, key: str) -> None:
+    async def undo_use(self, key: str) -> None:
         self.used.discard(key)
 
 
@@ -125,7 +125,7 @@ class Scene:
             raise self.failure
         return b"{}"
 
-    revocations_heard = 0
+    revocations_version = 0
 
     def check(self, _: Principal) -> None:
         return None

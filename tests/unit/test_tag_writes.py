@@ -60,7 +60,7 @@ class Parts:
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
 
-    revocations_heard = 0
+    revocations_version = 0
 
     def check(self, _: Principal) -> None:
         return None

@@ -228,10 +228,10 @@ def a_process(*, error: str | None = None, rejected: bool = False) -> dict[str, 
     [
         ([a_process(error="")], 0, 0, "in force"),
         ([a_process()], 0, 0, "in force"),
-        ([a_process(error="policy.yaml:7: no", rejected=True)], 0, 1, "refused: policy.yaml:7"),
-        ([a_process(rejected=True)], 0, 1, "refused: `gateway check` says why"),
-        ([a_process(), a_process(error="x", rejected=True)], 1, 1, "refused: x"),
-        ([a_process()], 1, 5, "1 of 2 processes did not tell what they hold"),
+        ([a_process(error="policy.yaml:7: no", rejected=True)], 0, 1, "rejected: policy.yaml:7"),
+        ([a_process(rejected=True)], 0, 1, "rejected: run `gateway check` for the error"),
+        ([a_process(), a_process(error="x", rejected=True)], 1, 1, "rejected: x"),
+        ([a_process()], 1, 5, "1 of 2 processes did not respond"),
     ],
 )
 def test_a_policy_that_is_not_in_force_everywhere_is_no_reload_that_is_done(
@@ -243,7 +243,7 @@ def test_a_policy_that_is_not_in_force_everywhere_is_no_reload_that_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     gateway.answers = [
-        (200, {}, {"processes": processes, "there_are": 1 + missing, "missing": missing})
+        (200, {}, {"processes": processes, "total": 1 + missing, "missing": missing})
     ]
     assert admin(gateway, "policy", "--reload") == code
     assert shown in capsys.readouterr().out
@@ -254,45 +254,53 @@ def test_a_policy_that_is_not_in_force_everywhere_is_no_reload_that_is_done(
 def test_none_of_a_thing_is_a_number_and_not_unknown(
     gateway: Answering, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {}, {"processes": [a_process()], "there_are": 1, "missing": 0})]
+    gateway.answers = [(200, {}, {"processes": [a_process()], "total": 1, "missing": 0})]
     assert admin(gateway, "policy") == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["a", "5d07", "0"]
 
 
 @pytest.mark.parametrize(
-    ("what", "shown"),
+    ("effect", "shown"),
     [
         (
-            {"kind": "subject", "issuer": "corp", "subject": "m", "before": 1795570354.3449287},
-            "subject issuer corp subject m before 2026-11-25T01:32:34.344+00:00",
+            {
+                "kind": "revoked_subject",
+                "issuer": "corp",
+                "subject": "m",
+                "before": 1795570354.3449287,
+            },
+            "revoked_subject issuer=corp subject=m before=2026-11-25T01:32:34.344+00:00",
         ),
-        ({"kind": "links", "project": "", "server": "", "person": ""}, "all links"),
-        ({"kind": "links", "project": "p", "server": "", "person": ""}, "links project p"),
+        ({"kind": "dropped_links", "project": "", "server": "", "person": ""}, "dropped_links all"),
         (
-            {"kind": "ceiling", "account": "prod", "budget": "console", "per_s": 0.5},
-            "ceiling account prod budget console per_s 0.5",
+            {"kind": "dropped_links", "project": "p", "server": "", "person": ""},
+            "dropped_links project=p",
         ),
-        ({"kind": "log_levels", "levels": {"gateway": "info"}}, "levels gateway=info"),
+        (
+            {"kind": "rate_ceiling", "account": "prod", "budget": "console", "rate_per_s": 0.5},
+            "rate_ceiling account=prod budget=console rate_per_s=0.5",
+        ),
+        ({"kind": "log_levels", "levels": {"gateway": "info"}}, "log_levels gateway=info"),
     ],
 )
-def test_an_order_is_told_in_words(
-    gateway: Answering, what: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
+def test_an_override_is_shown_as_text(
+    gateway: Answering, effect: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    order = {"id": "1", "at": "", "until": "2026-11-26", "by": "corp:ada", "reason": ""}
-    order = {**order, "what": what}
-    gateway.answers = [(200, {}, {"known": True, "orders": [order]})]
-    assert admin(gateway, "orders") == 0
+    override = {"id": "1", "created_at": "", "expires_at": "2026-11-26", "created_by": "corp:ada"}
+    override = {**override, "reason": "", "effect": effect}
+    gateway.answers = [(200, {}, {"loaded": True, "overrides": [override]})]
+    assert admin(gateway, "overrides") == 0
     assert shown in capsys.readouterr().out
-    gateway.answers = [(200, {}, {"order": order, "all_replicas_told": True, "note": ""})]
-    assert admin(gateway, "lift", "1") == 0
-    assert f"{shown} (order 1)." in capsys.readouterr().out
+    gateway.answers = [(200, {}, {"override": override, "all_replicas_notified": True, "note": ""})]
+    assert admin(gateway, "clear", "1") == 0
+    assert f"Override 1 until 2026-11-26: {shown}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--ca-file", "--cert", "--key"])
 def test_files_for_tls_are_not_ignored_without_it(
     gateway: Answering, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert admin(gateway, "orders", option, "/nope") == 2
+    assert admin(gateway, "overrides", option, "/nope") == 2
     assert "for an https URL only" in capsys.readouterr().err
     assert not gateway.asked
 

@@ -168,8 +168,8 @@ class Metrics:
     def task_restarted(self, task: str) -> None:
         self._count("gateway_task_restarts_total", task)
 
-    def order_not_obeyed(self) -> None:
-        self._count("gateway_orders_not_obeyed_total")
+    def override_failed(self) -> None:
+        self._count("gateway_override_failures_total")
 
     def admin_request(self, action: str, status: int) -> None:
         self._count("gateway_admin_requests_total", action, str(status))

@@ -274,14 +274,14 @@ METRIC_FAMILIES: Final = (
         kind="token, subject, before",
     ),
     _gauge(
-        "gateway_orders_known",
-        "1 once Redis or the file has told all that administrators ordered, or with `orders.given:"
-        " nowhere`.",
+        "gateway_overrides_loaded",
+        "1 once this process has loaded all overrides from Redis or its file, or with"
+        " `overrides.enabled: false`.",
     ),
     _counter(
-        "gateway_orders_not_obeyed_total",
-        "Times that orders of one kind (revocations, dropped links, ceilings, log levels) failed to"
-        " take effect.",
+        "gateway_override_failures_total",
+        "Failures to apply overrides of one kind (revocations, dropped links, rate ceilings, log"
+        " levels).",
     ),
     _counter(
         "gateway_admin_requests_total",

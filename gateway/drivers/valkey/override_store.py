@@ -1,4 +1,4 @@
-"""The standing orders in Redis, sealed, so that who can write there cannot make one up."""
+"""Overrides in Redis, sealed: write access to Redis is not enough to forge one."""
 
 import logging
 import secrets
@@ -6,99 +6,109 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.overrides import Order, order_from_text, order_to_text
+from gateway.domain.overrides import Override, decode_override, encode_override
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import ToldOrders
+from gateway.flow.ports import StoredOverrides
 
-log = logging.getLogger("gateway.orders")
+log = logging.getLogger("gateway.overrides")
 
-_READ, _FETCH, _ADD = LuaScript("read_orders"), LuaScript("fetch_orders"), LuaScript("add_orders")
-_MESSAGE = b"orders"
-_NO_ORDERS = frozenset({"version", "complete"})
-_AT_ONCE = 250
-"""Orders in one script: each is answered well within `store.timeout_s`, and opened in 5 ms."""
+_LIST, _FETCH, _ADD = (
+    LuaScript("list_overrides"),
+    LuaScript("fetch_overrides"),
+    LuaScript("add_overrides"),
+)
+_MESSAGE = b"overrides"
+_RESERVED_FIELDS = frozenset({"version", "complete"})
+_BATCH = 250
+"""Overrides per script call: well within `store.timeout_s`, and decrypted in 5 ms."""
+
+_Fetched = dict[str, tuple[Override | None, bool]]
+"""Overrides by ID; None: unreadable. The flag: readable and sealed with the current key."""
 
 
-class ValkeyOrderStore:
-    """Implements ports.OrderStore."""
+class ValkeyOverrideStore:
+    """Implements ports.OverrideStore."""
 
     def __init__(self, valkey: Valkey, sealer: Sealer) -> None:
         self._valkey = valkey
         self._sealer = sealer
-        self._name = valkey.key("orders", tag="orders")
+        self._key = valkey.key("overrides", tag="overrides")
 
-    async def read(self, known: str, *, held: AbstractSet[str]) -> ToldOrders | None:
-        match await self._valkey.run_script(_READ, [self._name], [known]):
+    async def read(self, known: str, *, cached: AbstractSet[str]) -> StoredOverrides | None:
+        match await self._valkey.run_script(_LIST, [self._key], [known]):
             case [bytes()]:
                 return None
-            case [bytes(version), int(is_complete), list(names)]:
-                ids = {name.decode(errors="replace") for name in names} - _NO_ORDERS
-                told = await self._fetch(sorted(ids - held))
-                return ToldOrders(
+            case [bytes(version), int(is_complete), list(fields)]:
+                ids = {field.decode(errors="replace") for field in fields} - _RESERVED_FIELDS
+                fetched = await self._fetch(sorted(ids - cached))
+                current = {one for one, (_, is_current) in fetched.items() if is_current}
+                return StoredOverrides(
                     version=version.decode(),
                     is_complete=bool(is_complete),
-                    orders=[order for order, _ in told.values() if order is not None],
-                    ids=(ids & held) | {one for one, (_, is_well) in told.items() if is_well},
-                    unreadable=_count_unreadable(told),
+                    overrides=[one for one, _ in fetched.values() if one is not None],
+                    ids=(ids & cached) | current,
+                    unreadable=_count_unreadable(fetched),
                 )
             case _:
-                raise StoreUnavailable("read_orders: an answer of another kind")
+                raise StoreUnavailable("list_overrides: unexpected response")
 
-    async def add(self, orders: Sequence[Order], *, ended: Sequence[str], complete: bool) -> None:
-        batches = [orders[at : at + _AT_ONCE] for at in range(0, len(orders), _AT_ONCE)] or [()]
+    async def add(
+        self, overrides: Sequence[Override], *, expired: Sequence[str], complete: bool
+    ) -> None:
+        batches = [overrides[at : at + _BATCH] for at in range(0, len(overrides), _BATCH)] or [()]
         for batch in batches:
             args: list[str | bytes | int] = [
                 secrets.token_hex(8),
                 int(complete and batch is batches[-1]),
                 self._valkey.channel,
                 _MESSAGE,
-                len(ended),
-                *ended,
+                len(expired),
+                *expired,
             ]
-            for order in batch:
-                args += [order.id, self._sealed(order)]
-            await self._valkey.run_script(_ADD, [self._name], args)
-            ended = ()
+            for override in batch:
+                args += [override.id, self._seal(override)]
+            await self._valkey.run_script(_ADD, [self._key], args)
+            expired = ()
 
-    def when_changed(self, call: Callable[[], None]) -> None:
-        def hear(message: bytes) -> None:
+    def on_change(self, callback: Callable[[], None]) -> None:
+        def receive(message: bytes) -> None:
             if message == _MESSAGE:
-                call()
+                callback()
 
-        self._valkey.on_message(hear)
-        self._valkey.on_availability_change(call)
+        self._valkey.on_message(receive)
+        self._valkey.on_availability_change(callback)
 
-    async def _fetch(self, ids: Sequence[str]) -> dict[str, tuple[Order | None, bool]]:
-        """Return the orders with these ids, and whether each lies there as we would seal it."""
-        told: dict[str, tuple[Order | None, bool]] = {}
-        for at in range(0, len(ids), _AT_ONCE):
-            batch = ids[at : at + _AT_ONCE]
-            values = await self._valkey.run_script(_FETCH, [self._name], batch)
-            for order_id, sealed in zip(batch, values, strict=True):
-                if sealed is not None:  # else it was forgotten meanwhile
-                    order = self._opened(order_id, sealed)
-                    told[order_id] = order, order is not None and self._sealer.is_current(sealed)
-        return told
+    async def _fetch(self, ids: Sequence[str]) -> _Fetched:
+        fetched: _Fetched = {}
+        for at in range(0, len(ids), _BATCH):
+            batch = ids[at : at + _BATCH]
+            values = await self._valkey.run_script(_FETCH, [self._key], batch)
+            for override_id, sealed in zip(batch, values, strict=True):
+                if sealed is not None:  # None: removed since it was listed
+                    override = self._open(override_id, sealed)
+                    is_current = override is not None and self._sealer.is_current(sealed)
+                    fetched[override_id] = override, is_current
+        return fetched
 
-    def _sealed(self, order: Order) -> bytes:
-        return self._sealer.seal(order_to_text(order), bound_to=self._bound_to(order.id))
+    def _seal(self, override: Override) -> bytes:
+        return self._sealer.seal(encode_override(override), bound_to=self._binding(override.id))
 
-    def _opened(self, order_id: str, sealed: bytes) -> Order | None:
-        text = self._sealer.open(sealed, bound_to=self._bound_to(order_id))
+    def _open(self, override_id: str, sealed: bytes) -> Override | None:
+        text = self._sealer.open(sealed, bound_to=self._binding(override_id))
         try:
-            return order_from_text(text or b"")
+            return decode_override(text or b"")
         except ValueError:
             return None
 
-    def _bound_to(self, order_id: str) -> bytes:
-        return f"{self._name}:{order_id}".encode()
+    def _binding(self, override_id: str) -> bytes:
+        return f"{self._key}:{override_id}".encode()
 
 
-def _count_unreadable(told: dict[str, tuple[Order | None, bool]]) -> int:
-    count = sum(order is None for order, _ in told.values())
+def _count_unreadable(fetched: _Fetched) -> int:
+    count = sum(override is None for override, _ in fetched.values())
     if count:
-        # Made up by who may write there, or sealed with a key that we do not hold.
-        log.error("orders_unreadable", extra={"count": count})
+        # Forged in Redis, or sealed with a key that this process does not have.
+        log.error("overrides_unreadable", extra={"count": count})
     return count

@@ -1,4 +1,4 @@
-"""What no replica may take twice (ports.UsedOnce)."""
+"""Replay cache shared by all replicas (ports.ReplayCache)."""
 
 import math
 from hashlib import sha256
@@ -6,19 +6,19 @@ from hashlib import sha256
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 
-_USE, _UNUSE = LuaScript("use"), LuaScript("unuse")
+_MARK, _UNMARK = LuaScript("mark_used"), LuaScript("unmark_used")
 
 
-class ValkeyUsedOnce:
+class ValkeyReplayCache:
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
 
     async def use(self, key: str, *, ttl_s: float) -> bool:
         ttl_ms = max(1, math.ceil(ttl_s * 1000))
-        return bool(await self._valkey.run_script(_USE, [self._name(key)], [ttl_ms]))
+        return bool(await self._valkey.run_script(_MARK, [self._name(key)], [ttl_ms]))
 
-    async def take_back(self, key: str) -> None:
-        await self._valkey.run_script(_UNUSE, [self._name(key)], [])
+    async def undo_use(self, key: str) -> None:
+        await self._valkey.run_script(_UNMARK, [self._name(key)], [])
 
     def _name(self, key: str) -> str:
         return self._valkey.key("used", tag=sha256(key.encode()).hexdigest()[:32])

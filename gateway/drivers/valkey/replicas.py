@@ -1,4 +1,4 @@
-"""Questions to all processes, over the channel, and their answers, sealed (ports.Replicas)."""
+"""Queries to all processes over the Redis channel, and their sealed responses (ports.Replicas)."""
 
 import asyncio
 import logging
@@ -11,17 +11,18 @@ from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Clock, Heard
+from gateway.flow.ports import Clock, QueryResult
 
 log = logging.getLogger("gateway.admin")
 
-_ASK, _TELL, _TAKE = LuaScript("ask_processes"), LuaScript("tell_asker"), LuaScript("take_answers")
-_MESSAGE = b"ask "
+_PUBLISH, _RESPOND = LuaScript("publish_query"), LuaScript("respond_to_query")
+_COLLECT = LuaScript("collect_responses")
+_MESSAGE = b"query "
 _ID_CHARS = 16
-_LOOK_EVERY_S = 0.02
-_ANSWER_LIFE_MS = 10_000
-_WAITING_MAX = 16
-"""Questions that wait for an answer here; who asks more often than that is told less."""
+_POLL_INTERVAL_S = 0.02
+_RESPONSE_TTL_MS = 10_000
+_QUEUED_MAX = 16
+"""Queries that wait for a response of this process; further ones are dropped."""
 
 
 class ValkeyReplicas:
@@ -32,71 +33,72 @@ class ValkeyReplicas:
         self._sealer = sealer
         self._clock = clock
         self._id = secrets.token_hex(8)
-        self._own: set[str] = set()
-        self._questions: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING_MAX)
-        self._answer: Callable[[bytes], Awaitable[bytes]] | None = None
-        valkey.on_message(self._hear)
+        self._own_queries: set[str] = set()
+        self._queries: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_QUEUED_MAX)
+        self._respond: Callable[[bytes], Awaitable[bytes]] | None = None
+        valkey.on_message(self._receive)
 
-    def answer_with(self, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self._answer = answer
+    def on_query(self, respond: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self._respond = respond
 
-    async def ask(self, question: bytes, *, within_s: float) -> Heard:
-        until = self._clock.monotonic() + within_s
-        asked = secrets.token_hex(_ID_CHARS // 2)
-        self._own.add(asked)
+    async def query(self, query: bytes, *, timeout_s: float) -> QueryResult:
+        until = self._clock.monotonic() + timeout_s
+        query_id = secrets.token_hex(_ID_CHARS // 2)
+        self._own_queries.add(query_id)
         processes = self._valkey.processes
-        answers: list[bytes] = []
+        responses: list[bytes] = []
         try:
-            sealed = self._sealer.seal(question, bound_to=self._name(asked).encode())
-            message = _MESSAGE + asked.encode() + sealed
+            sealed = self._sealer.seal(query, bound_to=self._key(query_id).encode())
+            message = _MESSAGE + query_id.encode() + sealed
             key = self._valkey.key("processes", tag="fleet")
-            told = await self._valkey.run_script(_ASK, [key], [self._valkey.channel, message])
-            processes = int(told)
-            answers = await self._collect(asked, processes - 1, until)
+            count = await self._valkey.run_script(_PUBLISH, [key], [self._valkey.channel, message])
+            processes = int(count)
+            responses = await self._collect(query_id, processes - 1, until)
         except StoreUnavailable:
-            pass  # this process is all that can be seen
+            pass  # only this process is visible
         finally:
-            self._own.discard(asked)
-        return Heard(answers, processes)
+            self._own_queries.discard(query_id)
+        return QueryResult(responses, processes)
 
     async def run(self) -> None:
-        """Answer what others ask, for ever."""
+        """Respond to the queries of other processes, forever."""
         while True:
-            asked, sealed = await self._questions.get()
-            name = self._name(asked)
-            question = self._sealer.open(sealed, bound_to=name.encode())
-            if question is None or self._answer is None:
-                log.error("question_unreadable")  # made up, or sealed with a key we do not hold
+            query_id, sealed = await self._queries.get()
+            key = self._key(query_id)
+            query = self._sealer.open(sealed, bound_to=key.encode())
+            if query is None or self._respond is None:
+                # Forged, or sealed with a key that this process does not have.
+                log.error("cluster_query_unreadable")
                 continue
-            # Who does not know the question, or cannot answer, is missing where it was asked.
+            # Without a response this process counts as missing.
             with suppress(GatewayError, ValueError):
-                answer = zlib.compress(await self._answer(question), 1)
-                told = self._sealer.seal(answer, bound_to=name.encode())
-                await self._valkey.run_script(_TELL, [name], [self._id, told, _ANSWER_LIFE_MS])
+                response = zlib.compress(await self._respond(query), 1)
+                sealed = self._sealer.seal(response, bound_to=key.encode())
+                await self._valkey.run_script(_RESPOND, [key], [self._id, sealed, _RESPONSE_TTL_MS])
 
-    async def _collect(self, asked: str, others: int, until: float) -> list[bytes]:
-        name = self._name(asked)
+    async def _collect(self, query_id: str, others: int, until: float) -> list[bytes]:
+        key = self._key(query_id)
         if others <= 0:
             return []
         while True:
             is_last = self._clock.monotonic() >= until
-            told = await self._valkey.run_script(_TAKE, [name], [1 if is_last else others])
-            if told or is_last:
-                return self._opened(told or (), name)
-            await self._clock.sleep(_LOOK_EVERY_S)
+            sealed = await self._valkey.run_script(_COLLECT, [key], [1 if is_last else others])
+            if sealed or is_last:
+                return self._open(sealed or (), key)
+            await self._clock.sleep(_POLL_INTERVAL_S)
 
-    def _opened(self, told: Sequence[bytes], name: str) -> list[bytes]:
-        opened = (self._sealer.open(one, bound_to=name.encode()) for one in told)
+    def _open(self, sealed: Sequence[bytes], key: str) -> list[bytes]:
+        opened = (self._sealer.open(one, bound_to=key.encode()) for one in sealed)
         return [zlib.decompress(one) for one in opened if one is not None]
 
-    def _hear(self, message: bytes) -> None:
+    def _receive(self, message: bytes) -> None:
         if not message.startswith(_MESSAGE):
             return
         rest = message[len(_MESSAGE) :]
-        asked = rest[:_ID_CHARS].decode("ascii", "replace")
-        if asked not in self._own:
+        query_id = rest[:_ID_CHARS].decode("ascii", "replace")
+        if query_id not in self._own_queries:
             with suppress(asyncio.QueueFull):
-                self._questions.put_nowait((asked, rest[_ID_CHARS:]))
+                self._queries.put_nowait((query_id, rest[_ID_CHARS:]))
 
-    def _name(self, asked: str) -> str:
-        return self._valkey.key("answers", tag=asked)
+    def _key(self, query_id: str) -> str:
+        return self._valkey.key("responses", tag=query_id)

@@ -18,8 +18,8 @@ from aiohttp import http, web
 from aiohttp.typedefs import Handler
 
 from gateway.domain.errors import (
-    AskedByOtherSite,
     BadRequest,
+    CrossSiteRequest,
     GatewayError,
     MethodNotAllowed,
     NotAuthenticated,
@@ -32,7 +32,7 @@ from gateway.domain.model import Headers, Principal, Secret
 from gateway.edge.admin.openapi import admin_openapi
 from gateway.edge.client_certificate import ClientCertificate, shown_by
 from gateway.edge.errors import COMMON_HEADERS, INTERNAL_ERROR, render_error
-from gateway.flow.admin.administration import Action, Administration, Administrator
+from gateway.flow.admin.administration import AdminAction, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.flow.ports import Clock
 
@@ -74,8 +74,8 @@ def admin_app(
         return web.json_response({"status": "alive"})
 
     async def ready(_: web.Request) -> web.Response:
-        is_ready, parts = readiness()
-        body = orjson.dumps({"ready": is_ready, "parts": dict(parts)})
+        is_ready, components = readiness()
+        body = orjson.dumps({"ready": is_ready, "components": dict(components)})
         return web.Response(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
@@ -142,7 +142,7 @@ class AdminApi:
         return [action.name for action in self._administration.actions]
 
     def routes(self, in_force: InForce) -> list[web.RouteDef]:
-        def answer(action: Action) -> Handler:
+        def answer(action: AdminAction) -> Handler:
             return partial(self._answer, action, in_force)
 
         return [
@@ -157,9 +157,9 @@ class AdminApi:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _answer(
-        self, action: Action, in_force: InForce, request: web.Request
+        self, action: AdminAction, in_force: InForce, request: web.Request
     ) -> web.Response:
-        asked = _Asked(action, request, in_force, request[_REQUEST_ID], request.remote or "")
+        asked = _AdminCall(action, request, in_force, request[_REQUEST_ID], request.remote or "")
         headers: Headers = ()
         status, told = 200, {}
         try:
@@ -174,7 +174,7 @@ class AdminApi:
             body, status = INTERNAL_ERROR.body, INTERNAL_ERROR.status
             if asked.who is not None:
                 with suppress(GatewayError):
-                    await self._administration.failed(action, asked.who)
+                    await self._administration.record_failure(action, asked.who)
         self._done(action.name, status)
         log.info("admin_request", extra={**asked.facts, "status": status, **told})
         response = web.Response(
@@ -184,18 +184,18 @@ class AdminApi:
             response.force_close()  # a certificate is shown anew on a new connection only
         return response
 
-    async def _perform(self, asked: "_Asked") -> msgspec.Struct:
+    async def _perform(self, asked: "_AdminCall") -> msgspec.Struct:
         try:
             asked.who = await self._who(asked)
         except NotAuthenticated as refusal:
-            await self._administration.unproved(
+            await self._administration.record_unauthenticated(
                 asked.action, refusal, asked.request_id, asked.client_address
             )
             raise
         read = partial(_body, asked.request)
         return await self._administration.perform(asked.action, asked.who, read)
 
-    async def _who(self, asked: "_Asked") -> Administrator:
+    async def _who(self, asked: "_AdminCall") -> Administrator:
         authorization = asked.request.headers.getall("Authorization", ())
         x_auth_token = asked.request.headers.getall("X-Auth-Token", ())
         shown = None if authorization or x_auth_token else shown_by(asked.request)
@@ -224,10 +224,10 @@ class AdminApi:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _AdminCall:
     """One request to the admin API, and who it turns out to come from."""
 
-    action: Action
+    action: AdminAction
     request: web.Request
     in_force: InForce
     request_id: str
@@ -270,7 +270,7 @@ def _raise_if_of_another_site(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.host
     if foreign or site not in ("none", "same-origin"):
-        raise AskedByOtherSite("a browser says that another site's page asks")
+        raise CrossSiteRequest("a browser says that another site's page asks")
 
 
 def _certified(name: str) -> Principal:

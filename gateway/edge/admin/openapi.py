@@ -7,16 +7,16 @@ import msgspec
 
 from gateway import __version__
 from gateway.domain.errors import (
-    AskedByOtherSite,
     AuditLogUnavailable,
     BadRequest,
+    CrossSiteRequest,
     KeysUnavailable,
     NotAdmin,
     NotAuthenticated,
     RequestTooLarge,
 )
 from gateway.edge.errors import ERROR_TABLE
-from gateway.flow.admin.administration import Action
+from gateway.flow.admin.administration import AdminAction
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ _REFUSALS = (
     BadRequest,
     NotAuthenticated,
     NotAdmin,
-    AskedByOtherSite,
+    CrossSiteRequest,
     RequestTooLarge,
     AuditLogUnavailable,
     KeysUnavailable,
@@ -32,30 +32,30 @@ _REFUSALS = (
 _STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REFUSALS})
 
 
-def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
+def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
     """Return an OpenAPI 3.1 document."""
     schemas, components = msgspec.json.schema_components(
-        [kind for action in actions for kind in (action.takes, action.answers)],
+        [kind for action in actions for kind in (action.request_type, action.response_type)],
         ref_template="#/components/schemas/{name}",
     )
     paths: dict[str, Json] = {}
-    for action, takes, answers in zip(actions, schemas[::2], schemas[1::2], strict=True):
+    for action, request, response in zip(actions, schemas[::2], schemas[1::2], strict=True):
         operation: Json = {
             "operationId": action.name,
             "summary": action.summary,
             "responses": {
                 "200": {
                     "description": "Done.",
-                    "content": {"application/json": {"schema": answers}},
+                    "content": {"application/json": {"schema": response}},
                 },
                 **{str(status): _REFUSAL for status in _STATUSES},
                 "500": _FAILURE,
             },
         }
         if action.method == "GET":
-            operation["parameters"] = _parameters(action.takes)
+            operation["parameters"] = _parameters(action.request_type)
         else:
-            operation["requestBody"] = {"content": {"application/json": {"schema": takes}}}
+            operation["requestBody"] = {"content": {"application/json": {"schema": request}}}
         paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -81,10 +81,10 @@ def admin_openapi(actions: Sequence[Action], prefix: str) -> Json:
     }
 
 
-def _parameters(takes: type[msgspec.Struct]) -> list[Json]:
+def _parameters(request_type: type[msgspec.Struct]) -> list[Json]:
     return [
         {"name": one.name, "in": "query", "schema": {"type": "string", "minLength": 1}}
-        for one in msgspec.structs.fields(takes)
+        for one in msgspec.structs.fields(request_type)
     ]
 
 

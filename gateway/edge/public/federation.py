@@ -19,7 +19,7 @@ from gateway.domain.errors import (
 from gateway.domain.identity.sdk_signature import Presented
 from gateway.domain.model import Call, Headers, Operation, Principal, ProjectId
 from gateway.edge.request_body import read_body
-from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Errand, Federation
+from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Federation, FederationRequest
 from gateway.flow.ports import Clock, Trace
 
 PREFIX = "/v3"
@@ -45,7 +45,7 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class _Route:
     operation: Operation
-    perform: Callable[[Errand, bytes], Awaitable[Reply]]
+    perform: Callable[[FederationRequest, bytes], Awaitable[Reply]]
 
 
 class FederationHandler:
@@ -67,7 +67,7 @@ class FederationHandler:
         client_address: str,
         deadline: float,
         trace: Trace | None,
-    ) -> tuple[Errand, _Route]:
+    ) -> tuple[FederationRequest, _Route]:
         """Tell what is asked (`deadline` is monotonic); raise OperationUnknown or its like."""
         route = self._routes.get(request.raw_path.partition("?")[0])
         if route is None:
@@ -78,7 +78,7 @@ class FederationHandler:
                 "This path takes another method; the Allow header names it.",
                 allowed=(operation.method,),
             )
-        errand = Errand(
+        errand = FederationRequest(
             request_id=request_id,
             client_address=client_address,
             deadline=deadline,
@@ -88,12 +88,14 @@ class FederationHandler:
         )
         return errand, route
 
-    async def answer(self, request: web.BaseRequest, errand: Errand, route: _Route) -> Reply:
+    async def answer(
+        self, request: web.BaseRequest, errand: FederationRequest, route: _Route
+    ) -> Reply:
         within_s = errand.deadline - self._clock.monotonic()
         body = await read_body(request, _BODY_BYTES_MAX, within_s=within_s)
         return await route.perform(errand, body)
 
-    async def _subject_token(self, errand: Errand, body: bytes) -> Reply:
+    async def _subject_token(self, errand: FederationRequest, body: bytes) -> Reply:
         data = _object(body)
         caller_jwt = _at(data, "auth", "id_token", "id")
         if not isinstance(caller_jwt, str):
@@ -109,7 +111,7 @@ class FederationHandler:
             201, orjson.dumps({"token": token}), (("X-Subject-Token", made.text.reveal()),)
         )
 
-    async def _key_pair(self, errand: Errand, body: bytes) -> Reply:
+    async def _key_pair(self, errand: FederationRequest, body: bytes) -> Reply:
         identity = _at(_object(body), "auth", "identity")
         if not isinstance(identity, dict) or identity.get("methods") != ["token"]:
             raise BadRequest(
@@ -130,7 +132,7 @@ class FederationHandler:
         }
         return Reply(201, orjson.dumps({"credential": credential}))
 
-    async def _projects(self, errand: Errand, body: bytes) -> Reply:
+    async def _projects(self, errand: FederationRequest, body: bytes) -> Reply:
         if body:
             raise BadRequest("This operation takes no request body; send none.")
         found = await self._federation.projects(errand, _name(errand.presented.target))

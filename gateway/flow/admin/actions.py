@@ -1,4 +1,4 @@
-"""What operators may ask of a running gateway, and order it to do: of all its processes."""
+"""The actions of the admin API. Each one applies to all processes of the gateway."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,201 +14,194 @@ from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import BudgetClass, Principal
 from gateway.domain.overrides import (
-    Ceiling,
+    ClearedOverride,
     DroppedLinks,
-    Lifted,
+    Effect,
     LogLevels,
-    Order,
+    Override,
+    RateCeiling,
     RevokedBefore,
     RevokedSubject,
     RevokedToken,
-    What,
 )
-from gateway.flow.active_overrides import StandingOrders
-from gateway.flow.admin.administration import Action, Administrator, Plan
-from gateway.flow.admin.cluster_query import EveryProcess
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.admin.administration import ActionPlan, AdminAction, Administrator
+from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.messages import (
-    Answer,
-    Asked,
-    DropLinks,
-    Given,
-    Lift,
-    Nothing,
-    Orders,
-    OrderTold,
-    Policy,
-    Queue,
-    Revoke,
-    Sessions,
-    SetCeiling,
-    SetLogLevels,
-    WhichSessions,
-    instant,
+    AdminRequest,
+    AdminResponse,
+    ClearOverrideRequest,
+    DropLinksRequest,
+    EmptyRequest,
+    OverrideDetails,
+    OverrideResponse,
+    OverridesResponse,
+    PolicyResponse,
+    QueueResponse,
+    RevokeRequest,
+    SessionsRequest,
+    SessionsResponse,
+    SetLogLevelsRequest,
+    SetRateCeilingRequest,
+    timestamp,
 )
 from gateway.flow.ports import Clock
 
-_CLOCKS_APART_S: Final = 300.0
-"""An order stands so much longer than it must, in case a replica's clock is ahead."""
-_REPLICAS_APART_S: Final = 2.0
-"""How far the clocks of well kept replicas may be apart."""
+_EXPIRY_MARGIN_S: Final = 300.0
+"""An override outlives the one that it clears by this much, in case a replica's clock is slow."""
+_CLOCK_SKEW_S: Final = 2.0
+"""How far the clocks of well-kept replicas may differ."""
+
+_Plan = Callable[[Any, Administrator], ActionPlan]
 
 
 class AdminActions:
-    """What there is to do, each with a plan that says whether it can be done before it is."""
+    """Plans each action: validates the request before the action is recorded and performed."""
 
-    def __init__(  # noqa: PLR0913 - what may be looked at and steered
+    def __init__(  # noqa: PLR0913 - the subjects of the actions
         self,
         *,
         accounts: frozenset[str],
         projects: frozenset[str],
         rules: Mapping[str, TokenRules],
         link_life_s: float,
-        orders: StandingOrders,
-        everywhere: EveryProcess,
+        overrides: ActiveOverrides,
+        cluster: ClusterQuery,
         clock: Clock,
     ) -> None:
-        """`rules`: of the callers' issuers, by name."""
+        """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached."""
         self._accounts = accounts
         self._projects = projects
         self._rules = rules
         self._link_life_s = link_life_s
-        self._orders = orders
-        self._everywhere = everywhere
+        self._overrides = overrides
+        self._cluster = cluster
         self._clock = clock
-        self.all: tuple[Action, ...] = (
-            _look("ListOrders", "/orders", "What is ordered now", self._list, Orders),
-            _give("LiftOrder", "/orders/lift", "End an order", Lift, self._lift),
-            _give(
-                "Revoke",
-                "/revocations",
-                "Refuse a token, a person's tokens, or all up to an instant",
-                Revoke,
-                self._revoke,
-            ),
-            _give(
-                "DropLinks",
-                "/links/drop",
-                "Hand out no link again that was fetched by now; the cloud may still take it",
-                DropLinks,
-                self._drop_links,
-            ),
-            Action(
-                "ListSessions",
-                "GET",
-                "/sessions",
-                "Whose tokens and links processes hold",
-                WhichSessions,
-                Sessions,
-                self._sessions,
-            ),
-            _look(
-                "ShowQueue",
-                "/queue",
-                "Budgets, and who waits for them where",
-                everywhere.queue,
-                Queue,
-            ),
-            _give(
-                "SetCeiling",
-                "/budget/ceiling",
-                "Another ceiling of an account's budget, for a time",
-                SetCeiling,
-                self._set_ceiling,
-            ),
-            _look(
-                "ShowPolicy",
-                "/policy",
-                "The policy in force, and when it was loaded",
-                partial(everywhere.policy, reload=False),
-                Policy,
-            ),
-            Action(
-                "ReloadPolicy",
-                "POST",
-                "/policy/reload",
-                "Read the policy file now, in every process",
-                Nothing,
-                Policy,
-                _plan_of(partial(everywhere.policy, reload=True)),
-            ),
-            _give(
-                "SetLogLevels",
-                "/log-levels",
-                "Other log levels, for a time",
-                SetLogLevels,
-                self._set_log_levels,
-            ),
-        )
+        self.all: tuple[AdminAction, ...] = (*self._override_actions(), *self._query_actions())
 
-    async def _list(self) -> Orders:
-        return Orders(self._orders.known, [_told(one) for one in self._orders.current.in_force])
+    def _override_actions(self) -> tuple[AdminAction, ...]:
+        return (
+            _query(
+                "ListOverrides", "/overrides", "List overrides in force", self._list,
+                OverridesResponse,
+            ),
+            _change(
+                "ClearOverride", "/overrides/clear", "Clear an override", ClearOverrideRequest,
+                self._clear,
+            ),
+            _change(
+                "Revoke", "/revocations",
+                "Revoke a token, a person's tokens, or all tokens issued up to a time",
+                RevokeRequest, self._revoke, event="revoked",
+            ),
+            _change(
+                "DropLinks", "/links/drop",
+                "Drop cached links; the cloud may still accept a link that a person has",
+                DropLinksRequest, self._drop_links, event="links_dropped",
+            ),
+            _change(
+                "SetRateCeiling", "/rate-ceilings",
+                "Change the rate ceiling of an account's budget for a time",
+                SetRateCeilingRequest, self._set_rate_ceiling,
+            ),
+            _change(
+                "SetLogLevels", "/log-levels", "Change log levels for a time",
+                SetLogLevelsRequest, self._set_log_levels,
+            ),
+        )  # fmt: skip
 
-    def _lift(self, asked: Lift, who: Administrator) -> Plan:
-        found = [one for one in self._orders.current.in_force if one.id == asked.order]
+    def _query_actions(self) -> tuple[AdminAction, ...]:
+        policy = partial(self._cluster.policy, reload=False)
+        reload = partial(self._cluster.policy, reload=True)
+        return (
+            AdminAction(
+                "ListSessions", "GET", "/sessions", "List the tokens and links in caches",
+                SessionsRequest, SessionsResponse, self._sessions,
+            ),
+            _query(
+                "ShowQueue", "/queue", "Show budgets and the calls that wait for them",
+                self._cluster.queue, QueueResponse,
+            ),
+            _query(
+                "ShowPolicy", "/policy", "Show the policy in force and when it was loaded",
+                policy, PolicyResponse,
+            ),
+            AdminAction(
+                "ReloadPolicy", "POST", "/policy/reload", "Reload the policy file in every process",
+                EmptyRequest, PolicyResponse, _unconditional(reload),
+            ),
+        )  # fmt: skip
+
+    async def _list(self) -> OverridesResponse:
+        in_force = self._overrides.current.in_force
+        return OverridesResponse(self._overrides.loaded, [_details(one) for one in in_force])
+
+    def _clear(self, request: ClearOverrideRequest, admin: Administrator) -> ActionPlan:
+        found = [one for one in self._overrides.current.in_force if one.id == request.id]
         if not found:
-            raise BadRequest("There is no such order in force; list them for their ids.")
-        (lifted,) = found
-        left_s = lifted.until - self._clock.now() + _CLOCKS_APART_S
-        plan = self._order(Lifted(asked.order), left_s, asked, who)
-        return replace(plan, target=_person(lifted.what))
+            raise BadRequest("No override with this ID is in force. List them for their IDs.")
+        (cleared,) = found
+        life_s = cleared.expires_at - self._clock.now() + _EXPIRY_MARGIN_S
+        plan = self._plan(ClearedOverride(request.id), life_s, request, admin)
+        return replace(plan, target=_person(cleared.effect))
 
-    def _revoke(self, asked: Revoke, who: Administrator) -> Plan:
-        rules = self._rules_of(asked.issuer)
+    def _revoke(self, request: RevokeRequest, admin: Administrator) -> ActionPlan:
+        rules = self._rules_of(request.issuer)
         now = self._clock.now()
-        up_to = _issued_up_to(asked.before, rules, now)
+        until = _issued_until(request.before, rules, now)
         note = (
-            f"It is for tokens that say they were issued up to {instant(up_to)}: "
-            f"the issuer's clock may be {rules.leeway_s:g} s ahead."
+            f"Applies to tokens issued up to {timestamp(until)}, "
+            f"which includes {rules.leeway_s:g} s of leeway for the issuer's clock."
         )
-        what: What
-        if asked.token_id is not None:
-            what, note = RevokedToken(asked.issuer, asked.token_id), ""
-        elif asked.subject is not None:
-            what = RevokedSubject(asked.issuer, asked.subject, up_to)
+        effect: Effect
+        if request.token_id is not None:
+            effect, note = RevokedToken(request.issuer, request.token_id), ""
+        elif request.subject is not None:
+            effect = RevokedSubject(request.issuer, request.subject, until)
         else:
-            what = RevokedBefore(asked.issuer, up_to)
-        # So long a token may be good that is issued by the last of these instants.
-        life_s = max(up_to - now, 0.0) + rules.token_age_max_s + 2 * rules.leeway_s
-        plan = self._order(what, life_s, asked, who, note=note)
-        return replace(plan, event="revoked", target=_person(what))
+            effect = RevokedBefore(request.issuer, until)
+        # The longest time for which a token that was issued up to `until` may be valid.
+        life_s = max(until - now, 0.0) + rules.token_age_max_s + 2 * rules.leeway_s
+        plan = self._plan(effect, life_s, request, admin, note=note)
+        return replace(plan, target=_person(effect))
 
-    def _drop_links(self, asked: DropLinks, who: Administrator) -> Plan:
+    def _drop_links(self, request: DropLinksRequest, admin: Administrator) -> ActionPlan:
         person = target = ""
-        if asked.issuer is not None and asked.subject is not None:
-            self._rules_of(asked.issuer)
-            person = Principal(asked.issuer, asked.subject, frozenset(), 0.0, 0.0, None).key
-            target = f"{asked.issuer}:{asked.subject}"
-        if asked.project is not None and asked.project not in self._projects:
+        if request.issuer is not None and request.subject is not None:
+            self._rules_of(request.issuer)
+            person = Principal(request.issuer, request.subject, frozenset(), 0.0, 0.0, None).key
+            target = f"{request.issuer}:{request.subject}"
+        if request.project is not None and request.project not in self._projects:
             raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
-        server = "" if asked.server is None else parse_server_id(asked.server)
-        what = DroppedLinks(asked.project or "", server, person)
+        server = "" if request.server is None else parse_server_id(request.server)
+        effect = DroppedLinks(request.project or "", server, person)
         return replace(
-            self._order(what, self._link_life_s, asked, who),
-            event="links_dropped",
+            self._plan(effect, self._link_life_s, request, admin),
             target=target,
-            project=asked.project or "",
+            project=request.project or "",
             servers=(server,) if server else (),
         )
 
-    def _sessions(self, which: WhichSessions, _: Administrator) -> Plan:
-        if which.issuer is not None:
-            self._rules_of(which.issuer)
-        if which.server is not None:
-            which = msgspec.structs.replace(which, server=parse_server_id(which.server))
-        return Plan(
-            partial(self._everywhere.sessions, which),
-            target=f"{which.issuer or ''}:{which.subject}" if which.subject else "",
-            servers=(which.server,) if which.server else (),
+    def _sessions(self, request: SessionsRequest, _: Administrator) -> ActionPlan:
+        if request.issuer is not None:
+            self._rules_of(request.issuer)
+        if request.server is not None:
+            request = msgspec.structs.replace(request, server=parse_server_id(request.server))
+        return ActionPlan(
+            partial(self._cluster.sessions, request),
+            target=f"{request.issuer or ''}:{request.subject}" if request.subject else "",
+            servers=(request.server,) if request.server else (),
         )
 
-    def _set_ceiling(self, asked: SetCeiling, who: Administrator) -> Plan:
-        if asked.account not in self._accounts:
+    def _set_rate_ceiling(self, request: SetRateCeilingRequest, admin: Administrator) -> ActionPlan:
+        if request.account not in self._accounts:
             raise BadRequest(f"account must be one of: {', '.join(sorted(self._accounts))}.")
-        what = Ceiling(asked.account, BudgetClass(asked.budget).value, asked.per_s)
-        return self._order(what, asked.for_s, asked, who)
+        budget = BudgetClass(request.budget).value
+        effect = RateCeiling(request.account, budget, request.rate_per_s)
+        return self._plan(effect, request.duration_s, request, admin)
 
-    def _set_log_levels(self, asked: SetLogLevels, who: Administrator) -> Plan:
-        return self._order(LogLevels(asked.levels), asked.for_s, asked, who)
+    def _set_log_levels(self, request: SetLogLevelsRequest, admin: Administrator) -> ActionPlan:
+        return self._plan(LogLevels(request.levels), request.duration_s, request, admin)
 
     def _rules_of(self, issuer: str) -> TokenRules:
         rules = self._rules.get(issuer)
@@ -216,67 +209,80 @@ class AdminActions:
             raise BadRequest(f"issuer must be one of: {', '.join(self._rules)}.")
         return rules
 
-    def _order(
-        self, what: What, for_s: float, asked: Asked, who: Administrator, *, note: str = ""
-    ) -> Plan:
+    def _plan(
+        self,
+        effect: Effect,
+        life_s: float,
+        request: AdminRequest,
+        admin: Administrator,
+        *,
+        note: str = "",
+    ) -> ActionPlan:
         now = self._clock.now()
-        order = Order(
+        override = Override(
             id=secrets.token_hex(8),
-            at=now,
-            until=now + for_s,
-            by=f"{who.principal.issuer}:{who.principal.subject}",
-            reason=asked.reason,
-            what=what,
+            created_at=now,
+            expires_at=now + life_s,
+            created_by=f"{admin.principal.issuer}:{admin.principal.subject}",
+            reason=request.reason,
+            effect=effect,
         )
-        return Plan(partial(self._give, order, note), order_id=order.id)
+        return ActionPlan(partial(self._add, override, note), override_id=override.id)
 
-    async def _give(self, order: Order, note: str) -> Given:
-        are_told = await self._orders.give(order)
-        return Given(_told(order), are_told, note)
+    async def _add(self, override: Override, note: str) -> OverrideResponse:
+        all_notified = await self._overrides.add(override)
+        return OverrideResponse(_details(override), all_notified, note)
 
 
-def _look(
+def _query(
     name: str,
     path: str,
     summary: str,
-    tell: Callable[[], Awaitable[Answer]],
-    answers: type[Answer],
-) -> Action:
-    return Action(name, "GET", path, summary, Nothing, answers, _plan_of(tell))
+    perform: Callable[[], Awaitable[AdminResponse]],
+    response_type: type[AdminResponse],
+) -> AdminAction:
+    plan = _unconditional(perform)
+    return AdminAction(name, "GET", path, summary, EmptyRequest, response_type, plan)
 
 
-def _give(
+def _change(
     name: str,
     path: str,
     summary: str,
-    takes: type[Asked],
-    plan: Callable[[Any, Administrator], Plan],
-) -> Action:
-    return Action(name, "POST", path, summary, takes, Given, plan)
+    request_type: type[AdminRequest],
+    plan: _Plan,
+    event: str = "admin_action",
+) -> AdminAction:
+    return AdminAction(name, "POST", path, summary, request_type, OverrideResponse, plan, event)
 
 
-def _plan_of(tell: Callable[[], Awaitable[Answer]]) -> Callable[[Any, Administrator], Plan]:
-    return lambda _, __: Plan(tell)
+def _unconditional(perform: Callable[[], Awaitable[AdminResponse]]) -> _Plan:
+    return lambda _, __: ActionPlan(perform)
 
 
-def _person(what: What) -> str:
-    return f"{what.issuer}:{what.subject}" if isinstance(what, RevokedSubject) else ""
+def _person(effect: Effect) -> str:
+    return f"{effect.issuer}:{effect.subject}" if isinstance(effect, RevokedSubject) else ""
 
 
-def _told(order: Order) -> OrderTold:
-    return OrderTold(
-        order.id, instant(order.at), instant(order.until), order.by, order.reason, order.what
+def _details(override: Override) -> OverrideDetails:
+    return OverrideDetails(
+        override.id,
+        timestamp(override.created_at),
+        timestamp(override.expires_at),
+        override.created_by,
+        override.reason,
+        override.effect,
     )
 
 
-def _issued_up_to(before: datetime | None, rules: TokenRules, now: float) -> float:
-    """Return the last `iat` of what was issued up to an instant, or by now.
+def _issued_until(before: datetime | None, rules: TokenRules, now: float) -> float:
+    """Return the latest `iat` of tokens issued up to `before`, by default up to now.
 
-    By the issuer's clock, which may be ahead of ours; and a replica's may be, too.
+    `iat` is on the issuer's clock, which may be ahead of this one, as may another replica's clock.
     """
-    asked = now if before is None else before.timestamp()
-    if asked > now + rules.leeway_s:
-        raise BadRequest("before is still to come; leave it out for all that was issued by now.")
-    if asked < 0:
+    until = now if before is None else before.timestamp()
+    if until > now + rules.leeway_s:
+        raise BadRequest("before is in the future. Omit it to revoke all tokens issued until now.")
+    if until < 0:
         raise BadRequest("before must be in 1970 or later.")
-    return min(asked, now) + rules.leeway_s + _REPLICAS_APART_S
+    return min(until, now) + rules.leeway_s + _CLOCK_SKEW_S

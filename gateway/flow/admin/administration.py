@@ -1,7 +1,7 @@
-"""Who may steer a running gateway, and that whatever they do is on record before it is done.
+"""Authorizes administrators and records each action before it is performed.
 
-One line: may they, what do they ask, can it be done, record, may they still, do it. What there is
-to do is flow/admin_actions.py's.
+The steps: authorize, decode, plan, record, authorize again, perform. The actions themselves are in
+flow/admin/actions.py.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,172 +22,177 @@ from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.flow.ports import AuditLog, AuditRecord, Clock
 
 _DETAIL_CHARS_MAX: Final = 500
-_UNPROVED_ON_RECORD: Final = Pace(requests=10, per_s=60.0, burst=10)
-"""Whoever proves nothing must not fill the audit log; the log and the metric have them all."""
+_UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)
+"""Unauthenticated requests must not fill the audit log. The log and the metric have them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """Who asks, and by which request."""
+    """The authenticated sender of a request to the admin API."""
 
     principal: Principal
     by_certificate: bool
-    """The listener's TLS has proved who it is, not a token."""
+    """Authenticated by a client certificate, not by a token."""
     check: Callable[[], None] = field(repr=False)
-    """Raises NotAuthenticated where what proved who it is no longer holds."""
+    """Raises NotAuthenticated if the token or certificate is no longer valid."""
     request_id: str
     client_address: str
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What was asked and can be done, once it is on record."""
+class ActionPlan:
+    """An action that has been validated; it is recorded before `perform` is called."""
 
     perform: Callable[[], Awaitable[msgspec.Struct]]
-    event: str = "admin_action"
-    order_id: str = ""
+    override_id: str = ""
     target: str = ""
-    """Whom it is about, as issuer:subject."""
+    """The person that the action affects, as issuer:subject."""
     project: str = ""
     servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class AdminAction:
     name: str
     method: str
     path: str
     summary: str
-    takes: type[msgspec.Struct]
-    answers: type[msgspec.Struct]
-    plan: Callable[[Any, Administrator], Plan] = field(repr=False)
+    request_type: type[msgspec.Struct]
+    response_type: type[msgspec.Struct]
+    plan: Callable[[Any, Administrator], ActionPlan] = field(repr=False)
     """Raises BadRequest."""
+    event: str = "admin_action"
+    """The audit event of a permitted request."""
 
 
 class Administration:
     def __init__(
         self,
-        actions: Sequence[Action],
+        actions: Sequence[AdminAction],
         *,
         groups: frozenset[str],
         certificates: frozenset[str],
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
-        """Let those in `groups` act, and who shows a certificate of one of these names."""
+        """Administrators are the members of `groups` and the subjects of `certificates`."""
         self.actions = actions
         self._groups = groups
         self._certificates = certificates
         self._audit_log = audit_log
         self._clock = clock
-        self._unproved_tat = 0.0
+        self._unauthenticated_tat = 0.0
 
     async def perform(
-        self, action: Action, who: Administrator, read: Callable[[], Awaitable[bytes]]
+        self, action: AdminAction, admin: Administrator, read: Callable[[], Awaitable[bytes]]
     ) -> msgspec.Struct:
-        """Return what there is to tell; `read` gives the body once it is known that they may.
+        """Return the response; `read` returns the body and is called once `admin` is authorized.
 
-        Raises NotAuthenticated, NotAdmin, BadRequest, JournalUnavailable.
+        Raises NotAuthenticated, NotAdmin, BadRequest, AuditLogUnavailable.
         """
-        asked: msgspec.Struct | None = None
+        request: msgspec.Struct | None = None
         try:
-            self._permit(who)
+            self._authorize(admin)
             body = await read()
-            self._permit(who)  # a body may take its time, and so may the disk
-            asked = _decoded(body, action.takes)
-            plan = action.plan(asked, who)
-            await self._audit_log.record(self._allowed(action, who, asked, plan))
-            self._permit(who)
+            self._authorize(admin)  # again: reading the body, and below the disk, may take time
+            request = _decode(body, action.request_type)
+            plan = action.plan(request, admin)
+            await self._audit_log.record(self._allowed(action, admin, request, plan))
+            self._authorize(admin)
             return await plan.perform()
-        except GatewayError as refusal:
-            await self._record_refusal(action, who, str(refusal), asked)
+        except GatewayError as error:
+            await self._record_refusal(action, admin, str(error), request)
             raise
 
-    async def failed(self, action: Action, who: Administrator) -> None:
-        """Put on record that this was not done, or not to its end, for a reason of our own."""
-        await self._record_refusal(action, who, "the gateway failed", None)
+    async def record_failure(self, action: AdminAction, admin: Administrator) -> None:
+        """Record that an internal error kept the action from being performed completely."""
+        await self._record_refusal(action, admin, "internal error", None)
 
-    async def unproved(
-        self, action: Action, refusal: NotAuthenticated, request_id: str, client_address: str
+    async def record_unauthenticated(
+        self, action: AdminAction, error: NotAuthenticated, request_id: str, client_address: str
     ) -> None:
-        """Put on record, within bounds, that somebody asked who could not prove who they are."""
+        """Record an unauthenticated request, up to a limit per minute."""
         now = self._clock.monotonic()
-        if wait_for(self._unproved_tat, now, _UNPROVED_ON_RECORD) > 0:
+        if wait_for(self._unauthenticated_tat, now, _UNAUTHENTICATED_RECORDS) > 0:
             return
-        self._unproved_tat = spend(self._unproved_tat, now, _UNPROVED_ON_RECORD)
+        self._unauthenticated_tat = spend(self._unauthenticated_tat, now, _UNAUTHENTICATED_RECORDS)
         record = AuditRecord(
             event="admin_refused",
             at=self._clock.now(),
             request_id=request_id,
-            issuer=refusal.issuer or "",
+            issuer=error.issuer or "",
             operation=action.name,
             rule="admin.api",
             client_address=client_address,
             decision="denied",
-            detail=_detail(None, refused=str(refusal)),
+            detail=_detail(None, refused=str(error)),
         )
         try:
             await self._audit_log.record(record)
         except AuditLogUnavailable:
-            return  # nothing was asked by anybody who may, so nothing hangs on it
+            return  # the request is rejected in any case
 
-    def _permit(self, who: Administrator) -> None:
-        who.check()
-        if who.by_certificate:
-            may = who.principal.subject in self._certificates
+    def _authorize(self, admin: Administrator) -> None:
+        admin.check()
+        if admin.by_certificate:
+            is_allowed = admin.principal.subject in self._certificates
         else:
-            may = not self._groups.isdisjoint(who.principal.groups)
-        if not may:
-            raise NotAdmin("neither group nor certificate is in admin.api")
+            is_allowed = not self._groups.isdisjoint(admin.principal.groups)
+        if not is_allowed:
+            raise NotAdmin("neither a group nor the certificate is in admin.api")
 
     def _allowed(
-        self, action: Action, who: Administrator, asked: msgspec.Struct, plan: Plan
+        self,
+        action: AdminAction,
+        admin: Administrator,
+        request: msgspec.Struct,
+        plan: ActionPlan,
     ) -> AuditRecord:
-        record = self._about(plan.event, action, who)
+        record = self._record(action.event, action, admin)
         record.decision = "allowed"
         record.target, record.project, record.servers = plan.target, plan.project, plan.servers
-        record.detail = _detail(asked, **({"order_id": plan.order_id} if plan.order_id else {}))
+        more = {"override_id": plan.override_id} if plan.override_id else {}
+        record.detail = _detail(request, **more)
         return record
 
     async def _record_refusal(
-        self, action: Action, who: Administrator, why: str, asked: msgspec.Struct | None
+        self, action: AdminAction, admin: Administrator, why: str, request: msgspec.Struct | None
     ) -> None:
-        record = self._about("admin_refused", action, who)
+        record = self._record("admin_refused", action, admin)
         record.decision = "denied"
-        record.detail = _detail(asked, refused=why)
+        record.detail = _detail(request, refused=why)
         await self._audit_log.record(record)
 
-    def _about(self, event: str, action: Action, who: Administrator) -> AuditRecord:
-        principal = who.principal
+    def _record(self, event: str, action: AdminAction, admin: Administrator) -> AuditRecord:
+        principal = admin.principal
         return AuditRecord(
             event=event,
             at=self._clock.now(),
-            request_id=who.request_id,
+            request_id=admin.request_id,
             issuer=principal.issuer,
             subject=principal.subject,
             groups=principal.groups,
             operation=action.name,
             rule="admin.api",
-            client_address=who.client_address,
+            client_address=admin.client_address,
         )
 
 
-def _decoded(body: bytes, takes: type[msgspec.Struct]) -> msgspec.Struct:
+def _decode(body: bytes, request_type: type[msgspec.Struct]) -> msgspec.Struct:
     try:
-        return msgspec.json.decode(body or b"{}", type=takes)
+        return msgspec.json.decode(body or b"{}", type=request_type)
     except RecursionError:
-        raise BadRequest("What was sent cannot be used: it is nested too deeply.") from None
+        raise BadRequest("Invalid request: JSON is nested too deeply.") from None
     except UnicodeDecodeError:
-        raise BadRequest("What was sent cannot be used: it is no UTF-8.") from None
+        raise BadRequest("Invalid request: not UTF-8.") from None
     except msgspec.ValidationError as error:
-        text = str(error)[:_DETAIL_CHARS_MAX]
-        raise BadRequest(f"What was sent cannot be used: {text}.") from None
+        raise BadRequest(f"Invalid request: {str(error)[:_DETAIL_CHARS_MAX]}.") from None
     except msgspec.DecodeError:
-        raise BadRequest("What was sent cannot be used: it is not one whole JSON value.") from None
+        raise BadRequest("Invalid request: not one complete JSON value.") from None
 
 
-def _detail(asked: msgspec.Struct | None, **more: str) -> str:
-    """Say in JSON what was asked, as far as it could be read, and what came of it."""
-    named = {} if asked is None else msgspec.to_builtins(asked)
-    cut = {name: text[:_DETAIL_CHARS_MAX] for name, text in more.items()}
-    return msgspec.json.encode({**named, **cut}).decode()
+def _detail(request: msgspec.Struct | None, **more: str) -> str:
+    """Return the decoded request and `more` as JSON."""
+    fields = {} if request is None else msgspec.to_builtins(request)
+    limited = {name: text[:_DETAIL_CHARS_MAX] for name, text in more.items()}
+    return msgspec.json.encode({**fields, **limited}).decode()

@@ -1,4 +1,4 @@
-"""What processes hold, told by each of them: one process's view does not pass for all."""
+"""Cluster queries: ask every process and merge the responses."""
 
 from collections import Counter
 from contextlib import suppress
@@ -8,68 +8,68 @@ import msgspec
 
 from gateway.domain.model import Principal
 from gateway.flow.admin.messages import (
-    Answer,
-    Budget,
-    Link,
-    Policy,
-    PolicyHere,
-    Queue,
-    QueueHere,
-    Sessions,
-    SessionsHere,
-    Token,
-    WhichSessions,
-    instant,
+    AdminResponse,
+    BudgetEntry,
+    LinkEntry,
+    PolicyResponse,
+    ProcessPolicy,
+    ProcessQueue,
+    ProcessSessions,
+    QueueResponse,
+    SessionsRequest,
+    SessionsResponse,
+    TokenEntry,
+    timestamp,
 )
 from gateway.flow.console import HeldLink
 from gateway.flow.fair_budget import BudgetLine
 from gateway.flow.ports import ReloadedPolicies, Replicas
 
-_SHOWN_MAX = 1_000
-"""Tokens, and links, that one process tells of; it says how many it left out."""
-_ANSWER_WITHIN_S = 0.5
-_RELOAD_WITHIN_S = 3.0
+_ENTRIES_MAX = 1_000
+"""Tokens, and links, in the response of one process; the rest is counted in `truncated`."""
+_TIMEOUT_S = 0.5
+_RELOAD_TIMEOUT_S = 3.0
 
 
-class AskSessions(msgspec.Struct, frozen=True, tag="sessions"):
-    which: WhichSessions
+class SessionsQuery(msgspec.Struct, frozen=True, tag="sessions"):
+    request: SessionsRequest
 
 
-class AskQueue(msgspec.Struct, frozen=True, tag="queue"):
+class QueueQuery(msgspec.Struct, frozen=True, tag="queue"):
     pass
 
 
-class AskPolicy(msgspec.Struct, frozen=True, tag="policy"):
+class PolicyQuery(msgspec.Struct, frozen=True, tag="policy"):
     reload: bool
 
 
-_Question = AskSessions | AskQueue | AskPolicy
-_QUESTION: Final[msgspec.json.Decoder[_Question]] = msgspec.json.Decoder(_Question)
-_Here = TypeVar("_Here", bound=Answer)
+_Query = SessionsQuery | QueueQuery | PolicyQuery
+_QUERY: Final[msgspec.json.Decoder[_Query]] = msgspec.json.Decoder(_Query)
+_Response = TypeVar("_Response", bound=AdminResponse)
 
 
-class HoldsTokens(Protocol):
+class TokenCacheView(Protocol):
     def principals(self) -> list[Principal]: ...
 
 
-class HoldsLinks(Protocol):
+class LinkCacheView(Protocol):
     def held(self) -> list[HeldLink]: ...
 
 
-class HasLines(Protocol):
+class BudgetView(Protocol):
     @property
     def lines(self) -> tuple[BudgetLine, ...]: ...
 
 
-class OwnView:
-    """What this process holds."""
+class ProcessView:
+    """The state of this process, as the admin API shows it."""
 
     def __init__(
         self,
         process: str,
-        tokens: HoldsTokens,
-        links: HoldsLinks,
-        budget: HasLines,
+        tokens: TokenCacheView,
+        links: LinkCacheView,
+        budget: BudgetView,
         policies: ReloadedPolicies,
     ) -> None:
         self._process = process
@@ -78,23 +78,23 @@ class OwnView:
         self._budget = budget
         self._policies = policies
 
-    def sessions(self, which: WhichSessions) -> SessionsHere:
-        tokens = [one for one in reversed(self._tokens.principals()) if _is_meant(one, which)]
-        links = [one for one in reversed(self._links.held()) if _is_link_meant(one, which)]
-        return SessionsHere(
+    def sessions(self, request: SessionsRequest) -> ProcessSessions:
+        tokens = [one for one in reversed(self._tokens.principals()) if _matches(one, request)]
+        links = [one for one in reversed(self._links.held()) if _matches_link(one, request)]
+        return ProcessSessions(
             self._process,
             [
-                Token(
+                TokenEntry(
                     one.issuer,
                     one.subject,
                     one.token_id,
-                    instant(one.issued_at),
-                    instant(one.expires_at),
+                    timestamp(one.issued_at),
+                    timestamp(one.expires_at),
                 )
-                for one in tokens[:_SHOWN_MAX]
+                for one in tokens[:_ENTRIES_MAX]
             ],
             [
-                Link(
+                LinkEntry(
                     one.account,
                     one.project,
                     one.server,
@@ -102,14 +102,14 @@ class OwnView:
                     round(one.left_s),
                     one.fingerprint,
                 )
-                for one in links[:_SHOWN_MAX]
+                for one in links[:_ENTRIES_MAX]
             ],
-            left_out=max(0, len(tokens) - _SHOWN_MAX) + max(0, len(links) - _SHOWN_MAX),
+            truncated=max(0, len(tokens) - _ENTRIES_MAX) + max(0, len(links) - _ENTRIES_MAX),
         )
 
-    def queue(self) -> QueueHere:
+    def queue(self) -> ProcessQueue:
         budgets = [
-            Budget(
+            BudgetEntry(
                 line.account,
                 line.budget.value,
                 line.limit.ceiling,
@@ -121,73 +121,77 @@ class OwnView:
             )
             for line in self._budget.lines
         ]
-        return QueueHere(self._process, budgets)
+        return ProcessQueue(self._process, budgets)
 
-    async def policy(self, *, reload: bool) -> PolicyHere:
+    async def policy(self, *, reload: bool) -> ProcessPolicy:
         if reload:
             await self._policies.reload()
-        policy, loaded_at = self._policies.current(), instant(self._policies.loaded_at)
+        policy, loaded_at = self._policies.current(), timestamp(self._policies.loaded_at)
         error = self._policies.error
-        return PolicyHere(self._process, policy.version, policy.size, loaded_at, bool(error), error)
+        return ProcessPolicy(
+            self._process, policy.version, policy.size, loaded_at, bool(error), error
+        )
 
 
-class EveryProcess:
-    def __init__(self, view: OwnView, replicas: Replicas) -> None:
+class ClusterQuery:
+    """Asks every process of the gateway, this one included, and merges the responses."""
+
+    def __init__(self, view: ProcessView, replicas: Replicas) -> None:
         self._view = view
         self._replicas = replicas
-        replicas.answer_with(self._answer)
+        replicas.on_query(self._respond)
 
-    async def sessions(self, which: WhichSessions) -> Sessions:
-        own = self._view.sessions(which)
-        return Sessions(*await self._all(own, AskSessions(which), _ANSWER_WITHIN_S))
+    async def sessions(self, request: SessionsRequest) -> SessionsResponse:
+        own = self._view.sessions(request)
+        return SessionsResponse(*await self._all(own, SessionsQuery(request), _TIMEOUT_S))
 
-    async def queue(self) -> Queue:
+    async def queue(self) -> QueueResponse:
         own = self._view.queue()
-        return Queue(*await self._all(own, AskQueue(), _ANSWER_WITHIN_S))
+        return QueueResponse(*await self._all(own, QueueQuery(), _TIMEOUT_S))
 
-    async def policy(self, *, reload: bool) -> Policy:
+    async def policy(self, *, reload: bool) -> PolicyResponse:
         own = await self._view.policy(reload=reload)
-        within_s = _RELOAD_WITHIN_S if reload else _ANSWER_WITHIN_S
-        return Policy(*await self._all(own, AskPolicy(reload), within_s))
+        timeout_s = _RELOAD_TIMEOUT_S if reload else _TIMEOUT_S
+        return PolicyResponse(*await self._all(own, PolicyQuery(reload), timeout_s))
 
     async def _all(
-        self, own: _Here, question: _Question, within_s: float
-    ) -> tuple[list[_Here], int, int]:
-        """Return what each process tells, how many there are and how many of them did not."""
-        heard = await self._replicas.ask(msgspec.json.encode(question), within_s=within_s)
-        told = [own]
-        for answer in heard.answers:
-            with suppress(msgspec.DecodeError):  # of another version of the gateway
-                told.append(msgspec.json.decode(answer, type=type(own)))
-        there_are = max(heard.processes, len(told))
-        return told, there_are, there_are - len(told)
+        self, own: _Response, query: _Query, timeout_s: float
+    ) -> tuple[list[_Response], int, int]:
+        """Return the responses, the number of processes, and how many did not respond."""
+        result = await self._replicas.query(msgspec.json.encode(query), timeout_s=timeout_s)
+        responses = [own]
+        for response in result.responses:
+            with suppress(msgspec.DecodeError):  # from another version of the gateway
+                responses.append(msgspec.json.decode(response, type=type(own)))
+        total = max(result.processes, len(responses))
+        return responses, total, total - len(responses)
 
-    async def _answer(self, question: bytes) -> bytes:
-        """Answer another process; raise ValueError for a question of another version."""
-        answer: Answer
-        asked: _Question = _QUESTION.decode(question)
-        match asked:
-            case AskSessions(which=which):
-                answer = self._view.sessions(which)
-            case AskQueue():
-                answer = self._view.queue()
-            case AskPolicy(reload=reload):
-                answer = await self._view.policy(reload=reload)
-        return msgspec.json.encode(answer)
+    async def _respond(self, query: bytes) -> bytes:
+        """Respond to another process; raise ValueError for a query of another version."""
+        response: AdminResponse
+        decoded: _Query = _QUERY.decode(query)
+        match decoded:
+            case SessionsQuery(request=request):
+                response = self._view.sessions(request)
+            case QueueQuery():
+                response = self._view.queue()
+            case PolicyQuery(reload=reload):
+                response = await self._view.policy(reload=reload)
+        return msgspec.json.encode(response)
 
 
-def _is_meant(principal: Principal, which: WhichSessions) -> bool:
+def _matches(principal: Principal, request: SessionsRequest) -> bool:
     return (
-        which.server is None
-        and which.issuer in (None, principal.issuer)
-        and which.subject in (None, principal.subject)
+        request.server is None
+        and request.issuer in (None, principal.issuer)
+        and request.subject in (None, principal.subject)
     )
 
 
-def _is_link_meant(link: HeldLink, which: WhichSessions) -> bool:
+def _matches_link(link: HeldLink, request: SessionsRequest) -> bool:
     issuer, _, subject = link.person.partition(":")[2].partition(":")
     return (
-        which.server in (None, link.server)
-        and which.issuer in (None, issuer)
-        and which.subject in (None, subject)
+        request.server in (None, link.server)
+        and request.issuer in (None, issuer)
+        and request.subject in (None, subject)
     )

@@ -1,219 +1,239 @@
-"""What is said over the admin API: what may be asked, and what is told. The document is made of it.
+"""Requests and responses of the admin API; its OpenAPI document is generated from them.
 
-Whatever can be said of a message without looking at config or orders is said here.
+Checks that need neither the config nor the overrides are made here.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, get_args
 
-import msgspec
+from msgspec import Meta, Struct
 
 from gateway.domain.model import BudgetClass, Logger, LogLevel
-from gateway.domain.overrides import What
+from gateway.domain.overrides import Effect
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-Reason = Annotated[str, msgspec.Meta(max_length=500)]
-Span = Annotated[float, msgspec.Meta(gt=0, le=2_592_000)]
-Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+Text = Annotated[str, Meta(min_length=1, max_length=255)]
+Duration = Annotated[float, Meta(gt=0, le=2_592_000)]
+Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+IssuerName = Annotated[Text, Meta(description="Name of the issuer in the config.")]
+Subject = Annotated[Text, Meta(description="The person, as in the token's subject claim.")]
+ServerName = Annotated[Text, Meta(description="Server ID.")]
 
-# Strings to msgspec: of Literals it tells that a value is none of them, not which there are.
+# Strings for msgspec: its error for a wrong Literal does not name the valid values.
 _LOGGERS: Final[Sequence[str]] = get_args(Logger)
 _LEVELS: Final[Sequence[str]] = get_args(LogLevel)
 _BUDGETS: Final[Sequence[str]] = [one.value for one in BudgetClass]
 _YEAR_9999: Final = 253_402_300_799.0
 
 
-class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    reason: Reason = ""
-    """Goes on record."""
+class AdminRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    reason: Annotated[str, Meta(max_length=500, description="Recorded in the audit log.")] = ""
 
 
-class Nothing(Asked, frozen=True):
+class EmptyRequest(AdminRequest, frozen=True):
     pass
 
 
-class Revoke(Asked, frozen=True):
-    """One token (`token_id`), a person's (`subject`), or all; the latter two up to `before`.
+class RevokeRequest(AdminRequest, frozen=True):
+    """Revoke one token (`token_id`), the tokens of a person (`subject`), or all tokens.
 
-    Without it a person's by now. How far the issuer's clock may be ahead is added.
+    With `subject` or `before`, tokens issued up to `before` are revoked, plus the leeway for the
+    issuer's clock. For all tokens, `before` is required.
     """
 
-    issuer: Text
-    token_id: Text | None = None
-    subject: Text | None = None
-    before: datetime | None = None
+    issuer: IssuerName
+    token_id: Annotated[Text, Meta(description="The token's `jti`.")] | None = None
+    subject: Subject | None = None
+    before: (
+        Annotated[datetime, Meta(description="Default with `subject`: the time of the request.")]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
-        is_one = self.token_id is not None
-        if is_one == (self.subject is not None or self.before is not None):
-            raise ValueError("name a token_id, or a subject, or before, or the latter two")
+        is_token = self.token_id is not None
+        if is_token == (self.subject is not None or self.before is not None):
+            raise ValueError("specify either token_id, or subject, before or both")
         if self.before is not None and self.before.tzinfo is None:
-            raise ValueError("before needs a time zone, e.g. 2026-11-23T12:00:00Z")
+            raise ValueError("before requires a time zone, e.g. 2026-11-23T12:00:00Z")
 
 
-class DropLinks(Asked, frozen=True):
-    """Those on a project, on a server, or of a person (`issuer` and `subject`); or all of them."""
+class DropLinksRequest(AdminRequest, frozen=True):
+    """Drop the links of a project, of a server, or of a person (`issuer` and `subject`), or all."""
 
-    all: bool = False
-    project: Text | None = None
-    server: Text | None = None
-    issuer: Text | None = None
-    subject: Text | None = None
+    all: Annotated[bool, Meta(description="Drop every link. Excludes the other fields.")] = False
+    project: Annotated[Text, Meta(description="Project ID.")] | None = None
+    server: ServerName | None = None
+    issuer: IssuerName | None = None
+    subject: Subject | None = None
 
     def __post_init__(self) -> None:
         if (self.issuer is None) != (self.subject is None):
-            raise ValueError("name a person by issuer and subject")
+            raise ValueError("a person requires both issuer and subject")
         if self.all == any((self.project, self.server, self.subject)):
-            raise ValueError("say whose links, by project, server or subject; or all: true")
+            raise ValueError("specify project, server or subject, or else all: true")
 
 
-class WhichSessions(Asked, frozen=True):
-    """Those of a person, or links on a server; without any all of them."""
+class SessionsRequest(AdminRequest, frozen=True):
+    """Filter by person, or by server (links only); without a filter, return all."""
 
-    issuer: Text | None = None
-    subject: Text | None = None
-    server: Text | None = None
-
-
-class SetCeiling(Asked, frozen=True):
-    account: Text
-    per_s: Annotated[float, msgspec.Meta(ge=0.001, le=100_000)]
-    """Calls a second, over all replicas."""
-    budget: Annotated[str, msgspec.Meta(extra_json_schema={"enum": _BUDGETS})] = "console"
-    for_s: Span = 86_400.0
-
-    def __post_init__(self) -> None:
-        _raise_unless_among(_BUDGETS, [self.budget], "budget")
+    issuer: IssuerName | None = None
+    subject: Subject | None = None
+    server: ServerName | None = None
 
 
-class SetLogLevels(Asked, frozen=True):
-    levels: Annotated[
-        dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"enum": _LEVELS})]],
-        msgspec.Meta(min_length=1, extra_json_schema={"propertyNames": {"enum": _LOGGERS}}),
+class SetRateCeilingRequest(AdminRequest, frozen=True):
+    account: Annotated[Text, Meta(description="Name of the account in the config.")]
+    rate_per_s: Annotated[
+        float,
+        Meta(ge=0.001, le=100_000, description="Upstream calls per second over all replicas."),
     ]
-    for_s: Span = 3_600.0
+    budget: Annotated[
+        str,
+        Meta(description="The budget whose ceiling changes.", extra_json_schema={"enum": _BUDGETS}),
+    ] = "console"
+    duration_s: Annotated[
+        Duration, Meta(description="The config's ceiling applies after this.")
+    ] = 86_400.0
 
     def __post_init__(self) -> None:
-        _raise_unless_among(_LOGGERS, self.levels, "each logger in levels")
-        _raise_unless_among(_LEVELS, self.levels.values(), "each level in levels")
+        _require_among(_BUDGETS, [self.budget], "budget")
 
 
-class Lift(Asked, frozen=True):
-    order: Text
-    """Its id."""
+class SetLogLevelsRequest(AdminRequest, frozen=True):
+    levels: Annotated[
+        dict[str, Annotated[str, Meta(extra_json_schema={"enum": _LEVELS})]],
+        Meta(
+            min_length=1,
+            description="Level by logger.",
+            extra_json_schema={"propertyNames": {"enum": _LOGGERS}},
+        ),
+    ]
+    duration_s: Annotated[Duration, Meta(description="The config's levels apply after this.")] = (
+        3_600.0
+    )
+
+    def __post_init__(self) -> None:
+        _require_among(_LOGGERS, self.levels, "each logger in levels")
+        _require_among(_LEVELS, self.levels.values(), "each level in levels")
 
 
-def _raise_unless_among(choices: Sequence[str], asked: Iterable[str], what: str) -> None:
-    if not set(choices).issuperset(asked):
-        raise ValueError(f"{what} must be one of: {', '.join(choices)}")
+class ClearOverrideRequest(AdminRequest, frozen=True):
+    id: Annotated[Text, Meta(description="ID of an override in force.")]
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+def _require_among(valid: Sequence[str], values: Iterable[str], field: str) -> None:
+    if not set(valid).issuperset(values):
+        raise ValueError(f"{field} must be one of: {', '.join(valid)}")
+
+
+class AdminResponse(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class OrderTold(Answer, frozen=True):
+class OverrideDetails(AdminResponse, frozen=True):
     id: str
-    at: Instant
-    until: Instant
-    by: str
+    created_at: Timestamp
+    expires_at: Timestamp
+    created_by: Annotated[str, Meta(description="The administrator, as issuer:subject.")]
     reason: str
-    what: What
+    effect: Effect
 
 
-class Orders(Answer, frozen=True):
-    known: bool
-    """Redis, or the file, has told this process what is ordered."""
-    orders: list[OrderTold]
+class OverridesResponse(AdminResponse, frozen=True):
+    loaded: Annotated[
+        bool,
+        Meta(description="Whether this process has loaded all overrides from Redis or its file."),
+    ]
+    overrides: list[OverrideDetails]
 
 
-class Given(Answer, frozen=True):
-    order: OrderTold
-    all_replicas_told: bool
-    note: str
-    """What else there is to know."""
+class OverrideResponse(AdminResponse, frozen=True):
+    override: OverrideDetails
+    all_replicas_notified: Annotated[
+        bool,
+        Meta(description="False if Redis is unavailable; the others apply it when it recovers."),
+    ]
+    note: Annotated[str, Meta(description="A remark for the administrator, or empty.")]
 
 
-class Token(Answer, frozen=True):
+class TokenEntry(AdminResponse, frozen=True):
     issuer: str
     subject: str
     token_id: str | None
-    issued_at: Instant
-    expires_at: Instant
+    issued_at: Timestamp
+    expires_at: Timestamp
 
 
-class Link(Answer, frozen=True):
+class LinkEntry(AdminResponse, frozen=True):
     account: str
     project: str
     server: str
-    person: str
-    """As issuer:subject; "" of a link that all share."""
+    person: Annotated[str, Meta(description="As issuer:subject; empty if the link is shared.")]
     seconds_left: int
     fingerprint: str
 
 
-class SessionsHere(Answer, frozen=True):
+class ProcessSessions(AdminResponse, frozen=True):
     process: str
-    tokens: list[Token]
-    """The latest first, and so with links."""
-    links: list[Link]
-    left_out: int
-    """How many more there are than one process tells."""
+    tokens: Annotated[list[TokenEntry], Meta(description="Cached tokens, latest first.")]
+    links: Annotated[list[LinkEntry], Meta(description="Cached links, latest first.")]
+    truncated: Annotated[int, Meta(description="Number of entries omitted from both lists.")]
 
 
-class Sessions(Answer, frozen=True):
-    """So with queue and policy: what each process tells."""
-
-    processes: list[SessionsHere]
-    there_are: int
-    """Processes, as far as Redis knows."""
-    missing: int
-    """Those of them that did not tell in time."""
+ProcessCount = Annotated[int, Meta(description="Number of processes known to Redis.")]
+MissingCount = Annotated[int, Meta(description="Processes that did not respond in time.")]
 
 
-class Budget(Answer, frozen=True):
+class SessionsResponse(AdminResponse, frozen=True):
+    processes: list[ProcessSessions]
+    total: ProcessCount
+    missing: MissingCount
+
+
+class BudgetEntry(AdminResponse, frozen=True):
     account: str
     budget: str
     ceiling_per_s: float
-    rate_per_s: float
+    rate_per_s: Annotated[float, Meta(description="The rate learned from the cloud's 429s.")]
     pause_s: float
-    alone: bool
-    """Redis is away, so this process goes by its share."""
-    waiting: int
-    """Over all replicas that this one sees."""
-    waiting_here: dict[str, int]
-    """Calls by issuer:subject."""
+    standalone: Annotated[
+        bool, Meta(description="Redis is unavailable: this process uses its share of the budget.")
+    ]
+    waiting: Annotated[int, Meta(description="Calls waiting, over all replicas that are visible.")]
+    waiting_by_caller: Annotated[
+        dict[str, int], Meta(description="Calls waiting in this process, by issuer:subject.")
+    ]
 
 
-class QueueHere(Answer, frozen=True):
+class ProcessQueue(AdminResponse, frozen=True):
     process: str
-    budgets: list[Budget]
+    budgets: list[BudgetEntry]
 
 
-class Queue(Answer, frozen=True):
-    processes: list[QueueHere]
-    there_are: int
-    missing: int
+class QueueResponse(AdminResponse, frozen=True):
+    processes: list[ProcessQueue]
+    total: ProcessCount
+    missing: MissingCount
 
 
-class PolicyHere(Answer, frozen=True):
+class ProcessPolicy(AdminResponse, frozen=True):
     process: str
     version: str
     rules: int
-    loaded_at: Instant
-    file_rejected: bool
-    error: str = ""
-    """The first one, for which the file was rejected."""
+    loaded_at: Timestamp
+    file_rejected: Annotated[
+        bool, Meta(description="The file is invalid; the policy loaded before stays in force.")
+    ]
+    error: Annotated[str, Meta(description="The first error in the rejected file.")] = ""
 
 
-class Policy(Answer, frozen=True):
-    processes: list[PolicyHere]
-    there_are: int
-    missing: int
+class PolicyResponse(AdminResponse, frozen=True):
+    processes: list[ProcessPolicy]
+    total: ProcessCount
+    missing: MissingCount
 
 
-def instant(seconds: float) -> Instant:
-    """Say an instant, whatever number an order holds for one."""
+def timestamp(seconds: float) -> Timestamp:
+    """Return the ISO 8601 form of `seconds` since the epoch, limited to 1970 to 9999."""
     seconds = min(max(0.0, seconds), _YEAR_9999)
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

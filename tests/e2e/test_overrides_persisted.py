@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.domain.overrides import kept_from_text
+from gateway.domain.overrides import decode_snapshot
 from tests.e2e.test_admin import API, Operator, with_api
 from tests.support.stack import (
     CloudProcess,
@@ -24,7 +24,7 @@ from tests.support.stack import (
     make_seal_key,
 )
 
-ORDERS = "gateway:{orders}:orders"
+OVERRIDES = "gateway:{overrides}:overrides"
 
 
 @pytest.fixture
@@ -43,16 +43,16 @@ def a_stack(**gateway: Any) -> Iterator[Stack]:
 
 
 def revoke(stack: Stack, subject: str, gateway: RunningGateway | None = None) -> Any:
-    order = {"issuer": "corp", "subject": subject}
-    return give(stack, (gateway or stack.gateway).admin, "/revocations", order).json
+    override = {"issuer": "corp", "subject": subject}
+    return give(stack, (gateway or stack.gateway).admin, "/revocations", override).json
 
 
-def give(stack: Stack, admin: str, path: str, order: dict[str, Any]) -> Response:
+def give(stack: Stack, admin: str, path: str, override: dict[str, Any]) -> Response:
     headers = {
         "Authorization": f"Bearer {Operator(stack.cloud).token}",
         "Content-Type": "application/json",
     }
-    answer = fetch(admin, "POST", f"/admin{path}", headers, json.dumps(order))
+    answer = fetch(admin, "POST", f"/admin{path}", headers, json.dumps(override))
     assert answer.status == 200, answer.body
     return answer
 
@@ -63,8 +63,8 @@ def restart(gateway: RunningGateway, *, ready: int) -> None:
     eventually(lambda: gateway.ready() == ready, gateway.log_text)
 
 
-def orders_of(gateway: RunningGateway) -> str:
-    return str(fetch(gateway.admin, "GET", "/readyz").json["parts"]["orders"])
+def overrides_of(gateway: RunningGateway) -> str:
+    return str(fetch(gateway.admin, "GET", "/readyz").json["components"]["overrides"])
 
 
 def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack) -> None:
@@ -79,8 +79,8 @@ def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack)
     restart(fresh, ready=503)
     answer = fresh.console(mallory)
     assert (answer.status, answer.error_code) == (503, "CGW.5037")
-    kept = kept_from_text((fresh.directory / "orders.json").read_bytes())
-    assert (kept.complete, len(kept.orders)) == (False, 2)
+    kept = decode_snapshot((fresh.directory / "overrides.json").read_bytes())
+    assert (kept.complete, len(kept.overrides)) == (False, 2)
     own.valkey.start()
     eventually(lambda: fresh.ready() == 200)
     assert fresh.console(mallory).status == 401
@@ -88,30 +88,32 @@ def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack)
     eventually(lambda: own.gateway.console(own.cloud.token("eve", claims={"iat": 1})).status == 401)
 
 
-def test_what_each_worker_is_told_while_redis_is_away_outlives_all_of_them() -> None:
+def test_what_each_worker_is_told_while_redis_is_unavailable_outlives_all_of_them() -> None:
     with a_stack(workers=2) as stack:
         gateway = stack.gateway
         tokens = [stack.cloud.token(name) for name in ("mallory", "eve")]
         stack.valkey.kill()
         for worker, subject in enumerate(("mallory", "eve")):
             admin = f"http://127.0.0.1:{gateway.admin_port + worker}"
-            order = {"issuer": "corp", "subject": subject}
-            told = give(stack, admin, "/revocations", order).json
-            assert told["all_replicas_told"] is False
+            override = {"issuer": "corp", "subject": subject}
+            told = give(stack, admin, "/revocations", override).json
+            assert told["all_replicas_notified"] is False
         restart(gateway, ready=200)
         for token in tokens:
             assert {gateway.console(token).status for _ in range(8)} == {401}
 
 
-def test_a_redis_that_lost_the_orders_is_told_anew_before_a_new_process_serves(own: Stack) -> None:
+def test_a_redis_that_lost_the_overrides_is_told_anew_before_a_new_process_serves(
+    own: Stack,
+) -> None:
     mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     client = redis.Redis.from_url(own.valkey.url)
-    assert client.ttl(ORDERS) == -1
+    assert client.ttl(OVERRIDES) == -1
     new = own.replica(start=False, admin_api=API)
     (worker,) = own.gateway.workers()
     os.kill(worker, signal.SIGSTOP)  # else it would tell it anew before the other has started
-    client.delete(ORDERS)
+    client.delete(OVERRIDES)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
     os.kill(worker, signal.SIGCONT)
@@ -119,7 +121,7 @@ def test_a_redis_that_lost_the_orders_is_told_anew_before_a_new_process_serves(o
     assert new.console(mallory).status == 401
 
 
-def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack) -> None:
+def test_overrides_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
@@ -127,7 +129,7 @@ def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack
     (new.directory / "seal-key").write_text(new_key)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
-    assert orders_of(new) == "unreadable"
+    assert overrides_of(new) == "unreadable"
     assert new.console(mallory).status == 503
     # As README says: the old key stays in second place until all is sealed with the new one.
     (new.directory / "old-key").write_text(old_key)
@@ -142,35 +144,35 @@ def test_orders_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack
     assert new.console(mallory).status == 401
 
 
-def test_the_way_out_when_the_key_of_the_orders_is_lost(own: Stack) -> None:
+def test_the_way_out_when_the_key_of_the_overrides_is_lost(own: Stack) -> None:
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
     (new.directory / "seal-key").write_text(make_seal_key())
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
-    assert orders_of(new) == "unreadable"
+    assert overrides_of(new) == "unreadable"
     own.gateway.stop()
     revoke(own, "mallory", new)
-    redis.Redis.from_url(own.valkey.url).delete(ORDERS)
+    redis.Redis.from_url(own.valkey.url).delete(OVERRIDES)
     eventually(lambda: new.ready() == 200)
     assert new.console(own.cloud.token("mallory", claims={"iat": 1})).status == 401
 
 
 def test_a_replica_without_an_admin_api_does_not_know_better_without_redis(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
-    plain = own.replica(change={"orders": {}})
+    plain = own.replica(change={"overrides": {}})
     revoke(own, "mallory")
     eventually(lambda: plain.console(mallory).status == 401)
     own.valkey.kill()
     restart(plain, ready=503)
-    assert (plain.console(mallory).status, orders_of(plain)) == (503, "unknown")
+    assert (plain.console(mallory).status, overrides_of(plain)) == (503, "not_loaded")
 
 
-def test_orders_given_at_once_are_all_in_the_file(own: Stack) -> None:
+def test_overrides_given_at_once_are_all_in_the_file(own: Stack) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: revoke(own, f"s{n}"), range(40)))
-    kept = kept_from_text((own.gateway.directory / "orders.json").read_bytes())
+    kept = decode_snapshot((own.gateway.directory / "overrides.json").read_bytes())
     assert kept.complete
-    assert len(kept.orders) == 40
-    left = {file.name for file in Path(own.gateway.directory).glob(".orders.json.*")}
-    assert left == {".orders.json.lock"}
+    assert len(kept.overrides) == 40
+    left = {file.name for file in Path(own.gateway.directory).glob(".overrides.json.*")}
+    assert left == {".overrides.json.lock"}

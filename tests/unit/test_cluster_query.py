@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from gateway.domain.model import Principal
 from gateway.domain.policy.policy import Policy
-from gateway.flow.admin.cluster_query import EveryProcess, OwnView
-from gateway.flow.admin.messages import PolicyHere, WhichSessions
+from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
+from gateway.flow.admin.messages import ProcessPolicy, SessionsRequest
 from gateway.flow.console import HeldLink
 from gateway.flow.fair_budget import FairBudget
 from tests.support.replicas import FakeReplicas
@@ -47,8 +47,8 @@ class Fleet:
         self.together: list[FakeReplicas] = []
         self.policies = [Policies() for _ in held]
         self.processes = [
-            EveryProcess(
-                OwnView(f"host:{number}", holding, holding, FairBudget([]), policies),
+            ClusterQuery(
+                ProcessView(f"host:{number}", holding, holding, FairBudget([]), policies),
                 FakeReplicas(self.together),
             )
             for number, (policies, holding) in enumerate(
@@ -59,40 +59,40 @@ class Fleet:
 
 async def test_each_tells_what_it_holds_the_one_that_is_asked_first() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
-    told = await fleet.processes[0].sessions(WhichSessions())
+    told = await fleet.processes[0].sessions(SessionsRequest())
     assert [one.process for one in told.processes] == ["host:0", "host:1"]
     assert [token.subject for one in told.processes for token in one.tokens] == [
         "olga",
         "pia",  # the latest first
         "suspect",
     ]
-    assert (told.there_are, told.missing) == (2, 0)
+    assert (told.total, told.missing) == (2, 0)
 
 
 async def test_a_person_is_found_wherever_they_are() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
-    told = await fleet.processes[0].sessions(WhichSessions(issuer="corp", subject="suspect"))
+    told = await fleet.processes[0].sessions(SessionsRequest(issuer="corp", subject="suspect"))
     assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:suspect"]]
     assert [len(each.tokens) for each in told.processes] == [0, 1]
-    other = await fleet.processes[0].sessions(WhichSessions(issuer="partner", subject="suspect"))
+    other = await fleet.processes[0].sessions(SessionsRequest(issuer="partner", subject="suspect"))
     assert [each.links + each.tokens for each in other.processes] == [[], []]
 
 
 async def test_who_holds_a_link_on_a_server_is_found() -> None:
-    told = await Fleet(["olga"], ["pia"]).processes[0].sessions(WhichSessions(server="s-pia"))
+    told = await Fleet(["olga"], ["pia"]).processes[0].sessions(SessionsRequest(server="s-pia"))
     assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:pia"]]
 
 
 async def test_what_does_not_fit_into_an_answer_is_counted() -> None:
     fleet = Fleet([], [f"person-{number}" for number in range(1_003)])
-    told = await fleet.processes[0].sessions(WhichSessions())
+    told = await fleet.processes[0].sessions(SessionsRequest())
     assert [(len(one.tokens), len(one.links)) for one in told.processes] == [(0, 0), (1_000, 1_000)]
-    assert told.processes[1].left_out == 6
+    assert told.processes[1].truncated == 6
 
 
 async def test_who_does_not_tell_is_missing() -> None:
     fleet = Fleet(["olga"], ["pia"])
-    fleet.together[0].is_away = True
+    fleet.together[0].is_unavailable = True
     told = await fleet.processes[0].queue()
     assert ([one.process for one in told.processes], told.missing) == (["host:0"], 1)
 
@@ -103,9 +103,9 @@ async def test_an_answer_of_another_version_is_missing() -> None:
     async def strangely(_: bytes) -> bytes:
         return b'{"process": "host:1", "version": 2}'
 
-    fleet.together[1].answer_with(strangely)
+    fleet.together[1].on_query(strangely)
     told = await fleet.processes[0].policy(reload=False)
-    assert (told.there_are, told.missing) == (2, 1)
+    assert (told.total, told.missing) == (2, 1)
 
 
 async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
@@ -114,7 +114,7 @@ async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
     assert [one.reloads for one in fleet.policies] == [0, 0, 0]
     told = await fleet.processes[1].policy(reload=True)
     assert [one.reloads for one in fleet.policies] == [1, 1, 1]
-    assert all(isinstance(one, PolicyHere) and not one.file_rejected for one in told.processes)
+    assert all(isinstance(one, ProcessPolicy) and not one.file_rejected for one in told.processes)
 
 
 async def test_the_mistake_for_which_a_file_is_refused_is_told() -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.drivers.valkey.replay_cache import ValkeyUsedOnce
-from gateway.flow.local_replay_cache import UsedHere
-from gateway.flow.ports import UsedOnce
+from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
+from gateway.flow.local_replay_cache import LocalReplayCache
+from gateway.flow.ports import ReplayCache
 from tests.contract.test_shared_store import a_valkey
 from tests.support.clock import FakeClock
 from tests.support.valkey import RealValkey
@@ -17,7 +17,7 @@ from tests.support.valkey import RealValkey
 
 @dataclass
 class Subject:
-    used: UsedOnce
+    used: ReplayCache
     elapse: Callable[[float], Awaitable[None]]
 
 
@@ -27,11 +27,11 @@ async def subject(
 ) -> AsyncIterator[Subject]:
     if request.param == "here":
         clock = FakeClock()
-        yield Subject(UsedHere(clock), clock.advance)
+        yield Subject(LocalReplayCache(clock), clock.advance)
         return
     valkey = a_valkey(shared_valkey)
     assert await valkey.probe()
-    yield Subject(ValkeyUsedOnce(valkey), asyncio.sleep)
+    yield Subject(ValkeyReplayCache(valkey), asyncio.sleep)
     await valkey.close()
 
 
@@ -43,8 +43,8 @@ async def test_the_first_use_counts_and_no_other(subject: Subject) -> None:
 
 async def test_a_use_that_is_taken_back_was_none(subject: Subject) -> None:
     assert await subject.used.use("c", ttl_s=60)
-    await subject.used.take_back("c")
-    await subject.used.take_back("never used")
+    await subject.used.undo_use("c")
+    await subject.used.undo_use("never used")
     assert await subject.used.use("c", ttl_s=60)
     assert not await subject.used.use("c", ttl_s=60)
 
@@ -79,9 +79,9 @@ async def test_replicas_see_each_other_s_uses_and_no_other_namespace_s(
     )
     for valkey in (one, two, stranger):
         assert await valkey.probe()
-    assert await ValkeyUsedOnce(one).use("a", ttl_s=5)
-    assert not await ValkeyUsedOnce(two).use("a", ttl_s=5)
-    assert await ValkeyUsedOnce(stranger).use("a", ttl_s=5)
+    assert await ValkeyReplayCache(one).use("a", ttl_s=5)
+    assert not await ValkeyReplayCache(two).use("a", ttl_s=5)
+    assert await ValkeyReplayCache(stranger).use("a", ttl_s=5)
     for valkey in (one, two, stranger):
         await valkey.close()
 
@@ -89,5 +89,5 @@ async def test_replicas_see_each_other_s_uses_and_no_other_namespace_s(
 async def test_a_store_that_is_away_says_so(own_valkey: RealValkey) -> None:
     valkey = a_valkey(own_valkey)
     with pytest.raises(StoreUnavailable):
-        await ValkeyUsedOnce(valkey).use("a", ttl_s=5)
+        await ValkeyReplayCache(valkey).use("a", ttl_s=5)
     await valkey.close()

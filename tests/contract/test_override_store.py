@@ -1,0 +1,200 @@
+"""Overrides that all replicas see: one suite for the fake and for the real store."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.overrides import Override, RevokedToken
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.override_store import ValkeyOverrideStore
+from gateway.flow.ports import OverrideStore
+from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.support.override_store import FakeOverrideStore
+from tests.support.valkey import RealValkey
+
+NOBODY: frozenset[str] = frozenset()
+
+
+def an_override(name: str) -> Override:
+    return Override(name, 1.0, 2.0, "corp:ada", "", RevokedToken("corp", name))
+
+
+@dataclass
+class Subject:
+    store: OverrideStore
+    forget: Callable[[], Awaitable[object]]
+    spoil: Callable[[str], Awaitable[object]]
+
+
+@pytest.fixture
+async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
+    valkey = a_valkey(shared_valkey)
+    assert await valkey.probe()
+    running = asyncio.create_task(valkey.run_subscription())
+    await asyncio.sleep(0.05)
+    yield valkey
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await valkey.close()
+
+
+@pytest.fixture
+async def redis(shared_valkey: RealValkey) -> AsyncIterator[Redis]:
+    async with Redis.from_url(shared_valkey.url) as client:
+        yield client
+
+
+@pytest.fixture(params=["fake", "valkey"])
+def subject(request: pytest.FixtureRequest, valkey: Valkey, redis: Redis) -> Subject:
+    if request.param == "fake":
+        fake = FakeOverrideStore()
+
+        async def forget() -> None:
+            fake.forget()
+
+        async def spoil(override_id: str) -> None:
+            fake.spoil(override_id)
+
+        return Subject(fake, forget, spoil)
+    key = valkey.key("overrides", tag="overrides")
+
+    async def spoil_there(override_id: str) -> None:
+        await redis.hset(key, mapping={override_id: b"made up", "version": "another"})
+
+    store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
+    return Subject(store, lambda: redis.delete(key), spoil_there)
+
+
+async def test_a_store_that_was_told_nothing_says_that_this_may_not_be_all(
+    subject: Subject,
+) -> None:
+    for known in ("", "known before"):
+        told = await subject.store.read(known, cached=NOBODY)
+        assert told is not None
+        assert (list(told.overrides), set(told.ids), told.unreadable) == ([], set(), 0)
+        assert not told.is_complete
+
+
+async def test_what_one_adds_another_reads_once(subject: Subject) -> None:
+    await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=False)
+    told = await subject.store.read("", cached=NOBODY)
+    assert told is not None
+    assert sorted(told.overrides, key=lambda override: override.id) == [
+        an_override("a"),
+        an_override("b"),
+    ]
+    assert (set(told.ids), told.is_complete) == ({"a", "b"}, False)
+    assert await subject.store.read(told.version, cached=told.ids) is None
+    await subject.store.add([an_override("c")], expired=(), complete=False)
+    more = await subject.store.read(told.version, cached=told.ids)
+    assert more is not None
+    assert (list(more.overrides), set(more.ids)) == ([an_override("c")], {"a", "b", "c"})
+
+
+async def test_that_all_is_told_stays_until_the_store_forgets(subject: Subject) -> None:
+    await subject.store.add([], expired=(), complete=True)
+    await subject.store.add([an_override("a")], expired=(), complete=False)
+    told = await subject.store.read("", cached=NOBODY)
+    assert told is not None
+    assert told.is_complete
+    await subject.forget()
+    again = await subject.store.read(told.version, cached=told.ids)
+    assert again is not None
+    assert (set(again.ids), again.is_complete) == (set(), False)
+
+
+async def test_ended_overrides_are_forgotten_and_that_is_no_news(subject: Subject) -> None:
+    await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
+    told = await subject.store.read("", cached=NOBODY)
+    assert told is not None
+    await subject.store.add([], expired=["a", "never there"], complete=True)
+    assert await subject.store.read(told.version, cached=told.ids) is None
+    later = await subject.store.read("", cached=told.ids)
+    assert later is not None
+    assert set(later.ids) == {"b"}
+
+
+async def test_what_cannot_be_read_is_counted_and_mended_by_who_tells_it_anew(
+    subject: Subject,
+) -> None:
+    await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
+    await subject.spoil("a")
+    told = await subject.store.read("", cached=NOBODY)
+    assert told is not None
+    assert (list(told.overrides), set(told.ids), told.unreadable) == ([an_override("b")], {"b"}, 1)
+    await subject.store.add([an_override("a")], expired=(), complete=True)
+    mended = await subject.store.read("", cached=NOBODY)
+    assert mended is not None
+    assert (set(mended.ids), mended.unreadable) == ({"a", "b"}, 0)
+
+
+async def test_who_listens_hears_of_overrides(subject: Subject) -> None:
+    heard = asyncio.Event()
+    subject.store.on_change(heard.set)
+    await subject.store.add([an_override("a")], expired=(), complete=False)
+    await asyncio.wait_for(heard.wait(), 5)
+
+
+async def test_more_overrides_than_one_script_takes_are_all_told(valkey: Valkey) -> None:
+    store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
+    many = [an_override(f"{n:05}") for n in range(1_100)]
+    await store.add(many, expired=[f"x{n}" for n in range(5_000)], complete=True)
+    told = await store.read("", cached=NOBODY)
+    assert told is not None
+    assert (list(told.overrides), len(told.ids)) == (many, len(many))
+    assert told.is_complete
+
+
+async def test_no_end_is_set_to_them_that_would_let_a_full_server_drop_them(
+    valkey: Valkey, redis: Redis
+) -> None:
+    await ValkeyOverrideStore(valkey, Sealer([a_seal_key()])).add(
+        [an_override("a")], expired=(), complete=True
+    )
+    assert await redis.ttl(valkey.key("overrides", tag="overrides")) == -1
+
+
+async def test_a_seal_key_is_rotated_without_losing_an_override(valkey: Valkey) -> None:
+    old, new = a_seal_key(), a_seal_key()
+    await ValkeyOverrideStore(valkey, Sealer([old])).add(
+        [an_override("a")], expired=(), complete=True
+    )
+    both = ValkeyOverrideStore(valkey, Sealer([new, old]))
+    told = await both.read("", cached=NOBODY)
+    assert told is not None
+    assert (list(told.overrides), set(told.ids), told.unreadable) == ([an_override("a")], set(), 0)
+    await both.add(told.overrides, expired=(), complete=True)
+    after = await ValkeyOverrideStore(valkey, Sealer([new])).read("", cached=NOBODY)
+    assert after is not None
+    assert (list(after.overrides), after.unreadable) == ([an_override("a")], 0)
+
+
+async def test_an_override_moved_to_another_id_does_not_open(valkey: Valkey, redis: Redis) -> None:
+    store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
+    await store.add([an_override("a")], expired=(), complete=True)
+    key = valkey.key("overrides", tag="overrides")
+    await redis.hset(key, "b", await redis.hget(key, "a"))
+    told = await store.read("", cached=NOBODY)
+    assert told is not None
+    assert (list(told.overrides), told.unreadable) == ([an_override("a")], 1)
+
+
+async def test_a_store_that_is_unavailable_says_so_soon(own_valkey: RealValkey) -> None:
+    valkey = a_valkey(own_valkey, timeout_s=0.2)
+    store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
+    assert await valkey.probe()
+    own_valkey.hang()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.read("", cached=NOBODY)
+    with pytest.raises(StoreUnavailable):
+        await store.add([an_override("a")], expired=(), complete=True)
+    assert time.monotonic() - began < 2.0
+    own_valkey.go_on()
+    await valkey.close()

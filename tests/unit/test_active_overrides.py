@@ -1,0 +1,406 @@
+"""That all replicas come to agree on what is ordered, and who does not know it says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.domain.errors import BadRequest, RevocationsUnavailable, StoreUnavailable
+from gateway.domain.model import Principal
+from gateway.domain.overrides import (
+    ClearedOverride,
+    Effect,
+    Override,
+    RevokedToken,
+    decode_snapshot,
+)
+from gateway.flow import active_overrides
+from gateway.flow.active_overrides import OVERRIDES_MAX, ActiveOverrides
+from tests.support.clock import FakeClock, settle
+from tests.support.override_store import FakeOverrideStore
+from tests.support.snapshot_file import FakeSnapshotFile
+
+NOW = 1_000.0
+HOUR_S = 3_600.0
+
+
+def an_override(name: str, effect: Effect, *, expires_at: float = NOW + HOUR_S) -> Override:
+    return Override(name, NOW, expires_at, "corp:ada", "", effect)
+
+
+def principal(token_id: str = "t") -> Principal:
+    return Principal("corp", "olga", frozenset(), NOW, NOW + 3600, token_id)
+
+
+REVOKED = an_override("a", RevokedToken("corp", "t"))
+ANOTHER = an_override("b", RevokedToken("corp", "u"))
+
+
+def a_store(*overrides: Override) -> FakeOverrideStore:
+    """Make one that was told all: these."""
+    store = FakeOverrideStore()
+    store.overrides = {override.id: override for override in overrides}
+    store.is_complete = True
+    store.touch()
+    return store
+
+
+def replica(
+    store: FakeOverrideStore,
+    file: FakeSnapshotFile | None = None,
+    *,
+    clock: FakeClock | None = None,
+    allow_unloaded: bool = False,
+    enabled: bool = True,
+) -> ActiveOverrides:
+    return ActiveOverrides(
+        store,
+        file,
+        clock or FakeClock(NOW),
+        allow_unloaded=allow_unloaded,
+        enabled=enabled,
+    )
+
+
+async def known(store: FakeOverrideStore, file: FakeSnapshotFile | None = None) -> ActiveOverrides:
+    """Return one that was told all by Redis, and whose file holds it."""
+    overrides = replica(store, file)
+    await overrides.sync()
+    assert overrides.loaded
+    if file is not None:
+        async with running(overrides):
+            await until(lambda: decode_snapshot(file.text).complete)
+    return overrides
+
+
+@asynccontextmanager
+async def running(overrides: ActiveOverrides) -> AsyncIterator[None]:
+    task = asyncio.create_task(overrides.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread
+            await asyncio.sleep(0.001)
+
+
+async def give(overrides: ActiveOverrides, *given: Override) -> list[bool]:
+    async with running(overrides):
+        return await asyncio.gather(*(overrides.add(override) for override in given))
+
+
+async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
+    store = a_store()
+    store.is_unavailable = True
+    overrides = replica(store)
+    with pytest.raises(StoreUnavailable):
+        await overrides.sync()
+    with pytest.raises(RevocationsUnavailable):
+        overrides.is_revoked(principal())
+    assert overrides.state == "not_loaded"
+    assert not overrides.is_known_revoked(principal())
+    assert not replica(store, allow_unloaded=True).is_revoked(principal())
+    store.is_unavailable = False
+    await overrides.sync()
+    assert not overrides.is_revoked(principal())
+    assert overrides.state == "ok"
+
+
+async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeyed() -> None:
+    store, file = a_store(REVOKED), FakeSnapshotFile()
+    store.is_unavailable = True
+    overrides = replica(store, file, enabled=False)
+    with pytest.raises(StoreUnavailable):
+        await overrides.sync()
+    assert not overrides.is_revoked(principal())
+    await give(overrides, ANOTHER)
+    # What the operator said may not hold for the next start.
+    assert not replica(store, file).loaded
+    store.is_unavailable = False
+    await overrides.sync()
+    assert overrides.is_revoked(principal())
+
+
+async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
+    store, file = a_store(), FakeSnapshotFile()
+    one = await known(store, file)
+    store.is_unavailable = True
+    assert await give(one, REVOKED) == [False]
+    again = replica(store, file)
+    assert again.loaded
+    assert again.is_revoked(principal())
+    assert file.text is not None
+    assert not replica(store, FakeSnapshotFile(file.text[:-9])).loaded
+
+
+async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
+    store, file = a_store(), FakeSnapshotFile()
+    await known(store, file)
+    store.is_unavailable = True
+    assert not replica(store, file).is_revoked(principal())
+
+
+async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_for_all() -> None:
+    store, file = a_store(), FakeSnapshotFile()
+    store.is_unavailable = True
+    await give(replica(store, file), REVOKED)
+    again = replica(store, file)
+    assert not again.loaded
+    with pytest.raises(RevocationsUnavailable):
+        again.is_revoked(principal("mallory"))
+    assert again.is_known_revoked(principal())
+    store.is_unavailable = False
+    await again.sync()
+    assert store.overrides == {"a": REVOKED}
+    async with running(again):
+        await until(lambda: decode_snapshot(file.text).complete)
+    store.is_unavailable = True
+    assert replica(store, file).loaded
+
+
+async def test_workers_of_one_host_keep_what_each_was_given() -> None:
+    store, file = a_store(), FakeSnapshotFile()
+    one, other = await known(store, file), await known(store, file)
+    store.is_unavailable = True
+    await give(one, REVOKED)
+    await give(other, ANOTHER)
+    assert other.is_revoked(principal("t"))  # found beside what it had to keep itself
+    again = replica(store, file)
+    assert again.loaded
+    assert again.is_revoked(principal("t"))
+    assert again.is_revoked(principal("u"))
+
+
+async def test_overrides_given_at_once_are_all_kept_by_few_writes() -> None:
+    class Counted(FakeSnapshotFile):
+        writes = 0
+
+        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+            self.writes += 1
+            await super().save(made_of)
+
+    file = Counted()
+    overrides = replica(a_store(), file)
+    given = [an_override(str(n), RevokedToken("corp", str(n))) for n in range(50)]
+    await give(overrides, *given)
+    assert {override.id for override in decode_snapshot(file.text).overrides} == {
+        o.id for o in given
+    }
+    assert file.writes <= 3
+
+
+async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(FakeSnapshotFile):
+        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(active_overrides, "_SAVED_WITHIN_S", 0.05)
+    store = a_store()
+    overrides = replica(store, Hanging())
+    async with running(overrides):
+        await overrides.add(ANOTHER)  # waits for the disk no longer than is bearable
+        store.overrides |= {REVOKED.id: REVOKED}
+        store.touch()
+        await until(lambda: overrides.is_known_revoked(principal("t")))
+
+
+@pytest.mark.parametrize("forgot", [True, False])
+async def test_an_override_given_while_the_store_is_unavailable_reaches_the_others_afterwards(
+    *, forgot: bool
+) -> None:
+    store = a_store()
+    one, other = await known(store), await known(store)
+    store.is_unavailable = True
+    assert await one.add(REVOKED) is False
+    assert one.is_revoked(principal())
+    store.is_unavailable = False
+    if forgot:
+        store.forget()
+    await one.sync()
+    await other.sync()
+    assert other.is_revoked(principal())
+
+
+async def test_a_store_that_forgot_is_told_by_who_remembers() -> None:
+    store = a_store()
+    one = await known(store)
+    assert await one.add(REVOKED) is True
+    store.forget()
+    await one.sync()
+    assert store.overrides == {"a": REVOKED}
+    assert (await known(store)).is_revoked(principal())
+
+
+async def test_a_failover_to_a_server_that_was_told_less_loses_nothing() -> None:
+    store = a_store()
+    one = await known(store)
+    before = store.version
+    await one.add(REVOKED)
+    del store.overrides["a"]
+    store.go_back_to(before)
+    await one.sync()
+    assert store.overrides == {"a": REVOKED}
+
+
+async def test_who_finds_a_store_that_forgot_waits_for_those_who_remember() -> None:
+    store, clock = a_store(), FakeClock(NOW)
+    remembers = await known(store)
+    await remembers.add(REVOKED)
+    store.forget()
+    new = replica(store, clock=clock)
+    await new.sync()
+    assert not new.loaded
+    await new.add(ANOTHER)
+    new_too = replica(store, clock=clock)
+    await new_too.sync()
+    assert not new_too.loaded  # what the first was given is not all
+    await remembers.sync()
+    for one in (new, new_too):
+        await one.sync()
+        assert one.is_revoked(principal("t"))
+        assert one.is_revoked(principal("u"))
+
+
+async def test_where_nobody_remembers_there_is_nothing_to_wait_for() -> None:
+    store, clock = FakeOverrideStore(), FakeClock(NOW)
+    first = replica(store, clock=clock)
+    await first.sync()
+    await clock.advance(2.0)
+    store.is_unavailable = True
+    with pytest.raises(StoreUnavailable):
+        await first.sync()
+    store.is_unavailable = False
+    await first.sync()
+    await clock.advance(2.0)
+    await first.sync()
+    assert not first.loaded  # who remembers may have been cut off as well
+    await clock.advance(1.0)
+    await first.sync()
+    assert first.loaded
+    assert (await known(store)).loaded  # the next one finds that all is told
+
+
+async def test_who_cannot_read_an_override_lets_nobody_in_unless_the_file_told_it() -> None:
+    store, file, clock = a_store(REVOKED), FakeSnapshotFile(), FakeClock(NOW)
+    told_by_file = await known(store, file)
+    store.spoil("a")
+    new = replica(store, clock=clock)
+    await new.sync()
+    await clock.advance(10.0)
+    await new.sync()
+    assert (new.loaded, new.state) == (False, "unreadable")
+    with pytest.raises(RevocationsUnavailable):
+        new.is_revoked(principal())
+    again = replica(store, file)
+    await again.sync()  # and tells it anew
+    await new.sync()
+    assert new.is_revoked(principal())
+    assert told_by_file.state == "ok"
+
+
+async def test_an_unreadable_override_that_is_removed_is_in_nobody_s_way() -> None:
+    store, clock = a_store(REVOKED), FakeClock(NOW)
+    store.spoil("a")
+    new = replica(store, clock=clock)
+    await new.sync()
+    store.forget()
+    store.unreadable.clear()
+    await new.sync()
+    await clock.advance(3.0)
+    await new.sync()
+    assert new.state == "ok"
+
+
+async def test_what_is_sealed_with_a_key_to_be_withdrawn_is_told_anew() -> None:
+    store, clock = a_store(REVOKED), FakeClock(NOW)
+    store.under_an_older_key.add("a")
+    overrides = replica(store, clock=clock)
+    await overrides.sync()
+    assert not store.under_an_older_key
+    store.under_an_older_key.add("a")  # by one that does not seal with the new key yet
+    await clock.advance(61.0)
+    await overrides.sync()
+    assert not store.under_an_older_key
+
+
+async def test_an_override_that_fails_stops_no_other_and_is_told() -> None:
+    store, errors, heard = a_store(), list[Exception](), list[bool]()
+    overrides = ActiveOverrides(
+        store, None, FakeClock(NOW), allow_unloaded=False, on_failure=errors.append
+    )
+
+    def fail() -> None:
+        if ANOTHER in overrides.current.in_force:
+            raise OverflowError("no such ceiling")
+
+    overrides.on_change(fail)
+    overrides.on_change(lambda: heard.append(overrides.is_known_revoked(principal("t"))))
+    await overrides.sync()
+    assert await overrides.add(ANOTHER) is True
+    assert len(errors) == 1
+    store.overrides |= {REVOKED.id: REVOKED}
+    store.touch()
+    await overrides.sync()
+    assert heard == [False, False, True]
+    overrides.on_change(fail)  # as at a start with such an override in the file
+    assert len(errors) == 3
+    await overrides.add(an_override("c", ClearedOverride(ANOTHER.id)))
+    assert len(errors) == 3
+
+
+async def test_no_more_overrides_stand_than_are_quick_to_go_through_but_one_can_be_lifted() -> None:
+    store = a_store(
+        *(an_override(str(n), RevokedToken("corp", str(n))) for n in range(OVERRIDES_MAX - 1))
+    )
+    overrides = await known(store)
+    await overrides.add(REVOKED)
+    with pytest.raises(BadRequest):
+        await overrides.add(ANOTHER)
+    assert ANOTHER.id not in store.overrides
+    await overrides.add(an_override("c", ClearedOverride(REVOKED.id)))
+    assert not overrides.is_revoked(principal())
+
+
+async def test_an_override_ends_by_itself_and_leaves_the_store_when_it_has_ended_for_all() -> None:
+    store, clock = a_store(), FakeClock(NOW)
+    overrides = replica(store, clock=clock)
+    changes: list[bool] = []
+    overrides.on_change(lambda: changes.append(overrides.is_known_revoked(principal())))
+    await overrides.sync()
+    await overrides.add(REVOKED)
+    running = asyncio.create_task(overrides.run())
+    await settle()
+    clock.step_wall(HOUR_S)
+    await _woken(store)
+    assert changes == [False, True, False]
+    assert store.overrides == {"a": REVOKED}  # for another replica's clock it may not have ended
+    version = store.version
+    clock.step_wall(301.0)
+    await _woken(store)
+    assert store.overrides == {}
+    assert store.version == version  # nobody need read anything for that
+    running.cancel()
+
+
+async def test_one_that_starts_later_removes_what_has_ended_as_well() -> None:
+    store, clock = (
+        a_store(REVOKED, an_override("b", ClearedOverride("a"), expires_at=NOW + 2 * HOUR_S)),
+        FakeClock(),
+    )
+    clock.step_wall(NOW + HOUR_S + 301.0 - clock.now())
+    await replica(store, clock=clock).sync()
+    assert set(store.overrides) == {"b"}
+
+
+async def _woken(store: FakeOverrideStore) -> None:
+    """Let who listens to the store look once."""
+    store.wake()
+    await settle()

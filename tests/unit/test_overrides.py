@@ -1,0 +1,145 @@
+"""What is ordered: who is refused, until when, whatever the override it is heard of."""
+
+from itertools import permutations
+
+import pytest
+
+from gateway.domain.model import Principal
+from gateway.domain.overrides import (
+    EMPTY_SNAPSHOT,
+    ClearedOverride,
+    DroppedLinks,
+    Effect,
+    LogLevels,
+    Override,
+    OverrideSet,
+    OverrideSnapshot,
+    RateCeiling,
+    RevokedBefore,
+    RevokedSubject,
+    RevokedToken,
+    decode_override,
+    decode_snapshot,
+    encode_override,
+    encode_snapshot,
+)
+
+NOW = 1_000.0
+
+
+def an_override(
+    name: str, effect: Effect, *, created_at: float = NOW, expires_at: float = NOW + 600
+) -> Override:
+    return Override(name, created_at, expires_at, "corp:ada", "", effect)
+
+
+def principal(subject: str = "olga", *, issued_at: float = NOW, token_id: str = "t") -> Principal:
+    return Principal("corp", subject, frozenset(), issued_at, issued_at + 3600, token_id)
+
+
+@pytest.mark.parametrize(
+    ("effect", "refused", "served"),
+    [
+        (RevokedToken("corp", "t"), principal(), principal(token_id="u")),
+        (RevokedToken("partner", "t"), None, principal()),
+        (RevokedSubject("corp", "olga", NOW), principal(), principal(issued_at=NOW + 1)),
+        (RevokedSubject("corp", "olga", NOW), principal(issued_at=1), principal("olgA")),
+        (RevokedBefore("corp", NOW), principal("anybody"), principal(issued_at=NOW + 0.5)),
+        (RevokedBefore("partner", NOW), None, principal()),
+    ],
+)
+def test_a_revocation_covers_what_it_names(
+    effect: Effect, refused: Principal | None, served: Principal
+) -> None:
+    overrides = OverrideSet([an_override("a", effect)])
+    assert refused is None or overrides.is_revoked(refused)
+    assert not overrides.is_revoked(served)
+
+
+def test_the_latest_instant_counts_whatever_the_override_they_came_in() -> None:
+    three = [
+        an_override("a", RevokedSubject("corp", "olga", 5.0)),
+        an_override("b", RevokedSubject("corp", "olga", 9.0)),
+        an_override("c", RevokedSubject("corp", "olga", 7.0)),
+    ]
+    for some in permutations(three):
+        overrides = OverrideSet(some)
+        assert overrides.is_revoked(principal(issued_at=9.0))
+        assert not overrides.is_revoked(principal(issued_at=9.1))
+
+
+def test_a_lifted_override_is_over_even_where_it_is_heard_of_later() -> None:
+    lifted = an_override("b", ClearedOverride("a"))
+    overrides = OverrideSet([lifted]).merge([an_override("a", RevokedToken("corp", "t"))], NOW)
+    assert not overrides.is_revoked(principal())
+    assert overrides.in_force == []
+
+
+def test_overrides_end_by_themselves() -> None:
+    overrides = OverrideSet([an_override("a", RevokedToken("corp", "t"), expires_at=NOW + 1)])
+    assert overrides.merge((), NOW).is_revoked(principal())
+    assert not overrides.merge((), NOW + 1).is_revoked(principal())
+
+
+@pytest.mark.parametrize(
+    ("effect", "dropped", "kept"),
+    [
+        (DroppedLinks(), ("p", "s", "corp:olga"), None),
+        (DroppedLinks(server="s"), ("p", "s", "x"), ("p", "other", "x")),
+        (DroppedLinks(project="p", server="s"), ("p", "s", ""), ("q", "s", "")),
+        (DroppedLinks(person="x"), ("p", "s", "x"), ("p", "s", "y")),
+        # It may have been given to that person, too.
+        (DroppedLinks(person="x"), ("p", "s", ""), ("p", "s", "y")),
+    ],
+)
+def test_links_are_dropped_by_where_and_whose_they_are(
+    effect: DroppedLinks, dropped: tuple[str, str, str], kept: tuple[str, str, str] | None
+) -> None:
+    overrides = OverrideSet([an_override("a", effect)])
+    assert overrides.dropped_by(*dropped) == ("a",)
+    assert kept is None or overrides.dropped_by(*kept) == ()
+
+
+def test_of_two_ceilings_or_levels_the_later_counts() -> None:
+    overrides = OverrideSet(
+        [
+            an_override("b", RateCeiling("prod", "console", 5.0), created_at=2.0),
+            an_override("a", RateCeiling("prod", "console", 9.0), created_at=1.0),
+            an_override("c", LogLevels({"gateway": "debug"}), created_at=3.0),
+            an_override(
+                "d", LogLevels({"gateway": "error", "gateway.tls": "info"}), created_at=4.0
+            ),
+        ]
+    )
+    assert overrides.rate_ceilings == {("prod", "console"): 5.0}
+    assert overrides.log_levels == {"gateway": "error", "gateway.tls": "info"}
+
+
+def test_what_is_written_is_read_and_nothing_else() -> None:
+    override = an_override("a", RevokedToken("corp", "t"))
+    assert decode_override(encode_override(override)) == override
+    for text in (b"", b"{}", b'{"id": "a"}', b'{"id":"a","at":0,"until":1,"effect":{}}'):
+        with pytest.raises(ValueError, match="is not an override"):
+            decode_override(text)
+
+
+def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_as_good_as_none() -> None:
+    kept = OverrideSnapshot(
+        complete=True,
+        overrides=[
+            an_override("a", RevokedToken("corp", "t")),
+            an_override("b", LogLevels({"gateway": "debug"})),
+        ],
+    )
+    text = encode_snapshot(kept)
+    assert decode_snapshot(text) == kept
+    for damaged in (None, b"", b"[]", text[:-1], text.replace(b'"complete":true,', b"")):
+        assert decode_snapshot(damaged) == EMPTY_SNAPSHOT
+
+
+def test_what_two_kept_is_one_without_what_has_ended() -> None:
+    over = an_override("over", RevokedToken("corp", "t"), expires_at=NOW)
+    a, b = an_override("a", RevokedToken("corp", "t")), an_override("b", RevokedToken("corp", "u"))
+    one = OverrideSnapshot(complete=True, overrides=[over, a])
+    assert one.merge(OverrideSnapshot(False, [a, b]), NOW) == OverrideSnapshot(True, [a, b])
+    assert EMPTY_SNAPSHOT.merge(OverrideSnapshot(False, [b]), NOW) == OverrideSnapshot(False, [b])
