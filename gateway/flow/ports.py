@@ -122,16 +122,16 @@ class Inventories(Protocol):
 
 
 class SnapshotFile(Protocol):
-    """Where something outlives the process, and a loss of the cloud or of Redis."""
+    """A file for state that outlives the process and an outage of the cloud or of Redis."""
 
     def load(self) -> bytes | None:
-        """Return what was saved last; None where there is nothing."""
+        """Return the saved text; None if there is none."""
 
-    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
-        """Keep what is made of what was kept; no other process saves meanwhile.
+    async def save(self, update: Callable[[bytes | None], bytes]) -> None:
+        """Replace the text by `update(text)`, while no other process saves.
 
-        It is made in a thread. A disk that takes nothing is no reason to stop; one that hangs is
-        waited for, for ever.
+        `update` runs in a thread. A failed write is logged and not raised; a hung disk is waited
+        for without a limit.
         """
 
 

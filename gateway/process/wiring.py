@@ -244,7 +244,7 @@ async def open_components(
             config.audit, stack, valkey, clock, metrics, lines
         )
         loops |= audit_loops
-        await policies.record_in(durable_log)
+        await policies.attach_audit_log(durable_log)
         best_effort = BestEffortAuditLog(durable_log, metrics)
         audit_log: AuditLog = best_effort if config.audit.on_unavailable == "allow" else durable_log
         issued_keys = SealedKeys(Sealer(config.store.seal_keys))

@@ -208,7 +208,7 @@ async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_a
 ) -> None:
     file, policies = watched
     audit_log = FullDisk()
-    await policies.record_in(audit_log)
+    await policies.attach_audit_log(audit_log)
     audit_log.is_full = True
     file.write_text(ONE)
     await until_size(policies, clock, 1)

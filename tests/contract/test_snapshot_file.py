@@ -81,7 +81,7 @@ async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
 async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_reading(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot_file, "_HANGS_AFTER_S", 0.1)
+    monkeypatch.setattr(snapshot_file, "_SLOW_AFTER_S", 0.1)
     lock = os.open(tmp_path / ".kept.json.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     file = on_disk(tmp_path)

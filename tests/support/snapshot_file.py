@@ -1,4 +1,4 @@
-"""A KeptFile in memory; the contract suite holds it to what the disk does."""
+"""A SnapshotFile in memory; the contract tests run against it and the real one."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,5 +11,5 @@ class FakeSnapshotFile:
     def load(self) -> bytes | None:
         return self.text
 
-    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
-        self.text = await asyncio.to_thread(made_of, self.text)
+    async def save(self, update: Callable[[bytes | None], bytes]) -> None:
+        self.text = await asyncio.to_thread(update, self.text)

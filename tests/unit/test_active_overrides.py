@@ -181,9 +181,9 @@ async def test_overrides_given_at_once_are_all_kept_by_few_writes() -> None:
     class Counted(FakeSnapshotFile):
         writes = 0
 
-        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        async def save(self, update: Callable[[bytes | None], bytes]) -> None:
             self.writes += 1
-            await super().save(made_of)
+            await super().save(update)
 
     file = Counted()
     overrides = replica(a_store(), file)
@@ -199,7 +199,7 @@ async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Hanging(FakeSnapshotFile):
-        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        async def save(self, update: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
     monkeypatch.setattr(active_overrides, "_SAVED_WITHIN_S", 0.05)

@@ -197,7 +197,7 @@ async def test_no_look_waits_for_a_file_whose_disk_hangs(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     class Hanging(FakeSnapshotFile):
-        async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
+        async def save(self, update: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
     replica = Replica(clock, store, Cloud(), Hanging())

@@ -1,4 +1,4 @@
-"""The policy in force, read from its file and read again when the file changes."""
+"""The policy file, reloaded when its content changes (ports.ReloadedPolicies)."""
 
 import asyncio
 import hashlib
@@ -18,26 +18,27 @@ from gateway.flow.ports import AuditLog, AuditRecord, Clock, Telemetry
 
 log = logging.getLogger("gateway.policy")
 
-_LOOK_EVERY_S = 1.0
-_UNRECORDED_MAX = 100
+_CHECK_INTERVAL_S = 1.0
+_PENDING_RECORDS_MAX = 100
+_LOGGED_ERRORS_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)
 class _PolicyFileContent:
-    """What was in the file at one look, so that a policy bears the digest of its own text."""
+    """One reading of the file: a policy's version is the digest of the text it was parsed from."""
 
     at: float
-    """Monotonic, before the look."""
+    """Monotonic seconds, before the reading."""
     digest: str
-    """"": it could not be read."""
+    """Empty if the file is unreadable."""
     content: bytes = b""
     unreadable: InvalidConfig | None = None
 
 
 class PolicyFile:
-    """Implements ports.Policies. A file with mistakes never replaces a policy that is in force.
+    """Holds the policy in force. An invalid file never replaces it.
 
-    Nor does a worker's death: the next one begins with what a worker accepted last.
+    A worker that starts while the file is invalid uses the last policy that a worker accepted.
     """
 
     def __init__(
@@ -50,91 +51,91 @@ class PolicyFile:
         telemetry: Telemetry,
         handover: Handover,
     ) -> None:
-        """Load the file; raise InvalidConfig when it has mistakes and no worker left a policy."""
+        """Load the file; raise InvalidConfig if it is invalid and no worker accepted one before."""
         self._file = file
         self._issuers = issuers
         self._projects = projects
         self._clock = clock
         self._telemetry = telemetry
         self._handover = handover
-        found = self._look()
-        self._seen = found.digest
+        found = self._read()
+        self._digest = found.digest
         try:
-            self._put_in_force(self._accepted(found))
-        except InvalidConfig as refusal:
-            if (left := handover.get(self._handover_name)) is None:
+            self._apply(self._accept(found))
+        except InvalidConfig as invalid:
+            if (accepted := handover.get(self._handover_name)) is None:
                 raise
-            self._put_in_force(self._policy_of(left.text))
-            self._refuse(refusal)
+            self._apply(self._parse(accepted.text))
+            self._reject(invalid)
         self._audit_log: AuditLog | None = None
-        self._unrecorded: deque[AuditRecord] = deque()
-        self._taking = asyncio.Lock()
-        """From the look until its policy is in force: else a long one, read before a short one,
-        would come into force after it."""
-        self._recording = asyncio.Lock()
+        self._pending_records: deque[AuditRecord] = deque()
+        self._loading = asyncio.Lock()
+        """Held from the reading until its policy is in force: otherwise an older reading that takes
+        long to parse could replace a newer one."""
+        self._writing_records = asyncio.Lock()
 
     def current(self) -> Policy:
         return self._policy
 
     async def run(self) -> None:
-        """Reload whenever the content changes, for ever.
+        """Reload when the content changes, forever.
 
-        The content is compared, not the file's times: a ConfigMap is swapped by a symlink, and an
-        editor may write twice within one tick of the file system's clock.
+        The content is compared, not the file's times: a ConfigMap is replaced through a symlink,
+        and an editor may write twice within the time resolution of the file system.
         """
         while True:
-            await self._clock.sleep(_LOOK_EVERY_S)
-            async with self._taking:
-                found = await asyncio.to_thread(self._look)
-                if found.digest != self._seen:
-                    await self._take(found)
-            await self._record_all()
+            await self._clock.sleep(_CHECK_INTERVAL_S)
+            async with self._loading:
+                found = await asyncio.to_thread(self._read)
+                if found.digest != self._digest:
+                    await self._load(found)
+            await self._write_records()
 
     async def reload(self) -> bool:
-        """Take the file over as a whole, or refuse it, count and log why, and change nothing."""
-        async with self._taking:
-            taken = await self._take(await asyncio.to_thread(self._look))
-        await self._record_all()
-        return taken
+        """Load the file now. Return False, count and log the errors if it is invalid."""
+        async with self._loading:
+            loaded = await self._load(await asyncio.to_thread(self._read))
+        await self._write_records()
+        return loaded
 
-    async def record_in(self, audit_log: AuditLog) -> None:
-        """Put on record which policy is in force, now and at each change."""
+    async def attach_audit_log(self, audit_log: AuditLog) -> None:
+        """Record the policy in force now, and each change from now on."""
         self._audit_log = audit_log
-        self._to_record("policy_loaded", f"{self._policy.size} rules")
-        await self._record_all()
+        self._add_record("policy_loaded", f"{self._policy.size} rules")
+        await self._write_records()
 
-    async def _take(self, found: _PolicyFileContent) -> bool:
+    async def _load(self, found: _PolicyFileContent) -> bool:
         try:
-            policy = await asyncio.to_thread(self._accepted, found)
-        except InvalidConfig as refusal:
-            self._seen = found.digest
-            self._refuse(refusal)
-            self._to_record("policy_rejected", self.error)
+            policy = await asyncio.to_thread(self._accept, found)
+        except InvalidConfig as invalid:
+            self._digest = found.digest
+            self._reject(invalid)
+            self._add_record("policy_rejected", self.error)
             return False
-        self._seen = found.digest
-        self._put_in_force(policy)
+        self._digest = found.digest
+        self._apply(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
-        self._to_record("policy_loaded", f"{policy.size} rules")
+        self._add_record("policy_loaded", f"{policy.size} rules")
         return True
 
-    def _put_in_force(self, policy: Policy) -> None:
+    def _apply(self, policy: Policy) -> None:
         self._policy, self.error = policy, ""
         self.loaded_at = self._clock.now()
         self._telemetry.policy_reloaded("ok", policy.size)
 
-    def _refuse(self, refusal: InvalidConfig) -> None:
+    def _reject(self, invalid: InvalidConfig) -> None:
         self._telemetry.policy_reloaded("rejected", 0)
-        errors = [str(error) for error in refusal.errors[:50]]
+        errors = [str(error) for error in invalid.errors[:_LOGGED_ERRORS_MAX]]
         self.error = errors[0]
         log.error("policy_rejected", extra={"errors": errors})
 
-    def _to_record(self, event: str, detail: str) -> None:
+    def _add_record(self, event: str, detail: str) -> None:
         if self._audit_log is None:
             return
-        if len(self._unrecorded) >= _UNRECORDED_MAX:
-            self._unrecorded.popleft()
+        if len(self._pending_records) >= _PENDING_RECORDS_MAX:
+            self._pending_records.popleft()
             self._telemetry.audit_record_missing()
-        self._unrecorded.append(
+        self._pending_records.append(
             AuditRecord(
                 event=event,
                 at=self._clock.now(),
@@ -143,29 +144,29 @@ class PolicyFile:
             )
         )
 
-    async def _record_all(self) -> None:
-        """Put on record what is not yet; a policy that takes rights away waits for no disk."""
-        async with self._recording:
-            while self._unrecorded and self._audit_log is not None:
+    async def _write_records(self) -> None:
+        """Write the pending records; a new policy is in force before its record is written."""
+        async with self._writing_records:
+            while self._pending_records and self._audit_log is not None:
                 try:
-                    await self._audit_log.record(self._unrecorded[0])
+                    await self._audit_log.record(self._pending_records[0])
                 except AuditLogUnavailable:
-                    return  # the next look tries again
-                self._unrecorded.popleft()
+                    return  # the next check tries again
+                self._pending_records.popleft()
 
-    def _look(self) -> _PolicyFileContent:
+    def _read(self) -> _PolicyFileContent:
         at = self._clock.monotonic()
         try:
             content = read(self._file)
         except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
-        return _PolicyFileContent(at, _digest(content), content)
+        return _PolicyFileContent(at, _digest_of(content), content)
 
-    def _accepted(self, found: _PolicyFileContent) -> Policy:
-        """Return the policy of a text that is good, and leave that to the workers after this."""
+    def _accept(self, found: _PolicyFileContent) -> Policy:
+        """Return the policy of a valid file, and hand it over to workers that start later."""
         if found.unreadable is not None:
             raise found.unreadable
-        policy = self._policy_of(found.content)
+        policy = self._parse(found.content)
         self._handover.put(self._handover_name, found.content, at=found.at)
         return policy
 
@@ -173,14 +174,14 @@ class PolicyFile:
     def _handover_name(self) -> str:
         return f"policy {self._file}"
 
-    def _policy_of(self, content: bytes) -> Policy:
+    def _parse(self, content: bytes) -> Policy:
         return parse_policy(
             parse(self._file, content),
             issuers=self._issuers,
             projects=self._projects,
-            version=_digest(content)[:12],
+            version=_digest_of(content)[:12],
         )
 
 
-def _digest(content: bytes) -> str:
+def _digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

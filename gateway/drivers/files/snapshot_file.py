@@ -1,4 +1,4 @@
-"""What outlives the process in a file that is only ever replaced as a whole (ports.KeptFile)."""
+"""A file that is replaced atomically, for state that outlives the process (ports.SnapshotFile)."""
 
 import asyncio
 import fcntl
@@ -13,16 +13,18 @@ from typing import Final
 
 from gateway.drivers.files.durable import sync_directory
 
-_HANGS_AFTER_S: Final = 2.0
+_SLOW_AFTER_S: Final = 2.0
 
 
 class AtomicSnapshotFile:
+    """Reads and replaces one file; write errors are logged to `log` and not raised."""
+
     def __init__(self, file: Path, log: Logger, *, mode: int) -> None:
         self._file = file
         self._log = log
         self._mode = mode
-        # A disk that hangs takes none of the threads that everything else is read in.
-        self._thread = ThreadPoolExecutor(1, "kept file")
+        # A thread of its own: a hung disk must not block the threads of other reads.
+        self._thread = ThreadPoolExecutor(1, "snapshot file")
 
     def load(self) -> bytes | None:
         try:
@@ -30,23 +32,25 @@ class AtomicSnapshotFile:
         except OSError:
             return None
 
-    async def save(self, made_of: Callable[[bytes | None], bytes]) -> None:
-        saving = asyncio.get_running_loop().run_in_executor(self._thread, self._replace, made_of)
-        done, _ = await asyncio.wait({saving}, timeout=_HANGS_AFTER_S)
+    async def save(self, update: Callable[[bytes | None], bytes]) -> None:
+        saving = asyncio.get_running_loop().run_in_executor(self._thread, self._replace, update)
+        done, _ = await asyncio.wait({saving}, timeout=_SLOW_AFTER_S)
         if not done:
-            self._tell("the disk hangs, or who has locked the file does")
+            self._report(
+                f"not written after {_SLOW_AFTER_S} s: the disk or the holder of the lock hangs"
+            )
         try:
             await saving
         except OSError as error:
-            self._tell(error.strerror)
+            self._report(error.strerror)
 
-    def _tell(self, error: str | None) -> None:
+    def _report(self, error: str | None) -> None:
         self._log.warning("snapshot_write_failed", extra={"file": self._file.name, "error": error})
 
-    def _replace(self, made_of: Callable[[bytes | None], bytes]) -> None:
-        with self._alone():
-            text = made_of(self.load())
-            new = self._beside(secrets.token_hex(8))
+    def _replace(self, update: Callable[[bytes | None], bytes]) -> None:
+        with self._locked():
+            text = update(self.load())
+            new = self._sibling(secrets.token_hex(8))
             try:
                 self._write(new, text)
                 new.replace(self._file)
@@ -55,9 +59,9 @@ class AtomicSnapshotFile:
             sync_directory(self._file.parent)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep out other workers, and this one's other threads; the kernel lets go of the dead."""
-        descriptor = os.open(self._beside("lock"), os.O_RDWR | os.O_CREAT, self._mode)
+    def _locked(self) -> Iterator[None]:
+        """Exclude other processes and threads; the kernel releases the lock of a dead process."""
+        descriptor = os.open(self._sibling("lock"), os.O_RDWR | os.O_CREAT, self._mode)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -71,5 +75,5 @@ class AtomicSnapshotFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def _beside(self, what: str) -> Path:
-        return self._file.with_name(f".{self._file.name}.{what}")
+    def _sibling(self, suffix: str) -> Path:
+        return self._file.with_name(f".{self._file.name}.{suffix}")

@@ -1,4 +1,4 @@
-"""The machine's clock. The only file that reads it (ruff bans the calls elsewhere)."""
+"""The system clock; ruff bans reading it in any other module."""
 
 import asyncio
 import time

@@ -1,7 +1,8 @@
-"""What workers leave to those that start after them, in memory that parent and children share.
+"""Memory that the parent and its workers share, for state that a new worker starts with.
 
-It is for what a worker took from outside, and its successor may not find there: a good policy, an
-issuer's public keys. It has no name in any file system, and ends with the last process.
+It holds what a worker loaded from outside and a later worker may not be able to load: the last
+valid policy, an issuer's public keys. It has no name in a file system and is freed with the last
+process.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-_LEFT_MAX: Final = 1_000
+_ENTRIES_MAX: Final = 1_000
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
@@ -26,33 +27,35 @@ class HandoverEntry(msgspec.Struct, frozen=True):
     text: bytes
 
 
-_ALL: Final = msgspec.msgpack.Decoder(dict[str, HandoverEntry])
+_ENTRIES: Final = msgspec.msgpack.Decoder(dict[str, HandoverEntry])
 
 
 class Handover:
+    """A small key-value store in shared memory."""
+
     def __init__(self) -> None:
-        """Make it before the fork."""
-        self._memory = _memory()
-        self._own_threads = Lock()
+        """Allocate the memory; call it before the fork."""
+        self._memory = _allocate()
+        self._thread_lock = Lock()
 
     def put(self, name: str, text: bytes, *, at: float) -> None:
-        """Leave what was so at that instant, unless something later is there."""
-        with self._alone():
-            left = self._read()
-            if name in left and left[name].at >= at:
+        """Store `text` as of the instant `at`, unless a later entry is stored."""
+        with self._locked():
+            entries = self._read()
+            if name in entries and entries[name].at >= at:
                 return
-            left[name] = HandoverEntry(at, text)
-            latest = sorted(left.items(), key=lambda item: item[1].at)[-_LEFT_MAX:]
+            entries[name] = HandoverEntry(at, text)
+            latest = sorted(entries.items(), key=lambda item: item[1].at)[-_ENTRIES_MAX:]
             self._write(msgspec.msgpack.encode(dict(latest)))
 
     def get(self, name: str) -> HandoverEntry | None:
-        with self._alone():
+        with self._locked():
             return self._read().get(name)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep out other processes, and this one's threads; the kernel lets go of the dead."""
-        with self._own_threads:
+    def _locked(self) -> Iterator[None]:
+        """Exclude other processes and threads; the kernel releases the lock of a dead process."""
+        with self._thread_lock:
             fcntl.lockf(self._memory, fcntl.LOCK_EX)
             try:
                 yield
@@ -62,8 +65,8 @@ class Handover:
     def _read(self) -> dict[str, HandoverEntry]:
         content = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
         digest, text = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        # Whoever was killed in the middle of writing has left nothing.
-        return _ALL.decode(text) if hashlib.sha256(text).digest() == digest else {}
+        # The digest is wrong when a process was killed during a write: the content is discarded.
+        return _ENTRIES.decode(text) if hashlib.sha256(text).digest() == digest else {}
 
     def _write(self, text: bytes) -> None:
         content = memoryview(hashlib.sha256(text).digest() + text)
@@ -73,8 +76,8 @@ class Handover:
             written += os.pwrite(self._memory, content[written:], written)
 
 
-def _memory() -> int:
+def _allocate() -> int:
     if sys.platform != "linux":
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno())
-    return os.memfd_create("handover")  # it needs no directory: the root may be read-only
+    return os.memfd_create("handover")  # works with a read-only root file system
