@@ -87,6 +87,8 @@ soak: $(VENV)/.dev ## 20 minutes of mixed load with faults: what grows, and what
 
 docs: $(VENV)/.dev ## write what is made from the code
 	$(BIN)/python -c 'from gateway.drivers.telemetry.metrics_contract import render_page; print(render_page(), end="")' > deploy/metrics.md
+	$(BIN)/python -c 'from gateway.edge.docs.reference import errors_page; print(errors_page(), end="")' > docs/reference/errors.md
+	$(BIN)/python -c 'from gateway.edge.docs.reference import operations_page; print(operations_page(), end="")' > docs/reference/operations.md
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 

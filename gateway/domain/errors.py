@@ -1,4 +1,4 @@
-"""What can stop a request, in our words. `edge/wire.py` says what each looks like on HTTP.
+"""Everything that can end a request. `edge/error_table.py` maps each error to HTTP.
 
 GatewayError
 ├── NotAuthenticated          who asks is not proved; `reason` is for the operator
@@ -94,26 +94,27 @@ class NotAuthenticated(GatewayError):
 
 class BadRequest(GatewayError):
     def __init__(self, detail: str) -> None:
-        """`detail` is a sentence for the caller that says what to do; it echoes no input."""
+        """`detail` tells the caller what to correct. It must not contain input of the caller."""
         super().__init__(detail)
         self.detail = detail
 
 
 class OperationUnknown(BadRequest):
-    def __init__(
-        self, detail: str = "There is no such operation here; /docs lists those that there are."
-    ) -> None:
+    def __init__(self, detail: str = "") -> None:
+        """Without `detail` the response has the text of the error table."""
         super().__init__(detail)
 
 
 class MethodNotAllowed(BadRequest):
-    def __init__(self, detail: str, *, allowed: tuple[str, ...]) -> None:
-        super().__init__(detail)
+    def __init__(self, *, allowed: tuple[str, ...]) -> None:
+        super().__init__("")
         self.allowed = allowed
 
 
 class RequestTooLarge(BadRequest):
-    pass
+    def __init__(self, detail: str = "") -> None:
+        """Without `detail` the response has the text of the error table."""
+        super().__init__(detail)
 
 
 class NotPermitted(GatewayError):

@@ -67,9 +67,10 @@ from gateway.drivers.valkey.replicas import ValkeyReplicas
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.edge.admin.api import AdminApi
 from gateway.edge.docs.pages import docs_pages
-from gateway.edge.errors import SERVER_FAILURES
+from gateway.edge.error_table import SERVER_FAILURES
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
+from gateway.edge.public.request_log import RequestLog
 from gateway.flow import context
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
@@ -297,17 +298,20 @@ async def open_components(
             gateway,
             clock,
             deadline_s=config.request.deadline_s,
-            count_request=metrics.request_done,
-            write_line=lines.write,
+            request_log=RequestLog(
+                clock,
+                count_request=metrics.request_done,
+                write_line=lines.write,
+                hit_log_share=Share(config.log.hit_sample_ratio)
+                if config.log.hit_sample_ratio < 1
+                else None,
+                count_unlogged=metrics.log_line_sampled_out,
+            ),
             limits=limits,
             trusted_proxies=config.listen.trusted_proxies,
             federation=FederationHandler(federation, clock),
             pages=docs_pages(config.catalogue),
             tracing=tracing,
-            hit_log_share=Share(config.log.hit_sample_ratio)
-            if config.log.hit_sample_ratio < 1
-            else None,
-            count_unlogged=metrics.log_line_sampled_out,
         )
         apply_overrides(overrides, consoles, budget, config, metrics)
         replicas = ValkeyReplicas(valkey, Sealer(config.store.seal_keys), clock)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from statistics import quantiles
 
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.edge.errors import SERVER_FAILURES
+from gateway.edge.error_table import SERVER_FAILURES
 
 SCRAPES = 40
 BEAT_S = 0.001

@@ -149,7 +149,7 @@ def test_a_jwt_of_minutes_still_serves(team: Team) -> None:
 def test_a_viewer_finds_the_project_and_is_refused_the_console(team: Team) -> None:
     team.holds(a_token(team.cloud, subject="victor", groups=["viewers"]))
     (line,) = team.opens()
-    assert "may not do this" in refused(line, 403, "CGW.4030")
+    assert "Not permitted on this server" in refused(line, 403, "CGW.4030")
 
 
 def test_an_outsider_finds_no_project(team: Team) -> None:
@@ -217,7 +217,7 @@ def test_a_key_with_one_letter_changed_is_refused(
 ) -> None:
     last = "1" if keys[part][-1] == "0" else "0"
     message = refused(static(team, {**keys, part: keys[part][:-1] + last}), 401, "CGW.4010")
-    assert message.startswith("The credential was not accepted: ")
+    assert message.startswith("The credential was rejected: ")
 
 
 def test_keys_of_two_pairs_do_not_mix(team: Team, keys: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from gateway.config.settings import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS
 from gateway.domain.errors import Rejection
-from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR
+from gateway.edge.error_table import ERROR_SPECS
 from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
 from tests.support.promql import Selector, labels_grouped_by, selectors_in
 from tests.support.watched import dashboard_expressions
@@ -229,9 +229,9 @@ def check_selector(where: str, selector: Selector) -> set[str]:
 
 def is_a_value(value: str, told: str) -> bool:
     words = {*re.findall(r"\w+", told), *(one.value for one in Rejection)}
-    words |= {looks.code for looks in ERROR_TABLE.values()} | {INTERNAL_ERROR.error_code}
+    words |= {spec.code for spec in ERROR_SPECS}
     words |= {row.name for row in (*built_in_operations(), SHOW_PERMISSIONS)}
-    words |= {str(looks.status) for looks in ERROR_TABLE.values()} | {"200", "500"}
+    words |= {str(spec.status) for spec in ERROR_SPECS} | {"200"}
     pattern = re.compile(value.replace("..", r"\d\d"))
     return any(pattern.fullmatch(word) for word in words)
 

@@ -1,4 +1,4 @@
-"""Rules of the repository that no linter knows."""
+"""Rules of the repository that no linter checks."""
 
 import re
 import subprocess
@@ -6,62 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.domain import errors
-from gateway.domain.errors import GatewayError, Rejection
-from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR, render_error
-
 ROOT = Path(__file__).parents[2]
-
-
-def leaf_errors(kind: type[GatewayError]) -> list[type[GatewayError]]:
-    below = kind.__subclasses__()
-    own = [] if kind in (GatewayError, errors.RetryLater) else [kind]
-    return own + [leaf for one in below for leaf in leaf_errors(one)]
-
-
-def error_table() -> str:
-    """Render WIRE as the README has it."""
-    rows = ["| status | error_code | when |", "|---|---|---|"]
-    for kind, looks in sorted(ERROR_TABLE.items(), key=lambda item: (item[1].status, item[1].code)):
-        rows.append(f"| {looks.status} | {looks.code} | {looks.message or _sentence(kind)} |")
-    internal = INTERNAL_ERROR
-    message = "The gateway failed; the operators find it by the request id."
-    rows.append(f"| {internal.status} | {internal.error_code} | {message} |")
-    return "\n".join(rows)
-
-
-def _sentence(kind: type[GatewayError]) -> str:
-    return {
-        errors.BadRequest: "The request is malformed; the message says what to do.",
-        errors.OperationUnknown: str(errors.OperationUnknown()),
-        errors.MethodNotAllowed: "The path takes another method; `Allow` names it.",
-        errors.RequestTooLarge: "The request line or a header is too long.",
-    }[kind]
-
-
-def test_error_table_covers_every_caller_error() -> None:
-    inside = {errors.StoreUnavailable}
-    assert set(ERROR_TABLE) == set(leaf_errors(GatewayError)) - inside
-
-
-def test_readme_matches_the_error_table() -> None:
-    assert error_table() in (ROOT / "README.md").read_text()
-
-
-def test_error_codes_are_unique() -> None:
-    codes = [looks.code for looks in ERROR_TABLE.values()]
-    assert len(codes) == len(set(codes))
-
-
-@pytest.mark.parametrize("reason", list(Rejection))
-def test_challenge_reveals_no_verification_detail(reason: Rejection) -> None:
-    answer = render_error(errors.NotAuthenticated(reason, "canary", issuer="canary"))
-    ((name, challenge),) = answer.headers
-    assert name == "WWW-Authenticate"
-    assert re.fullmatch(r'Bearer realm="console-gateway"(, [a-z_]+="[^"]*")*', challenge)
-    assert "canary" not in challenge + answer.body.decode()
-    assert "signature" not in challenge
-    assert "key" not in challenge
 
 
 def test_permit_is_constructed_in_policy_only() -> None:

@@ -29,7 +29,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.inventory import Attributes, Inventory, Selector
 from gateway.domain.policy.policy import Policy, Rule
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.errors import render_error
+from gateway.edge.error_response import render_error
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances

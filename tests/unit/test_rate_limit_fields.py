@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.errors import rate_limit_field, rate_limit_policy_field
 from gateway.edge.public.prepared_response import ResponseEncoder
+from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_field
 from gateway.flow.caller_limits import Remaining
 
 

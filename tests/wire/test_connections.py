@@ -10,8 +10,10 @@ from gateway.domain.errors import NotPermitted
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
-from gateway.edge.public import handler as public_handler
-from gateway.edge.public.handler import PublicHandler, PublicServer
+from gateway.edge.public import server as public_server
+from gateway.edge.public.handler import PublicHandler
+from gateway.edge.public.request_log import RequestLog
+from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.pipeline import Answered, Asked
 
@@ -43,16 +45,19 @@ async def gateway() -> RefusingGateway:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> PublicServer:
-    monkeypatch.setattr(public_handler, "FIRST_REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(public_server, "FIRST_REQUEST_TIMEOUT_S", 0.3)
     handler = PublicHandler(
         gateway,  # type: ignore[arg-type]
         SystemClock(),
         deadline_s=5.0,
-        count_request=lambda *_: None,
         tracing=PropagatedTracing(),
-        hit_log_share=None,
-        count_unlogged=lambda: None,
-        write_line=lambda _: None,
+        request_log=RequestLog(
+            SystemClock(),
+            count_request=lambda *_: None,
+            write_line=lambda _: None,
+            hit_log_share=None,
+            count_unlogged=lambda: None,
+        ),
         limits=CallerLimits(Pace(10, 1, 10), NoUsage(), SystemClock()),
         trusted_proxies=(),
         federation=None,  # type: ignore[arg-type]
@@ -153,7 +158,7 @@ async def test_drain_reads_a_body_in_transit(
 async def test_drain_closes_idle_connections_after_grace(
     port: int, server: PublicServer, gateway: RefusingGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(public_handler, "_IDLE_GRACE_S", 0.2)
+    monkeypatch.setattr(public_server, "_IDLE_GRACE_S", 0.2)
     gateway.may_answer.clear()
     busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
     busy[1].write(REQUEST)

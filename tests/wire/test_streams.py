@@ -14,7 +14,9 @@ from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
 from gateway.edge.public import forwarded_response
-from gateway.edge.public.handler import PublicHandler, PublicServer
+from gateway.edge.public.handler import PublicHandler
+from gateway.edge.public.request_log import RequestLog
+from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarded
 from gateway.flow.pipeline import Asked
@@ -89,11 +91,14 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
         edge,  # type: ignore[arg-type]
         SystemClock(),
         deadline_s=5.0,
-        count_request=edge.count_request,
         tracing=PropagatedTracing(),
-        hit_log_share=None,
-        count_unlogged=lambda: None,
-        write_line=lambda line: edge.lines.append(orjson.loads(line)),
+        request_log=RequestLog(
+            SystemClock(),
+            count_request=edge.count_request,
+            write_line=lambda line: edge.lines.append(orjson.loads(line)),
+            hit_log_share=None,
+            count_unlogged=lambda: None,
+        ),
         limits=CallerLimits(Pace(10, 1, 10), edge, SystemClock()),
         trusted_proxies=(),
         federation=None,  # type: ignore[arg-type]

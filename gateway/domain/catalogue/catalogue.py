@@ -133,10 +133,7 @@ class Catalogue:
             ):
                 operation = methods.get(method)
                 if operation is None:
-                    raise MethodNotAllowed(
-                        "This path takes another method; the Allow header names it.",
-                        allowed=tuple(sorted(methods)),
-                    )
+                    raise MethodNotAllowed(allowed=tuple(sorted(methods)))
                 return operation, pattern
         raise OperationUnknown
 

@@ -31,7 +31,8 @@ from gateway.domain.identity.credentials import caller_jwt
 from gateway.domain.model import Headers, Principal, Secret
 from gateway.edge.admin.openapi import admin_openapi
 from gateway.edge.client_certificate import ClientCertificate, shown_by
-from gateway.edge.errors import COMMON_HEADERS, INTERNAL_ERROR, render_error
+from gateway.edge.common_headers import COMMON_HEADERS
+from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.flow.admin.administration import AdminAction, Administration, Administrator
 from gateway.flow.identify import Identify
 from gateway.flow.ports import Clock
@@ -101,9 +102,7 @@ async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPNotFound:
         response = _refused(OperationUnknown(_PATH_UNKNOWN))
     except web.HTTPMethodNotAllowed as error:
-        allowed = tuple(sorted(error.allowed_methods))
-        message = "The path does not take this method; Allow names those that it takes."
-        response = _refused(MethodNotAllowed(message, allowed=allowed))
+        response = _refused(MethodNotAllowed(allowed=tuple(sorted(error.allowed_methods))))
     response.headers["X-Request-Id"] = request[_REQUEST_ID]
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(COMMON_HEADERS)
@@ -171,7 +170,7 @@ class AdminApi:
             told = {"error_code": refusal.error_code, "error": str(error)}
         except Exception:
             log.exception("admin_request_failed", extra={"request_id": asked.request_id})
-            body, status = INTERNAL_ERROR.body, INTERNAL_ERROR.status
+            body, status = INTERNAL_ERROR_RESPONSE.body, INTERNAL_ERROR_RESPONSE.status
             if asked.who is not None:
                 with suppress(GatewayError):
                     await self._administration.record_failure(action, asked.who)

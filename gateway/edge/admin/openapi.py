@@ -15,7 +15,7 @@ from gateway.domain.errors import (
     NotAuthenticated,
     RequestTooLarge,
 )
-from gateway.edge.errors import ERROR_TABLE
+from gateway.edge.error_table import ERROR_TABLE
 from gateway.flow.admin.administration import AdminAction
 
 Json = dict[str, Any]

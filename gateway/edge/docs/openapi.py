@@ -1,4 +1,4 @@
-"""The OpenAPI document of what this gateway serves, made of the catalogue and the error table."""
+"""The OpenAPI document of the public listener, made from the catalogue and the error table."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,33 +6,38 @@ from typing import Any, Final
 
 from gateway import __version__
 from gateway.domain.catalogue.catalogue import allows_head, query_parameters
-from gateway.domain.errors import GatewayError, UpstreamRefused
+from gateway.domain.errors import UpstreamRefused
 from gateway.domain.model import Answer, Operation, Paging
 from gateway.domain.upstream.verdicts import REFUSALS
-from gateway.edge.errors import ERROR_TABLE, INTERNAL_ERROR
+from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 Json = dict[str, Any]
 
 _UUID: Final = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _SEGMENT: Final = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$"
 _PROJECT: Final = "^[A-Za-z0-9_-]{1,64}$"
-_ANY: Final[Json] = {"description": "As the cloud answers."}
+_ANY: Final[Json] = {"description": "The cloud's response."}
 _TEXT: Final[Json] = {"type": "string"}
-_IDS: Final = "{0} ids, parted by commas, at most {1}."
+_IDS: Final = "{0} IDs, separated by commas, at most {1}."
 _EVERYWHERE: Final = ("X-Request-Id", "RateLimit-Policy", "RateLimit")
 _HEADERS: Final[dict[str, str]] = {
-    "X-Request-Id": "Names the request in the gateway's logs and audit log.",
-    "RateLimit-Policy": "The caller's own limit (draft-ietf-httpapi-ratelimit-headers-11).",
-    "RateLimit": "What is left of it; to known callers.",
-    "Retry-After": "Seconds until asking again makes sense.",
-    "WWW-Authenticate": "Why the credential was not accepted (RFC 6750).",
-    "Allow": "The methods that this path takes.",
-    "X-Console-Expires-In": "Seconds for which the link is still good.",
-    "ETag": "For If-None-Match; it is of the answer as this caller is given it.",
+    "X-Request-Id": "Identifies the request in the gateway's log and audit log.",
+    "RateLimit-Policy": "The caller's rate limit (draft-ietf-httpapi-ratelimit-headers-11).",
+    "RateLimit": "The remaining quota of an authenticated caller.",
+    "Retry-After": "Seconds to wait before a retry.",
+    "WWW-Authenticate": "The reason why the credential was rejected (RFC 6750).",
+    "Allow": "The methods of this path.",
+    "X-Console-Expires-In": "Remaining lifetime of the link, in seconds.",
+    "ETag": "For If-None-Match; computed from the response as this caller receives it.",
     "X-Subject-Token": "The subject token.",
 }
-_OF_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
-_WORDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_HEADER_OF_STATUS: Final = {
+    401: "WWW-Authenticate",
+    405: "Allow",
+    429: "Retry-After",
+    503: "Retry-After",
+}
+_WORD_STARTS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def openapi(operations: Sequence[Operation]) -> Json:
@@ -62,52 +67,34 @@ def openapi(operations: Sequence[Operation]) -> Json:
             "headers": {
                 name: {"description": text, "schema": _TEXT} for name, text in _HEADERS.items()
             },
-            "responses": {str(status): _refusal(status) for status in _statuses()},
+            "responses": {str(status): _error_response(status) for status in _statuses()},
         },
     }
 
 
-def error_rows() -> Iterator[tuple[int, str, str]]:
-    """Yield status, code and message of each error that may reach a caller."""
-    for kind, looks in ERROR_TABLE.items():
-        yield looks.status, looks.code, looks.message or _sentence(kind)
-    yield (
-        INTERNAL_ERROR.status,
-        INTERNAL_ERROR.error_code,
-        "The gateway failed; tell the request id.",
-    )
-
-
-def operation_summary(row: Operation) -> str:
-    """Return the operation's name as words."""
-    return _WORDS.sub(" ", row.name).capitalize()
-
-
-def server_id_source(row: Operation) -> str:
-    """Say which servers a call is decided on."""
+def permission_scope(row: Operation) -> str:
+    """Describe the servers on which a caller needs the operation's permission."""
     match row:
-        case Operation(answer=Answer.PERMISSIONS):
-            return "none: it tells what the caller may do"
         case Operation(listing=listing) if listing is not None:
-            named = f"; those in `{row.servers_in_query}`" if row.servers_in_query else ""
-            return f"each in the answer{named}"
+            named = f", and on each in `{row.servers_in_query}`" if row.servers_in_query else ""
+            return f"each server in the response (others are filtered out){named}"
         case Operation(servers_in_body=place) if place:
-            absent = "; without any, everything" if row.may_name_none else ""
-            return f"all in `{place}`{absent}"
+            absent = "; without IDs, on everything in the project" if row.may_name_none else ""
+            return f"each server in `{place}`{absent}"
         case Operation(instances_in_body=place) if place:
-            return f"the servers of all in `{place}`"
+            return f"the server of each instance in `{place}`"
         case Operation(path=path) if "{server_id}" in path:
-            return "the one in the path"
+            return "the server in the path"
         case Operation(path=path) if "{instance_id}" in path:
-            return "the instance's server"
+            return "the server of the instance in the path"
         case _:
-            return "everything"
+            return "everything in the project"
 
 
 def _operation(row: Operation) -> Json:
     made: Json = {
         "operationId": row.name,
-        "summary": operation_summary(row),
+        "summary": _in_words(row.name),
         "description": _description(row),
         "tags": [_tag(row)],
         "parameters": list(_in_query(row)),
@@ -125,16 +112,17 @@ def _operation(row: Operation) -> Json:
 
 
 def _head(get: Json) -> Json:
-    """Return the same without bodies."""
+    """Return the HEAD operation of a GET operation."""
     responses = {
-        status: {"description": "As GET, without the body."} for status in get["responses"]
+        status: {"description": "Like GET, without a body."} for status in get["responses"]
     }
     return get | {"operationId": f"{get['operationId']}Head", "responses": responses}
 
 
 def _description(row: Operation) -> str:
-    needs = f"Takes `{row.permission}` on" if row.permission else "Decided on:"
-    return f"{needs} {server_id_source(row)}."
+    if row.answer is Answer.PERMISSIONS:
+        return "Returns the caller's permissions on each server in `server_id`; requires none."
+    return f"Requires `{row.permission}` on {permission_scope(row)}."
 
 
 def _tag(row: Operation) -> str:
@@ -166,10 +154,10 @@ def _in_query(row: Operation) -> Iterator[Json]:
             schema = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
             if name == "limit":
                 low, high = row.listing.limit_min, row.listing.limit_max
-                about = f"{low} to {high}; less counts as {low}, more as {high}."
+                about = f"{low} to {high}. Values outside are set to the nearest bound."
                 schema["default"] = row.listing.limit
         elif name == "marker" and row.listing is not None:
-            about = "The last id of the page before: its `page_info.next_marker`."
+            about = "`page_info.next_marker` of the previous page."
         required = row.answer is Answer.PERMISSIONS
         yield {"name": name, "in": "query", "required": required, "schema": schema} | (
             {"description": about} if about else {}
@@ -194,13 +182,13 @@ def _body(row: Operation) -> Json:
 
 
 def _success(row: Operation) -> Json:
-    described: Json = {"description": "As the cloud answers.", "headers": _headers(*_EVERYWHERE)}
+    described: Json = {"description": "The cloud's response.", "headers": _headers(*_EVERYWHERE)}
     match row.answer:
         case Answer.CONSOLE_LINK:
             schema = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
             return {
                 "200": {
-                    "description": "The link.",
+                    "description": "The console link.",
                     "headers": _headers(*_EVERYWHERE, "X-Console-Expires-In"),
                     "content": {"application/json": {"schema": schema}},
                 }
@@ -214,7 +202,7 @@ def _success(row: Operation) -> Json:
             return {"200": described | {"content": {"application/json": {"schema": _PERMISSIONS}}}}
         case Answer.WHOLE:
             whole = described | {"content": {"application/json": {"schema": _ANY}}}
-            # The cloud says 202 of what goes on, and 204 of what leaves nothing to tell.
+            # The cloud answers 202 if the operation continues, and 204 without a body.
             return {"200": whole} | ({"202": whole, "204": described} if row.writes else {})
 
 
@@ -222,7 +210,7 @@ def _list(row: Operation) -> Json:
     assert row.listing is not None
     members: Json = {
         row.listing.entries: {"type": "array", "items": {"type": "object"}},
-        "count": {"type": "integer", "minimum": 0, "description": "Of all that you may see."},
+        "count": {"type": "integer", "minimum": 0, "description": "Number of all visible entries."},
     }
     if row.listing.paging is Paging.MARKER:
         members["page_info"] = {
@@ -241,41 +229,44 @@ def _headers(*names: str) -> Json:
 
 
 def _statuses() -> list[int]:
-    return sorted({status for status, _, _ in error_rows()} | REFUSALS)
+    return sorted({spec.status for spec in ERROR_SPECS} | REFUSALS)
 
 
-def _refusal(status: int) -> Json:
-    rows = [(code, text) for found, code, text in error_rows() if found == status]
-    if not rows:  # only the cloud itself refuses so
-        refused = ERROR_TABLE[UpstreamRefused]
-        rows = [(refused.code, refused.message)]
+def _error_response(status: int) -> Json:
+    # A status without an entry in the table can only be the cloud's own rejection.
+    specs = [spec for spec in ERROR_SPECS if spec.status == status] or [
+        ERROR_TABLE[UpstreamRefused]
+    ]
     names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy")
-    if status in _OF_STATUS:
-        names += (_OF_STATUS[status],)
+    if status in _HEADER_OF_STATUS:
+        names += (_HEADER_OF_STATUS[status],)
     return {
-        "description": " ".join(text for _, text in rows),
+        "description": " ".join(spec.message for spec in specs),
         "headers": _headers(*names),
         "content": {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/Error"},
                 "examples": {
-                    code: {"value": {"error_code": code, "error_msg": text}} for code, text in rows
+                    spec.code: {
+                        "summary": spec.cause,
+                        "value": {"error_code": spec.code, "error_msg": spec.message},
+                    }
+                    for spec in specs
                 },
             }
         },
     }
 
 
-def _sentence(kind: type[GatewayError]) -> str:
-    words = " ".join(_WORDS.split(kind.__name__)).capitalize()
-    return f"{words}: the message says what to do."
+def _in_words(name: str) -> str:
+    return _WORD_STARTS.sub(" ", name).capitalize()
 
 
 _DESCRIPTION: Final = (
-    "Consoles and more of physical servers, for people who never hold a cloud credential. Paths, "
-    "bodies and errors are those of the cloud's own API; each call is decided by the gateway's "
-    "policy, and answers show only what the caller may see. What is forbidden and what is not "
-    "there look the same."
+    "Consoles and other operations of physical servers for callers without cloud credentials. "
+    "Paths, bodies and errors equal those of the cloud's API. The gateway's policy decides each "
+    "request, and responses contain only what the caller may see. A forbidden server and a "
+    "server that does not exist yield the same response."
 )
 _SECURITY: Final[Json] = {
     "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -283,13 +274,13 @@ _SECURITY: Final[Json] = {
         "type": "apiKey",
         "in": "header",
         "name": "X-Auth-Token",
-        "description": "The JWT, where an unchanged cloud client sends its token.",
+        "description": "The JWT, in the header in which cloud clients send their token.",
     },
     "signature": {
         "type": "apiKey",
         "in": "header",
         "name": "Authorization",
-        "description": "SDK-HMAC-SHA256 with a key pair of CreateTemporaryAccessKey.",
+        "description": "SDK-HMAC-SHA256 with a key pair from CreateTemporaryAccessKey.",
     },
 }
 _ERROR: Final[Json] = {
@@ -314,17 +305,17 @@ _PERMISSIONS: Final[Json] = {
 
 
 def _sdk(name: str, text: str, status: int, member: str, **more: Any) -> Json:
-    """Describe one of the paths that the vendor's SDK asks an IAM for (dossier 4.2)."""
+    """Describe an IAM operation that the vendor's SDK uses (upstream-api.md#4.2)."""
     schema = {"type": "object", "required": [member]}
     names = (*_EVERYWHERE, "X-Subject-Token") if member == "token" else _EVERYWHERE
     return {
         "operationId": name,
-        "summary": _WORDS.sub(" ", name).capitalize(),
+        "summary": _in_words(name),
         "description": text,
         "tags": ["sdk"],
         "responses": {
             str(status): {
-                "description": "Done.",
+                "description": "Success.",
                 "headers": _headers(*names),
                 "content": {"application/json": {"schema": schema}},
             }
@@ -344,7 +335,7 @@ _FEDERATION: Final[dict[str, Json]] = {
     "/v3.0/OS-AUTH/id-token/tokens": {
         "post": _sdk(
             "CreateTokenWithIdToken",
-            "A JWT in, a subject token out.",
+            "Exchanges a JWT for a subject token.",
             201,
             "token",
             security=[],
@@ -354,7 +345,7 @@ _FEDERATION: Final[dict[str, Json]] = {
     "/v3.0/OS-CREDENTIAL/securitytokens": {
         "post": _sdk(
             "CreateTemporaryAccessKey",
-            "A subject token in, a short-lived key pair out; it ends with the JWT.",
+            "Exchanges a subject token for a key pair that expires with the JWT.",
             201,
             "credential",
             security=[],
@@ -364,7 +355,7 @@ _FEDERATION: Final[dict[str, Json]] = {
     "/v3/projects": {
         "get": _sdk(
             "ListProjects",
-            "The projects in which the caller may do anything at all.",
+            "Lists the projects in which the caller has a permission.",
             200,
             "projects",
             parameters=[{"name": "name", "in": "query", "required": False, "schema": _TEXT}],

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: made once, the same for everybody, and the page needs nothing else."""
+"""/openapi.json and /docs, rendered once at start. /docs loads no other resource."""
 
 import base64
 import hashlib
@@ -11,12 +11,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.domain.model import Operation
-from gateway.edge.docs.openapi import error_rows, openapi
+from gateway.edge.docs.openapi import openapi
+from gateway.edge.error_table import ERROR_SPECS
 
 
 class DocsPage:
     def __init__(self, name: str, content_type: str, body: bytes, policy: str) -> None:
-        """`name` is what metrics and logs call it; `policy` is a Content-Security-Policy."""
+        """`name` is the operation in metrics and logs; `policy` is the Content-Security-Policy."""
         self.name = name
         self._body = body
         self._etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
@@ -36,7 +37,7 @@ class DocsPage:
 
 
 def docs_pages(operations: Sequence[Operation]) -> dict[str, DocsPage]:
-    """Return the pages by their path."""
+    """Return each page by its path."""
     document = openapi(operations)
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -61,8 +62,9 @@ def _html(document: dict[str, Any]) -> str:
         for tag, parts in sorted(by_tag.items())
     )
     errors = "".join(
-        f"<tr><td>{status}</td><td><code>{code}</code></td><td>{escape(text)}</td></tr>"
-        for status, code, text in sorted(error_rows())
+        f"<tr><td>{spec.status}</td><td><code>{spec.code}</code></td>"
+        f"<td>{escape(spec.message)}</td><td>{'yes' if spec.retry else 'no'}</td></tr>"
+        for spec in ERROR_SPECS
     )
     info = document["info"]
     links = "".join(f'<li><a href="#{tag}">{tag}</a></li>' for tag in sorted(by_tag))
@@ -85,7 +87,7 @@ def _operation(
         f"<td>{escape(parameter.get('description', _shape(parameter['schema'])))}</td></tr>"
         for parameter in [*shared, *one.get("parameters", [])]
     )
-    table = f"<table><tr><th>Parameter</th><th>In</th><th>What</th></tr>{rows}</table>"
+    table = f"<table><tr><th>Parameter</th><th>In</th><th>Description</th></tr>{rows}</table>"
     body = one.get("requestBody")
     if body is not None:
         schema = orjson.dumps(
@@ -93,11 +95,11 @@ def _operation(
         ).decode()
         table += f"<h4>Body</h4><pre>{escape(schema)}</pre>"
     good = [status for status in one["responses"] if status < "4"]
-    also = " HEAD, too." if has_head else ""
+    also = " HEAD is supported." if has_head else ""
     return (
         f'<details id="{one["operationId"]}"><summary><span class="m">{method}</span> '
         f"<code>{escape(path)}</code> <b>{escape(one['operationId'])}</b></summary>"
-        f"<p>{escape(one['description'])} Answers {', '.join(good)}.{also}</p>"
+        f"<p>{escape(one['description'])} Responses: {', '.join(good)}.{also}</p>"
         f"{table if rows or body else ''}</details>"
     )
 
@@ -123,18 +125,18 @@ _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>{style}</style></head>
 <body><header><h1>{title} <small>{version}</small></h1><p>{about}</p>
-<nav aria-label="Sections"><ul><li><a href="#use">use</a></li>{links}
+<nav aria-label="Sections"><ul><li><a href="#use">usage</a></li>{links}
 <li><a href="#errors">errors</a></li><li><a href="openapi.json">openapi.json</a></li></ul>
 </nav></header>
-<main><section aria-labelledby="use"><h2 id="use">Use it</h2>
-<p>Send the company's JWT as <code>Authorization: Bearer</code>, or in <code>X-Auth-Token</code> as
-an unchanged cloud client does. The vendor's SDK needs only environment variables.</p>
+<main><section aria-labelledby="use"><h2 id="use">Usage</h2>
+<p>Send your JWT as <code>Authorization: Bearer JWT</code>, or in <code>X-Auth-Token</code> like a
+cloud client. The vendor's SDK works with environment variables only.</p>
 <pre>curl -H "Authorization: Bearer $JWT" \\
   https://GATEWAY/v1/$PROJECT/physicalservers/$SERVER/remote-console-address</pre></section>
 {sections}
 <section aria-labelledby="errors"><h2 id="errors">Errors</h2>
-<p>Always <code>{{"error_code", "error_msg"}}</code>; what the cloud itself refuses of a
-permitted call keeps its status, code and message.</p>
-<table><tr><th>Status</th><th>Code</th><th>Meaning</th></tr>{errors}</table></section></main>
+<p>The body is <code>{{"error_code", "error_msg"}}</code>. If the cloud rejects a permitted request,
+the response has the cloud's status, code and message.</p>
+<table><tr><th>Status</th><th>Code</th><th>Message</th><th>Retry</th></tr>{errors}</table></section></main>
 </body></html>
 """

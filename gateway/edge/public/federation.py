@@ -74,10 +74,7 @@ class FederationHandler:
             raise OperationUnknown
         operation = route.operation
         if operation.method != request.method:
-            raise MethodNotAllowed(
-                "This path takes another method; the Allow header names it.",
-                allowed=(operation.method,),
-            )
+            raise MethodNotAllowed(allowed=(operation.method,))
         errand = FederationRequest(
             request_id=request_id,
             client_address=client_address,

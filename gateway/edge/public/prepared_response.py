@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from gateway.domain.model import Headers
-from gateway.edge.errors import COMMON_HEADERS
+from gateway.edge.common_headers import COMMON_HEADERS
 
 _HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items())
 _LINK: Final = "Content-Type: application/json\r\nCache-Control: no-store\r\n"

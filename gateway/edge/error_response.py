@@ -1,0 +1,81 @@
+"""GatewayError -> HTTP response, with the cloud's error schema {"error_code", "error_msg"}."""
+
+import math
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError, Rejection, RetryLater
+from gateway.domain.model import Headers
+from gateway.edge.error_table import (
+    ERROR_TABLE,
+    INTERNAL_ERROR,
+    MISSING_CREDENTIAL,
+    REJECTION_TEXTS,
+)
+
+_CHALLENGE = 'Bearer realm="console-gateway"'
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    status: int
+    error_code: str
+    body: bytes
+    headers: Headers
+
+
+def render_error(error: GatewayError) -> ErrorResponse:
+    spec = ERROR_TABLE[type(error)]
+    status, code, message = spec.status, spec.code, spec.message
+    headers: Headers = ()
+    match error:
+        case errors.NotAuthenticated():
+            headers = (("WWW-Authenticate", _challenge(error.reason)),)
+            message = _credential_message(error.reason, message)
+        case errors.NotPermitted(refused=visible) if visible:
+            message = f"{message} Denied servers that you may see: {', '.join(visible)}."
+        case errors.BadRequest():
+            message = error.detail or message
+            if isinstance(error, errors.MethodNotAllowed):
+                headers = (("Allow", ", ".join(error.allowed)),)
+        case errors.UpstreamRefused():
+            status, code, message = error.status, error.error_code, error.error_msg
+        case errors.RetryLater():
+            headers = (("Retry-After", str(retry_after_seconds(error))),)
+        case _:
+            pass
+    return ErrorResponse(status, code, _body(code, message), headers)
+
+
+def retry_after_seconds(error: RetryLater) -> int:
+    """Return the value of Retry-After: whole seconds, at least 1."""
+    return max(1, math.ceil(error.retry_after_s))
+
+
+def _credential_message(reason: Rejection, message: str) -> str:
+    """Repeat the text of WWW-Authenticate: the vendor's SDK does not show headers."""
+    if reason is Rejection.MISSING:
+        return MISSING_CREDENTIAL
+    text = REJECTION_TEXTS.get(reason)
+    return message if text is None else f"The credential was rejected: {text}."
+
+
+def _challenge(reason: Rejection) -> str:
+    if reason is Rejection.MISSING:
+        return _CHALLENGE  # RFC 6750, 3.1: no error code if the request has no credential
+    text = REJECTION_TEXTS.get(reason, "the token was rejected")
+    return f'{_CHALLENGE}, error="invalid_token", error_description="{text}"'
+
+
+def _body(code: str, message: str) -> bytes:
+    return orjson.dumps({"error_code": code, "error_msg": message})
+
+
+INTERNAL_ERROR_RESPONSE = ErrorResponse(
+    INTERNAL_ERROR.status,
+    INTERNAL_ERROR.code,
+    _body(INTERNAL_ERROR.code, INTERNAL_ERROR.message),
+    (),
+)

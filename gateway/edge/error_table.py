@@ -1,0 +1,331 @@
+"""Every error code that a caller may receive: one text each, for the wire, OpenAPI and the docs.
+
+`docs/reference/errors.md` is generated from this table. A message says what is wrong and what to
+do; it contains no input of the caller and nothing that the cloud did not send to this caller.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    status: int
+    code: str
+    message: str
+    """The `error_msg` of the response. An error that has a more specific text sends that text."""
+    cause: str
+    caller_action: str
+    operator_action: str
+    retry: str = ""
+    """When the same request may succeed; "" means that a retry does not help."""
+    alerts: tuple[str, ...] = ()
+    """Alerts that fire for this error; each has a section in the runbook."""
+
+
+_LATER: Final = "Retry after the number of seconds in Retry-After."
+_AFTER: Final = "after the number of seconds in `Retry-After`"
+_ONCE_CHECKED: Final = (
+    "; a write may have been executed, so check the server before you send it again"
+)
+_NO_ACTION: Final = "None."
+
+INTERNAL_ERROR: Final = ErrorSpec(
+    500,
+    "CGW.5000",
+    "Internal error. Report the X-Request-Id of this response to the operators.",
+    cause="A defect of the gateway.",
+    retry=f"once{_ONCE_CHECKED}",
+    caller_action="Report the `X-Request-Id` to the operators.",
+    operator_action="Find the log event `request_failed` with this request ID; it has the stack"
+    " trace. Report it as a bug.",
+    alerts=("ConsoleGatewayInternalErrors",),
+)
+
+ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
+    errors.BadRequest: ErrorSpec(
+        400,
+        "CGW.4000",
+        "Malformed request. Correct it and send it again.",
+        cause="The path, the query, a header or the body is invalid for the operation.",
+        caller_action="Correct what `error_msg` names.",
+        operator_action=_NO_ACTION,
+    ),
+    errors.UpstreamRefused: ErrorSpec(
+        400,
+        "CGW.4001",
+        "The cloud rejected the request.",
+        cause="The cloud rejected a permitted request. The response has the cloud's own status,"
+        " `error_code` and `error_msg`; the code CGW.4001 itself is not sent.",
+        caller_action="Look up the code in the cloud's API reference.",
+        operator_action=_NO_ACTION,
+    ),
+    errors.NotAuthenticated: ErrorSpec(
+        401,
+        "CGW.4010",
+        "The credential was rejected. Get a new token from your identity provider.",
+        cause="The token, signature or client certificate is missing, invalid, expired or"
+        " revoked. `WWW-Authenticate` has the reason unless it would help an attacker.",
+        caller_action="Do what `error_msg` says: mostly get a new token.",
+        operator_action="Read `reason` in the log event `request` with this request ID.",
+        alerts=(
+            "ConsoleGatewayMostTokensRefused",
+            "ConsoleGatewayForgedTokens",
+            "ConsoleGatewayRevokedTokens",
+            "ConsoleGatewayReplayedSignatures",
+        ),
+    ),
+    errors.NotPermitted: ErrorSpec(
+        403,
+        "CGW.4030",
+        "Not permitted on this server, or no such server. "
+        "Request access from the administrators of the gateway's policy.",
+        cause="No grant of the policy applies, a denial applies, or the server or project does"
+        " not exist. The response is the same in each case.",
+        caller_action="Check the project and server ID, then request access.",
+        operator_action="Run `gateway explain` for the person, the permission and the server. Add a"
+        " grant if access is intended.",
+        alerts=("ConsoleGatewayManyDenials",),
+    ),
+    errors.NamesNoServer: ErrorSpec(
+        403,
+        "CGW.4031",
+        "Specify at least one server or instance ID. An empty set is rejected because the cloud"
+        ' may treat it as "all".',
+        cause="A request of an operation on several servers contains no ID.",
+        caller_action="Name each server or instance in the request.",
+        operator_action=_NO_ACTION,
+    ),
+    errors.NotAdmin: ErrorSpec(
+        403,
+        "CGW.4032",
+        "You are not an administrator of this gateway. Administrators are the groups in"
+        " `admin.api.groups` and the certificates in `admin.api.certificates`.",
+        cause="The admin API was called with a valid credential of another person.",
+        caller_action="Use an administrator's credential.",
+        operator_action="Add the group or the certificate's subject to the config if access is"
+        " intended.",
+        alerts=("ConsoleGatewayAdminRefused",),
+    ),
+    errors.CrossSiteRequest: ErrorSpec(
+        403,
+        "CGW.4033",
+        "Cross-site request rejected. Use `gateway admin` or a same-origin page.",
+        cause="A browser called the admin API from a page of another site.",
+        caller_action="Use `gateway admin` or a same-origin page.",
+        operator_action="Find out which page sent the request; it may be an attack (CSRF).",
+        alerts=("ConsoleGatewayAdminRefused",),
+    ),
+    errors.OperationUnknown: ErrorSpec(
+        404,
+        "CGW.4040",
+        "Unknown operation. /docs lists the supported operations.",
+        cause="The path is not in the catalogue of operations, or the config disables it.",
+        caller_action="Compare the path with /docs.",
+        operator_action="If the operation is intended, add it to `operations.add`, or remove it"
+        " from `operations.disable`.",
+    ),
+    errors.MethodNotAllowed: ErrorSpec(
+        405,
+        "CGW.4050",
+        "Method not allowed on this path. Use a method in the Allow header.",
+        cause="The path exists with other methods.",
+        caller_action="Use a method in the `Allow` header.",
+        operator_action=_NO_ACTION,
+    ),
+    errors.RequestTooLarge: ErrorSpec(
+        413,
+        "CGW.4130",
+        "Request too large. Shorten the request line, the headers or the body.",
+        cause="The request line exceeds 8,190 bytes, a header exceeds 65,536 bytes, or the body"
+        " exceeds `body_bytes_max` of the operation.",
+        caller_action="Send less.",
+        operator_action=_NO_ACTION,
+    ),
+    errors.CallerLimited: ErrorSpec(
+        429,
+        "CGW.4290",
+        f"Rate limit exceeded. {_LATER}",
+        cause="The caller exceeds the rate limit per person (`caller_limits`).",
+        retry=_AFTER,
+        caller_action="Send fewer requests. `RateLimit` and `RateLimit-Policy` have the limit.",
+        operator_action="Raise `caller_limits` if the load is intended.",
+    ),
+    errors.BudgetExhausted: ErrorSpec(
+        429,
+        "CGW.4291",
+        f"The cloud's rate limit is exhausted. {_LATER}",
+        cause="The queue for the account's upstream budget is longer than the request may wait,"
+        " or the caller has too many downloads in progress.",
+        retry=_AFTER,
+        caller_action="Wait. More requests do not yield a larger share.",
+        operator_action="Compare the budget (`accounts[].budget`) with the cloud's real limit.",
+        alerts=("ConsoleGatewayBudgetExhausted", "ConsoleGatewayUpstreamThrottled"),
+    ),
+    errors.UpstreamBroken: ErrorSpec(
+        502,
+        "CGW.5020",
+        "Unexpected response from the cloud. Report the X-Request-Id to the operators.",
+        cause="The cloud's response cannot be used: it is malformed, too large, a 403 for the"
+        " service account, or a console link to a host outside `links.console_hosts`.",
+        caller_action="Report the `X-Request-Id` to the operators.",
+        operator_action="Read `detail` in the log event `request` with this request ID.",
+        alerts=("ConsoleGatewayUpstreamFailing", "ConsoleGatewayUpstreamRefusesAccount"),
+    ),
+    errors.UpstreamBusy: ErrorSpec(
+        503,
+        "CGW.5031",
+        f"The cloud throttles requests. {_LATER}",
+        cause="The cloud answered 429, and the gateway has no attempt left for this request.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Lower the budget (`accounts[].budget`), or find other users of the"
+        " service account.",
+        alerts=("ConsoleGatewayUpstreamThrottled",),
+    ),
+    errors.UpstreamUnreachable: ErrorSpec(
+        503,
+        "CGW.5032",
+        f"The cloud is unavailable. {_LATER}",
+        cause="The connection to the cloud failed, or the cloud answered 500, 502, 503 or 504.",
+        retry=_AFTER + _ONCE_CHECKED,
+        caller_action="Wait.",
+        operator_action="Check the cloud's status page, DNS, firewall and egress proxy with"
+        " `gateway check --online`.",
+        alerts=("ConsoleGatewayUpstreamFailing",),
+    ),
+    errors.ServiceLoginFailed: ErrorSpec(
+        503,
+        "CGW.5033",
+        f"The gateway cannot log in to the cloud; your own credential is valid. {_LATER}",
+        cause="The cloud rejects the service account's credential, or its IAM is unavailable.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Check the password, the AK/SK pair or the token file of the account."
+        " Repeated manual logins can lock the account.",
+        alerts=(
+            "ConsoleGatewayServiceLoginRefused",
+            "ConsoleGatewayServiceLoginFailing",
+            "ConsoleGatewayUpstreamRefusesAccount",
+        ),
+    ),
+    errors.KeysUnavailable: ErrorSpec(
+        503,
+        "CGW.5034",
+        f"The identity provider's signing keys are unavailable. {_LATER}",
+        cause="The issuer's keys were never loaded, or are older than `keys_age_max_s`.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Check that the gateway reaches the issuer's discovery document and JWKS.",
+        alerts=("ConsoleGatewayKeysNearlyDropped", "ConsoleGatewayKeysStale"),
+    ),
+    errors.AuditLogUnavailable: ErrorSpec(
+        503,
+        "CGW.5035",
+        f"The audit log is unavailable, so the gateway rejects requests. {_LATER}",
+        cause="The audit record could not be written durably within its time limit.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Check space, permissions and latency of the audit log's disk or Redis.",
+        alerts=("ConsoleGatewayAuditNotDurable", "ConsoleGatewayAuditLag"),
+    ),
+    errors.UpstreamSuspended: ErrorSpec(
+        503,
+        "CGW.5036",
+        f"Requests to the cloud are suspended because it fails or is slow. {_LATER}",
+        cause="The account's circuit breaker is open: too many recent requests failed or were"
+        " slower than `accounts[].breaker.slow_s`.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Find out why the cloud fails. A successful probe closes the breaker.",
+        alerts=("ConsoleGatewayBreakerOpen", "ConsoleGatewayBreakerFlapping"),
+    ),
+    errors.RevocationsUnavailable: ErrorSpec(
+        503,
+        "CGW.5037",
+        f"Revocations are not loaded on this replica yet. {_LATER}",
+        cause="The replica started without Redis and without a complete `overrides.file`, so it"
+        " cannot know which tokens are revoked.",
+        retry=_AFTER,
+        caller_action="Wait.",
+        operator_action="Restore Redis, and set `overrides.file`.",
+        alerts=("ConsoleGatewayOverridesNotLoaded",),
+    ),
+    errors.UpstreamSlow: ErrorSpec(
+        504,
+        "CGW.5040",
+        "The cloud did not respond in time. Try again.",
+        cause="The cloud did not respond within `accounts[].timeouts`.",
+        retry=f"at once{_ONCE_CHECKED}",
+        caller_action="Try again.",
+        operator_action="Check the cloud's latency.",
+        alerts=("ConsoleGatewayUpstreamFailing",),
+    ),
+    errors.DeadlineExceeded: ErrorSpec(
+        504,
+        "CGW.5041",
+        "The request exceeded its deadline. Try again.",
+        cause="The request took longer than `request.deadline_s`, or than `Prefer: wait`.",
+        retry=f"at once{_ONCE_CHECKED}",
+        caller_action="Try again, with a longer `Prefer: wait` if the request had one.",
+        operator_action="Look at the latency by stage; it shows what the request waited for.",
+        alerts=("ConsoleGatewayQueueLong", "ConsoleGatewayEventLoopLate"),
+    ),
+}
+
+ERROR_SPECS: Final = tuple(
+    sorted((*ERROR_TABLE.values(), INTERNAL_ERROR), key=lambda spec: (spec.status, spec.code))
+)
+
+MISSING_CREDENTIAL: Final = (
+    "No credential. Send your JWT as `Authorization: Bearer JWT`; see /docs."
+)
+REJECTION_TEXTS: Final = {
+    Rejection.EXPIRED: "the token has expired; get a new one from your identity provider",
+    Rejection.NOT_YET_VALID: "the token is not valid yet; send it after its nbf and iat",
+    Rejection.TOO_OLD: "the token was issued too long ago; get a new one from your identity"
+    " provider",
+    Rejection.AMBIGUOUS: "the request has two different tokens; send one",
+    Rejection.MALFORMED: "the token is not a well-formed JWT; send the complete token and no other"
+    " text",
+    Rejection.TOO_LARGE: "the token is too large; reduce its claims at the identity provider",
+    Rejection.AUDIENCE: "the token is for another audience; get one for this gateway's audience",
+    Rejection.TOKEN_TYPE: "the token is not an access token; send the access token of the same"
+    " login",
+    Rejection.CLAIMS: "the token lacks a required claim; the operators of the gateway know which",
+    Rejection.CERTIFICATE: "the certificate has expired, or the trusted authorities were reloaded;"
+    " connect again",
+    Rejection.FOREIGN_KEY: "the AK/SK pair is not from this gateway; send a JWT, or let the SDK get"
+    " a temporary pair with HUAWEICLOUD_SDK_IDP_ID and HUAWEICLOUD_SDK_ID_TOKEN_FILE",
+    Rejection.ISSUED_KEY: "AK and X-Security-Token are not a pair of this gateway; get a new pair",
+    Rejection.ISSUED_KEY_EXPIRED: "the temporary AK/SK pair has expired; get a new one",
+    Rejection.SUBJECT_TOKEN: "the subject token is not from this gateway; get one from"
+    " POST /v3.0/OS-AUTH/id-token/tokens",
+    Rejection.SIGNATURE_MALFORMED: "Authorization or X-Sdk-Date does not conform to"
+    " SDK-HMAC-SHA256, or SignedHeaders lacks Host or X-Sdk-Date",
+    Rejection.SIGNATURE_MISMATCH: "the request does not match its Authorization header; check the"
+    " SK, and that no proxy changes Host, path or headers",
+    Rejection.SIGNATURE_SKEW: "X-Sdk-Date differs too much from the time in the Date header;"
+    " set the clock of the client",
+    Rejection.SIGNATURE_REPLAYED: "this signed request was received before; sign each write anew",
+}
+"""What the caller learns of a rejected credential, by reason. Reasons without a text get the
+table's message: more would help a forger."""
+
+
+def _is_server_failure(kind: type[GatewayError], spec: ErrorSpec) -> bool:
+    return spec.status >= 500 or kind is errors.BudgetExhausted
+
+
+SERVER_FAILURES: Final = (
+    (INTERNAL_ERROR.status, INTERNAL_ERROR.code),
+    *(
+        (spec.status, spec.code)
+        for kind, spec in ERROR_TABLE.items()
+        if _is_server_failure(kind, spec)
+    ),
+)
+"""Statuses and codes that count against the service level objectives."""

@@ -1,0 +1,72 @@
+"""The state of one request at the edge, from its arrival to its log line."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from gateway.domain.model import Answer, LinkSource, Principal
+from gateway.edge.docs.pages import DocsPage
+from gateway.edge.error_response import ErrorResponse
+from gateway.flow.forwarding import Forwarded
+from gateway.flow.pipeline import Answered, Asked
+from gateway.flow.ports import Trace
+from gateway.flow.request import Request
+
+CLIENT_CLOSED = 499
+"""The status that nginx logs for a client that disconnected. It is never sent."""
+
+
+@dataclass(slots=True)
+class RequestOutcome:
+    request_id: str
+    client: str
+    """The client's IP address."""
+    began: float
+    """Monotonic seconds."""
+    trace: Trace | None = None
+    wait_s: int | None = None
+    """The value of `Prefer: wait`, in seconds."""
+    request: Request | None = None
+    asked: Asked | None = None
+    """The same request if it is for the cloud's API; None for the federation paths."""
+    page: DocsPage | None = None
+    answered: Answered | Forwarded | None = None
+    status: int = 200
+    error_code: str = ""
+    error: BaseException | None = None
+
+    @property
+    def principal(self) -> Principal | None:
+        return None if self.request is None else self.request.principal
+
+    @property
+    def operation(self) -> str | None:
+        """The operation's name; None for an unknown path."""
+        request = self.request
+        if request is not None:
+            return None if request.call is None else request.call.operation.name
+        return None if self.page is None else self.page.name
+
+    @property
+    def kind(self) -> str:
+        """The `answer` label of the duration metric: link, refused, forwarded or other."""
+        if self.asked is None or self.asked.call is None:
+            return "other"
+        if self.asked.call.operation.answer is not Answer.CONSOLE_LINK:
+            return "forwarded"
+        # Rejections are fast. Counted as links, a client that collects them hides slow links.
+        is_ours = self.status < 300 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return "link" if is_ours else "refused"
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the response is a link from this process's cache."""
+        answered = self.answered
+        is_ok = self.status == HTTPStatus.OK
+        return is_ok and isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
+
+    def reject(self, response: ErrorResponse, error: BaseException | None) -> None:
+        self.status, self.error_code, self.error = response.status, response.error_code, error
+
+    def close(self) -> None:
+        """Note that the client disconnected."""
+        self.status, self.error_code = CLIENT_CLOSED, "client_closed"

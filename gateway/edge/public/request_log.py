@@ -1,0 +1,112 @@
+"""One log line and one count per request."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from gateway.domain.errors import CallerLimited, GatewayError, NotAuthenticated, UpstreamRefused
+from gateway.domain.queue.pacing import Pace, spend, wait_for
+from gateway.domain.sampling import Share
+from gateway.edge.public.outcome import RequestOutcome
+from gateway.flow.pipeline import Answered
+from gateway.flow.ports import Clock
+
+_CLOUD_CODE = "cloud"
+_LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)
+"""The rate limit of log lines for requests that exceed the caller's own rate limit."""
+
+CountRequest = Callable[[str, str, int, str, float, str], None]
+"""Arguments: kind, operation, status, error code, duration in seconds, trace ID for an exemplar."""
+
+
+class RequestLog:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        count_request: CountRequest,
+        write_line: Callable[[bytes], object],
+        hit_log_share: Share | None,
+        count_unlogged: Callable[[], object],
+    ) -> None:
+        """`hit_log_share` samples the lines of local cache hits; None writes all of them."""
+        self._clock = clock
+        self._count_request = count_request
+        self._write_line = write_line
+        self._hit_log_share = hit_log_share
+        self._count_unlogged = count_unlogged
+        self._limited_lines_tat = 0.0
+
+    def finish(self, outcome: RequestOutcome) -> None:
+        """Count the request, write its line and end its trace."""
+        seconds = self._clock.monotonic() - outcome.began
+        self._count(outcome, seconds)
+        line = _fields(outcome, self._clock.now(), seconds)
+        trace = outcome.trace
+        if trace is not None:
+            line["trace_id"] = trace.trace_id
+            trace.end(line)
+        if self._is_left_unlogged(outcome):
+            self._count_unlogged()
+            return
+        self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _count(self, outcome: RequestOutcome, seconds: float) -> None:
+        # The cloud's codes are unbounded; the metric label has one value for all of them.
+        is_cloud_code = isinstance(outcome.error, UpstreamRefused)
+        label = _CLOUD_CODE if is_cloud_code else outcome.error_code
+        trace = outcome.trace
+        trace_id = trace.trace_id if trace is not None and trace.is_sampled else ""
+        operation = outcome.operation or "none"
+        self._count_request(outcome.kind, operation, outcome.status, label, seconds, trace_id)
+
+    def _is_left_unlogged(self, outcome: RequestOutcome) -> bool:
+        if isinstance(outcome.error, CallerLimited):
+            # Without this bound a client in a retry loop would fill the log.
+            now = self._clock.monotonic()
+            if wait_for(self._limited_lines_tat, now, _LIMITED_LOG_PACE) > 0:
+                return True
+            self._limited_lines_tat = spend(self._limited_lines_tat, now, _LIMITED_LOG_PACE)
+            return False
+        share = self._hit_log_share
+        return share is not None and outcome.is_hit and not share.takes()
+
+
+def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, Any]:
+    principal, operation = outcome.principal, outcome.operation
+    asked, answered, error = outcome.asked, outcome.answered, outcome.error
+    line: dict[str, Any] = {
+        "at": now,
+        "event": "request",
+        "request_id": outcome.request_id,
+        "status": outcome.status,
+        "seconds": round(seconds, 6),
+        "client": outcome.client,
+    }
+    if principal is not None:
+        line["issuer"] = principal.issuer
+        line["subject"] = principal.subject
+    if operation is not None:
+        line["operation"] = operation
+    if asked is not None and asked.call is not None:
+        line["project"] = asked.call.project
+        line["servers"] = asked.call.servers
+    if isinstance(answered, Answered):
+        line["source"] = answered.source.value
+        line["link"] = answered.link.fingerprint
+    if error is not None:
+        line["error_code"] = outcome.error_code
+        line.update(_error_fields(error))
+    return line
+
+
+def _error_fields(error: BaseException) -> dict[str, str]:
+    fields = {"error": type(error).__name__}
+    if isinstance(error, NotAuthenticated):
+        fields["reason"] = error.reason.value
+        if error.issuer is not None:
+            fields["issuer"] = error.issuer
+    if isinstance(error, GatewayError):  # the text of other exceptions may contain a secret
+        fields["detail"] = str(error)
+    return fields
