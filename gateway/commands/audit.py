@@ -13,23 +13,23 @@ from typing import Any
 
 import orjson
 
-from gateway.domain.audit.chain import LINE_BYTES_MAX, STRUCTURAL, Head
-from gateway.domain.audit.chains import told_in, verify_all
-from gateway.domain.audit.verify import Report, Segment, Verify, summary
+from gateway.domain.audit.chain import CHAIN_EVENTS, LINE_BYTES_MAX, Head
+from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
+from gateway.domain.audit.verify import Report, Segment, SignatureCheck, summary
 from gateway.domain.timestamps import iso
-from gateway.drivers.audit.paths import chain_places, segment_files
-from gateway.drivers.audit.reader import ChainUnreadable, first_line
-from gateway.drivers.audit.signing_keys import verifier_of
+from gateway.drivers.audit.paths import chain_directories, segment_files
+from gateway.drivers.audit.reader import ChainUnreadable, read_first_line
+from gateway.drivers.audit.signing_keys import load_verifier
 
-_WRITTEN_WITHIN_S = 1.0
+_LINE_TIMEOUT_S = 1.0
 """For so long a last line without an end may be one that is being written."""
-_ASK_EVERY_S = 0.02
+_POLL_S = 0.02
 
 OK, BROKEN, NOTHING_FOUND, USAGE = 0, 1, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RecordFilter:
     """What records are looked for; None: any."""
 
     subject: str | None = None
@@ -41,28 +41,28 @@ class Question:
     since: float | None = None
     until: float | None = None
 
-    def is_met_by(self, record: dict[str, Any]) -> bool:
+    def matches(self, record: dict[str, Any]) -> bool:
         event, at = record.get("event"), record.get("at", 0.0)
-        if event in STRUCTURAL and self.event is None:
+        if event in CHAIN_EVENTS and self.event is None:
             return False
         exactly = {"project": self.project, "event": self.event, "request_id": self.request_id}
         if any(asked not in (None, record.get(name)) for name, asked in exactly.items()):
             return False
         asker = record.get("issuer"), record.get("subject")
         about = tuple(str(record.get("target", "")).split(":", 1))
-        if not self._is_about(asker) and not self._is_about(about):
+        if not self._is_person(asker) and not self._is_person(about):
             return False
-        if self.server is not None and not _is_among(self.server, record.get("servers", ())):
+        if self.server is not None and not _contains(self.server, record.get("servers", ())):
             return False
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
-    def _is_about(self, person: tuple[Any, ...]) -> bool:
+    def _is_person(self, person: tuple[Any, ...]) -> bool:
         """Tell whether that is who is looked for: who asked, or whom an administrator meant."""
         issuer, *subject = person
         return self.issuer in (None, issuer) and self.subject in (None, *subject)
 
 
-def _is_among(server: str, servers: Iterable[str]) -> bool:
+def _contains(server: str, servers: Iterable[str]) -> bool:
     """Tell whether it is one of them; one id may be written in either case."""
     return any(server.lower() == one.lower() for one in servers)
 
@@ -77,14 +77,14 @@ def verify_audit_log(
     """Print what is known of each chain; return 0 when all are intact, 1 when not, 2 for usage."""
     try:
         keys = _keys(public_keys)
-        told = told_in(_chains(directories))
-        reports = verify_all(_chains(directories), keys, heads, told)
+        told = recorded_neighbours(_chains(directories))
+        reports = verify_chains(_chains(directories), keys, heads, told)
     except ValueError as error:
         return _usage(str(error))
     except OSError as error:
         return _unreadable(error)
     if not reports and not heads:
-        return _usage(_no_chain(directories))
+        return _usage(_no_chain_message(directories))
     found = {report.chain for report in reports}
     lost = [head for head in heads if head.chain not in found]
     not_compared = [head for head in heads if any(head in one.not_compared for one in reports)]
@@ -107,7 +107,7 @@ def verify_audit_log(
     return OK if intact else BROKEN
 
 
-def _no_chain(directories: Sequence[Path]) -> str:
+def _no_chain_message(directories: Sequence[Path]) -> str:
     places = ", ".join(map(str, directories))
     return (
         f"There is no chain in {places}, so nothing is verified. Is it the audit.directory of the"
@@ -115,13 +115,13 @@ def _no_chain(directories: Sequence[Path]) -> str:
     )
 
 
-def search_audit_log(directories: Sequence[Path], question: Question, *, as_json: bool) -> int:
+def search_audit_log(directories: Sequence[Path], wanted: RecordFilter, *, as_json: bool) -> int:
     """Print the records in the order of time; return 0 when there are any, 1 when none."""
     unreadable: list[str] = []
     found = 0
     try:
         chains = [
-            _records(segments, question, unreadable.append, _as_json if as_json else _sentence)
+            _records(segments, wanted, unreadable.append, _as_json if as_json else _as_text)
             for segments in _chains(directories).values()
         ]
         for _, text in heapq.merge(*chains, key=itemgetter(0)):
@@ -136,7 +136,7 @@ def search_audit_log(directories: Sequence[Path], question: Question, *, as_json
     return OK if found else NOTHING_FOUND
 
 
-def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
+def _keys(files: Sequence[Path]) -> dict[str, SignatureCheck] | None:
     """Read public keys; None: none are given. Raises ValueError."""
     keys = {}
     for file in files:
@@ -149,7 +149,7 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
                 f"{file}: is the private half of a key, which stays with the gateway; make the"
                 " public one with `openssl pkey -pubout`"
             )
-        found = verifier_of(text)
+        found = load_verifier(text)
         if found is None:
             raise ValueError(f"{file}: is no Ed25519 public key in PEM")
         keys[found[0]] = found[1]
@@ -159,27 +159,31 @@ def _keys(files: Sequence[Path]) -> dict[str, Verify] | None:
 def _chains(directories: Sequence[Path]) -> dict[str, list[Segment]]:
     """Return each chain's segments in order, wherever they are, by the names of its places."""
     parts: dict[str, list[Path]] = {}
-    for place in _places(directories):
-        parts.setdefault(_chain_of(place), []).append(place)
+    for chain_directory in _chain_directories(directories):
+        parts.setdefault(_chain_of(chain_directory), []).append(chain_directory)
     return {" + ".join(map(str, places)): _segments(places) for places in parts.values()}
 
 
-def _places(directories: Sequence[Path]) -> list[Path]:
+def _chain_directories(directories: Sequence[Path]) -> list[Path]:
     """Return the chains' directories; raise OSError when one is none."""
     places: list[Path] = []
     for directory in directories:
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(directory))
-        places += [directory] if segment_files(directory) else chain_places(directory)
-    return [place for place in dict.fromkeys(places) if segment_files(place)]
+        places += [directory] if segment_files(directory) else chain_directories(directory)
+    return [
+        chain_directory
+        for chain_directory in dict.fromkeys(places)
+        if segment_files(chain_directory)
+    ]
 
 
-def _chain_of(place: Path) -> str:
-    (_, first), *_ = segment_files(place)
+def _chain_of(chain_directory: Path) -> str:
+    (_, first), *_ = segment_files(chain_directory)
     try:
-        return first_line(first).chain
+        return read_first_line(first).chain
     except ChainUnreadable:
-        return str(place)
+        return str(chain_directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +197,15 @@ class _Lines:
         with self.file.open("rb") as opened:
             while line := opened.readline(LINE_BYTES_MAX):
                 waited_s = 0.0
-                while self.grows and not line.endswith(b"\n") and waited_s < _WRITTEN_WITHIN_S:
-                    time.sleep(_ASK_EVERY_S)
-                    waited_s += _ASK_EVERY_S
+                while self.grows and not line.endswith(b"\n") and waited_s < _LINE_TIMEOUT_S:
+                    time.sleep(_POLL_S)
+                    waited_s += _POLL_S
                     line += opened.readline(LINE_BYTES_MAX)
                 yield line
 
 
 def _segments(places: Sequence[Path]) -> list[Segment]:
-    files = sorted(file for place in places for file in segment_files(place))
+    files = sorted(file for chain_directory in places for file in segment_files(chain_directory))
     last, _ = files[-1]
     return [
         Segment(number, str(file), _Lines(file, grows=number == last)) for number, file in files
@@ -245,15 +249,15 @@ def _print_proof(report: Report, *, checked: bool) -> None:
 
 def _records(
     segments: Sequence[Segment],
-    question: Question,
+    wanted: RecordFilter,
     unreadable: Callable[[str], None],
     told_as: Callable[[dict[str, Any]], str],
 ) -> Iterator[tuple[float, str]]:
-    for segment in _of_the_time(_without_copies(segments), question):
+    for segment in _ending_since(_distinct(segments), wanted):
         for number, line in enumerate(segment.lines, 1):
             try:
                 record = orjson.loads(line)
-                if question.is_met_by(record):
+                if wanted.matches(record):
                     at = float(record["at"])
                     yield at, told_as({**record, "at": at})
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
@@ -264,7 +268,7 @@ def _as_json(record: dict[str, Any]) -> str:
     return orjson.dumps(record).decode()
 
 
-def _without_copies(segments: Sequence[Segment]) -> list[Segment]:
+def _distinct(segments: Sequence[Segment]) -> list[Segment]:
     found: list[Segment] = []
     for one in segments:
         last = found[-1] if found else None
@@ -273,21 +277,21 @@ def _without_copies(segments: Sequence[Segment]) -> list[Segment]:
     return found
 
 
-def _of_the_time(segments: Sequence[Segment], question: Question) -> Sequence[Segment]:
+def _ending_since(segments: Sequence[Segment], wanted: RecordFilter) -> Sequence[Segment]:
     """Leave out segments that ended before `since`: the next one's first line tells when."""
-    if question.since is None:
+    if wanted.since is None:
         return segments
     first = 0
     for i, following in enumerate(segments[1:], 1):
         try:
-            if first_line(Path(following.file)).at < question.since:
+            if read_first_line(Path(following.file)).at < wanted.since:
                 first = i
         except ChainUnreadable:
             break
     return segments[first:]
 
 
-def _sentence(record: dict[str, Any]) -> str:
+def _as_text(record: dict[str, Any]) -> str:
     """Say a record on one line; no text in it can begin another."""
     who = "/".join(filter(None, (record.get("issuer"), record.get("subject"))))
     servers = ",".join(record.get("servers", ()))
@@ -300,15 +304,15 @@ def _sentence(record: dict[str, Any]) -> str:
         who,
         record.get("operation", ""),
         where,
-        _named("about", record.get("target")),
-        _named("by", record.get("rule")),
-        _named("link", record.get("link_fingerprint")),
-        _named("source", record.get("source")),
-        _named("status", record.get("status")),
-        _named("key", record.get("access_key")),
-        _named("until", _instant(record.get("expires_at"))),
-        _named("request", record.get("request_id")),
-        _named("from", record.get("client_address")),
+        _labelled("about", record.get("target")),
+        _labelled("by", record.get("rule")),
+        _labelled("link", record.get("link_fingerprint")),
+        _labelled("source", record.get("source")),
+        _labelled("status", record.get("status")),
+        _labelled("key", record.get("access_key")),
+        _labelled("until", _instant(record.get("expires_at"))),
+        _labelled("request", record.get("request_id")),
+        _labelled("from", record.get("client_address")),
         record.get("detail", ""),
     ]
     text = "  ".join(filter(None, map(str, parts)))
@@ -319,13 +323,13 @@ def _instant(at: float | None) -> str:
     return "" if at is None else iso(at)
 
 
-def _named(name: str, value: object) -> str:
+def _labelled(name: str, value: object) -> str:
     return f"{name} {value}" if value else ""
 
 
 def _unreadable(error: OSError) -> int:
     # What fails at a read, and not at the opening, names no file.
-    return _usage(f"{error.filename or 'the trail'}: {error.strerror}")
+    return _usage(f"{error.filename or 'the audit log'}: {error.strerror}")
 
 
 def _usage(message: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import settings
-from gateway.domain.audit.chain import SEGMENT_OPENED, parse
+from gateway.domain.audit.chain import SEGMENT_OPENED, parse_line
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.paths import segment_file
 from gateway.drivers.audit.stream_store import AuditStream
@@ -88,7 +88,7 @@ async def _read(store: settings.Store) -> tuple[dict[str, _Chain], int]:
     try:
         async for text in AuditStream(valkey, keep_s=0.0, bytes_max=0).lines():
             try:
-                line = parse(text)
+                line = parse_line(text)
             except ValueError:
                 unreadable += 1
                 continue

@@ -308,9 +308,9 @@ def _audit_verify(options: argparse.Namespace) -> int:
 
 
 def _audit_search(options: argparse.Namespace) -> int:
-    from gateway.commands.audit import Question, search_audit_log
+    from gateway.commands.audit import RecordFilter, search_audit_log
 
-    question = Question(
+    question = RecordFilter(
         subject=options.subject,
         issuer=options.issuer,
         server=options.server,

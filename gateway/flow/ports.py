@@ -490,7 +490,7 @@ class AuditRecord:
     """What only records of such an event have."""
 
 
-RECORDED_WITHIN_S: Final = 5.0
+AUDIT_TIMEOUT_S: Final = 5.0
 """How long a record may take; what hangs for longer counts as a failure."""
 
 

@@ -9,7 +9,7 @@ from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthentica
 from gateway.domain.model import Call, Principal
 from gateway.domain.policy.policy import Permit
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.ports import RECORDED_WITHIN_S, AuditLog, AuditRecord, Clock, Policies
+from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditLog, AuditRecord, Clock, Policies
 from gateway.flow.request import Request
 
 _RECORD_AT_LEAST_S: Final = 0.25
@@ -53,7 +53,7 @@ class RequestAudit:
     def record(self, record: AuditRecord, deadline: float) -> Awaitable[None]:
         """Return when it is durable; raise JournalUnavailable, DeadlineExceeded."""
         left_s = deadline - self._clock.monotonic()
-        if left_s > RECORDED_WITHIN_S:
+        if left_s > AUDIT_TIMEOUT_S:
             return self._audit_log.record(record)  # as it is: one coroutine less for each link
         return self._record_within(max(left_s, _RECORD_AT_LEAST_S), record)
 

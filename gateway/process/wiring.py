@@ -32,10 +32,10 @@ from gateway.domain.sampling import Share
 from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import AuditStore, GroupCommitAuditLog
-from gateway.drivers.audit.line_store import LineStore
 from gateway.drivers.audit.paths import make_directory
 from gateway.drivers.audit.replay import lines_after
-from gateway.drivers.audit.signing_keys import signer_of
+from gateway.drivers.audit.signing_keys import load_signer
+from gateway.drivers.audit.stdout_store import StdoutStore
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.cloud.credentials import (
     Credential,
@@ -442,7 +442,7 @@ async def open_audit_log(
     lines: LineWriter,
 ) -> tuple[GroupCommitAuditLog, dict[str, BackgroundTask]]:
     """Open the audit log; what closes it makes all durable that it was given."""
-    signer = signer_of(audit.signing_key) if audit.signing_key is not None else None
+    signer = load_signer(audit.signing_key) if audit.signing_key is not None else None
     keep_s = audit.keep_days * 86_400
     loops: dict[str, BackgroundTask] = {}
     follow: list[Callable[[Sequence[bytes]], None]] = []
@@ -470,7 +470,7 @@ async def open_audit_log(
     elif audit.stream:
         store = StreamStore(stream, clock=clock, signer=signer, checkpoint_s=audit.checkpoint_s)
     else:
-        store = LineStore(sys.stdout.fileno(), clock)
+        store = StdoutStore(sys.stdout.fileno(), clock)
     if audit.stdout and (audit.stream or audit.directory is not None):
         follow.append(lines.write_all)
     durable_log = GroupCommitAuditLog(

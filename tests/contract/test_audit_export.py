@@ -10,7 +10,7 @@ import pytest
 from gateway.commands.audit_export import export_stream
 from gateway.commands.parser import main
 from gateway.config import settings
-from gateway.domain.audit.chain import SEGMENTS_REMOVED, link, parse, segment_opening
+from gateway.domain.audit.chain import SEGMENTS_REMOVED, link, parse_line, segment_opened_body
 from gateway.drivers.audit import stream_store
 from gateway.drivers.audit.record_format import Committed
 from gateway.drivers.audit.stream_store import AuditStream, StreamStore
@@ -20,7 +20,7 @@ from tests.contract.test_audit_stream import (
     BYTES_MAX,
     KEY,
     Beside,
-    a_trail,
+    an_audit_log,
     lines_of,
     record,
     trimmed,
@@ -63,20 +63,20 @@ async def test_chains_of_the_stream_and_of_files_are_verified_and_searched_from_
 ) -> None:
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
-    alone = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    alone = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
     beside = Beside(stream, tmp_path / "audit")
     for i in range(150):
         await record(alone, f"alone {i}")
-        await record(beside.trail, f"beside {i}")
+        await record(beside.audit_log, f"beside {i}")
     await alone.close()
     await beside.close()
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
-    code, said = audit(capsys, "verify", out, "--public-key", key)
-    assert code == 0, said
-    assert said.count(": intact, chain ") == 2
+    code, output = audit(capsys, "verify", out, "--public-key", key)
+    assert code == 0, output
+    assert output.count(": intact, chain ") == 2
     written = sorted(file.read_bytes() for file in out.glob("chain-*/segment-*"))
-    in_files = [file.read_bytes() for file in beside.files.place.glob("segment-*")]
+    in_files = [file.read_bytes() for file in beside.files.chain_directory.glob("segment-*")]
     assert len(in_files) > 2
     assert set(in_files) < set(written)
     assert "alone 149" in audit(capsys, "search", out, "--subject", "alone 149")[1]
@@ -92,11 +92,11 @@ async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_veri
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream_store, "_SEGMENT_AGE_MAX_S", 0.3)
-    monkeypatch.setattr(stream_store, "_TOLD_BEFORE_MS", 700)
+    monkeypatch.setattr(stream_store, "_TRIM_GRACE_MS", 700)
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=1.0, bytes_max=BYTES_MAX)
     stores = [StreamStore(stream, clock=SystemClock(), signer=KEY.signer) for _ in range(2)]
-    ended, lives = map(a_trail, stores)
+    ended, lives = map(an_audit_log, stores)
     for i in range(60):
         if i < 20:
             await record(ended, f"ended {i} {'x' * 900}")
@@ -104,19 +104,19 @@ async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_veri
             await ended.close()
         await record(lives, f"lives {i} {'x' * 900}")
         if i % 4 == 0:
-            await stores[1].tidy()
+            await stores[1].apply_retention()
             await trimmed(stream)
         await asyncio.sleep(0.05)
     await lives.close()
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
     assert "the stream has forgotten what was before" in capsys.readouterr().out
-    code, said = audit(capsys, "verify", out, "--public-key", key)
-    assert code == 0, said
-    assert "were removed when old, as the trail tells" in said
-    code, said = audit(capsys, "search", out, out / "cut-off", "--event", "refused", "--json")
-    left = [parse(line).event for line in lines_of(own_valkey, stream)]
-    assert said.count('"event":"refused"') == left.count("refused")
+    code, output = audit(capsys, "verify", out, "--public-key", key)
+    assert code == 0, output
+    assert "were removed when old, as the trail tells" in output
+    code, output = audit(capsys, "search", out, out / "cut-off", "--event", "refused", "--json")
+    left = [parse_line(line).event for line in lines_of(own_valkey, stream)]
+    assert output.count('"event":"refused"') == left.count("refused")
     await valkey.close()
 
 
@@ -127,16 +127,16 @@ async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_
     stream = AuditStream(valkey, keep_s=0, bytes_max=40_000)
     beside = Beside(stream, tmp_path / "audit")
     for i in range(200):
-        await record(beside.trail, f"p{i}")
+        await record(beside.audit_log, f"p{i}")
     await beside.close()
     await trimmed(stream)
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
     told = capsys.readouterr().out
     assert "where search finds them; nothing proves them" in told
-    code, said = audit(capsys, "verify", out)
+    code, output = audit(capsys, "verify", out)
     assert code == 1
-    assert "and no line tells of a removal" in said
+    assert "and no line tells of a removal" in output
     assert "p199" in audit(capsys, "search", out, out / "cut-off", "--subject", "p199")[1]
     await valkey.close()
 
@@ -148,24 +148,24 @@ async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=0.2, bytes_max=BYTES_MAX)
     store = StreamStore(stream, clock=SystemClock(), signer=KEY.signer)
-    trail = a_trail(store)
-    await record(trail, "first")
-    head = parse(lines_of(own_valkey, stream)[-1]).head
-    (forged,), _ = link(head, [segment_opening(2, 1.0)])
+    audit_log = an_audit_log(store)
+    await record(audit_log, "first")
+    head = parse_line(lines_of(own_valkey, stream)[-1]).head
+    (forged,), _ = link(head, [segment_opened_body(2, 1.0)])
     own_valkey.command("XADD", stream.name, "*", "line", forged.decode())
     await asyncio.sleep(0.4)
-    assert told_by(await store.tidy()) == []
-    await record(trail, "in another segment")
+    assert told_by(await store.apply_retention()) == []
+    await record(audit_log, "in another segment")
     await asyncio.sleep(0.4)
-    assert told_by(await store.tidy())[:1] == [1]
-    assert 1 not in told_by(await store.tidy())
-    await trail.close()
+    assert told_by(await store.apply_retention())[:1] == [1]
+    assert 1 not in told_by(await store.apply_retention())
+    await audit_log.close()
     await valkey.close()
 
 
 def told_by(committed: Committed) -> list[int]:
     """Return the segments whose removal it tells."""
-    lines = map(parse, committed.lines)
+    lines = map(parse_line, committed.lines)
     return [line.fields["removed_through"] for line in lines if line.event == SEGMENTS_REMOVED]
 
 
@@ -189,15 +189,15 @@ async def test_a_disk_that_takes_no_more_is_said(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     valkey = await opened(own_valkey)
-    trail = a_trail(
+    audit_log = an_audit_log(
         StreamStore(
             AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX),
             clock=SystemClock(),
             signer=KEY.signer,
         )
     )
-    await record(trail, "x")
-    await trail.close()
+    await record(audit_log, "x")
+    await audit_log.close()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:

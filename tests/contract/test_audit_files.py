@@ -23,21 +23,21 @@ from gateway.domain.audit.chain import (
     CHECKPOINT,
     SEGMENT_OPENED,
     Signer,
-    beginning,
     body,
     checkpoint,
+    empty_head,
     link,
-    parse,
-    segment_removed,
+    parse_line,
+    segment_removed_body,
 )
-from gateway.domain.audit.verify import Flaw
+from gateway.domain.audit.verify import Problem
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit import file_store, group_commit
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
-from gateway.drivers.audit.paths import chain_places
+from gateway.drivers.audit.paths import chain_directories
 from gateway.flow.ports import AuditRecord
-from tests.support.audit import SigningKey, all_judged, judged, lines_in
+from tests.support.audit import SigningKey, all_verified, lines_in, verified
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
@@ -57,7 +57,7 @@ class Subject:
             segment_bytes_max=options.get("segment_bytes_max", 1_000_000),
             keep_s=options.get("keep_s", 0.0),
         )
-        self.trail = GroupCommitAuditLog(
+        self.audit_log = GroupCommitAuditLog(
             FileStore(self.files),
             clock=clock,
             telemetry=self.telemetry,
@@ -67,31 +67,31 @@ class Subject:
         self._clock = clock
 
     async def record(self, name: str, event: str = "console_link_issued") -> None:
-        await self.trail.record(AuditRecord(event=event, at=self._clock.now(), subject=name))
+        await self.audit_log.record(AuditRecord(event=event, at=self._clock.now(), subject=name))
 
     async def outcomes(self, *names: str) -> list[BaseException | None]:
         return await asyncio.gather(*map(self.record, names), return_exceptions=True)
 
     @property
-    def place(self) -> Path:
-        return self.files.place
+    def chain_directory(self) -> Path:
+        return self.files.chain_directory
 
     def subjects(self) -> list[str]:
-        lines = map(parse, lines_in(self.place))
+        lines = map(parse_line, lines_in(self.chain_directory))
         return [line.fields["subject"] for line in lines if line.fields.get("subject")]
 
     def events(self) -> list[str]:
-        return [parse(line).event for line in lines_in(self.place)]
+        return [parse_line(line).event for line in lines_in(self.chain_directory)]
 
 
 @asynccontextmanager
 async def opened(directory: Path, clock: FakeClock, **options: Any) -> AsyncIterator[Subject]:
     subject = Subject(directory, clock, **options)
-    await subject.trail.open()
+    await subject.audit_log.open()
     try:
         yield subject
     finally:
-        await subject.trail.close()
+        await subject.audit_log.close()
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ async def subject(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Subject]:
         yield made
 
 
-def segments_of(place: Path) -> list[Path]:
-    return sorted(place.glob("segment-*"))
+def segments_of(chain_directory: Path) -> list[Path]:
+    return sorted(chain_directory.glob("segment-*"))
 
 
 def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> Any:
@@ -136,8 +136,8 @@ async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None
         assert subject.subjects()[-1] == name
     assert subject.telemetry.audit_events == {"audit_chain_opened": 1, "console_link_issued": 2}
     assert len(subject.telemetry.audit_commits) == 2
-    assert (subject.trail.durable, subject.trail.lag_s) == (True, 0.0)
-    assert judged(subject.place).intact
+    assert (subject.audit_log.durable, subject.audit_log.lag_s) == (True, 0.0)
+    assert verified(subject.chain_directory).intact
 
 
 async def test_each_line_is_synced_before_it_returns(
@@ -148,7 +148,7 @@ async def test_each_line_is_synced_before_it_returns(
 
     def look(fd: int, data: bytes) -> None:
         real(fd, data)
-        seen.append(lines_in(subject.place)[-1])
+        seen.append(lines_in(subject.chain_directory)[-1])
 
     monkeypatch.setattr(file_store, "write_durably", look)
     await subject.record("ann")
@@ -158,8 +158,8 @@ async def test_each_line_is_synced_before_it_returns(
 async def test_files_are_for_the_gateway_s_own_eyes(subject: Subject) -> None:
     await subject.record("ann")
     assert stat.S_IMODE(subject.directory.stat().st_mode) == 0o700
-    assert stat.S_IMODE(subject.place.stat().st_mode) == 0o700
-    for file in subject.place.iterdir():
+    assert stat.S_IMODE(subject.chain_directory.stat().st_mode) == 0o700
+    for file in subject.chain_directory.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
@@ -186,7 +186,7 @@ async def test_the_next_batch_gathers_while_one_is_committed(
     rest = [asyncio.create_task(subject.record(f"p{i}")) for i in range(50)]
     await asyncio.sleep(0.05)
     await clock.advance(2.0)
-    assert subject.trail.lag_s == 2.0
+    assert subject.audit_log.lag_s == 2.0
     assert not first.done()
     go_on.set()
     await asyncio.gather(first, *rest)
@@ -209,13 +209,13 @@ async def test_a_lone_caller_does_not_wait_for_others(subject: Subject) -> None:
         await subject.outcomes(*(f"p{i}" for i in range(8)))
     for i in range(100):
         await subject.record(f"alone {i}")
-    assert subject.trail._crowd == 1
+    assert subject.audit_log._batch_expected == 1
 
 
 async def test_the_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:
     with blockbuster_ctx():
         async with opened(tmp_path, clock, segment_bytes_max=3_000, keep_s=DAY_S) as subject:
-            running = asyncio.create_task(subject.trail.run())
+            running = asyncio.create_task(subject.audit_log.run())
             for _ in range(5):
                 await asyncio.gather(*(subject.record(f"p{i}") for i in range(5)))
                 await clock.advance(DAY_S)
@@ -238,7 +238,7 @@ async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) 
         async with opened(tmp_path, clock) as subject:
             await subject.record(name)
     assert subject.subjects() == ["ann", "bob", "cid"]
-    (report,) = all_judged(tmp_path, KEY.verifiers)
+    (report,) = all_verified(tmp_path, KEY.verifiers)
     assert report.intact
     assert report.unsigned_lines == 0
     assert subject.events().count("audit_chain_opened") == 3
@@ -248,22 +248,24 @@ async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) 
 async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock) as subject:
         await subject.record("ann")
-    (file,) = segments_of(subject.place)
-    torn = b'{"chain":"torn in the mid'
+    (file,) = segments_of(subject.chain_directory)
+    partial = b'{"chain":"torn in the mid'
     with file.open("ab") as segment:
-        segment.write(torn)
-    report = judged(subject.place)
+        segment.write(partial)
+    report = verified(subject.chain_directory)
     assert report.finding is not None
-    assert report.finding.flaw is Flaw.TRUNCATED
+    assert report.finding.problem is Problem.TRUNCATED
     async with opened(tmp_path, clock) as subject:
         await subject.record("bob")
-    assert judged(subject.place, KEY.verifiers).intact
+    assert verified(subject.chain_directory, KEY.verifiers).intact
     assert subject.subjects() == ["ann", "bob"]
     told = [
-        line for line in map(parse, lines_in(subject.place)) if line.event == "audit_chain_opened"
+        line
+        for line in map(parse_line, lines_in(subject.chain_directory))
+        if line.event == "audit_chain_opened"
     ]
-    assert f"cut off {len(torn)} bytes" in told[1].fields["detail"]
-    assert torn.decode() in told[1].fields["detail"]
+    assert f"cut off {len(partial)} bytes" in told[1].fields["detail"]
+    assert partial.decode() in told[1].fields["detail"]
 
 
 @pytest.mark.parametrize("kept", [0, 30])
@@ -272,21 +274,21 @@ async def test_a_segment_that_was_only_begun_is_begun_again(
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("ann")
-        last = segments_of(subject.place)[-1]
+        last = segments_of(subject.chain_directory)[-1]
         begun = last.with_name(f"segment-{int(last.stem[-8:]) + 1:08}.new")
-        begun.write_bytes(lines_in(subject.place)[0][:kept])
+        begun.write_bytes(lines_in(subject.chain_directory)[0][:kept])
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("bob")
-    assert judged(subject.place, KEY.verifiers).intact
+    assert verified(subject.chain_directory, KEY.verifiers).intact
     assert subject.subjects() == ["ann", "bob"]
     assert not begun.exists()
 
 
-def forged(place: Path, *, key: Signer | None) -> None:
+def forged(chain_directory: Path, *, key: Signer | None) -> None:
     """Make the whole chain anew with another person in it, as one who lacks its key can."""
-    (file,) = segments_of(place)
-    head, made = beginning(parse(lines_in(place)[0]).chain), []
-    for line in map(parse, lines_in(place)):
+    (file,) = segments_of(chain_directory)
+    head, made = empty_head(parse_line(lines_in(chain_directory)[0]).chain), []
+    for line in map(parse_line, lines_in(chain_directory)):
         if line.event == CHECKPOINT:
             text = checkpoint(head, line.at, key)
         else:
@@ -303,19 +305,19 @@ async def test_a_history_made_anew_is_never_signed_over(
 ) -> None:
     async with opened(tmp_path, clock) as subject:
         await subject.record("mallory")
-    forged(subject.place, key=key)
-    before = lines_in(subject.place)
+    forged(subject.chain_directory, key=key)
+    before = lines_in(subject.chain_directory)
     for name in ("ann", "bob"):
         async with opened(tmp_path, clock) as other:
             await other.record(name)
-    assert lines_in(subject.place) == before
+    assert lines_in(subject.chain_directory) == before
     assert other.subjects() == ["ann", "bob"]  # one new chain, and it is gone on with
-    assert not judged(subject.place, KEY.verifiers).intact
-    assert judged(other.place, KEY.verifiers).intact
+    assert not verified(subject.chain_directory, KEY.verifiers).intact
+    assert verified(other.chain_directory, KEY.verifiers).intact
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         lambda lines: [*lines[:-2], lines[-1]],
         lambda lines: [*lines[:-2], lines[-2].replace(b"ann", b"bob"), lines[-1]],
@@ -326,20 +328,20 @@ async def test_a_history_made_anew_is_never_signed_over(
 async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
     tmp_path: Path,
     clock: FakeClock,
-    harm: Callable[[list[bytes]], list[bytes]],
+    damage: Callable[[list[bytes]], list[bytes]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     subject = Subject(tmp_path, clock)
-    await subject.trail.open()
+    await subject.audit_log.open()
     for name in ("ann", "ann", "cid"):
         await subject.record(name)
     subject.files.close()  # killed, without a last word
-    (file,) = segments_of(subject.place)
-    file.write_bytes(b"".join(harm(lines_in(subject.place))))
+    (file,) = segments_of(subject.chain_directory)
+    file.write_bytes(b"".join(damage(lines_in(subject.chain_directory))))
     before = file.read_bytes()
     async with opened(tmp_path, clock) as other:
         await other.record("bob")
-    assert other.place != subject.place
+    assert other.chain_directory != subject.chain_directory
     assert file.read_bytes() == before
     assert "audit_chain_unreadable" in caplog.messages
 
@@ -350,8 +352,10 @@ async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
     async with opened(tmp_path, clock) as subject:
         await subject.record("ann")
     synced: list[list[bytes]] = []
-    monkeypatch.setattr(file_store, "sync", lambda _: synced.append(lines_in(subject.place)))
-    before = lines_in(subject.place)
+    monkeypatch.setattr(
+        file_store, "sync", lambda _: synced.append(lines_in(subject.chain_directory))
+    )
+    before = lines_in(subject.chain_directory)
     async with opened(tmp_path, clock):
         assert synced[0] == before
 
@@ -360,14 +364,14 @@ async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     subject = Subject(tmp_path, clock)
-    await subject.trail.open()
+    await subject.audit_log.open()
     for i in range(3_000):  # more than the first look reaches
-        await subject.trail.record(AuditRecord(event="refused", at=1.0, subject=f"p{i}"))
+        await subject.audit_log.record(AuditRecord(event="refused", at=1.0, subject=f"p{i}"))
     subject.files.close()  # killed, without a last word
     async with opened(tmp_path, clock) as other:
         await other.record("bob")
-    assert other.place == subject.place
-    assert judged(other.place, KEY.verifiers).intact
+    assert other.chain_directory == subject.chain_directory
+    assert verified(other.chain_directory, KEY.verifiers).intact
 
 
 @pytest.mark.parametrize("keys", [(None, KEY), (KEY, None), (KEY, SigningKey())])
@@ -381,12 +385,12 @@ async def test_another_key_begins_another_chain(
     for signer in (signers[0], signers[1], signers[1]):
         async with opened(tmp_path, clock, signer=signer) as subject:
             await subject.record("ann")
-    assert subject.place.name == "chain-2"
+    assert subject.chain_directory.name == "chain-2"
     assert subject.subjects() == ["ann", "ann"]
     assert "audit_chain_key_mismatch" in caplog.messages
     assert "audit_chain_unreadable" not in caplog.messages
-    for place, key in zip(chain_places(tmp_path), keys, strict=True):
-        assert judged(place, None if key is None else key.verifiers).intact
+    for chain_directory, key in zip(chain_directories(tmp_path), keys, strict=True):
+        assert verified(chain_directory, None if key is None else key.verifiers).intact
 
 
 async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
@@ -394,31 +398,31 @@ async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
 ) -> None:
     async with opened(tmp_path, clock) as subject:
         await subject.record("ann")
-    (file,) = segments_of(subject.place)
+    (file,) = segments_of(subject.chain_directory)
     before = file.read_bytes() + b"what is this?\n"
     file.write_bytes(before)
     async with opened(tmp_path, clock) as other:
         await other.record("bob")
-    assert other.place != subject.place
+    assert other.chain_directory != subject.chain_directory
     assert file.read_bytes() == before
     assert "audit_chain_unreadable" in caplog.messages
-    assert sorted(report.intact for report in all_judged(tmp_path)) == [False, True]
+    assert sorted(report.intact for report in all_verified(tmp_path)) == [False, True]
 
 
 async def test_no_two_hold_one_chain(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
         await asyncio.gather(one.record("ann"), two.record("bob"))
-        assert [one.place.name, two.place.name] == ["chain-1", "chain-2"]
+        assert [one.chain_directory.name, two.chain_directory.name] == ["chain-1", "chain-2"]
     async with opened(tmp_path, clock) as three:
-        assert three.place == one.place
-    reports = all_judged(tmp_path, KEY.verifiers)
+        assert three.chain_directory == one.chain_directory
+    reports = all_verified(tmp_path, KEY.verifiers)
     assert all(report.intact for report in reports)
     assert len({report.head.chain for report in reports if report.head is not None}) == 2
 
 
 async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: Subject) -> None:
     await subject.record("before")
-    (file,) = segments_of(subject.place)
+    (file,) = segments_of(subject.chain_directory)
     size = file.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 700, hard))  # some of it would fit
@@ -427,15 +431,15 @@ async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: 
             outcomes = await subject.outcomes("x", "y", "z")
             assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 3
             assert file.stat().st_size == size
-            assert not subject.trail.durable
+            assert not subject.audit_log.durable
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     await subject.record("after")
-    assert subject.trail.durable
+    assert subject.audit_log.durable
     assert subject.subjects() == ["before", "after"]
     assert subject.telemetry.audit_failures == 2
-    assert segments_of(subject.place) == [file]
-    assert judged(subject.place).intact
+    assert segments_of(subject.chain_directory) == [file]
+    assert verified(subject.chain_directory).intact
 
 
 async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
@@ -448,10 +452,10 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     assert "refused" not in subject.subjects()
     await subject.record("after")
     assert subject.subjects() == ["before", "after"]
-    first, second = segments_of(subject.place)
-    assert parse(second.read_bytes().splitlines(keepends=True)[0]).event == SEGMENT_OPENED
+    first, second = segments_of(subject.chain_directory)
+    assert parse_line(second.read_bytes().splitlines(keepends=True)[0]).event == SEGMENT_OPENED
     assert b'"after"' not in first.read_bytes()
-    assert judged(subject.place, KEY.verifiers).intact
+    assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
 async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
@@ -469,7 +473,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
         refused += 1
     assert 2 <= refused <= 8
     assert subject.subjects() == ["before", f"p{refused}"]
-    assert judged(subject.place).intact
+    assert verified(subject.chain_directory).intact
 
 
 @pytest.mark.parametrize("broken", ["write_durably", "sync", "sync_directory"])
@@ -489,7 +493,7 @@ async def test_a_segment_that_cannot_be_begun_loses_nothing(
                 acknowledged.append(f"p{i}")
         assert len(acknowledged) >= 20
         assert subject.subjects() == acknowledged
-        assert judged(subject.place).intact
+        assert verified(subject.chain_directory).intact
 
 
 async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
@@ -503,7 +507,7 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
     assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 2
@@ -511,14 +515,14 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
     (outcome,) = await subject.outcomes("at once")
     assert isinstance(outcome, AuditLogUnavailable)
     assert time.monotonic() - began < 0.09
-    assert not subject.trail.durable
+    assert not subject.audit_log.durable
     go_on.set()
     for _ in range(200):
         if (await subject.outcomes("after"))[0] is None:
             break
         await asyncio.sleep(0.01)
     assert subject.subjects() == ["before", "after"]
-    assert judged(subject.place).intact
+    assert verified(subject.chain_directory).intact
 
 
 async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
@@ -534,33 +538,33 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     subject = Subject(tmp_path, clock)
     began = time.monotonic()
-    await subject.trail.open()
+    await subject.audit_log.open()
     assert "audit_stalled" in caplog.messages
-    assert not subject.trail.durable
+    assert not subject.audit_log.durable
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, AuditLogUnavailable)
     assert time.monotonic() - began < 1.0
     go_on.set()
     for _ in range(200):
-        if subject.trail.durable:
+        if subject.audit_log.durable:
             break
         await asyncio.sleep(0.01)
     await subject.record("ann")
     assert subject.subjects() == ["ann"]
     assert subject.telemetry.audit_events["audit_chain_opened"] == 1
-    await subject.trail.close()
-    assert judged(subject.place, KEY.verifiers).intact
+    await subject.audit_log.close()
+    assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
 async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = Subject(tmp_path, clock)
-    await subject.trail.open()
+    await subject.audit_log.open()
     go_on = threading.Event()
     real = file_store.write_durably
 
@@ -568,18 +572,18 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
         go_on.wait(10)
         real(fd, data)
 
-    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     waiting = asyncio.create_task(subject.record("refused"))
     await asyncio.sleep(0)
     began = time.monotonic()
-    await subject.trail.close()
+    await subject.audit_log.close()
     assert time.monotonic() - began < 1.0
     with pytest.raises(AuditLogUnavailable):
         await waiting
     go_on.set()
     for _ in range(200):
-        if "refused" not in subject.subjects() and subject.trail.durable:
+        if "refused" not in subject.subjects() and subject.audit_log.durable:
             break
         await asyncio.sleep(0.01)
     assert subject.subjects() == []
@@ -604,12 +608,12 @@ async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
     directory = tmp_path / "audit"
     directory.write_text("a file is in the way")
     async with opened(directory, clock) as subject:
-        trying = asyncio.create_task(subject.trail.run())
+        trying = asyncio.create_task(subject.audit_log.run())
         await clock.advance(5.0)
-        assert not subject.trail.durable
+        assert not subject.audit_log.durable
         directory.unlink()
         async with asyncio.timeout(10):
-            while not subject.trail.durable:
+            while not subject.audit_log.durable:
                 await clock.advance(5.0)
                 await asyncio.sleep(0.01)  # the disk is behind a thread
         assert "audit_chain_resumed" in subject.events()
@@ -631,19 +635,19 @@ async def test_a_segment_that_somebody_deleted_is_not_written_to(
     subject: Subject, clock: FakeClock
 ) -> None:
     await subject.record("ann")
-    for file in segments_of(subject.place):
+    for file in segments_of(subject.chain_directory):
         file.unlink()
     await clock.advance(1.0)
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
-    assert judged(subject.place).intact
+    assert verified(subject.chain_directory).intact
 
 
 async def test_a_segment_that_somebody_renamed_is_not_written_to(
     subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await subject.record("ann")
-    (file,) = segments_of(subject.place)
+    (file,) = segments_of(subject.chain_directory)
     file.rename(file.with_suffix(".1"))  # as logrotate does
     await clock.advance(1.0)
     await subject.record("bob")
@@ -655,13 +659,13 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
     subject: Subject, clock: FakeClock, tmp_path: Path
 ) -> None:
     await subject.record("ann")
-    subject.place.rename(tmp_path / "backup")
+    subject.chain_directory.rename(tmp_path / "backup")
     await clock.advance(1.0)
     await subject.record("bob")
     assert subject.subjects() == ["bob"]
-    assert not all(report.intact for report in all_judged(subject.directory))
+    assert not all(report.intact for report in all_verified(subject.directory))
     (tmp_path / "backup").rename(subject.directory / "chain-7")
-    reports = all_judged(subject.directory)
+    reports = all_verified(subject.directory)
     assert [report.finding for report in reports] == [None, None]
 
 
@@ -672,17 +676,17 @@ async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
         await one.record("ann")
         await two.record("bob")
-    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    assert all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
     async with opened(tmp_path, clock) as one:
         await clock.advance(DAY_S)
         await one.record("cid")  # so that each of the two has seen the other
-        reports = all_judged(tmp_path, KEY.verifiers)
+        reports = all_verified(tmp_path, KEY.verifiers)
         assert [report.finding for report in reports] == [None, None]
-    gone = chain_places(tmp_path)[which]
+    gone = chain_directories(tmp_path)[which]
     gone.rename(tmp_path / "elsewhere")
-    (report,) = all_judged(tmp_path, KEY.verifiers)
+    (report,) = all_verified(tmp_path, KEY.verifiers)
     assert report.finding is not None
-    assert report.finding.flaw is Flaw.REMOVED
+    assert report.finding.problem is Problem.REMOVED
 
 
 async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
@@ -691,43 +695,43 @@ async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
     await subject.record("ann")
     await clock.advance(DAY_S)
     await subject.record("bob")
-    before, (_, last) = subject.place, segments_of(subject.place)
+    before, (_, last) = subject.chain_directory, segments_of(subject.chain_directory)
     last.unlink()
     await clock.advance(1.0)
     await subject.record("cid")
-    assert subject.place != before
+    assert subject.chain_directory != before
     assert subject.subjects() == ["cid"]
-    assert not all(report.intact for report in all_judged(subject.directory, KEY.verifiers))
+    assert not all(report.intact for report in all_verified(subject.directory, KEY.verifiers))
     async with opened(subject.directory, clock) as other:  # which knows nothing of it
-        assert other.place == before
+        assert other.chain_directory == before
         await other.record("dan")
-    first, second = all_judged(subject.directory, KEY.verifiers)
+    first, second = all_verified(subject.directory, KEY.verifiers)
     assert first.finding is not None
-    assert (first.finding.flaw, second.finding) == (Flaw.HEAD_DIFFERS, None)
+    assert (first.finding.problem, second.finding) == (Problem.HEAD_DIFFERS, None)
 
 
 async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
     await subject.record("ann")
-    (file,) = segments_of(subject.place)
+    (file,) = segments_of(subject.chain_directory)
     with file.open("ab") as other:
-        other.write(lines_in(subject.place)[-1])
+        other.write(lines_in(subject.chain_directory)[-1])
     await subject.record("bob")
-    finding = judged(subject.place).finding
+    finding = verified(subject.chain_directory).finding
     assert finding is not None
-    assert finding.flaw is Flaw.INSERTED
+    assert finding.problem is Problem.INSERTED
 
 
 async def test_segments_are_rolled_by_size_and_by_age(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=4_000) as subject:
         for i in range(30):
             await subject.record(f"p{i}")
-        by_size = len(segments_of(subject.place))
+        by_size = len(segments_of(subject.chain_directory))
         assert by_size > 3
-        assert max(file.stat().st_size for file in segments_of(subject.place)) < 6_000
+        assert max(file.stat().st_size for file in segments_of(subject.chain_directory)) < 6_000
         await clock.advance(DAY_S + 1)
         await subject.record("tomorrow")
-        assert len(segments_of(subject.place)) == by_size + 1
-    report = judged(subject.place, KEY.verifiers)
+        assert len(segments_of(subject.chain_directory)) == by_size + 1
+    report = verified(subject.chain_directory, KEY.verifiers)
     assert report.intact
     assert report.segments == by_size + 1
     assert subject.subjects() == [f"p{i}" for i in range(30)] + ["tomorrow"]
@@ -737,7 +741,7 @@ async def test_checkpoints_are_signed_and_their_heads_are_logged(
     subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway.audit")
-    running = asyncio.create_task(subject.trail.run())
+    running = asyncio.create_task(subject.audit_log.run())
     await subject.record("ann")
     for _ in range(3):  # with nothing new there is nothing to sign
         await clock.advance(60.0)
@@ -746,25 +750,25 @@ async def test_checkpoints_are_signed_and_their_heads_are_logged(
     await asyncio.wait([running])
     assert subject.events().count(CHECKPOINT) == 2  # the first is at the opening
     *_, told = [record for record in caplog.records if record.message == "audit_checkpoint"]
-    head = parse(lines_in(subject.place)[-1]).head
+    head = parse_line(lines_in(subject.chain_directory)[-1]).head
     assert (told.chain, told.seq, told.hash) == (head.chain, head.seq, head.hash)
-    assert judged(subject.place, KEY.verifiers, [head]).intact
+    assert verified(subject.chain_directory, KEY.verifiers, [head]).intact
 
 
 async def test_no_record_is_later_than_the_last_checkpoint_allows(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     subject = Subject(tmp_path, clock)
-    await subject.trail.open()
+    await subject.audit_log.open()
     for pause_s in (1.0, 100.0, 130.0, 5_000.0, 3 * DAY_S):  # nobody asks for a checkpoint
         await clock.advance(pause_s)
         await subject.record("ann")
-        report = judged(subject.place, KEY.verifiers)
+        report = verified(subject.chain_directory, KEY.verifiers)
         assert report.intact, report.finding
     subject.files.close()
     async with opened(tmp_path, clock) as other:
-        assert other.place == subject.place
-        assert judged(other.place, KEY.verifiers).intact
+        assert other.chain_directory == subject.chain_directory
+        assert verified(other.chain_directory, KEY.verifiers).intact
 
 
 async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
@@ -773,17 +777,17 @@ async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
     await subject.record("ann")
     await clock.advance(200.0)
     await subject.outcomes("bob", "cid")
-    *_, before, bob, _ = map(parse, lines_in(subject.place))
+    *_, before, bob, _ = map(parse_line, lines_in(subject.chain_directory))
     assert (before.event, before.at) == (CHECKPOINT, bob.at)
-    torn = b"".join(lines_in(subject.place)[:-1])
-    segments_of(subject.place)[0].write_bytes(torn)
-    assert judged(subject.place, KEY.verifiers).intact
+    partial = b"".join(lines_in(subject.chain_directory)[:-1])
+    segments_of(subject.chain_directory)[0].write_bytes(partial)
+    assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
 async def test_much_without_a_checkpoint_gets_one(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_store, "_UNSEALED_BYTES_MAX", 5_000)
+    monkeypatch.setattr(file_store, "_BYTES_WITHOUT_CHECKPOINT_MAX", 5_000)
     for i in range(60):
         await subject.record(f"p{i}")
     assert 4 <= subject.events().count(CHECKPOINT) <= 12
@@ -794,22 +798,22 @@ async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed
 ) -> None:
     async with opened(tmp_path, clock) as subject:
         await subject.record("mallory")
-    last = parse(lines_in(subject.place)[-1])
+    last = parse_line(lines_in(subject.chain_directory)[-1])
     made, _ = link(last.head, [body({"event": "refused", "at": last.at + 181.0})])
-    with segments_of(subject.place)[-1].open("ab") as segment:
+    with segments_of(subject.chain_directory)[-1].open("ab") as segment:
         segment.writelines(made)
     async with opened(tmp_path, clock) as other:
-        assert other.place != subject.place
-    finding = judged(subject.place, KEY.verifiers).finding
+        assert other.chain_directory != subject.chain_directory
+    finding = verified(subject.chain_directory, KEY.verifiers).finding
     assert finding is not None
-    assert finding.flaw is Flaw.NOT_SIGNED
+    assert finding.problem is Problem.NOT_SIGNED
 
 
 async def test_old_segments_go_and_the_rest_still_verifies(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     async with opened(tmp_path, clock, keep_s=3 * DAY_S) as subject:
-        running = asyncio.create_task(subject.trail.run())
+        running = asyncio.create_task(subject.audit_log.run())
         for day in range(12):
             await subject.record(f"day {day}")
             for _ in range(6):
@@ -817,14 +821,14 @@ async def test_old_segments_go_and_the_rest_still_verifies(
                 await asyncio.sleep(0.02)
         running.cancel()
         await asyncio.wait([running])
-    assert 3 <= len(segments_of(subject.place)) <= 6
-    report = judged(subject.place, KEY.verifiers)
+    assert 3 <= len(segments_of(subject.chain_directory)) <= 6
+    report = verified(subject.chain_directory, KEY.verifiers)
     assert report.intact, report.finding
     assert report.removed_through > 5
-    segments_of(subject.place)[0].unlink()
-    finding = judged(subject.place, KEY.verifiers).finding
+    segments_of(subject.chain_directory)[0].unlink()
+    finding = verified(subject.chain_directory, KEY.verifiers).finding
     assert finding is not None
-    assert finding.flaw is Flaw.REMOVED
+    assert finding.problem is Problem.REMOVED
 
 
 async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
@@ -834,16 +838,16 @@ async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
         for day in range(5):
             await subject.record(f"day {day}")
             await clock.advance(DAY_S)
-        before = len(segments_of(subject.place))
+        before = len(segments_of(subject.chain_directory))
         for step_s in (500 * DAY_S, -500 * DAY_S):
             clock.step_wall(step_s)
             await subject.record("ann")
-            await asyncio.to_thread(subject.files.remove_old)
-        assert len(segments_of(subject.place)) >= before
+            await asyncio.to_thread(subject.files.remove_expired)
+        assert len(segments_of(subject.chain_directory)) >= before
         assert caplog.messages.count("audit_clock_stepped") == 2
         await clock.advance(500 * DAY_S)
-        await asyncio.to_thread(subject.files.remove_old)
-        assert len(segments_of(subject.place)) <= 2
+        await asyncio.to_thread(subject.files.remove_expired)
+        assert len(segments_of(subject.chain_directory)) <= 2
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -857,12 +861,12 @@ async def test_a_clock_that_is_wrong_at_the_start_removes_nothing_at_once(
     clock.step_wall(500 * DAY_S)
     signer = SigningKey().signer if is_new else KEY.signer
     async with opened(tmp_path, clock, keep_s=400 * DAY_S, signer=signer) as other:
-        assert (other.place != subject.place) == is_new
-        await asyncio.to_thread(other.files.remove_old)
+        assert (other.chain_directory != subject.chain_directory) == is_new
+        await asyncio.to_thread(other.files.remove_expired)
         assert "ann" in subject.subjects()
         await clock.advance(3_600.0)
-        await asyncio.to_thread(other.files.remove_old)  # nobody set it right
-        assert not subject.place.exists() or "ann" not in subject.subjects()
+        await asyncio.to_thread(other.files.remove_expired)  # nobody set it right
+        assert not subject.chain_directory.exists() or "ann" not in subject.subjects()
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
@@ -892,13 +896,13 @@ async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
     with monkeypatch.context() as patch:
         gone = interrupted(patch, after)
         with pytest.raises(OSError, match="Input/output"):
-            subject.files.remove_old()
+            subject.files.remove_expired()
     assert [int(file.stem[-8:]) for file in gone] == [*range(1, after + 1)]
     subject.files.close()
     async with opened(tmp_path, clock) as other:  # which keeps all for ever
         await other.record("ann")
-        assert other.place == subject.place
-    report = judged(subject.place, KEY.verifiers)
+        assert other.chain_directory == subject.chain_directory
+    report = verified(subject.chain_directory, KEY.verifiers)
     assert report.intact, report.finding
     assert report.removed_through == after
 
@@ -916,14 +920,16 @@ async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
     await clock.advance(2 * DAY_S)
     with monkeypatch.context() as patch:
         real = Path.iterdir
-        patch.setattr(Path, "iterdir", lambda place: sorted(real(place), reverse=True))
+        patch.setattr(
+            Path, "iterdir", lambda chain_directory: sorted(real(chain_directory), reverse=True)
+        )
         interrupted(patch, after)
         with pytest.raises(OSError, match="Input/output"):
-            subject.files.remove_old()
-    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True, True]
-    await asyncio.to_thread(subject.files.remove_old)
-    assert not other.place.exists()
-    assert [report.intact for report in all_judged(tmp_path, KEY.verifiers)] == [True]
+            subject.files.remove_expired()
+    assert [report.intact for report in all_verified(tmp_path, KEY.verifiers)] == [True, True]
+    await asyncio.to_thread(subject.files.remove_expired)
+    assert not other.chain_directory.exists()
+    assert [report.intact for report in all_verified(tmp_path, KEY.verifiers)] == [True]
 
 
 @pytest.mark.parametrize("days", [0.1, 2.0])
@@ -936,11 +942,12 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
         await clock.advance(DAY_S)
     await subject.record("bob")
     subject.files.close()
-    first, *_, last = segments_of(subject.place)
-    head = parse(first.read_bytes().splitlines(keepends=True)[-1]).head
-    end = parse(lines_in(subject.place)[-1])
+    first, *_, last = segments_of(subject.chain_directory)
+    head = parse_line(first.read_bytes().splitlines(keepends=True)[-1]).head
+    end = parse_line(lines_in(subject.chain_directory)[-1])
     made, _ = link(
-        end.head, [segment_removed(end.at, segment=1, head=head, due_before=end.at, why="made up")]
+        end.head,
+        [segment_removed_body(end.at, segment=1, head=head, expired_before=end.at, why="made up")],
     )
     with last.open("ab") as segment:
         segment.writelines(made)
@@ -948,7 +955,7 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
     await clock.advance(days * DAY_S)
     async with opened(tmp_path, clock) as other:
         await other.record("cid")
-    assert not all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    assert not all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
 
 
 async def test_a_chain_that_nobody_writes_goes_when_it_is_old(
@@ -959,19 +966,23 @@ async def test_a_chain_that_nobody_writes_goes_when_it_is_old(
         async with opened(tmp_path, clock, keep_s=DAY_S) as two:
             await two.record("bob")
         await clock.advance(DAY_S / 2)
-        await asyncio.to_thread(one.files.remove_old)
-        assert two.place.exists()
+        await asyncio.to_thread(one.files.remove_expired)
+        assert two.chain_directory.exists()
         await clock.advance(DAY_S)
         async with opened(tmp_path, clock, keep_s=DAY_S) as holder:
-            assert holder.place == two.place
-            await asyncio.to_thread(one.files.remove_old)
-            assert two.place.exists()
+            assert holder.chain_directory == two.chain_directory
+            await asyncio.to_thread(one.files.remove_expired)
+            assert two.chain_directory.exists()
         await clock.advance(2 * DAY_S)
-        await asyncio.to_thread(one.files.remove_old)
-        assert not two.place.exists()
-    told = [line for line in map(parse, lines_in(one.place)) if line.event == "segments_removed"]
+        await asyncio.to_thread(one.files.remove_expired)
+        assert not two.chain_directory.exists()
+    told = [
+        line
+        for line in map(parse_line, lines_in(one.chain_directory))
+        if line.event == "segments_removed"
+    ]
     assert told[-1].fields["detail"] == "chain-2 is older than keep_days"
-    assert all(report.intact for report in all_judged(tmp_path, KEY.verifiers))
+    assert all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
 
 
 async def test_followers_are_told_what_is_durable_only(
@@ -981,7 +992,7 @@ async def test_followers_are_told_what_is_durable_only(
     break_writes(monkeypatch, 1)
     await subject.outcomes("refused")
     await subject.record("bob")
-    told = [parse(line).fields.get("subject") for line in subject.followed]
+    told = [parse_line(line).fields.get("subject") for line in subject.followed]
     assert [name for name in told if name] == ["ann", "bob"]
 
 
@@ -1032,17 +1043,19 @@ def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) 
             acknowledged += rest[: rest.rfind("\n") + 1].split()
             writer.stdout.close()
             writer.wait()
-    for place in tmp_path.iterdir():  # what a kill tore is cut off by the next who takes the chain
-        for file in segments_of(place)[-1:]:
+    for (
+        chain_directory
+    ) in tmp_path.iterdir():  # what a kill tore is cut off by the next who takes the chain
+        for file in segments_of(chain_directory)[-1:]:
             whole = file.read_bytes().rpartition(b"\n")
             file.write_bytes(whole[0] + whole[1])
-    reports = all_judged(tmp_path)
+    reports = all_verified(tmp_path)
     assert len(reports) == 2
     assert all(report.intact for report in reports), [report.finding for report in reports]
     found = [
-        parse(line).fields.get("subject")
-        for place in tmp_path.iterdir()
-        for line in lines_in(place)
+        parse_line(line).fields.get("subject")
+        for chain_directory in tmp_path.iterdir()
+        for line in lines_in(chain_directory)
     ]
     for name in acknowledged:
         assert found.count(name) == 1
@@ -1056,7 +1069,7 @@ async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
 
     def look(fd: int) -> None:
         real(fd)
-        synced.append(lines_in(subject.place)[-1])
+        synced.append(lines_in(subject.chain_directory)[-1])
 
     monkeypatch.setattr(file_store, "sync", look)
     monkeypatch.setattr(os, "pwritev", failing(1, errno.EOPNOTSUPP, os.pwritev))
@@ -1072,13 +1085,13 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("ann")
-    before = segments_of(subject.place)
+    before = segments_of(subject.chain_directory)
     await clock.advance(DAY_S)
     real = file_store.sync_directory
     monkeypatch.setattr(file_store, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, AuditLogUnavailable)
-    assert segments_of(subject.place) == before  # else a kill now would break the chain
+    assert segments_of(subject.chain_directory) == before  # else a kill now would break the chain
     await subject.record("bob")
-    assert len(segments_of(subject.place)) == 2
-    assert judged(subject.place).intact
+    assert len(segments_of(subject.chain_directory)) == 2
+    assert verified(subject.chain_directory).intact

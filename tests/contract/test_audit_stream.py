@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.audit.chain import parse
+from gateway.domain.audit.chain import parse_line
 from gateway.domain.audit.verify import Report, Segment, verify
 from gateway.domain.errors import AuditLogUnavailable, StoreUnavailable
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
@@ -39,11 +39,11 @@ class Flaky(AuditStream):
         self.loses = ""
 
     async def append(
-        self, chain: str, after_seq: int, lines: Sequence[bytes], *, leaves_gap: bool = False
+        self, chain: str, after_seq: int, lines: Sequence[bytes], *, allow_gap: bool = False
     ) -> None:
         if self.loses == "request":
             raise StoreUnavailable("lost")
-        await super().append(chain, after_seq, lines, leaves_gap=leaves_gap)
+        await super().append(chain, after_seq, lines, allow_gap=allow_gap)
         if self.loses == "answer":
             raise StoreUnavailable("lost")
 
@@ -56,7 +56,7 @@ async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
     await made.close()
 
 
-def a_trail(store: Any, **options: Any) -> GroupCommitAuditLog:
+def an_audit_log(store: Any, **options: Any) -> GroupCommitAuditLog:
     return GroupCommitAuditLog(
         store,
         clock=SystemClock(),
@@ -66,8 +66,8 @@ def a_trail(store: Any, **options: Any) -> GroupCommitAuditLog:
     )
 
 
-async def record(trail: GroupCommitAuditLog, name: str) -> None:
-    await trail.record(AuditRecord(event="refused", at=1.0, subject=name))
+async def record(audit_log: GroupCommitAuditLog, name: str) -> None:
+    await audit_log.record(AuditRecord(event="refused", at=1.0, subject=name))
 
 
 def lines_of(server: RealValkey, stream: AuditStream) -> list[bytes]:
@@ -75,10 +75,10 @@ def lines_of(server: RealValkey, stream: AuditStream) -> list[bytes]:
     return [fields[b"line"] for _, fields in entries]
 
 
-def judged(lines: list[bytes]) -> list[Report]:
+def verified(lines: list[bytes]) -> list[Report]:
     chains: dict[str, list[bytes]] = {}
     for line in lines:
-        chains.setdefault(parse(line).chain, []).append(line)
+        chains.setdefault(parse_line(line).chain, []).append(line)
     return [
         verify(chain, [Segment(1, "stream", of_it)], KEY.verifiers)
         for chain, of_it in chains.items()
@@ -86,25 +86,25 @@ def judged(lines: list[bytes]) -> list[Report]:
 
 
 def subjects(lines: list[bytes]) -> list[str]:
-    return [name for line in lines if (name := parse(line).fields.get("subject"))]
+    return [name for line in lines if (name := parse_line(line).fields.get("subject"))]
 
 
 async def test_alone_it_holds_each_record_when_it_returns(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
     stream = AuditStream(valkey, keep_s=86_400, bytes_max=BYTES_MAX)
-    trails = [
-        a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
+    audit_logs = [
+        an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
     ]
-    for i, trail in enumerate(trails):
-        await record(trail, f"first {i}")
+    for i, audit_log in enumerate(audit_logs):
+        await record(audit_log, f"first {i}")
         assert subjects(lines_of(shared_valkey, stream))[-1] == f"first {i}"
-    await asyncio.gather(*(record(trails[i % 2], f"p{i}") for i in range(100)))
-    for trail in trails:
-        await trail.close()
+    await asyncio.gather(*(record(audit_logs[i % 2], f"p{i}") for i in range(100)))
+    for audit_log in audit_logs:
+        await audit_log.close()
     lines = lines_of(shared_valkey, stream)
     assert len(subjects(lines)) == 102
-    reports = judged(lines)
+    reports = verified(lines)
     assert len(reports) == 2
     assert all(report.intact for report in reports), [report.finding for report in reports]
 
@@ -117,13 +117,13 @@ async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pau
     for pause_s in (5.0, 25.0, 3_600.0, 90_000.0):
         at = clock.now()
         body = record_body(AuditRecord(event="refused", at=at, subject=f"{at}"))
-        await store.commit([body], with_checkpoint=False, claim=lambda: True)
+        await store.commit([body], with_checkpoint=False, confirm=lambda: True)
         clock.step_wall(pause_s)  # and then it dies
         lines = lines_of(shared_valkey, stream)
         assert len(subjects(lines)) > 0
-        (report,) = judged(lines)
+        (report,) = verified(lines)
         assert report.intact, report.finding
-    assert parse(lines[1]).fields["next_within_s"] == 30.0
+    assert parse_line(lines[1]).fields["next_within_s"] == 30.0
 
 
 @pytest.mark.parametrize("loses", ["request", "answer"])
@@ -131,19 +131,19 @@ async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
     valkey: Valkey, shared_valkey: RealValkey, loses: str
 ) -> None:
     stream = Flaky(valkey)
-    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
-    await record(trail, "before")
+    audit_log = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(audit_log, "before")
     stream.loses = loses
     for name in ("refused", "refused again"):
         with pytest.raises(AuditLogUnavailable):
-            await record(trail, name)
-    assert not trail.durable
+            await record(audit_log, name)
+    assert not audit_log.durable
     stream.loses = ""
-    await record(trail, "after")
-    await trail.close()
+    await record(audit_log, "after")
+    await audit_log.close()
     lines = lines_of(shared_valkey, stream)
     assert subjects(lines) == ["before", "after"]
-    assert all(report.intact for report in judged(lines))
+    assert all(report.intact for report in verified(lines))
 
 
 async def test_an_attempt_that_comes_late_changes_nothing(
@@ -165,12 +165,12 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
     valkey = a_valkey(own_valkey)
     assert await valkey.probe()
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
-    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
-    await record(trail, "first")
-    chain = parse(lines_of(own_valkey, stream)[0]).chain
+    audit_log = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(audit_log, "first")
+    chain = parse_line(lines_of(own_valkey, stream)[0]).chain
     state = own_valkey.command("HGETALL", valkey.key("chain", chain, tag="audit"))
-    await record(trail, "second")
-    stood = parse(lines_of(own_valkey, stream)[-1]).head
+    await record(audit_log, "second")
+    stood = parse_line(lines_of(own_valkey, stream)[-1]).head
     match gone:
         case "all":
             own_valkey.command("FLUSHALL")
@@ -183,17 +183,17 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
                 "HSET", valkey.key("chain", chain, tag="audit"), "seq", state[b"seq"].decode()
             )
     with pytest.raises(AuditLogUnavailable, match="the stream has the chain's lines up to"):
-        await record(trail, "refused")
-    assert not trail.durable
+        await record(audit_log, "refused")
+    assert not audit_log.durable
     (told,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
     assert told.__dict__["head"] == str(stood)
-    await record(trail, "after")
-    assert trail.durable
-    await trail.close()
+    await record(audit_log, "after")
+    assert audit_log.durable
+    await audit_log.close()
     lines = lines_of(own_valkey, stream)
     assert subjects(lines) == [*(["first"] if gone == "the last lines" else []), "after"]
-    assert str(stood) in parse(lines[-3]).fields["detail"]
-    assert all(report.intact for report in judged(lines))
+    assert str(stood) in parse_line(lines[-3]).fields["detail"]
+    assert all(report.intact for report in verified(lines))
     await valkey.close()
 
 
@@ -203,20 +203,20 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     valkey = a_valkey(own_valkey, timeout_s=0.5)
     assert await valkey.probe()
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
-    trail = a_trail(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
-    await record(trail, "before")
+    audit_log = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
+    await record(audit_log, "before")
     own_valkey.hang()
     for _ in range(2):
         with pytest.raises(AuditLogUnavailable):
-            await record(trail, "refused")
+            await record(audit_log, "refused")
     own_valkey.go_on()
     await asyncio.sleep(0.1)
     assert await valkey.probe()
-    await record(trail, "after")
-    await trail.close()
+    await record(audit_log, "after")
+    await audit_log.close()
     lines = lines_of(own_valkey, stream)
     assert subjects(lines) == ["before", "after"]
-    assert all(report.intact for report in judged(lines))
+    assert all(report.intact for report in verified(lines))
     await valkey.close()
 
 
@@ -315,7 +315,7 @@ class Beside:
         self.follower = StreamFollower(
             stream, SystemClock(), partial(lines_after, directory), **options
         )
-        self.trail = a_trail(FileStore(self.files), follow=[self.follower.follow])
+        self.audit_log = an_audit_log(FileStore(self.files), follow=[self.follower.follow])
         self._running = asyncio.create_task(self.follower.run())
 
     async def sends_no_more(self) -> None:
@@ -324,7 +324,7 @@ class Beside:
 
     async def close(self) -> None:
         await self.sends_no_more()
-        await self.trail.close()
+        await self.audit_log.close()
         await self.follower.close()
 
 
@@ -333,16 +333,16 @@ async def test_beside_files_it_follows_and_catches_up(
 ) -> None:
     stream = Flaky(valkey)
     beside = Beside(stream, tmp_path)
-    await record(beside.trail, "first")
+    await record(beside.audit_log, "first")
     for loses in ("request", "answer"):
         stream.loses = loses
         for i in range(20):
-            await record(beside.trail, f"while the {loses} is lost {i}")
+            await record(beside.audit_log, f"while the {loses} is lost {i}")
         await asyncio.sleep(0.6)
     stream.loses = ""
-    await record(beside.trail, "last")
+    await record(beside.audit_log, "last")
     await beside.close()
-    assert lines_of(shared_valkey, stream) == lines_in(beside.files.place)
+    assert lines_of(shared_valkey, stream) == lines_in(beside.files.chain_directory)
 
 
 async def test_what_it_cannot_hold_it_reads_from_the_files_later(
@@ -355,11 +355,11 @@ async def test_what_it_cannot_hold_it_reads_from_the_files_later(
     beside = Beside(stream, tmp_path, backlog_max=10)
     stream.loses = "request"
     for i in range(100):
-        await record(beside.trail, f"p{i}")
+        await record(beside.audit_log, f"p{i}")
     assert caplog.messages.count("audit_stream_lagging") == 1
     stream.loses = ""
     await beside.close()
-    assert lines_of(shared_valkey, stream) == lines_in(beside.files.place)
+    assert lines_of(shared_valkey, stream) == lines_in(beside.files.chain_directory)
     assert "audit_stream_incomplete" not in caplog.messages
 
 
@@ -369,19 +369,19 @@ async def test_what_a_process_left_unsent_comes_with_the_next_one_s_first_line(
     stream = Flaky(valkey)
     for life in range(3):
         beside = Beside(stream, tmp_path)
-        await record(beside.trail, f"life {life}")
+        await record(beside.audit_log, f"life {life}")
         await comes(shared_valkey, stream, f"life {life}")
         stream.loses = "request"
-        await record(beside.trail, f"unsent in life {life}")
+        await record(beside.audit_log, f"unsent in life {life}")
         await beside.close()
         assert caplog.messages.count("audit_stream_incomplete") == life + 1
         stream.loses = ""
     last = Beside(stream, tmp_path)
-    await record(last.trail, "last")
+    await record(last.audit_log, "last")
     await last.close()
     lines = lines_of(shared_valkey, stream)
     assert len(subjects(lines)) == 7
-    assert lines == lines_in(last.files.place)
+    assert lines == lines_in(last.files.chain_directory)
 
 
 @pytest.mark.parametrize("kept", ["all", "the later ones"])
@@ -396,15 +396,15 @@ async def test_a_stream_that_was_lost_is_filled_again_from_the_files(
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     beside = Beside(stream, tmp_path)
     for i in range(200):
-        await record(beside.trail, f"p{i}")
+        await record(beside.audit_log, f"p{i}")
     await comes(own_valkey, stream, "p199")
     own_valkey.command("FLUSHALL")
-    (_, first), *_ = segment_files(beside.files.place)
+    (_, first), *_ = segment_files(beside.files.chain_directory)
     if kept != "all":
         first.unlink()
-    await record(beside.trail, "after")
+    await record(beside.audit_log, "after")
     await beside.close()
-    assert lines_of(own_valkey, stream) == lines_in(beside.files.place)
+    assert lines_of(own_valkey, stream) == lines_in(beside.files.chain_directory)
     assert ("audit_stream_lines_lost" in caplog.messages) == (kept != "all")
     await valkey.close()
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit import group_commit
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
-from gateway.drivers.audit.line_store import LineStore
+from gateway.drivers.audit.stdout_store import StdoutStore
 from gateway.drivers.host.clock import SystemClock
 from gateway.flow.ports import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
@@ -47,18 +47,18 @@ class Pipe:
         os.close(self.reading)
 
 
-def a_trail(descriptor: int) -> GroupCommitAuditLog:
+def an_audit_log(descriptor: int) -> GroupCommitAuditLog:
     clock = SystemClock()
     return GroupCommitAuditLog(
-        LineStore(descriptor, clock),
+        StdoutStore(descriptor, clock),
         clock=clock,
         telemetry=RecordingTelemetry(),
         checkpoint_s=60.0,
     )
 
 
-async def record(trail: GroupCommitAuditLog, subject: str, detail: str = "") -> None:
-    await trail.record(
+async def record(audit_log: GroupCommitAuditLog, subject: str, detail: str = "") -> None:
+    await audit_log.record(
         AuditRecord(event="console_link_issued", at=1.0, subject=subject, detail=detail)
     )
 
@@ -76,10 +76,10 @@ def subjects(data: bytes) -> list[str]:
 
 async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -> None:
     pipe = Pipe()
-    trail = a_trail(pipe.writing)
-    await trail.open()
-    await asyncio.gather(*(record(trail, f"p{i}") for i in range(20)))
-    await trail.close()
+    audit_log = an_audit_log(pipe.writing)
+    await audit_log.open()
+    await asyncio.gather(*(record(audit_log, f"p{i}") for i in range(20)))
+    await audit_log.close()
     lines = pipe.read().splitlines()
     assert [json.loads(line)["event"] for line in lines] == [
         "audit_chain_opened",
@@ -91,16 +91,16 @@ async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -
 
 async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
     pipe, other = Pipe(), Pipe()
-    trail = a_trail(pipe.writing)
+    audit_log = an_audit_log(pipe.writing)
     os.close(pipe.reading)
     outcomes = await asyncio.gather(
-        *(record(trail, f"p{i}") for i in range(3)), return_exceptions=True
+        *(record(audit_log, f"p{i}") for i in range(3)), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [AuditLogUnavailable] * 3
-    assert not trail.durable
+    assert not audit_log.durable
     os.dup2(other.writing, pipe.writing)
-    await record(trail, "ann")
-    assert trail.durable
+    await record(audit_log, "ann")
+    assert audit_log.durable
     assert subjects(other.read()) == ["ann"]
     os.close(pipe.writing)
     other.close()
@@ -108,13 +108,13 @@ async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
 
 async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
     pipe = Pipe()
-    trail = a_trail(pipe.writing)
-    await record(trail, "before")
+    audit_log = an_audit_log(pipe.writing)
+    await record(audit_log, "before")
     os.set_blocking(pipe.writing, False)  # then a long one is torn where the pipe is full
     with pytest.raises(AuditLogUnavailable):
-        await record(trail, "torn", detail="x" * 200_000)
+        await record(audit_log, "torn", detail="x" * 200_000)
     found = pipe.read()
-    await record(trail, "after")
+    await record(audit_log, "after")
     found += pipe.read()
     assert subjects(found) == ["before", "after"]
     assert b'"subject":"torn"' in found
@@ -124,31 +124,31 @@ async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
 async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.2)
     pipe = Pipe()
-    trail = a_trail(pipe.writing)
-    await record(trail, "before")
+    audit_log = an_audit_log(pipe.writing)
+    await record(audit_log, "before")
     pipe.fill()
     for name in ("waited", "refused at once"):
         async with asyncio.timeout(2):
             with pytest.raises(AuditLogUnavailable):
-                await record(trail, name)
-    assert not trail.durable
+                await record(audit_log, name)
+    assert not audit_log.durable
     found = pipe.read()
     await asyncio.sleep(0.1)
-    await record(trail, "after")
-    assert trail.durable
+    await record(audit_log, "after")
+    assert audit_log.durable
     found += pipe.read()
     assert [one for one in subjects(found) if one != "waited"] == ["before", "after"]
-    await trail.close()
+    await audit_log.close()
     pipe.close()
 
 
 async def test_a_caller_that_hung_up_keeps_nobody_from_being_told() -> None:
     pipe = Pipe()
-    trail = a_trail(pipe.writing)
-    gone = asyncio.ensure_future(record(trail, "gone"))
-    stays = asyncio.ensure_future(record(trail, "stays"))
+    audit_log = an_audit_log(pipe.writing)
+    gone = asyncio.ensure_future(record(audit_log, "gone"))
+    stays = asyncio.ensure_future(record(audit_log, "stays"))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.wait_for(stays, 5)
@@ -163,10 +163,10 @@ def test_processes_that_share_a_pipe_tear_none_of_each_other_s_records() -> None
 
     def work(name: str) -> None:
         async def turns() -> None:
-            trail = a_trail(pipe.writing)
+            audit_log = an_audit_log(pipe.writing)
             for turn in range(40):
-                await asyncio.gather(*(record(trail, f"{name}{turn}-{i}") for i in range(50)))
-            await trail.close()
+                await asyncio.gather(*(record(audit_log, f"{name}{turn}-{i}") for i in range(50)))
+            await audit_log.close()
 
         asyncio.run(turns())
 

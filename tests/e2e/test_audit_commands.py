@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.commands.parser import main
-from gateway.domain.audit.chain import parse
+from gateway.domain.audit.chain import parse_line
 from gateway.drivers.audit.file_store import ChainFiles
 from gateway.drivers.audit.record_format import record_body
 from gateway.flow.ports import AuditRecord
@@ -29,7 +29,7 @@ OTHER = SigningKey()
 
 
 @pytest.fixture
-def trail(tmp_path: Path) -> Path:
+def audit_log(tmp_path: Path) -> Path:
     """Make a trail of two processes, whose records are a minute apart."""
     clock = FakeClock(now=1_800_000_000.0)
     directory = tmp_path / "audit"
@@ -68,21 +68,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_an_intact_trail_is_told_with_what_is_proved(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run(capsys, "verify", trail, "--public-key", trail.parent / "key.pub")
-    assert code == 0, said
-    assert said.count(": intact, chain ") == 2
-    assert said.count("last signed checkpoint: line ") == 2
-    assert "NOT CHECKED" not in said
-    assert "proved by a later head only" in said
-    code, said = run(capsys, "verify", trail)
+    code, output = run(capsys, "verify", audit_log, "--public-key", audit_log.parent / "key.pub")
+    assert code == 0, output
+    assert output.count(": intact, chain ") == 2
+    assert output.count("last signed checkpoint: line ") == 2
+    assert "NOT CHECKED" not in output
+    assert "proved by a later head only" in output
+    code, output = run(capsys, "verify", audit_log)
     assert code == 0
-    assert said.count("NOT CHECKED: give --public-key") == 2
+    assert output.count("NOT CHECKED: give --public-key") == 2
 
 
-def test_it_runs_as_a_program(trail: Path) -> None:
-    arguments = [sys.executable, "-m", "gateway", "audit", "verify", str(trail), "--json"]
+def test_it_runs_as_a_program(audit_log: Path) -> None:
+    arguments = [sys.executable, "-m", "gateway", "audit", "verify", str(audit_log), "--json"]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=60)
     told = json.loads(done.stdout)
     assert told["intact"] is True
@@ -90,47 +90,47 @@ def test_it_runs_as_a_program(trail: Path) -> None:
 
 
 def test_a_broken_trail_is_told_with_file_and_line(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = sorted((trail / "chain-2").glob("segment-*"))[1]
+    file = sorted((audit_log / "chain-2").glob("segment-*"))[1]
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:2], lines[2].replace(b"bob", b"ann"), *lines[3:]]))
-    code, said = run(capsys, "verify", trail)
+    code, output = run(capsys, "verify", audit_log)
     assert code == 1
-    assert f"BROKEN: {file}:4: changed: " in said
-    assert f"{trail / 'chain-1'}: intact, " in said
-    assert "intact before that" in said
-    code, said = run(capsys, "verify", trail, "--json")
+    assert f"BROKEN: {file}:4: changed: " in output
+    assert f"{audit_log / 'chain-1'}: intact, " in output
+    assert "intact before that" in output
+    code, output = run(capsys, "verify", audit_log, "--json")
     assert code == 1
-    (finding,) = [chain["finding"] for chain in json.loads(said)["chains"] if chain["finding"]]
-    assert (finding["line"], finding["flaw"]) == (4, "changed")
+    (finding,) = [chain["finding"] for chain in json.loads(output)["chains"] if chain["finding"]]
+    assert (finding["line"], finding["problem"]) == (4, "changed")
 
 
 def test_a_key_that_did_not_sign_proves_nothing(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run(capsys, "verify", trail, "--public-key", trail.parent / "other.pub")
+    code, output = run(capsys, "verify", audit_log, "--public-key", audit_log.parent / "other.pub")
     assert code == 1
-    assert "key unknown" in said
+    assert "key unknown" in output
 
 
 def test_a_kept_head_shows_a_tail_and_a_whole_chain_that_are_gone(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    heads = [parse(lines_in(trail / f"chain-{i}")[-1]).head for i in (1, 2)]
+    heads = [parse_line(lines_in(audit_log / f"chain-{i}")[-1]).head for i in (1, 2)]
     kept = [part for head in heads for part in ("--head", head)]
-    assert run(capsys, "verify", trail, *kept)[0] == 0
-    last = max((trail / "chain-1").glob("segment-*"))
+    assert run(capsys, "verify", audit_log, *kept)[0] == 0
+    last = max((audit_log / "chain-1").glob("segment-*"))
     last.write_bytes(b"".join(last.read_bytes().splitlines(keepends=True)[:-1]))
-    assert run(capsys, "verify", trail)[0] == 0
-    code, said = run(capsys, "verify", trail, *kept)
+    assert run(capsys, "verify", audit_log)[0] == 0
+    code, output = run(capsys, "verify", audit_log, *kept)
     assert code == 1
-    assert "is gone; the last is" in said
-    for file in (trail / "chain-2").iterdir():
+    assert "is gone; the last is" in output
+    for file in (audit_log / "chain-2").iterdir():
         file.unlink()
-    code, said = run(capsys, "verify", trail, *kept)
+    code, output = run(capsys, "verify", audit_log, *kept)
     assert code == 1
-    assert f"the chain {heads[1].chain} is not there" in said
+    assert f"the chain {heads[1].chain} is not there" in output
 
 
 @pytest.mark.parametrize(
@@ -148,25 +148,25 @@ def test_a_kept_head_shows_a_tail_and_a_whole_chain_that_are_gone(
 def test_a_question_that_makes_no_sense_is_wrong_usage(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run(capsys, *arguments)
+    code, output = run(capsys, *arguments)
     assert code == 2
-    assert said
+    assert output
 
 
 def test_a_trail_without_any_chain_is_not_intact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options in ((), ("--json",)):
-        code, said = run(capsys, "verify", tmp_path, *options)
+        code, output = run(capsys, "verify", tmp_path, *options)
         assert code == 2, "neither intact nor proved to be broken"
-        assert said.startswith(f"There is no chain in {tmp_path}, so nothing is verified.")
-        assert "If it is, the whole trail was removed" in said
-    code, said = run(capsys, "verify", tmp_path, "--head", f"a:7:{'0' * 64}")
-    assert (code, said) == (1, "BROKEN: the chain a is not there, which had line 7\n")
+        assert output.startswith(f"There is no chain in {tmp_path}, so nothing is verified.")
+        assert "If it is, the whole trail was removed" in output
+    code, output = run(capsys, "verify", tmp_path, "--head", f"a:7:{'0' * 64}")
+    assert (code, output) == (1, "BROKEN: the chain a is not there, which had line 7\n")
 
 
 def test_a_key_that_cannot_serve_is_told_with_the_reason(
-    trail: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
@@ -179,9 +179,9 @@ def test_a_key_that_cannot_serve_is_told_with_the_reason(
         ("private", "is the private half of a key"),
         ("junk", "is no Ed25519 public key in PEM"),
     ):
-        code, said = run(capsys, "verify", trail, "--public-key", tmp_path / name)
-        assert (code, said.partition(": ")[0]) == (2, str(tmp_path / name))
-        assert why in said
+        code, output = run(capsys, "verify", audit_log, "--public-key", tmp_path / name)
+        assert (code, output.partition(": ")[0]) == (2, str(tmp_path / name))
+        assert why in output
 
 
 @pytest.mark.parametrize("command", ["verify", "search"])
@@ -189,7 +189,7 @@ def test_a_file_that_fails_at_a_read_is_told(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "segment-00000001.jsonl").symlink_to("/proc/self/mem")  # opens, but cannot be read
-    assert run(capsys, command, tmp_path) == (2, "the trail: Input/output error\n")
+    assert run(capsys, command, tmp_path) == (2, "the audit log: Input/output error\n")
 
 
 @pytest.mark.parametrize(
@@ -211,23 +211,23 @@ def test_a_file_that_fails_at_a_read_is_told(
     ],
 )
 def test_search_finds_by_person_server_and_time_over_all_chains(
-    trail: Path,
+    audit_log: Path,
     asked: tuple[str, ...],
     numbers: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, said = run(capsys, "search", trail, *asked, "--json")
+    code, output = run(capsys, "search", audit_log, *asked, "--json")
     assert code == (0 if numbers else 1)
-    found = [json.loads(line)["request_id"] for line in said.splitlines()]
+    found = [json.loads(line)["request_id"] for line in output.splitlines()]
     assert found == [f"request-{i}" for i in numbers]
 
 
 def test_a_record_is_one_line_that_a_person_can_read(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run(capsys, "search", trail, "--subject", "bob")
+    code, output = run(capsys, "search", audit_log, "--subject", "bob")
     assert code == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert len(lines) == 6
     assert lines[0] == (
         "2027-01-15T08:01:00.000+00:00  console_link_issued  allowed  corp/bob  ShowRemoteConsole"
@@ -237,20 +237,20 @@ def test_a_record_is_one_line_that_a_person_can_read(
 
 
 def test_several_hosts_are_searched_and_verified_together(
-    trail: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other-host"
     files = ChainFiles(other, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
     files.commit([record_body(AuditRecord(event="refused", at=1_800_000_090.0, subject="zoe"))])
     files.close()
-    code, said = run(capsys, "search", trail, other, "--until", "2027-01-15T08:02:30+00:00")
+    code, output = run(capsys, "search", audit_log, other, "--until", "2027-01-15T08:02:30+00:00")
     assert code == 0
-    people = [line.split("  ")[3] for line in said.splitlines() if "corp/" in line]
+    people = [line.split("  ")[3] for line in output.splitlines() if "corp/" in line]
     assert people == ["corp/ann", "corp/bob", "corp/ann"]
-    assert said.index("zoe") < said.index("request-2")
-    code, said = run(capsys, "verify", trail, other)
+    assert output.index("zoe") < output.index("request-2")
+    code, output = run(capsys, "verify", audit_log, other)
     assert code == 0
-    assert said.count(": intact, chain ") == 3
+    assert output.count(": intact, chain ") == 3
 
 
 @pytest.mark.parametrize(
@@ -272,60 +272,60 @@ def test_who_was_revoked_is_found_by_their_name_and_by_the_administrator_s(
     )
     files.commit([record_body(record)])
     files.close()
-    code, said = run(capsys, "search", tmp_path, "--event", "revoked", *asked)
-    assert (code, "about corp:mallory" in said) == ((0, True) if finds else (1, False))
+    code, output = run(capsys, "search", tmp_path, "--event", "revoked", *asked)
+    assert (code, "about corp:mallory" in output) == ((0, True) if finds else (1, False))
 
 
-def moved_away(trail: Path, *names: str) -> Path:
+def moved_away(audit_log: Path, *names: str) -> Path:
     """Move segments of the first chain to an archive, and return it."""
-    archive = trail.parent / "archive"
+    archive = audit_log.parent / "archive"
     (archive / "one").mkdir(parents=True)
     for name in names:
-        (trail / "chain-1" / name).rename(archive / "one" / name)
+        (audit_log / "chain-1" / name).rename(archive / "one" / name)
     return archive
 
 
 def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    everything = run(capsys, "search", trail, "--json")
-    archive = moved_away(trail, "segment-00000001.jsonl")
-    keyed = ("--public-key", trail.parent / "key.pub")
-    code, said = run(capsys, "verify", trail, *keyed)
+    everything = run(capsys, "search", audit_log, "--json")
+    archive = moved_away(audit_log, "segment-00000001.jsonl")
+    keyed = ("--public-key", audit_log.parent / "key.pub")
+    code, output = run(capsys, "verify", audit_log, *keyed)
     assert code == 1
-    assert "segment 1 is not there" in said
-    for places in ((archive / "one", trail), (trail, archive / "one")):
-        code, said = run(capsys, "verify", *places, *keyed)
-        assert code == 0, said
-        assert said.count(": intact, chain ") == 2
-        assert f"{trail / 'chain-1'}" in said
-        assert f"{archive / 'one'}" in said
-    assert run(capsys, "search", archive / "one", trail, "--json") == everything
+    assert "segment 1 is not there" in output
+    for places in ((archive / "one", audit_log), (audit_log, archive / "one")):
+        code, output = run(capsys, "verify", *places, *keyed)
+        assert code == 0, output
+        assert output.count(": intact, chain ") == 2
+        assert f"{audit_log / 'chain-1'}" in output
+        assert f"{archive / 'one'}" in output
+    assert run(capsys, "search", archive / "one", audit_log, "--json") == everything
     (archive / "one").rename(archive / "chain-9")
-    assert run(capsys, "verify", archive, trail, *keyed)[0] == 0
+    assert run(capsys, "verify", archive, audit_log, *keyed)[0] == 0
 
 
 def test_a_chain_that_is_there_twice_is_told(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = trail / "chain-7"
-    shutil.copytree(trail / "chain-1", copy)
-    code, said = run(capsys, "verify", trail)
+    copy = audit_log / "chain-7"
+    shutil.copytree(audit_log / "chain-1", copy)
+    code, output = run(capsys, "verify", audit_log)
     assert code == 1
-    assert f"BROKEN: {copy / max(copy.glob('segment-*')).name}: forked: " in said
+    assert f"BROKEN: {copy / max(copy.glob('segment-*')).name}: forked: " in output
     max(copy.glob("segment-*")).unlink()
-    assert run(capsys, "verify", trail)[0] == 0
-    everything = run(capsys, "search", trail, "--json")
+    assert run(capsys, "verify", audit_log)[0] == 0
+    everything = run(capsys, "search", audit_log, "--json")
     shutil.rmtree(copy)
-    assert run(capsys, "search", trail, "--json") == everything
+    assert run(capsys, "search", audit_log, "--json") == everything
 
 
-def test_a_chain_that_is_gone_is_told(trail: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (trail / "chain-1").rename(trail.parent / "gone")
-    code, said = run(capsys, "verify", trail)
+def test_a_chain_that_is_gone_is_told(audit_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (audit_log / "chain-1").rename(audit_log.parent / "gone")
+    code, output = run(capsys, "verify", audit_log)
     assert code == 1
-    assert "stood beside this one and is not there any more" in said
-    assert run(capsys, "verify", trail, trail.parent / "gone")[0] == 0
+    assert "stood beside this one and is not there any more" in output
+    assert run(capsys, "verify", audit_log, audit_log.parent / "gone")[0] == 0
 
 
 def test_heads_that_cannot_be_compared_are_told(
@@ -336,25 +336,25 @@ def test_heads_that_cannot_be_compared_are_told(
     for _ in range(4):
         files.commit([record_body(AuditRecord(event="refused", at=clock.now()))])
         asyncio.run(clock.advance(86_400.0))
-    early = parse(lines_in(files.place)[1]).head
-    files.remove_old()
+    early = parse_line(lines_in(files.chain_directory)[1]).head
+    files.remove_expired()
     files.close()
-    code, said = run(capsys, "verify", tmp_path, "--head", early)
+    code, output = run(capsys, "verify", tmp_path, "--head", early)
     assert code == 0
-    assert f"line 2 of the chain {early.chain} was removed and cannot be compared" in said
-    code, said = run(capsys, "verify", tmp_path, "--head", early, "--json")
-    assert json.loads(said)["not_compared"] == [str(early)]
+    assert f"line 2 of the chain {early.chain} was removed and cannot be compared" in output
+    code, output = run(capsys, "verify", tmp_path, "--head", early, "--json")
+    assert json.loads(output)["not_compared"] == [str(early)]
 
 
 def test_what_cannot_be_read_is_told_and_hides_nothing_else(
-    trail: Path, capsys: pytest.CaptureFixture[str]
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = max((trail / "chain-1").glob("segment-*"))
+    last = max((audit_log / "chain-1").glob("segment-*"))
     last.write_bytes(b"\xff junk\n[]\n" + last.read_bytes())
-    code, said = run(capsys, "search", trail)
+    code, output = run(capsys, "search", audit_log)
     assert code == 0
-    assert said.count("request request-") == 12
-    assert f"2 lines cannot be read, the first is {last}:1" in said
+    assert output.count("request request-") == 12
+    assert f"2 lines cannot be read, the first is {last}:1" in output
 
 
 @pytest.mark.parametrize(
@@ -369,16 +369,16 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(
 )
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
 def test_a_line_that_nobody_wrote_so_stops_no_search(
-    trail: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    audit_log: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    last = max((trail / "chain-1").glob("segment-*"))
+    last = max((audit_log / "chain-1").glob("segment-*"))
     last.write_bytes(last.read_bytes() + b'{"event":"refused","at":1,%b}\n' % members)
-    code, said = run(capsys, "search", trail, "--server", "server-1", *as_json)
+    code, output = run(capsys, "search", audit_log, "--server", "server-1", *as_json)
     assert code == 0
-    assert said.count("request-") == 3
-    code, said = run(capsys, "search", trail, "--event", "refused", *as_json)
+    assert output.count("request-") == 3
+    code, output = run(capsys, "search", audit_log, "--event", "refused", *as_json)
     assert code == 0
-    assert said.count("request-") == 4
+    assert output.count("request-") == 4
 
 
 def test_a_server_is_found_in_whichever_case_it_was_written(
@@ -390,5 +390,5 @@ def test_a_server_is_found_in_whichever_case_it_was_written(
         files.commit([record_body(record)])
     files.close()
     for asked in ("a-1", "A-1"):
-        code, said = run(capsys, "search", tmp_path, "--server", asked)
-        assert (code, len(said.splitlines())) == (0, 2)
+        code, output = run(capsys, "search", tmp_path, "--server", asked)
+        assert (code, len(output.splitlines())) == (0, 2)

@@ -95,9 +95,9 @@ def test_5_each_link_that_was_received_has_one_record_though_all_are_killed_unde
     directory = gateway.directory / "audit"
     public_key = str(gateway.directory / "audit-key.pub")
     code = main(["audit", "verify", str(directory), "--public-key", public_key])
-    said = capsys.readouterr().out
-    assert code == 0, said
-    assert said.count(": intact, ") == len(list(directory.iterdir())) == 2
+    output = capsys.readouterr().out
+    assert code == 0, output
+    assert output.count(": intact, ") == len(list(directory.iterdir())) == 2
     records = gateway.audit("console_link_issued")
     found = {record["request_id"]: record["link_fingerprint"] for record in records}
     times = Counter(record["request_id"] for record in records)

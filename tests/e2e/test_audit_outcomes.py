@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse_line import urlsplit
 
 import pytest
 
@@ -106,13 +106,13 @@ def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
         assert outcome[name] == permit[name]
     assert outcome["request_id"] == answer.headers["x-request-id"]
     assert outcome["decision"] == "", "nothing was decided any more"
-    trail = str(writer.gateway.directory / "audit")
-    assert main(["audit", "search", trail, "--request-id", outcome["request_id"]]) == 0
+    audit_log = str(writer.gateway.directory / "audit")
+    assert main(["audit", "search", audit_log, "--request-id", outcome["request_id"]]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert "  write_permitted  allowed  corp/theo  ChangeServerPowerState  " in first
     assert "  write_outcome  success  corp/theo  ChangeServerPowerState  " in second
     assert "  status 200" in second
-    assert main(["audit", "verify", trail]) == 0
+    assert main(["audit", "verify", audit_log]) == 0
     assert writer.gateway.metric('gateway_audit_records_total{event="write_outcome"}') == 1
 
 
@@ -198,9 +198,9 @@ def test_who_hangs_up_in_the_queue_leaves_it_and_nothing_is_sent() -> None:
 
 
 def test_a_process_that_is_stopped_says_what_it_knows() -> None:
-    patience = {"connect_s": 2, "read_s": 60, "total_s": 60}
+    timeout = {"connect_s": 2, "read_s": 60, "total_s": 60}
     request = {"deadline_s": 60, "drain_s": 1}
-    writer = Writer(account={"timeouts": patience}, change={"request": request})
+    writer = Writer(account={"timeouts": timeout}, change={"request": request})
     try:
         writer.cloud.fail(writer.cloud.upstream, "hang", path=POWER)
         writer.sends(0).close()
@@ -226,10 +226,11 @@ def test_of_a_crash_between_the_two_the_permit_tells(
     eventually(lambda: [worker] != writer.gateway.workers() != [])
     eventually(lambda: writer.gateway.ready() == 200)
     assert writer.outcomes() == [("", 0)]
-    trail = str(writer.gateway.directory / "audit")
-    assert main(["audit", "verify", trail]) == 0
+    audit_log = str(writer.gateway.directory / "audit")
+    assert main(["audit", "verify", audit_log]) == 0
     capsys.readouterr()
-    assert main(["audit", "search", trail, "--subject", "theo", "--server", writer.cloud.servers[0],
+    assert main(["audit", "search", audit_log, "--subject", "theo",
+                 "--server", writer.cloud.servers[0],
                  "--event", "write_permitted"]) == 0  # fmt: skip
     assert capsys.readouterr().out.count("\n") == 1
 

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.domain.audit.chain import Head
-from gateway.domain.audit.chains import told_in, verify_all
-from gateway.domain.audit.verify import Report, Segment, Verify, verify
+from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
+from gateway.domain.audit.verify import Report, Segment, SignatureCheck, verify
 from gateway.domain.model import Secret
-from gateway.drivers.audit.paths import chain_places, segment_files
-from gateway.drivers.audit.signing_keys import signer_of, verifier_of
+from gateway.drivers.audit.paths import chain_directories, segment_files
+from gateway.drivers.audit.signing_keys import load_signer, load_verifier
 
 
 class SigningKey:
@@ -26,34 +26,43 @@ class SigningKey:
         key = Ed25519PrivateKey.generate()
         self.private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self.public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self.signer = signer_of(Secret(self.private.decode()))
+        self.signer = load_signer(Secret(self.private.decode()))
 
     @property
-    def verifiers(self) -> dict[str, Verify]:
-        found = verifier_of(self.public)
+    def verifiers(self) -> dict[str, SignatureCheck]:
+        found = load_verifier(self.public)
         assert found is not None
         return dict([found])
 
 
-def lines_in(place: Path) -> list[bytes]:
-    return [line for _, file in segment_files(place) for line in file.read_bytes().splitlines(True)]
+def lines_in(chain_directory: Path) -> list[bytes]:
+    return [
+        line
+        for _, file in segment_files(chain_directory)
+        for line in file.read_bytes().splitlines(True)
+    ]
 
 
-def judged(
-    place: Path, keys: Mapping[str, Verify] | None = None, heads: Iterable[Head] = ()
+def verified(
+    chain_directory: Path,
+    keys: Mapping[str, SignatureCheck] | None = None,
+    heads: Iterable[Head] = (),
 ) -> Report:
     """Judge one chain by itself."""
-    return verify(place.name, _segments(place), keys, heads)
+    return verify(chain_directory.name, _segments(chain_directory), keys, heads)
 
 
-def all_judged(directory: Path, keys: Mapping[str, Verify] | None = None) -> list[Report]:
+def all_verified(directory: Path, keys: Mapping[str, SignatureCheck] | None = None) -> list[Report]:
     """Judge all chains together."""
-    chains = {place.name: _segments(place) for place in chain_places(directory)}
-    return verify_all(chains, keys, told=told_in(chains))
+    chains = {
+        chain_directory.name: _segments(chain_directory)
+        for chain_directory in chain_directories(directory)
+    }
+    return verify_chains(chains, keys, told=recorded_neighbours(chains))
 
 
-def _segments(place: Path) -> list[Segment]:
+def _segments(chain_directory: Path) -> list[Segment]:
     return [
         Segment(number, file.name, file.read_bytes().splitlines(keepends=True))
-        for number, file in segment_files(place)
+        for number, file in segment_files(chain_directory)
     ]

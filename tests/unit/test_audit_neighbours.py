@@ -7,17 +7,17 @@ import pytest
 from gateway.domain.audit.chain import (
     Head,
     Neighbour,
-    beginning,
     body,
     checkpoint,
+    empty_head,
     link,
-    parse,
-    segment_opening,
-    segment_removed,
-    told_beside,
+    neighbour_fields,
+    parse_line,
+    segment_opened_body,
+    segment_removed_body,
 )
-from gateway.domain.audit.chains import Chains, told_in, verify_all
-from gateway.domain.audit.verify import Flaw, Report, Segment
+from gateway.domain.audit.neighbours import Chains, recorded_neighbours, verify_chains
+from gateway.domain.audit.verify import Problem, Report, Segment
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()
@@ -28,32 +28,32 @@ KEEP_S = 400.0
 def a_segment(
     *bodies: bytes, chain: str = "abc", after: Head | None = None, number: int = 1, at: float = NOW
 ) -> list[bytes]:
-    lines, head = link(after or beginning(chain), [segment_opening(number, at), *bodies])
+    lines, head = link(after or empty_head(chain), [segment_opened_body(number, at), *bodies])
     sealed, _ = link(head, [checkpoint(head, at, KEY.signer)])
     return lines + sealed
 
 
 def head_of(lines: Sequence[bytes]) -> Head:
-    return parse(lines[-1]).head
+    return parse_line(lines[-1]).head
 
 
 def opening(*beside: Neighbour, keep_s: float = 0.0) -> bytes:
-    return body({"event": "audit_chain_opened", "at": NOW, **told_beside(beside, keep_s)})
+    return body({"event": "audit_chain_opened", "at": NOW, **neighbour_fields(beside, keep_s)})
 
 
-def judged(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
+def verified(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
     named: Chains = {
         name: [
-            Segment(parse(lines[0]).fields["segment"], f"{name} {i}", lines)
+            Segment(parse_line(lines[0]).fields["segment"], f"{name} {i}", lines)
             for i, lines in enumerate(segments)
         ]
         for name, segments in chains.items()
     }
-    return verify_all(named, KEY.verifiers, told=told_in(named))
+    return verify_chains(named, KEY.verifiers, told=recorded_neighbours(named))
 
 
-def flaws(reports: Sequence[Report]) -> list[Flaw | None]:
-    return [None if report.finding is None else report.finding.flaw for report in reports]
+def problems(reports: Sequence[Report]) -> list[Problem | None]:
+    return [None if report.finding is None else report.finding.problem for report in reports]
 
 
 OTHER = a_segment(body({"event": "refused", "at": NOW}), chain="other")
@@ -61,75 +61,77 @@ OTHER = a_segment(body({"event": "refused", "at": NOW}), chain="other")
 
 def test_a_chain_that_stood_beside_another_must_be_there() -> None:
     teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    assert flaws(judged(one=[teller], other=[OTHER])) == [None, None]
-    (report,) = judged(one=[teller])
+    assert problems(verified(one=[teller], other=[OTHER])) == [None, None]
+    (report,) = verified(one=[teller])
     assert report.finding is not None
-    assert (report.finding.flaw, report.finding.line) == (Flaw.REMOVED, 2)
+    assert (report.finding.problem, report.finding.line) == (Problem.REMOVED, 2)
     assert "the chain other " in report.finding.text
 
 
 def test_it_must_reach_as_far_as_it_was_told_to() -> None:
     teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    assert flaws(judged(one=[teller], other=[OTHER[:-1]])) == [None, Flaw.NOT_SIGNED]
+    assert problems(verified(one=[teller], other=[OTHER[:-1]])) == [None, Problem.NOT_SIGNED]
     longer = OTHER + link(head_of(OTHER), [body({"event": "refused", "at": NOW})])[0]
-    assert flaws(judged(one=[teller], other=[longer])) == [None, None]
+    assert problems(verified(one=[teller], other=[longer])) == [None, None]
     shorter = a_segment(chain="other")
-    assert flaws(judged(one=[teller], other=[shorter])) == [None, Flaw.TRUNCATED]
+    assert problems(verified(one=[teller], other=[shorter])) == [None, Problem.TRUNCATED]
 
 
 def test_its_line_must_be_the_one_that_was_told_of() -> None:
     teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
     anew = a_segment(*[body({"event": "refused", "at": NOW, "subject": "x"})] * 2, chain="other")
-    assert flaws(judged(one=[teller], other=[anew])) == [None, Flaw.HEAD_DIFFERS]
+    assert problems(verified(one=[teller], other=[anew])) == [None, Problem.HEAD_DIFFERS]
 
 
-def gone(head: Head, *, due_before: float = NOW + 1) -> bytes:
-    return segment_removed(NOW, segment=1, head=head, due_before=due_before, why="old")
+def gone(head: Head, *, expired_before: float = NOW + 1) -> bytes:
+    return segment_removed_body(NOW, segment=1, head=head, expired_before=expired_before, why="old")
 
 
 def test_it_may_be_gone_where_its_removal_is_told() -> None:
     teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
     told = gone(head_of(OTHER))
-    assert flaws(judged(one=[a_segment(teller, told)])) == [None]
+    assert problems(verified(one=[a_segment(teller, told)])) == [None]
     unproved = a_segment(teller, told, body({"event": "refused", "at": NOW}))
-    assert flaws(judged(one=[unproved])) == [Flaw.REMOVED]
-    of_less = a_segment(teller, gone(parse(OTHER[0]).head))
-    assert flaws(judged(one=[of_less])) == [Flaw.REMOVED]
+    assert problems(verified(one=[unproved])) == [Problem.REMOVED]
+    of_less = a_segment(teller, gone(parse_line(OTHER[0]).head))
+    assert problems(verified(one=[of_less])) == [Problem.REMOVED]
 
 
 def test_a_chain_that_was_made_to_look_old_may_not_be_gone() -> None:
     teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
-    too_early = a_segment(teller, gone(head_of(OTHER), due_before=NOW - KEEP_S))
-    assert flaws(judged(one=[too_early])) == [Flaw.REMOVED]
+    too_early = a_segment(teller, gone(head_of(OTHER), expired_before=NOW - KEEP_S))
+    assert problems(verified(one=[too_early])) == [Problem.REMOVED]
 
 
 def test_each_new_segment_tells_what_stands_beside_it() -> None:
     first = a_segment()
-    told = told_beside([Neighbour(head_of(OTHER), NOW)], KEEP_S)
-    lines, head = link(head_of(first), [segment_opening(2, NOW, beside=told)])
+    told = neighbour_fields([Neighbour(head_of(OTHER), NOW)], KEEP_S)
+    lines, head = link(head_of(first), [segment_opened_body(2, NOW, beside=told)])
     second = lines + link(head, [checkpoint(head, NOW, KEY.signer)])[0]
-    assert flaws(judged(one=[first, second], other=[OTHER])) == [None, None]
-    assert flaws(judged(one=[first, second])) == [Flaw.REMOVED]
+    assert problems(verified(one=[first, second], other=[OTHER])) == [None, None]
+    assert problems(verified(one=[first, second])) == [Problem.REMOVED]
 
 
 @pytest.mark.parametrize(
-    ("keep_s", "after_s", "flaw"),
+    ("keep_s", "after_s", "problem"),
     [
-        (KEEP_S, KEEP_S - 1, Flaw.REMOVED),
+        (KEEP_S, KEEP_S - 1, Problem.REMOVED),
         (KEEP_S, KEEP_S, None),
-        (0.0, 10 * KEEP_S, Flaw.REMOVED),
+        (0.0, 10 * KEEP_S, Problem.REMOVED),
     ],
 )
-def test_it_may_be_gone_when_it_was_due(keep_s: float, after_s: float, flaw: Flaw | None) -> None:
+def test_it_may_be_gone_when_it_was_due(
+    keep_s: float, after_s: float, problem: Problem | None
+) -> None:
     first = a_segment(opening(Neighbour(head_of(OTHER), NOW), keep_s=keep_s))
     second = a_segment(after=head_of(first), number=2, at=NOW + after_s)
-    assert flaws(judged(one=[first, second])) == [flaw]
+    assert problems(verified(one=[first, second])) == [problem]
 
 
 def test_another_chain_may_tell_of_a_removal() -> None:
     second = a_segment(chain="other", after=head_of(OTHER), number=2)
-    for told, flaw in (([], Flaw.REMOVED), ([gone(head_of(OTHER))], None)):
-        assert flaws(judged(one=[a_segment(*told)], other=[second])) == [None, flaw]
+    for told, problem in (([], Problem.REMOVED), ([gone(head_of(OTHER))], None)):
+        assert problems(verified(one=[a_segment(*told)], other=[second])) == [None, problem]
 
 
 @pytest.mark.parametrize(
@@ -142,5 +144,7 @@ def test_another_chain_may_tell_of_a_removal() -> None:
     ],
 )
 def test_what_nobody_wrote_so_tells_of_nothing(beside: dict[str, object]) -> None:
-    (report,) = judged(one=[a_segment(body({"event": "audit_chain_opened", "at": NOW, **beside}))])
+    (report,) = verified(
+        one=[a_segment(body({"event": "audit_chain_opened", "at": NOW, **beside}))]
+    )
     assert report.intact

@@ -16,14 +16,14 @@ CHECKPOINT: Final = "checkpoint"
 SEGMENT_OPENED: Final = "segment_opened"
 SEGMENTS_REMOVED: Final = "segments_removed"
 CHAIN_OPENED: Final = "audit_chain_opened"
-STRUCTURAL: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
+CHAIN_EVENTS: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
 """Events that tell of the trail itself."""
-NOTHING_BEFORE: Final = "0" * 64
+NO_PREVIOUS_HASH: Final = "0" * 64
 LINE_BYTES_MAX: Final = 1_048_576
-LATE: Final = 2
-PROMISED: Final = 3
+OVERDUE_PERIODS: Final = 2
+PROMISED_PERIODS: Final = 3
 """In periods of checkpoints: when a record waits for one, and what each promises of the next."""
-_SIGNED_FOR = b"console-gateway audit checkpoint\0"
+_SIGNATURE_CONTEXT = b"console-gateway audit checkpoint\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Signer:
     sign: Callable[[bytes], bytes]
 
 
-def beginning(chain: str) -> Head:
+def empty_head(chain: str) -> Head:
     """Return where a chain stands that has no line yet."""
-    return Head(chain, 0, NOTHING_BEFORE)
+    return Head(chain, 0, NO_PREVIOUS_HASH)
 
 
 def body(fields: dict[str, object]) -> bytes:
@@ -95,11 +95,13 @@ def link(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
     return lines, Head(head.chain, seq, last.decode())
 
 
-def segment_opening(number: int, at: float, *, beside: dict[str, object] | None = None) -> bytes:
+def segment_opened_body(
+    number: int, at: float, *, beside: dict[str, object] | None = None
+) -> bytes:
     return body({"event": SEGMENT_OPENED, "at": at, "segment": number, **(beside or {})})
 
 
-def told_beside(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str, object]:
+def neighbour_fields(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str, object]:
     """Return what an opening tells of the chains beside its own, and how long they are kept."""
     told = [
         {"chain": one.head.chain, "seq": one.head.seq, "hash": one.head.hash, "at": one.at}
@@ -108,7 +110,9 @@ def told_beside(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str, obj
     return {"beside": told, "keep_s": keep_s} if told else {}
 
 
-def segment_removed(at: float, *, segment: int, head: Head, due_before: float, why: str) -> bytes:
+def segment_removed_body(
+    at: float, *, segment: int, head: Head, expired_before: float, why: str
+) -> bytes:
     """Tell that a segment is gone, and those before it; `head` was its last line.
 
     `due_before` is until when it must have ended for that. The line counts only if a checkpoint
@@ -122,7 +126,7 @@ def segment_removed(at: float, *, segment: int, head: Head, due_before: float, w
             "removed_through": segment,
             "last_seq": head.seq,
             "last_hash": head.hash,
-            "due_before": due_before,
+            "expired_before": expired_before,
             "detail": why,
         }
     )
@@ -138,13 +142,13 @@ def checkpoint(
     key = signature = ""
     if signer is not None:
         key = signer.key_id
-        text = signed_text(head.chain, head.seq + 1, head.hash, at, key, next_within_s)
+        text = signed_payload(head.chain, head.seq + 1, head.hash, at, key, next_within_s)
         signature = signer.sign(text).hex()
     promise = {"next_within_s": next_within_s} if next_within_s else {}
     return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature, **promise})
 
 
-def is_checkpoint_of(line: Line, signer: Signer | None) -> bool:
+def is_checkpoint_by(line: Line, signer: Signer | None) -> bool:
     """Tell whether this signer made the checkpoint; None: whether it is one without a signature."""
     before = Head(line.chain, line.seq - 1, line.prev)
     # Made again it is the same: Ed25519 has one signature for one text.
@@ -155,7 +159,7 @@ def is_checkpoint_of(line: Line, signer: Signer | None) -> bool:
     return again == line.head
 
 
-def is_beyond(line: Line, sealed_at: float, next_within_s: float) -> bool:
+def is_checkpoint_overdue(line: Line, sealed_at: float, next_within_s: float) -> bool:
     """Tell whether another checkpoint was promised before this line.
 
     Openings are excepted: they come after any pause, and a forged one tells nothing.
@@ -165,12 +169,12 @@ def is_beyond(line: Line, sealed_at: float, next_within_s: float) -> bool:
     return line.at > sealed_at + next_within_s
 
 
-def signed_text(
+def signed_payload(
     chain: str, seq: int, prev: str, at: float, key: str, next_within_s: float = 0.0
 ) -> bytes:
     """Return what a checkpoint's signature is over; it holds nothing for any other purpose."""
     promise = [next_within_s] if next_within_s else []
-    return _SIGNED_FOR + orjson.dumps([chain, seq, prev, at, key, *promise])
+    return _SIGNATURE_CONTEXT + orjson.dumps([chain, seq, prev, at, key, *promise])
 
 
 def key_id(public_key: bytes) -> str:
@@ -178,7 +182,7 @@ def key_id(public_key: bytes) -> str:
     return sha256(public_key).hexdigest()[:16]
 
 
-def parse(line: bytes) -> Line:
+def parse_line(line: bytes) -> Line:
     """Read a line; raise ValueError when it is not one that `link` could have made.
 
     It must be written as we write: another spelling of the same object is a change, too.

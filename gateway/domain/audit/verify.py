@@ -13,26 +13,26 @@ from itertools import islice, zip_longest
 from typing import Any
 
 from gateway.domain.audit.chain import (
+    CHAIN_EVENTS,
     CHECKPOINT,
-    NOTHING_BEFORE,
+    NO_PREVIOUS_HASH,
     SEGMENT_OPENED,
     SEGMENTS_REMOVED,
-    STRUCTURAL,
     Head,
     Line,
-    is_beyond,
-    parse,
-    signed_text,
+    is_checkpoint_overdue,
+    parse_line,
+    signed_payload,
 )
 
 _LOOK_AHEAD = 1_000
 """Lines after a flaw that are looked at to tell what was done."""
 
-Verify = Callable[[bytes, bytes], bool]
+SignatureCheck = Callable[[bytes, bytes], bool]
 """Tell whether this is the signature (first) over that text (second)."""
 
 
-class Flaw(Enum):
+class Problem(Enum):
     CHANGED = "changed"
     REMOVED = "removed"
     INSERTED = "inserted"
@@ -50,12 +50,12 @@ class Finding:
     file: str
     line: int
     """0: the file, or all of the chain."""
-    flaw: Flaw
+    problem: Problem
     text: str
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.flaw.value}: {self.text}"
+        return f"{where}: {self.problem.value}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpointed:
+class SignedCheckpoint:
     seq: int
     at: float
     key: str
@@ -85,7 +85,7 @@ class Report:
     first_seq: int = 0
     segments: int = 0
     records: int = 0
-    signed: Checkpointed | None = None
+    signed: SignedCheckpoint | None = None
     """The last checkpoint with a signature, verified if keys were given."""
     removed: list[tuple[int, int]] = field(default_factory=list)
     """Segments, from and to, that were removed when they were old, as a chain tells."""
@@ -116,14 +116,14 @@ class Removal:
     through: int
     head: Head
     """Its last line."""
-    due_before: float = field(default=0.0, compare=False)
+    expired_before: float = field(default=0.0, compare=False)
     """What ended before that was old."""
 
 
 def verify(
     name: str,
     segments: Sequence[Segment],
-    keys: Mapping[str, Verify] | None = None,
+    keys: Mapping[str, SignatureCheck] | None = None,
     heads: Iterable[Head] = (),
 ) -> Report:
     """Judge one chain by itself; `audit_trails` judges several.
@@ -131,13 +131,13 @@ def verify(
     `keys` by their ids; None: signatures are not looked at, nor missed. `heads` were kept
     elsewhere: their lines must be there, and be the same.
     """
-    reading = Reading(name, segments, keys, [*heads])
+    reading = ChainVerifier(name, segments, keys, [*heads])
     reading.judge({*reading.removals})
     return reading.report
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
+class _MissingSegments:
     """Segments that are not there."""
 
     first: int
@@ -154,20 +154,20 @@ class _Gap:
         return f"segments {self.first} to {self.through} are not there"
 
 
-class _Broken(Exception):
-    def __init__(self, flaw: Flaw, text: str) -> None:
+class _ProblemFound(Exception):
+    def __init__(self, problem: Problem, text: str) -> None:
         super().__init__(text)
-        self.flaw = flaw
+        self.problem = problem
 
 
-class Reading:
+class ChainVerifier:
     """A chain as it was read; to be judged when it is known what others tell of it."""
 
     def __init__(
         self,
         name: str,
         segments: Sequence[Segment],
-        keys: Mapping[str, Verify] | None,
+        keys: Mapping[str, SignatureCheck] | None,
         heads: Sequence[Head],
     ) -> None:
         self.report = Report(name)
@@ -176,40 +176,40 @@ class Reading:
         self.checked_at = 0.0
         """When its last checkpoint was written."""
         self._keys = keys
-        self._kept = heads
+        self._expected = heads
         self._heads: dict[int, set[str]] = {}
         """Of this chain, hashes by line, those that are not found yet."""
         self._head: Head | None = None
         self._number = 0
         """Of the segment."""
-        self._gaps: list[_Gap] = []
-        self._claims: list[Removal] = []
+        self._missing: list[_MissingSegments] = []
+        self._unconfirmed_removals: list[Removal] = []
         """Removals that a checkpoint has yet to follow."""
-        self._is_sealed = False
+        self._is_signed = False
         """The last line is a signed checkpoint."""
-        self._must_be_sealed = False
+        self._must_be_signed = False
         """The segment before does not end with one, so this one must begin with one."""
-        self._beyond: tuple[str, int] | None = None
+        self._overdue_at: tuple[str, int] | None = None
         """The first line that came later than the last signed checkpoint allows."""
         self._file, self._line = name, 0
         self._rest: Iterator[bytes] = iter(())
-        with self._finding():
+        with self._recording_problem():
             self._read(segments)
 
     def judge(self, removals: AbstractSet[Removal]) -> None:
         """Judge what was read as a whole, with the removals that any chain tells of."""
         if self.report.intact and self._head is not None:
-            with self._finding():
-                self._judge_gaps(removals)
-                self._judge_proof()
-                self._judge_heads(self._head)
+            with self._recording_problem():
+                self._check_missing_segments(removals)
+                self._check_signatures()
+                self._check_heads(self._head)
 
     @contextmanager
-    def _finding(self) -> Iterator[None]:
+    def _recording_problem(self) -> Iterator[None]:
         try:
             yield
-        except _Broken as broken:
-            self.report.finding = Finding(self._file, self._line, broken.flaw, str(broken))
+        except _ProblemFound as broken:
+            self.report.finding = Finding(self._file, self._line, broken.problem, str(broken))
 
     def _read(self, segments: Sequence[Segment]) -> None:
         before = None
@@ -221,15 +221,15 @@ class Reading:
                 before = segment
         self._file, self._line = self.report.name, 0
         if self._head is None:
-            raise _Broken(Flaw.REMOVED, "there is no line")
+            raise _ProblemFound(Problem.REMOVED, "there is no line")
 
     def _compare(self, segment: Segment, other: Segment, *, is_last: bool) -> None:
         self._file, self._line = segment.file, 0
         if any(one != two for one, two in zip_longest(segment.lines, other.lines)):
-            raise _Broken(Flaw.FORKED, f"this is not the same as {other.file}")
+            raise _ProblemFound(Problem.FORKED, f"this is not the same as {other.file}")
         if is_last:
-            raise _Broken(
-                Flaw.FORKED, f"the chain ends here and in {other.file}: each may be gone on with"
+            raise _ProblemFound(
+                Problem.FORKED, f"the chain ends here and in {other.file}: each may be gone on with"
             )
 
     def _segment(self, segment: Segment, *, is_last: bool) -> None:
@@ -239,84 +239,91 @@ class Reading:
         self._rest = iter(segment.lines)
         for raw in self._rest:
             self._line += 1
-            line = _parsed(raw, is_last=is_last)
+            line = _parse_line(raw, is_last=is_last)
             if self._line == 1 and segment.number > due:
-                self._skip(line, due)
+                self._note_missing_segments(line, due)
             elif self._head is not None:
                 self._follow(line, self._head)
-            elif line.seq != 1 or line.prev != NOTHING_BEFORE:
-                raise _Broken(Flaw.REMOVED, "the chain does not begin here")
+            elif line.seq != 1 or line.prev != NO_PREVIOUS_HASH:
+                raise _ProblemFound(Problem.REMOVED, "the chain does not begin here")
             if self._head is None:
                 self._begin(line)
             self._take(line)
         if self._line == 0:
-            raise _Broken(Flaw.TRUNCATED, "the segment is empty")
+            raise _ProblemFound(Problem.TRUNCATED, "the segment is empty")
 
     def _begin(self, line: Line) -> None:
         self.report.chain, self.report.first_seq = line.chain, line.seq
-        for head in self._kept:
+        for head in self._expected:
             if head.chain == line.chain and head.seq > 0:
                 self._heads.setdefault(head.seq, set()).add(head.hash)
 
-    def _skip(self, line: Line, due: int) -> None:
+    def _note_missing_segments(self, line: Line, due: int) -> None:
         """Let segments be missing before this line, until we know whether that is right."""
         if self._head is not None and line.chain != self._head.chain:
-            raise _Broken(Flaw.INSERTED, f"the line is of another chain, {line.chain}")
+            raise _ProblemFound(Problem.INSERTED, f"the line is of another chain, {line.chain}")
         before = Head(line.chain, line.seq - 1, line.prev)
-        self._gaps.append(_Gap(due, self._number - 1, before, self._head, self._file))
+        self._missing.append(
+            _MissingSegments(due, self._number - 1, before, self._head, self._file)
+        )
 
     def _take(self, line: Line) -> None:
         opens = line.event == SEGMENT_OPENED
         if opens != (self._line == 1) or (opens and line.fields.get("segment") != self._number):
-            raise _Broken(Flaw.CHANGED, "the first line of a segment tells its number")
+            raise _ProblemFound(Problem.CHANGED, "the first line of a segment tells its number")
         kept = self._heads.pop(line.seq, None)
         if kept is not None and kept != {line.hash}:
-            raise _Broken(Flaw.HEAD_DIFFERS, "this line is not the one whose hash was kept")
+            raise _ProblemFound(
+                Problem.HEAD_DIFFERS, "this line is not the one whose hash was kept"
+            )
         self._note(line)
         self._head = self.report.head = line.head
 
     def _follow(self, line: Line, head: Head) -> None:
         due = head.seq + 1
         if line.chain != head.chain:
-            raise _Broken(Flaw.INSERTED, f"the line is of another chain, {line.chain}")
+            raise _ProblemFound(Problem.INSERTED, f"the line is of another chain, {line.chain}")
         if line.seq == due and line.prev == head.hash:
             return
-        later = self._numbers_ahead()
+        later = self._following_numbers()
         if line.seq > due:
             if due in later:
-                raise _Broken(Flaw.REORDERED, f"line {due} of the chain comes later")
-            raise _Broken(Flaw.REMOVED, f"lines {due} to {line.seq - 1} of the chain are missing")
+                raise _ProblemFound(Problem.REORDERED, f"line {due} of the chain comes later")
+            raise _ProblemFound(
+                Problem.REMOVED, f"lines {due} to {line.seq - 1} of the chain are missing"
+            )
         if line.seq < due or due in later:
-            raise _Broken(Flaw.INSERTED, f"line {line.seq} of the chain is there twice")
-        raise _Broken(
-            Flaw.CHANGED, "the line does not follow from the one before: one of the two was changed"
+            raise _ProblemFound(Problem.INSERTED, f"line {line.seq} of the chain is there twice")
+        raise _ProblemFound(
+            Problem.CHANGED,
+            "the line does not follow from the one before: one of the two was changed",
         )
 
-    def _numbers_ahead(self) -> set[int]:
+    def _following_numbers(self) -> set[int]:
         found = set()
         for raw in islice(self._rest, _LOOK_AHEAD):
             try:
-                found.add(parse(raw).seq)
+                found.add(parse_line(raw).seq)
             except ValueError:
                 continue
         return found
 
     def _note(self, line: Line) -> None:
         is_checkpoint = line.event == CHECKPOINT or "signature" in line.fields
-        is_sealed = is_checkpoint and self._judge_checkpoint(line)
+        is_signed = is_checkpoint and self._check_checkpoint(line)
         if is_checkpoint:
             self.checked_at = max(self.checked_at, line.at)
         if line.event == SEGMENTS_REMOVED:
-            self._claims += _removal_of(line)
+            self._unconfirmed_removals += _parse_removal(line)
         else:
-            self.removals += self._claims if is_checkpoint else ()
-            self._claims.clear()
-        if line.event not in STRUCTURAL:
+            self.removals += self._unconfirmed_removals if is_checkpoint else ()
+            self._unconfirmed_removals.clear()
+        if line.event not in CHAIN_EVENTS:
             self.report.records += 1
         if self._keys is not None:
-            self._miss_checkpoints(line, is_sealed=is_sealed)
+            self._check_signed_coverage(line, is_signed=is_signed)
 
-    def _judge_checkpoint(self, line: Line) -> bool:
+    def _check_checkpoint(self, line: Line) -> bool:
         """Tell whether it is signed."""
         match line.fields:
             case {"event": "checkpoint", "key": str(key), "signature": str(signature), **rest} if (
@@ -325,103 +332,113 @@ class Reading:
             ):
                 pass
             case _:
-                raise _Broken(Flaw.CHANGED, "the line is no checkpoint as they are written")
+                raise _ProblemFound(
+                    Problem.CHANGED, "the line is no checkpoint as they are written"
+                )
         if not key and not signature:
             if self._keys is not None:
-                raise _Broken(Flaw.NOT_SIGNED, "the checkpoint has no signature")
+                raise _ProblemFound(Problem.NOT_SIGNED, "the checkpoint has no signature")
             return False
         if self._keys is not None:
             proves = self._keys.get(key)
             if proves is None:
-                raise _Broken(Flaw.KEY_UNKNOWN, f"the checkpoint is signed with the key {key}")
-            text = signed_text(line.chain, line.seq, line.prev, line.at, key, within_s)
+                raise _ProblemFound(
+                    Problem.KEY_UNKNOWN, f"the checkpoint is signed with the key {key}"
+                )
+            text = signed_payload(line.chain, line.seq, line.prev, line.at, key, within_s)
             if not proves(_from_hex(signature), text):
-                raise _Broken(Flaw.SIGNATURE_WRONG, "the checkpoint is not what was signed")
-        self.report.signed = Checkpointed(line.seq, line.at, key, within_s)
+                raise _ProblemFound(
+                    Problem.SIGNATURE_WRONG, "the checkpoint is not what was signed"
+                )
+        self.report.signed = SignedCheckpoint(line.seq, line.at, key, within_s)
         return True
 
-    def _miss_checkpoints(self, line: Line, *, is_sealed: bool) -> None:
+    def _check_signed_coverage(self, line: Line, *, is_signed: bool) -> None:
         """Miss signed checkpoints where the gateway puts them."""
-        if self._must_be_sealed and not is_sealed:
-            raise _Broken(
-                Flaw.NOT_SIGNED,
+        if self._must_be_signed and not is_signed:
+            raise _ProblemFound(
+                Problem.NOT_SIGNED,
                 "the segment before does not end with a checkpoint, nor does this begin with one",
             )
         opens = line.event == SEGMENT_OPENED and self._head is not None
-        self._must_be_sealed = opens and not self._is_sealed
-        self._is_sealed = is_sealed
+        self._must_be_signed = opens and not self._is_signed
+        self._is_signed = is_signed
         signed = self.report.signed
-        if is_sealed:
-            self._beyond = None
+        if is_signed:
+            self._overdue_at = None
         elif (
-            self._beyond is None
+            self._overdue_at is None
             and signed is not None
-            and is_beyond(line, signed.at, signed.next_within_s)
+            and is_checkpoint_overdue(line, signed.at, signed.next_within_s)
         ):
-            self._beyond = self._file, self._line
+            self._overdue_at = self._file, self._line
 
-    def _judge_gaps(self, removals: AbstractSet[Removal]) -> None:
-        for gap in self._gaps:
+    def _check_missing_segments(self, removals: AbstractSet[Removal]) -> None:
+        for gap in self._missing:
             if Removal(gap.through, gap.before) not in removals:
                 self._file, self._line, self.report.head = gap.file, 1, gap.left
-                raise _Broken(Flaw.REMOVED, f"{gap}, and no line tells of a removal")
+                raise _ProblemFound(Problem.REMOVED, f"{gap}, and no line tells of a removal")
             self.report.removed.append((gap.first, gap.through))
 
-    def _judge_proof(self) -> None:
+    def _check_signatures(self) -> None:
         signed = self.report.signed
         if self._keys is None:
             return
         if signed is None:
-            raise _Broken(Flaw.NOT_SIGNED, "no checkpoint is signed")
-        if self._must_be_sealed:
-            raise _Broken(Flaw.NOT_SIGNED, "the last segment but one ends without a checkpoint")
-        if self._beyond is not None:
-            self._file, self._line = self._beyond
-            raise _Broken(
-                Flaw.NOT_SIGNED,
+            raise _ProblemFound(Problem.NOT_SIGNED, "no checkpoint is signed")
+        if self._must_be_signed:
+            raise _ProblemFound(
+                Problem.NOT_SIGNED, "the last segment but one ends without a checkpoint"
+            )
+        if self._overdue_at is not None:
+            self._file, self._line = self._overdue_at
+            raise _ProblemFound(
+                Problem.NOT_SIGNED,
                 f"line {signed.seq} promised a signed checkpoint within {signed.next_within_s:g} s;"
                 " this line is later, and none follows",
             )
 
-    def _judge_heads(self, last: Head) -> None:
+    def _check_heads(self, last: Head) -> None:
         """Compare those whose lines were not read."""
-        before = {gap.before.seq: gap.before.hash for gap in self._gaps}
+        before = {gap.before.seq: gap.before.hash for gap in self._missing}
         for seq, hashes in sorted(self._heads.items()):
             if seq > last.seq:
-                raise _Broken(
-                    Flaw.TRUNCATED,
+                raise _ProblemFound(
+                    Problem.TRUNCATED,
                     f"line {seq}, whose hash was kept, is gone; the last is {last.seq}",
                 )
             if seq in before and hashes != {before[seq]}:
-                raise _Broken(Flaw.HEAD_DIFFERS, f"line {seq} was another when its hash was kept")
+                raise _ProblemFound(
+                    Problem.HEAD_DIFFERS, f"line {seq} was another when its hash was kept"
+                )
             if seq not in before:
                 self.report.not_compared += [Head(last.chain, seq, digest) for digest in hashes]
 
 
-def _parsed(raw: bytes, *, is_last: bool) -> Line:
+def _parse_line(raw: bytes, *, is_last: bool) -> Line:
     if not raw.endswith(b"\n"):
         left_by_a_kill = (
             ": a gateway that was killed leaves this, and cuts it off when it next starts"
             if is_last
             else ""
         )
-        raise _Broken(Flaw.TRUNCATED, f"the file ends within a line{left_by_a_kill}")
+        raise _ProblemFound(Problem.TRUNCATED, f"the file ends within a line{left_by_a_kill}")
     try:
-        return parse(raw)
+        return parse_line(raw)
     except ValueError as error:
-        raise _Broken(Flaw.CHANGED, f"the line {error}") from None
+        raise _ProblemFound(Problem.CHANGED, f"the line {error}") from None
 
 
-def _removal_of(line: Line) -> list[Removal]:
+def _parse_removal(line: Line) -> list[Removal]:
     match line.fields:
         case {
             "of_chain": str(chain),
             "removed_through": int(through),
             "last_seq": int(seq),
             "last_hash": str(digest),
-            "due_before": int() | float() as due_before,
+            "expired_before": int() | float() as expired_before,
         }:
-            return [Removal(through, Head(chain, seq, digest), due_before)]
+            return [Removal(through, Head(chain, seq, digest), expired_before)]
         case _:
             return []
 
@@ -457,7 +474,7 @@ def summary(report: Report) -> dict[str, Any]:
         else {
             "file": finding.file,
             "line": finding.line,
-            "flaw": finding.flaw.value,
+            "problem": finding.problem.value,
             "text": finding.text,
         },
     }

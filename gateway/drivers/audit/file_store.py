@@ -14,24 +14,24 @@ from functools import partial
 from pathlib import Path
 
 from gateway.domain.audit.chain import (
-    LATE,
-    PROMISED,
+    OVERDUE_PERIODS,
+    PROMISED_PERIODS,
     Head,
     Neighbour,
     Signer,
-    beginning,
     checkpoint,
+    empty_head,
     link,
-    segment_opening,
-    told_beside,
+    neighbour_fields,
+    segment_opened_body,
 )
-from gateway.drivers.audit.paths import is_at, lock_chain, make_directory, segment_file
+from gateway.drivers.audit.paths import is_file_at, lock_chain, make_directory, segment_file
 from gateway.drivers.audit.reader import (
+    ChainEnd,
     ChainUnreadable,
-    Stand,
-    neighbours_of,
-    stand_of,
-    tell_unreadable,
+    log_unreadable,
+    read_chain_end,
+    read_neighbours,
 )
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
 from gateway.drivers.audit.retention import Retention
@@ -44,10 +44,10 @@ log = logging.getLogger("gateway.audit")
 _CHAINS_MAX = 1_000
 _SEGMENT_AGE_MAX_S = 86_400.0
 """So that old ones go when they are due, also where little is recorded."""
-_UNSEALED_BYTES_MAX = 4_000_000
+_BYTES_WITHOUT_CHECKPOINT_MAX = 4_000_000
 """A start reads back to the last checkpoint."""
 
-_LOOK_EVERY_S = 1.0
+_CHECK_EVERY_S = 1.0
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DSYNC = getattr(os, "RWF_DSYNC", 0)
 sync = getattr(os, "fdatasync", os.fsync)  # not every platform has the cheaper one
@@ -65,7 +65,7 @@ class FileStore:
         self._thread = WorkerThread("audit")
 
     async def commit(
-        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
         # Linked here, where the bodies were made: in the thread it costs three times as much.
         after = self._files.head
@@ -76,12 +76,12 @@ class FileStore:
                 bodies,
                 linked=linked,
                 with_checkpoint=with_checkpoint,
-                claim=claim,
+                confirm=confirm,
             )
         )
 
-    async def tidy(self) -> Committed:
-        return await self._do(self._files.remove_old)
+    async def apply_retention(self) -> Committed:
+        return await self._do(self._files.remove_expired)
 
     async def close(self) -> None:
         await self._do(self._files.close)
@@ -120,35 +120,35 @@ class ChainFiles:
         self._retention = Retention(
             directory, clock=clock, keep_s=keep_s, tell=partial(self._append, with_checkpoint=True)
         )
-        self._place = directory
+        self._chain_directory = directory
         self._lock_fd = self._fd = -1
-        self._stand = Stand(beginning(""), 0, 0.0)
+        self._end = ChainEnd(empty_head(""), 0, 0.0)
         self._size = 0
         """Of the segment, as far as it counts."""
-        self._has_more = False
+        self._has_uncommitted_tail = False
         """The segment may hold bytes beyond that, of a batch that failed."""
-        self._distrusted = False
+        self._sync_failed = False
         """A sync of the segment failed: what its later ones say is not to be believed."""
-        self._look_at = 0.0
+        self._check_at = 0.0
         self.disk_free = 1.0
         """Which part of the disk was free, as far as known."""
-        self._lost = beginning("")
+        self._lost = empty_head("")
         """Where our chain stood when its last segment was taken away."""
-        self._sealed_at = 0.0
+        self._checkpoint_at = 0.0
         """When the last checkpoint was made."""
-        self._unsealed_bytes = 0
+        self._bytes_since_checkpoint = 0
         """After it."""
         self._told = Committed([], [])
         """What is durable since somebody was told."""
 
     @property
-    def place(self) -> Path:
+    def chain_directory(self) -> Path:
         """The chain's own directory."""
-        return self._place
+        return self._chain_directory
 
     @property
     def head(self) -> Head:
-        return self._stand.head
+        return self._end.head
 
     def commit(
         self,
@@ -156,28 +156,28 @@ class ChainFiles:
         *,
         linked: _Linked | None = None,
         with_checkpoint: bool = False,
-        claim: Callable[[], bool] = lambda: True,
+        confirm: Callable[[], bool] = lambda: True,
     ) -> Committed:
         """Append and return when it is on the disk.
 
         `linked` is what they are after a head, of use if the chain still stands there. `claim` is
         asked at the end: False means that nobody waits for it any more, and takes it back.
         """
-        self._make_ready()
-        self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, claim=claim)
+        self._prepare()
+        self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, confirm=confirm)
         return self._tell()
 
-    def remove_old(self) -> Committed:
+    def remove_expired(self) -> Committed:
         """Remove what is too old, and say so first."""
-        self._make_ready()
-        self._retention.remove_old(self._place)
+        self._prepare()
+        self._retention.remove_expired(self._chain_directory)
         return self._tell()
 
     def close(self) -> Committed:
-        self._let_go()
+        self._release()
         return self._tell()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         for fd in (self._fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
@@ -187,24 +187,24 @@ class ChainFiles:
         told, self._told = self._told, Committed([], [])
         return told
 
-    def _make_ready(self) -> None:
+    def _prepare(self) -> None:
         if self._fd >= 0:
-            self._look()
+            self._check_segment()
         if self._fd < 0:
             self._open()
             return
-        if self._has_more:
-            self._cut_back()
-        if self._distrusted:
+        if self._has_uncommitted_tail:
+            self._truncate_to_committed()
+        if self._sync_failed:
             self._begin_segment()
         elif self._is_full():
-            self._roll()
+            self._roll_segment()
 
     def _is_full(self) -> bool:
-        age_s = self._clock.now() - self._stand.opened_at
+        age_s = self._clock.now() - self._end.opened_at
         return self._size >= self._segment_bytes_max or age_s >= _SEGMENT_AGE_MAX_S
 
-    def _roll(self) -> None:
+    def _roll_segment(self) -> None:
         self._append([], with_checkpoint=True)
         self._begin_segment()
 
@@ -214,7 +214,7 @@ class ChainFiles:
         *,
         linked: _Linked | None = None,
         with_checkpoint: bool = False,
-        claim: Callable[[], bool] = lambda: True,
+        confirm: Callable[[], bool] = lambda: True,
     ) -> None:
         now = self._clock.now()
         lines, sealed, head = self._compose(bodies, linked, now, with_checkpoint=with_checkpoint)
@@ -222,16 +222,16 @@ class ChainFiles:
             return
         data = b"".join(lines)
         try:
-            self._has_more = True
+            self._has_uncommitted_tail = True
             self._write(data)
-            if not claim():
+            if not confirm():
                 raise TimeoutError(0, "it took too long")
         except OSError:
             with suppress(OSError):  # the next commit tries again
-                self._cut_back()
+                self._truncate_to_committed()
             raise
-        self._has_more = False
-        self._stand = Stand(head, self._stand.number, self._stand.opened_at)
+        self._has_uncommitted_tail = False
+        self._end = ChainEnd(head, self._end.number, self._end.opened_at)
         self._size += len(data)
         self._note(lines, sealed, now, len(data))
 
@@ -239,7 +239,7 @@ class ChainFiles:
         self, bodies: Sequence[bytes], linked: _Linked | None, now: float, *, with_checkpoint: bool
     ) -> tuple[list[bytes], list[Head], Head]:
         """Return the lines, which of them are checkpoints, and where the chain stands then."""
-        head = self._stand.head
+        head = self._end.head
         sealed: list[Head] = []
         if bodies and self._is_checkpoint_late(now):
             # Before them: of a batch that is torn, lines may stay without the one that follows.
@@ -249,7 +249,7 @@ class ChainFiles:
             _, lines, head = linked
         else:
             lines, head = link(head, bodies)
-        if with_checkpoint and self._unsealed_bytes + len(lines) > 0:
+        if with_checkpoint and self._bytes_since_checkpoint + len(lines) > 0:
             last, head = link(head, [self._checkpoint(head, now)])
             lines += last
             sealed.append(head)
@@ -258,67 +258,67 @@ class ChainFiles:
     def _note(self, lines: list[bytes], sealed: list[Head], now: float, size: int) -> None:
         """Keep in mind what is durable."""
         if sealed:
-            self._sealed_at, self._unsealed_bytes = now, 0
-        if self._stand.head not in sealed:
-            self._unsealed_bytes += size
+            self._checkpoint_at, self._bytes_since_checkpoint = now, 0
+        if self._end.head not in sealed:
+            self._bytes_since_checkpoint += size
         self._told.lines.extend(lines)
         self._told.checkpoints.extend(sealed)
 
     def _checkpoint(self, head: Head, now: float) -> bytes:
-        promise = PROMISED * self._checkpoint_s
+        promise = PROMISED_PERIODS * self._checkpoint_s
         return checkpoint(head, now, self._signer, next_within_s=promise)
 
     def _is_checkpoint_late(self, now: float) -> bool:
-        is_overdue = now - self._sealed_at > LATE * self._checkpoint_s
-        return is_overdue or self._unsealed_bytes > _UNSEALED_BYTES_MAX
+        is_overdue = now - self._checkpoint_at > OVERDUE_PERIODS * self._checkpoint_s
+        return is_overdue or self._bytes_since_checkpoint > _BYTES_WITHOUT_CHECKPOINT_MAX
 
     def _write(self, data: bytes) -> None:
         try:
             write_durably(self._fd, data)
         except OSError as error:
             # After a failed sync the system forgets what it could not write.
-            self._distrusted |= error.errno not in _FULL
+            self._sync_failed |= error.errno not in _FULL
             raise
 
-    def _cut_back(self) -> None:
+    def _truncate_to_committed(self) -> None:
         os.ftruncate(self._fd, self._size)
         sync(self._fd)
-        self._has_more = False
+        self._has_uncommitted_tail = False
 
-    def _look(self) -> None:
+    def _check_segment(self) -> None:
         """See what others did to the segment; what it means is for `verify` to tell."""
         now = self._clock.monotonic()
-        if now < self._look_at:
+        if now < self._check_at:
             return
-        self._look_at = now + _LOOK_EVERY_S
+        self._check_at = now + _CHECK_EVERY_S
         disk = os.fstatvfs(self._fd)
         self.disk_free = disk.f_bavail / disk.f_blocks if disk.f_blocks else 1.0
         found = os.fstat(self._fd)
-        if not is_at(segment_file(self._place, self._stand.number), found):
-            log.error("audit_segment_missing", extra={"directory": str(self._place)})
-            self._lost = self._stand.head
-            self._let_go()
-        elif found.st_size != self._size and not self._has_more:
-            log.error("audit_segment_modified", extra={"directory": str(self._place)})
+        if not is_file_at(segment_file(self._chain_directory, self._end.number), found):
+            log.error("audit_segment_missing", extra={"directory": str(self._chain_directory)})
+            self._lost = self._end.head
+            self._release()
+        elif found.st_size != self._size and not self._has_uncommitted_tail:
+            log.error("audit_segment_modified", extra={"directory": str(self._chain_directory)})
             self._size = found.st_size
 
     def _begin_segment(self, bodies: Sequence[bytes] = ()) -> None:
         """Go on in a new file; when that fails, all stays as it was."""
-        now, number = self._clock.now(), self._stand.number + 1
-        told = told_beside(self._beside(), self._keep_s)
-        opening = segment_opening(number, now, beside=told)
-        lines, head = link(self._stand.head, [opening, *bodies])
+        now, number = self._clock.now(), self._end.number + 1
+        told = neighbour_fields(self._read_neighbours(), self._keep_s)
+        opening = segment_opened_body(number, now, beside=told)
+        lines, head = link(self._end.head, [opening, *bodies])
         # It vouches for the segment before, too, which has none at its end after a failed sync.
         last, head = link(head, [self._checkpoint(head, now)])
         lines += last
         data = b"".join(lines)
-        file = segment_file(self._place, number)
+        file = segment_file(self._chain_directory, number)
         made = file.with_suffix(".new")  # so that it is there with its first lines or not at all
         fd = os.open(made, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
         try:
             write_durably(fd, data)
             made.rename(file)
-            sync_directory(self._place)
+            sync_directory(self._chain_directory)
         except OSError:
             os.close(fd)
             for begun in (file, made):
@@ -327,23 +327,23 @@ class ChainFiles:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._size = fd, len(data)
-        self._stand = Stand(head, number, now)
-        self._has_more = self._distrusted = False
+        self._end = ChainEnd(head, number, now)
+        self._has_uncommitted_tail = self._sync_failed = False
         self._note(lines, [head], now, len(data))
 
     def _open(self) -> None:
         make_directory(self._directory)
         for number in range(1, _CHAINS_MAX):
-            place = self._directory / f"chain-{number}"
-            make_directory(place)
-            lock = lock_chain(place)
+            chain_directory = self._directory / f"chain-{number}"
+            make_directory(chain_directory)
+            lock = lock_chain(chain_directory)
             if lock is None:
                 continue
             try:
-                self._continue(place)
+                self._resume(chain_directory)
             except ChainUnreadable as unreadable:
                 os.close(lock)
-                tell_unreadable(place, unreadable)
+                log_unreadable(chain_directory, unreadable)
                 continue
             except OSError:
                 os.close(lock)
@@ -352,26 +352,26 @@ class ChainFiles:
             return
         raise OSError(0, "every chain directory is taken")
 
-    def _continue(self, place: Path) -> None:
+    def _resume(self, chain_directory: Path) -> None:
         """Cut off what was never acknowledged, and say that we go on from there."""
-        stand = stand_of(place, self._signer)
-        if stand is not None and self._has_lost_more_than(stand.head):
+        stand = read_chain_end(chain_directory, self._signer)
+        if stand is not None and self._ends_before_lost_head(stand.head):
             raise ChainUnreadable(f"line {self._lost.seq}, which we wrote, is gone")
-        self._place, self._fd = place, -1
-        self._has_more = self._distrusted = False
-        now, beside = self._clock.now(), self._beside()
+        self._chain_directory, self._fd = chain_directory, -1
+        self._has_uncommitted_tail = self._sync_failed = False
+        now, beside = self._clock.now(), self._read_neighbours()
         known = [*(one.at for one in beside), *([] if stand is None else [stand.at])]
-        self._retention.note_time(max(known, default=now))
-        self._sealed_at, self._unsealed_bytes = now, 0
+        self._retention.set_reference_time(max(known, default=now))
+        self._checkpoint_at, self._bytes_since_checkpoint = now, 0
         try:
             if stand is None:
-                self._stand = Stand(beginning(secrets.token_hex(8)), 0, 0.0)
+                self._end = ChainEnd(empty_head(secrets.token_hex(8)), 0, 0.0)
                 self._begin_segment([opening_body(now)])
             else:
-                self._stand = stand
+                self._end = stand
                 self._reopen(stand)
-                told = told_beside(beside, self._keep_s)
-                opening = opening_body(now, torn=stand.torn, beside=told)
+                told = neighbour_fields(beside, self._keep_s)
+                opening = opening_body(now, partial=stand.partial, beside=told)
                 # First of all: a removal that a checkpoint follows directly must be our own.
                 self._append([opening], with_checkpoint=True)
         except OSError:
@@ -379,26 +379,27 @@ class ChainFiles:
                 os.close(self._fd)
                 self._fd = -1
             raise
-        self._lost = beginning("")
+        self._lost = empty_head("")
         log.info(
-            "audit_chain_opened", extra={"directory": str(place), "head": str(self._stand.head)}
+            "audit_chain_opened",
+            extra={"directory": str(chain_directory), "head": str(self._end.head)},
         )
 
-    def _beside(self) -> list[Neighbour]:
-        beside = neighbours_of(self._place)
+    def _read_neighbours(self) -> list[Neighbour]:
+        beside = read_neighbours(self._chain_directory)
         if self._lost.seq:
             beside.append(Neighbour(self._lost, self._clock.now()))
         return beside
 
-    def _has_lost_more_than(self, head: Head) -> bool:
+    def _ends_before_lost_head(self, head: Head) -> bool:
         return head.chain == self._lost.chain and head.seq < self._lost.seq
 
-    def _reopen(self, stand: Stand) -> None:
-        file = segment_file(self._place, stand.number)
+    def _reopen(self, stand: ChainEnd) -> None:
+        file = segment_file(self._chain_directory, stand.number)
         self._fd = os.open(file, os.O_WRONLY | os.O_APPEND)
-        self._size = os.fstat(self._fd).st_size - len(stand.torn)
-        if stand.torn:
-            self._cut_back()
+        self._size = os.fstat(self._fd).st_size - len(stand.partial)
+        if stand.partial:
+            self._truncate_to_committed()
         else:
             sync(self._fd)  # who was killed may have left lines that are not on the disk yet
 

@@ -14,17 +14,17 @@ from typing import Protocol
 
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.record_format import Committed, record_body, unavailable
-from gateway.flow.ports import RECORDED_WITHIN_S, AuditRecord, Clock, Telemetry
+from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditRecord, Clock, Telemetry
 
 log = logging.getLogger("gateway.audit")
 
-_PATIENCE_S = RECORDED_WITHIN_S
+_TIMEOUT_S = AUDIT_TIMEOUT_S
 """A disk that hangs must not keep every caller to its deadline."""
 _WAITING_MAX = 20_000
 _GATHER_S = 0.005
 """The least time between two commits, unless all have come who are likely to."""
-_FORGETS = 0.95
-_TIDY_EVERY_S = 3_600.0
+_EXPECTATION_DECAY = 0.95
+_RETENTION_EVERY_S = 3_600.0
 _PROBE_EVERY_S = 5.0
 
 
@@ -32,11 +32,11 @@ class AuditStore(Protocol):
     """Where the lines go; one call at a time. Each raises JournalUnavailable and keeps nothing."""
 
     async def commit(
-        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
         """Make it durable. `claim` is asked at the end: False takes it back."""
 
-    async def tidy(self) -> Committed:
+    async def apply_retention(self) -> Committed:
         """Remove what is too old."""
 
     async def close(self) -> None: ...
@@ -79,14 +79,14 @@ class GroupCommitAuditLog:
         self._gathering = _Batch()
         self._committing: _Batch | None = None
         self._task: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._commit_lock = asyncio.Lock()
         self._durable = True
         self._stalled = False
         self._began = 0.0
-        self._crowd = 0.0
+        self._batch_expected = 0.0
         """How many were seen to wait at one time of late."""
-        self._enough: asyncio.Future[None] | None = None
-        self._left: set[asyncio.Task[None]] = set()
+        self._batch_ready: asyncio.Future[None] | None = None
+        self._overrunning: set[asyncio.Task[None]] = set()
         """An opening or closing that took too long."""
 
     @property
@@ -114,25 +114,25 @@ class GroupCommitAuditLog:
         batch.bodies.append(record_body(record))
         batch.events[record.event] = batch.events.get(record.event, 0) + 1
         batch.waiting.append(durable)
-        if self._enough is not None and len(batch.bodies) >= self._crowd:
-            _finish(self._enough)
+        if self._batch_ready is not None and len(batch.bodies) >= self._batch_expected:
+            _resolve(self._batch_ready)
         await durable
 
     async def open(self) -> None:
         """Try the store once, so that the first record need not; a failure is no end."""
-        await self._patiently(self._open())
+        await self._with_timeout(self._open())
 
     async def _open(self) -> None:
         try:
-            await self._attempt(_Batch())
+            await self._commit_once(_Batch())
         except AuditLogUnavailable:
             return
         self._telemetry.audit_recorded("audit_chain_opened")
 
     async def run(self) -> None:
         """Write checkpoints, remove what is old, try again what failed, for ever."""
-        tidy_at = self._clock.monotonic()
-        checkpoint_at = tidy_at + self._checkpoint_s
+        retention_at = self._clock.monotonic()
+        checkpoint_at = retention_at + self._checkpoint_s
         while True:
             await self._clock.sleep(min(self._checkpoint_s, _PROBE_EVERY_S))
             try:
@@ -140,47 +140,47 @@ class GroupCommitAuditLog:
                     await self._probe()
                 if self._clock.monotonic() >= checkpoint_at:
                     checkpoint_at = self._clock.monotonic() + self._checkpoint_s
-                    await self._attempt(_Batch(), with_checkpoint=True)
-                if self._clock.monotonic() >= tidy_at:
-                    tidy_at = self._clock.monotonic() + _TIDY_EVERY_S
-                    async with self._turn:
-                        self._tell(await self._store.tidy())
+                    await self._commit_once(_Batch(), with_checkpoint=True)
+                if self._clock.monotonic() >= retention_at:
+                    retention_at = self._clock.monotonic() + _RETENTION_EVERY_S
+                    async with self._commit_lock:
+                        self._tell(await self._store.apply_retention())
             except AuditLogUnavailable:
                 continue  # it is told and counted; the next time may be better
 
     async def _probe(self) -> None:
         """Record that the trail goes on: nobody may come to try, where that makes not ready."""
         record = AuditRecord(event="audit_chain_resumed", at=self._clock.now())
-        await self._attempt(_Batch(bodies=[record_body(record)]))
+        await self._commit_once(_Batch(bodies=[record_body(record)]))
         self._telemetry.audit_recorded(record.event)
 
     async def close(self) -> None:
         """Make all durable that was begun, put a checkpoint after it, and let go."""
-        await self._patiently(self._close())
+        await self._with_timeout(self._close())
 
     async def _close(self) -> None:
         if self._task is not None:
             await self._task
         with suppress(AuditLogUnavailable):  # it is told and counted
-            await self._attempt(_Batch(), with_checkpoint=True)
+            await self._commit_once(_Batch(), with_checkpoint=True)
         await self._store.close()
 
-    async def _patiently(self, work: Coroutine[None, None, None]) -> None:
+    async def _with_timeout(self, work: Coroutine[None, None, None]) -> None:
         """Wait for it as long as for a record; then it is left to itself, and nothing is taken."""
         task = asyncio.create_task(work)  # noqa: TID251 - kept until it is done
-        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        await asyncio.wait({task}, timeout=_TIMEOUT_S)
         if task.done():
             await task
         else:
-            self._stall()
-            self._left.add(task)
-            task.add_done_callback(self._is_back)
+            self._mark_stalled()
+            self._overrunning.add(task)
+            task.add_done_callback(self._on_overrun_done)
 
-    def _is_back(self, task: "asyncio.Task[None]") -> None:
-        self._left.discard(task)
-        self._stalled = bool(self._left)
+    def _on_overrun_done(self, task: "asyncio.Task[None]") -> None:
+        self._overrunning.discard(task)
+        self._stalled = bool(self._overrunning)
 
-    def _stall(self) -> None:
+    def _mark_stalled(self) -> None:
         self._stalled = True
         log.error("audit_stalled")
 
@@ -195,11 +195,11 @@ class GroupCommitAuditLog:
 
     async def _commit(self, batch: _Batch) -> None:
         self._committing = batch
-        patience = self._loop.call_later(_PATIENCE_S, self._give_up, batch)
+        timeout = self._loop.call_later(_TIMEOUT_S, self._give_up, batch)
         try:
-            await self._attempt(batch)
+            await self._commit_once(batch)
         except AuditLogUnavailable as failure:
-            _refuse(batch, failure)
+            _fail_all(batch, failure)
         else:
             self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
             for event, count in batch.events.items():
@@ -208,12 +208,12 @@ class GroupCommitAuditLog:
                 if not waiting.done():  # else its caller hung up
                     waiting.set_result(None)
         finally:
-            patience.cancel()
+            timeout.cancel()
             crowd = len(batch.bodies) + len(self._gathering.bodies)
-            self._crowd = max(crowd, self._crowd * _FORGETS)
-            _refuse(batch, unavailable("it failed"))  # nobody is left waiting, whatever happened
+            self._batch_expected = max(crowd, self._batch_expected * _EXPECTATION_DECAY)
+            _fail_all(batch, unavailable("it failed"))  # nobody is left waiting, whatever happened
             self._committing = None
-            self._stalled = bool(self._left)
+            self._stalled = bool(self._overrunning)
 
     async def _gather(self) -> None:
         """Wait until all are here who are likely to come, for a moment at most.
@@ -222,30 +222,30 @@ class GroupCommitAuditLog:
         caller waits for its answer, no more come than were seen to wait at one time.
         """
         left_s = self._began + _GATHER_S - self._loop.time()
-        if left_s > 0 and len(self._gathering.bodies) < self._crowd:
-            self._enough = enough = self._loop.create_future()
-            timer = self._loop.call_later(left_s, _finish, enough)
+        if left_s > 0 and len(self._gathering.bodies) < self._batch_expected:
+            self._batch_ready = enough = self._loop.create_future()
+            timer = self._loop.call_later(left_s, _resolve, enough)
             await enough
             timer.cancel()
-            self._enough = None
+            self._batch_ready = None
         self._began = self._loop.time()
 
     def _give_up(self, batch: _Batch) -> None:
         if not batch.settle("given up"):
             return  # it is durable, and about to be told
-        self._stall()
+        self._mark_stalled()
         failure = unavailable("the trail does not keep up")
-        _refuse(batch, failure)
+        _fail_all(batch, failure)
         gathering, self._gathering = self._gathering, _Batch()
-        _refuse(gathering, failure)
+        _fail_all(gathering, failure)
 
-    async def _attempt(self, batch: _Batch, *, with_checkpoint: bool = False) -> None:
-        async with self._turn:
+    async def _commit_once(self, batch: _Batch, *, with_checkpoint: bool = False) -> None:
+        async with self._commit_lock:
             try:
                 committed = await self._store.commit(
                     batch.bodies,
                     with_checkpoint=with_checkpoint,
-                    claim=lambda: batch.settle("durable"),
+                    confirm=lambda: batch.settle("durable"),
                 )
             except AuditLogUnavailable as failure:
                 self._telemetry.audit_failed()
@@ -269,12 +269,12 @@ class GroupCommitAuditLog:
                 follow(committed.lines)
 
 
-def _finish(future: "asyncio.Future[None]") -> None:
+def _resolve(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _refuse(batch: _Batch, failure: AuditLogUnavailable) -> None:
+def _fail_all(batch: _Batch, failure: AuditLogUnavailable) -> None:
     for waiting in batch.waiting:
         if not waiting.done():
             waiting.set_exception(failure)

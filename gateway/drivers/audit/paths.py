@@ -8,29 +8,29 @@ from typing import Final
 
 from gateway.drivers.files.durable import sync_directory
 
-LOCK: Final = "lock"
+LOCK_FILE: Final = "lock"
 _SEGMENT = re.compile(r"segment-(\d{8})\.jsonl")
 
 
-def segment_files(place: Path) -> list[tuple[int, Path]]:
+def segment_files(chain_directory: Path) -> list[tuple[int, Path]]:
     """Return the segments of a chain's directory in order, with their numbers."""
     return sorted(
         (int(found[1]), file)
-        for file in place.iterdir()
+        for file in chain_directory.iterdir()
         if (found := _SEGMENT.fullmatch(file.name)) is not None
     )
 
 
-def segment_file(place: Path, number: int) -> Path:
-    return place / f"segment-{number:08}.jsonl"
+def segment_file(chain_directory: Path, number: int) -> Path:
+    return chain_directory / f"segment-{number:08}.jsonl"
 
 
-def chain_places(directory: Path) -> list[Path]:
+def chain_directories(directory: Path) -> list[Path]:
     """Return the directories of the chains below."""
     return sorted(one for one in directory.glob("chain-*") if one.is_dir())
 
 
-def is_at(file: Path, found: os.stat_result) -> bool:
+def is_file_at(file: Path, found: os.stat_result) -> bool:
     """Tell whether this is still the file of that name."""
     try:
         return os.path.samestat(file.stat(), found)
@@ -38,9 +38,9 @@ def is_at(file: Path, found: os.stat_result) -> bool:
         return False
 
 
-def lock_chain(place: Path) -> int | None:
+def lock_chain(chain_directory: Path) -> int | None:
     """Take the chain for this process; None: another has it."""
-    file = place / LOCK
+    file = chain_directory / LOCK_FILE
     try:
         fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
     except FileNotFoundError:  # it was removed at this moment

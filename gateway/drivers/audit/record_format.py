@@ -11,7 +11,7 @@ from gateway.domain.errors import AuditLogUnavailable
 from gateway.flow.ports import AuditRecord
 
 _RETRY_AFTER_S = 5.0
-_TORN_BYTES_MAX = 2_000
+_PARTIAL_LINE_BYTES_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def record_body(record: AuditRecord) -> bytes:
 def opening_body(
     at: float,
     *,
-    torn: bytes = b"",
+    partial: bytes = b"",
     lost: Head | None = None,
     beside: dict[str, object] | None = None,
 ) -> bytes:
@@ -70,9 +70,9 @@ def opening_body(
     `beside` is what rules.audit_chain.told_beside says.
     """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
-    if torn:
-        text = torn[:_TORN_BYTES_MAX].decode(errors="backslashreplace")
-        detail += f"; cut off {len(torn)} bytes that were never acknowledged: {text}"
+    if partial:
+        text = partial[:_PARTIAL_LINE_BYTES_MAX].decode(errors="backslashreplace")
+        detail += f"; cut off {len(partial)} bytes that were never acknowledged: {text}"
     if lost is not None:
         detail += f"; goes on after {lost}, of whose chain lines were lost"
     record = record_body(AuditRecord(event=CHAIN_OPENED, at=at, detail=detail))

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.drivers.audit.paths import chain_places, segment_files
-from gateway.drivers.audit.reader import ChainUnreadable, first_line
+from gateway.drivers.audit.paths import chain_directories, segment_files
+from gateway.drivers.audit.reader import ChainUnreadable, read_first_line
 
 
 def lines_after(directory: Path, chain: str, seq: int) -> Iterator[bytes]:
@@ -12,9 +12,9 @@ def lines_after(directory: Path, chain: str, seq: int) -> Iterator[bytes]:
 
     Raises OSError where a segment cannot be read. The last line may be torn.
     """
-    for place in chain_places(directory):
+    for chain_directory in chain_directories(directory):
         try:
-            segments = [(first_line(file), file) for _, file in segment_files(place)]
+            segments = [(read_first_line(file), file) for _, file in segment_files(chain_directory)]
         except ChainUnreadable:
             continue  # nobody writes such a one
         if not segments or segments[0][0].chain != chain:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from gateway.domain.audit.chain import Line, segment_removed
-from gateway.drivers.audit.paths import LOCK, chain_places, lock_chain, segment_files
-from gateway.drivers.audit.reader import ChainUnreadable, last_line, tell_unreadable
+from gateway.domain.audit.chain import Line, segment_removed_body
+from gateway.drivers.audit.paths import LOCK_FILE, chain_directories, lock_chain, segment_files
+from gateway.drivers.audit.reader import ChainUnreadable, log_unreadable, read_last_line
 from gateway.drivers.files.durable import sync_directory
 from gateway.flow.ports import Clock
 
@@ -36,23 +36,23 @@ class Retention:
         self._clock_offset_s = 0.0
         """Of the wall clock from the monotonic one."""
 
-    def note_time(self, at: float) -> None:
+    def set_reference_time(self, at: float) -> None:
         """Take it that the clock is right if it shows about this time now."""
         self._clock_offset_s = at - self._clock.monotonic()
 
-    def remove_old(self, own: Path) -> None:
+    def remove_expired(self, own: Path) -> None:
         """Remove old segments of our own chain, and old chains that nobody writes."""
         if self._keep_s <= 0 or self._has_clock_stepped():
             return
         before = self._clock.now() - self._keep_s
-        for place in chain_places(self._directory):
+        for chain_directory in chain_directories(self._directory):
             try:
-                if place == own:
-                    self._remove_own(place, before)
+                if chain_directory == own:
+                    self._remove_own_segments(chain_directory, before)
                 else:
-                    self._remove_other(place, before)
+                    self._remove_other_chain(chain_directory, before)
             except ChainUnreadable as unreadable:  # it stays, for somebody to look at
-                tell_unreadable(place, unreadable)
+                log_unreadable(chain_directory, unreadable)
 
     def _has_clock_stepped(self) -> bool:
         """Tell whether the wall clock went another way than time since somebody asked.
@@ -65,29 +65,29 @@ class Retention:
             log.warning("audit_clock_stepped", extra={"by_s": round(stepped_s)})
         return has_stepped
 
-    def _remove_own(self, place: Path, before: float) -> None:
+    def _remove_own_segments(self, chain_directory: Path, before: float) -> None:
         """Remove segments whose last line was written before that."""
-        closed = segment_files(place)[:-1]
-        ends = ((number, file, last_line(file)) for number, file in closed)
+        closed = segment_files(chain_directory)[:-1]
+        ends = ((number, file, read_last_line(file)) for number, file in closed)
         old = [*takewhile(lambda end: end[2].at < before, ends)]
         if old:
             self._remove(old, before, "older than keep_days")
-            sync_directory(place)
+            sync_directory(chain_directory)
 
-    def _remove_other(self, place: Path, before: float) -> None:
-        lock = lock_chain(place)
+    def _remove_other_chain(self, chain_directory: Path, before: float) -> None:
+        lock = lock_chain(chain_directory)
         if lock is None:
             return
         try:
-            files = segment_files(place)
-            if not files or last_line(files[-1][1]).at >= before:
+            files = segment_files(chain_directory)
+            if not files or read_last_line(files[-1][1]).at >= before:
                 return
-            ends = [(number, file, last_line(file)) for number, file in files]
-            self._remove(ends, before, f"{place.name} is older than keep_days")
-            for begun in place.glob("segment-*.new"):
+            ends = [(number, file, read_last_line(file)) for number, file in files]
+            self._remove(ends, before, f"{chain_directory.name} is older than keep_days")
+            for begun in chain_directory.glob("segment-*.new"):
                 begun.unlink()
-            (place / LOCK).unlink()
-            place.rmdir()
+            (chain_directory / LOCK_FILE).unlink()
+            chain_directory.rmdir()
         finally:
             os.close(lock)
 
@@ -95,7 +95,9 @@ class Retention:
         """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
         now = self._clock.now()
         told = [
-            segment_removed(now, segment=number, head=last.head, due_before=before, why=why)
+            segment_removed_body(
+                now, segment=number, head=last.head, expired_before=before, why=why
+            )
             for number, _, last in ends
         ]
         self._tell(told)

@@ -10,18 +10,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.domain.audit.chain import Signer, key_id
-from gateway.domain.audit.verify import Verify
+from gateway.domain.audit.verify import SignatureCheck
 from gateway.domain.model import Secret
 
 
-def signer_of(private_key: Secret) -> Signer:
+def load_signer(private_key: Secret) -> Signer:
     """Take a private key in PEM, as settings.Audit has validated."""
     key = load_pem_private_key(private_key.reveal().encode(), password=None)
     assert isinstance(key, Ed25519PrivateKey)
     return Signer(_id(key.public_key()), key.sign)
 
 
-def verifier_of(public_key: bytes) -> tuple[str, Verify] | None:
+def load_verifier(public_key: bytes) -> tuple[str, SignatureCheck] | None:
     """Return the id of a public key in PEM, and what it proves; None: it is no Ed25519 key."""
     try:
         key = load_pem_public_key(public_key)

@@ -12,19 +12,19 @@ from itertools import islice, takewhile
 
 from gateway.domain.audit.chain import (
     CHECKPOINT,
-    LATE,
-    PROMISED,
+    OVERDUE_PERIODS,
+    PROMISED_PERIODS,
     SEGMENT_OPENED,
     Head,
     Line,
     Signer,
-    beginning,
     checkpoint,
-    is_checkpoint_of,
+    empty_head,
+    is_checkpoint_by,
     link,
-    parse,
-    segment_opening,
-    segment_removed,
+    parse_line,
+    segment_opened_body,
+    segment_removed_body,
 )
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
@@ -37,19 +37,19 @@ log = logging.getLogger("gateway.audit")
 _APPEND = LuaScript("audit_append")
 _READ = LuaScript("audit_read")
 _TRIM = LuaScript("audit_trim")
-_STATE_LIFE_MS = 366 * 86_400_000
+_STATE_TTL_MS = 366 * 86_400_000
 """How long after its last line it is known where a chain stands: a process may be idle."""
 _SEGMENT_AGE_MAX_S = 86_400.0
-_TOLD_BEFORE_MS = 2 * 86_400_000
+_TRIM_GRACE_MS = 2 * 86_400_000
 """For so long after its time a line stays, so that chains tell before what is forgotten: as a whole
 segment, of a day, and somebody looks each hour."""
-_LOOKED_AT_ONCE = 200
+_READ_BATCH = 200
 _EVENT = b'"event":"%b"'
 _TRIM_EVERY_S = 10.0
 _NEARLY_FULL = 0.9
-_TRY_AGAIN_S = 0.5
-_LINES_AT_ONCE = 500
-_LAST_WORDS_WITHIN_S = 2.0
+_RETRY_S = 0.5
+_SEND_BATCH = 500
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class ChainBehind(Exception):
@@ -83,7 +83,7 @@ class AuditStream:
         return self._keep_ms / 1000
 
     async def append(
-        self, chain: str, after_seq: int, lines: Sequence[bytes], *, leaves_gap: bool = False
+        self, chain: str, after_seq: int, lines: Sequence[bytes], *, allow_gap: bool = False
     ) -> None:
         """Append lines after line `after_seq`; what the stream has beyond that is taken back.
 
@@ -96,8 +96,8 @@ class AuditStream:
             self._sender,
             self._attempts,
             after_seq,
-            self._keep_ms + _STATE_LIFE_MS,
-            int(leaves_gap),
+            self._keep_ms + _STATE_TTL_MS,
+            int(allow_gap),
         ]
         stands = int(await self._valkey.run_script(_APPEND, keys, [*who, *lines]))
         if stands < 0:
@@ -110,7 +110,9 @@ class AuditStream:
         async for line in self._read(0, [b""]):
             yield line
 
-    async def old_segments(self, before: float, signer: Signer | None) -> list[tuple[int, Head]]:
+    async def expired_segments(
+        self, before: float, signer: Signer | None
+    ) -> list[tuple[int, Head]]:
         """Return the segments that ended before that, with their last lines.
 
         Only those count whose next one's opening a checkpoint of ours vouches for: whoever can
@@ -120,13 +122,13 @@ class AuditStream:
         kinds = [_EVENT % SEGMENT_OPENED.encode(), _EVENT % CHECKPOINT.encode()]
         async for text in self._read(self._keep_ms, kinds if self._keep_ms else []):
             try:
-                line = parse(text)
+                line = parse_line(text)
             except ValueError:
                 continue
             opening = openings.pop(line.chain, None)
             if line.event == SEGMENT_OPENED:
                 openings[line.chain] = line
-            elif opening is not None and _vouches(line, opening, signer):
+            elif opening is not None and _confirms(line, opening, signer):
                 number = opening.fields.get("segment", 0)
                 if number > 1 and opening.at < before:
                     found.append((number - 1, Head(line.chain, opening.seq - 1, opening.prev)))
@@ -138,7 +140,7 @@ class AuditStream:
             after, *lines = await self._valkey.run_script(
                 _READ,
                 [self.name],
-                [after, _LOOKED_AT_ONCE, older_than_ms, *holding],
+                [after, _READ_BATCH, older_than_ms, *holding],
                 even_if_unavailable=True,
             )
             if not after:
@@ -160,7 +162,7 @@ class AuditStream:
 
     async def trim(self) -> int:
         """Forget some thousand lines at most; return how many."""
-        forgotten_ms = self._keep_ms + _TOLD_BEFORE_MS if self._keep_ms else 0
+        forgotten_ms = self._keep_ms + _TRIM_GRACE_MS if self._keep_ms else 0
         self.bytes, old, crowded = await self._valkey.run_script(
             _TRIM, [self.name], [forgotten_ms, self._bytes_max], even_if_unavailable=True
         )
@@ -172,8 +174,8 @@ class AuditStream:
         return int(old) + int(crowded)
 
 
-def _vouches(line: Line, opening: Line, signer: Signer | None) -> bool:
-    return line.prev == opening.hash and is_checkpoint_of(line, signer)
+def _confirms(line: Line, opening: Line, signer: Signer | None) -> bool:
+    return line.prev == opening.hash and is_checkpoint_by(line, signer)
 
 
 class StreamStore:
@@ -195,16 +197,16 @@ class StreamStore:
         """Where the chain before stood, of which lines are gone."""
         self._told: set[tuple[int, Head]] = set()
         """Segments whose end we have told."""
-        self._begin(beginning(secrets.token_hex(8)))
+        self._begin(empty_head(secrets.token_hex(8)))
 
     def _begin(self, head: Head) -> None:
         self._head = head
-        self._sealed, self._sealed_at = 0, -math.inf
+        self._sealed, self._checkpoint_at = 0, -math.inf
         """The last checkpoint's number and time."""
         self._segment, self._opened_at = 0, -math.inf
 
     async def commit(
-        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
         now, before = self._clock.now(), self._head
         opens = now - self._opened_at >= _SEGMENT_AGE_MAX_S
@@ -212,25 +214,25 @@ class StreamStore:
         if not made.lines:
             return Committed([], [])
         await self._append(before, made.lines)
-        if not claim():  # the next attempt takes it back
+        if not confirm():  # the next attempt takes it back
             raise unavailable("the stream took too long")
         self._head, self._sealed = made.head, made.sealed
         if made.checkpoints:
-            self._sealed_at = now
+            self._checkpoint_at = now
         if opens:
             self._segment, self._opened_at = self._segment + 1, now
         return Committed(made.lines, made.checkpoints)
 
     def _compose(
         self, bodies: Sequence[bytes], now: float, *, opens: bool, with_checkpoint: bool
-    ) -> "_Made":
-        made = _Made(self._head, self._sealed, partial(self._checkpoint, now=now))
+    ) -> "_LineBuilder":
+        made = _LineBuilder(self._head, self._sealed, partial(self._checkpoint, now=now))
         begins = self._head.seq == 0
         if opens:
             made.seal()
-            made.add([segment_opening(self._segment + 1, now)])
+            made.add([segment_opened_body(self._segment + 1, now)])
             made.seal()
-        elif bodies and now - self._sealed_at > LATE * self._checkpoint_s:
+        elif bodies and now - self._checkpoint_at > OVERDUE_PERIODS * self._checkpoint_s:
             made.seal(anew=True)
         made.add([*([opening_body(now, lost=self._lost)] if begins else []), *bodies])
         if with_checkpoint or begins:
@@ -238,7 +240,7 @@ class StreamStore:
         return made
 
     def _checkpoint(self, head: Head, *, now: float) -> bytes:
-        promise = PROMISED * self._checkpoint_s
+        promise = PROMISED_PERIODS * self._checkpoint_s
         return checkpoint(head, now, self._signer, next_within_s=promise)
 
     async def _append(self, before: Head, lines: Sequence[bytes]) -> None:
@@ -249,27 +251,27 @@ class StreamStore:
                 "audit_stream_lines_lost", extra={"head": str(before), "stands": behind.stands}
             )
             self._lost = before
-            self._begin(beginning(secrets.token_hex(8)))
+            self._begin(empty_head(secrets.token_hex(8)))
             raise unavailable(str(behind)) from behind
         except StoreUnavailable as error:
             raise unavailable(str(error)) from error
 
-    async def tidy(self) -> Committed:
+    async def apply_retention(self) -> Committed:
         """Tell which segments the stream is about to forget, whoever wrote them."""
         now = self._clock.now()
         before = now - self._stream.keep_s
         try:
-            old = await self._stream.old_segments(before, self._signer)
+            old = await self._stream.expired_segments(before, self._signer)
         except StoreUnavailable as error:
             raise unavailable(str(error)) from error
         new = [one for one in old if one not in self._told]
         told = [
-            segment_removed(
-                now, segment=number, head=head, due_before=before, why="older than keep_days"
+            segment_removed_body(
+                now, segment=number, head=head, expired_before=before, why="older than keep_days"
             )
             for number, head in new
         ]
-        committed = await self.commit(told, with_checkpoint=bool(told), claim=lambda: True)
+        committed = await self.commit(told, with_checkpoint=bool(told), confirm=lambda: True)
         self._told.update(new)
         return committed
 
@@ -277,7 +279,7 @@ class StreamStore:
         return
 
 
-class _Made:
+class _LineBuilder:
     """Lines that follow a head, with checkpoints among them."""
 
     def __init__(self, head: Head, sealed: int, checkpoint_of: Callable[[Head], bytes]) -> None:
@@ -321,7 +323,7 @@ class StreamFollower:
         self._lines_after = lines_after
         self._backlog_max = backlog_max
         self._backlog: deque[bytes] = deque()
-        self._under_way: list[bytes] = []
+        self._in_flight: list[bytes] = []
         self._filled = asyncio.Event()
         self._is_behind = False
 
@@ -342,28 +344,28 @@ class StreamFollower:
             try:
                 await self._send()
             except StoreUnavailable:
-                await self._clock.sleep(_TRY_AGAIN_S)
+                await self._clock.sleep(_RETRY_S)
 
     async def close(self) -> None:
         """Send what is left, if that is possible at once."""
         with suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS_WITHIN_S):
-                while self._under_way or self._backlog:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                while self._in_flight or self._backlog:
                     await self._send()
-        if left := len(self._under_way) + len(self._backlog):
+        if left := len(self._in_flight) + len(self._backlog):
             log.error("audit_stream_incomplete", extra={"unsent": left})
 
     async def _send(self) -> None:
-        lines = self._under_way = self._under_way or self._next_lines()
+        lines = self._in_flight = self._in_flight or self._next_lines()
         if lines:
-            begins = parse(lines[0])
+            begins = parse_line(lines[0])
             after = begins.seq - 1
             try:
                 await self._stream.append(begins.chain, after, lines)
             except ChainBehind as behind:
                 await self._replay(begins.chain, behind.stands, after)
-                await self._stream.append(begins.chain, after, lines, leaves_gap=True)
-            self._under_way = []
+                await self._stream.append(begins.chain, after, lines, allow_gap=True)
+            self._in_flight = []
         if not self._backlog:
             self._is_behind = False
             self._filled.clear()
@@ -374,7 +376,7 @@ class StreamFollower:
             return []
         chain = self._backlog[0].partition(b",")[0]
         same = takewhile(lambda line: line.startswith(chain), self._backlog)
-        lines = [*islice(same, _LINES_AT_ONCE)]
+        lines = [*islice(same, _SEND_BATCH)]
         for _ in lines:
             self._backlog.popleft()
         return lines
@@ -387,13 +389,13 @@ class StreamFollower:
         missing = until - stands
         try:
             while stands < until and (
-                lines := await asyncio.to_thread(_take, kept, min(_LINES_AT_ONCE, until - stands))
+                lines := await asyncio.to_thread(_take, kept, min(_SEND_BATCH, until - stands))
             ):
-                after = parse(lines[0]).seq - 1
+                after = parse_line(lines[0]).seq - 1
                 if after >= until:
                     break
                 lines = lines[: until - after]
-                await self._stream.append(chain, after, lines, leaves_gap=after > stands)
+                await self._stream.append(chain, after, lines, allow_gap=after > stands)
                 await self._stream.trim()  # it may be more than there is room for
                 missing -= len(lines)
                 stands = after + len(lines)

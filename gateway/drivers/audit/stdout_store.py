@@ -9,7 +9,7 @@ from gateway.drivers.telemetry.line_writer import LineDescriptor
 from gateway.flow.ports import Clock
 
 
-class LineStore:
+class StdoutStore:
     """Each line is handed to the system before it counts (audit_trail.AuditStore).
 
     Whoever reads may stall: then a thread waits for it. Of what is refused some lines may be there:
@@ -23,7 +23,7 @@ class LineStore:
         self._is_open = False
 
     async def commit(
-        self, bodies: Sequence[bytes], *, with_checkpoint: bool, claim: Callable[[], bool]
+        self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
         del with_checkpoint  # without a chain there is nothing that one could vouch for
         opening = [] if self._is_open else [opening_body(self._clock.now())]
@@ -36,11 +36,11 @@ class LineStore:
         except OSError as error:
             raise unavailable(error.strerror or type(error).__name__) from error
         self._is_open = True
-        if not claim():
+        if not confirm():
             raise unavailable("the reader took too long")
         return Committed(lines, [])
 
-    async def tidy(self) -> Committed:
+    async def apply_retention(self) -> Committed:
         return Committed([], [])
 
     async def close(self) -> None:
