@@ -1,6 +1,6 @@
-"""`python -m gateway.demo.cloud --json`: the box in a process of its own, until SIGTERM.
+"""`python -m gateway.demo.cloud --json`: run the simulated cloud in this process until SIGTERM.
 
-Prints one JSON line with its addresses; steer it through /_box/… on each listener.
+Prints its addresses as one JSON line. Each listener has control paths under /_box/.
 """
 
 import argparse
@@ -23,22 +23,22 @@ async def _run(settings: SimulatedCloudSettings) -> None:
             "project_id": cloud.project,
             "servers": cloud.servers,
         }
-        print(json.dumps(addresses), flush=True)  # noqa: T201 - what a command prints
+        print(json.dumps(addresses), flush=True)  # noqa: T201 - a command's output
         await stop.wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gateway.demo.cloud", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the line is JSON with or without")
+    parser.add_argument("--json", action="store_true", help="accepted; the output is always JSON")
     parser.add_argument("--servers", type=int, default=6)
-    parser.add_argument("--rate", type=float, default=10.0, help="calls a second")
+    parser.add_argument("--rate", type=float, default=10.0, help="calls per second")
     parser.add_argument("--burst", type=float, default=10.0)
     parser.add_argument(
         "--latency", type=float, nargs=2, default=(0.05, 0.15), metavar=("FROM_S", "TO_S")
     )
     parser.add_argument("--token-bytes", type=int, default=2_048)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="whose address it listens on, as others call it"
+        "--host", default="127.0.0.1", help="address to listen on, used in every URL"
     )
     for name in ("idp", "iam", "cloud"):
         parser.add_argument(f"--{name}-port", type=int, default=0)

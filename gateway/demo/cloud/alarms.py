@@ -1,8 +1,8 @@
-"""Alarms and events of the servers: two alarms and three events each, and always the same ones.
+"""Alarms and events: two alarms and three events per server, the same in every run.
 
-Both are listed newest first, so that the servers' entries lie mixed. An alarm names its server
-in `metric.dimensions`, an event in `resource_id`; summary and trend name servers by id or serial
-number, whoever asks.
+Lists are sorted newest first, so entries of different servers alternate. An alarm names its server
+in `metric.dimensions`, an event in `resource_id`. Summary and trend name servers by ID or serial
+number, independent of the caller.
 """
 
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ from gateway.demo.cloud.fleet import CloudProject, Server
 from gateway.demo.cloud.operation_call import OperationCall, invalid_parameter
 
 STARTS_AT = 1_772_409_600
-"""2026-03-02T00:00:00Z; all of it comes in the week from here on."""
+"""2026-03-02T00:00:00Z. All alarms and events are within one week from this time."""
 WEEK_S = 604_800
 ALARMS_PER_SERVER = 2
 EVENTS_PER_SERVER = 3
@@ -30,7 +30,7 @@ _ALARM_FILTERS = {
     "alarm_type": "type",
     "alarm_level": "level",
 }
-"""The query's name and the alarm's."""
+"""Query parameter to attribute of `_Alarm`."""
 _DEFINITIONS = {
     "0x01000001": ("Fan speed low", "critical"),
     "0x02000003": ("Memory correctable errors", "major"),
@@ -151,9 +151,9 @@ def list_events(call: OperationCall) -> dict[str, Any]:
 def show_event(call: OperationCall) -> dict[str, str]:
     code = call.path["event_id"]
     if code not in _DEFINITIONS:
-        raise invalid_parameter("event_id")  # the dossier knows no 404 for it
+        raise invalid_parameter("event_id")  # no source documents a 404 for it
     name, level = _DEFINITIONS[code]
-    texts = {"name": name, "effect": level, "suggestion": "Look at it.", "reason": "Wear."}
+    texts = {"name": name, "effect": level, "suggestion": "Check it.", "reason": "Wear."}
     both = {f"{what}_{tongue}": text for what, text in texts.items() for tongue in ("cn", "en")}
     return {"code": code, "status": "asserted", **both}
 
@@ -185,7 +185,7 @@ def _time(server: Server, index: int) -> int:
 
 
 def _cut(call: OperationCall, entries: list[Any]) -> list[Any]:
-    # `offset` counts entries; 100 a page by default, 1000 at most: our reading of a silent page.
+    # Assumed, because the page does not say: `offset` counts entries; 100 per page, at most 1000.
     offset = call.integer("offset", 0)
     return entries[offset : offset + call.limit(1, 1000, 100)]
 
@@ -203,7 +203,7 @@ def _describe_alarm(alarm: _Alarm) -> dict[str, Any]:
         "last_alarm_time": alarm.at,
         "metric": {
             "metric_name": f"{device}_health",
-            # The SDK says that a dimension's value is the resource's id; the name is ours.
+            # The SDK documents the value as the resource's ID; the name is an assumption.
             "dimensions": [{"name": "server_id", "value": alarm.server.id}],
         },
     }

@@ -1,4 +1,4 @@
-"""The box's own clock. The box stands for other machines, so it does not share the gateway's."""
+"""The clock of the simulated cloud, separate from the gateway's: real clouds are other machines."""
 
 import time
 

@@ -1,7 +1,7 @@
-"""What the cloud says when it refuses, by a short name of ours (dossier 1.3, 2.1, 2.2 and 3.2).
+"""The cloud's error responses, by a short name (upstream-api.md#1.3, #2.1, #2.2 and #3.2).
 
-The codes and texts are those that its clients tell the causes apart by, so a word more or less
-here makes every test on top of the box worth less.
+Clients distinguish causes by these codes and texts. Do not change a word: tests on the simulated
+cloud prove only as much as these texts match the real ones.
 """
 
 import uuid
@@ -22,7 +22,7 @@ class CloudError:
     code: str
     message: str
     keystone: bool = False
-    """IAM has two shapes; this is `{"error": {"code", "message", "title"}}`."""
+    """Use IAM's second shape, `{"error": {"code", "message", "title"}}`."""
 
     def with_message(self, message: str) -> "CloudError":
         return replace(self, message=message)
@@ -35,12 +35,12 @@ class CloudError:
             title = _TITLES[self.status]
             return {"error": {"code": self.status, "message": self.message, "title": title}}
         body = {"error_code": self.code, "error_msg": self.message}
-        # The front tells the request's id in the body as well; the service behind it does not.
+        # The front repeats the request ID in the body; the service behind it does not.
         return body | {"request_id": request_id} if self.code.startswith("APIG") else body
 
 
 def as_faults(errors: Mapping[str, CloudError]) -> dict[str, ResponseFactory]:
-    """Make each a fault that a listener can be told to have."""
+    """Return each error as a response fault of a listener."""
     return {name: _responder(error) for name, error in errors.items()}
 
 

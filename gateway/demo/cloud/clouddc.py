@@ -1,8 +1,8 @@
-"""The physical-servers API, in a box: a front that authenticates and throttles, and the service.
+"""The simulated physical-servers API: a front that authenticates and throttles, and the service.
 
-`_OPERATIONS` is the dossier's table 1.1; what each operation does is in the module of its subject.
-Steered by POST /_box/rate and /_box/servers, watched by GET /_box/consoles and /_box/fleet, beside
-what every listener has.
+`_OPERATIONS` is the table of upstream-api.md#1.1; each operation is in the module of its subject.
+Control paths in addition to those of every listener: POST /_box/rate and /_box/servers, GET
+/_box/consoles and /_box/fleet.
 """
 
 import asyncio
@@ -42,8 +42,8 @@ _INSTANCES = "/instances"
 _INSTANCE = f"{_INSTANCES}/{{id}}"
 _TAGGED = "/{resource_type}/{resource_id}/tags"
 
-# Literal segments stand before {id}: the first row that fits is taken (dossier 1.1). A name is a
-# method of CloudDc, for what depends on its settings.
+# Literal segments come before {id}, because the first matching row wins (upstream-api.md#1.1).
+# A string names a method of CloudDc, for an operation that depends on its settings.
 _OPERATIONS: tuple[tuple[str, str, Operation | str], ...] = (
     ("GET", _SERVERS, servers.list_servers),
     ("PUT", f"{_SERVERS}/power-state", servers.change_power_state),
@@ -79,7 +79,7 @@ _OPERATIONS: tuple[tuple[str, str, Operation | str], ...] = (
     ("POST", f"{_TAGGED}/delete", racks_and_tags.delete_tags),
 )
 _EXTRA = {"since": "a later version", "values": [1, None]}
-"""What `extra` adds: something that no client of today knows."""
+"""The member that the setting `extra` adds: unknown to every client."""
 _REQUEST_ID = web.RequestKey("request_id", str)
 
 
@@ -103,7 +103,7 @@ class CloudDc(Listener):
         burst: float = 10.0,
         port: int = 0,
     ) -> None:
-        """`projects`: each project's server ids; `rate` in calls a second, for all together."""
+        """`projects` maps project to server IDs; `rate` is in calls per second for all callers."""
         super().__init__("cloud", port=port, response_faults=self._make_response_faults())
         self.projects = {project: CloudProject(project, ids) for project, ids in projects.items()}
         self.bucket = TokenBucket(rate, burst)
@@ -111,27 +111,27 @@ class CloudDc(Listener):
         self.retry_after: str | None = None
         self.latency_s: Sequence[float] = (0.05, 0.15)
         self.console_base = CONSOLE_BASE
-        """Scheme and host of the console URLs."""
+        """Scheme and host of console URLs."""
         self.not_ready: Sequence[str] = ()
-        """Servers whose console answers iMetal.0101."""
+        """IDs of servers whose console returns iMetal.0101."""
         self.consoles: Counter[str] = Counter()
-        """How many console URLs were made for each server."""
+        """Number of console URLs issued, by server."""
         self.log_bytes = 65_536
-        """Size of a log export's file."""
+        """File size of a log export."""
         self.export_polls = 0
-        """How many times an export's status says that it is not done yet."""
+        """Number of status requests that report an export as unfinished."""
         self.gzip = False
-        """Whether answers are encoded for callers that take gzip."""
+        """Compress responses for callers that accept gzip."""
         self.extra = False
-        """Whether answers have a member, on the envelope and on entries, that nobody knows."""
+        """Add an unknown member to each response and its entries."""
         self._front = ApiFront(iam)
         self._jitter = random.Random()
         self.app.middlewares.append(self._pass_front)
         for method, template, operation in _OPERATIONS:
-            found = getattr(self, operation) if isinstance(operation, str) else operation
-            # GET alone: a HEAD must not open a console.
+            function = getattr(self, operation) if isinstance(operation, str) else operation
+            # GET only: a HEAD must not open a console.
             self.app.router.add_route(
-                method, "/v1/{project}" + template, partial(self._serve, found)
+                method, "/v1/{project}" + template, partial(self._serve, function)
             )
         FleetControl(self.app, self.projects)
         self.app.router.add_post("/_box/rate", self._set_rate)
@@ -139,12 +139,12 @@ class CloudDc(Listener):
 
     @property
     def throttled(self) -> int:
-        """How many calls were answered 429."""
+        """Number of calls answered with 429."""
         return self.statuses[429]
 
     @property
     def duplicates(self) -> dict[str, int]:
-        """How many console URLs more than one were made for a server."""
+        """Number of console URLs beyond the first, by server."""
         return {server: count - 1 for server, count in self.consoles.items() if count > 1}
 
     def counters(self) -> dict[str, Any]:
@@ -177,14 +177,14 @@ class CloudDc(Listener):
 
     async def _serve(self, operation: Operation, request: web.Request) -> web.StreamResponse:
         try:
-            found = operation(await self._read(request))
+            result = operation(await self._read(request))
         except OperationFailed as refused:
             return refused.error.response()
-        if isinstance(found, LogDownload):
-            return await found.send(request, {"X-Request-Id": request[_REQUEST_ID]})
-        if isinstance(found, web.Response):
-            return found
-        return web.json_response(_add_unknown_members(found) if self.extra else found)
+        if isinstance(result, LogDownload):
+            return await result.send(request, {"X-Request-Id": request[_REQUEST_ID]})
+        if isinstance(result, web.Response):
+            return result
+        return web.json_response(_add_unknown_members(result) if self.extra else result)
 
     async def _read(self, request: web.Request) -> OperationCall:
         project = request.match_info["project"]
@@ -199,7 +199,7 @@ class CloudDc(Listener):
 
     @web.middleware
     async def _pass_front(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Do what the front does before the service: throttle, authenticate, route."""
+        """Throttle, authenticate and route, as the API front does before the service."""
         if request.path.startswith("/_box/"):
             return await handler(request)
         request_id = request[_REQUEST_ID] = uuid.uuid4().hex
@@ -265,13 +265,13 @@ def _link_response(base: str) -> web.Response:
     return web.json_response({"url": f"{base}/vnc_auto.html?token={uuid.uuid4()}"})
 
 
-def _add_unknown_members(found: Any) -> Any:
-    """Add a member that no client knows to the envelope and to each of its entries."""
-    if not isinstance(found, dict):
-        return found
+def _add_unknown_members(body: Any) -> Any:
+    """Add an unknown member to the response and to each entry of its lists."""
+    if not isinstance(body, dict):
+        return body
     entries = {
         name: [{**one, "box_extra": _EXTRA} if isinstance(one, dict) else one for one in value]
-        for name, value in found.items()
+        for name, value in body.items()
         if isinstance(value, list)
     }
-    return {**found, **entries, "box_extra": _EXTRA}
+    return {**body, **entries, "box_extra": _EXTRA}

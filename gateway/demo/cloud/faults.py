@@ -1,4 +1,4 @@
-"""The ways in which a listener of the box can fail, below and beside what its service says."""
+"""Faults that a listener of the simulated cloud can inject instead of its service's response."""
 
 import asyncio
 import socket
@@ -15,27 +15,27 @@ HUGE_HEADER_BYTES: Final = 100_000
 
 @dataclass(slots=True)
 class Fault:
-    """One way to fail, for the requests that it fits, until it is spent or cleared."""
+    """One injected fault; it applies to matching requests until it is used up or cleared."""
 
     kind: str
     path: str = ""
-    """Only requests whose path has this in it."""
+    """Applies to requests whose path contains this text."""
     times: int | None = None
-    """How many requests it hits; None: all, until it is cleared."""
+    """Number of requests that it applies to; None: all, until cleared."""
     status: int = 200
-    """Of `answer`, `empty` and `text`."""
+    """Status of the kinds `answer`, `empty` and `text`."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Sent besides, e.g. Retry-After."""
+    """Additional response headers, e.g. Retry-After."""
     body: str = ""
-    """Of `answer`; the address that `redirect` sends to."""
+    """Body of the kind `answer`; target of the kind `redirect`."""
     delay_s: float = 0.0
-    """Waited before anything else; `slow` does nothing but this."""
+    """Delay before the fault; the kind `slow` is only this delay."""
     shape: str = "apigw"
-    """Of `throttled`: one of throttle.SHAPES."""
+    """Shape of the kind `throttled`: a key of throttle.SHAPES."""
 
 
 ResponseFactory = Callable[[Fault], web.Response]
-"""A fault that is a whole answer; an override of what the service would say."""
+"""Builds the response that replaces the service's own."""
 
 
 async def _reset(request: web.Request, fault: Fault) -> web.StreamResponse:
@@ -46,7 +46,7 @@ async def _reset(request: web.Request, fault: Fault) -> web.StreamResponse:
 
 async def _reset_midway(request: web.Request, fault: Fault) -> web.StreamResponse:
     await _begin(request, fault)
-    await asyncio.sleep(0.02)  # let the half go out before the end comes
+    await asyncio.sleep(0.02)  # the first half must be sent before the reset
     _abort(request)
     raise ConnectionResetError
 
@@ -67,7 +67,7 @@ async def _begin(request: web.Request, fault: Fault) -> web.StreamResponse:
 
 
 def _abort(request: web.Request) -> None:
-    """End the connection with an RST rather than an orderly end."""
+    """Reset the connection (RST) instead of closing it."""
     if request.transport is None:
         return
     tcp: socket.socket | None = request.transport.get_extra_info("socket")
@@ -90,7 +90,7 @@ CONNECTION_FAULTS: Mapping[str, Callable[[web.Request, Fault], Awaitable[web.Str
     "reset_midway": _reset_midway,
     "truncated": _truncated,
 }
-"""Faults of the connection."""
+"""Connection faults by kind."""
 
 RESPONSE_FAULTS: Mapping[str, ResponseFactory] = {
     "huge": lambda _: web.Response(body=b'{"url": "' + b"x" * HUGE_BODY_BYTES + b'"}'),
@@ -102,7 +102,7 @@ RESPONSE_FAULTS: Mapping[str, ResponseFactory] = {
     "list": lambda _: web.json_response([1, 2]),
     "answer": _custom_response,
 }
-"""Faults that are a whole answer, for any listener; each has more of its own."""
+"""Response faults by kind, for every listener; each listener adds its own."""
 
 DELAY_FAULTS: Final = ("hang", "slow")
-"""Faults that only take time; then the request is served as if nothing had been."""
+"""Kinds that only delay; the request is then served normally."""

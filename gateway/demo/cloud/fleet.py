@@ -1,9 +1,12 @@
-"""The state behind the physical-servers API: what each project owns, and what was done to it.
+"""The state behind the simulated physical-servers API: servers, instances, rooms and racks.
 
-What a project has at its start follows from its servers' ids and their places in its list, so a
-test can tell it unasked: of three servers the first two carry an instance and are in use, the
-third is idle (`ready`); places take turns in tier web and db, two by two in model B1 and B2, three
-by three in dc-1 and dc-2; every eighth is Warning. What the cloud does in time, the box does now.
+A project's initial state follows from its server IDs and their index, so tests can predict it:
+
+- Of three servers, the first two have an instance (`in-use`); the third is idle (`ready`).
+- The tag `tier` alternates between web and db; the model changes every two servers, the DC every
+  three; every eighth server has the health state Warning.
+
+Operations that are asynchronous in the real cloud take effect immediately.
 """
 
 import uuid
@@ -23,7 +26,7 @@ SUBNET = "c1d2e3f4-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
 class Server:
     id: str
     index: int
-    """Where it stands in its project's list, from 0."""
+    """Index in its project's list, from 0."""
     name: str
     dc: str
     rack: str
@@ -52,7 +55,7 @@ class Instance:
     image_id: str = IMAGE
     vpc_id: str = VPC
     networks: list[dict[str, str]] = field(default_factory=list)
-    """subnet_id and ipv4_address of each."""
+    """Each has subnet_id and ipv4_address."""
     description: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     operation_state: str = "install-succeed"
@@ -83,7 +86,7 @@ class LogExport:
     server_id: str
     created_at: float
     status_requests: int = 0
-    """How often its status was asked for."""
+    """Number of requests for its status."""
 
 
 class CloudProject:
@@ -91,10 +94,10 @@ class CloudProject:
         self.id = project
         self.servers: dict[str, Server] = {}
         self.server_ids: list[str] = []
-        """Sorted, so that a page of many is found without sorting or describing them all."""
+        """Sorted, so a page costs only its own entries."""
         self.instances: dict[str, Instance] = {}
         self.terminated: set[str] = set()
-        """Deleted instances, whose status can still be asked for."""
+        """IDs of deleted instances; their status remains available."""
         self.exports: dict[str, LogExport] = {}
         self.rooms: dict[str, Room] = {}
         self.racks: dict[str, Rack] = {}
@@ -109,11 +112,11 @@ class CloudProject:
             self.add(server_id)
 
     def add(self, server_id: str) -> Server:
-        """Add a server as its id and its place make it; raise ValueError where it is no UUID."""
+        """Add a server derived from its ID and index. Raises ValueError unless it is a new UUID."""
         if str(uuid.UUID(server_id)) != server_id:
-            raise ValueError(f"{server_id!r} is not how a UUID is written")
+            raise ValueError(f"{server_id!r} is not a canonical UUID")
         if server_id in self.servers:
-            raise ValueError(f"{server_id} is there already")
+            raise ValueError(f"{server_id} already exists")
         server = _make_server(server_id, self._next_index)
         self._next_index += 1
         self.servers[server_id] = server
@@ -123,7 +126,7 @@ class CloudProject:
         return server
 
     def remove(self, server_id: str) -> None:
-        """Raise KeyError where it is not there; its instance and exports go with it."""
+        """Remove a server, its instance and its exports. Raises KeyError if it is unknown."""
         del self.servers[server_id]
         del self.server_ids[bisect_left(self.server_ids, server_id)]
         gone = [one.id for one in self.instances.values() if one.server_id == server_id]
@@ -146,7 +149,7 @@ class CloudProject:
         self.servers[instance.server_id].manage_state = "ready"
 
     def idle(self) -> list[Server]:
-        """Return the servers that an instance can be put on."""
+        """Return the servers without an instance."""
         return [server for server in self.servers.values() if server.manage_state == "ready"]
 
     def _derive(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""/_box/fleet and /_box/servers: what tests see of the fleet, and how they change it."""
+"""Control paths /_box/fleet and /_box/servers: read and change the simulated fleet."""
 
 import uuid
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ _TEXTS = ("name", "dc", "rack", "unit", "model", "manage_state", "power_state", 
 
 class FleetControl:
     def __init__(self, app: web.Application, projects: Mapping[str, CloudProject]) -> None:
-        """`projects`: the first is the one that is meant where none is named."""
+        """The first of `projects` is the default."""
         self._projects = projects
         app.router.add_get("/_box/fleet", self._show)
         app.router.add_post("/_box/servers", self._change)
 
     async def _show(self, request: web.Request) -> web.Response:
-        """`?project=` for one of them."""
+        """Return every project, or only the one in `?project=`."""
         wanted = request.query.get("project", "")
         projects = [self._projects[wanted]] if wanted else self._projects.values()
         return web.json_response({"projects": {one.id: _describe(one) for one in projects}})
 
     async def _change(self, request: web.Request) -> web.Response:
-        """Take `{id, project, remove, tags, …}`, all optional; an id that is not there is added."""
+        """Apply `{id, project, remove, tags, …}`, all optional. An unknown ID adds a server."""
         changes = await request.json()
         project = self._projects[changes.pop("project", next(iter(self._projects)))]
         server_id = changes.pop("id", None) or str(uuid.uuid4())
@@ -62,5 +62,5 @@ def _describe(project: CloudProject) -> dict[str, Any]:
 
 
 def _describe_server(project: CloudProject, server: Server) -> dict[str, Any]:
-    """Say what ShowServer says, but with the tags as a mapping."""
+    """Return the body of ShowServer, with tags as a mapping."""
     return {**servers.describe(project, server), "tags": server.tags}

@@ -1,4 +1,4 @@
-"""The API front, in a box: who may come in, and in which words not (dossier 2.2)."""
+"""The simulated API front: authentication and its error texts (upstream-api.md#2.2)."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ _KEY_LOCKED_S = 300.0
 
 
 class ApiFront:
-    """Authenticates by IAM's live tokens, or by a signature with one of IAM's access keys."""
+    """Authenticates by a valid IAM token, or by a signature with an access key of IAM."""
 
     def __init__(self, iam: Iam) -> None:
         self._iam = iam
@@ -42,7 +42,7 @@ class ApiFront:
         if ended_s >= 0:
             at = datetime.fromtimestamp(token.expires_at, UTC)
             return cloud_errors.token_expired(f"{at:%Y-%m-%dT%H:%M:%S.%fZ}")
-        # Not in the dossier: what a token of another project gets is our reading.
+        # Assumed: no source documents the response to a token of another project.
         return None if token.project == project else cloud_errors.FORBIDDEN
 
     def _check_signature(self, request: web.Request, body: bytes) -> CloudError | None:

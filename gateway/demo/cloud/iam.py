@@ -1,4 +1,4 @@
-"""The cloud's IAM, in a box: tokens for name and password as Keystone v3 has them (dossier 3)."""
+"""The simulated IAM: Keystone v3 tokens for user name and password (upstream-api.md#3)."""
 
 import base64
 import os
@@ -27,7 +27,7 @@ _DAY_S = 86_400.0
 @dataclass(slots=True)
 class IssuedToken:
     project: str | None
-    """None: scoped to the domain."""
+    """None for a token with domain scope."""
     expires_at: float
     revoked: bool = False
 
@@ -49,7 +49,7 @@ class Iam(Listener):
         token_bytes: int = 2_048,
         token_life_s: float = _DAY_S,
     ) -> None:
-        """`projects`: each project's id and its name."""
+        """`projects` maps project ID to name."""
         super().__init__("iam", port=port, response_faults=cloud_errors.as_faults(cloud_errors.IAM))
         self.password = PASSWORD
         self.token_bytes = token_bytes
@@ -65,21 +65,21 @@ class Iam(Listener):
         self.app.router.add_post("/_box/unlock", self._unlock)
 
     def revoke_all(self) -> None:
-        """Kill every token, as a permission change of any group does."""
+        """Revoke every token, as a permission change of any group does (upstream-api.md#3.1)."""
         for token in self.tokens.values():
             token.revoked = True
 
     def expire_all(self, ago_s: float = 1.0) -> None:
-        """Let every token have ended `ago_s` ago; over a day the cloud words it differently."""
+        """Set the expiry of every token to `ago_s` ago; over 24 h the error is a different one."""
         for token in self.tokens.values():
             token.expires_at = now() - ago_s
 
     def unlock(self) -> None:
-        """Forget failed logins. The real cloud has no such lever: it takes 15 minutes."""
+        """Clear failed logins. The real cloud has no equivalent: a lock lasts 15 minutes."""
         self._login_failures.clear()
 
     def issue(self, project: str | None) -> tuple[str, IssuedToken]:
-        """Make a token as IAM makes them: CMS in base64, so it begins with MII."""
+        """Create a token in IAM's format: base64 of CMS, so it starts with MII."""
         size = min(self.token_bytes, TOKEN_BYTES_MAX)
         text = ("MII" + base64.b64encode(os.urandom(size)).decode())[:size]
         token = self.tokens[text] = IssuedToken(project, now() + self.token_life_s)
@@ -150,7 +150,7 @@ class Iam(Listener):
         return {"token": described}
 
     async def _revoke(self, request: web.Request) -> web.Response:
-        """`{}` revokes; `{"expired_ago_s": 5}` lets the tokens have ended by themselves."""
+        """Revoke all tokens for `{}`; expire them for `{"expired_ago_s": 5}`."""
         login = await request.json() if request.can_read_body else {}
         if "expired_ago_s" in login:
             self.expire_all(float(login["expired_ago_s"]))
@@ -177,14 +177,14 @@ class _LoginRequest:
 
 
 async def _parse_login(request: web.Request) -> _LoginRequest | None:
-    """Read the body as the IAM page has it (dossier 3.1); None where it is not that."""
+    """Parse the documented body (upstream-api.md#3.1); return None if it does not match."""
     if request.content_type != "application/json":
         return None
     try:
         auth = (await request.json())["auth"]
         by = auth["identity"]["password"]["user"]
         scope = auth["scope"]
-        project = scope.get("project")  # with a domain beside it, the project wins
+        project = scope.get("project")  # if both scopes are present, the project wins
         texts = [by["name"], by["domain"]["name"], by["password"]]
         if auth["identity"]["methods"] != ["password"] or not all(map(_is_text, texts)):
             return None

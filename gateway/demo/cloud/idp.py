@@ -1,4 +1,4 @@
-"""An identity provider, in a box: discovery, keys that rotate, and tokens good and bad."""
+"""The simulated identity provider: discovery, key rotation, valid and forged tokens."""
 
 import base64
 import hashlib
@@ -56,15 +56,15 @@ class IdentityProvider(Listener):
         super().__init__("idp", port=port, response_faults=response_faults)
         self.keys = [_SigningKey(algorithm)]
         self.fetches = 0
-        """How often the key set was handed out."""
+        """Number of times the key set was served."""
         self.issuer: str | None = None
-        """What discovery and tokens name as the issuer; None: the address."""
+        """The issuer in discovery and tokens; None: the listener's URL."""
         self.app.router.add_get("/.well-known/openid-configuration", self._discovery)
         self.app.router.add_get("/jwks", self._jwks)
         self.app.router.add_post("/_box/tokens", self._mint)
         self.app.router.add_post("/_box/rotate", self._rotate)
 
-    def token(  # noqa: PLR0913 - the parts of a token
+    def token(  # noqa: PLR0913 - one parameter per part of a token
         self,
         subject: str | None,
         *,
@@ -75,12 +75,12 @@ class IdentityProvider(Listener):
         key: int = -1,
         forged: str | None = None,
     ) -> str:
-        """Sign a token that is good, but for what the caller asks for.
+        """Return a signed token, valid except where the parameters change it.
 
-        `claims` and `headers` add to or overwrite what stands in a good one; a None takes away.
+        `claims` and `headers` add or replace members of a valid token; None removes one.
         `key` is an index into `keys`, the newest by default. `forged` breaks the signature:
-        `none` (alg none), `hs256` (HMAC with the public key as its secret), `signature` (a bit of
-        it turned), `foreign_key` (a key that nobody published, under the kid of one that is).
+        `none` (alg none), `hs256` (HMAC with the public key as secret), `signature` (one character
+        changed), `foreign_key` (an unpublished key under the kid of a published one).
         """
         signing = self.keys[key]
         at = int(now())
@@ -100,7 +100,7 @@ class IdentityProvider(Listener):
         return _sign(header, payload, signing, forged)
 
     def rotate(self, algorithm: str = "RS256", *, keep_old: bool = False) -> None:
-        """Sign with a new key from now on; the old ones are withdrawn unless kept."""
+        """Sign with a new key; withdraw the old ones unless `keep_old`."""
         self.keys = [*(self.keys if keep_old else []), _SigningKey(algorithm)]
 
     def counters(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _sign(
 
 
 def _signed(header: dict[str, Any], payload: dict[str, Any], signing: _SigningKey) -> str:
-    """Sign by the key's own algorithm whatever `header` claims about it."""
+    """Sign with the key's own algorithm, independent of `header`."""
     content = _content(header, payload)
     algorithm = jwt.get_algorithm_by_name(signing.algorithm)
     return f"{content}.{_base64url(algorithm.sign(content.encode(), signing.private))}"

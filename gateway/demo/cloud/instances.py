@@ -1,4 +1,4 @@
-"""Instances: what is installed on a server. Only `server_id` leads from one to its server."""
+"""Instances: operating systems installed on servers, linked to them only by `server_id`."""
 
 import random
 import uuid
@@ -17,7 +17,7 @@ from gateway.demo.cloud.operation_call import (
 
 _REINSTALLED_MAX = 10
 _SET_MAX = 100
-"""Of the sets whose bound the dossier does not know; our reading."""
+"""Assumed: the size limit of sets for which no source documents one."""
 _AT = "2026-03-02T10:00:00Z"
 _SPECIALS = frozenset("!@$%^-_=+[{}]:,./?")
 
@@ -30,7 +30,7 @@ def list_instances(call: OperationCall) -> dict[str, Any]:
     marker = call.query.get("marker", "")
     if marker and marker not in known:
         raise invalid_parameter("marker")
-    # Unknown ids just find nothing: our reading, since the page has no 404.
+    # Assumed, because the page has no 404: unknown IDs match nothing.
     fitting = known.values() if by_id is None else [known[one] for one in by_id if one in known]
     if by_server is not None:
         fitting = [one for one in fitting if one.server_id in by_server]
@@ -123,7 +123,7 @@ def modify_ip(call: OperationCall) -> web.Response:
 
 
 def summarize(instance: Instance) -> dict[str, Any]:
-    """Say what tests ask for beside what the cloud shows."""
+    """Return the public fields and the counters that tests read."""
     counts = {"reinstalls": instance.reinstalls, "password_changes": instance.password_changes}
     return _describe(instance) | counts
 
@@ -135,7 +135,7 @@ def _describe(instance: Instance) -> dict[str, Any]:
         "vpc_id": instance.vpc_id,
         "network_interfaces": instance.networks,
         "tags": [],
-        "image": {"id": instance.image_id, "name": "box-linux", "os_type": "Linux"},
+        "image": {"id": instance.image_id, "name": "demo-linux", "os_type": "Linux"},
         "description": instance.description,
         "state": "running",
         "operation_state": instance.operation_state,
@@ -148,7 +148,7 @@ def _describe(instance: Instance) -> dict[str, Any]:
 
 
 def _read_details(call: OperationCall) -> dict[str, Any]:
-    """Read what a new instance is to be; all but description and metadata must be there."""
+    """Read the properties of a new instance; only description and metadata are optional."""
     details = {
         "name": call.member("name", str),
         "image_id": call.member("image_id", str),
@@ -183,7 +183,7 @@ def _install(call: OperationCall, server: Server, details: dict[str, Any]) -> In
     own_networks = instance.networks
     for name, value in details.items():
         setattr(instance, name, value)
-    # The first network's address is given where the caller gave none.
+    # Without an address in the request, the instance gets the default one.
     instance.networks = [
         {"ipv4_address": own_networks[0]["ipv4_address"]} | network
         for network in details["networks"]
@@ -192,7 +192,7 @@ def _install(call: OperationCall, server: Server, details: dict[str, Any]) -> In
 
 
 def _pick(call: OperationCall, least: int, most: int = 1) -> list[Server]:
-    """Take random idle servers, as the scheduler does where none is named (dossier 1.1)."""
+    """Pick random idle servers, as the scheduler does without a placement (upstream-api.md#1.1)."""
     idle = call.project.idle()
     if len(idle) < least:
         raise OperationFailed(cloud_errors.SERVER_NOT_READY)

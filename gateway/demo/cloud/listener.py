@@ -1,6 +1,6 @@
-"""An HTTP server of the box: it serves, fails as told, and remembers what it was asked.
+"""An HTTP server of the simulated cloud: serves requests, injects faults, records calls.
 
-It is steered in process by its methods, and over HTTP by the same under /_box/ (JSON):
+Tests in the same process control it by its methods, other processes over HTTP with JSON:
 POST, GET, DELETE /_box/faults; GET, DELETE /_box/calls; GET /_box/counters; POST /_box/settings.
 """
 
@@ -33,16 +33,16 @@ _BODY_BYTES_MAX = 65_536
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
     at: float
-    """When it came, in seconds since the epoch."""
+    """Time of arrival, in seconds since the epoch."""
     method: str
     path: str
-    """Path and query as they stood on the request line."""
+    """Path and query as on the request line."""
     headers: dict[str, str]
-    """Names in lower case. Tests look for what should not be here, so the values are whole."""
+    """Names in lower case, values complete: tests search them for secrets."""
     status: int
-    """0 where the caller got no answer."""
+    """0 if no response was sent."""
     body: str = ""
-    """Its first 64 KiB."""
+    """The first 64 KiB."""
 
 
 class Listener:
@@ -56,10 +56,10 @@ class Listener:
         port: int = 0,
         response_faults: Mapping[str, ResponseFactory] | None = None,
     ) -> None:
-        """`port` 0 takes any free one and keeps it; `answers` are faults of this listener's own."""
+        """Use a free port for `port` 0 and keep it; `response_faults` adds kinds of fault."""
         self.name = name
         self.host = "127.0.0.1"
-        """Where it listens, and what its addresses say."""
+        """Address to listen on, also used in `url`."""
         self.port = port
         self.faults: list[Fault] = []
         self.calls: deque[RecordedCall] = deque(maxlen=_CALLS_MAX)
@@ -81,7 +81,7 @@ class Listener:
         return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
-        """Listen; after `stop` again on the same port, as a service that comes back does."""
+        """Listen; after `stop`, listen again on the same port."""
         self._runner = web.AppRunner(
             self.app,
             access_log=None,
@@ -100,7 +100,7 @@ class Listener:
             self._runner = None
 
     def fail(self, kind: str, **details: Any) -> Fault:
-        """Have a fault from now on; the newest that fits a request wins.
+        """Add a fault; the newest fault that matches a request wins.
 
         Raises ValueError for an unknown kind or shape, TypeError for an unknown detail.
         """
@@ -113,13 +113,13 @@ class Listener:
         return fault
 
     def heal(self) -> None:
-        """Clear every fault; requests that hang are served now."""
+        """Clear all faults and serve the requests that hang."""
         self.faults.clear()
         self._released.set()
         self._released = asyncio.Event()
 
     def change(self, **settings: Any) -> None:
-        """Raise ValueError, and change nothing, when a name is unknown."""
+        """Change settings. Raises ValueError for an unknown name and then changes none."""
         if unknown := sorted(settings.keys() - set(self.settable)):
             raise ValueError(f"unknown settings {unknown}; known: {', '.join(self.settable)}")
         for name, value in settings.items():
@@ -136,7 +136,7 @@ class Listener:
     async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/_box/"):
             return await _report_control_errors(request, handler)
-        # Service tokens are large and come again and again: one copy of each is kept.
+        # Service tokens are large and repeat: store each value once.
         headers = {name.lower(): sys.intern(value) for name, value in request.headers.items()}
         at, status, body = now(), 0, ""
         try:
@@ -206,7 +206,7 @@ class Listener:
 
 
 async def _report_control_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell whoever steers the box what they asked wrongly."""
+    """Answer an invalid control request with 400 and the reason."""
     try:
         return await handler(request)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

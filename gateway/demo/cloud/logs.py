@@ -1,4 +1,4 @@
-"""Log exports: started, asked after, and downloaded in pieces of any size."""
+"""Log exports: start, status, and download of the whole file or a range."""
 
 import hashlib
 import re
@@ -23,12 +23,12 @@ def start_export(call: OperationCall) -> web.Response:
     server = call.server()
     export_id = str(uuid.uuid4())
     export = call.project.exports[export_id] = LogExport(server.id, now())
-    # The page gives this answer the headers of the download as well; they cannot fit its JSON.
+    # The page documents the download's headers here as well; they do not fit a JSON body.
     return web.json_response(_describe(export_id, export, percentage=0), status=202)
 
 
 def show_export(call: OperationCall, *, polls: int) -> dict[str, Any]:
-    """Tell how far it is; `polls`: how many times it says that it is not done yet."""
+    """Return the progress; the first `polls` requests report an unfinished export."""
     export_id, export = _find(call)
     export.status_requests += 1
     done = export.status_requests > polls
@@ -38,7 +38,7 @@ def show_export(call: OperationCall, *, polls: int) -> dict[str, Any]:
 
 
 def download(call: OperationCall, *, size: int, polls: int) -> "web.Response | LogDownload":
-    """Answer 200, 206, 304 or 416, for `size` bytes in all; not ready before the status says so."""
+    """Return 200, 206, 304 or 416 for a file of `size` bytes; fail until the export is finished."""
     export_id, export = _find(call)
     if export.status_requests < polls + 1 and polls:
         raise OperationFailed(cloud_errors.SERVER_NOT_READY)
@@ -64,7 +64,7 @@ def download(call: OperationCall, *, size: int, polls: int) -> "web.Response | L
 
 @dataclass(frozen=True, slots=True)
 class LogDownload:
-    """An answer that is streamed, so its size costs no memory."""
+    """A streamed response; memory use is independent of its size."""
 
     status: int
     headers: Mapping[str, str]
@@ -83,7 +83,7 @@ class LogDownload:
 
 
 def content(export_id: str, start: int, stop: int) -> Iterator[bytes]:
-    """Give the bytes of an export's file from `start` up to `stop`, in chunks."""
+    """Yield the bytes of an export's file from `start` to before `stop`, in chunks."""
     block = hashlib.shake_256(export_id.encode()).digest(_CHUNK_BYTES)
     while start < stop:
         at = start % _CHUNK_BYTES
@@ -96,7 +96,7 @@ def _find(call: OperationCall) -> tuple[str, LogExport]:
     server, export_id = call.server(), call.path["export_id"]
     export = call.project.exports.get(export_id)
     if export is None or export.server_id != server.id:
-        raise invalid_parameter("export_id")  # the dossier knows no 404 for it
+        raise invalid_parameter("export_id")  # no source documents a 404 for it
     return export_id, export
 
 

@@ -1,7 +1,7 @@
-"""What one call to the physical-servers API asks for, read with the service's own refusals.
+"""One call to the simulated physical-servers API, with validated access to its parameters.
 
-An operation is a plain function of it. It returns what its answer says as JSON, or a whole
-answer where the status is not 200, or a Download; it refuses by raising Refused.
+An operation is a function of an OperationCall. It returns a JSON body, a complete response for a
+status other than 200, or a LogDownload. It raises OperationFailed with a CloudError.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ from gateway.demo.cloud.cloud_errors import CloudError
 from gateway.demo.cloud.fleet import CloudProject, Instance, Server
 
 IDS_MAX = 100
-"""How many ids a comma list of a query may have."""
+"""Maximum number of IDs in a comma-separated query parameter."""
 _ABSENT = object()
 
 
@@ -28,7 +28,7 @@ class OperationFailed(Exception):
 class OperationCall:
     project: CloudProject
     path: Mapping[str, str]
-    """What stands in the template's places."""
+    """Path parameters by name."""
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
@@ -48,7 +48,7 @@ class OperationCall:
         return [self.project.instances[one] for one in ids]
 
     def integer(self, name: str, default: int) -> int:
-        """Read a query parameter that is a whole number, not below 0."""
+        """Return a query parameter as an integer, at least 0."""
         text = self.query.get(name, "")
         if not text:
             return default
@@ -57,11 +57,11 @@ class OperationCall:
         return int(text)
 
     def limit(self, least: int, most: int, default: int) -> int:
-        """Smaller counts as `least`, larger as `most` (dossier 1.4)."""
+        """Return `limit`, clamped to `least` and `most` (upstream-api.md#1.4)."""
         return min(most, max(least, self.integer("limit", default)))
 
     def time_range(self) -> tuple[int, int] | None:
-        """Read `from` and `to`; None where neither is there."""
+        """Return `from` and `to`, or None if both are absent."""
         if not self.query.get("from") and not self.query.get("to"):
             return None
         since, until = self.integer("from", 0), self.integer("to", 1 << 62)
@@ -70,14 +70,14 @@ class OperationCall:
         return since, until
 
     def comma_list(self, name: str) -> list[str] | None:
-        """Read a comma list of a query; None where it is absent or empty."""
+        """Return a comma-separated query parameter, or None if it is absent or empty."""
         ids = [one for one in self.query.get(name, "").split(",") if one]
         if len(ids) > IDS_MAX:
             raise invalid_parameter(name)
         return ids or None
 
     def member(self, name: str, kind: type, default: Any = _ABSENT) -> Any:
-        """Read a member of the body; without a default it must be there."""
+        """Return a member of the body; it is required unless `default` is given."""
         if not isinstance(self.body, dict):
             raise invalid_parameter("body")
         value = self.body.get(name)
@@ -90,7 +90,7 @@ class OperationCall:
         return value
 
     def id_set(self, name: str, most: int, *, required: bool = True) -> list[str]:
-        """Read a set of ids from the body, each once; empty only where it is not required."""
+        """Return a set of IDs from the body without duplicates; `required` rejects an empty set."""
         ids = self.member(name, list, default=[])
         if not ids and required:
             raise missing_parameter(name)
@@ -115,7 +115,7 @@ def missing_parameter(name: str) -> OperationFailed:
 
 
 def paginate(ids: Sequence[str], marker: str, limit: int) -> tuple[Sequence[str], dict[str, Any]]:
-    """Cut the page after `marker` out of sorted ids, with its page_info."""
+    """Return the page after `marker` of sorted IDs, and its page_info."""
     start = bisect_right(ids, marker) if marker else 0
     cut = ids[start : start + limit]
     info = {

@@ -1,6 +1,6 @@
 """Rooms (IDCs), racks and tags.
 
-The error table has no code for an unknown rack or room: read as iMetal.0001.
+Assumed: an unknown rack or room returns iMetal.0001, because the error table has no other code.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _KEY_MAX, _VALUE_MAX = 128, 255
 _DESCRIPTION_BYTES_MAX = 512
 _SET_MAX = 100
 _TYPES = ("physicalservers",)
-"""What can be tagged through /{resource_type}/…."""
+"""Values of `resource_type` that can have tags."""
 
 
 def create_tags(call: OperationCall) -> web.Response:
@@ -61,7 +61,7 @@ def list_racks(call: OperationCall) -> dict[str, Any]:
 
 
 def update_rooms(call: OperationCall) -> web.Response:
-    """Take a list of `{id, description}`; all or none."""
+    """Apply a list of `{id, description}`, all or none."""
     if not isinstance(call.body, list) or not 1 <= len(call.body) <= _SET_MAX:
         raise invalid_parameter("body")
     for one in call.body:
@@ -88,7 +88,7 @@ def _tagged(call: OperationCall) -> dict[str, str]:
 
 
 def _tag(call: OperationCall, tags: dict[str, str]) -> web.Response:
-    """Set tags; one that is there already gets the new value."""
+    """Set tags; an existing key gets the new value."""
     added = {}
     for tag in _read_tags(call):
         if "value" not in tag:
@@ -101,7 +101,7 @@ def _tag(call: OperationCall, tags: dict[str, str]) -> web.Response:
 
 
 def _untag(call: OperationCall, tags: dict[str, str]) -> web.Response:
-    """Remove tags by key, whatever the value, and whether or not they are there: our reading."""
+    """Remove tags by key. Assumed: the value is ignored and a missing tag is not an error."""
     for tag in _read_tags(call):
         tags.pop(tag["key"], None)
     return web.Response(status=204)
@@ -150,7 +150,7 @@ def _describe(rack: Rack) -> dict[str, Any]:
 def _listed(
     call: OperationCall, name: str, entries: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    # The newer page has `region` as mandatory, the SDK does not: it is a filter where given.
+    # `region` is mandatory on the newer page and optional in the SDK: use it as a filter.
     ids = sorted(entries) if call.query.get("region", REGION) == REGION else []
     marker = call.query.get("marker", "")
     if marker and marker not in entries:

@@ -1,4 +1,4 @@
-"""Servers: listed, shown and switched (dossier 1.1, 1.4 and 1.5)."""
+"""Operations on servers: list, show, power (upstream-api.md#1.1, #1.4 and #1.5)."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ def show_server(call: OperationCall) -> dict[str, Any]:
 
 
 def describe(project: CloudProject, server: Server) -> dict[str, Any]:
-    """Say about a server what ShowServer says (dossier 1.5)."""
+    """Return the body of ShowServer (upstream-api.md#1.5)."""
     return {
         "id": server.id,
         "name": server.name,
@@ -61,7 +61,8 @@ def change_power_state(call: OperationCall) -> dict[str, Any]:
     if action not in _SWITCHED:
         raise invalid_parameter("action")
     ids = call.id_set("server_id_set", _SWITCHED_MAX, required=False)
-    # The page does not mark the set as mandatory (dossier 1.1); here it is taken at its worst.
+    # The page does not mark the set as mandatory (upstream-api.md#1.1). Assume the worst: an
+    # absent set means all servers.
     switched = call.servers(ids or call.project.server_ids)
     for server in switched:
         server.power_state, server.operation_state = _SWITCHED[action]
@@ -90,15 +91,15 @@ def show_status(call: OperationCall) -> dict[str, Any]:
             "off": sum(server.power_state == "off" for server in servers),
             "unknown": 0,
         },
-        # The SDK's model of it has no fields: read as a count for each state.
+        # The SDK's model has no fields. Assumed: a count per state.
         "server_manage_state": dict(Counter(server.manage_state for server in servers)),
     }
 
 
 def show_hardware(call: OperationCall) -> dict[str, Any]:
-    """Answer with some of the very many fields that the SDK's models have."""
+    """Return a few of the fields of the SDK's models."""
     server = call.server()
-    maker = {"manufacturer": "Box", "health": "OK"}
+    maker = {"manufacturer": "Demo", "health": "OK"}
     healthy = {"state": "Enabled", "health": "OK"}
     return {
         "summary": _summarize(server),
@@ -131,13 +132,13 @@ def show_hardware(call: OperationCall) -> dict[str, Any]:
 def show_firmware(call: OperationCall) -> list[dict[str, str]]:
     model = call.server().model
     return [
-        {"component_name": name, "model": model, "manufacturer": "Box", "version": version}
+        {"component_name": name, "model": model, "manufacturer": "Demo", "version": version}
         for name, version in (("BMC", "3.11.2"), ("BIOS", "8.05"), ("CPLD", "1.04"))
     ]
 
 
 def _summarize(server: Server) -> dict[str, str]:
-    return {"sn": server.sn, "manufacturer": "Box", "model": server.model}
+    return {"sn": server.sn, "manufacturer": "Demo", "model": server.model}
 
 
 def _count(servers: Iterable[Server]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""SDK-HMAC-SHA256 from the cloud's side: whether a request is signed with a secret key.
+"""Verification of SDK-HMAC-SHA256 signatures, as the cloud does it.
 
-Written from the vendor's page (dossier 3.4) and tried against the vendor's SDK, never against the
-gateway's own signer, so that the two may find each other's mistakes.
+Written from the vendor's page (upstream-api.md#3.4) and tested with the vendor's SDK. It shares no
+code with the gateway's signer, so each can reveal errors of the other.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _MUST_BE_SIGNED = frozenset({"host", "x-sdk-date"})
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request as it came, with what its Authorization header claims."""
+    """A received request and the claims of its Authorization header."""
 
     method: str
     target: str
-    """Path and query as they stood on the request line."""
+    """Path and query as on the request line."""
     headers: Sequence[tuple[str, str]]
     body: bytes
     access_key: str
@@ -35,7 +35,7 @@ class SignedRequest:
     at: datetime
 
     def clock_skew_s(self, now: float) -> float:
-        """Seconds between the signer's clock and ours."""
+        """Return the seconds between the signer's clock and this one."""
         return abs(self.at.timestamp() - now)
 
     def is_signed_with(self, secret_key: str) -> bool:
@@ -52,7 +52,7 @@ class SignedRequest:
         for name in self.signed_names:
             values = [value for other, value in self.headers if other.lower() == name]
             if len(values) != 1:
-                return None  # claimed but not sent, or sent twice: which one was signed?
+                return None  # absent, or ambiguous because it was sent twice
             lines.append(f"{name}:{values[0].strip()}\n")
         path, _, query = self.target.partition("?")
         return "\n".join(
@@ -70,7 +70,7 @@ class SignedRequest:
 def read_signed(
     method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes
 ) -> SignedRequest | None:
-    """Return what the request claims; None where that is not how a claim is written."""
+    """Parse the Authorization header; return None if it is malformed."""
     named = {name.lower(): value for name, value in headers}
     claim = _AUTHORIZATION.fullmatch(named.get("authorization", ""))
     if claim is None:
@@ -92,7 +92,7 @@ def _encode(raw: bytes) -> str:
 
 
 def _canonical_path(path: str) -> str:
-    # Decoded once as a whole, so an encoded slash parts segments here, as in the vendor's SDK.
+    # Decode the whole path once: an encoded slash separates segments, as in the vendor's SDK.
     segments = unquote_to_bytes(path).split(b"/")
     if segments[-1] != b"":
         segments.append(b"")

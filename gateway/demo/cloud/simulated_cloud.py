@@ -1,7 +1,6 @@
-"""The simulated cloud: identity provider, IAM and physical-servers API, all real HTTP.
+"""The simulated cloud: identity provider, IAM and physical-servers API over HTTP.
 
-For the demo and for tests, on loopback unless told otherwise. Nothing that serves people
-imports it.
+For the demo and tests, on loopback by default. No production module imports it.
 """
 
 import asyncio
@@ -17,21 +16,21 @@ from gateway.demo.cloud.idp import IdentityProvider
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCloudSettings:
-    """How the box is at its start; nearly all of it can be changed while it runs."""
+    """Initial settings of the simulated cloud; most can be changed at runtime."""
 
     project: str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
     servers: int = 6
     other_projects: tuple[str, ...] = ()
-    """Three servers each."""
+    """Further projects with three servers each."""
     host: str = "127.0.0.1"
     idp_port: int = 0
     iam_port: int = 0
     cloud_port: int = 0
     rate: float = 10.0
-    """Calls a second that the cloud takes."""
+    """Accepted calls per second."""
     burst: float = 10.0
     latency_s: tuple[float, float] = (0.05, 0.15)
-    """Shortest and longest."""
+    """Minimum and maximum."""
     token_bytes: int = 2_048
     token_life_s: float = 86_400.0
 
@@ -77,7 +76,7 @@ class SimulatedCloud:
 
     async def _stop(self) -> None:
         for listener in (self.idp, self.iam, self.upstream):
-            listener.heal()  # what hangs is let go
+            listener.heal()  # release requests that hang
         await asyncio.gather(self.idp.stop(), self.iam.stop(), self.upstream.stop())
 
 

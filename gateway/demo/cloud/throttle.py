@@ -1,4 +1,4 @@
-"""The cloud's hard limit, and the words in which it says 429 (dossier 2.3 and 3.2)."""
+"""The cloud's rate limit and the shapes of its 429 (upstream-api.md#2.3 and #3.2)."""
 
 from aiohttp import web
 
@@ -23,14 +23,14 @@ SHAPES = {
     'per 1 seconds"}}',
     "ces": '{{"error_code":"ces.0429","error_msg":"Too many requests"}}',
 }
-"""The shapes of a 429, by a short name of ours."""
+"""Shapes of a 429, by a short name."""
 
 
 class TokenBucket:
-    """What is over it is refused, whoever asks and however politely."""
+    """A token bucket shared by all callers."""
 
     def __init__(self, rate: float, burst: float) -> None:
-        """`rate` in calls a second."""
+        """`rate` is in calls per second."""
         self.rate = rate
         self.burst = burst
         self._level = burst
@@ -44,7 +44,7 @@ class TokenBucket:
         return True
 
     def change(self, rate: float, burst: float) -> None:
-        """Go on at another rate with what is in the bucket now."""
+        """Change rate and burst; keep the current level, at most `burst`."""
         self._fill()
         self.rate, self.burst = rate, burst
         self._level = min(self._level, burst)

@@ -1,6 +1,6 @@
-"""`python -m gateway.demo.cloud.traffic`: people who ask gateways for consoles, until SIGTERM.
+"""`python -m gateway.demo.cloud.traffic`: simulated users that request consoles until SIGTERM.
 
-They make dashboards move: operators get links, viewers and one with a forged token are refused.
+They fill the dashboards: operators get links; viewers and a user with a forged token are rejected.
 """
 
 import argparse
@@ -27,13 +27,13 @@ _LIST_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class LoadTarget:
-    """Where people get their tokens, and whom they ask."""
+    """The token issuer and the gateways that receive the requests."""
 
     issuer: str
     gateways: Sequence[str]
     project: str
     think_s: float
-    """Between two questions of one person, on average."""
+    """Mean time between two requests of one person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Person:
             await asyncio.sleep(random.expovariate(1 / target.think_s))
 
     async def _fetch_token(self, target: LoadTarget, http: aiohttp.ClientSession) -> str:
-        asked = {"subject": self.name, "groups": [self.group], "life_s": _TOKEN_LIFE_S}
+        parameters = {"subject": self.name, "groups": [self.group], "life_s": _TOKEN_LIFE_S}
         if self.forged:
-            asked["forged"] = self.forged
-        async with http.post(f"{target.issuer}/_box/tokens", json=asked) as response:
+            parameters["forged"] = self.forged
+        async with http.post(f"{target.issuer}/_box/tokens", json=parameters) as response:
             return str((await response.json())["token"])
 
 
@@ -100,7 +100,9 @@ async def _run(target: LoadTarget) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gateway.demo.cloud.traffic", description=__doc__)
-    parser.add_argument("--issuer", required=True, metavar="URL", help="the box's")
+    parser.add_argument(
+        "--issuer", required=True, metavar="URL", help="URL of the simulated identity provider"
+    )
     parser.add_argument("--project", default=SimulatedCloudSettings().project)
     parser.add_argument("--think", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("gateways", nargs="+", metavar="GATEWAY", help="URL")
