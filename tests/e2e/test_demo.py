@@ -1,4 +1,4 @@
-"""`gateway demo`: it comes up, does what it prints, and leaves nothing behind however it ends."""
+"""`gateway demo`: it starts, its printed commands work, and it removes everything when it ends."""
 
 import json
 import os
@@ -26,7 +26,7 @@ KEYS = {
 
 
 class Demo:
-    """A running demo whose temporary files all lie in one directory."""
+    """A running demo; all its temporary files are in one directory."""
 
     def __init__(self, *command: str) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="demo-"))
@@ -39,7 +39,7 @@ class Demo:
             env={**os.environ, "TMPDIR": str(self.directory)},
             text=True,
         )
-        self.born: set[int] = set()
+        self.children: set[int] = set()
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -47,15 +47,15 @@ class Demo:
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(self.line())
-        self.born = descendants(self.process.pid)
+        self.children = descendants(self.process.pid)
         return facts
 
     def text(self) -> str:
-        """Read all that is printed, up to the last of the tokens."""
+        """Read the output up to the last token."""
         lines = [self.line()]
         while lines[-1] and not lines[-1].startswith("  admin     e"):
             lines.append(self.line())
-        self.born = descendants(self.process.pid)
+        self.children = descendants(self.process.pid)
         return "".join(lines)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -65,20 +65,20 @@ class Demo:
     def errors(self) -> str:
         return Path(self._errors.name).read_text()
 
-    def left(self) -> list[str]:
-        """Name the processes and files that are still there."""
+    def leftovers(self) -> list[str]:
+        """Return the names of remaining processes and files."""
         files = [str(path) for path in self.directory.rglob("*")]
-        return [f"process {pid}" for pid in self.born if is_alive(pid)] + files
+        return [f"process {pid}" for pid in self.children if is_alive(pid)] + files
 
     def close(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(TIMEOUT_S)
-        for pid in self.born | {self.process.pid}:
+        for pid in self.children | {self.process.pid}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        eventually(lambda: not any(is_alive(pid) for pid in self.born))
+        eventually(lambda: not any(is_alive(pid) for pid in self.children))
         if self.process.stdout is not None:
             self.process.stdout.close()
         self._errors.close()
@@ -116,15 +116,15 @@ def console(facts: dict[str, Any], role: str, server: str) -> Response:
     )
 
 
-def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> None:
+def test_demo_serves_consoles_and_removes_everything(demo: Demo) -> None:
     facts = demo.facts()
     assert set(facts) == KEYS
     allowed, denied = facts["servers"]["allowed"], facts["servers"]["denied"]
     assert set(facts["tokens"]) == {"operator", "viewer", "outsider", "admin"}
     for server in allowed:
-        answer = console(facts, "operator", server)
-        assert answer.status == 200
-        assert answer.json["url"].startswith("https://cn-east-3-console.huaweicloud.com")
+        response = console(facts, "operator", server)
+        assert response.status == 200
+        assert response.json["url"].startswith("https://cn-east-3-console.huaweicloud.com")
     for server in denied:
         assert console(facts, "operator", server).status == 403
     for role in ("viewer", "outsider"):
@@ -137,13 +137,13 @@ def test_it_gives_consoles_as_it_says_and_ends_without_a_trace(demo: Demo) -> No
     assert demo.end(signal.SIGTERM) == 0
     assert demo.errors() == ""
     assert demo.line() == ""
-    assert demo.left() == []
+    assert demo.leftovers() == []
     for name in ("gateway", "admin", "issuer", "iam", "upstream"):
         with pytest.raises(OSError, match="refused"):
             fetch(facts[name], "GET", "/")
 
 
-def test_only_its_owner_can_read_what_it_writes(demo: Demo) -> None:
+def test_demo_files_are_readable_by_owner_only(demo: Demo) -> None:
     demo.facts()
     written = list(demo.directory.rglob("*"))
     assert {path.name for path in written} >= {"gateway.yaml", "policy.yaml", "seal-key", "env"}
@@ -152,15 +152,17 @@ def test_only_its_owner_can_read_what_it_writes(demo: Demo) -> None:
 
 WITH_PORT = "from gateway.demo.run import run_demo; run_demo(as_json=True, port={port})"
 LOST_RACE = """
-from gateway import demo
+from gateway.demo import run as demo
 free_port, first = demo._free_port, [{port}]
 demo._free_port = lambda wanted: first.pop() if first else free_port(wanted)
 demo.run_demo(as_json=True)
 """
 
 
-@pytest.mark.parametrize("code", [WITH_PORT, LOST_RACE], ids=["taken", "taken a moment later"])
-def test_where_the_port_is_taken_another_is_found(code: str) -> None:
+@pytest.mark.parametrize(
+    "code", [WITH_PORT, LOST_RACE], ids=["taken before", "taken between check and start"]
+)
+def test_demo_uses_another_port_if_taken(code: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -171,12 +173,12 @@ def test_where_the_port_is_taken_another_is_found(code: str) -> None:
             assert not facts["gateway"].endswith(f":{port}")
             assert console(facts, "operator", facts["servers"]["allowed"][0]).status == 200
             assert demo.end() == 0
-            assert demo.left() == []
+            assert demo.leftovers() == []
         finally:
             demo.close()
 
 
-def test_every_command_that_it_prints_does_what_it_says() -> None:
+def test_printed_commands_work() -> None:
     demo = Demo("-m", "gateway", "demo")
     try:
         text = demo.text()
@@ -187,11 +189,11 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
             text,
             re.MULTILINE,
         )
-        said = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
-        statuses = [heard.split(" ")[1] for _, heard in said[:5]]
+        results = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
+        statuses = [output.split(" ")[1] for _, output in results[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
-        listed, printed, page, switched, explained, denied, checked, counted = said[5:13]
-        held, revoked, overrides, found, intact = said[13:]
+        listed, printed, page, switched, explained, denied, checked, counted = results[5:13]
+        sessions, revoked, overrides, found, intact = results[13:]
         assert listed[1].count("server:power") == 4
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
@@ -203,7 +205,7 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert checked[0] == 0
         assert "login of account demo: ok" in checked[1]
         assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
-        assert "olga" in held[1]
+        assert "olga" in sessions[1]
         assert (revoked[0], "kind" in revoked[1]) == (0, False), revoked
         assert "revoked_subject issuer=demo subject=victor" in overrides[1]
         (gateway,) = re.findall(r"^  gateway +(http\S+)$", text, re.MULTILINE)
@@ -215,17 +217,17 @@ def test_every_command_that_it_prints_does_what_it_says() -> None:
         assert "last signed checkpoint: " in intact[1]
         tokens = re.findall(r"^  (operator|viewer|outsider|admin) +(e\S+)$", text, re.MULTILINE)
         for role, token in tokens:
-            told = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
-            assert told == (0, token)
+            output = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
+            assert output == (0, token)
         assert len(tokens) == 4
         assert demo.end(signal.SIGINT) == 0
-        assert demo.left() == []
+        assert demo.leftovers() == []
     finally:
         demo.close()
 
 
 def run(command: str, directory: Path) -> tuple[int, str]:
-    """Run as a user would who pasted it somewhere else."""
+    """Run a pasted command in another directory."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=directory,
@@ -238,35 +240,37 @@ def run(command: str, directory: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_told_to_stop_while_it_starts_it_leaves_nothing(demo: Demo) -> None:
+def test_demo_stopped_during_start_removes_everything(demo: Demo) -> None:
     eventually(lambda: any(demo.directory.glob("gateway-demo-*/gateway.log")))
-    demo.born = descendants(demo.process.pid)
+    demo.children = descendants(demo.process.pid)
     assert demo.end(signal.SIGTERM) == 0
-    assert demo.left() == []
+    assert demo.leftovers() == []
 
 
-def test_an_impatient_second_signal_changes_nothing(demo: Demo) -> None:
+def test_second_signal_does_not_interrupt_cleanup(demo: Demo) -> None:
     demo.facts()
     demo.process.send_signal(signal.SIGINT)
     demo.process.send_signal(signal.SIGINT)
     assert demo.end(signal.SIGTERM) == 0
-    assert demo.left() == []
+    assert demo.leftovers() == []
 
 
-def test_a_gateway_that_dies_ends_the_demo_with_a_word(demo: Demo) -> None:
+def test_demo_reports_a_gateway_that_dies(demo: Demo) -> None:
     demo.facts()
-    (supervisor,) = [pid for pid in demo.born if b"serve" in command_of(pid) and children_of(pid)]
+    (supervisor,) = [
+        pid for pid in demo.children if b"serve" in command_of(pid) and children_of(pid)
+    ]
     os.kill(supervisor, signal.SIGKILL)
     assert demo.process.wait(TIMEOUT_S) == 1
-    assert "the gateway ended by itself" in demo.errors()
-    eventually(lambda: demo.left() == [], demo.left)
+    assert "The gateway ended unexpectedly" in demo.errors()
+    eventually(lambda: demo.leftovers() == [], demo.leftovers)
 
 
-def test_children_do_not_outlive_a_demo_that_was_killed(demo: Demo) -> None:
+def test_killed_demo_leaves_no_processes(demo: Demo) -> None:
     demo.facts()
-    assert len(demo.born) >= 3  # valkey, the gateway, its worker
+    assert len(demo.children) >= 3  # valkey, the gateway, its worker
     demo.process.kill()
-    eventually(lambda: not any(is_alive(pid) for pid in demo.born), demo.left)
+    eventually(lambda: not any(is_alive(pid) for pid in demo.children), demo.leftovers)
 
 
 def command_of(pid: int) -> bytes:
@@ -277,7 +281,7 @@ def children_of(pid: int) -> set[int]:
     return descendants(pid)
 
 
-def test_an_embedded_valkey_answers_at_once_and_leaves_nothing() -> None:
+def test_embedded_valkey_is_ready_and_removes_everything() -> None:
     with EmbeddedValkey() as server:
         directory, pid = server.socket.parent, server.pid
         assert pid is not None
@@ -289,10 +293,10 @@ def test_an_embedded_valkey_answers_at_once_and_leaves_nothing() -> None:
     assert not directory.exists()
 
 
-def test_an_embedded_valkey_that_cannot_start_says_why_and_leaves_nothing(
+def test_embedded_valkey_reports_a_failed_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    too_long = tmp_path / ("x" * 120)  # a socket's path may have 108 bytes
+    too_long = tmp_path / ("x" * 120)  # the path of a socket is limited to 108 bytes
     too_long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(too_long))
     with pytest.raises(RuntimeError, match="the embedded Valkey did not start"):

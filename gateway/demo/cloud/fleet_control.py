@@ -14,7 +14,7 @@ _TEXTS = ("name", "dc", "rack", "unit", "model", "manage_state", "power_state", 
 
 class FleetControl:
     def __init__(self, app: web.Application, projects: Mapping[str, CloudProject]) -> None:
-        """The first of `projects` is the default."""
+        """Use the first of `projects` where a request names none."""
         self._projects = projects
         app.router.add_get("/_box/fleet", self._show)
         app.router.add_post("/_box/servers", self._change)

@@ -1,0 +1,191 @@
+"""The files of a demo: config, policy, keys and shell variables in one temporary directory."""
+
+import base64
+import json
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from gateway.demo.cloud import iam
+from gateway.demo.cloud.fleet import REGION
+from gateway.demo.cloud.idp import AUDIENCE
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud
+from gateway.demo.instructions import INSTRUCTIONS
+
+DRAIN_S = 3.0
+_TOKEN_LIFETIME_S = 43_200.0
+_ADMIN_AUDIENCE = "console-gateway-admin"
+_ALLOWED_SERVERS = 4
+_LOG_LINES = 20
+
+
+class DemoFiles:
+    """The demo's files, addresses and tokens."""
+
+    def __init__(self, directory: Path, cloud: SimulatedCloud, redis_url: str) -> None:
+        self.config = directory / "gateway.yaml"
+        self.log = directory / "gateway.log"
+        self._directory = directory
+        self._cloud = cloud
+        self._redis_url = redis_url
+        self._port = self._admin_port = 0
+        self._allowed = cloud.servers[:_ALLOWED_SERVERS]
+        self._denied = cloud.servers[_ALLOWED_SERVERS:]
+        self._tokens = _issue_tokens(cloud)
+
+    def write(self, port: int, admin_port: int) -> None:
+        """Write all files for a gateway on these ports."""
+        self._port, self._admin_port = port, admin_port
+        files = {
+            "iam-password": iam.PASSWORD,
+            "seal-key": base64.b64encode(secrets.token_bytes(32)).decode(),
+            **_make_audit_keys(),
+            # JSON is YAML.
+            "gateway.yaml": json.dumps(self._make_config(), indent=2),
+            "policy.yaml": self._make_policy(),
+            "env": self._make_variables(),
+        }
+        for name, text in files.items():
+            (self._directory / name).write_text(text)
+
+    def log_tail(self) -> str:
+        """Return the last lines of the gateway's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+    def addresses(self) -> dict[str, Any]:
+        """Return the content of `gateway demo --json`."""
+        return {
+            "gateway": f"http://127.0.0.1:{self._port}",
+            "admin": f"http://127.0.0.1:{self._admin_port}",
+            "issuer": self._cloud.idp.url,
+            "iam": self._cloud.iam.url,
+            "upstream": self._cloud.upstream.url,
+            "redis": self._redis_url,
+            "project_id": self._cloud.project,
+            "servers": {"allowed": self._allowed, "denied": self._denied},
+            "tokens": self._tokens,
+        }
+
+    def instructions(self) -> str:
+        """Return the output of `gateway demo` without --json."""
+        tokens = "\n".join(f"  {name:9} {token}" for name, token in self._tokens.items())
+        values = {"tokens": tokens, "directory": self._directory, "config": self.config}
+        return INSTRUCTIONS.format(**self.addresses() | values)
+
+    def _make_config(self) -> dict[str, Any]:
+        return {
+            "listen": {"host": "127.0.0.1", "port": self._port},
+            "admin": {
+                "host": "127.0.0.1",
+                "port": self._admin_port,
+                "api": {"audience": _ADMIN_AUDIENCE, "groups": ["console-admins"]},
+            },
+            "overrides": {"file": "overrides.json"},
+            "request": {"drain_s": DRAIN_S},
+            "issuers": [
+                {
+                    "name": "demo",
+                    "issuer": self._cloud.idp.url,
+                    "audience": [AUDIENCE],
+                    "keys": {"discovery": self._cloud.idp.url},
+                    "unknown_kid_cooldown_s": 2,
+                }
+            ],
+            "policy_file": "policy.yaml",
+            "accounts": [self._make_account()],
+            "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
+            "audit": {
+                "directory": "audit",
+                "signing_key": {"file": "audit-key"},
+                "checkpoint_s": 5,
+            },
+        }
+
+    def _make_account(self) -> dict[str, Any]:
+        return {
+            "name": "demo",
+            "endpoint": self._cloud.upstream.url,
+            "projects": [self._cloud.project],
+            "login": {
+                "method": "password",
+                "iam_endpoint": self._cloud.iam.url,
+                "user": iam.USER,
+                "domain": iam.DOMAIN,
+                "password": {"file": "iam-password"},
+            },
+            "region": REGION,
+            "budget": {"console": {"requests": 9, "per_s": 1, "burst": 5}},
+            "inventory": {"poll_s": 5, "age_max_s": 60, "directory": "."},
+        }
+
+    def _make_policy(self) -> str:
+        return dedent(f"""\
+            # Try it: give viewers the role operator, save, and repeat a request. No restart needed.
+            roles:
+              operator: [console:open, server:read, server:power, instance:read]
+              viewer: [server:read]
+
+            grants:
+              - role: operator
+                to: {{groups: [operators]}}
+                on: {{servers: [{", ".join(self._allowed)}]}}
+
+              - role: viewer
+                to: {{groups: [viewers]}}
+                on: {{projects: [{self._cloud.project}]}}
+            """)
+
+    def _make_variables(self) -> str:
+        """Return the shell variables that the printed commands use."""
+        root, python = Path(__file__).parents[2], shlex.quote(sys.executable)
+        servers = f"http://127.0.0.1:{self._port}/v1/{self._cloud.project}/physicalservers"
+        power_off = {"action": "power off", "server_id_set": self._allowed[-1:]}
+        lines = [f"export {name.upper()}={token}" for name, token in self._tokens.items()]
+        lines += [
+            f"ALLOWED={servers}/{self._allowed[0]}/remote-console-address",
+            f"DENIED={servers}/{self._denied[0]}/remote-console-address",
+            f"PROJECT={self._cloud.project}",
+            f"SERVER={self._allowed[0]}",
+            "TARGET=$PROJECT/$SERVER",
+            f"SERVERS={servers}",
+            f"POWER_OFF={shlex.quote(json.dumps(power_off))}",
+            f"export CONSOLE_GATEWAY_URL=http://127.0.0.1:{self._port}",
+            "export CONSOLE_GATEWAY_TOKEN=$OPERATOR",
+            f"export CONSOLE_GATEWAY_ADMIN_URL=http://127.0.0.1:{self._admin_port}",
+            "export CONSOLE_GATEWAY_ADMIN_TOKEN=$ADMIN",
+            f"AUDIT={shlex.quote(str(self._directory / 'audit'))}",
+            f"CONFIG={shlex.quote(str(self.config))}",
+            # PYTHONPATH finds a checkout that is not installed, from any directory.
+            f'gateway() {{ PYTHONPATH={shlex.quote(str(root))} {python} -m gateway "$@"; }}',
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _issue_tokens(cloud: SimulatedCloud) -> dict[str, str]:
+    """Return a token for each role of the demo."""
+    issue, life_s = cloud.idp.token, _TOKEN_LIFETIME_S
+    admin_claims = {"aud": _ADMIN_AUDIENCE}
+    return {
+        "operator": issue("olga", groups=["operators"], life_s=life_s),
+        "viewer": issue("victor", groups=["viewers"], life_s=life_s),
+        "outsider": issue("otto", life_s=life_s),
+        "admin": issue("ada", groups=["console-admins"], life_s=life_s, claims=admin_claims),
+    }
+
+
+def _make_audit_keys() -> dict[str, str]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return {"audit-key": private.decode(), "audit-key.pub": public.decode()}

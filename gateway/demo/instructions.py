@@ -1,0 +1,70 @@
+"""The text that `gateway demo` prints: addresses, and commands to try."""
+
+from typing import Final
+
+INSTRUCTIONS: Final = """\
+Console Gateway is running. Ctrl-C stops it and removes its files.
+
+  gateway              {gateway}
+  admin listener       {admin}    /metrics /healthz /readyz /admin/openapi.json
+  Valkey               {redis}
+  config and policy    {directory}    changes of policy.yaml need no restart
+
+The simulated cloud:
+
+  identity provider    {issuer}
+  IAM                  {iam}
+  physical servers     {upstream}    accepts 10 calls per second, then answers 429
+
+In another terminal, load the variables and tokens that the commands use:
+
+  . {directory}/env
+
+Request a console as olga, an operator: 200 and a link. Repeat it: the same link, cached.
+
+  curl -si -H "Authorization: Bearer $OPERATOR" $ALLOWED
+
+Send the token as an unchanged cloud client does, and request a fresh link:
+
+  curl -si -H "X-Auth-Token: $OPERATOR" -H "Cache-Control: no-cache" $ALLOWED
+
+Denied: victor is a viewer, otto has no role, olga has no grant for this server. 403 each time.
+
+  curl -si -H "Authorization: Bearer $VIEWER" $ALLOWED
+  curl -si -H "Authorization: Bearer $OUTSIDER" $ALLOWED
+  curl -si -H "Authorization: Bearer $OPERATOR" $DENIED
+
+Use the gateway's own client as olga: list the visible servers and their permissions, print a link.
+
+  gateway servers
+  gateway console --print $TARGET
+
+Use the rest of the physical-servers API: a list filtered by permission, and a power action.
+
+  curl -s -H "Authorization: Bearer $OPERATOR" "$SERVERS?limit=10"
+  curl -si -X PUT -H "Authorization: Bearer $OPERATOR" -d "$POWER_OFF" $SERVERS/power-state
+
+API documentation with every operation: {gateway}/docs
+
+Explain a decision, check the config and every dependency, read a metric:
+
+  gateway explain --config $CONFIG --user olga --group operators $TARGET
+  gateway explain --config $CONFIG --user victor --group viewers $TARGET
+  gateway check --config $CONFIG --online
+  curl -s {admin}/metrics | grep ^gateway_links_total
+
+Administer the gateway as ada: list active sessions, revoke victor's access on all replicas.
+
+  gateway admin sessions
+  gateway admin revoke --issuer demo --subject victor --reason "left us"
+  gateway admin overrides
+
+Search the audit log and verify that it is unchanged:
+
+  gateway audit search --subject olga $AUDIT
+  gateway audit verify --public-key $AUDIT-key.pub $AUDIT
+
+Tokens, valid for 12 hours:
+
+{tokens}
+"""
