@@ -1,4 +1,4 @@
-"""Whose address is a request's? The peer's, or what trusted proxies say of those before them."""
+"""The client address of a request: the peer's, or the one that trusted proxies report."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -7,10 +7,10 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Networks) -> str:
-    """Return the last address of X-Forwarded-For that no trusted proxy has.
+    """Return the last address of X-Forwarded-For that is not in a trusted network.
 
-    Each proxy adds its peer at the end, so what stands before the first untrusted address, read
-    from the end, may be anybody's invention. Nothing of it is believed from an untrusted peer.
+    Each proxy appends the address of its peer. The addresses before the last untrusted one are
+    unverified and ignored. The whole header is ignored if the peer is not trusted.
     """
     if not trusted or not _is_in(peer, trusted):
         return peer

@@ -169,8 +169,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         502,
         "CGW.5020",
         "Unexpected response from the cloud. Report the X-Request-Id to the operators.",
-        cause="The cloud's response cannot be used: it is malformed, too large, a 403 for the"
-        " service account, or a console link to a host outside `links.console_hosts`.",
+        cause="The cloud's response cannot be used: it is malformed or too large, or it is a"
+        " 403 for the service account, or a console link to a host outside `links.console_hosts`.",
         caller_action="Report the `X-Request-Id` to the operators.",
         operator_action="Read `detail` in the log event `request` with this request ID.",
         alerts=("ConsoleGatewayUpstreamFailing", "ConsoleGatewayUpstreamRefusesAccount"),
@@ -312,8 +312,8 @@ REJECTION_TEXTS: Final = {
     " set the clock of the client",
     Rejection.SIGNATURE_REPLAYED: "this signed request was received before; sign each write anew",
 }
-"""What the caller learns of a rejected credential, by reason. Reasons without a text get the
-table's message: more would help a forger."""
+"""The texts for rejected credentials, by reason. Other reasons have the table's message: a reason
+would help a forger."""
 
 
 def _is_server_failure(kind: type[GatewayError], spec: ErrorSpec) -> bool:

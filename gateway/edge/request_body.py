@@ -1,4 +1,4 @@
-"""A request's body, read whole under a limit and within a time."""
+"""Read a request body completely, with a size limit and a timeout."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ from gateway.domain.errors import BadRequest, DeadlineExceeded, RequestTooLarge
 
 
 async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) -> bytes:
-    """Return all of it; raise BadRequest, RequestTooLarge, DeadlineExceeded."""
+    """Return the body; raise BadRequest, RequestTooLarge, DeadlineExceeded."""
     if not request.body_exists:
         return b""
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise BadRequest("Send the body as it is, without Content-Encoding.")
-    too_large = RequestTooLarge(f"The body is too large; this operation takes {limit} bytes.")
+        raise BadRequest("Content-Encoding is not supported; send the body uncompressed.")
+    too_large = RequestTooLarge(f"The request body is too large; the limit is {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
     if request.headers.get("Expect", "").lower() == "100-continue":  # RFC 9110, 10.1.1
@@ -27,5 +27,5 @@ async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) ->
                 if len(body) > limit:
                     raise too_large
     except TimeoutError:
-        raise DeadlineExceeded("while the body was read") from None
+        raise DeadlineExceeded("while the request body was read") from None
     return bytes(body)

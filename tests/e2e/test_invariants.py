@@ -168,7 +168,7 @@ def test_8_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
 
 def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
     cloud = own_stack.cloud
-    gateway = own_stack.replica(  # nothing but the hang-up can end the fetch in time
+    gateway = own_stack.replica(  # only the disconnect can end the fetch in time
         change={"request": {"deadline_s": 60, "drain_s": 1}},
         account={"timeouts": {"connect_s": 60, "read_s": 60, "total_s": 60}},
     )
@@ -207,10 +207,10 @@ def _kill(pid: int) -> None:
 
 def _dump(stack: Stack) -> str:
     client = valkey.Valkey(port=stack.valkey.port)
-    kept = b""
+    stored = b""
     for name in client.scan_iter("*"):
-        kept += name + b"\n"
+        stored += name + b"\n"
         if client.type(name) == b"string":
-            kept += client.get(name) or b""
+            stored += client.get(name) or b""
     client.close()
-    return kept.decode("latin-1")
+    return stored.decode("latin-1")

@@ -1,4 +1,4 @@
-"""Rights that go by tags, through real processes: they come, they change, and they end."""
+"""Grants by tag on real processes: they begin, change and end with the inventory."""
 
 import json
 import math

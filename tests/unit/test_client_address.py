@@ -1,4 +1,4 @@
-"""Whose address is a request's, and who may say so."""
+"""The client address behind trusted proxies."""
 
 from ipaddress import ip_network
 

@@ -1,4 +1,4 @@
-"""What travels on to the cloud, and what never does."""
+"""The allow-lists of request and response headers."""
 
 import pytest
 from hypothesis import given
@@ -56,14 +56,14 @@ def test_duplicate_header_is_dropped() -> None:
 
 
 def test_conditional_headers_are_forwarded_when_streaming() -> None:
-    asked = [(name, "x") for name in sorted(CONDITIONAL)]
-    assert not CONDITIONAL - set(forwarded(*asked, answer=Answer.STREAMED))
+    sent = [(name, "x") for name in sorted(CONDITIONAL)]
+    assert not CONDITIONAL - set(forwarded(*sent, answer=Answer.STREAMED))
     for answer in (Answer.WHOLE, Answer.LISTED, Answer.CONSOLE_LINK):
-        assert not CONDITIONAL & set(forwarded(*asked, answer=answer))
+        assert not CONDITIONAL & set(forwarded(*sent, answer=answer))
 
 
 @pytest.mark.parametrize(
-    ("accepts", "asked"),
+    ("accepts", "sent"),
     [
         ("gzip", "gzip"),
         ("br, GZIP;q=0.5", "gzip"),
@@ -75,16 +75,16 @@ def test_conditional_headers_are_forwarded_when_streaming() -> None:
         ("", "identity"),
     ],
 )
-def test_gzip_is_requested_only_for_unread_bodies(accepts: str, asked: str) -> None:
+def test_gzip_is_requested_only_for_unread_bodies(accepts: str, sent: str) -> None:
     header = ("Accept-Encoding", accepts)
-    assert forwarded(header, answer=Answer.WHOLE)["Accept-Encoding"] == asked
-    assert forwarded(header, answer=Answer.STREAMED)["Accept-Encoding"] == asked
+    assert forwarded(header, answer=Answer.WHOLE)["Accept-Encoding"] == sent
+    assert forwarded(header, answer=Answer.STREAMED)["Accept-Encoding"] == sent
     assert forwarded(header, answer=Answer.LISTED)["Accept-Encoding"] == "identity"
     assert forwarded(header, answer=Answer.CONSOLE_LINK)["Accept-Encoding"] == "identity"
 
 
 def test_response_headers_are_limited_to_allow_list() -> None:
-    told = {
+    upstream = {
         "content-type": "application/json",
         "etag": '"1"',
         "set-cookie": "canary",
@@ -95,8 +95,8 @@ def test_response_headers_are_limited_to_allow_list() -> None:
         "content-disposition": "attachment",
         "content-range": "bytes\n0-1",
     }
-    assert dict(response_headers(told, Answer.WHOLE)) == {"Content-Type": "application/json"}
-    assert set(dict(response_headers(told, Answer.STREAMED))) == {
+    assert dict(response_headers(upstream, Answer.WHOLE)) == {"Content-Type": "application/json"}
+    assert set(dict(response_headers(upstream, Answer.STREAMED))) == {
         "Content-Type",
         "ETag",
         "Content-Disposition",

@@ -1,4 +1,4 @@
-"""A list cut down to what one caller may see, and nothing in it that tells of the rest."""
+"""List responses contain the visible entries and reveal no hidden ones."""
 
 import json
 from dataclasses import replace
@@ -33,8 +33,8 @@ def servers(count: int) -> list[dict[str, Any]]:
     return [{"id": uuid(i), "name": f"bms-{i}", "future": {"field": i}} for i in range(count)]
 
 
-def shown(pages: list[ListPage], may_see: set[str], asked: Call) -> Any:
-    return json.loads(visible_entries(pages, lambda server: server in may_see).encode_page(asked))
+def filtered(pages: list[ListPage], may_see: set[str], request: Call) -> Any:
+    return json.loads(visible_entries(pages, lambda server: server in may_see).encode_page(request))
 
 
 def test_entries_keep_every_byte() -> None:
@@ -46,7 +46,7 @@ def test_entries_keep_every_byte() -> None:
 def test_counts_and_markers_cover_visible_entries_only() -> None:
     pages = [page(*servers(40), count=40, page_info={"next_marker": None, "current_count": 40})]
     seen = {uuid(i) for i in range(0, 40, 3)}
-    first = shown(pages, seen, call())
+    first = filtered(pages, seen, call())
     assert [one["id"] for one in first["servers"]] == [uuid(i) for i in range(0, 30, 3)]
     assert first["count"] == 14
     assert first["page_info"] == {
@@ -54,35 +54,35 @@ def test_counts_and_markers_cover_visible_entries_only() -> None:
         "previous_marker": None,
         "current_count": 10,
     }
-    second = shown(pages, seen, call(marker=uuid(27)))
+    second = filtered(pages, seen, call(marker=uuid(27)))
     assert [one["id"] for one in second["servers"]] == [uuid(i) for i in (30, 33, 36, 39)]
     assert second["page_info"]["next_marker"] is None
 
 
 def test_unknown_envelope_member_is_dropped() -> None:
     read = page(*servers(3), count=3, total_hidden=2, next=uuid(2))
-    assert set(shown([read], {uuid(0)}, call())) == {"servers", "count"}
+    assert set(filtered([read], {uuid(0)}, call())) == {"servers", "count"}
 
 
 @pytest.mark.parametrize("marker", [uuid(1), uuid(99), "x", uuid(0)[:-1]])
 def test_hidden_and_unknown_markers_are_indistinguishable(marker: str) -> None:
     with pytest.raises(BadRequest, match="marker"):
-        shown([page(*servers(5))], {uuid(0)}, call(marker=marker))
+        filtered([page(*servers(5))], {uuid(0)}, call(marker=marker))
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"), [(None, 10), ("1", 10), ("10", 10), ("11", 11), ("5000", 1000)]
+    ("limit", "expected"), [(None, 10), ("1", 10), ("10", 10), ("11", 11), ("5000", 1000)]
 )
-def test_limit_follows_the_cloud_api(asked: str | None, given: int) -> None:
-    query = {} if asked is None else {"limit": asked}
-    found = shown([page(*servers(1200))], {uuid(i) for i in range(1200)}, call(**query))
-    assert len(found["servers"]) == given
+def test_limit_follows_the_cloud_api(limit: str | None, expected: int) -> None:
+    query = {} if limit is None else {"limit": limit}
+    found = filtered([page(*servers(1200))], {uuid(i) for i in range(1200)}, call(**query))
+    assert len(found["servers"]) == expected
 
 
 @pytest.mark.parametrize("limit", ["", "-1", "1.5", "ten", "1e3", "٣", "9" * 20])
 def test_non_numeric_limit_is_rejected(limit: str) -> None:
     with pytest.raises(BadRequest, match="limit"):
-        shown([page(*servers(1))], set(), call(limit=limit))
+        filtered([page(*servers(1))], set(), call(limit=limit))
 
 
 def test_offset_counts_visible_entries() -> None:
@@ -157,10 +157,10 @@ def test_next_page_url_is_read_as_marker() -> None:
 
 
 def test_page_target_uses_largest_page_and_filters() -> None:
-    asked = call(manage_state="in use", limit="10", marker="theirs")
-    assert page_target(asked) == "/v1/p/servers?manage_state=in%20use&limit=1000"
-    assert page_target(asked, marker="m").endswith("&limit=1000&marker=m")
-    assert page_target(asked, offset=7).endswith("&limit=1000&offset=7")
+    request = call(manage_state="in use", limit="10", marker="theirs")
+    assert page_target(request) == "/v1/p/servers?manage_state=in%20use&limit=1000"
+    assert page_target(request, marker="m").endswith("&limit=1000&marker=m")
+    assert page_target(request, offset=7).endswith("&limit=1000&offset=7")
 
 
 @given(
@@ -184,7 +184,7 @@ def test_paging_returns_each_visible_entry_once(
     marker = ""
     while pages:
         query = {"marker": marker} if marker else {}
-        found = shown(pages, set(seen), call(listing, **query))
+        found = filtered(pages, set(seen), call(listing, **query))
         here = [one["id"] for one in found["servers"]]
         walked += here
         assert found["count"] == len(seen)
@@ -202,10 +202,10 @@ def test_paging_returns_each_visible_entry_once(
 def test_output_is_independent_of_hidden_entries(hidden: list[bool], data: st.DataObject) -> None:
     entries = servers(len(hidden))
     seen = {one["id"] for one, hide in zip(entries, hidden, strict=True) if not hide}
-    asked = call(replace(SERVERS, limit=4, limit_min=1))
+    request = call(replace(SERVERS, limit=4, limit_min=1))
     if seen and data.draw(st.booleans()):
-        asked = call(asked.operation.listing, marker=data.draw(st.sampled_from(sorted(seen))))  # type: ignore[arg-type]
+        request = call(request.operation.listing, marker=data.draw(st.sampled_from(sorted(seen))))  # type: ignore[arg-type]
     with_all = page(*entries, count=len(entries), page_info={"next_marker": uuid(999)})
     alone = [one for one in entries if one["id"] in seen]
     with_none = page(*alone, count=len(alone), page_info={"next_marker": None})
-    assert shown([with_all], seen, asked) == shown([with_none], seen, asked)
+    assert filtered([with_all], seen, request) == filtered([with_none], seen, request)

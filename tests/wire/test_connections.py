@@ -1,4 +1,4 @@
-"""What a connection may do before it has asked anything."""
+"""Connections of the public listener: first-request timeout, keep-alive, draining."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -25,17 +25,17 @@ class NoUsage:
 
 class RefusingGateway:
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.received = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.body = b""
 
-    async def answer(self, asked: Asked) -> Answered:
-        self.asked.set()
+    async def answer(self, received: Asked) -> Answered:
+        self.received.set()
         await self.may_answer.wait()
-        if asked.has_body:
-            self.body = await asked.read_body(1_000)
-        raise NotPermitted("nobody may")
+        if received.has_body:
+            self.body = await received.read_body(1_000)
+        raise NotPermitted("no grant applies")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
 
 
 async def read_response(reader: asyncio.StreamReader) -> bytes:
-    """Read one answer whole and return its head."""
+    """Read one complete response and return its head in lower case."""
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 403 ")
@@ -129,7 +129,7 @@ async def test_drain_closes_connection_after_pending_response(
     gateway.may_answer.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(REQUEST)
-    await gateway.asked.wait()
+    await gateway.received.wait()
     server.begin_drain()
     gateway.may_answer.set()
     assert b"\r\nconnection: close\r\n" in await read_response(reader)
@@ -144,7 +144,7 @@ async def test_drain_reads_a_body_in_transit(
     writer.write(
         REQUEST.replace(b"GET", b"PUT").replace(b"Host", b"Content-Length: 6\r\nHost") + b"abc"
     )
-    await gateway.asked.wait()
+    await gateway.received.wait()
     server.begin_drain()
     drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
     await asyncio.sleep(0.1)
@@ -162,7 +162,7 @@ async def test_drain_closes_idle_connections_after_grace(
     gateway.may_answer.clear()
     busy, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
     busy[1].write(REQUEST)
-    await gateway.asked.wait()
+    await gateway.received.wait()
     server.begin_drain()
     drained = asyncio.create_task(server.drain(SystemClock(), within_s=5))
     assert await idle[0].read() == b""

@@ -1,4 +1,4 @@
-"""An answer that is passed on as it comes: how it ends early, and what is told of that."""
+"""Streamed responses: how they end, and how that is counted and logged."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +25,7 @@ CHUNK = bytes(65_536)
 
 
 class Body:
-    """A stream of so many chunks, and then what is to come."""
+    """A body of `chunks` chunks that ends with the exception `then`, if any."""
 
     def __init__(self, chunks: int, then: Exception | None = None) -> None:
         self.chunks, self.then = chunks, then
@@ -43,7 +43,7 @@ class Body:
 
 
 class Edge:
-    """Stands in for the pipeline, and keeps what is counted and logged."""
+    """A fake pipeline that stores counts and log lines."""
 
     def __init__(self, body: Body) -> None:
         self.body = body
@@ -65,7 +65,7 @@ class Edge:
         return {}
 
     async def read(self) -> bytes:
-        """Return all that comes, head included, until the connection ends."""
+        """Return all bytes, head included, until the connection ends."""
         reader, writer = await self.send_request()
         received = b""
         try:
@@ -136,7 +136,7 @@ async def test_broken_stream_is_counted_by_its_error(
 ) -> None:
     async with running_edge(Body(3, error)) as edge:
         received = await edge.read()
-        assert not received.endswith(b"0\r\n\r\n"), "nobody takes a part for the whole"
+        assert not received.endswith(b"0\r\n\r\n"), "a partial body must not look complete"
         assert received.count(b"HTTP/1.1") == 1
         assert edge.counted == [(status, code)]
         (line,) = edge.lines
@@ -162,7 +162,7 @@ async def test_download_ends_at_total_timeout(
     async with running_edge(Body(1_000_000)) as edge:
         await edge.read()
         assert edge.counted == [(504, "CGW.5041")]
-        assert edge.body.closed.is_set(), "the cloud's connection is not held"
+        assert edge.body.closed.is_set(), "the connection to the cloud must be released"
 
 
 async def test_stalled_reader_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:

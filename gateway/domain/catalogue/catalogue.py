@@ -1,8 +1,8 @@
-"""Which operations of the cloud's API may pass, and which servers a request names. Pure.
+"""The allow-list of operations, and the servers that a request names. Pure.
 
-What is not in the catalogue is unknown here and never reaches the cloud. A request is read once,
-as it stands on the wire, each segment and parameter percent-decoded exactly once; what is sent
-to the cloud is made anew of what was read, so nothing travels that was not decided on.
+An operation that is not in the catalogue never reaches the cloud. A request is parsed once, and
+each path segment and query parameter is percent-decoded exactly once. The upstream request is
+built from the parsed values, so it contains only what the policy decided on.
 """
 
 import json
@@ -44,8 +44,8 @@ _ID_MEMBERS = frozenset(
     {"server_id", "server_ids", "server_id_set", "instance_id", "instance_ids", "instance_id_set"}
     | {"resource_id", "resource_ids", "resource_id_set"}
 )
-"""What the cloud calls servers and instances. One that stands where the catalogue does not look
-might be heeded by the cloud though it was not decided on."""
+"""The cloud's names for server and instance IDs. An ID at a place that the catalogue does not
+know could be effective in the cloud without a decision by the policy."""
 
 
 SHOW_PERMISSIONS = Operation(
@@ -56,7 +56,7 @@ SHOW_PERMISSIONS = Operation(
     servers_in_query="server_id",
     answer=Answer.PERMISSIONS,
 )
-"""What the caller may do, which needs no permission to ask and no call to the cloud."""
+"""The gateway's own operation: the caller's permissions, without a call to the cloud."""
 
 
 class Catalogue:
@@ -74,31 +74,33 @@ class Catalogue:
             pattern = path.split("/")[1:]
             self._by_length.setdefault(len(pattern), []).append((pattern, methods))
         for rows in self._by_length.values():
-            # `/physicalservers/status` before `/physicalservers/{server_id}` (dossier 1.1).
+            # `/physicalservers/status` before `/physicalservers/{server_id}` (upstream-api.md#1.1).
             rows.sort(key=lambda row: [segment.startswith("{") for segment in row[0]])
         self._resolved: dict[tuple[str, str], Call] = {}
 
     def resolve(self, method: str, target: str, *, has_body: bool) -> Call:
-        """Return what is asked; `target` is the request line's, query included.
+        """Resolve a request without its body; `target` is path and query of the request line.
 
-        A call that takes a body is whole only after `with_body`. Raises OperationUnknown,
+        An operation that takes a body also needs `resolve_body`. Raises OperationUnknown,
         MethodNotAllowed, NamesNoServer, BadRequest.
         """
         call = self._resolved.get((method, target))
         if call is None:
             call = self._parse(method, target)
-            if not call.query:  # those are too many, and too large to keep
+            if not call.query:  # calls with a query are too many, and too large to cache
                 if len(self._resolved) >= _RESOLVED_MAX:
                     self._resolved.clear()
                 self._resolved[method, target] = call
         if has_body and not call.operation.body_bytes_max:
-            raise BadRequest("This operation takes no request body; send none.")
+            raise BadRequest("This operation takes no request body.")
         return call
 
     def _parse(self, method: str, target: str) -> Call:
         path, _, query = target.partition("?")
         if len(target) > _TARGET_CHARS_MAX:
-            raise BadRequest("The path is too long.")
+            raise BadRequest(
+                f"The path is too long; the limit is {_TARGET_CHARS_MAX:,} characters."
+            )
         segments = [_decode_segment(segment) for segment in path.split("/")]
         if len(segments) < 4 or segments[0] or segments[1] != "v1":
             raise OperationUnknown
@@ -139,37 +141,41 @@ class Catalogue:
 
 
 def allows_head(operation: Operation) -> bool:
-    """Tell whether HEAD may be asked: it is answered by a GET, which must open nothing."""
+    """Return whether HEAD is allowed. It is executed as GET, which must not open a console."""
     return not operation.writes and operation.answer is not Answer.STREAMED
 
 
 def resolve_body(call: Call, body: bytes) -> Call:
-    """Return the call with its body, and with the ids that it names there.
+    """Return the call with its body and with the IDs in the body.
 
-    An empty or absent set of ids is refused: the cloud may take it for any server, or for all.
+    An empty or absent set of IDs is rejected: the cloud may treat it as any server, or as all.
     Raises BadRequest, RequestTooLarge, NamesNoServer.
     """
     operation = call.operation
     if len(body) > operation.body_bytes_max:
-        raise RequestTooLarge("The request body is too large for this operation.")
+        raise RequestTooLarge(
+            f"The request body is too large; the limit is {operation.body_bytes_max} bytes."
+        )
     place = operation.servers_in_body or operation.instances_in_body
     if not place:
         if body and (call.servers or call.instances) and any(_id_members(_json_object(body), 0)):
-            raise BadRequest("The path names the server or instance; name none in the body.")
+            raise BadRequest(
+                "The body must not contain IDs; the path names the server or instance."
+            )
         return replace(call, body=body)
     document = _json_object(body)
     found = _member_at(document, place)
     if (
         found is None
         and operation.may_name_none
-        and not _has_ids_elsewhere(document, place, given=False)
+        and not _has_ids_elsewhere(document, place, present=False)
     ):
         return replace(call, body=body, touches_unnamed=True)
     ids = [found] if isinstance(found, str) else found
     if not isinstance(ids, list) or not ids:
         raise NamesNoServer(f"`{place}` is missing or empty")
-    if _has_ids_elsewhere(document, place, given=True):
-        raise BadRequest(f"Name servers and instances in `{place}` only.")
+    if _has_ids_elsewhere(document, place, present=True):
+        raise BadRequest(f"IDs of servers and instances are allowed in `{place}` only.")
     if operation.servers_in_body:
         servers = tuple(_parse_server_ids(ids, operation, as_sent=True))
         more = _highest_count(document, operation) > len(servers)
@@ -178,35 +184,41 @@ def resolve_body(call: Call, body: bytes) -> Call:
 
 
 def operation_problems(operation: Operation) -> Iterator[str]:
-    """Say what is wrong with a row that an operator wrote."""
+    """Describe each error in an operation that an operator configured."""
     ids_in_body = operation.servers_in_body or operation.instances_in_body
     listed = operation.answer is Answer.LISTED
     links = operation.answer is Answer.CONSOLE_LINK
-    judged = {
-        "path must be like /physicalservers/{server_id}/thing": _PATH.fullmatch(operation.path),
+    rules = {
+        "path must have the form /physicalservers/{server_id}/name": _PATH.fullmatch(
+            operation.path
+        ),
         f"permission must be one of {', '.join(sorted(PERMISSIONS))}": (
             operation.permission in PERMISSIONS
         ),
         f"method must be one of {', '.join(_METHODS)}": operation.method in _METHODS,
-        "a method other than GET writes: say `writes: true`": (
+        "a method other than GET requires `writes: true`": (
             operation.method == "GET" or operation.writes
         ),
-        "what writes is answered whole, or with a console link": (
+        "`writes: true` requires `answer: whole` or `answer: console_link`": (
             not operation.writes or operation.answer in (Answer.WHOLE, Answer.CONSOLE_LINK)
         ),
-        "`answer: listed` and `listing` go together": listed == (operation.listing is not None),
-        "a console link needs {server_id} in its path": not links or _SERVER_ID in operation.path,
-        "ids in the body need body_bytes_max": not ids_in_body or operation.body_bytes_max,
-        "counts_in_body goes with servers_in_body": (
+        "`answer: listed` requires `listing`, and `listing` requires `answer: listed`": listed
+        == (operation.listing is not None),
+        "`answer: console_link` requires {server_id} in the path": not links
+        or _SERVER_ID in operation.path,
+        "`servers_in_body` and `instances_in_body` require `body_bytes_max`": not ids_in_body
+        or operation.body_bytes_max,
+        "`counts_in_body` requires `servers_in_body`": (
             not operation.counts_in_body or operation.servers_in_body
         ),
-        "an answer of permissions is the gateway's own": operation.answer is not Answer.PERMISSIONS,
+        "`answer: permissions` is reserved for the gateway": operation.answer
+        is not Answer.PERMISSIONS,
     }
-    return (flaw for flaw, is_right in judged.items() if not is_right)
+    return (problem for problem, is_valid in rules.items() if not is_valid)
 
 
 def encode_query(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return a query of these parameters, each byte written in one way only."""
+    """Return the query string of these parameters, in one canonical encoding."""
     return "&".join(f"{quote(name, safe='')}={quote(value, safe=',')}" for name, value in pairs)
 
 
@@ -229,7 +241,7 @@ def _parse_path(
         if part == _INSTANCE_ID:
             instances.append(_parse_instance_id(segment))
         elif part != segment and not _SEGMENT.fullmatch(segment):
-            raise BadRequest("An id in the path is malformed.")
+            raise BadRequest("An ID in the path is malformed.")
         sent.append(segment)
     return tuple(servers), tuple(instances), "/".join(sent)
 
@@ -244,20 +256,20 @@ def _parse_query(text: str, operation: Operation) -> dict[str, str]:
         try:
             name, value = (unquote_to_bytes(raw).decode() for raw in (name, value))
         except UnicodeDecodeError:
-            raise BadRequest("The query is not percent-encoded UTF-8.") from None
+            raise BadRequest("The query must be percent-encoded UTF-8.") from None
         if name not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise BadRequest(f"The query has a parameter that is not known here; {takes}.")
+            allowed = f"allowed: {', '.join(known)}" if known else "none is allowed"
+            raise BadRequest(f"Unknown query parameter; {allowed}.")
         if name in pairs:
-            raise BadRequest(f"The query has {name} more than once.")
+            raise BadRequest(f"The query parameter {name} occurs more than once.")
         if not value.isprintable():
-            raise BadRequest(f"The value of {name} is malformed.")
+            raise BadRequest(f"The query parameter {name} is malformed.")
         pairs[name] = value
     return pairs
 
 
 def query_parameters(operation: Operation) -> tuple[str, ...]:
-    """Return the names of the query's parameters that the operation takes."""
+    """Return the names of the operation's query parameters."""
     ids = (operation.servers_in_query, operation.instances_in_query)
     paging: tuple[str, ...] = ()
     if operation.listing is not None:
@@ -268,40 +280,42 @@ def query_parameters(operation: Operation) -> tuple[str, ...]:
 def _decode_segment(segment: str) -> str:
     if "%" not in segment:
         return segment
-    # A byte that is no ASCII, or a slash that was hidden, matches no template and no id.
+    # A non-ASCII byte or an encoded slash matches no template and no ID.
     return unquote_to_bytes(segment).decode("ascii", errors="replace")
 
 
 def _parse_project(segment: str) -> ProjectId:
-    if segment == "{project_id}":  # what the SDK sends when it was given no project (dossier 4.1)
-        raise BadRequest("The path says {project_id} literally: put your project's id there.")
+    if segment == "{project_id}":  # the SDK sends it without a project (upstream-api.md#4.1)
+        raise BadRequest(
+            "The path contains the literal {project_id}; replace it by your project's ID."
+        )
     if not _PROJECT.fullmatch(segment):
-        raise BadRequest("The project id in the path is malformed.")
+        raise BadRequest("The project ID in the path is malformed.")
     return ProjectId(segment)
 
 
 def parse_server_id(text: str) -> ServerId:
-    """Return the id in lower case; raise BadRequest where it is none."""
+    """Return the ID in lower case; raise BadRequest if it is not a UUID."""
     server = text.lower()
     if not SERVER_ID.fullmatch(server):
-        raise BadRequest("The server id is not a UUID like 1b2c3d4e-….")
+        raise BadRequest("The server ID must be a UUID like 1b2c3d4e-….")
     return ServerId(server)
 
 
 def _parse_instance_id(text: str) -> InstanceId:
     if not _SEGMENT.fullmatch(text):
-        raise BadRequest("An instance id is malformed.")
+        raise BadRequest("An instance ID is malformed.")
     return InstanceId(text)
 
 
 def _parse_server_ids(
     ids: Sequence[Any], operation: Operation, *, as_sent: bool = False
 ) -> Iterator[ServerId]:
-    """`as_sent`: what is decided on must stand there byte for byte, so in lower case."""
+    """With `as_sent` an ID must be in lower case: the body is forwarded unchanged."""
     for text in _distinct_ids(ids, operation):
         server = text if as_sent else text.lower()
         if not SERVER_ID.fullmatch(server):
-            raise BadRequest("A server id is not a UUID in lower case, like 1b2c3d4e-….")
+            raise BadRequest("A server ID must be a UUID in lower case, like 1b2c3d4e-….")
         yield ServerId(server)
 
 
@@ -311,11 +325,11 @@ def _parse_instance_ids(ids: Sequence[Any], operation: Operation) -> Iterator[In
 
 def _distinct_ids(ids: Sequence[Any], operation: Operation) -> list[str]:
     if not all(isinstance(text, str) for text in ids):
-        raise BadRequest("Ids must be text.")
+        raise BadRequest("IDs must be strings.")
     if not any(ids):
-        raise NamesNoServer("the set of ids is empty")
+        raise NamesNoServer("the set of IDs is empty")
     if len(ids) > operation.ids_max:
-        raise BadRequest(f"At most {operation.ids_max} ids may be named in one call.")
+        raise BadRequest(f"At most {operation.ids_max} IDs are allowed in one request.")
     return list(dict.fromkeys(ids))
 
 
@@ -326,18 +340,18 @@ def _json_object(body: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError):
         raise BadRequest(
-            "The request body is not a JSON object in UTF-8 without duplicate members."
+            "The request body must be a JSON object in UTF-8 without duplicate members."
         ) from None
     if not isinstance(document, dict):
-        raise BadRequest("The request body is not a JSON object.")
+        raise BadRequest("The request body must be a JSON object.")
     return document
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # RFC 8259, 4: of two members of one name some take the first, others the last.
+    # RFC 8259, 4: of two members with one name, some parsers use the first, others the last.
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a member stands twice")
+        raise ValueError("duplicate member")
     return found
 
 
@@ -355,19 +369,19 @@ def _member_at(document: Mapping[str, Any], place: str) -> Any:
 
 
 def _highest_count(document: Mapping[str, Any], operation: Operation) -> int:
-    """Return how many servers the body asks for by a count; 0: it counts none."""
-    known = {name.casefold() for name in operation.counts_in_body}
+    """Return the largest count in the body; 0 without one."""
+    names = {name.casefold() for name in operation.counts_in_body}
     counts = [
-        value for name, value in document.items() if name.casefold() in known and value is not None
+        value for name, value in document.items() if name.casefold() in names and value is not None
     ]
     if not all(type(count) is int for count in counts):  # a bool is an int in Python
-        raise BadRequest(f"{' and '.join(operation.counts_in_body)} are whole numbers.")
+        raise BadRequest(f"{' and '.join(operation.counts_in_body)} must be whole numbers.")
     return max(counts, default=0)
 
 
-def _has_ids_elsewhere(document: dict[str, Any], place: str, *, given: bool) -> bool:
-    """Tell whether ids may stand elsewhere than at `place`, where one member is them if `given`."""
-    expected = int(given and place.rpartition(".")[2] in _ID_MEMBERS)
+def _has_ids_elsewhere(document: dict[str, Any], place: str, *, present: bool) -> bool:
+    """Return whether the body has ID members other than the one at `place`, if `present`."""
+    expected = int(present and place.rpartition(".")[2] in _ID_MEMBERS)
     return sum(1 for _ in _id_members(document, 0)) != expected
 
 

@@ -1,8 +1,7 @@
-"""A list of the cloud's, cut down to what one caller may see. Pure.
+"""Filter a list response of the cloud to the entries that one caller may see. Pure.
 
-Entries travel as the bytes that the cloud sent, so nothing in them is lost or changed. Of what
-stands around them only what is known here travels: a member that is not may be a count or a
-marker, and tell of servers that are hidden.
+Entries are forwarded byte for byte. Of the members around the entries only known ones are
+forwarded: an unknown member could be a count or a marker that reveals hidden servers.
 """
 
 import re
@@ -37,25 +36,25 @@ _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One answer of the cloud to a list, taken apart."""
+    """One parsed page of a list response."""
 
     raws: Sequence[msgspec.Raw]
     ids: Sequence[str]
-    """Of the entries themselves, which markers name."""
+    """The entries' own IDs, which markers refer to."""
     servers: Sequence[tuple[ServerId, ...]]
-    """Of which servers each entry tells; of none: nobody sees it who may not see all."""
+    """The servers that each entry belongs to. An entry without servers is always hidden."""
     next_marker: str
     count: int | None
     has_page_info: bool
 
 
 class ListPageReader:
-    """Takes the pages of one kind of list apart; raises UpstreamBroken for what is none."""
+    """Parses the pages of one operation; raises UpstreamBroken for a malformed page."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         member = listing.server.split(".")[0]
-        # Of an entry only what is looked at is made into objects.
+        # Only the inspected members of an entry are decoded into objects.
         fields: list[tuple[str, Any, Any]] = [("own", str | None, None), ("server", Any, None)]
         names = {"own": "id", "server": member}
         if member == "id":
@@ -75,7 +74,7 @@ class ListPageReader:
             raws = _LIST.decode(raw)
             entries = self._entries.decode(raw)
         except (msgspec.DecodeError, KeyError) as error:
-            raise UpstreamBroken(f"a list cannot be read: {type(error).__name__}") from None
+            raise UpstreamBroken(f"the list is malformed: {type(error).__name__}") from None
         info = around.page_info
         return ListPage(
             raws,
@@ -89,7 +88,9 @@ class ListPageReader:
     def _servers(self, values: list[Any]) -> Sequence[tuple[ServerId, ...]]:
         if self._inner:
             return [self._servers_in(value) for value in values]
-        if all(map(_SERVER.fullmatch, map(str, values))):  # ten thousand in a few milliseconds
+        if all(
+            map(_SERVER.fullmatch, map(str, values))
+        ):  # fast path: 10,000 IDs in a few milliseconds
             return list(zip(values))
         return [(ServerId(one.lower()),) if isinstance(one, str) and one else () for one in values]
 
@@ -107,16 +108,17 @@ def _strings_at(value: Any, steps: tuple[str, ...]) -> list[str]:
 
 
 def _parse_marker(text: str) -> str:
-    # ListInstances' is worded as the next page's address, and used as a cursor (dossier 1.4).
+    # ListInstances documents it as the URL of the next page, and uses it as a cursor
+    # (upstream-api.md#1.4).
     found = re.search(r"[?&]marker=([^&#]+)", text)
     marker = found[1] if found else text
     if len(marker) > _MARKER_CHARS_MAX or not marker.isprintable():
-        raise UpstreamBroken("a list's marker cannot be read")
+        raise UpstreamBroken("the list's marker is malformed")
     return marker
 
 
 def page_target(call: Call, *, marker: str = "", offset: int = 0) -> str:
-    """Return what asks the cloud for a page of the whole list, as large as it gives."""
+    """Return the upstream target of one page of the unfiltered list, with the largest limit."""
     listing = _listing(call)
     pairs = [pair for pair in call.query if pair[0] not in ("limit", "marker", "offset")]
     pairs.append(("limit", str(listing.limit_max)))
@@ -130,7 +132,7 @@ def page_target(call: Call, *, marker: str = "", offset: int = 0) -> str:
 def visible_entries(
     pages: Sequence[ListPage], allows: Callable[[ServerId], bool]
 ) -> "VisibleEntries":
-    """Keep the entries that tell only of servers which `allows` says the caller may see."""
+    """Return the entries of which `allows` accepts each server."""
     raws: list[msgspec.Raw] = []
     ids: list[str] = []
     for page in pages:
@@ -143,22 +145,22 @@ def visible_entries(
 
 @dataclass(frozen=True, slots=True)
 class VisibleEntries:
-    """All that one caller may see of a list."""
+    """All entries of a list that one caller may see."""
 
     raws: Sequence[msgspec.Raw]
     ids: Sequence[str]
     has_page_info: bool
 
     def encode_page(self, call: Call) -> bytes:
-        """Return the answer to `call`; raise BadRequest for a limit, marker or offset amiss."""
+        """Return the response body; raise BadRequest for an invalid limit, marker or offset."""
         listing = _listing(call)
-        asked = dict(call.query)
-        limit = _parse_number("limit", asked.get("limit"), listing.limit)
+        query = dict(call.query)
+        limit = _parse_number("limit", query.get("limit"), listing.limit)
         limit = min(listing.limit_max, max(listing.limit_min, limit))
         if listing.paging is Paging.OFFSET:
-            start = _parse_number("offset", asked.get("offset"), 0)
+            start = _parse_number("offset", query.get("offset"), 0)
         else:
-            start = self._after(asked.get("marker", ""))
+            start = self._after(query.get("marker", ""))
         entries = self.raws[start : start + limit]
         members: dict[str, Any] = {listing.entries: entries, "count": len(self.ids)}
         if self.has_page_info:
@@ -175,9 +177,9 @@ class VisibleEntries:
             return 0
         try:
             return self.ids.index(marker) + 1
-        except ValueError:  # of a hidden server, of none, or of one that is gone: all the same
+        except ValueError:  # hidden, unknown and deleted IDs yield the same error
             raise BadRequest(
-                "The marker is not the last id of a page that you were given."
+                "Unknown marker. Use `page_info.next_marker` of the previous page."
             ) from None
 
 
@@ -190,5 +192,5 @@ def _parse_number(name: str, text: str | None, default: int) -> int:
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise BadRequest(f"The {name} is not a whole number.")
+        raise BadRequest(f"The query parameter {name} must be a whole number.")
     return int(text)

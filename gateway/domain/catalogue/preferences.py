@@ -1,4 +1,4 @@
-"""What a caller would like, by its `Prefer` header (RFC 7240). Pure."""
+"""The caller's preference in the `Prefer` header (RFC 7240). Pure."""
 
 import re
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ _SECONDS = re.compile(r'("?)([0-9]{1,9})\1')
 
 
 def preferred_wait_s(values: Iterable[str]) -> int | None:
-    """Return N of the first `wait=N` in the header's values; None when it is not understood."""
+    """Return N of the first `wait=N`, in seconds; None if the header is absent or malformed."""
     text = ",".join(values)
     if _QUOTES_END.fullmatch(text) is None:
         return None
     for preference in _PREFERENCE.findall(text):
         name, _, value = preference.partition(";")[0].partition("=")
-        if name.strip(_BLANKS).lower() == "wait":  # RFC 7240, 2: the first is the one that counts
+        if name.strip(_BLANKS).lower() == "wait":  # RFC 7240, 2: the first one counts
             found = _SECONDS.fullmatch(value.strip(_BLANKS))
             return int(found[2]) if found else None
     return None

@@ -1,4 +1,4 @@
-"""The cloud's answer on its way to the caller: whole with a validator of ours, or as it comes."""
+"""Forward the cloud's response: buffered with an ETag, or streamed."""
 
 import asyncio
 import hashlib
@@ -13,12 +13,12 @@ from gateway.domain.model import SAFE_METHODS, BodyStream, Headers
 from gateway.flow.forwarding import Forwarded
 
 _WRITE_TIMEOUT_S = 60.0
-"""A reader that takes no more for so long holds a connection to the cloud for nothing."""
+"""A stalled reader would occupy a connection to the cloud."""
 _DOWNLOAD_TIMEOUT_S = 600.0
-"""A reader that takes little for ever holds one, too."""
+"""A slow reader would occupy a connection to the cloud without limit."""
 _COMMON_HEADERS = (
     ("Via", VIA),
-    # Whatever the cloud sends is data: a browser that is shown it runs nothing of it.
+    # The body is data: a browser that displays it must not execute scripts.
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
 _READ_HEADERS = (
@@ -29,10 +29,10 @@ _WRITE_HEADERS = (("Cache-Control", "no-store"),)
 
 
 class ValidatedResponse:
-    """An answer that is here whole, its headers, and whether the caller has it already.
+    """A buffered response; 304 without a body if the caller's ETag matches.
 
-    The validator is of the body that this caller is given: the cloud's own would change with
-    what is hidden from them.
+    The ETag is computed from the body that this caller receives. The cloud's ETag would change
+    with entries that are hidden from the caller.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -51,7 +51,7 @@ class ValidatedResponse:
 
 
 def forwarded_headers(forwarded: Forwarded, method: str) -> Headers:
-    """Return what the cloud said of its answer, and what we say of it."""
+    """Return the cloud's headers and the gateway's."""
     return (
         forwarded.headers
         + _COMMON_HEADERS
@@ -66,11 +66,11 @@ def _matches_etag(digest: str, listed: str) -> bool:
 async def stream_body(
     request: web.BaseRequest, response: web.StreamResponse, body: BodyStream
 ) -> None:
-    """Pass the body on as it comes.
+    """Send the body chunk by chunk.
 
-    Raises the Upstream errors, DeadlineExceeded and, where the caller is gone, ConnectionError.
-    The answer has begun by then, so the connection is broken off: nobody takes a part for the
-    whole.
+    Raises the Upstream errors, DeadlineExceeded, and ConnectionError if the client disconnected.
+    The response has begun by then, so the connection is aborted: the client must not take a part
+    of the body for all of it.
     """
     try:
         async with asyncio.timeout(_DOWNLOAD_TIMEOUT_S):

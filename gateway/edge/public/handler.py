@@ -145,50 +145,50 @@ class PublicHandler:
         return response
 
     async def _federate(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.Response:
-        errand, route = self._federation.read(
+        federation_request, route = self._federation.read(
             request,
             request_id=outcome.request_id,
             client_address=outcome.client,
             deadline=outcome.began + self._deadline_s,
             trace=outcome.trace,
         )
-        outcome.request = errand
-        reply = await self._federation.answer(request, errand, route)
+        outcome.request = federation_request
+        reply = await self._federation.answer(request, federation_request, route)
         outcome.status = reply.status
         headers = self._headers(outcome)
         headers.extend(reply.headers)
         return web.Response(status=reply.status, body=reply.body, headers=headers)
 
     async def _serve(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.StreamResponse:
-        outcome.request = outcome.asked = self._parse(request, outcome)
-        outcome.answered = answered = await self._gateway.answer(outcome.asked)
-        if isinstance(answered, Answered):
-            return self._link_response(request, answered, outcome)
-        return await self._forwarded_response(request, answered, outcome)
+        outcome.request = outcome.api_request = self._parse(request, outcome)
+        outcome.result = result = await self._gateway.answer(outcome.api_request)
+        if isinstance(result, Answered):
+            return self._link_response(request, result, outcome)
+        return await self._forwarded_response(request, result, outcome)
 
     def _link_response(
-        self, request: web.BaseRequest, answered: Answered, outcome: RequestOutcome
+        self, request: web.BaseRequest, result: Answered, outcome: RequestOutcome
     ) -> web.StreamResponse:
-        body = orjson.dumps({"url": answered.link.url.reveal()})
+        body = orjson.dumps({"url": result.link.url.reveal()})
         if outcome.wait_s is None and allows_prepared_response(request):
             limit, now = self._rate_limit(outcome), self._clock.now()
-            data = self._encoder.encode_link(body, outcome.request_id, answered.left_s, now, limit)
+            data = self._encoder.encode_link(body, outcome.request_id, result.left_s, now, limit)
             return cast("web.StreamResponse", PreparedResponse(request, data))
         headers = self._headers(outcome)
-        headers["X-Console-Expires-In"] = str(int(answered.left_s))
+        headers["X-Console-Expires-In"] = str(int(result.left_s))
         return web.Response(body=body, headers=headers)
 
     async def _forwarded_response(
-        self, request: web.BaseRequest, answered: Forwarded, outcome: RequestOutcome
+        self, request: web.BaseRequest, result: Forwarded, outcome: RequestOutcome
     ) -> web.StreamResponse:
-        if answered.stream is None:
-            return self._buffered(request, forwarding.ValidatedResponse(request, answered), outcome)
-        outcome.status = answered.status
+        if result.stream is None:
+            return self._buffered(request, forwarding.ValidatedResponse(request, result), outcome)
+        outcome.status = result.status
         headers = self._headers(outcome)
-        headers.update(forwarding.forwarded_headers(answered, request.method))
-        response = web.StreamResponse(status=answered.status, headers=headers)
+        headers.update(forwarding.forwarded_headers(result, request.method))
+        response = web.StreamResponse(status=result.status, headers=headers)
         try:
-            await forwarding.stream_body(request, response, answered.stream)
+            await forwarding.stream_body(request, response, result.stream)
         except ConnectionError:
             outcome.close()
         except GatewayError as error:

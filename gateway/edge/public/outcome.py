@@ -26,10 +26,10 @@ class RequestOutcome:
     wait_s: int | None = None
     """The value of `Prefer: wait`, in seconds."""
     request: Request | None = None
-    asked: Asked | None = None
+    api_request: Asked | None = None
     """The same request if it is for the cloud's API; None for the federation paths."""
     page: DocsPage | None = None
-    answered: Answered | Forwarded | None = None
+    result: Answered | Forwarded | None = None
     status: int = 200
     error_code: str = ""
     error: BaseException | None = None
@@ -49,9 +49,9 @@ class RequestOutcome:
     @property
     def kind(self) -> str:
         """The `answer` label of the duration metric: link, refused, forwarded or other."""
-        if self.asked is None or self.asked.call is None:
+        if self.api_request is None or self.api_request.call is None:
             return "other"
-        if self.asked.call.operation.answer is not Answer.CONSOLE_LINK:
+        if self.api_request.call.operation.answer is not Answer.CONSOLE_LINK:
             return "forwarded"
         # Rejections are fast. Counted as links, a client that collects them hides slow links.
         is_ours = self.status < 300 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -60,9 +60,9 @@ class RequestOutcome:
     @property
     def is_hit(self) -> bool:
         """Whether the response is a link from this process's cache."""
-        answered = self.answered
+        result = self.result
         is_ok = self.status == HTTPStatus.OK
-        return is_ok and isinstance(answered, Answered) and answered.source is LinkSource.LOCAL
+        return is_ok and isinstance(result, Answered) and result.source is LinkSource.LOCAL
 
     def reject(self, response: ErrorResponse, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = response.status, response.error_code, error

@@ -1,8 +1,8 @@
-"""Answers that are here whole, put on the wire in one piece.
+"""Fast path for buffered responses: one write of prepared bytes.
 
-aiohttp builds a response from a dictionary of headers for every request. Here nearly all of the
-head is known beforehand; this sends the bytes, through aiohttp's own transport and its own flow
-control. Whatever is not plain HTTP/1.1 with keep-alive takes aiohttp's way.
+aiohttp builds each response from a dictionary of headers. Here most of the head is constant, so
+the bytes are sent through aiohttp's transport and flow control directly. Requests other than
+HTTP/1.1 with keep-alive use aiohttp's responses.
 """
 
 from email.utils import formatdate
@@ -23,7 +23,7 @@ _STATUS_LINES: Final = {
 
 
 class PreparedResponse:
-    """All that aiohttp's low-level server asks of a response, and no more."""
+    """The part of the response interface that aiohttp's low-level server uses."""
 
     __slots__ = ("_data", "_request")
     keep_alive = True
@@ -39,7 +39,7 @@ class PreparedResponse:
     async def write_eof(self) -> None:
         transport = self._request.transport
         if transport is None:
-            raise ConnectionResetError("the caller hung up")
+            raise ConnectionResetError("the client disconnected")
         transport.write(self._data)
         await self._request.writer.drain()
 
@@ -49,7 +49,7 @@ def allows_prepared_response(request: web.BaseRequest) -> bool:
 
 
 class ResponseEncoder:
-    """Makes head and body; what all answers share is put together once."""
+    """Encodes head and body; the constant part of the head is encoded once."""
 
     __slots__ = ("_head", "_link_head")
 
@@ -61,7 +61,7 @@ class ResponseEncoder:
     def encode_link(
         self, body: bytes, request_id: str, left_s: float, now: float, limit: str | None
     ) -> bytes:
-        """`now` is the wall clock's, for `Date` (RFC 9110, 6.6.1); `limit` is `RateLimit`'s."""
+        """`now` is wall clock time for `Date` (RFC 9110, 6.6.1); `limit` is the RateLimit field."""
         limit_line = "" if limit is None else f"RateLimit: {limit}\r\n"
         head = (
             f"{self._link_head}{limit_line}Date: {_date(int(now))}\r\n"
@@ -80,7 +80,7 @@ class ResponseEncoder:
         now: float,
         limit: str | None,
     ) -> bytes:
-        """`headers` are of plain ASCII; an answer of this status has a body."""
+        """`headers` must be ASCII, and a response of this status must have a body."""
         limit_line = "" if limit is None else f"RateLimit: {limit}\r\n"
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         head = (
@@ -94,7 +94,7 @@ _dated = (0, "")
 
 
 def _date(second: int) -> str:
-    global _dated  # noqa: PLW0603 - one second's text, made once
+    global _dated  # noqa: PLW0603 - formatted once per second
     if _dated[0] != second:
         _dated = (second, formatdate(second, usegmt=True))
     return _dated[1]

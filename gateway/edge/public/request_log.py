@@ -75,7 +75,7 @@ class RequestLog:
 
 def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, Any]:
     principal, operation = outcome.principal, outcome.operation
-    asked, answered, error = outcome.asked, outcome.answered, outcome.error
+    api_request, result, error = outcome.api_request, outcome.result, outcome.error
     line: dict[str, Any] = {
         "at": now,
         "event": "request",
@@ -89,12 +89,12 @@ def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, An
         line["subject"] = principal.subject
     if operation is not None:
         line["operation"] = operation
-    if asked is not None and asked.call is not None:
-        line["project"] = asked.call.project
-        line["servers"] = asked.call.servers
-    if isinstance(answered, Answered):
-        line["source"] = answered.source.value
-        line["link"] = answered.link.fingerprint
+    if api_request is not None and api_request.call is not None:
+        line["project"] = api_request.call.project
+        line["servers"] = api_request.call.servers
+    if isinstance(result, Answered):
+        line["source"] = result.source.value
+        line["link"] = result.link.fingerprint
     if error is not None:
         line["error_code"] = outcome.error_code
         line.update(_error_fields(error))

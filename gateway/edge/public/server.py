@@ -16,7 +16,7 @@ _DRAIN_POLL_S = 0.05
 _IDLE_GRACE_S = 5.0
 """How long a draining process waits for one more request on an idle connection."""
 _HANDSHAKE_GRACE_S = 2.0
-"""How long a draining process waits for connections whose TLS handshake is in progress."""
+"""How long a draining process waits for connections in their TLS handshake."""
 
 
 class PublicServer(web.Server):
