@@ -1,8 +1,9 @@
 """The audit log where operators chose to serve though it cannot be written."""
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.timestamps import iso
-from gateway.flow.ports import AuditLog, AuditRecord, Telemetry
+from gateway.flow.ports import AuditLog, Telemetry
 
 
 class BestEffortAuditLog:

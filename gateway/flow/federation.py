@@ -7,13 +7,14 @@ like its region. Nothing is stored: what is handed out holds the JWT, and ends w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.domain.audit.record import CredentialIssued
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.sdk_signature import Presented
 from gateway.domain.model import Call, Principal, ProjectId, Secret
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.identify import Identify
-from gateway.flow.ports import Clock, CredentialIssued, IssuedKeys, KeyPair, Telemetry
+from gateway.flow.ports import Clock, IssuedKeys, KeyPair, Telemetry
 from gateway.flow.request import Request
 from gateway.flow.request_audit import RequestAudit
 
@@ -133,5 +134,5 @@ class Federation:
         """Put on record what from now on stands for the caller's JWT, before it is handed out."""
         record = self._request_audit.about("credential_issued", principal, errand.call, errand)
         record.decision, record.access_key = "allowed", access_key
-        record.more = CredentialIssued(expires_at)
+        record.extra = CredentialIssued(expires_at)
         await self._request_audit.record(record, errand.deadline)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.model import (
     BudgetClass,
     Demand,
@@ -18,7 +19,6 @@ from gateway.domain.model import (
     UpstreamAnswer,
     UpstreamRequest,
     VerifiedToken,
-    WriteOutcome,
 )
 from gateway.domain.overrides import Override
 from gateway.domain.policy.inventory import Inventory
@@ -437,68 +437,15 @@ class ServiceCredential(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialIssued:
-    expires_at: float
-    """When it ends at the latest, in seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteEnded:
-    """What became of a permitted write; the rest of the record is as in that of the permit."""
-
-    outcome: WriteOutcome
-    status: int
-    """The cloud's; 0: it gave none."""
-    permitted_at: float
-    """`at` of the permit: a caller may give two writes one request id."""
-
-
-@dataclass(slots=True)  # one is made for each link handed out, and frozen ones take thrice as long
-class AuditRecord:
-    """Who was given what, decided by which rule. It holds no secret."""
-
-    event: str
-    at: float
-    """Seconds since the epoch."""
-    request_id: str = ""
-    issuer: str = ""
-    subject: str = ""
-    groups: frozenset[str] = frozenset()
-    operation: str = ""
-    project: str = ""
-    servers: tuple[str, ...] = ()
-    rule: str = ""
-    source: str = ""
-    link_fingerprint: str = ""
-    client_address: str = ""
-    decision: str = ""
-    """allowed or denied."""
-    permission: str = ""
-    policy_version: str = ""
-    trace_id: str = ""
-    target: str = ""
-    """Whom an administrator's order is about, as issuer:subject."""
-    detail: str = ""
-    """Free text, such as what an administrator asked for, and why."""
-    access_key: str = ""
-    """Of the key pair of ours that was issued, or with which the request is signed.
-
-    No secret: each signed request shows it, it opens nothing, and no other key follows from it.
-    """
-    more: CredentialIssued | WriteEnded | None = None
-    """What only records of such an event have."""
-
-
 AUDIT_TIMEOUT_S: Final = 5.0
-"""How long a record may take; what hangs for longer counts as a failure."""
+"""Time limit for one record; a record that takes longer has failed."""
 
 
 class AuditLog(Protocol):
     async def record(self, record: AuditRecord) -> None:
-        """Return when the record is durable; raise JournalUnavailable.
+        """Return when the record is durable, or raise AuditLogUnavailable.
 
-        Either within RECORDED_WITHIN_S.
+        Both happen within AUDIT_TIMEOUT_S.
         """
 
 

@@ -5,11 +5,12 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthenticated, NotPermitted
 from gateway.domain.model import Call, Principal
 from gateway.domain.policy.policy import Permit
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditLog, AuditRecord, Clock, Policies
+from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditLog, Clock, Policies
 from gateway.flow.request import Request
 
 _RECORD_AT_LEAST_S: Final = 0.25

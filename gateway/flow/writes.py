@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from gateway.domain.audit.record import AuditRecord, WriteEnded
 from gateway.domain.errors import AuditLogUnavailable, GatewayError
 from gateway.domain.policy.policy import Permit
 from gateway.flow.attempts import Sendings
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.ports import AuditLog, AuditRecord, Clock, WriteEnded
+from gateway.flow.ports import AuditLog, Clock
 from gateway.flow.request import Request
 from gateway.flow.request_audit import RequestAudit
 
@@ -93,7 +94,7 @@ class Writes:
             rule="",
             policy_version="",
             detail="nobody waited for it any more" if sent.cancelled() else _told_of(error),
-            more=WriteEnded(outcome, status, permitted.at),
+            extra=WriteEnded(outcome, status, permitted.at),
         )
         await self._outcomes.record(record)
 

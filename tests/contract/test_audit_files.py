@@ -30,13 +30,13 @@ from gateway.domain.audit.chain import (
     parse_line,
     segment_removed_body,
 )
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.audit.verify import Problem
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit import file_store, group_commit
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.paths import chain_directories
-from gateway.flow.ports import AuditRecord
 from tests.support.audit import SigningKey, all_verified, lines_in, verified
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -1002,7 +1002,7 @@ from pathlib import Path
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.host.clock import SystemClock
-from gateway.flow.ports import AuditRecord
+from gateway.domain.audit.record import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
 async def write(trail, worker):

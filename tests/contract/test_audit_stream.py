@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 
 from gateway.domain.audit.chain import parse_line
+from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.domain.audit.verify import Report, Segment, verify
 from gateway.domain.errors import AuditLogUnavailable, StoreUnavailable
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.paths import segment_files
-from gateway.drivers.audit.record_format import record_body
 from gateway.drivers.audit.replay import lines_after
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey
-from gateway.flow.ports import AuditRecord
 from tests.contract.test_shared_store import a_valkey
 from tests.support.audit import SigningKey, lines_in
 from tests.support.clock import FakeClock
@@ -116,7 +115,7 @@ async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pau
     store = StreamStore(stream, clock=clock, signer=KEY.signer, checkpoint_s=10.0)
     for pause_s in (5.0, 25.0, 3_600.0, 90_000.0):
         at = clock.now()
-        body = record_body(AuditRecord(event="refused", at=at, subject=f"{at}"))
+        body = encode_record(AuditRecord(event="refused", at=at, subject=f"{at}"))
         await store.commit([body], with_checkpoint=False, confirm=lambda: True)
         clock.step_wall(pause_s)  # and then it dies
         lines = lines_of(shared_valkey, stream)

@@ -9,12 +9,12 @@ from threading import Thread
 
 import pytest
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit import group_commit
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.stdout_store import StdoutStore
 from gateway.drivers.host.clock import SystemClock
-from gateway.flow.ports import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
 

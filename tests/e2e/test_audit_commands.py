@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.commands.parser import main
 from gateway.domain.audit.chain import parse_line
+from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.drivers.audit.file_store import ChainFiles
-from gateway.drivers.audit.record_format import record_body
-from gateway.flow.ports import AuditRecord
 from tests.support.audit import SigningKey, lines_in
 from tests.support.clock import FakeClock
 
@@ -49,7 +48,7 @@ def audit_log(tmp_path: Path) -> Path:
             rule="policy.yaml:7",
             detail="two\nlines" if i == 5 else "",
         )
-        chains[i % 2].commit([record_body(record)], with_checkpoint=i > 9)
+        chains[i % 2].commit([encode_record(record)], with_checkpoint=i > 9)
         asyncio.run(clock.advance(60.0))
     for chain in chains:
         chain.close()
@@ -241,7 +240,7 @@ def test_several_hosts_are_searched_and_verified_together(
 ) -> None:
     other = tmp_path / "other-host"
     files = ChainFiles(other, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
-    files.commit([record_body(AuditRecord(event="refused", at=1_800_000_090.0, subject="zoe"))])
+    files.commit([encode_record(AuditRecord(event="refused", at=1_800_000_090.0, subject="zoe"))])
     files.close()
     code, output = run(capsys, "search", audit_log, other, "--until", "2027-01-15T08:02:30+00:00")
     assert code == 0
@@ -270,7 +269,7 @@ def test_who_was_revoked_is_found_by_their_name_and_by_the_administrator_s(
     record = AuditRecord(
         event="revoked", at=1.0, issuer="corp", subject="ada", target="corp:mallory"
     )
-    files.commit([record_body(record)])
+    files.commit([encode_record(record)])
     files.close()
     code, output = run(capsys, "search", tmp_path, "--event", "revoked", *asked)
     assert (code, "about corp:mallory" in output) == ((0, True) if finds else (1, False))
@@ -334,7 +333,7 @@ def test_heads_that_cannot_be_compared_are_told(
     clock = FakeClock()
     files = ChainFiles(tmp_path, clock=clock, segment_bytes_max=10_000, keep_s=86_400.0)
     for _ in range(4):
-        files.commit([record_body(AuditRecord(event="refused", at=clock.now()))])
+        files.commit([encode_record(AuditRecord(event="refused", at=clock.now()))])
         asyncio.run(clock.advance(86_400.0))
     early = parse_line(lines_in(files.chain_directory)[1]).head
     files.remove_expired()
@@ -387,7 +386,7 @@ def test_a_server_is_found_in_whichever_case_it_was_written(
     files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
     for server in ("A-1", "a-1", "A-2"):
         record = AuditRecord(event="links_dropped", at=1_800_000_000.0, servers=(server,))
-        files.commit([record_body(record)])
+        files.commit([encode_record(record)])
     files.close()
     for asked in ("a-1", "A-1"):
         code, output = run(capsys, "search", tmp_path, "--server", asked)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.drivers.audit.file_store import ChainFiles
-from gateway.drivers.audit.record_format import record_body
-from gateway.flow.ports import AuditRecord
 from tests.support.clock import FakeClock
 from tests.support.stack import Stack
 
@@ -35,7 +34,7 @@ def commands(stack: Stack, tmp_path: Path) -> list[list[str]]:
     """Commands that have something to print, each by a module of its own."""
     chain = ChainFiles(tmp_path / "audit", clock=FakeClock(), segment_bytes_max=100_000, keep_s=0)
     record = AuditRecord(event="refused", at=1_800_000_000.0, subject="ann")
-    chain.commit([record_body(record)])
+    chain.commit([encode_record(record)])
     chain.close()
     config = ["--config", str(stack.gateway.config_file)]
     token = tmp_path / "token"

@@ -1,7 +1,7 @@
 """An audit log whose disk may be full."""
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
-from gateway.flow.ports import AuditRecord
 
 
 class FullDisk:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.config.settings import built_in_operations
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.model import (
@@ -21,7 +22,6 @@ from gateway.domain.policy.policy import Permit, Policy, Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.pipeline import Answered, Asked, Gateway
-from gateway.flow.ports import AuditRecord
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BadRequest,
@@ -17,7 +18,6 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal
 from gateway.flow.admin.administration import ActionPlan, AdminAction, Administration, Administrator
-from gateway.flow.ports import AuditRecord
 from tests.support.clock import FakeClock
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.audit.record import AuditRecord, CredentialIssued
 from gateway.domain.errors import (
     AuditLogUnavailable,
     CallerLimited,
@@ -21,7 +22,6 @@ from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.federation import Federation, FederationRequest
-from gateway.flow.ports import AuditRecord, CredentialIssued
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -104,14 +104,14 @@ async def test_what_is_handed_out_is_on_record_and_no_secret_of_it() -> None:
         assert subject_token not in repr(record)
         assert "olga's" not in repr(record)
     assert (logged_in.access_key, keyed.access_key) == ("", access)
-    assert logged_in.more == CredentialIssued(scene.clock.now() + LIFE_S)
-    assert keyed.more == CredentialIssued(scene.clock.now() + 900.0)
+    assert logged_in.extra == CredentialIssued(scene.clock.now() + LIFE_S)
+    assert keyed.extra == CredentialIssued(scene.clock.now() + 900.0)
 
 
 async def test_the_record_tells_the_jwt_s_end_where_that_comes_first() -> None:
     scene = Scene()
     await scene.fetch_keys(await scene.log_in(), for_s=86_400.0)
-    assert scene.records[-1].more == CredentialIssued(scene.clock.now() + LIFE_S)
+    assert scene.records[-1].extra == CredentialIssued(scene.clock.now() + LIFE_S)
 
 
 @pytest.mark.parametrize("step", ["log in", "fetch keys"])

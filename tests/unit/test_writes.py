@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.domain.audit.record import AuditRecord, WriteEnded
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BudgetExhausted,
@@ -30,7 +31,6 @@ from gateway.domain.upstream.verdicts import Refused, Throttled, Usable
 from gateway.flow.attempts import Sendings
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.forwarding import Forwarded
-from gateway.flow.ports import AuditRecord, WriteEnded
 from gateway.flow.request import Request
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
@@ -115,7 +115,7 @@ class Scene:
 
     @property
     def ends(self) -> list[tuple[WriteOutcome, int]]:
-        found = [one.more for one in self.records]
+        found = [one.extra for one in self.records]
         return [(one.outcome, one.status) for one in found if isinstance(one, WriteEnded)]
 
     @property
@@ -132,7 +132,7 @@ async def test_it_is_permitted_sent_and_what_became_of_it_told_in_this_order(sce
     assert await scene.asks() is DONE
     assert scene.order == ["write_permitted", "sent", "write_outcome"]
     permit, outcome = scene.records
-    assert outcome.more == WriteEnded(WriteOutcome.SUCCESS, 202, permit.at)
+    assert outcome.extra == WriteEnded(WriteOutcome.SUCCESS, 202, permit.at)
     assert (permit.decision, permit.rule, permit.policy_version) == (
         "allowed", "policy.yaml:1", "v",
     )  # fmt: skip

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.domain.errors import AuditLogUnavailable
-from gateway.drivers.audit.record_format import Committed, record_body, unavailable
-from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditRecord, Clock, Telemetry
+from gateway.drivers.audit.record_format import Committed, unavailable
+from gateway.flow.ports import AUDIT_TIMEOUT_S, Clock, Telemetry
 
 log = logging.getLogger("gateway.audit")
 
@@ -111,7 +112,7 @@ class GroupCommitAuditLog:
         if self._task is None:  # it begins after this turn of the loop, with all of its records
             self._task = asyncio.create_task(self._commit_all())  # noqa: TID251 - close() awaits it
         durable: asyncio.Future[None] = self._loop.create_future()
-        batch.bodies.append(record_body(record))
+        batch.bodies.append(encode_record(record))
         batch.events[record.event] = batch.events.get(record.event, 0) + 1
         batch.waiting.append(durable)
         if self._batch_ready is not None and len(batch.bodies) >= self._batch_expected:
@@ -151,7 +152,7 @@ class GroupCommitAuditLog:
     async def _probe(self) -> None:
         """Record that the trail goes on: nobody may come to try, where that makes not ready."""
         record = AuditRecord(event="audit_chain_resumed", at=self._clock.now())
-        await self._commit_once(_Batch(bodies=[record_body(record)]))
+        await self._commit_once(_Batch(bodies=[encode_record(record)]))
         self._telemetry.audit_recorded(record.event)
 
     async def close(self) -> None:

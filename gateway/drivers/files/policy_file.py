@@ -11,10 +11,11 @@ from pathlib import Path
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import parse, read
 from gateway.config.policy_parser import parse_policy
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
 from gateway.drivers.host.handover import Handover
-from gateway.flow.ports import AuditLog, AuditRecord, Clock, Telemetry
+from gateway.flow.ports import AuditLog, Clock, Telemetry
 
 log = logging.getLogger("gateway.policy")
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BadRequest,
@@ -19,7 +20,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace, spend, wait_for
-from gateway.flow.ports import AuditLog, AuditRecord, Clock
+from gateway.flow.ports import AuditLog, Clock
 
 _DETAIL_CHARS_MAX: Final = 500
 _UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)
