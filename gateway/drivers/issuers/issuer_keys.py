@@ -1,9 +1,9 @@
-"""The keys that one issuer signs with: loaded, refreshed, kept through an outage, chosen from.
+"""The verification keys of one issuer, refreshed in the background.
 
-All fetching is done by `run`, never by a request: a caller who hangs up harms nobody, and
-however many ask for an unknown `kid`, they wait for one fetch per cooldown. A refresh that
-fails changes nothing; keys that could not be confirmed for `keys_age_max_s` are dropped. A worker
-that starts while the issuer is away has those of the workers before it, as old as they are.
+Only `run` fetches keys, never a request. A caller that disconnects therefore cancels no fetch, and
+all requests with an unknown `kid` wait for one fetch per cooldown. A failed refresh leaves the keys
+unchanged; keys that were not refreshed for `keys_age_max_s` expire. A worker that starts while the
+issuer is unavailable uses the keys that earlier workers loaded, with their age.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _RETRY_S_MAX: Final = 30.0
 
 
 class IssuerKeys:
-    def __init__(  # noqa: PLR0913 - all that it is made of
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
         self,
         issuer: Issuer,
         *,
@@ -51,7 +51,10 @@ class IssuerKeys:
         jitter: Random,
         handover: Handover,
     ) -> None:
-        """`on_rotation` is called with the issuer's name when keys were changed or dropped."""
+        """Use the keys of earlier workers, if any.
+
+        `on_rotation` is called with the issuer's name when keys have changed or expired.
+        """
         self._issuer = issuer
         self._http = http
         self._clock = clock
@@ -62,30 +65,30 @@ class IssuerKeys:
         self._confirmed_at = clock.monotonic()
         self._due_at = clock.monotonic()
         self._failures = 0
-        self._one_at_a_time = asyncio.Lock()
-        self._ended = asyncio.Event()
-        """Set when the refresh under way, or else the next one, has ended."""
-        self._asked = asyncio.Event()
-        self._may_ask_at = clock.monotonic()
+        self._refresh_lock = asyncio.Lock()
+        self._refreshed = asyncio.Event()
+        """Set when the current refresh ends, or the next one if none is running."""
+        self._requested = asyncio.Event()
+        self._next_request_at = clock.monotonic()
         self._handover = handover
-        if (left := handover.get(self._handover_name)) is not None:
-            with suppress(UnusableKeys):  # by an issuer's settings that have changed since
-                self._keys = self._keys_in(left.text)
-                self._confirmed_at = left.at
+        if (earlier := handover.get(self._handover_name)) is not None:
+            with suppress(UnusableKeys):  # the issuer's settings have changed since
+                self._keys = self._parse(earlier.text)
+                self._confirmed_at = earlier.at
 
     @property
     def issuer(self) -> str:
-        """The issuer's name in our config."""
+        """The issuer's name in the config."""
         return self._issuer.name
 
     @property
     def loaded(self) -> bool:
-        """Whether there are keys, and not too old ones."""
-        return bool(self._keys) and self._clock.monotonic() < self._lapse_at
+        """Return whether there are keys that have not expired."""
+        return bool(self._keys) and self._clock.monotonic() < self._expires_at
 
     @property
     def age_s(self) -> float:
-        """How long ago the keys were last loaded; infinity: never."""
+        """Return the seconds since the keys were last loaded; infinity before the first load."""
         return self._clock.monotonic() - self._confirmed_at if self._keys else math.inf
 
     @property
@@ -93,51 +96,51 @@ class IssuerKeys:
         return self._issuer.keys_age_max_s
 
     @property
-    def _lapse_at(self) -> float:
+    def _expires_at(self) -> float:
         return self._confirmed_at + self._issuer.keys_age_max_s
 
     async def run(self) -> None:
-        """Refresh on schedule and on demand, for ever."""
+        """Refresh on schedule and on demand, forever."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._refresh_on_schedule())
             loops.create_task(self._refresh_on_demand())
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
-        """Return the keys that may have made a signature; several only if their `kid` is the same.
+        """Return the keys that a signature may be from; more than one only if they share a `kid`.
 
-        A token without `kid` is good only where exactly one key fits its algorithm; a key without
-        one (a PEM file, a secret) answers for any, where it alone fits. An unknown `kid` waits for
-        a refresh. Raises NotAuthenticated, KeysUnavailable.
+        A token without `kid` is accepted only if exactly one key fits its algorithm. A key without
+        `kid` (a PEM file, a secret) fits any `kid` if it is the only key for the algorithm. An
+        unknown `kid` waits for a refresh. Raises NotAuthenticated, KeysUnavailable.
         """
         found = self._choose(algorithm, kid)
-        for _ in range(2):  # a refresh under way may have begun before the key was published
-            if found or not self._refresh_is_coming():
+        for _ in range(2):  # the running refresh may have started before the key was published
+            if found or not self._request_refresh():
                 break
-            await self._ended.wait()
+            await self._refreshed.wait()
             found = self._choose(algorithm, kid)
         if not found:
-            raise NotAuthenticated(Rejection.KEY_UNKNOWN, "kid names no key of this issuer")
+            raise NotAuthenticated(Rejection.KEY_UNKNOWN, "kid is not a key of this issuer")
         return found
 
     async def refresh(self) -> None:
-        """Load the keys now, one load at a time. Raises KeysUnavailable; the old keys stay."""
-        async with self._one_at_a_time:
+        """Load the keys now, one load at a time. Raises KeysUnavailable and keeps the old keys."""
+        async with self._refresh_lock:
             try:
                 keys = await self._load()
             except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
-                # UnicodeError: a published address whose host name no resolver can take.
+                # UnicodeError: the host name of a published address is not encodable.
                 self._failed()
                 raise self._unavailable(
-                    f"not refreshed: {type(error).__name__}: {error}"
+                    f"were not refreshed: {type(error).__name__}: {error}"
                 ) from error
             else:
-                self._take(keys)
+                self._accept(keys)
             finally:
-                ended, self._ended = self._ended, asyncio.Event()
+                ended, self._refreshed = self._refreshed, asyncio.Event()
                 ended.set()
 
     async def try_refresh(self) -> None:
-        """Load the keys now; that they could not be is logged."""
+        """Load the keys now; log a failure."""
         try:
             await self.refresh()
         except KeysUnavailable as error:
@@ -146,21 +149,21 @@ class IssuerKeys:
                 extra={"issuer": self._issuer.name, "error": str(error)},
             )
 
-    def _refresh_is_coming(self) -> bool:
-        """Ask for one unless one is under way or asked for; False while the cooldown lasts."""
-        if self._one_at_a_time.locked() or self._asked.is_set():
+    def _request_refresh(self) -> bool:
+        """Request a refresh unless one is running or due. Return False during the cooldown."""
+        if self._refresh_lock.locked() or self._requested.is_set():
             return True
         now = self._clock.monotonic()
-        if now < self._may_ask_at:
+        if now < self._next_request_at:
             return False
-        self._may_ask_at = now + self._issuer.unknown_kid_cooldown_s
-        self._asked.set()
+        self._next_request_at = now + self._issuer.unknown_kid_cooldown_s
+        self._requested.set()
         return True
 
     async def _refresh_on_demand(self) -> None:
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             await self.try_refresh()
 
     async def _refresh_on_schedule(self) -> None:
@@ -168,19 +171,19 @@ class IssuerKeys:
             while (wait_s := self._due_at - self._clock.monotonic()) > 0:
                 await self._clock.sleep(wait_s)
             if self._keys and not self.loaded:
-                # Tokens that were proved with them are forgotten also.
+                # on_rotation drops the cached tokens that were verified with these keys.
                 log.error("keys_expired", extra={"issuer": self._issuer.name})
                 self._keys = frozenset()
                 self._on_rotation(self._issuer.name)
             await self.try_refresh()
 
-    def _take(self, keys: frozenset[IssuerKey]) -> None:
+    def _accept(self, keys: frozenset[IssuerKey]) -> None:
         now = self._clock.monotonic()
-        had, self._keys = self._keys, keys
+        previous, self._keys = self._keys, keys
         self._confirmed_at, self._failures = now, 0
         self._due_at = now + self._issuer.keys_refresh_s * self._jitter.uniform(0.9, 1.0)
         self._telemetry.keys_refreshed(self._issuer.name, "ok")
-        if had != keys:
+        if previous != keys:
             log.info("keys_changed", extra={"issuer": self._issuer.name, "keys": len(keys)})
             self._on_rotation(self._issuer.name)
 
@@ -190,7 +193,7 @@ class IssuerKeys:
         back_off_s = min(2.0 ** min(self._failures, 10), _RETRY_S_MAX, self._issuer.keys_refresh_s)
         self._due_at = now + back_off_s * self._jitter.uniform(0.5, 1.0)
         if self.loaded:
-            self._due_at = min(self._due_at, self._lapse_at)
+            self._due_at = min(self._due_at, self._expires_at)
         self._telemetry.keys_refreshed(self._issuer.name, "failed")
 
     def _unavailable(self, detail: str) -> KeysUnavailable:
@@ -201,17 +204,21 @@ class IssuerKeys:
 
     def _choose(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
         if not self.loaded:
-            raise self._unavailable("were never loaded, or are too old")
-        fitting = [held for held in self._keys if algorithm in held.algorithms]
+            raise self._unavailable("were never loaded or have expired")
+        fitting = [candidate for candidate in self._keys if algorithm in candidate.algorithms]
         if kid is None:
             if len(fitting) != 1:
-                raise NotAuthenticated(Rejection.KEY_UNKNOWN, "no kid, and not one key that fits")
+                raise NotAuthenticated(
+                    Rejection.KEY_UNKNOWN, "no kid, and not exactly one matching key"
+                )
             return (fitting[0].key,)
-        named = [held for held in self._keys if held.kid == kid]
+        named = [candidate for candidate in self._keys if candidate.kid == kid]
         if named:
-            keys = tuple(held.key for held in named if held in fitting)
+            keys = tuple(candidate.key for candidate in named if candidate in fitting)
             if not keys:
-                raise NotAuthenticated(Rejection.ALGORITHM, "alg does not fit the key it names")
+                raise NotAuthenticated(
+                    Rejection.ALGORITHM, "alg does not match the key named by kid"
+                )
             return keys
         if len(fitting) == 1 and fitting[0].kid is None:
             return (fitting[0].key,)
@@ -223,23 +230,23 @@ class IssuerKeys:
             return keys_for_algorithms(
                 [parse_shared_secret(source.secret)], self._issuer.algorithms
             )
-        began_at = self._clock.monotonic()
-        text = await self._published(source)
-        keys = self._keys_in(text)
-        await asyncio.to_thread(self._handover.put, self._handover_name, text, at=began_at)
+        started_at = self._clock.monotonic()
+        text = await self._fetch_source(source)
+        keys = self._parse(text)
+        await asyncio.to_thread(self._handover.put, self._handover_name, text, at=started_at)
         return keys
 
     @property
     def _handover_name(self) -> str:
-        """Its source included: what another address published are not this one's keys."""
+        """Include the source: keys from another address must not be used."""
         return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
 
-    def _keys_in(self, text: bytes) -> frozenset[IssuerKey]:
+    def _parse(self, text: bytes) -> frozenset[IssuerKey]:
         is_file = isinstance(self._issuer.keys, StaticKeys)
         found = parse_key_file(text) if is_file else parse_key_set(parse_json(text))
         return keys_for_algorithms(found, self._issuer.algorithms)
 
-    async def _published(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
+    async def _fetch_source(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
             case DiscoveryKeys():
                 base = source.discovery
@@ -252,21 +259,23 @@ class IssuerKeys:
                 return await asyncio.to_thread(read_key_file, source.public_key_file)
 
     def _key_set_address(self, document: object, base: str) -> str:
-        # OIDC Discovery 1.0, 4.3: a document that names another issuer is not this issuer's.
+        # OIDC Discovery 1.0, 4.3: the document must name the issuer that it was fetched for.
         if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
-            raise UnusableKeys("the discovery document is not this issuer's")
+            raise UnusableKeys("the discovery document names another issuer")
         address = document.get("jwks_uri")
         schemes = ("https",) if base.startswith("https:") else ("https", "http")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
             if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
-                raise UnusableKeys("jwks_uri is not an address that we fetch")
+                raise UnusableKeys(
+                    f"jwks_uri must be a URL ({' or '.join(schemes)}) without credentials"
+                )
         except ValueError as error:
-            raise UnusableKeys("jwks_uri is not an address") from error
+            raise UnusableKeys("jwks_uri is not a URL") from error
         return str(address)
 
     async def _fetch(self, address: str) -> bytes:
-        """Get a document. No redirect is followed: only config says whom we trust."""
+        """Return a document. Redirects are not followed: only the config names trusted hosts."""
         async with self._http.get(
             address,
             allow_redirects=False,
@@ -274,17 +283,17 @@ class IssuerKeys:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         ) as answer:
             if answer.status != 200:
-                raise UnusableKeys(f"answered {answer.status}")
+                raise UnusableKeys(f"HTTP status {answer.status}")
             body = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):
                 body += chunk
                 if len(body) > KEYS_BYTES_MAX:
-                    raise UnusableKeys("the answer is too long")
+                    raise UnusableKeys(f"the response is larger than {KEYS_BYTES_MAX} bytes")
         return bytes(body)
 
 
 async def load_initial_keys(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
-    """Wait for the keys that are not known yet, but not long: one that is away stops nobody."""
+    """Load the missing keys, for at most `within_s`: a start does not wait for an issuer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             await asyncio.gather(*(keys.try_refresh() for keys in issuers if not keys.loaded))

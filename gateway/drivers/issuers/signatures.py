@@ -1,9 +1,9 @@
-"""Whether a JWT is what one of our issuers signed. Claims are judged later, by rules/identity.py.
+"""Verifies the signature of a JWT; domain/identity/claims.py judges its claims later.
 
-The token is read once, strictly, by this file alone: two parsers that disagree are a classic
-hole. Issuer, algorithm and key come from our config; of the token's header only `alg` and `kid`
-are looked at, to choose among what we hold. `jwk`, `jku`, `x5c` and `x5u` are never read. PyJWT
-does the cryptography, and only that: its own reading of claims would use its own clock.
+The token is parsed once, strictly, and only here: two parsers that disagree are a known class of
+vulnerabilities. Issuer, algorithm and key come from the config. From the token's header only `alg`
+and `kid` are read, to select a configured key; `jwk`, `jku`, `x5c` and `x5u` are ignored. PyJWT
+does the cryptography only: its check of claims would use another clock.
 """
 
 import base64
@@ -21,10 +21,10 @@ from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX
 from gateway.domain.model import Secret, VerifiedToken
 
 _DEPTH_MAX: Final = 32
-"""Claims nest two or three deep; a parser's recursion ends the process at some thousands."""
+"""Claims nest two or three levels; thousands would exhaust the parser's recursion."""
 _KID_CHARS_MAX: Final = 256
 _JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+["\\]?', re.DOTALL)
-"""It also matches a string that never ends, so that hostile quotes are not scanned again."""
+"""Also matches an unterminated string, to bound the time for hostile input."""
 _BRACKET: Final = re.compile(r"[\[\]{}]")
 
 
@@ -32,13 +32,13 @@ class VerificationKeys(Protocol):
     """The verification keys of one issuer."""
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
-        """Return those that may have signed; raise NotAuthenticated or KeysUnavailable."""
+        """Return the possible signing keys. Raises NotAuthenticated, KeysUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
     name: str
-    """The issuer's name in our config."""
+    """The issuer's name in the config."""
     iss: str
     algorithms: frozenset[str]
     keys: VerificationKeys
@@ -59,7 +59,7 @@ class JwtSignatures:
         iss = token.claims.get("iss")
         issuer = self._issuers.get(iss) if isinstance(iss, str) else None
         if issuer is None:
-            raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss names no issuer of ours")
+            raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not a configured issuer")
         try:
             await self._check_signature(token, issuer)
         except NotAuthenticated as refusal:
@@ -73,15 +73,17 @@ class JwtSignatures:
             raise NotAuthenticated(Rejection.ALGORITHM, "alg is not allowed for this issuer")
         kid = token.header.get("kid")
         if "kid" in token.header and not (isinstance(kid, str) and len(kid) <= _KID_CHARS_MAX):
-            raise NotAuthenticated(Rejection.MALFORMED, "kid is not a short text")
+            raise NotAuthenticated(
+                Rejection.MALFORMED, f"kid must be a string of at most {_KID_CHARS_MAX} characters"
+            )
         keys = await issuer.keys.keys_for(name, kid)
         algorithm = self._algorithms[name]
         if not any(algorithm.verify(token.signed, key, token.signature) for key in keys):
-            raise NotAuthenticated(Rejection.SIGNATURE, "not signed by the key that it names")
+            raise NotAuthenticated(Rejection.SIGNATURE, "the signature does not match the key")
 
 
 class _CompactJws:
-    """A compact JWS (RFC 7515, 7.1), taken apart. Nothing in it is proved."""
+    """The parts of a compact JWS (RFC 7515, 7.1), unverified."""
 
     __slots__ = ("claims", "header", "signature", "signed")
 
@@ -90,24 +92,24 @@ class _CompactJws:
             raise NotAuthenticated(Rejection.TOO_LARGE)
         parts = token.split(".", 3)
         if len(parts) != 3 or not token.isascii():
-            raise NotAuthenticated(Rejection.MALFORMED, "not three parts of base64url")
+            raise NotAuthenticated(Rejection.MALFORMED, "must be three base64url parts")
         header, claims, signature = (part.encode("ascii") for part in parts)
         self.header = _object(header)
         self.claims = _object(claims)
         self.signature = _bytes(signature)
         self.signed = header + b"." + claims
         if "b64" in self.header:
-            # RFC 7797: the payload would be signed in another form than it was read here.
+            # RFC 7797: the payload would be signed in another form than it is parsed here.
             raise NotAuthenticated(Rejection.MALFORMED, "b64 is not supported")
 
 
 def _bytes(part: bytes) -> bytes:
-    """Decode base64url as RFC 7515 writes it: no padding, no blanks, no stray bits at the end."""
+    """Decode strict base64url (RFC 7515): no padding, whitespace or unused bits."""
     try:
         decoded = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
     except binascii.Error:
         raise NotAuthenticated(Rejection.MALFORMED, "a part is not base64url") from None
-    # The library skips what it does not know; what does not come back the same was not canonical.
+    # The library ignores unknown characters: only canonical text encodes to itself again.
     if base64.urlsafe_b64encode(decoded).rstrip(b"=") != part:
         raise NotAuthenticated(Rejection.MALFORMED, "a part is not canonical base64url")
     return decoded
@@ -129,8 +131,8 @@ def _object(part: bytes) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        # RFC 7519, 4: readers differ on which of two members counts, so neither does here.
-        raise ValueError("a name stands twice")
+        # RFC 7519, 4: parsers differ on which of two equal members counts, so both are rejected.
+        raise ValueError("a member name occurs twice")
     return members
 
 
@@ -139,7 +141,7 @@ def _no_constant(name: str) -> None:
 
 
 def _depth(text: str) -> int:
-    """Measure how deep brackets nest, before any recursive parser sees them."""
+    """Return how deep brackets nest; runs before the recursive parser."""
     if text.count("[") + text.count("{") <= _DEPTH_MAX:
         return 0
     deepest = depth = 0
