@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gateway.config import settings
+from gateway.config.settings import load_settings
+from gateway.config.store import RedisEmbedded, StoreSettings
 from gateway.domain.audit.chain import SEGMENT_OPENED, parse_line
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.paths import segment_file
@@ -46,14 +47,14 @@ class _Chain:
 
 def export(config_file: Path, directory: Path) -> int:
     """Write each chain into a directory of its own; return 0, 1 when there is none, 2 for usage."""
-    config = settings.load_settings(config_file)
+    config = load_settings(config_file)
     # What was sent there before it was switched off can still be written.
     why_empty = "" if config.audit.stream else f": `audit.stream` is not on in {config_file}"
     return export_stream(config.store, directory, why_empty=why_empty)
 
 
-def export_stream(store: settings.Store, directory: Path, *, why_empty: str = "") -> int:
-    if isinstance(store.redis, settings.RedisEmbedded):
+def export_stream(store: StoreSettings, directory: Path, *, why_empty: str = "") -> int:
+    if isinstance(store.redis, RedisEmbedded):
         return _fail("the embedded server is that gateway's own: nobody else can read it", USAGE)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         return _fail(f"{directory}: is there already and is no empty directory", USAGE)
@@ -73,7 +74,7 @@ def export_stream(store: settings.Store, directory: Path, *, why_empty: str = ""
     return OK
 
 
-async def _read(store: settings.Store) -> tuple[dict[str, _Chain], int]:
+async def _read(store: StoreSettings) -> tuple[dict[str, _Chain], int]:
     """Return the chains by their names, and how many entries are none of theirs."""
     patient = store.model_copy(update={"timeout_s": _ANSWER_WITHIN_S})
     valkey = Valkey(

@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import SystemRandom
 
-from gateway.config import settings
+from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import Document, load
+from gateway.config.settings import Settings, load_settings
+from gateway.config.store import RedisEmbedded
 from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inventory
@@ -41,9 +43,9 @@ _ONLINE_WITHIN_S = 15.0
 
 def check(config_file: Path, *, online: bool) -> int:
     """Print every mistake in the config and the policy; return 0 when there is none."""
-    config = settings.load_settings(config_file)
+    config = load_settings(config_file)
     policy = load_policy(config_file, config)
-    require_tracing_packages(settings.tracing_variable())
+    require_tracing_packages(tracing_variable())
     certificates = _certificates(config, load(config_file))
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -52,9 +54,7 @@ def check(config_file: Path, *, online: bool) -> int:
     return asyncio.run(_check_online(config)) if online else 0
 
 
-def _certificates(
-    config: settings.Settings, document: Document
-) -> list[tuple[str, CertificateValidity]]:
+def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:
     """Return what the listeners show and until when; raise InvalidConfig for wrong dates."""
     found: list[tuple[str, CertificateValidity]] = []
     errors: list[ConfigError] = []
@@ -69,14 +69,14 @@ def _certificates(
     return found
 
 
-async def _check_online(config: settings.Settings) -> int:
+async def _check_online(config: Settings) -> int:
     # What the parts log for a process that serves is said below, with its address.
     logging.getLogger("gateway").addHandler(logging.NullHandler())
     clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
     faults = 0
     async with AsyncExitStack() as stack:
         embedded_url = None
-        if isinstance(config.store.redis, settings.RedisEmbedded):
+        if isinstance(config.store.redis, RedisEmbedded):
             embedded_url = stack.enter_context(EmbeddedValkey()).url
         valkey = Valkey(
             config.store,
@@ -131,7 +131,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
 
     It reads files only: neither Redis nor the network is asked.
     """
-    config = settings.load_settings(config_file)
+    config = load_settings(config_file)
     policy = load_policy(config_file, config)
     names = [one.name for one in config.issuers]
     if issuer is None and len(names) == 1:
@@ -159,7 +159,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     return 0 if explanation.decision.allowed else 3
 
 
-def _inventory(config: settings.Settings, project: str) -> Inventory:
+def _inventory(config: Settings, project: str) -> Inventory:
     for account in config.accounts:
         file = account.inventory.inventory_file(project)
         if project in account.projects and file is not None:

@@ -1,6 +1,6 @@
 """Errors in the config and in the policy: each names the file, the line and the key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Step = str | int
@@ -34,3 +34,12 @@ class InvalidKey(ValueError):
     def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+def reject_duplicates(values: Iterable[tuple[KeyPath, str]]) -> None:
+    """Raise InvalidKey at the second key that has a value of another key."""
+    seen: set[str] = set()
+    for path, value in values:
+        if value in seen:
+            raise InvalidKey(path, f"duplicate: {value}")
+        seen.add(value)

@@ -1,6 +1,6 @@
-"""What an issuer signs with, of whatever form: a key set, a PEM file, a shared secret.
+"""Parsing of issuers' keys: JWK sets, PEM files and shared secrets.
 
-Nothing is fetched here and nothing kept: drivers/issuer_keys.py does that.
+This module fetches and caches nothing; drivers/issuers/issuer_keys.py does.
 """
 
 from collections.abc import Collection, Iterable
@@ -30,42 +30,42 @@ from gateway.domain.model import Secret
 
 KEYS_BYTES_MAX: Final = 262_144
 _KEYS_MAX: Final = 100
-"""Issuers publish two to ten; parsing these many costs some milliseconds of the loop."""
+"""Issuers publish two to ten. Parsing this many blocks the event loop for some milliseconds."""
 _RSA_BITS: Final = range(2048, 8193)
-"""NIST SP 800-131A sets the floor; above the ceiling one check would cost milliseconds."""
+"""The minimum is from NIST SP 800-131A; above the maximum a verification takes milliseconds."""
 _PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
-"""Which of PyJWT's algorithms reads a `kty`. `oct` is missing: a secret is not published."""
+"""The PyJWT algorithm that parses a `kty`. `oct` is absent: a secret must not be published."""
 
 
 class UnusableKeys(Exception):
-    """What the source gave is no set of keys for us. The text holds nothing of what it gave."""
+    """The source contains no usable keys. The message contains nothing of the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerKey:
     kid: str | None
     algorithms: frozenset[str]
-    """Those that fit the key's type, its own `alg`, and our config."""
+    """Algorithms allowed by the key's type, by its `alg` and by the config."""
     key: Any = field(repr=False, compare=False)
     material: bytes = field(repr=False)
-    """Tells whether a key under the same `kid` has changed."""
+    """Public key bytes; they differ if a key with the same `kid` was replaced."""
 
 
 def keys_for_algorithms(
     found: Iterable[IssuerKey], algorithms: Collection[str]
 ) -> frozenset[IssuerKey]:
-    """Return those that may have made a signature by one of the issuer's algorithms.
+    """Return the keys usable with one of the issuer's algorithms.
 
-    Raises KeysUnusable where there is none.
+    Raises UnusableKeys if none is.
     """
     allowed = frozenset(algorithms)
     keys = frozenset(
-        IssuerKey(held.kid, held.algorithms & allowed, held.key, held.material)
-        for held in found
-        if held.algorithms & allowed
+        IssuerKey(one.kid, one.algorithms & allowed, one.key, one.material)
+        for one in found
+        if one.algorithms & allowed
     )
     if not keys:
-        raise UnusableKeys("no key that fits the issuer's algorithms")
+        raise UnusableKeys("no key fits the issuer's algorithms")
     return keys
 
 
@@ -77,22 +77,22 @@ def parse_json(text: bytes) -> object:
 
 
 def read_key_file(file: Path) -> bytes:
-    """Read a file of keys; raises KeysUnusable, OSError."""
+    """Read a file of keys; raise UnusableKeys or OSError."""
     with file.open("rb") as opened:
         text = opened.read(KEYS_BYTES_MAX + 1)
     if len(text) > KEYS_BYTES_MAX:
-        raise UnusableKeys("the file is too long")
+        raise UnusableKeys(f"the file has more than {KEYS_BYTES_MAX} bytes")
     return text
 
 
 def parse_key_file(text: bytes) -> list[IssuerKey]:
-    """Read a key set, or one public key in PEM; raises KeysUnusable."""
+    """Parse a JWK set or one public key in PEM; raise UnusableKeys."""
     if text.lstrip().startswith(b"{"):
         return parse_key_set(parse_json(text))
     try:
         key = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UnusableKeys("the file is neither a key set nor a PEM public key") from error
+        raise UnusableKeys("the file is neither a JWK set nor a public key in PEM") from error
     return [_public_key(key, kid=None)]
 
 
@@ -100,33 +100,33 @@ def parse_shared_secret(secret: Secret) -> IssuerKey:
     try:
         key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.reveal().encode())
     except PyJWTError as error:
-        raise UnusableKeys("the secret is a public key") from error
+        raise UnusableKeys("the secret must not be a public key") from error
     return IssuerKey(None, frozenset({"HS256"}), key, material=key)
 
 
 def parse_key_set(document: object) -> list[IssuerKey]:
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise UnusableKeys("not a key set")
+        raise UnusableKeys("not a JWK set")
     keys = [_parse_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
     return [key for key in keys if key is not None]
 
 
 def _parse_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
-    """Read one member of a set (RFC 7517, 4); None if it is broken or not for checking tokens."""
+    """Parse one key of a set (RFC 7517, section 4); return None if it cannot verify tokens."""
     kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
     if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
         return None
-    # Whoever publishes a private key has lost it: `d` is nobody's signature any more.
+    # A published private key (`d`) is compromised: anyone could have signed with it.
     if "d" in jwk or not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
         key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key
-        held = _public_key(key, kid)
+        parsed = _public_key(key, kid)
     except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
         return None
-    fitting = frozenset(name for name in held.algorithms if alg in (None, name))
-    return IssuerKey(kid, fitting, held.key, held.material)
+    fitting = frozenset(name for name in parsed.algorithms if alg in (None, name))
+    return IssuerKey(kid, fitting, parsed.key, parsed.material)
 
 
 def _public_key(key: Any, kid: str | None) -> IssuerKey:

@@ -1,4 +1,4 @@
-"""YAML whose values remember their line, so that a mistake is reported as file, line and key."""
+"""YAML documents whose values have a line, for errors that name file, line and key."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -20,12 +20,12 @@ except ImportError:  # pragma: no cover
 
 
 class _Loader(_SafeLoader):
-    """Reads `on`, `yes` and instants as the text that they are (YAML 1.2, 10.3.2).
+    """Reads `on`, `yes` and instants as text, as YAML 1.2 does (section 10.3.2).
 
-    PyYAML speaks YAML 1.1, where the key `on:` means True and a date is no text any more.
+    PyYAML implements YAML 1.1, where the key `on:` means True and a date is not text.
     """
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way to declare them
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared as PyYAML requires
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_AS_TEXT]
         for first, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|fal
 
 
 class Document:
-    """A parsed file: plain data, and the line on which each part of it begins."""
+    """A parsed file: plain data, and the line on which each value begins."""
 
     def __init__(self, file: str, data: Any, root: yaml.Node | None) -> None:
         self.file = file
@@ -43,7 +43,7 @@ class Document:
         self._root = root
 
     def line(self, path: Sequence[Step]) -> int:
-        """Return the line of the value at `path`, or of the nearest parent that is in the file."""
+        """Return the line of the value at `path`, or of its nearest parent in the file."""
         node = self._root
         line = 1 if node is None else node.start_mark.line + 1
         for step in path:
@@ -65,18 +65,18 @@ def dotted(path: Sequence[Step]) -> str:
 
 
 def hint(name: object, known: Collection[str]) -> str:
-    """Say what may have been meant by a name that nobody knows."""
+    """Suggest a known name for an unknown one, or list the known names."""
     near = get_close_matches(str(name), list(known), n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def load(path: Path) -> Document:
-    """Read one YAML document; raises what `read` and `parse` raise."""
+    """Read and parse one YAML document; raise InvalidConfig."""
     return parse(path, read(path))
 
 
 def read(path: Path) -> bytes:
-    """Return what is in the file; raise InvalidConfig when it is unreadable."""
+    """Return the content of a file; raise InvalidConfig if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -85,10 +85,10 @@ def read(path: Path) -> bytes:
 
 
 def parse(path: Path, content: bytes) -> Document:
-    """Return the one YAML document in it; raise InvalidConfig when it is no YAML, or ambiguous.
+    """Parse one YAML document; raise InvalidConfig if it is invalid or ambiguous.
 
-    Duplicate keys are refused (YAML 1.2, 3.2.1.3: keys are unique; PyYAML keeps the last one
-    silently), and so are aliases, which hide a document many times its size.
+    Duplicate keys are rejected: YAML requires unique keys (section 3.2.1.3), and PyYAML silently
+    keeps the last one. Aliases are rejected: they can expand a document without bounds.
     """
     file = str(path)
     try:
@@ -104,11 +104,11 @@ def parse(path: Path, content: bytes) -> Document:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise InvalidConfig(
-            [ConfigError(file, line, "", f"is no YAML: {error.problem}")]
+            [ConfigError(file, line, "", f"is not valid YAML: {error.problem}")]
         ) from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        # PyYAML lets the errors of its own constructors out: `!!bool x` is a KeyError.
-        raise InvalidConfig([ConfigError(file, 0, "", "is no YAML")]) from error
+        # PyYAML does not wrap errors of its constructors: `!!bool x` raises KeyError.
+        raise InvalidConfig([ConfigError(file, 0, "", "is not valid YAML")]) from error
     finally:
         loader.dispose()
 
@@ -142,7 +142,7 @@ def _key_errors(file: str, mapping: yaml.MappingNode) -> Iterator[ConfigError]:
         elif key.tag != _TEXT:
             yield ConfigError(file, line, key.value, "a key must be text (put it in quotes)")
         elif key.value in keys:
-            yield ConfigError(file, line, key.value, "stands here twice")
+            yield ConfigError(file, line, key.value, "duplicate key")
         else:
             keys.add(key.value)
 

@@ -1,4 +1,4 @@
-"""The policy file's text -> a Policy, or every mistake in it with file, line and key. Pure."""
+"""Parser of the policy file: returns a Policy, or every error with file, line and key. Pure."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -13,15 +13,16 @@ from gateway.domain.policy.policy import Policy, Rule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _TOP_KEYS = ("roles", "grants", "denials")
-_RULE_KEYS = ("to", "on", "from", "until", "why")
+_RULE_KEYS = ("to", "on", "from", "until", "reason")
 _TO_KEYS = ("users", "groups", "issuer")
 _ON_KEYS = ("projects", "servers", "tags", "locations", "models", "not")
 _NOT_KEYS = ("tags", "locations", "models")
 _LOCATION_KEYS = ("dc", "rack", "unit")
 _TAG_KEY_CHARS_MAX, _TAG_VALUE_CHARS_MAX = 128, 255
-"""Dossier 1.5."""
-_PROJECT = "project (no account has it: `accounts`, `projects` in the config)"
-_ISSUER = "issuer (see `issuers` in the config)"
+"""Limits of the cloud: upstream-api.md#1.5."""
+_PROJECT = "project (not in any `accounts[].projects` of the config)"
+_ISSUER = "issuer (not in `issuers` of the config)"
+_INSTANT_EXAMPLE = "2026-12-31T18:00:00+01:00"
 _EVERYTHING = "everything"
 _ALL = "all"
 
@@ -29,9 +30,9 @@ _ALL = "all"
 def parse_policy(
     document: Document, *, issuers: Collection[str], projects: Collection[str], version: str
 ) -> Policy:
-    """Compile a policy; `issuers` and `projects` are those that the config knows.
+    """Parse a policy; `issuers` and `projects` are those of the config.
 
-    Raises InvalidConfig with all mistakes; nothing is half taken over.
+    Raises InvalidConfig with all errors; a policy is never loaded in part.
     """
     reader = _Reader(document, frozenset(issuers), frozenset(projects))
     rules = reader.read()
@@ -53,12 +54,15 @@ class _Reader:
     def read(self) -> list[Rule]:
         data = self._document.data
         top = self._mapping((), {} if data is None else data, _TOP_KEYS)
-        if "grants" not in top:  # an emptied or half written file must not take all rights away
-            self._error((), "`grants` is missing; write `grants: []` if nobody is to be let in")
+        if "grants" not in top:  # an emptied or half-written file must not revoke all permissions
+            self._error((), "`grants` is missing; write `grants: []` to allow nothing")
         for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
             self._roles[name] = self._permissions(("roles", name), permissions)
             if not _NAME.fullmatch(name):
-                self._error(("roles", name), "a role's name is of a-z, 0-9, dot, dash, underscore")
+                self._error(
+                    ("roles", name),
+                    "a role name may contain only a-z, 0-9, dot, dash and underscore",
+                )
         rules = []
         for key, kind in (("grants", RuleKind.GRANT), ("denials", RuleKind.DENIAL)):
             for i, raw in enumerate(self._list((key,), top.get(key, []))):
@@ -75,12 +79,12 @@ class _Reader:
             else ("role", "permissions", *_RULE_KEYS)
         )
         body = self._mapping(path, raw, keys)
-        what, permissions = self._permissions_of(path, body, kind)
+        name, permissions = self._permissions_of(path, body, kind)
         to = self._mapping((*path, "to"), body.get("to", {}), _TO_KEYS)
         users = self._names((*path, "to", "users"), to.get("users", []))
         groups = self._names((*path, "to", "groups"), to.get("groups", []))
         if not users and not groups:
-            self._error((*path, "to"), "must name at least one of users, groups")
+            self._error((*path, "to"), "requires at least one of `users`, `groups`")
         issuer = to.get("issuer")
         if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
             self._error((*path, "to", "issuer"), self._unknown(_ISSUER, issuer, self._issuers))
@@ -88,18 +92,18 @@ class _Reader:
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
-            self._error((*path, "until"), "is not after `from`")
-        if not isinstance(body.get("why", ""), str):
-            self._error((*path, "why"), "must be text")
+            self._error((*path, "until"), "must be later than `from`")
+        if not isinstance(body.get("reason", ""), str):
+            self._error((*path, "reason"), "must be text")
         if len(self.errors) > before:
             return None
-        whom = ", ".join([*sorted(users), *(f"group {group}" for group in sorted(groups))])
+        subjects = ", ".join([*sorted(users), *(f"group {group}" for group in sorted(groups))])
         return Rule(
             ref=RuleRef(
                 kind=kind,
                 file=self._document.file,
                 line=self._document.line(path),
-                label=f"{kind.value} {what} to {whom}",
+                label=f"{kind.value} {name} to {subjects}",
             ),
             permissions=permissions,
             issuer=issuer,
@@ -116,8 +120,9 @@ class _Reader:
         self, path: KeyPath, body: dict[str, Any], kind: RuleKind
     ) -> tuple[str, frozenset[str]]:
         if ("role" in body) == ("permissions" in body):
-            either = " or permissions" if kind is RuleKind.DENIAL else ""
-            self._error(path, f"must name one role{either}")
+            is_denial = kind is RuleKind.DENIAL
+            message = "requires either `role` or `permissions`" if is_denial else "requires `role`"
+            self._error(path, message)
             return "", frozenset()
         if "permissions" in body:
             found = self._permissions((*path, "permissions"), body["permissions"])
@@ -135,10 +140,10 @@ class _Reader:
             return frozenset(), frozenset(), None
         on = self._mapping(path, raw if raw is not None else {}, _ON_KEYS)
         if not any(on.get(key) for key in _ON_KEYS[:-1]):
-            named = "projects, servers, tags, locations or models"
-            self._error(path, f"must name {named}, or be `{_EVERYTHING}`")
-        elif [] in on.values() or {} in on.values():  # who names no servers does not mean all
-            self._error(path, "has an empty list or mapping; leave the key out to mean any")
+            keys = "`projects`, `servers`, `tags`, `locations`, `models`"
+            self._error(path, f"requires one of {keys}; write `on: {_EVERYTHING}` for all servers")
+        elif [] in on.values() or {} in on.values():
+            self._error(path, "contains an empty list or mapping; omit the key to select all")
         projects = self._names((*path, "projects"), on.get("projects", []))
         for i, project in _text_items(on.get("projects")):
             if project not in self._projects:
@@ -149,26 +154,26 @@ class _Reader:
         )
         for i, server in _text_items(on.get("servers")):
             if not SERVER_ID.fullmatch(server.lower()):
-                self._error((*path, "servers", i), "is not a server id (a UUID)")
+                self._error((*path, "servers", i), "must be a server ID (a UUID)")
         return projects, servers, self._selector(path, on)
 
     def _selector(self, path: KeyPath, on: dict[str, Any]) -> Selector | None:
-        """Read what selects servers by their attributes; None: nothing does."""
+        """Return the selector by attributes; None if no attribute is named."""
         excluded = None
         if "not" in on:
             inner = self._mapping((*path, "not"), on["not"], _NOT_KEYS)
             excluded = self._selector((*path, "not"), inner)
             if excluded is None:
-                self._error(
-                    (*path, "not"), f"must name {', '.join(_NOT_KEYS[:-1])} or {_NOT_KEYS[-1]}"
-                )
+                self._error((*path, "not"), _requires_one_of(_NOT_KEYS))
         if not excluded and not any(key in on for key in _NOT_KEYS):
             return None
         return Selector(
             tags=self._tags((*path, "tags"), on.get("tags", {})),
             locations=tuple(
-                self._location((*path, "locations", i), place)
-                for i, place in enumerate(self._list((*path, "locations"), on.get("locations", [])))
+                self._location((*path, "locations", i), location)
+                for i, location in enumerate(
+                    self._list((*path, "locations"), on.get("locations", []))
+                )
             ),
             models=self._names((*path, "models"), on.get("models", [])),
             excluded=excluded,
@@ -179,24 +184,24 @@ class _Reader:
         for key, value in self._mapping(path, raw, None).items():
             values = self._names((*path, key), value if isinstance(value, list) else [value])
             if not values:
-                self._error((*path, key), "must be text, or a list of texts of which one must fit")
+                self._error((*path, key), "must be a text or a list of texts")
             if len(key) > _TAG_KEY_CHARS_MAX:
-                self._error((*path, key), f"is longer than {_TAG_KEY_CHARS_MAX} characters")
+                self._error((*path, key), f"must have at most {_TAG_KEY_CHARS_MAX} characters")
             if any(len(value) > _TAG_VALUE_CHARS_MAX for value in values):
-                message = f"has a value of more than {_TAG_VALUE_CHARS_MAX} characters"
+                message = f"values must have at most {_TAG_VALUE_CHARS_MAX} characters"
                 self._error((*path, key), message)
             tags.append((key, values))
         return tuple(tags)
 
     def _location(self, path: KeyPath, raw: Any) -> Location:
-        place = self._mapping(path, raw, _LOCATION_KEYS)
-        if not place:
-            self._error(path, f"must name {', '.join(_LOCATION_KEYS[:-1])} or {_LOCATION_KEYS[-1]}")
-        for key, value in place.items():
+        location = self._mapping(path, raw, _LOCATION_KEYS)
+        if not location:
+            self._error(path, _requires_one_of(_LOCATION_KEYS))
+        for key, value in location.items():
             if not isinstance(value, str) or not value:
                 self._error((*path, key), "must be text (put it in quotes)")
         return Location(
-            **{key: str(value) for key, value in place.items() if key in _LOCATION_KEYS}
+            **{key: str(value) for key, value in location.items() if key in _LOCATION_KEYS}
         )
 
     def _permissions(self, path: KeyPath, raw: Any) -> frozenset[str]:
@@ -217,10 +222,10 @@ class _Reader:
         try:
             instant = datetime.fromisoformat(raw if isinstance(raw, str) else "")
         except ValueError:
-            self._error(path, "is no instant; write e.g. 2026-12-31T18:00:00+01:00")
+            self._error(path, f"is not an instant; write for example {_INSTANT_EXAMPLE}")
             return default
         if instant.tzinfo is None:
-            self._error(path, "has no time zone; write e.g. 2026-12-31T18:00:00+01:00")
+            self._error(path, f"has no time zone; write for example {_INSTANT_EXAMPLE}")
             return default
         return instant.timestamp()
 
@@ -251,6 +256,10 @@ class _Reader:
 
     def _error(self, path: KeyPath, message: str) -> None:
         self.errors.append(self._document.error(path, message))
+
+
+def _requires_one_of(keys: Sequence[str]) -> str:
+    return f"requires at least one of {', '.join(f'`{key}`' for key in keys)}"
 
 
 def _text_items(raw: Any) -> Iterator[tuple[int, str]]:

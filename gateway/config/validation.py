@@ -1,6 +1,6 @@
-"""What pydantic finds in the config -> mistakes in our words, each with file, line and key.
+"""Conversion of pydantic's validation errors to ConfigErrors with file, line and key.
 
-Values are left out: one may be a secret.
+Messages contain no values: a value may be a secret.
 """
 
 import re
@@ -48,13 +48,13 @@ _MESSAGES = {
     "tuple_type": _LIST,
     "unexpected_keyword_argument": "unknown key",
 }
-"""By pydantic's name of an error; the braces are of its context."""
+"""Message by pydantic's error type; the braces refer to the error's context."""
 
 
 def config_errors(
     error: ValidationError, document: Document, root: type[BaseModel]
 ) -> list[ConfigError]:
-    """Say what was found in the document, which was to be a `root`."""
+    """Return the errors of a document that should be a `root`, sorted by line."""
     findings = error.errors(include_url=False, include_input=False)
     errors = {
         document.error(*_describe(finding, document.data, root))
@@ -65,7 +65,7 @@ def config_errors(
 
 
 def _follows_from_another(finding: ErrorDetails, findings: list[ErrorDetails]) -> bool:
-    """Tell a list that is too short because its only entry is a mistake, reported itself."""
+    """Tell whether a list is too short only because its entry has an error of its own."""
     loc = finding["loc"]
     return finding["type"] == "too_short" and any(
         other is not finding and other["loc"][: len(loc)] == loc for other in findings
@@ -73,7 +73,7 @@ def _follows_from_another(finding: ErrorDetails, findings: list[ErrorDetails]) -
 
 
 def _describe(finding: ErrorDetails, data: object, root: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Return where it is wrong, and what."""
+    """Return the path of the error and its message."""
     path, context = _path_in_file(finding["loc"], data), finding.get("ctx", {})
     match finding["type"]:
         case "extra_forbidden":
@@ -98,7 +98,7 @@ def _describe(finding: ErrorDetails, data: object, root: type[BaseModel]) -> tup
 
 
 _KEY = "[key]"
-"""What pydantic puts after a mapping's key that is itself the mistake."""
+"""Pydantic's last path step for an error in a mapping's key."""
 
 
 def _quoted(text: str) -> list[str]:
@@ -106,7 +106,7 @@ def _quoted(text: str) -> list[str]:
 
 
 def _known_keys(root: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys of the section at `path`; where it may be of several kinds, of all."""
+    """Return the keys of the section at `path`; for a union, those of all members."""
     sections = {root}
     for step in path:
         if isinstance(step, str):
@@ -127,13 +127,13 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _path_in_file(loc: tuple[str | int, ...], data: object) -> KeyPath:
-    # After a union's key pydantic puts the name of the chosen member, and in a rate that stands
-    # alone its place in the list that it became; the file has no such step.
+    # Pydantic adds steps that the file does not have: the name of a union's member, and an index
+    # for a single rate that became a list.
     unions = ("login", "keys", "redis")
     path: list[str | int] = []
     for i, step in enumerate(loc):
-        is_place_of_one = isinstance(step, int) and isinstance(data, dict)
-        if (i > 0 and loc[i - 1] in unions) or is_place_of_one or step == _KEY:
+        is_index_of_single = isinstance(step, int) and isinstance(data, dict)
+        if (i > 0 and loc[i - 1] in unions) or is_index_of_single or step == _KEY:
             continue
         path.append(step)
         try:

@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config import settings
+from gateway.config.environment import inherited_descriptors
 from gateway.config.errors import InvalidConfig
+from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
@@ -49,7 +50,7 @@ DUMP_STACKS = signal.SIGQUIT
 class WorkerPlan:
     """What a worker is told at its birth."""
 
-    config: settings.Settings
+    config: Settings
     index: int
     public: socket.socket
     admin: socket.socket
@@ -112,7 +113,7 @@ class Watchdog:
         self._beats[0] += 1
 
 
-Load = Callable[[], settings.Settings]
+Load = Callable[[], Settings]
 """Reads the config file; raises InvalidConfig."""
 Work = Callable[[WorkerPlan], int]
 
@@ -141,7 +142,7 @@ class Supervisor:
         work: Work,
         *,
         workers: int,
-        config: settings.Settings,
+        config: Settings,
     ) -> None:
         """`config` is what `load` gave first."""
         self._file = config_file
@@ -152,7 +153,7 @@ class Supervisor:
         self._seen = _file_signature(config_file)
         self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._passed = inherited_sockets(settings.inherited_descriptors())
+        self._passed = inherited_sockets(inherited_descriptors())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
@@ -207,7 +208,7 @@ class Supervisor:
             return
         self._take_over(config)
 
-    def _take_over(self, config: settings.Settings) -> None:
+    def _take_over(self, config: Settings) -> None:
         """Put new workers in the place of the old; where one does not come up, change nothing."""
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
@@ -230,7 +231,7 @@ class Supervisor:
         self._counters.config_accepted()
         log.info("config_reloaded", extra={"workers": self._count})
 
-    def _start_all(self, config: settings.Settings) -> bool:
+    def _start_all(self, config: Settings) -> bool:
         """Start a whole set of workers; when one does not come up, end those of this set."""
         started: list[WorkerProcess] = []
         for index in range(self._count):
@@ -242,7 +243,7 @@ class Supervisor:
             started.append(worker)
         return True
 
-    def _start(self, config: settings.Settings, index: int) -> WorkerProcess | None:
+    def _start(self, config: Settings, index: int) -> WorkerProcess | None:
         sockets = []
         for listener, (host, port) in _addresses(config, index).items():
             try:
@@ -420,7 +421,7 @@ def _bound(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _addresses(config: settings.Settings, index: int) -> dict[str, tuple[str, int]]:
+def _addresses(config: Settings, index: int) -> dict[str, tuple[str, int]]:
     """Return by listener where this worker serves, and where it answers operators."""
     ports = config.admin_ports(index + 1)
     return {

@@ -16,9 +16,13 @@ from random import Random, SystemRandom
 
 import aiohttp
 
-from gateway.config import settings
+from gateway.config.accounts import Account, KeyPairLogin, PasswordLogin, TokenFileLogin
+from gateway.config.audit import AuditSettings
+from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.issuers import Issuer
 from gateway.config.located_yaml import load, read
+from gateway.config.settings import Settings, load_settings
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.identity.claims import TokenRules
@@ -120,13 +124,13 @@ class Components:
     administration: AdminApi | None
 
 
-def load_config(config_file: Path, *, workers: int) -> settings.Settings:
+def load_config(config_file: Path, *, workers: int) -> Settings:
     """Read the config for who serves by it: the directories that it writes in are there then.
 
     Raises InvalidConfig. Only who serves can know: `gateway check` may be run by another user, or
     on another machine.
     """
-    config = settings.load_settings(config_file, workers=workers)
+    config = load_settings(config_file, workers=workers)
     document = load(config_file)
     problems = [(one, _directory_problem(one.directory)) for one in config.writable_directories]
     if errors := [
@@ -144,7 +148,7 @@ def _directory_problem(directory: Path) -> str:
     return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
 
 
-def load_policy(config_file: Path, config: settings.Settings) -> Policy:
+def load_policy(config_file: Path, config: Settings) -> Policy:
     """Return what the policy file holds now; raise InvalidConfig when that is no policy."""
     try:
         read(config.policy_file)
@@ -156,7 +160,7 @@ def load_policy(config_file: Path, config: settings.Settings) -> Policy:
 
 
 def open_policy(
-    config: settings.Settings, clock: Clock, telemetry: Telemetry, handover: Handover
+    config: Settings, clock: Clock, telemetry: Telemetry, handover: Handover
 ) -> PolicyFile:
     return PolicyFile(
         config.policy_file,
@@ -170,7 +174,7 @@ def open_policy(
 
 @asynccontextmanager
 async def open_components(
-    config: settings.Settings,
+    config: Settings,
     client: RedisClient,
     clock: SystemClock,
     metrics: Metrics,
@@ -336,7 +340,7 @@ async def open_components(
 
 
 def open_overrides(
-    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics
+    config: Settings, valkey: Valkey, clock: Clock, metrics: Metrics
 ) -> ActiveOverrides:
     file = config.overrides.file
 
@@ -380,7 +384,7 @@ def register_gauges(
 
 
 def open_administration(  # noqa: PLR0913 - what may be looked at and steered
-    config: settings.Settings,
+    config: Settings,
     admins: Identify,
     overrides: ActiveOverrides,
     cluster_query: ClusterQuery,
@@ -415,7 +419,7 @@ def apply_overrides(
     overrides: ActiveOverrides,
     consoles: Consoles,
     budget: FairBudget,
-    config: settings.Settings,
+    config: Settings,
     metrics: Metrics,
 ) -> None:
     """Let what is ordered take effect, now and at each change."""
@@ -434,7 +438,7 @@ def _count_in_force(overrides: ActiveOverrides, kind: type[object]) -> int:
 
 
 async def open_audit_log(
-    audit: settings.Audit,
+    audit: AuditSettings,
     stack: AsyncExitStack,
     valkey: Valkey,
     clock: Clock,
@@ -493,8 +497,8 @@ def require_tracing_packages(variable: str) -> None:
         raise InvalidConfig([ConfigError("environment", 0, variable, message)]) from None
 
 
-def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
-    if not settings.tracing_variable():
+def open_tracer(config: Settings, stack: AsyncExitStack) -> Tracing:
+    if not tracing_variable():
         return PropagatedTracing()
     from gateway.drivers.telemetry.tracing import open_tracing  # noqa: PLC0415 - an extra, and only where on
 
@@ -507,7 +511,7 @@ def open_tracer(config: settings.Settings, stack: AsyncExitStack) -> Tracing:
     return tracing
 
 
-def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
+def projects_of(accounts: Sequence[Account]) -> tuple[Project, ...]:
     return tuple(
         Project(ProjectId(project), account.project_name(project))
         for account in accounts
@@ -516,7 +520,7 @@ def projects_of(accounts: Sequence[settings.Account]) -> tuple[Project, ...]:
 
 
 def open_inventories(
-    config: settings.Settings,
+    config: Settings,
     accounts: Mapping[ProjectId, ConsoleAccount],
     policies: PolicyFile,
     flight: SharedFlight,
@@ -564,7 +568,7 @@ def open_inventories(
 
 
 async def open_identify(  # noqa: PLR0913 - it wires
-    config: settings.Settings,
+    config: Settings,
     stack: AsyncExitStack,
     clock: Clock,
     telemetry: Telemetry,
@@ -636,7 +640,7 @@ def _never_revoked(_: Principal) -> bool:
     return False
 
 
-def _token_rules(issuer: settings.Issuer) -> TokenRules:
+def _token_rules(issuer: Issuer) -> TokenRules:
     return TokenRules(
         issuer=issuer.name,
         iss=issuer.issuer,
@@ -650,7 +654,7 @@ def _token_rules(issuer: settings.Issuer) -> TokenRules:
 
 
 def open_budget(
-    config: settings.Settings, valkey: Valkey, clock: Clock, metrics: Metrics, jitter: Random
+    config: Settings, valkey: Valkey, clock: Clock, metrics: Metrics, jitter: Random
 ) -> tuple[FairBudget, dict[str, BackgroundTask]]:
     lines = [
         _open_budget_line(config, account, kind, valkey, clock, metrics, jitter)
@@ -663,8 +667,8 @@ def open_budget(
 
 
 def _open_budget_line(  # noqa: PLR0913 - it wires
-    config: settings.Settings,
-    account: settings.Account,
+    config: Settings,
+    account: Account,
     kind: BudgetClass,
     valkey: Valkey,
     clock: Clock,
@@ -725,7 +729,7 @@ class AccountDependencies:
 
 
 async def open_account(
-    account: settings.Account, stack: AsyncExitStack, tools: AccountDependencies
+    account: Account, stack: AsyncExitStack, tools: AccountDependencies
 ) -> OpenAccount:
     session = await stack.enter_async_context(open_session(account.timeouts))
     credentials, loops = await _open_credentials(account, stack, tools)
@@ -763,18 +767,18 @@ async def open_account(
 
 
 async def _open_credentials(
-    account: settings.Account, stack: AsyncExitStack, tools: AccountDependencies
+    account: Account, stack: AsyncExitStack, tools: AccountDependencies
 ) -> tuple[Mapping[str, Credential], dict[str, BackgroundTask]]:
     match account.login:
-        case settings.KeyPairLogin() as login:
+        case KeyPairLogin() as login:
             pair = KeyPairCredential(login, account.endpoint, clock=tools.clock)
             return dict.fromkeys(account.projects, pair), {}
-        case settings.TokenFileLogin() as login:
+        case TokenFileLogin() as login:
             file = TokenFileCredential(
                 account.name, login, clock=tools.clock, telemetry=tools.metrics
             )
             return dict.fromkeys(account.projects, file), {}
-        case settings.PasswordLogin() as login:
+        case PasswordLogin() as login:
             session = await stack.enter_async_context(open_session(account.timeouts))
             iam = AioUpstream(
                 session, login.iam_endpoint, response_bytes_max=account.response_bytes_max

@@ -16,7 +16,8 @@ from typing import Any
 
 from aiohttp import http_parser, web
 
-from gateway.config import settings
+from gateway.config.environment import tracing_variable
+from gateway.config.store import RedisEmbedded
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.issuers.issuer_keys import load_initial_keys
 from gateway.drivers.network.listener_tls import ServedCertificate
@@ -64,11 +65,11 @@ def serve(config_file: Path, *, workers: int) -> int:
     load = partial(load_config, config_file, workers=workers)
     config = load()
     load_policy(config_file, config)
-    require_tracing_packages(settings.tracing_variable())
+    require_tracing_packages(tracing_variable())
     logs.set_up(config.log.levels)
     with ExitStack() as stack:
         embedded_url = None
-        if isinstance(config.store.redis, settings.RedisEmbedded):
+        if isinstance(config.store.redis, RedisEmbedded):
             embedded_url = stack.enter_context(EmbeddedValkey()).url
         work = partial(run_worker, embedded_url=embedded_url)
         return Supervisor(config_file, load, work, workers=workers, config=config).run()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.commands.audit_export import export_stream
 from gateway.commands.parser import main
-from gateway.config import settings
+from gateway.config.store import RedisEmbedded, RedisServer, StoreSettings
 from gateway.domain.audit.chain import SEGMENTS_REMOVED, link, parse_line, segment_opened_body
 from gateway.drivers.audit import stream_store
 from gateway.drivers.audit.record_format import Committed
@@ -29,9 +29,9 @@ from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.valkey import RealValkey
 
 
-def a_store(server: RealValkey, **changes: Any) -> settings.Store:
-    redis = settings.RedisServer(url=server.url)
-    return settings.Store(redis=redis, seal_keys=(a_seal_key(),), **changes)
+def a_store(server: RealValkey, **changes: Any) -> StoreSettings:
+    redis = RedisServer(url=server.url)
+    return StoreSettings(redis=redis, seal_keys=(a_seal_key(),), **changes)
 
 
 async def opened(server: RealValkey) -> Valkey:
@@ -177,7 +177,7 @@ async def test_what_cannot_be_exported_is_said(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert await exported(own_valkey, tmp_path / "full") == 2
-    own = settings.RedisEmbedded(embedded=True)
+    own = RedisEmbedded(embedded=True)
     embedded = a_store(own_valkey).model_copy(update={"redis": own})
     assert await asyncio.to_thread(export_stream, embedded, tmp_path / "out") == 2
     own_valkey.kill()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.config import settings
+from gateway.config.store import RedisCluster, RedisSentinel, RedisServer
 from gateway.domain.queue.pacing import Pace
 from tests.support.budget_lines import CLOCK, Load
 from tests.support.valkey import RealValkey, valkey_cluster, wait_until
@@ -116,7 +116,7 @@ class SlowWay:
 
 async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: RealValkey) -> None:
     async with SlowWay.to(own_valkey) as way:
-        redis = settings.RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
+        redis = RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
         async with Load.on(redis, PACE, timeout_s=0.15) as load:
             way.delay_s = 0.01
             await asyncio.sleep(0.5)
@@ -151,7 +151,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
     ).start()
     try:
         await asyncio.to_thread(wait_until, lambda: own_valkey.command("ROLE")[2] != [])
-        redis = settings.RedisSentinel(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
+        redis = RedisSentinel(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
         async with Load.on(redis, PACE) as load:
             await asyncio.sleep(1.0)
             own_valkey.kill()
@@ -169,7 +169,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
 async def test_a_failover_in_a_cluster() -> None:
     with valkey_cluster() as nodes:
         primary, _, _, replica = nodes
-        redis = settings.RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))
+        redis = RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))
         async with Load.on(redis, PACE, timeout_s=0.15) as load:
             await asyncio.sleep(1.5)
             assert load.rate_between(CLOCK.monotonic() - 1, CLOCK.monotonic()) > 0

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway.config.settings import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
+from gateway.config.accounts import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
 from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,

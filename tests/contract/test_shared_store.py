@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.config import settings
+from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
@@ -32,8 +32,8 @@ def a_seal_key() -> Secret:
 
 
 def a_valkey(server: RealValkey, *, namespace: str = "", timeout_s: float = 2.0) -> Valkey:
-    store = settings.Store(
-        redis=settings.RedisServer(url=server.url),
+    store = StoreSettings(
+        redis=RedisServer(url=server.url),
         seal_keys=(a_seal_key(),),
         namespace=namespace or f"t-{secrets.token_hex(4)}",
         timeout_s=timeout_s,
@@ -240,7 +240,7 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
         await store.tell_holder("link:server-canary", teller="b", text=b"olga")
         await asyncio.sleep(0.05)
         client = make_client(
-            settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(key,))
+            StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(key,))
         )
         for made_up in (b"told ", b"told \xff \xff \xff", messages[0][:45] + b"\xff made up"):
             await client.publish(valkey.channel, made_up)
@@ -267,7 +267,7 @@ async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey)
     await store.claim("link:olga:other", owner="a", lease_s=5)
     await store.fail("link:olga:other", owner="a", failure=b"failure-canary")
     client = make_client(
-        settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
+        StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
     )
     kept = b""
     async for name in client.scan_iter("canary*"):
@@ -289,7 +289,7 @@ async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealVa
     await store.claim("mine", owner="a", lease_s=5)
     await store.publish("mine", owner="a", value=b"link", ttl_s=60, until=FAR)
     client = make_client(
-        settings.Store(redis=settings.RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
+        StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
     )
     (mine, *_), (yours, *_) = store._names("mine"), store._names("yours")
     await client.set(yours, await client.get(mine) or b"")
@@ -318,7 +318,7 @@ async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: Rea
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
     client = make_client(
-        settings.Store(redis=settings.RedisServer(url=own_valkey.url), seal_keys=(a_seal_key(),))
+        StoreSettings(redis=RedisServer(url=own_valkey.url), seal_keys=(a_seal_key(),))
     )
     await client.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisClusterException, ResponseError
 
-from gateway.config import settings
+from gateway.config.store import RedisCluster, RedisSentinel, RedisServer, StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.host.clock import SystemClock
@@ -20,11 +20,11 @@ from tests.support.valkey import RealValkey
 
 SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 PASSWORD = "canary-password"
-Kind = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
+Kind = RedisServer | RedisSentinel | RedisCluster
 
 
-def a_store(redis: Kind) -> settings.Store:
-    return settings.Store(redis=redis, seal_keys=(SEAL_KEY,), timeout_s=1.0)
+def a_store(redis: Kind) -> StoreSettings:
+    return StoreSettings(redis=redis, seal_keys=(SEAL_KEY,), timeout_s=1.0)
 
 
 def a_valkey(redis: Kind, *, process_id: str | None = None) -> Valkey:
@@ -60,7 +60,7 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
     server.command("CONFIG", "SET", "requirepass", PASSWORD)
     login = {"wrong": Secret("canary"), "none": None, "right": Secret(PASSWORD)}
     asked = {
-        name: settings.RedisServer.model_construct(
+        name: RedisServer.model_construct(
             url=server.url, username=None, password=password, tls_ca_file=None
         )
         for name, password in login.items()
@@ -74,30 +74,30 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
 
 async def test_what_a_user_may_not_do_and_a_server_that_is_full(server: RealValkey) -> None:
     server.command("ACL", "SETUSER", "default", "-@scripting")
-    assert (await told(settings.RedisServer(url=server.url))).startswith("NOPERM: the ACL")
+    assert (await told(RedisServer(url=server.url))).startswith("NOPERM: the ACL")
     server.command("ACL", "SETUSER", "default", "+@all")
     server.command("CONFIG", "SET", "maxmemory", "1")
-    assert await told(settings.RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
+    assert await told(RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
 
 
 async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValkey) -> None:
-    elsewhere = settings.RedisServer(url=server.url.removesuffix("0") + "99")
+    elsewhere = RedisServer(url=server.url.removesuffix("0") + "99")
     assert await told(elsewhere) == "the database number does not exist"
-    cluster = settings.RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
+    cluster = RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
     assert (await told(cluster)).startswith("not a cluster")
-    tls = settings.RedisServer(url=server.url.replace("redis:", "rediss:"))
+    tls = RedisServer(url=server.url.replace("redis:", "rediss:"))
     assert "TLS" in await told(tls)
 
 
 @pytest.mark.parametrize(
     ("redis", "why"),
     [
-        (settings.RedisServer(url="redis://127.0.0.1:1/0"), "connection refused"),
-        (settings.RedisServer(url="redis://nosuch.invalid:1/0"), "the host name does not resolve"),
-        (settings.RedisServer(url="unix:///nowhere.sock"), "no such file or directory"),
-        (settings.RedisCluster(cluster=("127.0.0.1:1",)), "connection refused"),
+        (RedisServer(url="redis://127.0.0.1:1/0"), "connection refused"),
+        (RedisServer(url="redis://nosuch.invalid:1/0"), "the host name does not resolve"),
+        (RedisServer(url="unix:///nowhere.sock"), "no such file or directory"),
+        (RedisCluster(cluster=("127.0.0.1:1",)), "connection refused"),
         (
-            settings.RedisSentinel(sentinels=("127.0.0.1:1",), service="links"),
+            RedisSentinel(sentinels=("127.0.0.1:1",), service="links"),
             "no reachable Sentinel knows a primary of this service",
         ),
     ],
@@ -109,12 +109,12 @@ async def test_nothing_there(redis: Kind, why: str) -> None:
 @pytest.mark.parametrize(
     ("redis", "address"),
     [
-        (settings.RedisServer(url="redis://a:1/0", password=None), "redis://a:1/0"),
+        (RedisServer(url="redis://a:1/0", password=None), "redis://a:1/0"),
         (
-            settings.RedisSentinel(sentinels=("a:1", "b:1"), service="links"),
+            RedisSentinel(sentinels=("a:1", "b:1"), service="links"),
             "service links of Sentinels a:1, b:1",
         ),
-        (settings.RedisCluster(cluster=("a:1", "b:1")), "cluster a:1, b:1"),
+        (RedisCluster(cluster=("a:1", "b:1")), "cluster a:1, b:1"),
     ],
 )
 def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
@@ -137,7 +137,7 @@ async def test_the_log_says_why_and_quotes_nothing(
             raise error
 
     client: Any = Failing()
-    store = a_store(settings.RedisServer(url="redis://a:1/0"))
+    store = a_store(RedisServer(url="redis://a:1/0"))
     telemetry = RecordingTelemetry()
     valkey = Valkey(store, client, process_id="p", clock=SystemClock(), telemetry=telemetry)
     caplog.set_level(logging.DEBUG)
@@ -152,7 +152,7 @@ async def test_the_log_says_why_and_quotes_nothing(
 
 
 async def test_who_only_looks_is_counted_by_nobody(shared_valkey: RealValkey) -> None:
-    redis = settings.RedisServer(url=shared_valkey.url)
+    redis = RedisServer(url=shared_valkey.url)
     looking, living = a_valkey(redis), a_valkey(redis, process_id="p")
     await living.ping()
     before = living.processes

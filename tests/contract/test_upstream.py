@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from gateway.config.settings import Timeouts
+from gateway.config.accounts import Timeouts
 from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import UpstreamAnswer, UpstreamRequest
 from gateway.drivers.cloud.upstream import AioUpstream, open_session

@@ -197,7 +197,7 @@ def test_no_worker_s_admin_port_is_the_public_one(own_stack: Stack) -> None:
     gateway.start(wait=False)
     assert gateway._process is not None
     assert gateway._process.wait(20) == 1
-    assert "listen.port: worker 1 would answer operators on it" in gateway.log_text()
+    assert "listen.port: is the admin port of worker 1" in gateway.log_text()
 
 
 def is_refused(port: int) -> bool:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from gateway.config import settings
+from gateway.config.store import RedisCluster, RedisSentinel, RedisServer, StoreSettings
 from gateway.domain.errors import BudgetExhausted
 from gateway.domain.model import BudgetClass, Demand, Secret
 from gateway.domain.queue.fair_queue import Limit
@@ -22,7 +22,7 @@ from tests.support.valkey import RealValkey
 CLOCK = SystemClock()
 SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 
-AnyRedis = settings.RedisServer | settings.RedisSentinel | settings.RedisCluster
+AnyRedis = RedisServer | RedisSentinel | RedisCluster
 
 
 @asynccontextmanager
@@ -58,8 +58,8 @@ async def connect(
     redis: RealValkey | AnyRedis, namespace: str, *, timeout_s: float = 1.0
 ) -> AsyncIterator[Valkey]:
     """One process's way to the store, with the loops that it has there."""
-    where = settings.RedisServer(url=redis.url) if isinstance(redis, RealValkey) else redis
-    store = settings.Store(
+    where = RedisServer(url=redis.url) if isinstance(redis, RealValkey) else redis
+    store = StoreSettings(
         redis=where, seal_keys=(SEAL_KEY,), namespace=namespace, timeout_s=timeout_s
     )
     valkey = Valkey(

@@ -17,7 +17,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from gateway.config import settings
+from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import GatewayError, UpstreamUnreachable
 from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
 from gateway.domain.queue.fair_queue import Limit
@@ -37,8 +37,8 @@ from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock
 
 _SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
-_STORE = settings.Store(
-    redis=settings.RedisServer(url="redis://nowhere"), seal_keys=(_SEAL_KEY,), timeout_s=0.1
+_STORE = StoreSettings(
+    redis=RedisServer(url="redis://nowhere"), seal_keys=(_SEAL_KEY,), timeout_s=0.1
 )
 
 

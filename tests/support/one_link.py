@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import NotAuthenticated, Rejection

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS
 from gateway.domain.errors import Rejection
 from gateway.edge.error_table import ERROR_SPECS

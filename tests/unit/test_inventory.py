@@ -47,7 +47,7 @@ PROD = ("env", frozenset({"prod", "live"}))
         (Selector(excluded=Selector(locations=(Location(rack="r3"),))), False),
     ],
 )
-def test_a_selector_means_all_of_what_it_names_and_none_of_what_it_excludes(
+def test_selector_requires_all_and_excludes_any(
     selector: Selector,
     selected: bool,  # noqa: FBT001
 ) -> None:
@@ -87,7 +87,7 @@ _partly_known = st.builds(
 
 
 @given(_selectors, _partly_known)
-def test_the_unknown_never_widens_a_right(selector: Selector, known: Attributes) -> None:
+def test_unknown_attributes_never_widen_permissions(selector: Selector, known: Attributes) -> None:
     really = [selector.matches(one, if_unknown=False) for one in completions(known)]
     if selector.matches(known, if_unknown=False):
         assert all(really), "a grant holds whatever the unknown is"
@@ -107,18 +107,18 @@ def test_the_unknown_never_widens_a_right(selector: Selector, known: Attributes)
         Selector(excluded=Selector(models=frozenset({"B2"}))),
     ],
 )
-def test_of_what_is_not_told_a_grant_gives_nothing_and_a_denial_denies(selector: Selector) -> None:
+def test_unknown_attributes_deny_and_grant_nothing(selector: Selector) -> None:
     assert not selector.matches(Attributes(), if_unknown=False)
     assert selector.matches(Attributes(), if_unknown=True)
 
 
-def test_no_tags_are_known_to_be_none_and_tags_not_told_are_unknown() -> None:
+def test_empty_tags_differ_from_unknown_tags() -> None:
     not_db = Selector(excluded=Selector(tags=(("tier", frozenset({"db"})),)))
     assert not_db.matches(Attributes(frozenset()), if_unknown=False)
     assert not not_db.matches(Attributes(None), if_unknown=False)
 
 
-def test_too_old_is_as_good_as_unknown() -> None:
+def test_expired_inventory_knows_no_server() -> None:
     inventory = Inventory({S1: WEB}, taken_at=100.0, good_until=700.0)
     assert inventory.attributes(S1, 699.9) is WEB
     assert inventory.attributes(S1, 700.0) is None
@@ -130,7 +130,7 @@ def test_too_old_is_as_good_as_unknown() -> None:
 BARE = Attributes(frozenset())
 
 
-def test_the_text_form_keeps_all_and_says_how_old_it_is() -> None:
+def test_snapshot_round_trips_with_its_age() -> None:
     listed = InventorySnapshot({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
     assert parse_snapshot(listed.to_json()) == listed
     kept = parse_inventory(listed.to_json(), now=150.0, age_max_s=600.0)
@@ -148,18 +148,18 @@ def test_the_text_form_keeps_all_and_says_how_old_it_is() -> None:
         b'{"taken_at": 1, "servers": {"x": [[], "d", "", "", ""]}}',  # of before tags were unknown
     ],
 )
-def test_what_is_no_inventory_is_refused(text: bytes) -> None:
+def test_invalid_snapshot_is_rejected(text: bytes) -> None:
     with pytest.raises(ValueError, match="no inventory"):
         parse_snapshot(text)
 
 
-def test_a_file_from_the_future_is_refused() -> None:
+def test_snapshot_from_the_future_is_rejected() -> None:
     text = InventorySnapshot({S1: WEB}, taken_at=100.0, took_s=0.0).to_json()
     with pytest.raises(ValueError, match="unknown age"):
         parse_inventory(text, now=99.0, age_max_s=600.0)
 
 
-def test_attributes_are_read_from_the_cloud_s_entries() -> None:
+def test_attributes_are_parsed_from_list_entries() -> None:
     entry = {
         "id": S1.upper(),
         "tags": [{"key": "env", "value": "prod"}, {"key": "tier", "value": "web"}],

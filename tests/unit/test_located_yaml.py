@@ -1,4 +1,4 @@
-"""YAML with lines: each value knows where it stands, and what is ambiguous is refused."""
+"""Located YAML: each value has a line, and ambiguous documents are rejected."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def read(tmp_path: Path, text: str | bytes) -> Document:
     return load(file)
 
 
-def refused(tmp_path: Path, text: str | bytes) -> list[ConfigError]:
+def rejected(tmp_path: Path, text: str | bytes) -> list[ConfigError]:
     with pytest.raises(InvalidConfig) as found:
         read(tmp_path, text)
     return list(found.value.errors)
@@ -45,7 +45,7 @@ def refused(tmp_path: Path, text: str | bytes) -> list[ConfigError]:
         (("top", "last"), 8),
     ],
 )
-def test_a_value_knows_its_line(tmp_path: Path, path: tuple[str | int, ...], line: int) -> None:
+def test_line_of_value(tmp_path: Path, path: tuple[str | int, ...], line: int) -> None:
     assert read(tmp_path, NESTED).line(path) == line
 
 
@@ -59,28 +59,28 @@ def test_a_value_knows_its_line(tmp_path: Path, path: tuple[str | int, ...], lin
         (("nowhere",), 2),
     ],
 )
-def test_what_is_not_in_the_file_has_its_nearest_parent_s_line(
+def test_missing_value_has_line_of_nearest_parent(
     tmp_path: Path, path: tuple[str | int, ...], line: int
 ) -> None:
     assert read(tmp_path, NESTED).line(path) == line
 
 
-def test_a_mistake_is_written_as_file_line_and_key(tmp_path: Path) -> None:
+def test_error_prints_file_line_and_key(tmp_path: Path) -> None:
     document = read(tmp_path, NESTED)
-    told = str(document.error(("top", "list", 0, "deep"), "is wrong"))
-    assert told == f"{tmp_path / 'some.yaml'}:5: top.list[0].deep: is wrong"
+    text = str(document.error(("top", "list", 0, "deep"), "is wrong"))
+    assert text == f"{tmp_path / 'some.yaml'}:5: top.list[0].deep: is wrong"
     assert str(ConfigError("f", 0, "", "cannot be read")) == "f: cannot be read"
     assert dotted((0, "a", 1)) == "[0].a[1]"
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n"])
-def test_an_empty_file_is_no_data_on_line_one(tmp_path: Path, text: str) -> None:
+def test_empty_file_has_no_data_at_line_one(tmp_path: Path, text: str) -> None:
     document = read(tmp_path, text)
     assert document.data is None
     assert document.line(("any",)) == 1
 
 
-def test_words_and_instants_stay_text(tmp_path: Path) -> None:
+def test_on_off_and_instants_are_text(tmp_path: Path) -> None:
     text = "on: yes\noff: No\nuntil: 2026-11-27T18:00:00+01:00\nday: 2026-11-27\n"
     assert read(tmp_path, text).data == {
         "on": "yes",
@@ -91,37 +91,37 @@ def test_words_and_instants_stay_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["true-believers", "falsetto", "trues", "True", "null-ops"])
-def test_a_name_that_begins_like_a_value_is_text(tmp_path: Path, word: str) -> None:
+def test_name_that_resembles_a_boolean_is_text(tmp_path: Path, word: str) -> None:
     assert read(tmp_path, f"groups: [{word}]\n").data == {"groups": [word]}
 
 
 @pytest.mark.parametrize("text", ["ok: 1\n{a: 1}: b\n", "ok: 1\n[a, b]: c\n"])
-def test_a_key_that_is_no_text_is_told(tmp_path: Path, text: str) -> None:
-    told = refused(tmp_path, text)
-    assert [(one.line, one.message) for one in told] == [(2, "a key must be text")]
+def test_structured_key_is_rejected(tmp_path: Path, text: str) -> None:
+    errors = rejected(tmp_path, text)
+    assert [(one.line, one.message) for one in errors] == [(2, "a key must be text")]
 
 
 @pytest.mark.parametrize("key", ["43", "1.5", "true", "null", "~", "<<"])
-def test_a_key_that_yaml_takes_for_something_else_is_told(tmp_path: Path, key: str) -> None:
-    (told,) = refused(tmp_path, f"ok: 1\n{key}: {{}}\n")
-    assert (told.line, told.key) == (2, key)
-    assert told.message == "a key must be text (put it in quotes)"
+def test_key_of_other_type_is_rejected(tmp_path: Path, key: str) -> None:
+    (error,) = rejected(tmp_path, f"ok: 1\n{key}: {{}}\n")
+    assert (error.line, error.key) == (2, key)
+    assert error.message == "a key must be text (put it in quotes)"
     assert read(tmp_path, f"'{key}': 1\n").data == {key: 1}
 
 
-def test_true_and_false_numbers_and_null_are_still_values(tmp_path: Path) -> None:
+def test_booleans_numbers_and_null_are_values(tmp_path: Path) -> None:
     text = "a: true\nb: false\nc: 42\nd: 0.5\ne: null\nf: 'true'\n"
     data = read(tmp_path, text).data
     assert data == {"a": True, "b": False, "c": 42, "d": 0.5, "e": None, "f": "true"}
     assert data["a"] is True
 
 
-def test_each_duplicate_key_is_told_with_its_second_line(tmp_path: Path) -> None:
-    told = refused(tmp_path, "a: 1\nb: {c: 1,\n  c: 2}\na: 3\n")
-    assert {(one.line, one.key) for one in told} == {(3, "c"), (4, "a")}
+def test_duplicate_key_is_rejected_at_second_line(tmp_path: Path) -> None:
+    errors = rejected(tmp_path, "a: 1\nb: {c: 1,\n  c: 2}\na: 3\n")
+    assert {(one.line, one.key) for one in errors} == {(3, "c"), (4, "a")}
 
 
-def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path: Path) -> None:
+def test_same_key_in_two_mappings_is_accepted(tmp_path: Path) -> None:
     assert read(tmp_path, "- {a: 1}\n- {a: 1}\n").data == [{"a": 1}, {"a": 1}]
 
 
@@ -130,20 +130,20 @@ def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path: Path) -> None:
     [
         "a: &x [1]\nb: *x\n",
         "a: &x {k: 1}\nb:\n  <<: *x\n",
-        "a: &x [*x]\n",  # itself within itself
+        "a: &x [*x]\n",  # recursive
         "? &x a\n: 1\n? b\n: *x\n",
         "a: &x k\n*x : 1\n",
         "a: &x [1]\n? *x\n: 1\n",
     ],
 )
-def test_aliases_are_refused(tmp_path: Path, text: str) -> None:
-    assert any("aliases" in one.message for one in refused(tmp_path, text))
+def test_aliases_are_rejected(tmp_path: Path, text: str) -> None:
+    assert any("aliases" in one.message for one in rejected(tmp_path, text))
 
 
-def test_an_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
+def test_alias_bomb_is_rejected_before_expansion(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    assert any("aliases" in one.message for one in refused(tmp_path, "\n".join(lines)))
+    assert any("aliases" in one.message for one in rejected(tmp_path, "\n".join(lines)))
 
 
 @pytest.mark.parametrize(
@@ -160,21 +160,21 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
         ("a: !!timestamp x\n", 0),
     ],
 )
-def test_what_is_no_yaml_is_told(tmp_path: Path, text: str, line: int) -> None:
-    (told,) = refused(tmp_path, text)
-    assert told.message.startswith("is no YAML")
-    assert told.line == line
+def test_invalid_yaml_is_rejected_with_line(tmp_path: Path, text: str, line: int) -> None:
+    (error,) = rejected(tmp_path, text)
+    assert error.message.startswith("is not valid YAML")
+    assert error.line == line
 
 
-def test_what_is_not_utf_8_is_told(tmp_path: Path) -> None:
-    (told,) = refused(tmp_path, "name: Jürgen".encode("latin-1"))
-    assert told.message == "is not UTF-8"
+def test_other_encoding_is_rejected(tmp_path: Path) -> None:
+    (error,) = rejected(tmp_path, "name: Jürgen".encode("latin-1"))
+    assert error.message == "is not UTF-8"
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
-def test_an_unreadable_file_is_told(tmp_path: Path, name: str) -> None:
+def test_unreadable_file_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidConfig) as found:
         load(tmp_path / name)
-    (told,) = found.value.errors
-    assert told.message.startswith("cannot be read: ")
-    assert told.file == str(tmp_path / name)
+    (error,) = found.value.errors
+    assert error.message.startswith("cannot be read: ")
+    assert error.file == str(tmp_path / name)

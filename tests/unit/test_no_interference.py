@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import GatewayError
 from gateway.domain.model import (

@@ -41,7 +41,7 @@ def a_rule(kind: RuleKind = RuleKind.GRANT, **changes: object) -> Rule:
     return replace(rule, **changes)  # type: ignore[arg-type]
 
 
-def a_person(subject: str = "ann", issuer: str = "corp", *groups: str) -> Principal:
+def a_principal(subject: str = "ann", issuer: str = "corp", *groups: str) -> Principal:
     return Principal(issuer, subject, frozenset(groups), 0.0, 9e9, None)
 
 
@@ -63,118 +63,118 @@ def a_policy(*rules: Rule) -> Policy:
     return Policy(rules, version="test")
 
 
-def test_a_grant_allows_just_whom_and_what_it_names() -> None:
+def test_grant_allows_exactly_what_it_names() -> None:
     policy = a_policy(a_rule())
-    assert allows(policy, a_person(), a_call(S1))
-    assert not allows(policy, a_person("bob"), a_call(S1))
-    assert not allows(policy, a_person(issuer="other"), a_call(S1))
-    assert not allows(policy, a_person(), a_call(S2))
-    assert not allows(policy, a_person(), a_call(S1, project=P2))
-    assert not allows(policy, a_person(), a_call(S1, permission=SERVER_READ))
-    assert not allows(a_policy(), a_person(), a_call(S1))
+    assert allows(policy, a_principal(), a_call(S1))
+    assert not allows(policy, a_principal("bob"), a_call(S1))
+    assert not allows(policy, a_principal(issuer="other"), a_call(S1))
+    assert not allows(policy, a_principal(), a_call(S2))
+    assert not allows(policy, a_principal(), a_call(S1, project=P2))
+    assert not allows(policy, a_principal(), a_call(S1, permission=SERVER_READ))
+    assert not allows(a_policy(), a_principal(), a_call(S1))
 
 
-def test_a_group_s_grant_reaches_its_members_only() -> None:
+def test_group_grant_applies_to_members_only() -> None:
     policy = a_policy(a_rule(users=frozenset(), groups=frozenset({"ops"})))
-    assert allows(policy, a_person("bob", "corp", "ops", "staff"), a_call(S1))
-    assert not allows(policy, a_person("bob", "corp", "staff"), a_call(S1))
-    assert not allows(policy, a_person("ops"), a_call(S1))
+    assert allows(policy, a_principal("bob", "corp", "ops", "staff"), a_call(S1))
+    assert not allows(policy, a_principal("bob", "corp", "staff"), a_call(S1))
+    assert not allows(policy, a_principal("ops"), a_call(S1))
 
 
-def test_a_rule_without_issuer_is_for_all_issuers() -> None:
+def test_rule_without_issuer_applies_to_all() -> None:
     policy = a_policy(a_rule(issuer=None))
-    assert allows(policy, a_person(issuer="other"), a_call(S1))
+    assert allows(policy, a_principal(issuer="other"), a_call(S1))
 
 
-def test_a_server_is_selected_in_any_project_unless_projects_are_named() -> None:
+def test_server_grant_applies_in_any_project() -> None:
     policy = a_policy(a_rule(projects=frozenset()))
-    assert allows(policy, a_person(), a_call(S1, project=P2))
+    assert allows(policy, a_principal(), a_call(S1, project=P2))
 
 
-def test_a_project_s_grant_reaches_all_its_servers() -> None:
+def test_project_grant_applies_to_all_its_servers() -> None:
     policy = a_policy(a_rule(servers=frozenset()))
-    assert allows(policy, a_person(), a_call(S2))
-    assert not allows(policy, a_person(), a_call(S2, project=P2))
+    assert allows(policy, a_principal(), a_call(S2))
+    assert not allows(policy, a_principal(), a_call(S2, project=P2))
 
 
-def test_a_denial_beats_any_grant_however_wide() -> None:
+def test_denial_overrides_every_grant() -> None:
     everything = a_rule(projects=frozenset(), servers=frozenset())
     denial = a_rule(RuleKind.DENIAL)
     policy = a_policy(everything, denial)
-    assert not allows(policy, a_person(), a_call(S1))
-    assert allows(policy, a_person(), a_call(S2))
-    decision = policy.decide(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    assert not allows(policy, a_principal(), a_call(S1))
+    assert allows(policy, a_principal(), a_call(S2))
+    decision = policy.decide(a_principal(), CONSOLE_OPEN, P1, S1, NOW)
     assert decision.rule == denial.ref
 
 
-def test_a_rule_holds_from_its_first_instant_until_just_before_its_last() -> None:
+def test_rule_is_valid_until_its_end_exclusive() -> None:
     policy = a_policy(a_rule(valid_from=100.0, valid_until=200.0))
-    person, call = a_person(), a_call(S1)
+    person, call = a_principal(), a_call(S1)
     instants = (99.999, 100.0, 150.0, 199.999, 200.0, 150.0, 99.0)
     held = [allows(policy, person, call, at) for at in instants]
     assert held == [False, True, True, True, False, True, False]
 
 
-def test_a_denial_that_begins_stops_a_remembered_permit() -> None:
+def test_starting_denial_invalidates_cached_permit() -> None:
     policy = a_policy(a_rule(), a_rule(RuleKind.DENIAL, valid_from=100.0))
-    person, call = a_person(), a_call(S1)
+    person, call = a_principal(), a_call(S1)
     assert allows(policy, person, call, 99.0)
     assert allows(policy, person, call, 99.9)
     assert not allows(policy, person, call, 100.0)
 
 
-def test_a_call_on_several_servers_is_all_or_nothing() -> None:
+def test_call_needs_permission_on_every_server() -> None:
     policy = a_policy(a_rule(servers=frozenset({S1})))
-    assert allows(policy, a_person(), a_call(S1))
-    assert not allows(policy, a_person(), a_call(S1, S2))
+    assert allows(policy, a_principal(), a_call(S1))
+    assert not allows(policy, a_principal(), a_call(S1, S2))
 
 
-def test_a_call_that_names_no_server_needs_everything_and_no_denial_at_all() -> None:
+def test_call_without_server_needs_grant_on_everything() -> None:
     everything = a_rule(projects=frozenset(), servers=frozenset())
-    assert allows(a_policy(everything), a_person(), a_call())
-    assert not allows(a_policy(a_rule(servers=frozenset())), a_person(), a_call())
-    assert not allows(a_policy(everything, a_rule(RuleKind.DENIAL)), a_person(), a_call())
+    assert allows(a_policy(everything), a_principal(), a_call())
+    assert not allows(a_policy(a_rule(servers=frozenset())), a_principal(), a_call())
+    assert not allows(a_policy(everything, a_rule(RuleKind.DENIAL)), a_principal(), a_call())
 
 
-def test_explain_names_also_the_rules_that_do_not_hold_now() -> None:
+def test_explain_includes_ended_rules() -> None:
     ended, current = a_rule(valid_until=NOW - 1), a_rule()
-    explanation = a_policy(ended, current).explain(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    explanation = a_policy(ended, current).explain(a_principal(), CONSOLE_OPEN, P1, S1, NOW)
     assert explanation.decision.rule == current.ref
     assert {rule.ref for rule in explanation.matching} == {ended.ref, current.ref}
 
 
-def test_explain_names_a_denial_that_does_not_hold_yet() -> None:
+def test_explain_includes_future_denials() -> None:
     grant, denial = a_rule(), a_rule(RuleKind.DENIAL, valid_from=NOW + 1)
     policy = a_policy(grant, denial, a_rule(users=frozenset({"bob"})))
-    before = policy.explain(a_person(), CONSOLE_OPEN, P1, S1, NOW)
+    before = policy.explain(a_principal(), CONSOLE_OPEN, P1, S1, NOW)
     assert (before.decision.allowed, before.decision.rule) == (True, grant.ref)
-    after = policy.explain(a_person(), CONSOLE_OPEN, P1, S1, NOW + 1)
+    after = policy.explain(a_principal(), CONSOLE_OPEN, P1, S1, NOW + 1)
     assert (after.decision.allowed, after.decision.rule) == (False, denial.ref)
     assert before.matching == after.matching == (denial, grant)
 
 
-def test_explain_names_a_rule_once_however_many_groups_it_meets() -> None:
+def test_explain_lists_each_rule_once() -> None:
     rule = a_rule(groups=frozenset({"ops", "staff"}))
-    person = a_person("ann", "corp", "ops", "staff")
+    person = a_principal("ann", "corp", "ops", "staff")
     assert a_policy(rule).explain(person, CONSOLE_OPEN, P1, S1, NOW).matching == (rule,)
 
 
-def test_explain_of_what_nobody_granted_names_nothing() -> None:
-    explanation = a_policy(a_rule()).explain(a_person("bob"), CONSOLE_OPEN, P1, S1, NOW)
+def test_explain_without_grant_lists_nothing() -> None:
+    explanation = a_policy(a_rule()).explain(a_principal("bob"), CONSOLE_OPEN, P1, S1, NOW)
     assert (explanation.decision.rule, explanation.matching) == (None, ())
 
 
-def test_each_server_of_a_call_may_be_denied_alone() -> None:
+def test_denial_of_one_server_denies_the_call() -> None:
     both = a_rule(servers=frozenset({S1, S2}))
-    assert allows(a_policy(both), a_person(), a_call(S1, S2))
+    assert allows(a_policy(both), a_principal(), a_call(S1, S2))
     denial = a_rule(RuleKind.DENIAL, servers=frozenset({S2}))
     for order in ((S1, S2), (S2, S1)):
-        assert not allows(a_policy(both, denial), a_person(), a_call(*order))
+        assert not allows(a_policy(both, denial), a_principal(), a_call(*order))
 
 
-def test_a_denial_for_a_group_of_another_issuer_stops_nobody_here() -> None:
+def test_denial_of_other_issuers_group_is_ignored() -> None:
     denial = {"users": frozenset(), "groups": frozenset({"interns"})}
-    person = a_person("ann", "corp", "interns")
+    person = a_principal("ann", "corp", "interns")
     for issuer, allowed in (("corp", False), (None, False), ("other", True)):
         policy = a_policy(a_rule(), a_rule(RuleKind.DENIAL, issuer=issuer, **denial))
         assert allows(policy, person, a_call(S1)) is allowed
@@ -195,7 +195,9 @@ _rules = st.builds(
 )
 
 
-def naive(rules: list[Rule], who: Principal, permission: str, call: Call, now: float) -> bool:
+def allowed_by_naive_reading(
+    rules: list[Rule], who: Principal, permission: str, call: Call, now: float
+) -> bool:
     """Read the rules one by one, as a person would."""
 
     def applies_to(rule: Rule, server: ServerId | None) -> bool:
@@ -229,7 +231,7 @@ def naive(rules: list[Rule], who: Principal, permission: str, call: Call, now: f
     project=_some([P1, P2]),
     instants=st.lists(_some([5.0, 10.0, 15.0, 20.0, 25.0, 30.0]), min_size=1, max_size=4),
 )
-def test_the_compiled_policy_decides_as_a_person_who_reads_the_rules(
+def test_compiled_policy_agrees_with_naive_reading(
     rules: list[Rule],
     subject: str,
     issuer: str,
@@ -242,11 +244,13 @@ def test_the_compiled_policy_decides_as_a_person_who_reads_the_rules(
     who = Principal(issuer, subject, groups, 0.0, 9e9, None)
     call = a_call(*servers, project=project)
     for now in instants:
-        assert allows(policy, who, call, now) == naive(rules, who, CONSOLE_OPEN, call, now)
+        assert allows(policy, who, call, now) == allowed_by_naive_reading(
+            rules, who, CONSOLE_OPEN, call, now
+        )
 
 
 @pytest.mark.parametrize("groups", [0, 1, 100])
-def test_a_permit_names_the_rule_that_made_it(groups: int) -> None:
+def test_permit_names_its_grant(groups: int) -> None:
     grant = a_rule()
-    person = a_person("ann", "corp", *(f"g{i}" for i in range(groups)))
+    person = a_principal("ann", "corp", *(f"g{i}" for i in range(groups)))
     assert a_policy(grant).permit(person, a_call(S1), NOW).rule == grant.ref

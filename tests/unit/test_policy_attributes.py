@@ -47,8 +47,8 @@ def inventory(**known: Attributes) -> Inventory:
 
 
 def allows(policy: Policy, server: str | None, known: Inventory, now: float = NOW) -> bool:
-    asked = None if server is None else ServerId(server)
-    return policy.decide(ANN, READ, P1, asked, now, known).allowed
+    server_id = None if server is None else ServerId(server)
+    return policy.decide(ANN, READ, P1, server_id, now, known).allowed
 
 
 PROD_NOT_DB = [
@@ -58,14 +58,14 @@ PROD_NOT_DB = [
 KNOWN = inventory(s0=tags(env="prod", tier="web"), s1=tags(env="prod", tier="db"), s2=tags())
 
 
-def test_prod_and_not_db() -> None:
+def test_grant_and_denial_by_tags() -> None:
     policy = Policy(PROD_NOT_DB, version="v")
     assert [allows(policy, server, KNOWN) for server in ("s0", "s1", "s2", "s3")] == [
         True, False, False, False,
     ]  # fmt: skip
 
 
-def test_grants_by_attributes_end_with_the_inventory_and_denials_then_deny() -> None:
+def test_expired_inventory_grants_nothing_and_denies() -> None:
     everywhere = rule(line=3)
     policy = Policy([everywhere, PROD_NOT_DB[1]], version="v")
     assert allows(policy, "s0", KNOWN, NOW + 599)
@@ -77,12 +77,12 @@ def test_grants_by_attributes_end_with_the_inventory_and_denials_then_deny() -> 
     assert not allows(granting, "s0", KNOWN, NOW + 600)
 
 
-def test_a_grant_by_attributes_is_no_right_to_everything() -> None:
+def test_attribute_grant_is_not_a_grant_on_everything() -> None:
     assert not allows(Policy([PROD_NOT_DB[0]], version="v"), None, KNOWN)
     assert not allows(Policy([rule(), PROD_NOT_DB[1]], version="v"), None, KNOWN)
 
 
-def test_what_was_decided_is_asked_again_of_another_inventory_and_of_an_old_one() -> None:
+def test_permit_is_decided_again_for_new_inventory() -> None:
     policy = Policy([PROD_NOT_DB[0]], version="v")
     call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
     assert policy.permit(ANN, call, NOW, KNOWN) is policy.permit(ANN, call, NOW + 1, KNOWN)
@@ -93,7 +93,7 @@ def test_what_was_decided_is_asked_again_of_another_inventory_and_of_an_old_one(
         policy.permit(ANN, call, NOW + 600, KNOWN)
 
 
-def test_a_denial_by_what_the_cloud_does_not_tell_denies_and_a_grant_gives_nothing() -> None:
+def test_unknown_attribute_denies_and_grants_nothing() -> None:
     on_b1 = Selector(models=frozenset({"B1"}))
     but_b1 = Selector(tags=(("env", frozenset({"prod"})),), excluded=on_b1)
     known = inventory(
@@ -107,7 +107,7 @@ def test_a_denial_by_what_the_cloud_does_not_tell_denies_and_a_grant_gives_nothi
     assert [allows(granted, one, known) for one in ("s0", "s1", "s2")] == [True, False, False]
 
 
-def test_permits_to_which_no_attribute_matters_outlive_a_poll() -> None:
+def test_permit_without_attribute_rules_survives_a_poll() -> None:
     bob = Principal("corp", "bob", frozenset(), 0.0, 9e9, None)
     of_bob = rule(line=3, users=frozenset({"bob"}))
     policy = Policy([PROD_NOT_DB[0], of_bob], version="v")
@@ -119,7 +119,7 @@ def test_permits_to_which_no_attribute_matters_outlive_a_poll() -> None:
     assert policy.permit(ANN, call, NOW, polled) is not anns
 
 
-def test_the_oldest_permits_make_room_and_let_go_of_whom_they_were_for() -> None:
+def test_evicted_permits_release_their_principals() -> None:
     policy = Policy([rule()], version="v")
     call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
@@ -141,7 +141,7 @@ def test_the_oldest_permits_make_room_and_let_go_of_whom_they_were_for() -> None
     assert policy.permit(second, call, NOW) is kept
 
 
-def test_what_is_remembered_holds_on_to_no_inventory() -> None:
+def test_cached_permit_does_not_retain_inventory() -> None:
     policy = Policy([PROD_NOT_DB[0]], version="v")
     call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
@@ -185,7 +185,9 @@ def rules(draw: st.DrawFn) -> list[Rule]:
     return [one(line) for line in range(draw(st.integers(0, 5)))]
 
 
-def read_aloud(all_rules: list[Rule], server: ServerId | None, known: Attributes | None) -> bool:
+def allowed_by_naive_reading(
+    all_rules: list[Rule], server: ServerId | None, known: Attributes | None
+) -> bool:
     """Decide as the docs say it: each rule by itself, denials first."""
 
     def is_on(one: Rule) -> bool:
@@ -208,7 +210,7 @@ def read_aloud(all_rules: list[Rule], server: ServerId | None, known: Attributes
 
 
 @given(rules(), st.dictionaries(st.sampled_from(SERVERS), _attributes), st.booleans())
-def test_decisions_and_reach_are_what_a_person_reads(
+def test_decisions_and_scope_agree_with_naive_reading(
     some: list[Rule],
     known: dict[ServerId, Attributes],
     is_old: bool,  # noqa: FBT001
@@ -217,13 +219,15 @@ def test_decisions_and_reach_are_what_a_person_reads(
     held = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
     scope = policy.scope(ANN, READ, P1, NOW, held)
     for server in SERVERS:
-        expected = read_aloud(some, server, held.attributes(server, NOW))
+        expected = allowed_by_naive_reading(some, server, held.attributes(server, NOW))
         assert policy.decide(ANN, READ, P1, server, NOW, held).allowed == expected
         assert scope.allows(server) == scope.predicate(server) == expected
         if expected:
             assert scope.rule is not None
         if scope.total:
             assert expected
-    assert policy.decide(ANN, READ, P1, None, NOW, held).allowed == read_aloud(some, None, None)
+    assert policy.decide(ANN, READ, P1, None, NOW, held).allowed == allowed_by_naive_reading(
+        some, None, None
+    )
     if scope.total:
         assert scope.allows(ServerId("never heard of"))

@@ -1,4 +1,4 @@
-"""Servers selected by attributes: what may be written, and each mistake by line and key."""
+"""Rules by attributes in the policy file: valid forms, and errors with line and key."""
 
 from pathlib import Path
 
@@ -47,9 +47,7 @@ def an(*, tier: str = "web", dc: str = "dc-1", model: str = "B1") -> Attributes:
         (f"{{projects: [{PROJECT}], not: {{locations: [{{dc: dc-1}}]}}}}", [False, False, True]),
     ],
 )
-def test_servers_are_selected_by_what_they_are(
-    on: str, expected: list[bool], tmp_path: Path
-) -> None:
+def test_servers_are_selected_by_attributes(on: str, expected: list[bool], tmp_path: Path) -> None:
     policy = read(tmp_path, on)
     assert policy.selects_by_attributes
     worlds = [an(), an(tier="db"), an(dc="dc-2")]
@@ -60,7 +58,7 @@ def test_servers_are_selected_by_what_they_are(
     ("on", "key", "message"),
     [
         ("{tag: {env: prod}}", "grants[0].on.tag", "did you mean tags"),
-        ("{tags: {}}", "grants[0].on", "must name"),
+        ("{tags: {}}", "grants[0].on", "requires one of"),
         (f"{{projects: [{PROJECT}], tags: {{}}}}", "grants[0].on", "empty list or mapping"),
         ("{tags: prod}", "grants[0].on.tags", "mapping"),
         ("{tags: {env: []}}", "grants[0].on.tags.env", "text"),
@@ -68,19 +66,19 @@ def test_servers_are_selected_by_what_they_are(
         ("{tags: {env: " + "x" * 256 + "}}", "grants[0].on.tags.env", "255"),
         ("{tags: {" + "k" * 129 + ": x}}", "grants[0].on.tags." + "k" * 129, "128"),
         ("{locations: {dc: x}}", "grants[0].on.locations", "list"),
-        ("{locations: [{}]}", "grants[0].on.locations[0]", "dc, rack or unit"),
+        ("{locations: [{}]}", "grants[0].on.locations[0]", "`dc`, `rack`, `unit`"),
         ("{locations: [{room: x}]}", "grants[0].on.locations[0].room", "unknown key"),
         ("{locations: [{rack: 7}]}", "grants[0].on.locations[0].rack", "quotes"),
         ("{models: B1}", "grants[0].on.models", "list"),
-        ("{not: {tags: {env: x}}}", "grants[0].on", "must name"),
-        ("{models: [B1], not: {}}", "grants[0].on.not", "must name"),
+        ("{not: {tags: {env: x}}}", "grants[0].on", "requires one of"),
+        ("{models: [B1], not: {}}", "grants[0].on.not", "requires at least one of"),
         ("{models: [B1], not: {servers: [x]}}", "grants[0].on.not.servers", "unknown key"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_by_key(on: str, key: str, message: str, tmp_path: Path) -> None:
+def test_error_names_key(on: str, key: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig) as found:
         read(tmp_path, on)
-    told = {error.key: error for error in found.value.errors}
-    assert key in told, list(told)
-    assert message in told[key].message
-    assert told[key].line == 5
+    by_key = {error.key: error for error in found.value.errors}
+    assert key in by_key, list(by_key)
+    assert message in by_key[key].message
+    assert by_key[key].line == 5

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import (
     AuditLogUnavailable,

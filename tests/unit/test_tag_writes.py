@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import (
     AuditLogUnavailable,

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.settings import Issuer
+from gateway.config.issuers import Issuer
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
 from gateway.domain.model import Principal, Secret

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from gateway.config import settings
+from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.valkey.connection import Valkey
@@ -15,8 +15,8 @@ from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
 
 SCRIPT = LuaScript("extend")
-STORE = settings.Store(
-    redis=settings.RedisServer(url="redis://nowhere"),
+STORE = StoreSettings(
+    redis=RedisServer(url="redis://nowhere"),
     seal_keys=(Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),),
     timeout_s=0.1,
 )

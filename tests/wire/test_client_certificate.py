@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from aiohttp import ClientSession, TCPConnector, web
 
-from gateway.config.settings import ListenerTls
+from gateway.config.listen import ListenerTls
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.network.listener_tls import ServedCertificate
 from gateway.edge.client_certificate import shown_by

@@ -15,7 +15,7 @@ from gateway.domain.model import Secret
 
 
 def load_signer(private_key: Secret) -> Signer:
-    """Take a private key in PEM, as settings.Audit has validated."""
+    """Take a private key in PEM, as settings.AuditSettings has validated."""
     key = load_pem_private_key(private_key.reveal().encode(), password=None)
     assert isinstance(key, Ed25519PrivateKey)
     return Signer(_id(key.public_key()), key.sign)

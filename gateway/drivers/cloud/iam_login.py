@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 
-from gateway.config.settings import PasswordLogin
+from gateway.config.accounts import PasswordLogin
 from gateway.domain.errors import (
     BudgetExhausted,
     ServiceLoginFailed,

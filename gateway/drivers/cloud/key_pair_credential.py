@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from gateway.config.settings import KeyPairLogin
+from gateway.config.accounts import KeyPairLogin
 from gateway.domain.model import Headers, UpstreamRequest
 from gateway.domain.upstream.signing import sign
 from gateway.flow.ports import Clock

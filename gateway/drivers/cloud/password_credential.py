@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gateway.config.settings import PasswordLogin
+from gateway.config.accounts import PasswordLogin
 from gateway.domain.errors import GatewayError, ServiceLoginFailed
 from gateway.domain.model import Headers, LinkSource, UpstreamRequest
 from gateway.drivers.cloud.iam_login import LOGIN_TOTAL_TIMEOUT_S, IamLogin

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gateway.config.settings import PasswordLogin
+from gateway.config.accounts import PasswordLogin
 from gateway.domain.model import Secret, UpstreamAnswer, UpstreamRequest
 
 TOKEN_PATTERN = re.compile(r"[!-~]{16,65536}")

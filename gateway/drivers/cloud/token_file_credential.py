@@ -4,7 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from gateway.config.settings import TokenFileLogin
+from gateway.config.accounts import TokenFileLogin
 from gateway.domain.errors import ServiceLoginFailed
 from gateway.domain.model import Headers, Secret, UpstreamRequest
 from gateway.drivers.cloud.service_token import TOKEN_PATTERN

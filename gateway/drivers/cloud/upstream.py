@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from gateway import __version__
-from gateway.config.settings import Timeouts
+from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamAnswer, UpstreamRequest
 from gateway.drivers.network.connection_errors import describe_error

@@ -15,7 +15,7 @@ class KeyedFingerprints:
     """HMAC-SHA-256 under a key of its own, made of the first seal key, which replicas share."""
 
     def __init__(self, seal_key: Secret) -> None:
-        """`seal_key`: in base64, as settings.Store has validated."""
+        """`seal_key`: in base64, as config.store has validated."""
         derive = HKDF(SHA256(), length=32, salt=None, info=b"console-gateway link fingerprint")
         self._key = derive.derive(base64.b64decode(seal_key.reveal()))
 

@@ -22,7 +22,7 @@ class Sealer:
     """
 
     def __init__(self, keys: Sequence[Secret]) -> None:
-        """`keys`: 32 bytes each in base64, as settings.Store has validated."""
+        """`keys`: 32 bytes each in base64, as config.store has validated."""
         ciphers = [_cipher(key) for key in keys]
         self._by_id = dict(reversed(ciphers))
         self._key_id, self._cipher = ciphers[0]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from gateway.config.issuers import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 from gateway.config.key_material import (
     KEYS_BYTES_MAX,
     IssuerKey,
@@ -28,7 +29,6 @@ from gateway.config.key_material import (
     parse_shared_secret,
     read_key_file,
 )
-from gateway.config.settings import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.drivers.host.handover import Handover
 from gateway.flow.ports import Clock, Telemetry

@@ -10,7 +10,8 @@ from typing import Any
 
 from cryptography import x509
 
-from gateway.config.settings import ListenerTls, load_certificate
+from gateway.config.files import load_certificate
+from gateway.config.listen import ListenerTls
 from gateway.domain.timestamps import iso
 from gateway.flow.ports import Clock
 

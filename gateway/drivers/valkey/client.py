@@ -4,21 +4,29 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import RedisCluster as ClusterClient
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway.config import settings
+from gateway.config.store import (
+    RedisCluster,
+    RedisEmbedded,
+    RedisSentinel,
+    RedisServer,
+    StoreSettings,
+)
+from gateway.config.values import parse_host_port
 from gateway.domain.model import Secret
 
-RedisClient = Redis | RedisCluster
+RedisClient = Redis | ClusterClient
 
 _CONNECTIONS_MAX = 8
 """Calls are short: waiting for a free connection takes less time than opening one."""
 
 
-def make_client(store: settings.Store, embedded_url: str | None = None) -> RedisClient:
+def make_client(store: StoreSettings, embedded_url: str | None = None) -> RedisClient:
     """Return the client that the config selects; it connects with its first command."""
     common: dict[str, Any] = {
         "socket_timeout": None,  # Valkey.run_script limits each call as a whole
@@ -29,31 +37,31 @@ def make_client(store: settings.Store, embedded_url: str | None = None) -> Redis
         "client_name": "console-gateway",
     }
     match store.redis:
-        case settings.RedisEmbedded():
+        case RedisEmbedded():
             if embedded_url is None:
                 raise ValueError("the address of the embedded server is required")
             return _server_client(embedded_url, store.timeout_s, common)
-        case settings.RedisServer() as server:
+        case RedisServer() as server:
             tls = _tls(server.tls_ca_file) if server.url.startswith("rediss:") else {}
             options = {**common, **_login(server.username, server.password), **tls}
             return _server_client(server.url, store.timeout_s, options)
-        case settings.RedisSentinel() as sentinel:
+        case RedisSentinel() as sentinel:
             return _sentinel_client(sentinel, store.timeout_s, common | _options_of(sentinel))
-        case settings.RedisCluster() as cluster:
-            nodes = [ClusterNode(*settings.parse_host_port(address)) for address in cluster.cluster]
-            return RedisCluster(startup_nodes=nodes, **common, **_options_of(cluster))
+        case RedisCluster() as cluster:
+            nodes = [ClusterNode(*parse_host_port(address)) for address in cluster.cluster]
+            return ClusterClient(startup_nodes=nodes, **common, **_options_of(cluster))
 
 
-def address_of(store: settings.Store) -> str:
+def address_of(store: StoreSettings) -> str:
     """Return the configured address, without credentials."""
     match store.redis:
-        case settings.RedisEmbedded():
+        case RedisEmbedded():
             return "the embedded server"
-        case settings.RedisServer() as server:
+        case RedisServer() as server:
             return server.url
-        case settings.RedisSentinel() as sentinel:
+        case RedisSentinel() as sentinel:
             return f"service {sentinel.service} of Sentinels {', '.join(sentinel.sentinels)}"
-        case settings.RedisCluster() as cluster:
+        case RedisCluster() as cluster:
             return f"cluster {', '.join(cluster.cluster)}"
 
 
@@ -64,11 +72,9 @@ def _server_client(url: str, timeout_s: float, options: dict[str, Any]) -> Redis
     return Redis.from_pool(pool)
 
 
-def _sentinel_client(
-    config: settings.RedisSentinel, timeout_s: float, options: dict[str, Any]
-) -> Redis:
+def _sentinel_client(config: RedisSentinel, timeout_s: float, options: dict[str, Any]) -> Redis:
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        [settings.parse_host_port(address) for address in config.sentinels],
+        [parse_host_port(address) for address in config.sentinels],
         sentinel_kwargs={
             "socket_timeout": timeout_s,
             # No retry of a failed Sentinel: the next Sentinel may respond at once.
@@ -80,7 +86,7 @@ def _sentinel_client(
     return primary
 
 
-def _options_of(redis: settings.RedisSentinel | settings.RedisCluster) -> dict[str, Any]:
+def _options_of(redis: RedisSentinel | RedisCluster) -> dict[str, Any]:
     tls = {"ssl": True, **_tls(redis.tls_ca_file)} if redis.tls else {}
     return {**_login(redis.username, redis.password), **tls}
 

@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError
 
-from gateway.config import settings
+from gateway.config.store import StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.call_timeout import CallTimeout
 from gateway.drivers.valkey.client import RedisClient
@@ -39,7 +39,7 @@ class Valkey:
 
     def __init__(
         self,
-        store: settings.Store,
+        store: StoreSettings,
         client: RedisClient,
         *,
         process_id: str | None,

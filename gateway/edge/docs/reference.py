@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from gateway.config.settings import built_in_operations
+from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, query_parameters
 from gateway.domain.model import Operation
 from gateway.edge.error_table import ERROR_SPECS, MISSING_CREDENTIAL, REJECTION_TEXTS, ErrorSpec

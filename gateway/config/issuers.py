@@ -1,0 +1,132 @@
+"""Config section `issuers`: identity providers whose tokens the gateway accepts."""
+
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator, Field, Tag, model_validator
+
+from gateway.config.errors import InvalidKey
+from gateway.config.files import PublicKeyFile
+from gateway.config.key_material import (
+    UnusableKeys,
+    keys_for_algorithms,
+    parse_key_file,
+    read_key_file,
+)
+from gateway.config.secrets import HmacKey
+from gateway.config.values import HttpUrl, Name, Number, Seconds, Section, chosen_by
+
+ASYMMETRIC: Final = (
+    "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA",
+)  # fmt: skip
+SYMMETRIC: Final = ("HS256",)
+
+
+def _issuer(value: str) -> str:
+    # RFC 7519, 4.1.1: compared byte for byte, so a trailing slash is neither added nor removed.
+    if not value or value != value.strip():
+        raise ValueError("must not be empty, nor begin or end with a blank")
+    return value
+
+
+class DiscoveryKeys(Section):
+    """Public keys found by OIDC discovery."""
+
+    discovery: HttpUrl
+    """Base URL of the issuer; `/.well-known/openid-configuration` is appended."""
+
+
+class JwksKeys(Section):
+    """Public keys from a JWK set."""
+
+    jwks: HttpUrl
+    """URL of the issuer's JWK set."""
+
+
+class StaticKeys(Section):
+    """Public keys from a file, for an issuer that publishes none."""
+
+    public_key_file: PublicKeyFile
+    """A JWK set or one public key in PEM. A changed file is read at the next refresh."""
+
+
+class SharedSecretKey(Section):
+    """HS256 with a secret that issuer and gateway share."""
+
+    secret: HmacKey
+    """The shared secret, at least 32 bytes. `algorithms` must be `[HS256]`."""
+
+
+class Claims(Section):
+    """Claims of a token. A dot leads into an object: `realm_access.roles`."""
+
+    subject: str = "sub"
+    """Claim that identifies the person."""
+    groups: str = "groups"
+    """Claim with the person's groups: a text or a list of texts."""
+
+
+class Issuer(Section):
+    name: Name
+    """Name of the issuer in the policy, the audit log and metrics."""
+    issuer: Annotated[str, AfterValidator(_issuer), Field(min_length=1)]
+    """The token's `iss`, compared byte for byte."""
+    audience: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Accepted values of the token's `aud`; one of them must match."""
+    algorithms: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            json_schema_extra={"items": {"type": "string", "enum": [*ASYMMETRIC, *SYMMETRIC]}},
+        ),
+    ] = ("RS256",)
+    """Accepted signature algorithms: RS256, RS384, RS512, PS256, ES256, ES384, EdDSA; only HS256
+    with `keys.secret`."""
+    keys: Annotated[
+        Annotated[DiscoveryKeys, Tag("discovery")]
+        | Annotated[JwksKeys, Tag("jwks")]
+        | Annotated[StaticKeys, Tag("public_key_file")]
+        | Annotated[SharedSecretKey, Tag("secret")],
+        chosen_by("discovery", "jwks", "public_key_file", "secret"),
+    ]
+    """Where the keys that verify tokens come from."""
+    leeway_s: Annotated[Number, Field(ge=0, le=300)] = 30.0
+    """Tolerated clock difference for `exp`, `nbf` and `iat`, in seconds."""
+    token_age_max_s: Seconds = 86_400.0
+    """Longest time in seconds since `iat`; an older token is rejected even if `exp` is later."""
+    token_type: str | None = None
+    """Required `typ` of tokens, for example `at+jwt` (RFC 9068). Unset: known types of other
+    tokens, such as ID tokens, are rejected."""
+    claims: Claims = Claims()
+    """Names of the claims to read."""
+    keys_refresh_s: Seconds = 300.0
+    """Interval of key refreshes in the background, in seconds."""
+    keys_age_max_s: Seconds = 86_400.0
+    """Longest use of cached keys while the issuer is unavailable, in seconds. It must exceed
+    `keys_refresh_s`."""
+    unknown_kid_cooldown_s: Seconds = 30.0
+    """Shortest time between two refreshes caused by an unknown `kid`, in seconds."""
+
+    @model_validator(mode="after")
+    def _keys_outlive_a_refresh(self) -> Self:
+        if self.keys_age_max_s <= self.keys_refresh_s:
+            raise InvalidKey(("keys_age_max_s",), "must be more than `keys_refresh_s`")
+        return self
+
+    @model_validator(mode="after")
+    def _algorithms_fit_the_kind_of_keys(self) -> Self:
+        allowed = SYMMETRIC if isinstance(self.keys, SharedSecretKey) else ASYMMETRIC
+        for i, name in enumerate(self.algorithms):
+            if name not in allowed:
+                problem = f"does not fit this kind of `keys`; allowed: {', '.join(allowed)}"
+                raise InvalidKey(("algorithms", i), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _algorithms_fit_the_key_file(self) -> Self:
+        if isinstance(self.keys, StaticKeys):
+            try:
+                found = parse_key_file(read_key_file(self.keys.public_key_file))
+                keys_for_algorithms(found, self.algorithms)
+            except UnusableKeys as error:
+                raise InvalidKey(("algorithms",), str(error)) from None
+        return self

@@ -1,0 +1,117 @@
+"""Config sections `listen` and `admin`: the public and the admin listener."""
+
+import ssl
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from gateway.config.errors import InvalidKey
+from gateway.config.files import AuthoritiesFile, CertificateFile, ReadableFile, load_certificate
+from gateway.config.values import Host, Integer, Name, Network, Section
+
+
+def hosts_overlap(host: str, other: str) -> bool:
+    """Tell whether listening on a port of one address occupies it on the other."""
+    return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ListenerTls(Section):
+    """TLS of a listener. The files are PEM; changed files are reloaded without a restart."""
+
+    certificate_file: CertificateFile
+    """The listener's certificate, followed by its intermediate certificates."""
+    key_file: ReadableFile
+    """The private key of `certificate_file`. An encrypted key is rejected."""
+    client_ca_file: AuthoritiesFile | None = None
+    """Authorities that may sign client certificates. Unset: clients are not asked for one."""
+    client_certificates: Literal["optional", "required"] = "required"
+    """Whether a client without a certificate is rejected. Requires `client_ca_file`."""
+
+    @field_validator("key_file")
+    @classmethod
+    def _matches_certificate(cls, file: ReadableFile, info: ValidationInfo) -> ReadableFile:
+        certificate = info.data.get("certificate_file")
+        if certificate is not None:
+            load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, file)
+        return file
+
+    @model_validator(mode="after")
+    def _client_certificates_have_authorities(self) -> Self:
+        if "client_certificates" in self.model_fields_set and self.client_ca_file is None:
+            raise InvalidKey(("client_certificates",), "requires `client_ca_file`")
+        return self
+
+
+class Listen(Section):
+    host: Host = "127.0.0.1"
+    """Address or host name to listen on; `0.0.0.0` and `::` mean all addresses."""
+    port: Annotated[Integer, Field(ge=0, le=65535)] = 8080
+    """TCP port to listen on; 0 lets the operating system choose."""
+    tls: ListenerTls | None = None
+    """Serve HTTPS with this certificate. Unset: plain HTTP."""
+
+
+class PublicListen(Listen):
+    """The listener that callers use."""
+
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks of reverse proxies. `X-Forwarded-For` from any other address is ignored."""
+
+
+class AdminApiSettings(Section):
+    """Credentials that the admin API accepts: a token for its audience, or a certificate."""
+
+    audience: Annotated[str, Field(min_length=1)]
+    """Audience of administrators' tokens. It must differ from every `issuers[].audience`."""
+    issuers: Annotated[frozenset[Name], Field(min_length=1)] | None = None
+    """Names of the issuers of administrators' tokens. Required with several `issuers`."""
+    groups: Annotated[frozenset[str], Field(min_length=1)]
+    """An administrator's token must contain at least one of these groups."""
+    certificates: frozenset[str] = frozenset()
+    """Subject names of client certificates accepted instead of a token, also while issuers are
+    unavailable. The name is the common name, else the first alternative name. Requires
+    `tls.client_ca_file`."""
+    allow_plaintext: bool = False
+    """Accept tokens over plain HTTP although `host` is not loopback. Use it only in a network
+    without eavesdroppers."""
+
+
+class AdminTls(ListenerTls):
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Whether a client without a certificate is rejected. Probes and scrapes usually have none;
+    the admin API requires a certificate or a token in both cases. Requires `client_ca_file`."""
+
+
+class AdminListen(Listen):
+    """The listener for metrics, health checks and the admin API. Do not expose it."""
+
+    port: Annotated[Integer, Field(ge=0, le=65535)] = 9090
+    """TCP port; worker i of `--workers N` listens on this port plus i. 0 lets the operating
+    system choose."""
+    tls: AdminTls | None = None
+    """Serve HTTPS with this certificate. Unset: plain HTTP."""
+    api: AdminApiSettings | None = None
+    """Credentials of the admin API. Unset: the admin API is disabled."""
+
+    @model_validator(mode="after")
+    def _tokens_are_encrypted(self) -> Self:
+        is_safe = self.tls is not None or _is_loopback(self.host)
+        if self.api is not None and not is_safe and not self.api.allow_plaintext:
+            problem = "must be loopback with `api`; or set `tls`, or `api.allow_plaintext: true`"
+            raise InvalidKey(("host",), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_have_authorities(self) -> Self:
+        verified = self.tls is not None and self.tls.client_ca_file is not None
+        if self.api is not None and self.api.certificates and not verified:
+            raise InvalidKey(("api", "certificates"), "requires `tls.client_ca_file`")
+        return self

@@ -1,0 +1,94 @@
+"""Secrets of the config: each is read from a file or from an environment variable."""
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
+
+from gateway.config.key_material import UnusableKeys, parse_shared_secret
+from gateway.domain.model import Secret
+
+_SOURCE_REQUIRED: Final = "a secret is given by its source: {file: PATH} or {env: NAME}"
+
+
+def _read_secret(source: object, info: ValidationInfo) -> Secret:
+    context = info.context or {}
+    match source:
+        case Secret():
+            return source
+        case {"file": str(name), **rest} if not rest:
+            path = context["base"] / name
+            try:
+                text = path.read_text(encoding="utf-8").strip("\r\n")
+            except OSError as error:
+                raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise ValueError(f"secret file {path} is not UTF-8") from error
+            if not text:
+                raise ValueError(f"secret file {path} is empty")
+            return Secret(text)
+        case {"env": str(name), **rest} if not rest:
+            text = context["environ"].get(name, "")
+            if not text:
+                raise ValueError(f"environment variable {name} is not set")
+            return Secret(text)
+    raise ValueError(_SOURCE_REQUIRED)
+
+
+def _encryption_key(key: Secret) -> Secret:
+    try:
+        size = len(base64.b64decode(key.reveal(), validate=True))
+    except ValueError:
+        size = 0
+    if size != 32:
+        raise ValueError("must be 32 bytes in base64; create one with: openssl rand -base64 32")
+    return key
+
+
+def _ed25519_key(key: Secret) -> Secret:
+    try:
+        loaded = load_pem_private_key(key.reveal().encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        loaded = None
+    if isinstance(loaded, Ed25519PrivateKey):
+        return key
+    raise ValueError(
+        "must be an Ed25519 private key in PEM; create one with: openssl genpkey -algorithm ed25519"
+    )
+
+
+def _hmac_key(secret: Secret) -> Secret:
+    if len(secret.reveal().encode()) < 32:
+        raise ValueError("must have at least 32 bytes (RFC 7518, section 3.2)")
+    try:
+        parse_shared_secret(secret)
+    except UnusableKeys as error:
+        raise ValueError(str(error)) from None
+    return secret
+
+
+def _source_schema(key: str, description: str) -> Mapping[str, object]:
+    return {
+        "type": "object",
+        "properties": {key: {"type": "string", "minLength": 1, "description": description}},
+        "required": [key],
+        "additionalProperties": False,
+    }
+
+
+SECRET_SCHEMA: Final = {
+    "description": "The source of a secret. The secret itself is rejected here.",
+    "oneOf": [
+        _source_schema("file", "File that holds the secret; relative to the config file."),
+        _source_schema("env", "Environment variable that holds the secret."),
+    ],
+}
+
+SecretValue = Annotated[Secret, BeforeValidator(_read_secret), WithJsonSchema(SECRET_SCHEMA)]
+EncryptionKey = Annotated[SecretValue, AfterValidator(_encryption_key)]
+SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
+HmacKey = Annotated[SecretValue, AfterValidator(_hmac_key)]

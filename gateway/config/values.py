@@ -1,0 +1,109 @@
+"""Value types of the config: numbers, names, addresses, and the base class of sections."""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    IPvAnyNetwork,
+    WithJsonSchema,
+)
+
+_HTTP_URL = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
+
+
+class Section(BaseModel):
+    """A mapping of the config file. The docstring below a key is its reference text."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def _reject_bool(value: object) -> object:
+    if isinstance(value, bool):  # Python converts it to 0 or 1
+        raise ValueError("must be a number")  # noqa: TRY004 - pydantic does not catch TypeError
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(_HTTP_URL, value) or not has_host_and_port(value):
+        raise ValueError("must be an http or https URL without user, query and fragment")
+    return value.rstrip("/")
+
+
+def has_host_and_port(url: str) -> bool:
+    """Tell whether a URL has a host and, where it has a port, one from 1 to 65535."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _host(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        if not re.fullmatch(_HOST, value):
+            raise ValueError("must be a host name or an IP address") from None
+    return value
+
+
+def parse_host_port(address: str) -> tuple[str, int]:
+    """Split `host:port` or `[IPv6 address]:port`; raise ValueError for anything else."""
+    parts = urlsplit(f"//{address}")
+    if parts.netloc != address or "@" in address or not parts.port:
+        raise ValueError("must be host:port")
+    return _host(parts.hostname or ""), parts.port
+
+
+def _host_port(address: str) -> str:
+    try:
+        parse_host_port(address)
+    except ValueError:
+        raise ValueError("must be host:port") from None
+    return address
+
+
+def chosen_by(*keys: str) -> Discriminator:
+    """Choose the member of a union by the one key that only this member has."""
+
+    def tag(value: object) -> str | None:
+        if isinstance(value, dict):
+            return next((key for key in keys if key in value), None)
+        return next((key for key in keys if hasattr(value, key)), None)
+
+    return Discriminator(
+        tag,
+        custom_error_type="kind_unknown",
+        custom_error_message=f"exactly one of these keys is required: {', '.join(keys)}",
+    )
+
+
+def text_schema(pattern: str, **more: Any) -> WithJsonSchema:
+    """Return the JSON Schema of a text that a validator of ours checks."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", **more})
+
+
+Integer = Annotated[int, BeforeValidator(_reject_bool)]
+Number = Annotated[float, BeforeValidator(_reject_bool)]
+Seconds = Annotated[Number, Field(gt=0, le=31_536_000)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+HttpUrl = Annotated[str, AfterValidator(_http_url), text_schema(_HTTP_URL)]
+Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "minLength": 1})]
+HostPort = Annotated[str, AfterValidator(_host_port), text_schema(r"\S+:[0-9]{1,5}")]
+Network = Annotated[
+    IPvAnyNetwork, WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"]})
+]
