@@ -26,7 +26,7 @@ from gateway.drivers.valkey.client import address_of, make_client
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.single_flight import SingleFlight
 from gateway.process.wiring import (
     AccountDependencies,
     load_policy,
@@ -98,7 +98,7 @@ async def _check_online(config: Settings) -> int:
                 faults += _say(f"keys of {keys.issuer}")
             except GatewayError as error:
                 faults += _say(f"keys of {keys.issuer}", str(error))
-        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        flight = SingleFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         budget, loops = open_budget(config, valkey, clock, metrics, jitter)
         await stack.enter_async_context(supervised(loops, clock, metrics))
         tools = AccountDependencies(budget, flight, clock, metrics, jitter)

@@ -137,7 +137,7 @@ class CrossSiteRequest(GatewayError):
     pass
 
 
-class NamesNoServer(GatewayError):
+class ServerIdsRequired(GatewayError):
     """The cloud may take an empty or absent set of ids for all, or for any."""
 
 

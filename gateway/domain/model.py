@@ -147,7 +147,7 @@ class Priority(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class QueueRequest:
     """On whose account a call is queued, and how much of the budget they may claim."""
 
     caller: str
@@ -157,7 +157,7 @@ class Demand:
     priority: Priority = Priority.INTERACTIVE
 
 
-class Answer(Enum):
+class ResponseKind(Enum):
     """How the cloud's answer goes to the caller."""
 
     WHOLE = "whole"
@@ -225,13 +225,13 @@ class Operation:
     """Sending it twice does no more than sending it once."""
     budget: BudgetClass = BudgetClass.CONSOLE
     priority: Priority = Priority.INTERACTIVE
-    answer: Answer = Answer.WHOLE
+    response: ResponseKind = ResponseKind.WHOLE
     listing: Listing | None = None
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - how pydantic is told of a mistyped key
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ResolvedCall:
     """A request in our words: what is to be done, where, and to which servers."""
 
     operation: Operation
@@ -344,7 +344,7 @@ class BodyStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamAnswer:
+class UpstreamResponse:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     """Looked up by names in lower case."""

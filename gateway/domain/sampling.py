@@ -1,13 +1,13 @@
 """A share of what comes, taken evenly: of 0.1 each tenth. Pure: no chance is in it."""
 
 
-class Share:
+class EvenSampler:
     def __init__(self, share: float) -> None:
         """`share` is from 0 to 1."""
         self._share = share
         self._due = 0.0
 
-    def takes(self) -> bool:
+    def samples(self) -> bool:
         """Tell whether the next is taken."""
         self._due += self._share
         # A hair less than one: ten tenths of binary numbers are not a whole.

@@ -90,7 +90,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         " grant if access is intended.",
         alerts=("ConsoleGatewayManyDenials",),
     ),
-    errors.NamesNoServer: ErrorSpec(
+    errors.ServerIdsRequired: ErrorSpec(
         403,
         "CGW.4031",
         "Specify at least one server or instance ID. An empty set is rejected because the cloud"

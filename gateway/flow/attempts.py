@@ -5,19 +5,19 @@ from collections.abc import Callable
 from gateway.domain.errors import UpstreamUnreachable
 from gateway.domain.model import WriteOutcome
 from gateway.domain.policy.policy import Permit
-from gateway.domain.upstream.conversation import NotSent, Outcome
+from gateway.domain.upstream.conversation import NotSent, StepOutcome
 from gateway.domain.upstream.verdicts import Broken, CredentialStale, Throttled, Unavailable, Usable
 
 
-class Sendings:
+class Attempts:
     """Of one call, which may be sent several times, or never."""
 
     def __init__(self, permitted_now: Callable[[], Permit | None] = lambda: None) -> None:
         """`permitted_now` decides anew on the call, and raises where it is not permitted."""
         self.permitted_now = permitted_now
-        self.last: Outcome = None
+        self.last: StepOutcome = None
         """What came of the last one."""
-        self.unsure: Outcome = None
+        self.unsure: StepOutcome = None
         """What came of the last one that the cloud may have acted on."""
         self._is_under_way = False
         self._cancel: Callable[[], object] | None = None
@@ -27,7 +27,7 @@ class Sendings:
         self.permitted_now()
         self._is_under_way = True
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: StepOutcome) -> None:
         self._is_under_way = False
         self.last = outcome
         if _may_be_done(outcome):
@@ -57,7 +57,7 @@ class Sendings:
                 return WriteOutcome.FAILURE, _status(self.last)
 
 
-def _may_be_done(outcome: Outcome) -> bool:
+def _may_be_done(outcome: StepOutcome) -> bool:
     match outcome:
         case NotSent(error=UpstreamUnreachable() as error):
             return error.was_connected
@@ -67,7 +67,7 @@ def _may_be_done(outcome: Outcome) -> bool:
             return isinstance(outcome, NotSent | Unavailable)
 
 
-def _status(outcome: Outcome) -> int:
+def _status(outcome: StepOutcome) -> int:
     match outcome:
         case Throttled():
             return 429

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gateway.domain.errors import CallerLimited, StoreUnavailable
 from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.flow.ports import CallerUsage, Clock
-from gateway.flow.request import Request
+from gateway.flow.request import RequestContext
 
 _SYNC_EVERY_S = 0.25
 _CALLERS_MAX = 50_000
@@ -47,7 +47,7 @@ class CallerLimits:
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
 
-    def admit_once(self, request: Request) -> None:
+    def admit_once(self, request: RequestContext) -> None:
         """Count the request, once, of whom it is known by now whose it is; raise CallerLimited."""
         if request.principal is not None and not request.is_admitted:
             self.admit(request.principal.key)

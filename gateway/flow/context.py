@@ -7,8 +7,8 @@ the request that pays for it, and a log line names the request that it is about.
 from contextvars import ContextVar
 from typing import Final
 
-from gateway.flow.ports import CallsTraced
+from gateway.flow.ports import CallTracing
 
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
-trace: Final[ContextVar[CallsTraced | None]] = ContextVar("trace", default=None)
+trace: Final[ContextVar[CallTracing | None]] = ContextVar("trace", default=None)
 """None: nobody wants to know, neither an operator nor the caller."""

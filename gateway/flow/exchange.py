@@ -13,34 +13,40 @@ from gateway.domain.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.domain.model import BudgetClass, Demand, Headers, UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import (
+    BudgetClass,
+    Headers,
+    QueueRequest,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from gateway.domain.upstream.breaker import Breaker
 from gateway.domain.upstream.conversation import (
     NotSent,
-    Outcome,
     Renew,
     RetryBudget,
     Send,
     Step,
+    StepOutcome,
     Wait,
     converse,
     failure_of,
 )
 from gateway.domain.upstream.verdicts import Broken, Throttled, Unavailable, Usable, judge
 from gateway.flow import context
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
 from gateway.flow.waiters import Waiters
 
 
 @dataclass(slots=True)
-class _Call:
+class _UpstreamCall:
     request: UpstreamRequest
     credential: ServiceCredential
-    demand: Demand
+    queue_request: QueueRequest
     budget: BudgetClass
     deadline: float
-    sendings: Sendings
+    attempts: Attempts
     waiters: Waiters | None
     headers: Headers = field(default=(), repr=False)
 
@@ -49,7 +55,7 @@ class _Call:
 
     def stopped_by(self, error: GatewayError) -> GatewayError:
         """Return what to tell of an error that comes before the next sending."""
-        unsure = self.sendings.unsure
+        unsure = self.attempts.unsure
         if unsure is None:
             return error
         told = failure_of(unsure)  # none may believe that nothing was done
@@ -91,20 +97,20 @@ class Exchange:
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
 
-    async def perform(  # noqa: PLR0913 - each part is told what it needs
+    async def call(  # noqa: PLR0913 - each part is told what it needs
         self,
         request: UpstreamRequest,
         *,
         project: str,
-        demand: Demand,
+        queue_request: QueueRequest,
         budget: BudgetClass,
         deadline: float,
-        sendings: Sendings | None = None,
+        attempts: Attempts | None = None,
         waiters: Waiters | None = None,
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
 
-        `sendings` is asked right before each, for rights may end in a queue, and told what came
+        `attempts` is asked right before each, for rights may end in a queue, and told what came
         of it; what it raises, the caller hears, unless the cloud may have acted on one before.
         `waiters` are those whom the call is for, and who lend it their places in the queue.
         `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
@@ -112,9 +118,11 @@ class Exchange:
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
-        call = _Call(request, credential, demand, budget, deadline, sendings or Sendings(), waiters)
+        call = _UpstreamCall(
+            request, credential, queue_request, budget, deadline, attempts or Attempts(), waiters
+        )
         self._retries.called()
-        talk: Generator[Step, Outcome, UpstreamAnswer] | None = None
+        talk: Generator[Step, StepOutcome, UpstreamResponse] | None = None
         step: Step = Send()
         try:
             while True:
@@ -130,16 +138,16 @@ class Exchange:
                     next(talk)  # it begins with the Send that was just made
                 step = talk.send(outcome)
         except StopIteration as done:
-            answer: UpstreamAnswer = done.value
+            answer: UpstreamResponse = done.value
             return answer
 
-    async def _take(self, step: Step, call: _Call) -> Outcome:
+    async def _take(self, step: Step, call: _UpstreamCall) -> StepOutcome:
         try:
             match step:
                 case Send():
                     await self._make_ready(call)
                     outcome = await self._send(call)
-                    call.sendings.end(outcome)
+                    call.attempts.end(outcome)
                     return outcome
                 case Renew():
                     return await call.credential.renew(call.headers, deadline=call.deadline)
@@ -149,23 +157,23 @@ class Exchange:
         except GatewayError as error:
             raise call.stopped_by(error) from None
 
-    async def _make_ready(self, call: _Call) -> None:
+    async def _make_ready(self, call: _UpstreamCall) -> None:
         """Get a credential, and a slot that is not lost before both are there.
 
         Who waited for a login with slots in hand would send them all at once when it ends,
         whatever the budget had spaced them to.
         """
-        again = isinstance(call.sendings.last, Throttled)
+        requeued = isinstance(call.attempts.last, Throttled)
         while True:
             await call.authenticate()
-            send_by = await self._admit(call, again=again)
+            send_by = await self._admit(call, requeued=requeued)
             await call.authenticate()  # the token may have ended in the queue
             if self._clock.monotonic() <= send_by:
                 return
             self._telemetry.budget_slot_lost(self._account, call.budget)
-            again = True
+            requeued = True
 
-    async def _admit(self, call: _Call, *, again: bool) -> float:
+    async def _admit(self, call: _UpstreamCall, *, requeued: bool) -> float:
         until_suspended = asyncio.timeout(None)
         try:
             async with until_suspended:
@@ -173,9 +181,9 @@ class Exchange:
                 return await self._budget.admit(
                     self._account,
                     call.budget,
-                    call.demand,
+                    call.queue_request,
                     deadline=call.deadline,
-                    again=again,
+                    requeued=requeued,
                     waiters=call.waiters,
                 )
         except TimeoutError:
@@ -192,13 +200,13 @@ class Exchange:
         detail = f"account {self._account}: the breaker is open"
         return UpstreamSuspended(detail, retry_after_s=wait_s or 0.0)
 
-    async def _send(self, call: _Call) -> Outcome:
+    async def _send(self, call: _UpstreamCall) -> StepOutcome:
         began = self._clock.monotonic()
         left_s = call.deadline - began
         if left_s <= 0:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
-        call.sendings.begin()
+        call.attempts.begin()
         label, failed = "cancelled", None
         probe = self._breaker.begin()
         try:
@@ -217,7 +225,7 @@ class Exchange:
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)
             if isinstance(verdict, Throttled):
                 self._budget.throttled(
-                    self._account, call.budget, pause_s=verdict.pause_s, told=verdict.rate
+                    self._account, call.budget, pause_s=verdict.pause_s, named_rate=verdict.rate
                 )
             return verdict
         finally:
@@ -228,7 +236,7 @@ class Exchange:
 
     async def _ask(
         self, request: UpstreamRequest, headers: Headers, timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         send = self._upstream.open if request.streamed else self._upstream.send
         trace = context.trace.get()
         if trace is None:
@@ -236,7 +244,7 @@ class Exchange:
         method = request.method
         with trace.call(method, method=method, account=self._account) as call:
             answer = await send(request, credential=headers + call.headers, timeout_s=timeout_s)
-            call.answered(answer.status)
+            call.set_status(answer.status)
             return answer
 
     def _suspend(self) -> None:

@@ -13,21 +13,21 @@ from functools import partial
 from itertools import islice
 
 from gateway.domain.errors import BudgetExhausted, StoreUnavailable
-from gateway.domain.model import BudgetClass, Demand, Priority
+from gateway.domain.model import BudgetClass, Priority, QueueRequest
 from gateway.domain.queue.adaptation import rate
 from gateway.domain.queue.fair_queue import (
     LATE_MAX_S,
-    Entry,
+    BatchResult,
+    BudgetLimit,
     FairQueue,
-    Hurt,
-    Limit,
-    Outcome,
-    SharedCall,
-    State,
-    Turn,
+    QueueBatch,
+    QueueEntry,
+    QueueState,
+    SharedEntry,
+    Throttling,
     without_burst,
 )
-from gateway.flow.ports import Clock, News, SharedQueue, Telemetry
+from gateway.flow.ports import Clock, QueueUpdate, SharedQueue, Telemetry
 from gateway.flow.waiters import Waiters
 
 _CALL_S = 0.5
@@ -49,24 +49,24 @@ _HEAD = 0.0
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    demand: Demand
+    request: QueueRequest
     until: float
     tag: float | None
     waiters: Waiters | None = None
     id: str = ""
-    told_at: float = 0.0
-    place: "asyncio.Future[float]" = field(init=False)
+    confirmed_at: float = 0.0
+    slot: "asyncio.Future[float]" = field(init=False)
 
-    def entry(self, now: float) -> Entry:
-        return Entry(self.id, self.demand, max(0.0, self.until - now), self.tag)
+    def entry(self, now: float) -> QueueEntry:
+        return QueueEntry(self.id, self.request, max(0.0, self.until - now), self.tag)
 
-    def demands(self) -> list[Demand]:
+    def requests(self) -> list[QueueRequest]:
         """Return whom the call is for, in the line that it waits in."""
         waiters = () if self.waiters is None else self.waiters.all
-        return [replace(one, priority=self.demand.priority) for one in waiters]
+        return [replace(one, priority=self.request.priority) for one in waiters]
 
 
-class BudgetLine:
+class BudgetQueue:
     """One account's budget of one class."""
 
     def __init__(  # noqa: PLR0913 - each part is told what it needs
@@ -74,7 +74,7 @@ class BudgetLine:
         account: str,
         budget: BudgetClass,
         *,
-        limit: Limit,
+        limit: BudgetLimit,
         wait_max_s: float,
         processes_max: int,
         shared: SharedQueue,
@@ -91,36 +91,36 @@ class BudgetLine:
         self._clock = clock
         self._telemetry = telemetry
         self._jitter = jitter
-        self._state = State(tats=())
-        self._own: FairQueue | None = None
+        self._state = QueueState(tats=())
+        self._local: FairQueue | None = None
         self._waiting: dict[str, _Waiting] = {}
         self._entering: list[_Waiting] = []
-        self._leaving: list[Entry] = []
-        self._shared_anew: list[_Waiting] = []
-        self._hurt: list[Hurt] = []
+        self._leaving: list[QueueEntry] = []
+        self._to_share: list[_Waiting] = []
+        self._throttlings: list[Throttling] = []
         self._wake = asyncio.Event()
         self._next_at: float | None = None
         self._late_by = 0.0
         self._turned_at = 0.0
         self.queued = 0
         """How many wait, over all replicas that this one can see."""
-        shared.when_news_comes(self._hear)
+        shared.on_update(self._update)
         shared.on_availability_change(self._wake.set)
 
-    def use_ceiling(self, per_s: float | None) -> None:
+    def set_rate_ceiling(self, per_s: float | None) -> None:
         """Go by another ceiling from the next turn on, in calls a second; None: the config's."""
         limit = self._configured if per_s is None else self._configured.with_ceiling(per_s)
         if limit != self.limit:
             self.limit = limit
-            self._shared.use(limit)
-            if self._own is not None:
-                self._own.use(limit.share(self._share))
+            self._shared.set_limit(limit)
+            if self._local is not None:
+                self._local.set_limit(limit.share(self._processes))
             self._wake.set()
 
     @property
     def waiting(self) -> list[str]:
         """Who waits here, each caller as often as they have calls that wait."""
-        return [one.demand.caller for one in self._waiting.values()]
+        return [one.request.caller for one in self._waiting.values()]
 
     @property
     def rate(self) -> float:
@@ -132,20 +132,25 @@ class BudgetLine:
         return max(0.0, self._state.paused_until - self._clock.monotonic())
 
     @property
-    def is_alone(self) -> bool:
-        return self._own is not None
+    def is_local(self) -> bool:
+        return self._local is not None
 
     async def admit(
-        self, demand: Demand, *, deadline: float, again: bool, waiters: Waiters | None = None
+        self,
+        request: QueueRequest,
+        *,
+        deadline: float,
+        requeued: bool,
+        waiters: Waiters | None = None,
     ) -> float:
         began = self._clock.monotonic()
         left_s = max(0.0, deadline - began)
         until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
-        one = _Waiting(demand, until, tag=_HEAD if again else None, waiters=waiters)
+        one = _Waiting(request, until, tag=_HEAD if requeued else None, waiters=waiters)
         if waiters is not None:
-            waiters.changed = partial(self._share_anew, one)
+            waiters.on_change = partial(self._share_again, one)
         while True:
-            slot = await self._place(one)
+            slot = await self._wait_for_slot(one)
             now = self._clock.monotonic()
             comes_in_time = slot <= deadline  # else it is by a clock that was set meanwhile
             if now < slot and comes_in_time:
@@ -153,71 +158,71 @@ class BudgetLine:
                 now = self._clock.monotonic()
             if comes_in_time and now <= slot + LATE_MAX_S and now >= self._state.paused_until:
                 break
-            if demand.priority is Priority.SPARE:
+            if request.priority is Priority.SPARE:
                 raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)
             self._telemetry.budget_slot_lost(self.account, self.budget)
             one.tag = _HEAD if one.tag is None else one.tag
         self._telemetry.budget_wait(self.account, self.budget, now - began)
         return slot + LATE_MAX_S
 
-    def throttled(self, *, pause_s: float | None, told: float | None) -> None:
+    def throttled(self, *, pause_s: float | None, named_rate: float | None) -> None:
         pause_s = min(_PAUSE_UNNAMED_S if pause_s is None else pause_s, _PAUSE_MAX_S)
         until = self._clock.monotonic() + pause_s
         # Whoever holds a slot here looks at this before they send.
         self._state = _with_pause(self._state, until)
-        self._hurt.append(Hurt(pause_s, told))
+        self._throttlings.append(Throttling(pause_s, named_rate))
         self._wake.set()
 
     async def run(self) -> None:
         """Take turns at the queue, for ever."""
         # Until it has answered once nobody knows how its clock stands to ours: whoever entered
         # by then would be given a slot a second later than there is one.
-        await self._take(Turn())
+        await self._submit(QueueBatch())
         while True:
-            await self._until_due()
-            if self._own is not None and self._shared.available:
-                self._come_back()
-            await self._take(self._gather())
+            await self._wait_until_due()
+            if self._local is not None and self._shared.available:
+                self._rejoin()
+            await self._submit(self._next_batch())
 
-    async def _place(self, one: _Waiting) -> float:
+    async def _wait_for_slot(self, one: _Waiting) -> float:
         loop = asyncio.get_running_loop()
-        one.id, one.told_at, one.place = self._shared.new_id(), 0.0, loop.create_future()
+        one.id, one.confirmed_at, one.slot = self._shared.new_id(), 0.0, loop.create_future()
         self._waiting[one.id] = one
         self._entering.append(one)
-        self._share_anew(one)
+        self._share_again(one)
         self._wake.set()
         # A timer of its own: asyncio.timeout() takes five times the memory, and the queue is long.
-        patience_s = one.until - self._clock.monotonic() + LATE_MAX_S
-        patience = loop.call_later(patience_s, self._give_up, one)
+        timeout_s = one.until - self._clock.monotonic() + LATE_MAX_S
+        timeout = loop.call_later(timeout_s, self._time_out, one)
         try:
-            return await one.place
+            return await one.slot
         finally:
-            patience.cancel()
+            timeout.cancel()
             if self._waiting.pop(one.id, None) is not None:
                 self._leaving.append(one.entry(0.0))
                 self._wake.set()
 
-    def _share_anew(self, one: _Waiting) -> None:
+    def _share_again(self, one: _Waiting) -> None:
         """Look for the best place once more, since others wait for the call than did before."""
         if one.waiters is not None and one.id in self._waiting:
-            self._shared_anew.append(one)
+            self._to_share.append(one)
             self._wake.set()
 
-    def _give_up(self, one: _Waiting) -> None:
-        if not one.place.done():
-            rate_here = self.rate / self._share if self.is_alone else self.rate
-            one.place.set_exception(self._exhausted(one, self.queued / rate_here))
+    def _time_out(self, one: _Waiting) -> None:
+        if not one.slot.done():
+            rate_here = self.rate / self._processes if self.is_local else self.rate
+            one.slot.set_exception(self._exhausted(one, self.queued / rate_here))
 
     def _exhausted(self, one: _Waiting, wait_s: float) -> BudgetExhausted:
-        if one.demand.priority is not Priority.SPARE:
+        if one.request.priority is not Priority.SPARE:
             self._telemetry.budget_refused(self.account, self.budget)
-        patience_s = max(0.0, one.until - self._clock.monotonic())
+        timeout_s = max(0.0, one.until - self._clock.monotonic())
         return BudgetExhausted(
             f"account {self.account}: next slot in {wait_s:.1f} s",
-            retry_after_s=max(0.0, wait_s - patience_s),
+            retry_after_s=max(0.0, wait_s - timeout_s),
         )
 
-    async def _until_due(self) -> None:
+    async def _wait_until_due(self) -> None:
         earliest = self._clock.monotonic() + _TURN_EVERY_S
         while not self._wake.is_set():
             if not self._waiting:
@@ -236,18 +241,18 @@ class BudgetLine:
         self._wake.clear()
 
     def _due(self) -> float:
-        refresh_at = next(iter(self._waiting.values())).told_at + _REFRESH_S
+        refresh_at = next(iter(self._waiting.values())).confirmed_at + _REFRESH_S
         if self._next_at is None:
             return refresh_at
         return min(self._next_at + self._late_by, refresh_at)
 
-    async def _take(self, turn: Turn) -> None:
+    async def _submit(self, batch: QueueBatch) -> None:
         try:
-            outcome = await self._shared.turn(turn, self._state)
+            outcome = await self._shared.apply(batch, self._state)
         except StoreUnavailable:
-            outcome = self._alone(turn)
+            outcome = self._apply_locally(batch)
         else:
-            self._own = None
+            self._local = None
         self._state = _with_pause(outcome.state, self._state.paused_until)
         self._next_at = outcome.next_at
         self._late_by = _JITTER_S * self._jitter()
@@ -255,59 +260,61 @@ class BudgetLine:
         for entry_id, tag in outcome.tags.items():
             if entry_id in self._waiting:
                 self._waiting[entry_id].tag = tag
-        for entry_id, lender in outcome.lent.items():
+        for entry_id, donor in outcome.inherited.items():
             if entry_id in self._waiting:
-                self._waiting[entry_id].demand = lender
+                self._waiting[entry_id].request = donor
         self._settle(outcome.granted, outcome.refused)
 
-    def _gather(self) -> Turn:
+    def _next_batch(self) -> QueueBatch:
         """Take what came up since the last turn, and who has not been confirmed for a while."""
         now = self._clock.monotonic()
         came = [one for one in self._entering if one.id in self._waiting]
         stale = [
             one
             for one in islice(self._waiting.values(), _REFRESH_MAX)
-            if 0 < one.told_at < now - _REFRESH_S
+            if 0 < one.confirmed_at < now - _REFRESH_S
         ]
         for one in (*stale, *came):  # the dictionary's order is that of the last confirmation
-            one.told_at = now
+            one.confirmed_at = now
             self._waiting[one.id] = self._waiting.pop(one.id)
         shared = [
-            SharedCall(one.entry(now), waiters)
-            for one in dict.fromkeys(self._shared_anew)
-            if one.id in self._waiting and (waiters := one.demands()) not in ([], [one.demand])
+            SharedEntry(one.entry(now), waiters)
+            for one in dict.fromkeys(self._to_share)
+            if one.id in self._waiting and (waiters := one.requests()) not in ([], [one.request])
         ]
-        turn = Turn(self._leaving, self._hurt, [one.entry(now) for one in (*stale, *came)], shared)
-        self._leaving, self._hurt, self._entering, self._shared_anew = [], [], [], []
-        return turn
+        batch = QueueBatch(
+            self._leaving, self._throttlings, [one.entry(now) for one in (*stale, *came)], shared
+        )
+        self._leaving, self._throttlings, self._entering, self._to_share = [], [], [], []
+        return batch
 
     def _settle(self, granted: Mapping[str, float], refused: Mapping[str, float]) -> None:
         for entry_id, slot in granted.items():
             one = self._waiting.pop(entry_id, None)
-            if one is not None and not one.place.done():
-                one.place.set_result(slot)
+            if one is not None and not one.slot.done():
+                one.slot.set_result(slot)
         for entry_id, wait_s in refused.items():
             one = self._waiting.pop(entry_id, None)
-            if one is not None and not one.place.done():
-                one.place.set_exception(self._exhausted(one, wait_s))
+            if one is not None and not one.slot.done():
+                one.slot.set_exception(self._exhausted(one, wait_s))
 
-    def _hear(self, news: News) -> None:
+    def _update(self, news: QueueUpdate) -> None:
         self._state = _with_pause(self._state, news.paused_until)
         self._next_at = news.next_at
         self._settle(news.granted, news.refused)
-        if news.gathers:
+        if news.replicas_rejoin:
             self._wake.set()
 
-    def _alone(self, turn: Turn) -> Outcome:
+    def _apply_locally(self, batch: QueueBatch) -> BatchResult:
         """Take the turn at the queue in this process's memory, with its share of the budget."""
         now = self._clock.monotonic()
-        if self._own is None:
-            share = self._share
+        if self._local is None:
+            share = self._processes
             learned = self._state.learned
             # One who never saw Redis begins at once; else the last call may have been just now.
             used = 1 if self._state.tats else 0
             limit = self.limit.share(share)
-            self._own = FairQueue(
+            self._local = FairQueue(
                 limit,
                 replace(
                     self._state,
@@ -315,29 +322,29 @@ class BudgetLine:
                     learned=None if learned is None else learned.scaled(1 / share),
                 ),
             )
-            turn = replace(turn, entering=[one.entry(now) for one in self._waiting.values()])
-        outcome = self._own.turn(now, turn)
+            batch = replace(batch, entering=[one.entry(now) for one in self._waiting.values()])
+        outcome = self._local.apply(now, batch)
         learned = outcome.state.learned
-        whole = None if learned is None else learned.scaled(self._share)
+        whole = None if learned is None else learned.scaled(self._processes)
         return replace(outcome, state=replace(outcome.state, learned=whole))
 
-    def _come_back(self) -> None:
+    def _rejoin(self) -> None:
         """Give everybody who waits a new name: what the store still has of them is void."""
-        self._shared.rejoin(self._share)
+        self._shared.rejoin(self._processes)
         waiting = list(self._waiting.values())
         self._waiting.clear()
         for one in waiting:
-            one.id, one.told_at = self._shared.new_id(), 0.0
+            one.id, one.confirmed_at = self._shared.new_id(), 0.0
             self._waiting[one.id] = one
         self._entering = waiting
-        self._own = None
+        self._local = None
 
     @property
-    def _share(self) -> int:
+    def _processes(self) -> int:
         return max(self._shared.processes, self._processes_max)
 
 
-def _with_pause(state: State, paused_until: float) -> State:
+def _with_pause(state: QueueState, paused_until: float) -> QueueState:
     if paused_until <= state.paused_until:
         return state
     return replace(state, paused_until=paused_until)
@@ -346,32 +353,32 @@ def _with_pause(state: State, paused_until: float) -> State:
 class FairBudget:
     """All budgets of all accounts (ports.Budget)."""
 
-    def __init__(self, lines: Iterable[BudgetLine]) -> None:
-        self._lines = {(line.account, line.budget): line for line in lines}
+    def __init__(self, queues: Iterable[BudgetQueue]) -> None:
+        self._queues = {(queue.account, queue.budget): queue for queue in queues}
 
     @property
-    def lines(self) -> tuple[BudgetLine, ...]:
-        return tuple(self._lines.values())
+    def queues(self) -> tuple[BudgetQueue, ...]:
+        return tuple(self._queues.values())
 
-    def use_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
+    def set_rate_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
         """Go by these ceilings, by account and class, and by the config's where none is given."""
-        for line in self.lines:
-            line.use_ceiling(per_s.get((line.account, line.budget.value)))
+        for queue in self.queues:
+            queue.set_rate_ceiling(per_s.get((queue.account, queue.budget.value)))
 
     async def admit(
         self,
         account: str,
         budget: BudgetClass,
-        demand: Demand,
+        request: QueueRequest,
         *,
         deadline: float,
-        again: bool = False,
+        requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
-        line = self._lines[account, budget]
-        return await line.admit(demand, deadline=deadline, again=again, waiters=waiters)
+        queue = self._queues[account, budget]
+        return await queue.admit(request, deadline=deadline, requeued=requeued, waiters=waiters)
 
     def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
     ) -> None:
-        self._lines[account, budget].throttled(pause_s=pause_s, told=told)
+        self._queues[account, budget].throttled(pause_s=pause_s, named_rate=named_rate)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from gateway.domain.audit.record import CredentialIssued
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.sdk_signature import Presented
-from gateway.domain.model import Call, Principal, ProjectId, Secret
+from gateway.domain.model import Principal, ProjectId, ResolvedCall, Secret
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.identify import Identify
 from gateway.flow.ports import Clock, IssuedKeys, KeyPair, Telemetry
-from gateway.flow.request import Request
+from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 
 DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
@@ -31,8 +31,8 @@ class Project:
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
-class FederationRequest(Request):
-    call: Call
+class FederationRequest(RequestContext):
+    call: ResolvedCall
     """It names no project and no server, and takes no permission: who asks needs but be known."""
     presented: Presented
 

@@ -8,9 +8,16 @@ from typing import Final
 from gateway.domain.catalogue.headers import keeps_content_encoding, response_headers
 from gateway.domain.catalogue.listing import visible_entries
 from gateway.domain.errors import BudgetExhausted, NotPermitted
-from gateway.domain.model import Answer, BodyStream, Demand, Headers, ProjectId, UpstreamRequest
+from gateway.domain.model import (
+    BodyStream,
+    Headers,
+    ProjectId,
+    QueueRequest,
+    ResponseKind,
+    UpstreamRequest,
+)
 from gateway.domain.policy.policy import Permit, Scope
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.exchange import Exchange
 from gateway.flow.listings import Listings
 
@@ -22,7 +29,7 @@ JSON: Final = (("Content-Type", "application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarded:
+class ForwardedResponse:
     """What the cloud said of a call, as far as it is for the caller."""
 
     status: int
@@ -40,94 +47,96 @@ class Forwarding:
         self._streams: Counter[str | Exchange] = Counter()
         """Under way, by caller and by account."""
 
-    async def perform(
+    async def forward(
         self,
         permit: Permit,
-        demand: Demand,
+        queue_request: QueueRequest,
         *,
-        sendings: Sendings,
+        attempts: Attempts,
         deadline: float,
         fresh: bool,
         headers: Headers,
-    ) -> Forwarded:
+    ) -> ForwardedResponse:
         """Send the call and return its answer.
 
-        `sendings` decides on the call anew: when it is sent, for it may have waited long, and
+        `attempts` decides on the call anew: when it is sent, for it may have waited long, and
         when a list is cut, which shows what the policy and the inventory then in force allow.
-        Raises what that raises, NotPermitted, BadRequest and what Exchange.perform raises.
+        Raises what that raises, NotPermitted, BadRequest and what Exchange.call raises.
         """
         call = permit.call
         if call.project not in self._exchanges:
             raise NotPermitted("no account has this project")
-        match call.operation.answer:
-            case Answer.LISTED:
-                return await self._listed(permit, sendings, demand, deadline, fresh, headers)
-            case Answer.STREAMED:
-                return await self._streamed(permit, sendings, demand, deadline, headers)
+        match call.operation.response:
+            case ResponseKind.LISTED:
+                return await self._listed(permit, attempts, queue_request, deadline, fresh, headers)
+            case ResponseKind.STREAMED:
+                return await self._streamed(permit, attempts, queue_request, deadline, headers)
             case _:
-                return await self._sent(permit, sendings, demand, deadline, headers)
+                return await self._sent(permit, attempts, queue_request, deadline, headers)
 
     async def _sent(
         self,
         permit: Permit,
-        sendings: Sendings,
-        demand: Demand,
+        attempts: Attempts,
+        queue_request: QueueRequest,
         deadline: float,
         headers: Headers,
-    ) -> Forwarded:
+    ) -> ForwardedResponse:
         call = permit.call
         operation = call.operation
-        answer = await self._exchanges[call.project].perform(
+        answer = await self._exchanges[call.project].call(
             UpstreamRequest(
                 operation.method,
                 call.target,
                 headers,
                 call.body,
                 repeatable=operation.repeatable or not operation.writes,
-                encoded=keeps_content_encoding(operation.answer),
-                streamed=operation.answer is Answer.STREAMED,
+                encoded=keeps_content_encoding(operation.response),
+                streamed=operation.response is ResponseKind.STREAMED,
             ),
             project=call.project,
-            demand=demand,
+            queue_request=queue_request,
             budget=operation.budget,
             deadline=deadline,
-            sendings=sendings,
+            attempts=attempts,
         )
-        returned = response_headers(answer.headers, operation.answer)
+        returned = response_headers(answer.headers, operation.response)
         if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
-            ours = _OF_STREAMS if operation.answer is Answer.WHOLE else (*_OF_STREAMS, _CODING)
+            ours = (
+                _OF_STREAMS if operation.response is ResponseKind.WHOLE else (*_OF_STREAMS, _CODING)
+            )
             returned = tuple(pair for pair in returned if pair[0] not in ours)
-        return Forwarded(answer.status, returned, answer.body, answer.stream)
+        return ForwardedResponse(answer.status, returned, answer.body, answer.stream)
 
     async def _listed(
         self,
         permit: Permit,
-        sendings: Sendings,
-        demand: Demand,
+        attempts: Attempts,
+        queue_request: QueueRequest,
         deadline: float,
         fresh: bool,  # noqa: FBT001
         headers: Headers,
-    ) -> Forwarded:
+    ) -> ForwardedResponse:
         if _scope(permit).total:  # nothing is hidden from this caller: the cloud's own pages
-            sent = await self._sent(permit, sendings, demand, deadline, headers)
-            if _scope(sendings.permitted_now()).total:
+            sent = await self._sent(permit, attempts, queue_request, deadline, headers)
+            if _scope(attempts.permitted_now()).total:
                 return sent
         pages = await self._listings.read(
-            permit.call, demand, deadline=deadline, fresh=fresh, headers=headers
+            permit.call, queue_request, deadline=deadline, fresh=fresh, headers=headers
         )
-        scope = _scope(sendings.permitted_now())
-        return Forwarded(
+        scope = _scope(attempts.permitted_now())
+        return ForwardedResponse(
             200, JSON, visible_entries(pages, scope.predicate).encode_page(permit.call)
         )
 
     async def _streamed(
         self,
         permit: Permit,
-        sendings: Sendings,
-        demand: Demand,
+        attempts: Attempts,
+        queue_request: QueueRequest,
         deadline: float,
         headers: Headers,
-    ) -> Forwarded:
+    ) -> ForwardedResponse:
         # Slow readers hold connections for minutes: nothing else bounds how many there are.
         caller, account = permit.principal.key, self._exchanges[permit.call.project]
         busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
@@ -135,7 +144,7 @@ class Forwarding:
             raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
         self._streams.update((caller, account))
         try:
-            sent = await self._sent(permit, sendings, demand, deadline, headers)
+            sent = await self._sent(permit, attempts, queue_request, deadline, headers)
         except BaseException:
             self._ended(caller, account)
             raise
@@ -143,7 +152,7 @@ class Forwarding:
             self._ended(caller, account)
             return sent
         counted = _CountedStream(sent.stream, lambda: self._ended(caller, account))
-        return Forwarded(sent.status, sent.headers, b"", counted)
+        return ForwardedResponse(sent.status, sent.headers, b"", counted)
 
     def _ended(self, *counted: str | Exchange) -> None:
         for one in counted:

@@ -13,12 +13,12 @@ from gateway.domain.catalogue.listing import ListPageReader
 from gateway.domain.errors import NotPermitted, UpstreamRefused
 from gateway.domain.model import (
     BudgetClass,
-    Call,
-    Demand,
     InstanceId,
     Listing,
     Paging,
     ProjectId,
+    QueueRequest,
+    ResolvedCall,
     ServerId,
     UpstreamRequest,
 )
@@ -40,19 +40,19 @@ class Instances:
             OrderedDict()
         )
 
-    async def placed(
+    async def resolve_servers(
         self,
-        call: Call,
-        demand: Demand,
+        call: ResolvedCall,
+        queue_request: QueueRequest,
         *,
         deadline: float,
         allows: Callable[[ServerId], bool],
-    ) -> Call:
+    ) -> ResolvedCall:
         """Return `call` with the servers of its instances.
 
         One that is on no server, or is not there at all, takes the right to everything: the call
         is marked as touching what it does not name. Raises NotPermitted, and what
-        Exchange.perform raises.
+        Exchange.call raises.
         """
         project = call.project
         if project not in self._exchanges:
@@ -61,24 +61,28 @@ class Instances:
         known = [(one, self._server(project, one)) for one in call.instances]
         unknown = [one for one, server in known if server is None or not allows(server)]
         if unknown:
-            await self._look_up(project, unknown, demand, deadline)
+            await self._look_up(project, unknown, queue_request, deadline)
         servers = [self._server(project, one) for one in call.instances]
-        placed = tuple(dict.fromkeys(server for server in servers if server is not None))
+        found = tuple(dict.fromkeys(server for server in servers if server is not None))
         return replace(
             call,
-            servers=(*call.servers, *placed),
+            servers=(*call.servers, *found),
             touches_unnamed=call.touches_unnamed or None in servers,
         )
 
     async def _look_up(
-        self, project: ProjectId, instances: Sequence[InstanceId], demand: Demand, deadline: float
+        self,
+        project: ProjectId,
+        instances: Sequence[InstanceId],
+        queue_request: QueueRequest,
+        deadline: float,
     ) -> None:
         query = encode_query([("instance_id", ",".join(instances)), ("limit", "1000")])
         try:
-            answer = await self._exchanges[project].perform(
+            answer = await self._exchanges[project].call(
                 UpstreamRequest("GET", f"/v1/{project}/instances?{query}"),
                 project=project,
-                demand=demand,
+                queue_request=queue_request,
                 budget=BudgetClass.CONSOLE,
                 deadline=deadline,
             )
@@ -86,7 +90,7 @@ class Instances:
             # One that is not there may spoil the answer for all: then each is asked alone.
             if refusal.status == _NOT_FOUND and len(instances) > 1:
                 for one in instances:
-                    await self._look_up(project, [one], demand, deadline)
+                    await self._look_up(project, [one], queue_request, deadline)
             elif refusal.status != _NOT_FOUND:
                 raise
             return

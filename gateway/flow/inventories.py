@@ -27,11 +27,11 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import (
     BudgetClass,
-    Demand,
     Listing,
     Paging,
     Priority,
     ProjectId,
+    QueueRequest,
     ServerId,
     UpstreamRequest,
 )
@@ -45,9 +45,9 @@ from gateway.domain.policy.inventory import (
     parse_snapshot,
 )
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock, Fetched, Held, Shared, SnapshotFile, Telemetry
+from gateway.flow.ports import Clock, Fetched, FlightResult, Shared, SnapshotFile, Telemetry
 
-_SPARE = Demand("", priority=Priority.SPARE)
+_SPARE = QueueRequest("", priority=Priority.SPARE)
 _PAGES_MAX = 200
 _AGAIN_AFTER_S = 0.5
 _LOOK_EVERY_S = 1.0
@@ -68,7 +68,7 @@ class InventoryAccount:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _ProjectInventory:
     """All instants are monotonic seconds."""
 
     account: InventoryAccount
@@ -78,7 +78,7 @@ class _Kept:
     value: bytes = b""
     """As replicas share it; whoever looks wants another."""
     due_at: float = 0.0
-    asked_at: float = -math.inf
+    changed_at: float = -math.inf
     """Something changed then: what was taken before does not do."""
     own: tuple[bytes, float] = (b"", -math.inf)
     """What this process listed last, and when it began."""
@@ -91,69 +91,71 @@ class _Kept:
         return self.taken_at + self.account.age_max_s
 
 
-class KeptInventories:
+class CachedInventories:
     """Implements ports.Inventories."""
 
     def __init__(
         self,
         accounts: Iterable[InventoryAccount],
         *,
-        is_wanted: Callable[[], bool],
+        is_needed: Callable[[], bool],
         shared: Shared,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         """`is_wanted`: whether the policy in force has rules that go by attributes."""
-        self._is_wanted = is_wanted
+        self._is_needed = is_needed
         self._shared = shared
         self._clock = clock
         self._telemetry = telemetry
         self._read = ListPageReader(Listing("servers", "id", Paging.MARKER))
-        self._kept = {
-            project: _Kept(account) for account in accounts for project in account.projects
+        self._projects = {
+            project: _ProjectInventory(account)
+            for account in accounts
+            for project in account.projects
         }
-        for project, kept in self._kept.items():
+        for project, kept in self._projects.items():
             self._load(project, kept)
 
     def current(self, project: ProjectId) -> Inventory:
-        kept = self._kept.get(project)
+        kept = self._projects.get(project)
         if kept is None or self._clock.monotonic() >= kept.good_until:
             return NO_INVENTORY
         return kept.inventory
 
     def refresh_soon(self, project: ProjectId) -> None:
-        kept = self._kept.get(project)
+        kept = self._projects.get(project)
         if kept is not None:
-            kept.asked_at, kept.due_at = self._clock.monotonic(), 0.0
+            kept.changed_at, kept.due_at = self._clock.monotonic(), 0.0
 
     def age_s(self, account: str) -> float:
         """Return the age of the account's oldest inventory; infinite while one is missing."""
-        taken = [kept.taken_at for kept in self._kept.values() if kept.account.name == account]
+        taken = [kept.taken_at for kept in self._projects.values() if kept.account.name == account]
         return self._clock.monotonic() - min(taken)
 
-    async def keep(self, account: str) -> None:
+    async def run(self, account: str) -> None:
         """Look at what is due of one account, for ever; no look waits for a disk."""
-        its = {p: kept for p, kept in self._kept.items() if kept.account.name == account}
+        its = {p: kept for p, kept in self._projects.items() if kept.account.name == account}
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._look_for_ever(its))
+            loops.create_task(self._refresh_forever(its))
             for project, kept in its.items():
                 if (file := kept.account.files.get(project)) is not None:
-                    loops.create_task(self._keep_for_ever(kept, file))
+                    loops.create_task(self._save_forever(kept, file))
 
-    async def _look_for_ever(self, its: Mapping[ProjectId, _Kept]) -> None:
+    async def _refresh_forever(self, its: Mapping[ProjectId, _ProjectInventory]) -> None:
         while True:
             for project, kept in its.items():
-                if self._clock.monotonic() >= kept.due_at and self._is_wanted():
-                    await self._look(project, kept)
+                if self._clock.monotonic() >= kept.due_at and self._is_needed():
+                    await self._refresh(project, kept)
             await self._clock.sleep(_LOOK_EVERY_S)
 
-    async def _keep_for_ever(self, kept: _Kept, file: SnapshotFile) -> None:
+    async def _save_forever(self, kept: _ProjectInventory, file: SnapshotFile) -> None:
         while True:
             await kept.listed_anew.wait()
             kept.listed_anew.clear()
             await file.save(lambda _: kept.listed.to_json())
 
-    def _load(self, project: ProjectId, kept: _Kept) -> None:
+    def _load(self, project: ProjectId, kept: _ProjectInventory) -> None:
         file = kept.account.files.get(project)
         text = None if file is None else file.load()
         if text is None:
@@ -163,7 +165,7 @@ class KeptInventories:
             kept.inventory = parse_inventory(text, now=now, age_max_s=age_max_s)
             kept.taken_at = self._clock.monotonic() - (now - kept.inventory.taken_at)
 
-    async def _look(self, project: ProjectId, kept: _Kept) -> None:
+    async def _refresh(self, project: ProjectId, kept: _ProjectInventory) -> None:
         account = kept.account
         kept.due_at = self._clock.monotonic() + account.poll_s
         try:
@@ -174,7 +176,7 @@ class KeptInventories:
                 deadline=self._clock.monotonic() + _POLL_WITHIN_S,
                 unusable=kept.value or None,
             )
-            await self._take_over(kept, held)
+            await self._adopt(kept, held)
         except GatewayError as error:
             self._telemetry.inventory_polled(account.name, type(error).__name__)
             kept.due_at = self._clock.monotonic() + min(account.poll_s, 10 * _AGAIN_AFTER_S)
@@ -182,10 +184,10 @@ class KeptInventories:
         self._telemetry.inventory_polled(account.name, "ok")
         # Shared values end together: whoever looks first then lists for all.
         kept.due_at = min(kept.due_at, held.good_until + _AGAIN_AFTER_S)
-        if kept.taken_at < kept.asked_at:  # another replica began to list before the change
+        if kept.taken_at < kept.changed_at:  # another replica began to list before the change
             kept.due_at = 0.0
 
-    async def _take_over(self, kept: _Kept, held: Held) -> None:
+    async def _adopt(self, kept: _ProjectInventory, held: FlightResult) -> None:
         kept.value = held.value
         try:
             listed = await asyncio.to_thread(_unpacked, held.value)
@@ -208,7 +210,7 @@ class KeptInventories:
         kept.listed = listed
         kept.listed_anew.set()
 
-    async def _fetch(self, project: ProjectId, kept: _Kept) -> Fetched:
+    async def _fetch(self, project: ProjectId, kept: _ProjectInventory) -> Fetched:
         account = kept.account
         taken_at, began_at = self._clock.now(), self._clock.monotonic()
         servers: dict[ServerId, Attributes] = {}
@@ -218,7 +220,7 @@ class KeptInventories:
             markers.add(marker)
             body = await self._page(project, account, marker, began_at + _POLL_WITHIN_S)
             # Off the event loop, here and below: ten thousand servers are tens of milliseconds.
-            found, marker = await asyncio.to_thread(self._taken_apart, body)
+            found, marker = await asyncio.to_thread(self._parsed, body)
             servers |= found
             if not marker:
                 ended_at = self._clock.monotonic()
@@ -228,7 +230,7 @@ class KeptInventories:
                 return Fetched(value, ended_at + account.poll_s)
         raise UpstreamBroken("the list of servers has no end")
 
-    def _taken_apart(self, body: bytes) -> tuple[dict[ServerId, Attributes], str]:
+    def _parsed(self, body: bytes) -> tuple[dict[ServerId, Attributes], str]:
         page = self._read(body)
         return parse_servers(page.raws), page.next_marker
 
@@ -240,10 +242,10 @@ class KeptInventories:
         tries_left = _PAGE_TRIES_MAX
         while True:
             try:
-                answer = await account.exchange.perform(
+                answer = await account.exchange.call(
                     UpstreamRequest("GET", f"/v1/{project}/physicalservers?{encode_query(query)}"),
                     project=project,
-                    demand=_SPARE,
+                    queue_request=_SPARE,
                     budget=BudgetClass.CONSOLE,
                     deadline=deadline,
                 )

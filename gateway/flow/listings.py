@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from gateway.domain.catalogue.listing import ListPage, ListPageReader, page_target
 from gateway.domain.errors import DeadlineExceeded, UpstreamBroken
-from gateway.domain.model import Call, Demand, Headers, Paging, ProjectId, UpstreamRequest
+from gateway.domain.model import (
+    Headers,
+    Paging,
+    ProjectId,
+    QueueRequest,
+    ResolvedCall,
+    UpstreamRequest,
+)
 from gateway.flow.exchange import Exchange
 from gateway.flow.ports import Clock
 from gateway.flow.waiters import Waiters
@@ -41,7 +48,7 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _SharedRead:
     """A list that somebody reads while others wait; it stays until the last of them has gone."""
 
     waiters: Waiters
@@ -58,15 +65,21 @@ class Listings:
         self._clock = clock
         self._readers: dict[str, ListPageReader] = {}
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, _SharedRead] = {}
         self._size = 0
 
     async def read(
-        self, call: Call, demand: Demand, *, deadline: float, fresh: bool, headers: Headers
+        self,
+        call: ResolvedCall,
+        queue_request: QueueRequest,
+        *,
+        deadline: float,
+        fresh: bool,
+        headers: Headers,
     ) -> tuple[ListPage, ...]:
         """Return the whole list that `call` asks a page of, unfiltered: it is not for the caller.
 
-        Raises what Exchange.perform raises, and UpstreamBroken for a list beyond its bounds.
+        Raises what Exchange.call raises, and UpstreamBroken for a list beyond its bounds.
         """
         key = page_target(call)
         since = self._clock.monotonic()
@@ -74,24 +87,31 @@ class Listings:
             since -= self._bounds.reuse_s
         # Whoever comes while it is read waits for that reading instead of making another, and
         # lends it their place in the queue.
-        asked = self._asked.setdefault(key, _Asked(Waiters(demand)))
+        asked = self._asked.setdefault(key, _SharedRead(Waiters(queue_request)))
         try:
-            with asked.waiters.joined_by(demand):
+            with asked.waiters.attached(queue_request):
                 async with asyncio.timeout(deadline - self._clock.monotonic()), asked.lock:
                     known = self._readings.get(key)
                     if known is not None and known.taken_at >= since:
                         return known.pages
-                    reading = await self._walk(call, demand, deadline, headers, asked.waiters)
+                    reading = await self._walk(
+                        call, queue_request, deadline, headers, asked.waiters
+                    )
         except TimeoutError:
             raise DeadlineExceeded("while the list was read") from None
         finally:
-            if not asked.waiters.here:
+            if not asked.waiters.local:
                 del self._asked[key]
         self._keep(key, reading)
         return reading.pages
 
     async def _walk(
-        self, call: Call, demand: Demand, deadline: float, headers: Headers, waiters: Waiters
+        self,
+        call: ResolvedCall,
+        queue_request: QueueRequest,
+        deadline: float,
+        headers: Headers,
+        waiters: Waiters,
     ) -> _Reading:
         taken_at = self._clock.monotonic()
         operation = call.operation
@@ -104,10 +124,10 @@ class Listings:
         marker, read, size = "", 0, 0
         while len(pages) < self._bounds.pages_max and size <= self._bounds.bytes_max:
             target = page_target(call, marker=marker, offset=read)
-            answer = await self._exchanges[call.project].perform(
+            answer = await self._exchanges[call.project].call(
                 UpstreamRequest(operation.method, target, headers),
                 project=call.project,
-                demand=demand,
+                queue_request=queue_request,
                 budget=operation.budget,
                 deadline=deadline,
                 waiters=waiters,

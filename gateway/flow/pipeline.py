@@ -26,26 +26,26 @@ from gateway.domain.identity.sdk_signature import Presented
 from gateway.domain.model import (
     SAFE_METHODS,
     SERVER_TAG,
-    Answer,
-    Call,
     ConsoleLink,
-    Demand,
     LinkSource,
     Principal,
+    QueueRequest,
+    ResolvedCall,
+    ResponseKind,
     StageTimes,
 )
 from gateway.domain.policy.own_permissions import permissions_on
 from gateway.domain.policy.policy import Permit, Policy
 from gateway.domain.queue.fair_queue import weight_of
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.console import Consoles
-from gateway.flow.forwarding import JSON, Forwarded, Forwarding
+from gateway.flow.console_links import ConsoleLinks
+from gateway.flow.forwarding import JSON, ForwardedResponse, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.ports import Clock, Inventories, Policies, Telemetry
-from gateway.flow.request import Request
+from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 
@@ -61,7 +61,7 @@ _NOTHING_DONE = (
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
-class Asked(Request):
+class ApiRequest(RequestContext):
     authorization: Sequence[str]
     """Every value of the header; so with X-Auth-Token."""
     x_auth_token: Sequence[str]
@@ -85,7 +85,7 @@ class Asked(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class IssuedLink:
     link: ConsoleLink
     left_s: float
     source: LinkSource
@@ -100,7 +100,7 @@ class Gateway:
         catalogue: Catalogue,
         policies: Policies,
         limits: CallerLimits,
-        consoles: Consoles,
+        links: ConsoleLinks,
         inventories: Inventories,
         instances: Instances,
         forwarding: Forwarding,
@@ -115,7 +115,7 @@ class Gateway:
         self._catalogue = catalogue
         self._policies = policies
         self._limits = limits
-        self._consoles = consoles
+        self._links = links
         self._inventories = inventories
         self._instances = instances
         self._forwarding = forwarding
@@ -125,7 +125,7 @@ class Gateway:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def answer(self, asked: Asked) -> Answered | Forwarded:
+    async def answer(self, asked: ApiRequest) -> IssuedLink | ForwardedResponse:
         """Take one request through all stages; raise the GatewayError of the one that refused."""
         try:
             return await self._answer(asked)
@@ -137,7 +137,7 @@ class Gateway:
             await self._request_audit.not_authenticated(asked, refusal)
             raise
 
-    async def _answer(self, asked: Asked) -> Answered | Forwarded:
+    async def _answer(self, asked: ApiRequest) -> IssuedLink | ForwardedResponse:
         monotonic = self._clock.monotonic
         began = monotonic()
         asked.enter("identify")
@@ -155,7 +155,7 @@ class Gateway:
         asked.enter("decide")
         call = self._catalogue.resolve(asked.method, asked.target, has_body=asked.has_body)
         asked.call = call
-        if call.operation.answer is not Answer.CONSOLE_LINK:
+        if call.operation.response is not ResponseKind.CONSOLE_LINK:
             return await self._forward(principal, call, asked)
         authority = self._authority()
         permit = self._decide(principal, call)
@@ -166,24 +166,24 @@ class Gateway:
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
         link, source, obtained = await self._obtain_on_record(permit, asked)
-        if not self._consoles.is_good(permit, link):  # it had been held for long
+        if not self._links.is_usable(permit, link):  # it had been held for long
             link, source, obtained = await self._obtain_on_record(permit, asked, instead_of=link)
-            if not self._consoles.is_good(permit, link):
+            if not self._links.is_usable(permit, link):
                 raise DeadlineExceeded("the link came too near its end while it was recorded")
         if self._authority() != authority:
             self._permitted_now(principal, call)
         recorded = monotonic()
         self._telemetry.link_served(
-            self._consoles.account_of(permit),
+            self._links.account_of(permit),
             principal.groups,
             source,
             StageTimes(
                 identified - began, decided - identified, obtained - decided, recorded - obtained
             ),
         )
-        return Answered(link, link.good_until - recorded, source)
+        return IssuedLink(link, link.good_until - recorded, source)
 
-    async def _signed(self, asked: Asked) -> str:
+    async def _signed(self, asked: ApiRequest) -> str:
         """Return the JWT behind a signature, which covers the body: it is read before the rest."""
 
         async def read_body() -> bytes:
@@ -203,7 +203,7 @@ class Gateway:
         return self._policies.current(), self._identify.revocations_version
 
     async def _obtain_on_record(
-        self, permit: Permit, asked: Asked, instead_of: ConsoleLink | None = None
+        self, permit: Permit, asked: ApiRequest, instead_of: ConsoleLink | None = None
     ) -> tuple[ConsoleLink, LinkSource, float]:
         """Return a link, where it is from and when it was there.
 
@@ -223,24 +223,26 @@ class Gateway:
         await self._request_audit.record(record, asked.deadline)
         return link, source, obtained
 
-    async def _obtain(self, permit: Permit, asked: Asked) -> tuple[ConsoleLink, LinkSource]:
+    async def _obtain(self, permit: Permit, asked: ApiRequest) -> tuple[ConsoleLink, LinkSource]:
         if not asked.fresh:
-            link = self._consoles.recall(permit)
+            link = self._links.cached_link(permit)
             if link is not None:
                 return link, LinkSource.LOCAL
-        return await self._consoles.obtain(
+        return await self._links.obtain(
             permit,
             deadline=asked.deadline,
             fresh=asked.fresh,
-            headers=request_headers(asked.headers, asked.request_id, Answer.CONSOLE_LINK),
+            headers=request_headers(asked.headers, asked.request_id, ResponseKind.CONSOLE_LINK),
         )
 
-    async def _forward(self, principal: Principal, call: Call, asked: Asked) -> Forwarded:
+    async def _forward(
+        self, principal: Principal, call: ResolvedCall, asked: ApiRequest
+    ) -> ForwardedResponse:
         """Take a call that is not for a link through the rest of the stages."""
         operation = call.operation
         call = asked.call = await self._with_body(call, asked)
         weight = weight_of(principal.groups, self._group_weights)
-        demand = Demand(principal.key, weight, operation.priority)
+        queue_request = QueueRequest(principal.key, weight, operation.priority)
         if call.instances:
             # Whoever has no business there costs no look-up and learns nothing from its time.
             scope = self._policies.current().scope(
@@ -254,22 +256,24 @@ class Gateway:
                 self._telemetry.decided(operation.permission, allowed=False)
                 raise NotPermitted("no grant applies")
             self._limits.admit_once(asked)
-            call = await self._instances.placed(
-                call, demand, deadline=asked.deadline, allows=scope.allows
+            call = await self._instances.resolve_servers(
+                call, queue_request, deadline=asked.deadline, allows=scope.allows
             )
             asked.call = call
         # Decided only now: a body or a look-up may have been a while under way.
-        if operation.answer is Answer.PERMISSIONS:
+        if operation.response is ResponseKind.PERMISSIONS:
             self._limits.admit_once(asked)
             policy, inventory = self._policies.current(), self._inventories.current(call.project)
             now = self._clock.now()
-            return Forwarded(200, JSON, permissions_on(principal, call, policy, now, inventory))
+            return ForwardedResponse(
+                200, JSON, permissions_on(principal, call, policy, now, inventory)
+            )
         permit = self._decide(principal, call)
         asked.enter("admit")
         self._limits.admit_once(asked)
-        return await self._perform(permit, demand, asked)
+        return await self._perform(permit, queue_request, asked)
 
-    def _find_out_for_what(self, asked: Asked, refusal: NotAuthenticated) -> None:
+    def _find_out_for_what(self, asked: ApiRequest, refusal: NotAuthenticated) -> None:
         """Resolve what was asked by somebody who is known, yet was refused before that."""
         if asked.call is None and (asked.principal or refusal.principal) is not None:
             with suppress(BadRequest):
@@ -277,7 +281,7 @@ class Gateway:
                     asked.method, asked.target, has_body=asked.has_body
                 )
 
-    def _decide(self, principal: Principal, call: Call) -> Permit:
+    def _decide(self, principal: Principal, call: ResolvedCall) -> Permit:
         permission = call.operation.permission
         try:
             permit = self._permit(principal, call)
@@ -287,15 +291,17 @@ class Gateway:
         self._telemetry.decided(permission, allowed=True)
         return permit
 
-    async def _perform(self, permit: Permit, demand: Demand, asked: Asked) -> Forwarded:
+    async def _perform(
+        self, permit: Permit, queue_request: QueueRequest, asked: ApiRequest
+    ) -> ForwardedResponse:
         if asked.signed is not None:
             await self._credentials.use(asked.signed)
-        sendings = Sendings(partial(self._permitted_now, permit.principal, permit.call))
-        send = partial(self._sent, permit, demand, asked, sendings)
+        attempts = Attempts(partial(self._permitted_now, permit.principal, permit.call))
+        send = partial(self._sent, permit, queue_request, asked, attempts)
         try:
             if permit.call.operation.writes:
                 asked.enter("record")
-                return await self._writes.perform(permit, asked, sendings, send)
+                return await self._writes.perform(permit, asked, attempts, send)
             return await send()
         except _NOTHING_DONE:
             if asked.signed is not None:
@@ -303,33 +309,33 @@ class Gateway:
             raise
 
     async def _sent(
-        self, permit: Permit, demand: Demand, asked: Asked, sendings: Sendings
-    ) -> Forwarded:
+        self, permit: Permit, queue_request: QueueRequest, asked: ApiRequest, attempts: Attempts
+    ) -> ForwardedResponse:
         operation = permit.call.operation
         asked.enter("obtain")
         try:
-            return await self._forwarding.perform(
+            return await self._forwarding.forward(
                 permit,
-                demand,
-                sendings=sendings,
+                queue_request,
+                attempts=attempts,
                 deadline=asked.deadline,
                 fresh=asked.fresh,
-                headers=request_headers(asked.headers, asked.request_id, operation.answer),
+                headers=request_headers(asked.headers, asked.request_id, operation.response),
             )
         finally:
             # Whatever came of it: it may be done all the same, or be repeated after it was.
             if operation.permission == SERVER_TAG:
                 self._inventories.refresh_soon(permit.call.project)
 
-    def _permitted_now(self, principal: Principal, call: Call) -> Permit:
+    def _permitted_now(self, principal: Principal, call: ResolvedCall) -> Permit:
         self._identify.check(principal)
         return self._permit(principal, call)
 
-    def _permit(self, principal: Principal, call: Call) -> Permit:
+    def _permit(self, principal: Principal, call: ResolvedCall) -> Permit:
         inventory = self._inventories.current(call.project)
         return self._policies.current().permit(principal, call, self._clock.now(), inventory)
 
-    async def _with_body(self, call: Call, asked: Asked) -> Call:
+    async def _with_body(self, call: ResolvedCall, asked: ApiRequest) -> ResolvedCall:
         limit = call.operation.body_bytes_max
         if not limit:
             return call

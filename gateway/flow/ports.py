@@ -10,20 +10,20 @@ from typing import Any, Final, Protocol
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.model import (
     BudgetClass,
-    Demand,
     Headers,
     LinkSource,
     ProjectId,
+    QueueRequest,
     Secret,
     StageTimes,
-    UpstreamAnswer,
     UpstreamRequest,
+    UpstreamResponse,
     VerifiedToken,
 )
 from gateway.domain.overrides import Override
 from gateway.domain.policy.inventory import Inventory
 from gateway.domain.policy.policy import Policy
-from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn
+from gateway.domain.queue.fair_queue import BatchResult, BudgetLimit, QueueBatch, QueueState
 from gateway.domain.trace_context import TraceContext
 from gateway.flow.waiters import Waiters
 
@@ -193,10 +193,10 @@ class Budget(Protocol):
         self,
         account: str,
         budget: BudgetClass,
-        demand: Demand,
+        queue_request: QueueRequest,
         *,
         deadline: float,
-        again: bool = False,
+        requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
         """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
@@ -209,23 +209,23 @@ class Budget(Protocol):
         """
 
     def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
     ) -> None:
         """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
 
-        `told` is the limit that the cloud named, in calls a second. None: it named none.
+        `named_rate` is the limit that the cloud named, in calls a second. None: it named none.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class QueueUpdate:
     """What another replica's turn at the queue meant for this one."""
 
     granted: Mapping[str, float]
     refused: Mapping[str, float]
     paused_until: float
     next_at: float | None
-    gathers: bool
+    replicas_rejoin: bool
     """Some come back from a time alone; whoever is here says so by a turn."""
 
 
@@ -235,7 +235,7 @@ class SharedQueue(Protocol):
     @property
     def available(self) -> bool: ...
 
-    def use(self, limit: Limit) -> None:
+    def set_limit(self, limit: BudgetLimit) -> None:
         """Go by another limit from the next turn on; it has as many windows."""
 
     @property
@@ -245,7 +245,7 @@ class SharedQueue(Protocol):
     def new_id(self) -> str:
         """Name an entry of this replica's."""
 
-    async def turn(self, turn: Turn, state: State) -> Outcome:
+    async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
         """Tell the queue and be told, in one round trip; raises StoreUnavailable.
 
         `state` is what this replica knows, and fills in what the store may have lost.
@@ -254,7 +254,7 @@ class SharedQueue(Protocol):
     def rejoin(self, processes: int) -> None:
         """Come back after a time alone, one of so many: all entries made before are void."""
 
-    def when_news_comes(self, call: Callable[[News], None]) -> None: ...
+    def on_update(self, call: Callable[[QueueUpdate], None]) -> None: ...
 
     def on_availability_change(self, call: Callable[[], None]) -> None: ...
 
@@ -269,7 +269,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class FlightResult:
     """A value out of a shared flight."""
 
     value: bytes = field(repr=False)
@@ -288,9 +288,9 @@ class Shared(Protocol):
         deadline: float,
         unusable: bytes | None = None,
         fresh: bool = False,
-        to_the_end: bool = False,
+        run_to_completion: bool = False,
         waiters: Waiters | None = None,
-    ) -> Held:
+    ) -> FlightResult:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value known to be bad (a token that the cloud refused); a stored value equal
@@ -306,7 +306,7 @@ class Shared(Protocol):
         fetch: Callable[[], Awaitable[Fetched]],
         *,
         unusable: bytes,
-        then: Callable[[Held], None],
+        then: Callable[[FlightResult], None],
     ) -> None:
         """Replace the value `unusable` under `key` in the background, once over all replicas.
 
@@ -315,14 +315,14 @@ class Shared(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredValue:
     value: bytes = field(repr=False)
     ttl_s: float
     version: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class LeaseAcquired:
     """The lease is ours: fetch, then settle."""
 
     store_time: float
@@ -330,7 +330,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class LeaseHeld:
     holder: str
     lease_left_s: float
     version: bytes
@@ -338,7 +338,7 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class HolderFailed:
     """The fetch that we waited for failed."""
 
     failure: bytes
@@ -352,7 +352,7 @@ class SharedStore(Protocol):
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
-    ) -> Found | Claimed | Busy | Failed:
+    ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         """Look `key` up, or take the lease to fetch it.
 
         A value of version `skip` (ANY_VERSION: of any) counts as absent. `awaited` is the holder
@@ -378,11 +378,11 @@ class SharedStore(Protocol):
     async def abandon(self, key: str, *, owner: str) -> None:
         """End the lease without a result, so that another may fetch."""
 
-    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+    async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
         """Tell whoever fetches `key`; it is sealed, and it may be lost."""
 
-    def changes(
-        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    def watch(
+        self, key: str, on_message: Callable[[str, bytes], None] | None = None
     ) -> AbstractContextManager[asyncio.Event]:
         """Give an event that is set when a fetch of `key` ends, or when the store is lost.
 
@@ -404,7 +404,7 @@ class Upstream(Protocol):
 
     async def send(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         """Send once and read the whole answer, whatever its status.
 
         Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
@@ -412,7 +412,7 @@ class Upstream(Protocol):
 
     async def open(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         """Send once and return with the answer's head, and its body as a stream if it is good.
 
         `timeout_s` is for the head; the body may take as long as it goes on coming. Raises as
@@ -478,26 +478,26 @@ class Telemetry(Protocol):
     def audit_failed(self) -> None: ...
 
 
-class TracedCall(Protocol):
+class CallSpan(Protocol):
     @property
     def headers(self) -> Headers:
         """What tells the cloud whose child the call is; it holds what callers sent along."""
 
-    def answered(self, status: int) -> None: ...
+    def set_status(self, status: int) -> None: ...
 
 
-class CallsTraced(Protocol):
+class CallTracing(Protocol):
     """Notes down the calls that are made for one request, or for none."""
 
     @property
     def trace_id(self) -> str:
         """32 hex digits; "" where each call is a trace of its own."""
 
-    def call(self, name: str, *, method: str, account: str) -> AbstractContextManager[TracedCall]:
+    def call(self, name: str, *, method: str, account: str) -> AbstractContextManager[CallSpan]:
         """Note a call down while it lasts; of an error that ends it, the type."""
 
 
-class Trace(CallsTraced, Protocol):
+class RequestTrace(CallTracing, Protocol):
     """One request's trace."""
 
     @property
@@ -516,5 +516,5 @@ class Tracing(Protocol):
     def records(self) -> bool:
         """Whether requests are traced that come without a trace of their caller's."""
 
-    def begin(self, came: TraceContext | None, method: str) -> Trace | None:
+    def begin(self, came: TraceContext | None, method: str) -> RequestTrace | None:
         """Begin a request's trace, or go on with its caller's; None: nobody wants to know."""

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass
 
-from gateway.domain.model import Call, Principal
-from gateway.flow.ports import Trace
+from gateway.domain.model import Principal, ResolvedCall
+from gateway.flow.ports import RequestTrace
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
-class Request:
+class RequestContext:
     """One request, as the edge read it; the flow notes down what it finds out."""
 
     request_id: str
     client_address: str
     deadline: float
     """Monotonic seconds."""
-    trace: Trace | None = None
+    trace: RequestTrace | None = None
     """None: nobody wants to know."""
     principal: Principal | None = None
-    call: Call | None = None
+    call: ResolvedCall | None = None
     access_key: str = ""
     """Of the key pair of ours with which it is signed."""
     is_admitted: bool = False

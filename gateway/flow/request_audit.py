@@ -7,11 +7,11 @@ from typing import Final
 
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthenticated, NotPermitted
-from gateway.domain.model import Call, Principal
+from gateway.domain.model import Principal, ResolvedCall
 from gateway.domain.policy.policy import Permit
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditLog, Clock, Policies
-from gateway.flow.request import Request
+from gateway.flow.request import RequestContext
 
 _RECORD_AT_LEAST_S: Final = 0.25
 """What was obtained at the last moment is given so long to be put on record."""
@@ -26,14 +26,16 @@ class RequestAudit:
         self._limits = limits
         self._clock = clock
 
-    def allowed(self, event: str, permit: Permit, asked: Request) -> AuditRecord:
+    def allowed(self, event: str, permit: Permit, asked: RequestContext) -> AuditRecord:
         """Make the record of what the policy allows; `record` writes it."""
         record = self.about(event, permit.principal, permit.call, asked)
         record.decision, record.rule = "allowed", permit.rule.place
         record.policy_version = permit.policy_version
         return record
 
-    def about(self, event: str, principal: Principal, call: Call, asked: Request) -> AuditRecord:
+    def about(
+        self, event: str, principal: Principal, call: ResolvedCall, asked: RequestContext
+    ) -> AuditRecord:
         """Say who asked for what; what came of it is for the caller to add."""
         return AuditRecord(
             event=event,
@@ -58,13 +60,13 @@ class RequestAudit:
             return self._audit_log.record(record)  # as it is: one coroutine less for each link
         return self._record_within(max(left_s, _RECORD_AT_LEAST_S), record)
 
-    async def not_permitted(self, asked: Request, refusal: NotPermitted) -> None:
+    async def not_permitted(self, asked: RequestContext, refusal: NotPermitted) -> None:
         """Put on record who was refused; raise CallerLimited where that is one too many."""
         # Within the caller's own limit, which so bounds what they can have us write.
         self._limits.admit_once(asked)
         await self._refused(asked, str(refusal), refusal.rule)
 
-    async def not_authenticated(self, asked: Request, refusal: NotAuthenticated) -> None:
+    async def not_authenticated(self, asked: RequestContext, refusal: NotAuthenticated) -> None:
         """Put on record who was refused, where that is proved: a revoked token, a used signature.
 
         Whoever asks too often stays refused, and is not put on record each time.
@@ -85,7 +87,7 @@ class RequestAudit:
         except TimeoutError:
             raise DeadlineExceeded("while it was put on record") from None
 
-    async def _refused(self, asked: Request, why: str, rule: str = "") -> None:
+    async def _refused(self, asked: RequestContext, why: str, rule: str = "") -> None:
         if asked.principal is None or asked.call is None:
             return
         record = self.about("refused", asked.principal, asked.call, asked)

@@ -29,17 +29,17 @@ from gateway.domain.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.domain.model import Demand, LinkSource
+from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow.ports import (
     ANY_VERSION,
-    Busy,
-    Claimed,
     Clock,
-    Failed,
     Fetched,
-    Found,
-    Held,
+    FlightResult,
+    HolderFailed,
+    LeaseAcquired,
+    LeaseHeld,
     SharedStore,
+    StoredValue,
 )
 from gateway.flow.waiters import Waiters
 
@@ -48,33 +48,33 @@ Fetch = Callable[[], Awaitable[Fetched]]
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
-_TELL_AFTER_S = 0.05
+_REPORT_AFTER_S = 0.05
 """By then most fetches have ended; who comes within it is told of together."""
 
 
 @dataclass(slots=True)
-class _Flight:
-    task: "asyncio.Task[Held]"
+class _LocalFlight:
+    task: "asyncio.Task[FlightResult]"
     deadline: float
     """Of the request that began it."""
-    shared_by: Waiters | None
-    to_the_end: bool = False
+    waiters: Waiters | None
+    run_to_completion: bool = False
     waiting: int = 0
 
-    def joined_by(self, waiters: Waiters | None) -> AbstractContextManager[None]:
-        if self.shared_by is None or waiters is None:
+    def attached(self, waiters: Waiters | None) -> AbstractContextManager[None]:
+        if self.waiters is None or waiters is None:
             return nullcontext()
-        return self.shared_by.joined_by(waiters.demand)
+        return self.waiters.attached(waiters.request)
 
 
-class _Fetching:
+class _LazyFetch:
     """A fetch that may be begun before it is known that it is this process's to make."""
 
     def __init__(self, fetch: Fetch, waiters: Waiters | None) -> None:
         self.owner = secrets.token_hex(16)
         """Of the lease, where it is this process's."""
         self.waiters = waiters
-        self.has_lent = False
+        self.has_reported_waiters = False
         """Whoever fetches in another process was told who waits here."""
         self._fetch = fetch
         self._begun: asyncio.Task[Fetched] | None = None
@@ -92,23 +92,23 @@ class _Fetching:
             self._begun.cancel()
             self._begun = None
 
-    def hear(self, teller: str, text: bytes) -> None:
+    def on_message(self, sender: str, text: bytes) -> None:
         """Take note of who waits in another process."""
-        if self.waiters is not None and teller != self.owner:
-            self.waiters.wait_elsewhere(teller, _waiters_from(text))
+        if self.waiters is not None and sender != self.owner:
+            self.waiters.set_remote(sender, _waiters_from(text))
 
     async def _run(self) -> Fetched:
         return await self._fetch()
 
 
-class SharedFlight:
+class SingleFlight:
     """Implements ports.Shared."""
 
     def __init__(self, store: SharedStore, clock: Clock, *, lease_s: float = _LEASE_S) -> None:
         self._store = store
         self._clock = clock
         self._lease_s = lease_s
-        self._flights: dict[tuple[str, bytes | None, bool], _Flight] = {}
+        self._flights: dict[tuple[str, bytes | None, bool], _LocalFlight] = {}
 
     @property
     def in_flight(self) -> int:
@@ -122,33 +122,33 @@ class SharedFlight:
         deadline: float,
         unusable: bytes | None = None,
         fresh: bool = False,
-        to_the_end: bool = False,
+        run_to_completion: bool = False,
         waiters: Waiters | None = None,
-    ) -> Held:
+    ) -> FlightResult:
         name = (key, unusable, fresh)
         while True:
             flight = self._flights.get(name)
-            joined = flight is not None
+            attached = flight is not None
             if flight is None:
                 flight = self._start(name, fetch, deadline, waiters)
-            flight.to_the_end |= to_the_end
+            flight.run_to_completion |= run_to_completion
             try:
-                with flight.joined_by(waiters):
-                    held = await self._land(name, flight, deadline)
+                with flight.attached(waiters):
+                    held = await self._attach(name, flight, deadline)
             except GatewayError as error:
                 has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
-                if joined and flight.task.done() and error.out_of_time and has_more_time:
-                    # It may have ended in this very turn of the loop; joined again, it would fail
+                if attached and flight.task.done() and error.out_of_time and has_more_time:
+                    # It may have ended in this very turn of the loop; attached again, it would fail
                     # at once, again and again, and nothing else would ever run.
                     self._forget(name, flight)
                     continue
                 raise
-            if joined and held.source is LinkSource.UPSTREAM:
-                return Held(held.value, held.good_until, LinkSource.COALESCED)
+            if attached and held.source is LinkSource.UPSTREAM:
+                return FlightResult(held.value, held.good_until, LinkSource.COALESCED)
             return held
 
     def renew(
-        self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[Held], None]
+        self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[FlightResult], None]
     ) -> None:
         name = (key, unusable, False)
         if name in self._flights:
@@ -156,15 +156,15 @@ class SharedFlight:
         # With no time of its own: whoever waits for it tries again if it brings nothing.
         flight = self._start(name, fetch, self._clock.monotonic())
 
-        def deliver(task: "asyncio.Task[Held]") -> None:
+        def deliver(task: "asyncio.Task[FlightResult]") -> None:
             if not task.cancelled() and task.exception() is None:
                 then(task.result())
 
         flight.task.add_done_callback(deliver)
 
-    async def _land(
-        self, name: tuple[str, bytes | None, bool], flight: _Flight, deadline: float
-    ) -> Held:
+    async def _attach(
+        self, name: tuple[str, bytes | None, bool], flight: _LocalFlight, deadline: float
+    ) -> FlightResult:
         flight.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -173,7 +173,7 @@ class SharedFlight:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
             flight.waiting -= 1
-            if flight.waiting == 0 and not flight.to_the_end and not flight.task.done():
+            if flight.waiting == 0 and not flight.run_to_completion and not flight.task.done():
                 # Nobody may join a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
@@ -191,38 +191,38 @@ class SharedFlight:
         fetch: Fetch,
         deadline: float,
         waiters: Waiters | None = None,
-    ) -> _Flight:
+    ) -> _LocalFlight:
         key, unusable, fresh = name
-        fetching = _Fetching(fetch, waiters)
-        work = self._fly(key, fetching, deadline, unusable=unusable, fresh=fresh)
+        fetching = _LazyFetch(fetch, waiters)
+        work = self._run(key, fetching, deadline, unusable=unusable, fresh=fresh)
         task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
-        flight = _Flight(task, deadline, waiters)
+        flight = _LocalFlight(task, deadline, waiters)
         self._flights[name] = flight
 
-        def land(task: "asyncio.Task[Held]") -> None:
+        def finish(task: "asyncio.Task[FlightResult]") -> None:
             self._forget(name, flight)
             if not task.cancelled():
                 task.exception()  # those who waited have it; if none did, nobody needs it
 
-        flight.task.add_done_callback(land)
+        flight.task.add_done_callback(finish)
         return flight
 
-    def _forget(self, name: tuple[str, bytes | None, bool], flight: _Flight) -> None:
+    def _forget(self, name: tuple[str, bytes | None, bool], flight: _LocalFlight) -> None:
         if self._flights.get(name) is flight:
             del self._flights[name]
 
-    async def _fly(
+    async def _run(
         self,
         key: str,
-        fetching: _Fetching,
+        fetching: _LazyFetch,
         deadline: float,
         *,
         unusable: bytes | None,
         fresh: bool,
-    ) -> Held:
-        heard = None if fetching.waiters is None else fetching.hear
+    ) -> FlightResult:
+        on_message = None if fetching.waiters is None else fetching.on_message
         try:
-            with self._store.changes(key, heard) as changed:
+            with self._store.watch(key, on_message) as changed:
                 return await self._find_or_fetch(
                     key,
                     fetching,
@@ -232,8 +232,8 @@ class SharedFlight:
                     skip=ANY_VERSION if fresh else b"",
                 )
         except asyncio.CancelledError:
-            if fetching.has_lent:
-                await self._tell_holder(key, fetching.owner, ())
+            if fetching.has_reported_waiters:
+                await self._notify_holder(key, fetching.owner, ())
             raise
         finally:
             fetching.cancel()
@@ -241,34 +241,34 @@ class SharedFlight:
     async def _find_or_fetch(  # noqa: C901 - one case for each answer of the store
         self,
         key: str,
-        fetching: _Fetching,
+        fetching: _LazyFetch,
         deadline: float,
         changed: asyncio.Event,
         *,
         unusable: bytes | None,
         skip: bytes,
-    ) -> Held:
+    ) -> FlightResult:
         awaited = ""
         while True:
             changed.clear()
-            asked_at = self._clock.monotonic()
+            claimed_at = self._clock.monotonic()
             match await self._claim(key, owner=fetching.owner, skip=skip, awaited=awaited):
                 case None:
                     # The store may be back before the fetch has its slot: then it is asked again.
                     if await _ends_before(fetching.begin(), changed):
                         return _held(await fetching(), LinkSource.UPSTREAM)
-                case Found(value=value) as found if value == unusable:
+                case StoredValue(value=value) as found if value == unusable:
                     skip = found.version
-                case Found() as found:
-                    return _found(found, asked_at, was_awaited=bool(awaited))
-                case Failed() as failed:
-                    self._share_failure(failed.failure, deadline)
+                case StoredValue() as found:
+                    return _found(found, claimed_at, was_awaited=bool(awaited))
+                case HolderFailed() as failed:
+                    self._raise_shared_failure(failed.failure, deadline)
                     awaited = ""
-                case Claimed() as claimed:
+                case LeaseAcquired() as claimed:
                     # At the least, for it looked at its clock before we look at ours.
                     store_ahead_s = claimed.store_time - self._clock.monotonic()
                     return await self._fetch_as_holder(key, fetching, deadline, store_ahead_s)
-                case Busy() as busy:
+                case LeaseHeld() as busy:
                     fetching.cancel()
                     awaited = busy.holder
                     if skip == ANY_VERSION:
@@ -276,11 +276,11 @@ class SharedFlight:
                     # Past the lease's end the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
                         async with asyncio.timeout(busy.lease_left_s + 0.01):
-                            await self._lend_until(changed, key, fetching)
+                            await self._report_waiters_until(changed, key, fetching)
 
     async def _claim(
         self, key: str, *, owner: str, skip: bytes, awaited: str
-    ) -> Found | Claimed | Busy | Failed | None:
+    ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed | None:
         """Ask the store; None: it is away."""
         try:
             return await self._store.claim(
@@ -289,28 +289,30 @@ class SharedFlight:
         except StoreUnavailable:
             return None
 
-    async def _lend_until(self, changed: asyncio.Event, key: str, fetching: _Fetching) -> None:
+    async def _report_waiters_until(
+        self, changed: asyncio.Event, key: str, fetching: _LazyFetch
+    ) -> None:
         """Wait for another's fetch, and let its holder know who waits for it here."""
-        told: tuple[Demand, ...] = ()
+        told: tuple[QueueRequest, ...] = ()
         while fetching.waiters is not None and not await _is_set_soon(changed):
-            if fetching.waiters.here != told:
-                told, fetching.has_lent = fetching.waiters.here, True
-                await self._tell_holder(key, fetching.owner, told)
+            if fetching.waiters.local != told:
+                told, fetching.has_reported_waiters = fetching.waiters.local, True
+                await self._notify_holder(key, fetching.owner, told)
         await changed.wait()
 
-    async def _tell_holder(self, key: str, owner: str, waiters: Sequence[Demand]) -> None:
+    async def _notify_holder(self, key: str, owner: str, waiters: Sequence[QueueRequest]) -> None:
         with suppress(StoreUnavailable):
-            await self._store.tell_holder(key, teller=owner, text=_waiters_to(waiters))
+            await self._store.notify_holder(key, sender=owner, text=_waiters_to(waiters))
 
-    def _share_failure(self, failure: bytes, deadline: float) -> None:
+    def _raise_shared_failure(self, failure: bytes, deadline: float) -> None:
         """Raise what stopped another replica, unless it only had less time than we have."""
         error, they_had_s = _failure_from(failure)
         if deadline - self._clock.monotonic() <= they_had_s:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, fetching: _Fetching, deadline: float, store_ahead_s: float
-    ) -> Held:
+        self, key: str, fetching: _LazyFetch, deadline: float, store_ahead_s: float
+    ) -> FlightResult:
         owner, began = fetching.owner, self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
@@ -353,7 +355,7 @@ class SharedFlight:
 
 async def _is_set_soon(event: asyncio.Event) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_TELL_AFTER_S):
+        async with asyncio.timeout(_REPORT_AFTER_S):
             await event.wait()
     return event.is_set()
 
@@ -368,22 +370,22 @@ async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -
     return fetch.done()
 
 
-def _found(found: Found, asked_at: float, *, was_awaited: bool) -> Held:
+def _found(found: StoredValue, claimed_at: float, *, was_awaited: bool) -> FlightResult:
     source = LinkSource.COALESCED if was_awaited else LinkSource.REDIS
-    return Held(found.value, asked_at + found.ttl_s, source)
+    return FlightResult(found.value, claimed_at + found.ttl_s, source)
 
 
-def _held(fetched: Fetched, source: LinkSource) -> Held:
-    return Held(fetched.value, fetched.good_until, source)
+def _held(fetched: Fetched, source: LinkSource) -> FlightResult:
+    return FlightResult(fetched.value, fetched.good_until, source)
 
 
-def _waiters_to(waiters: Sequence[Demand]) -> bytes:
+def _waiters_to(waiters: Sequence[QueueRequest]) -> bytes:
     return json.dumps([(one.caller, one.weight) for one in waiters]).encode()
 
 
-def _waiters_from(text: bytes) -> list[Demand]:
+def _waiters_from(text: bytes) -> list[QueueRequest]:
     try:
-        return [Demand(str(caller), float(weight)) for caller, weight in json.loads(text)]
+        return [QueueRequest(str(caller), float(weight)) for caller, weight in json.loads(text)]
     except (ValueError, TypeError):
         return []
 

@@ -12,10 +12,10 @@ from typing import Any
 from gateway.domain.audit.record import AuditRecord, WriteEnded
 from gateway.domain.errors import AuditLogUnavailable, GatewayError
 from gateway.domain.policy.policy import Permit
-from gateway.flow.attempts import Sendings
-from gateway.flow.forwarding import Forwarded
+from gateway.flow.attempts import Attempts
+from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.ports import AuditLog, Clock
-from gateway.flow.request import Request
+from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 
 _ANSWER_WAITS_S = 0.25
@@ -30,17 +30,17 @@ class Writes:
         self._request_audit = request_audit
         self._outcomes = outcomes
         self._clock = clock
-        self._under_way: dict[asyncio.Task[None], asyncio.Task[Forwarded]] = {}
+        self._under_way: dict[asyncio.Task[None], asyncio.Task[ForwardedResponse]] = {}
         """Each write, by the task that puts on record what became of it."""
 
     async def perform(
         self,
         permit: Permit,
-        asked: Request,
-        sendings: Sendings,
-        send: Callable[[], Coroutine[Any, Any, Forwarded]],
-    ) -> Forwarded:
-        """Return what `send` returns, or raise it; what it sends it notes down in `sendings`.
+        asked: RequestContext,
+        attempts: Attempts,
+        send: Callable[[], Coroutine[Any, Any, ForwardedResponse]],
+    ) -> ForwardedResponse:
+        """Return what `send` returns, or raise it; what it sends it notes down in `attempts`.
 
         Whoever hangs up leaves the queue, but does not keep off the record what became of a write
         that is on its way. Raises JournalUnavailable and DeadlineExceeded before anything is sent.
@@ -48,13 +48,13 @@ class Writes:
         permitted = self._request_audit.allowed("write_permitted", permit, asked)
         work = self._send_on_record(permitted, asked.deadline, send)
         sent = asyncio.create_task(work)  # noqa: TID251 - close() awaits both
-        recorded = asyncio.create_task(self._record(permitted, sendings, sent))  # noqa: TID251
+        recorded = asyncio.create_task(self._record(permitted, attempts, sent))  # noqa: TID251
         self._under_way[recorded] = sent
         recorded.add_done_callback(self._under_way.pop)
         try:
             await asyncio.wait({sent})
         except asyncio.CancelledError:
-            sendings.stop(sent.cancel)
+            attempts.stop(sent.cancel)
             raise
         await asyncio.wait({recorded}, timeout=_ANSWER_WAITS_S)
         return sent.result()
@@ -73,19 +73,19 @@ class Writes:
         self,
         permitted: AuditRecord,
         deadline: float,
-        send: Callable[[], Coroutine[Any, Any, Forwarded]],
-    ) -> Forwarded:
+        send: Callable[[], Coroutine[Any, Any, ForwardedResponse]],
+    ) -> ForwardedResponse:
         await self._request_audit.record(permitted, deadline)
         return await send()
 
     async def _record(
-        self, permitted: AuditRecord, sendings: Sendings, sent: "asyncio.Task[Forwarded]"
+        self, permitted: AuditRecord, attempts: Attempts, sent: "asyncio.Task[ForwardedResponse]"
     ) -> None:
         await asyncio.wait({sent})
         error = None if sent.cancelled() else sent.exception()
         if isinstance(error, AuditLogUnavailable):
             return  # no permit is on record, and nothing was sent
-        outcome, status = sendings.result()
+        outcome, status = attempts.result()
         record = replace(
             permitted,
             event="write_outcome",

@@ -27,12 +27,12 @@ from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.links.console_link import ConsoleAddresses
-from gateway.domain.model import PERMISSIONS, Answer, BudgetClass, Principal, ProjectId
+from gateway.domain.model import PERMISSIONS, BudgetClass, Principal, ProjectId, ResponseKind
 from gateway.domain.overrides import REVOCATION_TYPES
 from gateway.domain.policy.policy import Policy
-from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.queue.fair_queue import BudgetLimit
 from gateway.domain.queue.pacing import Pace
-from gateway.domain.sampling import Share
+from gateway.domain.sampling import EvenSampler
 from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import AuditStore, GroupCommitAuditLog
@@ -83,19 +83,19 @@ from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.console import ConsoleAccount, Consoles
+from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
 from gateway.flow.exchange import Exchange
-from gateway.flow.fair_budget import BudgetLine, FairBudget
+from gateway.flow.fair_budget import BudgetQueue, FairBudget
 from gateway.flow.federation import Federation, Project
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
-from gateway.flow.inventories import InventoryAccount, KeptInventories
+from gateway.flow.inventories import CachedInventories, InventoryAccount
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway
 from gateway.flow.ports import AuditLog, Clock, Telemetry, Tracing
 from gateway.flow.request_audit import RequestAudit
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.writes import Writes
 
 _ADMINS_MAX = 1_000
@@ -194,7 +194,7 @@ async def open_components(
         )
         stack.push_async_callback(valkey.close)
         await valkey.probe()
-        flight = SharedFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
+        flight = SingleFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
         stack.push_async_callback(flight.close)
         budget, budget_loops = open_budget(config, valkey, clock, metrics, jitter)
         policies = open_policy(config, clock, metrics, handover)
@@ -220,7 +220,7 @@ async def open_components(
             accounts |= {ProjectId(project): opened.console for project in account.projects}
         inventories = open_inventories(config, accounts, policies, flight, clock, metrics)
         loops |= {
-            f"inventory of {account.name}": partial(inventories.keep, account.name)
+            f"inventory of {account.name}": partial(inventories.run, account.name)
             for account in config.accounts
         }
         limits = CallerLimits(
@@ -233,7 +233,7 @@ async def open_components(
             clock,
         )
         loops["caller limits"] = limits.run
-        consoles = Consoles(
+        consoles = ConsoleLinks(
             accounts,
             flight,
             clock,
@@ -242,7 +242,7 @@ async def open_components(
             jitter=jitter.random,
             fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
             telemetry=metrics,
-            dropping=overrides.dropped_by,
+            override_ids=overrides.dropped_by,
         )
         exchanges = {project: account.exchange for project, account in accounts.items()}
         durable_log, audit_loops = await open_audit_log(
@@ -269,7 +269,7 @@ async def open_components(
             catalogue=Catalogue(config.catalogue),
             policies=policies,
             limits=limits,
-            consoles=consoles,
+            links=consoles,
             inventories=inventories,
             instances=Instances(exchanges, clock),
             forwarding=Forwarding(
@@ -306,7 +306,7 @@ async def open_components(
                 clock,
                 count_request=metrics.request_done,
                 write_line=lines.write,
-                hit_log_share=Share(config.log.hit_sample_ratio)
+                hit_log_share=EvenSampler(config.log.hit_sample_ratio)
                 if config.log.hit_sample_ratio < 1
                 else None,
                 count_unlogged=metrics.log_line_sampled_out,
@@ -330,7 +330,9 @@ async def open_components(
         metrics.begin(
             accounts=[account.name for account in config.accounts],
             issuers=[issuer.name for issuer in config.issuers],
-            links=[one.name for one in config.catalogue if one.answer is Answer.CONSOLE_LINK],
+            links=[
+                one.name for one in config.catalogue if one.response is ResponseKind.CONSOLE_LINK
+            ],
             failures=SERVER_FAILURES,
             actions=[] if administration is None else administration.actions,
         )
@@ -364,14 +366,14 @@ def open_overrides(
 def register_gauges(
     metrics: Metrics,
     identify: Identify,
-    consoles: Consoles,
-    flight: SharedFlight,
+    consoles: ConsoleLinks,
+    flight: SingleFlight,
     policies: PolicyFile,
     keys: Sequence[IssuerKeys],
 ) -> None:
     """Let what the parts hold be read at each scrape."""
     metrics.gauge("gateway_tokens_cached", lambda: identify.remembered)
-    metrics.gauge("gateway_links_cached", lambda: consoles.links_held)
+    metrics.gauge("gateway_links_cached", lambda: consoles.link_count)
     metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
     loop = asyncio.get_running_loop()
     metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
@@ -417,14 +419,14 @@ def open_administration(  # noqa: PLR0913 - what may be looked at and steered
 
 def apply_overrides(
     overrides: ActiveOverrides,
-    consoles: Consoles,
+    consoles: ConsoleLinks,
     budget: FairBudget,
     config: Settings,
     metrics: Metrics,
 ) -> None:
     """Let what is ordered take effect, now and at each change."""
-    overrides.on_change(consoles.forget_dropped)
-    overrides.on_change(lambda: budget.use_ceilings(overrides.current.rate_ceilings))
+    overrides.on_change(consoles.evict_dropped)
+    overrides.on_change(lambda: budget.set_rate_ceilings(overrides.current.rate_ceilings))
     overrides.on_change(
         lambda: logs.set_levels({**config.log.levels, **overrides.current.log_levels})
     )
@@ -523,15 +525,15 @@ def open_inventories(
     config: Settings,
     accounts: Mapping[ProjectId, ConsoleAccount],
     policies: PolicyFile,
-    flight: SharedFlight,
+    flight: SingleFlight,
     clock: Clock,
     metrics: Metrics,
-) -> KeptInventories:
+) -> CachedInventories:
     def is_inventory_needed() -> bool:
         return policies.current().selects_by_attributes
 
     inventory_log = logging.getLogger("gateway.inventory")
-    inventories = KeptInventories(
+    inventories = CachedInventories(
         [
             InventoryAccount(
                 account.name,
@@ -547,7 +549,7 @@ def open_inventories(
             )
             for account in config.accounts
         ],
-        is_wanted=is_inventory_needed,
+        is_needed=is_inventory_needed,
         shared=flight,
         clock=clock,
         telemetry=metrics,
@@ -674,18 +676,18 @@ def _open_budget_line(  # noqa: PLR0913 - it wires
     clock: Clock,
     metrics: Metrics,
     jitter: Random,
-) -> BudgetLine:
+) -> BudgetQueue:
     budget = account.budget
     rates = {BudgetClass.CONSOLE: budget.console, BudgetClass.IAM: budget.iam}[kind]
     # Nobody is served without the login, so it waits for its slot as long as it may take.
     wait_max_s = {BudgetClass.CONSOLE: budget.wait_max_s, BudgetClass.IAM: float("inf")}[kind]
-    limit = Limit(
+    limit = BudgetLimit(
         windows=tuple(Pace(rate.requests, rate.per_s, rate.burst) for rate in rates),
         queue_max=budget.queue_max,
         caller_max=budget.queue_caller_max,
     )
     name = f"{account.name}:{kind.value}"
-    line = BudgetLine(
+    line = BudgetQueue(
         account.name,
         kind,
         limit=limit,
@@ -701,7 +703,7 @@ def _open_budget_line(  # noqa: PLR0913 - it wires
     metrics.gauge("gateway_budget_rate", lambda: line.rate, **labels)
     metrics.gauge("gateway_budget_pause_seconds", lambda: line.paused_s, **labels)
     metrics.gauge("gateway_budget_queue_length", lambda: line.queued, **labels)
-    metrics.gauge("gateway_budget_local_fallback", lambda: line.is_alone, **labels)
+    metrics.gauge("gateway_budget_local_fallback", lambda: line.is_local, **labels)
     return line
 
 
@@ -722,7 +724,7 @@ class AccountDependencies:
     """What all accounts share."""
 
     budget: FairBudget
-    flight: SharedFlight
+    flight: SingleFlight
     clock: Clock
     metrics: Metrics
     jitter: Random

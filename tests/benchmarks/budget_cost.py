@@ -9,12 +9,12 @@ import uvloop
 from redis.asyncio import Redis
 
 from gateway.domain.errors import BudgetExhausted
-from gateway.domain.model import Demand
+from gateway.domain.model import QueueRequest
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.fair_budget import BudgetLine
+from gateway.flow.fair_budget import BudgetQueue
 from tests.benchmarks.load import resident_mb
-from tests.support.budget_lines import CLOCK, connect, open_line
+from tests.support.budget_queues import CLOCK, connect, open_line
 from tests.support.valkey import RealValkey
 
 _CALLS = 1_000
@@ -94,13 +94,13 @@ async def _print_memory(server: RealValkey) -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _admit(line: BudgetLine, caller: str) -> None:
-    await line.admit(Demand(caller), deadline=CLOCK.monotonic() + 30, again=False)
+async def _admit(line: BudgetQueue, caller: str) -> None:
+    await line.admit(QueueRequest(caller), deadline=CLOCK.monotonic() + 30, requeued=False)
 
 
-async def _wait(line: BudgetLine, caller: str) -> None:
+async def _wait(line: BudgetQueue, caller: str) -> None:
     try:
-        await line.admit(Demand(caller), deadline=CLOCK.monotonic() + 1e9, again=False)
+        await line.admit(QueueRequest(caller), deadline=CLOCK.monotonic() + 1e9, requeued=False)
     except BudgetExhausted as refused:
         raise RuntimeError(str(refused)) from None
 

@@ -8,20 +8,20 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.domain.errors import BudgetExhausted
-from gateway.domain.model import Demand, Priority
+from gateway.domain.model import Priority, QueueRequest
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.fair_budget import BudgetLine
+from gateway.flow.fair_budget import BudgetQueue
 from gateway.flow.ports import Fetched
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
-from tests.support.budget_lines import CLOCK, SEAL_KEY, connect, open_line
+from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line
 from tests.support.valkey import RealValkey
 
-ANN = Demand("ann")
+ANN = QueueRequest("ann")
 
 
 @pytest.fixture
@@ -36,16 +36,18 @@ async def pair(shared_valkey: RealValkey) -> AsyncIterator[tuple[Valkey, Valkey]
         yield one, two
 
 
-async def admit(line: BudgetLine, demand: Demand = ANN, *, within_s: float = 5.0) -> float:
-    await line.admit(demand, deadline=CLOCK.monotonic() + within_s, again=False)
+async def admit(
+    line: BudgetQueue, queue_request: QueueRequest = ANN, *, within_s: float = 5.0
+) -> float:
+    await line.admit(queue_request, deadline=CLOCK.monotonic() + within_s, requeued=False)
     return CLOCK.monotonic()
 
 
-async def admitted_within(lines: list[BudgetLine], wait_s: float, asks: int) -> list[float]:
+async def admitted_within(lines: list[BudgetQueue], wait_s: float, asks: int) -> list[float]:
     """Ask at once, all sides; return when each admitted call may be sent."""
     began = CLOCK.monotonic()
 
-    async def ask(line: BudgetLine) -> float | None:
+    async def ask(line: BudgetQueue) -> float | None:
         try:
             return await admit(line, within_s=wait_s) - began
         except BudgetExhausted:
@@ -121,7 +123,7 @@ async def test_a_429_seen_by_one_process_stops_the_other_within_100_ms(
         await admit(one)
         await asyncio.sleep(0.3)
         hurt_at = CLOCK.monotonic()
-        one.throttled(pause_s=1.0, told=None)
+        one.throttled(pause_s=1.0, named_rate=None)
         await asyncio.sleep(1.3)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -137,14 +139,14 @@ async def test_what_was_learned_survives_a_restart_and_a_lost_server(
     pace = Pace(requests=100, per_s=1, burst=1)
     async with open_line(pair[0], pace) as before:
         await admit(before)
-        before.throttled(pause_s=0.2, told=10.0)
+        before.throttled(pause_s=0.2, named_rate=10.0)
         await admit(before)
     async with open_line(pair[1], pace) as after:
         await admit(after)
         assert after.rate == pytest.approx(9.7, rel=0.05)
     async with connect(own_valkey, "lost") as valkey, open_line(valkey, pace) as line:
         await admit(line)
-        line.throttled(pause_s=0.2, told=10.0)
+        line.throttled(pause_s=0.2, named_rate=10.0)
         await admit(line)
         own_valkey.command("FLUSHALL")
         await admit(line)
@@ -157,9 +159,9 @@ async def test_shares_are_fair_over_processes_however_often_one_asks(
     pace = Pace(requests=60, per_s=1, burst=1)
     served: dict[str, int] = {}
 
-    async def keep_asking(line: BudgetLine, name: str, weight: float = 1.0) -> None:
+    async def keep_asking(line: BudgetQueue, name: str, weight: float = 1.0) -> None:
         while True:
-            await admit(line, Demand(name, weight))
+            await admit(line, QueueRequest(name, weight))
             served[name] = served.get(name, 0) + 1
 
     async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
@@ -208,11 +210,11 @@ async def test_the_last_in_line_makes_room_for_one_who_is_before_it(
         open_line(pair[1], pace, queue_max=4) as two,
     ):
         await admit(one)
-        greedy = [asyncio.create_task(admit(one, Demand("greedy"))) for _ in range(8)]
+        greedy = [asyncio.create_task(admit(one, QueueRequest("greedy"))) for _ in range(8)]
         await asyncio.sleep(0.1)
         refused = [task for task in greedy if task.done()]
         assert len(refused) == 4
-        await admit(two, Demand("modest"))
+        await admit(two, QueueRequest("modest"))
         outcomes = await asyncio.gather(*greedy, return_exceptions=True)
         assert sum(isinstance(one, BudgetExhausted) for one in outcomes) == 5
 
@@ -220,7 +222,7 @@ async def test_the_last_in_line_makes_room_for_one_who_is_before_it(
 async def test_spare_demand_gets_what_nobody_needs_and_never_waits(
     pair: tuple[Valkey, Valkey],
 ) -> None:
-    spare = Demand("", priority=Priority.SPARE)
+    spare = QueueRequest("", priority=Priority.SPARE)
     async with open_line(pair[0], Pace(5, 1, 5)) as line:
         with pytest.raises(BudgetExhausted):
             await admit(line, spare)
@@ -237,8 +239,8 @@ async def test_bulk_calls_wait_for_interactive_ones_but_not_for_ever(
 ) -> None:
     order: list[str] = []
 
-    async def ask(line: BudgetLine, name: str, priority: Priority) -> None:
-        await admit(line, Demand(name, priority=priority), within_s=10.0)
+    async def ask(line: BudgetQueue, name: str, priority: Priority) -> None:
+        await admit(line, QueueRequest(name, priority=priority), within_s=10.0)
         order.append(priority.value)
 
     async with open_line(pair[0], Pace(40, 1, 1)) as one, open_line(pair[1], Pace(40, 1, 1)) as two:
@@ -266,19 +268,19 @@ async def test_the_count_of_live_processes_is_known(pair: tuple[Valkey, Valkey])
 class Process:
     """One process's flights of links, each of which takes a slot of its line."""
 
-    def __init__(self, valkey: Valkey, line: BudgetLine) -> None:
+    def __init__(self, valkey: Valkey, line: BudgetQueue) -> None:
         self.line = line
         self.fetched: list[str] = []
-        self._flight = SharedFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
+        self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
 
     def ask(self, link: str, caller: str) -> "asyncio.Task[float]":
         """Tell how long the caller waits."""
-        began, waiters = CLOCK.monotonic(), Waiters(Demand(caller))
+        began, waiters = CLOCK.monotonic(), Waiters(QueueRequest(caller))
         deadline = began + 20
 
         async def fetch() -> Fetched:
-            demand = waiters.demand
-            await self.line.admit(demand, deadline=deadline, again=False, waiters=waiters)
+            queue_request = waiters.queue_request
+            await self.line.admit(queue_request, deadline=deadline, requeued=False, waiters=waiters)
             self.fetched.append(link)
             return Fetched(link.encode(), CLOCK.monotonic() + 60)
 

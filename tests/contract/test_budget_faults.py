@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from gateway.config.store import RedisCluster, RedisSentinel, RedisServer
 from gateway.domain.queue.pacing import Pace
-from tests.support.budget_lines import CLOCK, Load
+from tests.support.budget_queues import CLOCK, Load
 from tests.support.valkey import RealValkey, valkey_cluster, wait_until
 
 PACE = Pace(requests=60, per_s=1, burst=8)

@@ -10,7 +10,7 @@ from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.ports import Busy, Claimed, Found
+from gateway.flow.ports import LeaseAcquired, LeaseHeld, StoredValue
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 
@@ -35,12 +35,12 @@ async def test_a_value_whose_age_nobody_knows_counts_as_absent(
 ) -> None:
     await store.claim("k", owner="a", lease_s=2)
     await store.publish("k", owner="a", value=b"link", ttl_s=300, until=FAR)
-    assert isinstance(await store.claim("k", owner="b", lease_s=2), Found)
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), StoredValue)
     server.ahead_s = -3600.0
-    assert isinstance(await store.claim("k", owner="b", lease_s=2), Claimed)
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), LeaseAcquired)
     assert await store.publish("k", owner="b", value=b"newer", ttl_s=300, until=FAR)
     found = await store.claim("k", owner="c", lease_s=2)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     assert found.value == b"newer"
     assert found.ttl_s <= 300
 
@@ -51,10 +51,10 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(
     await store.claim("k", owner="a", lease_s=2)
     server.ahead_s = -3600.0
     busy = await store.claim("k", owner="b", lease_s=2)
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, LeaseHeld)
     assert busy.lease_left_s == 2.0
     await clock.advance(2.1)
-    assert isinstance(await store.claim("k", owner="b", lease_s=2), Claimed)
+    assert isinstance(await store.claim("k", owner="b", lease_s=2), LeaseAcquired)
 
 
 async def test_what_callers_spent_is_no_further_from_now(

@@ -19,14 +19,20 @@ from gateway.domain.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import (
+    BudgetClass,
+    QueueRequest,
+    Secret,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from gateway.drivers.cloud.credentials import (
     KeyPairCredential,
     PasswordCredential,
     TokenFileCredential,
 )
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock
 from tests.support.scripted_upstream import ok, scripted_upstream
@@ -48,7 +54,7 @@ class Iam:
         self.password = PASSWORD
         self.life_s = DAY_S
         self.answer_s = 0.05
-        self.trouble: UpstreamAnswer | GatewayError | None = None
+        self.trouble: UpstreamResponse | GatewayError | None = None
         self.bad_projects: set[str] = set()
         self.requests: list[UpstreamRequest] = []
         self.refused_at: list[float] = []
@@ -60,7 +66,7 @@ class Iam:
 
     async def send(
         self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         self.requests.append(request)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -74,17 +80,17 @@ class Iam:
             raise self.trouble
         return self.trouble or self._judge(json.loads(request.body)["auth"])
 
-    def _judge(self, auth: dict[str, Any]) -> UpstreamAnswer:
+    def _judge(self, auth: dict[str, Any]) -> UpstreamResponse:
         project = auth["scope"]["project"]["id"]
         right = auth["identity"]["password"]["user"]["password"] == self.password
         if not right or project in self.bad_projects:
             self.refused_at.append(self.clock.monotonic())
             body = {"error_code": "IAM.0062", "error_msg": f"wrong {PASSWORD}"}
-            return UpstreamAnswer(401, {}, json.dumps(body).encode())
+            return UpstreamResponse(401, {}, json.dumps(body).encode())
         ends = datetime.fromtimestamp(self.clock.now() + self.life_s, UTC)
         body = {"token": {"expires_at": ends.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}}
         token = f"MIIcanary-token-{self.logins}-{project}"
-        return UpstreamAnswer(201, {"x-subject-token": token}, json.dumps(body).encode())
+        return UpstreamResponse(201, {"x-subject-token": token}, json.dumps(body).encode())
 
     def worst_quarter_of_an_hour(self) -> int:
         return max(
@@ -102,17 +108,17 @@ class NoLimit:
         self,
         account: str,
         budget: BudgetClass,
-        demand: Demand,
+        request: QueueRequest,
         *,
         deadline: float,
-        again: bool = False,
+        requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
-        self.slots.append((account, budget, demand.caller))
+        self.slots.append((account, budget, request.caller))
         return float("inf")
 
     def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
     ) -> None:
         self.pauses.append(pause_s)
 
@@ -138,7 +144,7 @@ class Region:
             password=Secret(password),
             renew_before_s=renew_before_s,
         )
-        shared = SharedFlight(self.store, self.clock)
+        shared = SingleFlight(self.store, self.clock)
         return [
             PasswordCredential(
                 "prod",
@@ -502,13 +508,13 @@ async def test_without_redis_a_process_still_tries_only_now_and_then(region: Reg
     [
         UpstreamUnreachable("away", retry_after_s=1.0),
         UpstreamSlow("no answer in time"),
-        UpstreamAnswer(503, {}, b""),
-        UpstreamAnswer(500, {}, b"<html>"),
-        UpstreamAnswer(429, {"retry-after": "3"}, b"slow"),
+        UpstreamResponse(503, {}, b""),
+        UpstreamResponse(500, {}, b"<html>"),
+        UpstreamResponse(429, {"retry-after": "3"}, b"slow"),
     ],
 )
 async def test_iam_away_backs_off_shortly_and_heals(
-    region: Region, trouble: UpstreamAnswer | GatewayError
+    region: Region, trouble: UpstreamResponse | GatewayError
 ) -> None:
     region.iam.trouble = trouble
     (credential,) = region.replica()
@@ -523,7 +529,7 @@ async def test_iam_away_backs_off_shortly_and_heals(
 
 
 async def test_a_429_of_iam_pauses_its_budget(region: Region) -> None:
-    region.iam.trouble = UpstreamAnswer(429, {"retry-after": "3"}, b"slow")
+    region.iam.trouble = UpstreamResponse(429, {"retry-after": "3"}, b"slow")
     (credential,) = region.replica()
     with pytest.raises(ServiceLoginFailed):
         await region.token(credential)
@@ -546,7 +552,7 @@ async def test_a_429_of_iam_pauses_its_budget(region: Region) -> None:
 async def test_a_201_that_bears_no_good_token_is_no_login(
     region: Region, headers: dict[str, str], body: bytes
 ) -> None:
-    region.iam.trouble = UpstreamAnswer(201, headers, body)
+    region.iam.trouble = UpstreamResponse(201, headers, body)
     (credential,) = region.replica()
     for _ in range(5):
         with pytest.raises(ServiceLoginFailed):

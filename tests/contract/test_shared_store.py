@@ -17,7 +17,14 @@ from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.client import make_client
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.ports import ANY_VERSION, Busy, Claimed, Failed, Found, SharedStore
+from gateway.flow.ports import (
+    ANY_VERSION,
+    HolderFailed,
+    LeaseAcquired,
+    LeaseHeld,
+    SharedStore,
+    StoredValue,
+)
 from tests.support.clock import FakeClock
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
@@ -75,9 +82,9 @@ async def subject(
 async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
     subject: Subject,
 ) -> None:
-    assert isinstance(await subject.store.claim("k", owner="a", lease_s=5), Claimed)
+    assert isinstance(await subject.store.claim("k", owner="a", lease_s=5), LeaseAcquired)
     second = await subject.store.claim("k", owner="b", lease_s=5)
-    assert isinstance(second, Busy)
+    assert isinstance(second, LeaseHeld)
     assert second.holder == "a"
     assert 4 < second.lease_left_s <= 5
     assert second.version == b""
@@ -87,10 +94,10 @@ async def test_who_is_told_to_wait_learns_which_version_was_there_before(subject
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION)
     busy = await subject.store.claim("k", owner="c", lease_s=5, skip=ANY_VERSION)
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, LeaseHeld)
     assert busy.version == found.version
 
 
@@ -98,7 +105,7 @@ async def test_what_is_published_is_found_with_its_life(subject: Subject) -> Non
     await subject.store.claim("k", owner="a", lease_s=5)
     assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     assert found.value == b"link"
     assert 58 < found.ttl_s <= 60
 
@@ -107,12 +114,12 @@ async def test_what_is_published_ends_by_the_store_s_clock_however_late_it_comes
     subject: Subject,
 ) -> None:
     claimed = await subject.store.claim("k", owner="a", lease_s=5)
-    assert isinstance(claimed, Claimed)
+    assert isinstance(claimed, LeaseAcquired)
     await subject.elapse(0.1)
     until = claimed.store_time + 2
     assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=until)
     found = await subject.store.claim("k", owner="b", lease_s=5)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     assert 1.5 < found.ttl_s <= 1.9
 
 
@@ -120,28 +127,28 @@ async def test_what_comes_when_its_life_is_over_is_not_kept_and_ends_the_fetch(
     subject: Subject,
 ) -> None:
     claimed = await subject.store.claim("k", owner="a", lease_s=5)
-    assert isinstance(claimed, Claimed)
+    assert isinstance(claimed, LeaseAcquired)
     await subject.elapse(0.1)
     until = claimed.store_time + 0.05
     assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=until)
-    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Claimed)
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseAcquired)
 
 
 async def test_a_value_is_gone_when_its_life_is_over(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"link", ttl_s=0.02, until=FAR)
     await subject.elapse(0.04)
-    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Claimed)
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseAcquired)
 
 
 async def test_a_holder_that_lost_its_lease_cannot_publish(subject: Subject) -> None:
     await subject.store.claim("k", owner="slow", lease_s=0.02)
     await subject.elapse(0.04)
-    assert isinstance(await subject.store.claim("k", owner="next", lease_s=5), Claimed)
+    assert isinstance(await subject.store.claim("k", owner="next", lease_s=5), LeaseAcquired)
     assert not await subject.store.publish("k", owner="slow", value=b"old", ttl_s=60, until=FAR)
     assert await subject.store.publish("k", owner="next", value=b"new", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="c", lease_s=5)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     assert found.value == b"new"
 
 
@@ -150,20 +157,20 @@ async def test_a_lease_is_kept_by_its_owner_alone(subject: Subject) -> None:
     assert not await subject.store.extend("k", owner="b", lease_s=60)
     assert await subject.store.extend("k", owner="a", lease_s=60)
     await subject.elapse(0.25)
-    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), Busy)
+    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseHeld)
 
 
 async def test_a_skipped_version_counts_as_absent_and_another_does_not(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
-    assert isinstance(found, Found)
+    assert isinstance(found, StoredValue)
     assert isinstance(
-        await subject.store.claim("k", owner="b", lease_s=5, skip=found.version), Claimed
+        await subject.store.claim("k", owner="b", lease_s=5, skip=found.version), LeaseAcquired
     )
     await subject.store.publish("k", owner="b", value=b"two", ttl_s=60, until=FAR)
     again = await subject.store.claim("k", owner="c", lease_s=5, skip=found.version)
-    assert isinstance(again, Found)
+    assert isinstance(again, StoredValue)
     assert again.value == b"two"
 
 
@@ -171,27 +178,31 @@ async def test_any_version_can_be_skipped(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     assert isinstance(
-        await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION), Claimed
+        await subject.store.claim("k", owner="b", lease_s=5, skip=ANY_VERSION), LeaseAcquired
     )
 
 
 async def test_a_failure_is_told_to_those_who_waited_for_it_alone(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.fail("k", owner="a", failure=b"no luck")
-    assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == Failed(b"no luck")
-    assert isinstance(await subject.store.claim("k", owner="c", lease_s=5), Claimed)
+    assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == HolderFailed(
+        b"no luck"
+    )
+    assert isinstance(await subject.store.claim("k", owner="c", lease_s=5), LeaseAcquired)
 
 
 async def test_an_abandoned_lease_is_free_at_once(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.abandon("k", owner="a")
-    assert isinstance(await subject.store.claim("k", owner="b", lease_s=5, awaited="a"), Claimed)
+    assert isinstance(
+        await subject.store.claim("k", owner="b", lease_s=5, awaited="a"), LeaseAcquired
+    )
 
 
 @pytest.mark.parametrize("end", ["publish", "fail", "abandon"])
 async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
-    with subject.store.changes("k") as changed, subject.store.changes("other") as unrelated:
+    with subject.store.watch("k") as changed, subject.store.watch("other") as unrelated:
         match end:
             case "publish":
                 await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)
@@ -208,18 +219,18 @@ async def test_whoever_fetches_is_told_what_others_tell_the_holder(subject: Subj
     mine: list[tuple[str, bytes]] = []
     other: list[tuple[str, bytes]] = []
 
-    def hear(teller: str, text: bytes) -> None:
-        mine.append((teller, text))
+    def hear(sender: str, text: bytes) -> None:
+        mine.append((sender, text))
 
     with (
-        subject.store.changes("k", hear) as changed,
-        subject.store.changes("k"),
-        subject.store.changes("other", lambda *told: other.append(told)),
+        subject.store.watch("k", hear) as changed,
+        subject.store.watch("k"),
+        subject.store.watch("other", lambda *told: other.append(told)),
     ):
-        await subject.store.tell_holder("k", teller="b", text=b"two \xff words")
+        await subject.store.notify_holder("k", sender="b", text=b"two \xff words")
         await subject.elapse(0.05)
         assert not changed.is_set(), "it is no end of the fetch"
-    await subject.store.tell_holder("k", teller="b", text=b"too late")
+    await subject.store.notify_holder("k", sender="b", text=b"too late")
     await subject.elapse(0.05)
     assert (mine, other) == ([("b", b"two \xff words")], [])
 
@@ -235,9 +246,9 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
     valkey.on_message(messages.append)
     listening = asyncio.create_task(valkey.run_subscription())
     await asyncio.sleep(0.05)
-    heard: list[bytes] = []
-    with stranger.changes("link:server-canary", lambda _, text: heard.append(text)):
-        await store.tell_holder("link:server-canary", teller="b", text=b"olga")
+    on_message: list[bytes] = []
+    with stranger.watch("link:server-canary", lambda _, text: on_message.append(text)):
+        await store.notify_holder("link:server-canary", sender="b", text=b"olga")
         await asyncio.sleep(0.05)
         client = make_client(
             StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(key,))
@@ -248,7 +259,7 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
     assert len(messages) == 4
     assert b"olga" not in messages[0]
     assert b"canary" not in messages[0]
-    assert heard == [], "sealed with a key that it does not hold"
+    assert on_message == [], "sealed with a key that it does not hold"
     assert not listening.done(), "nobody stops it by a message"
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
@@ -293,7 +304,7 @@ async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealVa
     )
     (mine, *_), (yours, *_) = store._names("mine"), store._names("yours")
     await client.set(yours, await client.get(mine) or b"")
-    assert isinstance(await store.claim("yours", owner="b", lease_s=5), Claimed)
+    assert isinstance(await store.claim("yours", owner="b", lease_s=5), LeaseAcquired)
     await client.aclose()
     await valkey.close()
 
@@ -326,7 +337,7 @@ async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: Rea
     assert not await valkey.probe()
     await client.config_set("maxmemory", "0")
     assert await valkey.probe()
-    assert isinstance(await store.claim("k", owner="a", lease_s=5), Claimed)
+    assert isinstance(await store.claim("k", owner="a", lease_s=5), LeaseAcquired)
     await client.aclose()
     await valkey.close()
 
@@ -345,7 +356,7 @@ async def test_a_cancelled_command_never_answers_the_next_one(own_valkey: RealVa
             await asyncio.sleep(0)
         asking.cancel()
         found = await store.claim("bob", owner="y", lease_s=5)
-        assert isinstance(found, Found)
+        assert isinstance(found, StoredValue)
         assert found.value == b"bob"
         await asyncio.gather(asking, return_exceptions=True)
     await valkey.close()

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config.accounts import Timeouts
 from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.domain.model import UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import UpstreamRequest, UpstreamResponse
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from tests.support.scripted_upstream import (
     CLOSE,
@@ -40,7 +40,7 @@ async def client(
 
 async def ask(
     upstream: AioUpstream, request: UpstreamRequest = GET, *, timeout_s: float = 20.0
-) -> UpstreamAnswer:
+) -> UpstreamResponse:
     return await upstream.send(request, credential=CREDENTIAL, timeout_s=timeout_s)
 
 

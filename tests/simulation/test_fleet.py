@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.model import Demand, Priority
+from gateway.domain.model import Priority, QueueRequest
 from gateway.domain.queue.pacing import Pace
 from tests.support.fleet import Fleet, Replica, jain, loop_time
 from tests.support.virtual_time import run_virtually
@@ -165,7 +165,7 @@ async def person(fleet: Fleet, name: str, *, until: float) -> None:
             fleet.ask(
                 chance.choice(alive),
                 server,
-                Demand(name, priority=priority),
+                QueueRequest(name, priority=priority),
                 within_s=chance.choice([0.3, 2.0, 6.0]),
             )
         )
@@ -220,7 +220,7 @@ async def one_storm(seed: int) -> None:
     async def insist(replica: Replica, name: str) -> None:
         while loop_time() < until:
             what = f"server-{next(numbers)}"
-            await fleet.ask(replica, what, Demand(name), within_s=30.0)
+            await fleet.ask(replica, what, QueueRequest(name), within_s=30.0)
 
     names = [f"person-{i}" for i in range(12)]
     asking = [insist(fleet.replicas[min(i % 4, 2)], name) for i, name in enumerate(names)]
@@ -250,7 +250,7 @@ async def one_join(seed: int, *, elsewhere: bool) -> None:
 
     async def asked(replica: Replica, what: str, name: str) -> float:
         began = loop_time()
-        assert await fleet.ask(replica, what, Demand(name), within_s=20.0) == "answered"
+        assert await fleet.ask(replica, what, QueueRequest(name), within_s=20.0) == "answered"
         return loop_time() - began
 
     waits = [asyncio.create_task(asked(here, f"server-{i}", "greedy")) for i in range(49)]
@@ -285,7 +285,7 @@ async def one_storm_of_shared_links(seed: int) -> None:
         while loop_time() < until:
             await asyncio.sleep(pause_s)
             what = f"{whose}-{had[whose]}"
-            if await fleet.ask(replica, what, Demand(name), within_s=30.0) == "answered":
+            if await fleet.ask(replica, what, QueueRequest(name), within_s=30.0) == "answered":
                 had[whose] += name == whose
 
     names = [f"person-{i}" for i in range(12)]

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.domain.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import BudgetClass, QueueRequest, UpstreamRequest, UpstreamResponse
 from gateway.domain.upstream.verdicts import Usable
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.waiters import Waiters
 
-Answering = Callable[[UpstreamRequest], UpstreamAnswer | bytes]
+Answering = Callable[[UpstreamRequest], UpstreamResponse | bytes]
 
 
 class FakeExchange:
@@ -18,34 +18,34 @@ class FakeExchange:
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self.asked: list[UpstreamRequest] = []
-        self.demands: list[Demand] = []
+        self.queue_requests: list[QueueRequest] = []
         self.waiters: list[Waiters | None] = []
         self.gate: asyncio.Event | None = None
         """While it is there and not set, nothing is answered."""
         self.streams_max = 8
 
-    async def perform(
+    async def call(
         self,
         request: UpstreamRequest,
         *,
         project: str,
-        demand: Demand,
+        queue_request: QueueRequest,
         budget: BudgetClass,
         deadline: float,
-        sendings: Sendings | None = None,
+        attempts: Attempts | None = None,
         waiters: Waiters | None = None,
-    ) -> UpstreamAnswer:
-        sendings = sendings or Sendings()
+    ) -> UpstreamResponse:
+        attempts = attempts or Attempts()
         self.asked.append(request)
-        self.demands.append(demand)
+        self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
         if self.gate is not None:
             await self.gate.wait()
-        sendings.begin()
+        attempts.begin()
         answer = self._answering(request)
-        if not isinstance(answer, UpstreamAnswer):
-            answer = UpstreamAnswer(200, {"content-type": "application/json"}, answer)
-        sendings.end(Usable(answer))
+        if not isinstance(answer, UpstreamResponse):
+            answer = UpstreamResponse(200, {"content-type": "application/json"}, answer)
+        attempts.end(Usable(answer))
         return answer
 
 

@@ -19,8 +19,14 @@ from redis.exceptions import NoScriptError
 
 from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import GatewayError, UpstreamUnreachable
-from gateway.domain.model import BudgetClass, Demand, Secret, UpstreamAnswer, UpstreamRequest
-from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.model import (
+    BudgetClass,
+    QueueRequest,
+    Secret,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+from gateway.domain.queue.fair_queue import BudgetLimit
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.upstream.breaker import Breaker, BreakerRules
 from gateway.drivers.crypto.sealer import Sealer
@@ -28,9 +34,9 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.exchange import Exchange
-from gateway.flow.fair_budget import BudgetLine, FairBudget
-from gateway.flow.ports import Fetched, Held
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.fair_budget import BudgetQueue, FairBudget
+from gateway.flow.ports import Fetched, FlightResult
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
 from tests.support.telemetry import RecordingTelemetry
@@ -146,7 +152,7 @@ class Cloud:
         self._level -= 1.0
         return True
 
-    async def answer(self, what: str) -> UpstreamAnswer:
+    async def answer(self, what: str) -> UpstreamResponse:
         good = self.take()
         failed = good and self._chance.random() < self.fails
         status = 503 if failed else 200 if good else 429
@@ -166,7 +172,7 @@ class Cloud:
                 '{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been '
                 f'reached: policy user over ratelimit,limit:{self.rate:.0f},time:1 second"}}'
             ).encode()
-        return UpstreamAnswer(status, {}, body)
+        return UpstreamResponse(status, {}, body)
 
     def refused(self, since: float = 0.0, until: float = 1e9) -> int:
         return sum(status == 429 and since <= at < until for at, _, status in self.calls)
@@ -193,17 +199,17 @@ class _Upstream:
 
     async def send(
         self, request: UpstreamRequest, *, credential: tuple[Any, ...], timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         return await self._cloud.answer(request.path)
 
     async def open(
         self, request: UpstreamRequest, *, credential: tuple[Any, ...], timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         raise NotImplementedError
 
 
 class Replica:
-    def __init__(self, store: Store, cloud: Cloud, limit: Limit, *, replicas: int) -> None:
+    def __init__(self, store: Store, cloud: Cloud, limit: BudgetLimit, *, replicas: int) -> None:
         chance = store.chance
         self.clock = VirtualClock(
             offset_s=chance.uniform(0, 1e5), drift=chance.uniform(0.9999, 1.0001)
@@ -218,7 +224,7 @@ class Replica:
             clock=self.clock,
             telemetry=self.telemetry,
         )
-        self.line = BudgetLine(
+        self.line = BudgetQueue(
             "a",
             BudgetClass.CONSOLE,
             limit=limit,
@@ -230,7 +236,7 @@ class Replica:
             jitter=chance.random,
         )
         self.credential = Credential()
-        self.flight = SharedFlight(ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock)
+        self.flight = SingleFlight(ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock)
         self.exchange = Exchange(
             "a",
             upstream=_Upstream(cloud),
@@ -264,15 +270,17 @@ class Replica:
     def alive(self) -> bool:
         return not self.way.cut
 
-    async def link(self, what: str, demand: Demand, *, within_s: float, life_s: float) -> Held:
+    async def link(
+        self, what: str, queue_request: QueueRequest, *, within_s: float, life_s: float
+    ) -> FlightResult:
         deadline = self.clock.monotonic() + within_s
-        waiters = Waiters(demand)
+        waiters = Waiters(queue_request)
 
         async def fetch() -> Fetched:
-            answer = await self.exchange.perform(
+            answer = await self.exchange.call(
                 UpstreamRequest("GET", what),
                 project="p",
-                demand=demand,
+                queue_request=queue_request,
                 budget=BudgetClass.CONSOLE,
                 deadline=deadline,
                 waiters=waiters,
@@ -295,7 +303,7 @@ class Fleet:
     """Replicas, a store and a cloud, with the invariants looked at on every call."""
 
     chance: random.Random
-    limit: Limit
+    limit: BudgetLimit
     replicas: list[Replica]
     store: Store
     cloud: Cloud
@@ -309,7 +317,7 @@ class Fleet:
         cls, seed: int, *, replicas: int = 3, pace: Pace, cloud: tuple[float, float]
     ) -> "Fleet":
         chance = random.Random(seed)
-        limit = Limit((pace,), queue_max=1_000, caller_max=200)
+        limit = BudgetLimit((pace,), queue_max=1_000, caller_max=200)
         store, upstream = Store(chance), Cloud(chance, *cloud)
         made = [Replica(store, upstream, limit, replicas=replicas) for _ in range(replicas)]
         fleet = cls(chance, limit, made, store, upstream)
@@ -329,16 +337,24 @@ class Fleet:
                 break
 
     async def ask(
-        self, replica: Replica, what: str, demand: Demand, *, within_s: float, life_s: float = 1e6
+        self,
+        replica: Replica,
+        what: str,
+        queue_request: QueueRequest,
+        *,
+        within_s: float,
+        life_s: float = 1e6,
     ) -> str:
         """Ask once; invariant 8: whatever comes, comes by the deadline."""
         began = loop_time()
-        task = asyncio.create_task(replica.link(what, demand, within_s=within_s, life_s=life_s))
+        task = asyncio.create_task(
+            replica.link(what, queue_request, within_s=within_s, life_s=life_s)
+        )
         replica.asking.add(task)
         try:
             await task
             outcome = "answered"
-            self.answered[demand.caller] += 1
+            self.answered[queue_request.caller] += 1
         except GatewayError as error:
             outcome = type(error).__name__
             self.refused[outcome] += 1

@@ -21,7 +21,7 @@ from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.policy import Permit, Policy, Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import Answered, Asked, Gateway
+from gateway.flow.pipeline import ApiRequest, Gateway, IssuedLink
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -72,7 +72,7 @@ class OneLink:
         self.while_obtained: Callable[[], None] = _nothing_happens
         self.while_recorded: Callable[[], None] = _nothing_happens
         parts: Any = dict.fromkeys(
-            ("identify", "credentials", "policies", "inventories", "consoles"), self
+            ("identify", "credentials", "policies", "inventories", "links"), self
         )
         nothing: Any = None
         itself: Any = self
@@ -102,8 +102,8 @@ class OneLink:
     def forbid(self) -> None:
         self.policy = FORBIDDEN
 
-    async def asks(self) -> Answered:
-        asked = Asked(
+    async def asks(self) -> IssuedLink:
+        asked = ApiRequest(
             authorization=["Bearer x"],
             x_auth_token=[],
             method="GET",
@@ -118,15 +118,16 @@ class OneLink:
             headers=(),
         )
         answered = await self.gateway.answer(asked)
-        assert isinstance(answered, Answered)
+        assert isinstance(answered, IssuedLink)
         return answered
 
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
 
-    def recall(self, key: str | Permit) -> Principal | ConsoleLink | None:
-        if isinstance(key, str):
-            return None if self.is_revoked else ANN
+    def recall(self, token: str) -> Principal | None:
+        return None if self.is_revoked else ANN
+
+    def cached_link(self, permit: Permit) -> ConsoleLink | None:
         link, self.held = self.held, None
         return link
 
@@ -142,7 +143,7 @@ class OneLink:
         self.while_obtained()
         return self._link("new", self.new_left_s), LinkSource.UPSTREAM
 
-    def is_good(self, permit: Permit, link: ConsoleLink) -> bool:
+    def is_usable(self, permit: Permit, link: ConsoleLink) -> bool:
         return link.good_until - self.clock.monotonic() >= MIN_REMAINING_S
 
     def account_of(self, permit: Permit) -> str:

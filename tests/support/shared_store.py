@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.flow.ports import ANY_VERSION, Busy, Claimed, Clock, Failed, Found
+from gateway.flow.ports import (
+    ANY_VERSION,
+    Clock,
+    HolderFailed,
+    LeaseAcquired,
+    LeaseHeld,
+    StoredValue,
+)
 
 
 class FakeSharedStore:
@@ -24,21 +31,21 @@ class FakeSharedStore:
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
-    ) -> Found | Claimed | Busy | Failed:
+    ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         now = self._present()
         value = self._values.get(key)
         if value and value[1] <= now:
             value = None
         if value and skip != ANY_VERSION and value[2] != skip:
-            return Found(value[0], value[1] - now, value[2])
+            return StoredValue(value[0], value[1] - now, value[2])
         failure = self._failures.get(key)
         if failure and failure[2] > now and failure[0] == awaited:
-            return Failed(failure[1])
+            return HolderFailed(failure[1])
         holder = self._holder(key)
         if holder is not None:
-            return Busy(holder, self._leases[key][1] - now, value[2] if value else b"")
+            return LeaseHeld(holder, self._leases[key][1] - now, value[2] if value else b"")
         self._leases[key] = (owner, now + lease_s)
-        return Claimed(now)
+        return LeaseAcquired(now)
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         now = self._present()
@@ -70,26 +77,26 @@ class FakeSharedStore:
             for event in events:
                 event.set()
 
-    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+    async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
         self._present()
         if not self.messages_lost:
-            for heard in self._hearers.get(key, ()):
-                heard(teller, text)
+            for on_message in self._hearers.get(key, ()):
+                on_message(sender, text)
 
     @contextmanager
-    def changes(
-        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    def watch(
+        self, key: str, on_message: Callable[[str, bytes], None] | None = None
     ) -> Iterator[asyncio.Event]:
         event = asyncio.Event()
         self._listeners.setdefault(key, []).append(event)
         hearers = self._hearers.setdefault(key, [])
-        hearers += [] if heard is None else [heard]
+        hearers += [] if on_message is None else [on_message]
         try:
             yield event
         finally:
             self._listeners[key].remove(event)
-            if heard is not None:
-                hearers.remove(heard)
+            if on_message is not None:
+                hearers.remove(on_message)
 
     def _settle(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.domain.queue.adaptation import Learned, after_429, after_calls, rate
+from gateway.domain.queue.adaptation import LearnedRate, after_429, after_calls, rate
 
 CEILING = 9.7
 
@@ -17,29 +17,29 @@ def test_nothing_learned_means_the_ceiling() -> None:
 
 
 def test_a_429_cuts_once_however_many_replicas_tell_of_it() -> None:
-    first = after_429(None, CEILING, 100.0, pause_s=3.0, told=None)
+    first = after_429(None, CEILING, 100.0, pause_s=3.0, named_rate=None)
     assert rate(first, CEILING, 100.0) == pytest.approx(0.9 * CEILING)
     for late_s in (0.0, 0.1, 2.9):
-        assert after_429(first, CEILING, 100.0 + late_s, pause_s=3.0, told=None) is first
-    assert after_429(first, CEILING, 103.1, pause_s=3.0, told=None) is not first
+        assert after_429(first, CEILING, 100.0 + late_s, pause_s=3.0, named_rate=None) is first
+    assert after_429(first, CEILING, 103.1, pause_s=3.0, named_rate=None) is not first
 
 
 @pytest.mark.parametrize(("told", "expected"), [(3.0, 2.91), (100.0, 0.9 * CEILING)])
 def test_a_limit_that_the_cloud_names_is_taken_if_it_explains_the_429(
     told: float, expected: float
 ) -> None:
-    learned = after_429(None, CEILING, 0.0, pause_s=1.0, told=told)
+    learned = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=told)
     assert rate(learned, CEILING, 0.0) == pytest.approx(expected)
 
 
 def test_what_passed_between_two_429s_is_the_rate_that_is_left() -> None:
-    first = after_429(None, CEILING, 0.0, pause_s=1.0, told=None)
-    again = after_429(after_calls(first, 20), CEILING, 5.0, pause_s=1.0, told=None)
+    first = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=None)
+    again = after_429(after_calls(first, 20), CEILING, 5.0, pause_s=1.0, named_rate=None)
     assert again.goal == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("learned", [Learned(5, 4.5, 0, 1), Learned(0, 0, 0, 1)])
-def test_it_grows_without_end_and_never_past_the_ceiling(learned: Learned) -> None:
+@pytest.mark.parametrize("learned", [LearnedRate(5, 4.5, 0, 1), LearnedRate(0, 0, 0, 1)])
+def test_it_grows_without_end_and_never_past_the_ceiling(learned: LearnedRate) -> None:
     rates = [rate(learned, CEILING, float(at)) for at in range(120)]
     assert rates == sorted(rates)
     assert rates[0] >= 0.01 * CEILING
@@ -48,8 +48,8 @@ def test_it_grows_without_end_and_never_past_the_ceiling(learned: Learned) -> No
 
 
 def test_a_share_learns_what_the_whole_would() -> None:
-    whole = after_429(None, CEILING, 0.0, pause_s=1.0, told=None)
-    part = after_429(None, CEILING / 4, 0.0, pause_s=1.0, told=None).scaled(4)
+    whole = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=None)
+    part = after_429(None, CEILING / 4, 0.0, pause_s=1.0, named_rate=None).scaled(4)
     for at in (0.0, 5.0, 20.0):
         assert rate(part, CEILING, at) == pytest.approx(rate(whole, CEILING, at))
 
@@ -88,7 +88,7 @@ class Simulated:
                 later(now + 1 / rate(learned, CEILING, now), "slot")
             elif kind == "told":
                 told = limit(now) if tells else None
-                learned = after_429(learned, CEILING, now, pause_s=1.0, told=told)
+                learned = after_429(learned, CEILING, now, pause_s=1.0, named_rate=told)
                 paused_until = max(paused_until, now + 1.0)
             else:
                 level, filled_at = min(10.0, level + (now - filled_at) * limit(now)), now

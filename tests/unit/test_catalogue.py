@@ -14,11 +14,11 @@ from gateway.domain.catalogue.catalogue import (
 from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
-    NamesNoServer,
     OperationUnknown,
     RequestTooLarge,
+    ServerIdsRequired,
 )
-from gateway.domain.model import Answer, Call, Operation
+from gateway.domain.model import Operation, ResolvedCall, ResponseKind
 
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 SERVER = "11111111-2222-4333-8444-555555555555"
@@ -152,7 +152,7 @@ def at(path: str) -> str:
     return f"/v1/{PROJECT}{path}"
 
 
-def resolve(method: str, path: str) -> Call:
+def resolve(method: str, path: str) -> ResolvedCall:
     return CATALOGUE.resolve(method, at(path), has_body=False)
 
 
@@ -199,8 +199,8 @@ def test_query_server_ids_are_resolved_and_normalized() -> None:
     [
         (f"resource_id={SERVER}&resource_id={OTHER}", BadRequest),
         (f"resource_id={SERVER}&resource%5Fid={OTHER}", BadRequest),
-        ("resource_id=", NamesNoServer),
-        ("resource_id=,", NamesNoServer),
+        ("resource_id=", ServerIdsRequired),
+        ("resource_id=,", ServerIdsRequired),
         (f"resource_id={SERVER},", BadRequest),
         ("resource_id=x", BadRequest),
         ("from=%FF", BadRequest),
@@ -219,7 +219,7 @@ def test_operation_without_ids_touches_unnamed() -> None:
     assert not resolve("GET", f"/physicalservers/{SERVER}").touches_unnamed
 
 
-def power(body: str) -> Call:
+def power(body: str) -> ResolvedCall:
     return resolve_body(resolve("PUT", "/physicalservers/power-state"), body.encode())
 
 
@@ -245,7 +245,7 @@ def test_body_server_ids_are_resolved() -> None:
     ],
 )
 def test_empty_or_absent_ids_raise_names_no_server(body: str) -> None:
-    with pytest.raises(NamesNoServer):
+    with pytest.raises(ServerIdsRequired):
         power(body)
 
 
@@ -318,9 +318,9 @@ def test_instance_without_placement_touches_unnamed() -> None:
     for anywhere in (b"{}", b'{"placement": {}}', b'{"placement": null}'):
         call = resolve_body(create, anywhere)
         assert (call.servers, call.touches_unnamed) == ((), True)
-    with pytest.raises(NamesNoServer):
+    with pytest.raises(ServerIdsRequired):
         resolve_body(create, b'{"placement": {"server_id": null}}')
-    with pytest.raises(NamesNoServer):
+    with pytest.raises(ServerIdsRequired):
         resolve_body(create, f'{{"server_id": "{SERVER}"}}'.encode())
 
 
@@ -384,9 +384,9 @@ def test_invalid_operation_yields_its_problem() -> None:
     assert "method" in problem_of(method="TRACE")
     assert "permission" in problem_of(permission="server:fly")
     assert "writes" in problem_of(method="POST")
-    assert "whole" in problem_of(writes=True, answer=Answer.STREAMED)
-    assert "listing" in problem_of(answer=Answer.LISTED)
-    assert "server_id" in problem_of(answer=Answer.CONSOLE_LINK, path="/x")
+    assert "whole" in problem_of(writes=True, response=ResponseKind.STREAMED)
+    assert "listing" in problem_of(response=ResponseKind.LISTED)
+    assert "server_id" in problem_of(response=ResponseKind.CONSOLE_LINK, path="/x")
     assert "body_bytes_max" in problem_of(servers_in_body="x")
     assert "servers_in_body" in problem_of(counts_in_body=("max_count",))
 
@@ -420,7 +420,7 @@ _JSON = st.recursive(
 def test_any_body_resolves_its_servers_or_raises(document: object) -> None:
     try:
         call = power(json.dumps(document))
-    except (BadRequest, NamesNoServer):
+    except (BadRequest, ServerIdsRequired):
         return
     assert isinstance(document, dict)
     assert call.servers

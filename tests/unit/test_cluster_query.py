@@ -6,7 +6,7 @@ from gateway.domain.model import Principal
 from gateway.domain.policy.policy import Policy
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.messages import ProcessPolicy, SessionsRequest
-from gateway.flow.console import HeldLink
+from gateway.flow.console_links import CachedLink
 from gateway.flow.fair_budget import FairBudget
 from tests.support.replicas import FakeReplicas
 from tests.unit.test_policy import a_policy
@@ -21,9 +21,9 @@ class Holding:
     def principals(self) -> list[Principal]:
         return [Principal("corp", one, frozenset(), 0.0, 60.0, None) for one in self._people]
 
-    def held(self) -> list[HeldLink]:
+    def cached_links(self) -> list[CachedLink]:
         return [
-            HeldLink("prod", "p1", f"s-{one.subject}", one.key, 60.0, "f")
+            CachedLink("prod", "p1", f"s-{one.subject}", one.key, 60.0, "f")
             for one in self.principals()
         ]
 

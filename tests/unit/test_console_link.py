@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.errors import UpstreamBroken
 from gateway.domain.links.console_link import ConsoleAddresses, console_url
-from gateway.domain.model import UpstreamAnswer
+from gateway.domain.model import UpstreamResponse
 
 ALLOWED = ConsoleAddresses(("*.huaweicloud.com", "console.example"))
 GOOD = (
@@ -14,9 +14,9 @@ GOOD = (
 )
 
 
-def answered(body: object, status: int = 200) -> UpstreamAnswer:
+def answered(body: object, status: int = 200) -> UpstreamResponse:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return UpstreamAnswer(status, {}, raw)
+    return UpstreamResponse(status, {}, raw)
 
 
 def test_a_link_to_an_allowed_host_is_taken_as_it_stands() -> None:

@@ -15,14 +15,14 @@ from gateway.domain.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.domain.model import UpstreamAnswer
+from gateway.domain.model import UpstreamResponse
 from gateway.domain.upstream.conversation import (
     NotSent,
-    Outcome,
     Renew,
     RetryBudget,
     Send,
     Step,
+    StepOutcome,
     Wait,
     converse,
 )
@@ -36,14 +36,14 @@ from gateway.domain.upstream.verdicts import (
     Usable,
 )
 
-ANSWER = UpstreamAnswer(200, {}, b"{}")
+ANSWER = UpstreamResponse(200, {}, b"{}")
 STALE = CredentialStale("APIGW.0307")
 GONE = NotSent(UpstreamUnreachable("reset", retry_after_s=2.0))
 
 
 def play(
-    *outcomes: Outcome, repeatable: bool = True, may_retry: Callable[[], bool] = lambda: True
-) -> tuple[list[Step], UpstreamAnswer | GatewayError]:
+    *outcomes: StepOutcome, repeatable: bool = True, may_retry: Callable[[], bool] = lambda: True
+) -> tuple[list[Step], UpstreamResponse | GatewayError]:
     """Answer each step with the next outcome (a Wait with nothing) until the talk ends."""
     talk = converse(repeatable=repeatable, may_retry=may_retry, jitter=lambda: 0.5)
     steps: list[Step] = []
@@ -54,7 +54,7 @@ def play(
             steps.append(step)
             step = talk.send(None if isinstance(step, Wait) else left.pop(0))
     except StopIteration as done:
-        end: UpstreamAnswer | GatewayError = done.value
+        end: UpstreamResponse | GatewayError = done.value
     except GatewayError as error:
         end = error
     assert left == [], "the talk ended early"
@@ -86,7 +86,7 @@ def test_a_credential_that_cannot_be_renewed_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), Unavailable(500, None), GONE])
-def test_a_passing_fault_is_tried_again_after_a_growing_wait(trouble: Outcome) -> None:
+def test_a_passing_fault_is_tried_again_after_a_growing_wait(trouble: StepOutcome) -> None:
     steps, end = play(trouble, trouble, Usable(ANSWER))
     assert steps == [Send(), Wait(0.5), Send(), Wait(1.0), Send()]
     assert end is ANSWER
@@ -104,7 +104,7 @@ def test_the_clouds_retry_after_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), GONE])
-def test_what_must_not_be_done_twice_is_sent_once(trouble: Outcome) -> None:
+def test_what_must_not_be_done_twice_is_sent_once(trouble: StepOutcome) -> None:
     steps, end = play(trouble, repeatable=False)
     assert steps == [Send()]
     assert isinstance(end, GatewayError)
@@ -117,7 +117,7 @@ def test_what_was_throttled_was_not_done_and_is_sent_again() -> None:
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), Throttled(1.0), GONE])
-def test_an_empty_retry_budget_stops_retries(trouble: Outcome) -> None:
+def test_an_empty_retry_budget_stops_retries(trouble: StepOutcome) -> None:
     steps, end = play(trouble, may_retry=lambda: False)
     assert steps == [Send()]
     assert isinstance(end, GatewayError)
@@ -133,7 +133,7 @@ def test_an_empty_retry_budget_stops_retries(trouble: Outcome) -> None:
     ],
 )
 def test_what_no_repetition_mends_is_not_repeated(
-    outcome: Outcome, error: type[GatewayError]
+    outcome: StepOutcome, error: type[GatewayError]
 ) -> None:
     asked: list[None] = []
     steps, end = play(outcome, may_retry=lambda: asked.append(None) is None)
@@ -173,7 +173,7 @@ OUTCOMES = st.sampled_from(
 
 @given(outcomes=st.lists(OUTCOMES, min_size=6, max_size=6), renewed=st.booleans())
 def test_every_talk_ends_within_four_sendings_and_one_renewal(
-    *, outcomes: list[Outcome], renewed: bool
+    *, outcomes: list[StepOutcome], renewed: bool
 ) -> None:
     talk = converse(repeatable=True, may_retry=lambda: True, jitter=lambda: 1.0)
     steps: list[Step] = []

@@ -19,19 +19,25 @@ from gateway.domain.errors import (
     UpstreamSuspended,
     UpstreamUnreachable,
 )
-from gateway.domain.model import BudgetClass, Demand, UpstreamAnswer, UpstreamRequest, WriteOutcome
+from gateway.domain.model import (
+    BudgetClass,
+    QueueRequest,
+    UpstreamRequest,
+    UpstreamResponse,
+    WriteOutcome,
+)
 from gateway.domain.queue.fair_queue import LATE_MAX_S
 from gateway.domain.upstream.breaker import Breaker, BreakerRules
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.exchange import Exchange
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
-OK = UpstreamAnswer(200, {}, b"{}")
-EXPIRED = UpstreamAnswer(401, {}, b'{"error_code":"APIGW.0307","error_msg":"x"}')
-BUSY = UpstreamAnswer(429, {"retry-after": "4"}, b"slow down")
-DOWN = UpstreamAnswer(503, {}, b"")
+OK = UpstreamResponse(200, {}, b"{}")
+EXPIRED = UpstreamResponse(401, {}, b'{"error_code":"APIGW.0307","error_msg":"x"}')
+BUSY = UpstreamResponse(429, {"retry-after": "4"}, b"slow down")
+DOWN = UpstreamResponse(503, {}, b"")
 BREAKER = BreakerRules(
     calls_min=4, failure_ratio=0.5, within_s=60.0, slow_s=10.0, open_s=8.0, open_max_s=30.0
 )
@@ -41,7 +47,7 @@ RESET = UpstreamUnreachable("reset", retry_after_s=2.0)
 class Cloud:
     """Budget, credential and upstream in one; it writes down what it is asked, in order."""
 
-    def __init__(self, clock: FakeClock, *answers: UpstreamAnswer | GatewayError) -> None:
+    def __init__(self, clock: FakeClock, *answers: UpstreamResponse | GatewayError) -> None:
         self.clock = clock
         self.answers = list(answers)
         self.asked: list[str] = []
@@ -55,22 +61,24 @@ class Cloud:
         self,
         account: str,
         budget: BudgetClass,
-        demand: Demand,
+        queue_request: QueueRequest,
         *,
         deadline: float,
-        again: bool = False,
+        requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
-        self.asked.append(f"admit {account} {budget.value} {demand.caller}{' again' * again}")
+        self.asked.append(
+            f"admit {account} {budget.value} {queue_request.caller}{' again' * requeued}"
+        )
         if self.exhausted:
             raise BudgetExhausted("full", retry_after_s=5.0)
         await self.clock.sleep(self.admit_s)
         return self.clock.monotonic() + LATE_MAX_S
 
     def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, told: float | None
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
     ) -> None:
-        self.pauses.append((pause_s, told))
+        self.pauses.append((pause_s, named_rate))
 
     async def headers(
         self, request: UpstreamRequest, *, deadline: float
@@ -88,7 +96,7 @@ class Cloud:
 
     async def send(
         self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         self.asked.append(f"send {credential[0][1]}")
         self.timeouts.append(timeout_s)
         await self.clock.sleep(self.answer_s)
@@ -99,7 +107,7 @@ class Cloud:
 
 
 class Bench:
-    def __init__(self, clock: FakeClock, *answers: UpstreamAnswer | GatewayError) -> None:
+    def __init__(self, clock: FakeClock, *answers: UpstreamResponse | GatewayError) -> None:
         self.clock = clock
         self.cloud = Cloud(clock, *answers)
         self.telemetry = RecordingTelemetry()
@@ -116,21 +124,21 @@ class Bench:
             streams_max=8,
         )
 
-    def perform(
+    def call(
         self,
         *,
         deadline_s: float = 30.0,
         permitted_now: Callable[[], None] = lambda: None,
-        sendings: Sendings | None = None,
+        attempts: Attempts | None = None,
         **request: Any,
-    ) -> Awaitable[UpstreamAnswer]:
-        return self.exchange.perform(
+    ) -> Awaitable[UpstreamResponse]:
+        return self.exchange.call(
             UpstreamRequest("GET", "/v1/p/x", **request),
             project="p",
-            demand=Demand("ann"),
+            queue_request=QueueRequest("ann"),
             budget=BudgetClass.CONSOLE,
             deadline=self.clock.monotonic() + deadline_s,
-            sendings=sendings or Sendings(permitted_now),
+            attempts=attempts or Attempts(permitted_now),
         )
 
     @property
@@ -138,7 +146,7 @@ class Bench:
         return [asked.split()[0] for asked in self.cloud.asked]
 
 
-async def in_time(bench: Bench, call: Awaitable[UpstreamAnswer]) -> UpstreamAnswer:
+async def in_time(bench: Bench, call: Awaitable[UpstreamResponse]) -> UpstreamResponse:
     task = asyncio.ensure_future(call)
     while not task.done():
         await bench.clock.advance(0.25)
@@ -147,14 +155,14 @@ async def in_time(bench: Bench, call: Awaitable[UpstreamAnswer]) -> UpstreamAnsw
 
 async def test_one_call_takes_one_slot_in_the_callers_name(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.asked == ["admit prod console ann", "send t1"]
     assert bench.telemetry.upstream_calls == [("prod", "Usable")]
 
 
 async def test_a_replay_takes_a_slot_of_its_own(clock: FakeClock) -> None:
     bench = Bench(clock, EXPIRED, OK)
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.asked == [
         "admit prod console ann", "send t1", "renew t1", "admit prod console ann", "send t2",
     ]  # fmt: skip
@@ -162,16 +170,16 @@ async def test_a_replay_takes_a_slot_of_its_own(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("trouble", [DOWN, BUSY, RESET])
 async def test_each_retry_takes_a_slot_of_its_own(
-    clock: FakeClock, trouble: UpstreamAnswer | GatewayError
+    clock: FakeClock, trouble: UpstreamResponse | GatewayError
 ) -> None:
     bench = Bench(clock, trouble, trouble, OK)
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
     assert bench.order == ["admit", "send"] * 3
 
 
 @pytest.mark.parametrize("answers", [[OK], [EXPIRED, OK], [BUSY, OK]])
 async def test_what_is_not_permitted_any_more_is_not_sent(
-    clock: FakeClock, answers: list[UpstreamAnswer]
+    clock: FakeClock, answers: list[UpstreamResponse]
 ) -> None:
     bench = Bench(clock, *answers)
     bench.cloud.admit_s = 5.0
@@ -182,7 +190,7 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
             raise NotPermitted("no grant applies")
 
     with pytest.raises(NotPermitted):
-        await in_time(bench, bench.perform(permitted_now=permitted_now))
+        await in_time(bench, bench.call(permitted_now=permitted_now))
     assert bench.order.count("send") == len(answers) - 1
     assert bench.order[-1] == "admit"
 
@@ -200,7 +208,7 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
     ],
 )
 async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
-    clock: FakeClock, trouble: UpstreamAnswer | GatewayError, stopped: GatewayError
+    clock: FakeClock, trouble: UpstreamResponse | GatewayError, stopped: GatewayError
 ) -> None:
     bench = Bench(clock, trouble, OK)
 
@@ -209,7 +217,7 @@ async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
             raise stopped
 
     with pytest.raises(UpstreamUnreachable) as caught:
-        await in_time(bench, bench.perform(permitted_now=permitted_now))
+        await in_time(bench, bench.call(permitted_now=permitted_now))
     assert bench.order == ["admit", "send", "admit"]
     stopped_s = stopped.retry_after_s if isinstance(stopped, RetryLater) else 0.0
     assert caught.value.retry_after_s == max(stopped_s, 2.0 if trouble is DOWN else 60.0)
@@ -226,13 +234,13 @@ async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_no
 
     bench.cloud.renew = renew  # type: ignore[method-assign]
     with pytest.raises(UpstreamUnreachable):
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     assert bench.order == ["admit", "send"] * 2
 
 
 async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
     bench = Bench(clock, BUSY, OK)
-    await in_time(bench, bench.perform())
+    await in_time(bench, bench.call())
     assert bench.cloud.pauses == [(4.0, None)]
 
 
@@ -240,7 +248,7 @@ async def test_no_slot_is_held_while_a_login_is_waited_for(clock: FakeClock) -> 
     # Else all who waited would be sent at once when it ends, beyond the budget.
     bench = Bench(clock, OK)
     bench.cloud.login_s = 3.0
-    await in_time(bench, bench.perform())
+    await in_time(bench, bench.call())
     assert bench.order == ["log", "admit", "send"]
 
 
@@ -249,7 +257,7 @@ async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
 ) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 2.0
-    asking = asyncio.ensure_future(bench.perform())
+    asking = asyncio.ensure_future(bench.call())
     await clock.advance(1.0)
     bench.cloud.login_s = 3.0  # the token ends while the slot is waited for
     await in_time(bench, asking)
@@ -262,13 +270,13 @@ async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
 async def test_the_upstream_gets_no_more_time_than_is_left(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 4.0
-    await in_time(bench, bench.perform(deadline_s=10.0))
+    await in_time(bench, bench.call(deadline_s=10.0))
     assert bench.cloud.timeouts == [6.0]
 
 
 async def test_the_upstream_gets_no_more_time_than_it_may_take(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
-    await in_time(bench, bench.perform(deadline_s=100.0))
+    await in_time(bench, bench.call(deadline_s=100.0))
     assert bench.cloud.timeouts == [15.0]
 
 
@@ -276,14 +284,14 @@ async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) ->
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 4.0
     with pytest.raises(DeadlineExceeded):
-        await in_time(bench, bench.perform(deadline_s=4.0))
+        await in_time(bench, bench.call(deadline_s=4.0))
     assert "send" not in bench.order
 
 
 async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: FakeClock) -> None:
     bench = Bench(clock, DOWN, OK)
     with pytest.raises(UpstreamUnreachable) as caught:
-        await in_time(bench, bench.perform(deadline_s=0.3))
+        await in_time(bench, bench.call(deadline_s=0.3))
     assert bench.order == ["admit", "send"]
     assert caught.value.out_of_time
 
@@ -291,7 +299,7 @@ async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: Fa
 async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
     bench = Bench(clock, UpstreamSlow("no answer in time"), OK)
     with pytest.raises(UpstreamSlow) as caught:
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     assert bench.order == ["admit", "send"]
     assert not caught.value.out_of_time
 
@@ -299,14 +307,14 @@ async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
 async def test_a_call_that_is_not_repeatable_is_sent_once(clock: FakeClock) -> None:
     bench = Bench(clock, RESET, OK)
     with pytest.raises(UpstreamUnreachable):
-        await in_time(bench, bench.perform(repeatable=False))
+        await in_time(bench, bench.call(repeatable=False))
     assert bench.order == ["admit", "send"]
 
 
 async def test_a_second_refusal_is_for_operators_and_not_for_the_caller(clock: FakeClock) -> None:
     bench = Bench(clock, EXPIRED, EXPIRED)
     with pytest.raises(ServiceLoginFailed):
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     assert bench.order == ["admit", "send", "renew", "admit", "send"]
 
 
@@ -314,7 +322,7 @@ async def test_an_exhausted_budget_sends_nothing(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.exhausted = True
     with pytest.raises(BudgetExhausted):
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     assert "send" not in bench.order
 
 
@@ -322,7 +330,7 @@ async def test_retries_do_not_multiply_a_storm(clock: FakeClock) -> None:
     bench = Bench(clock, *[DOWN] * 400)
     for _ in range(100):
         with pytest.raises((UpstreamUnreachable, UpstreamSuspended)):
-            await in_time(bench, bench.perform())
+            await in_time(bench, bench.call())
     assert bench.order.count("send") <= 100 + 100 * 0.1 + 3
 
 
@@ -330,11 +338,11 @@ async def test_retries_do_not_multiply_a_storm(clock: FakeClock) -> None:
 async def test_what_the_cloud_refuses_is_no_failure_of_its_own(
     clock: FakeClock, status: int
 ) -> None:
-    refusal = UpstreamAnswer(status, {}, b'{"error_code":"iMetal.0101","error_msg":"not ready"}')
+    refusal = UpstreamResponse(status, {}, b'{"error_code":"iMetal.0101","error_msg":"not ready"}')
     bench = Bench(clock, *[refusal] * 20)
     for _ in range(20):
         with pytest.raises(UpstreamRefused) as refused:
-            await in_time(bench, bench.perform())
+            await in_time(bench, bench.call())
         assert (refused.value.status, refused.value.error_code) == (status, "iMetal.0101")
     assert bench.order == ["admit", "send"] * 20
     assert not bench.telemetry.breakers_opened
@@ -344,7 +352,7 @@ async def test_what_the_cloud_refuses_is_no_failure_of_its_own(
 async def test_a_caller_that_hangs_up_leaves_nothing_running(clock: FakeClock, stop: int) -> None:
     bench = Bench(clock, DOWN, EXPIRED, OK)
     bench.cloud.admit_s = bench.cloud.answer_s = bench.cloud.login_s = 1.0
-    task = asyncio.ensure_future(bench.perform())
+    task = asyncio.ensure_future(bench.call())
     for _ in range(stop):
         await settle()
         await clock.advance(0.9)
@@ -364,25 +372,25 @@ async def test_what_failed_too_often_is_left_alone_and_all_are_told_at_once(
     bench = Bench(clock, *[silent] * 4, OK)
     for _ in range(4):
         with pytest.raises(UpstreamSlow):
-            await in_time(bench, bench.perform())
+            await in_time(bench, bench.call())
     assert bench.telemetry.breakers_opened == ["prod"]
     with pytest.raises(UpstreamSuspended) as refused:
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     assert 7 < refused.value.retry_after_s <= 8
     assert bench.order.count("send") == bench.order.count("admit") == 4
     await clock.advance(refused.value.retry_after_s)
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
 
 
 async def test_who_waits_for_a_slot_is_told_when_the_breaker_opens(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4)
     for _ in range(3):
         with pytest.raises(UpstreamSlow):
-            await in_time(bench, bench.perform())
-    last = asyncio.ensure_future(bench.perform())
+            await in_time(bench, bench.call())
+    last = asyncio.ensure_future(bench.call())
     await settle()
     bench.cloud.admit_s = 1_000.0
-    waiting = asyncio.ensure_future(bench.perform(deadline_s=2_000.0))
+    waiting = asyncio.ensure_future(bench.call(deadline_s=2_000.0))
     with pytest.raises(UpstreamSlow):
         await in_time(bench, last)
     with pytest.raises(UpstreamSuspended):
@@ -394,10 +402,10 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4, OK, OK)
     for _ in range(4):
         with pytest.raises(UpstreamSlow):
-            await in_time(bench, bench.perform())
+            await in_time(bench, bench.call())
     await clock.advance(9.0)
     bench.cloud.answer_s = 2.0
-    calls = [asyncio.ensure_future(bench.perform()) for _ in range(5)]
+    calls = [asyncio.ensure_future(bench.call()) for _ in range(5)]
     await settle()
     assert bench.order.count("send") == 5
     outcomes = await asyncio.gather(
@@ -405,40 +413,40 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     )
     assert outcomes.count(OK) == 1
     assert sum(isinstance(one, UpstreamSuspended) for one in outcomes) == 4
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
 
 
 async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: FakeClock) -> None:
     silent = UpstreamSlow("no answer in time")
     bench = Bench(clock, *[silent] * 4, OK, silent)
     bench.cloud.answer_s = 9.9
-    before = asyncio.ensure_future(bench.perform())
+    before = asyncio.ensure_future(bench.call())
     await clock.advance(0.5)
     bench.cloud.answer_s = 0.0
     for _ in range(4):
         with pytest.raises(UpstreamSlow):
-            await in_time(bench, bench.perform())
+            await in_time(bench, bench.call())
     await clock.advance(8.0)
     bench.cloud.answer_s = 2.0
-    probe = asyncio.ensure_future(bench.perform())
+    probe = asyncio.ensure_future(bench.call())
     assert await in_time(bench, before) is OK
     assert not probe.done()
     with pytest.raises(UpstreamSuspended):
-        await in_time(bench, bench.perform())
+        await in_time(bench, bench.call())
     with pytest.raises(UpstreamSlow):
         await in_time(bench, probe)
     assert bench.telemetry.breakers_opened == ["prod", "prod"]
 
 
 async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
-    told = UpstreamAnswer(
+    told = UpstreamResponse(
         429,
         {},
         b'{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: '
         b'policy user over ratelimit,limit:120,time:1 minute"}',
     )
     bench = Bench(clock, told, OK)
-    assert await in_time(bench, bench.perform()) is OK
+    assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.pauses == [(None, 2.0)]
     assert bench.cloud.asked[2] == "admit prod console ann again"
 
@@ -447,14 +455,14 @@ async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
     for _ in range(20):
         with pytest.raises(UpstreamSlow) as caught:
-            await in_time(bench, bench.perform(deadline_s=1.0))
+            await in_time(bench, bench.call(deadline_s=1.0))
         assert caught.value.out_of_time
     assert bench.telemetry.breakers_opened == []
     assert "UpstreamSlow" not in {outcome for _, outcome in bench.telemetry.upstream_calls}
 
 
-REFUSED = UpstreamAnswer(404, {}, b'{"error_code":"iMetal.0100","error_msg":"none"}')
-FORBIDDEN = UpstreamAnswer(403, {}, b'{"error_code":"x","error_msg":"y"}')
+REFUSED = UpstreamResponse(404, {}, b'{"error_code":"iMetal.0100","error_msg":"none"}')
+FORBIDDEN = UpstreamResponse(403, {}, b'{"error_code":"x","error_msg":"y"}')
 
 
 def not_connected() -> UpstreamUnreachable:
@@ -472,8 +480,8 @@ def not_connected() -> UpstreamUnreachable:
         ([FORBIDDEN], (WriteOutcome.FAILURE, 403)),
         ([EXPIRED, EXPIRED], (WriteOutcome.FAILURE, 401)),
         ([BUSY, BUSY, BUSY], (WriteOutcome.FAILURE, 429)),
-        ([UpstreamAnswer(418, {}, b"")], (WriteOutcome.FAILURE, 418)),
-        ([UpstreamAnswer(501, {}, b"")], (WriteOutcome.UNKNOWN, 501)),
+        ([UpstreamResponse(418, {}, b"")], (WriteOutcome.FAILURE, 418)),
+        ([UpstreamResponse(501, {}, b"")], (WriteOutcome.UNKNOWN, 501)),
         ([DOWN, DOWN, DOWN], (WriteOutcome.UNKNOWN, 503)),
         ([RESET, RESET, RESET], (WriteOutcome.UNKNOWN, 0)),
         ([UpstreamSlow("no answer in time")], (WriteOutcome.UNKNOWN, 0)),
@@ -486,21 +494,21 @@ def not_connected() -> UpstreamUnreachable:
 )
 async def test_what_became_of_a_call_is_known_by_all_that_was_heard_of_it(
     clock: FakeClock,
-    answers: list[UpstreamAnswer | GatewayError],
+    answers: list[UpstreamResponse | GatewayError],
     result: tuple[WriteOutcome, int],
 ) -> None:
-    bench, sendings = Bench(clock, *answers), Sendings()
+    bench, attempts = Bench(clock, *answers), Attempts()
     with suppress(GatewayError):
-        await in_time(bench, bench.perform(sendings=sendings))
+        await in_time(bench, bench.call(attempts=attempts))
     assert not bench.cloud.answers
-    assert sendings.result() == result
+    assert attempts.result() == result
 
 
 @pytest.mark.parametrize("after_a_429", [False, True])
 async def test_what_gives_up_in_the_queue_was_not_done(
     clock: FakeClock, *, after_a_429: bool
 ) -> None:
-    bench, sendings = Bench(clock, BUSY), Sendings()
+    bench, attempts = Bench(clock, BUSY), Attempts()
 
     async def admit(*_: object, **__: object) -> float:
         if after_a_429 and "send" not in bench.order:
@@ -509,9 +517,9 @@ async def test_what_gives_up_in_the_queue_was_not_done(
 
     bench.cloud.admit = admit  # type: ignore[method-assign]
     with pytest.raises(BudgetExhausted):
-        await in_time(bench, bench.perform(sendings=sendings))
+        await in_time(bench, bench.call(attempts=attempts))
     told = (WriteOutcome.FAILURE, 429) if after_a_429 else (WriteOutcome.NOT_SENT, 0)
-    assert sendings.result() == told
+    assert attempts.result() == told
 
 
 @pytest.mark.parametrize(
@@ -520,10 +528,10 @@ async def test_what_gives_up_in_the_queue_was_not_done(
 async def test_what_was_cancelled_is_unknown_from_when_it_is_sent(
     clock: FakeClock, admit_s: float, result: WriteOutcome
 ) -> None:
-    bench, sendings = Bench(clock, OK), Sendings()
+    bench, attempts = Bench(clock, OK), Attempts()
     bench.cloud.admit_s, bench.cloud.answer_s = admit_s, 5.0
-    task = asyncio.ensure_future(bench.perform(sendings=sendings))
+    task = asyncio.ensure_future(bench.call(attempts=attempts))
     await settle()
     task.cancel()
     await asyncio.wait({task})
-    assert sendings.result() == (result, 0)
+    assert attempts.result() == (result, 0)

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from gateway.domain.errors import BudgetExhausted, StoreUnavailable
-from gateway.domain.model import BudgetClass, Demand, Priority
-from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn
+from gateway.domain.model import BudgetClass, Priority, QueueRequest
+from gateway.domain.queue.fair_queue import BatchResult, BudgetLimit, QueueBatch, QueueState
 from gateway.domain.queue.pacing import Pace
 from gateway.flow import fair_budget
-from gateway.flow.fair_budget import BudgetLine
-from gateway.flow.ports import News
+from gateway.flow.fair_budget import BudgetQueue
+from gateway.flow.ports import QueueUpdate
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 
-LIMIT = Limit((Pace(10, 1, 5),), queue_max=100, caller_max=100)
+LIMIT = BudgetLimit((Pace(10, 1, 5),), queue_max=100, caller_max=100)
 
 
 class ScriptedQueue:
@@ -29,33 +29,35 @@ class ScriptedQueue:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._numbers = itertools.count()
-        self.turns: list[Turn] = []
+        self.turns: list[QueueBatch] = []
         self.grant_after_s: float | None = None
         self.rejoined: list[int] = []
-        self.news: Callable[[News], None] = lambda _: None
+        self.news: Callable[[QueueUpdate], None] = lambda _: None
         self.away = False
-        self.lends: Demand | None = None
+        self.donor: QueueRequest | None = None
 
     def new_id(self) -> str:
         return f"id-{next(self._numbers)}"
 
-    async def turn(self, turn: Turn, state: State) -> Outcome:
+    async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
         if self.away:
             raise StoreUnavailable("away")
-        self.turns.append(turn)
+        self.turns.append(batch)
         now = self._clock.monotonic()
-        state = State((now,), virtual_time=7.0, version=1)
+        state = QueueState((now,), virtual_time=7.0, version=1)
         if self.grant_after_s is None:
-            tags = {one.id: 7.0 if one.tag is None else one.tag for one in turn.entering}
-            lent = {} if self.lends is None else {one.entry.id: self.lends for one in turn.shared}
-            return Outcome(state, len(tags), None, tags=tags, lent=lent)
-        slots = {one.id: now + self.grant_after_s for one in turn.entering}
-        return Outcome(state, 0, None, granted=slots)
+            tags = {one.id: 7.0 if one.tag is None else one.tag for one in batch.entering}
+            inherited = (
+                {} if self.donor is None else {one.entry.id: self.donor for one in batch.shared}
+            )
+            return BatchResult(state, len(tags), None, tags=tags, inherited=inherited)
+        slots = {one.id: now + self.grant_after_s for one in batch.entering}
+        return BatchResult(state, 0, None, granted=slots)
 
     def rejoin(self, processes: int) -> None:
         self.rejoined.append(processes)
 
-    def when_news_comes(self, call: Callable[[News], None]) -> None:
+    def on_update(self, call: Callable[[QueueUpdate], None]) -> None:
         self.news = call
 
     def on_availability_change(self, call: Callable[[], None]) -> None:
@@ -63,7 +65,7 @@ class ScriptedQueue:
 
     @property
     def told(self) -> list[tuple[str, float | None]]:
-        return [(one.id, one.tag) for turn in self.turns for one in turn.entering]
+        return [(one.id, one.tag) for batch in self.turns for one in batch.entering]
 
 
 class Subject:
@@ -71,7 +73,7 @@ class Subject:
         self.clock = clock
         self.queue = ScriptedQueue(clock)
         self.telemetry = RecordingTelemetry()
-        self.line = BudgetLine(
+        self.line = BudgetQueue(
             "prod",
             BudgetClass.CONSOLE,
             limit=LIMIT,
@@ -85,11 +87,11 @@ class Subject:
         self.running = asyncio.create_task(self.line.run())
 
     def ask(
-        self, demand: Demand | None = None, waiters: Waiters | None = None
+        self, request: QueueRequest | None = None, waiters: Waiters | None = None
     ) -> "asyncio.Task[float]":
         deadline = self.clock.monotonic() + 30
         asked = self.line.admit(
-            demand or Demand("ann"), deadline=deadline, again=False, waiters=waiters
+            request or QueueRequest("ann"), deadline=deadline, requeued=False, waiters=waiters
         )
         return asyncio.create_task(asked)
 
@@ -112,7 +114,7 @@ async def test_the_first_turn_only_finds_out_how_the_store_s_clock_stands(clock:
     await settle()
     await clock.advance(0.1)
     assert asked.done()
-    assert [len(turn.entering) for turn in subject.queue.turns] == [0, 1]
+    assert [len(batch.entering) for batch in subject.queue.turns] == [0, 1]
     subject.running.cancel()
     await asyncio.gather(subject.running, return_exceptions=True)
 
@@ -123,11 +125,13 @@ async def test_a_slot_in_a_pause_is_not_used_and_the_call_goes_back_to_the_head(
     subject.queue.grant_after_s = 0.02
     asked = subject.ask()
     await settle()
-    subject.line.throttled(pause_s=2.0, told=5.0)
+    subject.line.throttled(pause_s=2.0, named_rate=5.0)
     subject.queue.grant_after_s = 2.0
     await subject.clock.advance(1.9)
     assert not asked.done()
-    assert [turn.hurt[0].told for turn in subject.queue.turns if turn.hurt] == [5.0]
+    assert [
+        batch.throttlings[0].named_rate for batch in subject.queue.turns if batch.throttlings
+    ] == [5.0]
     assert subject.queue.told[-1][1] == 0.0, "at the head, and not charged again"
     await subject.clock.advance(0.5)
     assert asked.done()
@@ -139,7 +143,7 @@ async def test_a_pause_that_another_replica_met_holds_here_at_once(subject: Subj
     asked = subject.ask()
     await settle()
     until = subject.clock.monotonic() + 3.0
-    subject.queue.news(News({}, {}, until, None, gathers=False))
+    subject.queue.news(QueueUpdate({}, {}, until, None, replicas_rejoin=False))
     subject.queue.grant_after_s = 3.0
     await subject.clock.advance(2.9)
     assert not asked.done()
@@ -171,7 +175,7 @@ async def test_nobody_sleeps_past_their_deadline_for_a_slot(subject: Subject) ->
 
 async def test_a_spare_slot_that_is_lost_is_not_asked_for_again(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
-    asked = subject.ask(Demand("", priority=Priority.SPARE))
+    asked = subject.ask(QueueRequest("", priority=Priority.SPARE))
     await settle()
     with pytest.raises(BudgetExhausted):
         await asked
@@ -191,7 +195,7 @@ async def test_an_entry_of_which_nothing_is_heard_is_told_again_with_its_tag(
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await settle()
-    assert [one.id for turn in subject.queue.turns for one in turn.leaving] == [first]
+    assert [one.id for batch in subject.queue.turns for one in batch.leaving] == [first]
 
 
 async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subject) -> None:
@@ -201,11 +205,11 @@ async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subj
     subject.queue.away = True
     others = subject.ask()
     await settle()
-    assert subject.line.is_alone
+    assert subject.line.is_local
     subject.queue.away = False
     subject.line._wake.set()
     await settle()
-    assert not subject.line.is_alone
+    assert not subject.line.is_local
     assert subject.queue.rejoined == [2]
     after = {one.id for one in subject.queue.turns[-1].entering}
     assert len(after) == 4
@@ -215,22 +219,22 @@ async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subj
     await asyncio.gather(*asked, others, return_exceptions=True)
 
 
-ANN, BOB, EVE = Demand("ann"), Demand("bob"), Demand("eve", 2.0)
+ANN, BOB, EVE = QueueRequest("ann"), QueueRequest("bob"), QueueRequest("eve", 2.0)
 
 
 async def test_whoever_joins_or_leaves_a_call_that_waits_is_told_to_the_queue(
     subject: Subject,
 ) -> None:
     waiters = Waiters(ANN)
-    with waiters.joined_by(ANN):
+    with waiters.attached(ANN):
         asked = subject.ask(ANN, waiters)
         await settle()
-        with waiters.joined_by(BOB), waiters.joined_by(BOB):
-            waiters.wait_elsewhere("another process", [EVE])
+        with waiters.attached(BOB), waiters.attached(BOB):
+            waiters.set_remote("another process", [EVE])
             await settle()
         await settle()
         ((entry_id, _),) = subject.queue.told
-        told = [call for turn in subject.queue.turns for call in turn.shared]
+        told = [call for batch in subject.queue.turns for call in batch.shared]
         assert {call.entry.id for call in told} == {entry_id}
         assert [call.waiters for call in told] == [[ANN, BOB, EVE], [ANN, EVE]]
         asked.cancel()
@@ -239,34 +243,34 @@ async def test_whoever_joins_or_leaves_a_call_that_waits_is_told_to_the_queue(
 
 async def test_a_call_that_one_alone_waits_for_is_told_as_ever(subject: Subject) -> None:
     waiters = Waiters(ANN)
-    with waiters.joined_by(ANN), waiters.joined_by(ANN):
+    with waiters.attached(ANN), waiters.attached(ANN):
         asked = subject.ask(ANN, waiters)
         await settle()
     await settle()
-    assert not any(turn.shared for turn in subject.queue.turns)
+    assert not any(batch.shared for batch in subject.queue.turns)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
 
 
 async def test_a_call_in_another_s_place_is_that_one_s_when_it_leaves(subject: Subject) -> None:
     waiters = Waiters(ANN)
-    with waiters.joined_by(ANN), waiters.joined_by(BOB):
-        subject.queue.lends = BOB
+    with waiters.attached(ANN), waiters.attached(BOB):
+        subject.queue.donor = BOB
         asked = subject.ask(ANN, waiters)
         await settle()
         assert subject.line.waiting == ["bob"]
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         await settle()
-    assert [one.demand for turn in subject.queue.turns for one in turn.leaving] == [BOB]
+    assert [one.request for batch in subject.queue.turns for one in batch.leaving] == [BOB]
 
 
 async def test_a_call_waits_in_its_own_line_whoever_lends_it_a_place(subject: Subject) -> None:
     waiters = Waiters(ANN)
-    with waiters.joined_by(ANN), waiters.joined_by(Demand("bob", priority=Priority.BULK)):
+    with waiters.attached(ANN), waiters.attached(QueueRequest("bob", priority=Priority.BULK)):
         asked = subject.ask(ANN, waiters)
         await settle()
-        ((call,),) = [turn.shared for turn in subject.queue.turns if turn.shared]
+        ((call,),) = [batch.shared for batch in subject.queue.turns if batch.shared]
         assert call.waiters == [ANN, BOB]
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
@@ -274,11 +278,11 @@ async def test_a_call_waits_in_its_own_line_whoever_lends_it_a_place(subject: Su
 
 async def test_a_call_that_is_under_way_is_nobody_s_place_any_more(subject: Subject) -> None:
     waiters = Waiters(ANN)
-    with waiters.joined_by(ANN):
+    with waiters.attached(ANN):
         subject.queue.grant_after_s = 0.0
         asked = subject.ask(ANN, waiters)
         await settle()
         assert asked.done()
-        with waiters.joined_by(BOB):
+        with waiters.attached(BOB):
             await settle()
-    assert not any(turn.shared for turn in subject.queue.turns)
+    assert not any(batch.shared for batch in subject.queue.turns)

@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.model import Demand, Priority
+from gateway.domain.model import Priority, QueueRequest
 from gateway.domain.queue.fair_queue import (
-    Entry,
+    BatchResult,
+    BudgetLimit,
     FairQueue,
-    Hurt,
-    Limit,
-    Outcome,
-    SharedCall,
-    State,
-    Turn,
+    QueueBatch,
+    QueueEntry,
+    QueueState,
+    SharedEntry,
+    Throttling,
     weight_of,
     without_burst,
 )
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey import fair_queue
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.flow.ports import News
+from gateway.flow.ports import QueueUpdate
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 
@@ -33,24 +33,24 @@ LOOK_AHEAD_S = 0.02
 class Pair:
     """Both queues, told the same."""
 
-    def __init__(self, clock: FakeClock, limit: Limit) -> None:
+    def __init__(self, clock: FakeClock, limit: BudgetLimit) -> None:
         self.clock = clock
         server: Any = LuaServer(clock)
         self.shared = ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock)
-        start = State(
+        start = QueueState(
             without_burst(limit, clock.monotonic(), used=0), paused_until=clock.monotonic()
         )
         self.own = FairQueue(limit, start)
-        self.state = State(tats=())
+        self.state = QueueState(tats=())
 
-    async def turn(self, turn: Turn) -> Outcome:
-        own = self.own.turn(self.clock.monotonic(), turn, look_ahead_s=LOOK_AHEAD_S)
-        shared = await self.shared.turn(turn, self.state)
+    async def apply(self, batch: QueueBatch) -> BatchResult:
+        own = self.own.apply(self.clock.monotonic(), batch, look_ahead_s=LOOK_AHEAD_S)
+        shared = await self.shared.apply(batch, self.state)
         self.state = shared.state
         assert shared.granted == pytest.approx(own.granted, abs=1e-4)
         assert shared.refused == pytest.approx(own.refused, abs=1e-4)
         assert shared.tags == pytest.approx(own.tags)
-        assert shared.lent == own.lent
+        assert shared.inherited == own.inherited
         assert shared.waiting == own.waiting
         assert shared.next_at == pytest.approx(own.next_at, abs=1e-4)
         assert shared.state.tats == pytest.approx(own.state.tats, abs=1e-4)
@@ -61,30 +61,30 @@ class Pair:
 CALLERS = ["greedy"] * 5 + [f"caller-{i}" for i in range(6)]
 
 
-def a_demand(caller: str, priority: Priority) -> Demand:
-    return Demand(caller, {"caller-0": 3.0, "caller-1": 0.5}.get(caller, 1.0), priority)
+def a_demand(caller: str, priority: Priority) -> QueueRequest:
+    return QueueRequest(caller, {"caller-0": 3.0, "caller-1": 0.5}.get(caller, 1.0), priority)
 
 
-def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[Entry]) -> Turn:
+def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[QueueEntry]) -> QueueBatch:
     entering = []
     for _ in range(chance.choice([0, 0, 1, 1, 2, 8])):
         priority = chance.choices(list(Priority), [8, 3, 1])[0]
-        demand = a_demand(chance.choice(CALLERS), priority)
+        request = a_demand(chance.choice(CALLERS), priority)
         tag = chance.choice([None] * 9 + [0.0])
-        entering.append(Entry(queue.new_id(), demand, chance.uniform(0.0, 6.0), tag))
+        entering.append(QueueEntry(queue.new_id(), request, chance.uniform(0.0, 6.0), tag))
     leaving = [one for one in known if chance.random() < 0.05]
     again = [one for one in known if one not in leaving and chance.random() < 0.2]
-    hurt = [
-        Hurt(chance.choice([0.3, 1.0, 3.0]), chance.choice([None, None, 4.0, 50.0]))
+    throttlings = [
+        Throttling(chance.choice([0.3, 1.0, 3.0]), chance.choice([None, None, 4.0, 50.0]))
         for _ in range(chance.random() < 0.03)
     ]
-    known.extend(one for one in entering if one.demand.priority is not Priority.SPARE)
+    known.extend(one for one in entering if one.request.priority is not Priority.SPARE)
     shared = [
-        SharedCall(one, [a_demand(caller, one.demand.priority) for caller in others])
+        SharedEntry(one, [a_demand(caller, one.request.priority) for caller in others])
         for one in known
         if chance.random() < 0.2 and (others := {*chance.choices(CALLERS, k=chance.randrange(4))})
     ]
-    return Turn(leaving, hurt, [*again, *entering], shared)
+    return QueueBatch(leaving, throttlings, [*again, *entering], shared)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -94,24 +94,24 @@ async def test_the_queue_in_redis_does_what_the_queue_in_memory_does(
     monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)  # the clocks are one here
     chance = random.Random(seed)
     windows = [Pace(10, 1, 5), Pace(200, 60, 30)][: 1 + seed % 2]
-    pair = Pair(clock, Limit(tuple(windows), queue_max=20, caller_max=8))
-    await pair.shared.turn(Turn(), pair.state)  # compares clocks
-    await pair.turn(Turn())  # both begin now
-    known: list[Entry] = []
+    pair = Pair(clock, BudgetLimit(tuple(windows), queue_max=20, caller_max=8))
+    await pair.shared.apply(QueueBatch(), pair.state)  # compares clocks
+    await pair.apply(QueueBatch())  # both begin now
+    known: list[QueueEntry] = []
     moved = 0
     for _ in range(150):
         await clock.advance(
             chance.choice([0.0, 0.0, chance.uniform(0, 0.1), chance.uniform(0, 0.6)])
         )
-        turn = a_turn(chance, pair.shared, known)
-        outcome = await pair.turn(turn)
-        gone = outcome.granted.keys() | outcome.refused.keys() | {one.id for one in turn.leaving}
+        batch = a_turn(chance, pair.shared, known)
+        outcome = await pair.apply(batch)
+        gone = outcome.granted.keys() | outcome.refused.keys() | {one.id for one in batch.leaving}
         known = [
-            replace(one, demand=outcome.lent.get(one.id, one.demand))
+            replace(one, request=outcome.inherited.get(one.id, one.request))
             for one in known
             if one.id not in gone
         ]
-        moved += len(outcome.lent)
+        moved += len(outcome.inherited)
     assert moved > 20
 
 
@@ -122,15 +122,15 @@ def test_the_heaviest_group_counts_and_who_has_none_weighs_one() -> None:
     assert weight_of(["staff"], weights) == weight_of([], weights) == 1.0
 
 
-def an_entry(queue: ValkeyFairQueue, caller: str = "ann", patience_s: float = 60.0) -> Entry:
-    return Entry(queue.new_id(), Demand(caller), patience_s)
+def an_entry(queue: ValkeyFairQueue, caller: str = "ann", timeout_s: float = 60.0) -> QueueEntry:
+    return QueueEntry(queue.new_id(), QueueRequest(caller), timeout_s)
 
 
 def two_replicas(
     clock: FakeClock, server: LuaServer | None = None
 ) -> tuple[ValkeyFairQueue, ValkeyFairQueue]:
     server: Any = server or LuaServer(clock)
-    limit = Limit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
+    limit = BudgetLimit((Pace(10, 1, 1),), queue_max=100, caller_max=100)
     return (
         ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
         ValkeyFairQueue(server, "q", account="a", limit=limit, clock=clock),
@@ -139,17 +139,17 @@ def two_replicas(
 
 async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -> None:
     gone, here = two_replicas(clock)
-    nothing = State(tats=())
-    await gone.turn(Turn(), nothing)
-    await here.turn(Turn(entering=[an_entry(here)]), nothing)  # the first slot is taken
+    nothing = QueueState(tats=())
+    await gone.apply(QueueBatch(), nothing)
+    await here.apply(QueueBatch(entering=[an_entry(here)]), nothing)  # the first slot is taken
     await clock.advance(0.001)
-    await gone.turn(Turn(entering=[an_entry(gone, "bob") for _ in range(5)]), nothing)
+    await gone.apply(QueueBatch(entering=[an_entry(gone, "bob") for _ in range(5)]), nothing)
     await clock.advance(1.6)
     mine = an_entry(here, "eve")
-    outcome = await here.turn(Turn(entering=[mine]), nothing)
+    outcome = await here.apply(QueueBatch(entering=[mine]), nothing)
     assert list(outcome.granted) == [mine.id]
     await clock.advance(0.2)
-    outcome = await here.turn(Turn(), nothing)
+    outcome = await here.apply(QueueBatch(), nothing)
     assert (outcome.granted, outcome.waiting) == ({}, 0)
 
 
@@ -159,30 +159,30 @@ async def test_until_all_are_back_the_others_keep_their_part(
 ) -> None:
     server = LuaServer(clock)
     first, second = two_replicas(clock, server)
-    nothing = State(tats=())
+    nothing = QueueState(tats=())
     for queue in (first, second):
-        await queue.turn(Turn(), nothing)
+        await queue.apply(QueueBatch(), nothing)
         queue.rejoin(2)
     await clock.advance(0.001)
-    await first.turn(Turn(), nothing)
+    await first.apply(QueueBatch(), nothing)
     server.ahead_s = -set_back_s
 
     async def slots(count: int) -> float:
         """Tell how long the queue makes the first replica wait between two slots."""
         entries = [an_entry(first, f"caller-{i}") for i in range(count)]
         granted: list[float] = []
-        outcome = await first.turn(Turn(entering=entries), nothing)
+        outcome = await first.apply(QueueBatch(entering=entries), nothing)
         for _ in range(400):
             granted += outcome.granted.values()
             if len(granted) == count:
                 break
             await clock.advance(0.01)
-            outcome = await first.turn(Turn(), nothing)
+            outcome = await first.apply(QueueBatch(), nothing)
         return (granted[-1] - granted[0]) / (count - 1)
 
     assert await slots(4) == pytest.approx(0.2, abs=0.01)
-    await second.turn(Turn(), nothing)
-    await first.turn(Turn(), nothing)
+    await second.apply(QueueBatch(), nothing)
+    await first.apply(QueueBatch(), nothing)
     assert await slots(4) == pytest.approx(0.1, abs=0.01)
 
 
@@ -192,30 +192,30 @@ async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
 ) -> None:
     server = LuaServer(clock)
     one, two = two_replicas(clock, server)
-    heard: list[News] = []
-    one.when_news_comes(heard.append)
-    nothing = State(tats=())
+    heard: list[QueueUpdate] = []
+    one.on_update(heard.append)
+    nothing = QueueState(tats=())
     for queue in (one, two):
-        await queue.turn(Turn(), nothing)
-    await two.turn(Turn(hurt=[Hurt(2.0, None)]), nothing)
+        await queue.apply(QueueBatch(), nothing)
+    await two.apply(QueueBatch(throttlings=[Throttling(2.0, None)]), nothing)
     assert [news.paused_until for news in heard] == pytest.approx([clock.monotonic() + 2.0])
     server.ahead_s = step_s
-    await two.turn(Turn(hurt=[Hurt(3.0, None)]), nothing)
+    await two.apply(QueueBatch(throttlings=[Throttling(3.0, None)]), nothing)
     assert len(heard) == 1
-    outcome = await one.turn(Turn(), nothing)
+    outcome = await one.apply(QueueBatch(), nothing)
     assert outcome.state.paused_until == pytest.approx(clock.monotonic() + 3.0)
-    await two.turn(Turn(hurt=[Hurt(4.0, None)]), nothing)
+    await two.apply(QueueBatch(throttlings=[Throttling(4.0, None)]), nothing)
     assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
 
 
 async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: FakeClock) -> None:
     server = LuaServer(clock)
     one, two = two_replicas(clock, server)
-    nothing = State(tats=())
-    await one.turn(Turn(), nothing)
-    before = (await two.turn(Turn(hurt=[Hurt(1.5, None)]), nothing)).state
+    nothing = QueueState(tats=())
+    await one.apply(QueueBatch(), nothing)
+    before = (await two.apply(QueueBatch(throttlings=[Throttling(1.5, None)]), nothing)).state
     server.ahead_s = -3600.0
-    after = (await two.turn(Turn(), nothing)).state
+    after = (await two.apply(QueueBatch(), nothing)).state
     assert after.tats == pytest.approx(before.tats)
     assert after.paused_until == pytest.approx(before.paused_until)
     assert before.learned is not None
@@ -223,7 +223,7 @@ async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: Fak
     assert astuple(after.learned) == pytest.approx(astuple(before.learned))
     await clock.advance(1.6)
     mine = [an_entry(two, f"caller-{i}") for i in range(3)]
-    outcome = await two.turn(Turn(entering=mine), nothing)
+    outcome = await two.apply(QueueBatch(entering=mine), nothing)
     assert len(outcome.granted) == 1
     assert outcome.next_at == pytest.approx(clock.monotonic() + 0.1 / 0.9 - 0.02, abs=0.01)
 
@@ -233,32 +233,34 @@ class SharedCalls:
 
     def __init__(self, clock: FakeClock, *, caller_max: int = 100) -> None:
         self.clock = clock
-        self.pair = Pair(clock, Limit((Pace(10, 1, 1),), queue_max=100, caller_max=caller_max))
-        self.calls: list[Entry] = []
+        self.pair = Pair(
+            clock, BudgetLimit((Pace(10, 1, 1),), queue_max=100, caller_max=caller_max)
+        )
+        self.calls: list[QueueEntry] = []
 
     async def begin(self) -> None:
-        await self.pair.shared.turn(Turn(), self.pair.state)  # compares clocks
-        await self.pair.turn(Turn())
+        await self.pair.shared.apply(QueueBatch(), self.pair.state)  # compares clocks
+        await self.pair.apply(QueueBatch())
         await self.enter("greedy", "greedy")
         assert await self.order()  # virtual time has begun
         self.calls = await self.enter(*["greedy"] * 10)
 
-    async def enter(self, *callers: str) -> list[Entry]:
+    async def enter(self, *callers: str) -> list[QueueEntry]:
         entries = [an_entry(self.pair.shared, caller) for caller in callers]
-        self.outcome = await self.pair.turn(Turn(entering=entries))
+        self.outcome = await self.pair.apply(QueueBatch(entering=entries))
         return [entry for entry in entries if entry.id not in self.outcome.granted]
 
-    async def wait(self, entry: Entry, *callers: str) -> Outcome:
+    async def wait(self, entry: QueueEntry, *callers: str) -> BatchResult:
         """Let these, and nobody else, wait for a call."""
-        waiters = [Demand(caller) for caller in callers]
-        return await self.pair.turn(Turn(shared=[SharedCall(entry, waiters)]))
+        waiters = [QueueRequest(caller) for caller in callers]
+        return await self.pair.apply(QueueBatch(shared=[SharedEntry(entry, waiters)]))
 
     async def order(self) -> list[str]:
         """Let all go; return in which order they did."""
         gone: list[str] = []
         for _ in range(90):
             await self.clock.advance(0.013)
-            gone += (await self.pair.turn(Turn())).granted
+            gone += (await self.pair.apply(QueueBatch())).granted
         return gone
 
 
@@ -275,7 +277,7 @@ async def test_a_shared_call_takes_the_best_place_of_those_who_wait_for_it(
 ) -> None:
     *others, last = shared.calls
     outcome = await shared.wait(last, "greedy", "ann")
-    assert outcome.lent == {last.id: Demand("ann")}
+    assert outcome.inherited == {last.id: QueueRequest("ann")}
     assert outcome.waiting == len(shared.calls), "one place for one call, whoever waits for it"
     assert await shared.order() == [last.id, *(one.id for one in others)]
 
@@ -291,17 +293,17 @@ async def test_whoever_lends_a_place_is_charged_and_the_other_is_not(shared: Sha
 async def test_a_place_that_is_no_better_is_not_taken(shared: SharedCalls) -> None:
     first = shared.calls[0]
     await shared.enter("ann", "ann")
-    assert (await shared.wait(first, "greedy", "ann")).lent == {}
+    assert (await shared.wait(first, "greedy", "ann")).inherited == {}
     outcome = await shared.wait(shared.calls[-1], "greedy", "ann", "bob")
-    assert outcome.lent == {shared.calls[-1].id: Demand("bob")}, "the best of three"
+    assert outcome.inherited == {shared.calls[-1].id: QueueRequest("bob")}, "the best of three"
 
 
 async def test_who_no_longer_waits_takes_the_place_along(shared: SharedCalls) -> None:
     *others, last = shared.calls
     await shared.wait(last, "greedy", "ann")
-    lent = replace(last, demand=Demand("ann"))
+    inherited = replace(last, request=QueueRequest("ann"))
     now = shared.pair.state.virtual_time
-    assert (await shared.wait(lent, "greedy")).lent == {last.id: Demand("greedy")}
+    assert (await shared.wait(inherited, "greedy")).inherited == {last.id: QueueRequest("greedy")}
     (anns,) = await shared.enter("ann")
     assert shared.outcome.tags == {anns.id: now}, "she is not charged for what she left"
     assert await shared.order() == [anns.id, *(one.id for one in others), last.id]
@@ -310,16 +312,16 @@ async def test_who_no_longer_waits_takes_the_place_along(shared: SharedCalls) ->
 async def test_what_has_its_slot_is_not_put_back(shared: SharedCalls) -> None:
     assert len(await shared.order()) == len(shared.calls)
     outcome = await shared.wait(shared.calls[-1], "ann")
-    assert (outcome.lent, outcome.waiting) == ({}, 0)
+    assert (outcome.inherited, outcome.waiting) == ({}, 0)
 
 
 async def test_what_lost_its_slot_stays_at_the_head_when_its_payer_leaves(
     shared: SharedCalls,
 ) -> None:
     head = replace(an_entry(shared.pair.shared, "greedy"), tag=0.0)
-    waiting = SharedCall(head, [Demand("ann")])
-    outcome = await shared.pair.turn(Turn(entering=[head], shared=[waiting]))
-    assert (outcome.lent, outcome.tags) == ({}, {head.id: 0.0})
+    waiting = SharedEntry(head, [QueueRequest("ann")])
+    outcome = await shared.pair.apply(QueueBatch(entering=[head], shared=[waiting]))
+    assert (outcome.inherited, outcome.tags) == ({}, {head.id: 0.0})
 
 
 async def test_who_has_as_many_calls_waiting_as_one_may_have_lends_no_place(

@@ -15,7 +15,7 @@ from gateway.domain.errors import (
     Rejection,
 )
 from gateway.domain.identity.sdk_signature import Presented
-from gateway.domain.model import Call, Operation, Principal, ProjectId, Secret
+from gateway.domain.model import Operation, Principal, ProjectId, ResolvedCall, Secret
 from gateway.domain.policy.policy import Policy
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.crypto.issued_keys import SealedKeys
@@ -75,7 +75,7 @@ class Scene:
         self.records.append(record)
 
     def errand(self, operation: str = "Op") -> FederationRequest:
-        call = Call(Operation(operation, "POST", "/x", ""), ProjectId(""), ())
+        call = ResolvedCall(Operation(operation, "POST", "/x", ""), ProjectId(""), ())
         presented = Presented("POST", "/x", ())
         return FederationRequest(
             request_id="r-1",

@@ -8,23 +8,23 @@ import pytest
 
 from gateway.domain.errors import BudgetExhausted, NotPermitted, UpstreamUnreachable
 from gateway.domain.model import (
-    Answer,
-    Call,
-    Demand,
     Listing,
     Operation,
     Paging,
     Principal,
     ProjectId,
+    QueueRequest,
+    ResolvedCall,
+    ResponseKind,
     RuleKind,
     RuleRef,
     ServerId,
-    UpstreamAnswer,
     UpstreamRequest,
+    UpstreamResponse,
 )
 from gateway.domain.policy.policy import Permit, Scope
-from gateway.flow.attempts import Sendings
-from gateway.flow.forwarding import Forwarded, Forwarding
+from gateway.flow.attempts import Attempts
+from gateway.flow.forwarding import ForwardedResponse, Forwarding
 from gateway.flow.listings import ListBounds, Listings
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
@@ -51,19 +51,21 @@ class FakeBody:
         self.closed += 1
 
 
-def a_permit(answer: Answer = Answer.WHOLE, who: str = "olga", **row: object) -> Permit:
-    listing = Listing("servers", "id", Paging.MARKER) if answer is Answer.LISTED else None
+def a_permit(answer: ResponseKind = ResponseKind.WHOLE, who: str = "olga", **row: object) -> Permit:
+    listing = Listing("servers", "id", Paging.MARKER) if answer is ResponseKind.LISTED else None
     operation = Operation(
         "Op",
         "GET",
         "/x",
         "server:read",
-        answer=answer,
+        response=answer,
         listing=listing,
         **row,  # type: ignore[arg-type]
     )
     person = Principal("corp", who, frozenset(), 0.0, 9e9, None)
-    return Permit(person, Call(operation, ProjectId("p"), (), "/v1/p/x?limit=10", body=b"{}"), RULE)
+    return Permit(
+        person, ResolvedCall(operation, ProjectId("p"), (), "/v1/p/x?limit=10", body=b"{}"), RULE
+    )
 
 
 def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
@@ -71,19 +73,19 @@ def made(exchange: FakeExchange, clock: FakeClock) -> Forwarding:
     return Forwarding(exchanges, Listings(exchanges, ListBounds(5.0, 10, 1_000_000), clock))
 
 
-async def perform(
+async def forward(
     some: Forwarding,
     permit: Permit,
     scope: Scope | None = None,
     scope_now: Callable[[], Scope] | None = None,
-) -> Forwarded:
+) -> ForwardedResponse:
     def permitted(what: Scope | None) -> Permit:
         return replace(permit, scope=what)
 
-    return await some.perform(
+    return await some.forward(
         permitted(scope),
-        Demand(permit.principal.key),
-        sendings=Sendings(lambda: permitted(scope_now() if scope_now else scope)),
+        QueueRequest(permit.principal.key),
+        attempts=Attempts(lambda: permitted(scope_now() if scope_now else scope)),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),
@@ -91,16 +93,16 @@ async def perform(
 
 
 async def test_what_was_permitted_is_sent_and_the_answer_comes_back(clock: FakeClock) -> None:
-    answer = UpstreamAnswer(202, {"content-type": "a/b", "set-cookie": "c"}, b"yes")
+    answer = UpstreamResponse(202, {"content-type": "a/b", "set-cookie": "c"}, b"yes")
     exchange = FakeExchange(lambda _: answer)
-    came = await perform(made(exchange, clock), a_permit(writes=True))
+    came = await forward(made(exchange, clock), a_permit(writes=True))
     assert exchange.asked == [
         UpstreamRequest(
             "GET", "/v1/p/x?limit=10", (("X-Request-Id", "r"),), b"{}", repeatable=False,
             encoded=True,
         )
     ]  # fmt: skip
-    assert came == Forwarded(202, (("Content-Type", "a/b"),), b"yes")
+    assert came == ForwardedResponse(202, (("Content-Type", "a/b"),), b"yes")
 
 
 @pytest.mark.parametrize(
@@ -111,19 +113,21 @@ async def test_a_read_may_be_repeated_and_a_write_where_the_catalogue_says(
     row: dict[str, bool], *, repeatable: bool, clock: FakeClock
 ) -> None:
     exchange = FakeExchange(lambda _: b"{}")
-    await perform(made(exchange, clock), a_permit(**row))
+    await forward(made(exchange, clock), a_permit(**row))
     assert [request.repeatable for request in exchange.asked] == [repeatable]
 
 
 async def test_a_project_of_nobody_is_forbidden(clock: FakeClock) -> None:
     some = Forwarding({}, Listings({}, ListBounds(5.0, 10, 1_000), clock))
     with pytest.raises(NotPermitted):
-        await perform(some, a_permit())
+        await forward(some, a_permit())
 
 
 async def test_who_sees_all_is_given_the_cloud_s_own_page(clock: FakeClock) -> None:
     exchange = FakeExchange(lambda _: b'{"servers": [], "more": 1}')
-    came = await perform(made(exchange, clock), a_permit(Answer.LISTED), a_scope(everywhere=True))
+    came = await forward(
+        made(exchange, clock), a_permit(ResponseKind.LISTED), a_scope(everywhere=True)
+    )
     assert came.body == b'{"servers": [], "more": 1}'
     assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
 
@@ -132,7 +136,7 @@ async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     scope = a_scope(OTHER)
     some = made(FakeExchange(lambda _: body), clock)
-    came = await perform(some, a_permit(Answer.LISTED), scope)
+    came = await forward(some, a_permit(ResponseKind.LISTED), scope)
     assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
@@ -141,9 +145,9 @@ async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Scope, clock:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     exchange = FakeExchange(lambda _: body)
     after = a_scope(OTHER)
-    came = await perform(
+    came = await forward(
         made(exchange, clock),
-        a_permit(Answer.LISTED),
+        a_permit(ResponseKind.LISTED),
         before,
         lambda: after if exchange.asked else before,
     )
@@ -157,13 +161,13 @@ async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: F
     exchange = FakeExchange(lambda _: b'{"servers": []}')
     for before in (a_scope(everywhere=True), a_scope()):
         with pytest.raises(NotPermitted):
-            await perform(made(exchange, clock), a_permit(Answer.LISTED), before, nothing)
+            await forward(made(exchange, clock), a_permit(ResponseKind.LISTED), before, nothing)
 
 
 async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
     body = FakeBody()
-    exchange = FakeExchange(lambda _: UpstreamAnswer(206, {"content-range": "x"}, b"", body))
-    came = await perform(made(exchange, clock), a_permit(Answer.STREAMED))
+    exchange = FakeExchange(lambda _: UpstreamResponse(206, {"content-range": "x"}, b"", body))
+    came = await forward(made(exchange, clock), a_permit(ResponseKind.STREAMED))
     assert (came.status, came.headers) == (206, (("Content-Range", "x"),))
     assert exchange.asked[0].streamed
     assert came.stream is not None
@@ -173,36 +177,36 @@ async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
 
 
 async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> None:
-    some = made(FakeExchange(lambda _: UpstreamAnswer(200, {}, b"", FakeBody())), clock)
-    held = [await perform(some, a_permit(Answer.STREAMED)) for _ in range(2)]
+    some = made(FakeExchange(lambda _: UpstreamResponse(200, {}, b"", FakeBody())), clock)
+    held = [await forward(some, a_permit(ResponseKind.STREAMED)) for _ in range(2)]
     with pytest.raises(BudgetExhausted):
-        await perform(some, a_permit(Answer.STREAMED))
+        await forward(some, a_permit(ResponseKind.STREAMED))
     for i in range(6):
-        await perform(some, a_permit(Answer.STREAMED, who=f"other-{i}"))
+        await forward(some, a_permit(ResponseKind.STREAMED, who=f"other-{i}"))
     with pytest.raises(BudgetExhausted):
-        await perform(some, a_permit(Answer.STREAMED, who="one-more"))
+        await forward(some, a_permit(ResponseKind.STREAMED, who="one-more"))
     for one in held:
         assert one.stream is not None
         await one.stream.close()
         await one.stream.close()
-    await perform(some, a_permit(Answer.STREAMED))
+    await forward(some, a_permit(ResponseKind.STREAMED))
 
 
 async def test_downloads_hold_no_more_of_one_account_than_it_allows(clock: FakeClock) -> None:
     exchanges = {
-        name: FakeExchange(lambda _: UpstreamAnswer(200, {}, b"", FakeBody())) for name in "pq"
+        name: FakeExchange(lambda _: UpstreamResponse(200, {}, b"", FakeBody())) for name in "pq"
     }
     exchanges["p"].streams_max = 1
     both = {name: as_exchange(one) for name, one in exchanges.items()}
     some = Forwarding(both, Listings(both, ListBounds(5.0, 10, 1_000), clock))
-    held = await perform(some, a_permit(Answer.STREAMED, who="ann"))
+    held = await forward(some, a_permit(ResponseKind.STREAMED, who="ann"))
     with pytest.raises(BudgetExhausted):
-        await perform(some, a_permit(Answer.STREAMED, who="bob"))
-    elsewhere = a_permit(Answer.STREAMED, who="bob")
-    await perform(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
+        await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
+    elsewhere = a_permit(ResponseKind.STREAMED, who="bob")
+    await forward(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
     assert held.stream is not None
     await held.stream.close()
-    await perform(some, a_permit(Answer.STREAMED, who="bob"))
+    await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
 
 
 async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock) -> None:
@@ -212,7 +216,7 @@ async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock)
     some = made(FakeExchange(gone), clock)
     for _ in range(12):
         with pytest.raises(UpstreamUnreachable):
-            await perform(some, a_permit(Answer.STREAMED))
-    some = made(FakeExchange(lambda _: UpstreamAnswer(304, {}, b"")), clock)
+            await forward(some, a_permit(ResponseKind.STREAMED))
+    some = made(FakeExchange(lambda _: UpstreamResponse(304, {}, b"")), clock)
     for _ in range(12):
-        assert (await perform(some, a_permit(Answer.STREAMED))).status == 304
+        assert (await forward(some, a_permit(ResponseKind.STREAMED))).status == 304

@@ -5,14 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.catalogue.headers import request_headers, response_headers
-from gateway.domain.model import Answer
+from gateway.domain.model import ResponseKind
 
 OURS = {"X-Request-Id": "req-1", "Via": "1.1 console-gateway", "Accept-Encoding": "identity"}
 CONDITIONAL = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}
 ALLOWED = {*OURS, *CONDITIONAL, "Accept", "Content-Type"}
 
 
-def forwarded(*headers: tuple[str, str], answer: Answer = Answer.LISTED) -> dict[str, str]:
+def forwarded(
+    *headers: tuple[str, str], answer: ResponseKind = ResponseKind.LISTED
+) -> dict[str, str]:
     return dict(request_headers(headers, "req-1", answer))
 
 
@@ -57,8 +59,8 @@ def test_duplicate_header_is_dropped() -> None:
 
 def test_conditional_headers_are_forwarded_when_streaming() -> None:
     sent = [(name, "x") for name in sorted(CONDITIONAL)]
-    assert not CONDITIONAL - set(forwarded(*sent, answer=Answer.STREAMED))
-    for answer in (Answer.WHOLE, Answer.LISTED, Answer.CONSOLE_LINK):
+    assert not CONDITIONAL - set(forwarded(*sent, answer=ResponseKind.STREAMED))
+    for answer in (ResponseKind.WHOLE, ResponseKind.LISTED, ResponseKind.CONSOLE_LINK):
         assert not CONDITIONAL & set(forwarded(*sent, answer=answer))
 
 
@@ -77,10 +79,10 @@ def test_conditional_headers_are_forwarded_when_streaming() -> None:
 )
 def test_gzip_is_requested_only_for_unread_bodies(accepts: str, sent: str) -> None:
     header = ("Accept-Encoding", accepts)
-    assert forwarded(header, answer=Answer.WHOLE)["Accept-Encoding"] == sent
-    assert forwarded(header, answer=Answer.STREAMED)["Accept-Encoding"] == sent
-    assert forwarded(header, answer=Answer.LISTED)["Accept-Encoding"] == "identity"
-    assert forwarded(header, answer=Answer.CONSOLE_LINK)["Accept-Encoding"] == "identity"
+    assert forwarded(header, answer=ResponseKind.WHOLE)["Accept-Encoding"] == sent
+    assert forwarded(header, answer=ResponseKind.STREAMED)["Accept-Encoding"] == sent
+    assert forwarded(header, answer=ResponseKind.LISTED)["Accept-Encoding"] == "identity"
+    assert forwarded(header, answer=ResponseKind.CONSOLE_LINK)["Accept-Encoding"] == "identity"
 
 
 def test_response_headers_are_limited_to_allow_list() -> None:
@@ -95,8 +97,10 @@ def test_response_headers_are_limited_to_allow_list() -> None:
         "content-disposition": "attachment",
         "content-range": "bytes\n0-1",
     }
-    assert dict(response_headers(upstream, Answer.WHOLE)) == {"Content-Type": "application/json"}
-    assert set(dict(response_headers(upstream, Answer.STREAMED))) == {
+    assert dict(response_headers(upstream, ResponseKind.WHOLE)) == {
+        "Content-Type": "application/json"
+    }
+    assert set(dict(response_headers(upstream, ResponseKind.STREAMED))) == {
         "Content-Type",
         "ETag",
         "Content-Disposition",
@@ -105,7 +109,7 @@ def test_response_headers_are_limited_to_allow_list() -> None:
 
 @given(st.lists(st.tuples(st.text(), st.text())))
 def test_only_allowed_names_and_values_are_forwarded(headers: list[tuple[str, str]]) -> None:
-    for name, value in request_headers(headers, "req-1", Answer.STREAMED):
+    for name, value in request_headers(headers, "req-1", ResponseKind.STREAMED):
         assert name in ALLOWED
         assert value.isascii()
         assert value.isprintable()

@@ -6,7 +6,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from gateway.domain.errors import NotPermitted, UpstreamRefused
-from gateway.domain.model import Call, Demand, InstanceId, Operation, ProjectId, UpstreamRequest
+from gateway.domain.model import (
+    InstanceId,
+    Operation,
+    ProjectId,
+    QueueRequest,
+    ResolvedCall,
+    UpstreamRequest,
+)
 from gateway.flow.instances import Instances
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
@@ -21,7 +28,7 @@ PLACED = {
     "i-hidden": "33333333-2222-4333-8444-555555555555",
 }
 OPERATION = Operation("Reinstall", "PUT", "/x", "instance:reinstall", writes=True)
-DEMAND = Demand("corp:olga")
+DEMAND = QueueRequest("corp:olga")
 HIDDEN = "33333333-2222-4333-8444-555555555555"
 
 
@@ -34,9 +41,9 @@ def cloud(request: UpstreamRequest) -> bytes:
     return json.dumps({"instances": found}).encode()
 
 
-def a_call(*instances: str, project: str = "p") -> Call:
+def a_call(*instances: str, project: str = "p") -> ResolvedCall:
     ids = tuple(InstanceId(one) for one in instances)
-    return Call(OPERATION, ProjectId(project), (), f"/v1/{project}/x", instances=ids)
+    return ResolvedCall(OPERATION, ProjectId(project), (), f"/v1/{project}/x", instances=ids)
 
 
 def made(clock: FakeClock) -> tuple[Instances, FakeExchange]:
@@ -44,8 +51,8 @@ def made(clock: FakeClock) -> tuple[Instances, FakeExchange]:
     return Instances({"p": as_exchange(exchange)}, clock), exchange
 
 
-async def place(some: Instances, call: Call, clock: FakeClock) -> Call:
-    return await some.placed(
+async def place(some: Instances, call: ResolvedCall, clock: FakeClock) -> ResolvedCall:
+    return await some.resolve_servers(
         call, DEMAND, deadline=clock.monotonic() + 5, allows=lambda server: server != HIDDEN
     )
 
@@ -55,7 +62,7 @@ async def test_instances_are_decided_on_by_their_servers(clock: FakeClock) -> No
     call = await place(some, a_call("i-1", "i-2", "i-3"), clock)
     assert (call.servers, call.touches_unnamed) == ((SERVER, OTHER), False)
     assert len(exchange.asked) == 1
-    assert exchange.demands == [DEMAND]
+    assert exchange.queue_requests == [DEMAND]
 
 
 async def test_what_was_looked_up_is_remembered_for_a_while(clock: FakeClock) -> None:

@@ -20,8 +20,8 @@ from gateway.domain.errors import (
 from gateway.domain.model import Priority, ProjectId, ServerId, UpstreamRequest
 from gateway.domain.policy import inventory as rules
 from gateway.domain.policy.inventory import NO_INVENTORY
-from gateway.flow.inventories import InventoryAccount, KeptInventories
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.inventories import CachedInventories, InventoryAccount
+from gateway.flow.single_flight import SingleFlight
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.shared_store import FakeSharedStore
@@ -64,28 +64,28 @@ class Replica:
         self.clock, self.cloud, self.wanted = clock, cloud, True
         self.exchange = FakeExchange(cloud)
         self.telemetry = RecordingTelemetry()
-        self.flight = SharedFlight(store, clock)
+        self.flight = SingleFlight(store, clock)
         files = {} if file is None else {PROJECT: file}
         account = InventoryAccount(
             "prod", as_exchange(self.exchange), (PROJECT,), 60.0, 600.0, files
         )
-        self.kept = KeptInventories(
+        self.kept = CachedInventories(
             [account],
-            is_wanted=lambda: self.wanted,
+            is_needed=lambda: self.wanted,
             shared=self.flight,
             clock=clock,
             telemetry=self.telemetry,
         )
 
     async def look(self) -> None:
-        one = self.kept._kept[PROJECT]
+        one = self.kept._projects[PROJECT]
         if self.clock.monotonic() >= one.due_at:
-            await self.kept._look(PROJECT, one)
+            await self.kept._refresh(PROJECT, one)
 
     async def keep(self) -> None:
         """Look, and go on until the file holds what was seen."""
-        keeping = asyncio.create_task(self.kept.keep("prod"))
-        file = self.kept._kept[PROJECT].account.files[PROJECT]
+        keeping = asyncio.create_task(self.kept.run("prod"))
+        file = self.kept._projects[PROJECT].account.files[PROJECT]
         async with asyncio.timeout(10):
             while file.load() is None:  # noqa: ASYNC110 - it is written in a thread
                 await asyncio.sleep(0.001)
@@ -111,7 +111,9 @@ async def test_all_pages_are_listed_from_spare_budget(
     assert replica.kept.current(PROJECT) is NO_INVENTORY
     await replica.look()
     assert len(replica.kept.current(PROJECT)) == 10
-    assert {demand.priority for demand in replica.exchange.demands} == {Priority.SPARE}
+    assert {queue_request.priority for queue_request in replica.exchange.queue_requests} == {
+        Priority.SPARE
+    }
     assert len(replica.exchange.asked) == 3
     assert replica.kept.age_s("prod") == 0.0
     await replica.flight.close()
@@ -201,7 +203,7 @@ async def test_no_look_waits_for_a_file_whose_disk_hangs(
             await asyncio.Event().wait()
 
     replica = Replica(clock, store, Cloud(), Hanging())
-    keeping = asyncio.create_task(replica.kept.keep("prod"))
+    keeping = asyncio.create_task(replica.kept.run("prod"))
     async with asyncio.timeout(10):
         while replica.cloud.times < 2:
             await clock.advance(1.0)
@@ -216,7 +218,7 @@ async def test_nothing_is_listed_while_no_rule_goes_by_attributes(
 ) -> None:
     replica = Replica(clock, store, Cloud())
     replica.wanted = False
-    keeping = asyncio.ensure_future(replica.kept.keep("prod"))
+    keeping = asyncio.ensure_future(replica.kept.run("prod"))
     await clock.advance(3)
     assert replica.exchange.asked == []
     replica.wanted = True
@@ -371,7 +373,7 @@ async def test_a_listing_that_reaches_redis_late_is_none_the_newer(
     other, replica = (Replica(clock, store, cloud) for _ in range(2))
     store.publishes_after_s = 1.6
     listing = asyncio.ensure_future(other.look())
-    while not other.kept._kept[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
+    while not other.kept._projects[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
         await asyncio.sleep(0.001)
     await clock.advance(0.3)
     replica.kept.refresh_soon(PROJECT)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.catalogue.listing import ListPage, ListPageReader, page_target, visible_entries
 from gateway.domain.errors import BadRequest, UpstreamBroken
-from gateway.domain.model import Call, Listing, Operation, Paging, ProjectId
+from gateway.domain.model import Listing, Operation, Paging, ProjectId, ResolvedCall
 
 SERVERS = Listing("servers", "id", Paging.MARKER)
 ALARMS = Listing("alarms", "metric.dimensions.value", Paging.OFFSET, limit_min=1)
@@ -20,9 +20,9 @@ def uuid(i: int) -> str:
     return f"{i:08x}-2222-4333-8444-555555555555"
 
 
-def call(listing: Listing = SERVERS, **query: str) -> Call:
+def call(listing: Listing = SERVERS, **query: str) -> ResolvedCall:
     operation = Operation("List", "GET", "/servers", "server:read", listing=listing)
-    return Call(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
+    return ResolvedCall(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
 
 
 def page(*entries: Any, **around: Any) -> ListPage:
@@ -33,7 +33,7 @@ def servers(count: int) -> list[dict[str, Any]]:
     return [{"id": uuid(i), "name": f"bms-{i}", "future": {"field": i}} for i in range(count)]
 
 
-def filtered(pages: list[ListPage], may_see: set[str], request: Call) -> Any:
+def filtered(pages: list[ListPage], may_see: set[str], request: ResolvedCall) -> Any:
     return json.loads(visible_entries(pages, lambda server: server in may_see).encode_page(request))
 
 

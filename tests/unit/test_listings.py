@@ -9,26 +9,26 @@ import pytest
 from gateway.domain.catalogue.listing import ListPage
 from gateway.domain.errors import DeadlineExceeded, UpstreamBroken, UpstreamUnreachable
 from gateway.domain.model import (
-    Call,
-    Demand,
     Listing,
     Operation,
     Paging,
     ProjectId,
+    QueueRequest,
+    ResolvedCall,
     UpstreamRequest,
 )
 from gateway.flow.listings import ListBounds, Listings
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 
-DEMAND = Demand("corp:olga")
+DEMAND = QueueRequest("corp:olga")
 COUNT = 2_500
 
 
-def a_call(paging: Paging = Paging.MARKER, **query: str) -> Call:
+def a_call(paging: Paging = Paging.MARKER, **query: str) -> ResolvedCall:
     listing = Listing("servers", "id", paging)
     operation = Operation(f"List{paging}", "GET", "/servers", "server:read", listing=listing)
-    return Call(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
+    return ResolvedCall(operation, ProjectId("p"), (), "/v1/p/servers", tuple(query.items()))
 
 
 def cloud(request: UpstreamRequest) -> bytes:
@@ -47,7 +47,12 @@ def listings(exchange: FakeExchange, clock: FakeClock, **bounds: float) -> Listi
 
 
 async def read(
-    some: Listings, call: Call, clock: FakeClock, *, fresh: bool = False, within_s: float = 5.0
+    some: Listings,
+    call: ResolvedCall,
+    clock: FakeClock,
+    *,
+    fresh: bool = False,
+    within_s: float = 5.0,
 ) -> tuple[ListPage, ...]:
     deadline = clock.monotonic() + within_s
     return await some.read(call, DEMAND, deadline=deadline, fresh=fresh, headers=())
@@ -60,7 +65,7 @@ async def test_all_pages_are_read_in_few_calls(paging: Paging, clock: FakeClock)
     ids = [own for page in pages for own in page.ids]
     assert ids == [f"s{i:04}" for i in range(COUNT)]
     assert len(exchange.asked) == 3
-    assert exchange.demands == [DEMAND] * 3
+    assert exchange.queue_requests == [DEMAND] * 3
 
 
 async def test_a_reading_is_served_again_for_a_while_and_for_other_pages(clock: FakeClock) -> None:
@@ -111,9 +116,9 @@ async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock
 
     def asks(caller: str) -> "asyncio.Task[tuple[ListPage, ...]]":
         deadline = clock.monotonic() + 5.0
-        demand = Demand(caller)
+        queue_request = QueueRequest(caller)
         return asyncio.create_task(
-            some.read(a_call(), demand, deadline=deadline, fresh=False, headers=())
+            some.read(a_call(), queue_request, deadline=deadline, fresh=False, headers=())
         )
 
     readers = [asks("greedy"), asks("ann"), asks("ann"), asks("hasty")]
@@ -122,10 +127,10 @@ async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock
     assert waiters is not None
     readers[-1].cancel()
     await settle()
-    assert waiters.all == (Demand("greedy"), Demand("ann"))
+    assert waiters.all == (QueueRequest("greedy"), QueueRequest("ann"))
     exchange.gate.set()
     await asyncio.gather(*readers, return_exceptions=True)
-    assert exchange.demands == [Demand("greedy")] * 3
+    assert exchange.queue_requests == [QueueRequest("greedy")] * 3
     assert exchange.waiters == [waiters] * 3
     assert waiters.all == ()
 

@@ -34,7 +34,7 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.pipeline import ApiRequest, Gateway
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -97,7 +97,7 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
         "credentials": fixed,
         "policies": fixed,
         "inventories": Fixed(inventory),
-        "consoles": fixed,
+        "links": fixed,
         "limits": limits,
         "request_audit": request_audit,
         "writes": Writes(request_audit, every, clock),
@@ -116,7 +116,7 @@ async def told(gateway: Gateway, request: Request) -> object:
     async def read_body(_: int) -> bytes:
         return request.body
 
-    asked = Asked(
+    asked = ApiRequest(
         authorization=["Bearer token"],
         x_auth_token=[],
         method=request.method,

@@ -11,10 +11,10 @@ from gateway.domain.errors import NotPermitted
 from gateway.domain.model import (
     CONSOLE_OPEN,
     SERVER_READ,
-    Call,
     Operation,
     Principal,
     ProjectId,
+    ResolvedCall,
     RuleKind,
     RuleRef,
     ServerId,
@@ -45,12 +45,14 @@ def a_principal(subject: str = "ann", issuer: str = "corp", *groups: str) -> Pri
     return Principal(issuer, subject, frozenset(groups), 0.0, 9e9, None)
 
 
-def a_call(*servers: ServerId, project: ProjectId = P1, permission: str = CONSOLE_OPEN) -> Call:
+def a_call(
+    *servers: ServerId, project: ProjectId = P1, permission: str = CONSOLE_OPEN
+) -> ResolvedCall:
     operation = Operation("Op", "GET", "/x", permission)
-    return Call(operation, project, servers, touches_unnamed=not servers)
+    return ResolvedCall(operation, project, servers, touches_unnamed=not servers)
 
 
-def allows(policy: Policy, principal: Principal, call: Call, now: float = NOW) -> bool:
+def allows(policy: Policy, principal: Principal, call: ResolvedCall, now: float = NOW) -> bool:
     try:
         permit = policy.permit(principal, call, now)
     except NotPermitted:

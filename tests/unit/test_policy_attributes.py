@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import NotPermitted
-from gateway.domain.model import Call, Operation, Principal, ProjectId, RuleKind, RuleRef, ServerId
+from gateway.domain.model import (
+    Operation,
+    Principal,
+    ProjectId,
+    ResolvedCall,
+    RuleKind,
+    RuleRef,
+    ServerId,
+)
 from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory, Selector
 from gateway.domain.policy.policy import PERMITS_MAX, Policy, Rule
 
@@ -84,7 +92,7 @@ def test_attribute_grant_is_not_a_grant_on_everything() -> None:
 
 def test_permit_is_decided_again_for_new_inventory() -> None:
     policy = Policy([PROD_NOT_DB[0]], version="v")
-    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
     assert policy.permit(ANN, call, NOW, KNOWN) is policy.permit(ANN, call, NOW + 1, KNOWN)
     with pytest.raises(NotPermitted):
         policy.permit(ANN, call, NOW, inventory(s0=tags(env="test")))
@@ -111,7 +119,7 @@ def test_permit_without_attribute_rules_survives_a_poll() -> None:
     bob = Principal("corp", "bob", frozenset(), 0.0, 9e9, None)
     of_bob = rule(line=3, users=frozenset({"bob"}))
     policy = Policy([PROD_NOT_DB[0], of_bob], version="v")
-    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
     anns, bobs = policy.permit(ANN, call, NOW, KNOWN), policy.permit(bob, call, NOW, KNOWN)
     polled = inventory(s0=tags(env="prod"))
     assert policy.permit(bob, call, NOW, polled) is bobs
@@ -121,7 +129,7 @@ def test_permit_without_attribute_rules_survives_a_poll() -> None:
 
 def test_evicted_permits_release_their_principals() -> None:
     policy = Policy([rule()], version="v")
-    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
     class Someone(Principal):
         """A person that a weak reference can tell of."""
@@ -143,7 +151,7 @@ def test_evicted_permits_release_their_principals() -> None:
 
 def test_cached_permit_does_not_retain_inventory() -> None:
     policy = Policy([PROD_NOT_DB[0]], version="v")
-    call = Call(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
+    call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
     class Servers(dict[ServerId, Attributes]):
         """A mapping that a weak reference can tell of."""

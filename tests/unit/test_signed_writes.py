@@ -32,10 +32,10 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.forwarding import Forwarded, Forwarding
+from gateway.flow.forwarding import ForwardedResponse, Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.pipeline import ApiRequest, Gateway
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -102,7 +102,7 @@ class Scene:
             "identify": self,
             "policies": self,
             "inventories": _NoInventories(),
-            "consoles": self,
+            "links": self,
             "limits": limits,
             "request_audit": request_audit,
             "writes": Writes(request_audit, BestEffortAuditLog(itself, telemetry), self.clock),
@@ -155,7 +155,7 @@ class Scene:
         method: str = "PUT",
         path: str = "/physicalservers/power-state",
         body: bytes | None = None,
-    ) -> Asked:
+    ) -> ApiRequest:
         """Return the same bytes for the same arguments: the date stands still."""
         target = f"/v1/{PROJECT}{path}"
         sent = b'{"server_id_set": ["%s"]}' % server.encode() if body is None else body
@@ -177,7 +177,7 @@ class Scene:
             return sent
 
         named = {name.lower(): value for name, value in headers}
-        return Asked(
+        return ApiRequest(
             authorization=[named["authorization"]],
             x_auth_token=[],
             method=method,
@@ -192,9 +192,9 @@ class Scene:
             x_security_token=[named["x-security-token"]],
         )
 
-    async def ask(self, asked: Asked | None = None) -> int:
+    async def ask(self, asked: ApiRequest | None = None) -> int:
         answered = await self.gateway.answer(asked or self.asked())
-        assert isinstance(answered, Forwarded)
+        assert isinstance(answered, ForwardedResponse)
         return answered.status
 
 
@@ -291,11 +291,14 @@ async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> Non
     await asyncio.sleep(0.01)
     scene.exchange.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
-    assert sorted(type(end).__name__ for end in ends) == ["Forwarded"] + ["NotAuthenticated"] * 3
+    assert (
+        sorted(type(end).__name__ for end in ends)
+        == ["ForwardedResponse"] + ["NotAuthenticated"] * 3
+    )
     assert len(scene.exchange.asked) == 1
 
 
-async def a_refusal_without_a_body(scene: Scene, asked: Asked) -> None:
+async def a_refusal_without_a_body(scene: Scene, asked: ApiRequest) -> None:
     with pytest.raises(NotAuthenticated):
         await scene.ask(asked)
     assert not scene.bodies_read

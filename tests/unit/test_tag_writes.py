@@ -21,8 +21,8 @@ from gateway.domain.policy.policy import Policy, Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.pipeline import Asked, Gateway
+from gateway.flow.forwarding import ForwardedResponse
+from gateway.flow.pipeline import ApiRequest, Gateway
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -75,13 +75,13 @@ class Parts:
         if self.audit_record_missing is not None:
             raise self.audit_record_missing
 
-    async def perform(self, *_: object, **__: object) -> Forwarded:
+    async def forward(self, *_: object, **__: object) -> ForwardedResponse:
         if self.cloud is not None:
             raise self.cloud
-        return Forwarded(204, (), b"")
+        return ForwardedResponse(204, (), b"")
 
 
-async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwarded:
+async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> ForwardedResponse:
     clock, part, every = FakeClock(), dict.fromkeys(_FROM_PARTS, parts), cast("Any", parts)
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)
     request_audit = RequestAudit(every, policies=every, limits=limits, clock=clock)
@@ -99,7 +99,7 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
         return body
 
     answer = await gateway.answer(
-        Asked(
+        ApiRequest(
             authorization=["Bearer token"],
             x_auth_token=[],
             method=method,
@@ -113,16 +113,16 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
             headers=(),
         )
     )
-    assert isinstance(answer, Forwarded)
+    assert isinstance(answer, ForwardedResponse)
     return answer
 
 
 _FROM_PARTS = (
-    "identify", "credentials", "policies", "inventories", "consoles", "instances", "forwarding",
+    "identify", "credentials", "policies", "inventories", "links", "instances", "forwarding",
 )  # fmt: skip
 
 
-async def write(parts: Parts) -> Forwarded:
+async def write(parts: Parts) -> ForwardedResponse:
     return await ask(parts, "POST", f"{SERVER}/tags/create", b'{"tags": []}')
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.model import UpstreamAnswer
+from gateway.domain.model import UpstreamResponse
 from gateway.domain.upstream.verdicts import (
     Broken,
     CredentialStale,
@@ -20,9 +20,9 @@ from gateway.domain.upstream.verdicts import (
 )
 
 
-def answer(status: int, body: object = b"", **headers: str) -> UpstreamAnswer:
+def answer(status: int, body: object = b"", **headers: str) -> UpstreamResponse:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return UpstreamAnswer(status, {k.replace("_", "-"): v for k, v in headers.items()}, raw)
+    return UpstreamResponse(status, {k.replace("_", "-"): v for k, v in headers.items()}, raw)
 
 
 def told(code: str, message: str) -> dict[str, str]:
@@ -250,7 +250,7 @@ _JSON = st.recursive(
     headers=st.dictionaries(st.sampled_from(["retry-after", "date"]), st.text()),
 )
 def test_no_answer_makes_judge_raise(status: int, body: bytes, headers: dict[str, str]) -> None:
-    verdict = judge(UpstreamAnswer(status, headers, body))
+    verdict = judge(UpstreamResponse(status, headers, body))
     match verdict:
         case Throttled(pause_s=float() as span_s) | Unavailable(retry_after_s=float() as span_s):
             assert 0 <= span_s <= 86_400

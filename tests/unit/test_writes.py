@@ -15,33 +15,33 @@ from gateway.domain.errors import (
     UpstreamUnreachable,
 )
 from gateway.domain.model import (
-    Call,
     Operation,
     Principal,
     ProjectId,
+    ResolvedCall,
     RuleKind,
     RuleRef,
     ServerId,
-    UpstreamAnswer,
+    UpstreamResponse,
     WriteOutcome,
 )
 from gateway.domain.policy.policy import Permit
-from gateway.domain.upstream.conversation import NotSent, Outcome
+from gateway.domain.upstream.conversation import NotSent, StepOutcome
 from gateway.domain.upstream.verdicts import Refused, Throttled, Usable
-from gateway.flow.attempts import Sendings
+from gateway.flow.attempts import Attempts
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.request import Request
+from gateway.flow.forwarding import ForwardedResponse
+from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
-DONE = Forwarded(202, (), b"")
-ACCEPTED = Usable(UpstreamAnswer(202, {}, b""))
+DONE = ForwardedResponse(202, (), b"")
+ACCEPTED = Usable(UpstreamResponse(202, {}, b""))
 PERMIT = Permit(
     Principal("corp", "olga", frozenset({"ops"}), 0.0, 9e9, None),
-    Call(
+    ResolvedCall(
         Operation("Op", "PUT", "/x", "server:power", writes=True),
         ProjectId("p"),
         (ServerId("s"),),
@@ -66,10 +66,10 @@ class Scene:
         self.queue, self.cloud = asyncio.Event(), asyncio.Event()
         self.queue.set()
         self.cloud.set()
-        self.says: list[Outcome] = [ACCEPTED]
+        self.says: list[StepOutcome] = [ACCEPTED]
         self.raises: Exception | None = None
         self.left_s = 60.0
-        self.sendings = Sendings()
+        self.attempts = Attempts()
         self.writes = Writes(
             RequestAudit(self, policies=None, limits=None, clock=self.clock),  # type: ignore[arg-type]
             BestEffortAuditLog(self, self.telemetry),
@@ -84,22 +84,22 @@ class Scene:
         if record.event == self.hangs:
             await asyncio.Event().wait()
 
-    async def send(self) -> Forwarded:
+    async def send(self) -> ForwardedResponse:
         for outcome in self.says:
             await self.queue.wait()
-            self.sendings.begin()
+            self.attempts.begin()
             self.order.append("sent")
             await self.cloud.wait()
-            self.sendings.end(outcome)
+            self.attempts.end(outcome)
             await asyncio.sleep(0)
         if self.raises is not None:
             raise self.raises
         return DONE
 
-    def asks(self) -> "asyncio.Task[Forwarded]":
+    def asks(self) -> "asyncio.Task[ForwardedResponse]":
         deadline = self.clock.monotonic() + self.left_s
-        asked = Request(request_id="r-1", client_address="192.0.2.7", deadline=deadline)
-        return asyncio.create_task(self.writes.perform(PERMIT, asked, self.sendings, self.send))
+        asked = RequestContext(request_id="r-1", client_address="192.0.2.7", deadline=deadline)
+        return asyncio.create_task(self.writes.perform(PERMIT, asked, self.attempts, self.send))
 
     async def hangs_up(self, until: Callable[[], bool]) -> None:
         asking = self.asks()
@@ -174,7 +174,7 @@ async def test_what_is_not_on_record_is_not_sent(scene: Scene) -> None:
 )
 async def test_what_goes_wrong_is_told_to_the_caller_and_on_record(
     scene: Scene,
-    says: list[Outcome],
+    says: list[StepOutcome],
     raises: Exception,
     end: tuple[WriteOutcome, int],
     detail: str,
@@ -193,7 +193,7 @@ async def test_an_outcome_that_cannot_be_written_is_missed_and_the_answer_leaves
     assert await scene.asks() is DONE
     assert scene.telemetry.audit_records_missing == 1
     scene.unwritable.clear()
-    scene.sendings = Sendings()
+    scene.attempts = Attempts()
     assert await scene.asks() is DONE
     assert scene.order[-1] == "audit_records_missing"
 

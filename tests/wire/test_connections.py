@@ -15,7 +15,7 @@ from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import Answered, Asked
+from gateway.flow.pipeline import ApiRequest, IssuedLink
 
 
 class NoUsage:
@@ -30,7 +30,7 @@ class RefusingGateway:
         self.may_answer.set()
         self.body = b""
 
-    async def answer(self, received: Asked) -> Answered:
+    async def answer(self, received: ApiRequest) -> IssuedLink:
         self.received.set()
         await self.may_answer.wait()
         if received.has_body:

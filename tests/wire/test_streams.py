@@ -18,8 +18,8 @@ from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.pipeline import Asked
+from gateway.flow.forwarding import ForwardedResponse
+from gateway.flow.pipeline import ApiRequest
 
 CHUNK = bytes(65_536)
 
@@ -52,8 +52,8 @@ class Edge:
         self.lines: list[dict[str, Any]] = []
         self.done = asyncio.Event()
 
-    async def answer(self, _: Asked) -> Forwarded:
-        return Forwarded(200, (), b"", self.body)
+    async def answer(self, _: ApiRequest) -> ForwardedResponse:
+        return ForwardedResponse(200, (), b"", self.body)
 
     def count_request(
         self, _answer: str, _operation: str, status: int, error_code: str, *_: Any

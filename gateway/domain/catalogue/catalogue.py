@@ -15,19 +15,19 @@ from urllib.parse import quote, unquote_to_bytes
 from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
-    NamesNoServer,
     OperationUnknown,
     RequestTooLarge,
+    ServerIdsRequired,
 )
 from gateway.domain.model import (
     PERMISSIONS,
     SERVER_ID,
-    Answer,
-    Call,
     InstanceId,
     Operation,
     Paging,
     ProjectId,
+    ResolvedCall,
+    ResponseKind,
     ServerId,
 )
 
@@ -54,7 +54,7 @@ SHOW_PERMISSIONS = Operation(
     path="/permissions",
     permission="",
     servers_in_query="server_id",
-    answer=Answer.PERMISSIONS,
+    response=ResponseKind.PERMISSIONS,
 )
 """The gateway's own operation: the caller's permissions, without a call to the cloud."""
 
@@ -76,9 +76,9 @@ class Catalogue:
         for rows in self._by_length.values():
             # `/physicalservers/status` before `/physicalservers/{server_id}` (upstream-api.md#1.1).
             rows.sort(key=lambda row: [segment.startswith("{") for segment in row[0]])
-        self._resolved: dict[tuple[str, str], Call] = {}
+        self._resolved: dict[tuple[str, str], ResolvedCall] = {}
 
-    def resolve(self, method: str, target: str, *, has_body: bool) -> Call:
+    def resolve(self, method: str, target: str, *, has_body: bool) -> ResolvedCall:
         """Resolve a request without its body; `target` is path and query of the request line.
 
         An operation that takes a body also needs `resolve_body`. Raises OperationUnknown,
@@ -95,7 +95,7 @@ class Catalogue:
             raise BadRequest("This operation takes no request body.")
         return call
 
-    def _parse(self, method: str, target: str) -> Call:
+    def _parse(self, method: str, target: str) -> ResolvedCall:
         path, _, query = target.partition("?")
         if len(target) > _TARGET_CHARS_MAX:
             raise BadRequest(
@@ -117,7 +117,7 @@ class Catalogue:
             ids = named[operation.instances_in_query].split(",")
             instances += tuple(_parse_instance_ids(ids, operation))
         query = f"?{encode_query(named.items())}" if named else ""
-        return Call(
+        return ResolvedCall(
             operation,
             project,
             servers,
@@ -142,10 +142,10 @@ class Catalogue:
 
 def allows_head(operation: Operation) -> bool:
     """Return whether HEAD is allowed. It is executed as GET, which must not open a console."""
-    return not operation.writes and operation.answer is not Answer.STREAMED
+    return not operation.writes and operation.response is not ResponseKind.STREAMED
 
 
-def resolve_body(call: Call, body: bytes) -> Call:
+def resolve_body(call: ResolvedCall, body: bytes) -> ResolvedCall:
     """Return the call with its body and with the IDs in the body.
 
     An empty or absent set of IDs is rejected: the cloud may treat it as any server, or as all.
@@ -173,7 +173,7 @@ def resolve_body(call: Call, body: bytes) -> Call:
         return replace(call, body=body, touches_unnamed=True)
     ids = [found] if isinstance(found, str) else found
     if not isinstance(ids, list) or not ids:
-        raise NamesNoServer(f"`{place}` is missing or empty")
+        raise ServerIdsRequired(f"`{place}` is missing or empty")
     if _has_ids_elsewhere(document, place, present=True):
         raise BadRequest(f"IDs of servers and instances are allowed in `{place}` only.")
     if operation.servers_in_body:
@@ -186,8 +186,8 @@ def resolve_body(call: Call, body: bytes) -> Call:
 def operation_problems(operation: Operation) -> Iterator[str]:
     """Describe each error in an operation that an operator configured."""
     ids_in_body = operation.servers_in_body or operation.instances_in_body
-    listed = operation.answer is Answer.LISTED
-    links = operation.answer is Answer.CONSOLE_LINK
+    listed = operation.response is ResponseKind.LISTED
+    links = operation.response is ResponseKind.CONSOLE_LINK
     rules = {
         "path must have the form /physicalservers/{server_id}/name": _PATH.fullmatch(
             operation.path
@@ -200,9 +200,10 @@ def operation_problems(operation: Operation) -> Iterator[str]:
             operation.method == "GET" or operation.writes
         ),
         "`writes: true` requires `answer: whole` or `answer: console_link`": (
-            not operation.writes or operation.answer in (Answer.WHOLE, Answer.CONSOLE_LINK)
+            not operation.writes
+            or operation.response in (ResponseKind.WHOLE, ResponseKind.CONSOLE_LINK)
         ),
-        "`answer: listed` requires `listing`, and `listing` requires `answer: listed`": listed
+        "`response: listed` requires `listing`, and `listing` requires `response: listed`": listed
         == (operation.listing is not None),
         "`answer: console_link` requires {server_id} in the path": not links
         or _SERVER_ID in operation.path,
@@ -211,8 +212,8 @@ def operation_problems(operation: Operation) -> Iterator[str]:
         "`counts_in_body` requires `servers_in_body`": (
             not operation.counts_in_body or operation.servers_in_body
         ),
-        "`answer: permissions` is reserved for the gateway": operation.answer
-        is not Answer.PERMISSIONS,
+        "`answer: permissions` is reserved for the gateway": operation.response
+        is not ResponseKind.PERMISSIONS,
     }
     return (problem for problem, is_valid in rules.items() if not is_valid)
 
@@ -327,7 +328,7 @@ def _distinct_ids(ids: Sequence[Any], operation: Operation) -> list[str]:
     if not all(isinstance(text, str) for text in ids):
         raise BadRequest("IDs must be strings.")
     if not any(ids):
-        raise NamesNoServer("the set of IDs is empty")
+        raise ServerIdsRequired("the set of IDs is empty")
     if len(ids) > operation.ids_max:
         raise BadRequest(f"At most {operation.ids_max} IDs are allowed in one request.")
     return list(dict.fromkeys(ids))

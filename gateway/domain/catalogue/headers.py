@@ -6,7 +6,7 @@ Every other header is dropped: credentials, cookies, addresses and hop-by-hop he
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from gateway.domain.model import Answer, Headers
+from gateway.domain.model import Headers, ResponseKind
 
 VIA = "1.1 console-gateway"
 """RFC 9110, 7.6.3: the received protocol, and a pseudonym instead of an address."""
@@ -35,7 +35,9 @@ _VALUE_CHARS_MAX = 512
 _VALUE = re.compile(r"[ -~]*")
 
 
-def request_headers(headers: Iterable[tuple[str, str]], request_id: str, answer: Answer) -> Headers:
+def request_headers(
+    headers: Iterable[tuple[str, str]], request_id: str, answer: ResponseKind
+) -> Headers:
     """Return the headers of the upstream request; `request_id` is the one that the edge validated.
 
     Trace headers are added per call, because each call is a separate span. The caller's
@@ -52,7 +54,7 @@ def request_headers(headers: Iterable[tuple[str, str]], request_id: str, answer:
         for named in line.lower().split(","):
             found.pop(named.strip(), None)
     forwarded = [("X-Request-Id", request_id), ("Via", VIA)]
-    streamed = answer is Answer.STREAMED
+    streamed = answer is ResponseKind.STREAMED
     for name, lower in _REQUEST_HEADERS + _CONDITIONAL_HEADERS if streamed else _REQUEST_HEADERS:
         values = found.get(lower, ())
         if len(values) == 1 and _is_valid_value(values[0]):
@@ -62,14 +64,14 @@ def request_headers(headers: Iterable[tuple[str, str]], request_id: str, answer:
     return tuple(forwarded)
 
 
-def keeps_content_encoding(answer: Answer) -> bool:
+def keeps_content_encoding(answer: ResponseKind) -> bool:
     """Return whether the response body is forwarded unread, in any content coding."""
-    return answer in (Answer.WHOLE, Answer.STREAMED)
+    return answer in (ResponseKind.WHOLE, ResponseKind.STREAMED)
 
 
-def response_headers(headers: Mapping[str, str], answer: Answer) -> Headers:
+def response_headers(headers: Mapping[str, str], answer: ResponseKind) -> Headers:
     """Return the upstream response's headers (names in lower case) that the caller receives."""
-    names = _STREAMED_RESPONSE_HEADERS if answer is Answer.STREAMED else _RESPONSE_HEADERS
+    names = _STREAMED_RESPONSE_HEADERS if answer is ResponseKind.STREAMED else _RESPONSE_HEADERS
     return tuple(
         [
             (name, value)

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.domain.catalogue.catalogue import encode_query
 from gateway.domain.errors import BadRequest, UpstreamBroken
-from gateway.domain.model import Call, Listing, Paging, ServerId
+from gateway.domain.model import Listing, Paging, ResolvedCall, ServerId
 
 _SERVER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MARKER_CHARS_MAX = 1_024
@@ -117,7 +117,7 @@ def _parse_marker(text: str) -> str:
     return marker
 
 
-def page_target(call: Call, *, marker: str = "", offset: int = 0) -> str:
+def page_target(call: ResolvedCall, *, marker: str = "", offset: int = 0) -> str:
     """Return the upstream target of one page of the unfiltered list, with the largest limit."""
     listing = _listing(call)
     pairs = [pair for pair in call.query if pair[0] not in ("limit", "marker", "offset")]
@@ -151,7 +151,7 @@ class VisibleEntries:
     ids: Sequence[str]
     has_page_info: bool
 
-    def encode_page(self, call: Call) -> bytes:
+    def encode_page(self, call: ResolvedCall) -> bytes:
         """Return the response body; raise BadRequest for an invalid limit, marker or offset."""
         listing = _listing(call)
         query = dict(call.query)
@@ -183,7 +183,7 @@ class VisibleEntries:
             ) from None
 
 
-def _listing(call: Call) -> Listing:
+def _listing(call: ResolvedCall) -> Listing:
     assert call.operation.listing is not None
     return call.operation.listing
 

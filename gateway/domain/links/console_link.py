@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from gateway.domain.errors import UpstreamBroken
-from gateway.domain.model import Secret, UpstreamAnswer
+from gateway.domain.model import Secret, UpstreamResponse
 
 _URL_CHARS_MAX = 8_192
 
@@ -27,7 +27,7 @@ class ConsoleAddresses:
         )
 
 
-def console_url(answer: UpstreamAnswer, allowed: ConsoleAddresses) -> Secret:
+def console_url(answer: UpstreamResponse, allowed: ConsoleAddresses) -> Secret:
     """Return the URL in a 200 answer; raise UpstreamBroken when it is not one we may hand out.
 
     The SDK takes a 200 without a usable `url` for success (dossier 4.4), so nothing but a JSON

@@ -2,21 +2,21 @@
 
 import msgspec
 
-from gateway.domain.errors import NamesNoServer
-from gateway.domain.model import PERMISSIONS, Call, Principal
+from gateway.domain.errors import ServerIdsRequired
+from gateway.domain.model import PERMISSIONS, Principal, ResolvedCall
 from gateway.domain.policy.inventory import Inventory
 from gateway.domain.policy.policy import Policy
 
 
 def permissions_on(
-    principal: Principal, call: Call, policy: Policy, now: float, inventory: Inventory
+    principal: Principal, call: ResolvedCall, policy: Policy, now: float, inventory: Inventory
 ) -> bytes:
     """Return {"servers": [{"id", "permissions"}]} for those on which there are any.
 
     What is left out is forbidden or is not there: the two look the same. Raises NamesNoServer.
     """
     if not call.servers:
-        raise NamesNoServer("no server_id")
+        raise ServerIdsRequired("no server_id")
     scopes = {
         permission: policy.scope(principal, permission, call.project, now, inventory)
         for permission in sorted(PERMISSIONS)

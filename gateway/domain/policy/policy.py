@@ -20,9 +20,9 @@ from itertools import chain
 from gateway.domain.errors import NotPermitted
 from gateway.domain.model import (
     SERVER_READ,
-    Call,
     Principal,
     ProjectId,
+    ResolvedCall,
     RuleKind,
     RuleRef,
     ServerId,
@@ -131,7 +131,7 @@ class Permit:
     """
 
     principal: Principal
-    call: Call
+    call: ResolvedCall
     rule: RuleRef
     scope: Scope | None = None
     """Of a list: it shows no more than this."""
@@ -240,7 +240,11 @@ class Policy:
         self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
 
     def permit(
-        self, principal: Principal, call: Call, now: float, inventory: Inventory = NO_INVENTORY
+        self,
+        principal: Principal,
+        call: ResolvedCall,
+        now: float,
+        inventory: Inventory = NO_INVENTORY,
     ) -> Permit:
         """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
 
@@ -280,7 +284,9 @@ class Policy:
             for scope in self._rules_for(index, principal, permission)
         )
 
-    def _permit(self, principal: Principal, call: Call, now: float, inventory: Inventory) -> Permit:
+    def _permit(
+        self, principal: Principal, call: ResolvedCall, now: float, inventory: Inventory
+    ) -> Permit:
         permission, project = call.operation.permission, call.project
         servers: tuple[ServerId | None, ...] = call.servers
         if call.touches_unnamed:
@@ -310,7 +316,7 @@ class Policy:
     def _visible_rejections(
         self,
         principal: Principal,
-        call: Call,
+        call: ResolvedCall,
         decisions: Sequence[Decision],
         now: float,
         inventory: Inventory,

@@ -24,7 +24,7 @@ _FLOOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class LearnedRate:
     """What is known of one budget's rate; times are on the clock that all replicas share."""
 
     goal: float
@@ -37,12 +37,12 @@ class Learned:
     calls: int = 0
     """Calls let go since the last cut."""
 
-    def scaled(self, factor: float) -> "Learned":
+    def scaled(self, factor: float) -> "LearnedRate":
         """Say the same of a part of the budget, or of so many parts together."""
         return replace(self, goal=self.goal * factor, low=self.low * factor)
 
 
-def rate(learned: Learned | None, ceiling: float, now: float) -> float:
+def rate(learned: LearnedRate | None, ceiling: float, now: float) -> float:
     """Return the rate at `now`; None: nothing has hurt yet, so the ceiling."""
     if learned is None:
         return ceiling
@@ -57,23 +57,28 @@ def rate(learned: Learned | None, ceiling: float, now: float) -> float:
 
 
 def after_429(
-    learned: Learned | None, ceiling: float, now: float, *, pause_s: float, told: float | None
-) -> Learned:
-    """Return what is known after a 429; `told` is the limit that its text named, if any."""
+    learned: LearnedRate | None,
+    ceiling: float,
+    now: float,
+    *,
+    pause_s: float,
+    named_rate: float | None,
+) -> LearnedRate:
+    """Return what is known after a 429; `named_rate` is the limit that its text named, if any."""
     if learned is not None and now < learned.epoch_until:
         return learned
     current = rate(learned, ceiling, now)
     until = now + pause_s
-    if told is not None and told * _TOLD_PART < current:
-        known = told * _TOLD_PART
-        return Learned(known, known, now, until)
+    if named_rate is not None and named_rate * _TOLD_PART < current:
+        known = named_rate * _TOLD_PART
+        return LearnedRate(known, known, now, until)
     goal = current
     if learned is not None and learned.calls >= _MEASURE_CALLS_MIN:
         since = now - learned.cut_at
         if since <= _MEASURE_WITHIN_S:
             goal = min(current, learned.calls / since)
-    return Learned(goal, goal * _CUT, now, until)
+    return LearnedRate(goal, goal * _CUT, now, until)
 
 
-def after_calls(learned: Learned | None, calls: int) -> Learned | None:
+def after_calls(learned: LearnedRate | None, calls: int) -> LearnedRate | None:
     return learned if learned is None else replace(learned, calls=learned.calls + calls)

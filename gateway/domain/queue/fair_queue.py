@@ -12,22 +12,22 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gateway.domain.model import Demand, Priority
-from gateway.domain.queue.adaptation import Learned, after_429, after_calls, rate
+from gateway.domain.model import Priority, QueueRequest
+from gateway.domain.queue.adaptation import LearnedRate, after_429, after_calls, rate
 from gateway.domain.queue.pacing import Pace
 
 LATE_MAX_S = 0.05
 """A slot that is not used by then is given up; bursts are smaller by as much."""
 BULK_EVERY = 8
 """One slot in so many is for bulk calls while interactive ones wait."""
-_DOOMED_FACTOR = 1.25
-_DOOMED_MORE_S = 0.5
+_OVERDUE_FACTOR = 1.25
+_OVERDUE_MORE_S = 0.5
 """One that waits already is sent away only if its wait is clearly longer than its patience."""
 _FINISH_TAGS_MIN = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class BudgetLimit:
     """What one budget allows, by the operators' word; what it learns stays below."""
 
     windows: tuple[Pace, ...]
@@ -42,30 +42,30 @@ class Limit:
         """Calls a second."""
         return 1.0 / self.windows[0].interval_s
 
-    def with_ceiling(self, per_s: float) -> "Limit":
+    def with_ceiling(self, per_s: float) -> "BudgetLimit":
         """Return the same with another ceiling, in calls a second."""
         first = Pace(per_s, 1.0, self.windows[0].burst)
         return replace(self, windows=(first, *self.windows[1:]))
 
-    def share(self, processes: int) -> "Limit":
+    def share(self, processes: int) -> "BudgetLimit":
         return replace(self, windows=tuple(pace.share(processes) for pace in self.windows))
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QueueEntry:
     """A call that waits, or wants to."""
 
     id: str
     """Sorts by when it was made: that is the order among equal tags."""
-    demand: Demand
-    patience_s: float
+    request: QueueRequest
+    timeout_s: float
     """It would rather be told at once than wait longer."""
     tag: float | None = None
     """Its start tag, if it has been given one; lower than any is 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class SharedCall:
+class SharedEntry:
     """A call that waits, and all who wait for it now.
 
     It takes the best of their places, and whoever has that one is charged: else whoever joins a
@@ -73,49 +73,49 @@ class SharedCall:
     Sha, Rajkumar and Lehoczky, IEEE Transactions on Computers 1990.
     """
 
-    entry: Entry
-    waiters: Sequence[Demand]
+    entry: QueueEntry
+    waiters: Sequence[QueueRequest]
     """Each caller once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hurt:
+class Throttling:
     """A 429."""
 
     pause_s: float
-    told: float | None
+    named_rate: float | None
     """Calls a second, where the cloud named its limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class QueueState:
     """What replicas keep in mind of a budget, so that nothing is lost with Redis."""
 
     tats: tuple[float, ...]
     """Theoretical arrival times, one per window."""
     virtual_time: float = 0.0
     paused_until: float = float("-inf")
-    learned: Learned | None = None
+    learned: LearnedRate | None = None
     version: int = 0
     """Counts the turns that Redis made of it; a lower one there has lost some."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class QueueBatch:
     """What one replica has to tell the queue, all at once."""
 
-    leaving: Sequence[Entry] = ()
-    hurt: Sequence[Hurt] = ()
-    entering: Sequence[Entry] = ()
-    shared: Sequence[SharedCall] = ()
+    leaving: Sequence[QueueEntry] = ()
+    throttlings: Sequence[Throttling] = ()
+    entering: Sequence[QueueEntry] = ()
+    shared: Sequence[SharedEntry] = ()
     """Calls for which others wait than did before."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BatchResult:
     """What came of a turn; all times are monotonic seconds of this process."""
 
-    state: State
+    state: QueueState
     waiting: int
     next_at: float | None
     """When the next slot can be given away; None: nobody waits."""
@@ -124,7 +124,7 @@ class Outcome:
     refused: dict[str, float] = field(default_factory=dict)
     """How long each would have had to wait."""
     tags: dict[str, float] = field(default_factory=dict)
-    lent: dict[str, Demand] = field(default_factory=dict)
+    inherited: dict[str, QueueRequest] = field(default_factory=dict)
     """Whose place a shared call has taken."""
 
 
@@ -137,7 +137,7 @@ def tolerance_s(pace: Pace) -> float:
     return max(0.0, pace.tolerance_s - LATE_MAX_S)
 
 
-def without_burst(limit: Limit, now: float, *, used: int) -> tuple[float, ...]:
+def without_burst(limit: BudgetLimit, now: float, *, used: int) -> tuple[float, ...]:
     """TATs of a budget whose bursts are spent, and so many slots from now on, too."""
     return tuple(now + tolerance_s(pace) + pace.interval_s * used for pace in limit.windows)
 
@@ -145,40 +145,40 @@ def without_burst(limit: Limit, now: float, *, used: int) -> tuple[float, ...]:
 class FairQueue:
     """One budget's queue in memory."""
 
-    def __init__(self, limit: Limit, state: State) -> None:
-        self.use(limit)
+    def __init__(self, limit: BudgetLimit, state: QueueState) -> None:
+        self.set_limit(limit)
         self._state = state
         self._lines: dict[Priority, list[tuple[float, str]]] = {
             Priority.INTERACTIVE: [],
             Priority.BULK: [],
         }
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, QueueEntry] = {}
         self._finish: dict[str, float] = {}
         self._turns = 0
 
-    def use(self, limit: Limit) -> None:
+    def set_limit(self, limit: BudgetLimit) -> None:
         """Go by another limit from now on; it has as many windows."""
         self._limit = limit
 
-    def turn(self, now: float, turn: Turn, *, look_ahead_s: float = 0.0) -> Outcome:
+    def apply(self, now: float, batch: QueueBatch, *, look_ahead_s: float = 0.0) -> BatchResult:
         """Take in what is told and give away the slots up to `look_ahead_s` from now."""
-        for one in turn.leaving:
+        for one in batch.leaving:
             self._leave(one)
-        for hurt in turn.hurt:
-            self._pause(now, hurt)
+        for throttling in batch.throttlings:
+            self._pause(now, throttling)
         granted: dict[str, float] = {}
         refused: dict[str, float] = {}
-        lent: dict[str, Demand] = {}
-        for entry in turn.entering:
-            if entry.demand.priority is Priority.SPARE:
+        inherited: dict[str, QueueRequest] = {}
+        for entry in batch.entering:
+            if entry.request.priority is Priority.SPARE:
                 self._take_spare(now, entry, granted, refused)
             else:
                 self._enter(now, entry, refused)
-        for call in turn.shared:
-            self._take_best_place(now, call, refused, lent)
+        for call in batch.shared:
+            self._inherit_priority(now, call, refused, inherited)
         self._dispatch(now, look_ahead_s, granted)
         self._forget_finished()
-        return Outcome(
+        return BatchResult(
             state=self._state,
             waiting=len(self._entries),
             next_at=self._slot(now) - look_ahead_s if self._entries else None,
@@ -186,28 +186,32 @@ class FairQueue:
             refused=refused,
             tags={
                 one.id: tag
-                for one in (*turn.entering, *(call.entry for call in turn.shared))
+                for one in (*batch.entering, *(call.entry for call in batch.shared))
                 if (found := self._entries.get(one.id)) is not None
                 and (tag := found.tag) is not None
             },
-            lent=lent,
+            inherited=inherited,
         )
 
-    def _leave(self, one: Entry) -> None:
+    def _leave(self, one: QueueEntry) -> None:
         found = self._remove(one.id)
         if found is not None and found.tag:
-            self._refund(one.demand)
+            self._refund(one.request)
 
-    def _refund(self, demand: Demand) -> None:
-        if demand.caller in self._finish:
-            self._finish[demand.caller] -= 1.0 / demand.weight
+    def _refund(self, request: QueueRequest) -> None:
+        if request.caller in self._finish:
+            self._finish[request.caller] -= 1.0 / request.weight
 
-    def _pause(self, now: float, hurt: Hurt) -> None:
+    def _pause(self, now: float, throttling: Throttling) -> None:
         state = self._state
         learned = after_429(
-            state.learned, self._limit.ceiling, now, pause_s=hurt.pause_s, told=hurt.told
+            state.learned,
+            self._limit.ceiling,
+            now,
+            pause_s=throttling.pause_s,
+            named_rate=throttling.named_rate,
         )
-        until = max(state.paused_until, now + hurt.pause_s)
+        until = max(state.paused_until, now + throttling.pause_s)
         # The cloud's bucket is empty: ours is, too, when the pause ends.
         first = max(state.tats[0], until + tolerance_s(self._limit.windows[0]))
         self._state = replace(
@@ -215,7 +219,7 @@ class FairQueue:
         )
 
     def _take_spare(
-        self, now: float, entry: Entry, granted: dict[str, float], refused: dict[str, float]
+        self, now: float, entry: QueueEntry, granted: dict[str, float], refused: dict[str, float]
     ) -> None:
         if self._has_spare(now):
             self._take(now, now)
@@ -223,49 +227,53 @@ class FairQueue:
         else:
             refused[entry.id] = 0.0
 
-    def _enter(self, now: float, entry: Entry, refused: dict[str, float]) -> None:
-        demand = entry.demand
+    def _enter(self, now: float, entry: QueueEntry, refused: dict[str, float]) -> None:
+        request = entry.request
         known = self._entries.get(entry.id)
         start = entry.tag if known is None else known.tag
         if start is None:
-            start = self._start(demand)
-        wait_s = self._wait_s(now, demand.priority, start, entry.id)
-        patience_s = entry.patience_s
+            start = self._start(request)
+        wait_s = self._wait_s(now, request.priority, start, entry.id)
+        timeout_s = entry.timeout_s
         if entry.tag is not None:
-            patience_s = patience_s * _DOOMED_FACTOR + _DOOMED_MORE_S
+            timeout_s = timeout_s * _OVERDUE_FACTOR + _OVERDUE_MORE_S
         if known is not None:
-            if wait_s > patience_s:
+            if wait_s > timeout_s:
                 self._remove(entry.id)
                 refused[entry.id] = wait_s
             return
-        if wait_s > patience_s or (entry.tag is None and self._is_full(demand, start)):
+        if wait_s > timeout_s or (entry.tag is None and self._is_full(request, start)):
             refused[entry.id] = wait_s
             return
         if len(self._entries) >= self._limit.queue_max and not self._make_room(
-            now, demand.priority, start, refused
+            now, request.priority, start, refused
         ):
             refused[entry.id] = wait_s
             return
         if entry.tag is None:
-            self._finish[demand.caller] = start + 1.0 / demand.weight
+            self._finish[request.caller] = start + 1.0 / request.weight
         self._entries[entry.id] = replace(entry, tag=start)
-        insort(self._lines[demand.priority], (start, entry.id))
+        insort(self._lines[request.priority], (start, entry.id))
 
-    def _start(self, demand: Demand) -> float:
-        return max(self._state.virtual_time, self._finish.get(demand.caller, 0.0))
+    def _start(self, request: QueueRequest) -> float:
+        return max(self._state.virtual_time, self._finish.get(request.caller, 0.0))
 
-    def _is_full(self, demand: Demand, start: float) -> bool:
+    def _is_full(self, request: QueueRequest, start: float) -> bool:
         """Tell whether the caller has as many calls waiting as one may have."""
-        return (start - self._state.virtual_time) * demand.weight >= self._limit.caller_max
+        return (start - self._state.virtual_time) * request.weight >= self._limit.caller_max
 
-    def _take_best_place(
-        self, now: float, call: SharedCall, refused: dict[str, float], lent: dict[str, Demand]
+    def _inherit_priority(
+        self,
+        now: float,
+        call: SharedEntry,
+        refused: dict[str, float],
+        inherited: dict[str, QueueRequest],
     ) -> None:
         entry = self._entries.get(call.entry.id)
         if entry is None or not entry.tag:  # it has its slot, or is at the head already
             return
-        payer, held = call.entry.demand, entry.tag
-        best: tuple[float, Demand] | None = None
+        payer, held = call.entry.request, entry.tag
+        best: tuple[float, QueueRequest] | None = None
         for one in call.waiters:
             pays = one.caller == payer.caller
             start = held if pays else self._start(one)
@@ -276,11 +284,11 @@ class FairQueue:
             self._leave(call.entry)
         elif best[1].caller != payer.caller:
             self._leave(call.entry)
-            start, lender = best
-            self._finish[lender.caller] = start + 1.0 / lender.weight
-            self._entries[entry.id] = replace(entry, demand=lender, tag=start)
+            start, donor = best
+            self._finish[donor.caller] = start + 1.0 / donor.weight
+            self._entries[entry.id] = replace(entry, request=donor, tag=start)
             insort(self._lines[payer.priority], (start, entry.id))
-            lent[entry.id] = lender
+            inherited[entry.id] = donor
 
     def _make_room(
         self, now: float, priority: Priority, start: float, refused: dict[str, float]
@@ -315,10 +323,10 @@ class FairQueue:
         bulk_s_turn = self._turns % BULK_EVERY == BULK_EVERY - 1
         return bulk if bulk and (bulk_s_turn or not interactive) else interactive
 
-    def _remove(self, entry_id: str) -> Entry | None:
+    def _remove(self, entry_id: str) -> QueueEntry | None:
         entry = self._entries.pop(entry_id, None)
         if entry is not None and entry.tag is not None:
-            line = self._lines[entry.demand.priority]
+            line = self._lines[entry.request.priority]
             del line[bisect_left(line, (entry.tag, entry_id))]
         return entry
 

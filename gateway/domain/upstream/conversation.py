@@ -16,7 +16,7 @@ from gateway.domain.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from gateway.domain.model import UpstreamAnswer
+from gateway.domain.model import UpstreamResponse
 from gateway.domain.upstream.verdicts import (
     Broken,
     CredentialStale,
@@ -56,7 +56,7 @@ class NotSent:
 
 
 Step = Send | Renew | Wait
-Outcome = Verdict | NotSent | bool | None
+StepOutcome = Verdict | NotSent | bool | None
 """To Send: a Verdict or NotSent. To Renew: whether there is a newer credential. To Wait: None."""
 
 
@@ -81,7 +81,7 @@ class RetryBudget:
 
 def converse(
     *, repeatable: bool, may_retry: Callable[[], bool], jitter: Callable[[], float]
-) -> Generator[Step, Outcome, UpstreamAnswer]:
+) -> Generator[Step, StepOutcome, UpstreamResponse]:
     """Drive one request; `jitter` gives numbers from 0 to 1.
 
     Raises UpstreamRefused, UpstreamBusy, UpstreamBroken, UpstreamUnreachable, UpstreamSlow,
@@ -104,7 +104,7 @@ def converse(
         yield Wait(pause_s)
 
 
-def _pause(outcome: Outcome, retries: int, jitter: Callable[[], float]) -> float | None:
+def _pause(outcome: StepOutcome, retries: int, jitter: Callable[[], float]) -> float | None:
     """Tell how long to wait before trying again; None: trying again would not help."""
     backoff_s: float = _BACKOFF_S * 2**retries * (0.5 + jitter())
     match outcome:
@@ -118,13 +118,13 @@ def _pause(outcome: Outcome, retries: int, jitter: Callable[[], float]) -> float
             return None
 
 
-def _settle(outcome: Outcome) -> UpstreamAnswer:
+def _settle(outcome: StepOutcome) -> UpstreamResponse:
     if isinstance(outcome, Usable):
         return outcome.answer
     raise failure_of(outcome)
 
 
-def failure_of(outcome: Outcome) -> GatewayError:
+def failure_of(outcome: StepOutcome) -> GatewayError:
     """Return what one is told whose call ended so."""
     match outcome:
         case Refused():

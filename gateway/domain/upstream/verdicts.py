@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from gateway.domain.model import UpstreamAnswer
+from gateway.domain.model import UpstreamResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Usable:
-    answer: UpstreamAnswer
+    answer: UpstreamResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ _OUR_DOING = frozenset({"0101", "0201", "0501", "0502"})
 """Path not registered, malformed HTTP, wrong method, our quota: the front says so of us."""
 
 
-def judge(answer: UpstreamAnswer, *, conditional: bool = False) -> Verdict:
+def judge(answer: UpstreamResponse, *, conditional: bool = False) -> Verdict:
     """Read an answer; `conditional`: it may be to a condition of the caller's own."""
     if 200 <= answer.status < 300 or (conditional and answer.status == 304):
         return Usable(answer)
@@ -143,7 +143,7 @@ _WHOLE_WINDOW_S_MAX = 5.0
 """A window that short is best waited for whole; of a longer one most may be over already."""
 
 
-def _throttled(answer: UpstreamAnswer, message: str) -> Throttled:
+def _throttled(answer: UpstreamResponse, message: str) -> Throttled:
     pause_s = _retry_after_s(answer.headers)
     text = message or answer.body[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
     found = _POLICY.search(text) or _IAM_POLICY.search(text)

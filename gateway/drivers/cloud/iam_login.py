@@ -17,7 +17,7 @@ from gateway.domain.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.domain.model import BudgetClass, Demand, UpstreamAnswer
+from gateway.domain.model import BudgetClass, QueueRequest, UpstreamResponse
 from gateway.domain.upstream.verdicts import Throttled, error_of, judge
 from gateway.drivers.cloud.service_token import (
     expiry_margin_s,
@@ -123,7 +123,9 @@ class IamLogin:
         """
         deadline = self._clock.monotonic() + _ATTEMPT_TIMEOUT_S
         try:
-            await self._budget.admit(self._account, BudgetClass.IAM, Demand(""), deadline=deadline)
+            await self._budget.admit(
+                self._account, BudgetClass.IAM, QueueRequest(""), deadline=deadline
+            )
             answer = await self._send()
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, BudgetExhausted) as error:
             raise self._unavailable(type(error).__name__, str(error)) from None
@@ -138,7 +140,7 @@ class IamLogin:
         good_until = self._clock.monotonic() + lifetime_s - expiry_margin_s(lifetime_s)
         return Fetched(token.shared_form, good_until)
 
-    async def _send(self) -> UpstreamAnswer:
+    async def _send(self) -> UpstreamResponse:
         request = login_request(self._login, self._project)
         trace = context.trace.get()
         if trace is None:
@@ -146,10 +148,10 @@ class IamLogin:
         # The login serves all callers: the trace headers of one caller are not sent to IAM.
         with trace.call("login", method=request.method, account=self._account) as call:
             answer = await self._iam.send(request, credential=(), timeout_s=_ATTEMPT_TIMEOUT_S)
-            call.answered(answer.status)
+            call.set_status(answer.status)
             return answer
 
-    def _rejection(self, answer: UpstreamAnswer) -> str:
+    def _rejection(self, answer: UpstreamResponse) -> str:
         """Start the back-off of a rejected login and return its status and code.
 
         Raises ServiceLoginFailed when the response is not a rejection but a fault of IAM.
@@ -157,7 +159,7 @@ class IamLogin:
         verdict = judge(answer)
         if isinstance(verdict, Throttled):
             self._budget.throttled(
-                self._account, BudgetClass.IAM, pause_s=verdict.pause_s, told=verdict.rate
+                self._account, BudgetClass.IAM, pause_s=verdict.pause_s, named_rate=verdict.rate
             )
             raise self._unavailable("throttled", "IAM throttles logins")
         code, _ = error_of(answer.body)

@@ -116,7 +116,7 @@ class PasswordCredential:
             deadline=deadline,
             unusable=unusable.shared_form if unusable is not None else None,
             # IAM may count an abandoned login as a failure, so a login is never abandoned.
-            to_the_end=True,
+            run_to_completion=True,
         )
         token = parse_shared_token(held.value)
         if token is None:

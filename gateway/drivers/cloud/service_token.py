@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from gateway.config.accounts import PasswordLogin
-from gateway.domain.model import Secret, UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import Secret, UpstreamRequest, UpstreamResponse
 
 TOKEN_PATTERN = re.compile(r"[!-~]{16,65536}")
 """Tokens have up to tens of kilobytes (upstream-api.md#3.1)."""
@@ -52,7 +52,7 @@ def login_request(login: PasswordLogin, project: str) -> UpstreamRequest:
     )
 
 
-def token_from_response(answer: UpstreamAnswer) -> ServiceToken | None:
+def token_from_response(answer: UpstreamResponse) -> ServiceToken | None:
     """Return the token of a 201 response; None for another status or an invalid token."""
     if answer.status != 201:
         return None

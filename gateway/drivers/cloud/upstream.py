@@ -11,7 +11,7 @@ from yarl import URL
 from gateway import __version__
 from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.domain.model import Headers, UpstreamAnswer, UpstreamRequest
+from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse
 from gateway.drivers.network.connection_errors import describe_error
 
 _HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
@@ -85,7 +85,7 @@ class AioUpstream:
         *,
         credential: Headers,
         timeout_s: float,
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         timeout = self._session.timeout
         if timeout_s < (timeout.total or timeout_s + 1):
             timeout = _within(timeout, timeout_s)
@@ -102,11 +102,11 @@ class AioUpstream:
                 body = await self._read(response)
                 if request.encoded and not response.ok:
                     body = self._decoded(response, body)  # the gateway reads error bodies
-                return UpstreamAnswer(response.status, response.headers, body)
+                return UpstreamResponse(response.status, response.headers, body)
 
     async def open(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
-    ) -> UpstreamAnswer:
+    ) -> UpstreamResponse:
         timeout = _within(self._session.timeout, None)
         with _translated():
             async with asyncio.timeout(timeout_s):
@@ -119,12 +119,12 @@ class AioUpstream:
                     auto_decompress=False,
                 )
                 if response.status in _WITH_CONTENT:
-                    return UpstreamAnswer(
+                    return UpstreamResponse(
                         response.status, response.headers, b"", _ResponseBody(response)
                     )
                 async with response:
                     body = self._decoded(response, await self._read(response))
-                    return UpstreamAnswer(response.status, response.headers, body)
+                    return UpstreamResponse(response.status, response.headers, body)
 
     def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
         if response.headers.get("Content-Encoding", "").lower() not in ("gzip", "x-gzip"):

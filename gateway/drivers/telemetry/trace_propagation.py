@@ -51,5 +51,5 @@ class _PropagatedCall:
     def __init__(self, headers: Headers) -> None:
         self.headers = headers
 
-    def answered(self, status: int) -> None:
+    def set_status(self, status: int) -> None:
         pass

@@ -187,7 +187,7 @@ class _CallSpan:
     def __enter__(self) -> Self:
         return self
 
-    def answered(self, status: int) -> None:
+    def set_status(self, status: int) -> None:
         self._span.set_attribute(http_attributes.HTTP_RESPONSE_STATUS_CODE, status)
         self._status = status
 

@@ -7,11 +7,17 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.queue.adaptation import Learned
-from gateway.domain.queue.fair_queue import Limit, Outcome, State, Turn, tolerance_s
+from gateway.domain.queue.adaptation import LearnedRate
+from gateway.domain.queue.fair_queue import (
+    BatchResult,
+    BudgetLimit,
+    QueueBatch,
+    QueueState,
+    tolerance_s,
+)
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Clock, News
+from gateway.flow.ports import Clock, QueueUpdate
 
 _SCRIPT = LuaScript("fair_queue")
 _LOOK_AHEAD_S = 0.02
@@ -54,7 +60,7 @@ class _ServerClock:
 
 class ValkeyFairQueue:
     def __init__(
-        self, valkey: Valkey, line: str, *, account: str, limit: Limit, clock: Clock
+        self, valkey: Valkey, line: str, *, account: str, limit: BudgetLimit, clock: Clock
     ) -> None:
         """`line` names the budget among all; it holds no space."""
         self._valkey = valkey
@@ -64,17 +70,17 @@ class ValkeyFairQueue:
             valkey.key("budget", line, kind, tag=account)
             for kind in ("state", "interactive", "bulk", "finish", "replicas")
         ]
-        self.use(limit)
+        self.set_limit(limit)
         self._numbers = itertools.count()
         self._replica = secrets.token_hex(8)
         self._former = "-"
         self._returned = 0
         self._server_clock = _ServerClock(clock)
         self._round_trip_s = 0.0
-        self._announce: Callable[[News], None] = lambda _: None
+        self._announce: Callable[[QueueUpdate], None] = lambda _: None
         valkey.on_message(self._hear)
 
-    def use(self, limit: Limit) -> None:
+    def set_limit(self, limit: BudgetLimit) -> None:
         self._limit = limit
         self._fixed = (
             f"{self._valkey.channel} {self._line.decode()} {limit.queue_max} {limit.caller_max} "
@@ -92,7 +98,7 @@ class ValkeyFairQueue:
     def processes(self) -> int:
         return self._valkey.processes
 
-    def when_news_comes(self, call: Callable[[News], None]) -> None:
+    def on_update(self, call: Callable[[QueueUpdate], None]) -> None:
         self._announce = call
 
     def on_availability_change(self, call: Callable[[], None]) -> None:
@@ -106,9 +112,9 @@ class ValkeyFairQueue:
         self._former, self._replica = self._replica, secrets.token_hex(8)
         self._returned = processes
 
-    async def turn(self, turn: Turn, state: State) -> Outcome:
+    async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
         began = self._clock.monotonic()
-        words = " ".join((self._known(began, state), *_told(turn)))
+        words = " ".join((self._known(began, state), *_told(batch)))
         reply = await self._valkey.run_script(_SCRIPT, self._names, [words])
         ended = self._clock.monotonic()
         self._former, self._returned = "-", 0
@@ -117,11 +123,11 @@ class ValkeyFairQueue:
             server_us = int(next(fields))
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
             self._server_clock.compare(server_us, began=began, ended=ended)
-            return self._outcome(fields, turn)
+            return self._outcome(fields, batch)
         except (ValueError, StopIteration, TypeError, LookupError):
             raise StoreUnavailable("fair_queue: an answer of another kind") from None
 
-    def _known(self, now: float, state: State) -> str:
+    def _known(self, now: float, state: QueueState) -> str:
         """Say who asks, what of, and what they know; the script reads it in this order."""
         look_ahead_s = min(_LOOK_AHEAD_S + 2 * self._round_trip_s, _LOOK_AHEAD_MAX_S)
         learned = state.learned
@@ -143,7 +149,7 @@ class ValkeyFairQueue:
             f"{lesson} {_us(unsure_s)} {windows}"
         )
 
-    def _outcome(self, fields: Iterator[bytes], turn: Turn) -> Outcome:
+    def _outcome(self, fields: Iterator[bytes], batch: QueueBatch) -> BatchResult:
         version, virtual_time = int(next(fields)), float(next(fields))
         paused = self._server_clock.ours(next(fields))
         following, waiting = next(fields), int(next(fields))
@@ -152,22 +158,22 @@ class ValkeyFairQueue:
         granted = {key: self._server_clock.ours(slot) for key, slot in _pairs(fields)}
         refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
         tags = {key: float(tag) for key, tag in _pairs(fields)}
-        waiters = {call.entry.id: call.waiters for call in turn.shared}
-        return Outcome(
-            state=State(tats, virtual_time, paused, learned, version),
+        waiters = {call.entry.id: call.waiters for call in batch.shared}
+        return BatchResult(
+            state=QueueState(tats, virtual_time, paused, learned, version),
             waiting=waiting,
             next_at=None if following == b"-" else self._server_clock.ours(following),
             granted=granted,
             refused=refused,
             tags=tags,
-            lent={key: waiters[key][int(lender) - 1] for key, lender in _pairs(fields)},
+            inherited={key: waiters[key][int(donor) - 1] for key, donor in _pairs(fields)},
         )
 
-    def _learned(self, lesson: list[bytes]) -> Learned | None:
+    def _learned(self, lesson: list[bytes]) -> LearnedRate | None:
         goal, low, cut, epoch, calls = lesson
         if goal == b"-":
             return None
-        return Learned(
+        return LearnedRate(
             float(goal),
             float(low),
             self._server_clock.ours(cut),
@@ -181,12 +187,12 @@ class ValkeyFairQueue:
         line, _, rest = rest.partition(b" ")
         if kind != b"queue" or line != self._line:
             return
-        told_at, paused, following, *told = rest.split(b" ")
+        told_at, paused, following, *items = rest.split(b" ")
         if abs(self._server_clock.ours(told_at) - self._clock.monotonic()) > _OFF_MAX_S:
             return  # our next turn compares, and says all of it again
         granted: dict[str, float] = {}
         refused: dict[str, float] = {}
-        for one in told:
+        for one in items:
             entry_id, mark, value = one.partition(b"=")
             if mark:
                 granted[entry_id.decode()] = self._server_clock.ours(value)
@@ -194,30 +200,36 @@ class ValkeyFairQueue:
                 entry_id, _, value = one.partition(b"!")
                 refused[entry_id.decode()] = int(value) / 1e6
         next_at = None if following == b"-" else self._server_clock.ours(following)
-        gathers = b"*" in told
+        replicas_rejoin = b"*" in items
         self._announce(
-            News(granted, refused, self._server_clock.ours(paused), next_at, gathers=gathers)
+            QueueUpdate(
+                granted,
+                refused,
+                self._server_clock.ours(paused),
+                next_at,
+                replicas_rejoin=replicas_rejoin,
+            )
         )
 
 
-def _told(turn: Turn) -> Iterator[str]:
-    yield str(len(turn.hurt))
-    for hurt in turn.hurt:
-        yield f"{_us(hurt.pause_s)} {_or_unknown(hurt.told)}"
-    yield str(len(turn.leaving))
-    for one in turn.leaving:
-        yield f"{one.id} {_digest(one.demand.caller)} {one.demand.weight!r}"
-    yield str(len(turn.entering))
-    for one in turn.entering:
-        demand = one.demand
+def _told(batch: QueueBatch) -> Iterator[str]:
+    yield str(len(batch.throttlings))
+    for throttling in batch.throttlings:
+        yield f"{_us(throttling.pause_s)} {_or_unknown(throttling.named_rate)}"
+    yield str(len(batch.leaving))
+    for one in batch.leaving:
+        yield f"{one.id} {_digest(one.request.caller)} {one.request.weight!r}"
+    yield str(len(batch.entering))
+    for one in batch.entering:
+        request = one.request
         yield (
-            f"{one.id} {_digest(demand.caller)} {demand.weight!r} {demand.priority.value} "
-            f"{_us(one.patience_s)} {_or_unknown(one.tag)}"
+            f"{one.id} {_digest(request.caller)} {request.weight!r} {request.priority.value} "
+            f"{_us(one.timeout_s)} {_or_unknown(one.tag)}"
         )
-    yield str(len(turn.shared))
-    for call in turn.shared:
-        demand = call.entry.demand
-        yield f"{call.entry.id} {_digest(demand.caller)} {demand.weight!r} {demand.priority.value}"
+    yield str(len(batch.shared))
+    for call in batch.shared:
+        entry, request = call.entry, call.entry.request
+        yield f"{entry.id} {_digest(request.caller)} {request.weight!r} {request.priority.value}"
         yield str(len(call.waiters))
         for waiter in call.waiters:
             yield f"{_digest(waiter.caller)} {waiter.weight!r}"

@@ -10,7 +10,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Busy, Claimed, Failed, Found
+from gateway.flow.ports import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 
 _CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")
 _TELL_HOLDER = LuaScript("tell_holder")
@@ -34,7 +34,7 @@ class ValkeySharedStore:
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
-    ) -> Found | Claimed | Busy | Failed:
+    ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         names = self._names(key)
         reply = await self._valkey.run_script(_CLAIM, names, [owner, _ms(lease_s), skip, awaited])
         match reply:
@@ -42,13 +42,13 @@ class ValkeySharedStore:
                 value = self._open(names[0], sealed)
                 if value is None:  # sealed with a key that we do not hold: as good as absent
                     return await self.claim(key, owner=owner, lease_s=lease_s, skip=version)
-                return Found(value, pttl / 1000, version)
+                return StoredValue(value, pttl / 1000, version)
             case [b"claimed", int(store_time_ms)]:
-                return Claimed(store_time_ms / 1000)
+                return LeaseAcquired(store_time_ms / 1000)
             case [b"busy", bytes(holder), int(pttl), bytes(version)]:
-                return Busy(holder.decode(), max(pttl, 0) / 1000, version)
+                return LeaseHeld(holder.decode(), max(pttl, 0) / 1000, version)
             case [b"failed", bytes(sealed)]:
-                return Failed(self._open(names[2], sealed) or b"")
+                return HolderFailed(self._open(names[2], sealed) or b"")
             case _:
                 raise StoreUnavailable("claim: an answer of another kind")
 
@@ -72,22 +72,22 @@ class ValkeySharedStore:
     async def abandon(self, key: str, *, owner: str) -> None:
         await self._settle(key, owner, "abandoned", b"", 1)
 
-    async def tell_holder(self, key: str, *, teller: str, text: bytes) -> None:
+    async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
         lease = self._names(key)[1]
-        message = _TOLD + f"{_digest(key)} {teller} ".encode() + self._seal(lease, text)
+        message = _TOLD + f"{_digest(key)} {sender} ".encode() + self._seal(lease, text)
         await self._valkey.run_script(_TELL_HOLDER, [lease], [self._valkey.channel, message])
 
     @contextmanager
-    def changes(
-        self, key: str, heard: Callable[[str, bytes], None] | None = None
+    def watch(
+        self, key: str, on_message: Callable[[str, bytes], None] | None = None
     ) -> Iterator[asyncio.Event]:
         event, digest = asyncio.Event(), _digest(key).encode()
-        self._listeners.setdefault(digest, set()).add((event, heard))
+        self._listeners.setdefault(digest, set()).add((event, on_message))
         try:
             yield event
         finally:
             listeners = self._listeners[digest]
-            listeners.remove((event, heard))
+            listeners.remove((event, on_message))
             if not listeners:
                 del self._listeners[digest]
 
@@ -125,14 +125,18 @@ class ValkeySharedStore:
         if not message.startswith(_TOLD):
             return
         digest, _, rest = message[len(_TOLD) :].partition(b" ")
-        teller, _, sealed = rest.partition(b" ")
-        hearers = [heard for _, heard in self._listeners.get(digest, ()) if heard is not None]
+        sender, _, sealed = rest.partition(b" ")
+        hearers = [
+            on_message
+            for _, on_message in self._listeners.get(digest, ())
+            if on_message is not None
+        ]
         if not hearers:
             return
         text = self._open(self._valkey.key("lease", tag=digest.decode()), sealed)
         if text is not None:
-            for heard in hearers:
-                heard(teller.decode("ascii", "replace"), text)
+            for on_message in hearers:
+                on_message(sender.decode("ascii", "replace"), text)
 
     def _wake_all(self) -> None:
         for listeners in self._listeners.values():

@@ -7,7 +7,7 @@ from typing import Any, Final
 from gateway import __version__
 from gateway.domain.catalogue.catalogue import allows_head, query_parameters
 from gateway.domain.errors import UpstreamRefused
-from gateway.domain.model import Answer, Operation, Paging
+from gateway.domain.model import Operation, Paging, ResponseKind
 from gateway.domain.upstream.verdicts import REFUSALS
 from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
@@ -120,7 +120,7 @@ def _head(get: Json) -> Json:
 
 
 def _description(row: Operation) -> str:
-    if row.answer is Answer.PERMISSIONS:
+    if row.response is ResponseKind.PERMISSIONS:
         return "Returns the caller's permissions on each server in `server_id`; requires none."
     return f"Requires `{row.permission}` on {permission_scope(row)}."
 
@@ -158,7 +158,7 @@ def _in_query(row: Operation) -> Iterator[Json]:
                 schema["default"] = row.listing.limit
         elif name == "marker" and row.listing is not None:
             about = "`page_info.next_marker` of the previous page."
-        required = row.answer is Answer.PERMISSIONS
+        required = row.response is ResponseKind.PERMISSIONS
         yield {"name": name, "in": "query", "required": required, "schema": schema} | (
             {"description": about} if about else {}
         )
@@ -183,8 +183,8 @@ def _body(row: Operation) -> Json:
 
 def _success(row: Operation) -> Json:
     described: Json = {"description": "The cloud's response.", "headers": _headers(*_EVERYWHERE)}
-    match row.answer:
-        case Answer.CONSOLE_LINK:
+    match row.response:
+        case ResponseKind.CONSOLE_LINK:
             schema = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
             return {
                 "200": {
@@ -193,14 +193,14 @@ def _success(row: Operation) -> Json:
                     "content": {"application/json": {"schema": schema}},
                 }
             }
-        case Answer.STREAMED:
+        case ResponseKind.STREAMED:
             content: Json = {"application/octet-stream": {"schema": {}}}
             return {"200": described | {"content": content}, "206": described}
-        case Answer.LISTED:
+        case ResponseKind.LISTED:
             return {"200": described | {"content": {"application/json": {"schema": _list(row)}}}}
-        case Answer.PERMISSIONS:
+        case ResponseKind.PERMISSIONS:
             return {"200": described | {"content": {"application/json": {"schema": _PERMISSIONS}}}}
-        case Answer.WHOLE:
+        case ResponseKind.WHOLE:
             whole = described | {"content": {"application/json": {"schema": _ANY}}}
             # The cloud answers 202 if the operation continues, and 204 without a body.
             return {"200": whole} | ({"202": whole, "204": described} if row.writes else {})
@@ -263,7 +263,7 @@ def _in_words(name: str) -> str:
 
 
 _DESCRIPTION: Final = (
-    "Consoles and other operations of physical servers for callers without cloud credentials. "
+    "ConsoleLinks and other operations of physical servers for callers without cloud credentials. "
     "Paths, bodies and errors equal those of the cloud's API. The gateway's policy decides each "
     "request, and responses contain only what the caller may see. A forbidden server and a "
     "server that does not exist yield the same response."

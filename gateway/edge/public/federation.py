@@ -17,10 +17,10 @@ from gateway.domain.errors import (
     Rejection,
 )
 from gateway.domain.identity.sdk_signature import Presented
-from gateway.domain.model import Call, Headers, Operation, Principal, ProjectId
+from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
 from gateway.edge.request_body import read_body
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Federation, FederationRequest
-from gateway.flow.ports import Clock, Trace
+from gateway.flow.ports import Clock, RequestTrace
 
 PREFIX = "/v3"
 _BODY_BYTES_MAX = 65_536
@@ -66,7 +66,7 @@ class FederationHandler:
         request_id: str,
         client_address: str,
         deadline: float,
-        trace: Trace | None,
+        trace: RequestTrace | None,
     ) -> tuple[FederationRequest, _Route]:
         """Tell what is asked (`deadline` is monotonic); raise OperationUnknown or its like."""
         route = self._routes.get(request.raw_path.partition("?")[0])
@@ -80,7 +80,7 @@ class FederationHandler:
             client_address=client_address,
             deadline=deadline,
             trace=trace,
-            call=Call(operation, _NO_PROJECT, ()),
+            call=ResolvedCall(operation, _NO_PROJECT, ()),
             presented=Presented(request.method, request.raw_path, tuple(request.headers.items())),
         )
         return errand, route

@@ -10,7 +10,7 @@ from aiohttp import web
 from gateway.domain.catalogue.headers import VIA
 from gateway.domain.errors import DeadlineExceeded
 from gateway.domain.model import SAFE_METHODS, BodyStream, Headers
-from gateway.flow.forwarding import Forwarded
+from gateway.flow.forwarding import ForwardedResponse
 
 _WRITE_TIMEOUT_S = 60.0
 """A stalled reader would occupy a connection to the cloud."""
@@ -37,7 +37,7 @@ class ValidatedResponse:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, request: web.BaseRequest, forwarded: Forwarded) -> None:
+    def __init__(self, request: web.BaseRequest, forwarded: ForwardedResponse) -> None:
         self.status, self.body = forwarded.status, forwarded.body
         self.headers = forwarded_headers(forwarded, request.method)
         if request.method not in SAFE_METHODS or forwarded.status != HTTPStatus.OK:
@@ -50,7 +50,7 @@ class ValidatedResponse:
         self.headers += (("ETag", f'"{digest}"'),)
 
 
-def forwarded_headers(forwarded: Forwarded, method: str) -> Headers:
+def forwarded_headers(forwarded: ForwardedResponse, method: str) -> Headers:
     """Return the cloud's headers and the gateway's."""
     return (
         forwarded.headers

@@ -47,9 +47,9 @@ from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_f
 from gateway.edge.request_body import read_body
 from gateway.flow import context
 from gateway.flow.caller_limits import CallerLimits, Remaining
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.pipeline import Answered, Asked, Gateway
-from gateway.flow.ports import Clock, Trace, Tracing
+from gateway.flow.forwarding import ForwardedResponse
+from gateway.flow.pipeline import ApiRequest, Gateway, IssuedLink
+from gateway.flow.ports import Clock, RequestTrace, Tracing
 
 log = logging.getLogger("gateway.request")
 
@@ -162,12 +162,12 @@ class PublicHandler:
     async def _serve(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.StreamResponse:
         outcome.request = outcome.api_request = self._parse(request, outcome)
         outcome.result = result = await self._gateway.answer(outcome.api_request)
-        if isinstance(result, Answered):
+        if isinstance(result, IssuedLink):
             return self._link_response(request, result, outcome)
         return await self._forwarded_response(request, result, outcome)
 
     def _link_response(
-        self, request: web.BaseRequest, result: Answered, outcome: RequestOutcome
+        self, request: web.BaseRequest, result: IssuedLink, outcome: RequestOutcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": result.link.url.reveal()})
         if outcome.wait_s is None and allows_prepared_response(request):
@@ -179,7 +179,7 @@ class PublicHandler:
         return web.Response(body=body, headers=headers)
 
     async def _forwarded_response(
-        self, request: web.BaseRequest, result: Forwarded, outcome: RequestOutcome
+        self, request: web.BaseRequest, result: ForwardedResponse, outcome: RequestOutcome
     ) -> web.StreamResponse:
         if result.stream is None:
             return self._buffered(request, forwarding.ValidatedResponse(request, result), outcome)
@@ -250,7 +250,7 @@ class PublicHandler:
             return rate_limit_field(Remaining(0, retry_after_seconds(error)))
         return rate_limit_field(self._limits.remaining(principal.key))
 
-    def _parse(self, request: web.BaseRequest, outcome: RequestOutcome) -> Asked:
+    def _parse(self, request: web.BaseRequest, outcome: RequestOutcome) -> ApiRequest:
         headers = request.headers
         within_s = self._deadline_s
         preferences = headers.getall("Prefer", None)
@@ -258,7 +258,7 @@ class PublicHandler:
             outcome.wait_s = preferred_wait_s(preferences)
         if outcome.wait_s is not None:
             within_s = min(within_s, max(outcome.wait_s, _SHORTEST_DEADLINE_S))
-        return Asked(
+        return ApiRequest(
             authorization=headers.getall("Authorization", ()),
             x_auth_token=headers.getall("X-Auth-Token", ()),
             method=request.method,
@@ -274,7 +274,7 @@ class PublicHandler:
             trace=outcome.trace,
         )
 
-    def _begin_trace(self, request: web.BaseRequest) -> Trace | None:
+    def _begin_trace(self, request: web.BaseRequest) -> RequestTrace | None:
         headers = request.headers
         incoming = trace_context(
             headers.getall("traceparent", ()), headers.getall("tracestate", ())

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from gateway.domain.model import Answer, LinkSource, Principal
+from gateway.domain.model import LinkSource, Principal, ResponseKind
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import ErrorResponse
-from gateway.flow.forwarding import Forwarded
-from gateway.flow.pipeline import Answered, Asked
-from gateway.flow.ports import Trace
-from gateway.flow.request import Request
+from gateway.flow.forwarding import ForwardedResponse
+from gateway.flow.pipeline import ApiRequest, IssuedLink
+from gateway.flow.ports import RequestTrace
+from gateway.flow.request import RequestContext
 
 CLIENT_CLOSED = 499
 """The status that nginx logs for a client that disconnected. It is never sent."""
@@ -22,14 +22,14 @@ class RequestOutcome:
     """The client's IP address."""
     began: float
     """Monotonic seconds."""
-    trace: Trace | None = None
+    trace: RequestTrace | None = None
     wait_s: int | None = None
     """The value of `Prefer: wait`, in seconds."""
-    request: Request | None = None
-    api_request: Asked | None = None
+    request: RequestContext | None = None
+    api_request: ApiRequest | None = None
     """The same request if it is for the cloud's API; None for the federation paths."""
     page: DocsPage | None = None
-    result: Answered | Forwarded | None = None
+    result: IssuedLink | ForwardedResponse | None = None
     status: int = 200
     error_code: str = ""
     error: BaseException | None = None
@@ -51,7 +51,7 @@ class RequestOutcome:
         """The `answer` label of the duration metric: link, refused, forwarded or other."""
         if self.api_request is None or self.api_request.call is None:
             return "other"
-        if self.api_request.call.operation.answer is not Answer.CONSOLE_LINK:
+        if self.api_request.call.operation.response is not ResponseKind.CONSOLE_LINK:
             return "forwarded"
         # Rejections are fast. Counted as links, a client that collects them hides slow links.
         is_ours = self.status < 300 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -62,7 +62,7 @@ class RequestOutcome:
         """Whether the response is a link from this process's cache."""
         result = self.result
         is_ok = self.status == HTTPStatus.OK
-        return is_ok and isinstance(result, Answered) and result.source is LinkSource.LOCAL
+        return is_ok and isinstance(result, IssuedLink) and result.source is LinkSource.LOCAL
 
     def reject(self, response: ErrorResponse, error: BaseException | None) -> None:
         self.status, self.error_code, self.error = response.status, response.error_code, error

@@ -7,9 +7,9 @@ import orjson
 
 from gateway.domain.errors import CallerLimited, GatewayError, NotAuthenticated, UpstreamRefused
 from gateway.domain.queue.pacing import Pace, spend, wait_for
-from gateway.domain.sampling import Share
+from gateway.domain.sampling import EvenSampler
 from gateway.edge.public.outcome import RequestOutcome
-from gateway.flow.pipeline import Answered
+from gateway.flow.pipeline import IssuedLink
 from gateway.flow.ports import Clock
 
 _CLOUD_CODE = "cloud"
@@ -27,7 +27,7 @@ class RequestLog:
         *,
         count_request: CountRequest,
         write_line: Callable[[bytes], object],
-        hit_log_share: Share | None,
+        hit_log_share: EvenSampler | None,
         count_unlogged: Callable[[], object],
     ) -> None:
         """`hit_log_share` samples the lines of local cache hits; None writes all of them."""
@@ -70,7 +70,7 @@ class RequestLog:
             self._limited_lines_tat = spend(self._limited_lines_tat, now, _LIMITED_LOG_PACE)
             return False
         share = self._hit_log_share
-        return share is not None and outcome.is_hit and not share.takes()
+        return share is not None and outcome.is_hit and not share.samples()
 
 
 def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, An
     if api_request is not None and api_request.call is not None:
         line["project"] = api_request.call.project
         line["servers"] = api_request.call.servers
-    if isinstance(result, Answered):
+    if isinstance(result, IssuedLink):
         line["source"] = result.source.value
         line["link"] = result.link.fingerprint
     if error is not None:

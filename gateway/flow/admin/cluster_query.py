@@ -21,8 +21,8 @@ from gateway.flow.admin.messages import (
     TokenEntry,
     timestamp,
 )
-from gateway.flow.console import HeldLink
-from gateway.flow.fair_budget import BudgetLine
+from gateway.flow.console_links import CachedLink
+from gateway.flow.fair_budget import BudgetQueue
 from gateway.flow.ports import ReloadedPolicies, Replicas
 
 _ENTRIES_MAX = 1_000
@@ -53,12 +53,12 @@ class TokenCacheView(Protocol):
 
 
 class LinkCacheView(Protocol):
-    def held(self) -> list[HeldLink]: ...
+    def cached_links(self) -> list[CachedLink]: ...
 
 
 class BudgetView(Protocol):
     @property
-    def lines(self) -> tuple[BudgetLine, ...]: ...
+    def queues(self) -> tuple[BudgetQueue, ...]: ...
 
 
 class ProcessView:
@@ -80,7 +80,7 @@ class ProcessView:
 
     def sessions(self, request: SessionsRequest) -> ProcessSessions:
         tokens = [one for one in reversed(self._tokens.principals()) if _matches(one, request)]
-        links = [one for one in reversed(self._links.held()) if _matches_link(one, request)]
+        links = [one for one in reversed(self._links.cached_links()) if _matches_link(one, request)]
         return ProcessSessions(
             self._process,
             [
@@ -115,11 +115,11 @@ class ProcessView:
                 line.limit.ceiling,
                 line.rate,
                 line.paused_s,
-                line.is_alone,
+                line.is_local,
                 line.queued,
                 dict(Counter(one.partition(":")[2] for one in line.waiting)),
             )
-            for line in self._budget.lines
+            for line in self._budget.queues
         ]
         return ProcessQueue(self._process, budgets)
 
@@ -188,7 +188,7 @@ def _matches(principal: Principal, request: SessionsRequest) -> bool:
     )
 
 
-def _matches_link(link: HeldLink, request: SessionsRequest) -> bool:
+def _matches_link(link: CachedLink, request: SessionsRequest) -> bool:
     issuer, _, subject = link.person.partition(":")[2].partition(":")
     return (
         request.server in (None, link.server)

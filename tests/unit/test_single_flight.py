@@ -13,10 +13,10 @@ from gateway.domain.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.domain.model import Demand, LinkSource
+from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow import single_flight
-from gateway.flow.ports import Fetched, Found, Held
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.ports import Fetched, FlightResult, StoredValue
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
@@ -42,11 +42,11 @@ class Fetches:
         return Fetched(value, self._clock.monotonic() + self._life_s)
 
 
-def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[SharedFlight]:
-    return [SharedFlight(store, clock, lease_s=2.0) for _ in range(count)]
+def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[SingleFlight]:
+    return [SingleFlight(store, clock, lease_s=2.0) for _ in range(count)]
 
 
-Ask = Callable[..., Awaitable[Held]]
+Ask = Callable[..., Awaitable[FlightResult]]
 
 
 async def test_a_hundred_callers_on_three_replicas_cost_one_fetch(clock: FakeClock) -> None:
@@ -124,7 +124,9 @@ async def test_what_serves_more_than_those_who_wait_goes_on_without_them(clock: 
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     later = clock.monotonic() + 30
-    leaving = asyncio.ensure_future(first.obtain("k", fetches, deadline=later, to_the_end=True))
+    leaving = asyncio.ensure_future(
+        first.obtain("k", fetches, deadline=later, run_to_completion=True)
+    )
     await settle()
     leaving.cancel()
     await settle()
@@ -503,8 +505,8 @@ async def test_another_s_lack_of_time_is_told_on_as_such(clock: FakeClock) -> No
 def test_what_is_shared_is_in_no_repr() -> None:
     shown = (
         Fetched(b"canary", 1.0),
-        Held(b"canary", 1.0, LinkSource.REDIS),
-        Found(b"canary", 1.0, b"version"),
+        FlightResult(b"canary", 1.0, LinkSource.REDIS),
+        StoredValue(b"canary", 1.0, b"version"),
     )
     assert "canary" not in repr(shown)
 
@@ -525,7 +527,7 @@ class WearyClock(FakeClock):
 async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_none() -> None:
     """A flight that has ended is there for one turn of the loop more, and yields to nobody."""
     clock = WearyClock()
-    flight = SharedFlight(FakeSharedStore(clock), clock)
+    flight = SingleFlight(FakeSharedStore(clock), clock)
     may_fail = asyncio.Event()
     begun = 0
 
@@ -537,7 +539,7 @@ async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_n
             raise BudgetExhausted("no slot in time", retry_after_s=1.0)
         return Fetched(b"link", clock.monotonic() + 100)
 
-    async def comes(turns_later: int) -> Held:
+    async def comes(turns_later: int) -> FlightResult:
         await may_fail.wait()
         for _ in range(turns_later):
             await asyncio.sleep(0)
@@ -554,13 +556,13 @@ async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_n
 
 
 def asking(
-    flight: SharedFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
-) -> "asyncio.Task[Held]":
+    flight: SingleFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
+) -> "asyncio.Task[FlightResult]":
     asked = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
     return asyncio.create_task(asked)
 
 
-async def hang_up(*asked: "asyncio.Task[Held]") -> None:
+async def hang_up(*asked: "asyncio.Task[FlightResult]") -> None:
     for one in asked:
         one.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
@@ -569,16 +571,16 @@ async def hang_up(*asked: "asyncio.Task[Held]") -> None:
 async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: FakeClock) -> None:
     fetches = Fetches(clock)
     (flight,) = replicas(1, clock, FakeSharedStore(clock))
-    waiters = Waiters(Demand("ann"))
+    waiters = Waiters(QueueRequest("ann"))
     ann = asking(flight, fetches, clock, waiters)
     await settle()
-    assert waiters.all == (Demand("ann"),)
-    bob = asking(flight, fetches, clock, Waiters(Demand("bob")))
+    assert waiters.all == (QueueRequest("ann"),)
+    bob = asking(flight, fetches, clock, Waiters(QueueRequest("bob")))
     nobody = asking(flight, fetches, clock, None)
     await settle()
-    assert waiters.all == (Demand("ann"), Demand("bob"))
+    assert waiters.all == (QueueRequest("ann"), QueueRequest("bob"))
     await hang_up(ann)
-    assert waiters.all == (Demand("bob"),)
+    assert waiters.all == (QueueRequest("bob"),)
     fetches.outcome.set_result(b"link")
     await asyncio.gather(bob, nobody)
     assert (waiters.all, fetches.begun) == ((), 1)
@@ -587,27 +589,28 @@ async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a holder be told without a pause, which the loop's own clock would measure."""
-    monkeypatch.setattr(single_flight, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(single_flight, "_REPORT_AFTER_S", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
 async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock) -> None:
     store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
-    waiters = Waiters(Demand("ann"))
+    waiters = Waiters(QueueRequest("ann"))
     ann = asking(first, fetches, clock, waiters)
     await settle()
     bob, eve = (
-        asking(second, none, clock, Waiters(demand)) for demand in (Demand("bob"), Demand("eve", 4))
+        asking(second, none, clock, Waiters(request))
+        for request in (QueueRequest("bob"), QueueRequest("eve", 4))
     )
     await settle()
-    assert waiters.all == (Demand("ann"), Demand("bob"), Demand("eve", 4))
+    assert waiters.all == (QueueRequest("ann"), QueueRequest("bob"), QueueRequest("eve", 4))
     await hang_up(bob)
     await settle()
-    assert waiters.all == (Demand("ann"), Demand("eve", 4))
+    assert waiters.all == (QueueRequest("ann"), QueueRequest("eve", 4))
     await hang_up(eve)
     await settle()
-    assert waiters.all == (Demand("ann"),), "the last to hang up says so, too"
+    assert waiters.all == (QueueRequest("ann"),), "the last to hang up says so, too"
     fetches.outcome.set_result(b"link")
     assert (await ann).value == b"link"
     assert (fetches.begun, none.begun) == (1, 0)
@@ -617,20 +620,22 @@ async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock)
 async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeClock) -> None:
     store, fetches, later = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
-    waiters = Waiters(Demand("bob"))
-    ann = asking(first, fetches, clock, Waiters(Demand("ann")))
+    waiters = Waiters(QueueRequest("bob"))
+    ann = asking(first, fetches, clock, Waiters(QueueRequest("ann")))
     await settle()
     bob = asking(second, later, clock, waiters)
-    eve = asking(second, later, clock, Waiters(Demand("eve")))
+    eve = asking(second, later, clock, Waiters(QueueRequest("eve")))
     await settle()
     await hang_up(ann)  # whose process had the lease
     await settle()
     assert later.begun == 1
-    again = asking(first, fetches, clock, Waiters(Demand("ann")))
+    again = asking(first, fetches, clock, Waiters(QueueRequest("ann")))
     await settle()
     await hang_up(eve)
     await settle()
-    assert waiters.all == (Demand("bob"), Demand("ann")), "what it said itself does not bind it"
+    assert waiters.all == (QueueRequest("bob"), QueueRequest("ann")), (
+        "what it said itself does not bind it"
+    )
     later.outcome.set_result(b"link")
     assert [(await one).value for one in (bob, again)] == [b"link", b"link"]
 
@@ -639,13 +644,13 @@ async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeC
 async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClock) -> None:
     store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
-    waiters = Waiters(Demand("ann"))
+    waiters = Waiters(QueueRequest("ann"))
     store.messages_lost = True
     ann = asking(first, fetches, clock, waiters)
     await settle()
-    bob = asking(second, none, clock, Waiters(Demand("bob")))
+    bob = asking(second, none, clock, Waiters(QueueRequest("bob")))
     await settle()
-    assert waiters.all == (Demand("ann"),)
+    assert waiters.all == (QueueRequest("ann"),)
     store.messages_lost = False
     fetches.outcome.set_result(b"link")
     assert [(await one).value for one in (ann, bob)] == [b"link", b"link"]
@@ -655,10 +660,10 @@ async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClo
 async def test_who_asks_for_no_one_s_place_tells_no_holder(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_flight, "_TELL_AFTER_S", 0.0)
+    monkeypatch.setattr(single_flight, "_REPORT_AFTER_S", 0.0)
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     told: list[bytes] = []
-    monkeypatch.setattr(store, "tell_holder", lambda *_, **told_: told.append(told_["text"]))
+    monkeypatch.setattr(store, "notify_holder", lambda *_, **told_: told.append(told_["text"]))
     first, second = replicas(2, clock, store)
     asked = [asking(one, fetches, clock, None) for one in (first, second)]
     await settle()

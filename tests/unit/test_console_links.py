@@ -10,26 +10,26 @@ from gateway.domain.links.console_link import ConsoleAddresses
 from gateway.domain.model import (
     CONSOLE_OPEN,
     BudgetClass,
-    Call,
-    Demand,
     LinkSource,
     Operation,
     Principal,
     Priority,
     ProjectId,
+    QueueRequest,
+    ResolvedCall,
     Reuse,
     RuleKind,
     RuleRef,
     Secret,
     ServerId,
-    UpstreamAnswer,
     UpstreamRequest,
+    UpstreamResponse,
 )
 from gateway.domain.policy.policy import Permit
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
-from gateway.flow.console import ConsoleAccount, Consoles
-from gateway.flow.ports import Busy, Claimed, Failed, Found
-from gateway.flow.single_flight import SharedFlight
+from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
+from gateway.flow.ports import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
+from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
@@ -53,34 +53,34 @@ class FakeExchange:
     clock: FakeClock
     answer_s: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
-    demands: list[Demand] = field(default_factory=list)
+    queue_requests: list[QueueRequest] = field(default_factory=list)
     waiters: list[Waiters | None] = field(default_factory=list)
     refuses: GatewayError | None = None
 
-    async def perform(
+    async def call(
         self,
         request: UpstreamRequest,
         *,
         project: str,
-        demand: Demand,
+        queue_request: QueueRequest,
         budget: BudgetClass,
         deadline: float,
         waiters: Waiters | None,
-    ) -> UpstreamAnswer:
-        self.demands.append(demand)
+    ) -> UpstreamResponse:
+        self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
-        self.asked.append((request.path, project, demand.caller))
+        self.asked.append((request.path, project, queue_request.caller))
         await self.clock.sleep(self.answer_s)
         if self.refuses is not None:
             raise self.refuses
         url = f'{{"url": "https://{self.host}/vnc?token={len(self.asked)}"}}'
-        return UpstreamAnswer(200, {}, url.encode())
+        return UpstreamResponse(200, {}, url.encode())
 
 
 def a_permit(project: str = "p1", server: str = "s1", subject: str = "ann", *groups: str) -> Permit:
     person = Principal("corp", subject, frozenset(groups), 0.0, 9e9, None)
     target = f"/v1/{project}/physicalservers/{server}/console"
-    call = Call(OPERATION, ProjectId(project), (ServerId(server),), target)
+    call = ResolvedCall(OPERATION, ProjectId(project), (ServerId(server),), target)
     return Permit(person, call, RULE)
 
 
@@ -104,7 +104,7 @@ class SlowStore(FakeSharedStore):
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
-    ) -> Found | Claimed | Busy | Failed:
+    ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         told = await super().claim(key, owner=owner, lease_s=lease_s, skip=skip, awaited=awaited)
         await self._sleep(self.answers_after_s)
         return told
@@ -119,10 +119,10 @@ class Subject:
             ProjectId("p2"): an_account("b", self.b, reuse),
         }
         self.store = SlowStore(clock)
-        flight = SharedFlight(self.store, clock)
+        flight = SingleFlight(self.store, clock)
         self.chance = 1.0
         self.telemetry = RecordingTelemetry()
-        self.consoles = Consoles(
+        self.consoles = ConsoleLinks(
             accounts,
             flight,
             clock,
@@ -130,12 +130,12 @@ class Subject:
             group_weights={"oncall": 4.0, "staff": 2.0},
             jitter=lambda: self.chance,
             fingerprints=KeyedFingerprints(SEAL_KEY),
-            dropping=lambda *_: (),
+            override_ids=lambda *_: (),
             telemetry=self.telemetry,
         )
 
     async def url(self, permit: Permit, *, fresh: bool = False) -> tuple[str, LinkSource]:
-        link = None if fresh else self.consoles.recall(permit)
+        link = None if fresh else self.consoles.cached_link(permit)
         if link is not None:
             return link.url.reveal(), LinkSource.LOCAL
         deadline = self.clock.monotonic() + 30
@@ -229,14 +229,14 @@ async def test_what_is_held_is_bounded(clock: FakeClock) -> None:
     subject = Subject(clock, links_max=5)
     for i in range(20):
         await subject.url(a_permit(server=f"s{i}"))
-    assert subject.consoles.links_held == 5
+    assert subject.consoles.link_count == 5
 
 
 async def test_the_heaviest_group_counts_in_the_queue(clock: FakeClock) -> None:
     subject = Subject(clock)
     await subject.url(a_permit("p1", "s1", "ann", "oncall", "staff", "others"))
     await subject.url(a_permit("p1", "s1", "bob", "others"))
-    assert [demand.weight for demand in subject.a.demands] == [4.0, 1.0]
+    assert [queue_request.weight for queue_request in subject.a.queue_requests] == [4.0, 1.0]
 
 
 async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -> None:
@@ -252,7 +252,7 @@ async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -
         assert await subject.url(a_permit()) == (first, LinkSource.LOCAL), "nobody waits for it"
     await settle()
     assert len(subject.a.asked) == 2
-    assert subject.a.demands[-1] == Demand("", priority=Priority.SPARE)
+    assert subject.a.queue_requests[-1] == QueueRequest("", priority=Priority.SPARE)
     second, source = await subject.url(a_permit())
     assert second != first
     assert source is LinkSource.LOCAL
@@ -303,15 +303,15 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
     for _ in range(3):
         replica = Subject(clock)
         replica.a = subject.a
-        replica.consoles = Consoles(
+        replica.consoles = ConsoleLinks(
             {ProjectId("p1"): an_account("a", subject.a, Reuse.CALLER)},
-            SharedFlight(store, clock),
+            SingleFlight(store, clock),
             clock,
             links_max=10,
             group_weights={},
             jitter=lambda: 0.0,
             fingerprints=KeyedFingerprints(SEAL_KEY),
-            dropping=lambda *_: (),
+            override_ids=lambda *_: (),
             telemetry=subject.telemetry,
         )
         replicas.append(replica)

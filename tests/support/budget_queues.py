@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.config.store import RedisCluster, RedisSentinel, RedisServer, StoreSettings
 from gateway.domain.errors import BudgetExhausted
-from gateway.domain.model import BudgetClass, Demand, Secret
-from gateway.domain.queue.fair_queue import Limit
+from gateway.domain.model import BudgetClass, QueueRequest, Secret
+from gateway.domain.queue.fair_queue import BudgetLimit
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.client import make_client
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.flow.fair_budget import BudgetLine
+from gateway.flow.fair_budget import BudgetQueue
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
 
@@ -32,9 +32,9 @@ async def open_line(
     processes_max: int = 1,
     queue_max: int = 1_000,
     wait_max_s: float = 60.0,
-) -> AsyncIterator[BudgetLine]:
-    limit = Limit(paces, queue_max=queue_max, caller_max=1_000)
-    line = BudgetLine(
+) -> AsyncIterator[BudgetQueue]:
+    limit = BudgetLimit(paces, queue_max=queue_max, caller_max=1_000)
+    line = BudgetQueue(
         "prod",
         BudgetClass.CONSOLE,
         limit=limit,
@@ -85,7 +85,7 @@ async def connect(
 class Load:
     """Callers that never have enough, on lines that are as many processes."""
 
-    def __init__(self, pace: Pace, lines: list[BudgetLine]) -> None:
+    def __init__(self, pace: Pace, lines: list[BudgetQueue]) -> None:
         self.pace = pace
         self.lines = lines
         self.sent: list[float] = []
@@ -116,10 +116,12 @@ class Load:
             finally:
                 await load.stop()
 
-    async def _insist(self, line: BudgetLine, name: str) -> None:
+    async def _insist(self, line: BudgetQueue, name: str) -> None:
         while True:
             try:
-                await line.admit(Demand(name), deadline=CLOCK.monotonic() + 30, again=False)
+                await line.admit(
+                    QueueRequest(name), deadline=CLOCK.monotonic() + 30, requeued=False
+                )
             except BudgetExhausted as refused:
                 await asyncio.sleep(refused.retry_after_s)
             else:
@@ -147,7 +149,7 @@ class Load:
     async def until(self, *, alone: bool, within_s: float) -> float:
         """Return how long it took until all lines are alone, or none is."""
         began = CLOCK.monotonic()
-        while any(line.is_alone is not alone for line in self.lines):
-            assert CLOCK.monotonic() - began < within_s, [line.is_alone for line in self.lines]
+        while any(line.is_local is not alone for line in self.lines):
+            assert CLOCK.monotonic() - began < within_s, [line.is_local for line in self.lines]
             await asyncio.sleep(0.005)
         return CLOCK.monotonic() - began
