@@ -44,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
-    demo = commands.add_parser("demo", help="the whole product on loopback, nothing to set up")
+    demo = commands.add_parser(
+        "demo",
+        help="the whole product on loopback, nothing to set up",
+        epilog="exit codes: 0 stopped by a signal, 1 gateway failed or demo not installed",
+    )
     demo.add_argument("--json", action="store_true", help="print addresses and tokens as one line")
     demo.set_defaults(run=_demo)
 
@@ -274,9 +278,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gateway.demo.run import run_demo
+    from gateway.commands.demo import demo
 
-    return run_demo(as_json=options.json)
+    return demo(as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
-"""The image that deploy/Dockerfile makes: its steps work, and so does what they leave."""
+"""The targets of deploy/Dockerfile: their steps succeed, and the images work."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -7,14 +8,15 @@ import pytest
 
 from gateway import __version__
 from tests.support.compose import ROOT, make_secrets
-from tests.support.image import Image, can_build
+from tests.support.image import Build, Image, can_build
 from tests.support.stack import eventually
 from tests.support.valkey import free_port
 
 pytestmark = pytest.mark.skipif(
-    not can_build(), reason="takes root on Linux, and the image's version of Python"
+    not can_build(), reason="requires root on Linux and the image's Python version"
 )
 AUDIT = "/var/lib/console-gateway"
+PACKAGES = "/opt/gateway/lib/python3.11/site-packages"
 SHIPPED = ROOT / "deploy" / "compose" / "gateway"
 
 
@@ -24,14 +26,18 @@ def admin_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def image(admin_port: int) -> Iterator[Image]:
-    built = Image()
-    try:
-        _mount(built, admin_port)
-        built.seal(AUDIT)
-        yield built
-    finally:
-        built.close()
+def build() -> Iterator[Build]:
+    built = Build()
+    yield built
+    built.close()
+
+
+@pytest.fixture(scope="module")
+def image(build: Build, admin_port: int) -> Image:
+    production = build.image("production")
+    _mount(production, admin_port)
+    production.seal(AUDIT)
+    return production
 
 
 def _mount(image: Image, admin_port: int) -> None:
@@ -47,18 +53,18 @@ def _mount(image: Image, admin_port: int) -> None:
     image.path("/run/secrets").chmod(0o755)
 
 
-def test_the_image_answers_with_its_version(image: Image) -> None:
-    said = image.run(*image.stage.entrypoint, "--version")
-    assert (said.returncode, said.stdout.strip()) == (0, __version__), said.stderr
+def test_image_prints_its_version(image: Image) -> None:
+    done = image.run(*image.stage.entrypoint, "--version")
+    assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
 
 
-def test_the_image_finds_no_mistake_in_the_config_of_the_demo(image: Image) -> None:
+def test_image_accepts_the_compose_config(image: Image) -> None:
     _, *options = image.stage.command
-    said = image.run(*image.stage.entrypoint, "check", *options)
-    assert (said.returncode, said.stdout.count(": ok")) == (0, 2), said.stderr
+    done = image.run(*image.stage.entrypoint, "check", *options)
+    assert (done.returncode, done.stdout.count(": ok")) == (0, 2), done.stderr
 
 
-def test_the_image_runs_as_nobody_in_particular_and_writes_to_its_volume_only(image: Image) -> None:
+def test_image_runs_unprivileged_and_writes_only_to_its_volume(image: Image) -> None:
     program = "import os; print(os.getuid(), os.getgid(), os.access('/opt/gateway', os.W_OK))"
     assert image.run("python", "-c", program).stdout.split() == ["65532", "65532", "False"]
     for closed in ("/opt/gateway", "/etc/gateway", "/var/lib"):
@@ -69,28 +75,44 @@ def test_the_image_runs_as_nobody_in_particular_and_writes_to_its_volume_only(im
     assert (owner.st_uid, owner.st_gid, owner.st_mode & 0o777) == (65532, 65532, 0o700)
 
 
-def test_the_image_bears_compiled_modules_and_neither_pip_nor_a_cache(image: Image) -> None:
-    packages = image.path("/opt/gateway/lib/python3.11/site-packages")
-    assert list((packages / "gateway" / "__pycache__").glob("worker.*.pyc"))
+def test_image_has_compiled_modules_but_no_pip(image: Image) -> None:
+    packages = image.path(PACKAGES)
+    assert list((packages / "gateway" / "process" / "__pycache__").glob("worker.*.pyc"))
     assert (packages / "gateway" / "catalogue.yaml").exists()
     assert not (packages / "pip").exists()
     assert image.run("/opt/gateway/bin/python", "-m", "pip").returncode != 0
     assert not (packages / "pytest").exists()
 
 
-def test_the_image_can_trace(image: Image) -> None:
-    said = image.run("python", "-c", "import gateway.drivers.telemetry.tracing")
-    assert said.returncode == 0, said.stderr
+def test_image_contains_opentelemetry(image: Image) -> None:
+    done = image.run("python", "-c", "import gateway.drivers.telemetry.tracing")
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_image_serves_tells_its_health_and_ends_when_told(
-    image: Image, admin_port: int
-) -> None:
+def test_production_image_leaves_out_the_demo(image: Image) -> None:
+    assert not image.path(f"{PACKAGES}/gateway/demo").exists()
+    done = image.run(*image.stage.entrypoint, "demo")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("The demo is not part of this image: run `make demo`")
+    assert done.stderr.count("\n") == 1
+
+
+def test_demo_image_runs_the_simulated_cloud(build: Build) -> None:
+    image = build.image("demo")
+    running = image.start(*image.stage.entrypoint, "--json")
+    eventually(lambda: image.output().endswith("\n"), image.output)
+    addresses = json.loads(image.output())
+    assert addresses["upstream"].startswith("http://127.0.0.1:")
+    running.terminate()
+    assert running.wait(30) == 0, image.output()
+
+
+def test_image_serves_reports_health_and_stops(image: Image, admin_port: int) -> None:
     health = [one.replace("9090", str(admin_port)) for one in image.stage.health]
     assert image.run(*health).returncode != 0
     serving = image.start(*image.stage.entrypoint, *image.stage.command)
-    eventually(lambda: image.run(*health).returncode == 0, image.said)
+    eventually(lambda: image.run(*health).returncode == 0, image.output)
     serving.terminate()
     began = time.monotonic()
-    assert serving.wait(30) == 0, image.said()
+    assert serving.wait(30) == 0, image.output()
     assert time.monotonic() - began < 20

@@ -1,9 +1,10 @@
-"""deploy/Dockerfile carried out without Docker: its steps, in roots overlaid on this machine's.
+"""deploy/Dockerfile without Docker: runs its steps in overlays of this machine's root.
 
-The machine's root stands for the base image, with this Python in /usr/local; what a step writes
-goes to memory and ends with the test. It takes root and Linux.
+This machine's root replaces the base image, with this Python in /usr/local. All writes go to a
+tmpfs that ends with the test. Requires root and Linux.
 """
 
+import copy
 import json
 import os
 import re
@@ -22,7 +23,7 @@ _HOLD = "mount -t tmpfs none /mnt && echo ready && exec sleep 600"
 
 
 def can_build() -> bool:
-    """Tell whether namespaces may be made here, and whether this is the image's Python."""
+    """Return whether this process may create namespaces and has the image's Python version."""
     if os.geteuid() != 0 or sys.version_info[:2] != (3, 11):
         return False
     probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
@@ -33,7 +34,7 @@ def can_build() -> bool:
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
-    """Read a Dockerfile into its instructions and their arguments."""
+    """Parse a Dockerfile into instructions and their arguments."""
     lines = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)).splitlines()
     pairs = (line.split(None, 1) for line in lines if line.strip())
     return [(name.upper(), rest.strip()) for name, rest in pairs]
@@ -41,8 +42,10 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 @dataclass(slots=True)
 class Stage:
-    root: str
-    """Below the holder's root."""
+    root: str = ""
+    """Path inside the holder's mount namespace."""
+    layers: str = "/"
+    """Lower directories of an overlay that starts from this stage."""
     env: dict[str, str] = field(default_factory=lambda: {"PATH": "/usr/local/bin:/usr/bin:/bin"})
     workdir: str = "/"
     user: str = "0:0"
@@ -52,17 +55,26 @@ class Stage:
     ports: set[int] = field(default_factory=set)
 
 
-def image_facts() -> Stage:
-    """Return what the last stage declares, without carrying anything out."""
-    stage = Stage("")
+def image_facts(target: str = "production") -> Stage:
+    """Return what a target declares, without running any step."""
+    stages: dict[str, Stage] = {}
+    stage = Stage()
     for name, rest in instructions(DOCKERFILE.read_text()):
-        stage = Stage("") if name == "FROM" else stage
+        if name == "FROM":
+            base, _, alias = rest.partition(" AS ")
+            stage = stages[alias] = copy.deepcopy(stages.get(base, Stage()))
         _declare(stage, name, rest)
-    return stage
+    return stages[target]
 
 
-class Image:
-    """The last stage of deploy/Dockerfile, made from the files that .dockerignore lets in."""
+def default_target() -> str:
+    """Return the target that a build without --target makes: the last one."""
+    *_, last = (rest for name, rest in instructions(DOCKERFILE.read_text()) if name == "FROM")
+    return last.partition(" AS ")[2]
+
+
+class Build:
+    """All stages of deploy/Dockerfile, from the files that .dockerignore allows."""
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
@@ -70,56 +82,43 @@ class Image:
         )
         assert self._holder.stdout is not None
         self._stages: dict[str, Stage] = {}
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._images: list[Image] = []
         try:
             assert self._holder.stdout.readline() == b"ready\n"
-            self.stage = self._build()
+            self._build()
         except BaseException:
             self.close()
             raise
 
+    def image(self, target: str) -> "Image":
+        image = Image(self, self._stages[target])
+        self._images.append(image)
+        return image
+
     def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
+        for image in self._images:
+            image.close()
         self._holder.kill()
         self._holder.wait()
         assert self._holder.stdout is not None
         self._holder.stdout.close()
-        self._said.close()
 
-    def path(self, inside: str) -> Path:
-        return Path(f"/proc/{self._holder.pid}/root{self.stage.root}{inside}")
+    @property
+    def root(self) -> str:
+        return f"/proc/{self._holder.pid}/root"
 
-    def seal(self, *volumes: str) -> None:
-        """Make the root read-only, but for volumes, which begin as the image's directories are."""
-        for volume in volumes:
-            found = self.path(volume).stat()
-            owned = f"uid={found.st_uid},gid={found.st_gid},mode={found.st_mode & 0o777:o}"
-            at = self.stage.root + volume
-            self._in_holder("mount", "-t", "tmpfs", "-o", owned, "none", at)
-        self._in_holder("mount", "-o", "remount,ro", self.stage.root)
+    def enter(self) -> list[str]:
+        """Return the prefix of a command that runs in the holder's mount namespace."""
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as a container would: as the image's user, without any privilege."""
-        return subprocess.run(
-            self._contained(command), check=False, capture_output=True, text=True, timeout=60
+    def run_in_holder(self, *command: str) -> None:
+        done = subprocess.run(
+            [*self.enter(), *command], check=False, capture_output=True, text=True
         )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self._contained(command), stdout=self._said, stderr=subprocess.STDOUT
-        )
-        self._processes.append(process)
-        return process
-
-    def said(self) -> str:
-        """Return what started processes wrote."""
-        return os.pread(self._said.fileno(), 1_000_000, 0).decode(errors="replace")
-
-    def _build(self) -> Stage:
-        stage = Stage("")
+    def _build(self) -> None:
+        stage = Stage()
         for name, rest in instructions(DOCKERFILE.read_text()):
             match name:
                 case "FROM":
@@ -128,73 +127,108 @@ class Image:
                     self._run_step(stage, rest)
                 case "WORKDIR":
                     stage.workdir = rest
-                    self._in_holder("mkdir", "-p", stage.root + rest)
+                    self.run_in_holder("mkdir", "-p", stage.root + rest)
                 case "COPY":
                     self._copy(stage, shlex.split(rest))
                 case _:
                     _declare(stage, name, rest)
-        return stage
 
     def _begin(self, rest: str) -> Stage:
-        number = len(self._stages)
-        stage = Stage(f"/mnt/{number}/root")
-        at = f"/mnt/{number}"
-        self._in_holder("mkdir", "-p", stage.root, f"{at}/upper", f"{at}/work")
-        layers = f"lowerdir=/,upperdir={at}/upper,workdir={at}/work"
-        self._in_holder("mount", "-t", "overlay", "overlay", "-o", layers, stage.root)
+        base, _, alias = rest.partition(" AS ")
+        stage = copy.deepcopy(self._stages.get(base, Stage()))
+        at = f"/mnt/{len(self._stages)}"
+        lower, stage.root, stage.layers = stage.layers, f"{at}/root", f"{at}/upper:{stage.layers}"
+        self.run_in_holder("mkdir", "-p", stage.root, f"{at}/upper", f"{at}/work")
+        options = f"lowerdir={lower},upperdir={at}/upper,workdir={at}/work"
+        self.run_in_holder("mount", "-t", "overlay", "overlay", "-o", options, stage.root)
         if sys.base_prefix != "/usr/local":
             at_base = f"{stage.root}/usr/local"
-            self._in_holder("mount", "--bind", "-o", "ro", sys.base_prefix, at_base)
+            self.run_in_holder("mount", "--bind", "-o", "ro", sys.base_prefix, at_base)
             stage.env["LD_LIBRARY_PATH"] = "/usr/local/lib"  # it may name its library by path
-        self._in_holder("mount", "--rbind", "/dev", f"{stage.root}/dev")
-        self._in_holder("mount", "-t", "proc", "proc", f"{stage.root}/proc")
-        self._in_holder("mount", "-t", "tmpfs", "none", f"{stage.root}/tmp")
-        self._stages[rest.partition(" AS ")[2] or str(number)] = stage
+        self.run_in_holder("mount", "--rbind", "/dev", f"{stage.root}/dev")
+        self.run_in_holder("mount", "-t", "proc", "proc", f"{stage.root}/proc")
+        self.run_in_holder("mount", "-t", "tmpfs", "none", f"{stage.root}/tmp")
+        self._stages[alias] = stage
         return stage
 
     def _run_step(self, stage: Stage, script: str) -> None:
-        # Which index pip asks is this machine's affair.
+        # The package index is this machine's own setting.
         env = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        told = [f"{name}={value}" for name, value in (env | stage.env).items()]
+        variables = [f"{name}={value}" for name, value in (env | stage.env).items()]
         step = f"cd {shlex.quote(stage.workdir)} && {script}"
-        self._in_holder("chroot", stage.root, "env", "-i", *told, "sh", "-ec", step)
+        self.run_in_holder("chroot", stage.root, "env", "-i", *variables, "sh", "-ec", step)
 
     def _copy(self, stage: Stage, words: list[str]) -> None:
-        chosen = next((one for one in words if one.startswith("--from=")), None)
+        option = next((one for one in words if one.startswith("--from=")), None)
         *sources, target = [one for one in words if not one.startswith("--")]
-        holder = f"/proc/{self._holder.pid}/root"
         base = ROOT
-        if chosen is not None:
-            base = Path(holder + self._stages[chosen.removeprefix("--from=")].root)
-        to = Path(f"{holder}{stage.root}{os.path.join(stage.workdir, target)}")  # noqa: PTH118
+        if option is not None:
+            base = Path(self.root + self._stages[option.removeprefix("--from=")].root)
+        to = Path(f"{self.root}{stage.root}{os.path.join(stage.workdir, target)}")  # noqa: PTH118
         for source in sources:
             found = base / source.lstrip("/")
-            if chosen is None:
-                assert is_let_in(source), f".dockerignore keeps {source} out"
+            if option is None:
+                assert is_in_context(source), f".dockerignore excludes {source}"
             if found.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__") if chosen is None else None
+                ignored = shutil.ignore_patterns("__pycache__") if option is None else None
                 shutil.copytree(found, to, symlinks=True, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy2(found, to)
 
+
+class Image:
+    """One target of a build; runs commands in it as a container would."""
+
+    def __init__(self, build: Build, stage: Stage) -> None:
+        self.stage = stage
+        self._build = build
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._output.close()
+
+    def path(self, inside: str) -> Path:
+        return Path(f"{self._build.root}{self.stage.root}{inside}")
+
+    def seal(self, *volumes: str) -> None:
+        """Make the root read-only except `volumes`, which keep their owner and mode."""
+        for volume in volumes:
+            found = self.path(volume).stat()
+            owner = f"uid={found.st_uid},gid={found.st_gid},mode={found.st_mode & 0o777:o}"
+            at = self.stage.root + volume
+            self._build.run_in_holder("mount", "-t", "tmpfs", "-o", owner, "none", at)
+        self._build.run_in_holder("mount", "-o", "remount,ro", self.stage.root)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the image's user, without privileges."""
+        return subprocess.run(
+            self._contained(command), check=False, capture_output=True, text=True, timeout=60
+        )
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            self._contained(command), stdout=self._output, stderr=subprocess.STDOUT
+        )
+        self._processes.append(process)
+        return process
+
+    def output(self) -> str:
+        """Return the output of all started processes."""
+        return os.pread(self._output.fileno(), 1_000_000, 0).decode(errors="replace")
+
     def _contained(self, command: tuple[str, ...]) -> list[str]:
         user, _, group = self.stage.user.partition(":")
         drop = ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
-        told = [f"{name}={value}" for name, value in self.stage.env.items()]
+        variables = [f"{name}={value}" for name, value in self.stage.env.items()]
         return [
-            *self._enter(),
-            *("chroot", self.stage.root, "env", "-i", *told),
+            *self._build.enter(),
+            *("chroot", self.stage.root, "env", "-i", *variables),
             *("setpriv", f"--reuid={user}", f"--regid={group}", *drop, *command),
         ]
-
-    def _in_holder(self, *command: str) -> None:
-        done = subprocess.run(
-            [*self._enter(), *command], check=False, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-
-    def _enter(self) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
 
 
 def _declare(stage: Stage, name: str, rest: str) -> None:
@@ -204,7 +238,7 @@ def _declare(stage: Stage, name: str, rest: str) -> None:
         case "USER":
             stage.user = rest
         case "ENTRYPOINT":
-            stage.entrypoint = json.loads(rest)
+            stage.entrypoint, stage.command = json.loads(rest), []
         case "CMD":
             stage.command = json.loads(rest)
         case "HEALTHCHECK":
@@ -215,11 +249,11 @@ def _declare(stage: Stage, name: str, rest: str) -> None:
             assert name in ("ARG", "LABEL", "FROM", "RUN", "COPY", "WORKDIR"), name
 
 
-def is_let_in(path: str) -> bool:
-    """Tell what .dockerignore says: the last line that fits decides."""
-    let_in = True
+def is_in_context(path: str) -> bool:
+    """Return whether .dockerignore allows a path; its last matching line decides."""
+    allowed = True
     for line in (ROOT / ".dockerignore").read_text().split():
         pattern = line.removeprefix("!")
         if fnmatch(path, pattern) or path.startswith(f"{pattern}/"):
-            let_in = line.startswith("!")
-    return let_in
+            allowed = line.startswith("!")
+    return allowed
