@@ -9,7 +9,7 @@ GatewayError
 ├── NotPermitted              forbidden, or no such server or project: never told apart
 ├── NotAdmin                  who asks the admin API is in none of its groups
 ├── CrossSiteRequest          a browser sent a page's cross-site request to the admin API
-├── NamesNoServer             a call on several that names none, which may mean all
+├── ServerIdsRequired             a call on several that names none, which may mean all
 ├── CallerLimited             this caller's own limit
 ├── BudgetExhausted           the account's budget cannot serve this by its deadline
 ├── UpstreamRefused           the cloud refuses what was asked; its own words are kept

@@ -198,7 +198,7 @@ _rules = st.builds(
 
 
 def allowed_by_naive_reading(
-    rules: list[Rule], who: Principal, permission: str, call: Call, now: float
+    rules: list[Rule], who: Principal, permission: str, call: ResolvedCall, now: float
 ) -> bool:
     """Read the rules one by one, as a person would."""
 

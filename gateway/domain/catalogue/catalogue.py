@@ -82,7 +82,7 @@ class Catalogue:
         """Resolve a request without its body; `target` is path and query of the request line.
 
         An operation that takes a body also needs `resolve_body`. Raises OperationUnknown,
-        MethodNotAllowed, NamesNoServer, BadRequest.
+        MethodNotAllowed, ServerIdsRequired, BadRequest.
         """
         call = self._resolved.get((method, target))
         if call is None:
@@ -149,7 +149,7 @@ def resolve_body(call: ResolvedCall, body: bytes) -> ResolvedCall:
     """Return the call with its body and with the IDs in the body.
 
     An empty or absent set of IDs is rejected: the cloud may treat it as any server, or as all.
-    Raises BadRequest, RequestTooLarge, NamesNoServer.
+    Raises BadRequest, RequestTooLarge, ServerIdsRequired.
     """
     operation = call.operation
     if len(body) > operation.body_bytes_max:

@@ -13,7 +13,7 @@ def permissions_on(
 ) -> bytes:
     """Return {"servers": [{"id", "permissions"}]} for those on which there are any.
 
-    What is left out is forbidden or is not there: the two look the same. Raises NamesNoServer.
+    What is left out is forbidden or is not there: the two look the same. Raises ServerIdsRequired.
     """
     if not call.servers:
         raise ServerIdsRequired("no server_id")
