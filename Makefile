@@ -86,7 +86,7 @@ soak: $(VENV)/.dev ## 20 minutes of mixed load with faults: what grows, and what
 	$(BIN)/python -m tests.soak
 
 docs: $(VENV)/.dev ## write what is made from the code
-	$(BIN)/python -c 'from gateway.drivers.telemetry.metrics_contract import render_page; print(render_page(), end="")' > deploy/metrics.md
+	$(BIN)/python -c 'from gateway.drivers.telemetry.metrics_contract import render_page; print(render_page(), end="")' > docs/reference/metrics.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import errors_page; print(errors_page(), end="")' > docs/reference/errors.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import operations_page; print(operations_page(), end="")' > docs/reference/operations.md
 	$(BIN)/python deploy/grafana/dashboards.py

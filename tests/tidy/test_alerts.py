@@ -21,7 +21,7 @@ from tests.support.watched import dashboard_expressions
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RUNBOOK = ROOT / "deploy" / "runbook.md"
-METRICS = ROOT / "deploy" / "metrics.md"
+METRICS = ROOT / "docs" / "reference" / "metrics.md"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=NOT_HERE)

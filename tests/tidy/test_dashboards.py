@@ -18,7 +18,7 @@ from tests.support.promql import selectors_in
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
-METRICS = ROOT / "deploy" / "metrics.md"
+METRICS = ROOT / "docs" / "reference" / "metrics.md"
 NAMES = ("service", "upstream", "links", "security", "runbook")
 EVERY = pytest.mark.parametrize("name", NAMES)
 SECTION = re.compile(r"\[(\w+)\]\(d/console-gateway-runbook\?viewPanel=panel-(\d+)\)")

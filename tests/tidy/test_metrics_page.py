@@ -1,4 +1,4 @@
-"""deploy/metrics.md is what the code exports."""
+"""docs/reference/metrics.md lists the metrics that the code exports."""
 
 import re
 from pathlib import Path
@@ -15,30 +15,30 @@ from gateway.drivers.telemetry.metrics_contract import (
     render_page,
 )
 
-_OF_THE_LIBRARY = ("python_", "process_")
-_PAGE = Path(__file__).parents[2] / "deploy" / "metrics.md"
+_LIBRARY_PREFIXES = ("python_", "process_")
+_METRICS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
-def test_the_page_is_what_the_contract_says() -> None:
-    assert _PAGE.read_text() == render_page(), "run `make docs`"
+def test_metrics_page_is_generated() -> None:
+    assert _METRICS_PAGE.read_text() == render_page(), "run `make docs`"
 
 
-def test_the_code_exports_what_the_contract_names_and_nothing_else() -> None:
+def test_exported_metrics_match_the_contract() -> None:
     exported = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in Metrics().registry.collect()
-        if not family.name.startswith(_OF_THE_LIBRARY)
+        if not family.name.startswith(_LIBRARY_PREFIXES)
     }
     assert exported == BY_NAME.keys() | {"gateway_build"}
 
 
-def test_every_outcome_of_a_call_is_in_the_contract() -> None:
+def test_upstream_outcomes_match_verdicts_and_errors() -> None:
     kinds = (*get_args(Verdict), UpstreamUnreachable, UpstreamSlow, UpstreamBroken)
     names = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower() for kind in kinds}
     assert set(UPSTREAM_OUTCOMES) == names | {"cancelled"}
 
 
-def test_names_are_in_base_units() -> None:
+def test_metric_names_use_base_units() -> None:
     for family in METRIC_FAMILIES:
         assert family.name.endswith("_total") == (family.kind is MetricKind.COUNTER)
         assert not family.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours"))

@@ -1,7 +1,7 @@
-"""Every metric of the gateway: what operators may build on (deploy/metrics.md is made of this).
+"""The metrics of the gateway, a stable interface for operators (docs/reference/metrics.md).
 
-A label's values come from the config or from the code, never from what callers send, so that the
-number of series does not depend on who asks for what.
+Label values come from the config or from the code, never from requests: callers cannot increase
+the number of series.
 """
 
 from collections.abc import Mapping
@@ -9,16 +9,29 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-_TO_THE_DEADLINE: Final = (
+_REQUEST_BUCKETS: Final = (
     0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30,
 )  # fmt: skip
-_WITHIN_THE_PROCESS: Final = (
+_STAGE_BUCKETS: Final = (
     0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30,
 )  # fmt: skip
-_NEXT_DOOR: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
-"""Redis, a disk, the event loop: all that should take milliseconds at most."""
-_MAY_HANG: Final = (*_NEXT_DOOR[:-2], 0.25, 0.5, 1, 2.5, 5)
-"""A disk or the loop, which nobody gives up on as early as on Redis."""
+_STORE_BUCKETS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.5,
+    1,
+)
+"""For Redis, which responds within milliseconds or counts as unavailable."""
+_LOCAL_BUCKETS: Final = (*_STORE_BUCKETS[:-2], 0.25, 0.5, 1, 2.5, 5)
+"""For the disk and the event loop, which may take seconds."""
 UPSTREAM_OUTCOMES: Final = (
     "usable", "throttled", "refused", "credential_stale", "misconfigured", "unavailable", "broken",
     "upstream_unreachable", "upstream_slow", "upstream_broken", "cancelled",
@@ -37,20 +50,22 @@ class MetricFamily:
     name: str
     text: str
     labels: Mapping[str, str] = field(default_factory=dict)
-    """By name, which values there are."""
+    """The possible values, by label name."""
     buckets: tuple[float, ...] = ()
 
     @property
     def unit(self) -> str:
-        for unit in ("timestamp_seconds", "seconds"):
-            if self.name.removesuffix("_total").endswith(f"_{unit}"):
-                return "seconds since the epoch" if unit == "timestamp_seconds" else unit
-        return "calls a second" if self.name.startswith("gateway_budget_rate_ceiling") else ""
+        if self.name.startswith("gateway_budget_rate"):
+            return "calls per second"
+        suffix = self.name.removesuffix("_total").rpartition("_")[2]
+        if self.name.endswith("_timestamp_seconds"):
+            return "seconds since the epoch"
+        return suffix if suffix in ("seconds", "bytes", "ratio") else ""
 
 
-_ACCOUNT: Final = {"account": "accounts of the config"}
-_PROJECT: Final = {**_ACCOUNT, "project": "projects of the config"}
-_ISSUER: Final = {"issuer": "issuers of the config"}
+_ACCOUNT: Final = {"account": "configured accounts"}
+_PROJECT: Final = {**_ACCOUNT, "project": "configured projects"}
+_ISSUER: Final = {"issuer": "configured issuers"}
 _BUDGET: Final = {**_ACCOUNT, "budget": "console, iam"}
 _LISTENER: Final = {"listener": "public, admin"}
 
@@ -70,204 +85,220 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], **labels: str) 
 METRIC_FAMILIES: Final = (
     _counter(
         "gateway_requests_total",
-        "Answers to callers.",
-        operation="names in the catalogue; `none` where no operation was found",
-        status="HTTP statuses; 499 for a caller that hung up",
-        error_code="the codes of README's table; `cloud` for the cloud's own; empty: no error",
+        "Responses to callers.",
+        operation="operation names of the catalogue; `none` if no operation matched",
+        status="HTTP status; 499 if the caller disconnected",
+        error_code="codes of [errors](errors.md); `cloud` for the cloud's own codes; empty without "
+        "an error",
     ),
     _histogram(
         "gateway_request_duration_seconds",
-        "From a request's headers to its answer.",
-        _TO_THE_DEADLINE,
-        response="link (console links, given or 5xx), refused (console links, 4xx), forwarded "
-        "(other operations), other",
+        "Time from a request's headers to its response.",
+        _REQUEST_BUCKETS,
+        response="link (console links: 200 or 5xx), refused (console links: 4xx), forwarded (other "
+        "operations), other",
     ),
     _histogram(
         "gateway_stage_duration_seconds",
-        "Time in each stage, of requests that got their link.",
-        _WITHIN_THE_PROCESS,
+        "Time per stage, for requests that received a link.",
+        _STAGE_BUCKETS,
         stage="identify, decide, obtain, record",
     ),
     _counter(
         "gateway_identifications_total",
-        "Credentials of callers that were judged.",
-        issuer="issuers of the config; `unknown` where none is named",
-        outcome="ok, cached, keys_unavailable, or why it was refused",
+        "Verifications of callers' credentials.",
+        issuer="configured issuers; `unknown` if the token names none of them",
+        outcome="ok, cached, keys_unavailable, or the reason of the rejection",
     ),
     _counter(
         "gateway_decisions_total",
-        "What the policy said to identified callers.",
-        permission="permissions that the catalogue knows",
+        "Policy decisions on identified callers.",
+        permission="permissions of the catalogue",
         decision="allowed, denied",
     ),
     _counter(
         "gateway_links_total",
-        "Links handed out.",
+        "Links returned.",
         **_ACCOUNT,
-        source="local (held here), redis, coalesced (another's call), upstream (own call)",
+        source="local (cached in this process), redis, coalesced (another request's call), "
+        "upstream",
     ),
     _counter(
         "gateway_team_links_total",
-        "Links handed out, by team.",
-        team="teams of `metrics.teams` in the config; `other`",
+        "Links returned, by team.",
+        team="teams of `metrics.teams`; `other`",
     ),
     _counter(
         "gateway_link_renewals_total",
-        "Early renewals of links that are asked for.",
+        "Renewals of popular links before they expire.",
         **_ACCOUNT,
-        outcome="ok, or an error's name",
+        outcome="ok, or the name of the error",
     ),
     _counter(
         "gateway_evictions_total",
-        "What was forgotten before its end because memory is full (`cache` in the config).",
+        "Cache entries evicted before they expired because the cache was full (`cache`).",
         kind="link, token",
     ),
-    _gauge("gateway_links_cached", "Links that this process holds."),
-    _gauge("gateway_tokens_cached", "Verified tokens that this process remembers."),
-    _gauge("gateway_fetches_in_flight", "Shared fetches that this process takes part in."),
+    _gauge("gateway_links_cached", "Links in the memory of this process."),
+    _gauge("gateway_tokens_cached", "Verified tokens in the memory of this process."),
+    _gauge(
+        "gateway_fetches_in_flight", "Single-flight fetches that this process runs or waits for."
+    ),
     _histogram(
         "gateway_upstream_duration_seconds",
-        "Calls that were sent to the cloud.",
-        _TO_THE_DEADLINE,
+        "Calls to the cloud.",
+        _REQUEST_BUCKETS,
         **_ACCOUNT,
         outcome=", ".join(UPSTREAM_OUTCOMES).replace("throttled", "throttled (429)"),
     ),
     _histogram(
         "gateway_budget_wait_seconds",
-        "How long calls waited for a slot of the account's budget.",
-        _TO_THE_DEADLINE,
+        "Time that calls waited for a slot of the account's budget.",
+        _REQUEST_BUCKETS,
         **_BUDGET,
     ),
     _counter(
         "gateway_budget_refusals_total",
-        "Calls that were refused since their slot would have come too late.",
+        "Calls refused because their slot would be after their deadline.",
         **_BUDGET,
     ),
     _counter(
         "gateway_budget_slots_lost_total",
-        "Slots that came too late, or into a pause, to be used.",
+        "Slots that could not be used: granted too late, or in a pause.",
         **_BUDGET,
     ),
-    _gauge("gateway_budget_rate_ceiling", "Calls a second that operators allow.", **_BUDGET),
+    _gauge("gateway_budget_rate_ceiling", "Rate ceiling that operators set.", **_BUDGET),
     _gauge(
-        "gateway_budget_rate", "Calls a second that the cloud takes, as far as learned.", **_BUDGET
+        "gateway_budget_rate", "Current rate, learned from the cloud's 429 responses.", **_BUDGET
+    ),
+    _gauge("gateway_budget_pause_seconds", "Remaining pause after a 429.", **_BUDGET),
+    _gauge(
+        "gateway_budget_queue_length",
+        "Waiting calls of all replicas; of this process only without Redis.",
+        **_BUDGET,
     ),
     _gauge(
-        "gateway_budget_pause_seconds", "How long nothing will be sent, after a 429.", **_BUDGET
+        "gateway_budget_local_fallback",
+        "1 while this process uses its own share of the budget, without the shared queue.",
+        **_BUDGET,
     ),
     _gauge(
-        "gateway_budget_queue_length", "Calls that wait, over all replicas in sight.", **_BUDGET
+        "gateway_breaker_open",
+        "1 while the circuit breaker is open, 0.5 while half open.",
+        **_ACCOUNT,
     ),
-    _gauge(
-        "gateway_budget_local_fallback", "1 while this process keeps to its own share.", **_BUDGET
+    _counter(
+        "gateway_breaker_opened_total", "Transitions of the circuit breaker to open.", **_ACCOUNT
     ),
-    _gauge(
-        "gateway_breaker_open", "1 while calls are suspended, 0.5 while one probes.", **_ACCOUNT
-    ),
-    _counter("gateway_breaker_opened_total", "Times that calls were suspended.", **_ACCOUNT),
     _counter(
         "gateway_service_logins_total",
-        "Logins to the cloud's IAM, and looks at a token file that found no token (unavailable).",
+        "Logins to the cloud's IAM; `unavailable` also counts failed reads of a token file.",
         **_ACCOUNT,
         outcome="ok, refused, unavailable",
     ),
     _gauge(
         "gateway_service_login_refused",
-        "1 from IAM's refusal of a login until the project has a token again.",
+        "1 after IAM rejected a login, until the project has a token again.",
         **_PROJECT,
     ),
     _gauge(
         "gateway_service_credential_expires_timestamp_seconds",
-        "When a project's service token ends; 0: it has none yet. Of accounts that log in.",
+        "Expiry of the project's service token; 0 without one. Only for password logins.",
         **_PROJECT,
     ),
     _counter(
         "gateway_key_refreshes_total",
-        "Loads of an issuer's keys.",
+        "Refreshes of an issuer's keys.",
         **_ISSUER,
         outcome="ok, failed",
     ),
     _gauge(
         "gateway_keys_age_seconds",
-        "Since the issuer's keys were last loaded; +Inf: never.",
+        "Time since the issuer's keys were last loaded; +Inf before the first load.",
         **_ISSUER,
     ),
     _gauge(
         "gateway_keys_age_max_seconds",
-        "Older keys serve nobody (`keys_age_max_s`).",
+        "Age at which the keys expire (`keys_age_max_s`).",
         **_ISSUER,
     ),
-    _counter("gateway_policy_reloads_total", "Loads of the policy.", outcome="ok, rejected"),
-    _gauge("gateway_policy_rejected", "1 while the policy file as it stands was refused."),
+    _counter("gateway_policy_reloads_total", "Loads of the policy file.", outcome="ok, rejected"),
+    _gauge(
+        "gateway_policy_rejected",
+        "1 while the policy file is invalid and an older policy is in force.",
+    ),
     _gauge("gateway_policy_rules", "Grants and denials in force."),
     _gauge("gateway_policy_version", "First 32 bits of the version of the policy in force."),
-    _gauge("gateway_policy_loaded_timestamp_seconds", "When the policy in force was loaded."),
+    _gauge("gateway_policy_loaded_timestamp_seconds", "Time when the policy in force was loaded."),
     _counter(
         "gateway_config_rejections_total",
-        "Changes of the config file that were refused. Each worker tells the parent's number.",
+        "Rejected changes of the config file. Each worker exports the parent's count.",
     ),
     _gauge(
         "gateway_config_rejected",
-        "1 while the config file as it stands was refused. Each worker tells the parent's word.",
+        "1 while the config file is invalid and an older config is in force. Each worker exports "
+        "the parent's value.",
     ),
     _counter(
         "gateway_worker_deaths_total",
-        "Workers that ended unasked. Each worker tells the parent's number.",
+        "Workers that exited unexpectedly. Each worker exports the parent's count.",
     ),
     _counter(
         "gateway_inventory_polls_total",
-        "Looks at which servers there are.",
+        "Polls of the cloud's server list.",
         **_ACCOUNT,
-        outcome="ok, or an error's name",
+        outcome="ok, or the name of the error",
     ),
     _gauge(
         "gateway_inventory_age_seconds",
-        "Age of what rules by attributes go by; +Inf while there is none.",
+        "Age of the inventory that attribute rules use; +Inf without one.",
         **_ACCOUNT,
     ),
     _gauge(
         "gateway_inventory_age_max_seconds",
-        "An older one grants nothing (`inventory.age_max_s`).",
+        "Age at which the inventory expires (`inventory.age_max_s`).",
         **_ACCOUNT,
     ),
-    _gauge("gateway_inventory_needed", "1 while the policy has rules by attributes."),
-    _gauge("gateway_store_available", "1 while Redis answers."),
+    _gauge("gateway_inventory_needed", "1 while the policy has attribute rules."),
+    _gauge("gateway_store_available", "1 while Redis is available."),
     _histogram(
         "gateway_store_duration_seconds",
         "Round trips to Redis.",
-        _NEXT_DOOR,
+        _STORE_BUCKETS,
         outcome="ok, failed",
     ),
     _counter(
         "gateway_audit_records_total",
-        "Records of the audit log that are durable.",
+        "Durable records of the audit log.",
         event="console_link_issued, write_permitted, write_outcome, credential_issued, refused, "
         "revoked, links_dropped, admin_action, admin_refused, policy_loaded, policy_rejected, "
         "audit_records_missing, audit_chain_opened, audit_chain_resumed",
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",
-        "How long a group of records took to be durable.",
-        _MAY_HANG,
+        "Time until a group of records was durable.",
+        _LOCAL_BUCKETS,
     ),
-    _counter("gateway_audit_failures_total", "Groups of records that could not be written."),
+    _counter("gateway_audit_failures_total", "Failed writes of a group of records."),
     _counter(
         "gateway_audit_records_missing_total",
-        "Records that are missing of what was done all the same: of any answer, where operators "
-        "chose so (`on_unavailable: allow`); else of what became of a write.",
+        "Records that are missing although the action was carried out: any record with "
+        "`audit.on_unavailable: allow`, otherwise outcomes of writes and policy changes.",
     ),
     _gauge(
-        "gateway_audit_lag_seconds", "Age of the oldest record that is not durable yet; 0: none."
+        "gateway_audit_lag_seconds", "Age of the oldest record that is not durable; 0 without one."
     ),
     _gauge(
         "gateway_audit_stream_bytes",
-        "What the stream takes of Redis's memory (bound: `audit.stream_bytes_max`).",
+        "Memory of the audit stream in Redis (bound: `audit.stream_bytes_max`).",
     ),
     _gauge(
         "gateway_audit_disk_free_ratio",
-        "Which part of the disk under `audit.directory` is free for the gateway.",
+        "Free share of the disk with `audit.directory`.",
     ),
-    _gauge("gateway_audit_durable", "0 from a failed write until one works, else 1."),
+    _gauge(
+        "gateway_audit_durable", "0 from a failed write until the next successful one, otherwise 1."
+    ),
     _gauge(
         "gateway_revocations",
         "Revocations in force.",
@@ -286,29 +317,29 @@ METRIC_FAMILIES: Final = (
     _counter(
         "gateway_admin_requests_total",
         "Requests to the admin API.",
-        action="actions of the code",
+        action="actions of the admin API",
         status="HTTP status",
     ),
     _gauge(
         "gateway_certificate_expires_timestamp_seconds",
-        "When the listener's certificate ends.",
+        "Expiry of the listener's certificate.",
         **_LISTENER,
     ),
-    _gauge("gateway_tasks", "Tasks of the event loop: requests, calls and background work."),
-    _histogram("gateway_loop_lag_seconds", "How late the event loop was.", _MAY_HANG),
+    _gauge("gateway_tasks", "Tasks of the event loop: requests, calls and background tasks."),
+    _histogram("gateway_loop_lag_seconds", "Delay of the event loop.", _LOCAL_BUCKETS),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines that were left out: of links served from memory (log.hit_sample_ratio), "
-        "and of callers over their own limit beyond 10 a second.",
+        "Request lines not logged: cache hits (`log.hit_sample_ratio`), and more than 10 lines per "
+        "second of callers over their own limit.",
     ),
     _counter(
         "gateway_log_lines_dropped_total",
-        "Lines of the log that could not be written, or came while its reader stalled.",
+        "Log lines lost: the write failed, or the buffer was full because the reader stalled.",
     ),
     _counter(
         "gateway_task_restarts_total",
-        "Background tasks that died and were started again.",
-        task="background tasks of the code, by account and issuer",
+        "Background tasks that failed and were restarted.",
+        task="names of the background tasks, with account or issuer",
     ),
 )
 
@@ -316,16 +347,17 @@ BY_NAME: Final = {family.name: family for family in METRIC_FAMILIES}
 
 
 def render_page() -> str:
-    """Return deploy/metrics.md."""
+    """Return the text of docs/reference/metrics.md."""
     rows = [
         "# Metrics",
         "",
-        "Made from `gateway/drivers/metrics_contract.py` by `make docs`; a test keeps them equal.",
+        "Generated by `make docs` from `gateway/drivers/telemetry/metrics_contract.py`.",
         "",
-        "Worker i of `gateway serve --workers N` answers `/metrics` on the admin port plus i: one",
-        "scrape target each, so that no number is lost or counted twice. A worker that was",
-        "replaced counts from 0 again, as `rate()` and `increase()` expect. OpenMetrics is spoken",
-        "to scrapers that ask for it; request durations then bear exemplars with trace ids.",
+        "- `/metrics` is on the admin listener. Worker i of `gateway serve --workers N` listens on",
+        "  the admin port plus i. Scrape every worker: each counts its own requests.",
+        "- A new worker counts from 0, as `rate()` and `increase()` expect.",
+        "- With OpenMetrics, request durations have exemplars with trace IDs.",
+        "- Label values come from the config or the code, never from requests.",
         "",
         "| metric | type | unit | labels | meaning |",
         "|---|---|---|---|---|",
@@ -336,9 +368,9 @@ def render_page() -> str:
             f"| `{family.name}` | {family.kind.value} | {family.unit} | {labels} | {family.text} |"
         )
     rows += [
-        "| `gateway_build_info` | gauge |  | `version` | 1: the running version. |",
+        "| `gateway_build_info` | gauge |  | `version` | Always 1; the label has the version. |",
         "",
-        "Buckets (upper bounds, in seconds; every histogram has `+Inf`, too):",
+        "Upper bounds of the buckets, in seconds, without `+Inf`:",
         "",
     ]
     rows += [
@@ -346,5 +378,5 @@ def render_page() -> str:
         for family in METRIC_FAMILIES
         if family.buckets
     ]
-    rows += ["", "`process_*` and `python_*` are those of prometheus-client.", ""]
+    rows += ["", "`process_*` and `python_*` are exported by prometheus-client.", ""]
     return "\n".join(rows)
