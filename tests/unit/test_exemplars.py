@@ -4,14 +4,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from gateway.drivers.telemetry.metrics import _Histogram
+from gateway.drivers.telemetry.metric_types import LabeledHistogram
 
 A, B = "a" * 32, "b" * 32
 
 
-def histogram() -> tuple[_Histogram, CollectorRegistry]:
+def histogram() -> tuple[LabeledHistogram, CollectorRegistry]:
     registry = CollectorRegistry()
-    made = _Histogram("spent_seconds", "Time", ("kind",), registry=registry, buckets=(0.1, 1.0))
+    made = LabeledHistogram(
+        "spent_seconds", "Time", ("kind",), registry=registry, buckets=(0.1, 1.0)
+    )
     return made, registry
 
 

@@ -1,4 +1,4 @@
-"""Lines to a descriptor, e.g. stdout, that others write to as well and whose reader may stall."""
+"""Writes lines to a descriptor such as stdout, which other processes share and may block."""
 
 import errno
 import os
@@ -9,50 +9,54 @@ from collections.abc import Iterable, Iterator
 from threading import Event, Thread
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_TOGETHER_S = 0.05
-_HELD_MAX = 10_000
-_AT_ONCE_MAX = 1_000
-_LAST_WORDS_WITHIN_S = 2.0
+_BATCH_INTERVAL_S = 0.05
+_BUFFERED_LINES_MAX = 10_000
+_BATCH_LINES_MAX = 1_000
+_FLUSH_TIMEOUT_S = 2.0
 
 
 class LineDescriptor:
-    """Keeps lines whole: other processes' stand before or after, and a torn one ends its line."""
+    """Writes whole lines, so that lines of several processes do not mix.
+
+    After a partly written line the next write starts with a newline.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         mode = os.fstat(descriptor).st_mode
-        # A pipe takes so much as one piece, or waits until it can (POSIX, write()).
+        # A write of up to PIPE_BUF bytes to a pipe is atomic (POSIX, write()).
         self._piece_max = 2**31 - 1 if stat.S_ISREG(mode) else select.PIPE_BUF
-        self._never_waits = stat.S_ISREG(mode)
-        self._may_be_asked = stat.S_ISFIFO(mode) and _NOWAIT != 0
+        self._never_blocks = stat.S_ISREG(mode)
+        self._supports_nowait = stat.S_ISFIFO(mode) and _NOWAIT != 0
         self._is_torn = False
 
     def write(self, lines: Iterable[bytes]) -> None:
-        """Write all; it may block. When it raises OSError, some of them may be written."""
+        """Write all lines; may block. When it raises OSError, some lines may have been written."""
         self.finish(self._pieces(lines))
 
     def begin(self, lines: Iterable[bytes]) -> list[bytes]:
-        """Write what goes without waiting, return what is left for `finish`; raise OSError."""
-        left = self._pieces(lines)
-        while left and (written := self._write_now(left[0])):
-            left[0] = left[0][written:]
-            self._is_torn = bool(left[0])
-            if not left[0]:
-                del left[0]
-        return left
+        """Write without blocking; return the remaining pieces for `finish`. Raises OSError."""
+        remaining = self._pieces(lines)
+        while remaining and (written := self._write_nonblocking(remaining[0])):
+            remaining[0] = remaining[0][written:]
+            self._is_torn = bool(remaining[0])
+            if not remaining[0]:
+                del remaining[0]
+        return remaining
 
     def finish(self, pieces: Iterable[bytes]) -> None:
+        """Write the pieces that `begin` returned; may block. Raises OSError."""
         for piece in pieces:
-            left = piece
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-                self._is_torn = bool(left)
+            remaining = piece
+            while remaining:
+                remaining = remaining[os.write(self._descriptor, remaining) :]
+                self._is_torn = bool(remaining)
 
-    def _write_now(self, piece: bytes) -> int:
-        """Return how much was written; 0: it would wait, or this cannot be known."""
-        if self._never_waits:
+    def _write_nonblocking(self, piece: bytes) -> int:
+        """Return the number of written bytes; 0 if the write would block or might block."""
+        if self._never_blocks:
             return os.write(self._descriptor, piece)
-        if self._may_be_asked:
+        if self._supports_nowait:
             try:
                 return os.pwritev(self._descriptor, [piece], -1, _NOWAIT)
             except BlockingIOError:
@@ -60,7 +64,7 @@ class LineDescriptor:
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
-                self._may_be_asked = False
+                self._supports_nowait = False
         return 0
 
     def _pieces(self, lines: Iterable[bytes]) -> list[bytes]:
@@ -70,7 +74,7 @@ class LineDescriptor:
 
 
 def _pieces(lines: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
-    """Put whole lines together; one that is longer stands alone."""
+    """Join lines into pieces of up to `bytes_max`; a longer line is a piece by itself."""
     piece: list[bytes] = []
     size = 0
     for line in lines:
@@ -84,14 +88,14 @@ def _pieces(lines: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
 
 
 class LineWriter:
-    """Writes lines soon, many at once, from a thread of its own, so that nobody waits for a reader.
+    """Buffers lines and writes them in batches from a thread, so that callers never block.
 
-    What comes while too many are held is dropped.
+    Lines are dropped and counted while the buffer is full.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = LineDescriptor(descriptor)
-        self._held: deque[bytes] = deque()
+        self._buffer: deque[bytes] = deque()
         self._filled = Event()
         self._hurry = Event()
         self._ending = self._ended = False
@@ -104,13 +108,13 @@ class LineWriter:
         return self._dropped
 
     def write(self, line: bytes, *, hurry: bool = False) -> None:
-        """Write it with those of the next moment, or as soon as can be."""
+        """Add the line to the next batch; `hurry` starts the batch now."""
         if self._ended:
             self._descriptor.write([line])
-        elif len(self._held) >= _HELD_MAX:
+        elif len(self._buffer) >= _BUFFERED_LINES_MAX:
             self._dropped += 1
         else:
-            self._held.append(line)
+            self._buffer.append(line)
             if hurry:
                 self._hurry.set()
             if not self._filled.is_set():
@@ -121,21 +125,23 @@ class LineWriter:
             self.write(line)
 
     def close(self) -> None:
-        """Write what is held, if that is possible at once; later lines are written as they come."""
+        """Flush the buffer, for at most 2 s; later lines are written synchronously."""
         self._ending = True
         self._hurry.set()
         self._filled.set()
-        self._thread.join(_LAST_WORDS_WITHIN_S)
+        self._thread.join(_FLUSH_TIMEOUT_S)
         self._ended = not self._thread.is_alive()
 
     def _write(self) -> None:
-        while not self._ending or self._held:
+        while not self._ending or self._buffer:
             self._filled.wait()
-            self._hurry.wait(_TOGETHER_S)
+            self._hurry.wait(_BATCH_INTERVAL_S)
             self._hurry.clear()
             self._filled.clear()
-            while self._held:
-                lines = [self._held.popleft() for _ in range(min(len(self._held), _AT_ONCE_MAX))]
+            while self._buffer:
+                lines = [
+                    self._buffer.popleft() for _ in range(min(len(self._buffer), _BATCH_LINES_MAX))
+                ]
                 try:
                     self._descriptor.write(lines)
                 except OSError:

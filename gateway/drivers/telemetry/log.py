@@ -1,4 +1,4 @@
-"""One JSON line per event on stdout, through the standard library's logging."""
+"""JSON log lines on stdout, one per event, through the standard library's logging."""
 
 import logging
 import sys
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
             (name, value) for name, value in record.__dict__.items() if name not in _STANDARD
         )
         if record.exc_info and record.exc_info[0] is not None:
-            # The type and the place, never the text: a library's message may quote a secret.
+            # Only the type and the stack: the text of a library's exception may quote a secret.
             line["exception"] = record.exc_info[0].__name__
             line["where"] = _where(record.exc_info[2])
         return orjson.dumps(line, default=repr).decode()
@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
 def _event(record: logging.LogRecord) -> str:
     if record.name.partition(".")[0] == "gateway":
         return record.getMessage()
-    # A library's: what it fills in, or asyncio lists in the lines below, may quote a secret.
+    # Of a library's message only the format string's first line: arguments may hold a secret.
     return str(record.msg).partition("\n")[0]
 
 
@@ -54,7 +54,7 @@ def _where(traceback: Any) -> list[str]:
 
 
 def set_levels(levels: Mapping[str, str]) -> None:
-    """Set the level of each logger of ours by its name; those not named go by the one above."""
+    """Set the levels of the gateway's loggers; a logger without one inherits its parent's."""
     for name in get_args(Logger):
         level = levels.get(name)
         logging.getLogger(name).setLevel(logging.NOTSET if level is None else level.upper())
@@ -70,12 +70,12 @@ class _LineHandler(logging.Handler):
 
 
 def set_up(levels: Mapping[str, str], lines: LineWriter | None = None) -> None:
-    """Write from now on, at these levels by logger: to `lines`, or to stdout at once."""
+    """Log to `lines`, or to stdout without buffering, with these levels by logger."""
     handler = logging.StreamHandler(sys.stdout) if lines is None else _LineHandler(lines)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("WARNING")
     set_levels(levels)
-    # aiohttp logs a parse error with the bytes that it could not read: those may hold a token.
+    # aiohttp logs the bytes of an invalid request, which may hold a token.
     logging.getLogger("aiohttp").setLevel("CRITICAL")

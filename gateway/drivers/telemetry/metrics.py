@@ -1,28 +1,20 @@
-"""Prometheus metrics (ports.Telemetry): what metrics_contract.py promises, counted.
-
-The counters and histograms here are plain dictionaries: the library's cost four times as much,
-and some are moved by each request.
-"""
+"""Implements ports.Telemetry with the Prometheus metrics of metrics_contract.py."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
-from itertools import accumulate, product
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
-from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
 from gateway.domain.errors import Rejection
 from gateway.domain.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
+from gateway.drivers.telemetry.metric_types import LabeledCounter, LabeledHistogram
 from gateway.drivers.telemetry.metrics_contract import (
     BY_NAME,
     METRIC_FAMILIES,
@@ -36,7 +28,7 @@ _OTHER_TEAM = "other"
 
 class Metrics:
     def __init__(self, teams: Mapping[str, str] | None = None) -> None:
-        """`teams` by group: the first that a person is in is whose links they are."""
+        """Create the metrics; `teams` maps a group to a team, and the first match counts a link."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -46,15 +38,15 @@ class Metrics:
         )
         self._teams = tuple((teams or {}).items())
         self._gauges: dict[str, Gauge] = {}
-        counters: dict[str, _Counter] = {}
-        histograms: dict[str, _Histogram] = {}
+        counters: dict[str, LabeledCounter] = {}
+        histograms: dict[str, LabeledHistogram] = {}
         for family in METRIC_FAMILIES:
             name, labels = family.name, tuple(family.labels)
             match family.kind:
                 case MetricKind.COUNTER:
-                    counters[name] = _Counter(name, family.text, labels, registry=registry)
+                    counters[name] = LabeledCounter(name, family.text, labels, registry=registry)
                 case MetricKind.HISTOGRAM:
-                    histograms[name] = _Histogram(
+                    histograms[name] = LabeledHistogram(
                         name, family.text, labels, registry=registry, buckets=family.buckets
                     )
                 case MetricKind.GAUGE:
@@ -82,7 +74,7 @@ class Metrics:
         seconds: float,
         trace_id: str = "",
     ) -> None:
-        self._requests.inc((operation, _text(status), error_code))
+        self._requests.inc((operation, _status_text(status), error_code))
         self._request_seconds.observe((answer,), seconds, trace_id)
 
     def identified(self, issuer: str, outcome: str) -> None:
@@ -190,11 +182,11 @@ class Metrics:
         failures: Sequence[tuple[int, str]],
         actions: Sequence[str],
     ) -> None:
-        """Let the series that alerts watch be there from the start.
+        """Export the series that alerts use with the value 0.
 
-        A series that begins with its first event has no increase to be alarmed at. `links` are the
-        operations that give one, `failures` HTTP statuses with the error codes that stand for a
-        failure of ours, `actions` those of the admin API.
+        A series that starts with its first event has no increase, so its alert would not fire.
+        `links`: operations that return a link. `failures`: statuses and error codes of failed
+        requests. `actions`: actions of the admin API.
         """
         sources = [source.value for source in LinkSource]
         budgets = [budget.value for budget in BudgetClass]
@@ -218,7 +210,7 @@ class Metrics:
         for operation in links:
             self._requests.begin((operation, "200", ""))
         for operation, (status, error_code) in product([*links, "none"], failures):
-            self._requests.begin((operation, _text(status), error_code))
+            self._requests.begin((operation, _status_text(status), error_code))
         self._request_seconds.begin(("link",))
         for outcome in ("ok", "failed"):
             self._store_seconds.begin((outcome,))
@@ -228,18 +220,18 @@ class Metrics:
             self._budget_wait.begin(labels)
 
     def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """Let a gauge of the contract be read at each scrape."""
+        """Set a gauge to the result of `read` at each scrape."""
         gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
     def counter(self, name: str, read: Callable[[], float]) -> None:
-        """Let a counter of the contract, one without labels, be read at each scrape."""
+        """Set a counter without labels to the result of `read` at each scrape."""
         self._counters[name].read = read
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the page and its content type, in the format that the scraper asks for.
+        """Return the metrics and their content type, in the format that `accept` selects.
 
-        May run in a thread of its own beside the event loop.
+        May run in another thread than the event loop.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
@@ -250,91 +242,11 @@ class Metrics:
 
 
 @cache
-def _text(status: int) -> str:
+def _status_text(status: int) -> str:
     return str(status)
 
 
 @cache
 def _snake(name: str) -> str:
-    """Return a class's name as a label has it: UpstreamSlow is upstream_slow."""
+    """Return a class name as a label value: UpstreamSlow is upstream_slow."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-class _Counter(Collector):
-    def __init__(
-        self, name: str, text: str, labels: tuple[str, ...], *, registry: CollectorRegistry
-    ) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
-        self.read: Callable[[], float] | None = None
-        registry.register(self)
-
-    def inc(self, values: tuple[str, ...], by: float = 1.0) -> None:
-        counts = self._counts
-        counts[values] = counts.get(values, 0.0) + by
-
-    def begin(self, values: tuple[str, ...]) -> None:
-        self._counts.setdefault(values, 0.0)
-
-    def describe(self) -> Iterable[Metric]:
-        yield CounterMetricFamily(self._name, self._text, labels=self._labels)
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        if self.read is not None:
-            family.add_metric((), self.read())
-        else:
-            for values, count in tuple(self._counts.items()):
-                family.add_metric(values, count)
-        yield family
-
-
-class _Histogram(Collector):
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: tuple[str, ...],
-        *,
-        registry: CollectorRegistry,
-        buckets: tuple[float, ...],
-    ) -> None:
-        self._name, self._text, self._labels = name, text, labels
-        self._buckets = buckets
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
-        self._exemplars: dict[tuple[str, ...], dict[int, Exemplar]] = {}
-        if not labels:
-            self.begin(())
-        registry.register(self)
-
-    def begin(self, values: tuple[str, ...]) -> list[int]:
-        self._sums.setdefault(values, 0.0)
-        self._exemplars.setdefault(values, {})
-        return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
-
-    def observe(self, values: tuple[str, ...], seconds: float, trace_id: str = "") -> None:
-        """Count one; `values` are those of the labels, and the trace is one to be looked up."""
-        counts = self._counts.get(values)
-        if counts is None:
-            counts = self.begin(values)
-        bucket = bisect_left(self._buckets, seconds)
-        counts[bucket] += 1
-        self._sums[values] += seconds
-        if trace_id:
-            self._exemplars[values][bucket] = Exemplar({"trace_id": trace_id}, seconds)
-
-    def describe(self) -> Iterable[Metric]:
-        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
-
-    def collect(self) -> Iterable[Metric]:
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        bounds = [*map(floatToGoString, self._buckets), "+Inf"]
-        for values, counts in tuple(self._counts.items()):
-            exemplars = self._exemplars[values].copy()
-            cumulated = [
-                (bound, count, exemplars[i]) if i in exemplars else (bound, count)
-                for i, (bound, count) in enumerate(zip(bounds, accumulate(counts), strict=True))
-            ]
-            family.add_metric(values, cumulated, sum_value=self._sums[values])
-        yield family

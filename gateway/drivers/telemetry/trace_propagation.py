@@ -1,4 +1,4 @@
-"""Traces of others while we record none (ports.Tracing): their ids go on, as those of a child."""
+"""Trace propagation without recording: calls carry the caller's trace ID (ports.Tracing)."""
 
 import secrets
 from collections.abc import Iterator, Mapping

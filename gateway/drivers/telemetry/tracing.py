@@ -1,9 +1,9 @@
-"""OpenTelemetry's spans of requests and of the calls made for them (ports.Tracing).
+"""OpenTelemetry spans of requests and of their calls (ports.Tracing).
 
-Imported only where its variables switch traces on. They also say where the spans go, how many
-are recorded and under which name: nothing of that is ours to configure. Attributes are few and
-named here one by one; there is no secret among them, no person, no address and no text of an
-error. Nobody waits for the collector: what it does not take in time is dropped.
+Imported only if the OTEL_* variables enable tracing; they also set the collector, sampling and
+service name. Span attributes are listed here one by one: none holds a secret, a person, an address
+or an error text. Requests do not wait for the collector; spans that it does not accept in time are
+dropped.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ from gateway import __version__
 from gateway.domain.model import Headers
 from gateway.domain.trace_context import TraceContext
 
-_FLUSHED_WITHIN_S = 3.0
+_FLUSH_TIMEOUT_S = 3.0
 _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"}
 )
-_FACTS: Final = {
+_ATTRIBUTES: Final = {
     "request_id": "gateway.request_id",
     "operation": "gateway.operation",
     "project": "gateway.project",
@@ -54,7 +54,7 @@ _FACTS: Final = {
     "status": http_attributes.HTTP_RESPONSE_STATUS_CODE,
     "error": error_attributes.ERROR_TYPE,
 }
-"""What of a request's log line becomes an attribute of its span, and under which name."""
+"""Span attribute by field of the request's log line."""
 _ACCOUNT: Final = "gateway.account"
 
 
@@ -64,42 +64,42 @@ class OtelTracing:
     def __init__(
         self, provider: TracerProvider, *, routes: Mapping[str, str], accounts: Mapping[str, str]
     ) -> None:
-        """`routes` are paths with names in braces, by operation; `accounts` are by project."""
+        """`routes`: path templates by operation. `accounts`: account names by project."""
         self._provider = provider
         self._tracer = provider.get_tracer("gateway", __version__)
         self._routes = routes
         self._accounts = accounts
         self.background = _BackgroundTrace(self._tracer)
-        """For what is done for no request."""
+        """For calls that belong to no request."""
 
     def begin(self, came: TraceContext | None, method: str) -> "_RequestTrace":
         known = method in _METHODS
         name = method if known else "HTTP"
         attributes = {http_attributes.HTTP_REQUEST_METHOD: method if known else "_OTHER"}
-        span = self._tracer.start_span(name, _under(came), SpanKind.SERVER, attributes)
+        span = self._tracer.start_span(name, _parent_context(came), SpanKind.SERVER, attributes)
         return _RequestTrace(self._tracer, span, name, self._routes, self._accounts)
 
     async def close(self) -> None:
-        """Send what is left, but not for long: a collector that is away must not stop a restart."""
+        """Flush the spans, for at most 3 s: an unavailable collector must not delay a restart."""
         flushed = asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def flush() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            with suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(flushed.set)
 
-        # Not by to_thread: the loop would wait for it when it ends, however long that takes.
-        threading.Thread(target=flush, name="last spans", daemon=True).start()
+        # Not with to_thread: the loop would wait for the thread without a limit when it ends.
+        threading.Thread(target=flush, name="flush spans", daemon=True).start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSHED_WITHIN_S):
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
                 await flushed.wait()
 
 
 def open_tracing(*, routes: Mapping[str, str], accounts: Mapping[str, str]) -> OtelTracing:
-    ours = Resource({SERVICE_NAME: "console-gateway", SERVICE_VERSION: __version__})
+    own = Resource({SERVICE_NAME: "console-gateway", SERVICE_VERSION: __version__})
     provider = TracerProvider(
-        resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+        resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return OtelTracing(provider, routes=routes, accounts=accounts)
@@ -144,7 +144,7 @@ class _RequestTrace:
         span, operation = self._span, facts.get("operation", "")
         if not span.is_recording():
             return
-        for fact, attribute in _FACTS.items():
+        for fact, attribute in _ATTRIBUTES.items():
             if fact in facts:
                 span.set_attribute(attribute, facts[fact])
         account = self._accounts.get(facts.get("project", ""))
@@ -161,7 +161,7 @@ class _RequestTrace:
 
 
 class _BackgroundTrace:
-    """Implements ports.CallsTraced: each call is a trace of its own."""
+    """Implements ports.CallsTraced: each call starts a new trace."""
 
     trace_id = ""
 
@@ -211,21 +211,21 @@ def _end(span: Span, error: str, *, failed: bool) -> None:
     span.end()
 
 
-def _under(came: TraceContext | None) -> Context:
+def _parent_context(came: TraceContext | None) -> Context:
     if came is None:
         return Context()
-    theirs = SpanContext(
+    remote = SpanContext(
         int(came.trace_id, 16),
         int(came.span_id, 16),
         is_remote=True,
         trace_flags=TraceFlags(came.flags),
         trace_state=TraceState.from_header([came.state]) if came.state else None,
     )
-    return set_span_in_context(NonRecordingSpan(theirs), Context())
+    return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
-def _headers(ours: SpanContext) -> Headers:
-    state = ours.trace_state.to_header()
+def _headers(span: SpanContext) -> Headers:
+    state = span.trace_state.to_header()
     return TraceContext(
-        f"{ours.trace_id:032x}", f"{ours.span_id:016x}", int(ours.trace_flags) & 0x03, state
+        f"{span.trace_id:032x}", f"{span.span_id:016x}", int(span.trace_flags) & 0x03, state
     ).headers

@@ -1,4 +1,4 @@
-"""What each caller asked of all replicas (ports.CallerUsage)."""
+"""The request rate of each caller over all replicas (ports.CallerUsage)."""
 
 from collections.abc import Mapping
 from hashlib import sha256

