@@ -42,7 +42,7 @@ def test_the_end_loses_no_line_and_what_comes_later_is_written_at_once() -> None
 def test_while_the_reader_stalls_nobody_waits_and_what_is_too_much_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(line_writer, "_LAST_WORDS_WITHIN_S", 0.2)
+    monkeypatch.setattr(line_writer, "_FLUSH_TIMEOUT_S", 0.2)
     pipe = Pipe()
     pipe.fill()
     writer = LineWriter(pipe.writing)
