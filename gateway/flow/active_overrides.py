@@ -8,9 +8,11 @@ in Redis, but neither is marked as complete.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from gateway.domain.errors import BadRequest, RevocationsUnavailable, StoreUnavailable
 from gateway.domain.model import Principal
@@ -22,7 +24,8 @@ from gateway.domain.overrides import (
     decode_snapshot,
     encode_snapshot,
 )
-from gateway.flow.ports import Clock, OverrideStore, SnapshotFile, StoredOverrides
+from gateway.flow.clock import Clock
+from gateway.flow.snapshot_file import SnapshotFile
 
 OVERRIDES_MAX: Final = 10_000
 """Each change visits every override on the event loop."""
@@ -36,6 +39,41 @@ _SAVED_WITHIN_S: Final = 3.0
 """How long `add` waits for the file. The override is in force even if the disk hangs."""
 _FULL_SYNC_INTERVAL_S: Final = 60.0
 """A full sync rewrites entries that are damaged, or sealed with a key that will be withdrawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOverrides:
+    version: str
+    is_complete: bool
+    """A process that knew all overrides has added them; False in a store that lost its data."""
+    overrides: Sequence[Override]
+    """The overrides that the caller had not cached."""
+    ids: AbstractSet[str]
+    """IDs of all entries that are readable and sealed with the current key. A process that has
+    one of the others cached writes it again."""
+    unreadable: int
+    """How many entries that the caller had not cached cannot be read."""
+
+
+class OverrideStore(Protocol):
+    """Overrides shared by all replicas. `read` and `add` raise StoreUnavailable."""
+
+    async def read(self, known: str, *, cached: AbstractSet[str]) -> StoredOverrides | None:
+        """Return the overrides whose IDs are not in `cached`.
+
+        None: the version is still `known`.
+        """
+
+    async def add(
+        self, overrides: Sequence[Override], *, expired: Sequence[str], complete: bool
+    ) -> None:
+        """Add overrides for all replicas and remove those with the IDs in `expired`.
+
+        `complete`: with these, the store has all overrides.
+        """
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the store may have changed."""
 
 
 class ActiveOverrides:

@@ -3,11 +3,12 @@
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.timestamps import iso
-from gateway.flow.ports import AuditLog, Telemetry
+from gateway.flow.audit_log import AuditLog
+from gateway.flow.telemetry import Telemetry
 
 
 class BestEffortAuditLog:
-    """Implements ports.AuditLog; never raises; counts missing records and records the count."""
+    """Implements `AuditLog`; never raises; counts missing records and records the count."""
 
     def __init__(self, audit_log: AuditLog, telemetry: Telemetry) -> None:
         self._audit_log = audit_log

@@ -6,20 +6,64 @@ JWT still counts, is asked of the JWT in it, as if it had come by itself. So key
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from hmac import compare_digest
+from typing import Protocol
 from urllib.parse import unquote
 
 from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
 from gateway.domain.identity.credentials import caller_jwt
 from gateway.domain.identity.sdk_signature import Presented, Proof, read_proof, signed_at, verify
+from gateway.domain.model import Secret
+from gateway.flow.clock import Clock
 from gateway.flow.local_replay_cache import LocalReplayCache
-from gateway.flow.ports import Clock, IssuedKeys, KeyPair, ReplayCache, Telemetry
+from gateway.flow.telemetry import Telemetry
 
 ReadBody = Callable[[], Awaitable[bytes]]
 
 _NO_ISSUER = "unknown"
 _CLOCKS_APART_S = 60.0
 """Another replica's clock may take a signature for so much longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """What a caller signs with in place of sending a JWT, and the JWT that it stands for."""
+
+    access: str
+    secret: Secret
+    security_token: Secret
+    caller_jwt: Secret
+    expires_at: float
+    """The pair's own end, in seconds since the epoch; the JWT's may come before."""
+
+
+class IssuedKeys(Protocol):
+    """Key pairs and subject tokens that hold all that they stand for, so none is stored.
+
+    What is opened was made by a replica with the same seal keys; the JWT in it is yet to be judged.
+    """
+
+    def subject_token(self, caller_jwt: Secret) -> Secret: ...
+
+    def open_subject_token(self, subject_token: str) -> Secret | None:
+        """Return the JWT; None: the text is no subject token of ours."""
+
+    def key_pair(self, caller_jwt: Secret, *, expires_at: float) -> KeyPair: ...
+
+    def open_key_pair(self, security_token: str) -> KeyPair | None:
+        """Return the pair that was handed out with this; None: the text is none of ours."""
+
+
+class ReplayCache(Protocol):
+    async def use(self, key: str, *, ttl_s: float) -> bool:
+        """Mark `key` as used for `ttl_s` seconds; return False if it was used already.
+
+        Applies to all replicas. Raises StoreUnavailable.
+        """
+
+    async def undo_use(self, key: str) -> None:
+        """Undo `use`, because the request had no effect. Raises StoreUnavailable."""
 
 
 class CallerCredentials:

@@ -6,18 +6,28 @@ counted a few times a second. Between two sums a caller may spend up to one burs
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.domain.errors import CallerLimited, StoreUnavailable
 from gateway.domain.queue.pacing import Pace, spend, wait_for
-from gateway.flow.ports import CallerUsage, Clock
+from gateway.flow.clock import Clock
 from gateway.flow.request import RequestContext
 
 _SYNC_EVERY_S = 0.25
 _CALLERS_MAX = 50_000
 _ROUNDING_S = 1e-6
 """Sums of floats are off by less: the last of a burst would be refused, or told wrong."""
+
+
+class CallerUsage(Protocol):
+    async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
+        """Add these callers' requests to what all replicas counted.
+
+        Returns how many seconds each caller's theoretical arrival time lies ahead.
+        Raises StoreUnavailable.
+        """
 
 
 class Remaining(NamedTuple):

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from gateway.domain.errors import GatewayError, NotPermitted, UpstreamBroken
 from gateway.domain.links.console_link import ConsoleAddresses, console_url
@@ -21,14 +22,21 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.policy import Permit
 from gateway.domain.queue.fair_queue import weight_of
+from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock, Fetched, Fingerprints, FlightResult, Shared, Telemetry
+from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
 _RENEWAL_S = 15.0
 _RENEW_AGAIN_AFTER_S = 5.0
 _EAGERNESS = 4.0
 """How steeply the chance rises that a request starts the renewal: 2 % early, 100 % at the end."""
+
+
+class Fingerprints(Protocol):
+    def of(self, secret: Secret) -> str:
+        """Tell secrets apart in logs and in the audit log, the same over all replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class ConsoleLinks:
     def __init__(  # noqa: PLR0913 - each part is told what it needs
         self,
         accounts: Mapping[ProjectId, ConsoleAccount],
-        shared: Shared,
+        shared: SingleFlight,
         clock: Clock,
         *,
         links_max: int,

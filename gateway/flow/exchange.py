@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.domain.errors import (
     DeadlineExceeded,
@@ -35,8 +36,76 @@ from gateway.domain.upstream.conversation import (
 from gateway.domain.upstream.verdicts import Broken, Throttled, Unavailable, Usable, judge
 from gateway.flow import context
 from gateway.flow.attempts import Attempts
-from gateway.flow.ports import Budget, Clock, ServiceCredential, Telemetry, Upstream
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
+
+
+class Budget(Protocol):
+    async def admit(
+        self,
+        account: str,
+        budget: BudgetClass,
+        queue_request: QueueRequest,
+        *,
+        deadline: float,
+        requeued: bool = False,
+        waiters: Waiters | None = None,
+    ) -> float:
+        """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
+
+        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
+        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
+        and is not charged once more. `waiters`: the call is for all of these, as they come and go,
+        and waits in the best of their places. Raises BudgetExhausted as soon as it is known that
+        the slot would come too late, or, for spare demand, that there is none.
+        """
+
+    def throttled(
+        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
+    ) -> None:
+        """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
+
+        `named_rate` is the limit that the cloud named, in calls a second. None: it named none.
+        """
+
+
+class Upstream(Protocol):
+    """The connection pool of one account; two accounts never share one."""
+
+    async def send(
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
+    ) -> UpstreamResponse:
+        """Send once and read the whole answer, whatever its status.
+
+        Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
+        """
+
+    async def open(
+        self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
+    ) -> UpstreamResponse:
+        """Send once and return with the answer's head, and its body as a stream if it is good.
+
+        `timeout_s` is for the head; the body may take as long as it goes on coming. Raises as
+        `send` does, also while the body is read.
+        """
+
+
+class ServiceCredential(Protocol):
+    """How one account proves itself to the cloud: a token, a signature, or a token file."""
+
+    async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
+        """Return the headers that make `request` ours; may wait for a login.
+
+        Raises ServiceLoginFailed (at once while a refused login backs off), DeadlineExceeded.
+        """
+
+    async def renew(self, refused: Headers, *, deadline: float) -> bool:
+        """After the cloud refused these headers: get a newer credential, one login for all.
+
+        False where there is no newer one to get (a signature, an unchanged token file).
+        Raises ServiceLoginFailed, DeadlineExceeded.
+        """
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from typing import Protocol
 
 from gateway.domain.errors import BudgetExhausted, StoreUnavailable
 from gateway.domain.model import BudgetClass, Priority, QueueRequest
@@ -27,7 +28,8 @@ from gateway.domain.queue.fair_queue import (
     Throttling,
     without_burst,
 )
-from gateway.flow.ports import Clock, QueueUpdate, SharedQueue, Telemetry
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
 _CALL_S = 0.5
@@ -45,6 +47,48 @@ _PAUSE_UNNAMED_S = 3.0
 """The vendor's advice is 2 to 5 s where it names no span (dossier 2.5)."""
 _PAUSE_MAX_S = 300.0
 _HEAD = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUpdate:
+    """What another replica's turn at the queue meant for this one."""
+
+    granted: Mapping[str, float]
+    refused: Mapping[str, float]
+    paused_until: float
+    next_at: float | None
+    replicas_rejoin: bool
+    """Some come back from a time alone; whoever is here says so by a turn."""
+
+
+class SharedQueue(Protocol):
+    """One budget's queue over all replicas (rules/fair_queue.py says how it goes)."""
+
+    @property
+    def available(self) -> bool: ...
+
+    def set_limit(self, limit: BudgetLimit) -> None:
+        """Go by another limit from the next turn on; it has as many windows."""
+
+    @property
+    def processes(self) -> int:
+        """How many were alive when the store was last seen; 0: it never was."""
+
+    def new_id(self) -> str:
+        """Name an entry of this replica's."""
+
+    async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
+        """Tell the queue and be told, in one round trip; raises StoreUnavailable.
+
+        `state` is what this replica knows, and fills in what the store may have lost.
+        """
+
+    def rejoin(self, processes: int) -> None:
+        """Come back after a time alone, one of so many: all entries made before are void."""
+
+    def on_update(self, call: Callable[[QueueUpdate], None]) -> None: ...
+
+    def on_availability_change(self, call: Callable[[], None]) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -351,7 +395,7 @@ def _with_pause(state: QueueState, paused_until: float) -> QueueState:
 
 
 class FairBudget:
-    """All budgets of all accounts (ports.Budget)."""
+    """All budgets of all accounts (port `Budget`)."""
 
     def __init__(self, queues: Iterable[BudgetQueue]) -> None:
         self._queues = {(queue.account, queue.budget): queue for queue in queues}

@@ -11,12 +11,13 @@ from gateway.domain.audit.record import CredentialIssued
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.sdk_signature import Presented
 from gateway.domain.model import Principal, ProjectId, ResolvedCall, Secret
-from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.caller_credentials import CallerCredentials, IssuedKeys, KeyPair
 from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
 from gateway.flow.identify import Identify
-from gateway.flow.ports import Clock, IssuedKeys, KeyPair, Telemetry
 from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
+from gateway.flow.telemetry import Telemetry
 
 DURATION_S_MIN, DURATION_S_MAX = 900, 86_400
 """The cloud's own bounds of a temporary key pair's life (dossier 3.4)."""

@@ -12,6 +12,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from gateway.domain.errors import (
     DeadlineExceeded,
@@ -27,11 +28,21 @@ from gateway.domain.identity.claims import (
     good_until,
     principal_of,
 )
-from gateway.domain.model import Principal, Secret
-from gateway.flow.ports import Clock, Signatures, Telemetry
+from gateway.domain.model import Principal, Secret, VerifiedToken
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 _UNKNOWN = "unknown"
 """The metric label where no issuer of ours is named."""
+
+
+class Signatures(Protocol):
+    async def verify(self, caller_jwt: Secret) -> VerifiedToken:
+        """Prove the signature with a key of the issuer that the token names.
+
+        Raises NotAuthenticated; KeysUnavailable when the issuer's keys were never loaded, or are
+        older than operators allow. May wait for one key refresh when the `kid` is unknown.
+        """
 
 
 @dataclass(frozen=True, slots=True)

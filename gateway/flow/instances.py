@@ -22,8 +22,8 @@ from gateway.domain.model import (
     ServerId,
     UpstreamRequest,
 )
+from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock
 
 _REMEMBERED_S = 300.0
 _REMEMBERED_MAX = 20_000

@@ -44,8 +44,11 @@ from gateway.domain.policy.inventory import (
     parse_servers,
     parse_snapshot,
 )
+from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock, Fetched, FlightResult, Shared, SnapshotFile, Telemetry
+from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.snapshot_file import SnapshotFile
+from gateway.flow.telemetry import Telemetry
 
 _SPARE = QueueRequest("", priority=Priority.SPARE)
 _PAGES_MAX = 200
@@ -92,14 +95,14 @@ class _ProjectInventory:
 
 
 class CachedInventories:
-    """Implements ports.Inventories."""
+    """Implements the port `Inventories`."""
 
     def __init__(
         self,
         accounts: Iterable[InventoryAccount],
         *,
         is_needed: Callable[[], bool],
-        shared: Shared,
+        shared: SingleFlight,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:

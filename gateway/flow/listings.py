@@ -20,8 +20,8 @@ from gateway.domain.model import (
     ResolvedCall,
     UpstreamRequest,
 )
+from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.ports import Clock
 from gateway.flow.waiters import Waiters
 
 _ENTRY_BYTES, _READING_BYTES = 300, 2_000

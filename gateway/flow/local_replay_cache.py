@@ -3,14 +3,14 @@
 import math
 from collections import OrderedDict
 
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 _KEYS_MAX = 50_000
 """The oldest key is evicted. Other limits keep a caller below so many writes within minutes."""
 
 
 class LocalReplayCache:
-    """Implements ports.ReplayCache for one process."""
+    """Implements the port `ReplayCache` for one process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -40,13 +40,15 @@ from gateway.domain.queue.fair_queue import weight_of
 from gateway.flow.attempts import Attempts
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
 from gateway.flow.console_links import ConsoleLinks
+from gateway.flow.decide import Inventories, Policies
 from gateway.flow.forwarding import JSON, ForwardedResponse, Forwarding
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
-from gateway.flow.ports import Clock, Inventories, Policies, Telemetry
 from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
+from gateway.flow.telemetry import Telemetry
 from gateway.flow.writes import Writes
 
 _NOTHING_DONE = (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.domain.model import Principal, ResolvedCall
-from gateway.flow.ports import RequestTrace
+from gateway.flow.context import RequestTrace
 
 
 @dataclass(slots=True, kw_only=True, repr=False)

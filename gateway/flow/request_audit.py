@@ -9,8 +9,10 @@ from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthenticated, NotPermitted
 from gateway.domain.model import Principal, ResolvedCall
 from gateway.domain.policy.policy import Permit
+from gateway.flow.audit_log import AUDIT_TIMEOUT_S, AuditLog
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.ports import AUDIT_TIMEOUT_S, AuditLog, Clock, Policies
+from gateway.flow.clock import Clock
+from gateway.flow.decide import Policies
 from gateway.flow.request import RequestContext
 
 _RECORD_AT_LEAST_S: Final = 0.25

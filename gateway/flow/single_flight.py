@@ -13,7 +13,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.domain.errors import (
     BudgetExhausted,
@@ -30,11 +30,9 @@ from gateway.domain.errors import (
     UpstreamUnreachable,
 )
 from gateway.domain.model import LinkSource, QueueRequest
-from gateway.flow.ports import (
+from gateway.flow.clock import Clock
+from gateway.flow.shared_store import (
     ANY_VERSION,
-    Clock,
-    Fetched,
-    FlightResult,
     HolderFailed,
     LeaseAcquired,
     LeaseHeld,
@@ -43,13 +41,32 @@ from gateway.flow.ports import (
 )
 from gateway.flow.waiters import Waiters
 
-Fetch = Callable[[], Awaitable[Fetched]]
-
 _LEASE_S = 2.0
 """How long a dead holder is waited for; a living one extends it every third."""
 _CLEARLY_LATER_S = 0.5
 _REPORT_AFTER_S = 0.05
 """By then most fetches have ended; who comes within it is told of together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch brought: the value and how long it may be kept."""
+
+    value: bytes = field(repr=False)
+    good_until: float
+    """Monotonic seconds of this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlightResult:
+    """A value out of a shared flight."""
+
+    value: bytes = field(repr=False)
+    good_until: float
+    source: LinkSource
+
+
+Fetch = Callable[[], Awaitable[Fetched]]
 
 
 @dataclass(slots=True)
@@ -102,8 +119,6 @@ class _LazyFetch:
 
 
 class SingleFlight:
-    """Implements ports.Shared."""
-
     def __init__(self, store: SharedStore, clock: Clock, *, lease_s: float = _LEASE_S) -> None:
         self._store = store
         self._clock = clock
@@ -114,7 +129,7 @@ class SingleFlight:
     def in_flight(self) -> int:
         return len(self._flights)
 
-    async def obtain(  # noqa: PLR0913 - as ports.Shared has it
+    async def obtain(  # noqa: PLR0913 - each is an option of the fetch
         self,
         key: str,
         fetch: Fetch,

@@ -1,46 +1,42 @@
-"""Who waits for one call, here and in other processes. Pure."""
+"""The waiters of one upstream call, and the notification of its queue when they change."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gateway.domain.model import QueueRequest
+from gateway.domain.queue.waiters import WaiterSet
 
 
 class Waiters:
-    """Each caller counts once, however often they ask."""
-
     def __init__(self, request: QueueRequest) -> None:
         self.request = request
-        """Of the caller who brings this, and who waits with others if the call is under way."""
+        """The request that creates this object; it waits for a call in flight with the others."""
         self.on_change: Callable[[], None] = lambda: None
-        """Whoever has the call in a queue puts in what is to be done when others wait."""
-        self._local: Counter[QueueRequest] = Counter()
-        self._remote: dict[str, Sequence[QueueRequest]] = {}
+        """Set by the queue in which the call waits; called when `all` has changed."""
+        self._waiters = WaiterSet()
 
     @property
     def local(self) -> tuple[QueueRequest, ...]:
-        return tuple(self._local)
+        """The callers in this process."""
+        return self._waiters.local
 
     @property
     def all(self) -> tuple[QueueRequest, ...]:
-        requests = [*self._local, *(one for some in self._remote.values() for one in some)]
-        return tuple({request.caller: request for request in requests}.values())
+        """The callers in all processes, each once."""
+        return self._waiters.all
 
     @contextmanager
     def attached(self, request: QueueRequest) -> Iterator[None]:
-        self._local[request] += 1
-        if self._local[request] == 1:
+        """Count `request` as a waiter while the context is open."""
+        if self._waiters.add(request):
             self.on_change()
         try:
             yield
         finally:
-            self._local[request] -= 1
-            if not self._local[request]:
-                del self._local[request]
+            if self._waiters.remove(request):
                 self.on_change()
 
     def set_remote(self, source: str, requests: Sequence[QueueRequest]) -> None:
-        """Take note of who waits there now, and nobody else does."""
-        self._remote[source] = requests
+        """Replace the waiters that the process `source` has reported."""
+        self._waiters.set_remote(source, requests)
         self.on_change()

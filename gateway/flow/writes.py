@@ -13,8 +13,9 @@ from gateway.domain.audit.record import AuditRecord, WriteEnded
 from gateway.domain.errors import AuditLogUnavailable, GatewayError
 from gateway.domain.policy.policy import Permit
 from gateway.flow.attempts import Attempts
+from gateway.flow.audit_log import AuditLog
+from gateway.flow.clock import Clock
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.ports import AuditLog, Clock
 from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 

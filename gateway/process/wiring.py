@@ -80,10 +80,13 @@ from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
+from gateway.flow.audit_log import AuditLog
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
+from gateway.flow.context import Tracing
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetQueue, FairBudget
 from gateway.flow.federation import Federation, Project
@@ -93,9 +96,9 @@ from gateway.flow.instances import Instances
 from gateway.flow.inventories import CachedInventories, InventoryAccount
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway
-from gateway.flow.ports import AuditLog, Clock, Telemetry, Tracing
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.single_flight import SingleFlight
+from gateway.flow.telemetry import Telemetry
 from gateway.flow.writes import Writes
 
 _ADMINS_MAX = 1_000

@@ -28,7 +28,7 @@ from gateway.drivers.valkey.client import make_client
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.edge.admin.api import admin_app
 from gateway.edge.public.server import PublicServer
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 from gateway.process.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
 from gateway.process.wiring import (
     BackgroundTask,

@@ -15,8 +15,7 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.fair_budget import BudgetQueue
-from gateway.flow.ports import Fetched
-from gateway.flow.single_flight import SingleFlight
+from gateway.flow.single_flight import Fetched, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line
 from tests.support.valkey import RealValkey

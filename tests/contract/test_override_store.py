@@ -13,7 +13,7 @@ from gateway.domain.overrides import Override, RevokedToken
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.override_store import ValkeyOverrideStore
-from gateway.flow.ports import OverrideStore
+from gateway.flow.active_overrides import OverrideStore
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.override_store import FakeOverrideStore
 from tests.support.valkey import RealValkey

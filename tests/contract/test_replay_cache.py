@@ -8,8 +8,8 @@ import pytest
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
+from gateway.flow.caller_credentials import ReplayCache
 from gateway.flow.local_replay_cache import LocalReplayCache
-from gateway.flow.ports import ReplayCache
 from tests.contract.test_shared_store import a_valkey
 from tests.support.clock import FakeClock
 from tests.support.valkey import RealValkey

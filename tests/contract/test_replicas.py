@@ -10,7 +10,7 @@ import pytest
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.replicas import ValkeyReplicas
-from gateway.flow.ports import Replicas
+from gateway.flow.admin.cluster_query import Replicas
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.replicas import FakeReplicas
 from tests.support.valkey import RealValkey

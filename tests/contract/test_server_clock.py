@@ -10,7 +10,7 @@ from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.ports import LeaseAcquired, LeaseHeld, StoredValue
+from gateway.flow.shared_store import LeaseAcquired, LeaseHeld, StoredValue
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 

@@ -17,7 +17,7 @@ from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.client import make_client
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.ports import (
+from gateway.flow.shared_store import (
     ANY_VERSION,
     HolderFailed,
     LeaseAcquired,

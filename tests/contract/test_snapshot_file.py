@@ -12,7 +12,7 @@ import pytest
 
 from gateway.drivers.files import snapshot_file
 from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
-from gateway.flow.ports import SnapshotFile
+from gateway.flow.snapshot_file import SnapshotFile
 from tests.support.snapshot_file import FakeSnapshotFile
 
 log = logging.getLogger("gateway.test")

@@ -35,8 +35,7 @@ from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetQueue, FairBudget
-from gateway.flow.ports import Fetched, FlightResult
-from gateway.flow.single_flight import SingleFlight
+from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
 from tests.support.telemetry import RecordingTelemetry

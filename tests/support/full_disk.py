@@ -5,7 +5,7 @@ from gateway.domain.errors import AuditLogUnavailable
 
 
 class FullDisk:
-    """Implements ports.AuditLog."""
+    """Implements the port `AuditLog`."""
 
     def __init__(self) -> None:
         self.is_full = False

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.overrides import Override
-from gateway.flow.ports import StoredOverrides
+from gateway.flow.active_overrides import StoredOverrides
 
 
 class FakeOverrideStore:

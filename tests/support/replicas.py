@@ -1,9 +1,9 @@
-"""In-memory ports.Replicas; the contract suite runs against it and against Valkey."""
+"""In-memory port `Replicas`; the contract suite runs against it and against Valkey."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from gateway.flow.ports import QueryResult
+from gateway.flow.admin.cluster_query import QueryResult
 
 Respond = Callable[[bytes], Awaitable[bytes]]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.flow.ports import (
+from gateway.flow.clock import Clock
+from gateway.flow.shared_store import (
     ANY_VERSION,
-    Clock,
     HolderFailed,
     LeaseAcquired,
     LeaseHeld,

@@ -12,9 +12,8 @@ from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.caller_credentials import CallerCredentials, KeyPair
 from gateway.flow.local_replay_cache import LocalReplayCache
-from gateway.flow.ports import KeyPair
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 

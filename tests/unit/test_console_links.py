@@ -28,7 +28,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.policy import Permit
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
-from gateway.flow.ports import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
+from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle

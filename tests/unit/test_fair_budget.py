@@ -11,8 +11,7 @@ from gateway.domain.model import BudgetClass, Priority, QueueRequest
 from gateway.domain.queue.fair_queue import BatchResult, BudgetLimit, QueueBatch, QueueState
 from gateway.domain.queue.pacing import Pace
 from gateway.flow import fair_budget
-from gateway.flow.fair_budget import BudgetQueue
-from gateway.flow.ports import QueueUpdate
+from gateway.flow.fair_budget import BudgetQueue, QueueUpdate
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry

@@ -15,8 +15,8 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow import single_flight
-from gateway.flow.ports import Fetched, FlightResult, StoredValue
-from gateway.flow.single_flight import SingleFlight
+from gateway.flow.shared_store import StoredValue
+from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore

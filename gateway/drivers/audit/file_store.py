@@ -37,7 +37,7 @@ from gateway.drivers.audit.record_format import Committed, opening_body, unavail
 from gateway.drivers.audit.retention import Retention
 from gateway.drivers.files.durable import sync_directory
 from gateway.drivers.host.worker_thread import WorkerThread
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.audit")
 

@@ -1,4 +1,4 @@
-"""The audit log with group commit (ports.AuditLog).
+"""The audit log with group commit (port `AuditLog`).
 
 A record returns when it is durable. While one batch is being committed the next one gathers, so
 the dearer a commit is, the more share it. What fails fails for all of its
@@ -15,7 +15,9 @@ from typing import Protocol
 from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.record_format import Committed, unavailable
-from gateway.flow.ports import AUDIT_TIMEOUT_S, Clock, Telemetry
+from gateway.flow.audit_log import AUDIT_TIMEOUT_S
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.audit")
 

@@ -10,7 +10,7 @@ from gateway.domain.audit.chain import Line, segment_removed_body
 from gateway.drivers.audit.paths import LOCK_FILE, chain_directories, lock_chain, segment_files
 from gateway.drivers.audit.reader import ChainUnreadable, log_unreadable, read_last_line
 from gateway.drivers.files.durable import sync_directory
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.audit")
 

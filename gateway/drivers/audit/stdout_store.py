@@ -6,7 +6,7 @@ from functools import partial
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.telemetry.line_writer import LineDescriptor
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 
 class StdoutStore:

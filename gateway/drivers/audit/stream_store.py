@@ -30,7 +30,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.audit")
 

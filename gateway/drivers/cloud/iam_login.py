@@ -25,7 +25,10 @@ from gateway.drivers.cloud.service_token import (
     token_from_response,
 )
 from gateway.flow import context
-from gateway.flow.ports import Budget, Clock, Fetched, Shared, Telemetry, Upstream
+from gateway.flow.clock import Clock
+from gateway.flow.exchange import Budget, Upstream
+from gateway.flow.single_flight import Fetched, SingleFlight
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.login")
 
@@ -58,7 +61,7 @@ class IamLogin:
         login: PasswordLogin,
         *,
         iam: Upstream,
-        shared: Shared,
+        shared: SingleFlight,
         budget: Budget,
         clock: Clock,
         telemetry: Telemetry,

@@ -1,11 +1,11 @@
-"""Implements ports.ServiceCredential with an AK/SK key pair."""
+"""Implements the port `ServiceCredential` with an AK/SK key pair."""
 
 from urllib.parse import urlsplit
 
 from gateway.config.accounts import KeyPairLogin
 from gateway.domain.model import Headers, UpstreamRequest
 from gateway.domain.upstream.signing import sign
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 
 class KeyPairCredential:

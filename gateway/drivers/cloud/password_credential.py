@@ -1,4 +1,4 @@
-"""Implements ports.ServiceCredential with a service token from a password login."""
+"""Implements the port `ServiceCredential` with a service token from a password login."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,10 @@ from gateway.drivers.cloud.service_token import (
     expiry_margin_s,
     parse_shared_token,
 )
-from gateway.flow.ports import Budget, Clock, Shared, Telemetry, Upstream
+from gateway.flow.clock import Clock
+from gateway.flow.exchange import Budget, Upstream
+from gateway.flow.single_flight import SingleFlight
+from gateway.flow.telemetry import Telemetry
 
 _RENEWAL_COOLDOWN_S = 30.0
 """A token that is rejected so soon after a renewal is not the cause (upstream-api.md#7.3)."""
@@ -30,7 +33,7 @@ class PasswordCredential:
         login: PasswordLogin,
         *,
         iam: Upstream,
-        shared: Shared,
+        shared: SingleFlight,
         budget: Budget,
         clock: Clock,
         telemetry: Telemetry,

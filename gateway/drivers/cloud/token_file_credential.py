@@ -1,4 +1,4 @@
-"""Implements ports.ServiceCredential with a token file that an external agent renews."""
+"""Implements the port `ServiceCredential` with a token file that an external agent renews."""
 
 import asyncio
 import logging
@@ -8,7 +8,8 @@ from gateway.config.accounts import TokenFileLogin
 from gateway.domain.errors import ServiceLoginFailed
 from gateway.domain.model import Headers, Secret, UpstreamRequest
 from gateway.drivers.cloud.service_token import TOKEN_PATTERN
-from gateway.flow.ports import Clock, Telemetry
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.login")
 

@@ -1,4 +1,4 @@
-"""HTTP client for the cloud, with one connection pool per account (ports.Upstream)."""
+"""HTTP client for the cloud, with one connection pool per account (port `Upstream`)."""
 
 import asyncio
 import zlib

@@ -1,4 +1,4 @@
-"""Fingerprints of secrets (ports.Fingerprints): a keyed hash, so that no guess can be tried."""
+"""Fingerprints of secrets (port `Fingerprints`): a keyed hash, so that no guess can be tried."""
 
 import base64
 import hmac

@@ -1,4 +1,4 @@
-"""Key pairs and subject tokens made of the caller's sealed JWT (ports.IssuedKeys)."""
+"""Key pairs and subject tokens made of the caller's sealed JWT (port `IssuedKeys`)."""
 
 import base64
 import struct
@@ -11,7 +11,7 @@ from gateway.domain.identity.sdk_signature import (
 )
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.flow.ports import KeyPair
+from gateway.flow.caller_credentials import KeyPair
 
 _TOKEN_CHARS_MAX = 32_768
 """The longest JWT that is looked at takes 22,000, sealed."""

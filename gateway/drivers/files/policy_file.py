@@ -1,4 +1,4 @@
-"""The policy file, reloaded when its content changes (ports.ReloadedPolicies)."""
+"""The policy file, reloaded when its content changes (port `ReloadedPolicies`)."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,9 @@ from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
 from gateway.drivers.host.handover import Handover
-from gateway.flow.ports import AuditLog, Clock, Telemetry
+from gateway.flow.audit_log import AuditLog
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.policy")
 

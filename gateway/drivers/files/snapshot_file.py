@@ -1,4 +1,4 @@
-"""A file that is replaced atomically, for state that outlives the process (ports.SnapshotFile)."""
+"""A file that is replaced atomically, for state that outlives the process (port `SnapshotFile`)."""
 
 import asyncio
 import fcntl

@@ -31,7 +31,8 @@ from gateway.config.key_material import (
 )
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.drivers.host.handover import Handover
-from gateway.flow.ports import Clock, Telemetry
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.keys")
 

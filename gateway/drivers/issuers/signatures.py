@@ -45,7 +45,7 @@ class TrustedIssuer:
 
 
 class JwtSignatures:
-    """Implements ports.Signatures."""
+    """Implements the port `Signatures`."""
 
     def __init__(self, issuers: Iterable[TrustedIssuer]) -> None:
         self._issuers = {issuer.iss: issuer for issuer in issuers}

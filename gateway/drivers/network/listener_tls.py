@@ -13,7 +13,7 @@ from cryptography import x509
 from gateway.config.files import load_certificate
 from gateway.config.listen import ListenerTls
 from gateway.domain.timestamps import iso
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.tls")
 

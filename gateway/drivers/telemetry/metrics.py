@@ -1,4 +1,4 @@
-"""Implements ports.Telemetry with the Prometheus metrics of metrics_contract.py."""
+"""Implements the port `Telemetry` with the Prometheus metrics of metrics_contract.py."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Trace propagation without recording: calls carry the caller's trace ID (ports.Tracing)."""
+"""Trace propagation without recording: calls carry the caller's trace ID (port `Tracing`)."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ class PropagatedTracing:
 
 
 class _PropagatedTrace:
-    """Implements ports.Trace."""
+    """Implements the port `RequestTrace`."""
 
     __slots__ = ("_came",)
 

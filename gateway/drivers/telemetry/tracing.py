@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests and of their calls (ports.Tracing).
+"""OpenTelemetry spans of requests and of their calls (port `Tracing`).
 
 Imported only if the OTEL_* variables enable tracing; they also set the collector, sampling and
 service name. Span attributes are listed here one by one: none holds a secret, a person, an address
@@ -106,7 +106,7 @@ def open_tracing(*, routes: Mapping[str, str], accounts: Mapping[str, str]) -> O
 
 
 class _RequestTrace:
-    """Implements ports.Trace."""
+    """Implements the port `RequestTrace`."""
 
     __slots__ = ("_accounts", "_method", "_routes", "_span", "_stage", "_tracer", "trace_id")
 
@@ -161,7 +161,7 @@ class _RequestTrace:
 
 
 class _BackgroundTrace:
-    """Implements ports.CallsTraced: each call starts a new trace."""
+    """Implements the port `CallTracing`: each call starts a new trace."""
 
     trace_id = ""
 

@@ -1,4 +1,4 @@
-"""The request rate of each caller over all replicas (ports.CallerUsage)."""
+"""The request rate of each caller over all replicas (port `CallerUsage`)."""
 
 from collections.abc import Mapping
 from hashlib import sha256

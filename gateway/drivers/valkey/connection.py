@@ -19,7 +19,8 @@ from gateway.drivers.valkey.call_timeout import CallTimeout
 from gateway.drivers.valkey.client import RedisClient
 from gateway.drivers.valkey.script import LuaScript
 from gateway.drivers.valkey.store_errors import STORE_ERRORS, describe_store_error
-from gateway.flow.ports import Clock, Telemetry
+from gateway.flow.clock import Clock
+from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.valkey")
 

@@ -1,4 +1,4 @@
-"""One budget's queue in Redis, shared by all replicas (ports.SharedQueue)."""
+"""One budget's queue in Redis, shared by all replicas (port `SharedQueue`)."""
 
 import itertools
 import secrets
@@ -17,7 +17,8 @@ from gateway.domain.queue.fair_queue import (
 )
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Clock, QueueUpdate
+from gateway.flow.clock import Clock
+from gateway.flow.fair_budget import QueueUpdate
 
 _SCRIPT = LuaScript("fair_queue")
 _LOOK_AHEAD_S = 0.02

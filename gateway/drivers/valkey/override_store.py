@@ -10,7 +10,7 @@ from gateway.domain.overrides import Override, decode_override, encode_override
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import StoredOverrides
+from gateway.flow.active_overrides import StoredOverrides
 
 log = logging.getLogger("gateway.overrides")
 
@@ -29,7 +29,7 @@ _Fetched = dict[str, tuple[Override | None, bool]]
 
 
 class ValkeyOverrideStore:
-    """Implements ports.OverrideStore."""
+    """Implements the port `OverrideStore`."""
 
     def __init__(self, valkey: Valkey, sealer: Sealer) -> None:
         self._valkey = valkey

@@ -1,4 +1,4 @@
-"""Replay cache shared by all replicas (ports.ReplayCache)."""
+"""Replay cache shared by all replicas (port `ReplayCache`)."""
 
 import math
 from hashlib import sha256

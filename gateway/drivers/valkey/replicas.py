@@ -1,4 +1,4 @@
-"""Queries to all processes over the Redis channel, and their sealed responses (ports.Replicas)."""
+"""Queries to all processes over the Redis channel, and their sealed responses (port `Replicas`)."""
 
 import asyncio
 import logging
@@ -11,7 +11,8 @@ from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import Clock, QueryResult
+from gateway.flow.admin.cluster_query import QueryResult
+from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.admin")
 
@@ -26,7 +27,7 @@ _QUEUED_MAX = 16
 
 
 class ValkeyReplicas:
-    """Implements ports.Replicas."""
+    """Implements the port `Replicas`."""
 
     def __init__(self, valkey: Valkey, sealer: Sealer, clock: Clock) -> None:
         self._valkey = valkey

@@ -1,4 +1,4 @@
-"""Values and leases in Redis, sealed and under hashed names (ports.SharedStore)."""
+"""Values and leases in Redis, sealed and under hashed names (port `SharedStore`)."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.ports import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
+from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 
 _CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")
 _TELL_HOLDER = LuaScript("tell_holder")

@@ -34,8 +34,8 @@ from gateway.edge.client_certificate import ClientCertificate, shown_by
 from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.flow.admin.administration import AdminAction, Administration, Administrator
+from gateway.flow.clock import Clock
 from gateway.flow.identify import Identify
-from gateway.flow.ports import Clock
 
 log = logging.getLogger("gateway.admin")
 

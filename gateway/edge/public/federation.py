@@ -19,8 +19,9 @@ from gateway.domain.errors import (
 from gateway.domain.identity.sdk_signature import Presented
 from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
 from gateway.edge.request_body import read_body
+from gateway.flow.clock import Clock
+from gateway.flow.context import RequestTrace
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Federation, FederationRequest
-from gateway.flow.ports import Clock, RequestTrace
 
 PREFIX = "/v3"
 _BODY_BYTES_MAX = 65_536

@@ -47,9 +47,10 @@ from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_f
 from gateway.edge.request_body import read_body
 from gateway.flow import context
 from gateway.flow.caller_limits import CallerLimits, Remaining
+from gateway.flow.clock import Clock
+from gateway.flow.context import RequestTrace, Tracing
 from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.pipeline import ApiRequest, Gateway, IssuedLink
-from gateway.flow.ports import Clock, RequestTrace, Tracing
 
 log = logging.getLogger("gateway.request")
 

@@ -9,8 +9,8 @@ from gateway.domain.errors import CallerLimited, GatewayError, NotAuthenticated,
 from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.domain.sampling import EvenSampler
 from gateway.edge.public.outcome import RequestOutcome
+from gateway.flow.clock import Clock
 from gateway.flow.pipeline import IssuedLink
-from gateway.flow.ports import Clock
 
 _CLOUD_CODE = "cloud"
 _LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)

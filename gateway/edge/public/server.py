@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 
 from gateway.edge.public.handler import PublicHandler
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 FIRST_REQUEST_TIMEOUT_S = 20.0
 _DRAIN_POLL_S = 0.05

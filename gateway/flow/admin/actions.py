@@ -45,7 +45,7 @@ from gateway.flow.admin.messages import (
     SetRateCeilingRequest,
     timestamp,
 )
-from gateway.flow.ports import Clock
+from gateway.flow.clock import Clock
 
 _EXPIRY_MARGIN_S: Final = 300.0
 """An override outlives the one that it clears by this much, in case a replica's clock is slow."""

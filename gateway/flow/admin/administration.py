@@ -20,7 +20,8 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace, spend, wait_for
-from gateway.flow.ports import AuditLog, Clock
+from gateway.flow.audit_log import AuditLog
+from gateway.flow.clock import Clock
 
 _DETAIL_CHARS_MAX: Final = 500
 _UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)

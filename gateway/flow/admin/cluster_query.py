@@ -1,7 +1,9 @@
 """Cluster queries: ask every process and merge the responses."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -22,13 +24,46 @@ from gateway.flow.admin.messages import (
     timestamp,
 )
 from gateway.flow.console_links import CachedLink
+from gateway.flow.decide import Policies
 from gateway.flow.fair_budget import BudgetQueue
-from gateway.flow.ports import ReloadedPolicies, Replicas
 
 _ENTRIES_MAX = 1_000
 """Tokens, and links, in the response of one process; the rest is counted in `truncated`."""
 _TIMEOUT_S = 0.5
 _RELOAD_TIMEOUT_S = 3.0
+
+
+class ReloadedPolicies(Policies, Protocol):
+    """The policy, for who may look after it."""
+
+    @property
+    def loaded_at(self) -> float:
+        """Seconds since the epoch."""
+
+    @property
+    def error(self) -> str:
+        """The first mistake for which the file as it stands was refused; "" when it was not."""
+
+    async def reload(self) -> bool:
+        """Take the file over now; return whether it was good."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    responses: Sequence[bytes]
+    """Responses of other processes that arrived in time."""
+    processes: int
+    """Number of processes, this one included, at the last contact with the store; 0: none yet."""
+
+
+class Replicas(Protocol):
+    """The gateway's processes, on this host and on others."""
+
+    async def query(self, query: bytes, *, timeout_s: float) -> QueryResult:
+        """Query all other processes; while the store is unavailable there is no response."""
+
+    def on_query(self, respond: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """`respond` returns the response to a query, or raises ValueError if it is unknown."""
 
 
 class SessionsQuery(msgspec.Struct, frozen=True, tag="sessions"):
