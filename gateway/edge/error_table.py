@@ -72,7 +72,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Do what `error_msg` says: mostly get a new token.",
         operator_action="Read `reason` in the log event `request` with this request ID.",
         alerts=(
-            "ConsoleGatewayMostTokensRefused",
+            "ConsoleGatewayMostTokensRejected",
             "ConsoleGatewayForgedTokens",
             "ConsoleGatewayRevokedTokens",
             "ConsoleGatewayReplayedSignatures",
@@ -108,7 +108,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Use an administrator's credential.",
         operator_action="Add the group or the certificate's subject to the config if access is"
         " intended.",
-        alerts=("ConsoleGatewayAdminRefused",),
+        alerts=("ConsoleGatewayAdminAccessDenied",),
     ),
     errors.CrossSiteRequest: ErrorSpec(
         403,
@@ -117,7 +117,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="A browser called the admin API from a page of another site.",
         caller_action="Use `gateway admin` or a same-origin page.",
         operator_action="Find out which page sent the request; it may be an attack (CSRF).",
-        alerts=("ConsoleGatewayAdminRefused",),
+        alerts=("ConsoleGatewayAdminAccessDenied",),
     ),
     errors.OperationUnknown: ErrorSpec(
         404,
@@ -173,7 +173,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         " 403 for the service account, or a console link to a host outside `links.console_hosts`.",
         caller_action="Report the `X-Request-Id` to the operators.",
         operator_action="Read `detail` in the log event `request` with this request ID.",
-        alerts=("ConsoleGatewayUpstreamFailing", "ConsoleGatewayUpstreamRefusesAccount"),
+        alerts=("ConsoleGatewayUpstreamFailing", "ConsoleGatewayUpstreamRejectsAccount"),
     ),
     errors.UpstreamBusy: ErrorSpec(
         503,
@@ -207,9 +207,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         operator_action="Check the password, the AK/SK pair or the token file of the account."
         " Repeated manual logins can lock the account.",
         alerts=(
-            "ConsoleGatewayServiceLoginRefused",
+            "ConsoleGatewayServiceLoginRejected",
             "ConsoleGatewayServiceLoginFailing",
-            "ConsoleGatewayUpstreamRefusesAccount",
+            "ConsoleGatewayUpstreamRejectsAccount",
         ),
     ),
     errors.KeysUnavailable: ErrorSpec(
@@ -220,7 +220,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         retry=_AFTER,
         caller_action="Wait.",
         operator_action="Check that the gateway reaches the issuer's discovery document and JWKS.",
-        alerts=("ConsoleGatewayKeysNearlyDropped", "ConsoleGatewayKeysStale"),
+        alerts=("ConsoleGatewayKeysNearlyExpired", "ConsoleGatewayKeysStale"),
     ),
     errors.AuditLogUnavailable: ErrorSpec(
         503,
@@ -272,7 +272,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         retry=f"at once{_ONCE_CHECKED}",
         caller_action="Try again, with a longer `Prefer: wait` if the request had one.",
         operator_action="Look at the latency by stage; it shows what the request waited for.",
-        alerts=("ConsoleGatewayQueueLong", "ConsoleGatewayEventLoopLate"),
+        alerts=("ConsoleGatewayQueueLong", "ConsoleGatewayEventLoopLag"),
     ),
 }
 
