@@ -1,4 +1,4 @@
-# `make demo` shows the product, `make test` runs every check; both set up what they need.
+# `make demo` runs the product on loopback, `make test` runs every check. Both set up what they need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,16 +20,16 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(VENV)/.runtime ## the whole product on loopback, until Ctrl-C
+demo: $(VENV)/.runtime ## run the whole product on loopback until Ctrl-C
 	@$(BIN)/python -m gateway demo
 
 SECRETS := deploy/compose/secrets
 CLOUD_PASSWORD ?= correct horse battery staple
 
-compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password redis-operator-password valkey-users iam-password grafana-admin-password) ## what docker-compose.yml mounts, each made once
+compose-secrets: $(addprefix $(SECRETS)/,seal-key audit-signing-key redis-password redis-operator-password valkey-users iam-password grafana-admin-password) ## the secrets that docker-compose.yml mounts; existing ones stay
 	@chmod 644 $^
 
-# Nobody else enters the directory; in it, a container reads the one file that is mounted for it.
+# Only the owner can enter the directory. A container reads the one file that is mounted into it.
 $(SECRETS):
 	@mkdir -p -m 700 $@
 
@@ -44,9 +44,9 @@ $(addprefix $(SECRETS)/,redis-password redis-operator-password grafana-admin-pas
 
 SHA256 = $$(tr -d '\n' < $(1) | openssl dgst -sha256 -r | cut -c -64)
 
-# An operator looks at the server and at no key; the one that the runbook tells to delete may be deleted.
+# The operator account inspects the server but reads no key. It may delete the one key that the runbook names.
 $(SECRETS)/valkey-users: $(SECRETS)/redis-password $(SECRETS)/redis-operator-password
-	@rm -f $@  # a new file: the containers that run keep the one they know
+	@rm -f $@  # a new file: running containers keep the old one
 	printf 'user %s\n' 'default off' \
 	  "gateway on #$(call SHA256,$(SECRETS)/redis-password) ~gateway:* &gateway:* +@all -@admin -@dangerous" \
 	  "operator on #$(call SHA256,$(SECRETS)/redis-operator-password) +ping +info +config|get +client|list +slowlog|get \
@@ -58,11 +58,11 @@ $(SECRETS)/iam-password: | $(SECRETS)
 .DELETE_ON_ERROR:
 .PHONY: compose-secrets
 
-format: $(VENV)/.dev ## let ruff rewrite what it can
+format: $(VENV)/.dev ## format and fix with ruff
 	$(BIN)/ruff check --quiet --fix gateway tests deploy
 	$(BIN)/ruff format gateway tests deploy
 
-lint: $(VENV)/.dev ## format, lint, types, import directions
+lint: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/ruff format --check gateway tests deploy
 	$(BIN)/ruff check gateway tests deploy
 	$(BIN)/mypy
@@ -82,10 +82,10 @@ test: lint ## every check
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(VENV)/.dev ## 20 minutes of mixed load with faults: what grows, and what is told
+soak: $(VENV)/.dev ## 20 minutes of mixed load with faults, and a report of what grew
 	$(BIN)/python -m tests.soak
 
-docs: $(VENV)/.dev ## write what is made from the code
+docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -c 'from gateway.drivers.telemetry.metrics_contract import render_page; print(render_page(), end="")' > docs/reference/metrics.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import errors_page; print(errors_page(), end="")' > docs/reference/errors.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import operations_page; print(operations_page(), end="")' > docs/reference/operations.md
@@ -94,7 +94,7 @@ docs: $(VENV)/.dev ## write what is made from the code
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-lock: $(VENV)/.dev ## resolve pyproject.toml anew into the lock files: to run, to develop, to deploy
+lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock

@@ -1,8 +1,7 @@
-"""`make soak`: mixed load with faults for 20 minutes, and what has grown by the end.
+"""`make soak`: 20 minutes of mixed load with faults; reports growth of resources.
 
-A fourth of the time is a warm-up, in which all that is bounded fills, and the crowds that wait
-while something fails are larger than later. What was told to fail may fail; while nothing fails,
-nobody is to hear of a failure, and nothing is to grow.
+The first quarter is a warm-up: caches fill, and the load is higher than later. Requests may fail
+during a fault. Outside of fault periods no request may fail, and no resource may grow.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from typing import Any
 
 from gateway.commands.audit import verify_audit_log
 from tests.soak.verdicts import (
-    Heard,
+    Response,
     Sample,
     Verdict,
     is_failure,
@@ -37,11 +36,11 @@ from tests.support.steady_load import SteadyLoad, Target, Wanted, request_head
 WORKERS = 2
 MIB = 1024 * 1024
 WARM_UP_RATE = 4 / 3
-"""To that of the rest: what a process once needed for a crowd, its allocator keeps."""
+"""Relative to the later load. The allocator keeps the memory that the warm-up needed."""
 SERVERS = 40
 CALLERS = 200
 SETTINGS: dict[str, Any] = {
-    # So small that they are full before the warm-up has ended.
+    # Small enough to be full before the warm-up ends.
     "cache": {"tokens_max": 150, "links_max": 25},
     "audit": {"directory": "audit", "segment_bytes_max": 1_048_576},
     "log": {"level": "error", "hit_sample_ratio": 0.01},
@@ -62,8 +61,8 @@ class Fault:
     name: str
     begin: Callable[[Stack], object]
     end: Callable[[Stack], object]
-    felt_for_s: float = 5.0
-    """So much longer: pauses, the breaker and backing off end, too. Less in a short soak."""
+    wears_off_s: float = 5.0
+    """Until pauses, breaker and back-off have ended; shorter in a short soak."""
 
 
 def _policy_changed(stack: Stack) -> None:
@@ -88,24 +87,24 @@ FAULTS = (
     Fault("the policy changes", _policy_changed, _policy_changed),
     Fault("Redis dies", lambda stack: stack.valkey.kill(), lambda stack: stack.valkey.start()),
     Fault(
-        "the issuer is away",
+        "the issuer is unavailable",
         lambda stack: stack.cloud.fail(stack.cloud.issuer, "reset", path="/jwks"),
         lambda stack: stack.cloud.heal(),
     ),
     Fault(
-        "IAM is away, and the service's token is revoked",
+        "IAM is unavailable and the service token is revoked",
         lambda stack: (
             stack.cloud.fail(stack.cloud.iam, "reset"),
             stack.cloud.revoke_service_tokens(),
         ),
         lambda stack: stack.cloud.heal(),
-        felt_for_s=16.0,
+        wears_off_s=16.0,
     ),
 )
 
 
 class Callers:
-    """A crowd that changes: one leaves and another comes, so that remembered tokens make room."""
+    """A changing population, which makes the token cache evict entries."""
 
     def __init__(self, cloud: CloudProcess) -> None:
         self._cloud = cloud
@@ -115,14 +114,14 @@ class Callers:
         self.expired = cloud.token(life_s=-600)
         self.forged = cloud.token(forged="signature")
 
-    def one_leaves(self) -> None:
+    def replace_one(self) -> None:
         self.tokens[self._random.randrange(CALLERS)] = self._new()
 
     def any(self) -> str:
         return self._random.choice(self.tokens)
 
     def server(self) -> str:
-        """Return one; some are asked for far more often than others."""
+        """Return a server; popularity is skewed."""
         return self._cloud.servers[min(int(self._random.expovariate(0.15)), SERVERS - 2)]
 
     def _new(self) -> str:
@@ -131,7 +130,7 @@ class Callers:
 
 
 def mix(callers: Callers, cloud: CloudProcess) -> list[Wanted]:
-    """Make what is asked; every answer is as right as another, the verdicts are on all of them."""
+    """Return the kinds of requests with their weights; any response is accepted here."""
 
     def get(path: str, token: str, *more: str) -> bytes:
         return request_head("GET", path, token, *more)
@@ -165,7 +164,7 @@ class Soak:
         self._callers = Callers(stack.cloud)
         self._began = time.monotonic()
         self._calm_from = 0.0
-        self.heard: Counter[Heard] = Counter()
+        self.responses: Counter[Response] = Counter()
         self._failed_at: Counter[str] = Counter()
         self._times: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.samples: list[Sample] = []
@@ -182,17 +181,17 @@ class Soak:
         gateway = self._stack.gateway
         wanted = mix(self._callers, self._stack.cloud)
         targets = [Target(gateway.port)]
-        load = SteadyLoad(targets, wanted, per_s=self._rate * WARM_UP_RATE, heard=self._hear)
-        following, turn = 2.0, 0
+        load = SteadyLoad(targets, wanted, per_s=self._rate * WARM_UP_RATE, heard=self._count)
+        next_fault_s, turn = 2.0, 0
         with load.running():
             self._kill_a_worker()
             while self.now_s < self._seconds:
                 if self.now_s >= self._warm_s:
                     load.per_s = self._rate
-                if self.now_s >= following:
-                    self._have(FAULTS[turn % len(FAULTS)], for_s=min(8.0, self._period_s / 3))
-                    following, turn = following + self._period_s, turn + 1
-                self._callers.one_leaves()
+                if self.now_s >= next_fault_s:
+                    self._inject(FAULTS[turn % len(FAULTS)], for_s=min(8.0, self._period_s / 3))
+                    next_fault_s, turn = next_fault_s + self._period_s, turn + 1
+                self._callers.replace_one()
                 self._sample()
                 time.sleep(min(1.0, self._seconds / 100))
 
@@ -200,19 +199,19 @@ class Soak:
         before, after = windows(self.samples, warm_s=self._warm_s, ends_s=self._seconds)
         if before and after:
             self._print_table(before, after)
-        return verdicts(before, after, self.heard)
+        return verdicts(before, after, self.responses)
 
-    def _have(self, fault: Fault, *, for_s: float) -> None:
+    def _inject(self, fault: Fault, *, for_s: float) -> None:
         memory = f"{self.samples[-1].private / MIB:.1f} MiB" if self.samples else ""
         print(f"{self.now_s:7.0f} s  {memory:>10}  {fault.name}, for {for_s:.0f} s", flush=True)
         self._calm_from = float("inf")
         fault.begin(self._stack)
         time.sleep(for_s)
         fault.end(self._stack)
-        self._calm_from = self.now_s + min(fault.felt_for_s, self._period_s / 4)
+        self._calm_from = self.now_s + min(fault.wears_off_s, self._period_s / 4)
 
     def _kill_a_worker(self) -> None:
-        """Once, at the start: the one that follows begins its memory anew."""
+        """Kill a worker at the start; its successor starts with fresh memory."""
         self._calm_from = float("inf")
         gateway = self._stack.gateway
         killed = gateway.workers()[0]
@@ -230,9 +229,9 @@ class Soak:
             return False
         return True
 
-    def _hear(self, kind: str, status: int, error_code: str, seconds: float) -> None:
+    def _count(self, kind: str, status: int, error_code: str, seconds: float) -> None:
         was_calm = self.is_calm
-        self.heard[Heard(kind, status, was_calm, error_code)] += 1
+        self.responses[Response(kind, status, was_calm, error_code)] += 1
         window_s = length_s(warm_s=self._warm_s, ends_s=self._seconds)
         at_s = self.now_s
         if was_calm and is_failure(status):
@@ -273,18 +272,18 @@ class Soak:
             rows.append((name, *(f"{median(map(of, some)):{unit}}" for some in (before, after))))
         for kind in sorted({kind for _, kind in self._times}):
             for part, at in (("p50", 49), ("p99", 98)):
-                told = [_percentile(self._times[when, kind], at) for when in ("start", "end")]
-                rows.append((f"{kind}, {part} ms", *told))
+                values = [_percentile(self._times[when, kind], at) for when in ("start", "end")]
+                rows.append((f"{kind}, {part} ms", *values))
         print()
         for row in rows:
             print(f"{row[0]:32} {row[1]:>12} {row[2]:>12}")
-        print("\nAnswers while nothing failed, and besides:")
+        print("\nResponses outside of and during fault periods:")
         for was_calm in (True, False):
-            told: Counter[str] = Counter()
-            for one, count in self.heard.items():
+            counts: Counter[str] = Counter()
+            for one, count in self.responses.items():
                 if one.was_calm == was_calm:
-                    told[f"{one.status} {one.error_code}".rstrip()] += count
-            print(f"  {'calm' if was_calm else 'else':5}", dict(sorted(told.items())))
+                    counts[f"{one.status} {one.error_code}".rstrip()] += count
+            print(f"  {'calm' if was_calm else 'fault':5}", dict(sorted(counts.items())))
         for failed, count in self._failed_at.items():
             print(f"{failed}, {count} times")
 
@@ -312,15 +311,17 @@ def a_stack() -> Iterator[Stack]:
 
 
 def soak(seconds: float, *, rate: float) -> int:
-    """Print what there is to tell; return 0 when all is well, 1 when not."""
+    """Run, print the report, and return 0 if every verdict is good, otherwise 1."""
     with a_stack() as stack:
         running = Soak(stack, seconds, rate=rate)
         running.run()
         found = running.report()
         stack.gateway.stop()
         print()
-        is_whole = verify_audit_log([stack.gateway.directory / "audit"], [], [], as_json=False) == 0
-    found.append(Verdict(is_whole, f"The audit log is {'whole' if is_whole else 'broken'}."))
+        is_intact = (
+            verify_audit_log([stack.gateway.directory / "audit"], [], [], as_json=False) == 0
+        )
+    found.append(Verdict(is_intact, f"The audit log is {'intact' if is_intact else 'broken'}."))
     print()
     for verdict in found:
         print("ok  " if verdict.is_good else "BAD ", verdict.sentence)
@@ -330,6 +331,6 @@ def soak(seconds: float, *, rate: float) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--rate", type=float, default=150.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=150.0, help="requests per second")
     options = parser.parse_args()
     sys.exit(soak(options.minutes * 60, rate=options.rate))

@@ -1,4 +1,4 @@
-"""The verdicts of a soak: whether anything grew, and whether anybody heard what nobody should."""
+"""The verdicts of a soak: growth of resources, and failures outside of fault periods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ TASKS_MORE_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """All workers at one moment, in sum."""
+    """The sum over all workers at one moment."""
 
     at_s: float
     is_calm: bool
-    """No fault is on, nor was one a moment ago."""
+    """True when no fault is active and the last one has worn off."""
     resident: int
-    """Bytes; so with `private`."""
+    """Bytes."""
     private: int
-    """What no other process shares: else it would matter who happens to use the same libraries."""
+    """Bytes that no other process shares. Shared libraries would distort a comparison."""
     descriptors: int
     tasks: int
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What one kind of request was answered with, and how often."""
+class Response:
+    """A kind of response; the soak counts them."""
 
     kind: str
     status: int
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def length_s(*, warm_s: float, ends_s: float) -> float:
-    """Return how long a window is: every fault is in each once, so that like meets like."""
+    """Return the length of a comparison window; each window contains every fault once."""
     return (ends_s - warm_s) / 3
 
 
@@ -57,27 +57,26 @@ def windows(
 
 
 def verdicts(
-    before: Sequence[Sample], after: Sequence[Sample], heard: Mapping[Heard, int]
+    before: Sequence[Sample], after: Sequence[Sample], responses: Mapping[Response, int]
 ) -> list[Verdict]:
-    """Compare the first and the last calm samples; look at the answers.
+    """Compare the first and the last calm samples, and judge the responses.
 
-    Memory by its median. Descriptors and tasks by the least there were (but for a tenth, which may
-    be odd): how many more there are at a moment is up to the callers, who keep connections, and to
-    pools, which fill as they are needed. What leaks is in the least, too.
+    Memory is compared by its median, descriptors and tasks by their 10th percentile: kept
+    connections and pools raise single samples, a leak raises every sample.
     """
     if not before or not after:
-        return [Verdict(is_good=False, sentence="There was no calm to compare: soak longer.")]
+        return [Verdict(is_good=False, sentence="No calm samples to compare: soak longer.")]
     return [
         _memory(before, after),
         _more("descriptors", [s.descriptors for s in before], [s.descriptors for s in after],
               DESCRIPTORS_MORE_MAX),
         _more("tasks", [s.tasks for s in before], [s.tasks for s in after], TASKS_MORE_MAX),
-        _answers(heard),
+        _failures(responses),
     ]  # fmt: skip
 
 
 def is_failure(status: int) -> bool:
-    """Tell whether an answer says that something failed; 0: none came."""
+    """Return whether a status is a failure; 0 means no response."""
     return status >= 500 or status == 0
 
 
@@ -85,29 +84,29 @@ def _memory(before: Sequence[Sample], after: Sequence[Sample]) -> Verdict:
     growth = median(s.private for s in after) / median(s.private for s in before) - 1
     return Verdict(
         growth <= MEMORY_GROWTH_MAX,
-        f"Memory grew by {growth:+.1%} after the warm-up; {MEMORY_GROWTH_MAX:.0%} may be.",
+        f"Memory grew by {growth:+.1%} after the warm-up (limit {MEMORY_GROWTH_MAX:.0%}).",
     )
 
 
 def _more(what: str, before: Sequence[int], after: Sequence[int], allowed: int) -> Verdict:
     more = _least(after) - _least(before)
-    return Verdict(more <= allowed, f"There are {more:+g} {what}; {allowed} may be.")
+    return Verdict(more <= allowed, f"Change of {what}: {more:+g} (limit {allowed}).")
 
 
 def _least(values: Sequence[int]) -> int:
     return sorted(values)[len(values) // 10]
 
 
-def _answers(heard: Mapping[Heard, int]) -> Verdict:
-    odd = {
+def _failures(responses: Mapping[Response, int]) -> Verdict:
+    failed = {
         (one.kind, one.status, one.error_code): count
-        for one, count in heard.items()
+        for one, count in responses.items()
         if one.was_calm and is_failure(one.status)
     }
-    if not odd:
-        return Verdict(is_good=True, sentence="Nobody heard of a failure while nothing failed.")
-    told = ", ".join(
-        f"{' '.join(filter(None, (kind, str(status or 'nothing'), code)))}: {n}"
-        for (kind, status, code), n in odd.items()
+    if not failed:
+        return Verdict(is_good=True, sentence="No failure outside of fault periods.")
+    listed = ", ".join(
+        f"{' '.join(filter(None, (kind, str(status or 'no response'), code)))}: {n}"
+        for (kind, status, code), n in failed.items()
     )
-    return Verdict(is_good=False, sentence=f"Failures were told while nothing failed: {told}.")
+    return Verdict(is_good=False, sentence=f"Failures outside of fault periods: {listed}.")
