@@ -1,30 +1,29 @@
 """Everything that can end a request. `edge/error_table.py` maps each error to HTTP.
 
 GatewayError
-├── NotAuthenticated          who asks is not proved; `reason` is for the operator
+├── NotAuthenticated          the credential is missing or invalid; `reason` is for operators
 ├── BadRequest                the request is malformed; `detail` is for the caller
-│   ├── OperationUnknown      no such path in the catalogue
-│   ├── MethodNotAllowed      the path exists, the method does not
-│   └── RequestTooLarge       headers, path or body over their bound
-├── NotPermitted              forbidden, or no such server or project: never told apart
-├── NotAdmin                  who asks the admin API is in none of its groups
+│   ├── OperationUnknown      the path is not in the catalogue
+│   ├── MethodNotAllowed      the path exists with other methods
+│   └── RequestTooLarge       request line, headers or body exceed their limit
+├── NotPermitted              forbidden, or no such server or project: indistinguishable
+├── NotAdmin                  the caller of the admin API is not an administrator
 ├── CrossSiteRequest          a browser sent a page's cross-site request to the admin API
-├── ServerIdsRequired             a call on several that names none, which may mean all
-├── CallerLimited             this caller's own limit
-├── BudgetExhausted           the account's budget cannot serve this by its deadline
-├── UpstreamRefused           the cloud refuses what was asked; its own words are kept
-├── UpstreamBusy              the cloud says 429
-├── UpstreamSuspended         the cloud failed too often of late; nothing is sent for a while
-├── UpstreamBroken            the cloud's answer cannot be used
-├── UpstreamUnreachable       no connection, reset, or 503 and the like
-├── UpstreamSlow              no answer in time
-├── ServiceLoginFailed        we hold no service credential that the cloud takes
+├── ServerIdsRequired         an operation on several servers, without an ID
+├── CallerLimited             the rate limit per person is exceeded
+├── BudgetExhausted           the account's budget cannot serve the request by its deadline
+├── UpstreamRefused           the cloud rejected the request; its code and message are kept
+├── UpstreamBusy              the cloud answered 429
+├── UpstreamSuspended         the circuit breaker is open
+├── UpstreamBroken            the cloud's response cannot be used
+├── UpstreamUnreachable       no connection to the cloud, or its 500, 502, 503 or 504
+├── UpstreamSlow              the cloud did not respond in time
+├── ServiceLoginFailed        the gateway has no credential that the cloud accepts
 ├── KeysUnavailable           an issuer's keys were never loaded or are too old
 ├── RevocationsUnavailable    this process has not loaded the revocations yet
-├── JournalUnavailable        the audit record cannot be written
+├── AuditLogUnavailable       the audit record could not be written
 ├── DeadlineExceeded          the request's own deadline passed
-├── Draining                  this process is stopping
-└── StoreUnavailable          Redis is away; never reaches a caller: the flow goes on without
+└── StoreUnavailable          Redis is unavailable; never sent to a caller
 """
 
 from enum import Enum
@@ -33,14 +32,14 @@ from gateway.domain.model import Principal
 
 
 class GatewayError(Exception):
-    """Base of all. Its text goes to the operator's log, never to the caller, never a secret."""
+    """The base class. Its text is for the log, not for the caller, and contains no secret."""
 
     out_of_time = False
-    """It stopped one who had too little time, and says nothing of those who have more."""
+    """Caused by the request's own deadline: a request with more time may succeed."""
 
 
 class Rejection(Enum):
-    """Why a credential was refused. The value is the metric label."""
+    """The reason why a credential was rejected. The value is the metric label."""
 
     MISSING = "missing"
     AMBIGUOUS = "ambiguous"
@@ -60,11 +59,11 @@ class Rejection(Enum):
     CLAIMS = "claims"
     REVOKED = "revoked"
     CERTIFICATE = "certificate"
-    """A client certificate that has ended since, or whose authorities were loaded anew since."""
+    """The certificate expired, or the trusted authorities were reloaded, after the handshake."""
     FOREIGN_KEY = "foreign_key"
-    """Signed with an access key that is not of this gateway's making, and no JWT beside it."""
+    """Signed with an access key that the gateway did not issue, and without a JWT."""
     ISSUED_KEY = "issued_key"
-    """An access key and a security token that we did not hand out together, or cannot open."""
+    """The access key and the security token are not a pair, or cannot be decrypted."""
     ISSUED_KEY_EXPIRED = "issued_key_expired"
     SUBJECT_TOKEN = "subject_token"  # noqa: S105 - a metric label
     SIGNATURE_MALFORMED = "signature_malformed"
@@ -82,9 +81,9 @@ class NotAuthenticated(GatewayError):
         issuer: str | None = None,
         principal: Principal | None = None,
     ) -> None:
-        """`detail` and `issuer` (our config's name for it) are for the operator's log.
+        """`detail` and `issuer` (its name in the config) are for the log.
 
-        `principal` is whose token it is, where that is proved.
+        `principal` is the person that the token was verified for, if it was.
         """
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
@@ -94,7 +93,7 @@ class NotAuthenticated(GatewayError):
 
 class BadRequest(GatewayError):
     def __init__(self, detail: str) -> None:
-        """`detail` tells the caller what to correct. It must not contain input of the caller."""
+        """`detail` says what the caller must correct. It must not contain the caller's input."""
         super().__init__(detail)
         self.detail = detail
 
@@ -119,10 +118,10 @@ class RequestTooLarge(BadRequest):
 
 class NotPermitted(GatewayError):
     def __init__(self, detail: str, *, rule: str = "", refused: tuple[str, ...] = ()) -> None:
-        """`detail` tells the operator which denial decided, or that no grant does.
+        """`detail` is for the log: the denial that decided, or that no grant applies.
 
-        `rule` is where that denial stands. `refused` are the servers on which this was not
-        allowed and which the caller may see.
+        `rule` is the denial's file and line. `refused` are the servers that the policy denied and
+        that the caller may see.
         """
         super().__init__(detail)
         self.rule = rule
@@ -138,11 +137,11 @@ class CrossSiteRequest(GatewayError):
 
 
 class ServerIdsRequired(GatewayError):
-    """The cloud may take an empty or absent set of ids for all, or for any."""
+    """The cloud may treat an empty or absent set of IDs as all servers, or as any."""
 
 
 class RetryLater(GatewayError):
-    """Asking again makes sense, after `retry_after_s` seconds."""
+    """The same request may succeed after `retry_after_s` seconds."""
 
     def __init__(self, detail: str, *, retry_after_s: float) -> None:
         super().__init__(detail)
@@ -179,7 +178,7 @@ class UpstreamBroken(GatewayError):
 
 class UpstreamUnreachable(RetryLater):
     was_connected = True
-    """False: there was no connection, so nothing can have been done."""
+    """False: the connection failed, so the cloud did not execute the request."""
 
 
 class UpstreamSlow(GatewayError):

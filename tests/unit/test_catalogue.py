@@ -244,7 +244,7 @@ def test_body_server_ids_are_resolved() -> None:
         '{"SERVER_ID_SET": []}',
     ],
 )
-def test_empty_or_absent_ids_raise_names_no_server(body: str) -> None:
+def test_empty_or_absent_ids_are_rejected(body: str) -> None:
     with pytest.raises(ServerIdsRequired):
         power(body)
 
