@@ -4,8 +4,8 @@ import asyncio
 import logging
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from random import SystemRandom
 
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
@@ -17,7 +17,6 @@ from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, S
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inventory
 from gateway.domain.policy.policy import Explanation, Rule
 from gateway.domain.timestamps import iso
-from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.listener_tls import CertificateValidity, validity
@@ -25,18 +24,13 @@ from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import address_of, make_client
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.embedded import EmbeddedValkey
-from gateway.drivers.valkey.shared_store import ValkeySharedStore
-from gateway.flow.single_flight import SingleFlight
-from gateway.process.wiring import (
-    AccountDependencies,
-    load_policy,
-    open_account,
-    open_budget,
-    open_identify,
-    projects_of,
-    require_tracing_packages,
-)
-from gateway.process.worker import supervised
+from gateway.process.runtime import Runtime
+from gateway.process.startup_checks import load_policy, require_tracing_packages
+from gateway.process.tasks import supervised
+from gateway.process.wiring.accounts import configured_projects, open_account
+from gateway.process.wiring.budget import open_budget
+from gateway.process.wiring.identity import open_identity
+from gateway.process.wiring.store import open_single_flight
 
 _ONLINE_WITHIN_S = 15.0
 
@@ -72,9 +66,10 @@ def _certificates(config: Settings, document: Document) -> list[tuple[str, Certi
 async def _check_online(config: Settings) -> int:
     # What the parts log for a process that serves is said below, with its address.
     logging.getLogger("gateway").addHandler(logging.NullHandler())
-    clock, metrics, jitter = SystemClock(), Metrics(), SystemRandom()
+    clock, metrics = SystemClock(), Metrics()
     faults = 0
     async with AsyncExitStack() as stack:
+        runtime = Runtime(config, stack, clock, metrics)
         embedded_url = None
         if isinstance(config.store.redis, RedisEmbedded):
             embedded_url = stack.enter_context(EmbeddedValkey()).url
@@ -91,19 +86,19 @@ async def _check_online(config: Settings) -> int:
             faults += _say("redis")
         except StoreUnavailable as error:
             faults += _say("redis", f"{address_of(config.store)}: {error}")
-        _, _, issuers = await open_identify(config, stack, clock, metrics, jitter, Handover())
-        for keys in issuers:
+        identity = await open_identity(runtime, Handover())
+        for keys in identity.keys:
             try:
                 await keys.refresh()
                 faults += _say(f"keys of {keys.issuer}")
             except GatewayError as error:
                 faults += _say(f"keys of {keys.issuer}", str(error))
-        flight = SingleFlight(ValkeySharedStore(valkey, Sealer(config.store.seal_keys)), clock)
-        budget, loops = open_budget(config, valkey, clock, metrics, jitter)
-        await stack.enter_async_context(supervised(loops, clock, metrics))
-        tools = AccountDependencies(budget, flight, clock, metrics, jitter)
+        flight = open_single_flight(runtime, valkey)
+        logins = replace(runtime, tasks={})  # without the tasks that refresh keys
+        budget = open_budget(logins, valkey)
+        await stack.enter_async_context(supervised(logins.tasks, clock, metrics))
         for account in config.accounts:
-            opened = await open_account(account, stack, tools)
+            opened = await open_account(logins, account, budget, flight)
             try:
                 source = await opened.log_in(clock.monotonic() + _ONLINE_WITHIN_S)
                 faults += _say(f"login of account {account.name}", how=f"ok, {source}")
@@ -137,7 +132,7 @@ def explain(  # noqa: PLR0913 - the parts of the question, and what may be wrong
     if issuer is None and len(names) == 1:
         issuer = names[0]
     project, _, server = target.partition("/")
-    projects = [one.id for one in projects_of(config.accounts)]
+    projects = [one.id for one in configured_projects(config)]
     if issuer not in names:
         return _usage(f"--issuer must be one of: {', '.join(names)}")
     if permission not in PERMISSIONS:

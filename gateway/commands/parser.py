@@ -272,7 +272,7 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from gateway.process.worker import serve
+    from gateway.process.serve import serve
 
     return serve(options.config, workers=options.workers)
 

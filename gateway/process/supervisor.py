@@ -7,7 +7,6 @@ any setting can be changed and no request is lost; a config with mistakes change
 import faulthandler
 import logging
 import math
-import mmap
 import os
 import select
 import signal
@@ -24,6 +23,14 @@ from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
+from gateway.process.worker_plan import (
+    DUMP_STACKS,
+    RETIRE,
+    TAKE_OVER,
+    SupervisorCounters,
+    Watchdog,
+    WorkerPlan,
+)
 
 log = logging.getLogger("gateway.supervisor")
 
@@ -36,82 +43,6 @@ _HUNG_AFTER_S = 30.0
 """Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
 _STACK_DUMP_TIMEOUT_S = 1.0
 _BACKLOG = 1024
-
-RETIRE = signal.SIGUSR1
-"""To a worker that has been replaced: others accept, and answer on the admin port. SIGTERM: the
-whole gateway ends."""
-TAKE_OVER = signal.SIGUSR2
-"""To its replacement: one scrape target must not show the counters of two processes by turns."""
-DUMP_STACKS = signal.SIGQUIT
-"""To a worker whose event loop stands still: the stacks of its threads go to stderr."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """What a worker is told at its birth."""
-
-    config: Settings
-    index: int
-    public: socket.socket
-    admin: socket.socket
-    takes_over: bool
-    """Another worker answers on the admin port until TAKE_OVER comes."""
-    ready_fd: int
-    """Written to once the worker answers."""
-    parent_fd: int
-    """Reads as ended when the parent is gone."""
-    counters: "SupervisorCounters"
-    handover: Handover
-    watchdog: "Watchdog"
-
-
-class SupervisorCounters:
-    """What the parent counts, in memory that its workers see: they alone answer scrapes."""
-
-    def __init__(self) -> None:
-        self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
-
-    @property
-    def config_rejections(self) -> int:
-        return self._shared[0]
-
-    @property
-    def worker_deaths(self) -> int:
-        return self._shared[1]
-
-    @property
-    def is_config_rejected(self) -> bool:
-        """Whether the file as it stands was refused."""
-        return bool(self._shared[2])
-
-    def config_rejected(self) -> None:
-        self._shared[0] += 1
-        self._shared[2] = True
-
-    def config_accepted(self) -> None:
-        self._shared[2] = False
-
-    def worker_died(self) -> None:
-        self._shared[1] += 1
-
-
-class Watchdog:
-    """The beats of a worker's event loop, in memory that its parent sees.
-
-    One that stands still answers nobody and hears no signal, while its process is there. No thread
-    beside it can tell: one of Python stands still, too, while C code holds the interpreter's lock.
-    """
-
-    def __init__(self) -> None:
-        self._beats = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
-
-    @property
-    def beats(self) -> int:
-        return self._beats[0]
-
-    def beat(self) -> None:
-        self._beats[0] += 1
-
 
 Load = Callable[[], Settings]
 """Reads the config file; raises InvalidConfig."""

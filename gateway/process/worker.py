@@ -1,4 +1,4 @@
-"""A serving process: opens, listens, drains, closes. `serve` puts a supervisor above several."""
+"""A worker: one process that opens the components, listens, drains and closes."""
 
 import asyncio
 import gc
@@ -8,16 +8,13 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from aiohttp import http_parser, web
+from aiohttp import web
 
-from gateway.config.environment import tracing_variable
-from gateway.config.store import RedisEmbedded
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.issuers.issuer_keys import load_initial_keys
 from gateway.drivers.network.listener_tls import ServedCertificate
@@ -25,19 +22,11 @@ from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import make_client
-from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.edge.admin.api import admin_app
 from gateway.edge.public.server import PublicServer
-from gateway.flow.clock import Clock
-from gateway.process.supervisor import RETIRE, TAKE_OVER, Supervisor, WorkerPlan
-from gateway.process.wiring import (
-    BackgroundTask,
-    Components,
-    load_config,
-    load_policy,
-    open_components,
-    require_tracing_packages,
-)
+from gateway.process.components import Components, open_components
+from gateway.process.tasks import BackgroundTask, supervised
+from gateway.process.worker_plan import RETIRE, TAKE_OVER, WorkerPlan
 
 log = logging.getLogger("gateway.worker")
 
@@ -48,31 +37,11 @@ _CANCEL_TIMEOUT_S = 1.0
 _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 _TLS_SHUTDOWN_TIMEOUT_S = 2.0
 """A client that only looks at its connection when it needs it never says goodbye in TLS."""
-_RESTART_DELAY_S = 1.0
 _HEADER_BYTES_MAX = 65_536
 """A JWT with many groups is long; one that is longer than this is none of an issuer's."""
 _LAG_INTERVAL_S = 0.5
 _THREAD_SWITCH_S = 0.001
 """For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
-
-
-def serve(config_file: Path, *, workers: int) -> int:
-    """Run the gateway until SIGTERM; raise InvalidConfig when config or policy are not good."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        # CVE-2026-111750: the pure-Python parser can be led to smuggle requests.
-        sys.stderr.write("aiohttp's C parser is missing; refusing to serve\n")
-        return 1
-    load = partial(load_config, config_file, workers=workers)
-    config = load()
-    load_policy(config_file, config)
-    require_tracing_packages(tracing_variable())
-    logs.set_up(config.log.levels)
-    with ExitStack() as stack:
-        embedded_url = None
-        if isinstance(config.store.redis, RedisEmbedded):
-            embedded_url = stack.enter_context(EmbeddedValkey()).url
-        work = partial(run_worker, embedded_url=embedded_url)
-        return Supervisor(config_file, load, work, workers=workers, config=config).run()
 
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
@@ -137,14 +106,14 @@ class Worker:
             client = make_client(self._config.store, self._embedded_url)
             async with open_components(
                 self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
-            ) as parts:
+            ) as components:
                 # Before anything has a time to keep: a full collection holds the loop for longer
                 # than the slot of a first login is good for.
                 gc.collect()
                 gc.freeze()  # what is here now stays: the collector need not look at it again
                 gc.set_threshold(5_000, 20, 50)
                 sys.setswitchinterval(_THREAD_SWITCH_S)
-                await self._run_tasks(parts)
+                await self._run_tasks(components)
         finally:
             loop.remove_reader(self._plan.parent_fd)
 
@@ -161,26 +130,26 @@ class Worker:
         self._stop.set()
         self._owns_admin_port.set()
 
-    async def _run_tasks(self, parts: "Components") -> None:
-        loops: dict[str, BackgroundTask] = {
-            **parts.loops,
-            "reload": lambda: self._reload_on_request(parts),
+    async def _run_tasks(self, components: Components) -> None:
+        tasks: dict[str, BackgroundTask] = {
+            **components.tasks,
+            "reload": lambda: self._reload_on_request(components),
             "loop lag": self._measure_lag,
         }
         for listener, certificate in self._certificates.items():
-            loops[f"certificate of {listener}"] = certificate.run
+            tasks[f"certificate of {listener}"] = certificate.run
             self._metrics.gauge(
                 "gateway_certificate_expires_timestamp_seconds",
                 partial(getattr, certificate, "expires_at"),
                 listener=listener,
             )
-        async with supervised(loops, self._clock, self._metrics):
-            await self._serve(parts)
+        async with supervised(tasks, self._clock, self._metrics):
+            await self._serve(components)
 
-    async def _serve(self, parts: "Components") -> None:
-        await load_initial_keys(parts.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
+    async def _serve(self, components: Components) -> None:
+        await load_initial_keys(components.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
         server = PublicServer(
-            parts.handler,
+            components.handler,
             access_log=None,  # one line per request is written by the handler
             max_line_size=8_190,
             max_field_size=_HEADER_BYTES_MAX,
@@ -192,8 +161,8 @@ class Worker:
         admin = web.AppRunner(
             admin_app(
                 self._metrics.exposition,
-                lambda: self._readiness(parts),
-                parts.administration,
+                lambda: self._readiness(components),
+                components.administration,
                 self._is_tls_in_force,
             ),
             access_log=None,
@@ -242,11 +211,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
 
-    async def _reload_on_request(self, parts: "Components") -> None:
+    async def _reload_on_request(self, components: Components) -> None:
         while True:
             await self._reload_requested.wait()
             self._reload_requested.clear()
-            await parts.policies.reload()
+            await components.policies.reload()
 
     async def _measure_lag(self) -> None:
         while True:
@@ -255,55 +224,16 @@ class Worker:
             await self._clock.sleep(_LAG_INTERVAL_S)
             self._metrics.loop_late(max(0.0, self._clock.monotonic() - due_at))
 
-    def _readiness(self, parts: "Components") -> tuple[bool, Mapping[str, str]]:
-        keys = {keys.issuer: keys.loaded for keys in parts.keys}
+    def _readiness(self, components: Components) -> tuple[bool, Mapping[str, str]]:
+        keys = {keys.issuer: keys.loaded for keys in components.keys}
         state = {
             "serving": "draining" if self._draining else "ok",
             # Without Redis each process goes on with its share: slower, but there.
-            "redis": "ok" if parts.valkey.available else "degraded",
-            "overrides": parts.overrides.state,
-            "audit": "ok" if parts.audit_log.durable else "not durable",
+            "redis": "ok" if components.valkey.available else "degraded",
+            "overrides": components.overrides.state,
+            "audit": "ok" if components.audit_log.durable else "not durable",
             **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
         }
-        may_record = parts.audit_log.durable or self._config.audit.on_unavailable == "allow"
-        serves = parts.overrides.allows_callers and may_record and any(keys.values())
+        may_record = components.audit_log.durable or self._config.audit.on_unavailable == "allow"
+        serves = components.overrides.allows_callers and may_record and any(keys.values())
         return serves and not self._draining, state
-
-
-@asynccontextmanager
-async def supervised(
-    loops: Mapping[str, BackgroundTask], clock: Clock, metrics: Metrics
-) -> AsyncIterator[None]:
-    """Keep the loops going meanwhile."""
-    metrics.begin_tasks(loops)
-    async with asyncio.TaskGroup() as tasks:
-        started = [
-            tasks.create_task(supervise(name, loop, clock, metrics.task_restarted), name=name)
-            for name, loop in loops.items()
-        ]
-        try:
-            yield
-        finally:
-            await _cancel_all(started)
-
-
-async def supervise(
-    name: str, loop: BackgroundTask, clock: Clock, restarted: Callable[[str], None]
-) -> None:
-    """Run a loop that should never end; when it does, say so, count it and start it again."""
-    while True:
-        try:
-            await loop()
-        except Exception:  # a loop that dies is a bug, but no reason to serve nobody
-            log.exception("task_died", extra={"task": name})
-        restarted(name)
-        await clock.sleep(_RESTART_DELAY_S)
-
-
-async def _cancel_all(tasks: list["asyncio.Task[None]"]) -> None:
-    """Cancel until all have ended: redis-py swallows one that comes while it connects."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)

@@ -120,7 +120,7 @@ def test_check_looks_at_what_traces_are_to_be(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     code, said = run("check", "--config", str(stack.gateway.config_file))
     assert code == 1
-    assert said.startswith("environment: OTEL_EXPORTER_OTLP_PROTOCOL: is to be http/protobuf")
+    assert said.startswith("environment: OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf")
 
 
 def test_a_bad_policy_is_found_by_check(own_stack: Stack) -> None:

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from gateway.process.worker import supervise
+from gateway.process.tasks import supervise
 from tests.support.clock import FakeClock, settle
 
 

@@ -1,0 +1,117 @@
+"""The composition root: opens the drivers and wires the flow. It decides nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.config.settings import Settings
+from gateway.domain.model import ResponseKind
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
+from gateway.drivers.files.policy_file import PolicyFile
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.issuer_keys import IssuerKeys
+from gateway.drivers.telemetry.line_writer import LineWriter
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.valkey.client import RedisClient
+from gateway.drivers.valkey.connection import Valkey
+from gateway.edge.admin.api import AdminApi
+from gateway.edge.error_table import SERVER_FAILURES
+from gateway.edge.public.handler import PublicHandler
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.admin.cluster_query import ProcessView
+from gateway.process.runtime import Runtime
+from gateway.process.tasks import BackgroundTask
+from gateway.process.wiring.accounts import open_accounts
+from gateway.process.wiring.administration import (
+    open_administration,
+    open_cluster_query,
+    process_name,
+)
+from gateway.process.wiring.audit_log import open_audit_log
+from gateway.process.wiring.budget import open_budget
+from gateway.process.wiring.identity import open_identity
+from gateway.process.wiring.inventories import open_inventories
+from gateway.process.wiring.overrides import apply_overrides, open_overrides
+from gateway.process.wiring.policy import open_policy
+from gateway.process.wiring.requests import (
+    open_consoles,
+    open_gateway,
+    open_handler,
+    open_stages,
+)
+from gateway.process.wiring.store import open_single_flight, open_valkey
+from gateway.process.wiring.tracing import open_tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The parts of a running gateway that a worker uses."""
+
+    handler: PublicHandler
+    tasks: Mapping[str, BackgroundTask]
+    policies: PolicyFile
+    keys: tuple[IssuerKeys, ...]
+    valkey: Valkey
+    overrides: ActiveOverrides
+    audit_log: GroupCommitAuditLog
+    administration: AdminApi | None
+
+
+@asynccontextmanager
+async def open_components(
+    config: Settings,
+    client: RedisClient,
+    clock: SystemClock,
+    metrics: Metrics,
+    lines: LineWriter,
+    handover: Handover,
+) -> AsyncIterator[Components]:
+    """Open everything that serves requests; close it in reverse order."""
+    async with AsyncExitStack() as stack:
+        runtime = Runtime(config, stack, clock, metrics)
+        tracing = open_tracing(runtime)
+        valkey = await open_valkey(runtime, client)
+        flight = open_single_flight(runtime, valkey)
+        budget = open_budget(runtime, valkey)
+        policies = open_policy(runtime, handover)
+        overrides = await open_overrides(runtime, valkey)
+        identity = await open_identity(runtime, handover, overrides)
+        accounts = await open_accounts(runtime, budget, flight)
+        inventories = open_inventories(runtime, accounts, policies, flight)
+        consoles = open_consoles(runtime, accounts, flight, overrides)
+        audit_log = await open_audit_log(runtime, valkey, lines)
+        await policies.attach_audit_log(audit_log.durable)
+        stages = open_stages(runtime, valkey, identity.callers, policies, inventories, audit_log)
+        gateway = open_gateway(runtime, stages, accounts, consoles)
+        handler = open_handler(runtime, stages, gateway, lines, tracing)
+        apply_overrides(runtime, overrides, consoles, budget)
+        view = ProcessView(process_name(), identity.callers, consoles, budget, policies)
+        cluster = open_cluster_query(runtime, valkey, view)
+        administration = open_administration(
+            runtime, identity.admins, overrides, cluster, audit_log.for_requests
+        )
+        _begin_metrics(runtime, administration)
+        yield Components(
+            handler,
+            runtime.tasks,
+            policies,
+            identity.keys,
+            valkey,
+            overrides,
+            audit_log.durable,
+            administration,
+        )
+
+
+def _begin_metrics(runtime: Runtime, administration: AdminApi | None) -> None:
+    config, loop = runtime.config, asyncio.get_running_loop()
+    runtime.metrics.gauge("gateway_tasks", lambda: len(asyncio.all_tasks(loop)))
+    runtime.metrics.begin(
+        accounts=[account.name for account in config.accounts],
+        issuers=[issuer.name for issuer in config.issuers],
+        links=[one.name for one in config.catalogue if one.response is ResponseKind.CONSOLE_LINK],
+        failures=SERVER_FAILURES,
+        actions=[] if administration is None else administration.actions,
+    )

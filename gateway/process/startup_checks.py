@@ -1,0 +1,60 @@
+"""Checks that a config and a policy can be served, before anything is opened."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.located_yaml import load, read
+from gateway.config.settings import Settings, load_settings
+from gateway.domain.policy.policy import Policy
+from gateway.drivers.audit.paths import make_directory
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.process.wiring.policy import policy_file
+
+
+def load_config(config_file: Path, *, workers: int) -> Settings:
+    """Read the config and create the directories that the gateway writes to.
+
+    Raises InvalidConfig. Only `gateway serve` calls it: `gateway check` may run as another user or
+    on another machine.
+    """
+    config = load_settings(config_file, workers=workers)
+    document = load(config_file)
+    problems = [(one, _directory_problem(one.directory)) for one in config.writable_directories]
+    if errors := [
+        document.error(one.key, problem) for one, problem in problems if problem and one.is_required
+    ]:
+        raise InvalidConfig(errors)
+    return config
+
+
+def _directory_problem(directory: Path) -> str:
+    try:
+        make_directory(directory)
+    except OSError as error:
+        return f"{directory} cannot be made: {error.strerror}"
+    return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
+
+
+def load_policy(config_file: Path, config: Settings) -> Policy:
+    """Return the policy in the policy file; raise InvalidConfig when it is invalid."""
+    try:
+        read(config.policy_file)
+    except InvalidConfig as invalid:
+        (unreadable,) = invalid.errors
+        message = f"{unreadable.file} {unreadable.message}"
+        raise InvalidConfig([load(config_file).error(("policy_file",), message)]) from None
+    return policy_file(config, SystemClock(), Metrics(), Handover()).current()
+
+
+def require_tracing_packages(variable: str) -> None:
+    """Raise InvalidConfig when a variable enables tracing and its packages are not installed."""
+    try:
+        if variable:
+            import_module("gateway.drivers.telemetry.tracing")
+    except ImportError:
+        message = "enables tracing, which requires: pip install 'console-gateway[otel]'"
+        raise InvalidConfig([ConfigError("environment", 0, variable, message)]) from None

@@ -1,0 +1,137 @@
+"""Service accounts: their sessions, credentials, circuit breakers and exchanges with the cloud."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.config.accounts import Account, KeyPairLogin, PasswordLogin, TokenFileLogin
+from gateway.config.settings import Settings
+from gateway.domain.links.console_link import ConsoleAddresses
+from gateway.domain.model import ProjectId
+from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
+from gateway.drivers.cloud.credentials import (
+    Credential,
+    KeyPairCredential,
+    PasswordCredential,
+    TokenFileCredential,
+)
+from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.flow.console_links import ConsoleAccount
+from gateway.flow.exchange import Exchange
+from gateway.flow.fair_budget import FairBudget
+from gateway.flow.federation import Project
+from gateway.flow.single_flight import SingleFlight
+from gateway.process.runtime import Runtime
+
+_BREAKER_GAUGE_VALUES = {
+    BreakerState.CLOSED: 0.0,
+    BreakerState.HALF_OPEN: 0.5,
+    BreakerState.OPEN: 1.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAccount:
+    console: ConsoleAccount
+    credentials: Mapping[str, Credential]
+
+    async def log_in(self, deadline: float) -> str:
+        """Get each credential once and return where from; raise ServiceLoginFailed."""
+        sources = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
+        return "; ".join(dict.fromkeys(sources))
+
+
+async def open_accounts(
+    runtime: Runtime, budget: FairBudget, flight: SingleFlight
+) -> dict[ProjectId, ConsoleAccount]:
+    """Open all accounts; return the account of each project."""
+    accounts: dict[ProjectId, ConsoleAccount] = {}
+    for account in runtime.config.accounts:
+        opened = await open_account(runtime, account, budget, flight)
+        accounts |= {ProjectId(project): opened.console for project in account.projects}
+    return accounts
+
+
+async def open_account(
+    runtime: Runtime, account: Account, budget: FairBudget, flight: SingleFlight
+) -> OpenAccount:
+    session = await runtime.stack.enter_async_context(open_session(account.timeouts))
+    upstream = AioUpstream(session, account.endpoint, response_bytes_max=account.response_bytes_max)
+    credentials = await _open_credentials(runtime, account, budget, flight)
+    exchange = Exchange(
+        account.name,
+        upstream=upstream,
+        credentials=credentials,
+        budget=budget,
+        breaker=_open_breaker(runtime, account),
+        clock=runtime.clock,
+        telemetry=runtime.metrics,
+        jitter=runtime.random.random,
+        timeout_s=account.timeouts.total_s,
+        streams_max=account.streams_max,
+    )
+    usable_s = account.links.lifetime_s - account.links.min_remaining_s
+    console = ConsoleAccount(
+        name=account.name,
+        exchange=exchange,
+        lifetime_s=account.links.lifetime_s,
+        min_remaining_s=account.links.min_remaining_s,
+        renew_before_s=min(account.links.renew_before_s, usable_s / 2),
+        reuse=account.links.reuse,
+        addresses=ConsoleAddresses(tuple(host.lower() for host in account.links.console_hosts)),
+    )
+    return OpenAccount(console, credentials)
+
+
+def _open_breaker(runtime: Runtime, account: Account) -> Breaker:
+    rules = BreakerRules(**account.breaker.model_dump())
+    breaker = Breaker(rules, jitter=runtime.random.random)
+    runtime.metrics.gauge(
+        "gateway_breaker_open",
+        lambda: _BREAKER_GAUGE_VALUES[breaker.state(runtime.clock.monotonic())],
+        account=account.name,
+    )
+    return breaker
+
+
+async def _open_credentials(
+    runtime: Runtime, account: Account, budget: FairBudget, flight: SingleFlight
+) -> Mapping[str, Credential]:
+    """Return the credential of each project."""
+    clock, metrics = runtime.clock, runtime.metrics
+    match account.login:
+        case KeyPairLogin() as login:
+            pair = KeyPairCredential(login, account.endpoint, clock=clock)
+            return dict.fromkeys(account.projects, pair)
+        case TokenFileLogin() as login:
+            file = TokenFileCredential(account.name, login, clock=clock, telemetry=metrics)
+            return dict.fromkeys(account.projects, file)
+        case PasswordLogin() as login:
+            session = await runtime.stack.enter_async_context(open_session(account.timeouts))
+            iam = AioUpstream(
+                session, login.iam_endpoint, response_bytes_max=account.response_bytes_max
+            )
+            by_project = {
+                project: PasswordCredential(
+                    account.name,
+                    project,
+                    login,
+                    iam=iam,
+                    shared=flight,
+                    budget=budget,
+                    clock=clock,
+                    telemetry=metrics,
+                    jitter=runtime.random.random,
+                )
+                for project in account.projects
+            }
+            for i, credential in enumerate(by_project.values()):
+                runtime.tasks[f"login of {account.name} {i}"] = credential.run
+            return by_project
+
+
+def configured_projects(config: Settings) -> tuple[Project, ...]:
+    return tuple(
+        Project(ProjectId(project), account.project_name(project))
+        for account in config.accounts
+        for project in account.projects
+    )

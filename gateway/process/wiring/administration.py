@@ -1,0 +1,58 @@
+"""The admin API, and the cluster queries behind it."""
+
+import os
+import socket
+
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.replicas import ValkeyReplicas
+from gateway.edge.admin.api import AdminApi
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.admin.actions import AdminActions
+from gateway.flow.admin.administration import Administration
+from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
+from gateway.flow.audit_log import AuditLog
+from gateway.flow.identify import Identify
+from gateway.process.runtime import Runtime
+from gateway.process.wiring.identity import token_rules
+
+
+def open_cluster_query(runtime: Runtime, valkey: Valkey, view: ProcessView) -> ClusterQuery:
+    replicas = ValkeyReplicas(valkey, Sealer(runtime.config.store.seal_keys), runtime.clock)
+    runtime.tasks["cluster queries"] = replicas.run
+    return ClusterQuery(view, replicas)
+
+
+def process_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def open_administration(
+    runtime: Runtime,
+    admins: Identify,
+    overrides: ActiveOverrides,
+    cluster: ClusterQuery,
+    audit_log: AuditLog,
+) -> AdminApi | None:
+    """Return None where the config has no `admin.api`."""
+    config, clock = runtime.config, runtime.clock
+    api = config.admin.api
+    if api is None:
+        return None
+    actions = AdminActions(
+        accounts=frozenset(account.name for account in config.accounts),
+        projects=frozenset(project for account in config.accounts for project in account.projects),
+        rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
+        link_life_s=max(account.links.lifetime_s for account in config.accounts),
+        overrides=overrides,
+        cluster=cluster,
+        clock=clock,
+    )
+    administration = Administration(
+        actions.all,
+        groups=api.groups,
+        certificates=api.certificates,
+        audit_log=audit_log,
+        clock=clock,
+    )
+    return AdminApi(administration, admins, clock, runtime.metrics.admin_request)

@@ -1,0 +1,137 @@
+"""Issuers' keys, and the verification of callers' and administrators' tokens."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import aiohttp
+
+from gateway.config.issuers import Issuer
+from gateway.domain.identity.claims import TokenRules
+from gateway.domain.model import Principal
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.issuer_keys import IssuerKeys
+from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.identify import Identify
+from gateway.process.runtime import Runtime
+
+_ADMINS_MAX = 1_000
+_CONNECTIONS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    callers: Identify
+    admins: Identify
+    keys: tuple[IssuerKeys, ...]
+
+
+async def open_identity(
+    runtime: Runtime, handover: Handover, overrides: ActiveOverrides | None = None
+) -> Identity:
+    """Open the issuers' keys and both verifications; without `overrides` no token is revoked."""
+    verifiers: list[Identify] = []
+
+    def forget(issuer: str) -> None:
+        for verifier in verifiers:
+            verifier.forget(issuer)
+
+    keys = await _open_keys(runtime, handover, on_rotation=forget)
+    trusted = {
+        issuer.name: TrustedIssuer(
+            issuer.name, issuer.issuer, frozenset(issuer.algorithms), its_keys
+        )
+        for issuer, its_keys in zip(runtime.config.issuers, keys, strict=True)
+    }
+    callers = _open_callers(runtime, trusted, overrides)
+    admins = _open_admins(runtime, trusted, overrides)
+    verifiers += [callers, admins]
+    if overrides is not None:
+        for verifier in verifiers:
+            overrides.on_change(verifier.drop_revoked)
+    return Identity(callers, admins, keys)
+
+
+async def _open_keys(
+    runtime: Runtime, handover: Handover, *, on_rotation: Callable[[str], None]
+) -> tuple[IssuerKeys, ...]:
+    http = await runtime.stack.enter_async_context(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS_MAX),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=True,
+        )
+    )
+    keys = tuple(
+        IssuerKeys(
+            issuer,
+            http=http,
+            clock=runtime.clock,
+            telemetry=runtime.metrics,
+            on_rotation=on_rotation,
+            jitter=runtime.random,
+            handover=handover,
+        )
+        for issuer in runtime.config.issuers
+    )
+    for one in keys:
+        runtime.tasks[f"keys of {one.issuer}"] = one.run
+        for name in ("age", "age_max"):
+            read = partial(getattr, one, f"{name}_s")
+            runtime.metrics.gauge(f"gateway_keys_{name}_seconds", read, issuer=one.issuer)
+    return keys
+
+
+def _open_callers(
+    runtime: Runtime, trusted: Mapping[str, TrustedIssuer], overrides: ActiveOverrides | None
+) -> Identify:
+    config = runtime.config
+    callers = Identify(
+        signatures=JwtSignatures(trusted.values()),
+        rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
+        revoked=_never_revoked if overrides is None else overrides.is_revoked,
+        tokens_max=config.cache.tokens_max,
+        clock=runtime.clock,
+        telemetry=runtime.metrics,
+    )
+    runtime.metrics.gauge("gateway_tokens_cached", lambda: callers.remembered)
+    return callers
+
+
+def _open_admins(
+    runtime: Runtime, trusted: Mapping[str, TrustedIssuer], overrides: ActiveOverrides | None
+) -> Identify:
+    config = runtime.config
+    api = config.admin.api
+    audiences = frozenset(() if api is None else (api.audience,))
+    return Identify(
+        signatures=JwtSignatures(trusted[issuer.name] for issuer in config.admin_issuers),
+        rules={
+            issuer.name: replace(token_rules(issuer), audiences=audiences)
+            for issuer in config.admin_issuers
+        },
+        # An administrator can revoke even where the revocations are not loaded yet.
+        revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
+        tokens_max=_ADMINS_MAX,
+        clock=runtime.clock,
+        telemetry=runtime.metrics,
+    )
+
+
+def _never_revoked(_: Principal) -> bool:
+    return False
+
+
+def token_rules(issuer: Issuer) -> TokenRules:
+    return TokenRules(
+        issuer=issuer.name,
+        iss=issuer.issuer,
+        audiences=frozenset(issuer.audience),
+        leeway_s=issuer.leeway_s,
+        token_age_max_s=issuer.token_age_max_s,
+        token_type=issuer.token_type,
+        subject_claim=issuer.claims.subject,
+        groups_claim=issuer.claims.groups,
+    )

@@ -1,0 +1,186 @@
+"""The pipeline of the public listener: from a request to its response."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.model import PERMISSIONS, Principal, ProjectId
+from gateway.domain.queue.pacing import Pace
+from gateway.domain.sampling import EvenSampler
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
+from gateway.drivers.crypto.issued_keys import SealedKeys
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.files.policy_file import PolicyFile
+from gateway.drivers.telemetry.line_writer import LineWriter
+from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
+from gateway.edge.docs.pages import docs_pages
+from gateway.edge.public.federation import FederationHandler
+from gateway.edge.public.handler import PublicHandler
+from gateway.edge.public.request_log import RequestLog
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
+from gateway.flow.context import Tracing
+from gateway.flow.federation import Federation
+from gateway.flow.forwarding import Forwarding
+from gateway.flow.identify import Identify
+from gateway.flow.instances import Instances
+from gateway.flow.inventories import CachedInventories
+from gateway.flow.listings import ListBounds, Listings
+from gateway.flow.pipeline import Gateway
+from gateway.flow.request_audit import RequestAudit
+from gateway.flow.single_flight import SingleFlight
+from gateway.flow.writes import Writes
+from gateway.process.runtime import Runtime
+from gateway.process.wiring.accounts import configured_projects
+from gateway.process.wiring.audit_log import OpenAuditLog
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Stages that every kind of request passes."""
+
+    identify: Identify
+    issued_keys: SealedKeys
+    credentials: CallerCredentials
+    policies: PolicyFile
+    inventories: CachedInventories
+    limits: CallerLimits
+    request_audit: RequestAudit
+    writes: Writes
+
+
+def open_stages(
+    runtime: Runtime,
+    valkey: Valkey,
+    identify: Identify,
+    policies: PolicyFile,
+    inventories: CachedInventories,
+    audit_log: OpenAuditLog,
+) -> Stages:
+    config, clock = runtime.config, runtime.clock
+    limits = _open_caller_limits(runtime, valkey)
+    issued_keys = SealedKeys(Sealer(config.store.seal_keys))
+    credentials = CallerCredentials(
+        issued_keys,
+        ValkeyReplayCache(valkey),
+        clock,
+        runtime.metrics,
+        skew_s=config.request.signature_skew_s,
+    )
+    request_audit = RequestAudit(
+        audit_log.for_requests, policies=policies, limits=limits, clock=clock
+    )
+    writes = Writes(request_audit, audit_log.best_effort, clock)
+    runtime.stack.push_async_callback(writes.close)
+    return Stages(
+        identify, issued_keys, credentials, policies, inventories, limits, request_audit, writes
+    )
+
+
+def _open_caller_limits(runtime: Runtime, valkey: Valkey) -> CallerLimits:
+    configured = runtime.config.caller_limits
+    pace = Pace(configured.requests, configured.per_s, configured.burst)
+    limits = CallerLimits(pace, ValkeyCallerUsage(valkey), runtime.clock)
+    runtime.tasks["caller limits"] = limits.run
+    return limits
+
+
+def open_consoles(
+    runtime: Runtime,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    flight: SingleFlight,
+    overrides: ActiveOverrides,
+) -> ConsoleLinks:
+    config = runtime.config
+    consoles = ConsoleLinks(
+        accounts,
+        flight,
+        runtime.clock,
+        links_max=config.cache.links_max,
+        group_weights=config.fairness.group_weights,
+        jitter=runtime.random.random,
+        fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
+        telemetry=runtime.metrics,
+        override_ids=overrides.dropped_by,
+    )
+    runtime.metrics.gauge("gateway_links_cached", lambda: consoles.link_count)
+    return consoles
+
+
+def open_gateway(
+    runtime: Runtime,
+    stages: Stages,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    consoles: ConsoleLinks,
+) -> Gateway:
+    config, clock = runtime.config, runtime.clock
+    exchanges = {project: account.exchange for project, account in accounts.items()}
+    listings = Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
+    return Gateway(
+        identify=stages.identify,
+        credentials=stages.credentials,
+        catalogue=Catalogue(config.catalogue),
+        policies=stages.policies,
+        limits=stages.limits,
+        links=consoles,
+        inventories=stages.inventories,
+        instances=Instances(exchanges, clock),
+        forwarding=Forwarding(exchanges, listings),
+        group_weights=config.fairness.group_weights,
+        request_audit=stages.request_audit,
+        writes=stages.writes,
+        clock=clock,
+        telemetry=runtime.metrics,
+    )
+
+
+def _open_federation(runtime: Runtime, stages: Stages) -> Federation:
+    clock = runtime.clock
+
+    def may_anything(principal: Principal, project: ProjectId) -> bool:
+        policy, inventory = stages.policies.current(), stages.inventories.current(project)
+        return any(
+            policy.scope(principal, permission, project, clock.now(), inventory).rule
+            for permission in PERMISSIONS
+        )
+
+    return Federation(
+        identify=stages.identify,
+        credentials=stages.credentials,
+        keys=stages.issued_keys,
+        limits=stages.limits,
+        request_audit=stages.request_audit,
+        projects=configured_projects(runtime.config),
+        may_anything=may_anything,
+        clock=clock,
+        telemetry=runtime.metrics,
+    )
+
+
+def open_handler(
+    runtime: Runtime, stages: Stages, gateway: Gateway, lines: LineWriter, tracing: Tracing
+) -> PublicHandler:
+    config, metrics = runtime.config, runtime.metrics
+    ratio = config.log.hit_sample_ratio
+    request_log = RequestLog(
+        runtime.clock,
+        count_request=metrics.request_done,
+        write_line=lines.write,
+        hit_log_share=EvenSampler(ratio) if ratio < 1 else None,
+        count_unlogged=metrics.log_line_sampled_out,
+    )
+    return PublicHandler(
+        gateway,
+        runtime.clock,
+        deadline_s=config.request.deadline_s,
+        request_log=request_log,
+        limits=stages.limits,
+        trusted_proxies=config.listen.trusted_proxies,
+        federation=FederationHandler(_open_federation(runtime, stages), runtime.clock),
+        pages=docs_pages(config.catalogue),
+        tracing=tracing,
+    )
