@@ -253,7 +253,7 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
         client = make_client(
             StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(key,))
         )
-        for made_up in (b"told ", b"told \xff \xff \xff", messages[0][:45] + b"\xff made up"):
+        for made_up in (b"notify ", b"notify \xff \xff \xff", messages[0][:47] + b"\xff made up"):
             await client.publish(valkey.channel, made_up)
         await asyncio.sleep(0.05)
     assert len(messages) == 4

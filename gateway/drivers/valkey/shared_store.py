@@ -1,4 +1,4 @@
-"""Values and leases in Redis, sealed and under hashed names (port `SharedStore`)."""
+"""Values and leases in Redis, encrypted and under hashed keys (port `SharedStore`)."""
 
 import asyncio
 import os
@@ -13,11 +13,11 @@ from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 
 _CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")
-_TELL_HOLDER = LuaScript("tell_holder")
-_TOLD = b"told "
+_NOTIFY_HOLDER = LuaScript("notify_holder")
+_NOTIFICATION = b"notify "
 _VERSION_BYTES = 16
-_FAILURE_LIFE_MS = 2_000
-"""Long enough for a waiter that missed the message, too short to outlast the fault's cause."""
+_FAILURE_TTL_MS = 2_000
+"""Long enough for a waiter that missed the message, shorter than most faults."""
 
 
 _Listener = tuple[asyncio.Event, Callable[[str, bytes], None] | None]
@@ -29,7 +29,7 @@ class ValkeySharedStore:
         self._sealer = sealer
         self._listeners: dict[bytes, set[_Listener]] = {}
         valkey.on_message(self._wake)
-        valkey.on_message(self._hear)
+        valkey.on_message(self._receive)
         valkey.on_availability_change(self._wake_all)
 
     async def claim(
@@ -40,7 +40,7 @@ class ValkeySharedStore:
         match reply:
             case [b"found", bytes(version), bytes(sealed), int(pttl)]:
                 value = self._open(names[0], sealed)
-                if value is None:  # sealed with a key that we do not hold: as good as absent
+                if value is None:  # encrypted with an unknown key: treated as absent
                     return await self.claim(key, owner=owner, lease_s=lease_s, skip=version)
                 return StoredValue(value, pttl / 1000, version)
             case [b"claimed", int(store_time_ms)]:
@@ -50,7 +50,7 @@ class ValkeySharedStore:
             case [b"failed", bytes(sealed)]:
                 return HolderFailed(self._open(names[2], sealed) or b"")
             case _:
-                raise StoreUnavailable("claim: an answer of another kind")
+                raise StoreUnavailable("claim: unexpected response")
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         lease = self._names(key)[1]
@@ -67,15 +67,15 @@ class ValkeySharedStore:
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
         sealed = self._seal(self._names(key)[2], failure)
-        await self._settle(key, owner, "failure", sealed, _FAILURE_LIFE_MS)
+        await self._settle(key, owner, "failure", sealed, _FAILURE_TTL_MS)
 
     async def abandon(self, key: str, *, owner: str) -> None:
         await self._settle(key, owner, "abandoned", b"", 1)
 
     async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
         lease = self._names(key)[1]
-        message = _TOLD + f"{_digest(key)} {sender} ".encode() + self._seal(lease, text)
-        await self._valkey.run_script(_TELL_HOLDER, [lease], [self._valkey.channel, message])
+        message = _NOTIFICATION + f"{_digest(key)} {sender} ".encode() + self._seal(lease, text)
+        await self._valkey.run_script(_NOTIFY_HOLDER, [lease], [self._valkey.channel, message])
 
     @contextmanager
     def watch(
@@ -91,23 +91,23 @@ class ValkeySharedStore:
             if not listeners:
                 del self._listeners[digest]
 
-    async def _settle(  # noqa: PLR0913 - as settle.lua has it
+    async def _settle(  # noqa: PLR0913 - the arguments of settle.lua
         self,
         key: str,
         owner: str,
         outcome: str,
         payload: bytes,
-        life_ms: int,
+        ttl_ms: int,
         *,
         version: bytes = b"",
         until_ms: int = 0,
     ) -> bool:
-        args: list[str | bytes | int] = [owner, outcome, payload, life_ms, version, until_ms]
+        args: list[str | bytes | int] = [owner, outcome, payload, ttl_ms, version, until_ms]
         args += [self._valkey.channel, _digest(key)]
         return bool(await self._valkey.run_script(_SETTLE, self._names(key), args))
 
     def _names(self, key: str) -> list[str]:
-        # Hashed: a Redis key tells who asked for which server to whoever may list keys.
+        # Hashed: a list of keys must not disclose who requested which server.
         tag = _digest(key)
         return [self._valkey.key(kind, tag=tag) for kind in ("value", "lease", "failure")]
 
@@ -121,21 +121,21 @@ class ValkeySharedStore:
         for event, _ in self._listeners.get(message, ()):
             event.set()
 
-    def _hear(self, message: bytes) -> None:
-        if not message.startswith(_TOLD):
+    def _receive(self, message: bytes) -> None:
+        if not message.startswith(_NOTIFICATION):
             return
-        digest, _, rest = message[len(_TOLD) :].partition(b" ")
+        digest, _, rest = message[len(_NOTIFICATION) :].partition(b" ")
         sender, _, sealed = rest.partition(b" ")
-        hearers = [
+        callbacks = [
             on_message
             for _, on_message in self._listeners.get(digest, ())
             if on_message is not None
         ]
-        if not hearers:
+        if not callbacks:
             return
         text = self._open(self._valkey.key("lease", tag=digest.decode()), sealed)
         if text is not None:
-            for on_message in hearers:
+            for on_message in callbacks:
                 on_message(sender.decode("ascii", "replace"), text)
 
     def _wake_all(self) -> None:

@@ -1,13 +1,13 @@
 #!lua
--- Look up a value that all replicas share, or take the lease to fetch it: one round trip.
+-- Return a shared value, or acquire the lease to fetch it, in one round trip.
 -- KEYS: value, lease, failure. ARGV: owner, lease in ms, version to skip ('' none, '*' any),
 -- owner whose failure is awaited ('' none). Times are milliseconds of this server's clock.
--- A value is its version (16 bytes), when it was stored (13 digits), and what was published.
+-- A value is its version (16 bytes), the time when it was stored (13 digits), and the payload.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local value = redis.call('GET', KEYS[1])
 if value and now < (tonumber(string.sub(value, 17, 29)) or math.huge) then
-  value = false  -- the clock was set back: its end is as much later, and nobody knows its age
+  value = false  -- the clock was set back: the age is unknown and the TTL is too long
 end
 local version = value and string.sub(value, 1, 16) or ''
 if value and ARGV[3] ~= '*' and version ~= ARGV[3] then
@@ -22,9 +22,9 @@ end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
   return {'claimed', now}
 end
-local left = redis.call('PTTL', KEYS[2])
-if left > tonumber(ARGV[2]) then  -- set back, too: its holder may be dead
-  left = tonumber(ARGV[2])
-  redis.call('PEXPIRE', KEYS[2], left)
+local remaining = redis.call('PTTL', KEYS[2])
+if remaining > tonumber(ARGV[2]) then  -- the clock was set back: the holder may be dead
+  remaining = tonumber(ARGV[2])
+  redis.call('PEXPIRE', KEYS[2], remaining)
 end
-return {'busy', redis.call('GET', KEYS[2]), left, version}
+return {'busy', redis.call('GET', KEYS[2]), remaining, version}

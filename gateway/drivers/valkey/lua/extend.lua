@@ -1,5 +1,5 @@
 #!lua
--- Keep a lease while its owner works. KEYS: lease. ARGV: owner, lease in ms.
+-- Extend a lease. Returns 0 if another owner has it. KEYS: lease. ARGV: owner, lease in ms.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -1,20 +1,20 @@
 #!lua
--- One replica's turn at an account's budget, in one round trip: who leaves, which 429s came, who
--- enters, who waits for calls that several share; then the slots that are due are given away, in
--- fair order, whichever replica the calls wait in. The rules are those of
--- gateway/rules/fair_queue.py and adaptation.py.
+-- Apply one replica's batch to the queue of a budget, in one round trip. The batch has the calls
+-- that leave, the cloud's 429s, the calls that enter, and the waiters of shared calls. Then the
+-- script grants the slots that are due, in fair order, to the calls of any replica. The algorithm
+-- is that of gateway/domain/queue/fair_queue.py and adaptation.py.
 --
--- KEYS: state, interactive line, bulk line, finish tags, replicas that live.
--- ARGV: one text of words, as fair_queue.py beside this folder writes it, `-` for what is not known:
--- a client takes longer over forty arguments than over all the rest. The answer is one text, too.
--- Spans and instants are whole microseconds of this server's clock; what replicas know of instants
--- comes as a span from now, so that it holds after a failover to a server with another clock.
--- Numbers are formatted by hand: Lua's tostring keeps 14 digits.
+-- KEYS: state, interactive queue, bulk queue, finish tags, live replicas.
+-- ARGV: one string of words, written by fair_queue.py in the parent folder, `-` for unknown values.
+-- The result is one string as well: sending forty arguments takes longer than running the script.
+-- Durations and instants are whole microseconds of this server's clock. Replicas send an instant as
+-- its distance from now, which stays valid after a failover to a server with another clock.
+-- Numbers are formatted explicitly: Lua's tostring has 14 digits only.
 local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
 local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
-local TOLD_PART = 0.97
-local BULK_EVERY, DOOMED_FACTOR, DOOMED_MORE = 8, 1.25, 500000
-local AHEAD_MAX, PAUSE_MAX, LIFE, REUNION = 5000000, 300000000, 1500000, 2500000
+local NAMED_RATE_SHARE = 0.97
+local BULK_EVERY, OVERDUE_FACTOR, OVERDUE_MORE = 8, 1.25, 500000
+local AHEAD_MAX, PAUSE_MAX, REPLICA_TTL, REUNION = 5000000, 300000000, 1500000, 2500000
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -24,49 +24,49 @@ local function number() return tonumber(text()) end
 local function whole(value) return string.format('%.0f', value) end
 local function exact(value) return string.format('%.17g', value) end
 
-local replica, former, channel, line = text(), text(), text(), text()
+local replica, former, channel, queue = text(), text(), text(), text()
 local queue_max, caller_max, ceiling, window_count = number(), number(), number(), number()
 local look_ahead, known_version, known_vtime = number(), number(), number()
 local known_pause, returned = number(), number()
 local known = {goal = number(), low = number(), cut = number(), epoch = number(),
   calls = number()}
-local unsure = number()
+local clock_error = number()
 
--- What this server remembers. Where it lost it, or is behind what the replica saw (a failover that
--- lost the last writes), or the replica was alone meanwhile, what the replica knows is added.
-local kept = {}
+-- The stored state. The replica's state is merged into it if the server lost its state or is behind
+-- (a failover that lost the last writes), or if the replica returns from the local fallback.
+local stored = {}
 local flat = redis.call('HGETALL', KEYS[1])
-for i = 1, #flat, 2 do kept[flat[i]] = tonumber(flat[i + 1]) end
+for i = 1, #flat, 2 do stored[flat[i]] = tonumber(flat[i + 1]) end
 
--- A clock that was set back, or a failover to one that is behind: what was kept is as far from now
--- as it was. A clock that was set on looks like time that passed.
-local set_back = (kept.now or now) - now
+-- After the clock was set back, or a failover to a server whose clock is behind, stored instants
+-- keep their distance from now. A clock that was set forward looks like elapsed time.
+local set_back = (stored.now or now) - now
 if set_back > 0 then
   local instants = {'pause', 'cut', 'epoch', 'reunion'}
   for i = 1, window_count do instants[#instants + 1] = 'tat' .. i end
-  for _, name in ipairs(instants) do kept[name] = kept[name] and kept[name] - set_back end
-  for _, living in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
-    redis.call('ZINCRBY', KEYS[5], exact(-set_back), living)
+  for _, name in ipairs(instants) do stored[name] = stored[name] and stored[name] - set_back end
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+    redis.call('ZINCRBY', KEYS[5], exact(-set_back), member)
   end
 end
 
-local version = kept.version or 0
-local adopts = returned > 0 or version < known_version
-local vtime, pause = kept.vtime or 0, kept.pause or 0
-if adopts then
+local version = stored.version or 0
+local merges = returned > 0 or version < known_version
+local vtime, pause = stored.vtime or 0, stored.pause or 0
+if merges then
   version = math.max(version, known_version)
   vtime = math.max(vtime, known_vtime)
   pause = math.max(pause, now + known_pause)
 end
 pause = math.min(pause, now + PAUSE_MAX)
-local turns = kept.turns or 0
+local turns = stored.turns or 0
 
 local learned = nil
-if kept.goal then
-  learned = {goal = kept.goal, low = kept.low, cut = kept.cut, epoch = kept.epoch,
-    calls = kept.calls}
+if stored.goal then
+  learned = {goal = stored.goal, low = stored.low, cut = stored.cut, epoch = stored.epoch,
+    calls = stored.calls}
 end
-if adopts and known.goal and (not learned or now - known.cut > learned.cut + 1000000) then
+if merges and known.goal and (not learned or now - known.cut > learned.cut + 1000000) then
   learned = {goal = known.goal, low = known.low, cut = now - known.cut,
     epoch = now + known.epoch, calls = known.calls}
 end
@@ -84,47 +84,47 @@ local function rate()
   return math.min(ceiling, math.max(FLOOR * ceiling, grown))
 end
 
--- After a time alone replicas come back one by one. Each return is a roll call: until all have
--- taken a turn since, those who may still be alone keep their part of the budget.
-local reunion, expected = kept.reunion or 0, kept.expected or 0
-local gathers = returned > 0
-if gathers then
+-- After the local fallback replicas return one by one. Each return starts a roll call: until every
+-- replica has called since, the shares of replicas that may still be in fallback stay reserved.
+local reunion, expected = stored.reunion or 0, stored.expected or 0
+local starts_roll_call = returned > 0
+if starts_roll_call then
   expected = math.max(now < reunion + REUNION and expected or 0, returned)
   reunion = now
 end
 if former ~= '-' then redis.call('ZREM', KEYS[5], former) end
 redis.call('ZADD', KEYS[5], now, replica)
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - REUNION)
-local part = 1
+local share = 1
 if now < reunion + REUNION then
-  part = redis.call('ZCOUNT', KEYS[5], whole(reunion), '+inf') / expected
-  if part >= 1 then reunion, part = 0, 1 end
+  share = redis.call('ZCOUNT', KEYS[5], whole(reunion), '+inf') / expected
+  if share >= 1 then reunion, share = 0, 1 end
 end
 
 local windows = {}
 for i = 1, window_count do
-  local interval, tolerance, ahead = number() / part, number(), number()
-  local tat = kept['tat' .. i]
+  local interval, tolerance, ahead = number() / share, number(), number()
+  local tat = stored['tat' .. i]
   if not tat then tat = now + tolerance end
-  if adopts then
-    -- No burst, and the last slot may have been just now: a loss only makes us slower.
+  if merges then
+    -- No burst, and the last slot may have been now: lost state only lowers the rate.
     tat = math.max(tat, now + (ahead or 0), now + tolerance + interval + look_ahead)
   end
   tat = math.min(tat, math.max(now, pause) + tolerance + math.max(AHEAD_MAX, interval))
   windows[i] = {interval = interval, tat = tat, burst = tolerance,
-    tolerance = math.max(0, tolerance - unsure)}
+    tolerance = math.max(0, tolerance - clock_error)}
 end
 local interval_at_ceiling = windows[1].interval
 local function adapt()
-  windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate() / part)
+  windows[1].interval = math.max(interval_at_ceiling, 1000000 / rate() / share)
 end
 
--- When the call with so many before it may go, if all who are missed come back meanwhile.
+-- The slot of the call at position `rank`, if all missing replicas return until then.
 local function slot_of(rank)
   local slot = math.max(now, pause)
   for _, window in ipairs(windows) do
     slot = math.max(slot,
-      math.max(window.tat, now) + rank * window.interval * part - window.tolerance)
+      math.max(window.tat, now) + rank * window.interval * share - window.tolerance)
   end
   return slot
 end
@@ -136,12 +136,12 @@ local function take(slot)
   if learned then learned.calls = learned.calls + 1 end
 end
 
-local function suffer(pause_us, told)
+local function throttle(pause_us, named_rate)
   local seconds = pause_us / 1000000
   if not learned or now >= learned.epoch then
     local current = rate()
-    if told and told * TOLD_PART < current then
-      learned = {goal = told * TOLD_PART, low = told * TOLD_PART}
+    if named_rate and named_rate * NAMED_RATE_SHARE < current then
+      learned = {goal = named_rate * NAMED_RATE_SHARE, low = named_rate * NAMED_RATE_SHARE}
     else
       local goal = current
       if learned and learned.calls >= MEASURE_CALLS then
@@ -159,11 +159,11 @@ end
 
 adapt()
 
-local told_all = false
+local is_throttled = false
 for _ = 1, number() do
-  local pause_us, told = number(), number()
-  suffer(pause_us, told)
-  told_all = true
+  local pause_us, named_rate = number(), number()
+  throttle(pause_us, named_rate)
+  is_throttled = true
 end
 
 local function refund(caller, weight)
@@ -185,7 +185,7 @@ end
 
 local function owner_of(id) return string.sub(id, 15, 30) end
 local granted, refused, waiting, others = {}, {}, {}, {}
-local function tell(id, mark, value, own)
+local function report(id, mark, value, own)
   if owner_of(id) == replica then
     own[#own + 1] = id
     own[#own + 1] = whole(value)
@@ -196,7 +196,7 @@ end
 
 local length = {[2] = redis.call('ZCARD', KEYS[2]), [3] = redis.call('ZCARD', KEYS[3])}
 
-local function wait_for(which, start, id)
+local function wait_of(which, start, id)
   local rank = id and redis.call('ZRANK', KEYS[which], id)
     or redis.call('ZCOUNT', KEYS[which], '-inf', exact(start))
   if which == 3 then
@@ -224,7 +224,7 @@ local function makes_room(which, start)
   local victim = redis.call('ZRANGE', KEYS[last], -1, -1, 'WITHSCORES')
   local id, tag = victim[1], tonumber(victim[2])
   if (last == which and tag <= start) or last < which then return false end
-  tell(id, '!', wait_for(last, tag, id), refused)
+  report(id, '!', wait_of(last, tag, id), refused)
   remove(last, id)
   waiting[id] = nil
   return true
@@ -238,13 +238,13 @@ local function is_full(start, weight) return (start - vtime) * weight >= caller_
 
 local function enter(id, caller, weight, which, patience, tag)
   local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
-  if tag then patience = patience * DOOMED_FACTOR + DOOMED_MORE end
+  if tag then patience = patience * OVERDUE_FACTOR + OVERDUE_MORE end
   local start = held or tag or start_of(caller)
-  local wait = wait_for(which, start, held and id)
+  local wait = wait_of(which, start, held and id)
   if held then
     if wait > patience then
       remove(which, id)
-      tell(id, '!', wait, refused)
+      report(id, '!', wait, refused)
     else
       waiting[id] = start
     end
@@ -253,7 +253,7 @@ local function enter(id, caller, weight, which, patience, tag)
   local greedy = not tag and is_full(start, weight)
   if wait > patience or greedy
     or (length[2] + length[3] >= queue_max and not makes_room(which, start)) then
-    tell(id, '!', wait, refused)
+    report(id, '!', wait, refused)
     return
   end
   if not tag then redis.call('ZADD', KEYS[4], exact(start + 1 / weight), caller) end
@@ -269,37 +269,38 @@ for _ = 1, number() do
     enter(id, caller, weight, priority == 'bulk' and 3 or 2, patience, tag)
   elseif has_spare() then
     take(now)
-    tell(id, '=', now, granted)
+    report(id, '=', now, granted)
   else
-    tell(id, '!', 0, refused)
+    report(id, '!', 0, refused)
   end
 end
 
--- A call that several wait for takes the best of their places; whoever has that one is charged.
-local lent = {}
-local function take_best_place(id, payer, weight, which, waiters)
+-- Priority inheritance: a shared call takes the best place of its waiters, and that waiter is
+-- charged for it.
+local inherited = {}
+local function inherit_priority(id, payer, weight, which, waiters)
   local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
   waiting[id] = held
   if not held or held == 0 then return end
-  local best, lender
+  local best, donor
   for i, one in ipairs(waiters) do
     local start = one.caller == payer and held or start_of(one.caller)
     if (one.caller == payer or not is_full(start, one.weight)) and (not best or start < best) then
-      best, lender = start, i
+      best, donor = start, i
     end
   end
   if not best then
-    tell(id, '!', wait_for(which, held, id), refused)
+    report(id, '!', wait_of(which, held, id), refused)
     remove(which, id)
     waiting[id] = nil
     refund(payer, weight)
-  elseif waiters[lender].caller ~= payer then
+  elseif waiters[donor].caller ~= payer then
     refund(payer, weight)
-    redis.call('ZADD', KEYS[4], exact(best + 1 / waiters[lender].weight), waiters[lender].caller)
+    redis.call('ZADD', KEYS[4], exact(best + 1 / waiters[donor].weight), waiters[donor].caller)
     redis.call('ZADD', KEYS[which], exact(best), id)
     waiting[id] = best
-    lent[#lent + 1] = id
-    lent[#lent + 1] = lender
+    inherited[#inherited + 1] = id
+    inherited[#inherited + 1] = donor
   end
 end
 
@@ -307,16 +308,16 @@ for _ = 1, number() do
   local id, payer, weight, which = text(), text(), number(), text() == 'bulk' and 3 or 2
   local waiters = {}
   for i = 1, number() do waiters[i] = {caller = text(), weight = number()} end
-  take_best_place(id, payer, weight, which, waiters)
+  inherit_priority(id, payer, weight, which, waiters)
 end
 
-local living = {[replica] = true}
-local function lives(owner)
-  if living[owner] == nil then
+local alive = {[replica] = true}
+local function is_alive(owner)
+  if alive[owner] == nil then
     local seen = tonumber(redis.call('ZSCORE', KEYS[5], owner) or nil)
-    living[owner] = seen ~= nil and seen > now - LIFE
+    alive[owner] = seen ~= nil and seen > now - REPLICA_TTL
   end
-  return living[owner]
+  return alive[owner]
 end
 
 while length[2] + length[3] > 0 do
@@ -329,11 +330,11 @@ while length[2] + length[3] > 0 do
   if not id then break end
   remove(which, id)
   waiting[id] = nil
-  if lives(owner_of(id)) then  -- a slot for one who is gone would be lost
+  if is_alive(owner_of(id)) then  -- a slot for a dead replica would be lost
     take(slot)
     turns = turns + 1
     vtime = math.max(vtime, tag)
-    tell(id, '=', slot, granted)
+    report(id, '=', slot, granted)
   end
 end
 
@@ -345,13 +346,13 @@ for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
 end
-local lesson = {'-', '-', '-', '-', '-'}
+local learned_words = {'-', '-', '-', '-', '-'}
 if learned then
-  lesson = {exact(learned.goal), exact(learned.low), whole(learned.cut), whole(learned.epoch),
+  learned_words = {exact(learned.goal), exact(learned.low), whole(learned.cut), whole(learned.epoch),
     whole(learned.calls)}
   for i, name in ipairs({'goal', 'low', 'cut', 'epoch', 'calls'}) do
     fields[#fields + 1] = name
-    fields[#fields + 1] = lesson[i]
+    fields[#fields + 1] = learned_words[i]
   end
 end
 redis.call('HSET', KEYS[1], unpack(fields))
@@ -359,22 +360,22 @@ redis.call('EXPIRE', KEYS[1], 604800)
 for i = 2, 5 do redis.call('EXPIRE', KEYS[i], 3600) end
 
 local following = length[2] + length[3] > 0 and whole(slot_of(0) - look_ahead) or '-'
-if gathers then others[#others + 1] = '*' end
-if #others > 0 or told_all then
-  redis.call('PUBLISH', channel, table.concat({'queue', line, whole(now), whole(pause),
+if starts_roll_call then others[#others + 1] = '*' end
+if #others > 0 or is_throttled then
+  redis.call('PUBLISH', channel, table.concat({'queue', queue, whole(now), whole(pause),
     following, table.concat(others, ' ')}, ' '))
 end
 
 local reply = {whole(now), whole(version), exact(vtime), whole(pause), following,
   length[2] + length[3]}
-for _, value in ipairs(lesson) do reply[#reply + 1] = value end
+for _, value in ipairs(learned_words) do reply[#reply + 1] = value end
 for _, window in ipairs(windows) do reply[#reply + 1] = whole(window.tat) end
 local tags = {}
 for id, tag in pairs(waiting) do
   tags[#tags + 1] = id
   tags[#tags + 1] = exact(tag)
 end
-for _, list in ipairs({granted, refused, tags, lent}) do
+for _, list in ipairs({granted, refused, tags, inherited}) do
   reply[#reply + 1] = #list / 2
   for _, value in ipairs(list) do reply[#reply + 1] = value end
 end

@@ -1,7 +1,7 @@
 #!lua
--- Say that this process lives and count those that do. A write on purpose: a server that is
--- full or read-only must not pass for a healthy one.
--- KEYS: processes. ARGV: process id ("" of who only looks), life in ms.
+-- Register this process as alive and return the number of live processes. The script writes, so
+-- that a full or read-only server does not count as available.
+-- KEYS: processes. ARGV: process ID ("": count without registering), TTL in ms.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 if ARGV[1] ~= '' then
