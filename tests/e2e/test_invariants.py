@@ -52,12 +52,12 @@ def test_2_link_keeps_min_remaining_lifetime(own_stack: Stack) -> None:
     token = own_stack.cloud.token()
     seen: dict[str, float] = {}
     for _ in range(60):
-        answer = gateway.console(token)
-        assert answer.status == 200
-        url, now = answer.json["url"], time.monotonic()
+        response = gateway.console(token)
+        assert response.status == 200
+        url, now = response.json["url"], time.monotonic()
         first = seen.setdefault(url, now)
         assert now - first <= 2.05
-        assert int(answer.headers["x-console-expires-in"]) >= 2
+        assert int(response.headers["x-console-expires-in"]) >= 2
         time.sleep(0.1)
     assert len(seen) >= 3
 
@@ -69,9 +69,9 @@ def test_4_concurrent_requests_cost_one_upstream_call(
     token, server = cloud.token(), cloud.servers[4]
     replicas = (own_stack.gateway, other)
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda i: replicas[i % 2].console(token, server), range(80)))
-    assert {answer.status for answer in answers} == {200}
-    assert len({answer.json["url"] for answer in answers}) == 1
+        responses = list(pool.map(lambda i: replicas[i % 2].console(token, server), range(80)))
+    assert {response.status for response in responses} == {200}
+    assert len({response.json["url"] for response in responses}) == 1
     assert cloud.consoles()[server] == 1
 
 
@@ -86,9 +86,9 @@ def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
         time.sleep(0.2)
         for pid in _workers(own_stack.gateway.pid):
             _kill(pid)
-        answer = waiting.result()
+        response = waiting.result()
         lost.result()
-    assert answer.status == 200
+    assert response.status == 200
     assert cloud.consoles()[server] == 1  # and the one that hung
 
 
@@ -98,9 +98,9 @@ def test_5_link_has_one_audit_record_first(
     gateway, cloud = own_stack.gateway, own_stack.cloud
     ids = []
     for i in range(30):
-        answer = gateway.console(cloud.token(), cloud.servers[i % 3])
-        assert answer.status == 200
-        ids.append(answer.headers["x-request-id"])
+        response = gateway.console(cloud.token(), cloud.servers[i % 3])
+        assert response.status == 200
+        ids.append(response.headers["x-request-id"])
         records = gateway.audit("console_link_issued")
         assert [record["request_id"] for record in records] == ids
     gateway.console(cloud.token("otto", groups=[]))
@@ -113,28 +113,28 @@ def test_5_link_has_one_audit_record_first(
 def test_6_no_secret_in_outputs_or_store(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     caller_jwt = cloud.token()
-    answers = [gateway.console(caller_jwt, server) for server in cloud.servers]
-    answers.append(gateway.console(caller_jwt + "x"))
+    responses = [gateway.console(caller_jwt, server) for server in cloud.servers]
+    responses.append(gateway.console(caller_jwt + "x"))
     cloud.fail(
         cloud.upstream, "answer", body='{"url": "https://evil.example/?token=canary-url"}', times=3
     )
-    answers.append(gateway.console(caller_jwt, cloud.servers[0], Cache_Control="no-cache"))
+    responses.append(gateway.console(caller_jwt, cloud.servers[0], Cache_Control="no-cache"))
     cloud.revoke_service_tokens()
-    answers.append(gateway.console(caller_jwt, cloud.servers[1], Cache_Control="no-cache"))
-    eventually(lambda: len(gateway.log_lines("request")) >= len(answers))
-    urls = [answer.json["url"] for answer in answers if answer.status == 200]
+    responses.append(gateway.console(caller_jwt, cloud.servers[1], Cache_Control="no-cache"))
+    eventually(lambda: len(gateway.log_lines("request")) >= len(responses))
+    urls = [response.json["url"] for response in responses if response.status == 200]
     assert len(urls) >= 7
     secrets = [url.partition("token=")[2].partition("&")[0] for url in urls]
     secrets += [caller_jwt, caller_jwt.rpartition(".")[2], iam.PASSWORD, "canary-url", "MII"]
-    refusals = "".join(str(one) for one in answers if one.status != 200)
-    for text in (gateway.log_text(), gateway.metrics(), refusals, _dump(own_stack)):
+    rejections = "".join(str(one) for one in responses if one.status != 200)
+    for text in (gateway.log_text(), gateway.metrics(), rejections, _dump(own_stack)):
         for secret in secrets:
             assert secret not in text
 
 
 def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
-    answer = gateway.console(
+    response = gateway.console(
         cloud.token(),
         Cookie="session=canary",
         X_Security_Token="canary",
@@ -143,7 +143,7 @@ def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         X_Request_Id="request-id-42",
     )
-    assert answer.status == 200
+    assert response.status == 200
     with urllib.request.urlopen(cloud.upstream + "/_box/calls") as page:
         (call,) = json.load(page)["calls"]
     sent = call["headers"]
@@ -161,8 +161,8 @@ def test_8_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
     )
     own_stack.cloud.fail(own_stack.cloud.upstream, "hang")
     began = time.monotonic()
-    answer = gateway.console(own_stack.cloud.token())
-    assert answer.status == 504
+    response = gateway.console(own_stack.cloud.token())
+    assert response.status == 504
     assert time.monotonic() - began < 3.0
 
 

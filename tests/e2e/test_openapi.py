@@ -80,19 +80,19 @@ def test_requests_without_token_conform_and_stay_local(stack: Stack, tmp_path: P
 
 
 def test_document_is_valid_and_follows_the_config(stack: Stack) -> None:
-    answer = fetch(stack.gateway.url, "GET", "/openapi.json")
-    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    validate(answer.json)
+    response = fetch(stack.gateway.url, "GET", "/openapi.json")
+    assert (response.status, response.headers["content-type"]) == (200, "application/json")
+    validate(response.json)
     named = {
         one["operationId"]
-        for item in answer.json["paths"].values()
+        for item in response.json["paths"].values()
         for method, one in item.items()
         if method not in ("parameters", "head")
     }
     assert {"ShowRemoteConsole", "ListServers", "CreateTokenWithIdToken"} <= named
     assert "UpdateIDcs" not in named
     again = fetch(
-        stack.gateway.url, "GET", "/openapi.json", {"If-None-Match": answer.headers["etag"]}
+        stack.gateway.url, "GET", "/openapi.json", {"If-None-Match": response.headers["etag"]}
     )
     assert (again.status, again.body) == (304, b"")
     assert fetch(stack.gateway.url, "HEAD", "/openapi.json").body == b""
@@ -111,14 +111,14 @@ class _References(HTMLParser):
 
 
 def test_docs_page_is_self_contained(stack: Stack) -> None:
-    answer = fetch(stack.gateway.url, "GET", "/docs")
-    text = answer.body.decode()
+    response = fetch(stack.gateway.url, "GET", "/docs")
+    text = response.body.decode()
     page = _References()
     page.feed(text)
     assert all(one.startswith("#") or one == "openapi.json" for one in page.found), page.found
     assert "script" not in page.tags
     assert "url(" not in text
-    policy = answer.headers["content-security-policy"]
+    policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     for item in fetch(stack.gateway.url, "GET", "/openapi.json").json["paths"].values():
         for method, one in item.items():

@@ -13,9 +13,9 @@ ALLOWED = {*OURS, *CONDITIONAL, "Accept", "Content-Type"}
 
 
 def forwarded(
-    *headers: tuple[str, str], answer: ResponseKind = ResponseKind.LISTED
+    *headers: tuple[str, str], kind: ResponseKind = ResponseKind.LISTED
 ) -> dict[str, str]:
-    return dict(request_headers(headers, "req-1", answer))
+    return dict(request_headers(headers, "req-1", kind))
 
 
 def test_request_id_is_the_gateways_own() -> None:
@@ -59,9 +59,9 @@ def test_duplicate_header_is_dropped() -> None:
 
 def test_conditional_headers_are_forwarded_when_streaming() -> None:
     sent = [(name, "x") for name in sorted(CONDITIONAL)]
-    assert not CONDITIONAL - set(forwarded(*sent, answer=ResponseKind.STREAMED))
-    for answer in (ResponseKind.WHOLE, ResponseKind.LISTED, ResponseKind.CONSOLE_LINK):
-        assert not CONDITIONAL & set(forwarded(*sent, answer=answer))
+    assert not CONDITIONAL - set(forwarded(*sent, kind=ResponseKind.STREAMED))
+    for kind in (ResponseKind.WHOLE, ResponseKind.LISTED, ResponseKind.CONSOLE_LINK):
+        assert not CONDITIONAL & set(forwarded(*sent, kind=kind))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_conditional_headers_are_forwarded_when_streaming() -> None:
 )
 def test_gzip_is_requested_only_for_unread_bodies(accepts: str, sent: str) -> None:
     header = ("Accept-Encoding", accepts)
-    assert forwarded(header, answer=ResponseKind.WHOLE)["Accept-Encoding"] == sent
-    assert forwarded(header, answer=ResponseKind.STREAMED)["Accept-Encoding"] == sent
-    assert forwarded(header, answer=ResponseKind.LISTED)["Accept-Encoding"] == "identity"
-    assert forwarded(header, answer=ResponseKind.CONSOLE_LINK)["Accept-Encoding"] == "identity"
+    assert forwarded(header, kind=ResponseKind.WHOLE)["Accept-Encoding"] == sent
+    assert forwarded(header, kind=ResponseKind.STREAMED)["Accept-Encoding"] == sent
+    assert forwarded(header, kind=ResponseKind.LISTED)["Accept-Encoding"] == "identity"
+    assert forwarded(header, kind=ResponseKind.CONSOLE_LINK)["Accept-Encoding"] == "identity"
 
 
 def test_response_headers_are_limited_to_allow_list() -> None:

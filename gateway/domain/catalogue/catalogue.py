@@ -199,20 +199,20 @@ def operation_problems(operation: Operation) -> Iterator[str]:
         "a method other than GET requires `writes: true`": (
             operation.method == "GET" or operation.writes
         ),
-        "`writes: true` requires `answer: whole` or `answer: console_link`": (
+        "`writes: true` requires `response: whole` or `response: console_link`": (
             not operation.writes
             or operation.response in (ResponseKind.WHOLE, ResponseKind.CONSOLE_LINK)
         ),
         "`response: listed` requires `listing`, and `listing` requires `response: listed`": listed
         == (operation.listing is not None),
-        "`answer: console_link` requires {server_id} in the path": not links
+        "`response: console_link` requires {server_id} in the path": not links
         or _SERVER_ID in operation.path,
         "`servers_in_body` and `instances_in_body` require `body_bytes_max`": not ids_in_body
         or operation.body_bytes_max,
         "`counts_in_body` requires `servers_in_body`": (
             not operation.counts_in_body or operation.servers_in_body
         ),
-        "`answer: permissions` is reserved for the gateway": operation.response
+        "`response: permissions` is reserved for the gateway": operation.response
         is not ResponseKind.PERMISSIONS,
     }
     return (problem for problem, is_valid in rules.items() if not is_valid)

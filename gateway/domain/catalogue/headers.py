@@ -36,7 +36,7 @@ _VALUE = re.compile(r"[ -~]*")
 
 
 def request_headers(
-    headers: Iterable[tuple[str, str]], request_id: str, answer: ResponseKind
+    headers: Iterable[tuple[str, str]], request_id: str, kind: ResponseKind
 ) -> Headers:
     """Return the headers of the upstream request; `request_id` is the one that the edge validated.
 
@@ -54,24 +54,24 @@ def request_headers(
         for named in line.lower().split(","):
             found.pop(named.strip(), None)
     forwarded = [("X-Request-Id", request_id), ("Via", VIA)]
-    streamed = answer is ResponseKind.STREAMED
+    streamed = kind is ResponseKind.STREAMED
     for name, lower in _REQUEST_HEADERS + _CONDITIONAL_HEADERS if streamed else _REQUEST_HEADERS:
         values = found.get(lower, ())
         if len(values) == 1 and _is_valid_value(values[0]):
             forwarded.append((name, values[0]))
-    coded = keeps_content_encoding(answer) and _accepts_gzip(found.get("accept-encoding", ()))
+    coded = keeps_content_encoding(kind) and _accepts_gzip(found.get("accept-encoding", ()))
     forwarded.append(("Accept-Encoding", "gzip" if coded else "identity"))
     return tuple(forwarded)
 
 
-def keeps_content_encoding(answer: ResponseKind) -> bool:
+def keeps_content_encoding(kind: ResponseKind) -> bool:
     """Return whether the response body is forwarded unread, in any content coding."""
-    return answer in (ResponseKind.WHOLE, ResponseKind.STREAMED)
+    return kind in (ResponseKind.WHOLE, ResponseKind.STREAMED)
 
 
-def response_headers(headers: Mapping[str, str], answer: ResponseKind) -> Headers:
+def response_headers(headers: Mapping[str, str], kind: ResponseKind) -> Headers:
     """Return the upstream response's headers (names in lower case) that the caller receives."""
-    names = _STREAMED_RESPONSE_HEADERS if answer is ResponseKind.STREAMED else _RESPONSE_HEADERS
+    names = _STREAMED_RESPONSE_HEADERS if kind is ResponseKind.STREAMED else _RESPONSE_HEADERS
     return tuple(
         [
             (name, value)

@@ -124,15 +124,15 @@ class PublicHandler:
     def reject_malformed(self, status: int, error: BaseException | None) -> web.Response:
         """Respond to a request that aiohttp's HTTP parser rejected."""
         if isinstance(error, LineTooLong):
-            rendered = render_error(RequestTooLarge())
+            error_response = render_error(RequestTooLarge())
         elif isinstance(error, BadHttpMethod):
-            rendered = render_error(BadRequest(_METHOD_UNKNOWN))
+            error_response = render_error(BadRequest(_METHOD_UNKNOWN))
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            rendered = render_error(BadRequest(_MALFORMED))
+            error_response = render_error(BadRequest(_MALFORMED))
         else:
-            rendered = INTERNAL_ERROR_RESPONSE
+            error_response = INTERNAL_ERROR_RESPONSE
         outcome = RequestOutcome(self._new_id(), "", self._clock.monotonic())
-        response = self._error_response(outcome, rendered, error)
+        response = self._error_response(outcome, error_response, error)
         response.force_close()
         self._request_log.finish(outcome)
         return response
@@ -199,15 +199,15 @@ class PublicHandler:
     def _buffered(
         self,
         request: web.BaseRequest,
-        answer: forwarding.ValidatedResponse,
+        validated: forwarding.ValidatedResponse,
         outcome: RequestOutcome,
     ) -> web.StreamResponse:
-        outcome.status = answer.status
-        if answer.body and outcome.wait_s is None and allows_prepared_response(request):
+        outcome.status = validated.status
+        if validated.body and outcome.wait_s is None and allows_prepared_response(request):
             data = self._encoder.encode_response(
-                answer.status,
-                answer.headers,
-                answer.body,
+                validated.status,
+                validated.headers,
+                validated.body,
                 request_id=outcome.request_id,
                 now=self._clock.now(),
                 limit=self._rate_limit(outcome),
@@ -215,16 +215,16 @@ class PublicHandler:
             return cast("web.StreamResponse", PreparedResponse(request, data))
         headers = self._headers(outcome)
         del headers["Content-Type"]
-        headers.update(answer.headers)
-        return web.Response(status=answer.status, body=answer.body or None, headers=headers)
+        headers.update(validated.headers)
+        return web.Response(status=validated.status, body=validated.body or None, headers=headers)
 
     def _error_response(
-        self, outcome: RequestOutcome, rendered: ErrorResponse, error: BaseException | None
+        self, outcome: RequestOutcome, error_response: ErrorResponse, error: BaseException | None
     ) -> web.Response:
-        outcome.reject(rendered, error)
+        outcome.reject(error_response, error)
         headers = self._headers(outcome)
-        headers.extend(rendered.headers)
-        return web.Response(status=rendered.status, body=rendered.body, headers=headers)
+        headers.extend(error_response.headers)
+        return web.Response(status=error_response.status, body=error_response.body, headers=headers)
 
     def _headers(self, outcome: RequestOutcome) -> CIMultiDict[str]:
         headers = CIMultiDict(
