@@ -87,7 +87,7 @@ def service() -> Dashboard:
         .with_panel(
             graph(
                 "What do callers hear that is not good?",
-                "Refusals and failures a second by status and our code (README, Errors); `cloud` is"
+                "Refusals and failures a second by status and our code (docs/reference/errors.md); `cloud` is"
                 " a code of the cloud's own. 5xx and CGW.4291 count against the SLO.",
                 (
                     'sum by (status, error_code) (rate(gateway_requests_total{INSTANCE,status=~"[45].."}[WINDOW])) > 0',
