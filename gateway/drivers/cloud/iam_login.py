@@ -88,7 +88,7 @@ class IamLogin:
         """Return a new token in its shared form. Raises ServiceLoginFailed.
 
         All projects of the account and all replicas attempt one login at a time. A rejection is
-        published before the next attempt starts, so that concurrent failures do not add up.
+        published before the next attempt starts: concurrent failures cannot add up.
         """
         deadline = self._clock.monotonic() + LOGIN_TOTAL_TIMEOUT_S
         fetched: list[Fetched] = []

@@ -11,7 +11,7 @@ Address = tuple[str, int]
 
 
 def inherited_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket]:
-    """Return the sockets by address, closed on exec so that child programs do not inherit them."""
+    """Return the sockets by address, closed on exec: child programs must not inherit them."""
     inherited = {}
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)

@@ -16,7 +16,7 @@ _FLUSH_TIMEOUT_S = 2.0
 
 
 class LineDescriptor:
-    """Writes whole lines, so that lines of several processes do not mix.
+    """Writes whole lines: lines of several processes do not mix.
 
     After a partly written line the next write starts with a newline.
     """
@@ -88,7 +88,7 @@ def _pieces(lines: Iterable[bytes], bytes_max: int) -> Iterator[bytes]:
 
 
 class LineWriter:
-    """Buffers lines and writes them in batches from a thread, so that callers never block.
+    """Buffers lines and writes them in batches from a thread; callers never block.
 
     Lines are dropped and counted while the buffer is full.
     """

@@ -109,7 +109,7 @@ class Valkey:
         key = self.key("processes", tag="fleet")
         count = await self._attempt(_HEARTBEAT, [key], [self._counted_as, _PROCESS_TTL_MS])
         self._processes = int(count)
-        self._change(available=True)
+        self._set_available()
 
     async def probe(self) -> bool:
         """Send a heartbeat and return whether the server responded."""
@@ -140,7 +140,7 @@ class Valkey:
             _raise_if_cancelled()
             self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
             reason = describe_store_error(error)
-            self._change(available=False, error=type(error).__name__, reason=reason)
+            self._set_unavailable(type(error).__name__, reason)
             raise StoreUnavailable(reason) from None
         _raise_if_cancelled()
         self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
@@ -154,16 +154,23 @@ class Valkey:
         except NoScriptError:  # a new server, a flush or a failover: EVAL loads the script
             return await self._client.eval(script.text, len(keys), *keys, *args)
 
-    def _change(self, *, available: bool, **failure: str) -> None:
-        if available == self._available and self._attempted:
+    def _set_available(self) -> None:
+        if self._available:
             return
-        self._available, self._attempted = available, True
-        self._telemetry.store_available(available=available)
-        if available:
-            log.info("store_available", extra={"processes": self._processes})
-        else:
-            log.warning("store_unavailable", extra=failure)
-            self._lost.set()
+        self._available = self._attempted = True
+        log.info("store_available", extra={"processes": self._processes})
+        self._report_availability()
+
+    def _set_unavailable(self, error: str, reason: str) -> None:
+        if self._attempted and not self._available:
+            return
+        self._available, self._attempted = False, True
+        log.warning("store_unavailable", extra={"error": error, "reason": reason})
+        self._lost.set()
+        self._report_availability()
+
+    def _report_availability(self) -> None:
+        self._telemetry.store_available(available=self._available)
         for call in self._availability_callbacks:
             call()
 

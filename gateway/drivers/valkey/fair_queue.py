@@ -251,7 +251,7 @@ def _pairs(fields: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
 
 @lru_cache(maxsize=10_000)
 def _digest(caller: str) -> str:
-    # Hashed, so that read access to Redis does not disclose callers.
+    # Hashed: read access to Redis must not disclose callers.
     return blake2b(caller.encode(), digest_size=9).hexdigest()
 
 

@@ -107,7 +107,7 @@ class ValkeySharedStore:
         return bool(await self._valkey.run_script(_SETTLE, self._names(key), args))
 
     def _names(self, key: str) -> list[str]:
-        # Hashed: a list of keys must not disclose who requested which server.
+        # Hashed: a list of keys must not disclose callers and servers.
         tag = _digest(key)
         return [self._valkey.key(kind, tag=tag) for kind in ("value", "lease", "failure")]
 
