@@ -1,6 +1,7 @@
 """The commands. Each imports what it needs when it runs."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from gateway.domain.model import Logger, LogLevel
 _EXIT_CODES: Final = """\
 exit codes: 0 done, 1 refused, 2 wrong usage, 3 not permitted, 4 not authenticated,
 5 try again later, 6 the gateway cannot be reached"""
+
+_CONFIG_VARIABLE: Final = "CONSOLE_GATEWAY_CONFIG"
 
 _YEAR_9999: Final = 253_402_300_799
 
@@ -83,9 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("target", metavar="PROJECT/SERVER")
     explain.set_defaults(run=_explain)
 
+    _config_commands(commands)
     _audit_commands(commands)
     _admin_commands(commands)
     return parser
+
+
+def _config_commands(commands: Any) -> None:
+    config = commands.add_parser("config", help="print the effective config, or JSON Schemas")
+    kinds = config.add_subparsers(required=True, metavar="COMMAND")
+
+    show = kinds.add_parser("show", help="print the config with every default, without secrets")
+    _config_option(show)
+    show.set_defaults(run=_config_show)
+
+    schema = kinds.add_parser("schema", help="print the JSON Schema of the config, for editors")
+    schema.add_argument("--policy", action="store_true", help="of the policy instead")
+    schema.set_defaults(run=_config_schema)
 
 
 def _audit_commands(commands: Any) -> None:
@@ -268,7 +285,15 @@ def _admin(options: argparse.Namespace) -> int:
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    default = os.environ.get(_CONFIG_VARIABLE) or None
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=default,
+        required=default is None,
+        metavar="FILE",
+        help=f"the config file (default: ${_CONFIG_VARIABLE})",
+    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -290,7 +315,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from gateway.commands.check import explain
+    from gateway.commands.explain import explain
 
     return explain(
         options.config,
@@ -301,6 +326,18 @@ def _explain(options: argparse.Namespace) -> int:
         target=options.target,
         at=options.at,
     )
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from gateway.commands.config import show
+
+    return show(options.config)
+
+
+def _config_schema(options: argparse.Namespace) -> int:
+    from gateway.commands.config import print_schema
+
+    return print_schema(of_policy=options.policy)
 
 
 def _audit_verify(options: argparse.Namespace) -> int:

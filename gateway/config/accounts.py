@@ -74,8 +74,8 @@ class LinkSettings(Section):
     """Which requests share a link: `shared`, one per server; `caller`, one per server and person;
     `never`, only concurrent requests of one person."""
     renew_before_s: Annotated[Number, Field(ge=0, le=86_400)] = 60.0
-    """A link requested in its last usable seconds, this many, is renewed in the background if the
-    budget has spare calls. At most half of the usable lifetime; 0 disables renewal."""
+    """Seconds before the end of a link's usable time from which a request renews it in the
+    background, from spare budget. At most half of the usable time; 0 disables renewal."""
     console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
     """Hosts that a link may lead to: exact names, or `*.domain` for every host below a domain."""
 

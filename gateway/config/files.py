@@ -12,6 +12,8 @@ from gateway.config.key_material import UnusableKeys, parse_key_file, read_key_f
 
 
 def _resolve(value: object, info: ValidationInfo) -> object:
+    if value == "":
+        raise ValueError("must not be empty")
     return (info.context or {})["base"] / value if isinstance(value, str) else value
 
 
@@ -78,7 +80,7 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted; store it without a password")
 
 
-_PATH_SCHEMA = WithJsonSchema({"type": "string", "minLength": 1})
+_PATH_SCHEMA = WithJsonSchema({"type": "string", "format": "path", "minLength": 1})
 
 ConfigPath = Annotated[Path, BeforeValidator(_resolve), _PATH_SCHEMA]
 File = Annotated[ConfigPath, AfterValidator(_no_directory)]

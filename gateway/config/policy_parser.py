@@ -7,24 +7,28 @@ from typing import Any
 
 from gateway.config.errors import ConfigError, InvalidConfig, KeyPath
 from gateway.config.located_yaml import Document, hint
+from gateway.config.policy_schema import (
+    ALL_PERMISSIONS,
+    DENIAL_KEYS,
+    EVERYTHING,
+    GRANT_KEYS,
+    LOCATION_KEYS,
+    NOT_KEYS,
+    POLICY_KEYS,
+    ROLE_NAME,
+    TAG_KEY_CHARS_MAX,
+    TAG_VALUE_CHARS_MAX,
+    TARGET_KEYS,
+    TO_KEYS,
+)
 from gateway.domain.model import PERMISSIONS, SERVER_ID, RuleKind, RuleRef
 from gateway.domain.policy.inventory import Location, Selector
 from gateway.domain.policy.policy import Policy, Rule
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_TOP_KEYS = ("roles", "grants", "denials")
-_RULE_KEYS = ("to", "on", "from", "until", "reason")
-_TO_KEYS = ("users", "groups", "issuer")
-_ON_KEYS = ("projects", "servers", "tags", "locations", "models", "not")
-_NOT_KEYS = ("tags", "locations", "models")
-_LOCATION_KEYS = ("dc", "rack", "unit")
-_TAG_KEY_CHARS_MAX, _TAG_VALUE_CHARS_MAX = 128, 255
-"""Limits of the cloud: upstream-api.md#1.5."""
+_NAME = re.compile(ROLE_NAME)
 _PROJECT = "project (not in any `accounts[].projects` of the config)"
 _ISSUER = "issuer (not in `issuers` of the config)"
 _INSTANT_EXAMPLE = "2026-12-31T18:00:00+01:00"
-_EVERYTHING = "everything"
-_ALL = "all"
 
 
 def parse_policy(
@@ -53,7 +57,7 @@ class _Reader:
 
     def read(self) -> list[Rule]:
         data = self._document.data
-        top = self._mapping((), {} if data is None else data, _TOP_KEYS)
+        top = self._mapping((), {} if data is None else data, POLICY_KEYS)
         if "grants" not in top:  # an emptied or half-written file must not revoke all permissions
             self._error((), "`grants` is missing; write `grants: []` to allow nothing")
         for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
@@ -73,14 +77,10 @@ class _Reader:
 
     def _rule(self, path: KeyPath, raw: Any, kind: RuleKind) -> Rule | None:
         before = len(self.errors)
-        keys = (
-            ("role", *_RULE_KEYS)
-            if kind is RuleKind.GRANT
-            else ("role", "permissions", *_RULE_KEYS)
-        )
+        keys = GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS
         body = self._mapping(path, raw, keys)
         name, permissions = self._permissions_of(path, body, kind)
-        to = self._mapping((*path, "to"), body.get("to", {}), _TO_KEYS)
+        to = self._mapping((*path, "to"), body.get("to", {}), TO_KEYS)
         users = self._names((*path, "to", "users"), to.get("users", []))
         groups = self._names((*path, "to", "groups"), to.get("groups", []))
         if not users and not groups:
@@ -136,13 +136,13 @@ class _Reader:
     def _targets(
         self, path: KeyPath, raw: Any
     ) -> tuple[frozenset[str], frozenset[str], Selector | None]:
-        if raw == _EVERYTHING:
+        if raw == EVERYTHING:
             return frozenset(), frozenset(), None
-        on = self._mapping(path, raw if raw is not None else {}, _ON_KEYS)
-        if not any(on.get(key) for key in _ON_KEYS[:-1]):
+        on = self._mapping(path, raw if raw is not None else {}, (*TARGET_KEYS, "not"))
+        if not any(on.get(key) for key in TARGET_KEYS):
             keys = "`projects`, `servers`, `tags`, `locations`, `models`"
-            self._error(path, f"requires one of {keys}; write `on: {_EVERYTHING}` for all servers")
-        elif [] in on.values() or {} in on.values():
+            self._error(path, f"requires one of {keys}; write `on: {EVERYTHING}` for all servers")
+        elif _has_empty_value(on):
             self._error(path, "contains an empty list or mapping; omit the key to select all")
         projects = self._names((*path, "projects"), on.get("projects", []))
         for i, project in _text_items(on.get("projects")):
@@ -161,11 +161,14 @@ class _Reader:
         """Return the selector by attributes; None if no attribute is named."""
         excluded = None
         if "not" in on:
-            inner = self._mapping((*path, "not"), on["not"], _NOT_KEYS)
+            inner = self._mapping((*path, "not"), on["not"], NOT_KEYS)
             excluded = self._selector((*path, "not"), inner)
             if excluded is None:
-                self._error((*path, "not"), _requires_one_of(_NOT_KEYS))
-        if not excluded and not any(key in on for key in _NOT_KEYS):
+                self._error((*path, "not"), _requires_one_of(NOT_KEYS))
+            elif _has_empty_value(inner):
+                message = "contains an empty list or mapping; omit the key to exclude nothing"
+                self._error((*path, "not"), message)
+        if not excluded and not any(key in on for key in NOT_KEYS):
             return None
         return Selector(
             tags=self._tags((*path, "tags"), on.get("tags", {})),
@@ -185,31 +188,31 @@ class _Reader:
             values = self._names((*path, key), value if isinstance(value, list) else [value])
             if not values:
                 self._error((*path, key), "must be a text or a list of texts")
-            if len(key) > _TAG_KEY_CHARS_MAX:
-                self._error((*path, key), f"must have at most {_TAG_KEY_CHARS_MAX} characters")
-            if any(len(value) > _TAG_VALUE_CHARS_MAX for value in values):
-                message = f"values must have at most {_TAG_VALUE_CHARS_MAX} characters"
+            if len(key) > TAG_KEY_CHARS_MAX:
+                self._error((*path, key), f"must have at most {TAG_KEY_CHARS_MAX} characters")
+            if any(len(value) > TAG_VALUE_CHARS_MAX for value in values):
+                message = f"values must have at most {TAG_VALUE_CHARS_MAX} characters"
                 self._error((*path, key), message)
             tags.append((key, values))
         return tuple(tags)
 
     def _location(self, path: KeyPath, raw: Any) -> Location:
-        location = self._mapping(path, raw, _LOCATION_KEYS)
+        location = self._mapping(path, raw, LOCATION_KEYS)
         if not location:
-            self._error(path, _requires_one_of(_LOCATION_KEYS))
+            self._error(path, _requires_one_of(LOCATION_KEYS))
         for key, value in location.items():
             if not isinstance(value, str) or not value:
                 self._error((*path, key), "must be text (put it in quotes)")
         return Location(
-            **{key: str(value) for key, value in location.items() if key in _LOCATION_KEYS}
+            **{key: str(value) for key, value in location.items() if key in LOCATION_KEYS}
         )
 
     def _permissions(self, path: KeyPath, raw: Any) -> frozenset[str]:
-        if raw == _ALL:
+        if raw == ALL_PERMISSIONS:
             return PERMISSIONS
         found = self._names(path, raw)
         if not found:
-            self._error(path, f"must be a list of permissions, or `{_ALL}`")
+            self._error(path, f"must be a list of permissions, or `{ALL_PERMISSIONS}`")
         for i, name in _text_items(raw):
             if name not in PERMISSIONS:
                 self._error((*path, i), self._unknown("permission", name, PERMISSIONS))
@@ -256,6 +259,10 @@ class _Reader:
 
     def _error(self, path: KeyPath, message: str) -> None:
         self.errors.append(self._document.error(path, message))
+
+
+def _has_empty_value(mapping: dict[str, Any]) -> bool:
+    return [] in mapping.values() or {} in mapping.values()
 
 
 def _requires_one_of(keys: Sequence[str]) -> str:

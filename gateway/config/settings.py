@@ -24,7 +24,7 @@ from gateway.config.limits import (
     RequestLimits,
 )
 from gateway.config.listen import AdminListen, PublicListen, hosts_overlap
-from gateway.config.located_yaml import load
+from gateway.config.located_yaml import Document, load
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
 from gateway.config.store import StoreSettings
@@ -99,6 +99,10 @@ class Settings(Section):
         disabled = frozenset(self.operations.disable)
         enabled = (row for row in built_in_operations() if row.name not in disabled)
         return (*enabled, SHOW_PERMISSIONS)
+
+    @property
+    def project_ids(self) -> list[str]:
+        return [project for account in self.accounts for project in account.projects]
 
     @property
     def writable_directories(self) -> Iterator[WritableDirectory]:
@@ -185,11 +189,18 @@ def load_settings(
 
     Raises InvalidConfig with every error.
     """
-    document = load(file)
+    return validate_settings(load(file), environ, workers=workers)
+
+
+def validate_settings(
+    document: Document, environ: Mapping[str, str] = os.environ, *, workers: int = 1
+) -> Settings:
+    """Validate a config file that is loaded already; see `load_settings`."""
+    base = Path(document.file).parent
     try:
         return Settings.model_validate(
             document.data if document.data is not None else {},
-            context={"base": file.parent, "environ": environ, "workers": workers},
+            context={"base": base, "environ": environ, "workers": workers},
         )
     except ValidationError as error:
         raise InvalidConfig(config_errors(error, document, Settings)) from None

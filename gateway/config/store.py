@@ -112,5 +112,5 @@ class StoreSettings(Section):
     timeout_s: Annotated[Number, Field(gt=0, le=10)] = 0.1
     """Seconds after which a call to Redis fails and Redis counts as unavailable."""
     processes_max: Annotated[Integer, Field(ge=1, le=1000)] = 2
-    """Largest number of gateway processes, workers included. Without Redis each process uses
-    this share of the budget."""
+    """Largest number of gateway processes, workers included. While Redis is unavailable,
+    each process uses the budget divided by this number."""

@@ -101,7 +101,7 @@ Integer = Annotated[int, BeforeValidator(_reject_bool)]
 Number = Annotated[float, BeforeValidator(_reject_bool)]
 Seconds = Annotated[Number, Field(gt=0, le=31_536_000)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-HttpUrl = Annotated[str, AfterValidator(_http_url), text_schema(_HTTP_URL)]
+HttpUrl = Annotated[str, AfterValidator(_http_url), text_schema(_HTTP_URL, format="uri")]
 Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "minLength": 1})]
 HostPort = Annotated[str, AfterValidator(_host_port), text_schema(r"\S+:[0-9]{1,5}")]
 Network = Annotated[

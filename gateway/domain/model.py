@@ -179,55 +179,70 @@ class Paging(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """How the answer of a list is made, so that it can be filtered."""
+    """Form of a list in a response, needed to filter it."""
 
     entries: str
-    """The member that holds the list."""
+    """Member of the response that holds the list."""
     server: str
-    """Where in an entry the server's id stands; dots lead into objects and into lists."""
+    """Member of an entry with its server ID; dots lead into objects and lists."""
     paging: Paging
+    """How the next page is requested: by `marker` or by `offset`."""
     limit: int = 10
-    """Where the caller names none."""
+    """Page size if the caller gives none."""
     limit_min: int = 10
+    """Smallest page size that a caller may request."""
     limit_max: int = 1000
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - how pydantic is told of a mistyped key
+    """Largest page size that a caller may request."""
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row of the catalogue: an operation of the cloud's API that may pass."""
+    """One row of the catalogue: an operation of the cloud's API that callers may use."""
 
     name: str
+    """Name of the operation, unique in the catalogue."""
     method: str
+    """HTTP method."""
     path: str
-    """After `/v1/{project_id}`. `{server_id}` is decided on, as is the server of `{instance_id}`;
-    any other name in braces stands for one plain segment."""
+    """Path after `/v1/{project_id}`. `{server_id}` and `{instance_id}` are authorized; any other
+    name in braces matches one segment."""
     permission: str
+    """Permission that a call requires on each of its servers."""
     query: tuple[str, ...] = ()
-    """Parameters that may be given, besides those named below and those of paging."""
+    """Query parameters that are forwarded, besides those of the keys below and of paging."""
     servers_in_query: str = ""
-    """The parameter that holds server ids, parted by commas."""
+    """Query parameter that holds server IDs, separated by commas."""
     instances_in_query: str = ""
+    """Query parameter that holds instance IDs, separated by commas."""
     servers_in_body: str = ""
-    """Where in the body server ids stand, dots leading into objects: one, or a list of them."""
+    """Member of the body that holds one server ID or a list; dots lead into objects."""
     instances_in_body: str = ""
+    """Member of the body that holds one instance ID or a list; dots lead into objects."""
     ids_max: int = 100
+    """Largest number of IDs in one call."""
     may_name_none: bool = False
-    """Without ids the call touches servers of the cloud's choice, and needs the right to all."""
+    """Accept a call without IDs. The cloud then chooses servers, so it requires a grant on
+    `everything`."""
     counts_in_body: tuple[str, ...] = ()
-    """Members of the body that say how many servers it touches: those beyond the ids that it names
-    are of the cloud's choice."""
+    """Members of the body that hold a number of servers. Servers beyond the named ones require a
+    grant on `everything`."""
     body_bytes_max: int = 0
-    """0: the operation takes no body."""
+    """Largest request body in bytes; 0 rejects a body."""
     writes: bool = False
-    """It changes something, so it is recorded before it is sent."""
+    """The operation changes something: its audit record is written before it is sent."""
     repeatable: bool = False
-    """Sending it twice does no more than sending it once."""
+    """Sending it twice has the effect of sending it once, so it may be retried."""
     budget: BudgetClass = BudgetClass.CONSOLE
+    """Budget that a call uses."""
     priority: Priority = Priority.INTERACTIVE
+    """Priority in the queue: `interactive` before `bulk` before `spare`."""
     response: ResponseKind = ResponseKind.WHOLE
+    """How the response is returned. `listed` filters it to the caller's servers; `streamed` never
+    holds it whole."""
     listing: Listing | None = None
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - how pydantic is told of a mistyped key
+    """Form of the list; required for `response: listed`."""
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 from aiohttp import http_parser
 
 from gateway.config.environment import tracing_variable
+from gateway.config.policy_loader import load_policy
 from gateway.config.store import RedisEmbedded
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.valkey.embedded import EmbeddedValkey
-from gateway.process.startup_checks import load_config, load_policy, require_tracing_packages
+from gateway.process.startup_checks import load_config, require_tracing_packages
 from gateway.process.supervisor import Supervisor
 from gateway.process.worker import run_worker
 

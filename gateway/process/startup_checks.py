@@ -1,18 +1,13 @@
-"""Checks that a config and a policy can be served, before anything is opened."""
+"""Checks that a config can be served, before anything is opened."""
 
 import os
 from importlib import import_module
 from pathlib import Path
 
 from gateway.config.errors import ConfigError, InvalidConfig
-from gateway.config.located_yaml import load, read
+from gateway.config.located_yaml import load
 from gateway.config.settings import Settings, load_settings
-from gateway.domain.policy.policy import Policy
 from gateway.drivers.audit.paths import make_directory
-from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.host.handover import Handover
-from gateway.drivers.telemetry.metrics import Metrics
-from gateway.process.wiring.policy import policy_file
 
 
 def load_config(config_file: Path, *, workers: int) -> Settings:
@@ -37,17 +32,6 @@ def _directory_problem(directory: Path) -> str:
     except OSError as error:
         return f"{directory} cannot be made: {error.strerror}"
     return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
-
-
-def load_policy(config_file: Path, config: Settings) -> Policy:
-    """Return the policy in the policy file; raise InvalidConfig when it is invalid."""
-    try:
-        read(config.policy_file)
-    except InvalidConfig as invalid:
-        (unreadable,) = invalid.errors
-        message = f"{unreadable.file} {unreadable.message}"
-        raise InvalidConfig([load(config_file).error(("policy_file",), message)]) from None
-    return policy_file(config, SystemClock(), Metrics(), Handover()).current()
 
 
 def require_tracing_packages(variable: str) -> None:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from gateway.config.errors import InvalidConfig
-from gateway.config.located_yaml import load
+from gateway.config.located_yaml import load, parse
 from gateway.config.policy_parser import parse_policy
+from gateway.config.schema import policy_schema
 from gateway.domain.model import CONSOLE_OPEN, SERVER_READ, Principal, ProjectId, ServerId
 from gateway.domain.policy.policy import Policy
 
@@ -62,76 +64,76 @@ def test_decision_names_line_of_rule(tmp_path: Path) -> None:
     assert (decision.rule.line, decision.rule.label) == (4, "grant op to ann")
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "key", "message"),
-    [
-        (HEAD + "grnts: []\n", 3, "grnts", "did you mean grants?"),
-        (grant(role="operator"), 4, "grants[0].role", "unknown role"),
-        (grant(role=""), 4, "grants[0]", "requires `role`"),
-        (grant(too="x"), 7, "grants[0].too", "did you mean to?"),
-        (grant(to="{}"), 5, "grants[0].to", "at least one of `users`, `groups`"),
-        (grant(to="{users: []}"), 5, "grants[0].to", "at least one of"),
-        (grant(to="{users: ann}"), 5, "grants[0].to.users", "must be a list"),
-        (grant(to="{users: [42]}"), 5, "grants[0].to.users[0]", "must be text"),
-        (grant(to="{users: [ann], issuer: crop}"), 5, "grants[0].to.issuer", "mean corp?"),
-        (grant(to="ann"), 5, "grants[0].to", "must be a mapping"),
-        (grant(on=""), 4, "grants[0].on", "requires one of `projects`, `servers`, `tags`"),
-        (grant(on="{}"), 6, "grants[0].on", "requires one of `projects`, `servers`, `tags`"),
-        (grant(to="{users: 42}"), 5, "grants[0].to.users", "must be a list"),
-        (grant(to="{users: [ann], issuer: }"), 5, "grants[0].to.issuer", "unknown issuer"),
-        (grant(to="{users: [ann], issuer: [corp]}"), 5, "grants[0].to.issuer", "unknown issuer"),
-        (grant(on="{projects: 5}"), 6, "grants[0].on.projects", "must be a list"),
-        (
-            grant(on="{projects: [" + PROJECT + "], servers: []}"),
-            6,
-            "grants[0].on",
-            "contains an empty list",
-        ),
-        (
-            grant(on="{projects: [], servers: [" + SERVER + "]}"),
-            6,
-            "grants[0].on",
-            "contains an empty list",
-        ),
-        (grant(on="all"), 6, "grants[0].on", "must be a mapping"),
-        (grant(permissions="all"), 7, "grants[0].permissions", "unknown key"),
-        (grant(until="null"), 7, "grants[0].until", "is not an instant"),
-        (grant(until="1795500000"), 7, "grants[0].until", "is not an instant"),
-        (grant(**{"from": "null"}), 7, "grants[0].from", "is not an instant"),
-        (
-            HEAD + "denials:\n  - {role: op, permissions: all, to: {users: [a]}, on: everything}\n",
-            4,
-            "denials[0]",
-            "requires either `role` or `permissions`",
-        ),
-        (grant(on="{servers: [srv-1]}"), 6, "grants[0].on.servers[0]", "a UUID"),
-        (
-            grant(on="{projects: [other]}"),
-            6,
-            "grants[0].on.projects[0]",
-            "not in any `accounts[].projects`",
-        ),
-        (grant(on="{tag: {env: prod}}"), 6, "grants[0].on.tag", "did you mean tags?"),
-        (grant(until="2026-11-27T18:00:00"), 7, "grants[0].until", "no time zone"),
-        (grant(until="2026-11-27"), 7, "grants[0].until", "no time zone"),
-        (grant(until="tomorrow"), 7, "grants[0].until", "is not an instant"),
-        (
-            grant(**{"from": "2026-11-27T18:00:00Z", "until": "2026-11-27T18:00:00+00:00"}),
-            8,
-            "grants[0].until",
-            "must be later than",
-        ),
-        (grant(reason="[1]"), 7, "grants[0].reason", "must be text"),
-        ("roles:\n  op: [console:opn]\n", 2, "roles.op[0]", "did you mean console:open?"),
-        ("roles:\n  op: []\n", 2, "roles.op", "must be a list of permissions"),
-        ("roles:\n  Op!: [console:open]\n", 2, "roles.Op!", "a role name"),
-        ("roles:\n  op: [console:open]\n  op: []\n", 3, "op", "duplicate key"),
-        ("- grants\n", 1, "", "must be a mapping"),
-        ("grants: {}\n", 1, "grants", "must be a list"),
-        ("a: &x 1\nb: *x\n", 1, "", "aliases"),
-        ("a: [\n", 2, "", "is not valid YAML"),
-    ],
-)
+INVALID = [
+    (HEAD + "grnts: []\n", 3, "grnts", "did you mean grants?"),
+    (grant(role="operator"), 4, "grants[0].role", "unknown role"),
+    (grant(role=""), 4, "grants[0]", "requires `role`"),
+    (grant(too="x"), 7, "grants[0].too", "did you mean to?"),
+    (grant(to="{}"), 5, "grants[0].to", "at least one of `users`, `groups`"),
+    (grant(to="{users: []}"), 5, "grants[0].to", "at least one of"),
+    (grant(to="{users: ann}"), 5, "grants[0].to.users", "must be a list"),
+    (grant(to="{users: [42]}"), 5, "grants[0].to.users[0]", "must be text"),
+    (grant(to="{users: [ann], issuer: crop}"), 5, "grants[0].to.issuer", "mean corp?"),
+    (grant(to="ann"), 5, "grants[0].to", "must be a mapping"),
+    (grant(on=""), 4, "grants[0].on", "requires one of `projects`, `servers`, `tags`"),
+    (grant(on="{}"), 6, "grants[0].on", "requires one of `projects`, `servers`, `tags`"),
+    (grant(to="{users: 42}"), 5, "grants[0].to.users", "must be a list"),
+    (grant(to="{users: [ann], issuer: }"), 5, "grants[0].to.issuer", "unknown issuer"),
+    (grant(to="{users: [ann], issuer: [corp]}"), 5, "grants[0].to.issuer", "unknown issuer"),
+    (grant(on="{projects: 5}"), 6, "grants[0].on.projects", "must be a list"),
+    (
+        grant(on="{projects: [" + PROJECT + "], servers: []}"),
+        6,
+        "grants[0].on",
+        "contains an empty list",
+    ),
+    (
+        grant(on="{projects: [], servers: [" + SERVER + "]}"),
+        6,
+        "grants[0].on",
+        "contains an empty list",
+    ),
+    (grant(on="all"), 6, "grants[0].on", "must be a mapping"),
+    (grant(permissions="all"), 7, "grants[0].permissions", "unknown key"),
+    (grant(until="null"), 7, "grants[0].until", "is not an instant"),
+    (grant(until="1795500000"), 7, "grants[0].until", "is not an instant"),
+    (grant(**{"from": "null"}), 7, "grants[0].from", "is not an instant"),
+    (
+        HEAD + "denials:\n  - {role: op, permissions: all, to: {users: [a]}, on: everything}\n",
+        4,
+        "denials[0]",
+        "requires either `role` or `permissions`",
+    ),
+    (grant(on="{servers: [srv-1]}"), 6, "grants[0].on.servers[0]", "a UUID"),
+    (
+        grant(on="{projects: [other]}"),
+        6,
+        "grants[0].on.projects[0]",
+        "not in any `accounts[].projects`",
+    ),
+    (grant(on="{tag: {env: prod}}"), 6, "grants[0].on.tag", "did you mean tags?"),
+    (grant(until="2026-11-27T18:00:00"), 7, "grants[0].until", "no time zone"),
+    (grant(until="2026-11-27"), 7, "grants[0].until", "no time zone"),
+    (grant(until="tomorrow"), 7, "grants[0].until", "is not an instant"),
+    (
+        grant(**{"from": "2026-11-27T18:00:00Z", "until": "2026-11-27T18:00:00+00:00"}),
+        8,
+        "grants[0].until",
+        "must be later than",
+    ),
+    (grant(reason="[1]"), 7, "grants[0].reason", "must be text"),
+    ("roles:\n  op: [console:opn]\n", 2, "roles.op[0]", "did you mean console:open?"),
+    ("roles:\n  op: []\n", 2, "roles.op", "must be a list of permissions"),
+    ("roles:\n  Op!: [console:open]\n", 2, "roles.Op!", "a role name"),
+    ("roles:\n  op: [console:open]\n  op: []\n", 3, "op", "duplicate key"),
+    ("- grants\n", 1, "", "must be a mapping"),
+    ("grants: {}\n", 1, "grants", "must be a list"),
+    ("a: &x 1\nb: *x\n", 1, "", "aliases"),
+    ("a: [\n", 2, "", "is not valid YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "key", "message"), INVALID)
 def test_error_names_line_and_key(
     tmp_path: Path, text: str, line: int, key: str, message: str
 ) -> None:
@@ -169,3 +171,38 @@ def test_server_id_is_case_insensitive(tmp_path: Path) -> None:
     ann = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
     server = ServerId(upper.lower())
     assert policy.decide(ann, CONSOLE_OPEN, ProjectId(PROJECT), server, 0.0).allowed
+
+
+NOT_IN_SCHEMA = (
+    "unknown role", "unknown issuer", "mean corp?", "not in any", "must be later", "duplicate key",
+    "aliases", "not valid YAML",
+)  # fmt: skip
+"""Errors that depend on other keys, on the config or on the text."""
+
+
+@pytest.mark.parametrize(("text", "line", "key", "message"), INVALID)
+def test_schema_rejects_what_the_parser_rejects(
+    text: str, line: int, key: str, message: str
+) -> None:
+    validator = Draft202012Validator(policy_schema())
+    if not any(part in message for part in NOT_IN_SCHEMA):
+        data = parse(Path("policy.yaml"), text.encode()).data
+        assert not validator.is_valid(data if data is not None else {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grants: []\n",
+        grant(),
+        grant(to="{groups: [ops], issuer: corp}", reason="ticket"),
+        grant(on="{tags: {env: [prod, dev]}, not: {locations: [{dc: a}], models: [B]}}"),
+        grant(on=f"{{projects: [{PROJECT}], servers: [{SERVER.upper()}]}}"),
+        grant(**{"from": "2026-11-27T18:00:00Z", "until": "2026-11-28 18:00+01:00"}),
+        HEAD + "grants: []\ndenials: [{permissions: all, to: {users: [a]}, on: everything}]\n",
+    ],
+)
+def test_schema_accepts_what_the_parser_accepts(tmp_path: Path, text: str) -> None:
+    read(tmp_path, text)
+    data = parse(Path("policy.yaml"), text.encode()).data
+    assert list(Draft202012Validator(policy_schema()).iter_errors(data)) == []

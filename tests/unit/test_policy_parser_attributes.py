@@ -72,6 +72,8 @@ def test_servers_are_selected_by_attributes(on: str, expected: list[bool], tmp_p
         ("{models: B1}", "grants[0].on.models", "list"),
         ("{not: {tags: {env: x}}}", "grants[0].on", "requires one of"),
         ("{models: [B1], not: {}}", "grants[0].on.not", "requires at least one of"),
+        ("{models: [B1], not: {tags: {}}}", "grants[0].on.not", "empty list or mapping"),
+        ("{models: [B1], not: {models: []}}", "grants[0].on.not", "empty list or mapping"),
         ("{models: [B1], not: {servers: [x]}}", "grants[0].on.not.servers", "unknown key"),
     ],
 )  # fmt: skip

@@ -1,7 +1,6 @@
 """The policy file, reloaded when its content changes (port `ReloadedPolicies`)."""
 
 import asyncio
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Collection
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import parse, read
+from gateway.config.policy_loader import policy_digest, policy_version
 from gateway.config.policy_parser import parse_policy
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
@@ -163,7 +163,7 @@ class PolicyFile:
             content = read(self._file)
         except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
-        return _PolicyFileContent(at, _digest_of(content), content)
+        return _PolicyFileContent(at, policy_digest(content), content)
 
     def _accept(self, found: _PolicyFileContent) -> Policy:
         """Return the policy of a valid file, and hand it over to workers that start later."""
@@ -182,9 +182,5 @@ class PolicyFile:
             parse(self._file, content),
             issuers=self._issuers,
             projects=self._projects,
-            version=_digest_of(content)[:12],
+            version=policy_version(policy_digest(content)),
         )
-
-
-def _digest_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,35 @@
+"""Reading of the policy file that a config names."""
+
+import hashlib
+from pathlib import Path
+
+from gateway.config.errors import InvalidConfig
+from gateway.config.located_yaml import load, parse, read
+from gateway.config.policy_parser import parse_policy
+from gateway.config.settings import Settings
+from gateway.domain.policy.policy import Policy
+
+
+def load_policy(config_file: Path, config: Settings) -> Policy:
+    """Return the policy in the policy file; raise InvalidConfig if it is unreadable or invalid."""
+    try:
+        content = read(config.policy_file)
+    except InvalidConfig as invalid:
+        (unreadable,) = invalid.errors
+        message = f"{unreadable.file} {unreadable.message}"
+        raise InvalidConfig([load(config_file).error(("policy_file",), message)]) from None
+    return parse_policy(
+        parse(config.policy_file, content),
+        issuers=[issuer.name for issuer in config.issuers],
+        projects=config.project_ids,
+        version=policy_version(policy_digest(content)),
+    )
+
+
+def policy_digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def policy_version(digest: str) -> str:
+    """Return the version of the policy with this digest of its text."""
+    return digest[:12]

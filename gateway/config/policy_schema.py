@@ -1,0 +1,171 @@
+"""The form of the policy file: its keys, what each means, and its JSON Schema.
+
+The parser takes the keys from here, so that file, schema and reference agree.
+"""
+
+from typing import Any, Final
+
+from gateway.domain.model import PERMISSIONS
+
+TAG_KEY_CHARS_MAX: Final = 128
+TAG_VALUE_CHARS_MAX: Final = 255
+"""Limits of the cloud: upstream-api.md#1.5."""
+ROLE_NAME: Final = "[a-z0-9][a-z0-9_.-]{0,63}"
+EVERYTHING: Final = "everything"
+ALL_PERMISSIONS: Final = "all"
+
+_UUID: Final = "^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+_INSTANT: Final = r"^[0-9W-]+[T ][0-9:.,]+(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)$"
+
+_Schema = dict[str, Any]
+
+
+def _text(description: str = "", **more: Any) -> _Schema:
+    described = {"description": description} if description else {}
+    return {**described, "type": "string", "minLength": 1, **more}
+
+
+def _list(description: str, items: _Schema, **more: Any) -> _Schema:
+    return {"description": description, "type": "array", "items": items, **more}
+
+
+def _mapping(description: str, properties: _Schema, **more: Any) -> _Schema:
+    return {
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        **more,
+    }
+
+
+def _permissions(description: str) -> _Schema:
+    return {
+        "description": description,
+        "anyOf": [
+            {"const": ALL_PERMISSIONS},
+            {
+                "type": "array",
+                "items": {"enum": sorted(PERMISSIONS)},
+                "minItems": 1,
+            },
+        ],
+    }
+
+
+_TAG_VALUE: Final = _text(maxLength=TAG_VALUE_CHARS_MAX)
+_TAGS: Final = {
+    "description": "Tags by key: one value, or a list of which one must match.",
+    "type": "object",
+    "propertyNames": {"maxLength": TAG_KEY_CHARS_MAX},
+    "additionalProperties": {
+        "anyOf": [_TAG_VALUE, {"type": "array", "items": _TAG_VALUE, "minItems": 1}]
+    },
+    "minProperties": 1,
+}
+_LOCATION: Final = _mapping(
+    "A location: each key given here must match.",
+    {
+        "dc": _text("Data centre."),
+        "rack": _text("Rack."),
+        "unit": _text("Rack unit."),
+    },
+    minProperties=1,
+)
+_ATTRIBUTES: Final = {
+    "tags": _TAGS,
+    "locations": _list("Locations; one must match.", _LOCATION, minItems=1),
+    "models": _list("Hardware models; one must match.", _text(), minItems=1),
+}
+_NOT: Final = _mapping(
+    "Excludes servers that match any tag, location or model given here.",
+    _ATTRIBUTES,
+    minProperties=1,
+)
+_TARGETS: Final = {
+    "projects": _list(
+        "IDs of projects of the config. Alone: all their servers.", _text(), minItems=1
+    ),
+    "servers": _list(
+        "IDs of servers. With `projects`: only in these projects.",
+        {"type": "string", "pattern": _UUID},
+        minItems=1,
+    ),
+    **_ATTRIBUTES,
+}
+_ON: Final = {
+    "description": "Servers that the rule applies to: `everything`, or a selection in which every"
+    " key and every tag must match.",
+    "anyOf": [
+        {"const": EVERYTHING},
+        _mapping(
+            "A selection of servers.",
+            {**_TARGETS, "not": _NOT},
+            anyOf=[{"required": [key]} for key in _TARGETS],
+        ),
+    ],
+}
+_TO: Final = _mapping(
+    "People that the rule applies to: each of `users`, and the members of each of `groups`.",
+    {
+        "users": _list("Subjects of tokens.", _text()),
+        "groups": _list("Groups of tokens.", _text()),
+        "issuer": _text("Name of an issuer of the config. Absent: people of every issuer."),
+    },
+    anyOf=[
+        {"required": [key], "properties": {key: {"minItems": 1}}} for key in ("users", "groups")
+    ],
+)
+_RULE: Final = {
+    "to": _TO,
+    "on": _ON,
+    "from": {
+        "description": "First instant at which the rule applies, with time zone.",
+        "type": "string",
+        "pattern": _INSTANT,
+    },
+    "until": {
+        "description": "First instant at which the rule no longer applies, with time zone.",
+        "type": "string",
+        "pattern": _INSTANT,
+    },
+    "reason": {"description": "Why the rule exists; not evaluated.", "type": "string"},
+}
+_GRANT: Final = _mapping(
+    "A grant allows.",
+    {"role": _text("The role to grant."), **_RULE},
+    required=["role", "to", "on"],
+)
+_DENIAL: Final = _mapping(
+    "A denial forbids, whatever is granted.",
+    {
+        "role": _text("Deny the permissions of this role."),
+        "permissions": _permissions("Deny these permissions, or `all`. Instead of `role`."),
+        **_RULE,
+    },
+    required=["to", "on"],
+    oneOf=[{"required": ["role"]}, {"required": ["permissions"]}],
+)
+
+POLICY_SCHEMA: Final = _mapping(
+    "Who may do what on which server. What no grant allows is forbidden.",
+    {
+        "roles": {
+            "description": "Sets of permissions by name.",
+            "type": "object",
+            "propertyNames": {"pattern": f"^{ROLE_NAME}$"},
+            "additionalProperties": _permissions("Permissions of the role, or `all`."),
+        },
+        "grants": _list("Grants. `grants: []` allows nothing.", _GRANT),
+        "denials": _list("Denials; each overrides every grant.", _DENIAL),
+    },
+    required=["grants"],
+)
+
+POLICY_KEYS: Final = tuple(POLICY_SCHEMA["properties"])
+GRANT_KEYS: Final = tuple(_GRANT["properties"])
+DENIAL_KEYS: Final = tuple(_DENIAL["properties"])
+TO_KEYS: Final = tuple(_TO["properties"])
+TARGET_KEYS: Final = tuple(_TARGETS)
+NOT_KEYS: Final = tuple(_ATTRIBUTES)
+LOCATION_KEYS: Final = tuple(_LOCATION["properties"])

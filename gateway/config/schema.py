@@ -1,0 +1,65 @@
+"""JSON Schemas (draft 2020-12) of the config and of the policy, for editors and validators."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from gateway.config.policy_schema import POLICY_SCHEMA
+from gateway.config.settings import Settings
+
+JsonSchema = dict[str, Any]
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_KEYWORDS: Final = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+}
+"""Pydantic writes the constraint's own name where a validator of ours comes before it."""
+_NO_KEYWORDS: Final = {"title", "discriminator"}
+
+
+def config_schema() -> JsonSchema:
+    """Return the schema of the config file. Checks across keys are left to `gateway check`."""
+    generated = Settings.model_json_schema(schema_generator=GenerateJsonSchema)
+    schema: JsonSchema = _clean(generated)
+    schema["required"] = [*schema["required"], "audit"]  # its default has no destination
+    return {"$schema": _DIALECT, "title": "Console Gateway: config", **schema}
+
+
+def policy_schema() -> JsonSchema:
+    """Return the schema of the policy file."""
+    return {"$schema": _DIALECT, "title": "Console Gateway: policy", **POLICY_SCHEMA}
+
+
+def _clean(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_clean(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return dict(_members(node))
+
+
+def _members(node: JsonSchema) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if name in ("properties", "$defs"):
+            yield name, {key: _clean(inner) for key, inner in value.items()}
+        elif name in _NO_KEYWORDS or (name == "default" and isinstance(value, dict) and value):
+            continue  # defaults of sections follow from those of their keys
+        elif name == "description":
+            yield name, " ".join(value.split())
+        else:
+            yield _KEYWORDS.get(name, name), _clean(value)
+
+
+def resolve(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
+    """Follow a `$ref`; the members beside it override those of the definition."""
+    if "$ref" not in schema:
+        return schema
+    definition = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    beside = {name: value for name, value in schema.items() if name != "$ref"}
+    return {**definition, **beside}
