@@ -1,4 +1,4 @@
-"""What the dashboards are made of: one form for all panels, variables and links."""
+"""Building blocks of the dashboards: panels, variables and links in one style."""
 
 import json
 from zlib import crc32
@@ -27,6 +27,8 @@ UIDS = {
     "Runbook": "console-gateway-runbook",
 }
 GREEN, YELLOW, RED = "green", "yellow", "red"
+NO_MINIMUM = float("-inf")
+"""Threshold of the first colour, instead of green."""
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="prometheus")
 _WORDS = {
     "INSTANCE": 'instance=~"$instance"',
@@ -35,14 +37,14 @@ _WORDS = {
 }
 
 Query = tuple[str, str]
-"""Expression and legend. INSTANCE, ACCOUNT and WINDOW in it stand for what the reader chose."""
+"""Expression and legend. INSTANCE, ACCOUNT and WINDOW are replaced by the dashboard's variables."""
 Limit = tuple[float, str]
-"""From this value on it has that colour."""
+"""Lowest value, and the colour from it upwards."""
 
 
 def graph(
-    question: str,
-    about: str,
+    title: str,
+    description: str,
     *queries: Query,
     unit: str,
     limits: tuple[Limit, ...] = (),
@@ -52,8 +54,8 @@ def graph(
 ) -> timeseries.Panel:
     panel = (
         timeseries.Panel()
-        .title(question)
-        .description(about)
+        .title(title)
+        .description(description)
         .datasource(SOURCE)
         .unit(unit)
         .span(width)
@@ -80,30 +82,31 @@ def graph(
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if at_least is not None:
         panel = panel.min(at_least)
-    for query in _asked(queries, exemplars=unit == "s"):
+    for query in _queries(queries, exemplars=unit == "s"):
         panel = panel.with_target(query)
     return panel
 
 
 def figure(
-    question: str,
-    about: str,
+    title: str,
+    description: str,
     *queries: Query,
     unit: str,
     limits: tuple[Limit, ...] = (),
     decimals: float | None = None,
-    nothing: str = "",
+    no_value: str = "",
     named: bool = False,
     width: int = 4,
 ) -> stat.Panel:
-    """Show the latest value; `nothing` is said where there is none and that is no fault.
+    """Show the latest value.
 
-    `named`: with its name also where it is the only one.
+    `no_value` is shown when there is no value and that is normal. `named` shows the name of a
+    series even if it is the only one.
     """
     panel = (
         stat.Panel()
-        .title(question)
-        .description(about)
+        .title(title)
+        .description(description)
         .datasource(SOURCE)
         .unit(unit)
         .span(width)
@@ -116,15 +119,15 @@ def figure(
         panel = panel.decimals(decimals)
     if named:
         panel = panel.text_mode(BigValueTextMode.VALUE_AND_NAME)
-    if nothing:
-        panel = panel.no_value(nothing)
-    for query in _asked(queries, exemplars=False):
+    if no_value:
+        panel = panel.no_value(no_value)
+    for query in _queries(queries, exemplars=False):
         panel = panel.with_target(query)
     return panel
 
 
 def percentiles(histogram: str, which: str, *, by: str = "") -> list[Query]:
-    """Ask for median, p95 and p99 of the series of a histogram that `which` selects."""
+    """Return queries for median, p95 and p99 of the series that `which` selects in a histogram."""
     labels, legend = (f"le, {by}", f" {{{{{by}}}}}") if by else ("le", "")
     rates = f"sum by ({labels}) (rate({histogram}_bucket{{{which}}}[WINDOW]))"
     return [
@@ -140,21 +143,20 @@ def words(title: str, content: str, *, height: int = 10) -> text.Panel:
 
 
 def to_runbook(alert: str) -> str:
-    """Return a link in Markdown to that section of the runbook.
+    """Return a Markdown link to that section of the runbook.
 
-    The sanitizer takes the ids of headings away, so that no anchor leads to one, but a panel can
-    be shown alone. Without a slash at its beginning Grafana reads the link from its own root,
-    wherever that is.
+    Grafana's sanitizer removes the IDs of headings, so an anchor does not work; a single panel can
+    be shown instead. A link without a leading slash is relative to Grafana's root.
     """
     return f"[{alert}](d/{UIDS['Runbook']}?viewPanel=panel-{_panel_id(alert)})"
 
 
-def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
-    """Begin a dashboard with its variables, and with links to the others."""
+def page(title: str, description: str, *, accounts: bool) -> dashboard.Dashboard:
+    """Start a dashboard with its variables and links to the others."""
     made = (
         dashboard.Dashboard(f"Console Gateway: {title}")
         .uid(UIDS[title])
-        .description(about)
+        .description(description)
         .tags(["console-gateway"])
         .readonly()
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
@@ -163,7 +165,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
         .timezone("browser")
     )
     account = _variable("account", 'gateway_budget_rate_ceiling{instance=~"$instance"}')
-    if not accounts:  # links hand on what a dashboard has: the choice would be lost on the way
+    if not accounts:  # hidden, not absent: links must pass the selection on
         account = account.hide(models.VariableHide.HIDE_VARIABLE)
     for variable in (_variable("instance", "gateway_build_info"), account):
         made = made.with_variable(variable)
@@ -174,7 +176,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
                 .type(models.DashboardLinkType.LINK)
                 .url(f"/d/{uid}")
                 .icon("dashboard" if other != "Runbook" else "doc")
-                .tooltip(f"{other}, at the same time, of the same instances and accounts")
+                .tooltip(f"{other}, with the same time range, instances and accounts")
                 .keep_time(True)
                 .include_vars(True)
             )
@@ -182,7 +184,7 @@ def page(title: str, about: str, *, accounts: bool) -> dashboard.Dashboard:
 
 
 def to_json(made: dashboard.Dashboard) -> str:
-    """Return it as Grafana reads it."""
+    """Return the JSON that Grafana loads."""
     built = made.build()
     for panel in built.panels or []:
         panel.id_val = _panel_id(panel.title)
@@ -190,7 +192,7 @@ def to_json(made: dashboard.Dashboard) -> str:
 
 
 def _panel_id(title: str | None) -> int:
-    """Make it of the title: links that name it hold when other panels come, go or move."""
+    """Derive the ID from the title: links stay valid when other panels change."""
     return crc32((title or "").encode()) % 1_000_000
 
 
@@ -211,17 +213,17 @@ def _variable(name: str, series: str) -> dashboard.QueryVariable:
 
 def _thresholds(limits: tuple[Limit, ...]) -> dashboard.ThresholdsConfig:
     steps = [models.Threshold(value=None, color=GREEN)]
-    if limits and limits[0][0] == float("-inf"):
+    if limits and limits[0][0] == NO_MINIMUM:
         steps, limits = [models.Threshold(value=None, color=limits[0][1])], limits[1:]
     steps += [models.Threshold(value=value, color=color) for value, color in limits]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
-def _asked(queries: tuple[Query, ...], *, exemplars: bool) -> list[prometheus.Dataquery]:
+def _queries(queries: tuple[Query, ...], *, exemplars: bool) -> list[prometheus.Dataquery]:
     found = []
     for i, (expression, legend) in enumerate(queries):
-        for word, meant in _WORDS.items():
-            expression = expression.replace(word, meant)  # noqa: PLW2901 - one word after the other
+        for word, value in _WORDS.items():
+            expression = expression.replace(word, value)  # noqa: PLW2901 - one word at a time
         query = prometheus.Dataquery().datasource(SOURCE).expr(expression).legend_format(legend)
         query = query.ref_id(chr(ord("A") + i)).range()
         found.append(query.exemplar(True) if exemplars else query)

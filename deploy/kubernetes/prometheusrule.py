@@ -1,4 +1,4 @@
-"""Print deploy/prometheus' rules as the PrometheusRule that monitoring/prometheusrule.yaml is.
+"""Print the rules in deploy/prometheus as a PrometheusRule, for monitoring/prometheusrule.yaml.
 
 python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 """

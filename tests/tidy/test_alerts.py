@@ -1,4 +1,4 @@
-"""Alerts, recording rules, their tests, the runbook and the metrics' page agree with each other."""
+"""Alerts, recording rules, their tests, the runbook and the metrics page are consistent."""
 
 import re
 import subprocess
@@ -26,8 +26,8 @@ DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=NOT_HERE)
 
-FROM_THE_SCRAPE = {"job", "instance", "le"}
-OF_OTHERS = {
+SCRAPE_LABELS = {"job", "instance", "le"}
+FOREIGN_METRICS = {
     "ALERTS",
     "up",
     "process_cpu_seconds_total",
@@ -35,7 +35,7 @@ OF_OTHERS = {
     "process_open_fds",
     "process_resident_memory_bytes",
 }
-"""Metrics that the page leaves to Prometheus and its client."""
+"""Metrics of Prometheus and its client, which the page does not list."""
 
 
 @cache
@@ -58,7 +58,7 @@ def sections() -> dict[str, str]:
 
 
 def queries_of_the_runbook() -> list[tuple[str, str]]:
-    """Return each with its section; a line is a query."""
+    """Return each query with its section; a line is a query."""
     return [
         (name, query)
         for name, text in sections().items()
@@ -68,7 +68,7 @@ def queries_of_the_runbook() -> list[tuple[str, str]]:
 
 
 def expressions() -> list[tuple[str, str]]:
-    """Return each expression with the name of what it is for."""
+    """Return each expression with the name of its rule, section or panel."""
     return [
         *((rule["record"], rule["expr"]) for rule in rules("rules.yml")),
         *((rule["alert"], rule["expr"]) for rule in rules("alerts.yml")),
@@ -82,43 +82,43 @@ def expressions() -> list[tuple[str, str]]:
 
 @cache
 def page() -> dict[str, dict[str, str]]:
-    """Return each metric of the page with its labels, and what is said of their values."""
+    """Return each metric of the page with its labels and the description of their values."""
     found: dict[str, dict[str, str]] = {}
     for row in METRICS.read_text().splitlines():
         if row.startswith("| `"):
             _, name, _, _, labels, _, _ = (cell.strip() for cell in row.split("|"))
-            told = re.split(r"(?:^|; )`(\w+)`(?:: |$)", labels)
-            found[name.strip("`")] = dict(zip(told[1::2], told[2::2], strict=True))
+            parts = re.split(r"(?:^|; )`(\w+)`(?:: |$)", labels)
+            found[name.strip("`")] = dict(zip(parts[1::2], parts[2::2], strict=True))
     return found
 
 
 def buckets() -> dict[str, list[str]]:
     """Return the bounds of each histogram of the page."""
-    told = re.findall(r"^- `(\w+)`: (.*)$", METRICS.read_text(), re.MULTILINE)
-    return {name: bounds.split(", ") for name, bounds in told}
+    found = re.findall(r"^- `(\w+)`: (.*)$", METRICS.read_text(), re.MULTILINE)
+    return {name: bounds.split(", ") for name, bounds in found}
 
 
 def promtool(*arguments: str | Path) -> None:
     assert PROMTOOL is not None
-    said = subprocess.run([PROMTOOL, *arguments], check=False, capture_output=True, text=True)
-    assert said.returncode == 0, said.stdout + said.stderr
+    done = subprocess.run([PROMTOOL, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool
-def test_promtool_takes_the_rules_and_the_config() -> None:
+def test_promtool_accepts_rules_and_config() -> None:
     promtool("check", "rules", PROMETHEUS / "rules.yml", PROMETHEUS / "alerts.yml")
     promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
 @needs_promtool
-def test_rules_and_alerts_do_as_their_tests_say() -> None:
+def test_rule_tests_pass() -> None:
     files = sorted((PROMETHEUS / "tests").glob("*.yml"))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda file: promtool("test", "rules", file), files))
 
 
 @needs_promtool
-def test_promtool_takes_the_runbook_s_queries(tmp_path: Path) -> None:
+def test_promtool_accepts_the_runbook_queries(tmp_path: Path) -> None:
     checked = [
         {"record": f"query:{i}", "expr": q} for i, (_, q) in enumerate(queries_of_the_runbook())
     ]
@@ -127,7 +127,7 @@ def test_promtool_takes_the_runbook_s_queries(tmp_path: Path) -> None:
     promtool("check", "rules", file)
 
 
-def test_each_alert_is_tested_firing_and_silent() -> None:
+def test_alerts_are_tested_firing_and_silent() -> None:
     checks = [check for test in cases() for check in test.get("alert_rule_test", ())]
     for rule in rules("alerts.yml"):
         name, labels = rule["alert"], rule["labels"].items()
@@ -137,7 +137,7 @@ def test_each_alert_is_tested_firing_and_silent() -> None:
         assert False in fires, f"{name} {dict(labels)} is never silent"
 
 
-def test_each_recording_rule_has_a_value_in_a_test() -> None:
+def test_recording_rules_are_tested() -> None:
     checked = " ".join(
         check["expr"]
         for test in cases()
@@ -148,20 +148,20 @@ def test_each_recording_rule_has_a_value_in_a_test() -> None:
         assert rule["record"] in checked, rule["record"]
 
 
-def test_windows_of_one_figure_differ_in_the_window_only() -> None:
+def test_rules_of_one_metric_differ_only_in_window() -> None:
     seen: dict[str, set[str]] = {}
     for rule in rules("rules.yml"):
         figure, of_window, window = re.fullmatch(
             r"(.*?)(?:(rate)(\d+[mhd]))?", rule["record"]
         ).groups()
-        if of_window and window != "30d":  # a month is made of the others
+        if of_window and window != "30d":  # computed from the other rules
             seen.setdefault(figure, set()).add(
                 re.sub(rf"\b(rate)?{window}\b", r"\1WINDOW", rule["expr"])
             )
     assert {len(expressions) for expressions in seen.values()} == {1}
 
 
-def test_each_alert_says_what_is_the_matter_and_where_to_read_on() -> None:
+def test_alerts_have_summary_description_and_links() -> None:
     for rule in rules("alerts.yml"):
         name, notes = rule["alert"], rule["annotations"]
         assert re.fullmatch(r"ConsoleGateway[A-Z]\w+", name)
@@ -175,7 +175,7 @@ def test_each_alert_says_what_is_the_matter_and_where_to_read_on() -> None:
         )
 
 
-def test_a_description_names_labels_that_its_alert_has() -> None:
+def test_descriptions_use_labels_of_their_alert() -> None:
     for test in cases():
         for check in test.get("alert_rule_test", ()):
             for alert in check["exp_alerts"]:
@@ -186,22 +186,22 @@ def test_a_description_names_labels_that_its_alert_has() -> None:
                 assert named <= alert["exp_labels"].keys(), check["alertname"]
 
 
-def test_each_alert_has_its_section_in_the_runbook_and_no_section_is_left_over() -> None:
+def test_runbook_sections_match_the_alerts() -> None:
     assert list(sections()) == list(dict.fromkeys(rule["alert"] for rule in rules("alerts.yml")))
     for name, text in sections().items():
         for part in ("**Users:** ", "**Confirm:** ", "**Do:** "):
             assert text.count(part) == 1, f"{name} needs one {part}"
 
 
-def test_expressions_ask_for_metrics_and_labels_that_there_are() -> None:
+def test_expressions_use_existing_metrics_and_labels() -> None:
     recorded = {rule["record"] for rule in rules("rules.yml")}
     for where, expression in expressions():
-        labels = set(FROM_THE_SCRAPE)
+        labels = set(SCRAPE_LABELS)
         for selector in selectors_in(expression):
             if selector.name in recorded:
                 labels |= set(selector.name.partition(":")[0].split("_"))
                 continue
-            if selector.name in OF_OTHERS:
+            if selector.name in FOREIGN_METRICS:
                 ours = {("job", "=", JOB), ("instance", "=~", ".*"), ("alertstate", "=", "firing")}
                 labels.add("alertname")
                 assert ("job", "=", JOB) in selector.matchers, where
@@ -213,22 +213,22 @@ def test_expressions_ask_for_metrics_and_labels_that_there_are() -> None:
 
 def check_selector(where: str, selector: Selector) -> set[str]:
     name = selector.name if selector.name in page() else selector.family
-    assert name in page(), f"{where}: there is no {selector.name}"
-    told = page()[name]
+    assert name in page(), f"{where}: {selector.name} does not exist"
+    values = page()[name]
     for label, operator, value in selector.matchers:
-        if (label, operator) == ("instance", "=~"):  # those that a dashboard's reader chose
+        if (label, operator) == ("instance", "=~"):  # a variable of the dashboard
             continue
         if label == "le":
             assert value in buckets()[name], f"{where}: {name} has no bound {value}"
             continue
-        assert label in told, f"{where}: {name} has no label {label}"
+        assert label in values, f"{where}: {name} has no label {label}"
         for one in value.split("|") if "~" in operator else [value]:
-            assert is_a_value(one, told[label]), f"{where}: {label} of {name} is never {one}"
-    return set(told)
+            assert is_documented(one, values[label]), f"{where}: {label} of {name} is never {one}"
+    return set(values)
 
 
-def is_a_value(value: str, told: str) -> bool:
-    words = {*re.findall(r"\w+", told), *(one.value for one in Rejection)}
+def is_documented(value: str, documented: str) -> bool:
+    words = {*re.findall(r"\w+", documented), *(one.value for one in Rejection)}
     words |= {spec.code for spec in ERROR_SPECS}
     words |= {row.name for row in (*built_in_operations(), SHOW_PERMISSIONS)}
     words |= {str(spec.status) for spec in ERROR_SPECS} | {"200"}
@@ -236,14 +236,14 @@ def is_a_value(value: str, told: str) -> bool:
     return any(pattern.fullmatch(word) for word in words)
 
 
-def test_the_runbook_s_words_name_metrics_that_there_are() -> None:
+def test_runbook_names_existing_metrics() -> None:
     recorded = {rule["record"] for rule in rules("rules.yml")}
     for name in set(re.findall(r"(?<![:\w])gateway_[a-z_]+\w", RUNBOOK.read_text())):
         family = re.sub(r"_(bucket|sum|count)$", "", name)
         assert {name, family} & page().keys() or any(name in one for one in recorded), name
 
 
-def test_the_runbook_names_events_that_are_logged() -> None:
+def test_runbook_names_existing_log_events() -> None:
     source = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     for event in set(re.findall(r'"event":"(\w+)"', RUNBOOK.read_text())):
         assert f'"{event}"' in source, event

@@ -1,4 +1,4 @@
-"""The dashboards are what their code makes, and Grafana can read them."""
+"""The stored dashboards match their code, and Grafana can load them."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def panels(name: str) -> list[dict[str, Any]]:
 
 
 def sections() -> dict[str, int]:
-    """Return the runbook's sections on alerts, and the panel that Grafana shows each in."""
+    """Return the runbook's sections by alert, and the ID of each one's panel."""
     return {panel["title"]: panel["id"] for panel in panels("runbook")[1:]}
 
 
@@ -49,7 +49,7 @@ def alerts() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def test_what_is_stored_is_what_the_code_makes(tmp_path: Path) -> None:
+def test_stored_dashboards_match_their_code(tmp_path: Path) -> None:
     subprocess.run([sys.executable, GRAFANA / "dashboards.py", tmp_path], check=True)
     made = {file.name: file.read_text() for file in tmp_path.iterdir()}
     stored = {file.name: file.read_text() for file in (GRAFANA / "dashboards").iterdir()}
@@ -57,14 +57,14 @@ def test_what_is_stored_is_what_the_code_makes(tmp_path: Path) -> None:
 
 
 @EVERY
-def test_grafanas_own_model_reads_it_and_loses_nothing(name: str) -> None:
+def test_grafana_model_round_trips_the_dashboard(name: str) -> None:
     register_default_plugins()
     again = json.loads(json.dumps(Dashboard.from_json(read(name)), cls=JSONEncoder))
     assert again == read(name)
 
 
 @EVERY
-def test_each_panel_asks_a_question_has_a_unit_and_says_what_it_shows(name: str) -> None:
+def test_panels_have_question_unit_and_description(name: str) -> None:
     titles = [panel["title"] for panel in panels(name)]
     assert len(set(titles)) == len(titles) > 0
     for panel in panels(name):
@@ -82,7 +82,7 @@ def test_each_panel_asks_a_question_has_a_unit_and_says_what_it_shows(name: str)
 
 
 @EVERY
-def test_panels_lie_side_by_side_in_the_grid(name: str) -> None:
+def test_panels_do_not_overlap(name: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in read(name)["panels"]:
         at = panel["gridPos"]
@@ -98,7 +98,7 @@ def test_panels_lie_side_by_side_in_the_grid(name: str) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_links_lead_from_each_dashboard_to_the_others_and_to_the_runbook() -> None:
+def test_dashboards_link_to_each_other() -> None:
     uids = {read(name)["uid"] for name in NAMES}
     assert len(uids) == len(NAMES)
     for name in NAMES:
@@ -107,13 +107,14 @@ def test_links_lead_from_each_dashboard_to_the_others_and_to_the_runbook() -> No
         assert all(link["keepTime"] and link["includeVars"] for link in links)
 
 
-def test_alerts_lead_to_dashboards_that_there_are() -> None:
+def test_alerts_link_to_existing_dashboards() -> None:
     uids = {read(name)["uid"] for name in NAMES}
     for note in (note for notes in alerts().values() for note in notes):
         assert note["dashboard_url"].rpartition("/")[2] in uids
 
 
-def test_each_alert_leads_to_its_section_in_grafana_and_where_the_markdown_is_shown() -> None:
+def test_alerts_link_to_their_runbook_section() -> None:
+    """As a panel in Grafana and as an anchor in Markdown."""
     assert list(sections()) == list(alerts())
     runbook = '{{ or $externalLabels.runbook "deploy/runbook.md" }}'
     for name, panel in sections().items():
@@ -121,7 +122,7 @@ def test_each_alert_leads_to_its_section_in_grafana_and_where_the_markdown_is_sh
         assert {note["runbook_url"] for note in alerts()[name]} == {wanted}
 
 
-def test_the_runbook_begins_with_links_to_all_its_sections() -> None:
+def test_runbook_dashboard_links_to_its_sections() -> None:
     index, *shown = panels("runbook")
     found = {alert: int(panel) for alert, panel in SECTION.findall(index["options"]["content"])}
     assert list(found.items()) == list(sections().items())
@@ -131,17 +132,17 @@ def test_the_runbook_begins_with_links_to_all_its_sections() -> None:
 
 
 @EVERY
-def test_what_a_panel_says_of_the_runbook_leads_to_a_section(name: str) -> None:
+def test_runbook_links_of_panels_exist(name: str) -> None:
     for panel in panels(name):
-        said = panel.get("description", "")
-        for alert, number in SECTION.findall(said):
+        description = panel.get("description", "")
+        for alert, number in SECTION.findall(description):
             assert sections()[alert] == int(number)
-        assert "ConsoleGateway" not in SECTION.sub("", said), panel["title"]
+        assert "ConsoleGateway" not in SECTION.sub("", description), panel["title"]
 
 
 def units_of(expression: str) -> set[str]:
-    """Return the units that what this expression tells may be drawn in."""
-    told = (
+    """Return the units that fit the value of an expression."""
+    patterns = (
         (r"histogram_quantile", {"s"}),
         (r" / ", {"percentunit", "short"}),
         (r"\brate\(\w+_seconds_total\b", {"percentunit"}),
@@ -153,11 +154,11 @@ def units_of(expression: str) -> set[str]:
         (r"_ratio\{", {"percentunit"}),
         (r"", {"short"}),
     )
-    return next(units for pattern, units in told if re.search(pattern, expression))
+    return next(units for pattern, units in patterns if re.search(pattern, expression))
 
 
 @EVERY
-def test_what_a_panel_draws_on_its_one_axis_is_of_its_unit(name: str) -> None:
+def test_expressions_fit_the_unit_of_their_panel(name: str) -> None:
     for panel in panels(name):
         for target in panel.get("targets", ()):
             unit = panel["fieldConfig"]["defaults"]["unit"]
@@ -165,25 +166,25 @@ def test_what_a_panel_draws_on_its_one_axis_is_of_its_unit(name: str) -> None:
 
 
 @EVERY
-def test_variables_choose_instances_and_accounts(name: str) -> None:
+def test_variables_select_instances_and_accounts(name: str) -> None:
     variables = {one["name"]: one for one in read(name)["templating"]["list"]}
-    assert set(variables) == {"instance", "account"}, "or a link on the way would lose the choice"
+    assert set(variables) == {"instance", "account"}, "links must keep the selection"
     of_accounts = name in ("upstream", "links")
     assert (variables["account"].get("hide", 0) == 0) == of_accounts
     for one in variables.values():
         assert (one["multi"], one["includeAll"], one["type"]) == (True, True, "query")
-    asked = " ".join(
+    expressions = " ".join(
         target["expr"] for panel in panels(name) for target in panel.get("targets", ())
     )
-    assert "INSTANCE" not in asked
-    assert "ACCOUNT" not in asked
+    assert "INSTANCE" not in expressions
+    assert "ACCOUNT" not in expressions
     if name != "runbook":
-        assert "$instance" in asked
-        assert ("$account" in asked) == of_accounts
+        assert "$instance" in expressions
+        assert ("$account" in expressions) == of_accounts
 
 
 @pytest.mark.parametrize("name", ["upstream", "links"])
-def test_a_panel_shows_the_accounts_that_the_reader_chose(name: str) -> None:
+def test_panels_filter_by_selected_accounts(name: str) -> None:
     of_account = {
         row.split("`")[1] for row in METRICS.read_text().splitlines() if "`account`:" in row
     }
@@ -195,7 +196,7 @@ def test_a_panel_shows_the_accounts_that_the_reader_chose(name: str) -> None:
                     assert ("account", "=~", "$account") in selector.matchers, panel["title"]
 
 
-def test_the_data_source_is_the_one_that_panels_name() -> None:
+def test_provisioned_data_source_matches_the_panels() -> None:
     file = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
     (source,) = yaml.safe_load(file.read_text())["datasources"]
     assert (source["uid"], source["type"], source["isDefault"]) == (

@@ -1,0 +1,173 @@
+"""Links dashboard: sources of links, caches and Redis."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from panels import RED, YELLOW, figure, graph, page, percentiles
+
+
+def links() -> Dashboard:
+    return (
+        page("Links", "Where do links come from, and how many calls do they save?", accounts=True)
+        .with_panel(
+            figure(
+                "For how many processes is Redis unavailable?",
+                "0: none. Without Redis each process uses its local cache and its share of the budget, and an override reaches one process only.",
+                ("sum(1 - gateway_store_available{INSTANCE})", "processes"),
+                unit="short",
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            figure(
+                "Which share of links needed no upstream call?",
+                "Links from the local cache, from Redis, or coalesced. A higher share serves more people from the same budget; `reuse`, `lifetime_s` and `renew_before_s` change it.",
+                (
+                    'sum(rate(gateway_links_total{ACCOUNT,source!="upstream"}[$__range]))'
+                    " / (sum(rate(gateway_links_total{ACCOUNT}[$__range])) > 0)",
+                    "without upstream call",
+                ),
+                unit="percentunit",
+            )
+        )
+        .with_panel(
+            figure(
+                "Which share of links was coalesced?",
+                "Links shared with a concurrent call for the same server.",
+                (
+                    'sum(rate(gateway_links_total{ACCOUNT,source="coalesced"}[$__range]))'
+                    " / (sum(rate(gateway_links_total{ACCOUNT}[$__range])) > 0)",
+                    "coalesced",
+                ),
+                unit="percentunit",
+            )
+        )
+        .with_panel(
+            figure(
+                "How many links are cached?",
+                "Sum over all processes; a link cached by two processes counts twice.",
+                ("sum(gateway_links_cached{INSTANCE})", "links"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            figure(
+                "How many tokens are cached?",
+                "Verified tokens of callers.",
+                ("sum(gateway_tokens_cached{INSTANCE})", "tokens"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            figure(
+                "How many fetches are in flight?",
+                "Calls for a link on which one or more requests wait.",
+                ("sum(gateway_fetches_in_flight{INSTANCE})", "fetches"),
+                unit="short",
+            )
+        )
+        .with_row(Row("Source"))
+        .with_panel(
+            graph(
+                "Where do links come from?",
+                "Links per second. `local`: cached in this process. `redis`: fetched by another replica. `coalesced`: shared with a concurrent call. `upstream`: fetched by this request.",
+                ("sum by (source) (rate(gateway_links_total{ACCOUNT}[WINDOW]))", "{{source}}"),
+                unit="reqps",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "How many links does one upstream call serve?",
+                "Returned links per fetched link, over the selected time range.",
+                (
+                    "sum by (account) (rate(gateway_links_total{ACCOUNT}[WINDOW]))"
+                    ' / (sum by (account) (rate(gateway_links_total{ACCOUNT,source="upstream"}[WINDOW])) > 0)',
+                    "{{account}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Are links renewed before they expire?",
+                "Early renewals in 10 minutes, from spare budget only. After a renewal that is not `ok`, the next caller waits.",
+                (
+                    "sum by (account, outcome) (increase(gateway_link_renewals_total{ACCOUNT}[10m]))",
+                    "{{account}} {{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Are caches too small?",
+                "Links and tokens evicted before they expire, per second. If it is more than a few, raise `cache` in the config to avoid repeated calls and verifications.",
+                ("sum by (kind) (rate(gateway_evictions_total{INSTANCE}[WINDOW]))", "{{kind}}"),
+                unit="cps",
+            )
+        )
+        .with_row(Row("Redis"))
+        .with_panel(
+            graph(
+                "How long do Redis round trips take?",
+                "Successful round trips. A link from Redis needs one. Above 10 ms check the network.",
+                *percentiles("gateway_store_duration_seconds", 'INSTANCE,outcome="ok"'),
+                unit="s",
+                limits=((0.05, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How many Redis round trips fail?",
+                "Failed round trips per second, by process.",
+                (
+                    'sum by (instance) (rate(gateway_store_duration_seconds_count{INSTANCE,outcome="failed"}[WINDOW]))',
+                    "{{instance}}",
+                ),
+                unit="cps",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which share of Redis round trips is slow?",
+                "Share over 50 ms in 5 minutes, by process. A single slow process points to that process.",
+                (
+                    "job_instance:gateway_store_slow:ratio_rate5m{INSTANCE}",
+                    "{{instance}}",
+                ),
+                unit="percentunit",
+                limits=((0.01, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "For which processes is Redis unavailable?",
+                "1: Redis is unavailable to this process; it uses its local cache and its share of the budget.",
+                ("1 - gateway_store_available{INSTANCE}", "{{instance}}"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How old is the inventory?",
+                "Age relative to `age_max_s`. It matters only if the policy has rules by attributes; above 100 % their grants have no effect.",
+                (
+                    "max by (account) (gateway_inventory_age_seconds{ACCOUNT}"
+                    " / gateway_inventory_age_max_seconds{ACCOUNT} < +Inf)",
+                    "{{account}}",
+                ),
+                unit="percentunit",
+                limits=((0.5, YELLOW), (1, RED)),
+            )
+        )
+        .with_panel(
+            graph(
+                "Do inventory polls succeed?",
+                "Polls in 10 minutes by outcome.",
+                (
+                    "sum by (account, outcome) (increase(gateway_inventory_polls_total{ACCOUNT}[10m]))",
+                    "{{account}} {{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+    )

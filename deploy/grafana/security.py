@@ -1,0 +1,242 @@
+"""Security dashboard: rejected credentials, policy and the audit log."""
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from panels import GREEN, NO_MINIMUM, RED, YELLOW, figure, graph, page, percentiles, to_runbook
+
+
+def security() -> Dashboard:
+    return (
+        page(
+            "Security",
+            "Which requests are rejected, and is the audit log complete?",
+            accounts=False,
+        )
+        .with_panel(
+            figure(
+                "Is the audit log durable?",
+                f"Minimum over all processes. 0: the latest write failed, and responses are 503 unless `on_unavailable` is `allow`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
+                ("min(gateway_audit_durable{INSTANCE})", "durable"),
+                unit="short",
+                limits=((NO_MINIMUM, RED), (1, GREEN)),
+            )
+        )
+        .with_panel(
+            figure(
+                "Are audit records missing?",
+                "In one day: outcomes of writes, or any record with `audit.on_unavailable: allow`.",
+                (
+                    "sum(increase(gateway_audit_records_missing_total{INSTANCE}[1d]))",
+                    "records missing",
+                ),
+                unit="short",
+                decimals=0,
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            figure(
+                "Are policy and config files rejected?",
+                "Number of processes whose gateway rejected the current file. The previous one remains in force.",
+                ("sum(gateway_policy_rejected{INSTANCE})", "policy rejected"),
+                ("sum(gateway_config_rejected{INSTANCE})", "config rejected"),
+                unit="short",
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            figure(
+                "Has every process loaded the revocations?",
+                "1: all processes. 0: some loaded them neither from Redis nor from their file; they reject callers.",
+                ("min(gateway_overrides_loaded{INSTANCE})", "loaded"),
+                unit="short",
+                limits=((NO_MINIMUM, RED), (1, GREEN)),
+            )
+        )
+        .with_panel(
+            figure(
+                "Which revocations are active?",
+                "Active revocations by kind. They end when the last token that they cover expires.",
+                ("max by (kind) (gateway_revocations{INSTANCE})", "{{kind}}"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            figure(
+                "How old are the issuers' keys?",
+                "Relative to the maximum age (`keys_age_max_s`). At 100 % all tokens of the issuer are rejected.",
+                (
+                    "max by (issuer) (gateway_keys_age_seconds{INSTANCE} / gateway_keys_age_max_seconds{INSTANCE})",
+                    "{{issuer}}",
+                ),
+                unit="percentunit",
+                limits=((0.5, YELLOW), (0.8, RED)),
+            )
+        )
+        .with_row(Row("Rejected requests"))
+        .with_panel(
+            graph(
+                "Why are credentials rejected?",
+                "Per second by reason. `expired` is normal. `signature`, `algorithm` and `signature_replayed` indicate an attack. `revoked`: a revoked token is in use.",
+                (
+                    'sum by (issuer, outcome) (rate(gateway_identifications_total{INSTANCE,outcome!~"ok|cached"}[WINDOW])) > 0',
+                    "{{issuer}} {{outcome}}",
+                ),
+                unit="reqps",
+            )
+        )
+        .with_panel(
+            graph(
+                "What does the policy decide?",
+                "Decisions per second by permission. The audit log has the people and servers.",
+                (
+                    "sum by (permission, decision) (rate(gateway_decisions_total{INSTANCE}[WINDOW])) > 0",
+                    "{{permission}} {{decision}}",
+                ),
+                unit="reqps",
+            )
+        )
+        .with_panel(
+            graph(
+                "Is the share of rejected requests unusual?",
+                "Share of 401 and 403, now and a day ago. A step without a change of policy or issuer is an attack or a broken client.",
+                (
+                    'sum(rate(gateway_requests_total{INSTANCE,status=~"401|403"}[WINDOW]))'
+                    " / (sum(rate(gateway_requests_total{INSTANCE}[WINDOW])) > 0)",
+                    "now",
+                ),
+                (
+                    'sum(rate(gateway_requests_total{INSTANCE,status=~"401|403"}[WINDOW] offset 1d))'
+                    " / (sum(rate(gateway_requests_total{INSTANCE}[WINDOW] offset 1d)) > 0)",
+                    "a day ago",
+                ),
+                unit="percentunit",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which requests does the admin API get?",
+                "Requests in 10 minutes by action and status. Only operators should reach this listener; investigate 401 and 403.",
+                (
+                    "sum by (action, status) (increase(gateway_admin_requests_total{INSTANCE}[10m])) > 0",
+                    "{{action}} {{status}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_row(Row("Policy"))
+        .with_panel(
+            graph(
+                "When were policy and config reloaded or rejected?",
+                "Reloads in 10 minutes. Policies: sum over all processes. Rejected configs: reported by each worker.",
+                (
+                    "sum by (outcome) (increase(gateway_policy_reloads_total{INSTANCE}[10m]))",
+                    "policy {{outcome}}",
+                ),
+                (
+                    "increase(gateway_config_rejections_total{INSTANCE}[10m]) > 0",
+                    "config rejected, reported by {{instance}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Do all processes use the same policy?",
+                "Processes by policy version. Two lines for longer than a reload takes: replicas decide differently.",
+                (
+                    'count_values("version", gateway_policy_version{INSTANCE})',
+                    "processes with version {{version}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How long ago was the policy loaded?",
+                "Time since the policy was loaded, by process.",
+                (
+                    "time() - gateway_policy_loaded_timestamp_seconds{INSTANCE}",
+                    "{{instance}}",
+                ),
+                unit="s",
+            )
+        )
+        .with_panel(
+            graph(
+                "Do refreshes of issuer keys succeed?",
+                "Refreshes in 10 minutes by outcome.",
+                (
+                    "sum by (issuer, outcome) (increase(gateway_key_refreshes_total{INSTANCE}[10m]))",
+                    "{{issuer}} {{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_row(Row("Audit log"))
+        .with_panel(
+            graph(
+                "Which audit records are written?",
+                "Durable records per second by event.",
+                (
+                    "sum by (event) (rate(gateway_audit_records_total{INSTANCE}[WINDOW])) > 0",
+                    "{{event}}",
+                ),
+                unit="cps",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "How long do audit commits take?",
+                "Records in a group share one fsync, and each response waits for its record. Above 50 ms users notice the disk.",
+                *percentiles("gateway_audit_commit_duration_seconds", "INSTANCE"),
+                unit="s",
+                limits=((0.05, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How far is the audit log behind?",
+                "Age of the oldest record that is not durable. Normally below one second.",
+                ("gateway_audit_lag_seconds{INSTANCE}", "{{instance}}"),
+                unit="s",
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How much disk space is free for the audit log?",
+                "Free share of the disk under audit.directory. Below 10 % an alert opens a ticket. On a full disk requests are rejected.",
+                ("gateway_audit_disk_free_ratio{INSTANCE}", "{{instance}}"),
+                unit="percentunit",
+                limits=((NO_MINIMUM, RED), (0.1, GREEN)),
+            )
+        )
+        .with_panel(
+            graph(
+                "Do writes to the audit log fail?",
+                "Failed groups of records, and records missing for completed requests, in 10 minutes.",
+                ("sum(increase(gateway_audit_failures_total{INSTANCE}[10m]))", "failed groups"),
+                (
+                    "sum(increase(gateway_audit_records_missing_total{INSTANCE}[10m]))",
+                    "missing records",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How many log lines are missing?",
+                "Per second. Sampled out: because of `log.hit_sample_ratio`, or a caller above its limit. Dropped: the reader of stdout stalled. Audit records are complete.",
+                (
+                    "sum(rate(gateway_log_lines_dropped_total{INSTANCE}[WINDOW]))",
+                    "dropped",
+                ),
+                (
+                    "sum(rate(gateway_log_lines_sampled_out_total{INSTANCE}[WINDOW]))",
+                    "sampled out",
+                ),
+                unit="cps",
+            )
+        )
+    )
