@@ -34,7 +34,7 @@ _ONLINE_WITHIN_S = 15.0
 
 
 def check(config_file: Path, *, online: bool) -> int:
-    """Print every error in the config and the policy; return 0 if there is none, else 1."""
+    """Print every error in the config and the policy; return 0 if both are valid, else 1."""
     document = load(config_file)
     config = validate_settings(document)
     policy = load_policy(config_file, config)

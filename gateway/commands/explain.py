@@ -75,7 +75,7 @@ def _inventory(config: Settings, project: str) -> Inventory:
 
 def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
     """Print the attributes that rules were compared with, and their age."""
-    unknown = "grants by attributes give nothing, denials by attributes deny"
+    unknown = "grants by attributes do not apply, denials by attributes do"
     if inventory is NO_INVENTORY:
         print(f"  no inventory (set `accounts[].inventory.directory`): {unknown}")
         return

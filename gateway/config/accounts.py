@@ -149,8 +149,8 @@ class InventorySettings(Section):
     """Interval in seconds at which servers are listed, from spare budget and only if the policy
     has rules by attributes."""
     age_max_s: Seconds = 600.0
-    """Oldest usable inventory, in seconds. Beyond it, grants by attributes give nothing and
-    denials by attributes deny. It must exceed `poll_s`."""
+    """Oldest usable inventory, in seconds. Beyond it, grants by attributes do not apply, but
+    denials by attributes do. It must exceed `poll_s`."""
     directory: Directory | None = None
     """Directory for a copy of the inventory, used by `explain` and at a start without the cloud.
     Unset: no copy."""

@@ -37,8 +37,8 @@ class AuditSettings(Section):
     """Ed25519 private key in PEM (`openssl genpkey -algorithm ed25519`) that signs checkpoints.
     Unset: checkpoints are not signed."""
     on_unavailable: Literal["deny", "allow"] = "deny"
-    """What happens to a request whose record cannot be written: `deny` answers 503, `allow`
-    answers it without a record."""
+    """Effect on a request if its record cannot be written: `deny` answers 503, `allow` answers it
+    without a record."""
     checkpoint_s: Seconds = 60.0
     """Interval of checkpoints, in seconds."""
     segment_bytes_max: Annotated[Integer, Field(ge=65_536, le=1_073_741_824)] = 67_108_864

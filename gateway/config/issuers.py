@@ -1,4 +1,4 @@
-"""Config section `issuers`: identity providers whose tokens the gateway accepts."""
+"""Config section `issuers`: the accepted identity providers."""
 
 from typing import Annotated, Final, Self
 

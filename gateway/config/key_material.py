@@ -38,7 +38,7 @@ _PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 
 
 class UnusableKeys(Exception):
-    """The source contains no usable keys. The message contains nothing of the source."""
+    """The source contains no usable keys. The message never quotes the source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class RequestLimits(Section):
 
 
 class CallerLimitSettings(Section):
-    """Rate limit per person over all replicas. Cached responses count, too."""
+    """Rate limit per person over all replicas. Cached responses count as well."""
 
     requests: Annotated[Number, Field(ge=0.001)] = 120
     """Requests per `per_s` seconds. A request beyond it is answered 429."""

@@ -12,7 +12,7 @@ from gateway.config.values import Host, Integer, Name, Network, Section
 
 
 def hosts_overlap(host: str, other: str) -> bool:
-    """Tell whether listening on a port of one address occupies it on the other."""
+    """Return whether listening on a port of one address occupies it on the other."""
     return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
 
 
@@ -31,7 +31,7 @@ class ListenerTls(Section):
     key_file: ReadableFile
     """The private key of `certificate_file`. An encrypted key is rejected."""
     client_ca_file: AuthoritiesFile | None = None
-    """Authorities that may sign client certificates. Unset: clients are not asked for one."""
+    """Authorities that may sign client certificates. Unset: no client certificate is requested."""
     client_certificates: Literal["optional", "required"] = "required"
     """Whether a client without a certificate is rejected. Requires `client_ca_file`."""
 

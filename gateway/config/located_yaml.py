@@ -1,4 +1,4 @@
-"""YAML documents whose values have a line, for errors that name file, line and key."""
+"""YAML documents with the line of each value, for errors with file, line and key."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence

@@ -13,8 +13,8 @@ class OverrideSettings(Section):
     """Snapshot of all overrides, for a process that starts while Redis is unavailable. Unset: no
     snapshot."""
     on_unavailable: Literal["deny", "allow"] = "deny"
-    """What happens to requests while a process has loaded the overrides neither from Redis nor
-    from the file: `deny` answers 503, `allow` answers as if there were none."""
+    """Effect on requests while a process has loaded the overrides neither from Redis nor from the
+    file: `deny` answers 503, `allow` answers as if no override existed."""
     enabled: bool = True
     """`false` only if no process that shares this Redis has `admin.api`: a start then requires
     neither Redis nor the file."""

@@ -59,7 +59,7 @@ class _Reader:
         data = self._document.data
         top = self._mapping((), {} if data is None else data, POLICY_KEYS)
         if "grants" not in top:  # an emptied or half-written file must not revoke all permissions
-            self._error((), "`grants` is missing; write `grants: []` to allow nothing")
+            self._error((), "`grants` is missing; write `grants: []` to forbid everything")
         for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
             self._roles[name] = self._permissions(("roles", name), permissions)
             if not _NAME.fullmatch(name):
@@ -166,7 +166,7 @@ class _Reader:
             if excluded is None:
                 self._error((*path, "not"), _requires_one_of(NOT_KEYS))
             elif _has_empty_value(inner):
-                message = "contains an empty list or mapping; omit the key to exclude nothing"
+                message = "contains an empty list or mapping; omit the key or name values"
                 self._error((*path, "not"), message)
         if not excluded and not any(key in on for key in NOT_KEYS):
             return None

@@ -148,7 +148,7 @@ _DENIAL: Final = _mapping(
 )
 
 POLICY_SCHEMA: Final = _mapping(
-    "Who may do what on which server. What no grant allows is forbidden.",
+    "The permissions of people on servers. Without a grant, everything is forbidden.",
     {
         "roles": {
             "description": "Sets of permissions by name.",
@@ -156,7 +156,7 @@ POLICY_SCHEMA: Final = _mapping(
             "propertyNames": {"pattern": f"^{ROLE_NAME}$"},
             "additionalProperties": _permissions("Permissions of the role, or `all`."),
         },
-        "grants": _list("Grants. `grants: []` allows nothing.", _GRANT),
+        "grants": _list("Grants. `grants: []` forbids everything.", _GRANT),
         "denials": _list("Denials; each overrides every grant.", _DENIAL),
     },
     required=["grants"],

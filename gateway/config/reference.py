@@ -23,7 +23,7 @@ _CONFIG: Final = """# Config
   source only.
 - `gateway config schema` prints a JSON Schema for [editors](#editors).
 - A changed file, or SIGHUP, reloads the config: new processes replace the old ones, which finish
-  their requests. A config with an error changes nothing. The [policy](policy.md) and TLS
+  their requests. A config with an error has no effect. The [policy](policy.md) and TLS
   certificates are reloaded without new processes.
 - Times are in seconds (`_s`), sizes in bytes (`_bytes`). Relative paths start at the directory of
   the config file.
@@ -57,16 +57,16 @@ _POLICY: Final = """# Policy
 
 {generated}
 
-`policy_file` of the [config](config.md) names one YAML 1.2 file: who may do what on which server.
-[Write a policy](../how-to/write-a-policy.md) has examples.
+`policy_file` of the [config](config.md) names one YAML 1.2 file with the permissions of people on
+servers. [Write a policy](../how-to/write-a-policy.md) has examples.
 
-1. What no grant allows is forbidden.
+1. Without a grant, everything is forbidden.
 2. A denial overrides every grant.
 3. A rule applies from `from` until just before `until`.
 4. A call on several servers requires the permission on each of them. A call that names no server
    requires a grant on `everything`, and no denial may apply to any server of the project.
 5. If an attribute of a server is unknown, or the inventory is too old, a grant by this attribute
-   gives nothing and a denial by it denies.
+   does not apply, but a denial does.
 
 A changed file is loaded within a second. A file with an error is rejected as a whole: the previous
 policy stays in force, and the log event `policy_rejected` has each error with line and key. A file

@@ -19,7 +19,7 @@ _KEYWORDS: Final = {
     "min_length": "minLength",
     "max_length": "maxLength",
 }
-"""Pydantic writes the constraint's own name where a validator of ours comes before it."""
+"""Keyword by the name of the constraint, which pydantic emits after a custom validator."""
 _NO_KEYWORDS: Final = {"title", "discriminator"}
 
 

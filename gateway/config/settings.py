@@ -51,7 +51,7 @@ class Settings(Section):
     request: RequestLimits = RequestLimits()
     """Time limits of requests and of shutdown."""
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
-    """Identity providers whose tokens callers use."""
+    """Identity providers of callers."""
     admin: AdminListen = AdminListen()
     """The admin listener: metrics, health checks and the admin API."""
     policy_file: ConfigPath
@@ -143,7 +143,7 @@ class Settings(Section):
             raise InvalidKey(("api", "audience"), problem)
         names = {issuer.name for issuer in issuers}
         if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
-            # Otherwise each issuer could make administrators of its own users.
+            # Otherwise every issuer could appoint administrators.
             problem = f"must name the issuers of administrators' tokens: {', '.join(sorted(names))}"
             raise InvalidKey(("api", "issuers"), problem)
         return admin

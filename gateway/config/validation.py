@@ -65,7 +65,7 @@ def config_errors(
 
 
 def _follows_from_another(finding: ErrorDetails, findings: list[ErrorDetails]) -> bool:
-    """Tell whether a list is too short only because its entry has an error of its own."""
+    """Return whether a list is too short only because its entry has another error."""
     loc = finding["loc"]
     return finding["type"] == "too_short" and any(
         other is not finding and other["loc"][: len(loc)] == loc for other in findings

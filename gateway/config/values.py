@@ -44,7 +44,7 @@ def _http_url(value: str) -> str:
 
 
 def has_host_and_port(url: str) -> bool:
-    """Tell whether a URL has a host and, where it has a port, one from 1 to 65535."""
+    """Return whether a URL has a host and, where it has a port, one from 1 to 65535."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0
@@ -62,7 +62,7 @@ def _host(value: str) -> str:
 
 
 def parse_host_port(address: str) -> tuple[str, int]:
-    """Split `host:port` or `[IPv6 address]:port`; raise ValueError for anything else."""
+    """Split `host:port` or `[IPv6 address]:port`; raise ValueError if invalid."""
     parts = urlsplit(f"//{address}")
     if parts.netloc != address or "@" in address or not parts.port:
         raise ValueError("must be host:port")
@@ -93,7 +93,7 @@ def chosen_by(*keys: str) -> Discriminator:
 
 
 def text_schema(pattern: str, **more: Any) -> WithJsonSchema:
-    """Return the JSON Schema of a text that a validator of ours checks."""
+    """Return the JSON Schema of a text with its own validator."""
     return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", **more})
 
 

@@ -26,7 +26,7 @@ def rows() -> list[Row]:
 
 
 def test_page_has_every_key() -> None:
-    """Compare with the schema itself, so that the page cannot omit a section."""
+    """Compare with the schema itself, to detect an omitted section."""
     schema = config_schema()
     keys = {
         (key, resolve(inner, schema).get("description"))

@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +14,7 @@ from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import load
 from gateway.config.schema import config_schema, policy_schema
 from gateway.config.settings import load_settings
+from tests.support.mutations import every_change
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "gateway.yaml"
@@ -100,18 +99,6 @@ def test_schema_rejects_broken_configs(old: str, new: str, part: str) -> None:
     assert any(part in one for one in found), found
 
 
-def changed(data: Any, value: object) -> Iterator[Any]:
-    """Yield the data with the value in place of each of its parts."""
-    yield value
-    for key in (
-        data if isinstance(data, dict) else range(len(data) if isinstance(data, list) else 0)
-    ):
-        for part in changed(data[key], value):
-            copy = data.copy()
-            copy[key] = part
-            yield copy
-
-
 @pytest.mark.parametrize(
     "value", [None, False, -1, 0, 1, 1e9, "x", "", [], ["x"], {}, {"file": "key"}], ids=repr
 )
@@ -124,7 +111,7 @@ def test_schema_accepts_what_the_gateway_accepts(tmp_path: Path, value: object) 
     (tmp_path / "key").write_text("A" * 43 + "=")
     file = tmp_path / "gateway.yaml"
     loaded = 0
-    for data in changed(yaml.safe_load(EXAMPLE.read_text()), value):
+    for data in every_change(yaml.safe_load(EXAMPLE.read_text()), value):
         file.write_text(json.dumps(data))
         try:
             load_settings(file, {})

@@ -1,4 +1,4 @@
-"""What rules by attributes go by: what was told, how old it is, and who is selected."""
+"""Server attributes: selectors, unknown attributes, expiry and the stored form."""
 
 import dataclasses
 import itertools
@@ -51,12 +51,12 @@ def test_selector_requires_all_and_excludes_any(
     selector: Selector,
     selected: bool,  # noqa: FBT001
 ) -> None:
-    for if_unknown in (True, False):  # of WEB all is known
+    for if_unknown in (True, False):  # WEB has no unknown attribute
         assert selector.matches(WEB, if_unknown=if_unknown) is selected
 
 
 def completions(known: Attributes) -> list[Attributes]:
-    """Return what a server may really be, given what is told of it."""
+    """Return every complete set of attributes that agrees with the known ones."""
     tag_sets = [frozenset(), frozenset({("env", "prod")}), frozenset({("env", "test")})]
     return [
         Attributes(*parts)
@@ -90,9 +90,11 @@ _partly_known = st.builds(
 def test_unknown_attributes_never_widen_permissions(selector: Selector, known: Attributes) -> None:
     really = [selector.matches(one, if_unknown=False) for one in completions(known)]
     if selector.matches(known, if_unknown=False):
-        assert all(really), "a grant holds whatever the unknown is"
+        assert all(really), "a grant must apply for every value of the unknown attributes"
     if not selector.matches(known, if_unknown=True):
-        assert not any(really), "a denial spares only whom it is not about, whatever the unknown is"
+        assert not any(really), (
+            "a denial may be skipped only if it applies for no value of the unknown attributes"
+        )
 
 
 @pytest.mark.parametrize(
@@ -145,11 +147,11 @@ def test_snapshot_round_trips_with_its_age() -> None:
         b"{}",
         b"[]",
         b'{"taken_at": 1, "took_s": 0, "servers": {"x": []}}',
-        b'{"taken_at": 1, "servers": {"x": [[], "d", "", "", ""]}}',  # of before tags were unknown
+        b'{"taken_at": 1, "servers": {"x": [[], "d", "", "", ""]}}',  # older form
     ],
 )
 def test_invalid_snapshot_is_rejected(text: bytes) -> None:
-    with pytest.raises(ValueError, match="no inventory"):
+    with pytest.raises(ValueError, match="not an inventory"):
         parse_snapshot(text)
 
 

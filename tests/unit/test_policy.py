@@ -1,4 +1,4 @@
-"""Who may do what: each allow has a deny twin one bit away, and a naive reading agrees."""
+"""The policy: each allowed case has a denied twin, and a naive reading agrees."""
 
 from dataclasses import replace
 from itertools import count
@@ -200,7 +200,7 @@ _rules = st.builds(
 def allowed_by_naive_reading(
     rules: list[Rule], who: Principal, permission: str, call: ResolvedCall, now: float
 ) -> bool:
-    """Read the rules one by one, as a person would."""
+    """Evaluate the rules one by one, without an index."""
 
     def applies_to(rule: Rule, server: ServerId | None) -> bool:
         if permission not in rule.permissions or not rule.valid_from <= now < rule.valid_until:

@@ -1,4 +1,4 @@
-"""Grants and denials by attributes, against a person who reads them one by one."""
+"""Rules by attributes: decisions, caching, and agreement with a naive reading."""
 
 import dataclasses
 import gc
@@ -79,7 +79,7 @@ def test_expired_inventory_grants_nothing_and_denies() -> None:
     assert allows(policy, "s0", KNOWN, NOW + 599)
     assert not allows(policy, "s0", KNOWN, NOW + 600)
     assert not allows(policy, "s0", NO_INVENTORY)
-    assert not allows(policy, "s5", KNOWN), "a server that nobody knows may be the one denied"
+    assert not allows(policy, "s5", KNOWN), "an unknown server may be the denied one"
     granting = Policy([PROD_NOT_DB[0]], version="v")
     assert allows(granting, "s0", KNOWN, NOW + 599)
     assert not allows(granting, "s0", KNOWN, NOW + 600)
@@ -132,7 +132,7 @@ def test_evicted_permits_release_their_principals() -> None:
     call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
     class Someone(Principal):
-        """A person that a weak reference can tell of."""
+        """A principal that allows weak references."""
 
     def come() -> Principal:
         someone = Someone("corp", "ann", frozenset(), 0.0, 9e9, None)
@@ -154,7 +154,7 @@ def test_cached_permit_does_not_retain_inventory() -> None:
     call = ResolvedCall(Operation("Show", "GET", "/x", READ), P1, (ServerId("s0"),))
 
     class Servers(dict[ServerId, Attributes]):
-        """A mapping that a weak reference can tell of."""
+        """A mapping that allows weak references."""
 
     servers = Servers({ServerId("s0"): tags(env="prod")})
     policy.permit(ANN, call, NOW, Inventory(servers, taken_at=NOW, good_until=NOW + 600))
@@ -196,7 +196,7 @@ def rules(draw: st.DrawFn) -> list[Rule]:
 def allowed_by_naive_reading(
     all_rules: list[Rule], server: ServerId | None, known: Attributes | None
 ) -> bool:
-    """Decide as the docs say it: each rule by itself, denials first."""
+    """Evaluate the rules one by one as documented, denials first."""
 
     def is_on(one: Rule) -> bool:
         if one.projects and P1 not in one.projects:

@@ -3,9 +3,7 @@
 import base64
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +15,7 @@ from gateway.config.store import RedisServer
 from gateway.config.values import parse_host_port
 from gateway.process.supervisor import _addresses
 from tests.support.audit import SigningKey
+from tests.support.mutations import every_change
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
 
@@ -279,18 +278,6 @@ def test_error_names_exact_line(
     assert error.startswith(f"{line_of(old) + below}: ")
 
 
-def changed(data: Any, value: object) -> Iterator[Any]:
-    """Yield the data with the value in place of each of its parts."""
-    yield value
-    for key in (
-        data if isinstance(data, dict) else range(len(data) if isinstance(data, list) else 0)
-    ):
-        for part in changed(data[key], value):
-            copy = data.copy()
-            copy[key] = part
-            yield copy
-
-
 @pytest.mark.parametrize("value", [None, True, -1, 1e300, "?", "", [], [[]], {}, {"?": 1}])
 def test_errors_contain_no_library_wording(secrets: Path, value: object) -> None:
     whole = yaml.safe_load(EXAMPLE) | {
@@ -299,7 +286,7 @@ def test_errors_contain_no_library_wording(secrets: Path, value: object) -> None
         "fairness": {"group_weights": {"operators": 2.0}},
         "operations": {"disable": ["ShowServer"]},
     }
-    for data in changed(whole, value):
+    for data in every_change(whole, value):
         try:
             read(secrets, yaml.safe_dump(data))
         except InvalidConfig as found:

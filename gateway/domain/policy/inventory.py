@@ -1,7 +1,7 @@
-"""What rules may select servers by, as the cloud told it some time ago. Pure.
+"""Server attributes that rules select by: the inventory, its stored form, and selectors. Pure.
 
-What the cloud does not tell of a server is unknown, and in doubt no right is wider for it: a
-selector is asked once as the one in doubt who grants, and once as the one who denies.
+An attribute that the cloud did not report is unknown. An unknown attribute must not widen a
+permission: `if_unknown` is False where a grant is evaluated, and True where a denial is.
 """
 
 import math
@@ -16,10 +16,10 @@ from gateway.domain.model import ServerId
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """One server's; "" is what the cloud does not tell."""
+    """Attributes of one server; "" is unknown."""
 
     tags: frozenset[tuple[str, str]] | None = None
-    """None: the cloud does not tell; empty: it says that there are none."""
+    """None: unknown; empty: the server has no tags."""
     dc: str = ""
     rack: str = ""
     unit: str = ""
@@ -27,25 +27,25 @@ class Attributes:
 
 
 class Inventory:
-    """The servers of one project. It never changes."""
+    """Attributes of the servers of one project. Immutable."""
 
     __slots__ = ("_servers", "generation", "good_until", "taken_at")
 
     def __init__(
         self, servers: Mapping[ServerId, Attributes], *, taken_at: float, good_until: float
     ) -> None:
-        """Both instants are in seconds since the epoch; from `good_until` on it tells nothing."""
+        """Instants are seconds since the epoch; from `good_until` on, every server is unknown."""
         self._servers = servers
         self.taken_at = taken_at
         self.good_until = good_until
         self.generation = object()
-        """Stands for this very inventory where something is remembered that outlives it."""
+        """Identity of this inventory, for caches that must not keep the inventory itself alive."""
 
     def __len__(self) -> int:
         return len(self._servers)
 
     def attributes(self, server: ServerId | None, now: float) -> Attributes | None:
-        """Return what is known; None: the server is unknown, or all of this is too old."""
+        """Return the attributes; None if the server is unknown or the inventory has expired."""
         if server is None or now >= self.good_until:
             return None
         return self._servers.get(server)
@@ -56,12 +56,16 @@ NO_INVENTORY: Final = Inventory({}, taken_at=-math.inf, good_until=-math.inf)
 
 @dataclass(frozen=True, slots=True)
 class InventorySnapshot:
-    """One walk through the cloud's list; its text is what replicas share and what a file keeps."""
+    """One complete reading of the cloud's list of servers.
+
+    Replicas share its JSON form, and the inventory file contains it.
+    """
 
     servers: Mapping[ServerId, Attributes]
     taken_at: float
-    """When the walk began: seconds since the epoch, by the clock of whoever wrote this."""
+    """Start of the reading: seconds since the epoch, by the writing host's clock."""
     took_s: float
+    """Duration of the reading."""
 
     def to_json(self) -> bytes:
         servers = {
@@ -71,48 +75,48 @@ class InventorySnapshot:
             ]
             for server, known in self.servers.items()
         }
-        written = {"taken_at": self.taken_at, "took_s": self.took_s, "servers": servers}
-        return msgspec.json.encode(written)
+        snapshot = {"taken_at": self.taken_at, "took_s": self.took_s, "servers": servers}
+        return msgspec.json.encode(snapshot)
 
 
 class _StoredSnapshot(msgspec.Struct):
     taken_at: float
-    took_s: float  # not in texts of older versions, where [] also stood for tags not told
+    took_s: float  # absent in an older form, in which [] also meant unknown tags
     servers: dict[str, msgspec.Raw]
 
 
 _SNAPSHOT: Final = msgspec.json.Decoder(_StoredSnapshot)
-# One by one: the decoder holds the interpreter, and ten thousand at once are felt by all threads.
+# One server at a time: decoding ten thousand at once would block all threads (GIL) noticeably.
 _STORED_SERVER: Final = msgspec.json.Decoder(
     tuple[list[tuple[str, str]] | None, str, str, str, str]
 )
 
 
 def parse_snapshot(text: bytes) -> InventorySnapshot:
-    """Read what `as_text` wrote; raise ValueError for anything else."""
+    """Parse the result of `to_json`; raise ValueError if it is invalid."""
     try:
         read = _SNAPSHOT.decode(text)
         servers = {
-            ServerId(server): Attributes(None if tags is None else frozenset(tags), *where)
+            ServerId(server): Attributes(None if tags is None else frozenset(tags), *texts)
             for server, raw in read.servers.items()
-            for tags, *where in (_STORED_SERVER.decode(raw),)
+            for tags, *texts in (_STORED_SERVER.decode(raw),)
         }
     except msgspec.DecodeError as error:
-        raise ValueError("is no inventory") from error
+        raise ValueError("is not an inventory") from error
     return InventorySnapshot(servers, read.taken_at, read.took_s)
 
 
 def parse_inventory(text: bytes, *, now: float, age_max_s: float) -> Inventory:
-    """Read what an earlier process kept; raise ValueError for anything else.
+    """Parse an inventory file; raise ValueError if it is invalid or from the future.
 
-    Also for one from the future: a clock was set back, so how old it is nobody knows, and it
-    would not get too old until that instant has come.
+    After a clock was set back, the age of a file from the future is unknown, and the inventory
+    would not expire before that instant.
     """
-    listed = parse_snapshot(text)
-    if listed.taken_at > now:
+    snapshot = parse_snapshot(text)
+    taken_at = snapshot.taken_at
+    if taken_at > now:
         raise ValueError("is an inventory of unknown age")
-    taken_at = listed.taken_at
-    return Inventory(listed.servers, taken_at=taken_at, good_until=taken_at + age_max_s)
+    return Inventory(snapshot.servers, taken_at=taken_at, good_until=taken_at + age_max_s)
 
 
 class _ListedTag(msgspec.Struct):
@@ -141,9 +145,9 @@ _LISTED_SERVER: Final = msgspec.json.Decoder(_ListedServer)
 
 
 def parse_servers(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
-    """Return the attributes in entries of ListServers (dossier 1.5).
+    """Return the attributes in entries of ListServers (upstream-api.md#1.5).
 
-    An entry that cannot be read is left out: an unknown server is granted nothing by attributes.
+    Invalid entries are omitted: their servers are unknown, so no grant by attributes applies.
     """
     found: dict[ServerId, Attributes] = {}
     for raw in entries:
@@ -151,15 +155,13 @@ def parse_servers(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
             one = _LISTED_SERVER.decode(raw)
         except msgspec.DecodeError:
             continue
-        where, hardware = (
-            one.location or _ListedLocation(),
-            one.hardware_attributes or _ListedHardware(),
-        )
+        location = one.location or _ListedLocation()
+        hardware = one.hardware_attributes or _ListedHardware()
         found[ServerId(one.id.lower())] = Attributes(
             None if one.tags is None else frozenset((tag.key, tag.value) for tag in one.tags),
-            where.dc or "",
-            where.rack or "",
-            where.unit or "",
+            location.dc or "",
+            location.rack or "",
+            location.unit or "",
             hardware.model or "",
         )
     return found
@@ -167,13 +169,13 @@ def parse_servers(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Part of a location; "" is any."""
+    """A location to match; "" matches any value."""
 
     dc: str = ""
     rack: str = ""
     unit: str = ""
 
-    def contains(self, known: Attributes, *, if_unknown: bool) -> bool:
+    def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
         return (
             _equals(self.dc, known.dc, if_unknown=if_unknown)
             and _equals(self.rack, known.rack, if_unknown=if_unknown)
@@ -187,21 +189,23 @@ def _equals(wanted: str, actual: str, *, if_unknown: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which servers a rule is about, by their attributes; what is empty is any."""
+    """A selection of servers by attributes. An empty field matches any value."""
 
     tags: tuple[tuple[str, frozenset[str]], ...] = ()
-    """By key, the values of which one must be there."""
+    """Each key with its accepted values; the server must have one of them."""
     locations: tuple[Location, ...] = ()
     models: frozenset[str] = frozenset()
     excluded: "Selector | None" = None
 
     def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
-        """Tell whether it selects a server; `in_doubt`, where that depends on the unknown."""
+        """Return whether a server matches, or `if_unknown` if an unknown attribute decides."""
         return (
             all(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
             and (
                 not self.locations
-                or any(place.contains(known, if_unknown=if_unknown) for place in self.locations)
+                or any(
+                    location.matches(known, if_unknown=if_unknown) for location in self.locations
+                )
             )
             and (not self.models or self._matches_model(known, if_unknown=if_unknown))
             and not (
@@ -211,10 +215,10 @@ class Selector:
         )
 
     def matches_any(self, known: Attributes, *, if_unknown: bool) -> bool:
-        """Tell whether any one tag, place or model that is named here fits."""
+        """Return whether a server matches at least one tag, location or model."""
         return (
             any(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
-            or any(place.contains(known, if_unknown=if_unknown) for place in self.locations)
+            or any(location.matches(known, if_unknown=if_unknown) for location in self.locations)
             or (bool(self.models) and self._matches_model(known, if_unknown=if_unknown))
         )
 

@@ -1,4 +1,4 @@
-"""What one person may do on each of some servers, as an answer. Pure."""
+"""A caller's own permissions on servers, as a response body. Pure."""
 
 import msgspec
 
@@ -11,9 +11,10 @@ from gateway.domain.policy.policy import Policy
 def permissions_on(
     principal: Principal, call: ResolvedCall, policy: Policy, now: float, inventory: Inventory
 ) -> bytes:
-    """Return {"servers": [{"id", "permissions"}]} for those on which there are any.
+    """Return {"servers": [{"id", "permissions"}]} of the servers with at least one permission.
 
-    What is left out is forbidden or is not there: the two look the same. Raises ServerIdsRequired.
+    A forbidden server and an unknown server are both omitted, so that they look the same. Raises
+    ServerIdsRequired.
     """
     if not call.servers:
         raise ServerIdsRequired("no server_id")

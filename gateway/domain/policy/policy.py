@@ -1,14 +1,13 @@
-"""Who may do what to which server. Pure: a Policy is built whole and never changes.
+"""Authorization: the permissions of people on servers. Pure; a Policy is immutable.
 
-The words: a role is a named set of permissions; a grant gives a role to somebody on something;
-a denial takes permissions away and always wins; what no grant gives is not allowed.
+A role is a named set of permissions. A grant gives a role on servers to people. A denial takes
+permissions away and overrides every grant. Without a grant, everything is forbidden.
 
-A decision looks only at the rules that name this person or one of their groups and this very
-permission, so it does not grow with the number of rules.
+A decision reads only the rules for this permission that name the person or one of their groups.
+Its cost does not grow with the number of rules.
 
-A rule may select servers by what an inventory tells of them. Of a server that it does not know,
-or no longer, a grant by attributes gives nothing, and a denial by attributes denies; so it is
-where a rule goes by an attribute that is not known of the server.
+A rule may select servers by attributes of the inventory. If the server or the attribute is
+unknown, or the inventory has expired, the grant does not apply but the denial does.
 """
 
 from bisect import bisect_right
@@ -37,24 +36,24 @@ class Rule:
     ref: RuleRef
     permissions: frozenset[str]
     issuer: str | None
-    """None: of any issuer."""
+    """None: any issuer."""
     users: frozenset[str]
     groups: frozenset[str]
     projects: frozenset[str]
     """Empty: any project."""
     servers: frozenset[str]
-    """Empty: any server of the projects."""
+    """Empty: any server in the projects."""
     selector: Selector | None = None
-    """None: whatever is known of the server."""
+    """None: attributes do not matter."""
     valid_from: float = float("-inf")
     valid_until: float = float("inf")
-    """Seconds since the epoch; the first instant at which the rule no longer holds."""
+    """Seconds since the epoch; exclusive."""
 
     def is_valid_at(self, now: float) -> bool:
         return self.valid_from <= now < self.valid_until
 
     def applies_to(self, known: Attributes | None) -> bool:
-        """Tell whether it selects a server of which this is known; when in doubt it denies."""
+        """Return whether the rule is about a server with these attributes; unknown ones deny."""
         if self.selector is None:
             return True
         if_unknown = self.ref.kind is RuleKind.DENIAL
@@ -65,46 +64,51 @@ class Rule:
 class Decision:
     allowed: bool
     rule: RuleRef | None
-    """The denial or the grant that decided; None: no grant applies."""
+    """The denial or grant that decided; None if no grant applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     decision: Decision
     matching: tuple[Rule, ...]
-    """Every rule about this person, permission and server, also those not valid now."""
+    """Every rule about this person, permission and server, including those not valid now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What one person may do one thing to, in one project, at one time.
+    """The servers of one project on which a person has a permission, at one instant.
 
-    Built once and asked for each server of a list.
+    Built once per list, then queried for each server of the list.
     """
 
     rule: RuleRef | None
-    """Some grant that reaches into this project, whatever is there now: what is known of servers
-    must not show in it. None: this person has no business here."""
+    """A grant that covers a part of the project; None if there is none.
+
+    It must not depend on known servers: a caller could infer their existence from it.
+    """
     everywhere: bool
-    """There is a grant on the whole project or on everything."""
+    """A grant covers the whole project or everything."""
     granted: frozenset[ServerId]
-    """Servers that are granted one by one."""
+    """Servers that grants name by ID."""
     granting: tuple[Rule, ...]
     """Grants by attributes."""
     denied_everywhere: bool
+    """A denial covers the whole project or everything."""
     denied: frozenset[ServerId]
+    """Servers that denials name by ID."""
     denying: tuple[Rule, ...]
+    """Denials by attributes."""
     attributes: Callable[[ServerId], Attributes | None]
 
     @property
     def total(self) -> bool:
-        """Tell whether every server of the project is allowed, also one that is not there yet."""
+        """Return whether every server of the project is allowed, including future ones."""
         denied = self.denied_everywhere or self.denied or self.denying
         return self.everywhere and not denied
 
     @property
     def predicate(self) -> Callable[[ServerId], bool]:
-        """The quickest that answers as `allows` does."""
+        """Return the fastest function that is equivalent to `allows`."""
         denied = self.denied_everywhere or self.denied or self.denying
         if self.everywhere or self.granting or denied:
             return self.allows
@@ -126,21 +130,21 @@ class Scope:
 class Permit:
     """Proof that the policy in force allows this principal this call.
 
-    Only this module makes one (a test greps for it); later stages ask for a Permit, so nothing
-    unchecked can reach them.
+    Only this module constructs it (a test enforces that). Later stages require a Permit, so that
+    no unauthorized call can reach them.
     """
 
     principal: Principal
     call: ResolvedCall
     rule: RuleRef
     scope: Scope | None = None
-    """Of a list: it shows no more than this."""
+    """For a list: the servers that it may contain."""
     policy_version: str = ""
 
 
 @dataclass(slots=True)
 class _RulesByTarget:
-    """The rules of one kind for one person or group and one permission, by what they are on."""
+    """Rules of one kind, permission and person or group, indexed by their targets."""
 
     everything: list[Rule] = field(default_factory=list)
     by_project: dict[str, list[Rule]] = field(default_factory=dict)
@@ -161,7 +165,7 @@ class _RulesByTarget:
     def granting(self, project: str, server: str | None) -> Iterator[Rule]:
         yield from self.everything
         if server is None:
-            return  # only a right on everything reaches a call that names no server
+            return  # a call that names no server requires a grant on everything
         yield from self.by_project.get(project, ())
         yield from self._on_server(project, server)
 
@@ -171,8 +175,8 @@ class _RulesByTarget:
         if server is not None:
             yield from self._on_server(project, server)
             return
-        for one in self.by_server:  # a call that names no server may touch any
-            yield from self._on_server(project, one)
+        for each in self.by_server:  # a call that names no server may touch every server
+            yield from self._on_server(project, each)
 
     def on_whole(self, project: str) -> Iterator[Rule]:
         yield from self.everything
@@ -197,7 +201,7 @@ class _RulesByGroup:
 
 @dataclass(slots=True)
 class _RulesBySubject:
-    """The rules of one kind for one permission, by whom they name; issuer None: of any."""
+    """Rules of one kind and permission, indexed by issuer (None: any) and by user or group."""
 
     users: dict[str | None, dict[str, _RulesByTarget]] = field(default_factory=dict)
     groups: dict[str | None, _RulesByGroup] = field(default_factory=dict)
@@ -220,12 +224,12 @@ class _CachedPermit:
     begins: float
     ends: float
     generation: object | None
-    """Of the inventory; None: none has a part in it. Inventories are too large to hold on to."""
+    """Generation of the inventory that decided; None if attributes did not matter."""
 
 
 class Policy:
     def __init__(self, rules: Sequence[Rule], *, version: str) -> None:
-        """`version` is a digest of the text that the rules were read from."""
+        """`version` identifies the text that the rules were parsed from."""
         self.version = version
         self.size = len(rules)
         self._grants: dict[str, _RulesBySubject] = {}
@@ -246,16 +250,17 @@ class Policy:
         now: float,
         inventory: Inventory = NO_INVENTORY,
     ) -> Permit:
-        """Return the proof that all of `call` is allowed at `now`; raise NotPermitted.
+        """Return a Permit if all of `call` is allowed at `now`; raise NotPermitted otherwise.
 
-        A call that touches what it does not name needs a grant on everything; a list needs any
-        that reaches into the project, and shows no more than that. What was decided stays so until
-        the next instant at which a rule begins or ends, or, where a rule by attributes is about
-        this person, the inventory is another or too old, and is remembered until then; the keys
-        are identities, kept valid by holding the objects themselves.
+        A call that may touch servers it does not name requires a grant on everything. A list
+        requires a grant in the project and contains only permitted servers.
+
+        Permits are cached by the identity of principal and call, which the permit keeps alive. A
+        cached permit is valid until a rule begins or ends. Where a rule by attributes concerns the
+        person, it is valid for the same inventory only, until that expires.
         """
         is_list = call.operation.listing is not None
-        if call.body or call.instances or call.query or is_list:  # too many, too large to keep
+        if call.body or call.instances or call.query or is_list:  # too many to cache
             return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
         if (
@@ -321,9 +326,9 @@ class Policy:
         now: float,
         inventory: Inventory,
     ) -> tuple[ServerId, ...]:
-        """Return those of the refused servers that the caller may know of, if it is not plain.
+        """Return the denied servers that the caller may see, if the call names several.
 
-        Of instances nothing is said: which server a hidden one is on must not show.
+        For instances the result is empty: it would reveal the server of a hidden instance.
         """
         if len(call.servers) == 1 or call.instances:
             return ()
@@ -342,15 +347,15 @@ class Policy:
         now: float,
         inventory: Inventory = NO_INVENTORY,
     ) -> Scope:
-        """Return what this person may do this to in `project` at `now`."""
+        """Return the servers of `project` on which a person has the permission at `now`."""
         grants = list(self._rules_for(self._grants, principal, permission))
         denials = list(self._rules_for(self._denials, principal, permission))
         whole = [rule for rules in grants for rule in rules.on_whole(project)]
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
         named = (rule for rules in grants for _, rule in rules.on_servers(project))
-        some = next((rule.ref for rule in chain(whole, named) if rule.is_valid_at(now)), None)
+        covering = next((rule.ref for rule in chain(whole, named) if rule.is_valid_at(now)), None)
         return Scope(
-            rule=some,
+            rule=covering,
             everywhere=any(rule.selector is None and rule.is_valid_at(now) for rule in whole),
             granted=frozenset(_named_servers(grants, project, now, inventory)),
             granting=_attribute_rules(whole, now),
@@ -371,7 +376,7 @@ class Policy:
         now: float,
         inventory: Inventory = NO_INVENTORY,
     ) -> Decision:
-        """Say whether it is allowed at `now` (seconds since the epoch), and what decided."""
+        """Decide one permission on one server at `now` (seconds since the epoch)."""
         known = inventory.attributes(server, now) if self.selects_by_attributes else None
         for rules in self._rules_for(self._denials, principal, permission):
             for rule in rules.denying(project, server):
@@ -392,7 +397,7 @@ class Policy:
         now: float,
         inventory: Inventory = NO_INVENTORY,
     ) -> Explanation:
-        """Say what decides, and name every rule that is about this, valid at `now` or not."""
+        """Decide, and list every rule about this question, whether valid at `now` or not."""
         matching = [
             rule
             for rules in self._rules_for(self._denials, principal, permission)
@@ -417,16 +422,16 @@ class Policy:
                 yield by_user[principal.subject]
             by_group = named.groups.get(issuer)
             if by_group is not None:
-                # The set operation looks at the smaller side only.
+                # Set intersection iterates over the smaller set.
                 for group in principal.groups & by_group.names:
                     yield by_group.rules[group]
 
 
 def _named_servers(
-    some: Sequence[_RulesByTarget], project: str, now: float, inventory: Inventory
+    all_rules: Sequence[_RulesByTarget], project: str, now: float, inventory: Inventory
 ) -> Iterator[ServerId]:
-    """Yield the servers that rules which hold name one by one."""
-    for rules in some:
+    """Yield the servers that rules valid at `now` name by ID."""
+    for rules in all_rules:
         for server, rule in rules.on_servers(project):
             if rule.is_valid_at(now) and (
                 rule.selector is None or rule.applies_to(inventory.attributes(server, now))
@@ -439,4 +444,4 @@ def _attribute_rules(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
 
 
 PERMITS_MAX = 4_096
-"""Most are of tokens that have ended; one that is missed costs some microseconds."""
+"""Most cached permits belong to expired tokens. A cache miss costs some microseconds."""
