@@ -50,7 +50,7 @@ class Attempts:
             case None | NotSent() if self.unsure is None:
                 return WriteOutcome.NOT_SENT, 0
             case Usable():
-                return WriteOutcome.SUCCESS, self.last.answer.status
+                return WriteOutcome.SUCCESS, self.last.response.status
             case _ if self.unsure is not None:
                 return WriteOutcome.UNKNOWN, _status(self.unsure)
             case _:

@@ -197,7 +197,7 @@ class Exchange:
             while True:
                 outcome = await self._take(step, call)
                 if isinstance(outcome, Usable):  # nearly always, and all is said
-                    return outcome.answer
+                    return outcome.response
                 if talk is None:
                     talk = converse(
                         repeatable=request.repeatable,

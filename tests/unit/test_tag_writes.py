@@ -132,7 +132,7 @@ async def write(parts: Parts) -> ForwardedResponse:
         None,
         UpstreamSlow("no answer in time"),
         # Tags are written again when the first try was lost: it may be done all the same.
-        UpstreamBusy("429 of the cloud", retry_after_s=1.0),
+        UpstreamBusy("the cloud returned 429", retry_after_s=1.0),
         asyncio.CancelledError(),
     ],
 )

@@ -54,8 +54,8 @@ def test_a_401_that_a_new_token_heals_is_stale(code: str, message: str) -> None:
         ("APIG.0301", "Get secretKey failed,ak:AKIAX,err:ak not exist", "access key is unknown"),
         ("APIGW.0301", "AK access failed to reach the limit,forbidden.", "is locked"),
         ("APIGW.0303", "the server and client times differ", "the clocks differ"),
-        ("APIGW.0305", "Incorrect authentication information", "a 401 of another kind"),
-        ("APIGW.0301", "something new", "a 401 of another kind"),
+        ("APIGW.0305", "Incorrect authentication information", "an unlisted 401"),
+        ("APIGW.0301", "something new", "an unlisted 401"),
     ],
 )
 def test_a_401_that_no_token_heals_is_for_operators(code: str, message: str, reason: str) -> None:

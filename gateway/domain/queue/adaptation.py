@@ -1,49 +1,49 @@
-"""How fast the cloud lets us go, learned from its 429s. Pure; times in seconds, rates per second.
+"""Adaptive rate: learn the cloud's limit from its 429s. Pure; seconds, and calls per second.
 
-The rate falls at a 429, at most once per epoch, and grows back: quickly to just below where it
-hurt, hardly while there, then ever faster while nothing hurts. A second 429 soon after the first
-tells more than that it hurts: the cloud's bucket was empty at both, so what it let through in
-between, over the time in between, is the rate that is really left for us.
+A 429 cuts the rate, at most once per epoch. The rate grows back quickly to just below the value
+at the 429, stays flat there, and then grows faster with time (cubic growth). Two 429s in a row
+give a measurement: the cloud's bucket was empty at both, so the calls in between over the time
+in between are the rate that the cloud accepts.
 
-`drivers/valkey/lua/fair_queue.lua` is the same in Redis; a test holds the two equal.
+`drivers/valkey/lua/fair_queue.lua` implements the same in Redis; a test holds the two equal.
 """
 
 from dataclasses import dataclass, replace
 
 _CUT = 0.9
-"""What a 429 leaves of the rate; botocore's 0.7 wastes a third beside another client."""
+"""Factor of the cut. botocore's 0.7 wastes a third of the rate beside another client."""
 _REGROW_S = 10.0
-"""How long the rate takes from the cut back to where it hurt, or stays at what it was told."""
+"""Time from the cut back to the goal; also how long the rate stays at a limit named by a 429."""
 _GROWTH = 0.000_1
-"""Cubic growth after that, in parts of the ceiling per s^3: 10 % in 10 s, 80 % in 20 s."""
+"""Cubic growth after that, as a fraction of the ceiling per s^3: 10 % in 10 s, 80 % in 20 s."""
 _MEASURE_WITHIN_S = 60.0
 _MEASURE_CALLS_MIN = 3
-_TOLD_PART = 0.97
+_NAMED_FRACTION = 0.97
 _FLOOR = 0.01
-"""Never below this part of the ceiling: a rate of nothing would never learn better."""
+"""Lower bound, as a fraction of the ceiling: a rate of 0 could never recover."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedRate:
-    """What is known of one budget's rate; times are on the clock that all replicas share."""
+    """The learned rate of one budget. Times are on the clock that all replicas share."""
 
     goal: float
-    """Where it last hurt; growth is flattest there."""
+    """The rate at the last 429; growth is flattest there."""
     low: float
     """The rate right after the last cut."""
     cut_at: float
     epoch_until: float
-    """Until then further 429s belong to the same event and cut nothing."""
+    """Until then further 429s belong to the same event and do not cut again."""
     calls: int = 0
-    """Calls let go since the last cut."""
+    """Calls granted since the last cut."""
 
     def scaled(self, factor: float) -> "LearnedRate":
-        """Say the same of a part of the budget, or of so many parts together."""
+        """Return the same for a share of the budget, or for several shares together."""
         return replace(self, goal=self.goal * factor, low=self.low * factor)
 
 
 def rate(learned: LearnedRate | None, ceiling: float, now: float) -> float:
-    """Return the rate at `now`; None: nothing has hurt yet, so the ceiling."""
+    """Return the rate at `now`. Without a 429 so far it is the ceiling."""
     if learned is None:
         return ceiling
     since = now - learned.cut_at
@@ -64,13 +64,13 @@ def after_429(
     pause_s: float,
     named_rate: float | None,
 ) -> LearnedRate:
-    """Return what is known after a 429; `named_rate` is the limit that its text named, if any."""
+    """Return the learned rate after a 429; `named_rate` is the limit named in its text."""
     if learned is not None and now < learned.epoch_until:
         return learned
     current = rate(learned, ceiling, now)
     until = now + pause_s
-    if named_rate is not None and named_rate * _TOLD_PART < current:
-        known = named_rate * _TOLD_PART
+    if named_rate is not None and named_rate * _NAMED_FRACTION < current:
+        known = named_rate * _NAMED_FRACTION
         return LearnedRate(known, known, now, until)
     goal = current
     if learned is not None and learned.calls >= _MEASURE_CALLS_MIN:

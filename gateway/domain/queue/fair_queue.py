@@ -1,10 +1,11 @@
-"""Who goes next, and when: start-time fair queueing before a generic cell rate algorithm. Pure.
+"""Start-time fair queueing in front of a generic cell rate algorithm (GCRA). Pure.
 
-Each call gets a start tag: where its caller's last one ends in virtual time, or now in virtual
-time if that is later. The lowest tag goes first, so whoever asks fifty times has fifty tags in a
-row and gets one turn of each round. Goyal, Vin and Cheng, SIGCOMM 1996; GCRA: ITU-T I.371.
+Each call gets a start tag: the end of its caller's previous call in virtual time, or the present
+virtual time if that is later. The lowest tag goes first. A caller with fifty requests has fifty
+consecutive tags and gets one turn per round. Sources: Goyal, Vin and Cheng, SIGCOMM 1996; GCRA:
+ITU-T I.371.
 
-This is the queue in one process's memory, for the time without Redis. While Redis is there,
+This queue lives in one process's memory and serves while Redis is unavailable. Otherwise
 `drivers/valkey/lua/fair_queue.lua` does the same for all replicas; a test holds the two equal.
 """
 
@@ -17,21 +18,21 @@ from gateway.domain.queue.adaptation import LearnedRate, after_429, after_calls,
 from gateway.domain.queue.pacing import Pace
 
 LATE_MAX_S = 0.05
-"""A slot that is not used by then is given up; bursts are smaller by as much."""
+"""A slot that is not used within this time is lost; bursts are smaller by the same amount."""
 BULK_EVERY = 8
-"""One slot in so many is for bulk calls while interactive ones wait."""
+"""While interactive calls wait, every eighth slot is for bulk calls."""
 _OVERDUE_FACTOR = 1.25
 _OVERDUE_MORE_S = 0.5
-"""One that waits already is sent away only if its wait is clearly longer than its patience."""
+"""A waiting call is rejected only if its wait clearly exceeds its timeout."""
 _FINISH_TAGS_MIN = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimit:
-    """What one budget allows, by the operators' word; what it learns stays below."""
+    """The configured limit of one budget; the learned rate is at or below it."""
 
     windows: tuple[Pace, ...]
-    """All of them hold at once; the first is the one that adapts."""
+    """All of them apply at once; the first one adapts."""
     queue_max: int
     """Calls that may wait, over all replicas."""
     caller_max: int
@@ -39,11 +40,11 @@ class BudgetLimit:
 
     @property
     def ceiling(self) -> float:
-        """Calls a second."""
+        """Calls per second."""
         return 1.0 / self.windows[0].interval_s
 
     def with_ceiling(self, per_s: float) -> "BudgetLimit":
-        """Return the same with another ceiling, in calls a second."""
+        """Return the same limit with another ceiling, in calls per second."""
         first = Pace(per_s, 1.0, self.windows[0].burst)
         return replace(self, windows=(first, *self.windows[1:]))
 
@@ -53,24 +54,24 @@ class BudgetLimit:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A call that waits, or wants to."""
+    """A call that waits or enters."""
 
     id: str
-    """Sorts by when it was made: that is the order among equal tags."""
+    """Sorts by creation time, which decides among equal tags."""
     request: QueueRequest
     timeout_s: float
-    """It would rather be told at once than wait longer."""
+    """The call is rejected at once if it would wait longer."""
     tag: float | None = None
-    """Its start tag, if it has been given one; lower than any is 0."""
+    """Its start tag, once assigned. 0 is the head of the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedEntry:
-    """A call that waits, and all who wait for it now.
+    """A waiting call with all callers that wait for its result.
 
-    It takes the best of their places, and whoever has that one is charged: else whoever joins a
-    greedy caller's call would wait as long as the greedy one does. This is priority inheritance;
-    Sha, Rajkumar and Lehoczky, IEEE Transactions on Computers 1990.
+    It takes the best of their places, and the caller of that place is charged (priority
+    inheritance; Sha, Rajkumar and Lehoczky, IEEE Transactions on Computers 1990). Otherwise a
+    caller that joins a greedy caller's call would wait as long as the greedy caller does.
     """
 
     entry: QueueEntry
@@ -84,12 +85,12 @@ class Throttling:
 
     pause_s: float
     named_rate: float | None
-    """Calls a second, where the cloud named its limit."""
+    """Calls per second, if the cloud named its limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What replicas keep in mind of a budget, so that nothing is lost with Redis."""
+    """The state of a budget. Replicas keep a copy, which restores it after a loss in Redis."""
 
     tats: tuple[float, ...]
     """Theoretical arrival times, one per window."""
@@ -97,39 +98,39 @@ class QueueState:
     paused_until: float = float("-inf")
     learned: LearnedRate | None = None
     version: int = 0
-    """Counts the turns that Redis made of it; a lower one there has lost some."""
+    """Number of batches that Redis applied. A lower number in Redis means lost writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueBatch:
-    """What one replica has to tell the queue, all at once."""
+    """Everything that one replica reports to the queue in one step."""
 
     leaving: Sequence[QueueEntry] = ()
     throttlings: Sequence[Throttling] = ()
     entering: Sequence[QueueEntry] = ()
     shared: Sequence[SharedEntry] = ()
-    """Calls for which others wait than did before."""
+    """Calls whose set of waiting callers changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of a turn; all times are monotonic seconds of this process."""
+    """The result of a batch. All times are monotonic seconds of this process."""
 
     state: QueueState
     waiting: int
     next_at: float | None
-    """When the next slot can be given away; None: nobody waits."""
+    """When the next slot can be granted; None if no call waits."""
     granted: dict[str, float] = field(default_factory=dict)
-    """When each may be sent: not before, and not LATE_MAX_S after."""
+    """Slot per call: it may be sent from then until LATE_MAX_S later."""
     refused: dict[str, float] = field(default_factory=dict)
-    """How long each would have had to wait."""
+    """The wait in seconds that each rejected call would have had."""
     tags: dict[str, float] = field(default_factory=dict)
     inherited: dict[str, QueueRequest] = field(default_factory=dict)
-    """Whose place a shared call has taken."""
+    """The request whose place a shared call took."""
 
 
 def weight_of(groups: Iterable[str], group_weights: Mapping[str, float]) -> float:
-    """Tell a person's weight: that of the heaviest of their groups, 1 if none has any."""
+    """Return the highest weight among a person's groups, 1 without one."""
     return max((group_weights[name] for name in groups if name in group_weights), default=1.0)
 
 
@@ -138,7 +139,7 @@ def tolerance_s(pace: Pace) -> float:
 
 
 def without_burst(limit: BudgetLimit, now: float, *, used: int) -> tuple[float, ...]:
-    """TATs of a budget whose bursts are spent, and so many slots from now on, too."""
+    """Return the TATs of a budget whose burst and next `used` slots are spent."""
     return tuple(now + tolerance_s(pace) + pace.interval_s * used for pace in limit.windows)
 
 
@@ -157,11 +158,11 @@ class FairQueue:
         self._turns = 0
 
     def set_limit(self, limit: BudgetLimit) -> None:
-        """Go by another limit from now on; it has as many windows."""
+        """Use another limit from now on. It must have the same number of windows."""
         self._limit = limit
 
     def apply(self, now: float, batch: QueueBatch, *, look_ahead_s: float = 0.0) -> BatchResult:
-        """Take in what is told and give away the slots up to `look_ahead_s` from now."""
+        """Apply a batch and grant the slots up to `look_ahead_s` from now."""
         for one in batch.leaving:
             self._leave(one)
         for throttling in batch.throttlings:
@@ -212,7 +213,7 @@ class FairQueue:
             named_rate=throttling.named_rate,
         )
         until = max(state.paused_until, now + throttling.pause_s)
-        # The cloud's bucket is empty: ours is, too, when the pause ends.
+        # The cloud's bucket is empty, so the burst here must be empty when the pause ends.
         first = max(state.tats[0], until + tolerance_s(self._limit.windows[0]))
         self._state = replace(
             state, tats=(first, *state.tats[1:]), paused_until=until, learned=learned
@@ -259,7 +260,7 @@ class FairQueue:
         return max(self._state.virtual_time, self._finish.get(request.caller, 0.0))
 
     def _is_full(self, request: QueueRequest, start: float) -> bool:
-        """Tell whether the caller has as many calls waiting as one may have."""
+        """Return whether the caller has its maximum of waiting calls."""
         return (start - self._state.virtual_time) * request.weight >= self._limit.caller_max
 
     def _inherit_priority(
@@ -270,17 +271,17 @@ class FairQueue:
         inherited: dict[str, QueueRequest],
     ) -> None:
         entry = self._entries.get(call.entry.id)
-        if entry is None or not entry.tag:  # it has its slot, or is at the head already
+        if entry is None or not entry.tag:  # granted already, or at the head of the queue
             return
-        payer, held = call.entry.request, entry.tag
+        payer, present = call.entry.request, entry.tag
         best: tuple[float, QueueRequest] | None = None
         for one in call.waiters:
             pays = one.caller == payer.caller
-            start = held if pays else self._start(one)
+            start = present if pays else self._start(one)
             if (pays or not self._is_full(one, start)) and (best is None or start < best[0]):
                 best = start, one
         if best is None:
-            refused[entry.id] = self._wait_s(now, payer.priority, held, entry.id)
+            refused[entry.id] = self._wait_s(now, payer.priority, present, entry.id)
             self._leave(call.entry)
         elif best[1].caller != payer.caller:
             self._leave(call.entry)
@@ -293,7 +294,7 @@ class FairQueue:
     def _make_room(
         self, now: float, priority: Priority, start: float, refused: dict[str, float]
     ) -> bool:
-        """Send the last in line away, unless that would be the newcomer."""
+        """Reject the last entry in fair order, unless the new entry is the last."""
         bulk, interactive = self._lines[Priority.BULK], self._lines[Priority.INTERACTIVE]
         last = Priority.BULK if bulk else Priority.INTERACTIVE
         tag, victim = (bulk or interactive)[-1]
@@ -320,8 +321,8 @@ class FairQueue:
 
     def _next_line(self) -> list[tuple[float, str]]:
         bulk, interactive = self._lines[Priority.BULK], self._lines[Priority.INTERACTIVE]
-        bulk_s_turn = self._turns % BULK_EVERY == BULK_EVERY - 1
-        return bulk if bulk and (bulk_s_turn or not interactive) else interactive
+        is_bulk_turn = self._turns % BULK_EVERY == BULK_EVERY - 1
+        return bulk if bulk and (is_bulk_turn or not interactive) else interactive
 
     def _remove(self, entry_id: str) -> QueueEntry | None:
         entry = self._entries.pop(entry_id, None)
@@ -337,7 +338,7 @@ class FairQueue:
         return intervals
 
     def _slot(self, now: float, rank: int = 0) -> float:
-        """When the call with so many before it may go."""
+        """Return the slot of a call with `rank` calls before it."""
         slot = max(now, self._state.paused_until)
         for tat, interval, pace in zip(
             self._state.tats, self._intervals(now), self._limit.windows, strict=True
@@ -354,7 +355,7 @@ class FairQueue:
         self._state = replace(self._state, tats=tats, learned=learned)
 
     def _has_spare(self, now: float) -> bool:
-        """Half of each burst is left after one more call, nobody waits and nothing hurts."""
+        """Return whether half of each burst remains, no call waits and no pause is on."""
         state = self._state
         if self._entries or now < state.paused_until:
             return False

@@ -1,11 +1,11 @@
-"""How fast: the generic cell rate algorithm (ITU-T I.371) on one number. Pure."""
+"""The generic cell rate algorithm (GCRA, ITU-T I.371) on one number. Pure."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """So many requests per span, of which `burst` may come at once."""
+    """`requests` per `per_s` seconds, of which `burst` may come at once."""
 
     requests: float
     per_s: float
@@ -20,12 +20,12 @@ class Pace:
         return self.interval_s * (self.burst - 1)
 
     def share(self, processes: int) -> "Pace":
-        """One process's part when the processes cannot see each other: no burst, rounded down."""
+        """Return the share of one of `processes` that cannot see each other: without a burst."""
         return Pace(self.requests / max(1, processes), self.per_s, 1)
 
 
 def wait_for(tat: float, now: float, pace: Pace) -> float:
-    """Seconds until a request conforms, given the theoretical arrival time (TAT)."""
+    """Return the seconds until a request conforms, given the theoretical arrival time (TAT)."""
     return max(0.0, tat - pace.tolerance_s - now)
 
 

@@ -1,7 +1,7 @@
-"""Whether it makes sense to call the cloud at all just now. Pure; `now` is monotonic.
+"""Circuit breaker for calls to the cloud. Pure; `now` is monotonic seconds.
 
-Closed while calls succeed; open, with nothing sent, when too many of the last ones failed or were
-slow; then half open: one call goes as a probe and decides for all.
+Closed while calls succeed. Open, with no calls, after too many recent calls failed or were slow.
+Then half open: one call goes as a probe, and its result decides.
 """
 
 from collections import deque
@@ -19,21 +19,21 @@ class BreakerState(Enum):
 @dataclass(frozen=True, slots=True)
 class BreakerRules:
     calls_min: int
-    """So many calls within `within_s` before a part of them says anything."""
+    """Calls within `within_s` that are needed before `failure_ratio` applies."""
     failure_ratio: float
     within_s: float
     slow_s: float
     """A call that takes longer counts as failed."""
     open_s: float
-    """How long nothing is sent at first; twice as long after each probe that failed."""
+    """Seconds that the breaker stays open at first; doubled after each failed probe."""
     open_max_s: float
 
 
 class Breaker:
-    """One account's, for one target."""
+    """The circuit breaker of one account."""
 
     def __init__(self, rules: BreakerRules, *, jitter: Callable[[], float]) -> None:
-        """`jitter` gives numbers from 0 to 1: replicas shall not probe in step."""
+        """`jitter` returns numbers from 0 to 1. It keeps replicas from probing together."""
         self._rules = rules
         self._jitter = jitter
         self._recent: deque[tuple[float, bool]] = deque(maxlen=10 * rules.calls_min)
@@ -47,7 +47,7 @@ class Breaker:
         return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
 
     def retry_after_s(self, now: float) -> float | None:
-        """Tell in how many seconds a call may be let through; None: now."""
+        """Return the seconds until a call may pass; None: now."""
         if self._open_until is None:
             return None
         if self._probing:
@@ -55,14 +55,14 @@ class Breaker:
         return self._open_until - now if now < self._open_until else None
 
     def begin(self) -> bool:
-        """Note that a call is sent; tell whether it is the probe, as it is while half open."""
+        """Register a call; return whether it is the probe (the breaker is half open)."""
         self._probing = self._open_until is not None
         return self._probing
 
     def end(self, now: float, *, probe: bool, failed: bool | None, seconds: float) -> bool:
-        """Note how a call ended (None: nobody knows); tell whether that opened the breaker.
+        """Register the end of a call; return whether that opened the breaker.
 
-        `probe` is what `begin` told of it.
+        `failed` is None if the result is unknown. `probe` is what `begin` returned.
         """
         if probe:
             self._probing = False
@@ -76,7 +76,7 @@ class Breaker:
             self._open_s = min(2 * self._open_s, self._rules.open_max_s)
             return self._open(now)
         if self._open_until is not None:
-            return False  # it was sent before
+            return False  # it was sent before the breaker opened
         self._recent.append((now, failed))
         return failed and self._too_many_failed(now) and self._open(now)
 

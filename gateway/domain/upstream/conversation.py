@@ -1,8 +1,8 @@
-"""The talk with the cloud as a generator: what to do next, given what came of the last step. Pure.
+"""Retries of a call to the cloud, as a generator: the next step, given the last outcome. Pure.
 
-It yields Send, Renew or Wait and is sent back what came of it; it returns the usable answer or
-raises the GatewayError that stops the request. Repeating a call is its business alone, and each
-repetition draws on the retry budget, so that a storm is never multiplied.
+It yields Send, Renew or Wait and receives the outcome of that step. It returns the usable
+response or raises the GatewayError that ends the request. No other module repeats calls. Each
+repetition draws on the retry budget, which keeps retries from multiplying an overload.
 """
 
 from collections.abc import Callable, Generator
@@ -40,7 +40,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Get a credential that is newer than the one that was refused."""
+    """Get a credential that is newer than the rejected one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +50,18 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """What comes back to Send when there is no answer."""
+    """The outcome of Send without a response."""
 
     error: GatewayError
 
 
 Step = Send | Renew | Wait
 StepOutcome = Verdict | NotSent | bool | None
-"""To Send: a Verdict or NotSent. To Renew: whether there is a newer credential. To Wait: None."""
+"""Send: a Verdict or NotSent. Renew: whether a newer credential exists. Wait: None."""
 
 
 class RetryBudget:
-    """Retries may be a tenth of the calls, and a few at the start; more would feed a storm."""
+    """Limit retries to a tenth of the calls, plus a few at the start."""
 
     _PART = 0.1
     _RESERVE = 3.0
@@ -82,7 +82,7 @@ class RetryBudget:
 def converse(
     *, repeatable: bool, may_retry: Callable[[], bool], jitter: Callable[[], float]
 ) -> Generator[Step, StepOutcome, UpstreamResponse]:
-    """Drive one request; `jitter` gives numbers from 0 to 1.
+    """Drive one request; `jitter` returns numbers from 0 to 1.
 
     Raises UpstreamRefused, UpstreamBusy, UpstreamBroken, UpstreamUnreachable, UpstreamSlow,
     ServiceLoginFailed.
@@ -96,7 +96,7 @@ def converse(
             if (yield Renew()):
                 continue
         pause_s = _pause(outcome, retries, jitter)
-        # What was throttled was not done, so that may be repeated which otherwise may not.
+        # A throttled call was not executed, so it may be repeated even if it is not idempotent.
         again = repeatable or isinstance(outcome, Throttled)
         if pause_s is None or not again or retries >= _RETRIES_MAX or not may_retry():
             return _settle(outcome)
@@ -105,13 +105,13 @@ def converse(
 
 
 def _pause(outcome: StepOutcome, retries: int, jitter: Callable[[], float]) -> float | None:
-    """Tell how long to wait before trying again; None: trying again would not help."""
+    """Return the wait before the next attempt; None if a repetition would not help."""
     backoff_s: float = _BACKOFF_S * 2**retries * (0.5 + jitter())
     match outcome:
         case Unavailable():
             return backoff_s if outcome.retry_after_s is None else outcome.retry_after_s + backoff_s
         case Throttled():
-            return 0.0  # the budget itself holds everybody back as long as it takes
+            return 0.0  # the budget pauses all calls for the time needed
         case NotSent(error=UpstreamUnreachable()):
             return backoff_s
         case _:
@@ -120,25 +120,26 @@ def _pause(outcome: StepOutcome, retries: int, jitter: Callable[[], float]) -> f
 
 def _settle(outcome: StepOutcome) -> UpstreamResponse:
     if isinstance(outcome, Usable):
-        return outcome.answer
+        return outcome.response
     raise failure_of(outcome)
 
 
 def failure_of(outcome: StepOutcome) -> GatewayError:
-    """Return what one is told whose call ended so."""
+    """Return the error for a call with this outcome."""
     match outcome:
         case Refused():
             return UpstreamRefused(outcome.status, outcome.code, outcome.message)
         case Throttled():
-            return UpstreamBusy("429 of the cloud", retry_after_s=outcome.pause_s or 5.0)
+            return UpstreamBusy("the cloud returned 429", retry_after_s=outcome.pause_s or 5.0)
         case Unavailable():
-            detail = f"{outcome.status} of the cloud"
+            detail = f"the cloud returned {outcome.status}"
             return UpstreamUnreachable(detail, retry_after_s=outcome.retry_after_s or 2.0)
         case CredentialStale():
-            # Right after a renewal: wrong region, arrears, or rights taken away (dossier 2.2).
-            detail = "the cloud refuses a fresh credential"
+            # Right after a renewal: wrong region, arrears, or permissions removed
+            # (upstream-api.md#2.2).
+            detail = "the cloud rejects a fresh credential"
             return ServiceLoginFailed(detail, retry_after_s=_MISCONFIGURED_RETRY_S)
-        case Misconfigured(status=403):  # the login is good; the service user's rights are not
+        case Misconfigured(status=403):  # the login works; the service user lacks permissions
             return UpstreamBroken(f"403 {outcome.code}: {outcome.reason}")
         case Misconfigured():
             return ServiceLoginFailed(outcome.reason, retry_after_s=_MISCONFIGURED_RETRY_S)

@@ -1,7 +1,7 @@
-"""SDK-HMAC-SHA256: how a request is signed with an access key (dossier 3.4). Pure.
+"""SDK-HMAC-SHA256: sign a request with an access key (upstream-api.md#3.4). Pure.
 
-What is signed is what stands on the request line and in the headers that are given, so whoever
-sends must send exactly these. rules/sdk_signature.py judges what comes by the same canonical form.
+The signature covers the request line and the given headers, so exactly these must be sent.
+domain/identity/sdk_signature.py verifies signed requests with the same canonical form.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ ALGORITHM: Final = "SDK-HMAC-SHA256"
 DATE_FORM: Final = "%Y%m%dT%H%M%SZ"
 
 
-def sign(  # noqa: PLR0913 - the parts of a request, and of a key pair
+def sign(  # noqa: PLR0913 - the parts of a request and of a key pair
     *,
     method: str,
     target: str,
@@ -27,11 +27,11 @@ def sign(  # noqa: PLR0913 - the parts of a request, and of a key pair
     secret_key: Secret,
     at: float,
 ) -> Headers:
-    """Return `headers` with the two more that prove the request: X-Sdk-Date and Authorization.
+    """Return `headers` with X-Sdk-Date and Authorization added.
 
-    `target` is the request line's, query included. All of `headers` are signed, `Host` must be
-    among them, and all that is returned must be sent. `at` is in seconds since the epoch; the
-    cloud takes 15 minutes of difference from its own clock.
+    `target` is that of the request line, with the query. All of `headers` are signed; `Host` must
+    be one of them. Send every returned header. `at` is in seconds since the epoch; the cloud
+    accepts a difference of 15 minutes from its own clock.
     """
     date = datetime.fromtimestamp(at, UTC).strftime(DATE_FORM)
     sent = (*headers.items(), ("X-Sdk-Date", date))
@@ -82,7 +82,7 @@ def _canonical_path(path: str) -> str:
 
 
 def _canonical_query(query: str) -> str:
-    # The vendor sorts before encoding. A plus is a plus here, never a blank.
+    # The vendor sorts before encoding. A plus sign is literal here, not a blank.
     pairs = sorted(
         (unquote_to_bytes(name), unquote_to_bytes(value))
         for name, _, value in (part.partition(b"=") for part in _raw(query).split(b"&") if part)
@@ -91,5 +91,5 @@ def _canonical_query(query: str) -> str:
 
 
 def _raw(text: str) -> bytes:
-    # Bytes that are no UTF-8 come out of a request as lone surrogates.
+    # Bytes that are not UTF-8 arrive as lone surrogates.
     return text.encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
-"""What an answer of the cloud means for us. Pure; the table is the dossier's sections 1.3, 2, 4.4.
+"""What a response of the cloud means (upstream-api.md#1.3, #2 and #4.4). Pure.
 
-The cloud names one fault by several codes and several faults by one code, in JSON of five
-shapes, in plain text and in HTML. Nothing in an answer makes `judge` raise.
+The cloud has several codes for one error and one code for several errors, in JSON of five shapes,
+in plain text and in HTML. `judge` never raises.
 """
 
 import json
@@ -15,12 +15,12 @@ from gateway.domain.model import UpstreamResponse
 
 @dataclass(frozen=True, slots=True)
 class Usable:
-    answer: UpstreamResponse
+    response: UpstreamResponse
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialStale:
-    """A 401 that a newer credential may heal."""
+    """A 401 that a newer credential may fix."""
 
     code: str
 
@@ -28,22 +28,22 @@ class CredentialStale:
 @dataclass(frozen=True, slots=True)
 class Throttled:
     pause_s: float | None = None
-    """How long to send nothing; None: the cloud does not say."""
+    """How long to send nothing; None if the cloud does not name it."""
     limit: int | None = None
     window_s: float | None = None
-    """So many calls (`limit`) in so many seconds, where the cloud tells its policy."""
+    """`limit` calls in `window_s` seconds, if the cloud names its policy."""
     scope: str | None = None
-    """What the cloud counts by: `user`, `ip`, `api`, …"""
+    """The key that the cloud counts by: `user`, `ip`, `api`, …"""
 
     @property
     def rate(self) -> float | None:
-        """Calls a second that the cloud says it takes."""
+        """The calls per second that the cloud names."""
         return self.limit / self.window_s if self.limit and self.window_s else None
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What was asked is refused by the service itself; for the caller."""
+    """The service rejected the request itself; the caller gets its code and message."""
 
     status: int
     code: str
@@ -52,17 +52,17 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """The cloud does not take us for whom we say we are, or lets us do too little."""
+    """The cloud rejects the service account or its permissions."""
 
     status: int
     code: str
     reason: str
-    """In our words; the cloud's text may quote a key."""
+    """A fixed text: the cloud's own may quote a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The cloud has a fault of its own that may pass."""
+    """The cloud has a temporary error."""
 
     status: int
     retry_after_s: float | None
@@ -70,7 +70,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Nothing that can be used, and asking again brings the same."""
+    """An unusable response that a repetition would not change."""
 
     status: int
     code: str
@@ -80,37 +80,37 @@ Verdict = Usable | CredentialStale | Throttled | Refused | Misconfigured | Unava
 
 
 REFUSALS = frozenset({400, 404, 405, 409, 415, 422})
-"""With a code of the service these speak of what was asked, so they are the caller's to read."""
-_OUR_DOING = frozenset({"0101", "0201", "0501", "0502"})
-"""Path not registered, malformed HTTP, wrong method, our quota: the front says so of us."""
+"""With a code of the service, these statuses concern the request; the caller gets them."""
+_GATEWAY_FAULTS = frozenset({"0101", "0201", "0501", "0502"})
+"""Path not registered, malformed HTTP, wrong method, quota: the API front rejects the gateway."""
 
 
-def judge(answer: UpstreamResponse, *, conditional: bool = False) -> Verdict:
-    """Read an answer; `conditional`: it may be to a condition of the caller's own."""
-    if 200 <= answer.status < 300 or (conditional and answer.status == 304):
-        return Usable(answer)
-    code, message = error_of(answer.body)
+def judge(response: UpstreamResponse, *, conditional: bool = False) -> Verdict:
+    """Classify a response; `conditional`: the request had a condition from the caller."""
+    if 200 <= response.status < 300 or (conditional and response.status == 304):
+        return Usable(response)
+    code, message = error_of(response.body)
     number = _number(code)
-    if answer.status == 429 or number == "0308":
-        return _throttled(answer, message)
-    match answer.status:
+    if response.status == 429 or number == "0308":
+        return _throttled(response, message)
+    match response.status:
         case 401:
             return _unauthorized(code, number, message)
         case 403:
-            return Misconfigured(403, code, "the service user may not do this")
-        case status if status in REFUSALS and code and number not in _OUR_DOING:
-            return Refused(answer.status, code, message)
+            return Misconfigured(403, code, "the service user lacks the permission")
+        case status if status in REFUSALS and code and number not in _GATEWAY_FAULTS:
+            return Refused(response.status, code, message)
         case 412 | 416 if conditional:
-            return Refused(answer.status, code or str(answer.status), message)
+            return Refused(response.status, code or str(response.status), message)
         case 500 | 502 | 503 | 504:
-            return Unavailable(answer.status, _retry_after_s(answer.headers))
+            return Unavailable(response.status, _retry_after_s(response.headers))
         case _:
-            return Broken(answer.status, code)
+            return Broken(response.status, code)
 
 
-# Dossier 2.2. The front has one code for expired, foreign and wrong: only the text tells.
-_HEALED_TEXTS = ("token expires", "decrypt token fail")
-_HEALED_CODES = frozenset({"iMetal.0003", "IAM.0066", "IAM.0067"})
+# upstream-api.md#2.2: one code means expired, foreign and wrong. Only the text differs.
+_RENEWABLE_TEXTS = ("token expires", "decrypt token fail")
+_RENEWABLE_CODES = frozenset({"iMetal.0003", "IAM.0066", "IAM.0067"})
 _REASONS = (
     ("x-auth-token not found", "no token reached the cloud"),
     ("verify aksk signature fail", "the signature is wrong"),
@@ -122,15 +122,15 @@ _REASONS = (
 
 def _unauthorized(code: str, number: str, message: str) -> Verdict:
     text = message.lower()
-    if code in _HEALED_CODES or number == "0307":
+    if code in _RENEWABLE_CODES or number == "0307":
         return CredentialStale(code)
-    if number == "0301" and any(healed in text for healed in _HEALED_TEXTS):
+    if number == "0301" and any(known in text for known in _RENEWABLE_TEXTS):
         return CredentialStale(code)
-    reason = next((ours for theirs, ours in _REASONS if theirs in text), "a 401 of another kind")
+    reason = next((reason for known, reason in _REASONS if known in text), "an unlisted 401")
     return Misconfigured(401, code, reason)
 
 
-# Dossier 2.3.
+# upstream-api.md#2.3
 _POLICY = re.compile(
     r"policy (?P<scope>\w{1,16}) over ratelimit,\s{0,4}limit:\s{0,4}(?P<limit>\d{1,9}),"
     r"\s{0,4}time:\s{0,4}(?P<count>\d{1,6})\s{0,4}(?P<unit>second|minute|hour)"
@@ -140,12 +140,12 @@ _IAM_POLICY = re.compile(
 )
 _UNIT_S = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 _WHOLE_WINDOW_S_MAX = 5.0
-"""A window that short is best waited for whole; of a longer one most may be over already."""
+"""Wait for a whole window up to this length; most of a longer one may have passed."""
 
 
-def _throttled(answer: UpstreamResponse, message: str) -> Throttled:
-    pause_s = _retry_after_s(answer.headers)
-    text = message or answer.body[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
+def _throttled(response: UpstreamResponse, message: str) -> Throttled:
+    pause_s = _retry_after_s(response.headers)
+    text = message or response.body[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
     found = _POLICY.search(text) or _IAM_POLICY.search(text)
     if found is None:
         return Throttled(pause_s)
@@ -160,7 +160,7 @@ _RETRY_AFTER_S_MAX = 86_400.0
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read Retry-After (RFC 9110, 10.2.3): seconds, or a date, which the cloud's own Date dates."""
+    """Parse Retry-After (RFC 9110, 10.2.3): seconds, or a date relative to the Date header."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return min(float(value), _RETRY_AFTER_S_MAX)
@@ -179,7 +179,7 @@ _NAMES = (("error_code", "error_msg"), ("errorCode", "errorMsg"), ("code", "mess
 
 
 def error_of(body: bytes) -> tuple[str, str]:
-    """Return the cloud's code and message, each "" where there is none; never raises."""
+    """Return the cloud's code and message, each "" if missing; never raises."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -195,19 +195,19 @@ def error_of(body: bytes) -> tuple[str, str]:
 
 
 def _levels(document: object) -> Iterator[dict[str, object]]:
-    # The vendor's SDK looks one level down also (dossier 4.4), e.g. into Keystone's `error`.
+    # The vendor's SDK also looks one level down (upstream-api.md#4.4), e.g. Keystone's `error`.
     if isinstance(document, dict):
         yield document
         yield from (value for value in document.values() if isinstance(value, dict))
 
 
 def _presentable(message: str) -> str:
-    """Make the cloud's text fit to be shown: bounded, one line, no token that it may quote."""
+    """Return the cloud's text bounded, on one line, without a token that it may quote."""
     line = "".join(char if char.isprintable() else " " for char in message[:_TEXT_BYTES_MAX])
     return re.sub(r"[A-Za-z0-9+/=_-]{100,}", "…", line).strip()[:1_024]
 
 
 def _number(code: str) -> str:
-    # Both prefixes occur for the same number (dossier 2).
+    # Both prefixes occur with the same number (upstream-api.md#2).
     found = re.fullmatch(r"APIGW?\.(\d{4})", code)
     return found[1] if found else ""
