@@ -1,4 +1,4 @@
-"""The invariants under seeded schedules and faults: thousands of fleets, in virtual time.
+"""Invariants under seeded schedules and faults: thousands of fleets in virtual time.
 
 `SEEDS=20000 python -m pytest tests/simulation` runs more; a failure prints its seed, and
 `SEED=4711 python -m pytest tests/simulation` runs that one alone.
@@ -35,17 +35,17 @@ async def no_fault(fleet: Fleet) -> None:
     del fleet
 
 
-async def messages_are_lost(fleet: Fleet) -> None:
+async def lost_messages(fleet: Fleet) -> None:
     fleet.store.message_loss = fleet.chance.choice([0.1, 0.5, 1.0])
 
 
-async def the_store_is_slow(fleet: Fleet) -> None:
-    # Too slow for one replica, and not for another: that one's share comes on top, for a moment.
+async def slow_store(fleet: Fleet) -> None:
+    # Redis may be too slow for one replica only, which then adds its share to the budget for a moment.
     fleet.excess_allowed = 1.0
     fleet.store.delay_s = (0.001, fleet.chance.choice([0.02, 0.045]))
 
 
-async def the_store_goes_and_comes(fleet: Fleet) -> None:
+async def flapping_store(fleet: Fleet) -> None:
     for _ in range(fleet.chance.choice([1, 2])):
         await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
         fleet.store.there = False
@@ -53,12 +53,12 @@ async def the_store_goes_and_comes(fleet: Fleet) -> None:
         fleet.store.there = True
 
 
-async def the_store_forgets(fleet: Fleet) -> None:
+async def store_loses_data(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     fleet.store.fail_over(clock_jump_s=0.0)
 
 
-async def another_server_takes_over(fleet: Fleet) -> None:
+async def store_fails_over(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     fleet.store.there = False
     await asyncio.sleep(fleet.chance.uniform(0.15, 1.0))
@@ -66,28 +66,28 @@ async def another_server_takes_over(fleet: Fleet) -> None:
     fleet.store.there = True
 
 
-async def the_server_s_clock_is_set_back(fleet: Fleet) -> None:
+async def store_clock_is_set_back(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     fleet.store.clock_offset_s -= fleet.chance.choice([0.5, 100.0, 3600.0])
 
 
-async def a_replica_dies(fleet: Fleet) -> None:
+async def replica_dies(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     await fleet.chance.choice(fleet.replicas).kill()
 
 
-async def the_cloud_s_limit_drops(fleet: Fleet) -> None:
+async def cloud_limit_drops(fleet: Fleet) -> None:
     fleet.cloud.tells_its_limit = fleet.chance.random() < 0.5
     await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
     fleet.cloud.rate = 3.0
 
 
-async def the_cloud_fails(fleet: Fleet) -> None:
+async def cloud_fails(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
     fleet.cloud.fails = fleet.chance.choice([0.1, 0.5, 1.0])
 
 
-async def the_token_ends(fleet: Fleet) -> None:
+async def service_token_ends(fleet: Fleet) -> None:
     await asyncio.sleep(fleet.chance.uniform(0.2, 3.0))
     logged_in_at = loop_time() + fleet.chance.uniform(0.03, 2.0)
     for replica in fleet.replicas:
@@ -96,20 +96,20 @@ async def the_token_ends(fleet: Fleet) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     no_fault,
-    messages_are_lost,
-    the_store_is_slow,
-    the_store_goes_and_comes,
-    the_store_forgets,
-    another_server_takes_over,
-    the_server_s_clock_is_set_back,
-    a_replica_dies,
-    the_cloud_s_limit_drops,
-    the_cloud_fails,
-    the_token_ends,
+    lost_messages,
+    slow_store,
+    flapping_store,
+    store_loses_data,
+    store_fails_over,
+    store_clock_is_set_back,
+    replica_dies,
+    cloud_limit_drops,
+    cloud_fails,
+    service_token_ends,
 )
 
 
-def test_the_invariants_hold_whatever_fails() -> None:
+def test_invariants_hold_under_faults() -> None:
     seeds = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(_SEEDS))
     processes = os.cpu_count() or 1
     spawned = multiprocessing.get_context("spawn")
@@ -120,7 +120,7 @@ def test_the_invariants_hold_whatever_fails() -> None:
 
 
 def run_seeds(seeds: list[int]) -> list[str]:
-    """Run so many fleets; return what went wrong, with the seed that shows it again."""
+    """Run one fleet per seed; return the failures, each with the command to replay it."""
     logging.disable(logging.CRITICAL)
     failures = []
     for seed in seeds:
@@ -128,7 +128,7 @@ def run_seeds(seeds: list[int]) -> list[str]:
             run_virtually(one_fleet(seed))
         except Exception:
             replay = f"SEED={seed} python -m pytest tests/simulation"
-            failures.append(f"seed {seed} (again: {replay})\n{traceback.format_exc(limit=-3)}")
+            failures.append(f"seed {seed} (replay: {replay})\n{traceback.format_exc(limit=-3)}")
     return failures
 
 
@@ -149,13 +149,13 @@ async def one_fleet(seed: int) -> None:
     await asyncio.gather(*people)
     await asyncio.gather(*troubles)
     assert not fleet.overdue
-    hold_together(fleet, faults)
-    await nothing_is_left(fleet)
+    check_single_fetch(fleet, faults)
+    await check_released(fleet)
     await fleet.stop()
 
 
 async def person(fleet: Fleet, name: str, *, until: float) -> None:
-    """Ask for one server after another, some of them at once with others; sometimes give up."""
+    """Request one server after another, partly in parallel with others; sometimes hang up."""
     chance = fleet.chance
     while loop_time() < until:
         alive = [replica for replica in fleet.replicas if replica.alive]
@@ -177,27 +177,27 @@ async def person(fleet: Fleet, name: str, *, until: float) -> None:
         await asyncio.sleep(chance.choice([0.0, 0.1]))
 
 
-def hold_together(fleet: Fleet, faults: list[Fault]) -> None:
-    """Invariant 4: a link is fetched once, and once more for each holder that was lost."""
+def check_single_fetch(fleet: Fleet, faults: list[Fault]) -> None:
+    """Invariant 4: a link is fetched once, plus once for each lost holder."""
     fetched = [what for _, what, status in fleet.cloud.calls if status == 200]
     again = len(fetched) - len(set(fetched))
     harmless = {
         no_fault,
-        messages_are_lost,
-        the_cloud_s_limit_drops,
-        the_cloud_fails,
-        the_token_ends,
+        lost_messages,
+        cloud_limit_drops,
+        cloud_fails,
+        service_token_ends,
     }
     hung_up = 0.3 * len(fetched)
     if set(faults) <= harmless:
         assert max(fleet.cloud.most_under_way.values(), default=0) <= 1
-        assert again <= hung_up, "only what a caller gave up on its way is fetched again"
-    if set(faults) <= {no_fault, messages_are_lost, a_replica_dies, the_token_ends}:
-        assert fleet.cloud.refused() == 0, "within the budget the cloud never says 429"
+        assert again <= hung_up, "only fetches whose caller hung up are repeated"
+    if set(faults) <= {no_fault, lost_messages, replica_dies, service_token_ends}:
+        assert fleet.cloud.refused() == 0, "within the budget the cloud never returns 429"
 
 
-async def nothing_is_left(fleet: Fleet) -> None:
-    """Invariant 8: nobody holds a place who no longer waits."""
+async def check_released(fleet: Fleet) -> None:
+    """Invariant 8: a caller that no longer waits holds no place."""
     await asyncio.sleep(2.0)
     for replica in fleet.replicas:
         if replica.alive:
@@ -206,12 +206,12 @@ async def nothing_is_left(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_shares_are_fair_whoever_asks_how_often_and_where(seed: int) -> None:
+def test_shares_are_fair_under_storm(seed: int) -> None:
     run_virtually(one_storm(seed))
 
 
 async def one_storm(seed: int) -> None:
-    """Invariant 7: 12 people with one request open each, and one with fifty, for half a minute."""
+    """Invariant 7: 12 people with one open request each, and one with fifty, for 30 s."""
     fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
     await asyncio.sleep(1.0)
     until = loop_time() + 30.0
@@ -238,61 +238,61 @@ async def one_storm(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("joins", ["here", "elsewhere"])
-def test_who_joins_a_greedy_one_s_fetch_waits_no_longer_than_alone(joins: str, seed: int) -> None:
+def test_joining_greedy_fetch_adds_no_wait(joins: str, seed: int) -> None:
     run_virtually(one_join(seed, elsewhere=joins == "elsewhere"))
 
 
 async def one_join(seed: int, *, elsewhere: bool) -> None:
-    """Invariant 7: one has fifty calls queued, the last for a link that a modest one wants, too."""
+    """Invariant 7: a modest caller joins the last of fifty queued calls of a greedy one."""
     fleet = Fleet.start(seed, replicas=2, pace=PACE, cloud=CLOUD)
     await asyncio.sleep(1.0)
     here, there = fleet.replicas
 
-    async def asked(replica: Replica, what: str, name: str) -> float:
+    async def time_request(replica: Replica, what: str, name: str) -> float:
         began = loop_time()
         assert await fleet.ask(replica, what, QueueRequest(name), within_s=20.0) == "answered"
         return loop_time() - began
 
-    waits = [asyncio.create_task(asked(here, f"server-{i}", "greedy")) for i in range(49)]
+    waits = [asyncio.create_task(time_request(here, f"server-{i}", "greedy")) for i in range(49)]
     await asyncio.sleep(0.1)
-    waits.append(asyncio.create_task(asked(here, "server-49", "greedy")))
+    waits.append(asyncio.create_task(time_request(here, "server-49", "greedy")))
     await asyncio.sleep(0.1)
-    alone = asyncio.create_task(asked(there, "server-of-his-own", "bob"))
-    joined = asyncio.create_task(asked(there if elsewhere else here, "server-49", "ann"))
+    alone = asyncio.create_task(time_request(there, "another-server", "bob"))
+    joined = asyncio.create_task(time_request(there if elsewhere else here, "server-49", "ann"))
     greedy_s = await asyncio.gather(*waits)
     assert await joined <= await alone + 0.5
-    assert max(greedy_s) > 3.0, "the greedy one's other calls wait as long as ever"
+    assert max(greedy_s) > 3.0, "the greedy caller's other calls still wait"
     fetched = [what for _, what, _ in fleet.cloud.calls]
-    assert len(fetched) == len(set(fetched)) == 51, "one call for all who want a link"
+    assert len(fetched) == len(set(fetched)) == 51, "one call per link"
     assert fleet.cloud.refused() == 0
-    await nothing_is_left(fleet)
+    await check_released(fleet)
     await fleet.stop()
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_shares_are_fair_whoever_begins_whose_fetch(seed: int) -> None:
+def test_shares_are_fair_with_shared_links(seed: int) -> None:
     run_virtually(one_storm_of_shared_links(seed))
 
 
 async def one_storm_of_shared_links(seed: int) -> None:
-    """Invariant 7: a greedy one asks for thirty links, and for those of six people of twelve."""
+    """Invariant 7: a greedy caller requests thirty links and those of six people of twelve."""
     fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
     await asyncio.sleep(1.0)
     until = loop_time() + 20.0
     had = Counter[str]()
 
-    async def insist(replica: Replica, name: str, whose: str, pause_s: float) -> None:
+    async def insist(replica: Replica, name: str, link: str, pause_s: float) -> None:
         while loop_time() < until:
             await asyncio.sleep(pause_s)
-            what = f"{whose}-{had[whose]}"
+            what = f"{link}-{had[link]}"
             if await fleet.ask(replica, what, QueueRequest(name), within_s=30.0) == "answered":
-                had[whose] += name == whose
+                had[link] += name == link
 
     names = [f"person-{i}" for i in range(12)]
     asking = [insist(fleet.replicas[i % 3], name, name, 0.05) for i, name in enumerate(names)]
     greedys = [*names[:6], *names[:6], *(f"own-{i}" for i in range(30))]
-    asking += [  # it comes first
-        insist(fleet.replicas[i // 4 % 3], "greedy", whose, 0.01) for i, whose in enumerate(greedys)
+    asking += [  # the greedy caller comes first
+        insist(fleet.replicas[i // 4 % 3], "greedy", link, 0.01) for i, link in enumerate(greedys)
     ]
     tasks = [asyncio.create_task(one) for one in asking]
     await asyncio.sleep(20.0)

@@ -1,4 +1,4 @@
-"""The rate that is learned from 429s, against clouds that hide theirs."""
+"""The rate learned from 429s, against clouds that do not name their limit."""
 
 import heapq
 import itertools
@@ -12,11 +12,11 @@ from gateway.domain.queue.adaptation import LearnedRate, after_429, after_calls,
 CEILING = 9.7
 
 
-def test_nothing_learned_means_the_ceiling() -> None:
+def test_rate_without_429_is_the_ceiling() -> None:
     assert rate(None, CEILING, 0.0) == CEILING
 
 
-def test_a_429_cuts_once_however_many_replicas_tell_of_it() -> None:
+def test_429_cuts_once_over_all_replicas() -> None:
     first = after_429(None, CEILING, 100.0, pause_s=3.0, named_rate=None)
     assert rate(first, CEILING, 100.0) == pytest.approx(0.9 * CEILING)
     for late_s in (0.0, 0.1, 2.9):
@@ -25,21 +25,19 @@ def test_a_429_cuts_once_however_many_replicas_tell_of_it() -> None:
 
 
 @pytest.mark.parametrize(("told", "expected"), [(3.0, 2.91), (100.0, 0.9 * CEILING)])
-def test_a_limit_that_the_cloud_names_is_taken_if_it_explains_the_429(
-    told: float, expected: float
-) -> None:
+def test_named_limit_is_used_if_below_rate(told: float, expected: float) -> None:
     learned = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=told)
     assert rate(learned, CEILING, 0.0) == pytest.approx(expected)
 
 
-def test_what_passed_between_two_429s_is_the_rate_that_is_left() -> None:
+def test_two_429s_measure_the_rate() -> None:
     first = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=None)
     again = after_429(after_calls(first, 20), CEILING, 5.0, pause_s=1.0, named_rate=None)
     assert again.goal == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("learned", [LearnedRate(5, 4.5, 0, 1), LearnedRate(0, 0, 0, 1)])
-def test_it_grows_without_end_and_never_past_the_ceiling(learned: LearnedRate) -> None:
+def test_rate_grows_up_to_the_ceiling(learned: LearnedRate) -> None:
     rates = [rate(learned, CEILING, float(at)) for at in range(120)]
     assert rates == sorted(rates)
     assert rates[0] >= 0.01 * CEILING
@@ -47,7 +45,7 @@ def test_it_grows_without_end_and_never_past_the_ceiling(learned: LearnedRate) -
     assert rates[-1] == CEILING
 
 
-def test_a_share_learns_what_the_whole_would() -> None:
+def test_share_learns_like_the_whole_budget() -> None:
     whole = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=None)
     part = after_429(None, CEILING / 4, 0.0, pause_s=1.0, named_rate=None).scaled(4)
     for at in (0.0, 5.0, 20.0):
@@ -55,7 +53,7 @@ def test_a_share_learns_what_the_whole_would() -> None:
 
 
 class Simulated:
-    """One shared rate, always in demand, before a token bucket of burst 10 with latency."""
+    """One saturated rate in front of a token bucket with burst 10 and latency."""
 
     def __init__(
         self,
@@ -111,7 +109,7 @@ class Simulated:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_under_a_known_limit_there_is_no_429(seed: int) -> None:
+def test_ceiling_below_limit_causes_no_429(seed: int) -> None:
     run = Simulated(lambda _: 10.0, seed=seed)
     assert not run.bad
     assert run.used(0, 180) >= 0.99 * CEILING
@@ -119,7 +117,7 @@ def test_under_a_known_limit_there_is_no_429(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tells", [True, False])
-def test_a_drop_of_the_limit_costs_a_few_429s_and_is_made_good(seed: int, *, tells: bool) -> None:
+def test_limit_drop_costs_few_429s_and_recovers(seed: int, *, tells: bool) -> None:
     run = Simulated(lambda now: 3.0 if 60 <= now < 120 else 10.0, seed=seed, tells=tells)
     assert run.refused(60, 90) <= (2 if tells else 4)
     assert run.used(75, 120) >= 0.85 * 3.0
@@ -129,7 +127,7 @@ def test_a_drop_of_the_limit_costs_a_few_429s_and_is_made_good(seed: int, *, tel
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("foreign", [3.0, 5.0])
-def test_beside_another_client_what_is_left_is_used_at_few_429s(seed: int, foreign: float) -> None:
+def test_second_client_leaves_few_429s(seed: int, foreign: float) -> None:
     run = Simulated(lambda _: 10.0, seed=seed, foreign=foreign, span_s=300.0)
     left = 10.0 - run.foreign_good / 300.0
     assert len(run.bad) <= 0.02 * (len(run.good) + len(run.bad))

@@ -1,4 +1,4 @@
-"""When the cloud is left alone, and how it is found to be back."""
+"""The circuit breaker opens on failures and closes after a successful probe."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def an_open_one(now: float = 0.0) -> Breaker:
         ([None] * 50, False),
     ],
 )
-def test_it_opens_when_a_part_of_enough_calls_failed(
+def test_opens_at_failure_ratio_of_enough_calls(
     outcomes: list[bool | None], *, opens: bool
 ) -> None:
     breaker = a_breaker()
@@ -49,19 +49,19 @@ def test_slow_calls_count_as_failed() -> None:
     assert any(call(breaker, 0.0, failed=False, seconds=5.1) for _ in range(4))
 
 
-def test_old_failures_are_forgotten() -> None:
+def test_old_failures_expire() -> None:
     breaker = a_breaker()
     assert not any(call(breaker, 4.0 * i, failed=True) for i in range(20))
 
 
-def test_while_it_is_open_the_true_wait_is_told() -> None:
+def test_open_breaker_returns_accurate_wait() -> None:
     breaker = an_open_one()
     assert breaker.retry_after_s(0.4) == pytest.approx(0.6)
     assert breaker.retry_after_s(1.0) is None
     assert breaker.state(1.0) is BreakerState.HALF_OPEN
 
 
-def test_one_probe_at_a_time_and_its_success_closes() -> None:
+def test_single_probe_closes_on_success() -> None:
     breaker = an_open_one()
     probe = breaker.begin()
     assert breaker.retry_after_s(1.5) == pytest.approx(1.0)
@@ -70,7 +70,7 @@ def test_one_probe_at_a_time_and_its_success_closes() -> None:
     assert not any(call(breaker, 1.7, failed=True) for _ in range(3)), "it begins anew"
 
 
-def test_a_failed_or_slow_probe_opens_it_for_longer_each_time() -> None:
+def test_failed_probe_doubles_open_time() -> None:
     breaker, now, spans = an_open_one(), 0.0, []
     for i in range(4):
         wait_s = breaker.retry_after_s(now)
@@ -81,13 +81,13 @@ def test_a_failed_or_slow_probe_opens_it_for_longer_each_time() -> None:
     assert spans == pytest.approx([1.0, 2.0, 4.0, 4.0])
 
 
-def test_a_probe_of_which_nothing_came_lets_another_try() -> None:
+def test_unknown_probe_result_allows_another() -> None:
     breaker = an_open_one()
     assert call(breaker, 1.5, failed=None) is False
     assert breaker.retry_after_s(1.5) is None
 
 
-def test_a_call_that_was_sent_before_changes_nothing_while_it_is_open() -> None:
+def test_earlier_call_does_not_change_open_state() -> None:
     breaker = a_breaker()
     probe = breaker.begin()
     for _ in range(4):
@@ -97,7 +97,7 @@ def test_a_call_that_was_sent_before_changes_nothing_while_it_is_open() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False, None])
-def test_a_call_that_was_sent_before_does_not_pass_for_the_probe(*, failed: bool | None) -> None:
+def test_earlier_call_is_not_the_probe(*, failed: bool | None) -> None:
     breaker = a_breaker()
     slow = breaker.begin()
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""The talk with the cloud as dialogues: given this outcome, expect that step."""
+"""Retries as dialogues: for this outcome, expect that step."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ GONE = NotSent(UpstreamUnreachable("reset", retry_after_s=2.0))
 def play(
     *outcomes: StepOutcome, repeatable: bool = True, may_retry: Callable[[], bool] = lambda: True
 ) -> tuple[list[Step], UpstreamResponse | GatewayError]:
-    """Answer each step with the next outcome (a Wait with nothing) until the talk ends."""
+    """Send the next outcome for each step (None for Wait) until the conversation ends."""
     talk = converse(repeatable=repeatable, may_retry=may_retry, jitter=lambda: 0.5)
     steps: list[Step] = []
     left = list(outcomes)
@@ -61,56 +61,56 @@ def play(
     return steps, end
 
 
-def test_a_usable_answer_ends_the_talk() -> None:
+def test_usable_response_ends_conversation() -> None:
     assert play(Usable(ANSWER)) == ([Send()], ANSWER)
 
 
-def test_a_stale_credential_is_renewed_once_and_the_call_replayed_once() -> None:
+def test_stale_credential_is_renewed_once_and_replayed() -> None:
     assert play(STALE, True, Usable(ANSWER)) == ([Send(), Renew(), Send()], ANSWER)
 
 
-def test_a_call_that_is_not_repeatable_is_replayed_too_since_a_401_did_nothing() -> None:
+def test_401_is_replayed_even_if_not_repeatable() -> None:
     assert play(STALE, True, Usable(ANSWER), repeatable=False)[1] is ANSWER
 
 
-def test_a_fresh_credential_that_is_refused_stops_the_talk() -> None:
+def test_rejected_fresh_credential_ends_conversation() -> None:
     steps, end = play(STALE, True, STALE)
     assert steps == [Send(), Renew(), Send()]
     assert isinstance(end, ServiceLoginFailed)
 
 
-def test_a_credential_that_cannot_be_renewed_is_not_sent_again() -> None:
+def test_unrenewable_credential_is_not_resent() -> None:
     steps, end = play(STALE, False)
     assert steps == [Send(), Renew()]
     assert isinstance(end, ServiceLoginFailed)
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), Unavailable(500, None), GONE])
-def test_a_passing_fault_is_tried_again_after_a_growing_wait(trouble: StepOutcome) -> None:
+def test_temporary_error_is_retried_with_backoff(trouble: StepOutcome) -> None:
     steps, end = play(trouble, trouble, Usable(ANSWER))
     assert steps == [Send(), Wait(0.5), Send(), Wait(1.0), Send()]
     assert end is ANSWER
 
 
-def test_there_are_two_retries_and_no_more() -> None:
+def test_at_most_two_retries() -> None:
     steps, end = play(*[Unavailable(503, None)] * 3)
     assert steps.count(Send()) == 3
     assert isinstance(end, UpstreamUnreachable)
 
 
-def test_the_clouds_retry_after_is_waited_for() -> None:
+def test_retry_after_delays_the_retry() -> None:
     steps, _ = play(Unavailable(503, 7.0), Usable(ANSWER))
     assert steps == [Send(), Wait(7.5), Send()]
 
 
 @pytest.mark.parametrize("trouble", [Unavailable(503, None), GONE])
-def test_what_must_not_be_done_twice_is_sent_once(trouble: StepOutcome) -> None:
+def test_unrepeatable_call_is_sent_once(trouble: StepOutcome) -> None:
     steps, end = play(trouble, repeatable=False)
     assert steps == [Send()]
     assert isinstance(end, GatewayError)
 
 
-def test_what_was_throttled_was_not_done_and_is_sent_again() -> None:
+def test_throttled_call_is_always_resent() -> None:
     steps, end = play(Throttled(1.0), Usable(ANSWER), repeatable=False)
     assert steps == [Send(), Wait(0.0), Send()]
     assert end is ANSWER
@@ -132,9 +132,7 @@ def test_an_empty_retry_budget_stops_retries(trouble: StepOutcome) -> None:
         (NotSent(UpstreamBroken("cut")), UpstreamBroken),
     ],
 )
-def test_what_no_repetition_mends_is_not_repeated(
-    outcome: StepOutcome, error: type[GatewayError]
-) -> None:
+def test_permanent_errors_are_not_retried(outcome: StepOutcome, error: type[GatewayError]) -> None:
     asked: list[None] = []
     steps, end = play(outcome, may_retry=lambda: asked.append(None) is None)
     assert steps == [Send()]
@@ -142,19 +140,19 @@ def test_what_no_repetition_mends_is_not_repeated(
     assert asked == [], "the retry budget is for retries"
 
 
-def test_a_refusal_keeps_the_clouds_words() -> None:
+def test_refusal_keeps_cloud_message() -> None:
     _, end = play(Refused(404, "iMetal.0100", "not found: a"))
     assert isinstance(end, UpstreamRefused)
     assert (end.status, end.error_code, end.error_msg) == (404, "iMetal.0100", "not found: a")
 
 
-def test_a_throttled_call_that_may_not_be_repeated_tells_when_to_come_back() -> None:
+def test_exhausted_throttled_call_has_retry_after() -> None:
     _, end = play(Throttled(9.0), may_retry=lambda: False)
     assert isinstance(end, UpstreamBusy)
     assert end.retry_after_s == 9.0
 
 
-def test_retries_stay_a_tenth_of_calls() -> None:
+def test_retries_are_a_tenth_of_calls() -> None:
     retries = RetryBudget()
     taken = 0
     for _ in range(1_000):
@@ -172,7 +170,7 @@ OUTCOMES = st.sampled_from(
 
 
 @given(outcomes=st.lists(OUTCOMES, min_size=6, max_size=6), renewed=st.booleans())
-def test_every_talk_ends_within_four_sendings_and_one_renewal(
+def test_conversation_ends_within_four_attempts(
     *, outcomes: list[StepOutcome], renewed: bool
 ) -> None:
     talk = converse(repeatable=True, may_retry=lambda: True, jitter=lambda: 1.0)

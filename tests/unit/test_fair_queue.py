@@ -1,4 +1,4 @@
-"""The queue in memory and the queue in Redis are one: told the same, they say the same."""
+"""The queue in memory and the queue in Redis return the same for the same input."""
 
 import random
 from dataclasses import astuple, replace
@@ -27,11 +27,11 @@ from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 
 LOOK_AHEAD_S = 0.02
-"""The driver's, when a round trip takes no time."""
+"""The driver's look-ahead for a round trip of no duration."""
 
 
 class Pair:
-    """Both queues, told the same."""
+    """Both queues with the same input."""
 
     def __init__(self, clock: FakeClock, limit: BudgetLimit) -> None:
         self.clock = clock
@@ -88,10 +88,10 @@ def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[QueueEntry
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_the_queue_in_redis_does_what_the_queue_in_memory_does(
+async def test_redis_queue_equals_memory_queue(
     clock: FakeClock, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)  # the clocks are one here
+    monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)  # one clock for both
     chance = random.Random(seed)
     windows = [Pace(10, 1, 5), Pace(200, 60, 30)][: 1 + seed % 2]
     pair = Pair(clock, BudgetLimit(tuple(windows), queue_max=20, caller_max=8))
@@ -115,7 +115,7 @@ async def test_the_queue_in_redis_does_what_the_queue_in_memory_does(
     assert moved > 20
 
 
-def test_the_heaviest_group_counts_and_who_has_none_weighs_one() -> None:
+def test_weight_is_that_of_heaviest_group() -> None:
     weights = {"oncall": 4.0, "ci": 0.25}
     assert weight_of(["staff", "oncall", "ci"], weights) == 4.0
     assert weight_of(["ci", "staff"], weights) == 0.25
@@ -137,7 +137,7 @@ def two_replicas(
     )
 
 
-async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -> None:
+async def test_slot_is_not_granted_to_dead_replica(clock: FakeClock) -> None:
     gone, here = two_replicas(clock)
     nothing = QueueState(tats=())
     await gone.apply(QueueBatch(), nothing)
@@ -154,9 +154,7 @@ async def test_a_slot_is_not_given_to_a_replica_that_is_gone(clock: FakeClock) -
 
 
 @pytest.mark.parametrize("set_back_s", [0.0, 3600.0])
-async def test_until_all_are_back_the_others_keep_their_part(
-    clock: FakeClock, set_back_s: float
-) -> None:
+async def test_absent_replicas_keep_their_share(clock: FakeClock, set_back_s: float) -> None:
     server = LuaServer(clock)
     first, second = two_replicas(clock, server)
     nothing = QueueState(tats=())
@@ -168,7 +166,7 @@ async def test_until_all_are_back_the_others_keep_their_part(
     server.ahead_s = -set_back_s
 
     async def slots(count: int) -> float:
-        """Tell how long the queue makes the first replica wait between two slots."""
+        """Return the time between two slots of the first replica."""
         entries = [an_entry(first, f"caller-{i}") for i in range(count)]
         granted: list[float] = []
         outcome = await first.apply(QueueBatch(entering=entries), nothing)
@@ -187,9 +185,7 @@ async def test_until_all_are_back_the_others_keep_their_part(
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
-async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
-    clock: FakeClock, step_s: float
-) -> None:
+async def test_update_before_clock_comparison_is_ignored(clock: FakeClock, step_s: float) -> None:
     server = LuaServer(clock)
     one, two = two_replicas(clock, server)
     heard: list[QueueUpdate] = []
@@ -208,7 +204,7 @@ async def test_news_by_a_clock_that_was_not_compared_are_not_heard(
     assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
 
 
-async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: FakeClock) -> None:
+async def test_server_clock_set_back_changes_nothing(clock: FakeClock) -> None:
     server = LuaServer(clock)
     one, two = two_replicas(clock, server)
     nothing = QueueState(tats=())
@@ -229,7 +225,7 @@ async def test_a_clock_of_the_server_that_is_set_back_changes_nothing(clock: Fak
 
 
 class SharedCalls:
-    """A queue in which "greedy" has nine calls, each of which others may want, too."""
+    """A queue with nine calls of "greedy", which other callers may share."""
 
     def __init__(self, clock: FakeClock, *, caller_max: int = 100) -> None:
         self.clock = clock
@@ -251,12 +247,12 @@ class SharedCalls:
         return [entry for entry in entries if entry.id not in self.outcome.granted]
 
     async def wait(self, entry: QueueEntry, *callers: str) -> BatchResult:
-        """Let these, and nobody else, wait for a call."""
+        """Make exactly these callers wait for a call."""
         waiters = [QueueRequest(caller) for caller in callers]
         return await self.pair.apply(QueueBatch(shared=[SharedEntry(entry, waiters)]))
 
     async def order(self) -> list[str]:
-        """Let all go; return in which order they did."""
+        """Grant all calls and return their order."""
         gone: list[str] = []
         for _ in range(90):
             await self.clock.advance(0.013)
@@ -272,17 +268,17 @@ async def shared(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> SharedCal
     return made
 
 
-async def test_a_shared_call_takes_the_best_place_of_those_who_wait_for_it(
+async def test_shared_call_inherits_best_place(
     shared: SharedCalls,
 ) -> None:
     *others, last = shared.calls
     outcome = await shared.wait(last, "greedy", "ann")
     assert outcome.inherited == {last.id: QueueRequest("ann")}
-    assert outcome.waiting == len(shared.calls), "one place for one call, whoever waits for it"
+    assert outcome.waiting == len(shared.calls), "one place per call"
     assert await shared.order() == [last.id, *(one.id for one in others)]
 
 
-async def test_whoever_lends_a_place_is_charged_and_the_other_is_not(shared: SharedCalls) -> None:
+async def test_donor_of_inherited_place_is_charged(shared: SharedCalls) -> None:
     last, now = shared.calls[-1], shared.pair.state.virtual_time
     outcome = await shared.wait(last, "greedy", "ann")
     assert outcome.tags == {last.id: now}
@@ -290,7 +286,7 @@ async def test_whoever_lends_a_place_is_charged_and_the_other_is_not(shared: Sha
     assert shared.outcome.tags == {anns.id: now + 1, greedys.id: now + 9}
 
 
-async def test_a_place_that_is_no_better_is_not_taken(shared: SharedCalls) -> None:
+async def test_worse_place_is_not_inherited(shared: SharedCalls) -> None:
     first = shared.calls[0]
     await shared.enter("ann", "ann")
     assert (await shared.wait(first, "greedy", "ann")).inherited == {}
@@ -298,24 +294,24 @@ async def test_a_place_that_is_no_better_is_not_taken(shared: SharedCalls) -> No
     assert outcome.inherited == {shared.calls[-1].id: QueueRequest("bob")}, "the best of three"
 
 
-async def test_who_no_longer_waits_takes_the_place_along(shared: SharedCalls) -> None:
+async def test_leaving_waiter_removes_its_place(shared: SharedCalls) -> None:
     *others, last = shared.calls
     await shared.wait(last, "greedy", "ann")
     inherited = replace(last, request=QueueRequest("ann"))
     now = shared.pair.state.virtual_time
     assert (await shared.wait(inherited, "greedy")).inherited == {last.id: QueueRequest("greedy")}
     (anns,) = await shared.enter("ann")
-    assert shared.outcome.tags == {anns.id: now}, "she is not charged for what she left"
+    assert shared.outcome.tags == {anns.id: now}, "a caller that left is not charged"
     assert await shared.order() == [anns.id, *(one.id for one in others), last.id]
 
 
-async def test_what_has_its_slot_is_not_put_back(shared: SharedCalls) -> None:
+async def test_granted_call_keeps_its_slot(shared: SharedCalls) -> None:
     assert len(await shared.order()) == len(shared.calls)
     outcome = await shared.wait(shared.calls[-1], "ann")
     assert (outcome.inherited, outcome.waiting) == ({}, 0)
 
 
-async def test_what_lost_its_slot_stays_at_the_head_when_its_payer_leaves(
+async def test_call_at_head_stays_when_payer_leaves(
     shared: SharedCalls,
 ) -> None:
     head = replace(an_entry(shared.pair.shared, "greedy"), tag=0.0)
@@ -324,7 +320,7 @@ async def test_what_lost_its_slot_stays_at_the_head_when_its_payer_leaves(
     assert (outcome.inherited, outcome.tags) == ({}, {head.id: 0.0})
 
 
-async def test_who_has_as_many_calls_waiting_as_one_may_have_lends_no_place(
+async def test_caller_at_maximum_donates_no_place(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)

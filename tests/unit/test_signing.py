@@ -1,4 +1,4 @@
-"""SDK-HMAC-SHA256, by hand; tests/contract/test_signing_against_sdk.py asks the vendor's code."""
+"""SDK-HMAC-SHA256; tests/contract/test_signing_against_sdk.py compares with the vendor's code."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_the_date_is_utc_and_signed() -> None:
     assert "SignedHeaders=host;x-sdk-date," in headers["Authorization"]
 
 
-def test_what_was_signed_is_returned_to_be_sent() -> None:
+def test_signed_headers_are_returned() -> None:
     headers = signed(headers={"Host": "cloud.example", "X-Project-Id": "p"})
     assert headers["Host"] == "cloud.example"
     assert headers["X-Project-Id"] == "p"
@@ -48,9 +48,9 @@ def test_what_was_signed_is_returned_to_be_sent() -> None:
         {"at": AT + 1},
     ],
 )
-def test_each_part_changes_the_proof(change: dict[str, Any]) -> None:
+def test_each_part_changes_the_signature(change: dict[str, Any]) -> None:
     assert signed(**change)["Authorization"] != signed()["Authorization"]
 
 
-def test_the_secret_key_is_in_no_header() -> None:
+def test_secret_key_is_in_no_header() -> None:
     assert "canary-secret-key" not in str(signed())

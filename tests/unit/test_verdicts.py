@@ -1,4 +1,4 @@
-"""Every shape of answer in the dossier, and then anything at all."""
+"""Every response shape in upstream-api.md, and arbitrary responses."""
 
 import json
 
@@ -42,7 +42,7 @@ def told(code: str, message: str) -> dict[str, str]:
     ]
     + [("iMetal.0003", "unauthorized"), ("IAM.0066", "expired"), ("IAM.0067", "invalid")],
 )
-def test_a_401_that_a_new_token_heals_is_stale(code: str, message: str) -> None:
+def test_renewable_401_is_stale(code: str, message: str) -> None:
     assert judge(answer(401, told(code, message))) == CredentialStale(code)
 
 
@@ -58,7 +58,7 @@ def test_a_401_that_a_new_token_heals_is_stale(code: str, message: str) -> None:
         ("APIGW.0301", "something new", "an unlisted 401"),
     ],
 )
-def test_a_401_that_no_token_heals_is_for_operators(code: str, message: str, reason: str) -> None:
+def test_other_401_is_misconfigured(code: str, message: str, reason: str) -> None:
     verdict = judge(answer(401, told(code, message)))
     assert isinstance(verdict, Misconfigured)
     assert reason in verdict.reason
@@ -66,12 +66,12 @@ def test_a_401_that_no_token_heals_is_for_operators(code: str, message: str, rea
 
 
 @pytest.mark.parametrize("body", [b"", b"Unauthorized", b"<html>", b'{"error":{"code":401}}'])
-def test_an_unreadable_401_does_not_cost_a_login(body: bytes) -> None:
+def test_unreadable_401_causes_no_login(body: bytes) -> None:
     assert isinstance(judge(answer(401, body)), Misconfigured)
 
 
 @pytest.mark.parametrize("code", ["APIGW.0302", "APIG.0310", "iMetal.0004", "IAM.0003"])
-def test_a_403_is_for_operators(code: str) -> None:
+def test_403_is_misconfigured(code: str) -> None:
     assert isinstance(judge(answer(403, told(code, "no"))), Misconfigured)
 
 
@@ -114,7 +114,7 @@ _OVER = "The throttling threshold has been reached: policy"
         ),
     ],
 )
-def test_every_shape_of_429_is_recognised(body: object, expected: Throttled) -> None:
+def test_every_429_shape_is_throttled(body: object, expected: Throttled) -> None:
     assert judge(answer(429, body)) == expected
 
 
@@ -145,14 +145,14 @@ def test_every_shape_of_429_is_recognised(body: object, expected: Throttled) -> 
         ({"retry_after": "soon"}, None),
     ],
 )
-def test_retry_after_is_read_as_seconds_or_as_a_date(
+def test_retry_after_accepts_seconds_and_dates(
     headers: dict[str, str], pause_s: float | None
 ) -> None:
     assert judge(answer(429, b"slow down", **headers)) == Throttled(pause_s)
     assert judge(answer(503, b"", **headers)) == Unavailable(503, pause_s)
 
 
-def test_retry_after_wins_over_the_window_that_the_text_tells() -> None:
+def test_retry_after_wins_over_window_in_text() -> None:
     body = told("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second")
     assert judge(answer(429, body, retry_after="9")) == Throttled(9.0, 5, 1.0, "ip")
 
@@ -168,11 +168,11 @@ def test_retry_after_wins_over_the_window_that_the_text_tells() -> None:
         {"fault": {"error_code": "iMetal.0100", "error_msg": "not found: a"}, "x": 1},
     ],
 )
-def test_a_refusal_keeps_the_clouds_status_code_and_message(status: int, body: object) -> None:
+def test_refusal_keeps_status_code_and_message(status: int, body: object) -> None:
     assert judge(answer(status, body)) == Refused(status, "iMetal.0100", "not found: a")
 
 
-def test_a_number_as_code_is_kept_as_text() -> None:
+def test_numeric_code_becomes_text() -> None:
     body = {"error": {"code": 404, "message": "Could not find it", "title": "Not Found"}}
     assert judge(answer(404, body)) == Refused(404, "404", "Could not find it")
 
@@ -199,22 +199,22 @@ def test_a_number_as_code_is_kept_as_text() -> None:
         (599, b""),
     ],
 )
-def test_what_the_caller_cannot_help_is_broken(status: int, body: object) -> None:
+def test_unusable_responses_are_broken(status: int, body: object) -> None:
     assert isinstance(judge(answer(status, body)), Broken)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_the_clouds_own_faults_may_pass(status: int) -> None:
+def test_5xx_is_unavailable(status: int) -> None:
     assert judge(answer(status, told("iMetal.0099", "internal"))) == Unavailable(status, None)
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-def test_a_2xx_is_usable_whatever_it_holds(status: int) -> None:
+def test_2xx_is_usable(status: int) -> None:
     given_answer = answer(status, b"\x00")
     assert judge(given_answer) == Usable(given_answer)
 
 
-def test_a_token_that_the_cloud_quotes_is_not_shown() -> None:
+def test_quoted_token_is_removed() -> None:
     canary = "MII" + "CanaryToken" * 300
     verdict = judge(answer(400, told("iMetal.0001", f"bad header {canary} here\r\nX: y")))
     assert isinstance(verdict, Refused)
@@ -222,13 +222,13 @@ def test_a_token_that_the_cloud_quotes_is_not_shown() -> None:
     assert verdict.message == "bad header … here  X: y"
 
 
-def test_a_message_is_bounded() -> None:
+def test_message_is_bounded() -> None:
     verdict = judge(answer(400, told("iMetal.0001", "word " * 100_000)))
     assert isinstance(verdict, Refused)
     assert len(verdict.message) <= 1_024
 
 
-def test_deep_nesting_is_no_code() -> None:
+def test_deep_nesting_has_no_code() -> None:
     assert error_of(b"[" * 200_000) == ("", "")
 
 
@@ -249,7 +249,7 @@ _JSON = st.recursive(
     body=st.binary() | _JSON.map(lambda value: json.dumps(value).encode()),
     headers=st.dictionaries(st.sampled_from(["retry-after", "date"]), st.text()),
 )
-def test_no_answer_makes_judge_raise(status: int, body: bytes, headers: dict[str, str]) -> None:
+def test_judge_never_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
     verdict = judge(UpstreamResponse(status, headers, body))
     match verdict:
         case Throttled(pause_s=float() as span_s) | Unavailable(retry_after_s=float() as span_s):
