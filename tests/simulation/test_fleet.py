@@ -40,7 +40,7 @@ async def lost_messages(fleet: Fleet) -> None:
 
 
 async def slow_store(fleet: Fleet) -> None:
-    # Redis may be too slow for one replica only, which then adds its share to the budget for a moment.
+    # Redis may be too slow for one replica only; its share then comes on top of the budget.
     fleet.excess_allowed = 1.0
     fleet.store.delay_s = (0.001, fleet.chance.choice([0.02, 0.045]))
 

@@ -329,6 +329,6 @@ async def test_caller_at_maximum_donates_no_place(
     anns, *_ = await shared.enter("ann", "greedy", "greedy")
     assert len(shared.outcome.refused) == 1, "greedy has as many as one may have"
     outcome = await shared.wait(anns, "greedy")
-    assert list(outcome.refused) == [anns.id], "ann left, and greedy has no place to lend"
+    assert list(outcome.refused) == [anns.id], "ann left, and greedy is at its maximum"
     (again,) = await shared.enter("ann")
     assert shared.outcome.tags == {again.id: shared.pair.state.virtual_time}
