@@ -10,7 +10,7 @@ from gateway.drivers.network.accept_queue import drop_new_handshakes
 @pytest.mark.parametrize(
     ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 )
-def test_who_is_in_the_queue_is_served_and_others_do_not_get_in(
+def test_queued_connection_is_served_and_new_one_dropped(
     family: socket.AddressFamily, host: str
 ) -> None:
     with socket.socket(family) as listening:
@@ -34,7 +34,7 @@ def test_who_is_in_the_queue_is_served_and_others_do_not_get_in(
         socket.create_connection(address, timeout=5)
 
 
-def test_a_socket_that_takes_no_filter_is_told() -> None:
+def test_unsupported_filter_returns_false() -> None:
     with socket.socket(socket.AF_UNIX) as closed:
         closed.close()
         assert not drop_new_handshakes(closed)

@@ -6,7 +6,7 @@ import sys
 from gateway.drivers.host.handover import Handover, HandoverEntry
 
 
-def test_what_was_left_last_is_found() -> None:
+def test_get_returns_the_latest_entry() -> None:
     handover = Handover()
     assert handover.get("a") is None
     handover.put("a", b"long, " * 100, at=1.0)
@@ -34,7 +34,7 @@ assert all(len(handover.get(f"{w} {i}").text) == 190 + i for w in range(4) for i
 """
 
 
-def test_of_workers_that_leave_at_once_none_overwrites_another() -> None:
+def test_concurrent_workers_keep_each_other_s_entries() -> None:
     assert (
         subprocess.run([sys.executable, "-c", _MANY_LEAVE], timeout=60, check=False).returncode == 0
     )
@@ -58,5 +58,5 @@ assert left.get("a").text == b"again"
 """
 
 
-def test_who_was_killed_while_it_wrote_has_left_nothing_and_blocks_nobody() -> None:
+def test_killed_writer_leaves_no_entry_and_no_lock() -> None:
     assert subprocess.run([sys.executable, "-c", _KILLED], timeout=60, check=False).returncode == 0

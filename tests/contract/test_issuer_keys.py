@@ -165,7 +165,7 @@ def numbers(signer: Signer) -> Any:
 # --- where keys come from -----------------------------------------------------------------------
 
 
-async def test_keys_are_found_by_discovery(bench: Bench, idp: FakeIssuer) -> None:
+async def test_discovery_leads_to_the_keys(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.discovery(idp)
     assert not keys.loaded
 
@@ -179,7 +179,7 @@ async def test_keys_are_found_by_discovery(bench: Bench, idp: FakeIssuer) -> Non
 
 
 @pytest.mark.parametrize("end", ["/", "x", " ", "\n", "/%2e"])
-async def test_a_discovery_document_of_nearly_our_issuer_is_refused(
+async def test_discovery_document_of_similar_issuer_is_rejected(
     bench: Bench, idp: FakeIssuer, end: str
 ) -> None:
     idp.discovery["issuer"] += end
@@ -199,9 +199,7 @@ async def test_a_discovery_document_of_nearly_our_issuer_is_refused(
         "http://127.0.0.1:99999/jwks", "http://" + "a" * 70 + ".example./jwks", ["http://127.0.0.1"],
     ],
 )  # fmt: skip
-async def test_a_strange_jwks_uri_is_refused(
-    bench: Bench, idp: FakeIssuer, address: object
-) -> None:
+async def test_invalid_jwks_uri_is_rejected(bench: Bench, idp: FakeIssuer, address: object) -> None:
     idp.discovery["jwks_uri"] = address
     keys = bench.discovery(idp)
 
@@ -212,7 +210,7 @@ async def test_a_strange_jwks_uri_is_refused(
     assert bench.outcomes == ["failed"]
 
 
-async def test_https_discovery_does_not_lead_to_keys_without_tls(bench: Bench) -> None:
+async def test_https_discovery_rejects_http_keys(bench: Bench) -> None:
     keys = bench.keys({"discovery": "https://idp"})
     document = {"issuer": "https://idp", "jwks_uri": "https://keys.example/jwks"}
 
@@ -223,7 +221,7 @@ async def test_https_discovery_does_not_lead_to_keys_without_tls(bench: Bench) -
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("path", [DISCOVERY, "/jwks"])
-async def test_no_redirect_is_followed(
+async def test_redirects_are_not_followed(
     bench: Bench, idp: FakeIssuer, path: str, status: int
 ) -> None:
     other = f"{idp.url}/elsewhere"
@@ -256,7 +254,7 @@ BAD_SETS: dict[str, Callable[[], web.Response]] = {
 
 
 @pytest.mark.parametrize("name", BAD_SETS)
-async def test_garbage_never_replaces_good_keys(bench: Bench, idp: FakeIssuer, name: str) -> None:
+async def test_garbage_never_replaces_valid_keys(bench: Bench, idp: FakeIssuer, name: str) -> None:
     keys = bench.jwks(idp)
     await keys.refresh()
     idp.answers["/jwks"] = BAD_SETS[name]
@@ -269,7 +267,7 @@ async def test_garbage_never_replaces_good_keys(bench: Bench, idp: FakeIssuer, n
     assert bench.rotations == ["corp"]
 
 
-async def test_an_answer_that_never_ends_is_cut_off(bench: Bench, idp: FakeIssuer) -> None:
+async def test_endless_response_is_cut_off(bench: Bench, idp: FakeIssuer) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
             yield b" " * 65_536
@@ -280,7 +278,7 @@ async def test_an_answer_that_never_ends_is_cut_off(bench: Bench, idp: FakeIssue
         await bench.jwks(idp).refresh()
 
 
-async def test_a_silent_issuer_is_given_up(
+async def test_silent_issuer_times_out(
     bench: Bench, idp: FakeIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer_keys, "_TIMEOUT", aiohttp.ClientTimeout(total=0.03))
@@ -334,7 +332,7 @@ BAD_KEYS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", BAD_KEYS)
-async def test_a_bad_key_is_left_out_and_harms_no_other(
+async def test_invalid_key_is_skipped_and_others_load(
     bench: Bench, idp: FakeIssuer, name: str
 ) -> None:
     jwk = BAD_KEYS[name]()
@@ -364,7 +362,7 @@ MEMBERS = ["kty", "kid", "use", "alg", "key_ops", "n", "e", "d", "x", "y", "crv"
     base=st.sampled_from(["rsa", "ec", "okp"]),
     members=st.dictionaries(st.sampled_from(MEMBERS), JWKS_VALUES),
 )
-def test_whatever_a_key_says_it_is_read_or_left_out(base: str, members: dict[str, Any]) -> None:
+def test_any_jwk_is_loaded_or_skipped(base: str, members: dict[str, Any]) -> None:
     good = {"rsa": rsa_signer().jwk(), "ec": ec_signer().jwk(), "okp": ed_signer().jwk()}[base]
 
     found = parse_key_set({"keys": [{**good, **members}]})
@@ -372,7 +370,7 @@ def test_whatever_a_key_says_it_is_read_or_left_out(base: str, members: dict[str
     assert all(key.algorithms <= set(ALL) for key in found)
 
 
-async def test_the_algorithm_must_fit_the_type_of_the_key(bench: Bench, idp: FakeIssuer) -> None:
+async def test_algorithm_must_match_the_key_type(bench: Bench, idp: FakeIssuer) -> None:
     fits = {
         "rsa": (rsa_signer("rsa").jwk(alg=None), {"RS256", "RS384", "RS512", "PS256"}),
         "p256": (ec_signer("p256").jwk(alg=None), {"ES256"}),
@@ -393,9 +391,7 @@ async def test_the_algorithm_must_fit_the_type_of_the_key(bench: Bench, idp: Fak
                 assert await refusal(keys, algorithm, kid) is Rejection.ALGORITHM
 
 
-async def test_an_algorithm_that_config_does_not_allow_has_no_key(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_disallowed_algorithm_has_no_key(bench: Bench, idp: FakeIssuer) -> None:
     idp.signers = [rsa_signer("k1")]
     keys = bench.jwks(idp, algorithms=["ES256"])
 
@@ -405,9 +401,7 @@ async def test_an_algorithm_that_config_does_not_allow_has_no_key(
     assert not keys.loaded
 
 
-async def test_two_keys_of_one_kid_are_told_apart_by_algorithm_or_both_given(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_keys_with_equal_kid_are_selected_by_algorithm(bench: Bench, idp: FakeIssuer) -> None:
     one, two = rsa_signer("k"), rsa_signer("k", which="b")
     idp.signers = [one, two, one, ec_signer("k")]
     keys = bench.jwks(idp)
@@ -420,9 +414,7 @@ async def test_two_keys_of_one_kid_are_told_apart_by_algorithm_or_both_given(
     assert len(await keys.keys_for("ES256", "k")) == 1
 
 
-async def test_a_token_without_kid_needs_exactly_one_key_that_fits(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_token_without_kid_requires_exactly_one_key(bench: Bench, idp: FakeIssuer) -> None:
     idp.signers = [rsa_signer("a"), ec_signer("c")]
     keys = bench.jwks(idp)
     await keys.refresh()
@@ -436,9 +428,7 @@ async def test_a_token_without_kid_needs_exactly_one_key_that_fits(
     assert len(await keys.keys_for("ES256", None)) == 1
 
 
-async def test_a_key_without_kid_answers_for_any_where_it_alone_fits(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_single_key_without_kid_matches_any_kid(bench: Bench, idp: FakeIssuer) -> None:
     idp.signers = [rsa_signer(None), ec_signer("c")]
     keys = bench.jwks(idp)
     await keys.refresh()
@@ -451,7 +441,7 @@ async def test_a_key_without_kid_answers_for_any_where_it_alone_fits(
     assert await refusal(keys, "RS256", "whatever") is Rejection.KEY_UNKNOWN
 
 
-async def test_no_more_keys_are_read_than_the_bound(bench: Bench, idp: FakeIssuer) -> None:
+async def test_number_of_keys_is_bounded(bench: Bench, idp: FakeIssuer) -> None:
     idp.signers = [ed_signer(f"k{i}") for i in range(101)]
     keys = bench.jwks(idp)
     await keys.refresh()
@@ -464,9 +454,7 @@ async def test_no_more_keys_are_read_than_the_bound(bench: Bench, idp: FakeIssue
 # --- an unknown kid -----------------------------------------------------------------------------
 
 
-async def test_ten_thousand_random_kids_cost_one_fetch_per_cooldown(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_random_kids_cost_one_fetch_per_cooldown(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp, unknown_kid_cooldown_s=30.0)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -482,9 +470,7 @@ async def test_ten_thousand_random_kids_cost_one_fetch_per_cooldown(
             await bench.clock.advance(0.1)
 
 
-async def test_good_tokens_are_served_during_a_flood_of_unknown_kids(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_unknown_kids_do_not_delay_valid_tokens(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -498,7 +484,7 @@ async def test_good_tokens_are_served_during_a_flood_of_unknown_kids(
         await asyncio.gather(*flood, return_exceptions=True)
 
 
-async def test_a_new_kid_works_at_once_and_costs_one_fetch(bench: Bench, idp: FakeIssuer) -> None:
+async def test_new_kid_works_after_one_fetch(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -511,7 +497,7 @@ async def test_a_new_kid_works_at_once_and_costs_one_fetch(bench: Bench, idp: Fa
         assert bench.rotations == ["corp", "corp"]
 
 
-async def test_a_refresh_that_began_before_the_rotation_is_not_the_last_word(
+async def test_refresh_before_rotation_is_followed_by_another(
     bench: Bench, idp: FakeIssuer
 ) -> None:
     keys = bench.jwks(idp, keys_refresh_s=300.0)
@@ -529,9 +515,7 @@ async def test_a_refresh_that_began_before_the_rotation_is_not_the_last_word(
         assert idp.fetches["/jwks"] == 3
 
 
-async def test_who_hangs_up_while_an_unknown_kid_is_fetched_harms_nobody(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_cancelled_caller_does_not_cancel_the_fetch(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -551,9 +535,7 @@ async def test_who_hangs_up_while_an_unknown_kid_is_fetched_harms_nobody(
         assert idp.fetches["/jwks"] == 2
 
 
-async def test_an_unknown_kid_during_an_outage_is_refused_and_asked_for_once(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_unknown_kid_during_outage_costs_one_fetch(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -585,7 +567,7 @@ async def test_keys_are_refreshed_on_schedule(bench: Bench, idp: FakeIssuer) -> 
     assert bench.rotations == ["corp"]
 
 
-async def test_refreshes_of_many_replicas_spread_out(bench: Bench, idp: FakeIssuer) -> None:
+async def test_refreshes_of_replicas_are_spread(bench: Bench, idp: FakeIssuer) -> None:
     due: set[float] = set()
     for seed in range(20):
         keys = bench.jwks(idp)
@@ -598,9 +580,7 @@ async def test_refreshes_of_many_replicas_spread_out(bench: Bench, idp: FakeIssu
     assert len(due) > 5
 
 
-async def test_keys_outlive_an_outage_up_to_the_limit_and_no_longer(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_keys_expire_after_keys_age_max(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp, keys_refresh_s=300.0, keys_age_max_s=1_000.0)
     async with running(keys):
         await eventually(lambda: keys.loaded)
@@ -629,9 +609,7 @@ async def test_keys_outlive_an_outage_up_to_the_limit_and_no_longer(
         assert await keys.keys_for("RS256", "k1")
 
 
-async def test_failures_are_retried_sooner_than_the_schedule_but_ever_more_rarely(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_failed_refreshes_are_retried_with_back_off(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp, keys_refresh_s=300.0)
     idp.fail()
     waits: list[float] = []
@@ -645,9 +623,7 @@ async def test_failures_are_retried_sooner_than_the_schedule_but_ever_more_rarel
     assert all(15.0 <= wait <= 30.0 for wait in waits[5:])
 
 
-async def test_an_issuer_that_is_down_at_start_is_found_when_it_comes_up(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_issuer_down_at_start_is_loaded_later(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.discovery(idp)
     idp.fail(DISCOVERY)
     async with running(keys):
@@ -661,7 +637,7 @@ async def test_an_issuer_that_is_down_at_start_is_found_when_it_comes_up(
         assert await keys.keys_for("RS256", "k1")
 
 
-async def test_an_issuer_that_nobody_listens_for_is_unavailable(bench: Bench) -> None:
+async def test_issuer_without_listener_is_unavailable(bench: Bench) -> None:
     keys = bench.keys({"jwks": "http://127.0.0.1:1/jwks"})
 
     with pytest.raises(KeysUnavailable, match="issuer corp"):
@@ -673,7 +649,7 @@ async def test_an_issuer_that_nobody_listens_for_is_unavailable(bench: Bench) ->
 # --- files and secrets --------------------------------------------------------------------------
 
 
-async def test_a_pem_file_answers_for_any_kid(bench: Bench, tmp_path: Path) -> None:
+async def test_pem_file_matches_any_kid(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(rsa_signer().pem())
     keys = bench.keys({"public_key_file": file})
@@ -684,7 +660,7 @@ async def test_a_pem_file_answers_for_any_kid(bench: Bench, tmp_path: Path) -> N
         assert key.public_numbers() == numbers(rsa_signer())
 
 
-async def test_a_key_set_file_is_read_again_when_it_changes(bench: Bench, tmp_path: Path) -> None:
+async def test_changed_key_set_file_is_reloaded(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [rsa_signer("k1").jwk()]}))
     keys = bench.keys({"public_key_file": file})
@@ -707,7 +683,7 @@ NO_PUBLIC_KEYS = {
 
 
 @pytest.mark.parametrize("content", [*NO_PUBLIC_KEYS.values(), None], ids=[*NO_PUBLIC_KEYS, "gone"])
-async def test_a_file_that_holds_no_public_key_any_more_changes_nothing(
+async def test_file_without_public_key_keeps_old_keys(
     bench: Bench, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "key.pem"
@@ -726,7 +702,7 @@ async def test_a_file_that_holds_no_public_key_any_more_changes_nothing(
 
 
 @pytest.mark.parametrize("content", [*NO_PUBLIC_KEYS.values(), None], ids=[*NO_PUBLIC_KEYS, "gone"])
-def test_a_file_without_a_public_key_is_a_mistake_in_the_config(
+def test_config_rejects_file_without_public_key(
     bench: Bench, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "key.pem"
@@ -738,16 +714,14 @@ def test_a_file_without_a_public_key_is_a_mistake_in_the_config(
     assert "BEGIN" not in str(told.value)
 
 
-def test_a_file_whose_key_fits_no_algorithm_is_a_mistake_in_the_config(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_config_rejects_file_key_without_matching_algorithm(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(rsa_signer().pem())
     with pytest.raises(ValidationError, match="no key fits the issuer's algorithms"):
         bench.keys({"public_key_file": file}, algorithms=["ES256"])
 
 
-async def test_a_secret_serves_hs256_and_nothing_else(bench: Bench) -> None:
+async def test_shared_secret_allows_only_hs256(bench: Bench) -> None:
     secret = Secret("s" * 32)
     keys = bench.keys({"secret": secret}, algorithms=["HS256"])
     await keys.refresh()
@@ -760,14 +734,14 @@ async def test_a_secret_serves_hs256_and_nothing_else(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("form", ["pem", "jwk"])
-def test_a_public_key_is_no_secret(bench: Bench, form: str) -> None:
+def test_public_key_is_rejected_as_secret(bench: Bench, form: str) -> None:
     signer = rsa_signer()
     text = signer.pem().decode() if form == "pem" else json.dumps(signer.jwk())
     with pytest.raises(ValidationError, match="the secret must not be a public key"):
         bench.keys({"secret": Secret(text)}, algorithms=["HS256"])
 
 
-def test_a_short_secret_is_a_mistake_in_the_config(bench: Bench) -> None:
+def test_config_rejects_short_secret(bench: Bench) -> None:
     with pytest.raises(ValidationError, match="32 bytes"):
         bench.keys({"secret": Secret("s" * 31)}, algorithms=["HS256"])
 
@@ -775,7 +749,7 @@ def test_a_short_secret_is_a_mistake_in_the_config(bench: Bench) -> None:
 # --- what a new worker begins with --------------------------------------------------------------
 
 
-async def test_who_starts_while_the_issuer_is_away_has_the_keys_of_the_workers_before(
+async def test_worker_started_during_outage_inherits_keys(
     bench: Bench, idp: FakeIssuer, clock: FakeClock
 ) -> None:
     aged = {"keys_refresh_s": 60, "keys_age_max_s": 100}
@@ -796,7 +770,7 @@ async def test_who_starts_while_the_issuer_is_away_has_the_keys_of_the_workers_b
         await new.keys_for("RS256", "k1")
 
 
-async def test_keys_that_were_withdrawn_are_not_left(bench: Bench, idp: FakeIssuer) -> None:
+async def test_withdrawn_keys_are_not_handed_over(bench: Bench, idp: FakeIssuer) -> None:
     before = bench.jwks(idp)
     await before.refresh()
     await bench.clock.advance(1)
@@ -806,9 +780,7 @@ async def test_keys_that_were_withdrawn_are_not_left(bench: Bench, idp: FakeIssu
     assert [held.kid for held in bench.jwks(idp)._keys] == ["k2"]
 
 
-async def test_what_another_address_published_or_does_not_fit_is_not_taken_over(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_keys_of_another_source_are_not_inherited(bench: Bench, idp: FakeIssuer) -> None:
     await bench.jwks(idp).refresh()
 
     assert not bench.discovery(idp).loaded
@@ -817,16 +789,14 @@ async def test_what_another_address_published_or_does_not_fit_is_not_taken_over(
     assert bench.jwks(idp, algorithms=["RS256"]).loaded
 
 
-async def test_a_secret_is_left_to_nobody(bench: Bench) -> None:
+async def test_shared_secret_is_not_handed_over(bench: Bench) -> None:
     secret = {"secret": Secret("s" * 32)}
     await bench.keys(secret, algorithms=["HS256"]).refresh()
 
     assert not bench.keys(secret, algorithms=["HS256"]).loaded
 
 
-async def test_the_first_keys_are_waited_for_though_another_issuer_is_away(
-    bench: Bench, idp: FakeIssuer
-) -> None:
+async def test_start_waits_for_reachable_issuers_only(bench: Bench, idp: FakeIssuer) -> None:
     idp.may_answer.clear()
     away, slow = bench.keys({"jwks": "http://127.0.0.1:1/jwks"}), bench.jwks(idp)
     loading = asyncio.create_task(load_initial_keys([away, slow], within_s=10))
@@ -841,7 +811,7 @@ async def test_the_first_keys_are_waited_for_though_another_issuer_is_away(
 # --- with the rest of the line ------------------------------------------------------------------
 
 
-async def test_after_a_rotation_the_old_token_is_forgotten_and_refused(
+async def test_rotation_drops_cached_tokens_of_old_key(
     http: aiohttp.ClientSession, idp: FakeIssuer, clock: FakeClock
 ) -> None:
     telemetry = RecordingTelemetry()

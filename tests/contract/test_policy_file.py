@@ -60,7 +60,7 @@ async def until_size(policies: PolicyFile, clock: FakeClock, size: int) -> None:
             await asyncio.sleep(0.01)  # the file is read in a thread
 
 
-async def test_an_edit_is_taken_over(watched: tuple[Path, PolicyFile], clock: FakeClock) -> None:
+async def test_edited_file_is_loaded(watched: tuple[Path, PolicyFile], clock: FakeClock) -> None:
     file, policies = watched
     before = policies.current().version
     file.write_text(ONE)
@@ -68,16 +68,14 @@ async def test_an_edit_is_taken_over(watched: tuple[Path, PolicyFile], clock: Fa
     assert policies.current().version != before
 
 
-async def test_an_atomic_rename_is_taken_over(
-    watched: tuple[Path, PolicyFile], clock: FakeClock
-) -> None:
+async def test_renamed_file_is_loaded(watched: tuple[Path, PolicyFile], clock: FakeClock) -> None:
     file, policies = watched
     (file.parent / "new").write_text(ONE)
     (file.parent / "new").replace(file)
     await until_size(policies, clock, 1)
 
 
-async def test_a_swapped_symlink_is_taken_over(tmp_path: Path, clock: FakeClock) -> None:
+async def test_swapped_symlink_is_loaded(tmp_path: Path, clock: FakeClock) -> None:
     for name, text in (("one", NONE), ("two", ONE)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "policy.yaml").write_text(text)
@@ -93,7 +91,7 @@ async def test_a_swapped_symlink_is_taken_over(tmp_path: Path, clock: FakeClock)
     await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_the_loop_outlives_bad_files_and_says_each_once(
+async def test_invalid_file_is_logged_once_and_loop_continues(
     watched: tuple[Path, PolicyFile],
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
@@ -126,7 +124,7 @@ async def test_the_loop_outlives_bad_files_and_says_each_once(
     await until_size(policies, clock, 1)
 
 
-async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock: FakeClock) -> None:
+async def test_loaded_at_changes_with_valid_loads_only(tmp_path: Path, clock: FakeClock) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(ONE)
     policies, _ = opened(file, clock)
@@ -143,7 +141,7 @@ async def test_the_load_s_time_moves_with_good_loads_only(tmp_path: Path, clock:
 
 
 @pytest.mark.parametrize("text", [BAD, "", "a: [", None])
-async def test_a_bad_emptied_or_missing_file_keeps_the_policy_in_force(
+async def test_invalid_or_missing_file_keeps_the_policy(
     tmp_path: Path, clock: FakeClock, text: str | None
 ) -> None:
     file = tmp_path / "policy.yaml"
@@ -159,7 +157,7 @@ async def test_a_bad_emptied_or_missing_file_keeps_the_policy_in_force(
     assert telemetry.reloads == [("ok", 1), ("rejected", 0)]
 
 
-def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeClock) -> None:
+def test_first_load_of_invalid_file_raises(tmp_path: Path, clock: FakeClock) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(BAD)
     with pytest.raises(InvalidConfig, match="unknown role"):
@@ -170,7 +168,7 @@ def test_the_first_load_of_a_bad_file_is_refused(tmp_path: Path, clock: FakeCloc
 
 
 @pytest.mark.parametrize("text", [BAD, None])
-async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accepted_last(
+async def test_worker_started_with_invalid_file_inherits_policy(
     tmp_path: Path, clock: FakeClock, text: str | None
 ) -> None:
     file, handover = tmp_path / "policy.yaml", Handover()
@@ -192,9 +190,7 @@ async def test_who_starts_while_the_file_is_bad_begins_with_what_a_worker_accept
     assert (new.current().size, new.error) == (0, "")
 
 
-def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_policy_of_another_file_is_not_inherited(tmp_path: Path, clock: FakeClock) -> None:
     handover = Handover()
     (tmp_path / "one.yaml").write_text(ONE)
     opened(tmp_path / "one.yaml", clock, handover)
@@ -203,7 +199,7 @@ def test_what_was_accepted_of_another_file_is_nothing_to_begin_with(
         opened(tmp_path / "two.yaml", clock, handover)
 
 
-async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_again(
+async def test_policy_change_is_recorded_after_audit_recovers(
     watched: tuple[Path, PolicyFile], clock: FakeClock
 ) -> None:
     file, policies = watched
@@ -230,7 +226,7 @@ async def test_a_change_that_could_not_be_recorded_is_recorded_when_that_works_a
     assert rejected.event == "policy_rejected"
 
 
-async def test_a_policy_s_version_is_that_of_the_text_it_was_read_from(
+async def test_policy_version_is_digest_of_its_text(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "policy.yaml"
@@ -248,7 +244,7 @@ async def test_a_policy_s_version_is_that_of_the_text_it_was_read_from(
     assert (policies.current().size, policies.current().version) == (1, version)
 
 
-async def test_a_policy_that_takes_long_to_read_does_not_replace_a_newer_one(
+async def test_slow_load_does_not_replace_newer_policy(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "policy.yaml"

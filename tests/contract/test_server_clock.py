@@ -30,7 +30,7 @@ def store(server: LuaServer) -> ValkeySharedStore:
     return ValkeySharedStore(way, Sealer([SEAL_KEY]))
 
 
-async def test_a_value_whose_age_nobody_knows_counts_as_absent(
+async def test_value_stored_in_the_future_counts_as_absent(
     server: LuaServer, store: ValkeySharedStore
 ) -> None:
     await store.claim("k", owner="a", lease_s=2)
@@ -45,7 +45,7 @@ async def test_a_value_whose_age_nobody_knows_counts_as_absent(
     assert found.ttl_s <= 300
 
 
-async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(
+async def test_lease_is_never_longer_than_requested(
     server: LuaServer, store: ValkeySharedStore, clock: FakeClock
 ) -> None:
     await store.claim("k", owner="a", lease_s=2)
@@ -57,7 +57,7 @@ async def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(
     assert isinstance(await store.claim("k", owner="b", lease_s=2), LeaseAcquired)
 
 
-async def test_what_callers_spent_is_no_further_from_now(
+async def test_caller_usage_keeps_its_distance_from_now(
     server: LuaServer, clock: FakeClock
 ) -> None:
     way: Any = server

@@ -183,7 +183,7 @@ def region(clock: FakeClock) -> Region:
     return Region(clock)
 
 
-async def test_the_login_is_keystones(region: Region) -> None:
+async def test_login_request_is_keystone_s(region: Region) -> None:
     (credential,) = region.replica()
     await region.token(credential)
     (request,) = region.iam.requests
@@ -202,7 +202,7 @@ async def test_the_login_is_keystones(region: Region) -> None:
     assert region.budget.slots == [("prod", BudgetClass.IAM, "")]
 
 
-async def test_fifty_who_wait_cost_one_login(region: Region) -> None:
+async def test_fifty_concurrent_requests_cost_one_login(region: Region) -> None:
     (credential,) = region.replica()
     tokens = await region.passing(asyncio.gather(*(region.token(credential) for _ in range(50))))
     assert len(set(tokens)) == 1
@@ -216,7 +216,7 @@ async def test_ten_replicas_cost_one_login(region: Region) -> None:
     assert region.iam.logins == 1
 
 
-async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
+async def test_each_project_has_its_token(region: Region) -> None:
     one, two = region.replica("p", "q")
     assert await region.token(one) != await region.token(two)
     assert [json.loads(r.body)["auth"]["scope"]["project"]["id"] for r in region.iam.requests] == [
@@ -224,7 +224,7 @@ async def test_each_project_has_a_token_of_its_own(region: Region) -> None:
     ]  # fmt: skip
 
 
-async def test_a_token_that_is_not_renewed_shows_beside_the_other_projects_new_one(
+async def test_expiry_metric_is_kept_per_project(
     region: Region,
 ) -> None:
     stuck, renewed = region.replica("p", "q")
@@ -238,14 +238,14 @@ async def test_a_token_that_is_not_renewed_shows_beside_the_other_projects_new_o
     assert expires["prod", "q"] > ends + DAY_S / 3
 
 
-async def test_an_ended_token_is_not_sent(region: Region) -> None:
+async def test_expired_token_is_not_sent(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
     await region.clock.advance(DAY_S - 30)
     assert await region.token(credential) != first
 
 
-async def test_the_loop_renews_before_the_end_and_nobody_waits(region: Region) -> None:
+async def test_background_renewal_precedes_expiry(region: Region) -> None:
     (credential,) = region.replica()
     loop = asyncio.ensure_future(credential.run())
     await region.clock.advance(1.0)
@@ -257,7 +257,7 @@ async def test_the_loop_renews_before_the_end_and_nobody_waits(region: Region) -
     await _stop(loop)
 
 
-async def test_the_old_token_serves_while_iam_is_away(region: Region) -> None:
+async def test_old_token_serves_while_iam_is_unavailable(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
     region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
@@ -272,7 +272,7 @@ async def test_the_old_token_serves_while_iam_is_away(region: Region) -> None:
     await _stop(loop)
 
 
-async def test_an_outage_that_another_replica_saw_end_does_not_lengthen_the_next(
+async def test_back_off_resets_after_another_replica_s_login(
     region: Region,
 ) -> None:
     (one,), (other,) = region.replica(), region.replica()
@@ -296,7 +296,7 @@ async def test_an_outage_that_another_replica_saw_end_does_not_lengthen_the_next
     assert region.iam.logins == 8
 
 
-async def test_nobody_waits_long_for_an_iam_that_is_back(region: Region) -> None:
+async def test_back_off_of_unavailable_iam_is_short(region: Region) -> None:
     (credential,) = region.replica()
     region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
     began = region.clock.monotonic()
@@ -308,7 +308,7 @@ async def test_nobody_waits_long_for_an_iam_that_is_back(region: Region) -> None
     assert region.iam.logins < 85
 
 
-def test_a_hasty_caller_s_deadline_ends_the_login_for_nobody_else() -> None:
+def test_one_caller_s_deadline_does_not_cancel_login() -> None:
     async def scene() -> None:
         region = Region(VirtualClock())
         region.iam.answer_s = 2.0
@@ -327,7 +327,7 @@ def test_a_hasty_caller_s_deadline_ends_the_login_for_nobody_else() -> None:
     run_virtually(scene())
 
 
-def test_hasty_callers_alone_cost_one_login_and_find_its_token() -> None:
+def test_short_deadlines_still_cost_one_login() -> None:
     async def scene() -> None:
         region = Region(VirtualClock())
         region.iam.answer_s = 2.0
@@ -342,7 +342,7 @@ def test_hasty_callers_alone_cost_one_login_and_find_its_token() -> None:
     run_virtually(scene())
 
 
-def test_hasty_callers_do_not_lock_the_account_of_a_slow_iam() -> None:
+def test_short_deadlines_do_not_lock_the_account() -> None:
     async def scene() -> None:
         region = Region(VirtualClock())
         region.iam.password, region.iam.answer_s = "another", 2.0
@@ -357,7 +357,7 @@ def test_hasty_callers_do_not_lock_the_account_of_a_slow_iam() -> None:
     run_virtually(scene())
 
 
-def test_a_login_has_its_time_however_long_it_waited_for_its_turn() -> None:
+def test_login_timeout_excludes_the_wait_for_turn() -> None:
     async def scene() -> None:
         region = Region(VirtualClock())
         region.iam.answer_s = 10.0
@@ -370,7 +370,7 @@ def test_a_login_has_its_time_however_long_it_waited_for_its_turn() -> None:
     run_virtually(scene())
 
 
-def test_a_login_that_nobody_but_the_loop_waits_for_backs_off_when_iam_hangs(
+def test_background_login_backs_off_when_iam_hangs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scene() -> None:
@@ -386,7 +386,7 @@ def test_a_login_that_nobody_but_the_loop_waits_for_backs_off_when_iam_hangs(
     assert [record.message for record in caplog.records] == ["service_login_failed"]
 
 
-async def test_a_short_lived_token_is_not_renewed_without_end(region: Region) -> None:
+async def test_short_lived_token_is_not_renewed_continuously(region: Region) -> None:
     region.iam.life_s = 40.0
     (credential,) = region.replica()
     loop = asyncio.ensure_future(credential.run())
@@ -395,7 +395,7 @@ async def test_a_short_lived_token_is_not_renewed_without_end(region: Region) ->
     await _stop(loop)
 
 
-async def test_a_revoked_token_costs_one_login_however_many_noticed(region: Region) -> None:
+async def test_revoked_token_costs_one_login(region: Region) -> None:
     replicas = [region.replica()[0] for _ in range(3)]
     tokens = [await region.token(one) for one in replicas]
     await region.clock.advance(100.0)
@@ -409,7 +409,7 @@ async def test_a_revoked_token_costs_one_login_however_many_noticed(region: Regi
     assert {await region.token(one) for one in replicas} != set(tokens)
 
 
-async def test_a_renewed_token_that_is_refused_at_once_is_not_renewed_again(
+async def test_token_rejected_after_renewal_is_not_renewed(
     region: Region,
 ) -> None:
     (credential,) = region.replica()
@@ -423,14 +423,14 @@ async def test_a_renewed_token_that_is_refused_at_once_is_not_renewed_again(
     assert await region.renewed(credential, second)
 
 
-async def test_a_newer_token_is_there_already(region: Region) -> None:
+async def test_renew_returns_true_if_already_renewed(region: Region) -> None:
     (credential,) = region.replica()
     await region.token(credential)
     assert await region.renewed(credential, "an-older-token")
     assert region.iam.logins == 1
 
 
-async def test_a_wrong_password_never_locks_the_account(region: Region) -> None:
+async def test_wrong_password_never_locks_the_account(region: Region) -> None:
     region.iam.password = "another"
     replicas = [one for _ in range(4) for one in region.replica("p", "q", "r")]
     loops = [asyncio.ensure_future(one.run()) for one in replicas]
@@ -447,7 +447,7 @@ async def test_a_wrong_password_never_locks_the_account(region: Region) -> None:
         await _stop(loop)
 
 
-async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -> None:
+async def test_restart_does_not_repeat_a_wrong_password(region: Region) -> None:
     region.iam.password = "another"
     for _ in range(20):
         (credential,) = region.replica()
@@ -458,7 +458,7 @@ async def test_a_restart_does_not_try_the_wrong_password_again(region: Region) -
     assert region.iam.logins == 1
 
 
-async def test_a_refused_login_shows_until_there_is_a_token_again(region: Region) -> None:
+async def test_refused_metric_is_set_until_next_token(region: Region) -> None:
     region.iam.password = "another"
     (credential,) = region.replica()
     refused = region.telemetry.login_refused
@@ -472,7 +472,7 @@ async def test_a_refused_login_shows_until_there_is_a_token_again(region: Region
     assert refused == {("prod", "p"): False}
 
 
-async def test_a_process_that_was_born_after_the_refusal_shows_it_too(region: Region) -> None:
+async def test_new_process_exports_an_earlier_refusal(region: Region) -> None:
     region.iam.password = "another"
     for _ in range(2):
         (credential,) = region.replica()
@@ -483,7 +483,7 @@ async def test_a_process_that_was_born_after_the_refusal_shows_it_too(region: Re
     assert region.iam.logins == 1
 
 
-async def test_a_changed_password_is_tried_at_once(region: Region) -> None:
+async def test_changed_password_is_tried_at_once(region: Region) -> None:
     region.iam.password = "another"
     (wrong,) = region.replica()
     with pytest.raises(ServiceLoginFailed):
@@ -492,7 +492,7 @@ async def test_a_changed_password_is_tried_at_once(region: Region) -> None:
     assert await region.token(right)
 
 
-async def test_without_redis_a_process_still_tries_only_now_and_then(region: Region) -> None:
+async def test_without_redis_a_process_still_backs_off(region: Region) -> None:
     region.store.away = True
     region.iam.password = "another"
     (credential,) = region.replica()
@@ -513,7 +513,7 @@ async def test_without_redis_a_process_still_tries_only_now_and_then(region: Reg
         UpstreamResponse(429, {"retry-after": "3"}, b"slow"),
     ],
 )
-async def test_iam_away_backs_off_shortly_and_heals(
+async def test_unavailable_iam_backs_off_and_recovers(
     region: Region, trouble: UpstreamResponse | GatewayError
 ) -> None:
     region.iam.trouble = trouble
@@ -528,7 +528,7 @@ async def test_iam_away_backs_off_shortly_and_heals(
     assert await region.token(credential)
 
 
-async def test_a_429_of_iam_pauses_its_budget(region: Region) -> None:
+async def test_iam_429_pauses_its_budget(region: Region) -> None:
     region.iam.trouble = UpstreamResponse(429, {"retry-after": "3"}, b"slow")
     (credential,) = region.replica()
     with pytest.raises(ServiceLoginFailed):
@@ -549,7 +549,7 @@ async def test_a_429_of_iam_pauses_its_budget(region: Region) -> None:
         ({"x-subject-token": "t" * 70_000}, b'{"token":{"expires_at":"2099-01-01T00:00:00Z"}}'),
     ],
 )
-async def test_a_201_that_bears_no_good_token_is_no_login(
+async def test_response_201_without_valid_token_is_no_login(
     region: Region, headers: dict[str, str], body: bytes
 ) -> None:
     region.iam.trouble = UpstreamResponse(201, headers, body)
@@ -560,7 +560,7 @@ async def test_a_201_that_bears_no_good_token_is_no_login(
     assert region.iam.logins == 1
 
 
-async def test_neither_password_nor_token_is_in_logs_or_errors(
+async def test_logs_and_errors_contain_no_secret(
     region: Region, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -576,7 +576,7 @@ async def test_neither_password_nor_token_is_in_logs_or_errors(
     assert "canary" not in shown
 
 
-async def test_a_login_over_real_http_with_a_token_of_60_kb(clock: FakeClock) -> None:
+async def test_login_over_http_accepts_60_kb_token(clock: FakeClock) -> None:
     region = Region(clock)
     token = "MII" + "x" * 60_000
     answer = ok(
@@ -602,7 +602,7 @@ def key_pair(clock: FakeClock, endpoint: str = "https://clouddc.example") -> Key
     return KeyPairCredential(login, endpoint, clock=clock)
 
 
-async def test_a_key_pair_signs_each_request_and_cannot_be_renewed(clock: FakeClock) -> None:
+async def test_key_pair_signs_requests_and_is_not_renewed(clock: FakeClock) -> None:
     pair = key_pair(clock)
     one = await pair.headers(REQUEST, deadline=0)
     two = await pair.headers(UpstreamRequest("GET", "/v1/p/other"), deadline=0)
@@ -611,7 +611,7 @@ async def test_a_key_pair_signs_each_request_and_cannot_be_renewed(clock: FakeCl
     assert await pair.renew(one, deadline=0) is False
 
 
-async def test_a_signed_request_arrives_as_it_was_signed(clock: FakeClock) -> None:
+async def test_signed_request_arrives_unchanged(clock: FakeClock) -> None:
     async with (
         scripted_upstream(ok()) as cloud,
         open_session(Timeouts()) as session,
@@ -640,9 +640,7 @@ def from_file(
     return TokenFileCredential("prod", login, clock=clock, telemetry=telemetry)
 
 
-async def test_a_token_file_is_read_anew_when_it_was_replaced(
-    token_file: Path, clock: FakeClock
-) -> None:
+async def test_replaced_token_file_is_reloaded(token_file: Path, clock: FakeClock) -> None:
     credential = from_file(token_file, clock)
     assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-one"),)
     other = token_file.with_suffix(".new")
@@ -652,7 +650,7 @@ async def test_a_token_file_is_read_anew_when_it_was_replaced(
     assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-two"),)
 
 
-async def test_a_token_file_renews_only_what_changed(token_file: Path, clock: FakeClock) -> None:
+async def test_token_file_renews_only_changed_token(token_file: Path, clock: FakeClock) -> None:
     credential = from_file(token_file, clock)
     refused = await credential.headers(REQUEST, deadline=0)
     assert await credential.renew(refused, deadline=0) is False
@@ -661,7 +659,7 @@ async def test_a_token_file_renews_only_what_changed(token_file: Path, clock: Fa
 
 
 @pytest.mark.parametrize("content", ["", "two words in it, as no token has", "short", "é" * 40])
-async def test_a_token_file_without_a_token_is_no_login(
+async def test_invalid_token_file_is_no_login(
     token_file: Path, clock: FakeClock, content: str
 ) -> None:
     token_file.write_text(content, encoding="utf-8")  # noqa: ASYNC240 - some bytes
@@ -669,7 +667,7 @@ async def test_a_token_file_without_a_token_is_no_login(
         await from_file(token_file, clock).headers(REQUEST, deadline=0)
 
 
-async def test_the_last_good_token_serves_while_the_file_is_gone(
+async def test_last_valid_token_serves_while_file_is_missing(
     token_file: Path, clock: FakeClock
 ) -> None:
     credential = from_file(token_file, clock)
@@ -679,7 +677,7 @@ async def test_the_last_good_token_serves_while_the_file_is_gone(
     assert await credential.headers(REQUEST, deadline=0) == headers
 
 
-async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_at_most(
+async def test_invalid_token_file_counts_once_per_second(
     token_file: Path, clock: FakeClock
 ) -> None:
     telemetry = RecordingTelemetry()
@@ -695,9 +693,7 @@ async def test_an_unreadable_token_file_counts_as_a_failed_login_once_a_second_a
     assert telemetry.logins == [("prod", "unavailable")] * 3
 
 
-async def test_a_token_file_that_was_never_there_counts_as_a_failed_login(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_missing_token_file_counts_as_failed_login(tmp_path: Path, clock: FakeClock) -> None:
     telemetry = RecordingTelemetry()
     credential = from_file(tmp_path / "none", clock, telemetry)
     for _ in range(20):

@@ -73,16 +73,14 @@ async def refusal(signatures: JwtSignatures, token: str) -> NotAuthenticated:
 
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
-async def test_a_token_signed_with_an_allowed_algorithm_is_proved(
-    signatures: JwtSignatures, algorithm: str
-) -> None:
+async def test_allowed_algorithms_verify(signatures: JwtSignatures, algorithm: str) -> None:
     verified = await signatures.verify(Secret(SIGNERS[algorithm].token(CLAIMS)))
 
     assert verified == VerifiedToken("corp", {"alg": algorithm, "kid": algorithm}, CLAIMS)
 
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
-async def test_a_signature_over_something_else_is_refused(
+async def test_signature_of_other_claims_is_rejected(
     signatures: JwtSignatures, algorithm: str
 ) -> None:
     head, claims, _ = SIGNERS[algorithm].token(CLAIMS).split(".")
@@ -93,7 +91,7 @@ async def test_a_signature_over_something_else_is_refused(
     assert (refused.reason, refused.issuer) == (Rejection.SIGNATURE, "corp")
 
 
-async def test_a_shared_secret_proves_hs256(signatures: JwtSignatures) -> None:
+async def test_shared_secret_verifies_hs256(signatures: JwtSignatures) -> None:
     claims = {**CLAIMS, "iss": SHARED}
     wrong = Signer("HS256", SECRET[:-1] + b"t", None)
 
@@ -101,9 +99,7 @@ async def test_a_shared_secret_proves_hs256(signatures: JwtSignatures) -> None:
     assert (await refusal(signatures, wrong.token(claims))).reason is Rejection.SIGNATURE
 
 
-async def test_the_issuer_decides_whose_keys_are_asked(
-    signatures: JwtSignatures, corp: HeldKeys
-) -> None:
+async def test_issuer_selects_the_keys(signatures: JwtSignatures, corp: HeldKeys) -> None:
     of_partner = rsa_signer(which="b")
 
     verified = await signatures.verify(Secret(of_partner.token({"iss": PARTNER})))
@@ -114,13 +110,13 @@ async def test_the_issuer_decides_whose_keys_are_asked(
     assert corp.asked == [("RS256", "k1")]
 
 
-async def test_claims_are_not_judged_here(signatures: JwtSignatures) -> None:
+async def test_claims_are_not_judged(signatures: JwtSignatures) -> None:
     token = SIGNERS["RS256"].token({**CLAIMS, "exp": "never", "nbf": 9e18, "aud": {}})
 
     assert (await signatures.verify(Secret(token))).claims["exp"] == "never"
 
 
-async def test_each_of_two_keys_of_one_kid_may_have_signed() -> None:
+async def test_either_key_with_equal_kid_verifies() -> None:
     one, two = rsa_signer("k"), rsa_signer("k", which="b")
     signatures = JwtSignatures(
         [TrustedIssuer("corp", CORP, frozenset({"RS256"}), HeldKeys(one, two))]
@@ -132,7 +128,7 @@ async def test_each_of_two_keys_of_one_kid_may_have_signed() -> None:
     assert (await refusal(signatures, stranger)).reason is Rejection.SIGNATURE
 
 
-async def test_missing_keys_are_not_the_callers_fault(
+async def test_missing_keys_raise_keys_unavailable(
     signatures: JwtSignatures, corp: HeldKeys
 ) -> None:
     corp.are_there = False
@@ -141,9 +137,7 @@ async def test_missing_keys_are_not_the_callers_fault(
         await signatures.verify(Secret(SIGNERS["RS256"].token(CLAIMS)))
 
 
-async def test_no_key_is_asked_for_before_the_cheap_checks(
-    signatures: JwtSignatures, corp: HeldKeys
-) -> None:
+async def test_cheap_checks_precede_key_lookup(signatures: JwtSignatures, corp: HeldKeys) -> None:
     signer = SIGNERS["RS256"]
     for token in (
         "garbage",

@@ -31,7 +31,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotFile:
     return FakeSnapshotFile() if request.param == "fake" else on_disk(tmp_path)
 
 
-async def test_what_was_saved_is_loaded_and_the_next_is_made_of_it(kept: SnapshotFile) -> None:
+async def test_save_updates_the_previous_text(kept: SnapshotFile) -> None:
     assert kept.load() is None
     await kept.save(lambda old: b"first" if old is None else b"not the first")
     assert kept.load() == b"first"
@@ -39,7 +39,7 @@ async def test_what_was_saved_is_loaded_and_the_next_is_made_of_it(kept: Snapsho
     assert kept.load() == b"first and second"
 
 
-async def test_of_savers_at_once_in_one_process_none_is_lost(tmp_path: Path) -> None:
+async def test_concurrent_saves_in_one_process_all_count(tmp_path: Path) -> None:
     await asyncio.gather(
         *(on_disk(tmp_path).save(lambda old, n=n: (old or b"") + b"%d;" % n) for n in range(50))  # type: ignore[misc]
     )
@@ -58,19 +58,19 @@ for _ in range(40):
 """
 
 
-def test_of_processes_that_save_at_once_none_overwrites_another(tmp_path: Path) -> None:
+def test_concurrent_saves_of_processes_all_count(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _ADDS, str(tmp_path / "kept.json")]
     savers = [subprocess.Popen(command) for _ in range(3)]
     assert [saver.wait(60) for saver in savers] == [0, 0, 0]
     assert on_disk(tmp_path).load() == b"x" * 120
 
 
-async def test_nobody_else_reads_it_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+async def test_file_mode_is_private_without_leftovers(tmp_path: Path) -> None:
     await on_disk(tmp_path).save(lambda _: b"text")
     assert modes_in(tmp_path) == {"kept.json": 0o600, ".kept.json.lock": 0o600}
 
 
-async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
+async def test_failed_write_is_logged_and_not_raised(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "gateway.test"):
@@ -78,7 +78,7 @@ async def test_a_disk_that_takes_nothing_is_logged_and_stops_nobody(
     assert [record.message for record in caplog.records] == ["snapshot_write_failed"]
 
 
-async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_reading(
+async def test_hung_write_is_logged_and_blocks_no_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_file, "_SLOW_AFTER_S", 0.1)
@@ -97,7 +97,7 @@ async def test_a_disk_that_hangs_is_logged_waited_for_and_holds_up_no_other_read
     assert file.load() == b"text"
 
 
-async def test_what_cannot_be_made_leaves_what_was_there(tmp_path: Path) -> None:
+async def test_failing_update_keeps_the_old_text(tmp_path: Path) -> None:
     def fail(_: bytes | None) -> bytes:
         raise ValueError("nothing to keep")
 

@@ -56,7 +56,7 @@ def server() -> Iterator[RealValkey]:
     made.close()
 
 
-async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> None:
+async def test_wrong_missing_and_right_password_are_described(server: RealValkey) -> None:
     server.command("CONFIG", "SET", "requirepass", PASSWORD)
     login = {"wrong": Secret("canary"), "none": None, "right": Secret(PASSWORD)}
     asked = {
@@ -72,7 +72,7 @@ async def test_a_password_that_is_wrong_missing_or_right(server: RealValkey) -> 
     await valkey.close()
 
 
-async def test_what_a_user_may_not_do_and_a_server_that_is_full(server: RealValkey) -> None:
+async def test_acl_denial_and_full_server_are_described(server: RealValkey) -> None:
     server.command("ACL", "SETUSER", "default", "-@scripting")
     assert (await told(RedisServer(url=server.url))).startswith("NOPERM: the ACL")
     server.command("ACL", "SETUSER", "default", "+@all")
@@ -80,7 +80,7 @@ async def test_what_a_user_may_not_do_and_a_server_that_is_full(server: RealValk
     assert await told(RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
 
 
-async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValkey) -> None:
+async def test_wrong_database_cluster_and_tls_are_described(server: RealValkey) -> None:
     elsewhere = RedisServer(url=server.url.removesuffix("0") + "99")
     assert await told(elsewhere) == "the database number does not exist"
     cluster = RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
@@ -102,7 +102,7 @@ async def test_a_number_no_cluster_and_tls_before_a_plain_port(server: RealValke
         ),
     ],
 )
-async def test_nothing_there(redis: Kind, why: str) -> None:
+async def test_unreachable_server_is_described(redis: Kind, why: str) -> None:
     assert await told(redis) == why
 
 
@@ -117,7 +117,7 @@ async def test_nothing_there(redis: Kind, why: str) -> None:
         (RedisCluster(cluster=("a:1", "b:1")), "cluster a:1, b:1"),
     ],
 )
-def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
+def test_address_is_the_configured_one(redis: Kind, address: str) -> None:
     assert address_of(a_store(redis)) == address
 
 
@@ -129,7 +129,7 @@ def test_the_address_is_the_config_s(redis: Kind, address: str) -> None:
         (RedisClusterException("canary"), "RedisClusterException"),
     ],
 )
-async def test_the_log_says_why_and_quotes_nothing(
+async def test_log_has_reason_without_server_s_text(
     error: Exception, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
@@ -151,7 +151,7 @@ async def test_the_log_says_why_and_quotes_nothing(
     assert "canary" not in str(line.__dict__) + str(caught.value)
 
 
-async def test_who_only_looks_is_counted_by_nobody(shared_valkey: RealValkey) -> None:
+async def test_connection_without_process_id_is_not_counted(shared_valkey: RealValkey) -> None:
     redis = RedisServer(url=shared_valkey.url)
     looking, living = a_valkey(redis), a_valkey(redis, process_id="p")
     await living.ping()

@@ -44,7 +44,7 @@ async def ask(
     return await upstream.send(request, credential=CREDENTIAL, timeout_s=timeout_s)
 
 
-async def test_an_answer_is_given_whole_whatever_its_status() -> None:
+async def test_response_of_any_status_is_returned_whole() -> None:
     async with (
         scripted_upstream(ok(b"no", "X-Thing: 1", status="404 Not Found")) as cloud,
         client(cloud.url) as upstream,
@@ -57,7 +57,7 @@ async def test_an_answer_is_given_whole_whatever_its_status() -> None:
     "path",
     ["/v1/p/..%2F..%2Fa%3Fb?x=%7B%7d&y=a+b%20c", "/v1/p//a/./b/../c", "/v1/p/%E6%9C%BA/%zz"],
 )
-async def test_the_path_is_sent_byte_for_byte(path: str) -> None:
+async def test_path_is_sent_byte_for_byte(path: str) -> None:
     async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
         await ask(upstream, UpstreamRequest("GET", path))
     assert cloud.received[0].line == f"GET {path} HTTP/1.1"
@@ -78,7 +78,7 @@ async def test_headers_body_and_credential_arrive_once() -> None:
     assert received.header("Cookie") == []
 
 
-async def test_a_60_kb_header_comes_through() -> None:
+async def test_header_of_60_kb_is_accepted() -> None:
     token = "M" * 60_000
     async with (
         scripted_upstream(ok(b"{}", f"X-Subject-Token: {token}")) as cloud,
@@ -88,7 +88,7 @@ async def test_a_60_kb_header_comes_through() -> None:
     assert answer.headers["x-subject-token"] == token
 
 
-async def test_a_redirect_is_not_followed_and_nothing_goes_to_its_target() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with scripted_upstream(ok()) as other:
         redirect = ok(b"", f"Location: {other.url}/", status="307 Temporary Redirect")
         async with scripted_upstream(redirect) as cloud, client(cloud.url) as upstream:
@@ -97,7 +97,7 @@ async def test_a_redirect_is_not_followed_and_nothing_goes_to_its_target() -> No
     assert other.received == []
 
 
-async def test_cookies_are_not_kept() -> None:
+async def test_cookies_are_not_stored() -> None:
     async with (
         scripted_upstream(ok(b"{}", "Set-Cookie: sid=1; Path=/")) as cloud,
         client(cloud.url) as upstream,
@@ -107,7 +107,7 @@ async def test_cookies_are_not_kept() -> None:
     assert [received.header("Cookie") for received in cloud.received] == [[], []]
 
 
-async def test_connections_are_kept_but_never_shared_by_two_accounts() -> None:
+async def test_connections_are_reused_within_one_account_only() -> None:
     async with (
         scripted_upstream(ok()) as cloud,
         client(cloud.url) as one,
@@ -118,7 +118,7 @@ async def test_connections_are_kept_but_never_shared_by_two_accounts() -> None:
     assert [received.connection for received in cloud.received] == [1, 2, 1, 2]
 
 
-async def test_no_call_waits_for_a_connection_that_another_holds() -> None:
+async def test_calls_do_not_wait_for_connections() -> None:
     # It has its slot of the budget: all who waited would be sent at once when the cloud recovers.
     async with scripted_upstream([HANG]) as cloud, client(cloud.url) as upstream:
         asked = [asyncio.create_task(ask(upstream)) for _ in range(150)]
@@ -145,7 +145,7 @@ async def test_no_call_waits_for_a_connection_that_another_holds() -> None:
     ],
     ids=["reset", "closed", "cut", "chunks", "no-http", "header", "no-gzip", "flood"],
 )
-async def test_what_is_no_answer_is_one_of_our_errors(
+async def test_invalid_response_raises_a_gateway_error(
     script: Script, error: type[GatewayError]
 ) -> None:
     async with scripted_upstream(script) as cloud, client(cloud.url) as upstream:
@@ -154,7 +154,7 @@ async def test_what_is_no_answer_is_one_of_our_errors(
     _shows_no_secret(caught.value)
 
 
-async def test_a_reset_in_mid_body_is_one_of_our_errors() -> None:
+async def test_reset_during_body_raises_a_gateway_error() -> None:
     script = [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", RESET]
     async with scripted_upstream(script) as cloud, client(cloud.url) as upstream:
         with pytest.raises((UpstreamBroken, UpstreamUnreachable)) as caught:
@@ -162,7 +162,7 @@ async def test_a_reset_in_mid_body_is_one_of_our_errors() -> None:
     _shows_no_secret(caught.value)
 
 
-async def test_gzip_is_unpacked_within_the_bound() -> None:
+async def test_gzip_body_is_decompressed() -> None:
     body = gzip.compress(b'{"url": 1}')
     async with (
         scripted_upstream(ok(body, "Content-Encoding: gzip")) as cloud,
@@ -172,7 +172,7 @@ async def test_gzip_is_unpacked_within_the_bound() -> None:
     assert answer.body == b'{"url": 1}'
 
 
-async def test_a_gzip_bomb_is_stopped_at_the_bound() -> None:
+async def test_gzip_bomb_is_stopped_at_the_bound() -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     async with (
         scripted_upstream(ok(bomb, "Content-Encoding: gzip")) as cloud,
@@ -182,7 +182,7 @@ async def test_a_gzip_bomb_is_stopped_at_the_bound() -> None:
             await ask(upstream)
 
 
-async def test_the_connection_of_a_refused_body_is_not_used_again() -> None:
+async def test_connection_of_rejected_body_is_not_reused() -> None:
     flood = [b"HTTP/1.1 200 OK\r\n" + FLOOD + b"\r\n" + b"x" * 200_000, HANG]
     async with scripted_upstream(flood, ok(b"mine")) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamBroken):
@@ -192,20 +192,20 @@ async def test_the_connection_of_a_refused_body_is_not_used_again() -> None:
     assert cloud.connections == 2
 
 
-async def test_silence_ends_with_the_time_that_was_given() -> None:
+async def test_silent_server_ends_with_call_timeout() -> None:
     async with scripted_upstream([HANG]) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamSlow):
             await ask(upstream, timeout_s=0.05)
 
 
-async def test_silence_in_mid_body_ends_with_the_read_timeout() -> None:
+async def test_silence_during_body_ends_with_read_timeout() -> None:
     script = [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", HANG]
     async with scripted_upstream(script) as cloud, client(cloud.url, read_s=0.05) as upstream:
         with pytest.raises(UpstreamSlow):
             await ask(upstream)
 
 
-async def test_nobody_listening_is_unreachable() -> None:
+async def test_closed_port_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}") as upstream:
         with pytest.raises(UpstreamUnreachable) as caught:
             await ask(upstream)
@@ -215,7 +215,7 @@ async def test_nobody_listening_is_unreachable() -> None:
 
 @pytest.mark.parametrize("script", [[CLOSE], [RESET]])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
-async def test_one_send_puts_one_request_on_the_wire(method: str, script: Script) -> None:
+async def test_one_send_makes_one_request(method: str, script: Script) -> None:
     # aiohttp sends idempotent methods again by itself, without a slot of the budget.
     async with scripted_upstream(ok(), script) as cloud, client(cloud.url) as upstream:
         await ask(upstream)
@@ -225,7 +225,7 @@ async def test_one_send_puts_one_request_on_the_wire(method: str, script: Script
     assert len(cloud.received) == 2
 
 
-async def test_a_caller_that_hangs_up_leaves_no_answer_for_the_next() -> None:
+async def test_cancelled_call_leaves_no_response_behind() -> None:
     late = [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", HANG]
     async with scripted_upstream(late, ok(b"other")) as cloud, client(cloud.url) as upstream:
         first = asyncio.ensure_future(ask(upstream))
@@ -237,7 +237,7 @@ async def test_a_caller_that_hangs_up_leaves_no_answer_for_the_next() -> None:
     assert [received.connection for received in cloud.received] == [1, 2]
 
 
-async def test_a_header_with_a_line_break_is_not_sent() -> None:
+async def test_header_with_line_break_is_not_sent() -> None:
     async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamBroken) as caught:
             await upstream.send(
@@ -247,7 +247,7 @@ async def test_a_header_with_a_line_break_is_not_sent() -> None:
     _shows_no_secret(caught.value)
 
 
-async def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_s_proxy_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_upstream(ok(b"proxy")) as proxy, scripted_upstream(ok(b"cloud")) as cloud:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)

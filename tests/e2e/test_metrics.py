@@ -81,7 +81,7 @@ def two_issuers() -> Iterator[Stack]:
     stack.close()
 
 
-async def test_no_caller_can_make_a_label_grow(two_issuers: Stack) -> None:
+async def test_callers_cannot_add_label_values(two_issuers: Stack) -> None:
     await send(two_issuers, strangers(two_issuers, 3))
     before = series(two_issuers)
     statuses = await send(two_issuers, strangers(two_issuers, STRANGERS))
@@ -116,14 +116,14 @@ def test_each_outcome_is_counted(own_stack: Stack) -> None:
     assert gateway.metric('gateway_service_logins_total{account="prod",outcome="ok"}') == 1
 
 
-def test_health_and_readiness_are_on_the_admin_listener(stack: Stack) -> None:
+def test_admin_listener_has_health_and_readiness(stack: Stack) -> None:
     assert fetch(stack.gateway.admin, "GET", "/healthz").status == 200
     ready = fetch(stack.gateway.admin, "GET", "/readyz")
     assert ready.status == 200
     assert json.loads(ready.body)["components"]["redis"] == "ok"
 
 
-def test_openmetrics_is_spoken_to_those_who_ask(stack: Stack) -> None:
+def test_openmetrics_is_served_on_request(stack: Stack) -> None:
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     page = fetch(stack.gateway.admin, "GET", "/metrics", accept)
     assert page.headers["content-type"].startswith("application/openmetrics-text")
@@ -142,7 +142,7 @@ def test_each_request_has_one_log_line(own_stack: Stack) -> None:
     assert {line["status"] for line in lines} == {200, 401}
 
 
-def test_links_are_counted_for_the_team_that_a_group_belongs_to(own_stack: Stack) -> None:
+def test_links_are_counted_by_team(own_stack: Stack) -> None:
     cloud = own_stack.cloud
     teams = {"metrics": {"teams": {"on-call": "night", "operators": "day"}}}
     gateway = own_stack.replica(change=teams)
@@ -152,7 +152,7 @@ def test_links_are_counted_for_the_team_that_a_group_belongs_to(own_stack: Stack
     assert gateway.metric('gateway_team_links_total{team="night"}') == 1
 
 
-def test_workers_tell_their_own_numbers_and_a_dead_one_takes_no_others_along(
+def test_workers_export_separate_metrics(
     own_stack: Stack,
 ) -> None:
     gateway = own_stack.replica(workers=2)
@@ -192,9 +192,7 @@ def value_of(page: str, line: str) -> float:
 
 
 @pytest.mark.parametrize("deadline_s", [8, 9], ids=["taken back", "mended"])
-def test_a_refused_config_is_told_until_the_file_is_good_again(
-    own_stack: Stack, deadline_s: int
-) -> None:
+def test_config_rejected_is_set_until_corrected(own_stack: Stack, deadline_s: int) -> None:
     gateway = own_stack.gateway
     assert gateway.metric("gateway_config_rejected") == 0
     gateway.config["no_such_key"] = 1
@@ -208,7 +206,7 @@ def test_a_refused_config_is_told_until_the_file_is_good_again(
     assert gateway.metric("gateway_config_rejections_total") >= 1
 
 
-def test_each_series_of_the_accounts_and_issuers_is_there_from_the_start(stack: Stack) -> None:
+def test_series_of_accounts_and_issuers_start_at_zero(stack: Stack) -> None:
     page = stack.gateway.metrics()
     for line in (
         'gateway_service_logins_total{account="prod",outcome="refused"}',

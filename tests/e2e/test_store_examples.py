@@ -68,7 +68,7 @@ def share_a_link(gateways: Sequence[RunningGateway], token: str, server: str) ->
     assert "redis" in found
 
 
-def test_sentinel_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
+def test_sentinel_example_works(stack: Stack, secrets: Path) -> None:
     with ExitStack() as nodes:
         primary = RealValkey().start()
         nodes.callback(primary.close)
@@ -85,7 +85,7 @@ def test_sentinel_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
             share_a_link(gateways, token, stack.cloud.servers[0])
 
 
-def test_a_cluster_as_the_example_has_it(stack: Stack, secrets: Path) -> None:
+def test_cluster_example_works(stack: Stack, secrets: Path) -> None:
     with valkey_cluster() as nodes:
         admit(nodes, secrets)
         store = example("cluster", secrets, [f"127.0.0.1:{node.port}" for node in nodes[1:]])

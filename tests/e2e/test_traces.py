@@ -70,9 +70,7 @@ def fetched(stack: Stack, trace_id: str, **headers: str) -> Response:
     )
 
 
-def test_a_link_that_is_fetched_has_a_span_per_stage_and_per_call(
-    traced: Stack, collector: Collector
-) -> None:
+def test_fetched_link_has_spans_per_stage_and_call(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
     answer = fetched(traced, trace_id)
     assert answer.status == 200
@@ -106,7 +104,7 @@ def test_a_link_that_is_fetched_has_a_span_per_stage_and_per_call(
     assert collector.paths == {"/v1/traces"}
 
 
-def test_a_link_from_memory_has_its_stages_and_no_call(traced: Stack, collector: Collector) -> None:
+def test_cached_link_has_stage_spans_only(traced: Stack, collector: Collector) -> None:
     token, trace_id = traced.cloud.token(), a_trace()
     traced.gateway.console(token)
     assert traced.gateway.console(token, **parent(trace_id)).status == 200
@@ -115,9 +113,7 @@ def test_a_link_from_memory_has_its_stages_and_no_call(traced: Stack, collector:
     assert named(spans, f"GET {ROUTE}").attributes["gateway.link.source"] == "local"
 
 
-def test_the_cloud_is_sent_the_call_s_own_span_and_iam_nothing(
-    traced: Stack, collector: Collector
-) -> None:
+def test_cloud_receives_call_span_iam_receives_none(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
     assert fetched(traced, trace_id, tracestate="rojo=1").status == 200
     call = named(spans_of(collector, trace_id, 7), "GET")
@@ -133,9 +129,7 @@ def test_the_cloud_is_sent_the_call_s_own_span_and_iam_nothing(
         assert parents_seen(traced, listener) == []
 
 
-def test_a_request_without_a_trace_is_given_one_that_its_log_line_names(
-    traced: Stack, collector: Collector
-) -> None:
+def test_request_without_trace_gets_a_logged_one(traced: Stack, collector: Collector) -> None:
     answer = traced.gateway.console(traced.cloud.token(), traceparent="00-none-of-these-01")
     line = line_of(traced.gateway, answer)
     assert re.fullmatch(r"[0-9a-f]{32}", line["trace_id"])
@@ -156,9 +150,7 @@ def line_of(gateway: RunningGateway, answer: Response) -> dict[str, Any]:
     return found()[0]
 
 
-def test_a_shared_call_belongs_to_the_request_that_began_it(
-    traced: Stack, collector: Collector
-) -> None:
+def test_shared_call_belongs_to_first_request(traced: Stack, collector: Collector) -> None:
     def has_ended(trace_id: str) -> bool:
         return any(span.kind == "server" for span in collector.spans(trace_id))
 
@@ -181,9 +173,7 @@ def test_a_shared_call_belongs_to_the_request_that_began_it(
     assert len(calls) == 1
 
 
-def test_a_login_and_each_repeated_call_have_spans_of_their_own(
-    traced: Stack, collector: Collector
-) -> None:
+def test_login_and_retries_have_separate_spans(traced: Stack, collector: Collector) -> None:
     assert fetched(traced, a_trace()).status == 200  # so that there is one to revoke
     traced.cloud.revoke_service_tokens()
     trace_id = a_trace()
@@ -202,9 +192,7 @@ def test_a_login_and_each_repeated_call_have_spans_of_their_own(
     assert seen == [calls[0].span_id, calls[2].span_id]
 
 
-def test_a_list_and_a_write_have_their_stages_in_their_order(
-    traced: Stack, collector: Collector
-) -> None:
+def test_list_and_write_have_ordered_stages(traced: Stack, collector: Collector) -> None:
     base, cloud, trace_id = traced.gateway.url, traced.cloud, a_trace()
     headers = {"Authorization": f"Bearer {cloud.token()}", **parent(trace_id)}
     assert fetch(base, "GET", f"/v1/{cloud.project}/physicalservers", headers).status == 200
@@ -213,7 +201,7 @@ def test_a_list_and_a_write_have_their_stages_in_their_order(
     assert named(spans, "GET").parent_id == named(spans, "obtain").span_id
 
 
-def test_a_refusal_ends_in_the_stage_that_refused(traced: Stack, collector: Collector) -> None:
+def test_rejected_request_ends_in_rejecting_stage(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
     stranger = traced.cloud.token("otto", groups=[])
     assert traced.gateway.console(stranger, **parent(trace_id)).status == 403
@@ -228,9 +216,7 @@ def test_a_refusal_ends_in_the_stage_that_refused(traced: Stack, collector: Coll
     assert [one.name for one in spans_of(collector, trace_id, 2)] == ["GET", "identify"]
 
 
-def test_a_fault_of_the_cloud_s_shows_in_call_stage_and_request(
-    traced: Stack, collector: Collector
-) -> None:
+def test_cloud_fault_marks_call_stage_and_request(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
     traced.cloud.fail(traced.cloud.upstream, "text")
     try:
@@ -242,9 +228,7 @@ def test_a_fault_of_the_cloud_s_shows_in_call_stage_and_request(
     assert named(spans, "obtain").attributes["error.type"] == "UpstreamBroken"
 
 
-def test_no_secret_no_person_and_no_address_is_exported(
-    traced: Stack, collector: Collector
-) -> None:
+def test_spans_contain_no_secret_person_or_address(traced: Stack, collector: Collector) -> None:
     trace_id, token = a_trace(), traced.cloud.token("canary-person")
     answer = traced.gateway.console(
         token, traced.cloud.servers[1], **parent(trace_id), User_Agent="canary-agent"
@@ -268,9 +252,7 @@ def test_no_secret_no_person_and_no_address_is_exported(
         assert secret.encode() not in raw, secret
 
 
-def test_exemplars_are_shown_to_those_who_read_openmetrics(
-    traced: Stack, collector: Collector
-) -> None:
+def test_openmetrics_has_exemplars_of_sampled_traces(traced: Stack, collector: Collector) -> None:
     trace_id = a_trace()
     assert fetched(traced, trace_id).status == 200
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -289,7 +271,7 @@ def picky(traced: Stack, collector: Collector) -> RunningGateway:
     return traced.replica(environ=environ)
 
 
-def test_the_standard_variables_sample_and_what_is_left_is_sent_at_the_end(
+def test_sampling_variables_apply_and_shutdown_flushes(
     traced: Stack, picky: RunningGateway, collector: Collector
 ) -> None:
     token, wanted, unwanted = traced.cloud.token(), a_trace(), a_trace()
@@ -306,7 +288,7 @@ def test_the_standard_variables_sample_and_what_is_left_is_sent_at_the_end(
     assert "picky" in [one["service.name"] for one in collector.resources()]
 
 
-def test_a_collector_that_hangs_costs_requests_nothing(traced: Stack) -> None:
+def test_hung_collector_does_not_delay_requests(traced: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         environ = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}",
@@ -324,7 +306,7 @@ def test_a_collector_that_hangs_costs_requests_nothing(traced: Stack) -> None:
         assert time.monotonic() - began < 15
 
 
-def test_switched_off_nothing_of_it_is_even_loaded_and_a_caller_s_trace_goes_on(
+def test_disabled_tracing_propagates_without_loading_opentelemetry(
     traced: Stack, collector: Collector
 ) -> None:
     probe = {"PYTHONPROFILEIMPORTTIME": "1"}
@@ -360,7 +342,7 @@ def test_switched_off_nothing_of_it_is_even_loaded_and_a_caller_s_trace_goes_on(
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "console-gateway[otel]"),
     ],
 )
-def test_what_cannot_be_traced_is_said_and_nothing_is_served(
+def test_invalid_tracing_setup_prevents_the_start(
     environ: dict[str, str], told: str, traced: Stack, tmp_path: Path
 ) -> None:
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('it is not installed')")

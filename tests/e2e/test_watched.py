@@ -459,13 +459,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         stack.close()
 
 
-def test_prometheus_can_evaluate_every_expression(scene: Scene) -> None:
+def test_prometheus_evaluates_every_expression(scene: Scene) -> None:
     assert query_errors(scene.prometheus, [*RULES, *ALERTS, *PANELS]) == []
     unwell = [rule["name"] for rule in scene.prometheus.rules() if rule["health"] != "ok"]
     assert unwell == []
 
 
-def test_the_tables_name_every_alert_once() -> None:
+def test_tables_list_every_alert_once() -> None:
     named = [*FIRES, *READS_ONLY, *NEVER]
     assert sorted(named) == sorted({one.where for one in ALERTS})
 
@@ -483,16 +483,16 @@ def silent(scene: Scene, watched: Iterable[WatchedExpression]) -> list[str]:
     ]
 
 
-def test_every_recording_rule_had_values(scene: Scene) -> None:
+def test_every_recording_rule_has_values(scene: Scene) -> None:
     assert silent(scene, [WatchedExpression(rule.where, rule.where) for rule in RULES]) == []
 
 
-def test_every_panel_showed_something(scene: Scene) -> None:
+def test_every_panel_has_data(scene: Scene) -> None:
     # Nothing is a day old here.
     assert silent(scene, [one for one in PANELS if "offset 1d" not in one.expression]) == []
 
 
-def test_every_series_that_an_alert_reads_was_there(scene: Scene) -> None:
+def test_every_series_of_alerts_exists(scene: Scene) -> None:
     absent = {
         (one.where, str(selector))
         for one in ALERTS
@@ -503,7 +503,7 @@ def test_every_series_that_an_alert_reads_was_there(scene: Scene) -> None:
     assert absent == set()
 
 
-def test_every_alert_that_can_be_provoked_held_after_its_event_and_not_before(
+def test_provoked_alerts_fire_only_after_their_event(
     scene: Scene,
 ) -> None:
     wrong = []

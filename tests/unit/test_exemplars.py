@@ -27,7 +27,7 @@ def exemplars(registry: CollectorRegistry) -> dict[str, tuple[str, float]]:
     }
 
 
-def test_the_last_trace_of_each_bucket_is_shown() -> None:
+def test_last_trace_of_each_bucket_is_exported() -> None:
     some, registry = histogram()
     some.observe(("x",), 0.05, A)
     some.observe(("x",), 0.06, B)
@@ -35,7 +35,7 @@ def test_the_last_trace_of_each_bucket_is_shown() -> None:
     assert exemplars(registry) == {"0.1": (B, 0.06), "+Inf": (A, 7.0)}
 
 
-def test_what_has_no_trace_leaves_the_last_one_and_counts() -> None:
+def test_observation_without_trace_keeps_last_exemplar() -> None:
     some, registry = histogram()
     some.observe(("x",), 0.05, A)
     some.observe(("x",), 0.07)
@@ -43,7 +43,7 @@ def test_what_has_no_trace_leaves_the_last_one_and_counts() -> None:
     assert registry.get_sample_value("spent_seconds_bucket", {"kind": "x", "le": "0.1"}) == 2
 
 
-def test_prometheus_s_own_format_has_none() -> None:
+def test_prometheus_text_format_has_no_exemplars() -> None:
     some, registry = histogram()
     some.observe(("x",), 0.05, A)
     encode, _ = choose_encoder("text/plain")

@@ -33,7 +33,7 @@ def line() -> dict[str, object]:
     return found
 
 
-def test_a_line_inside_a_request_tells_its_request_and_its_trace() -> None:
+def test_line_has_request_id_and_trace_id() -> None:
     assert not {"request_id", "trace_id"} & line().keys()
     trace = PropagatedTracing().begin(TraceContext("a" * 32, "b" * 16, 1), "GET")
     tokens = context.request_id.set("r-1"), context.trace.set(trace)
@@ -44,7 +44,7 @@ def test_a_line_inside_a_request_tells_its_request_and_its_trace() -> None:
         context.trace.reset(tokens[1])
 
 
-def test_levels_go_by_module_and_those_not_named_go_by_the_one_above() -> None:
+def test_levels_are_inherited_from_parent_loggers() -> None:
     logs.set_levels({"gateway": "warning", "gateway.policy": "debug", "gateway.keys": "error"})
     logs.set_levels({"gateway": "warning", "gateway.policy": "debug"})
     assert logging.getLogger("gateway.policy").isEnabledFor(logging.DEBUG)
@@ -52,13 +52,13 @@ def test_levels_go_by_module_and_those_not_named_go_by_the_one_above() -> None:
     assert not logging.getLogger("gateway.keys").isEnabledFor(logging.INFO)
 
 
-def test_a_level_for_a_logger_of_another_version_changes_nothing() -> None:
+def test_level_of_unknown_logger_is_ignored() -> None:
     logs.set_levels({"gateway": "warning", "aiohttp": "debug", "gateway.polcy": "debug"})
     assert logging.getLogger("aiohttp").level != logging.DEBUG
     assert "gateway.polcy" not in logging.getLogger().manager.loggerDict
 
 
-def test_each_logger_of_ours_can_be_named() -> None:
+def test_every_gateway_logger_is_configurable() -> None:
     used = {
         name
         for file in GATEWAY.rglob("*.py")
@@ -67,7 +67,7 @@ def test_each_logger_of_ours_can_be_named() -> None:
     assert used == set(get_args(Logger)) - {"gateway"}
 
 
-async def test_what_a_library_quotes_of_a_secret_is_not_written(
+async def test_secret_in_library_message_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     secret = "https://console/?token=canary"

@@ -23,13 +23,13 @@ from tests.support.promql import labels_grouped_by, selectors_in
         ("1e3 * a / ignoring (x) group_left b", ["a", "b"]),
     ],
 )
-def test_the_series_that_an_expression_reads(expression: str, read: list[str]) -> None:
+def test_selectors_of_expression(expression: str, read: list[str]) -> None:
     assert [str(one) for one in selectors_in(expression)] == read
 
 
-def test_a_histogram_s_three_series_are_one_metric() -> None:
+def test_histogram_series_belong_to_one_family() -> None:
     assert {one.family for one in selectors_in("h_bucket + h_sum + h_count")} == {"h"}
 
 
-def test_the_labels_that_an_expression_groups_by() -> None:
+def test_grouping_labels_of_expression() -> None:
     assert labels_grouped_by("sum by (a, b) (x) / on (a) group_left (c) y") == {"a", "b", "c"}

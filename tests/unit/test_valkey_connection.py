@@ -59,7 +59,7 @@ class CountedEvent(asyncio.Event):
         return await super().wait()
 
 
-def test_a_call_that_fails_during_a_probe_does_not_make_the_heartbeat_spin() -> None:
+def test_failed_call_during_probe_does_not_spin_heartbeat() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, _ = a_valkey(server)
@@ -81,7 +81,7 @@ def test_a_call_that_fails_during_a_probe_does_not_make_the_heartbeat_spin() -> 
     run_virtually(scenario())
 
 
-def test_a_lost_server_is_found_within_a_fraction_of_a_second() -> None:
+def test_lost_server_is_found_within_150_ms() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, telemetry = a_valkey(server)
@@ -99,7 +99,7 @@ def test_a_lost_server_is_found_within_a_fraction_of_a_second() -> None:
     run_virtually(scenario())
 
 
-def test_a_server_that_comes_and_goes_is_asked_less_and_less_often() -> None:
+def test_flapping_server_is_probed_less_often() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, telemetry = a_valkey(server)
@@ -119,7 +119,7 @@ def test_a_server_that_comes_and_goes_is_asked_less_and_less_often() -> None:
     run_virtually(scenario())
 
 
-def test_while_it_is_away_a_call_costs_nothing() -> None:
+def test_calls_fail_at_once_while_unavailable() -> None:
     async def scenario() -> None:
         server = Server()
         server.there = False
@@ -134,7 +134,7 @@ def test_while_it_is_away_a_call_costs_nothing() -> None:
     run_virtually(scenario())
 
 
-def test_a_server_that_does_not_answer_is_away_after_the_timeout() -> None:
+def test_silent_server_is_unavailable_after_timeout() -> None:
     async def scenario() -> None:
         server = Server()
         valkey, _ = a_valkey(server)
