@@ -317,7 +317,10 @@ def test_admin_port_never_equals_public_port(
     secrets: Path, public: str, admin: str, workers: int, by: int
 ) -> None:
     text = with_addresses(public, admin)
-    with pytest.raises(InvalidConfig, match=f":2: listen.port: is the admin port of worker {by};"):
+    with pytest.raises(
+        InvalidConfig,
+        match=f":{line_of('listen: ')}: listen.port: is the admin port of worker {by};",
+    ):
         read(secrets, text, workers=workers)
 
 
