@@ -48,20 +48,20 @@ def main() -> None:
                     measured = asyncio.run(run)
                     assert set(measured.statuses) == {200}, (name, measured.statuses)
                     found[name].append(measured)
-            how_often = "as often as it answers" if per_s == math.inf else f"{per_s} times a second"
-            _print(f"asked {how_often} by {connections} connections", found)
+            how_often = "closed loop" if per_s == math.inf else f"{per_s} requests per second"
+            _print(f"{how_often}, {connections} connections", found)
     finally:
         stack.close()
 
 
 def _print(title: str, found: dict[str, list[Measured]]) -> None:
     cpu = {name: statistics.median(one.cpu_us for one in all_) for name, all_ in found.items()}
-    print(f"cache-hit path by where its audit record goes, {title}")
+    print(f"cache-hit path by audit log destination, {title}")
     for name, us in cpu.items():
         rate = statistics.median(one.per_s for one in found[name])
         more = us / cpu["stdout"] - 1
-        asked = "  (asked: at most +15 %)" if name == "files" else ""
-        print(f"  {name:7} {us:7.1f} µs CPU   {rate:8.0f}/s   {more:+.0%}{asked}")
+        target = "  (target: at most +15 %)" if name == "files" else ""
+        print(f"  {name:7} {us:7.1f} µs CPU   {rate:8.0f}/s   {more:+.0%}{target}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a place in the budget costs: CPU for a call that need not wait, memory for those that do."""
+"""The cost of the budget: CPU for a call with a free slot, memory for calls that wait."""
 
 import asyncio
 import gc
@@ -45,7 +45,7 @@ async def _print_cpu(server: RealValkey) -> None:
             gets.append(time.process_time() - began)
             began = time.process_time()
             for _ in range(_CALLS):
-                await valkey.run_script(trivial, ["nothing"], ["nobody", 1])
+                await valkey.run_script(trivial, ["key"], ["caller", 1])
             trips.append(time.process_time() - began)
             began = time.process_time()
             for _ in range(_CALLS):
@@ -57,10 +57,12 @@ async def _print_cpu(server: RealValkey) -> None:
             gathered.append(time.process_time() - began)
     await plain.aclose()
     get, trip, one, many = (min(spans) / _CALLS * 1e6 for spans in (gets, trips, alone, gathered))
-    print("a slot that is free, CPU of the process per call (best of rounds)")
+    print("a free slot, CPU of the process per call (best of rounds)")
     print(f"  a bare GET of redis-py   {get:6.1f} µs")
-    print(f"  any script, as we run it {trip:6.1f} µs   the round trip")
-    print(f"  a slot, one at a time    {one:6.1f} µs   on top of it: {one - trip:.1f}  (asked: 60)")
+    print(f"  any script {trip:6.1f} µs   the round trip")
+    print(
+        f"  a slot, one at a time    {one:6.1f} µs   on top of it: {one - trip:.1f}  (target: 60)"
+    )
     print(f"  a slot, twenty at once   {many:6.1f} µs")
 
 
@@ -82,7 +84,7 @@ async def _print_memory(server: RealValkey) -> None:
             waiting.append(asyncio.create_task(_wait(line, f"caller-{i}")))
             if i % 500 == 0:
                 await asyncio.sleep(0.01)
-        while line.queued < _QUEUED:  # noqa: ASYNC110 - it is seen by polling only
+        while line.queued < _QUEUED:  # noqa: ASYNC110 - the length has no event
             await asyncio.sleep(0.2)
         gc.collect()
         store_mb = (_used_memory(server) - before) / 1e6

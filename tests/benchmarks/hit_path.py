@@ -1,4 +1,4 @@
-"""The cache-hit path beside a bare aiohttp handler and a plain one, in one run, turn by turn."""
+"""The cache-hit path beside a bare and a plain aiohttp handler, interleaved in one run."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.support.valkey import free_port
 _ROUNDS = 5
 _SECONDS = 2.0
 _CONNECTIONS = 64
-"""With few, a gateway whose audit log is on a disk waits for that, and idles."""
+"""With few connections, a gateway with the audit log on disk is idle while it waits."""
 NO_LIMIT = {"requests": 1e7, "per_s": 1, "burst": 100_000}
 
 
@@ -60,10 +60,10 @@ def _print_hits(stack: Stack, servers: dict[str, tuple[int, list[int]]]) -> None
         rate = statistics.median(one.per_s for one in found[name])
         print(f"  {name:8} {us:7.1f} µs   {rate:8.0f}/s")
     print(
-        f"  gateway / bare  throughput per core: {cpu['bare'] / cpu['gateway']:.2f}  (asked: 0.60)"
+        f"  gateway / bare  throughput per core: {cpu['bare'] / cpu['gateway']:.2f}  (target: 0.60)"
     )
     print(
-        f"  gateway / plain throughput per core: {cpu['plain'] / cpu['gateway']:.2f}  (asked: 5.00)"
+        f"  gateway / plain throughput per core: {cpu['plain'] / cpu['gateway']:.2f}  (target: 5.00)"
     )
 
 
@@ -86,7 +86,7 @@ def _print_start(stack: Stack) -> None:
 
 
 def _print_memory(stack: Stack) -> None:
-    """Hold 10,000 verified tokens and as many links in one process."""
+    """Cache 10,000 verified tokens and 10,000 links in one process."""
     wide = stack.replica(
         change={"caller_limits": NO_LIMIT},
         account={"budget": {"console": {"requests": 50_000, "per_s": 1, "burst": 1000}}},

@@ -1,4 +1,4 @@
-"""An HTTP load on raw sockets, and the CPU time that a server spent on it.
+"""HTTP load on raw sockets, and the CPU time of the server.
 
 CPU per request is what is compared: it does not depend on how fast this client is, nor much on
 what else the machine does.
@@ -34,7 +34,7 @@ class Measured:
 
 class _Client(asyncio.Protocol):
     def __init__(self, request: bytes, statuses: dict[int, int], every_s: float) -> None:
-        """`every_s` from one request to the next; 0: as soon as the answer is there."""
+        """`every_s`: interval between requests; 0: a closed loop."""
         self._request = request
         self._statuses = statuses
         self._every_s = every_s
@@ -82,7 +82,7 @@ async def measure(
     connections: int = 16,
     per_s: float = math.inf,
 ) -> Measured:
-    """Drive a server for a while after a warm-up, and read what its processes spent.
+    """Load a server after a warm-up and measure the CPU time of its processes.
 
     It is asked `per_s` times a second, or as often as it answers.
     """

@@ -1,4 +1,4 @@
-"""What the gateway is held against, each on one core under uvloop."""
+"""The peers of the benchmarks, each on one core with uvloop."""
 
 import json
 import os
@@ -21,7 +21,7 @@ async def _bare(_: web.Request) -> web.Response:
 
 
 def _plain() -> web.Application:
-    """What one would write in an afternoon: verify, look the link up, answer."""
+    """A minimal handler: verify the token, look the link up in Redis, respond."""
     key = os.environ["PEER_PUBLIC_KEY"]
     redis = Redis.from_url(os.environ["PEER_REDIS"])
 
@@ -37,7 +37,7 @@ def _plain() -> web.Application:
 
 
 def _forward() -> web.Application:
-    """Send what comes on to the cloud, with a token that never ends, and nothing else."""
+    """Forward each request to the cloud with a fixed token, without any other step."""
     headers = {"X-Auth-Token": os.environ["PEER_TOKEN"]}
 
     async def session(app: web.Application) -> AsyncIterator[None]:

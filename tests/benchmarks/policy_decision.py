@@ -1,4 +1,4 @@
-"""One decision at 100 and at 100,000 grants, side by side, and how long loading them takes."""
+"""One decision at 100 and at 100,000 grants, side by side, and the time to load them."""
 
 import json
 import tempfile

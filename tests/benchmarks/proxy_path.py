@@ -1,4 +1,4 @@
-"""A forwarded read beside a bare aiohttp forward of the same call, and a long list cut short."""
+"""A forwarded read beside a bare aiohttp forward, and a long list that is filtered."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def _print_forwarding() -> None:
     print("a forwarded ShowServer, one process each, CPU of the server per request (median)")
     for name, us in cpu.items():
         print(f"  {name:8} {us:7.1f} µs")
-    print(f"  gateway / bare forward: {cpu['gateway'] / cpu['bare']:.2f}  (asked: at most 1.5)")
+    print(f"  gateway / bare forward: {cpu['gateway'] / cpu['bare']:.2f}  (target: at most 1.5)")
 
 
 def _print_list() -> None:
@@ -85,7 +85,7 @@ def _print_list() -> None:
     print(
         f"a list of {_MANY} servers for a caller who may see {_SEEN}: "
         f"{spent_ms:.0f} ms of CPU  (asked: 50), {calls:.0f} calls to the cloud, "
-        "none for those who ask within 5 s"
+        "none for the next 5 s"
     )
 
 

@@ -1,4 +1,4 @@
-"""How late the event loop is while a page of metrics is made, beside it and in it."""
+"""Lag of the event loop while metrics are rendered, in a thread and in the loop."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 def a_full_page() -> Metrics:
-    """Make the metrics of a gateway with 20 accounts and 5 issuers, all series begun."""
+    """Return the metrics of a gateway with 20 accounts and 5 issuers, all series present."""
     metrics = Metrics()
     metrics.begin(
         accounts=[f"account-{i}" for i in range(20)],
@@ -28,7 +28,7 @@ def a_full_page() -> Metrics:
 
 
 async def lateness(scrape: Callable[[], Awaitable[object]]) -> list[float]:
-    """Return how late each beat of the loop was, in seconds, while scrapes follow each other."""
+    """Return the lag of each loop tick in seconds during consecutive scrapes."""
     late: list[float] = []
 
     async def beat() -> None:
@@ -46,7 +46,7 @@ async def lateness(scrape: Callable[[], Awaitable[object]]) -> list[float]:
 
 
 def main() -> None:
-    sys.setswitchinterval(0.001)  # as in a worker (gateway/worker.py)
+    sys.setswitchinterval(0.001)  # as in gateway/process/worker.py
     metrics = a_full_page()
     body, _ = metrics.exposition(OPENMETRICS)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Everybody wants a console at once, of a cloud that takes ten calls a second.
+"""A storm: all callers want a console at once, from a cloud with ten calls per second.
 
 `python -m tests.benchmarks.storm [SCENARIO …]`: the simulated cloud, Valkey, three replicas (or
 three plain peers) in processes of their own, the callers in this one.
@@ -34,19 +34,19 @@ _REPLICAS = 3
 _CALLERS = 200
 _SERVERS = 300
 _RATE, _BURST = 10.0, 10.0
-"""What the cloud takes."""
+"""The cloud's limit."""
 _OUR_RATE, _OUR_BURST = 9.7, 5
-"""What the gateway's config allows."""
+"""The configured rate ceiling."""
 _MISSED_S = 0.03
-"""Whoever was answered later than this did not get a link that was there."""
+"""A slower response was no cache hit."""
 _GRACE_S = 1.0
-"""How long calls that are under way at the end may still be answered."""
-_PATIENCE_S = 35.0
+"""Time for calls in progress at the end."""
+_TIMEOUT_S = 35.0
 _SEED = 20_260_401
 
 _GREEDY_OPEN = 50
 _FEW = 40
-"""Callers of whom each is given several links: with 200 no index could be better than 0.9."""
+"""Few enough for several links each; with 200 callers no index could exceed 0.9."""
 _COLD_REQUESTS, _COLD_CONNECTIONS = 5_000, 400
 _KILL_AT_S, _BACK_AT_S = 8.0, 18.0
 _LIMIT_CALLERS = 60
@@ -61,11 +61,11 @@ class _Answer:
     server: int
     port: int
     asked: float
-    """When this caller first asked for this link, in seconds since the epoch as all times here."""
+    """When this caller first requested this link. All times are seconds since the epoch."""
     began: float
     ended: float
     status: int
-    """0 where there was no answer."""
+    """0 without a response."""
     retry_after_s: float | None
     link: str
 
@@ -111,7 +111,7 @@ class _Bench:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one load met."""
+    """The result of one load."""
 
     began: float
     ended: float
@@ -119,7 +119,7 @@ class _Run:
     calls: list[_Call]
     servers: list[str]
     store_losses: int
-    """How often a replica believed that Redis was away."""
+    """How often a replica found Redis unavailable."""
 
     @property
     def seconds(self) -> float:
@@ -142,7 +142,7 @@ class _Run:
         return sum(answer.status not in (200, 429, 503) for answer in self.answers)
 
     def per_caller(self, callers: Iterable[int]) -> list[int]:
-        """Count the links that each had to wait for and was given before the end."""
+        """Count the links that each caller waited for and got before the end."""
         first: dict[tuple[int, str], _Answer] = {}
         for answer in self.links:
             first.setdefault((answer.caller, answer.link), answer)
@@ -151,14 +151,14 @@ class _Run:
         return [count[caller] for caller in callers]
 
     def count(self, status: int, since_s: float = 0.0, until_s: float = float("inf")) -> int:
-        """Count our calls of the cloud that were answered so, in a part of the run."""
+        """Count the gateway's calls with this status in a part of the run."""
         return sum(
             call.status == status and since_s <= call.at - self.began < until_s
             for call in self.ours
         )
 
     def over_allowance(self, span_s: float) -> float:
-        """Return by how much the calls of the worst window exceed what the config allows."""
+        """Return the excess over the configured rate in the worst window."""
         at = sorted(call.at for call in self.ours)
         worst = max((_count_within(at, first, span_s) for first in range(len(at))), default=0)
         return worst - (_OUR_BURST + _OUR_RATE * span_s)
@@ -169,14 +169,14 @@ def _count_within(at: Sequence[float], first: int, span_s: float) -> int:
 
 
 class _Connection:
-    """One keep-alive connection, opened when it is needed."""
+    """One keep-alive connection, opened on first use."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def fetch(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Raise OSError or EOFError, and begin anew the next time, when there is no answer."""
+        """Raise OSError or EOFError without a response; the next call reconnects."""
         if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -199,7 +199,7 @@ class _Connection:
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """A person, the servers that they ask for one after the other, and whom they ask in turn."""
+    """A person with the sequences of servers and replicas that it uses."""
 
     number: int
     demand: Iterator[int]
@@ -207,7 +207,7 @@ class _Caller:
 
 
 class _Load:
-    """Callers in closed loops, each with its next question as soon as it is answered."""
+    """Callers in closed loops."""
 
     def __init__(self, bench: _Bench) -> None:
         self.answers: list[_Answer] = []
@@ -220,7 +220,7 @@ class _Load:
         seconds: float,
         events: Mapping[float, Callable[[], Awaitable[None]]],
     ) -> tuple[float, float]:
-        """Return when it began and ended: after `seconds`, or when nobody wants more."""
+        """Return start and end: after `seconds`, or when all callers are done."""
         began = time.time()
         timeline = asyncio.create_task(_happen(events))
         loops = [asyncio.create_task(self._go_on(caller)) for caller in callers]
@@ -247,7 +247,7 @@ class _Load:
     async def _obtain(
         self, caller: int, server: int, ports: list[int], connections: dict[int, _Connection]
     ) -> None:
-        """Ask one replica after the other, leaving out for good who does not answer."""
+        """Try one replica after the other; skip an unreachable one from then on."""
         asked = time.time()
         while True:
             ports.append(ports.pop(0))
@@ -267,7 +267,7 @@ class _Load:
         status, body = 0, b""
         headers: dict[str, str] = {}
         with suppress(OSError, EOFError):
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 status, headers, body = await connection.fetch(request)
         told = headers.get("retry-after")
         return _Answer(
@@ -314,7 +314,7 @@ def _policy(cloud: CloudProcess) -> dict[str, Any]:
 
 
 def _cloud() -> CloudProcess:
-    """Start a cloud with one more server for each replica, to warm it up with."""
+    """Start a cloud with one extra server per replica for the warm-up."""
     options = ("--rate", str(_RATE), "--burst", str(_BURST), "--latency", "0.05", "0.15")
     return CloudProcess(*options, servers=_SERVERS + _REPLICAS)
 
@@ -377,7 +377,7 @@ def _login(cloud: CloudProcess) -> str:
 def _warm(
     cloud: CloudProcess, valkey: RealValkey, ports: list[int], gateways: list[RunningGateway]
 ) -> _Bench:
-    """Have each replica log in and fetch one link, then let the cloud's bucket fill again."""
+    """Make each replica log in and fetch one link, then wait for the cloud's bucket to fill."""
     headers = {"Authorization": f"Bearer {cloud.token('warmer')}"}
 
     def is_warm(port: int, server: str) -> bool:
@@ -413,7 +413,7 @@ def _run(
 
 
 def _zipf(caller: int) -> Iterator[int]:
-    """Ask for the k-th server with a weight of 1/k, for ever, in each run the same."""
+    """Yield servers with a weight of 1/k for the k-th one, the same sequence in each run."""
     weights = list(itertools.accumulate(1 / (k + 1) for k in range(_SERVERS)))
     draw = random.Random(_SEED + caller)
     while True:
@@ -421,7 +421,7 @@ def _zipf(caller: int) -> Iterator[int]:
 
 
 def _crowd(bench: _Bench, callers: Iterable[int] = range(_CALLERS)) -> list[_Caller]:
-    """Let each begin with another replica than the one before."""
+    """Return callers that start on replicas in turn."""
     return [
         _Caller(i, _zipf(i), bench.ports[i % _REPLICAS :] + bench.ports[: i % _REPLICAS])
         for i in callers
@@ -433,13 +433,13 @@ def _greedy_crowd(bench: _Bench, callers: int) -> list[_Caller]:
         _Caller(0, itertools.cycle(range(i, _SERVERS, _GREEDY_OPEN)), bench.ports)
         for i in range(_GREEDY_OPEN)
     ]
-    # Last: what a caller is given while nobody else asks is nobody's share.
+    # The greedy caller starts last: links without competition would distort the shares.
     return _crowd(bench, range(1, callers)) + greedy
 
 
 @functools.cache
 def _stormed(kind: str) -> _Run:
-    """Run the storm that several scenarios look at once only."""
+    """Run a storm once for the scenarios that share it."""
     with _peers() if kind == "plain" else _gateways(kind) as bench:
         return _run(bench, _crowd(bench), _SECONDS)
 
@@ -488,7 +488,7 @@ def _print_greedy(callers: int) -> None:
         f"greedy of {callers}",
         {
             "Jain of others": _fairness(others),
-            "greedy": f"{greedy} links, the others {mean:.2f} on average",
+            "greedy": f"{greedy} links, others {mean:.2f} on average",
             "greedy / others": f"{greedy / mean:.2f}" if mean else "-",
             "answers": run.statuses,
             "429s": run.count(429),
@@ -561,7 +561,7 @@ def _foreign() -> None:
 
 
 async def _interfere(bench: _Bench) -> None:
-    """Call the cloud at a steady rate, as another program of the same account does."""
+    """Call the cloud at a steady rate, like another client of the account."""
     headers = {"Content-Type": "application/json"}
     target, login = "/v3/auth/tokens?nocatalog=1", _login(bench.cloud)
     answer = await asyncio.to_thread(fetch, bench.cloud.iam, "POST", target, headers, login)
@@ -655,7 +655,7 @@ def _plain() -> None:
 
 
 def _budget_used(run: _Run) -> str:
-    """Divide the calls that brought a link by what the cloud would have taken until the last."""
+    """Return the successful calls relative to the cloud's limit until the last call."""
     used = [call.at for call in run.ours if call.status == 200]
     if not used:
         return "-"
@@ -664,7 +664,7 @@ def _budget_used(run: _Run) -> str:
 
 
 def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
-    """Count the links beyond one for each key, and the calls whose link nobody got."""
+    """Count the links beyond one per key, and the calls whose link no caller got."""
     first: dict[str, _Answer] = {}
     for answer in run.links:
         first.setdefault(answer.link, answer)
@@ -673,7 +673,7 @@ def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
 
 
 def _unclaimed(run: _Run, firsts: Iterable[_Answer]) -> int:
-    """Count the calls that brought a link after which no new link of that server was given."""
+    """Count successful calls whose link no caller got."""
     given: dict[str, list[float]] = defaultdict(list)
     for answer in firsts:
         given[run.servers[answer.server]].append(answer.ended)
@@ -696,7 +696,7 @@ def _p50_p99(spans: Sequence[float]) -> str:
 
 
 def _fairness(counts: Sequence[int]) -> str:
-    """Say Jain's index, and that of the fairest way to deal out so many whole links."""
+    """Return Jain's index and the best one that whole links allow."""
     each, more = divmod(sum(counts), len(counts))
     fairest = [each + (i < more) for i in range(len(counts))]
     return f"{_jain(counts):.3f} (fairest: {_jain(fairest):.3f})"

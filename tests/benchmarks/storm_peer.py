@@ -1,4 +1,4 @@
-"""What one would write in an afternoon: a token bucket in each process, and a link in Redis.
+"""A minimal peer: a token bucket per process and links in Redis.
 
 `python -m tests.benchmarks.storm_peer PORT`; the environment tells the rest.
 """
@@ -20,14 +20,14 @@ _LINK_S = 300
 
 
 class _Bucket:
-    """The account's whole rate, as each process believes."""
+    """A local bucket with the account's whole rate in each process."""
 
     def __init__(self) -> None:
         self._level = _BURST
         self._at = time.monotonic()
 
     def take(self) -> float | None:
-        """Return how long to wait for the token that is now taken; None when it is too long."""
+        """Take a token; return the wait for it, or None if the wait is too long."""
         now = time.monotonic()
         self._level = min(_BURST, self._level + (now - self._at) * _RATE)
         self._at = now
