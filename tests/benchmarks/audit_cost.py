@@ -1,8 +1,7 @@
-"""What a durable audit log costs: the cache-hit path with files beside stdout, turn by turn.
+"""The cost of a durable audit log: the cache-hit path with files beside stdout, interleaved.
 
-Throughput is compared where the process is busy all the time. Where it is not, who waits for the
-disk asks less often, and a process that idles spends more on each request, whatever it does: there
-both are asked equally often, and CPU is compared.
+Throughput is compared at full load. Below that, both get the same request rate and CPU is
+compared: clients that wait for the disk send less, and an idle process spends more per request.
 """
 
 import asyncio

@@ -63,7 +63,7 @@ def _print_hits(stack: Stack, servers: dict[str, tuple[int, list[int]]]) -> None
         f"  gateway / bare  throughput per core: {cpu['bare'] / cpu['gateway']:.2f}  (target: 0.60)"
     )
     print(
-        f"  gateway / plain throughput per core: {cpu['plain'] / cpu['gateway']:.2f}  (target: 5.00)"
+        f"  gateway / plain throughput per core: {cpu['plain'] / cpu['gateway']:.2f}  (target: 5.0)"
     )
 
 

@@ -1,7 +1,7 @@
 """HTTP load on raw sockets, and the CPU time of the server.
 
-CPU per request is what is compared: it does not depend on how fast this client is, nor much on
-what else the machine does.
+CPU per request is compared. It does not depend on the speed of this client, and little on the
+other load of the machine.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ async def measure(
 ) -> Measured:
     """Load a server after a warm-up and measure the CPU time of its processes.
 
-    It is asked `per_s` times a second, or as often as it answers.
+    The load is `per_s` requests per second, or a closed loop.
     """
     loop = asyncio.get_running_loop()
     statuses: dict[int, int] = {}

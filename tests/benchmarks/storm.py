@@ -1,7 +1,7 @@
 """A storm: all callers want a console at once, from a cloud with ten calls per second.
 
 `python -m tests.benchmarks.storm [SCENARIO …]`: the simulated cloud, Valkey, three replicas (or
-three plain peers) in processes of their own, the callers in this one.
+three plain peers) in separate processes, the callers in this one.
 """
 
 import asyncio
@@ -664,7 +664,7 @@ def _budget_used(run: _Run) -> str:
 
 
 def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
-    """Count the links beyond one per key, and the calls whose link no caller got."""
+    """Count the links beyond one per key, and the calls whose link reached no caller."""
     first: dict[str, _Answer] = {}
     for answer in run.links:
         first.setdefault(answer.link, answer)
@@ -673,7 +673,7 @@ def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
 
 
 def _unclaimed(run: _Run, firsts: Iterable[_Answer]) -> int:
-    """Count successful calls whose link no caller got."""
+    """Count successful calls whose link reached no caller."""
     given: dict[str, list[float]] = defaultdict(list)
     for answer in firsts:
         given[run.servers[answer.server]].append(answer.ended)

@@ -1,6 +1,6 @@
 """A minimal peer: a token bucket per process and links in Redis.
 
-`python -m tests.benchmarks.storm_peer PORT`; the environment tells the rest.
+`python -m tests.benchmarks.storm_peer PORT`; the environment has the rest.
 """
 
 import asyncio
