@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, TypeAdapter, field_validator
 
-from gateway.config.located_yaml import load
+from gateway.config.errors import InvalidKey
+from gateway.config.located_yaml import hint, load
 from gateway.config.values import Section
 from gateway.domain.catalogue.catalogue import operation_problems
 from gateway.domain.model import Operation
@@ -41,7 +42,7 @@ class OperationChanges(Section):
     @classmethod
     def _operations_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = {row.name for row in built_in_operations()}
-        for name in names:
+        for i, name in enumerate(names):
             if name not in known:
-                raise ValueError(f"there is no operation {name!r}")
+                raise InvalidKey((i,), f"unknown operation {name!r}; {hint(name, known)}")
         return names

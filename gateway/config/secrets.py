@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSc
 from gateway.config.key_material import UnusableKeys, parse_shared_secret
 from gateway.domain.model import Secret
 
-_SOURCE_REQUIRED: Final = "a secret is given by its source: {file: PATH} or {env: NAME}"
+_SOURCE_REQUIRED: Final = "must name the secret's source: {file: PATH} or {env: NAME}"
 
 
 def _read_secret(source: object, info: ValidationInfo) -> Secret:

@@ -39,7 +39,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 class FakeIssuer:
-    """Serves a discovery document and a key set, and counts who asks for what."""
+    """Serves a discovery document and a JWK set, and counts the requests for each."""
 
     def __init__(self) -> None:
         self.signers: list[Signer] = [rsa_signer()]
@@ -761,7 +761,7 @@ async def test_worker_started_during_outage_inherits_keys(
     new = bench.discovery(idp, **aged)
     await load_initial_keys([new], within_s=10)
 
-    assert idp.fetches.total() == fetched  # nobody waits for what is known
+    assert idp.fetches.total() == fetched  # a known key causes no wait
     assert new.age_s >= 40
     assert await new.keys_for("RS256", "k1")
     await clock.advance(60)
@@ -855,7 +855,7 @@ async def test_rotation_drops_cached_tokens_of_old_key(
         assert (await identify.identify(Secret(new))).subject == "ann"
 
         assert identify.recall(old) is None
-        await identify.identify(Secret(new))  # the first time its keys changed meanwhile
+        await identify.identify(Secret(new))  # the keys changed during the first attempt
         assert identify.recall(new) is not None
         with pytest.raises(NotAuthenticated) as caught:
             await identify.identify(Secret(old))
