@@ -181,7 +181,7 @@ class Soak:
         gateway = self._stack.gateway
         wanted = mix(self._callers, self._stack.cloud)
         targets = [Target(gateway.port)]
-        load = SteadyLoad(targets, wanted, per_s=self._rate * WARM_UP_RATE, heard=self._count)
+        load = SteadyLoad(targets, wanted, per_s=self._rate * WARM_UP_RATE, on_response=self._count)
         next_fault_s, turn = 2.0, 0
         with load.running():
             self._kill_a_worker()

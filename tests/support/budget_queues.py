@@ -1,4 +1,4 @@
-"""Budget lines as processes have them, on a real server, with load on them."""
+"""Budget queues of several processes on a real server, under load."""
 
 import asyncio
 import random
@@ -57,7 +57,7 @@ async def open_line(
 async def connect(
     redis: RealValkey | AnyRedis, namespace: str, *, timeout_s: float = 1.0
 ) -> AsyncIterator[Valkey]:
-    """One process's way to the store, with the loops that it has there."""
+    """One process's connection to the store, with its background loops."""
     where = RedisServer(url=redis.url) if isinstance(redis, RealValkey) else redis
     store = StoreSettings(
         redis=where, seal_keys=(SEAL_KEY,), namespace=namespace, timeout_s=timeout_s
@@ -83,13 +83,13 @@ async def connect(
 
 
 class Load:
-    """Callers that never have enough, on lines that are as many processes."""
+    """Callers that saturate the queues of several processes."""
 
     def __init__(self, pace: Pace, lines: list[BudgetQueue]) -> None:
         self.pace = pace
         self.lines = lines
         self.sent: list[float] = []
-        """When each call was let go."""
+        """When each call was admitted."""
         self._tasks = [
             asyncio.create_task(self._insist(line, f"caller-{i}"))
             for i in range(6)
@@ -109,7 +109,7 @@ class Load:
                 valkey = await stack.enter_async_context(way)
                 line = open_line(valkey, pace, processes_max=replicas)
                 lines.append(await stack.enter_async_context(line))
-            await asyncio.sleep(0.6)  # all have told that they live, and listen
+            await asyncio.sleep(0.6)  # until all have sent a heartbeat and listen
             load = cls(pace, lines)
             try:
                 yield load
@@ -136,7 +136,7 @@ class Load:
         return sum(since <= at < until for at in self.sent) / (until - since)
 
     def worst_excess(self) -> float:
-        """How many calls more than its budget the worst of all windows had; 0 or less: none."""
+        """Return the excess of calls over the budget in the worst window."""
         sent, interval_s = sorted(self.sent), self.pace.interval_s
         # The window from i to j holds j - i + 1 calls: each minus its due time, highest rise.
         debts = [count - at / interval_s for count, at in enumerate(sent)]
@@ -147,7 +147,7 @@ class Load:
         return worst - self.pace.burst
 
     async def until(self, *, alone: bool, within_s: float) -> float:
-        """Return how long it took until all lines are alone, or none is."""
+        """Return the time until all queues are alone, or none is."""
         began = CLOCK.monotonic()
         while any(line.is_local is not alone for line in self.lines):
             assert CLOCK.monotonic() - began < within_s, [line.is_local for line in self.lines]

@@ -1,4 +1,4 @@
-"""An Exchange without a cloud: it answers from a function and remembers what it was asked."""
+"""An Exchange without a cloud: a function makes the responses; requests are recorded."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Answering = Callable[[UpstreamRequest], UpstreamResponse | bytes]
 
 
 class FakeExchange:
-    """Stands in for flow.exchange.Exchange; a bare body is a 200."""
+    """Replaces flow.exchange.Exchange; a bare body means 200."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
@@ -21,7 +21,7 @@ class FakeExchange:
         self.queue_requests: list[QueueRequest] = []
         self.waiters: list[Waiters | None] = []
         self.gate: asyncio.Event | None = None
-        """While it is there and not set, nothing is answered."""
+        """An event that delays every response until it is set."""
         self.streams_max = 8
 
     async def call(
@@ -50,5 +50,5 @@ class FakeExchange:
 
 
 def as_exchange(fake: FakeExchange) -> Any:
-    """Say that it will do where the concrete class is asked for."""
+    """Cast to the type of the concrete class."""
     return fake

@@ -1,8 +1,7 @@
-"""Replicas of the gateway's budget, lease and conversation before one cloud, in virtual time.
+"""Replicas with budget, single-flight and exchange in front of one cloud, in virtual time.
 
-What runs is what serves people: SharedFlight, Exchange, BudgetLine, the drivers' own code and the
-Lua that Redis would run. Stood in for are the network, which may lose, delay and cut, the server
-that the Lua runs on, and the cloud.
+The code is the production code: SingleFlight, Exchange, BudgetQueue, the drivers and the Lua
+scripts. Replaced are the network (it may lose, delay and cut), the Redis server and the cloud.
 """
 
 import asyncio
@@ -52,7 +51,7 @@ def loop_time() -> float:
 
 
 class Store:
-    """The one server, its clock, and the messages that it sends on."""
+    """The Redis server: its clock, scripts and messages."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -68,7 +67,7 @@ class Store:
         return round((2_000_000.0 + loop_time() + self.clock_offset_s) * 1e6)
 
     def fail_over(self, *, clock_jump_s: float) -> None:
-        """Another server takes over: it has nothing of what was there, and its own clock."""
+        """Fail over to an empty server with another clock."""
         self.redis.flush()
         self.scripts.clear()
         self.clock_offset_s += clock_jump_s
@@ -81,7 +80,7 @@ class Store:
 
 
 class Way:
-    """One replica's way to the store, in the place of redis-py's client."""
+    """One replica's connection to the store; replaces redis-py's client."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -128,7 +127,7 @@ class Way:
 
 
 class Cloud:
-    """A hard token bucket, 50 to 150 ms, and a ledger of every call."""
+    """A token bucket with 50 to 150 ms latency that records every call."""
 
     def __init__(self, chance: random.Random, rate: float, burst: float) -> None:
         self._chance = chance
@@ -137,7 +136,7 @@ class Cloud:
         self.tells_its_limit = False
         self.fails = 0.0
         self.calls: list[tuple[float, str, int]] = []
-        """When, for what, and how it was answered."""
+        """Time, link and status of each call."""
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
         self.check: Callable[[], None] = lambda: None
@@ -178,7 +177,7 @@ class Cloud:
 
 
 class Credential:
-    """A token that may end; then all wait for one login."""
+    """A token that may expire; then all calls wait for one login."""
 
     def __init__(self) -> None:
         self.logged_in_at = 0.0
@@ -289,7 +288,7 @@ class Replica:
         return await self.flight.obtain(what, fetch, deadline=deadline, waiters=waiters)
 
     async def kill(self) -> None:
-        """End without a word to anybody: nothing that it held is given back."""
+        """Stop without releasing anything."""
         self.way.cut = True
         tasks = [*self._tasks, *self.asking]
         for task in tasks:
@@ -299,7 +298,7 @@ class Replica:
 
 @dataclass
 class Fleet:
-    """Replicas, a store and a cloud, with the invariants looked at on every call."""
+    """Replicas, a store and a cloud; each call checks the invariants."""
 
     chance: random.Random
     limit: BudgetLimit
@@ -324,7 +323,7 @@ class Fleet:
         return fleet
 
     def check_budget(self) -> None:
-        """Invariant 3, at each call: in any window that ends now, no more than the budget."""
+        """Check invariant 3: no window that ends now exceeds the budget."""
         (pace,) = self.limit.windows
         now = self.cloud.calls[-1][0]
         for count, (at, _, _) in enumerate(reversed(self.cloud.calls), start=1):
@@ -344,7 +343,7 @@ class Fleet:
         within_s: float,
         life_s: float = 1e6,
     ) -> str:
-        """Ask once; invariant 8: whatever comes, comes by the deadline."""
+        """Send one request; check invariant 8: it ends by its deadline."""
         began = loop_time()
         task = asyncio.create_task(
             replica.link(what, queue_request, within_s=within_s, life_s=life_s)

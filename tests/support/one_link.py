@@ -1,4 +1,4 @@
-"""The pipeline around one link, with nothing beneath it: what happens meanwhile is up to a test."""
+"""The pipeline around one link with fake stages; a test hooks into each await."""
 
 import asyncio
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def _nothing_happens() -> None:
 
 
 class OneLink:
-    """One link may be held in memory, another is to be had; records take their time."""
+    """One link may be cached, another can be fetched; records are delayed."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class OneLink:
 
     @property
     def recorded(self) -> list[str]:
-        """The links on record, by their fingerprints, and who else was put there."""
+        """Fingerprints of the recorded links, and other recorded events."""
         return [one.link_fingerprint or one.event for one in self.records]
 
     def revoke(self) -> None:

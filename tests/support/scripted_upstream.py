@@ -1,4 +1,4 @@
-"""A cloud on a real socket that answers exactly the bytes that a test wrote down."""
+"""A cloud on a real socket that sends exactly the bytes of a test's script."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 HANG = b"\0hang"
-"""Say nothing more, and keep the connection."""
+"""Send nothing more and keep the connection open."""
 RESET = b"\0reset"
 CLOSE = b"\0close"
 
@@ -30,7 +30,7 @@ class Received:
 
 @dataclass
 class ScriptedUpstream:
-    """Each request takes the next script; the last one serves for all that follow."""
+    """Each request takes the next script; the last one serves all later requests."""
 
     url: str = ""
     scripts: list[Script] = field(default_factory=list)
@@ -88,7 +88,7 @@ async def _converse(
         for part in upstream.next_script():
             match part:
                 case b"\0hang":
-                    await reader.read(1)  # the caller gives up, or the test ends
+                    await reader.read(1)  # until the caller disconnects or the test ends
                     return
                 case b"\0reset":
                     writer.transport.abort()

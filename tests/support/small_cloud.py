@@ -15,17 +15,17 @@ class SmallServer:
     tags: Mapping[str, str]
     instance: str | None = None
     records: int = 1
-    """Alarms, and events."""
+    """Alarms and events."""
 
 
 class SmallCloud:
-    """Answers as the cloud does: it knows nothing of who asks, and names what it does not find."""
+    """Responds like the cloud: regardless of the caller, with the name of unknown IDs."""
 
     def __init__(self, servers: Mapping[str, SmallServer], *, page_max: int = 1000) -> None:
         self.servers = dict(sorted(servers.items()))
         self._page_max = page_max
         self.done: list[tuple[str, tuple[str, ...]]] = []
-        """Writes: the path's end, and whom they hit."""
+        """Writes: the end of the path and the affected servers."""
 
     def __call__(self, request: UpstreamRequest) -> bytes:
         parts = urlsplit(request.path)

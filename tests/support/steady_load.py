@@ -1,8 +1,8 @@
-"""Callers that go on asking at a steady rate while something is done to the gateways.
+"""Callers with a steady request rate while a test changes the gateways.
 
-They use connections as real clients do: kept ones again unless the answer or an end of file said
-that it was the last, and new ones besides. Nothing that was sent is ever sent again, so that each
-request which a restart costs is seen. Only a connect that is refused goes to another replica.
+They use connections like real clients: a connection is reused unless the response or an end of
+file closed it. No request is repeated, so each request that a restart loses is visible. Only a
+refused connect goes to another replica.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ _KEPT_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One kind of request, and what is the right answer to it."""
+    """One kind of request, with a check of its response."""
 
     name: str
     weight: float
     make: Callable[[], bytes]
     is_right: Callable[[int, bytes], bool]
     slow_body: bytes = b""
-    """Sent a moment after the head."""
+    """Sent shortly after the head."""
 
 
 @dataclass(slots=True)
@@ -42,13 +42,13 @@ class Target:
 
     port: int
     admin_port: int | None = None
-    """Where it is asked whether it is ready; None: only a refused connect tells."""
+    """Port of /readyz; None: only a refused connection counts."""
     ready: bool = True
     kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
 
 class SteadyLoad:
-    """Runs in a thread of its own."""
+    """Runs in a separate thread."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class SteadyLoad:
         *,
         per_s: float = 200.0,
         tls: ssl.SSLContext | None = None,
-        heard: Callable[[str, int, str, float], None] = lambda *_: None,
+        on_response: Callable[[str, int, str, float], None] = lambda *_: None,
     ) -> None:
-        """`heard` is told each: what was wanted, the status (0: none), the error code, seconds."""
-        self._heard = heard
+        """`on_response` gets each kind, status (0: none), error code and duration in seconds."""
+        self._on_response = on_response
         self._targets = list(targets)
         self._wanted = list(wanted)
         self.per_s = per_s
@@ -91,7 +91,7 @@ class SteadyLoad:
         return sum(self.answers.values())
 
     def goes_on(self, seconds: float) -> None:
-        """Let it run meanwhile, and see that it is answered."""
+        """Let the load run for some seconds and check that it gets responses."""
         before = self.count
         time.sleep(seconds)
         assert self.count > before, self.failures[:5]
@@ -134,7 +134,7 @@ class SteadyLoad:
             self.failures.append(f"{wanted.name} after {time.monotonic() - began:.3f} s: {error!r}")
         took_s = time.monotonic() - began
         self.slowest_s = max(self.slowest_s, took_s)
-        self._heard(wanted.name, status, _error_code(status, body), took_s)
+        self._on_response(wanted.name, status, _error_code(status, body), took_s)
 
     async def _ask_once(self, wanted: Wanted) -> tuple[int, bytes]:
         target, reader, writer = await self._connection()
@@ -209,7 +209,7 @@ async def _is_ready(port: int) -> bool:
 
 
 def console_mix(gateway: RunningGateway) -> list[Wanted]:
-    """Make what callers ask: links that are there or are not, reads, and what is refused."""
+    """Return a mix of requests: cached and new links, reads, and rejected ones."""
     cloud = gateway.cloud
     callers = [cloud.token(f"caller-{i}") for i in range(20)]
     servers = cloud.servers[:4]
