@@ -4,30 +4,100 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from gateway.commands.client import (
-    LATER,
-    OK,
-    REFUSED,
-    Client,
-    print_table,
-    printable,
-    require_member,
-    run_command,
-    usage_error,
-)
+from gateway.commands.arguments import CommandParser, instant, nonempty, number
+from gateway.commands.client_options import add_client_options, run_client_command
+from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
+from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.terminal import print_table, printable
+from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
 
 Json = dict[str, Any]
 
 
-def admin(options: argparse.Namespace) -> int:
-    return run_command(options, _run)
+def register(parser: CommandParser) -> None:
+    kinds = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, description: str) -> CommandParser:
+        one: CommandParser = kinds.add_parser(name, help=description, description=description)
+        add_client_options(one, prefix="CONSOLE_GATEWAY_ADMIN")
+        one.add_argument("--reason", default="", help="recorded in the audit log")
+        one.set_defaults(run=run, command=name)
+        return one
+
+    command(
+        "overrides", "list overrides in force: revocations, dropped links, ceilings, log levels"
+    )
+    clear = command("clear", "clear an override")
+    clear.add_argument("id", type=nonempty, metavar="ID", help="from `gateway admin overrides`")
+
+    revoke = command(
+        "revoke", "revoke a token, a person's tokens, or all tokens issued up to a time"
+    )
+    revoke.add_argument("--issuer", type=nonempty, required=True, help="name in the config")
+    revoke.add_argument("--token-id", type=nonempty, metavar="JTI", help="revoke one token")
+    revoke.add_argument("--subject", type=nonempty, help="revoke all tokens of this person")
+    revoke.add_argument(
+        "--before",
+        type=instant,
+        metavar="TIME",
+        help="revoke tokens issued up to this time (default with --subject: now)",
+    )
+
+    drop = command("drop-links", "drop cached links")
+    drop.add_argument("--all", action="store_true", help="drop every link")
+    drop.add_argument("--project", type=nonempty, metavar="ID", help="drop the links of a project")
+    drop.add_argument("--server", type=nonempty, metavar="ID", help="drop the links of a server")
+    drop.add_argument("--issuer", type=nonempty, help="the person's issuer; requires --subject")
+    drop.add_argument("--subject", type=nonempty, help="drop the links of a person")
+
+    sessions = command("sessions", "list the tokens and links in the caches of all processes")
+    sessions.add_argument("--issuer", type=nonempty, help="name in the config")
+    sessions.add_argument("--subject", type=nonempty, help="filter by person")
+    sessions.add_argument("--server", type=nonempty, metavar="ID", help="filter by server")
+    command("queue", "show budgets and the calls that wait for them")
+    ceiling = command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
+    ceiling.add_argument("account", type=nonempty, metavar="ACCOUNT")
+    ceiling.add_argument("rate_per_s", type=number(0.001, 100_000), metavar="CALLS_PER_SECOND")
+    ceiling.add_argument("--budget", choices=("console", "iam"), default="console")
+    _duration_option(ceiling, default=86_400.0)
+
+    policy = command("policy", "show the policy in force and when it was loaded")
+    policy.add_argument("--reload", action="store_true", help="reload the file in every process")
+    levels = command("log-level", "change log levels for a time")
+    levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
+    _duration_option(levels, default=3_600.0)
+    loggers = "\n  ".join(get_args(Logger))
+    levels.formatter_class = argparse.RawDescriptionHelpFormatter
+    levels.epilog = f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}"
 
 
-def _run(options: argparse.Namespace, gateway: Client) -> int:
+def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None:
+    parser.add_argument(
+        "--for",
+        dest="duration_s",
+        type=number(1, 2_592_000),
+        default=default,
+        metavar="SECONDS",
+        help=f"default: {default:g}",
+    )
+
+
+def _level(text: str) -> tuple[str, str]:
+    logger, is_given, level = text.partition("=")
+    if not is_given:
+        raise argparse.ArgumentTypeError("is no LOGGER=LEVEL, e.g. gateway.policy=debug")
+    return logger, level
+
+
+def run(options: argparse.Namespace) -> int:
+    return run_client_command(options, _perform)
+
+
+def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
     path, body_of, show = _COMMANDS[options.command]
     body, is_reload = None, options.command == "policy" and options.reload
     if body_of is not None:
@@ -46,9 +116,9 @@ def _run(options: argparse.Namespace, gateway: Client) -> int:
 
 
 def _reload_code(response: Json) -> int:
-    """Return REFUSED if a process rejected the file, and LATER if a process did not respond."""
+    """Return REJECTED if a process rejected the file, and LATER if a process did not respond."""
     if any(one["file_rejected"] for one in require_member(response, "processes", list)):
-        return REFUSED
+        return REJECTED
     return LATER if require_member(response, "missing", int) else OK
 
 

@@ -1,5 +1,6 @@
 """`gateway check`: verify config, policy and certificates; with --online also the connections."""
 
+import argparse
 import asyncio
 import logging
 import sys
@@ -7,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import Document, load
@@ -31,6 +33,21 @@ from gateway.process.wiring.identity import open_identity
 from gateway.process.wiring.store import open_single_flight
 
 _ONLINE_WITHIN_S = 15.0
+
+
+def register(parser: CommandParser) -> None:
+    add_config_option(parser)
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="also connect to Redis, load the issuers' keys and log in to each account",
+    )
+    parser.exit_codes = {0: "no error", 1: "errors found", 2: "wrong usage"}
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return check(options.config, online=options.online)
 
 
 def check(config_file: Path, *, online: bool) -> int:

@@ -1,8 +1,27 @@
 """`gateway demo`; the production image does not contain the demo."""
 
+import argparse
 import sys
 
+from gateway.commands.arguments import CommandParser
+
 _DEMO_MODULE = "gateway.demo"
+
+
+def register(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print addresses and tokens as one line of JSON"
+    )
+    parser.exit_codes = {
+        0: "stopped by a signal",
+        1: "gateway failed or demo not installed",
+        2: "wrong usage",
+    }
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return demo(as_json=options.json)
 
 
 def demo(*, as_json: bool) -> int:

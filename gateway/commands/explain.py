@@ -1,8 +1,10 @@
 """`gateway explain`: which rule of the policy decides, offline."""
 
+import argparse
 import sys
 from pathlib import Path
 
+from gateway.commands.arguments import CommandParser, add_config_option, instant
 from gateway.config.policy_loader import load_policy
 from gateway.config.settings import Settings, load_settings
 from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
@@ -10,6 +12,43 @@ from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inven
 from gateway.domain.policy.policy import Explanation, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
+
+
+def register(parser: CommandParser) -> None:
+    add_config_option(parser)
+    parser.add_argument(
+        "--issuer", metavar="NAME", help="name in the config (default: the only issuer)"
+    )
+    parser.add_argument("--user", required=True, metavar="SUBJECT", help="subject of the token")
+    parser.add_argument(
+        "--group", action="append", default=[], metavar="GROUP", help="repeat it for each group"
+    )
+    parser.add_argument(
+        "--permission", default="console:open", help="permission (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--at", type=instant, metavar="TIME", help="ISO 8601 with time zone (default: now)"
+    )
+    parser.add_argument("target", metavar="PROJECT/SERVER", help="server by ID, or a project")
+    parser.exit_codes = {
+        0: "allowed",
+        1: "invalid config or policy",
+        2: "wrong usage",
+        3: "denied",
+    }
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return explain(
+        options.config,
+        issuer=options.issuer,
+        subject=options.user,
+        groups=frozenset(options.group),
+        permission=options.permission,
+        target=options.target,
+        at=options.at,
+    )
 
 
 def explain(  # noqa: PLR0913 - one argument per option

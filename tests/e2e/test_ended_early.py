@@ -80,7 +80,8 @@ def test_an_output_that_was_closed_before_is_none(commands: Sequence[Sequence[st
 
 def test_ctrl_c_among_the_imports_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("raise KeyboardInterrupt")
-    command = started("--help", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    words = ("check", "--config", "gateway.yaml")
+    command = started(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert ended(command) == (INTERRUPTED, "")
 
 

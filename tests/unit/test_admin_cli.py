@@ -40,20 +40,20 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
-    assert "is empty" in told(capsys, *words)
+    assert "must not be empty" in told(capsys, *words)
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "between the years 1970 and 9999"),
-        ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "between the years 1970 and 9999"),
-        ((*REVOKE, "--before", "1969-12-31T23:59:59Z"), "between the years 1970 and 9999"),
+        ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "must be in the years 1970 to 9999"),
+        ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "must be in the years 1970 to 9999"),
+        ((*REVOKE, "--before", "1969-12-31T23:59:59Z"), "must be in the years 1970 to 9999"),
         (("overrides", "--wait", "nan"), "must be from 0.1"),
         (("overrides", "--wait", "inf"), "must be from 0.1"),
         (("overrides", "--wait", "1e12"), "must be from 0.1"),
         (("overrides", "--wait", "0"), "must be from 0.1"),
-        (("overrides", "--wait", "soon"), "is no number"),
+        (("overrides", "--wait", "soon"), "must be a number"),
         (("rate-ceiling", "prod", "nan"), "must be from 0.001"),
         (("rate-ceiling", "prod", "1e-320"), "must be from 0.001"),
         (("rate-ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
@@ -96,4 +96,4 @@ def test_processes_are_counted_in_whole_numbers(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--config", "gateway.yaml", f"--workers={count}"])
-    assert "must be a whole number, 1 or more\n" in capsys.readouterr().err
+    assert "must be an integer, 1 or more\n" in capsys.readouterr().err

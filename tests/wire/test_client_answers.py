@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.commands import client
+from gateway.commands import console, servers
 from gateway.commands.parser import main
 
 SERVER = "11111111-2222-4333-8444-555555555555"
@@ -107,7 +107,7 @@ def test_it_comes_again_when_it_is_told_to_in_seconds_or_by_a_date(
 ) -> None:
     gateway.answers = [(503, headers, BUSY), (200, {"X-Console-Expires-In": "60"}, LINK)]
     began = time.monotonic()
-    assert client.console(options(gateway)) == 0
+    assert console.run(options(gateway)) == 0
     assert time.monotonic() - began > 0.9
     assert capsys.readouterr().out.strip() == LINK["url"]
     assert len(gateway.asked) == 2
@@ -115,7 +115,7 @@ def test_it_comes_again_when_it_is_told_to_in_seconds_or_by_a_date(
 
 def test_a_date_without_the_clock_of_who_says_it_is_read_by_ours(gateway: Answering) -> None:
     gateway.answers = [(429, dated(3), BUSY), (200, {}, LINK)]
-    assert client.console(options(gateway)) == 0
+    assert console.run(options(gateway)) == 0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_it_gives_up_at_once_where_it_cannot_wait_as_long(
     gateway: Answering, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(429, headers, BUSY)]
-    assert client.console(options(gateway)) == 5
+    assert console.run(options(gateway)) == 5
     assert BUSY["error_msg"] in capsys.readouterr().err
     assert len(gateway.asked) == 1
 
@@ -145,12 +145,12 @@ def test_a_proxy_that_says_when_to_come_again_is_obeyed_whatever_its_page(
     gateway: Answering, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(503, {"Retry-After": "1"}, PAGE), (200, {}, LINK)]
-    assert client.console(options(gateway)) == 0
+    assert console.run(options(gateway)) == 0
     assert capsys.readouterr().out.strip() == LINK["url"]
     gateway.answers = [(503, {"Retry-After": "5"}, PAGE)]
-    assert client.console(options(gateway, wait=2.0)) == 5
+    assert console.run(options(gateway, wait=2.0)) == 5
     assert capsys.readouterr().err == (
-        "That is no answer of a gateway (HTTP 503); try again later.\n"
+        "Unexpected response (HTTP 503): not a Console Gateway? Try again later.\n"
     )
 
 
@@ -162,8 +162,8 @@ def test_whoever_answers_in_the_gateway_s_place_is_judged_by_the_status(
     gateway: Answering, status: int, code: int, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(status, {}, data)]
-    assert client.console(options(gateway)) == code
-    assert "no answer of a gateway" in capsys.readouterr().err
+    assert console.run(options(gateway)) == code
+    assert "not a Console Gateway?" in capsys.readouterr().err
     assert len(gateway.asked) == 1
 
 
@@ -172,19 +172,19 @@ def test_a_good_answer_without_a_link_is_no_gateway_s(
     gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(200, {}, data)]
-    assert client.console(options(gateway)) == 1
+    assert console.run(options(gateway)) == 1
     shown = capsys.readouterr()
-    assert "no answer of a gateway" in shown.err
+    assert "not a Console Gateway?" in shown.err
     assert not shown.out
-    assert client.console(options(gateway, json=True)) == 1
-    assert "no answer of a gateway" in json.loads(capsys.readouterr().out)["error_msg"]
+    assert console.run(options(gateway, json=True)) == 1
+    assert "not a Console Gateway?" in json.loads(capsys.readouterr().out)["error_msg"]
 
 
 def test_a_link_without_its_time_is_still_a_link(
     gateway: Answering, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(200, {"X-Console-Expires-In": "soon"}, LINK)]
-    assert client.console(options(gateway, json=True)) == 0
+    assert console.run(options(gateway, json=True)) == 0
     assert json.loads(capsys.readouterr().out)["expires_in_s"] == 0
 
 
@@ -196,21 +196,21 @@ def test_a_list_that_is_none_is_no_gateway_s(
     gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(200, {}, data)]
-    assert client.servers(options(gateway)) == 1
-    assert client.console(options(gateway, server="p/by-name")) == 1
-    assert "no answer of a gateway" in capsys.readouterr().err
+    assert servers.run(options(gateway)) == 1
+    assert console.run(options(gateway, server="p/by-name")) == 1
+    assert "not a Console Gateway?" in capsys.readouterr().err
 
 
 def test_so_are_projects_and_permissions_that_are_none(
     gateway: Answering, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers = [(200, {}, {"projects": [{"name": "x"}]})]
-    assert client.servers(options(gateway, projects=[])) == 1
+    assert servers.run(options(gateway, projects=[])) == 1
     for permissions in ({}, {"servers": [{"id": SERVER}]}):
         listed: Scripted = (200, {}, {"servers": [{"id": SERVER}], "page_info": 7})
         gateway.answers = [listed, (200, {}, permissions)]
-        assert client.servers(options(gateway)) == 1
-    assert capsys.readouterr().err.count("no answer of a gateway") == 3
+        assert servers.run(options(gateway)) == 1
+    assert capsys.readouterr().err.count("not a Console Gateway?") == 3
 
 
 def admin(gateway: Answering, *words: str) -> int:
@@ -301,7 +301,7 @@ def test_files_for_tls_are_not_ignored_without_it(
     gateway: Answering, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert admin(gateway, "overrides", option, "/nope") == 2
-    assert "for an https URL only" in capsys.readouterr().err
+    assert "require an https URL" in capsys.readouterr().err
     assert not gateway.asked
 
 
@@ -310,15 +310,15 @@ def test_a_gateway_that_cannot_be_reached_is_told_with_its_port_and_what_to_look
 ) -> None:
     port = gateway.server_port
     for address, why in (
-        ("http://[::1]:9", "The gateway at [::1]:9 cannot be reached: "),
+        ("http://[::1]:9", "The gateway at [::1]:9 is unreachable: "),
         (
             f"https://127.0.0.1:{port}",
-            f"127.0.0.1:{port} cannot be reached: what answers there does",
+            f"127.0.0.1:{port} is unreachable: the server does",
         ),
     ):
         words = ["servers", "--gateway", address, "--token-env", "CONSOLE_GATEWAY_TOKEN"]
         assert main(words) == 6
         said = capsys.readouterr().err
         assert why in said
-        assert said.endswith("?\n")
+        assert said.endswith(".\n")
         assert "_ssl.c" not in said

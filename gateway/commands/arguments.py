@@ -1,0 +1,90 @@
+"""Options and argument types that several commands share."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+_CONFIG_VARIABLE: Final = "CONSOLE_GATEWAY_CONFIG"
+_YEAR_9999: Final = 253_402_300_799
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command; it imports the command's module when it is first needed.
+
+    The module's `register` adds the options and sets `run`, which returns the exit code.
+    """
+
+    def __init__(self, *arguments: Any, module: str = "", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.exit_codes: Mapping[int, str] = {}
+        self._module = module
+
+    def load(self) -> None:
+        """Add the command's options, once."""
+        module, self._module = self._module, ""
+        if module:
+            import_module(module).register(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.load()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        self.load()
+        codes = "".join(f"  {code}  {meaning}\n" for code, meaning in self.exit_codes.items())
+        return super().format_help() + (f"\nexit codes:\n{codes}" if codes else "")
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get(_CONFIG_VARIABLE) or None
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=default,
+        required=default is None,
+        metavar="FILE",
+        help=f"config file (default: ${_CONFIG_VARIABLE})",
+    )
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be an integer, 1 or more")
+    return int(text)
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("must be a number") from None
+        if not low <= value <= high:  # false for NaN as well
+            raise argparse.ArgumentTypeError(f"must be from {low:,} to {high:,}")
+        return value
+
+    return read
+
+
+def nonempty(text: str) -> str:
+    """Reject an empty value: an unset variable of a script must not select everybody."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def instant(text: str) -> float:
+    """Return the seconds since the epoch."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be an ISO 8601 time") from None
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
+    if not 0 <= found.timestamp() <= _YEAR_9999:
+        raise argparse.ArgumentTypeError("must be in the years 1970 to 9999")
+    return found.timestamp()

@@ -1,0 +1,102 @@
+"""Options of the commands that send requests to a gateway, and how such a command runs."""
+
+import argparse
+import json
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gateway.commands.arguments import CommandParser, nonempty, number
+from gateway.commands.client_token import load_token
+from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_error
+from gateway.commands.gateway_client import GatewayClient, parse_url
+from gateway.commands.terminal import printable
+
+_PRINTED_FIELDS: Final = ("error_code", "request_id")
+
+ClientCommand = Callable[[argparse.Namespace, GatewayClient], int]
+"""Returns the exit code; raises CommandFailed."""
+
+
+def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY") -> None:
+    """`prefix` is that of the environment variables with the URL and the token."""
+    parser.exit_codes = CLIENT_EXIT_CODES
+    parser.set_defaults(url_variable=f"{prefix}_URL")
+    parser.add_argument(
+        "--gateway",
+        type=nonempty,
+        metavar="URL",
+        help=f"URL of the gateway (default: ${prefix}_URL)",
+    )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token-env",
+        metavar="NAME",
+        default=f"{prefix}_TOKEN",
+        help="environment variable with the token (default: %(default)s)",
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token")
+    token.add_argument("--token-command", metavar="COMMAND", help="command that prints the token")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="CA certificates that TLS trusts"
+    )
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="private key of --cert (default: in --cert)"
+    )
+    parser.add_argument(
+        "--wait",
+        type=number(0.1, 86_400),
+        default=60.0,
+        metavar="SECONDS",
+        help="time limit, retries included (default: %(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, also for errors")
+
+
+def run_client_command(options: argparse.Namespace, command: ClientCommand) -> int:
+    """Run a command with a client; print its failure and return the exit code."""
+    try:
+        return command(options, _open_client(options))
+    except CommandFailed as failure:
+        if options.json:
+            print(json.dumps(failure.fields))
+        else:
+            fields = [
+                f"{name} {value}"
+                for name, value in failure.fields.items()
+                if name in _PRINTED_FIELDS and value
+            ]
+            suffix = f" ({', '.join(fields)})" if fields else ""
+            print(f"{printable(str(failure))}{suffix}", file=sys.stderr)
+        return failure.code
+
+
+def _open_client(options: argparse.Namespace) -> GatewayClient:
+    url = options.gateway or os.environ.get(options.url_variable, "")
+    if not url:
+        raise usage_error(f"Specify the gateway by --gateway or {options.url_variable}.")
+    address = parse_url(url)
+    tls = None
+    if address.is_https:
+        tls = _tls_context(options)
+    elif options.ca_file or options.cert or options.key:
+        raise usage_error("--ca-file, --cert and --key require an https URL.")
+    return GatewayClient(address, load_token(options), tls=tls, wait_s=options.wait)
+
+
+def _tls_context(options: argparse.Namespace) -> ssl.SSLContext:
+    if options.key is not None and options.cert is None:
+        raise usage_error("--key requires --cert.")
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+        if options.cert is not None:
+            context.load_cert_chain(options.cert, options.key)
+    except OSError as error:  # ssl's own errors are such
+        reason = error.strerror or type(error).__name__
+        message = f"--ca-file, --cert or --key cannot be used: {reason}"
+        raise usage_error(message) from None
+    return context

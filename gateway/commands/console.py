@@ -1,0 +1,76 @@
+"""`gateway console`: request a console link and open or print it."""
+
+import argparse
+import json
+import sys
+import webbrowser
+from urllib.parse import quote
+from uuid import UUID
+
+from gateway.commands.arguments import CommandParser
+from gateway.commands.client_options import add_client_options, run_client_command
+from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
+from gateway.commands.gateway_client import (
+    GatewayClient,
+    remaining_lifetime_s,
+    require_member,
+)
+
+
+def register(parser: CommandParser) -> None:
+    add_client_options(parser)
+    parser.add_argument("server", metavar="PROJECT/SERVER", help="server by ID or by name")
+    parser.add_argument("--fresh", action="store_true", help="request a new link, not a cached one")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--print", action="store_true", help="print the link (default without a terminal)"
+    )
+    output.add_argument(
+        "--open", action="store_true", help="open the link in the browser (default on a terminal)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return run_client_command(options, _console)
+
+
+def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
+    project, _, server = options.server.partition("/")
+    if not project or not server:
+        raise usage_error("Specify the server as PROJECT/SERVER.")
+    if not _is_uuid(server):
+        server = _find_by_name(gateway, project, server)
+    headers = {"Cache-Control": "no-cache"} if options.fresh else {}
+    path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
+    response = gateway.request(path, headers)
+    url, left_s = require_member(response.data, "url", str), remaining_lifetime_s(response)
+    if options.json:
+        print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
+    elif options.open or (sys.stdout.isatty() and not options.print):
+        # A server in the gateway's place must not start a program other than the browser.
+        if not url.startswith(("http://", "https://")) or not webbrowser.open(url):
+            raise CommandFailed(REJECTED, "The link cannot be opened in a browser; use --print.")
+        print(f"Opened; the link expires in {left_s} s.", file=sys.stderr)
+    else:
+        print(url)
+    return OK
+
+
+def _find_by_name(gateway: GatewayClient, project: str, name: str) -> str:
+    ids = [str(one["id"]) for one in gateway.servers(project) if one.get("name") == name]
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise usage_error(f"No server visible to you has the name {name}.")
+    raise usage_error(
+        f"{len(ids)} servers visible to you have the name {name}: {', '.join(ids)}."
+        " Specify the server by ID."
+    )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False

@@ -1,0 +1,276 @@
+"""HTTP client of the gateway for the commands that people and scripts run."""
+
+import http.client
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+from gateway.commands.client_token import ClientToken
+from gateway.commands.exit_codes import (
+    LATER,
+    NOT_AUTHENTICATED,
+    NOT_PERMITTED,
+    REJECTED,
+    UNREACHABLE,
+    CommandFailed,
+    usage_error,
+)
+from gateway.commands.terminal import show_progress
+
+_IDS_PER_REQUEST: Final = 100
+_READ_GRACE_S: Final = 5
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_RETRIED: Final = (429, 503)
+_EXIT_CODES: Final = {
+    401: NOT_AUTHENTICATED,
+    403: NOT_PERMITTED,
+    429: LATER,
+    503: LATER,
+    504: LATER,
+}
+_HOST: Final = re.compile(r"[^\x00-\x20\x7f]+")
+_INTEGER: Final = re.compile(r"[0-9]{1,9}")
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAddress:
+    host: str
+    port: int
+    is_https: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayResponse:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    data: dict[str, Any]
+    """Empty when the body is not a JSON object, such as the page of a proxy."""
+
+
+class GatewayClient:
+    """Sends requests to one gateway with one token, until a deadline."""
+
+    def __init__(
+        self,
+        address: GatewayAddress,
+        token: ClientToken,
+        *,
+        tls: ssl.SSLContext | None,
+        wait_s: float,
+    ) -> None:
+        """`tls` is None for an http address."""
+        self._host, self._port = address.host, address.port
+        self._tls = tls
+        self._token = token
+        self._deadline: float = time.monotonic() + wait_s  # noqa: TID251
+
+    def servers(self, project: str) -> Iterator[dict[str, Any]]:
+        """Yield each visible server of a project."""
+        marker = ""
+        while True:
+            path = f"/v1/{quote(project, safe='')}/physicalservers?limit=1000{marker}"
+            page = self.request(path).data
+            for one in require_member(page, "servers", list):
+                require_member(one, "id", str)
+                yield one
+            info = page.get("page_info")
+            following = info.get("next_marker") if isinstance(info, dict) else None
+            if not following:
+                return
+            marker = f"&marker={quote(str(following), safe='')}"
+
+    def servers_with_permissions(self, project: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """Yield each visible server of a project with the caller's permissions on it."""
+        servers = list(self.servers(project))
+        for start in range(0, len(servers), _IDS_PER_REQUEST):
+            some = servers[start : start + _IDS_PER_REQUEST]
+            ids = ",".join(one["id"] for one in some)
+            path = f"/v1/{quote(project, safe='')}/permissions?server_id={ids}"
+            permissions = {
+                require_member(one, "id", str): [
+                    str(name) for name in require_member(one, "permissions", list)
+                ]
+                for one in require_member(self.request(path).data, "servers", list)
+            }
+            yield from ((one, permissions.get(one["id"], [])) for one in some)
+
+    def request(
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        body: Mapping[str, Any] | None = None,
+    ) -> GatewayResponse:
+        """Send GET, or POST with a body, and return the successful response.
+
+        Retries as the gateway's Retry-After says, until the deadline; raises CommandFailed.
+        """
+        while True:
+            left_s = self._remaining_s()
+            wait = {"Prefer": f"wait={max(1, int(left_s))}"}
+            with show_progress("waiting for the gateway"):
+                response = self._send(path, {**(headers or {}), **wait}, body, left_s)
+            if response.status < 300 and response.data:
+                return response
+            delay_s = _retry_after_s(response.headers)
+            if response.status not in _RETRIED or not 0 < delay_s < self._remaining_s():
+                raise self._rejected(response)
+            with show_progress("waiting to retry"):
+                time.sleep(delay_s)
+
+    def _send(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        left_s: float,
+    ) -> GatewayResponse:
+        connection = self._connection(left_s + _READ_GRACE_S)
+        sent = {**headers, **self._token.headers}
+        try:
+            if body is None:
+                connection.request("GET", path, headers=sent)
+            else:
+                sent["Content-Type"] = "application/json"
+                connection.request("POST", path, json.dumps(body), sent)
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return GatewayResponse(response.status, named, _json_object(response.read()))
+        except TimeoutError:
+            raise CommandFailed(LATER, "The gateway did not respond in time.") from None
+        except (OSError, http.client.HTTPException) as error:
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            reason = _describe_connection_error(error)
+            message = f"The gateway at {host}:{self._port} is unreachable: {reason}"
+            raise CommandFailed(UNREACHABLE, message) from None
+        finally:
+            connection.close()
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=timeout_s, context=self._tls
+        )
+
+    def _rejected(self, response: GatewayResponse) -> CommandFailed:
+        if "error_msg" not in response.data:
+            return _unexpected_response(response.status)
+        message = str(response.data["error_msg"])
+        if response.status == 401:
+            message += f" {self._token.description}"
+        return CommandFailed(
+            _EXIT_CODES.get(response.status, REJECTED),
+            message,
+            error_code=str(response.data.get("error_code", "")),
+            request_id=response.headers.get("x-request-id", ""),
+            status=response.status,
+        )
+
+    def _remaining_s(self) -> float:
+        left_s = self._deadline - time.monotonic()  # noqa: TID251
+        if left_s <= 0:
+            raise CommandFailed(LATER, "The time of --wait has passed.")
+        return left_s
+
+
+def parse_url(url: str) -> GatewayAddress:
+    """Raise CommandFailed if the URL is unusable."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # each connection encodes it
+    except ValueError:
+        raise usage_error("--gateway must be a URL such as https://gateway.example:8443.") from None
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise usage_error("--gateway must be an http or https URL with a host.")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise usage_error("--gateway must be an https URL: http would send the token unencrypted.")
+    # Explicit: http.client takes the text after the last colon of an IPv6 address for a port.
+    port = _DEFAULT_PORTS[parts.scheme] if port is None else port
+    return GatewayAddress(host, port, is_https=parts.scheme == "https")
+
+
+def require_member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
+    """Return a member of a JSON object; raise CommandFailed if it is missing."""
+    found = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(found, kind):
+        raise _unexpected_response()
+    return found
+
+
+def remaining_lifetime_s(response: GatewayResponse) -> int:
+    """Return the remaining lifetime of a link; 0 when the response does not say."""
+    text = response.headers.get("x-console-expires-in", "")
+    return int(text) if _INTEGER.fullmatch(text) else 0
+
+
+def _unexpected_response(status: int = 200) -> CommandFailed:
+    code = _EXIT_CODES.get(status, REJECTED)
+    action = "Try again later." if code == LATER else "Check --gateway."
+    message = f"Unexpected response (HTTP {status}): not a Console Gateway? {action}"
+    return CommandFailed(code, message, status=status)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return Retry-After (RFC 9110, 10.2.3) in seconds; 0 when it is missing or invalid.
+
+    A proxy may send a date, which is relative to the proxy's own `Date`.
+    """
+    value = headers.get("retry-after", "").strip()
+    if _INTEGER.fullmatch(value):
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+        since = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return (until - since).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+
+
+def _describe_connection_error(error: OSError | http.client.HTTPException) -> str:
+    """Return the reason and what to check."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = error.verify_message.rstrip(".")
+            return f"its certificate is not trusted: {reason}. Check the host and --ca-file."
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return "the server does not speak TLS. Check the scheme (http?) and the port."
+        case ssl.SSLError():
+            reason = (error.reason or "no reason given").lower().replace("_", " ")
+            return f"TLS failed: {reason}."
+        case http.client.RemoteDisconnected():
+            return (
+                "the server closed the connection without a response. "
+                "Check the scheme (https?) and --cert."
+            )
+        case http.client.HTTPException():
+            return "the server does not speak HTTP. Check the scheme (https?) and the port."
+        case _:
+            reason = error.strerror or type(error).__name__
+            return f"{reason}. Check the URL, and that the gateway runs."
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
