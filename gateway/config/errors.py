@@ -10,6 +10,8 @@ KeyPath = tuple[Step, ...]
 
 @dataclass(frozen=True, slots=True)
 class ConfigError:
+    """One error; `line` is 0 and `key` is empty if they are unknown."""
+
     file: str
     line: int
     key: str
@@ -21,7 +23,7 @@ class ConfigError:
 
 
 class InvalidConfig(Exception):
-    """Everything that is wrong with a file, not only the first thing."""
+    """A file has errors; `errors` lists all of them."""
 
     def __init__(self, errors: Sequence[ConfigError]) -> None:
         super().__init__("\n".join(map(str, errors)))
@@ -29,7 +31,7 @@ class InvalidConfig(Exception):
 
 
 class InvalidKey(ValueError):
-    """A mistake in one part of what a validator looks at."""
+    """An error at a key below the value that a validator checks."""
 
     def __init__(self, path: KeyPath, message: str) -> None:
         super().__init__(message)
