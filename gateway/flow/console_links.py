@@ -1,4 +1,7 @@
-"""Permit -> ConsoleLink: remembered here, kept in Redis, in flight, or fetched now."""
+"""Stage obtain for console links: Permit -> ConsoleLink.
+
+A link comes from this process's cache, from Redis, from a fetch in flight, or from the cloud.
+"""
 
 import math
 from collections import OrderedDict
@@ -21,44 +24,46 @@ from gateway.domain.model import (
     UpstreamRequest,
 )
 from gateway.domain.policy.policy import Permit
-from gateway.domain.queue.fair_queue import weight_of
 from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
 from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
-_RENEWAL_S = 15.0
+_RENEWAL_TIMEOUT_S = 15.0
 _RENEW_AGAIN_AFTER_S = 5.0
-_EAGERNESS = 4.0
-"""How steeply the chance rises that a request starts the renewal: 2 % early, 100 % at the end."""
+_STEEPNESS = 4.0
+"""How fast the probability of a renewal rises: 2 % at its start, 100 % at the link's end."""
 
 
 class Fingerprints(Protocol):
     def of(self, secret: Secret) -> str:
-        """Tell secrets apart in logs and in the audit log, the same over all replicas."""
+        """Return an identifier of a secret for logs and audit records, equal on all replicas."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleAccount:
-    """One service account, as far as links are concerned."""
+    """The settings of one service account that concern links."""
 
     name: str
     exchange: Exchange
     lifetime_s: float
     min_remaining_s: float
     renew_before_s: float
+    """A link is renewed in the background in this time before its end; 0: never."""
     reuse: Reuse
     addresses: ConsoleAddresses
 
 
 @dataclass(frozen=True, slots=True)
 class CachedLink:
+    """A cached link, as the admin API describes it."""
+
     account: str
     project: str
     server: str
     person: str
-    """`Principal.key`; "" of a link that all share."""
+    """`Principal.key`; "" for a link that everyone with the permission shares."""
     left_s: float
     fingerprint: str
 
@@ -72,39 +77,37 @@ class _CachedLinkEntry:
 
 
 class ConsoleLinks:
-    def __init__(  # noqa: PLR0913 - each part is told what it needs
+    def __init__(  # noqa: PLR0913 - its dependencies
         self,
         accounts: Mapping[ProjectId, ConsoleAccount],
-        shared: SingleFlight,
+        flight: SingleFlight,
         clock: Clock,
         *,
         links_max: int,
-        group_weights: Mapping[str, float],
         jitter: Callable[[], float],
         fingerprints: Fingerprints,
         telemetry: Telemetry,
         override_ids: Callable[[str, str, str], tuple[str, ...]],
     ) -> None:
-        """`jitter` gives numbers from 0 to 1.
+        """`jitter` returns numbers from 0 to 1.
 
-        `dropping` names the orders by which links on a project, a server and of a person are
-        dropped. A link is kept under them, too: what was kept before an order is not found.
+        `override_ids` returns the IDs of the overrides that drop the links of a project, a server
+        and a person. They are part of the cache key, so a new override hides older links.
         """
         self._override_ids = override_ids
         self._accounts = accounts
-        self._shared = shared
+        self._flight = flight
         self._clock = clock
         self._links_max = links_max
-        self._group_weights = group_weights
         self._jitter = jitter
         self._fingerprints = fingerprints
         self._telemetry = telemetry
         self._links: OrderedDict[tuple[str, ...], _CachedLinkEntry] = OrderedDict()
 
     def cached_link(self, permit: Permit) -> ConsoleLink | None:
-        """Return a link that this process holds and that may go to this caller; waits for nothing.
+        """Return a link from this process's cache; never waits.
 
-        Near a link's end some request starts its renewal, from budget that nobody else needs.
+        Near the end of a link one of its requests starts the renewal, from spare budget.
         """
         account = self._account(permit)
         key = self._key(permit, account)
@@ -122,42 +125,71 @@ class ConsoleLinks:
     async def obtain(
         self,
         permit: Permit,
+        queue_request: QueueRequest,
         *,
         deadline: float,
         fresh: bool,
         headers: Headers,
     ) -> tuple[ConsoleLink, LinkSource]:
-        """Return a link with at least `min_remaining_s` of its life left.
+        """Return a link with at least `min_remaining_s` of its lifetime left, and its source.
 
-        `fresh`: one that nobody was given before this request. `headers` travel on to the cloud.
-        Raises what Exchange.call raises, UpstreamBroken, and DeadlineExceeded.
+        `fresh`: a link that was not issued before this request. `headers` are forwarded to the
+        cloud. Raises what Exchange.call raises, UpstreamBroken, and DeadlineExceeded.
         """
         account = self._account(permit)
         key = self._key(permit, account)
-        principal = permit.principal
-        weight = weight_of(principal.groups, self._group_weights)
-        queue_request = QueueRequest(principal.key, weight, permit.call.operation.priority)
-        ended: bytes | None = None
+        expired: bytes | None = None
         while True:
-            # Where each person has a link of their own, nobody else ever waits for it.
+            # With a link per person, all requests for one link have the same caller.
             waiters = Waiters(queue_request) if account.reuse is Reuse.SHARED else None
-            cached = await self._shared.obtain(
+            result = await self._flight.obtain(
                 _store_key(key),
                 partial(self._fetch, account, permit, queue_request, deadline, headers, waiters),
                 deadline=deadline,
-                unusable=ended,
+                unusable=expired,
                 fresh=fresh or account.reuse is Reuse.NEVER,
                 waiters=waiters,
             )
-            link = self._link(cached, account)
+            link = self._link(result, account)
             if self.is_usable(permit, link):
                 break
-            if ended is not None or cached.source is LinkSource.UPSTREAM:
-                raise UpstreamBroken("the link is too near its end")
-            ended = cached.value  # on its way here
+            if expired is not None or result.source is LinkSource.UPSTREAM:
+                raise UpstreamBroken("the remaining lifetime of the link is too short")
+            expired = result.value  # it became too old between Redis and here
         if account.reuse is not Reuse.NEVER:
-            self._store_local(key, account, cached)
-        return link, cached.source
+            self._cache(key, account, result)
+        return link, result.source
+
+    def is_usable(self, permit: Permit, link: ConsoleLink) -> bool:
+        """Return whether enough of the link's lifetime is left to issue it."""
+        left_s = link.good_until - self._clock.monotonic()
+        return left_s >= self._account(permit).min_remaining_s
+
+    def account_of(self, permit: Permit) -> str:
+        """Return the name of the account that serves the call's project."""
+        return self._account(permit).name
+
+    @property
+    def link_count(self) -> int:
+        return len(self._links)
+
+    def cached_links(self) -> list[CachedLink]:
+        """Return the links that this process may issue again."""
+        now = self._clock.monotonic()
+        return [
+            CachedLink(
+                account, project, server, person, entry.usable_until - now, entry.link.fingerprint
+            )
+            for (account, project, server, person, *_), entry in self._links.items()
+            if entry.usable_until > now
+        ]
+
+    def evict_dropped(self) -> None:
+        """Remove the links that an override has dropped."""
+        for key in list(self._links):
+            account, project, server, person, *_ = key
+            if key != self._cache_key(account, project, server, person):
+                del self._links[key]
 
     def _renew(
         self,
@@ -167,42 +199,30 @@ class ConsoleLinks:
         cached: _CachedLinkEntry,
         now: float,
     ) -> None:
-        # XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015) chooses the moment: the more a
-        # link is asked for, the earlier. The flight's lease keeps it at one over all replicas.
-        chance = math.exp(-_EAGERNESS * (cached.usable_until - now) / account.renew_before_s)
-        if self._jitter() > chance:
+        # XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015): the more requests a link has,
+        # the earlier one of them starts the renewal. The lease limits it to one over all replicas.
+        probability = math.exp(-_STEEPNESS * (cached.usable_until - now) / account.renew_before_s)
+        if self._jitter() > probability:
             return
         cached.renew_from = now + _RENEW_AGAIN_AFTER_S * (1.0 + self._jitter())
         queue_request = QueueRequest("", priority=Priority.SPARE)
 
         async def fetch() -> Fetched:
+            deadline = now + _RENEWAL_TIMEOUT_S
             try:
-                fetched = await self._fetch(account, permit, queue_request, now + _RENEWAL_S, ())
+                fetched = await self._fetch(account, permit, queue_request, deadline, ())
             except GatewayError as error:
                 self._telemetry.link_renewed(account.name, type(error).__name__)
                 raise
             self._telemetry.link_renewed(account.name, "ok")
             return fetched
 
-        self._shared.renew(
+        self._flight.renew(
             _store_key(key),
             fetch,
             unusable=cached.value,
-            then=lambda renewed: self._store_local(key, account, renewed),
+            then=lambda renewed: self._cache(key, account, renewed),
         )
-
-    def is_usable(self, permit: Permit, link: ConsoleLink) -> bool:
-        """Tell whether so much of the link's life is left that it may still be handed out."""
-        left_s = link.good_until - self._clock.monotonic()
-        return left_s >= self._account(permit).min_remaining_s
-
-    def account_of(self, permit: Permit) -> str:
-        """Return the name of the account whose link it is."""
-        return self._account(permit).name
-
-    @property
-    def link_count(self) -> int:
-        return len(self._links)
 
     async def _fetch(
         self,
@@ -214,9 +234,9 @@ class ConsoleLinks:
         waiters: Waiters | None = None,
     ) -> Fetched:
         call = permit.call
-        # The cloud starts the link's life at some moment after this one.
+        # The lifetime starts in the cloud, at some time after this.
         sent_at = self._clock.monotonic()
-        answer = await account.exchange.call(
+        response = await account.exchange.call(
             UpstreamRequest(call.operation.method, call.target, headers),
             project=call.project,
             queue_request=queue_request,
@@ -224,28 +244,10 @@ class ConsoleLinks:
             deadline=deadline,
             waiters=waiters,
         )
-        url = console_url(answer, account.addresses)
-        # Kept until it may no longer be handed out, which is before it ends.
+        url = console_url(response, account.addresses)
+        # A link is stored until it may no longer be issued, which is before its end.
         usable_s = account.lifetime_s - account.min_remaining_s
         return Fetched(url.reveal().encode(), sent_at + usable_s)
-
-    def evict_dropped(self) -> None:
-        """Let go of the links that orders have dropped."""
-        for key in list(self._links):
-            account, project, server, person, *_ = key
-            if key != self._cache_key(account, project, server, person):
-                del self._links[key]
-
-    def cached_links(self) -> list[CachedLink]:
-        """Return who could be given which link again by this process."""
-        now = self._clock.monotonic()
-        return [
-            CachedLink(
-                account, project, server, person, link.usable_until - now, link.link.fingerprint
-            )
-            for (account, project, server, person, *_), link in self._links.items()
-            if link.usable_until > now
-        ]
 
     def _key(self, permit: Permit, account: ConsoleAccount) -> tuple[str, ...]:
         (server,) = permit.call.servers
@@ -261,23 +263,20 @@ class ConsoleLinks:
             raise NotPermitted("no account has this project")
         return account
 
-    def _store_local(
-        self, key: tuple[str, ...], account: ConsoleAccount, cached: FlightResult
-    ) -> None:
+    def _cache(self, key: tuple[str, ...], account: ConsoleAccount, result: FlightResult) -> None:
         before_s = account.renew_before_s
-        renew_from = cached.good_until - before_s if before_s > 0 else math.inf
+        renew_from = result.good_until - before_s if before_s > 0 else math.inf
         self._links[key] = _CachedLinkEntry(
-            self._link(cached, account), cached.value, cached.good_until, renew_from
+            self._link(result, account), result.value, result.good_until, renew_from
         )
         self._links.move_to_end(key)
         if len(self._links) > self._links_max:
             self._links.popitem(last=False)
             self._telemetry.evicted("link")
 
-    def _link(self, cached: FlightResult, account: ConsoleAccount) -> ConsoleLink:
-        url = Secret(cached.value.decode())
-        # It is kept no longer than it may be handed out, which is before it ends.
-        good_until = cached.good_until + account.min_remaining_s
+    def _link(self, result: FlightResult, account: ConsoleAccount) -> ConsoleLink:
+        url = Secret(result.value.decode())
+        good_until = result.good_until + account.min_remaining_s
         return ConsoleLink(url, self._fingerprints.of(url), good_until)
 
 

@@ -1,20 +1,115 @@
-"""Decide: Principal and call to Permit."""
+"""Stage decide: Principal and call -> Permit, by the policy and the inventory now in force.
 
+A decision holds for the moment at which it is made. A request that has waited since then is
+decided again before it has an effect: `recheck` also sees a revoked or expired token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.domain.model import ProjectId
+from gateway.domain.errors import NotPermitted
+from gateway.domain.model import Principal, ProjectId, ResolvedCall, ServerId
 from gateway.domain.policy.inventory import Inventory
-from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.own_permissions import permissions_on
+from gateway.domain.policy.policy import Permit, Policy
+from gateway.flow.clock import Clock
+from gateway.flow.identify import Identify
+from gateway.flow.telemetry import Telemetry
 
 
 class Policies(Protocol):
     def current(self) -> Policy:
-        """Return the policy in force. Take it once per request and hand it on."""
+        """Return the policy in force. A decision takes it once and uses it throughout."""
 
 
 class Inventories(Protocol):
     def current(self, project: ProjectId) -> Inventory:
-        """Return what is known of the project's servers; NO_INVENTORY where nothing is."""
+        """Return the project's servers and their attributes; NO_INVENTORY if unknown."""
 
     def refresh_soon(self, project: ProjectId) -> None:
-        """Look again as soon as the budget allows: something has changed."""
+        """List the servers again as soon as the budget allows, because attributes changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The preliminary decision on a call that names instances.
+
+    A grant for the operation reaches into the project. That permits looking up the servers of the
+    instances; the call itself is decided when they are known.
+    """
+
+    principal: Principal
+    call: ResolvedCall
+    allows: Callable[[ServerId], bool]
+    """Whether the operation is allowed on a server."""
+
+
+class Decide:
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        inventories: Inventories,
+        identify: Identify,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._policies = policies
+        self._inventories = inventories
+        self._identify = identify
+        self._clock = clock
+        self._telemetry = telemetry
+
+    @property
+    def version(self) -> tuple[Policy, int]:
+        """The policy and the version of the revocations: while equal, decisions stay the same.
+
+        Only time changes them: rules and tokens begin and end.
+        """
+        return self._policies.current(), self._identify.revocations_version
+
+    def __call__(self, principal: Principal, call: ResolvedCall) -> Permit:
+        """Decide on a call whose servers are known; raise NotPermitted."""
+        permission = call.operation.permission
+        try:
+            permit = self._permit(principal, call)
+        except NotPermitted:
+            self._telemetry.decided(permission, allowed=False)
+            raise
+        self._telemetry.decided(permission, allowed=True)
+        return permit
+
+    def first(self, principal: Principal, call: ResolvedCall) -> Permit | Lookup:
+        """Decide on a call as far as its servers are known; raise NotPermitted.
+
+        A caller without any grant in the project causes no look-up, so its time reveals nothing.
+        """
+        if not call.instances:
+            return self(principal, call)
+        permission = call.operation.permission
+        scope = self._policies.current().scope(
+            principal,
+            permission,
+            call.project,
+            self._clock.now(),
+            self._inventories.current(call.project),
+        )
+        if scope.rule is None:
+            self._telemetry.decided(permission, allowed=False)
+            raise NotPermitted("no grant applies")
+        return Lookup(principal, call, scope.allows)
+
+    def recheck(self, principal: Principal, call: ResolvedCall) -> Permit:
+        """Decide again after a wait; raise NotAuthenticated or NotPermitted."""
+        self._identify.check(principal)
+        return self._permit(principal, call)
+
+    def permissions(self, principal: Principal, call: ResolvedCall) -> bytes:
+        """Return the caller's permissions on the named servers, as a JSON document."""
+        policy, inventory = self._policies.current(), self._inventories.current(call.project)
+        return permissions_on(principal, call, policy, self._clock.now(), inventory)
+
+    def _permit(self, principal: Principal, call: ResolvedCall) -> Permit:
+        inventory = self._inventories.current(call.project)
+        return self._policies.current().permit(principal, call, self._clock.now(), inventory)

@@ -1,4 +1,4 @@
-"""Permit -> the cloud's answer, whole, as a stream, or filtered to what the caller may see."""
+"""Stage obtain for forwards: Permit -> the cloud's response, whole, streamed, or filtered."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,20 +23,35 @@ from gateway.flow.listings import Listings
 
 _STREAMS_PER_CALLER_MAX = 2
 _STREAM_RETRY_S = 10.0
-_OF_STREAMS: Final = ("Content-Length", "Content-Range")
+_BODY_FRAMING: Final = ("Content-Length", "Content-Range")
 _CODING: Final = "Content-Encoding"
 JSON: Final = (("Content-Type", "application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingCall:
+    """A permitted call, and how it is to be sent."""
+
+    permit: Permit
+    queue_request: QueueRequest
+    attempts: Attempts
+    """Decides on the call again before each attempt, and when a list is filtered."""
+    deadline: float
+    """Monotonic seconds."""
+    fresh: bool
+    headers: Headers
+    """The caller's headers that are forwarded."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardedResponse:
-    """What the cloud said of a call, as far as it is for the caller."""
+    """The cloud's response, as far as the caller may see it."""
 
     status: int
     headers: Headers
     body: bytes = field(repr=False)
     stream: BodyStream | None = None
-    """Instead of a body; whoever is given it closes it."""
+    """Replaces `body`; the receiver closes it."""
 
 
 class Forwarding:
@@ -45,116 +60,87 @@ class Forwarding:
         self._exchanges = exchanges
         self._listings = listings
         self._streams: Counter[str | Exchange] = Counter()
-        """Under way, by caller and by account."""
+        """Open streams, by caller and by account."""
 
-    async def forward(
-        self,
-        permit: Permit,
-        queue_request: QueueRequest,
-        *,
-        attempts: Attempts,
-        deadline: float,
-        fresh: bool,
-        headers: Headers,
-    ) -> ForwardedResponse:
-        """Send the call and return its answer.
+    async def forward(self, outgoing: OutgoingCall) -> ForwardedResponse:
+        """Send the call and return its response.
 
-        `attempts` decides on the call anew: when it is sent, for it may have waited long, and
-        when a list is cut, which shows what the policy and the inventory then in force allow.
-        Raises what that raises, NotPermitted, BadRequest and what Exchange.call raises.
+        Raises NotPermitted, BadRequest, what `attempts` raises and what Exchange.call raises.
         """
-        call = permit.call
+        call = outgoing.permit.call
         if call.project not in self._exchanges:
             raise NotPermitted("no account has this project")
         match call.operation.response:
             case ResponseKind.LISTED:
-                return await self._listed(permit, attempts, queue_request, deadline, fresh, headers)
+                return await self._list(outgoing)
             case ResponseKind.STREAMED:
-                return await self._streamed(permit, attempts, queue_request, deadline, headers)
+                return await self._stream(outgoing)
             case _:
-                return await self._sent(permit, attempts, queue_request, deadline, headers)
+                return await self._send(outgoing)
 
-    async def _sent(
-        self,
-        permit: Permit,
-        attempts: Attempts,
-        queue_request: QueueRequest,
-        deadline: float,
-        headers: Headers,
-    ) -> ForwardedResponse:
-        call = permit.call
+    async def _send(self, outgoing: OutgoingCall) -> ForwardedResponse:
+        call = outgoing.permit.call
         operation = call.operation
-        answer = await self._exchanges[call.project].call(
+        response = await self._exchanges[call.project].call(
             UpstreamRequest(
                 operation.method,
                 call.target,
-                headers,
+                outgoing.headers,
                 call.body,
                 repeatable=operation.repeatable or not operation.writes,
                 encoded=keeps_content_encoding(operation.response),
                 streamed=operation.response is ResponseKind.STREAMED,
             ),
             project=call.project,
-            queue_request=queue_request,
+            queue_request=outgoing.queue_request,
             budget=operation.budget,
-            deadline=deadline,
-            attempts=attempts,
+            deadline=outgoing.deadline,
+            attempts=outgoing.attempts,
         )
-        returned = response_headers(answer.headers, operation.response)
-        if answer.stream is None:  # it is here whole, so its length and coding are ours to tell
-            ours = (
-                _OF_STREAMS if operation.response is ResponseKind.WHOLE else (*_OF_STREAMS, _CODING)
-            )
-            returned = tuple(pair for pair in returned if pair[0] not in ours)
-        return ForwardedResponse(answer.status, returned, answer.body, answer.stream)
+        headers = response_headers(response.headers, operation.response)
+        if response.stream is None:  # the body was read, so the gateway frames and encodes it
+            is_whole = operation.response is ResponseKind.WHOLE
+            own = _BODY_FRAMING if is_whole else (*_BODY_FRAMING, _CODING)
+            headers = tuple(pair for pair in headers if pair[0] not in own)
+        return ForwardedResponse(response.status, headers, response.body, response.stream)
 
-    async def _listed(
-        self,
-        permit: Permit,
-        attempts: Attempts,
-        queue_request: QueueRequest,
-        deadline: float,
-        fresh: bool,  # noqa: FBT001
-        headers: Headers,
-    ) -> ForwardedResponse:
-        if _scope(permit).total:  # nothing is hidden from this caller: the cloud's own pages
-            sent = await self._sent(permit, attempts, queue_request, deadline, headers)
-            if _scope(attempts.permitted_now()).total:
-                return sent
+    async def _list(self, outgoing: OutgoingCall) -> ForwardedResponse:
+        if _scope(outgoing.permit).total:  # the caller may see everything: the cloud's own page
+            response = await self._send(outgoing)
+            if _scope(outgoing.attempts.permitted_now()).total:
+                return response
+        call = outgoing.permit.call
         pages = await self._listings.read(
-            permit.call, queue_request, deadline=deadline, fresh=fresh, headers=headers
+            call,
+            outgoing.queue_request,
+            deadline=outgoing.deadline,
+            fresh=outgoing.fresh,
+            headers=outgoing.headers,
         )
-        scope = _scope(attempts.permitted_now())
-        return ForwardedResponse(
-            200, JSON, visible_entries(pages, scope.predicate).encode_page(permit.call)
-        )
+        scope = _scope(outgoing.attempts.permitted_now())
+        page = visible_entries(pages, scope.predicate).encode_page(call)
+        return ForwardedResponse(200, JSON, page)
 
-    async def _streamed(
-        self,
-        permit: Permit,
-        attempts: Attempts,
-        queue_request: QueueRequest,
-        deadline: float,
-        headers: Headers,
-    ) -> ForwardedResponse:
-        # Slow readers hold connections for minutes: nothing else bounds how many there are.
+    async def _stream(self, outgoing: OutgoingCall) -> ForwardedResponse:
+        # A slow reader holds a connection to the cloud for minutes; only this limits their number.
+        permit = outgoing.permit
         caller, account = permit.principal.key, self._exchanges[permit.call.project]
-        busy = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
-        if busy or self._streams[account] >= account.streams_max:
-            raise BudgetExhausted("too many downloads at once", retry_after_s=_STREAM_RETRY_S)
+        is_caller_full = self._streams[caller] >= _STREAMS_PER_CALLER_MAX
+        if is_caller_full or self._streams[account] >= account.streams_max:
+            raise BudgetExhausted("too many concurrent downloads", retry_after_s=_STREAM_RETRY_S)
         self._streams.update((caller, account))
         try:
-            sent = await self._sent(permit, attempts, queue_request, deadline, headers)
+            response = await self._send(outgoing)
         except BaseException:
-            self._ended(caller, account)
+            self._release(caller, account)
             raise
-        if sent.stream is None:
-            self._ended(caller, account)
-            return sent
-        counted = _CountedStream(sent.stream, lambda: self._ended(caller, account))
-        return ForwardedResponse(sent.status, sent.headers, b"", counted)
+        if response.stream is None:
+            self._release(caller, account)
+            return response
+        counted = _CountedStream(response.stream, lambda: self._release(caller, account))
+        return ForwardedResponse(response.status, response.headers, b"", counted)
 
-    def _ended(self, *counted: str | Exchange) -> None:
+    def _release(self, *counted: str | Exchange) -> None:
         for one in counted:
             self._streams[one] -= 1
             if not self._streams[one]:
@@ -168,17 +154,17 @@ def _scope(permit: Permit | None) -> Scope:
 
 
 class _CountedStream:
-    """A stream that says once that it is closed."""
+    """A stream that calls `on_close` once, when it is closed."""
 
-    def __init__(self, stream: BodyStream, closed: Callable[[], None]) -> None:
+    def __init__(self, stream: BodyStream, on_close: Callable[[], None]) -> None:
         self._stream = stream
-        self._closed: Callable[[], None] | None = closed
+        self._on_close: Callable[[], None] | None = on_close
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._stream.__aiter__()
 
     async def close(self) -> None:
-        closed, self._closed = self._closed, None
-        if closed is not None:
-            closed()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
         await self._stream.close()

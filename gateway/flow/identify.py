@@ -103,29 +103,37 @@ class Identify:
         return self._recall(self._digest(token))
 
     async def identify(self, token: Secret) -> Principal:
-        """Prove the token, or wait for the proof under way, and remember it.
+        """Return the token's principal, from the cache or after a verification.
 
-        Raises NotAuthenticated, and KeysUnavailable where nothing can be proved now.
+        Concurrent requests with one token share its verification. Raises NotAuthenticated,
+        KeysUnavailable and RevocationsUnavailable.
         """
+        text = token.reveal()
+        digest = self._checked_digest(text)
+        principal = self._recall(digest)
+        return await self._verify(token, digest) if principal is None else principal
+
+    async def identify_by(self, token: str, deadline: float) -> Principal:
+        """Identify within `deadline` (monotonic); also raises DeadlineExceeded."""
+        digest = self._checked_digest(token)
+        principal = self._recall(digest)
+        if principal is not None:
+            return principal
         try:
-            return await self._identify(token)
+            async with asyncio.timeout(deadline - self._clock.monotonic()):
+                return await self._verify(Secret(token), digest)
+        except TimeoutError:
+            raise DeadlineExceeded("verifying the token") from None
+
+    async def _verify(self, token: Secret, digest: bytes) -> Principal:
+        try:
+            return await self._verify_or_wait(token, digest)
         except NotAuthenticated as refusal:
             self._telemetry.identified(refusal.issuer or _UNKNOWN, refusal.reason.value)
             raise
         except KeysUnavailable:
             self._telemetry.identified(_UNKNOWN, "keys_unavailable")
             raise
-
-    async def identify_by(self, token: str, deadline: float) -> Principal:
-        """Recall or identify; raise DeadlineExceeded, too (`deadline` is monotonic)."""
-        principal = self.recall(token)
-        if principal is not None:
-            return principal
-        try:
-            async with asyncio.timeout(deadline - self._clock.monotonic()):
-                return await self.identify(Secret(token))
-        except TimeoutError:
-            raise DeadlineExceeded("verifying the token") from None
 
     def ends_at(self, principal: Principal) -> float:
         """Return when the token that proved this principal ends, in seconds since the epoch."""
@@ -166,12 +174,15 @@ class Identify:
         for digest in stale:
             del self._remembered[digest]
 
-    async def _identify(self, token: Secret) -> Principal:
-        text = token.reveal()
-        if len(text) > CALLER_JWT_CHARS_MAX:
+    def _checked_digest(self, token: str) -> bytes:
+        if len(token) > CALLER_JWT_CHARS_MAX:
+            self._telemetry.identified(_UNKNOWN, Rejection.TOO_LARGE.value)
             raise NotAuthenticated(Rejection.TOO_LARGE)
-        digest = self._digest(text)
-        while (principal := self._recall(digest)) is None:
+        return self._digest(token)
+
+    async def _verify_or_wait(self, token: Secret, digest: bytes) -> Principal:
+        principal = None
+        while principal is None:
             flight = self._flights.get(digest)
             if flight is None:
                 return await self._prove(token, digest)
@@ -179,7 +190,8 @@ class Identify:
             if flight.refusal is not None:
                 # Without the traceback, which would grow with each who waited.
                 raise flight.refusal.with_traceback(None)
-            # Else proved; or not, when its caller hung up or the keys changed: look again.
+            # Verified; or not, if its caller disconnected or the keys changed: then verify here.
+            principal = self._recall(digest)
         return principal
 
     async def _prove(self, token: Secret, digest: bytes) -> Principal:

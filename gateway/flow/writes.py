@@ -34,7 +34,7 @@ class Writes:
         self._under_way: dict[asyncio.Task[None], asyncio.Task[ForwardedResponse]] = {}
         """Each write, by the task that puts on record what became of it."""
 
-    async def perform(
+    async def send_audited(
         self,
         permit: Permit,
         asked: RequestContext,

@@ -13,6 +13,7 @@ from gateway.domain.model import (
     ConsoleLink,
     LinkSource,
     Principal,
+    QueueRequest,
     RuleKind,
     RuleRef,
     Secret,
@@ -21,7 +22,8 @@ from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.policy import Permit, Policy, Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import ApiRequest, Gateway, IssuedLink
+from gateway.flow.pipeline import IssuedLink, build_gateway
+from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -77,7 +79,7 @@ class OneLink:
         nothing: Any = None
         itself: Any = self
         limits = CallerLimits(Pace(1, 1, burst), nothing, self.clock)
-        self.gateway = Gateway(
+        self.gateway = build_gateway(
             catalogue=Catalogue(built_in_operations()),
             limits=limits,
             request_audit=RequestAudit(itself, policies=itself, limits=limits, clock=self.clock),
@@ -117,15 +119,12 @@ class OneLink:
             deadline=self.clock.monotonic() + self._deadline_s,
             headers=(),
         )
-        answered = await self.gateway.answer(asked)
+        answered = await self.gateway.handle(asked)
         assert isinstance(answered, IssuedLink)
         return answered
 
     def plain_jwt(self, *_: object) -> str:
         return "jwt"
-
-    def recall(self, token: str) -> Principal | None:
-        return None if self.is_revoked else ANN
 
     def cached_link(self, permit: Permit) -> ConsoleLink | None:
         link, self.held = self.held, None
@@ -139,7 +138,9 @@ class OneLink:
         if self.is_revoked:
             raise NotAuthenticated(Rejection.REVOKED, principal=principal)
 
-    async def obtain(self, permit: Permit, **_: object) -> tuple[ConsoleLink, LinkSource]:
+    async def obtain(
+        self, permit: Permit, queue_request: QueueRequest, **_: object
+    ) -> tuple[ConsoleLink, LinkSource]:
         self.while_obtained()
         return self._link("new", self.new_left_s), LinkSource.UPSTREAM
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.policy import Permit
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
+from gateway.flow.admit import Admit
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
 from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 from gateway.flow.single_flight import SingleFlight
@@ -122,12 +124,13 @@ class Subject:
         flight = SingleFlight(self.store, clock)
         self.chance = 1.0
         self.telemetry = RecordingTelemetry()
+        nothing: Any = None
+        self.admit = Admit(nothing, nothing, group_weights={"oncall": 4.0, "staff": 2.0})
         self.consoles = ConsoleLinks(
             accounts,
             flight,
             clock,
             links_max=links_max,
-            group_weights={"oncall": 4.0, "staff": 2.0},
             jitter=lambda: self.chance,
             fingerprints=KeyedFingerprints(SEAL_KEY),
             override_ids=lambda *_: (),
@@ -139,8 +142,9 @@ class Subject:
         if link is not None:
             return link.url.reveal(), LinkSource.LOCAL
         deadline = self.clock.monotonic() + 30
+        queue_request = self.admit.queue_request(permit.principal, permit.call.operation)
         link, source = await self.consoles.obtain(
-            permit, deadline=deadline, fresh=fresh, headers=()
+            permit, queue_request, deadline=deadline, fresh=fresh, headers=()
         )
         return link.url.reveal(), source
 
@@ -200,7 +204,9 @@ async def test_a_link_that_is_too_short_from_the_start_is_refused_at_once(
     subject = Subject(clock)
     subject.a.answer_s = 271.0
     deadline = clock.monotonic() + 500.0
-    obtaining = subject.consoles.obtain(a_permit(), deadline=deadline, fresh=False, headers=())
+    obtaining = subject.consoles.obtain(
+        a_permit(), QueueRequest("ann"), deadline=deadline, fresh=False, headers=()
+    )
     asking = asyncio.ensure_future(obtaining)
     await clock.advance(400.0)
     with pytest.raises(UpstreamBroken):
@@ -308,7 +314,6 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
             SingleFlight(store, clock),
             clock,
             links_max=10,
-            group_weights={},
             jitter=lambda: 0.0,
             fingerprints=KeyedFingerprints(SEAL_KEY),
             override_ids=lambda *_: (),

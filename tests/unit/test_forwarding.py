@@ -24,7 +24,7 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.policy import Permit, Scope
 from gateway.flow.attempts import Attempts
-from gateway.flow.forwarding import ForwardedResponse, Forwarding
+from gateway.flow.forwarding import ForwardedResponse, Forwarding, OutgoingCall
 from gateway.flow.listings import ListBounds, Listings
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
@@ -82,14 +82,15 @@ async def forward(
     def permitted(what: Scope | None) -> Permit:
         return replace(permit, scope=what)
 
-    return await some.forward(
+    outgoing = OutgoingCall(
         permitted(scope),
         QueueRequest(permit.principal.key),
-        attempts=Attempts(lambda: permitted(scope_now() if scope_now else scope)),
+        Attempts(lambda: permitted(scope_now() if scope_now else scope)),
         deadline=5.0,
         fresh=False,
         headers=(("X-Request-Id", "r"),),
     )
+    return await some.forward(outgoing)
 
 
 async def test_what_was_permitted_is_sent_and_the_answer_comes_back(clock: FakeClock) -> None:

@@ -24,7 +24,7 @@ async def test_one_that_came_too_near_its_end_meanwhile_makes_room_for_another()
     assert scene.recorded == ["held", "new"]
     assert [one.detail for one in scene.records] == [
         "",
-        "instead of the link held, which was too old",
+        "replaces link held, which became too old",
     ]
 
 

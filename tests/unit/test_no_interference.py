@@ -34,7 +34,8 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.pipeline import ApiRequest, Gateway
+from gateway.flow.pipeline import Gateway, build_gateway
+from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -68,7 +69,7 @@ class Fixed:
     def check(self, _: Principal) -> None:
         return None
 
-    def recall(self, _: str) -> Principal:
+    async def identify_by(self, _: str, deadline: float) -> Principal:
         return ANN
 
     async def record(self, _: object) -> None:
@@ -85,8 +86,8 @@ class Request:
     body: bytes = b""
 
 
-def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
-    clock, fixed = FakeClock(), Fixed(policy)
+def a_gateway(policy: Policy | Fixed, cloud: SmallCloud) -> Gateway:
+    clock, fixed = FakeClock(), policy if isinstance(policy, Fixed) else Fixed(policy)
     inventory = inventory_of(cloud.servers, clock.now())
     exchanges = {PROJECT: as_exchange(FakeExchange(cloud))}
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), fixed, clock)
@@ -107,7 +108,7 @@ def a_gateway(policy: Policy, cloud: SmallCloud) -> Gateway:
         ),
         "telemetry": RecordingTelemetry(),
     }
-    return Gateway(catalogue=CATALOGUE, group_weights={}, clock=clock, **parts)
+    return build_gateway(catalogue=CATALOGUE, group_weights={}, clock=clock, **parts)
 
 
 async def told(gateway: Gateway, request: Request) -> object:
@@ -130,7 +131,7 @@ async def told(gateway: Gateway, request: Request) -> object:
         headers=(),
     )
     try:
-        answer: Any = await gateway.answer(asked)
+        answer: Any = await gateway.handle(asked)
     except GatewayError as error:
         return render_error(error)
     return answer.status, answer.headers, answer.body
@@ -294,7 +295,7 @@ def test_a_server_that_is_taken_away_while_a_list_is_read_is_not_shown(before: P
             policies._known = after
             return super().__call__(request)
 
-    gateway = a_gateway(before, ChangingCloud(world))
-    policies: Any = gateway._policies
+    policies = Fixed(before)
+    gateway = a_gateway(policies, ChangingCloud(world))
     answer: Any = asyncio.run(told(gateway, Request("GET", "/physicalservers")))
     assert [one["id"] for one in json.loads(answer[2])["servers"]] == SERVERS[1:2]

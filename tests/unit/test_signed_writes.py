@@ -35,7 +35,8 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse, Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.pipeline import ApiRequest, Gateway
+from gateway.flow.pipeline import Gateway, build_gateway
+from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -107,7 +108,7 @@ class Scene:
             "request_audit": request_audit,
             "writes": Writes(request_audit, BestEffortAuditLog(itself, telemetry), self.clock),
         }
-        return Gateway(
+        return build_gateway(
             credentials=CallerCredentials(
                 self.keys, self.store, self.clock, telemetry, skew_s=900.0
             ),
@@ -128,9 +129,6 @@ class Scene:
     revocations_version = 0
 
     def check(self, _: Principal) -> None:
-        return None
-
-    def recall(self, _: str) -> None:
         return None
 
     async def identify_by(self, _: str, deadline: float) -> Principal:
@@ -193,7 +191,7 @@ class Scene:
         )
 
     async def ask(self, asked: ApiRequest | None = None) -> int:
-        answered = await self.gateway.answer(asked or self.asked())
+        answered = await self.gateway.handle(asked or self.asked())
         assert isinstance(answered, ForwardedResponse)
         return answered.status
 
@@ -287,7 +285,7 @@ async def test_a_write_that_may_have_been_done_stays_used(scene: Scene) -> None:
 async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> None:
     scene.exchange.gate = asyncio.Event()
     ways = [scene.gateway, scene.gateway, scene.other_replica, scene.other_replica]
-    tasks = [asyncio.create_task(way.answer(scene.asked())) for way in ways]
+    tasks = [asyncio.create_task(way.handle(scene.asked())) for way in ways]
     await asyncio.sleep(0.01)
     scene.exchange.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)

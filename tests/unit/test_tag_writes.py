@@ -22,7 +22,8 @@ from gateway.domain.queue.pacing import Pace
 from gateway.flow.best_effort_audit_log import BestEffortAuditLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import ApiRequest, Gateway
+from gateway.flow.pipeline import build_gateway
+from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
 from tests.support.clock import FakeClock
@@ -65,7 +66,7 @@ class Parts:
     def check(self, _: Principal) -> None:
         return None
 
-    def recall(self, _: str) -> Principal:
+    async def identify_by(self, _: str, deadline: float) -> Principal:
         return THEO
 
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
@@ -87,7 +88,7 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
     request_audit = RequestAudit(every, policies=every, limits=limits, clock=clock)
     writes = Writes(request_audit, BestEffortAuditLog(every, RecordingTelemetry()), clock)
     stages: Any = {**part, "limits": limits, "request_audit": request_audit, "writes": writes}
-    gateway = Gateway(
+    gateway = build_gateway(
         catalogue=Catalogue(built_in_operations()),
         group_weights={},
         clock=clock,
@@ -98,7 +99,7 @@ async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> Forwar
     async def read_body(_: int) -> bytes:
         return body
 
-    answer = await gateway.answer(
+    answer = await gateway.handle(
         ApiRequest(
             authorization=["Bearer token"],
             x_auth_token=[],

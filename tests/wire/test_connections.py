@@ -15,7 +15,8 @@ from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import ApiRequest, IssuedLink
+from gateway.flow.pipeline import IssuedLink
+from gateway.flow.request import ApiRequest
 
 
 class NoUsage:
@@ -30,7 +31,7 @@ class RefusingGateway:
         self.may_answer.set()
         self.body = b""
 
-    async def answer(self, received: ApiRequest) -> IssuedLink:
+    async def handle(self, received: ApiRequest) -> IssuedLink:
         self.received.set()
         await self.may_answer.wait()
         if received.has_body:

@@ -19,7 +19,7 @@ from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import ApiRequest
+from gateway.flow.request import ApiRequest
 
 CHUNK = bytes(65_536)
 
@@ -52,7 +52,7 @@ class Edge:
         self.lines: list[dict[str, Any]] = []
         self.done = asyncio.Event()
 
-    async def answer(self, _: ApiRequest) -> ForwardedResponse:
+    async def handle(self, _: ApiRequest) -> ForwardedResponse:
         return ForwardedResponse(200, (), b"", self.body)
 
     def count_request(

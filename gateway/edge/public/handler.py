@@ -50,7 +50,8 @@ from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.clock import Clock
 from gateway.flow.context import RequestTrace, Tracing
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import ApiRequest, Gateway, IssuedLink
+from gateway.flow.pipeline import Gateway, IssuedLink
+from gateway.flow.request import ApiRequest
 
 log = logging.getLogger("gateway.request")
 
@@ -162,7 +163,7 @@ class PublicHandler:
 
     async def _serve(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.StreamResponse:
         outcome.request = outcome.api_request = self._parse(request, outcome)
-        outcome.result = result = await self._gateway.answer(outcome.api_request)
+        outcome.result = result = await self._gateway.handle(outcome.api_request)
         if isinstance(result, IssuedLink):
             return self._link_response(request, result, outcome)
         return await self._forwarded_response(request, result, outcome)

@@ -8,8 +8,8 @@ from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import ErrorResponse
 from gateway.flow.context import RequestTrace
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import ApiRequest, IssuedLink
-from gateway.flow.request import RequestContext
+from gateway.flow.pipeline import IssuedLink
+from gateway.flow.request import ApiRequest, RequestContext
 
 CLIENT_CLOSED = 499
 """The status that nginx logs for a client that disconnected. It is never sent."""

@@ -30,7 +30,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
 from gateway.flow.inventories import CachedInventories
 from gateway.flow.listings import ListBounds, Listings
-from gateway.flow.pipeline import Gateway
+from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.writes import Writes
@@ -101,7 +101,6 @@ def open_consoles(
         flight,
         runtime.clock,
         links_max=config.cache.links_max,
-        group_weights=config.fairness.group_weights,
         jitter=runtime.random.random,
         fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
         telemetry=runtime.metrics,
@@ -120,7 +119,7 @@ def open_gateway(
     config, clock = runtime.config, runtime.clock
     exchanges = {project: account.exchange for project, account in accounts.items()}
     listings = Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
-    return Gateway(
+    return build_gateway(
         identify=stages.identify,
         credentials=stages.credentials,
         catalogue=Catalogue(config.catalogue),
