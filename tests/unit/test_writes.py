@@ -99,7 +99,9 @@ class Scene:
     def asks(self) -> "asyncio.Task[ForwardedResponse]":
         deadline = self.clock.monotonic() + self.left_s
         asked = RequestContext(request_id="r-1", client_address="192.0.2.7", deadline=deadline)
-        return asyncio.create_task(self.writes.send_audited(PERMIT, asked, self.attempts, self.send))
+        return asyncio.create_task(
+            self.writes.send_audited(PERMIT, asked, self.attempts, self.send)
+        )
 
     async def hangs_up(self, until: Callable[[], bool]) -> None:
         asking = self.asks()
