@@ -1,4 +1,4 @@
-"""A listening socket on its way out: who has connected is served, and nobody else connects."""
+"""A closing listening socket serves its accept queue and drops new connections."""
 
 import socket
 
@@ -18,15 +18,15 @@ def test_queued_connection_is_served_and_new_one_dropped(
         listening.listen()
         address = listening.getsockname()[:2]
         with socket.create_connection(address) as early:
-            early.sendall(b"asked")
+            early.sendall(b"query")
             assert drop_new_handshakes(listening)
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, timeout=0.3)
             accepted, _ = listening.accept()
             with accepted:
-                assert accepted.recv(5) == b"asked"
-                accepted.sendall(b"answered")
-                assert early.recv(8) == b"answered"
+                assert accepted.recv(5) == b"query"
+                accepted.sendall(b"response")
+                assert early.recv(8) == b"response"
             listening.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 listening.accept()

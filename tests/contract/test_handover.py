@@ -1,4 +1,4 @@
-"""What one worker leaves another finds, also when the first was killed while it wrote."""
+"""Handover: entries that one worker stores and another reads."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ def test_get_returns_the_latest_entry() -> None:
     handover.put("a", b"long, " * 100, at=1.0)
     handover.put("b", b"beside", at=1.0)
     handover.put("a", b"later", at=2.0)
-    handover.put("a", b"what was so before, told late", at=1.5)
+    handover.put("a", b"older, stored late", at=1.5)
     assert handover.get("a") == HandoverEntry(2.0, b"later")
     assert handover.get("b") == HandoverEntry(1.0, b"beside")
 
 
-_MANY_LEAVE = """
+_CONCURRENT_PUTS = """
 import os
 from gateway.drivers.host.handover import Handover
 handover = Handover()
@@ -36,27 +36,31 @@ assert all(len(handover.get(f"{w} {i}").text) == 190 + i for w in range(4) for i
 
 def test_concurrent_workers_keep_each_other_s_entries() -> None:
     assert (
-        subprocess.run([sys.executable, "-c", _MANY_LEAVE], timeout=60, check=False).returncode == 0
+        subprocess.run([sys.executable, "-c", _CONCURRENT_PUTS], timeout=60, check=False).returncode
+        == 0
     )
 
 
-_KILLED = """
+_KILLED_WRITER = """
 import os, signal
 from gateway.drivers.host import handover
-left = handover.Handover()
-left.put("a", b"text", at=1.0)
+entries = handover.Handover()
+entries.put("a", b"text", at=1.0)
 pid = os.fork()
 if pid == 0:
     def killed(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     handover.os.pwrite = killed
-    left.put("a", b"other", at=2.0)
+    entries.put("a", b"other", at=2.0)
 os.waitpid(pid, 0)
-assert left.get("a") is None
-left.put("a", b"again", at=3.0)
-assert left.get("a").text == b"again"
+assert entries.get("a") is None
+entries.put("a", b"again", at=3.0)
+assert entries.get("a").text == b"again"
 """
 
 
 def test_killed_writer_leaves_no_entry_and_no_lock() -> None:
-    assert subprocess.run([sys.executable, "-c", _KILLED], timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", _KILLED_WRITER], timeout=60, check=False).returncode
+        == 0
+    )

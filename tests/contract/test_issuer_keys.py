@@ -1,4 +1,4 @@
-"""IssuerKeys against a real HTTP issuer on loopback that rotates, breaks, lies and goes away."""
+"""IssuerKeys against an HTTP issuer on loopback that rotates keys, fails and sends invalid data."""
 
 import asyncio
 import json
@@ -80,7 +80,7 @@ class FakeIssuer:
 
 async def eventually(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110 - what is waited for happens in a server
+        while not is_so():  # noqa: ASYNC110 - the condition changes in a server
             await asyncio.sleep(0.001)
 
 
@@ -101,7 +101,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 class Bench:
-    """One IssuerKeys and all that it is made of."""
+    """Creates IssuerKeys with fakes."""
 
     def __init__(self, http: aiohttp.ClientSession, clock: FakeClock) -> None:
         self.http = http
@@ -147,12 +147,12 @@ async def running(keys: IssuerKeys) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        assert not task.done(), "run() ended by itself"
+        assert not task.done(), "run() ended unexpectedly"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def refusal(keys: IssuerKeys, algorithm: str, kid: str | None) -> Rejection:
+async def rejection(keys: IssuerKeys, algorithm: str, kid: str | None) -> Rejection:
     with pytest.raises(NotAuthenticated) as caught:
         await keys.keys_for(algorithm, kid)
     return caught.value.reason
@@ -162,7 +162,7 @@ def numbers(signer: Signer) -> Any:
     return signer.key.public_key().public_numbers()
 
 
-# --- where keys come from -----------------------------------------------------------------------
+# --- sources of keys -----------------------------------------------------------------------------
 
 
 async def test_discovery_leads_to_the_keys(bench: Bench, idp: FakeIssuer) -> None:
@@ -288,7 +288,7 @@ async def test_silent_issuer_times_out(
         await bench.jwks(idp).refresh()
 
 
-# --- which keys are taken -----------------------------------------------------------------------
+# --- valid and invalid keys ----------------------------------------------------------------------
 
 
 def private_jwk(signer: Signer) -> dict[str, Any]:
@@ -345,7 +345,10 @@ async def test_invalid_key_is_skipped_and_others_load(
 
     assert await keys.keys_for("RS256", "good")
     for algorithm in ALL:
-        assert await refusal(keys, algorithm, "bad") in {Rejection.KEY_UNKNOWN, Rejection.ALGORITHM}
+        assert await rejection(keys, algorithm, "bad") in {
+            Rejection.KEY_UNKNOWN,
+            Rejection.ALGORITHM,
+        }
 
 
 JWKS_VALUES = st.recursive(
@@ -388,7 +391,7 @@ async def test_algorithm_must_match_the_key_type(bench: Bench, idp: FakeIssuer) 
             if algorithm in fitting:
                 assert len(await keys.keys_for(algorithm, kid)) == 1
             else:
-                assert await refusal(keys, algorithm, kid) is Rejection.ALGORITHM
+                assert await rejection(keys, algorithm, kid) is Rejection.ALGORITHM
 
 
 async def test_disallowed_algorithm_has_no_key(bench: Bench, idp: FakeIssuer) -> None:
@@ -423,8 +426,8 @@ async def test_token_without_kid_requires_exactly_one_key(bench: Bench, idp: Fak
     idp.signers.append(rsa_signer("b", which="b"))
     await keys.refresh()
 
-    assert await refusal(keys, "RS256", None) is Rejection.KEY_UNKNOWN
-    assert await refusal(keys, "EdDSA", None) is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "RS256", None) is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "EdDSA", None) is Rejection.KEY_UNKNOWN
     assert len(await keys.keys_for("ES256", None)) == 1
 
 
@@ -438,7 +441,7 @@ async def test_single_key_without_kid_matches_any_kid(bench: Bench, idp: FakeIss
     await keys.refresh()
     keys._next_request_at = float("inf")
 
-    assert await refusal(keys, "RS256", "whatever") is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "RS256", "whatever") is Rejection.KEY_UNKNOWN
 
 
 async def test_number_of_keys_is_bounded(bench: Bench, idp: FakeIssuer) -> None:
@@ -448,10 +451,10 @@ async def test_number_of_keys_is_bounded(bench: Bench, idp: FakeIssuer) -> None:
     keys._next_request_at = float("inf")
 
     assert await keys.keys_for("EdDSA", "k99")
-    assert await refusal(keys, "EdDSA", "k100") is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "EdDSA", "k100") is Rejection.KEY_UNKNOWN
 
 
-# --- an unknown kid -----------------------------------------------------------------------------
+# --- unknown kid --------------------------------------------------------------------------------
 
 
 async def test_random_kids_cost_one_fetch_per_cooldown(bench: Bench, idp: FakeIssuer) -> None:
@@ -465,7 +468,7 @@ async def test_random_kids_cost_one_fetch_per_cooldown(bench: Bench, idp: FakeIs
             assert all(isinstance(outcome, NotAuthenticated) for outcome in outcomes)
             assert idp.fetches["/jwks"] == 1 + round_
             await bench.clock.advance(29.9)
-            assert await refusal(keys, "RS256", "random") is Rejection.KEY_UNKNOWN
+            assert await rejection(keys, "RS256", "random") is Rejection.KEY_UNKNOWN
             assert idp.fetches["/jwks"] == 1 + round_
             await bench.clock.advance(0.1)
 
@@ -506,7 +509,7 @@ async def test_refresh_before_rotation_is_followed_by_another(
         idp.may_answer.clear()
         await bench.clock.advance(300.0)
         await eventually(lambda: idp.fetches["/jwks"] == 2)
-        idp.signers = [rsa_signer("k2", which="b")]  # the answer under way has the old key
+        idp.signers = [rsa_signer("k2", which="b")]  # the response in progress has the old key
         asked = asyncio.create_task(keys.keys_for("RS256", "k2"))
         await settle()
         idp.may_answer.set()
@@ -549,7 +552,7 @@ async def test_unknown_kid_during_outage_costs_one_fetch(bench: Bench, idp: Fake
         assert await keys.keys_for("RS256", "k1")
 
 
-# --- time goes on -------------------------------------------------------------------------------
+# --- refreshes ---------------------------------------------------------------------------------
 
 
 async def test_keys_are_refreshed_on_schedule(bench: Bench, idp: FakeIssuer) -> None:
@@ -669,7 +672,7 @@ async def test_changed_key_set_file_is_reloaded(bench: Bench, tmp_path: Path) ->
         file.write_text(json.dumps({"keys": [rsa_signer("k2", which="b").jwk()]}))
 
         assert await keys.keys_for("RS256", "k2")
-        assert await refusal(keys, "RS256", "k1") is Rejection.KEY_UNKNOWN
+        assert await rejection(keys, "RS256", "k1") is Rejection.KEY_UNKNOWN
 
 
 NO_PUBLIC_KEYS = {
@@ -729,7 +732,7 @@ async def test_shared_secret_allows_only_hs256(bench: Bench) -> None:
     assert await keys.keys_for("HS256", None) == (b"s" * 32,)
     assert await keys.keys_for("HS256", "any") == (b"s" * 32,)
     keys._next_request_at = float("inf")
-    assert await refusal(keys, "RS256", "any") is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "RS256", "any") is Rejection.KEY_UNKNOWN
     assert "sss" not in repr(vars(keys))
 
 
@@ -746,7 +749,7 @@ def test_config_rejects_short_secret(bench: Bench) -> None:
         bench.keys({"secret": Secret("s" * 31)}, algorithms=["HS256"])
 
 
-# --- what a new worker begins with --------------------------------------------------------------
+# --- handover to later workers ---------------------------------------------------------------
 
 
 async def test_worker_started_during_outage_inherits_keys(
@@ -808,7 +811,7 @@ async def test_start_waits_for_reachable_issuers_only(bench: Bench, idp: FakeIss
     assert slow.loaded
 
 
-# --- with the rest of the line ------------------------------------------------------------------
+# --- together with Identify ---------------------------------------------------------------------
 
 
 async def test_rotation_drops_cached_tokens_of_old_key(

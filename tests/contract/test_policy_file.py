@@ -1,4 +1,4 @@
-"""The policy in force follows its file, and a bad file changes nothing."""
+"""PolicyFile: reloads, invalid files, handover and audit records."""
 
 import asyncio
 import logging
@@ -114,7 +114,7 @@ async def test_invalid_file_is_logged_once_and_loop_continues(
     file.unlink()
     await until_rejected(2)
     assert policies.current() is before
-    for _ in range(5):  # nothing changed: nothing is said again
+    for _ in range(5):  # an unchanged file is not logged again
         await clock.advance(1.0)
         await asyncio.sleep(0.01)
     assert [record.levelname for record in rejections()] == ["ERROR", "ERROR"]
@@ -235,11 +235,11 @@ async def test_policy_version_is_digest_of_its_text(
     version = policies.current().version
     parsing = policy_file.parse
 
-    def edited_meanwhile(path: Path, content: bytes) -> Document:
+    def edit_then_parse(path: Path, content: bytes) -> Document:
         file.write_text(NONE)
         return parsing(path, content)
 
-    monkeypatch.setattr(policy_file, "parse", edited_meanwhile)
+    monkeypatch.setattr(policy_file, "parse", edit_then_parse)
     assert await policies.reload()
     assert (policies.current().size, policies.current().version) == (1, version)
 
@@ -252,13 +252,13 @@ async def test_slow_load_does_not_replace_newer_policy(
     policies, telemetry = opened(file, clock)
     parsing, begun, may_go_on = policy_file.parse, threading.Event(), threading.Event()
 
-    def slow_for_one(path: Path, content: bytes) -> Document:
+    def parse_slowly(path: Path, content: bytes) -> Document:
         if content == ONE.encode():
             begun.set()
             may_go_on.wait(10)
         return parsing(path, content)
 
-    monkeypatch.setattr(policy_file, "parse", slow_for_one)
+    monkeypatch.setattr(policy_file, "parse", parse_slowly)
     file.write_text(ONE)
     watching = asyncio.create_task(policies.run())
     await clock.advance(1.0)

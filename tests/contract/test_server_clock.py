@@ -1,4 +1,4 @@
-"""What is kept in Redis, when the clock of its host is set back."""
+"""Values, leases and usage in Redis after its clock was set back."""
 
 import base64
 import os
@@ -15,7 +15,7 @@ from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 
 FAR = 4e9
-"""By the store's clock."""
+"""An expiry by the store's clock that is never reached."""
 SEAL_KEY = Secret(base64.b64encode(os.urandom(32)).decode())
 
 

@@ -1,4 +1,4 @@
-"""How accounts prove themselves: logins shared by replicas, and never so many that IAM locks us."""
+"""Service credentials: logins shared by replicas, and never enough failures to lock the account."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ PASSWORD = "canary-password"
 
 
 class Iam:
-    """The cloud's IAM on the test's clock; it counts what would lock the account."""
+    """IAM on the test's clock; it counts the failures that lock an account."""
 
     def __init__(self, clock: FakeClock | VirtualClock) -> None:
         self.clock = clock
@@ -58,7 +58,7 @@ class Iam:
         self.bad_projects: set[str] = set()
         self.requests: list[UpstreamRequest] = []
         self.refused_at: list[float] = []
-        self.under_way = self.most_under_way = 0
+        self.in_flight = self.most_in_flight = 0
 
     @property
     def logins(self) -> int:
@@ -68,12 +68,12 @@ class Iam:
         self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
     ) -> UpstreamResponse:
         self.requests.append(request)
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await self.clock.sleep(min(self.answer_s, timeout_s))
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
         if self.answer_s > timeout_s:
             raise UpstreamSlow("no answer in time")
         if isinstance(self.trouble, GatewayError):
@@ -92,7 +92,7 @@ class Iam:
         token = f"MIIcanary-token-{self.logins}-{project}"
         return UpstreamResponse(201, {"x-subject-token": token}, json.dumps(body).encode())
 
-    def worst_quarter_of_an_hour(self) -> int:
+    def most_failures_in_15_minutes(self) -> int:
         return max(
             (sum(at <= other < at + 900 for other in self.refused_at) for at in self.refused_at),
             default=0,
@@ -124,7 +124,7 @@ class NoLimit:
 
 
 class Region:
-    """Replicas of the gateway before one IAM, with one store between them."""
+    """Replicas of the gateway that share one IAM and one store."""
 
     def __init__(self, clock: FakeClock | VirtualClock) -> None:
         self.clock = clock
@@ -171,7 +171,7 @@ class Region:
         return await self.passing(credential.renew(refused, deadline=self.clock.monotonic() + 60))
 
     async def passing(self, work: Awaitable[T]) -> T:
-        """Let time pass until the work is done."""
+        """Advance the clock until the work is done."""
         task = asyncio.ensure_future(work)
         while not task.done():
             await self.clock.advance(0.05)
@@ -252,7 +252,7 @@ async def test_background_renewal_precedes_expiry(region: Region) -> None:
     first = await region.token(credential)
     await region.clock.advance(DAY_S - 3_000)
     assert region.iam.logins == 2
-    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
     assert await region.token(credential) != first
     await _stop(loop)
 
@@ -260,7 +260,7 @@ async def test_background_renewal_precedes_expiry(region: Region) -> None:
 async def test_old_token_serves_while_iam_is_unavailable(region: Region) -> None:
     (credential,) = region.replica()
     first = await region.token(credential)
-    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
     loop = asyncio.ensure_future(credential.run())
     await region.clock.advance(DAY_S - 1_800)
     assert await region.token(credential) == first
@@ -278,8 +278,8 @@ async def test_back_off_resets_after_another_replica_s_login(
     (one,), (other,) = region.replica(), region.replica()
 
     async def outage() -> list[float]:
-        """Return how long `one` backs off each time."""
-        region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+        """Return the back-off pauses of `one` during an outage."""
+        region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
         await region.clock.advance(DAY_S)
         pauses_s = []
         for _ in range(3):
@@ -298,7 +298,7 @@ async def test_back_off_resets_after_another_replica_s_login(
 
 async def test_back_off_of_unavailable_iam_is_short(region: Region) -> None:
     (credential,) = region.replica()
-    region.iam.trouble = UpstreamUnreachable("away", retry_after_s=1.0)
+    region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
     began = region.clock.monotonic()
     while region.clock.monotonic() < began + 600.0:
         with pytest.raises(ServiceLoginFailed) as caught:
@@ -314,13 +314,13 @@ def test_one_caller_s_deadline_does_not_cancel_login() -> None:
         region.iam.answer_s = 2.0
         (credential,) = region.replica()
         began = region.clock.monotonic()
-        hasty, patient = (
+        short, long = (
             asyncio.ensure_future(credential.headers(REQUEST, deadline=began + within_s))
             for within_s in (1.0, 30.0)
         )
         with pytest.raises(DeadlineExceeded):
-            await hasty
-        assert await patient
+            await short
+        assert await long
         assert region.clock.monotonic() - began == pytest.approx(2.0, abs=0.1)
         assert region.iam.logins == 1
 
@@ -365,7 +365,7 @@ def test_login_timeout_excludes_the_wait_for_turn() -> None:
         await asyncio.gather(
             *(one.headers(REQUEST, deadline=deadline) for one in region.replica("p", "q"))
         )
-        assert (region.iam.logins, region.iam.most_under_way) == (2, 1)
+        assert (region.iam.logins, region.iam.most_in_flight) == (2, 1)
 
     run_virtually(scene())
 
@@ -440,8 +440,8 @@ async def test_wrong_password_never_locks_the_account(region: Region) -> None:
             asyncio.gather(*(region.token(one) for one in replicas), return_exceptions=True)
         )
         assert all(isinstance(result, ServiceLoginFailed) for result in results)
-    assert region.iam.worst_quarter_of_an_hour() <= 3
-    assert region.iam.most_under_way == 1
+    assert region.iam.most_failures_in_15_minutes() <= 3
+    assert region.iam.most_in_flight == 1
     assert len(region.iam.refused_at) >= 4
     for loop in loops:
         await _stop(loop)
@@ -500,13 +500,13 @@ async def test_without_redis_a_process_still_backs_off(region: Region) -> None:
         with pytest.raises(ServiceLoginFailed):
             await region.token(credential)
         await region.clock.advance(60.0)
-    assert region.iam.worst_quarter_of_an_hour() <= 3
+    assert region.iam.most_failures_in_15_minutes() <= 3
 
 
 @pytest.mark.parametrize(
     "trouble",
     [
-        UpstreamUnreachable("away", retry_after_s=1.0),
+        UpstreamUnreachable("down", retry_after_s=1.0),
         UpstreamSlow("no answer in time"),
         UpstreamResponse(503, {}, b""),
         UpstreamResponse(500, {}, b"<html>"),
@@ -522,7 +522,7 @@ async def test_unavailable_iam_backs_off_and_recovers(
         with pytest.raises(ServiceLoginFailed) as caught:
             await region.token(credential)
         assert caught.value.retry_after_s <= 40
-    assert region.iam.logins == 1, "at once while the back-off lasts"
+    assert region.iam.logins == 1, "requests during the back-off fail at once"
     region.iam.trouble = None
     await region.clock.advance(2.0)
     assert await region.token(credential)
@@ -658,7 +658,7 @@ async def test_token_file_renews_only_changed_token(token_file: Path, clock: Fak
     assert await credential.renew(refused, deadline=0) is True
 
 
-@pytest.mark.parametrize("content", ["", "two words in it, as no token has", "short", "é" * 40])
+@pytest.mark.parametrize("content", ["", "text with spaces is not a token", "short", "é" * 40])
 async def test_invalid_token_file_is_no_login(
     token_file: Path, clock: FakeClock, content: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""JwtSignatures with real keys: what each algorithm signs is proved, and nothing else."""
+"""JwtSignatures with real keys of each algorithm."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ SECRET = b"s" * 32
 CLAIMS = {"iss": CORP, "sub": "ann", "exp": 1, "nested": {"a": [1, 2.5, None, "x"]}}
 
 
-class HeldKeys:
-    """Keys by kid, public ones as an issuer publishes them."""
+class FakeKeys:
+    """Public keys by kid, as an issuer publishes them."""
 
     def __init__(self, *signers: Signer) -> None:
         self._signers = signers
-        self.asked: list[tuple[str, str | None]] = []
-        self.are_there = True
+        self.lookups: list[tuple[str, str | None]] = []
+        self.available = True
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
-        self.asked.append((algorithm, kid))
-        if not self.are_there:
+        self.lookups.append((algorithm, kid))
+        if not self.available:
             raise KeysUnavailable("keys of issuer corp are too old", retry_after_s=1.0)
         found = tuple(
             signer.key if algorithm == "HS256" else signer.key.public_key()
@@ -49,24 +49,24 @@ HS256 = Signer("HS256", SECRET, None)
 
 
 @pytest.fixture
-def corp() -> HeldKeys:
-    return HeldKeys(*SIGNERS.values())
+def corp() -> FakeKeys:
+    return FakeKeys(*SIGNERS.values())
 
 
 @pytest.fixture
-def signatures(corp: HeldKeys) -> JwtSignatures:
+def signatures(corp: FakeKeys) -> JwtSignatures:
     return JwtSignatures(
         [
             TrustedIssuer("corp", CORP, frozenset(SIGNERS), corp),
             TrustedIssuer(
-                "partner", PARTNER, frozenset({"RS256"}), HeldKeys(rsa_signer(which="b"))
+                "partner", PARTNER, frozenset({"RS256"}), FakeKeys(rsa_signer(which="b"))
             ),
-            TrustedIssuer("shared", SHARED, frozenset({"HS256"}), HeldKeys(HS256)),
+            TrustedIssuer("shared", SHARED, frozenset({"HS256"}), FakeKeys(HS256)),
         ]
     )
 
 
-async def refusal(signatures: JwtSignatures, token: str) -> NotAuthenticated:
+async def rejection(signatures: JwtSignatures, token: str) -> NotAuthenticated:
     with pytest.raises(NotAuthenticated) as caught:
         await signatures.verify(Secret(token))
     return caught.value
@@ -86,9 +86,9 @@ async def test_signature_of_other_claims_is_rejected(
     head, claims, _ = SIGNERS[algorithm].token(CLAIMS).split(".")
     other = SIGNERS[algorithm].token({**CLAIMS, "sub": "bob"}).split(".")[2]
 
-    refused = await refusal(signatures, f"{head}.{claims}.{other}")
+    rejected = await rejection(signatures, f"{head}.{claims}.{other}")
 
-    assert (refused.reason, refused.issuer) == (Rejection.SIGNATURE, "corp")
+    assert (rejected.reason, rejected.issuer) == (Rejection.SIGNATURE, "corp")
 
 
 async def test_shared_secret_verifies_hs256(signatures: JwtSignatures) -> None:
@@ -96,18 +96,18 @@ async def test_shared_secret_verifies_hs256(signatures: JwtSignatures) -> None:
     wrong = Signer("HS256", SECRET[:-1] + b"t", None)
 
     assert (await signatures.verify(Secret(HS256.token(claims)))).issuer == "shared"
-    assert (await refusal(signatures, wrong.token(claims))).reason is Rejection.SIGNATURE
+    assert (await rejection(signatures, wrong.token(claims))).reason is Rejection.SIGNATURE
 
 
-async def test_issuer_selects_the_keys(signatures: JwtSignatures, corp: HeldKeys) -> None:
+async def test_issuer_selects_the_keys(signatures: JwtSignatures, corp: FakeKeys) -> None:
     of_partner = rsa_signer(which="b")
 
     verified = await signatures.verify(Secret(of_partner.token({"iss": PARTNER})))
-    refused = await refusal(signatures, of_partner.token({"iss": CORP}))
+    rejected = await rejection(signatures, of_partner.token({"iss": CORP}))
 
     assert verified.issuer == "partner"
-    assert (refused.reason, refused.issuer) == (Rejection.KEY_UNKNOWN, "corp")
-    assert corp.asked == [("RS256", "k1")]
+    assert (rejected.reason, rejected.issuer) == (Rejection.KEY_UNKNOWN, "corp")
+    assert corp.lookups == [("RS256", "k1")]
 
 
 async def test_claims_are_not_judged(signatures: JwtSignatures) -> None:
@@ -119,25 +119,25 @@ async def test_claims_are_not_judged(signatures: JwtSignatures) -> None:
 async def test_either_key_with_equal_kid_verifies() -> None:
     one, two = rsa_signer("k"), rsa_signer("k", which="b")
     signatures = JwtSignatures(
-        [TrustedIssuer("corp", CORP, frozenset({"RS256"}), HeldKeys(one, two))]
+        [TrustedIssuer("corp", CORP, frozenset({"RS256"}), FakeKeys(one, two))]
     )
 
     assert (await signatures.verify(Secret(one.token(CLAIMS)))).issuer == "corp"
     assert (await signatures.verify(Secret(two.token(CLAIMS)))).issuer == "corp"
     stranger = rsa_signer("k", which="c").token(CLAIMS)
-    assert (await refusal(signatures, stranger)).reason is Rejection.SIGNATURE
+    assert (await rejection(signatures, stranger)).reason is Rejection.SIGNATURE
 
 
 async def test_missing_keys_raise_keys_unavailable(
-    signatures: JwtSignatures, corp: HeldKeys
+    signatures: JwtSignatures, corp: FakeKeys
 ) -> None:
-    corp.are_there = False
+    corp.available = False
 
     with pytest.raises(KeysUnavailable):
         await signatures.verify(Secret(SIGNERS["RS256"].token(CLAIMS)))
 
 
-async def test_cheap_checks_precede_key_lookup(signatures: JwtSignatures, corp: HeldKeys) -> None:
+async def test_cheap_checks_precede_key_lookup(signatures: JwtSignatures, corp: FakeKeys) -> None:
     signer = SIGNERS["RS256"]
     for token in (
         "garbage",
@@ -147,6 +147,6 @@ async def test_cheap_checks_precede_key_lookup(signatures: JwtSignatures, corp: 
         signer.token(CLAIMS, kid=7),
         signer.token({**CLAIMS, "pad": "x" * 20_000}),
     ):
-        await refusal(signatures, token)
+        await rejection(signatures, token)
 
-    assert corp.asked == []
+    assert corp.lookups == []

@@ -1,4 +1,4 @@
-"""Why Redis is away, as it is told: with what there is to mend, and nothing that it quotes."""
+"""Descriptions of Redis errors: the cause and the remedy, without text of the server."""
 
 import logging
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def a_valkey(redis: Kind, *, process_id: str | None = None) -> Valkey:
     )
 
 
-async def told(redis: Kind) -> str:
+async def described(redis: Kind) -> str:
     valkey = a_valkey(redis)
     try:
         with pytest.raises(StoreUnavailable) as caught:
@@ -59,38 +59,38 @@ def server() -> Iterator[RealValkey]:
 async def test_wrong_missing_and_right_password_are_described(server: RealValkey) -> None:
     server.command("CONFIG", "SET", "requirepass", PASSWORD)
     login = {"wrong": Secret("canary"), "none": None, "right": Secret(PASSWORD)}
-    asked = {
+    servers = {
         name: RedisServer.model_construct(
             url=server.url, username=None, password=password, tls_ca_file=None
         )
         for name, password in login.items()
     }
-    assert await told(asked["wrong"]) == "WRONGPASS: wrong username or password"
-    assert await told(asked["none"]) == "NOAUTH: a password is required"
-    valkey = a_valkey(asked["right"])
+    assert await described(servers["wrong"]) == "WRONGPASS: wrong username or password"
+    assert await described(servers["none"]) == "NOAUTH: a password is required"
+    valkey = a_valkey(servers["right"])
     await valkey.ping()
     await valkey.close()
 
 
 async def test_acl_denial_and_full_server_are_described(server: RealValkey) -> None:
     server.command("ACL", "SETUSER", "default", "-@scripting")
-    assert (await told(RedisServer(url=server.url))).startswith("NOPERM: the ACL")
+    assert (await described(RedisServer(url=server.url))).startswith("NOPERM: the ACL")
     server.command("ACL", "SETUSER", "default", "+@all")
     server.command("CONFIG", "SET", "maxmemory", "1")
-    assert await told(RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
+    assert await described(RedisServer(url=server.url)) == "OOM: out of memory: raise maxmemory"
 
 
 async def test_wrong_database_cluster_and_tls_are_described(server: RealValkey) -> None:
     elsewhere = RedisServer(url=server.url.removesuffix("0") + "99")
-    assert await told(elsewhere) == "the database number does not exist"
+    assert await described(elsewhere) == "the database number does not exist"
     cluster = RedisCluster(cluster=(f"127.0.0.1:{server.port}",))
-    assert (await told(cluster)).startswith("not a cluster")
+    assert (await described(cluster)).startswith("not a cluster")
     tls = RedisServer(url=server.url.replace("redis:", "rediss:"))
-    assert "TLS" in await told(tls)
+    assert "TLS" in await described(tls)
 
 
 @pytest.mark.parametrize(
-    ("redis", "why"),
+    ("redis", "reason"),
     [
         (RedisServer(url="redis://127.0.0.1:1/0"), "connection refused"),
         (RedisServer(url="redis://nosuch.invalid:1/0"), "the host name does not resolve"),
@@ -102,8 +102,8 @@ async def test_wrong_database_cluster_and_tls_are_described(server: RealValkey) 
         ),
     ],
 )
-async def test_unreachable_server_is_described(redis: Kind, why: str) -> None:
-    assert await told(redis) == why
+async def test_unreachable_server_is_described(redis: Kind, reason: str) -> None:
+    assert await described(redis) == reason
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_address_is_the_configured_one(redis: Kind, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "why"),
+    ("error", "reason"),
     [
         (ResponseError("canary of an argument", status_code="ERR"), "ResponseError"),
         (ResponseError("MISCONF canary"), "MISCONF: writes are disabled"),
@@ -130,7 +130,7 @@ def test_address_is_the_configured_one(redis: Kind, address: str) -> None:
     ],
 )
 async def test_log_has_reason_without_server_s_text(
-    error: Exception, why: str, caplog: pytest.LogCaptureFixture
+    error: Exception, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
         async def evalsha(self, *_: Any) -> None:
@@ -147,17 +147,17 @@ async def test_log_has_reason_without_server_s_text(
     assert line.message == "store_unavailable"
     assert line.__dict__["error"] == type(error).__name__
     assert line.__dict__["reason"] == describe_store_error(error) == str(caught.value)
-    assert describe_store_error(error).startswith(why)
+    assert describe_store_error(error).startswith(reason)
     assert "canary" not in str(line.__dict__) + str(caught.value)
 
 
 async def test_connection_without_process_id_is_not_counted(shared_valkey: RealValkey) -> None:
     redis = RedisServer(url=shared_valkey.url)
-    looking, living = a_valkey(redis), a_valkey(redis, process_id="p")
-    await living.ping()
-    before = living.processes
-    await looking.ping()
-    await living.ping()
-    assert (looking.processes, living.processes, looking.available) == (before, before, True)
-    await looking.close()
-    await living.close()
+    observer, process = a_valkey(redis), a_valkey(redis, process_id="p")
+    await process.ping()
+    before = process.processes
+    await observer.ping()
+    await process.ping()
+    assert (observer.processes, process.processes, observer.available) == (before, before, True)
+    await observer.close()
+    await process.close()

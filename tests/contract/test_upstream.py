@@ -1,4 +1,4 @@
-"""AioUpstream against real sockets that hang, break, lie, redirect and flood."""
+"""AioUpstream against sockets that hang, reset, redirect, flood or send invalid data."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ async def client(
         yield AioUpstream(session, url, response_bytes_max=response_bytes_max)
 
 
-async def ask(
+async def send(
     upstream: AioUpstream, request: UpstreamRequest = GET, *, timeout_s: float = 20.0
 ) -> UpstreamResponse:
     return await upstream.send(request, credential=CREDENTIAL, timeout_s=timeout_s)
@@ -49,7 +49,7 @@ async def test_response_of_any_status_is_returned_whole() -> None:
         scripted_upstream(ok(b"no", "X-Thing: 1", status="404 Not Found")) as cloud,
         client(cloud.url) as upstream,
     ):
-        answer = await ask(upstream)
+        answer = await send(upstream)
     assert (answer.status, answer.body, answer.headers["x-thing"]) == (404, b"no", "1")
 
 
@@ -59,7 +59,7 @@ async def test_response_of_any_status_is_returned_whole() -> None:
 )
 async def test_path_is_sent_byte_for_byte(path: str) -> None:
     async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
-        await ask(upstream, UpstreamRequest("GET", path))
+        await send(upstream, UpstreamRequest("GET", path))
     assert cloud.received[0].line == f"GET {path} HTTP/1.1"
 
 
@@ -68,7 +68,7 @@ async def test_headers_body_and_credential_arrive_once() -> None:
         "PUT", "/x", (("Content-Type", "application/json"), ("X-Request-Id", "r")), b'{"a":1}'
     )
     async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
-        await ask(upstream, request)
+        await send(upstream, request)
     (received,) = cloud.received
     assert received.body == b'{"a":1}'
     assert received.header("X-Auth-Token") == [CANARY]
@@ -84,7 +84,7 @@ async def test_header_of_60_kb_is_accepted() -> None:
         scripted_upstream(ok(b"{}", f"X-Subject-Token: {token}")) as cloud,
         client(cloud.url) as upstream,
     ):
-        answer = await ask(upstream)
+        answer = await send(upstream)
     assert answer.headers["x-subject-token"] == token
 
 
@@ -92,7 +92,7 @@ async def test_redirect_is_not_followed() -> None:
     async with scripted_upstream(ok()) as other:
         redirect = ok(b"", f"Location: {other.url}/", status="307 Temporary Redirect")
         async with scripted_upstream(redirect) as cloud, client(cloud.url) as upstream:
-            answer = await ask(upstream)
+            answer = await send(upstream)
     assert answer.status == 307
     assert other.received == []
 
@@ -102,8 +102,8 @@ async def test_cookies_are_not_stored() -> None:
         scripted_upstream(ok(b"{}", "Set-Cookie: sid=1; Path=/")) as cloud,
         client(cloud.url) as upstream,
     ):
-        await ask(upstream)
-        await ask(upstream)
+        await send(upstream)
+        await send(upstream)
     assert [received.header("Cookie") for received in cloud.received] == [[], []]
 
 
@@ -114,18 +114,18 @@ async def test_connections_are_reused_within_one_account_only() -> None:
         client(cloud.url) as two,
     ):
         for upstream in (one, two, one, two):
-            await ask(upstream)
+            await send(upstream)
     assert [received.connection for received in cloud.received] == [1, 2, 1, 2]
 
 
 async def test_calls_do_not_wait_for_connections() -> None:
-    # It has its slot of the budget: all who waited would be sent at once when the cloud recovers.
+    # Waiting calls hold slots of the budget and would all be sent when the cloud recovers.
     async with scripted_upstream([HANG]) as cloud, client(cloud.url) as upstream:
-        asked = [asyncio.create_task(ask(upstream)) for _ in range(150)]
-        await eventually(lambda: len(cloud.received) == len(asked))
-        for one in asked:
+        calls = [asyncio.create_task(send(upstream)) for _ in range(150)]
+        await eventually(lambda: len(cloud.received) == len(calls))
+        for one in calls:
             one.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_invalid_response_raises_a_gateway_error(
 ) -> None:
     async with scripted_upstream(script) as cloud, client(cloud.url) as upstream:
         with pytest.raises(error) as caught:
-            await ask(upstream)
+            await send(upstream)
     _shows_no_secret(caught.value)
 
 
@@ -158,7 +158,7 @@ async def test_reset_during_body_raises_a_gateway_error() -> None:
     script = [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", RESET]
     async with scripted_upstream(script) as cloud, client(cloud.url) as upstream:
         with pytest.raises((UpstreamBroken, UpstreamUnreachable)) as caught:
-            await ask(upstream)
+            await send(upstream)
     _shows_no_secret(caught.value)
 
 
@@ -168,7 +168,7 @@ async def test_gzip_body_is_decompressed() -> None:
         scripted_upstream(ok(body, "Content-Encoding: gzip")) as cloud,
         client(cloud.url) as upstream,
     ):
-        answer = await ask(upstream)
+        answer = await send(upstream)
     assert answer.body == b'{"url": 1}'
 
 
@@ -179,15 +179,15 @@ async def test_gzip_bomb_is_stopped_at_the_bound() -> None:
         client(cloud.url) as upstream,
     ):
         with pytest.raises(UpstreamBroken):
-            await ask(upstream)
+            await send(upstream)
 
 
 async def test_connection_of_rejected_body_is_not_reused() -> None:
     flood = [b"HTTP/1.1 200 OK\r\n" + FLOOD + b"\r\n" + b"x" * 200_000, HANG]
     async with scripted_upstream(flood, ok(b"mine")) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamBroken):
-            await ask(upstream)
-        answer = await ask(upstream)
+            await send(upstream)
+        answer = await send(upstream)
     assert answer.body == b"mine"
     assert cloud.connections == 2
 
@@ -195,44 +195,44 @@ async def test_connection_of_rejected_body_is_not_reused() -> None:
 async def test_silent_server_ends_with_call_timeout() -> None:
     async with scripted_upstream([HANG]) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamSlow):
-            await ask(upstream, timeout_s=0.05)
+            await send(upstream, timeout_s=0.05)
 
 
 async def test_silence_during_body_ends_with_read_timeout() -> None:
     script = [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", HANG]
     async with scripted_upstream(script) as cloud, client(cloud.url, read_s=0.05) as upstream:
         with pytest.raises(UpstreamSlow):
-            await ask(upstream)
+            await send(upstream)
 
 
 async def test_closed_port_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}") as upstream:
         with pytest.raises(UpstreamUnreachable) as caught:
-            await ask(upstream)
-    assert not caught.value.was_connected, "nothing can have been sent"
+            await send(upstream)
+    assert not caught.value.was_connected, "the request was not sent"
     _shows_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("script", [[CLOSE], [RESET]])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
 async def test_one_send_makes_one_request(method: str, script: Script) -> None:
-    # aiohttp sends idempotent methods again by itself, without a slot of the budget.
+    # aiohttp repeats idempotent methods automatically, without a slot of the budget.
     async with scripted_upstream(ok(), script) as cloud, client(cloud.url) as upstream:
-        await ask(upstream)
+        await send(upstream)
         with pytest.raises(UpstreamUnreachable) as caught:
-            await ask(upstream, UpstreamRequest(method, "/x", body=b"{}"))
-    assert caught.value.was_connected, "it may have been acted on"
+            await send(upstream, UpstreamRequest(method, "/x", body=b"{}"))
+    assert caught.value.was_connected, "the cloud may have executed the request"
     assert len(cloud.received) == 2
 
 
 async def test_cancelled_call_leaves_no_response_behind() -> None:
     late = [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", HANG]
     async with scripted_upstream(late, ok(b"other")) as cloud, client(cloud.url) as upstream:
-        first = asyncio.ensure_future(ask(upstream))
+        first = asyncio.ensure_future(send(upstream))
         await eventually(lambda: len(cloud.received) == 1)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        answer = await ask(upstream)
+        answer = await send(upstream)
     assert answer.body == b"other"
     assert [received.connection for received in cloud.received] == [1, 2]
 
@@ -252,13 +252,13 @@ async def test_environment_s_proxy_is_ignored(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)
         async with client(cloud.url) as upstream:
-            answer = await ask(upstream)
+            answer = await send(upstream)
     assert answer.body == b"cloud"
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not is_so():  # noqa: ASYNC110 - what is waited for happens in a server
+        while not is_so():  # noqa: ASYNC110 - the condition changes in a server
             await asyncio.sleep(0.001)
 
 

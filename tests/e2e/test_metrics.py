@@ -1,4 +1,4 @@
-"""What operators can see, and that no caller can make it grow."""
+"""Metrics and log lines of a running gateway."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ import pytest
 
 from tests.support.stack import Stack, console_path, eventually, fetch
 
-SECRET = "a secret that two share, with 32 bytes and more"
+SECRET = "a shared secret of at least 32 bytes"
 STRANGERS = 2_500
-"""Of each of four kinds: 10,000 requests."""
+"""Requests of each of four kinds: 10,000 in total."""
 CONNECTIONS = 8
 
 
@@ -27,7 +27,7 @@ def series(stack: Stack) -> set[str]:
 
 
 def strangers(stack: Stack, count: int) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Yield requests by persons, for servers and paths, with tokens that nobody saw before."""
+    """Yield requests with new persons, servers, paths and tokens."""
     project, now = stack.cloud.project, int(time.time())
     for i in range(count):
         claims = {
@@ -86,7 +86,9 @@ async def test_callers_cannot_add_label_values(two_issuers: Stack) -> None:
     before = series(two_issuers)
     statuses = await send(two_issuers, strangers(two_issuers, STRANGERS))
     assert statuses.total() == 4 * STRANGERS
-    assert statuses[403] >= STRANGERS, "their tokens were good, so they were looked up"
+    assert statuses[403] >= STRANGERS, (
+        "valid tokens are rejected by the policy, not by identification"
+    )
     assert series(two_issuers) == before
 
 

@@ -1,4 +1,4 @@
-"""The examples of `store` for Sentinel and Cluster, with real nodes under the user we advise."""
+"""The example configs for Sentinel and Cluster, with real nodes and the documented user."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
 from tests.support.valkey import RealValkey, valkey_cluster
 
 BOUNDS = {"timeout_s": 0.5}
-"""A busy machine may look away for a tenth of a second."""
+"""A busy machine may pause a node for a tenth of a second."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def secrets(tmp_path: Path) -> Path:
 
 
 def example(name: str, secrets: Path, addresses: Sequence[str]) -> dict[str, Any]:
-    """Return the section as it is shipped, but with these addresses and secrets."""
+    """Return the section of the example with these addresses and secrets."""
     text = (ROOT / "config" / f"store-{name}.yaml").read_text()
     shipped: dict[str, Any] = yaml.safe_load(text.replace("secrets/", f"{secrets}/"))["store"]
     (key,) = shipped["redis"].keys() & {"sentinels", "cluster"}
@@ -33,7 +33,7 @@ def example(name: str, secrets: Path, addresses: Sequence[str]) -> dict[str, Any
 
 
 def admit(nodes: Sequence[RealValkey], secrets: Path) -> None:
-    """Give the nodes the gateway's user as `make compose-secrets` writes it."""
+    """Create the gateway's user on the nodes, as `make compose-secrets` writes it."""
     (user,) = re.findall(
         r"^user gateway (.+)$", (secrets / "valkey-users").read_text(), re.MULTILINE
     )
@@ -55,7 +55,7 @@ def two_replicas(cloud: CloudProcess, store: dict[str, Any]) -> Iterator[list[Ru
 
 
 def share_a_link(gateways: Sequence[RunningGateway], token: str, server: str) -> None:
-    """Assert that what one replica fetched the other finds in the store."""
+    """Assert that a replica finds in the store what another replica fetched."""
     for gateway in gateways:
         eventually(lambda one=gateway: one.ready() == 200)
         assert gateway.metric("gateway_store_available") == 1
@@ -91,5 +91,5 @@ def test_cluster_example_works(stack: Stack, secrets: Path) -> None:
         store = example("cluster", secrets, [f"127.0.0.1:{node.port}" for node in nodes[1:]])
         token = stack.cloud.token()
         with two_replicas(stack.cloud, store) as gateways:
-            for server in stack.cloud.servers[:6]:  # on several shards
+            for server in stack.cloud.servers[:6]:  # keys on several shards
                 share_a_link(gateways, token, server)

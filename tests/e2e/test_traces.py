@@ -1,4 +1,4 @@
-"""Traces of a real gateway: in from callers, out to the cloud, and spans to a collector."""
+"""Traces of a running gateway: from callers, to the cloud, and spans to a collector."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def a_trace() -> str:
 
 
 def spans_of(collector: Collector, trace_id: str, count: int) -> list[ExportedSpan]:
-    """Wait until there are so many, and return them in the order in which they began."""
+    """Wait for `count` spans, and return them in the order of their start."""
     eventually(lambda: len(collector.spans(trace_id)) >= count, lambda: collector.spans(trace_id))
     found = collector.spans(trace_id)
     assert len(found) == count, found
@@ -174,7 +174,7 @@ def test_shared_call_belongs_to_first_request(traced: Stack, collector: Collecto
 
 
 def test_login_and_retries_have_separate_spans(traced: Stack, collector: Collector) -> None:
-    assert fetched(traced, a_trace()).status == 200  # so that there is one to revoke
+    assert fetched(traced, a_trace()).status == 200  # creates a service token to revoke
     traced.cloud.revoke_service_tokens()
     trace_id = a_trace()
     assert fetched(traced, trace_id).status == 200
@@ -210,7 +210,7 @@ def test_rejected_request_ends_in_rejecting_stage(traced: Stack, collector: Coll
     assert named(spans, "decide").attributes == {"error.type": "NotPermitted"}
     server = named(spans, f"GET {ROUTE}")
     assert server.attributes["gateway.error_code"] == "CGW.4030"
-    assert not server.failed  # a caller's own mistake is no fault of ours
+    assert not server.failed  # a caller's error is not a failure of the gateway
     trace_id = a_trace()
     assert traced.gateway.console("x.y.z", **parent(trace_id)).status == 401
     assert [one.name for one in spans_of(collector, trace_id, 2)] == ["GET", "identify"]
@@ -246,7 +246,7 @@ def test_spans_contain_no_secret_person_or_address(traced: Stack, collector: Col
     url: str = answer.json["url"]
     secrets = [token, *token.split("."), url, url.rpartition("=")[2], *service_tokens]
     raw = b"".join(collector.bodies)
-    assert trace_id.encode() not in raw  # ids are bytes there
+    assert trace_id.encode() not in raw  # IDs are bytes in the export
     assert bytes.fromhex(trace_id) in raw
     for secret in [*secrets, "canary", "olga", "127.0.0.1", "http://", "ws://"]:
         assert secret.encode() not in raw, secret
@@ -265,7 +265,7 @@ def test_openmetrics_has_exemplars_of_sampled_traces(traced: Stack, collector: C
 
 @pytest.fixture
 def picky(traced: Stack, collector: Collector) -> RunningGateway:
-    """Start a replica that records what callers record, nothing else, and sends it late."""
+    """Start a replica that records sampled callers only and exports late."""
     sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_off", "OTEL_SERVICE_NAME": "picky"}
     environ = {**collector.environ, **sampler, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
     return traced.replica(environ=environ)
@@ -313,7 +313,7 @@ def test_disabled_tracing_propagates_without_loading_opentelemetry(
     silent = {**collector.environ, "OTEL_SDK_DISABLED": "true"}
     on = traced.replica(environ={**probe, **collector.environ})
     off = traced.replica(environ={**probe, **silent})
-    # redis-py loads OpenTelemetry's metrics where they are installed; none of its traces.
+    # redis-py loads OpenTelemetry's metrics if installed, not its traces.
     loaded = ("opentelemetry.exporter", "opentelemetry.sdk.trace")
     assert all(one in on.log_text() for one in loaded)
     trace_id = a_trace()
@@ -332,18 +332,18 @@ def test_disabled_tracing_propagates_without_loading_opentelemetry(
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: is to be otlp"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: must be otlp"),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL: is to be http/protobuf",
+            "OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf",
         ),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "console-gateway[otel]"),
     ],
 )
 def test_invalid_tracing_setup_prevents_the_start(
-    environ: dict[str, str], told: str, traced: Stack, tmp_path: Path
+    environ: dict[str, str], message: str, traced: Stack, tmp_path: Path
 ) -> None:
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('it is not installed')")
     command = [sys.executable, "-m", "gateway", "serve", "--config"]
@@ -357,5 +357,5 @@ def test_invalid_tracing_setup_prevents_the_start(
     )
     assert ran.returncode == 1
     assert ran.stdout == ""
-    assert told in ran.stderr
+    assert message in ran.stderr
     assert len(ran.stderr.splitlines()) == 1

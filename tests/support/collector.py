@@ -1,4 +1,4 @@
-"""A collector for OpenTelemetry's spans over HTTP, which keeps what it is sent."""
+"""An OpenTelemetry collector over HTTP that stores the received spans."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class ExportedSpan:
     trace_id: str
     span_id: str
     parent_id: str
-    """"" for a root."""
+    """Empty for a root span."""
     attributes: dict[str, Any]
     failed: bool
     began_ns: int
@@ -53,7 +53,7 @@ class Collector:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes a gateway send its spans here, and soon."""
+        """Environment variables that make a gateway send its spans here without delay."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
 
     def spans(self, trace_id: str = "") -> list[ExportedSpan]:

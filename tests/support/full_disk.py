@@ -1,4 +1,4 @@
-"""An audit log whose disk may be full."""
+"""An audit log with a disk that can be full."""
 
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable

@@ -1,4 +1,4 @@
-"""A real Prometheus (Debian's package) that scrapes what a test runs, and what it answers."""
+"""A Prometheus server (Debian's package) that scrapes the processes of a test."""
 
 import json
 import math
@@ -19,24 +19,24 @@ from tests.support.valkey import free_port
 
 PROMETHEUS = shutil.which("prometheus")
 PROMTOOL = shutil.which("promtool")
-NOT_HERE = "Debian's package prometheus is not installed: there is no prometheus and no promtool"
+NOT_HERE = "Debian's package prometheus (prometheus, promtool) is not installed"
 
 JOB = "console-gateway"
 WITHIN_S = 30.0
 
 
 class QueryFailed(Exception):
-    """Prometheus refused an expression, or could not evaluate it."""
+    """Prometheus rejected an expression or could not evaluate it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of an answer. `value` is the only, or the last, of its `values`."""
+    """One series of a result; `value` is the last of its `values`."""
 
     labels: Mapping[str, str]
-    """`__name__` among them, where the expression keeps it."""
+    """With `__name__`, if the expression keeps it."""
     values: tuple[tuple[float, float], ...]
-    """Seconds since the epoch, and the value there."""
+    """Seconds since the epoch, and the value."""
 
     @property
     def value(self) -> float:
@@ -44,9 +44,9 @@ class Series:
 
 
 class Prometheus:
-    """One server on loopback, its storage in a directory of its own.
+    """One server on loopback with temporary storage.
 
-    `targets` are host:port; each gets `instance` from it. `rule_files` are taken as they stand.
+    `targets` are host:port and become the label `instance`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )
-        self._until(self._is_ready, "it did not start")
+        self._until(self._is_ready, "Prometheus did not start")
         return self
 
     def close(self) -> None:
@@ -111,34 +111,34 @@ class Prometheus:
         return (self._dir / "log").read_text()
 
     def wait_for_scrapes(self, count: int = 2) -> None:
-        """Wait until each target, if it answers at all, was read so often from now on."""
+        """Wait until each target was scraped more than `count` times from now on."""
         began = time.time()
 
         def all_were_read() -> bool:
             elapsed_s = max(1, math.ceil(time.time() - began))
             read = self.query(f'count_over_time(up{{job="{JOB}"}}[{elapsed_s}s])')
             return len(read) == len(self.targets) and all(
-                # The range may begin a little before we did.
+                # The range may start slightly before this call.
                 series.value > count
                 for series in read
             )
 
-        self._until(all_were_read, "not every target was scraped")
+        self._until(all_were_read, "some targets were not scraped")
 
     def wait_for(self, expression: str) -> list[Series]:
-        """Wait until the expression returns something, and return it."""
+        """Wait until the expression returns series, and return them."""
         found: list[Series] = []
 
         def returns() -> bool:
             found[:] = self.query(expression)
             return bool(found)
 
-        self._until(returns, f"it returned nothing: {expression}")
+        self._until(returns, f"no series: {expression}")
         return found
 
     def query(self, expression: str) -> list[Series]:
-        """Evaluate at this moment; a number comes as one series without labels."""
-        data = self._ask("query", query=expression)
+        """Evaluate now; a number becomes one series without labels."""
+        data = self._get("query", query=expression)
         if data["resultType"] in ("scalar", "string"):
             return [Series({}, (_point(data["result"]),))]
         return [
@@ -150,42 +150,42 @@ class Prometheus:
     def query_range(
         self, expression: str, *, last_s: float = 60.0, step_s: float = 1.0
     ) -> list[Series]:
-        """Evaluate over the last seconds, as a panel does."""
+        """Evaluate over the last `last_s` seconds, as a panel does."""
         now = time.time()
-        asked = {"start": f"{now - last_s:.3f}", "end": f"{now:.3f}", "step": f"{step_s:g}"}
-        data = self._ask("query_range", query=expression, **asked)
+        parameters = {"start": f"{now - last_s:.3f}", "end": f"{now:.3f}", "step": f"{step_s:g}"}
+        data = self._get("query_range", query=expression, **parameters)
         return [
             Series(one["metric"], tuple(_point(point) for point in one["values"]))
             for one in data["result"]
         ]
 
     def rules(self) -> list[dict[str, Any]]:
-        """Return each rule as Prometheus sees it: name, health, lastError, state of alerts."""
-        groups = self._ask("rules")["groups"]
+        """Return the rules with name, health, lastError and state."""
+        groups = self._get("rules")["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
     def alerts_firing(self) -> set[str]:
-        found = self._ask("alerts")["alerts"]
+        found = self._get("alerts")["alerts"]
         return {one["labels"]["alertname"] for one in found if one["state"] == "firing"}
 
     def exemplars(self, selector: str, *, last_s: float = 60.0) -> list[dict[str, Any]]:
         now = time.time()
-        asked = {"start": f"{now - last_s:.3f}", "end": f"{now:.3f}"}
-        found: list[dict[str, Any]] = self._ask("query_exemplars", query=selector, **asked)
+        parameters = {"start": f"{now - last_s:.3f}", "end": f"{now:.3f}"}
+        found: list[dict[str, Any]] = self._get("query_exemplars", query=selector, **parameters)
         return found
 
     def label_values(self, label: str) -> set[str]:
-        return set(self._ask(f"label/{label}/values"))
+        return set(self._get(f"label/{label}/values"))
 
-    def _ask(self, what: str, **asked: str) -> Any:
-        answer: Response = fetch(self.url, "GET", f"/api/v1/{what}?{urlencode(asked)}")
+    def _get(self, endpoint: str, **parameters: str) -> Any:
+        answer: Response = fetch(self.url, "GET", f"/api/v1/{endpoint}?{urlencode(parameters)}")
         try:
-            told = json.loads(answer.body)
+            result = json.loads(answer.body)
         except ValueError:
             raise QueryFailed(f"{answer.status}: {answer.body!r}") from None
-        if told.get("status") != "success" or told.get("warnings"):
-            raise QueryFailed(f"{asked.get('query', what)}: {told.get('error', told)}")
-        return told["data"]
+        if result.get("status") != "success" or result.get("warnings"):
+            raise QueryFailed(f"{parameters.get('query', endpoint)}: {result.get('error', result)}")
+        return result["data"]
 
     def _is_ready(self) -> bool:
         assert self._process is not None

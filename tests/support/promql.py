@@ -1,4 +1,4 @@
-"""What an expression of Prometheus asks for, as far as names and labels go."""
+"""The series and labels that a PromQL expression reads."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Selector:
 
     @property
     def family(self) -> str:
-        """The metric that the series is of: a histogram has three kinds of them."""
+        """The metric of the series; a histogram has three series names."""
         return _SUFFIX.sub("", self.name)
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Selector:
 
 
 def selectors_in(expression: str) -> list[Selector]:
-    """Return what series the expression reads, in order."""
+    """Return the series that the expression reads, in order."""
     return [
         Selector(found[1], tuple(_MATCHER.findall(found[2] or "")))
         for found in _SELECTOR.finditer(_only_selectors(expression))
@@ -38,13 +38,13 @@ def selectors_in(expression: str) -> list[Selector]:
 
 
 def labels_grouped_by(expression: str) -> set[str]:
-    """Return the labels that the expression groups, matches or joins by."""
+    """Return the labels by which the expression groups, matches or joins."""
     lists = [found[2] for found in _GROUPING.finditer(expression)]
     return {label.strip() for one in lists for label in one.split(",") if label.strip()}
 
 
 def _only_selectors(expression: str) -> str:
-    """Take away numbers, spans, texts and lists of labels that stand outside of selectors."""
+    """Remove numbers, durations, strings and label lists outside of selectors."""
     parts = re.split(r"(\{[^}]*\})", expression)
     for i in range(0, len(parts), 2):
         for other in (_TEXT, _GROUPING, _NUMBER):

@@ -1,4 +1,4 @@
-"""A Telemetry that remembers what it was told."""
+"""A Telemetry that records its calls."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""A histogram keeps the last trace of each bucket, for those who read OpenMetrics."""
+"""LabeledHistogram: exemplars with the last trace of each bucket."""
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder

@@ -1,4 +1,4 @@
-"""Log lines: whose request they are about, and which are written."""
+"""Log lines: request and trace IDs, levels, and no secrets."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The tests' own reading of expressions."""
+"""The tests' parser of PromQL expressions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whether Redis is there: found again soon, not trusted too soon, and never asked in a spin."""
+"""Valkey: availability, probes and heartbeats."""
 
 import asyncio
 from typing import Any
@@ -23,18 +23,18 @@ STORE = StoreSettings(
 
 
 class Server:
-    """Answers each call after a while, or fails it."""
+    """Responds to each call after a delay, or fails it."""
 
     def __init__(self) -> None:
-        self.there = True
-        self.takes_s = 0.001
-        self.asked_at: list[float] = []
+        self.up = True
+        self.delay_s = 0.001
+        self.calls_at: list[float] = []
 
     async def evalsha(self, digest: str, *_: Any) -> int:
-        self.asked_at.append(asyncio.get_running_loop().time())
-        was_there = self.there
-        await asyncio.sleep(self.takes_s)
-        if not was_there:
+        self.calls_at.append(asyncio.get_running_loop().time())
+        was_up = self.up
+        await asyncio.sleep(self.delay_s)
+        if not was_up:
             raise RedisConnectionError
         return 1
 
@@ -47,15 +47,15 @@ def a_valkey(server: Server) -> tuple[Valkey, RecordingTelemetry]:
 
 
 class CountedEvent(asyncio.Event):
-    """Fails a loop that waits for it again and again while it is set."""
+    """Fails a loop that waits for it repeatedly while it is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits_in_vain = 0
+        self.waits_while_set = 0
 
     async def wait(self) -> bool:  # type: ignore[override]
-        self.waits_in_vain += self.is_set()
-        assert self.waits_in_vain < 100, "it spins"
+        self.waits_while_set += self.is_set()
+        assert self.waits_while_set < 100, "the loop spins"
         return await super().wait()
 
 
@@ -66,13 +66,13 @@ def test_failed_call_during_probe_does_not_spin_heartbeat() -> None:
         valkey._lost = CountedEvent()
         beating = asyncio.create_task(valkey.run_heartbeat())
         await asyncio.sleep(0.1)
-        server.takes_s = 0.08
-        await asyncio.sleep(0.42)  # the next probe is on its way
-        server.there = False
-        server.takes_s = 0.02
+        server.delay_s = 0.08
+        await asyncio.sleep(0.42)  # the next probe is in flight
+        server.up = False
+        server.delay_s = 0.02
         with pytest.raises(StoreUnavailable):
             await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
-        server.there = True
+        server.up = True
         await asyncio.sleep(3.0)
         assert not beating.done()
         assert valkey.available
@@ -87,10 +87,10 @@ def test_lost_server_is_found_within_150_ms() -> None:
         valkey, telemetry = a_valkey(server)
         beating = asyncio.create_task(valkey.run_heartbeat())
         await asyncio.sleep(20.0)
-        server.there = False
+        server.up = False
         await asyncio.sleep(5.0)
         assert not valkey.available
-        server.there = True
+        server.up = True
         await asyncio.sleep(0.15)
         assert valkey.available
         assert telemetry.store == [True, False, True]
@@ -107,11 +107,11 @@ def test_flapping_server_is_probed_less_often() -> None:
         for _ in range(200):
             await asyncio.sleep(0.1)
             if valkey.available:
-                server.there = False
+                server.up = False
                 with pytest.raises(StoreUnavailable):
                     await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
-                server.there = True
-        assert telemetry.store.count(True) <= 16, "twenty seconds, and two between the last"
+                server.up = True
+        assert telemetry.store.count(True) <= 16, "20 s, with 2 s between the last probes"
         await asyncio.sleep(15.0)
         assert valkey.available
         beating.cancel()
@@ -122,14 +122,14 @@ def test_flapping_server_is_probed_less_often() -> None:
 def test_calls_fail_at_once_while_unavailable() -> None:
     async def scenario() -> None:
         server = Server()
-        server.there = False
+        server.up = False
         valkey, _ = a_valkey(server)
         assert not await valkey.probe()
-        asked = len(server.asked_at)
+        calls = len(server.calls_at)
         for _ in range(1_000):
             with pytest.raises(StoreUnavailable):
                 await valkey.run_script(SCRIPT, ["k"], ["owner", 1])
-        assert len(server.asked_at) == asked
+        assert len(server.calls_at) == calls
 
     run_virtually(scenario())
 
@@ -139,7 +139,7 @@ def test_silent_server_is_unavailable_after_timeout() -> None:
         server = Server()
         valkey, _ = a_valkey(server)
         assert await valkey.probe()
-        server.takes_s = 60.0
+        server.delay_s = 60.0
         began = asyncio.get_running_loop().time()
         with pytest.raises(StoreUnavailable):
             await valkey.run_script(SCRIPT, ["k"], ["owner", 1])

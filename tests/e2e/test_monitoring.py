@@ -1,8 +1,8 @@
-"""Everything that rules and alerts ask for is there when it happens, in a real Prometheus.
+"""Recording rules, alerts and dashboards against a running gateway, in a real Prometheus.
 
-One run: two workers, a replica that speaks TLS, the simulated cloud, and every kind of event, one
-after the other. After it each expression is looked at over the whole run: it must have told
-something at some moment, and an alert must have held after its event and not before.
+One run has two workers, a replica with TLS, the simulated cloud and every kind of event in turn.
+Then each expression is evaluated over the whole run: it must have returned a value, and an alert
+must have been true after its event and not before.
 """
 
 import json
@@ -43,13 +43,13 @@ TWO_SCRAPES_S = 2.5 * SCRAPE_S
 
 LINK_LIFE_S = 15
 SLOW_S = 2.7
-"""Over the 2.5 s of the goal, under the time that the gateway gives the cloud."""
+"""Above the 2.5 s of the latency objective, below the timeout of a call."""
 
 ACCOUNT: dict[str, Any] = {
     "budget": {
         "console": {"requests": 40, "per_s": 1, "burst": 20},
         "iam": {"requests": 50, "per_s": 1, "burst": 5},
-        "wait_max_s": 2,  # long enough for scrapes to see who waits
+        "wait_max_s": 2,  # long enough for a scrape to see waiting calls
     },
     "breaker": {"calls_min": 10, "open_s": 0.2, "open_max_s": 0.3},
     "inventory": {"poll_s": 1, "age_max_s": 10},
@@ -64,7 +64,7 @@ CHANGE: dict[str, Any] = {
 ADMIN_API: dict[str, Any] = {"audience": "console-gateway-admin", "groups": ["console-admins"]}
 KEYS_AGE_MAX_S = 12
 IAM_TOKEN_LIFE_S = 900
-"""Less than the half hour in which a token that is not renewed is an alarm."""
+"""Below the half hour at which the alert on token renewal fires."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Scene:
     def cloud(self) -> CloudProcess:
         return self.stack.cloud
 
-    def let_happen(self, event: Callable[["Scene"], None]) -> None:
+    def run_event(self, event: Callable[["Scene"], None]) -> None:
         self.event_began[event] = time.time()
         event(self)
 
@@ -92,7 +92,7 @@ class Scene:
     def fetch(
         self, count: int, token: str | None, server: int = 0, **headers: str
     ) -> list[Response]:
-        """Ask for so many consoles, eight at a time."""
+        """Request `count` consoles, eight at a time."""
         name = self.cloud.servers[server]
         with ThreadPoolExecutor(8) as pool:
             return list(
@@ -100,7 +100,7 @@ class Scene:
             )
 
     def fresh(self, count: int, token: str | None = None) -> list[Response]:
-        """Ask past every memory, each as somebody else: nobody shares what is in flight."""
+        """Request uncached links as different persons, so each costs a call."""
         tokens = [token or self.cloud.token(f"person-{i}") for i in range(count)]
         with ThreadPoolExecutor(count) as pool:
             return list(
@@ -109,17 +109,17 @@ class Scene:
                 )
             )
 
-    def be_scraped(self) -> None:
+    def wait_for_scrape(self) -> None:
         time.sleep(TWO_SCRAPES_S)
 
 
 def started(scene: Scene) -> None:
-    """Both are up: a certificate that ends tomorrow, a service token that lasts a few minutes."""
+    """Start: a certificate that expires tomorrow, a service token of a few minutes."""
     assert scene.stack.gateway.ready() == 200
 
 
 def links(scene: Scene) -> None:
-    """Links from the cloud, from Redis and from memory, and somebody without a token."""
+    """Return links from the cloud, Redis and memory; reject a request without a token."""
     token = scene.cloud.token()
     scene.fetch(1, scene.cloud.token("renata"))
     for _ in range(2):
@@ -127,35 +127,35 @@ def links(scene: Scene) -> None:
             assert {one.status for one in scene.fetch(8, token, server)} == {200}
         scene.fetch(2, None)
         scene.fetch(2, scene.cloud.token("otto", groups=[]))
-        scene.be_scraped()
+        scene.wait_for_scrape()
 
 
-def keys_away(scene: Scene) -> None:
-    """Keep the issuer away during what follows."""
+def issuer_down(scene: Scene) -> None:
+    """Stop the issuer during the next events."""
     scene.cloud.fail(scene.cloud.issuer, "reset", path="/.well-known")
 
 
-def keys_back(scene: Scene) -> None:
-    """Let the issuer answer again when its keys are nearly too old."""
+def issuer_recovered(scene: Scene) -> None:
+    """Restart the issuer when its keys have nearly expired."""
     gateway = scene.stack.gateway
     too_old = 0.8 * KEYS_AGE_MAX_S
     eventually(lambda: gateway.metric('gateway_keys_age_seconds{issuer="corp"}') > too_old)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.cloud.heal()
 
 
-def refusals(scene: Scene) -> None:
-    """Expired, forged, and without a right."""
+def rejected_tokens(scene: Scene) -> None:
+    """Send expired and forged tokens, and requests without permission."""
     cloud = scene.cloud
     scene.fetch(240, cloud.token(life_s=-600))
     scene.fetch(15, cloud.token(forged="signature"))
     scene.fetch(3, cloud.token(forged="none"))
     scene.fetch(130, cloud.token("otto", groups=[]))
-    scene.be_scraped()
+    scene.wait_for_scrape()
 
 
 def throttled(scene: Scene) -> None:
-    """Let the cloud say 429 to several calls at once; during the pause calls are refused."""
+    """Answer several calls with 429; calls during the pause are rejected."""
     scene.cloud.fail(
         scene.cloud.upstream,
         "throttled",
@@ -167,61 +167,61 @@ def throttled(scene: Scene) -> None:
     scene.fresh(12)
     refused = scene.fresh(24)
     assert {one.error_code for one in refused} == {"CGW.4291"}
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.cloud.heal()
     eventually(lambda: scene.fresh(1)[0].status == 200)
 
 
 def renewed(scene: Scene) -> None:
-    """Ask for a link near its end, until it was fetched anew for the next who asks."""
+    """Request a link near its expiry until it is renewed in the background."""
     token = scene.cloud.token("renata")
     ok = 'gateway_link_renewals_total{account="prod",outcome="ok"}'
     eventually(lambda: scene.fetch(8, token) and scene.counted(ok) > 0)
 
 
 def cloud_slow(scene: Scene) -> None:
-    """Let one link take longer than is good."""
+    """Delay one link beyond the latency objective."""
     scene.cloud.fail(scene.cloud.upstream, "slow", path="remote-console", delay_s=SLOW_S, times=1)
     assert [one.status for one in scene.fresh(1)] == [200]
 
 
 def cloud_broken(scene: Scene) -> None:
-    """Break every connection to the cloud until the breaker has opened again and again."""
+    """Reset connections to the cloud until the breaker has opened repeatedly."""
     scene.cloud.fail(scene.cloud.upstream, "reset")
     until = time.monotonic() + 5
     while time.monotonic() < until:
         scene.fresh(8)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.cloud.heal()
     eventually(lambda: scene.fresh(1)[0].status == 200)
 
 
-def cloud_odd(scene: Scene) -> None:
-    """Let the cloud refuse the account itself."""
+def account_rejected(scene: Scene) -> None:
+    """Answer 403 for the service account."""
     body = json.dumps({"error_code": "iMetal.0004", "error_msg": "x"})
     scene.cloud.fail(scene.cloud.upstream, "answer", path="remote-console", status=403, body=body)
     scene.fresh(2)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.fresh(8)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.cloud.heal()
 
 
-def redis_away(scene: Scene) -> None:
-    """Let Redis hang, thrice; what is handed out meanwhile goes unrecorded."""
+def redis_hung(scene: Scene) -> None:
+    """Stop Redis three times; links returned in between have no audit record."""
     token = scene.cloud.token()
     for _ in range(3):
         scene.fetch(16, token)
         scene.stack.valkey.hang()
         assert {one.status for one in scene.fetch(16, token)} == {200}
-        scene.be_scraped()
+        scene.wait_for_scrape()
         scene.stack.valkey.go_on()
         eventually(lambda: scene.stack.gateway.metric("gateway_store_available") == 1)
-        scene.be_scraped()
+        scene.wait_for_scrape()
 
 
 def stalled(scene: Scene) -> None:
-    """Let the workers stand still for a moment."""
+    """Stop the workers for 0.6 s."""
     workers = [line["pid"] for line in scene.stack.gateway.log_lines("worker_started")]
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
@@ -235,7 +235,7 @@ def bad_policy(scene: Scene) -> None:
     good = gateway.policy_file.read_text()
     gateway.write_policy({"grants": "all"})
     eventually(lambda: gateway.log_lines("policy_rejected"))
-    scene.be_scraped()
+    scene.wait_for_scrape()
     gateway.policy_file.write_text(good)
 
 
@@ -244,27 +244,27 @@ def bad_config(scene: Scene) -> None:
     gateway.config["listen"]["no_such_key"] = 1
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_rejected"))
-    scene.be_scraped()
+    scene.wait_for_scrape()
     del gateway.config["listen"]["no_such_key"]
     gateway.write_config()
 
 
 def rules_by_tags(scene: Scene) -> None:
-    """Need to know the servers' tags, which the cloud does not tell."""
+    """Load a policy with tags while the cloud returns no server list."""
     gateway = scene.stack.gateway
     scene.cloud.fail(scene.cloud.upstream, "reset", path="/physicalservers?")
     grants = [{"role": "op", "to": {"groups": ["operators"]}, "on": {"tags": {"env": "prod"}}}]
     loaded = len(gateway.log_lines("policy_loaded"))
     gateway.write_policy({"roles": {"op": ["console:open"]}, "grants": grants})
     eventually(lambda: len(gateway.log_lines("policy_loaded")) >= loaded + WORKERS)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     scene.cloud.heal()
 
 
 def revoked(scene: Scene) -> None:
-    """Revoke one token, which is tried again; and let somebody try who may not."""
+    """Revoke a token that is used again; let a non-administrator try to revoke."""
     gateway, cloud = scene.stack.gateway, scene.cloud
-    admin, nobody = (
+    admin, other = (
         cloud.token("ada", groups=[group], claims={"aud": ADMIN_API["audience"]})
         for group in (*ADMIN_API["groups"], "operators")
     )
@@ -275,10 +275,10 @@ def revoked(scene: Scene) -> None:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         return fetch(gateway.admin, "POST", "/admin/revocations", headers, revocation)
 
-    eventually(lambda: revoke(admin).status == 200)  # its issuer was away until now
-    assert {revoke(nobody).status for _ in range(6)} == {403}
+    eventually(lambda: revoke(admin).status == 200)  # the issuer was down until now
+    assert {revoke(other).status for _ in range(6)} == {403}
     eventually(lambda: {one.status for one in scene.fetch(8, lost)} == {401})
-    scene.be_scraped()
+    scene.wait_for_scrape()
 
 
 def worker_killed(scene: Scene) -> None:
@@ -286,58 +286,58 @@ def worker_killed(scene: Scene) -> None:
     os.kill(gateway.log_lines("worker_started")[-1]["pid"], signal.SIGKILL)
     eventually(lambda: len(gateway.log_lines("worker_started")) > WORKERS)
     eventually(lambda: gateway.ready() == 200)
-    scene.be_scraped()
+    scene.wait_for_scrape()
 
 
-def login_refused(scene: Scene) -> None:
-    """IAM is away at first, and then refuses us: nothing is logged in after it."""
+def login_rejected(scene: Scene) -> None:
+    """Stop IAM, then let it reject logins; no later event logs in."""
     cloud = scene.cloud
     cloud.fail(cloud.iam, "reset")
     cloud.revoke_service_tokens()
     scene.fresh(1)
-    scene.be_scraped()
+    scene.wait_for_scrape()
     cloud.heal()
     body = json.dumps({"error": {"code": 401, "message": "x", "title": "Unauthorized"}})
     cloud.fail(cloud.iam, "answer", status=401, body=body)
     eventually(
         lambda: scene.fresh(1) and scene.stack.gateway.log_lines("service_login_refused"),
     )
-    scene.be_scraped()
+    scene.wait_for_scrape()
 
 
-def all_gone(scene: Scene) -> None:
+def all_stopped(scene: Scene) -> None:
     scene.stack.gateway.stop()
     scene.replica.stop()
     scene.prometheus.wait_for('sum(up{job="console-gateway"}) == 0')
-    time.sleep(SCRAPE_S)  # a query's last step may lie so long ago
+    time.sleep(SCRAPE_S)  # a query's last step may be this old
 
 
 EVENTS: tuple[Callable[[Scene], None], ...] = (
     started,
     links,
-    refusals,
+    rejected_tokens,
     throttled,
     renewed,
     cloud_broken,
-    cloud_odd,
-    keys_away,
+    account_rejected,
+    issuer_down,
     cloud_slow,
-    redis_away,
+    redis_hung,
     stalled,
     bad_policy,
     bad_config,
-    keys_back,
+    issuer_recovered,
     revoked,
     worker_killed,
     rules_by_tags,
-    login_refused,
-    all_gone,
+    login_rejected,
+    all_stopped,
 )
 
 FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayLinkErrorsFastBurn": throttled,
     "ConsoleGatewayLinkErrorsSlowBurn": throttled,
-    "ConsoleGatewayDown": all_gone,
+    "ConsoleGatewayDown": all_stopped,
     "ConsoleGatewayTargetDown": stalled,
     "ConsoleGatewayWorkerDied": worker_killed,
     "ConsoleGatewayCertificateExpiresSoon": started,
@@ -348,66 +348,66 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayBreakerOpen": cloud_broken,
     "ConsoleGatewayBreakerFlapping": cloud_broken,
     "ConsoleGatewayBudgetExhausted": throttled,
-    "ConsoleGatewayServiceLoginRejected": login_refused,
+    "ConsoleGatewayServiceLoginRejected": login_rejected,
     "ConsoleGatewayServiceTokenNotRenewed": started,
-    "ConsoleGatewayUpstreamRejectsAccount": cloud_odd,
-    "ConsoleGatewayRedisUnavailable": redis_away,
-    "ConsoleGatewayRedisFlapping": redis_away,
-    "ConsoleGatewayKeysStale": keys_away,
-    "ConsoleGatewayKeysNearlyExpired": keys_away,
-    "ConsoleGatewayMostTokensRejected": refusals,
+    "ConsoleGatewayUpstreamRejectsAccount": account_rejected,
+    "ConsoleGatewayRedisUnavailable": redis_hung,
+    "ConsoleGatewayRedisFlapping": redis_hung,
+    "ConsoleGatewayKeysStale": issuer_down,
+    "ConsoleGatewayKeysNearlyExpired": issuer_down,
+    "ConsoleGatewayMostTokensRejected": rejected_tokens,
     "ConsoleGatewayPolicyRejected": bad_policy,
     "ConsoleGatewayPoliciesDiffer": rules_by_tags,
     "ConsoleGatewayInventoryStale": rules_by_tags,
     "ConsoleGatewayInventoryExpired": rules_by_tags,
-    "ConsoleGatewayAuditNotDurable": redis_away,
-    "ConsoleGatewayAuditRecordsMissing": redis_away,
-    "ConsoleGatewayForgedTokens": refusals,
-    "ConsoleGatewayManyDenials": refusals,
+    "ConsoleGatewayAuditNotDurable": redis_hung,
+    "ConsoleGatewayAuditRecordsMissing": redis_hung,
+    "ConsoleGatewayForgedTokens": rejected_tokens,
+    "ConsoleGatewayManyDenials": rejected_tokens,
     "ConsoleGatewayRevokedTokens": revoked,
     "ConsoleGatewayAdminAccessDenied": revoked,
 }
-"""The event after which the alert's expression, thresholds and all, holds; and not before."""
+"""The event after which the alert's expression is true, and not before."""
 
 READS_ONLY: dict[str, str] = {
-    "ConsoleGatewayLinkLatencyFastBurn": "most of an hour's links would have to be slow",
+    "ConsoleGatewayLinkLatencyFastBurn": "requires an hour of mostly slow links",
     "ConsoleGatewayLinkLatencySlowBurn": "as above",
-    "ConsoleGatewayEventLoopLag": "it would slow the other tests, too",
+    "ConsoleGatewayEventLoopLag": "would slow down the other tests",
     "ConsoleGatewayMemoryHigh": "as above",
     "ConsoleGatewayFileDescriptorsNearLimit": "as above",
-    "ConsoleGatewayQueueLong": "a queue of 10 s takes 10 s",
-    "ConsoleGatewayServiceLoginFailing": "five tries, backing off, take half a minute",
-    "ConsoleGatewayRedisUnavailableToSome": "both workers are of one machine",
-    "ConsoleGatewayRedisSlow": "between 50 and 100 ms lies chance",
-    "ConsoleGatewayBudgetLocalFallback": "a Redis that answers PING only",
-    "ConsoleGatewayOverridesNotLoaded": "it takes a start without Redis",
-    "ConsoleGatewayOverrideFailed": "it is a bug where it happens",
-    "ConsoleGatewayAuditLag": "it takes a disk that hangs",
+    "ConsoleGatewayQueueLong": "requires a queue of 10 s",
+    "ConsoleGatewayServiceLoginFailing": "five attempts with back-off take half a minute",
+    "ConsoleGatewayRedisUnavailableToSome": "both workers are on one machine",
+    "ConsoleGatewayRedisSlow": "latencies between 50 and 100 ms are not deterministic",
+    "ConsoleGatewayBudgetLocalFallback": "requires a Redis that answers PING only",
+    "ConsoleGatewayOverridesNotLoaded": "requires a start without Redis",
+    "ConsoleGatewayOverrideFailed": "requires a bug",
+    "ConsoleGatewayAuditLag": "requires a disk that hangs",
     "ConsoleGatewayAuditSlow": "as above",
-    "ConsoleGatewayAuditDiskNearlyFull": "it takes a disk of its own",
-    "ConsoleGatewayReplayedSignatures": "it takes a client that signs",
+    "ConsoleGatewayAuditDiskNearlyFull": "requires a separate disk",
+    "ConsoleGatewayReplayedSignatures": "requires a client that signs",
 }
-"""Why no event is driven so far that the alert holds; what it reads is there."""
+"""Alerts that no event triggers, with the reason; their series must exist."""
 
 NEVER: dict[str, str] = {
-    "ConsoleGatewayTaskDied": "it is a bug where it happens",
-    "ConsoleGatewayInternalErrors": "it is a bug where it happens",
+    "ConsoleGatewayTaskDied": "requires a bug",
+    "ConsoleGatewayInternalErrors": "requires a bug",
 }
-"""Why what the alert reads has no series in this run."""
+"""Alerts without series in this run, with the reason."""
 
 ONLY_ZERO: dict[str, str] = {
     "job_instance:gateway_store_slow:ratio_rate5m": READS_ONLY["ConsoleGatewayRedisSlow"],
-    "gateway_audit_lag_seconds": "a record waits for less than a scrape takes, where no disk hangs",
-    "job_instance:gateway_audit_slow:ratio_rate5m": "it takes a disk that is slow, not away",
-    "gateway_budget_slots_lost_total": "a process must stand still between a grant and its slot",
-    "gateway_log_lines_dropped_total": "it takes a reader of stdout that stalls",
+    "gateway_audit_lag_seconds": "without a hung disk a record waits less than a scrape takes",
+    "job_instance:gateway_audit_slow:ratio_rate5m": "requires a slow disk",
+    "gateway_budget_slots_lost_total": "requires a process that stops between a grant and its slot",
+    "gateway_log_lines_dropped_total": "requires a reader of stdout that stalls",
     "gateway_task_restarts_total": NEVER["ConsoleGatewayTaskDied"],
 }
-"""Why a figure stays zero here; whatever asks for it is shown to return that."""
+"""Series that are always 0 in this run, with the reason."""
 
 
-def as_often_as_the_rest(file: Path, directory: Path) -> Path:
-    """Copy rules so that those of long windows are not evaluated once in a minute only."""
+def without_group_intervals(file: Path, directory: Path) -> Path:
+    """Copy rules without the longer evaluation intervals of their groups."""
     groups = yaml.safe_load(file.read_text())["groups"]
     copied = [{"name": group["name"], "rules": group["rules"]} for group in groups]
     copy = directory / file.name
@@ -417,7 +417,7 @@ def as_often_as_the_rest(file: Path, directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Let everything happen once."""
+    """Run every event once."""
     cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=12)
     settings = json.dumps({"token_life_s": IAM_TOKEN_LIFE_S})
     headers = {"Content-Type": "application/json"}
@@ -438,7 +438,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     targets = [f"127.0.0.1:{port}" for port in ports]
     directory = tmp_path_factory.mktemp("rules")
     rule_files = [
-        as_often_as_the_rest(DEPLOY / name, directory) for name in ("rules.yml", "alerts.yml")
+        without_group_intervals(DEPLOY / name, directory) for name in ("rules.yml", "alerts.yml")
     ]
     prometheus = Prometheus(
         targets,
@@ -452,7 +452,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         prometheus.start().wait_for_scrapes()
         running = Scene(stack, replica, prometheus)
         for event in EVENTS:
-            running.let_happen(event)
+            running.run_event(event)
         yield running
     finally:
         prometheus.close()
@@ -471,7 +471,7 @@ def test_tables_list_every_alert_once() -> None:
 
 
 def silent(scene: Scene, watched: Iterable[WatchedExpression]) -> list[str]:
-    """Return those that never told anything, or only zero without a reason."""
+    """Return expressions without a value, or with unexplained zeros only."""
     return [
         f"{one.where}: {one.expression}"
         for one in watched
@@ -488,7 +488,7 @@ def test_every_recording_rule_has_values(scene: Scene) -> None:
 
 
 def test_every_panel_has_data(scene: Scene) -> None:
-    # Nothing is a day old here.
+    # The run is shorter than a day.
     assert silent(scene, [one for one in PANELS if "offset 1d" not in one.expression]) == []
 
 
@@ -511,11 +511,11 @@ def test_provoked_alerts_fire_only_after_their_event(
         if one.where not in FIRES:
             continue
         event = FIRES[one.where]
-        # A sample bears the time at which its scrape began, and the page is made after that.
+        # A sample has the time at which its scrape began, before the page was rendered.
         began = scene.event_began[event] - SCRAPE_S
         held = [at for at, _ in samples(scene.prometheus, one.expression, since=scene.began)]
         if not held or max(held) < began:
-            wrong.append(f"{one.where} did not hold after {event.__name__}")
+            wrong.append(f"{one.where} was not true after {event.__name__}")
         elif min(held) < began:
-            wrong.append(f"{one.where} held {began - min(held):.1f} s before {event.__name__}")
+            wrong.append(f"{one.where} was true {began - min(held):.1f} s before {event.__name__}")
     assert wrong == []
