@@ -1,4 +1,4 @@
-"""The box's physical-servers API against sections 1 and 2 of the dossier."""
+"""The simulated physical-servers API against upstream-api.md#1 and #2."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSet
 from gateway.demo.cloud.throttle import SHAPES
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
-from tests.support.simulated_cloud import AT_ONCE, fetch_async
+from tests.support.simulated_cloud import UNLIMITED, fetch_async
 from tests.support.stack import Response, console_path
 
 CONSOLE = re.compile(
@@ -24,7 +24,7 @@ CONSOLE = re.compile(
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[SimulatedCloud]:
-    async with SimulatedCloud(AT_ONCE) as running:
+    async with SimulatedCloud(UNLIMITED) as running:
         yield running
 
 
@@ -37,12 +37,12 @@ async def console(
 
 
 async def steer(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
-    answer = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
-    assert answer.status == 200, answer.body
-    return answer.json
+    response = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
+    assert response.status == 200, response.body
+    return response.json
 
 
-async def test_each_call_brings_a_new_link_of_the_documented_form(cloud: SimulatedCloud) -> None:
+async def test_each_call_returns_a_new_documented_link(cloud: SimulatedCloud) -> None:
     links = [(await console(cloud)).json["url"] for _ in range(3)]
     assert all(CONSOLE.fullmatch(link) for link in links)
     assert len(set(links)) == 3
@@ -50,12 +50,12 @@ async def test_each_call_brings_a_new_link_of_the_documented_form(cloud: Simulat
     assert (await fetch_async(cloud.upstream.url, "/_box/consoles")).json == {cloud.servers[0]: 3}
 
 
-async def test_the_console_host_and_scheme_can_be_changed(cloud: SimulatedCloud) -> None:
+async def test_console_base_can_be_changed(cloud: SimulatedCloud) -> None:
     await steer(cloud, "/_box/settings", console_base="http://127.0.0.1:1")
     assert (await console(cloud)).json["url"].startswith("http://127.0.0.1:1/vnc/bms-")
 
 
-async def test_a_token_of_a_60_kb_size_is_taken(cloud: SimulatedCloud) -> None:
+async def test_token_of_60_kb_is_accepted(cloud: SimulatedCloud) -> None:
     cloud.iam.token_bytes = iam.TOKEN_BYTES_MAX
     assert (await console(cloud)).status == 200
 
@@ -70,7 +70,7 @@ async def test_a_token_of_a_60_kb_size_is_taken(cloud: SimulatedCloud) -> None:
         ("outdated", "APIGW.0307", "The token must be updated."),
     ],
 )
-async def test_each_wrong_token_is_told_in_the_front_s_words(
+async def test_invalid_tokens_get_the_documented_errors(
     cloud: SimulatedCloud, spoil: str, code: str, text: str
 ) -> None:
     token, _ = cloud.iam.issue(cloud.project)
@@ -87,15 +87,15 @@ async def test_each_wrong_token_is_told_in_the_front_s_words(
             cloud.iam.expire_all(ago_s=25 * 3600)
     path = console_path(cloud.project, cloud.servers[0])
     headers = {} if spoil == "none" else {"X-Auth-Token": token}
-    answer = await fetch_async(cloud.upstream.url, path, headers=headers)
-    told = answer.json
-    assert (answer.status, told["error_code"]) == (401, code)
-    assert text in told["error_msg"]
-    assert told["request_id"] == answer.headers["x-request-id"]
+    response = await fetch_async(cloud.upstream.url, path, headers=headers)
+    body = response.json
+    assert (response.status, body["error_code"]) == (401, code)
+    assert text in body["error_msg"]
+    assert body["request_id"] == response.headers["x-request-id"]
     assert cloud.upstream.consoles[cloud.servers[0]] == 1
 
 
-async def test_a_token_of_another_project_opens_nothing() -> None:
+async def test_token_of_another_project_is_forbidden() -> None:
     async with SimulatedCloud(
         SimulatedCloudSettings(latency_s=(0, 0), other_projects=("b" * 32,))
     ) as cloud:
@@ -106,7 +106,7 @@ async def test_a_token_of_another_project_opens_nothing() -> None:
 async def signed(
     cloud: SimulatedCloud, *, skew_s: float = 0.0, secret: str = iam.SECRET_KEY
 ) -> Response:
-    """Ask as the gateway asks with an access key."""
+    """Send a request signed by the gateway's signer."""
     path = console_path(cloud.project, cloud.servers[0])
     headers = sign(
         method="GET",
@@ -120,22 +120,22 @@ async def signed(
     return await fetch_async(cloud.upstream.url, path, headers=dict(headers))
 
 
-async def test_the_gateway_s_signature_is_taken_and_a_wrong_one_not(cloud: SimulatedCloud) -> None:
+async def test_gateway_signature_is_verified(cloud: SimulatedCloud) -> None:
     assert (await signed(cloud)).status == 200
-    answer = await signed(cloud, secret="another")
-    assert answer.status == 401
-    assert "verify aksk signature fail" in answer.json["error_msg"]
+    response = await signed(cloud, secret="another")
+    assert response.status == 401
+    assert "verify aksk signature fail" in response.json["error_msg"]
 
 
 @pytest.mark.parametrize("skew_s", [-890, 890])
-async def test_a_clock_may_differ_by_15_minutes(cloud: SimulatedCloud, skew_s: float) -> None:
+async def test_clock_skew_of_15_minutes_is_accepted(cloud: SimulatedCloud, skew_s: float) -> None:
     assert (await signed(cloud, skew_s=skew_s)).status == 200
-    answer = await signed(cloud, skew_s=skew_s * 1.1)
-    assert (answer.status, answer.json["error_code"]) == (401, "APIGW.0303")
-    assert "the server and client times" in answer.json["error_msg"]
+    response = await signed(cloud, skew_s=skew_s * 1.1)
+    assert (response.status, response.json["error_code"]) == (401, "APIGW.0303")
+    assert "the server and client times" in response.json["error_msg"]
 
 
-async def test_wrong_servers_paths_and_methods_are_told_as_the_cloud_tells_them(
+async def test_unknown_servers_paths_and_methods_are_errors(
     cloud: SimulatedCloud,
 ) -> None:
     unknown = await console(cloud, server="00000000-0000-4000-8000-000000000000")
@@ -144,21 +144,21 @@ async def test_wrong_servers_paths_and_methods_are_told_as_the_cloud_tells_them(
     assert (await fetch_async(cloud.upstream.url, path)).json["error_code"] == "APIGW.0101"
     path = console_path(cloud.project, cloud.servers[0])
     for method in ("POST", "DELETE"):
-        answer = await fetch_async(cloud.upstream.url, path, method=method)
-        assert (answer.status, answer.json["error_code"]) == (405, "APIGW.0501")
+        response = await fetch_async(cloud.upstream.url, path, method=method)
+        assert (response.status, response.json["error_code"]) == (405, "APIGW.0501")
     assert (await fetch_async(cloud.upstream.url, path, method="HEAD")).status == 405
     assert not cloud.upstream.consoles
 
 
-async def test_a_wrong_limit_or_marker_is_a_400(cloud: SimulatedCloud) -> None:
+async def test_invalid_limit_or_marker_is_400(cloud: SimulatedCloud) -> None:
     token, _ = cloud.iam.issue(cloud.project)
     for query in ("limit=many", "marker=nobody"):
         path = f"/v1/{cloud.project}/physicalservers?{query}"
-        answer = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
-        assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+        response = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+        assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
-async def test_over_the_rate_each_call_is_refused(cloud: SimulatedCloud) -> None:
+async def test_calls_over_the_rate_get_429(cloud: SimulatedCloud) -> None:
     await steer(cloud, "/_box/rate", rate=0.001, burst=3)
     statuses = [(await console(cloud)).status for _ in range(6)]
     assert statuses == [200, 200, 200, 429, 429, 429]
@@ -171,10 +171,10 @@ async def test_over_the_rate_each_call_is_refused(cloud: SimulatedCloud) -> None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_429_comes_in_each_shape_of_the_dossier(cloud: SimulatedCloud, shape: str) -> None:
+async def test_429_has_each_documented_shape(cloud: SimulatedCloud, shape: str) -> None:
     await steer(cloud, "/_box/rate", rate=5, burst=0, shape=shape, retry_after="7")
-    answer = await console(cloud)
-    text = answer.body.decode()
+    response = await console(cloud)
+    text = response.body.decode()
     expected = {
         "apigw": "policy user over ratelimit,limit:5,time:1 second",
         "ip": "policy ip over ratelimit,limit:5,time:1 second",
@@ -186,53 +186,51 @@ async def test_a_429_comes_in_each_shape_of_the_dossier(cloud: SimulatedCloud, s
         "iam": "Threshold: 5 times per 1 seconds",
         "ces": "ces.0429",
     }[shape]
-    assert answer.status == 429
+    assert response.status == 429
     assert expected in text
-    assert answer.headers["retry-after"] == "7"
+    assert response.headers["retry-after"] == "7"
     if shape != "string":
-        code = answer.json["error_code"]
+        code = response.json["error_code"]
         number = {"apig": "APIG.0308", "apigw": "APIGW.0308"}.get(shape, code)
         assert code == number
 
 
 @pytest.mark.parametrize("name", CLOUD)
-async def test_each_refusal_of_the_dossier_can_be_had(cloud: SimulatedCloud, name: str) -> None:
+async def test_each_documented_error_can_be_injected(cloud: SimulatedCloud, name: str) -> None:
     await steer(cloud, "/_box/faults", kind=name, times=1, headers={"Retry-After": "3"})
-    answer = await console(cloud)
-    refusal = CLOUD[name]
-    assert (answer.status, answer.json["error_code"]) == (refusal.status, refusal.code)
-    assert answer.json["error_msg"] == refusal.message
-    assert answer.headers["retry-after"] == "3"
+    response = await console(cloud)
+    error = CLOUD[name]
+    assert (response.status, response.json["error_code"]) == (error.status, error.code)
+    assert response.json["error_msg"] == error.message
+    assert response.headers["retry-after"] == "3"
     assert (await console(cloud)).status == 200
 
 
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        ("url_missing", lambda answer: "url" not in answer.json),
-        ("url_number", lambda answer: answer.json["url"] == 7),
-        ("url_null", lambda answer: answer.json["url"] is None),
-        ("url_http", lambda answer: answer.json["url"].startswith("http://")),
-        ("url_foreign", lambda answer: ".elsewhere.example/" in answer.json["url"]),
-        ("url_javascript", lambda answer: answer.json["url"].startswith("javascript:")),
-        ("text", lambda answer: answer.body == b"It works."),
-        ("empty", lambda answer: answer.body == b""),
-        ("list", lambda answer: answer.json == [1, 2]),
-        ("malformed", lambda answer: answer.body == b'{"url": '),
-        ("huge", lambda answer: len(answer.body) > 20_000_000),
+        ("url_missing", lambda response: "url" not in response.json),
+        ("url_number", lambda response: response.json["url"] == 7),
+        ("url_null", lambda response: response.json["url"] is None),
+        ("url_http", lambda response: response.json["url"].startswith("http://")),
+        ("url_foreign", lambda response: ".elsewhere.example/" in response.json["url"]),
+        ("url_javascript", lambda response: response.json["url"].startswith("javascript:")),
+        ("text", lambda response: response.body == b"It works."),
+        ("empty", lambda response: response.body == b""),
+        ("list", lambda response: response.json == [1, 2]),
+        ("malformed", lambda response: response.body == b'{"url": '),
+        ("huge", lambda response: len(response.body) > 20_000_000),
     ],
 )
-async def test_a_200_can_be_worthless_in_many_ways(
-    cloud: SimulatedCloud, kind: str, what: Any
-) -> None:
+async def test_200_can_be_unusable(cloud: SimulatedCloud, kind: str, what: Any) -> None:
     cloud.upstream.fail(kind)
-    answer = await console(cloud)
-    assert answer.status == 200
-    assert what(answer)
+    response = await console(cloud)
+    assert response.status == 200
+    assert what(response)
 
 
-async def test_a_redirect_leads_elsewhere(cloud: SimulatedCloud) -> None:
+async def test_redirect_can_be_injected(cloud: SimulatedCloud) -> None:
     cloud.upstream.fail("redirect")
-    answer = await console(cloud)
-    assert (answer.status, answer.headers["location"]) == (302, "https://elsewhere.example/")
+    response = await console(cloud)
+    assert (response.status, response.headers["location"]) == (302, "https://elsewhere.example/")
     assert cloud.upstream.calls[-1].status == 302

@@ -1,4 +1,4 @@
-"""What the box's fleet is at its start, what it refuses, and how a test steers and watches it."""
+"""The simulated fleet: initial state, invalid requests, and control paths."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from gateway.demo.cloud import logs, servers
 from gateway.demo.cloud.clouddc import _OPERATIONS
 from gateway.demo.cloud.fleet import CloudProject
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, fetch_async
+from tests.support.simulated_cloud import UNLIMITED, fetch_async
 from tests.support.stack import Response
 
 OTHER = "b" * 32
@@ -28,7 +28,7 @@ NEW = {
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[SimulatedCloud]:
-    async with SimulatedCloud(replace(AT_ONCE, servers=8, other_projects=(OTHER,))) as running:
+    async with SimulatedCloud(replace(UNLIMITED, servers=8, other_projects=(OTHER,))) as running:
         yield running
 
 
@@ -50,22 +50,22 @@ async def call(
     return await fetch_async(cloud.upstream.url, path, method=method, headers=named, body=sent)
 
 
-async def steer(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
-    answer = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
-    assert answer.status == 200, answer.body
-    return answer.json
+async def control(cloud: SimulatedCloud, path: str, **data: Any) -> Any:
+    response = await fetch_async(cloud.upstream.url, path, method="POST", body=json.dumps(data))
+    assert response.status == 200, response.body
+    return response.json
 
 
 async def listed(cloud: SimulatedCloud, project: str = "") -> dict[str, dict[str, Any]]:
-    answer = await call(cloud, "GET", "/physicalservers?limit=100", project=project)
-    return {server["id"]: server for server in answer.json["servers"]}
+    response = await call(cloud, "GET", "/physicalservers?limit=100", project=project)
+    return {server["id"]: server for server in response.json["servers"]}
 
 
 def fleet(cloud: SimulatedCloud) -> CloudProject:
     return cloud.upstream.projects[cloud.project]
 
 
-async def test_what_a_server_is_follows_from_its_place(cloud: SimulatedCloud) -> None:
+async def test_server_properties_follow_from_its_index(cloud: SimulatedCloud) -> None:
     found = await listed(cloud)
     in_order = [found[one] for one in cloud.servers]
     tags = [{tag["key"]: tag["value"] for tag in one["tags"]} for one in in_order]
@@ -79,17 +79,17 @@ async def test_what_a_server_is_follows_from_its_place(cloud: SimulatedCloud) ->
     assert {one["server_id"] for one in instances} == {
         one["id"] for one in in_order if one["manage_state"] == "in-use"
     }
-    async with SimulatedCloud(replace(AT_ONCE, servers=8)) as again:
+    async with SimulatedCloud(replace(UNLIMITED, servers=8)) as again:
         assert await listed(again) == found
 
 
-async def test_ten_thousand_servers_are_walked_page_by_page(
+async def test_ten_thousand_servers_are_paged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     described = []
     describe = servers.describe
     monkeypatch.setattr(servers, "describe", lambda *about: described.append(1) or describe(*about))
-    async with SimulatedCloud(replace(AT_ONCE, servers=10_000)) as cloud:
+    async with SimulatedCloud(replace(UNLIMITED, servers=10_000)) as cloud:
         seen, marker = [], ""
         for number in range(1, 11):
             path = f"/physicalservers?limit=1000{marker and f'&marker={marker}'}"
@@ -98,14 +98,14 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
             assert page["page_info"]["current_count"] == 1000
             before = seen[-2000] if number > 1 else None
             assert page["page_info"]["previous_marker"] == before
-            assert len(described) == 1000 * number, "a page costs what it shows"
+            assert len(described) == 1000 * number, "a page describes only its own servers"
             marker = page["page_info"]["next_marker"]
         assert marker is None
         assert seen == sorted(cloud.servers)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ({"server_id_set": []}, (400, "iMetal.0002")),
         ({"action": "explode"}, (400, "iMetal.0001")),
@@ -117,34 +117,34 @@ async def test_ten_thousand_servers_are_walked_page_by_page(
         (["power off"], (400, "iMetal.0001")),
     ],
 )
-async def test_a_wrong_power_call_is_a_400_and_switches_nothing(
-    cloud: SimulatedCloud, body: Any, told: tuple[int, str]
+async def test_invalid_power_action_changes_nothing(
+    cloud: SimulatedCloud, body: Any, expected: tuple[int, str]
 ) -> None:
-    answer = await call(cloud, "PUT", "/physicalservers/power-state", body)
-    assert (answer.status, answer.error_code) == told
+    response = await call(cloud, "PUT", "/physicalservers/power-state", body)
+    assert (response.status, response.error_code) == expected
     assert {one["power_state"] for one in (await listed(cloud)).values()} == {"on"}
 
 
-async def test_a_body_that_is_no_json_is_a_400(cloud: SimulatedCloud) -> None:
+async def test_invalid_json_is_400(cloud: SimulatedCloud) -> None:
     for text in ("{", "[" * 100_000):
-        answer = await call(cloud, "PUT", "/physicalservers/power-state", text=text)
-        assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+        response = await call(cloud, "PUT", "/physicalservers/power-state", text=text)
+        assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
-async def test_one_unknown_server_switches_none_and_is_named(cloud: SimulatedCloud) -> None:
+async def test_unknown_server_fails_the_whole_power_action(cloud: SimulatedCloud) -> None:
     body = {"action": "power off", "server_id_set": [cloud.servers[0], NOWHERE, "?"]}
-    answer = await call(cloud, "PUT", "/physicalservers/power-state", body)
-    assert (answer.status, answer.error_code) == (404, "iMetal.0100")
-    assert f"[{NOWHERE}, ?]" in answer.json["error_msg"]
-    assert cloud.servers[0] not in answer.json["error_msg"]
+    response = await call(cloud, "PUT", "/physicalservers/power-state", body)
+    assert (response.status, response.error_code) == (404, "iMetal.0100")
+    assert f"[{NOWHERE}, ?]" in response.json["error_msg"]
+    assert cloud.servers[0] not in response.json["error_msg"]
     assert {one["power_state"] for one in (await listed(cloud)).values()} == {"on"}
 
 
-async def test_an_absent_set_of_servers_means_all_of_this_project_alone(
+async def test_absent_server_set_means_the_whole_project(
     cloud: SimulatedCloud,
 ) -> None:
-    answer = await call(cloud, "PUT", "/physicalservers/power-state", {"action": "power off"})
-    switched = [one["id"] for one in answer.json["physical_servers"]]
+    response = await call(cloud, "PUT", "/physicalservers/power-state", {"action": "power off"})
+    switched = [one["id"] for one in response.json["physical_servers"]]
     assert switched == sorted(cloud.servers)
     assert {one["power_state"] for one in (await listed(cloud)).values()} == {"off"}
     assert {one["power_state"] for one in (await listed(cloud, OTHER)).values()} == {"on"}
@@ -156,7 +156,7 @@ async def test_an_absent_set_of_servers_means_all_of_this_project_alone(
     assert states == {("on", "reboot-succeed")}
 
 
-async def test_literal_segments_stand_before_an_id(cloud: SimulatedCloud) -> None:
+async def test_literal_segments_match_before_ids(cloud: SimulatedCloud) -> None:
     assert "server_status" in (await call(cloud, "GET", "/physicalservers/status")).json
     assert "alarms" in (await call(cloud, "GET", "/physicalservers/alarms")).json
     assert "events" in (await call(cloud, "GET", "/physicalservers/events")).json
@@ -165,17 +165,17 @@ async def test_literal_segments_stand_before_an_id(cloud: SimulatedCloud) -> Non
 
 
 @pytest.mark.parametrize("operation", _OPERATIONS, ids=lambda row: f"{row[0]} {row[1]}")
-async def test_no_operation_is_open_to_a_caller_without_a_token(
+async def test_every_operation_requires_a_token(
     cloud: SimulatedCloud, operation: tuple[str, str, Any]
 ) -> None:
     method, template, _ = operation
     path = f"/v1/{cloud.project}{template}".replace("{", "").replace("}", "")
-    answer = await fetch_async(cloud.upstream.url, path, method=method)
-    assert (answer.status, answer.json["error_code"]) == (401, "APIGW.0301")
+    response = await fetch_async(cloud.upstream.url, path, method=method)
+    assert (response.status, response.json["error_code"]) == (401, "APIGW.0301")
 
 
 @pytest.mark.parametrize("operation", _OPERATIONS, ids=lambda row: f"{row[0]} {row[1]}")
-async def test_no_operation_breaks_on_a_body_of_another_shape(
+async def test_unexpected_bodies_cause_no_server_error(
     cloud: SimulatedCloud, operation: tuple[str, str, Any]
 ) -> None:
     method, template, _ = operation
@@ -195,12 +195,12 @@ async def test_no_operation_breaks_on_a_body_of_another_shape(
     wrong += [{"placement": {"server_id": 1}, **NEW}, {"placement": {"server_id_set": [1]}, **NEW}]
     wrong += [{**NEW, "network_interfaces": [1]}, {"instance_id_set": [1]}, {"nics": 1}]
     for body in wrong:
-        answer = await call(cloud, method, template, text=json.dumps(body))
-        assert answer.status < 500, (body, answer.body)
+        response = await call(cloud, method, template, text=json.dumps(body))
+        assert response.status < 500, (body, response.body)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"name": None}, (400, "iMetal.0002")),
         ({"password": None}, (400, "iMetal.0002")),
@@ -211,19 +211,19 @@ async def test_no_operation_breaks_on_a_body_of_another_shape(
         ({"placement": {"server_id": NOWHERE}}, (404, "iMetal.0100")),
     ],
 )
-async def test_a_wrong_instance_is_not_created(
-    cloud: SimulatedCloud, change: dict[str, Any], told: tuple[int, str]
+async def test_invalid_instance_is_not_created(
+    cloud: SimulatedCloud, change: dict[str, Any], expected: tuple[int, str]
 ) -> None:
-    answer = await call(cloud, "POST", "/instances", {**NEW, **change})
-    assert (answer.status, answer.error_code) == told
+    response = await call(cloud, "POST", "/instances", {**NEW, **change})
+    assert (response.status, response.error_code) == expected
     assert (await call(cloud, "GET", "/instances")).json["count"] == 6
 
 
 @pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "marker=nobody"])
 @pytest.mark.parametrize("path", ["/physicalservers", "/instances", "/iracks", "/idcs"])
-async def test_a_wrong_page_is_a_400(cloud: SimulatedCloud, path: str, query: str) -> None:
-    answer = await call(cloud, "GET", f"{path}?{query}")
-    assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+async def test_invalid_page_is_400(cloud: SimulatedCloud, path: str, query: str) -> None:
+    response = await call(cloud, "GET", f"{path}?{query}")
+    assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
 @pytest.mark.parametrize(
@@ -238,14 +238,12 @@ async def test_a_wrong_page_is_a_400(cloud: SimulatedCloud, path: str, query: st
         "events/0x99999999",
     ],
 )
-async def test_a_wrong_question_about_alarms_or_events_is_a_400(
-    cloud: SimulatedCloud, target: str
-) -> None:
-    answer = await call(cloud, "GET", f"/physicalservers/{target}")
-    assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+async def test_invalid_alarm_or_event_query_is_400(cloud: SimulatedCloud, target: str) -> None:
+    response = await call(cloud, "GET", f"/physicalservers/{target}")
+    assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
-async def test_tags_are_checked_and_all_or_none_is_set(cloud: SimulatedCloud) -> None:
+async def test_invalid_tags_set_none(cloud: SimulatedCloud) -> None:
     path = f"/physicalservers/{cloud.servers[0]}/tags/create"
     before = fleet(cloud).servers[cloud.servers[0]].tags.copy()
     for key, code in {
@@ -255,33 +253,33 @@ async def test_tags_are_checked_and_all_or_none_is_set(cloud: SimulatedCloud) ->
         "k" * 129: "iMetal.0001",
     }.items():
         tags = [{"key": "good", "value": ""}, {"key": key, "value": "v"}]
-        answer = await call(cloud, "POST", path, {"tags": tags})
-        assert (answer.status, answer.error_code) == (400, code)
+        response = await call(cloud, "POST", path, {"tags": tags})
+        assert (response.status, response.error_code) == (400, code)
     valueless = await call(cloud, "POST", path, {"tags": [{"key": "k"}]})
     assert (valueless.status, valueless.error_code) == (400, "iMetal.0002")
     assert fleet(cloud).servers[cloud.servers[0]].tags == before
 
 
-async def an_export(cloud: SimulatedCloud, size: int) -> tuple[str, str]:
-    await steer(cloud, "/_box/settings", log_bytes=size)
+async def start_export(cloud: SimulatedCloud, size: int) -> tuple[str, str]:
+    await control(cloud, "/_box/settings", log_bytes=size)
     path = f"/physicalservers/{cloud.servers[0]}/logs/exports"
     export_id = (await call(cloud, "POST", path)).json["export_id"]
     return f"{path}/{export_id}/content", export_id
 
 
-async def test_a_log_of_any_size_is_streamed_with_its_headers(cloud: SimulatedCloud) -> None:
-    path, export_id = await an_export(cloud, 30_000_001)
-    answer = await call(cloud, "GET", path)
-    assert answer.body == b"".join(logs.content(export_id, 0, 30_000_001))
-    assert answer.headers["content-length"] == "30000001"
-    assert answer.headers["content-type"] == "application/octet-stream;charset=UTF-8"
+async def test_large_log_is_streamed_with_headers(cloud: SimulatedCloud) -> None:
+    path, export_id = await start_export(cloud, 30_000_001)
+    response = await call(cloud, "GET", path)
+    assert response.body == b"".join(logs.content(export_id, 0, 30_000_001))
+    assert response.headers["content-length"] == "30000001"
+    assert response.headers["content-type"] == "application/octet-stream;charset=UTF-8"
     sn = cloud.servers[0][-12:]
-    assert answer.headers["content-disposition"] == f"attachment; filename={sn}-dump.tar.gz"
-    assert len(answer.headers["x-request-id"]) == 32
+    assert response.headers["content-disposition"] == f"attachment; filename={sn}-dump.tar.gz"
+    assert len(response.headers["x-request-id"]) == 32
 
 
 @pytest.mark.parametrize(
-    ("asked_range", "start", "stop"),
+    ("range_header", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=70000-", 70_000, 200_000),
@@ -290,25 +288,25 @@ async def test_a_log_of_any_size_is_streamed_with_its_headers(cloud: SimulatedCl
         ("bytes=-5", 199_995, 200_000),
     ],
 )
-async def test_a_part_of_a_log_can_be_had(
-    cloud: SimulatedCloud, asked_range: str, start: int, stop: int
+async def test_log_range_is_served(
+    cloud: SimulatedCloud, range_header: str, start: int, stop: int
 ) -> None:
-    path, export_id = await an_export(cloud, 200_000)
-    answer = await call(cloud, "GET", path, Range=asked_range)
-    assert answer.status == 206
-    assert answer.body == b"".join(logs.content(export_id, 0, 200_000))[start:stop]
-    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/200000"
+    path, export_id = await start_export(cloud, 200_000)
+    response = await call(cloud, "GET", path, Range=range_header)
+    assert response.status == 206
+    assert response.body == b"".join(logs.content(export_id, 0, 200_000))[start:stop]
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/200000"
 
 
-async def test_a_part_that_is_not_there_is_a_416(cloud: SimulatedCloud) -> None:
-    path, _ = await an_export(cloud, 10)
-    for asked_range in ("bytes=10-", "bytes=-0"):
-        answer = await call(cloud, "GET", path, Range=asked_range)
-        assert (answer.status, answer.headers["content-range"]) == (416, "bytes */10")
+async def test_log_range_beyond_the_end_is_416(cloud: SimulatedCloud) -> None:
+    path, _ = await start_export(cloud, 10)
+    for range_header in ("bytes=10-", "bytes=-0"):
+        response = await call(cloud, "GET", path, Range=range_header)
+        assert (response.status, response.headers["content-range"]) == (416, "bytes */10")
 
 
-async def test_a_log_that_the_caller_has_is_not_sent_again(cloud: SimulatedCloud) -> None:
-    path, _ = await an_export(cloud, 10)
+async def test_matching_etag_is_304(cloud: SimulatedCloud) -> None:
+    path, _ = await start_export(cloud, 10)
     tag = (await call(cloud, "GET", path)).headers["etag"]
     again = await call(cloud, "GET", path, If_None_Match=f'"other", W/{tag}')
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
@@ -316,10 +314,10 @@ async def test_a_log_that_the_caller_has_is_not_sent_again(cloud: SimulatedCloud
     assert (whole.status, len(whole.body)) == (200, 10)
 
 
-async def test_answers_are_gzip_where_it_is_on_and_taken(cloud: SimulatedCloud) -> None:
+async def test_gzip_requires_setting_and_accept_encoding(cloud: SimulatedCloud) -> None:
     plain = await call(cloud, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
     assert "content-encoding" not in plain.headers
-    await steer(cloud, "/_box/settings", gzip=True)
+    await control(cloud, "/_box/settings", gzip=True)
     coded = await call(cloud, "GET", "/physicalservers", Accept_Encoding="gzip, deflate")
     assert coded.headers["content-encoding"] == "gzip"
     assert gzip.decompress(coded.body) == plain.body
@@ -329,9 +327,9 @@ async def test_answers_are_gzip_where_it_is_on_and_taken(cloud: SimulatedCloud) 
     assert "content-encoding" not in (await call(cloud, "GET", "/physicalservers")).headers
 
 
-async def test_members_that_nobody_knows_can_be_added(cloud: SimulatedCloud) -> None:
+async def test_unknown_members_can_be_added(cloud: SimulatedCloud) -> None:
     assert "box_extra" not in str((await call(cloud, "GET", "/physicalservers")).json)
-    await steer(cloud, "/_box/settings", extra=True)
+    await control(cloud, "/_box/settings", extra=True)
     page = (await call(cloud, "GET", "/physicalservers")).json
     assert page["box_extra"]["since"]
     assert all(server["box_extra"] == page["box_extra"] for server in page["servers"])
@@ -339,7 +337,7 @@ async def test_members_that_nobody_knows_can_be_added(cloud: SimulatedCloud) -> 
     assert shown["box_extra"] == page["box_extra"]
 
 
-async def test_what_was_asked_is_seen_with_headers_and_body(cloud: SimulatedCloud) -> None:
+async def test_calls_record_path_headers_and_body(cloud: SimulatedCloud) -> None:
     body = {"action": "power on", "server_id_set": [cloud.servers[0]]}
     await call(cloud, "PUT", "/physicalservers/power-state?a=%2f", body, X_Own="Own")
     await call(cloud, "PUT", "/iracks/x", {"description": "x" * 100_000})
@@ -351,21 +349,21 @@ async def test_what_was_asked_is_seen_with_headers_and_body(cloud: SimulatedClou
     assert len(second["body"]) == 65_536
 
 
-async def test_a_server_can_be_added_changed_and_removed(cloud: SimulatedCloud) -> None:
-    new = (await steer(cloud, "/_box/servers", tags={"env": "prod", "tier": "db"}))["id"]
+async def test_servers_can_be_added_changed_and_removed(cloud: SimulatedCloud) -> None:
+    new = (await control(cloud, "/_box/servers", tags={"env": "prod", "tier": "db"}))["id"]
     assert new in await listed(cloud)
-    await steer(cloud, "/_box/servers", id=new, tags={}, model="B9", power_state="off", dc="dc-7")
+    await control(cloud, "/_box/servers", id=new, tags={}, model="B9", power_state="off", dc="dc-7")
     shown = (await listed(cloud))[new]
     assert (shown["tags"], shown["power_state"], shown["location"]["dc"]) == ([], "off", "dc-7")
     assert shown["hardware_attributes"]["model"] == "B9"
-    await steer(cloud, "/_box/servers", id=cloud.servers[0], remove=True)
+    await control(cloud, "/_box/servers", id=cloud.servers[0], remove=True)
     assert set(await listed(cloud)) == {*cloud.servers[1:], new}
     instances = (await call(cloud, "GET", "/instances")).json["instances"]
     assert cloud.servers[0] not in {one["server_id"] for one in instances}
 
 
-async def test_a_server_of_another_project_is_added_there_alone(cloud: SimulatedCloud) -> None:
-    await steer(cloud, "/_box/servers", id=NOWHERE, project=OTHER)
+async def test_server_is_added_to_its_project_only(cloud: SimulatedCloud) -> None:
+    await control(cloud, "/_box/servers", id=NOWHERE, project=OTHER)
     assert NOWHERE in await listed(cloud, OTHER)
     assert NOWHERE not in await listed(cloud)
 
@@ -382,18 +380,18 @@ async def test_a_server_of_another_project_is_added_there_alone(cloud: Simulated
         {"project": "unknown"},
     ],
 )
-async def test_a_wrong_change_of_the_fleet_is_told_and_not_done(
+async def test_invalid_fleet_change_is_rejected(
     cloud: SimulatedCloud, data: dict[str, Any]
 ) -> None:
-    answer = await fetch_async(
+    response = await fetch_async(
         cloud.upstream.url, "/_box/servers", method="POST", body=json.dumps(data)
     )
-    assert answer.status == 400
-    assert answer.json["error"]
+    assert response.status == 400
+    assert response.json["error"]
     assert set(await listed(cloud)) == set(cloud.servers)
 
 
-async def test_the_fleet_is_seen_whole(cloud: SimulatedCloud) -> None:
+async def test_whole_fleet_can_be_read(cloud: SimulatedCloud) -> None:
     whole = (await fetch_async(cloud.upstream.url, "/_box/fleet")).json["projects"]
     assert set(whole) == {cloud.project, OTHER}
     own = whole[cloud.project]

@@ -1,4 +1,4 @@
-"""The box's IAM against section 3 of the dossier."""
+"""The simulated IAM against upstream-api.md#3."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, fetch_async, login_body
+from tests.support.simulated_cloud import UNLIMITED, fetch_async, login_body
 from tests.support.stack import Response
 
 JSON = {"Content-Type": "application/json;charset=utf8"}
@@ -17,77 +17,77 @@ JSON = {"Content-Type": "application/json;charset=utf8"}
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[SimulatedCloud]:
-    async with SimulatedCloud(AT_ONCE) as running:
+    async with SimulatedCloud(UNLIMITED) as running:
         yield running
 
 
 async def log_in(cloud: SimulatedCloud, *, query: str = "?nocatalog=1", **changes: Any) -> Response:
     body = json.dumps(login_body(**changes))
-    return await posted(cloud, body, query=query)
+    return await post(cloud, body, query=query)
 
 
-async def posted(cloud: SimulatedCloud, body: str, *, query: str = "", **headers: str) -> Response:
+async def post(cloud: SimulatedCloud, body: str, *, query: str = "", **headers: str) -> Response:
     sent = {**JSON, **headers}
     return await fetch_async(
         cloud.iam.url, f"/v3/auth/tokens{query}", method="POST", headers=sent, body=body
     )
 
 
-async def test_a_login_brings_a_token_and_when_it_ends(cloud: SimulatedCloud) -> None:
-    answer = await log_in(cloud)
-    assert answer.status == 201
-    token = answer.headers["x-subject-token"]
+async def test_login_returns_token_and_expiry(cloud: SimulatedCloud) -> None:
+    response = await log_in(cloud)
+    assert response.status == 201
+    token = response.headers["x-subject-token"]
     assert token.startswith("MII")
     assert len(token) == 2_048
-    told = answer.json["token"]
-    expires = datetime.strptime(told["expires_at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    body = response.json["token"]
+    expires = datetime.strptime(body["expires_at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     assert timedelta(hours=23.9) < expires - datetime.now(UTC) < timedelta(hours=24.1)
-    assert told["methods"] == ["password"]
-    assert told["project"]["id"] == cloud.project
-    assert told["user"]["domain"]["name"] == iam.DOMAIN
+    assert body["methods"] == ["password"]
+    assert body["project"]["id"] == cloud.project
+    assert body["user"]["domain"]["name"] == iam.DOMAIN
 
 
-async def test_the_catalog_is_dropped_only_when_asked(cloud: SimulatedCloud) -> None:
+async def test_catalog_is_omitted_only_with_nocatalog(cloud: SimulatedCloud) -> None:
     assert "catalog" not in (await log_in(cloud, query="?nocatalog=true")).json["token"]
     for query in ("", "?nocatalog="):
         assert (await log_in(cloud, query=query)).json["token"]["catalog"]
 
 
-async def test_a_token_may_be_60_kb_large(cloud: SimulatedCloud) -> None:
+async def test_token_can_have_60_kb(cloud: SimulatedCloud) -> None:
     cloud.iam.token_bytes = 60 * 1024
-    answer = await log_in(cloud)
-    assert len(answer.headers["x-subject-token"]) == 60 * 1024
+    response = await log_in(cloud)
+    assert len(response.headers["x-subject-token"]) == 60 * 1024
 
 
-async def test_a_new_token_does_not_kill_the_old_one(cloud: SimulatedCloud) -> None:
+async def test_new_token_keeps_the_old_one_valid(cloud: SimulatedCloud) -> None:
     tokens = [(await log_in(cloud)).headers["x-subject-token"] for _ in range(2)]
     assert tokens[0] != tokens[1]
     for token in tokens:
         path = f"/v1/{cloud.project}/physicalservers/{cloud.servers[0]}"
-        answer = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
-        assert answer.status == 200
+        response = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": token})
+        assert response.status == 200
 
 
 @pytest.mark.parametrize(
     ("scope", "project"),
     [
-        ({"project": {"name": "cn-east-3"}}, AT_ONCE.project),
-        ({"project": {"id": AT_ONCE.project}, "domain": {"name": "x"}}, AT_ONCE.project),
+        ({"project": {"name": "cn-east-3"}}, UNLIMITED.project),
+        ({"project": {"id": UNLIMITED.project}, "domain": {"name": "x"}}, UNLIMITED.project),
         ({"domain": {"name": iam.DOMAIN}}, None),
     ],
 )
-async def test_the_scope_is_a_project_or_a_domain_and_the_project_wins(
+async def test_project_scope_wins_over_domain_scope(
     cloud: SimulatedCloud, scope: dict[str, Any], project: str | None
 ) -> None:
-    answer = await log_in(cloud, scope=scope)
-    assert answer.status == 201
-    assert answer.json["token"].get("project", {}).get("id") == project
+    response = await log_in(cloud, scope=scope)
+    assert response.status == 201
+    assert response.json["token"].get("project", {}).get("id") == project
 
 
 @pytest.mark.parametrize("scope", [{"project": {"id": "f" * 32}}, {"project": {"name": "mars"}}])
-async def test_an_unknown_project_is_told(cloud: SimulatedCloud, scope: dict[str, Any]) -> None:
-    answer = await log_in(cloud, scope=scope)
-    assert (answer.status, answer.error_code) == (404, "IAM.0004")
+async def test_unknown_project_is_404(cloud: SimulatedCloud, scope: dict[str, Any]) -> None:
+    response = await log_in(cloud, scope=scope)
+    assert (response.status, response.error_code) == (404, "IAM.0004")
 
 
 @pytest.mark.parametrize(
@@ -106,71 +106,69 @@ async def test_an_unknown_project_is_told(cloud: SimulatedCloud, scope: dict[str
         json.dumps(login_body()).replace('["password"]', '["token"]'),
     ],
 )
-async def test_a_body_that_is_not_keystone_s_is_a_400(cloud: SimulatedCloud, body: str) -> None:
-    answer = await posted(cloud, body)
-    assert answer.status == 400
-    assert answer.json["error"]["code"] == 400
+async def test_invalid_keystone_body_is_400(cloud: SimulatedCloud, body: str) -> None:
+    response = await post(cloud, body)
+    assert response.status == 400
+    assert response.json["error"]["code"] == 400
     assert cloud.iam.tokens == {}
 
 
-async def test_a_body_that_is_not_called_json_is_a_400(cloud: SimulatedCloud) -> None:
-    answer = await posted(cloud, json.dumps(login_body()), **{"Content-Type": "text/plain"})
-    assert answer.status == 400
+async def test_wrong_content_type_is_400(cloud: SimulatedCloud) -> None:
+    response = await post(cloud, json.dumps(login_body()), **{"Content-Type": "text/plain"})
+    assert response.status == 400
 
 
 @pytest.mark.parametrize("wrong", [{"password": "x"}, {"user": "x"}, {"domain": "x"}])
-async def test_a_wrong_login_is_told_in_keystone_s_shape(
-    cloud: SimulatedCloud, wrong: dict[str, str]
-) -> None:
-    answer = await log_in(cloud, **wrong)
-    assert answer.status == 401
-    assert answer.json["error"] == {
+async def test_wrong_login_has_keystone_shape(cloud: SimulatedCloud, wrong: dict[str, str]) -> None:
+    response = await log_in(cloud, **wrong)
+    assert response.status == 401
+    assert response.json["error"] == {
         "code": 401,
         "message": "The username or password is wrong.",
         "title": "Unauthorized",
     }
-    assert "www-authenticate" not in answer.headers
-    assert "x-subject-token" not in answer.headers
+    assert "www-authenticate" not in response.headers
+    assert "x-subject-token" not in response.headers
 
 
-async def test_five_failures_lock_the_login_even_with_the_right_password(
+async def test_five_failures_lock_the_login(
     cloud: SimulatedCloud,
 ) -> None:
     for _ in range(5):
         assert (await log_in(cloud, password="wrong")).json["error"]["code"] == 401
-    answer = await log_in(cloud)
-    assert (answer.status, answer.error_code) == (401, "IAM.0061")
+    response = await log_in(cloud)
+    assert (response.status, response.error_code) == (401, "IAM.0061")
     counters = (await fetch_async(cloud.iam.url, "/_box/counters")).json
     assert (counters["failures"], counters["locked"], counters["logins"]) == (5, 1, 0)
     assert (await fetch_async(cloud.iam.url, "/_box/unlock", method="POST")).status == 200
     assert (await log_in(cloud)).status == 201
 
 
-async def test_four_failures_and_a_success_begin_anew(cloud: SimulatedCloud) -> None:
+async def test_successful_login_resets_failures(cloud: SimulatedCloud) -> None:
     for _ in range(2):
         for _ in range(4):
             await log_in(cloud, password="wrong")
         assert (await log_in(cloud)).status == 201
 
 
-async def test_one_user_s_failures_lock_nobody_else(cloud: SimulatedCloud) -> None:
+async def test_lockout_affects_one_user_only(cloud: SimulatedCloud) -> None:
     for _ in range(6):
         await log_in(cloud, user="mallory")
     assert (await log_in(cloud, user="mallory")).error_code == "IAM.0061"
     assert (await log_in(cloud)).status == 201
 
 
-async def test_iam_throttles_in_its_own_words(cloud: SimulatedCloud) -> None:
+async def test_throttled_login_has_iam_shape(cloud: SimulatedCloud) -> None:
     cloud.iam.fail("throttled", times=1)
-    answer = await log_in(cloud)
-    assert (answer.status, answer.error_code) == (429, "IAM.0012")
-    assert "Threshold: 5 times per 1 seconds" in answer.json["error_msg"]
+    response = await log_in(cloud)
+    assert (response.status, response.error_code) == (429, "IAM.0012")
+    assert "Threshold: 5 times per 1 seconds" in response.json["error_msg"]
     assert (await log_in(cloud)).status == 201
 
 
-async def test_the_password_can_be_changed_under_way(cloud: SimulatedCloud) -> None:
+async def test_password_can_be_changed_at_runtime(cloud: SimulatedCloud) -> None:
     body = json.dumps({"password": "another"})
-    answer = await fetch_async(cloud.iam.url, "/_box/settings", method="POST", body=body)
-    assert answer.status == 200
+    response = await fetch_async(cloud.iam.url, "/_box/settings", method="POST", body=body)
+    assert response.status == 200
     assert (await log_in(cloud)).status == 401
     assert (await log_in(cloud, password="another")).status == 201

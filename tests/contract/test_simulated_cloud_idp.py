@@ -1,4 +1,4 @@
-"""The box's identity provider against what OIDC promises and what a forger sends."""
+"""The simulated identity provider: OIDC discovery, key rotation and forged tokens."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,12 +9,12 @@ import pytest
 
 from gateway.demo.cloud.idp import ALGORITHMS, AUDIENCE
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from tests.support.simulated_cloud import AT_ONCE, fetch_async
+from tests.support.simulated_cloud import UNLIMITED, fetch_async
 
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[SimulatedCloud]:
-    async with SimulatedCloud(AT_ONCE) as running:
+    async with SimulatedCloud(UNLIMITED) as running:
         yield running
 
 
@@ -22,12 +22,12 @@ async def keys_of(cloud: SimulatedCloud) -> jwt.PyJWKSet:
     document = (await fetch_async(cloud.idp.url, "/.well-known/openid-configuration")).json
     assert document["issuer"] == cloud.idp.url
     assert document["jwks_uri"].startswith(cloud.idp.url)
-    answer = await fetch_async(cloud.idp.url, document["jwks_uri"].removeprefix(cloud.idp.url))
-    return jwt.PyJWKSet.from_dict(answer.json)
+    response = await fetch_async(cloud.idp.url, document["jwks_uri"].removeprefix(cloud.idp.url))
+    return jwt.PyJWKSet.from_dict(response.json)
 
 
-def judged(token: str, keys: jwt.PyJWKSet, issuer: str) -> dict[str, Any]:
-    """Read a token as PyJWT, told everything, reads it."""
+def decode(token: str, keys: jwt.PyJWKSet, issuer: str) -> dict[str, Any]:
+    """Decode a token with PyJWT, with all checks enabled."""
     key = keys[jwt.get_unverified_header(token)["kid"]]
     options: Any = {"require": ["exp", "sub", "iss", "aud", "iat"]}
     return jwt.decode(
@@ -41,22 +41,20 @@ def judged(token: str, keys: jwt.PyJWKSet, issuer: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_a_token_of_each_algorithm_is_proved_by_the_published_key(
-    cloud: SimulatedCloud, algorithm: str
-) -> None:
+async def test_published_keys_verify_each_algorithm(cloud: SimulatedCloud, algorithm: str) -> None:
     cloud.idp.rotate(algorithm)
     token = cloud.idp.token("olga", groups=["operators"])
     assert jwt.get_unverified_header(token)["alg"] == algorithm
-    claims = judged(token, await keys_of(cloud), cloud.idp.url)
+    claims = decode(token, await keys_of(cloud), cloud.idp.url)
     assert (claims["sub"], claims["groups"]) == ("olga", ["operators"])
 
 
-async def test_rs256_is_the_default(cloud: SimulatedCloud) -> None:
+async def test_default_algorithm_is_rs256(cloud: SimulatedCloud) -> None:
     assert jwt.get_unverified_header(cloud.idp.token("olga"))["alg"] == "RS256"
 
 
 @pytest.mark.parametrize(
-    ("asked_for", "error"),
+    ("parameters", "error"),
     [
         ({"life_s": -60}, jwt.ExpiredSignatureError),
         ({"claims": {"aud": "other"}}, jwt.InvalidAudienceError),
@@ -72,18 +70,18 @@ async def test_rs256_is_the_default(cloud: SimulatedCloud) -> None:
         ({"headers": {"kid": None}}, KeyError),
     ],
 )
-async def test_a_wrong_token_is_wrong_in_just_the_way_asked_for(
-    cloud: SimulatedCloud, asked_for: dict[str, Any], error: type[Exception]
+async def test_invalid_token_has_only_the_requested_fault(
+    cloud: SimulatedCloud, parameters: dict[str, Any], error: type[Exception]
 ) -> None:
     keys = await keys_of(cloud)
-    assert judged(cloud.idp.token("olga"), keys, cloud.idp.url)["sub"] == "olga"
-    details = dict(asked_for)
+    assert decode(cloud.idp.token("olga"), keys, cloud.idp.url)["sub"] == "olga"
+    details = dict(parameters)
     token = cloud.idp.token(details.pop("subject", "olga"), **details)
     with pytest.raises(error):
-        judged(token, keys, cloud.idp.url)
+        decode(token, keys, cloud.idp.url)
 
 
-async def test_the_confused_token_would_fool_who_takes_the_algorithm_from_it(
+async def test_hs256_forgery_uses_the_published_kid(
     cloud: SimulatedCloud,
 ) -> None:
     header = jwt.get_unverified_header(cloud.idp.token("olga", forged="hs256"))
@@ -91,12 +89,12 @@ async def test_the_confused_token_would_fool_who_takes_the_algorithm_from_it(
     assert (header["alg"], header["kid"]) == ("HS256", good["kid"])
 
 
-async def test_a_token_of_another_kind_says_so(cloud: SimulatedCloud) -> None:
+async def test_token_type_can_be_set(cloud: SimulatedCloud) -> None:
     token = cloud.idp.token("olga", headers={"typ": "logout+jwt"})
     assert jwt.get_unverified_header(token)["typ"] == "logout+jwt"
 
 
-async def test_rotation_withdraws_the_old_key_unless_it_is_kept(cloud: SimulatedCloud) -> None:
+async def test_rotation_withdraws_the_old_key(cloud: SimulatedCloud) -> None:
     first = cloud.idp.keys[0].kid
     cloud.idp.rotate("ES256", keep_old=True)
     second = cloud.idp.keys[-1].kid
@@ -107,17 +105,17 @@ async def test_rotation_withdraws_the_old_key_unless_it_is_kept(cloud: Simulated
     assert jwt.get_unverified_header(cloud.idp.token("olga"))["kid"] == left.key_id
 
 
-async def test_key_fetches_are_counted(cloud: SimulatedCloud) -> None:
+async def test_key_set_requests_are_counted(cloud: SimulatedCloud) -> None:
     for _ in range(3):
         await fetch_async(cloud.idp.url, "/jwks")
     assert cloud.idp.fetches == 3
     assert (await fetch_async(cloud.idp.url, "/_box/counters")).json["fetches"] == 3
 
 
-async def test_tokens_and_rotation_are_to_be_had_over_http(cloud: SimulatedCloud) -> None:
+async def test_tokens_and_rotation_work_over_http(cloud: SimulatedCloud) -> None:
     body = json.dumps({"subject": "olga", "groups": ["a"], "claims": {"x": 1}})
     minted = await fetch_async(cloud.idp.url, "/_box/tokens", method="POST", body=body)
-    claims = judged(minted.json["token"], await keys_of(cloud), cloud.idp.url)
+    claims = decode(minted.json["token"], await keys_of(cloud), cloud.idp.url)
     assert (claims["sub"], claims["x"]) == ("olga", 1)
     before = cloud.idp.keys[-1].kid
     turned = await fetch_async(
@@ -137,14 +135,16 @@ async def test_tokens_and_rotation_are_to_be_had_over_http(cloud: SimulatedCloud
         ("/_box/settings", '{"colour": "red"}'),
     ],
 )
-async def test_who_steers_it_wrongly_is_told(cloud: SimulatedCloud, path: str, body: str) -> None:
-    answer = await fetch_async(cloud.idp.url, path, method="POST", body=body)
-    assert answer.status == 400
-    assert answer.json["error"]
+async def test_invalid_control_requests_are_400(
+    cloud: SimulatedCloud, path: str, body: str
+) -> None:
+    response = await fetch_async(cloud.idp.url, path, method="POST", body=body)
+    assert response.status == 400
+    assert response.json["error"]
     assert cloud.idp.faults == []
 
 
-async def test_a_garbage_key_set_holds_no_key(cloud: SimulatedCloud) -> None:
+async def test_garbage_key_set_can_be_injected(cloud: SimulatedCloud) -> None:
     cloud.idp.fail("keys_garbage", path="/jwks")
     with pytest.raises(jwt.PyJWTError):
         await keys_of(cloud)
@@ -152,13 +152,13 @@ async def test_a_garbage_key_set_holds_no_key(cloud: SimulatedCloud) -> None:
     assert (await keys_of(cloud)).keys
 
 
-async def test_an_issuer_may_name_itself_wrongly(cloud: SimulatedCloud) -> None:
+async def test_foreign_issuer_can_be_injected(cloud: SimulatedCloud) -> None:
     cloud.idp.fail("issuer_foreign", path="openid-configuration")
     document = (await fetch_async(cloud.idp.url, "/.well-known/openid-configuration")).json
     assert document["issuer"] != cloud.idp.url
 
 
-async def test_it_comes_back_on_the_same_port(cloud: SimulatedCloud) -> None:
+async def test_restart_uses_the_same_port(cloud: SimulatedCloud) -> None:
     port = cloud.idp.port
     await cloud.idp.stop()
     with pytest.raises(OSError, match="refused"):

@@ -1,4 +1,4 @@
-"""The vendor's own SDK takes the box for the cloud."""
+"""The vendor's SDK works with the simulated cloud."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ async def console(cloud: SimulatedCloud, server: str, **keys: str) -> Any:
     return await asyncio.to_thread(client(cloud, **keys).show_remote_console, request)
 
 
-async def test_a_console_is_shown(cloud: SimulatedCloud) -> None:
+async def test_console_url_is_returned(cloud: SimulatedCloud) -> None:
     first, second = [await console(cloud, cloud.servers[0]) for _ in range(2)]
     assert first.url.startswith("https://cn-east-3-console.huaweicloud.com:443/vnc/bms-")
     assert "/vnc_auto.html?token=" in first.url
@@ -52,7 +52,7 @@ async def test_a_console_is_shown(cloud: SimulatedCloud) -> None:
     assert cloud.upstream.duplicates == {cloud.servers[0]: 1}
 
 
-async def test_an_unknown_server_is_the_cloud_s_404(cloud: SimulatedCloud) -> None:
+async def test_unknown_server_is_404(cloud: SimulatedCloud) -> None:
     with pytest.raises(ClientRequestException) as caught:
         await console(cloud, "00000000-0000-4000-8000-000000000000")
     assert (caught.value.status_code, caught.value.error_code) == (404, "iMetal.0100")
@@ -60,13 +60,13 @@ async def test_an_unknown_server_is_the_cloud_s_404(cloud: SimulatedCloud) -> No
     assert len(caught.value.request_id) == 32
 
 
-async def test_an_id_that_is_no_id_is_signed_right_and_unknown(cloud: SimulatedCloud) -> None:
+async def test_unusual_id_is_signed_correctly(cloud: SimulatedCloud) -> None:
     with pytest.raises(ClientRequestException) as caught:
         await console(cloud, "a b~c;d=é")
     assert caught.value.error_code == "iMetal.0100"
 
 
-async def test_a_server_that_is_not_ready_is_the_cloud_s_400(cloud: SimulatedCloud) -> None:
+async def test_server_not_ready_is_400(cloud: SimulatedCloud) -> None:
     cloud.upstream.change(not_ready=[cloud.servers[0]])
     with pytest.raises(ClientRequestException) as caught:
         await console(cloud, cloud.servers[0])
@@ -81,7 +81,9 @@ async def test_a_server_that_is_not_ready_is_the_cloud_s_400(cloud: SimulatedClo
         ({"ak": "NOSUCHKEY"}, "Get secretKey failed,ak:NOSUCHKEY,err:ak not exist"),
     ],
 )
-async def test_a_wrong_key_is_told(cloud: SimulatedCloud, keys: dict[str, str], text: str) -> None:
+async def test_wrong_key_is_rejected(
+    cloud: SimulatedCloud, keys: dict[str, str], text: str
+) -> None:
     with pytest.raises(ClientRequestException) as caught:
         await console(cloud, cloud.servers[0], **keys)
     assert (caught.value.status_code, caught.value.error_code) == (401, "APIGW.0301")
@@ -89,7 +91,7 @@ async def test_a_wrong_key_is_told(cloud: SimulatedCloud, keys: dict[str, str], 
     assert not cloud.upstream.consoles
 
 
-async def test_a_key_that_failed_six_times_is_locked(cloud: SimulatedCloud) -> None:
+async def test_key_is_locked_after_six_failures(cloud: SimulatedCloud) -> None:
     for _ in range(6):
         with pytest.raises(ClientRequestException, match="verify aksk signature fail"):
             await console(cloud, cloud.servers[0], sk="wrong")
@@ -97,20 +99,20 @@ async def test_a_key_that_failed_six_times_is_locked(cloud: SimulatedCloud) -> N
         await console(cloud, cloud.servers[0])
 
 
-async def test_a_server_is_shown_with_every_field_that_the_sdk_knows(cloud: SimulatedCloud) -> None:
+async def test_server_has_every_sdk_field(cloud: SimulatedCloud) -> None:
     request = ShowServerRequest(id=cloud.servers[0])
     shown = await asyncio.to_thread(client(cloud).show_server, request)
     assert (shown.id, shown.project_id) == (cloud.servers[0], cloud.project)
     assert shown.location.dc
     assert shown.hardware_attributes.model
     assert shown.tags[0].key == "env"
-    # The SDK turns an enum value that it does not know into {} (dossier 1.5).
+    # The SDK turns an unknown enum value into {} (upstream-api.md#1.5).
     for state in (shown.manage_state, shown.power_state, shown.operation_state):
         assert state not in ({}, None)
     assert shown.health_state not in ({}, None)
 
 
-async def test_pages_are_walked_to_the_end(cloud: SimulatedCloud) -> None:
+async def test_pages_end(cloud: SimulatedCloud) -> None:
     seen: list[str] = []
     marker, sizes = None, []
     while True:
@@ -128,14 +130,16 @@ async def test_pages_are_walked_to_the_end(cloud: SimulatedCloud) -> None:
 
 
 @pytest.mark.parametrize(("limit", "size"), [(None, 10), (1, 10), (20, 20), (5000, SERVERS)])
-async def test_the_limit_is_10_to_1000(cloud: SimulatedCloud, limit: int | None, size: int) -> None:
+async def test_limit_is_clamped_to_10_and_1000(
+    cloud: SimulatedCloud, limit: int | None, size: int
+) -> None:
     page = await asyncio.to_thread(client(cloud).list_servers, ListServersRequest(limit=limit))
     assert len(page.servers) == size
 
 
-async def test_only_servers_of_the_state_asked_for_are_listed(cloud: SimulatedCloud) -> None:
+async def test_servers_are_filtered_by_state(cloud: SimulatedCloud) -> None:
     for state, servers in {
-        "ready": cloud.servers[2::3],  # those without an instance
+        "ready": cloud.servers[2::3],  # servers without an instance
         "in-use": [one for i, one in enumerate(cloud.servers) if i % 3 != 2],
         "offboarding": [],
     }.items():
@@ -145,20 +149,20 @@ async def test_only_servers_of_the_state_asked_for_are_listed(cloud: SimulatedCl
         assert page.count == len(servers)
 
 
-async def test_the_sdk_loses_a_429_as_it_does_with_the_cloud(cloud: SimulatedCloud) -> None:
+async def test_sdk_loses_the_body_of_a_429(cloud: SimulatedCloud) -> None:
     cloud.upstream.fail("throttled", shape="ip")
     with pytest.raises(ClientRequestException) as caught:
         await console(cloud, cloud.servers[0])
     assert caught.value.error_code == "429"
 
 
-async def test_a_fault_of_the_cloud_is_a_server_response(cloud: SimulatedCloud) -> None:
+async def test_5xx_raises_server_response_exception(cloud: SimulatedCloud) -> None:
     cloud.upstream.fail("internal")
     with pytest.raises(ServerResponseException) as caught:
         await console(cloud, cloud.servers[0])
     assert (caught.value.status_code, caught.value.error_code) == (500, "iMetal.0099")
 
 
-async def test_a_url_that_is_none_comes_through_as_the_dossier_says(cloud: SimulatedCloud) -> None:
+async def test_unusable_200_is_parsed_as_documented(cloud: SimulatedCloud) -> None:
     cloud.upstream.fail("text")
     assert (await console(cloud, cloud.servers[0])).url is None

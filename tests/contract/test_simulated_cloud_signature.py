@@ -1,4 +1,4 @@
-"""The box's check of signatures against the vendor's own signer."""
+"""The simulated cloud's signature check against the vendor's signer."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,13 +18,13 @@ AT = datetime(2027, 1, 15, 8, tzinfo=UTC)
 PATH = "/v1/p/physicalservers/1b2c3d4e-0000-4000-8000-000000000000/remote-console-address"
 
 
-def sent_by_the_sdk(
+def sdk_request(
     method: str = "GET",
     path: str = PATH,
     query: tuple[tuple[str, str], ...] = (),
     body: bytes = b"",
 ) -> SignedRequest:
-    """Sign with the SDK, and read what it sends as the cloud reads it."""
+    """Sign a request with the SDK and parse it as the simulated cloud does."""
     headers = {"Content-Type": "application/json", "X-Project-Id": "p", "User-Agent": "u"}
     request = SdkRequest(
         method=method,
@@ -50,11 +50,11 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
     query=st.lists(st.tuples(_TEXT, st.just("") | _TEXT), max_size=4),
     body=st.binary(max_size=64),
 )
-def test_whatever_the_sdk_signs_is_accepted_and_with_another_secret_not(
+def test_sdk_signature_requires_the_right_secret(
     method: str, segments: list[str], query: list[tuple[str, str]], body: bytes
 ) -> None:
     path = "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
-    sent = sent_by_the_sdk(method, path, tuple(query), body)
+    sent = sdk_request(method, path, tuple(query), body)
     assert sent.is_signed_with("SECRETKEY")
     assert not sent.is_signed_with("SECRETKEX")
 
@@ -70,23 +70,23 @@ def test_whatever_the_sdk_signs_is_accepted_and_with_another_secret_not(
         {"at": AT.replace(second=1)},
     ],
 )
-def test_anything_changed_after_signing_is_seen(change: dict[str, object]) -> None:
-    sent = sent_by_the_sdk()
+def test_changes_after_signing_are_detected(change: dict[str, object]) -> None:
+    sent = sdk_request()
     assert sent.is_signed_with("SECRETKEY")
     assert not replace(sent, **change).is_signed_with("SECRETKEY")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["host", "x-project-id", "content-type", "user-agent"])
 @pytest.mark.parametrize("what", ["changed", "missing", "twice"])
-def test_a_signed_header_must_arrive_once_and_as_it_was(name: str, what: str) -> None:
-    sent = sent_by_the_sdk()
+def test_signed_header_must_arrive_once_unchanged(name: str, what: str) -> None:
+    sent = sdk_request()
     others = [(one, value) for one, value in sent.headers if one.lower() != name]
     now = {"changed": [(name, "x")], "missing": [], "twice": [(name, "x"), (name, "x")]}[what]
     assert not replace(sent, headers=[*others, *now]).is_signed_with("SECRETKEY")
 
 
-def test_a_header_that_was_not_signed_may_come_on_the_way() -> None:
-    sent = sent_by_the_sdk()
+def test_unsigned_headers_may_be_added() -> None:
+    sent = sdk_request()
     assert replace(sent, headers=[*sent.headers, ("Via", "x")]).is_signed_with("SECRETKEY")
 
 
@@ -101,7 +101,7 @@ def test_a_header_that_was_not_signed_may_come_on_the_way() -> None:
         "SDK-HMAC-SHA256 Access=A, SignedHeaders=host;x-sdk-date, Signature=short",
     ],
 )
-def test_what_is_not_written_as_a_claim_is_none(authorization: str) -> None:
+def test_malformed_authorization_is_none(authorization: str) -> None:
     date = ("X-Sdk-Date", "20270115T080000Z")
     headers = [("Host", HOST), date, ("Authorization", authorization)]
     assert read_signed("GET", PATH, headers, b"") is None

@@ -1,4 +1,4 @@
-"""What docker-compose.yml starts works together, as real processes on loopback."""
+"""The services of docker-compose.yml work together, as processes on loopback."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.support.compose import REPLICAS, ROOT, RunningCompose, compose_file, 
 from tests.support.stack import eventually, fetch
 
 DOCKER = """#!/bin/bash
-# `docker compose exec` of what runs here: the command, with the variables that it is given.
+# Replaces `docker compose exec`: runs the command here, with the given variables.
 shift 2
 while [[ $1 == -* ]]; do
     if [[ $1 == -e ]]; then export "$2"; shift; fi
@@ -39,26 +39,22 @@ def total(admin: str, pattern: str) -> float:
 
 
 @pytest.mark.parametrize("status", [200, 401, 403])
-def test_the_people_of_the_demo_make_both_replicas_count(
-    compose: RunningCompose, status: int
-) -> None:
-    asked = rf'gateway_requests_total\{{.*status="{status}".*\}}'
+def test_simulated_traffic_reaches_both_replicas(compose: RunningCompose, status: int) -> None:
+    requests = rf'gateway_requests_total\{{.*status="{status}".*\}}'
     for name in REPLICAS:
-        eventually(lambda at=compose.admins[name]: total(at, asked) > 0)
+        eventually(lambda at=compose.admins[name]: total(at, requests) > 0)
         eventually(lambda at=compose.admins[name]: total(at, r"gateway_links_total\{.*\}") > 0)
 
 
 @pytest.mark.parametrize("name", REPLICAS)
-def test_the_health_check_of_a_replica_tells_whether_it_is_ready(
-    compose: RunningCompose, name: str
-) -> None:
+def test_health_check_reports_readiness(compose: RunningCompose, name: str) -> None:
     _, _, _, program = compose_file()["services"][name]["healthcheck"]["test"]
     port = compose.admins[name].rpartition(":")[2]
 
     def check(port: str) -> int:
-        asked = program.replace("9090", port)
+        code = program.replace("9090", port)
         return subprocess.run(
-            [sys.executable, "-c", asked], check=False, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code], check=False, stderr=subprocess.DEVNULL
         ).returncode
 
     assert check(port) == 0
@@ -74,12 +70,12 @@ def valkey_as(compose: RunningCompose, user: str, secret: str) -> Iterator[valke
         yield client
 
 
-def test_valkey_lets_an_operator_do_what_the_runbook_says_and_see_no_key(
+def test_valkey_operator_may_only_run_runbook_commands(
     compose: RunningCompose,
 ) -> None:
     runbook = (ROOT / "deploy" / "runbook.md").read_text()
-    told = re.findall(r"`((?:INFO|CONFIG|SLOWLOG|LATENCY|DEL) [^`]+)`", runbook)
-    assert {one.partition(" ")[0] for one in told} == {
+    commands = re.findall(r"`((?:INFO|CONFIG|SLOWLOG|LATENCY|DEL) [^`]+)`", runbook)
+    assert {one.partition(" ")[0] for one in commands} == {
         "INFO",
         "CONFIG",
         "SLOWLOG",
@@ -88,10 +84,10 @@ def test_valkey_lets_an_operator_do_what_the_runbook_says_and_see_no_key(
     }
     with valkey_as(compose, "operator", "redis-operator-password") as client:
         assert client.ping()
-        for one in told:
+        for one in commands:
             client.execute_command(*one.split())
         assert "disabled" not in str(client.execute_command("LATENCY", "DOCTOR"))
-        for refused in (
+        for forbidden in (
             "GET gateway:mine",
             "DEL gateway:mine",
             "KEYS *",
@@ -103,19 +99,24 @@ def test_valkey_lets_an_operator_do_what_the_runbook_says_and_see_no_key(
             "FLUSHALL",
         ):
             with pytest.raises(NoPermissionError):
-                client.execute_command(*refused.split())
+                client.execute_command(*forbidden.split())
 
 
-def test_valkey_lets_the_gateways_user_in_and_to_its_own_keys_only(
+def test_valkey_gateway_user_is_limited_to_its_keys(
     compose: RunningCompose,
 ) -> None:
     for name in REPLICAS:
         assert total(compose.admins[name], "gateway_store_available") == 1
     with valkey_as(compose, "gateway", "redis-password") as client:
         assert client.set("gateway:mine", "1", ex=1)
-        for refused in (("SET", "else", "1"), ("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*")):
+        for forbidden in (
+            ("SET", "else", "1"),
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+            ("KEYS", "*"),
+        ):
             with pytest.raises(NoPermissionError):
-                client.execute_command(*refused)
+                client.execute_command(*forbidden)
     with (
         closing(valkey.Valkey(port=compose.valkey_port)) as stranger,
         pytest.raises(AuthenticationError),
@@ -123,15 +124,12 @@ def test_valkey_lets_the_gateways_user_in_and_to_its_own_keys_only(
         stranger.ping()
 
 
-def test_the_page_s_commands_give_a_console_to_a_person_and_the_queue_to_an_administrator(
-    compose: RunningCompose, tmp_path: Path
-) -> None:
-    page = (ROOT / "deploy" / "README.md").read_text()
-    (shown,) = re.findall(r"^    ASK=.*\n(?:    .*\n)+", page, re.MULTILINE)
+def test_commands_of_the_compose_guide_work(compose: RunningCompose, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "install-with-compose.md").read_text()
+    (commands,) = re.findall(r"^MINT=.*\n(?:(?!```).*\n)+", page, re.MULTILINE)
     docker = tmp_path / "docker"
     docker.write_text(DOCKER)
     docker.chmod(0o755)
-    commands = shown  # as somebody copies them, with what stands before each line
     for old, new in {
         "cloud:9101": compose.issuer.removeprefix("http://"),
         "http://127.0.0.1:8080": compose.gateways["gateway-1"],
@@ -140,14 +138,14 @@ def test_the_page_s_commands_give_a_console_to_a_person_and_the_queue_to_an_admi
         assert old in commands, old
         commands = commands.replace(old, new)
     path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    said = subprocess.run(
+    done = subprocess.run(
         ["bash", "-euc", commands],
         check=False,
         capture_output=True,
         text=True,
         env={**os.environ, "PATH": path},
     )
-    assert said.returncode == 0, said.stderr
-    console, _, queue = said.stdout.partition("\n")
+    assert done.returncode == 0, done.stderr
+    console, _, queue = done.stdout.partition("\n")
     assert '"url"' in console
     assert "prod" in queue

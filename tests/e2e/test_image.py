@@ -64,7 +64,7 @@ def test_image_accepts_the_compose_config(image: Image) -> None:
     assert (done.returncode, done.stdout.count(": ok")) == (0, 2), done.stderr
 
 
-def test_image_runs_unprivileged_and_writes_only_to_its_volume(image: Image) -> None:
+def test_image_runs_unprivileged_on_a_read_only_root(image: Image) -> None:
     program = "import os; print(os.getuid(), os.getgid(), os.access('/opt/gateway', os.W_OK))"
     assert image.run("python", "-c", program).stdout.split() == ["65532", "65532", "False"]
     for closed in ("/opt/gateway", "/etc/gateway", "/var/lib"):

@@ -1,4 +1,4 @@
-"""docker-compose.yml as real processes on loopback: its commands and configs, other addresses."""
+"""docker-compose.yml as processes on loopback: its commands and configs with other addresses."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def make_secrets(directory: Path) -> None:
 @dataclass(frozen=True, slots=True)
 class RunningCompose:
     gateways: Mapping[str, str]
-    """Public address by service."""
+    """Public URL by service."""
     admins: Mapping[str, str]
     issuer: str
     valkey_port: int
@@ -44,7 +44,7 @@ class RunningCompose:
 
 @contextmanager
 def running_compose() -> Iterator[RunningCompose]:
-    """Run every service that comes from this repository, and Valkey; not Prometheus and Grafana."""
+    """Run the services of this repository and Valkey, without Prometheus and Grafana."""
     services = compose_file()["services"]
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compose-test-")))
@@ -59,12 +59,9 @@ def running_compose() -> Iterator[RunningCompose]:
         for name in REPLICAS:
             eventually(lambda at=admins[name]: _is_ready(at))
         traffic = services["traffic"]
-        said = [_replaced(one, addresses) for one in traffic["command"]]
-        said = [
-            _replaced(one, {f"http://{name}:8080": at for name, at in gateways.items()})
-            for one in said
-        ]
-        _spawn(stack, [sys.executable, *traffic["entrypoint"][1:], "--think=0.2", *said])
+        urls = {f"http://{name}:8080": url for name, url in gateways.items()}
+        options = [_replace(_replace(one, addresses), urls) for one in traffic["command"]]
+        _spawn(stack, [sys.executable, *traffic["entrypoint"][1:], "--think=0.2", *options])
         issuer = f"http://{addresses[_cloud_addresses(services)[0]]}"
         yield RunningCompose(gateways, admins, issuer, ports["valkey:6379"], base / "secrets")
 
@@ -77,14 +74,15 @@ def _cloud_addresses(services: Mapping[str, Any]) -> list[str]:
 def _start_valkey(stack: ExitStack, service: Mapping[str, Any], base: Path, port: int) -> None:
     (base / "data").mkdir()
     paths = {"/run/secrets": str(base / "secrets"), "/data": str(base / "data")}
-    said = [_replaced(one, paths) for one in service["command"][1:]]
-    _spawn(stack, [str(SERVER), "--port", str(port), "--bind", "127.0.0.1", *said])
+    options = [_replace(one, paths) for one in service["command"][1:]]
+    _spawn(stack, [str(SERVER), "--port", str(port), "--bind", "127.0.0.1", *options])
 
 
 def _start_cloud(stack: ExitStack, service: Mapping[str, Any], ports: Mapping[str, int]) -> None:
     by_port = {name.partition(":")[2]: str(port) for name, port in ports.items()}
-    said = [_replaced(one, {"=cloud": "=127.0.0.1", **by_port}) for one in service["command"]]
-    _spawn(stack, [sys.executable, *service["entrypoint"][1:], *said])
+    changes = {"=cloud": "=127.0.0.1", **by_port}
+    options = [_replace(one, changes) for one in service["command"]]
+    _spawn(stack, [sys.executable, *service["entrypoint"][1:], *options])
 
 
 def _start_gateway(
@@ -94,16 +92,16 @@ def _start_gateway(
     public, admin = free_port(), free_port()
     shipped = ROOT / "deploy" / "compose" / "gateway"
     text = yaml.safe_dump(yaml.safe_load((shipped / "gateway.yaml").read_text()))
-    said = {
+    changes = {
         "host: 0.0.0.0\n  port: 8080": f"host: 127.0.0.1\n  port: {public}",
         "host: 0.0.0.0\n  port: 9090": f"host: 127.0.0.1\n  port: {admin}",
         "/run/secrets": str(base / "secrets"),
         "/var/lib/console-gateway": str(directory),
         **addresses,
     }
-    for old in said:
+    for old in changes:
         assert old in text or old == "/var/lib/console-gateway", old
-    (directory / "gateway.yaml").write_text(_replaced(text, said))
+    (directory / "gateway.yaml").write_text(_replace(text, changes))
     (directory / "policy.yaml").write_text((shipped / "policy.yaml").read_text())
     assert service["tmpfs"]
     config = str(directory / "gateway.yaml")
@@ -111,8 +109,8 @@ def _start_gateway(
     return f"http://127.0.0.1:{public}", f"http://127.0.0.1:{admin}"
 
 
-def _replaced(text: str, said: Mapping[str, str]) -> str:
-    for old, new in said.items():
+def _replace(text: str, changes: Mapping[str, str]) -> str:
+    for old, new in changes.items():
         text = text.replace(old, new)
     return text
 

@@ -1,4 +1,4 @@
-"""The simulated cloud inside a test's own process, and real HTTP to it."""
+"""The simulated cloud in the test's process, and HTTP requests to it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from gateway.demo.cloud import iam
 from gateway.demo.cloud.simulated_cloud import SimulatedCloudSettings
 from tests.support.stack import Response, fetch
 
-AT_ONCE = SimulatedCloudSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
-"""A cloud that neither dawdles nor throttles."""
+UNLIMITED = SimulatedCloudSettings(latency_s=(0.0, 0.0), rate=10_000.0, burst=10_000.0)
+"""A cloud without latency and without a rate limit."""
 
 
 async def fetch_async(
@@ -20,7 +20,7 @@ async def fetch_async(
     headers: Mapping[str, str] | None = None,
     body: str = "",
 ) -> Response:
-    """Ask over a connection of its own; raises OSError or HTTPException where none is answered."""
+    """Send a request on a new connection. Raises OSError or HTTPException without a response."""
     return await asyncio.to_thread(fetch, base, method, target, headers, body)
 
 
@@ -31,7 +31,7 @@ def login_body(**changes: Any) -> dict[str, Any]:
         "password": changes.get("password", iam.PASSWORD),
         "domain": {"name": changes.get("domain", iam.DOMAIN)},
     }
-    scope = changes.get("scope", {"project": {"id": AT_ONCE.project}})
+    scope = changes.get("scope", {"project": {"id": UNLIMITED.project}})
     return {
         "auth": {
             "identity": {"methods": ["password"], "password": {"user": user}},
