@@ -129,13 +129,13 @@ class IamLogin:
             await self._budget.admit(
                 self._account, BudgetClass.IAM, QueueRequest(""), deadline=deadline
             )
-            answer = await self._send()
+            response = await self._send()
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, BudgetExhausted) as error:
             raise self._unavailable(type(error).__name__, str(error)) from None
-        token = token_from_response(answer)
+        token = token_from_response(response)
         lifetime_s = 0.0 if token is None else token.expires_at - self._clock.now()
         if token is None or lifetime_s <= 0:
-            return self._rejection(answer)
+            return self._rejection(response)
         self._telemetry.service_login(self._account, "ok")
         log.info(
             "service_login_succeeded", extra={"account": self._account, "project": self._project}
@@ -150,25 +150,27 @@ class IamLogin:
             return await self._iam.send(request, credential=(), timeout_s=_ATTEMPT_TIMEOUT_S)
         # The login serves all callers: the trace headers of one caller are not sent to IAM.
         with trace.call("login", method=request.method, account=self._account) as call:
-            answer = await self._iam.send(request, credential=(), timeout_s=_ATTEMPT_TIMEOUT_S)
-            call.set_status(answer.status)
-            return answer
+            response = await self._iam.send(request, credential=(), timeout_s=_ATTEMPT_TIMEOUT_S)
+            call.set_status(response.status)
+            return response
 
-    def _rejection(self, answer: UpstreamResponse) -> str:
+    def _rejection(self, response: UpstreamResponse) -> str:
         """Start the back-off of a rejected login and return its status and code.
 
         Raises ServiceLoginFailed when the response is not a rejection but a fault of IAM.
         """
-        verdict = judge(answer)
+        verdict = judge(response)
         if isinstance(verdict, Throttled):
             self._budget.throttled(
                 self._account, BudgetClass.IAM, pause_s=verdict.pause_s, named_rate=verdict.rate
             )
             raise self._unavailable("throttled", "IAM throttles logins")
-        code, _ = error_of(answer.body)
-        status_and_code = f"{answer.status} {code}".rstrip() if code != str(answer.status) else code
-        if answer.status not in (400, 401, 403, 404):
-            raise self._unavailable(str(answer.status), f"unexpected response: {status_and_code}")
+        code, _ = error_of(response.body)
+        status_and_code = (
+            f"{response.status} {code}".rstrip() if code != str(response.status) else code
+        )
+        if response.status not in (400, 401, 403, 404):
+            raise self._unavailable(str(response.status), f"unexpected response: {status_and_code}")
         pause_s = _REJECTED_BACKOFF_S[min(self._rejections, len(_REJECTED_BACKOFF_S) - 1)]
         self._rejections += 1
         self._back_off(
@@ -177,7 +179,7 @@ class IamLogin:
         self._telemetry.service_login(self._account, "refused")
         log.error(
             "service_login_refused",
-            extra={"account": self._account, "status": answer.status, "error_code": code},
+            extra={"account": self._account, "status": response.status, "error_code": code},
         )
         return status_and_code
 

@@ -113,7 +113,7 @@ class PasswordCredential:
         self, deadline: float, *, unusable: ServiceToken | None
     ) -> tuple[ServiceToken, LinkSource]:
         self._iam.raise_if_backing_off()
-        held = await self._shared.obtain(
+        found = await self._shared.obtain(
             f"token:{self._account}:{self._project}:{self._iam.fingerprint}",
             self._iam.fetch_token,
             deadline=deadline,
@@ -121,14 +121,14 @@ class PasswordCredential:
             # IAM may count an abandoned login as a failure, so a login is never abandoned.
             run_to_completion=True,
         )
-        token = parse_shared_token(held.value)
+        token = parse_shared_token(found.value)
         if token is None:
             raise ServiceLoginFailed("the shared token is invalid", retry_after_s=_RETRY_S)
         self._token, self._lifetime_s = token, self._remaining_s(token)
         self._iam.reset_backoff()
         self._telemetry.service_login_refused(self._account, self._project, refused=False)
         self._telemetry.service_credential_expires(self._account, self._project, token.expires_at)
-        return token, held.source
+        return token, found.source
 
     def _remaining_s(self, token: ServiceToken) -> float:
         return token.expires_at - self._clock.now()

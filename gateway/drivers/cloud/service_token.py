@@ -52,13 +52,13 @@ def login_request(login: PasswordLogin, project: str) -> UpstreamRequest:
     )
 
 
-def token_from_response(answer: UpstreamResponse) -> ServiceToken | None:
+def token_from_response(response: UpstreamResponse) -> ServiceToken | None:
     """Return the token of a 201 response; None for another status or an invalid token."""
-    if answer.status != 201:
+    if response.status != 201:
         return None
-    text = answer.headers.get("x-subject-token", "")
+    text = response.headers.get("x-subject-token", "")
     try:
-        expires = orjson.loads(answer.body)["token"]["expires_at"]
+        expires = orjson.loads(response.body)["token"]["expires_at"]
     except (ValueError, TypeError, KeyError):
         return None
     return parse_shared_token(orjson.dumps({"token": text, "expires_at": expires}))

@@ -282,11 +282,11 @@ class IssuerKeys:
             allow_redirects=False,
             timeout=_TIMEOUT,
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        ) as answer:
-            if answer.status != 200:
-                raise UnusableKeys(f"HTTP status {answer.status}")
+        ) as response:
+            if response.status != 200:
+                raise UnusableKeys(f"HTTP status {response.status}")
             body = bytearray()
-            async for chunk in answer.content.iter_chunked(65_536):
+            async for chunk in response.content.iter_chunked(65_536):
                 body += chunk
                 if len(body) > KEYS_BYTES_MAX:
                     raise UnusableKeys(f"the response is larger than {KEYS_BYTES_MAX} bytes")

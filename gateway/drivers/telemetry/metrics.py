@@ -67,7 +67,7 @@ class Metrics:
 
     def request_done(
         self,
-        answer: str,
+        response: str,
         operation: str,
         status: int,
         error_code: str,
@@ -75,7 +75,7 @@ class Metrics:
         trace_id: str = "",
     ) -> None:
         self._requests.inc((operation, _status_text(status), error_code))
-        self._request_seconds.observe((answer,), seconds, trace_id)
+        self._request_seconds.observe((response,), seconds, trace_id)
 
     def identified(self, issuer: str, outcome: str) -> None:
         self._identifications.inc((issuer, outcome))

@@ -12,26 +12,26 @@ from gateway.domain.trace_context import TraceContext
 class PropagatedTracing:
     records = False
 
-    def begin(self, came: TraceContext | None, method: str) -> "_PropagatedTrace | None":
+    def begin(self, incoming: TraceContext | None, method: str) -> "_PropagatedTrace | None":
         del method
-        return None if came is None else _PropagatedTrace(came)
+        return None if incoming is None else _PropagatedTrace(incoming)
 
 
 class _PropagatedTrace:
     """Implements the port `RequestTrace`."""
 
-    __slots__ = ("_came",)
+    __slots__ = ("_incoming",)
 
-    def __init__(self, came: TraceContext) -> None:
-        self._came = came
+    def __init__(self, incoming: TraceContext) -> None:
+        self._incoming = incoming
 
     @property
     def trace_id(self) -> str:
-        return self._came.trace_id
+        return self._incoming.trace_id
 
     @property
     def is_sampled(self) -> bool:
-        return self._came.is_sampled
+        return self._incoming.is_sampled
 
     def enter(self, stage: str) -> None:
         pass
@@ -39,7 +39,7 @@ class _PropagatedTrace:
     @contextmanager
     def call(self, name: str, *, method: str, account: str) -> Iterator["_PropagatedCall"]:
         del name, method, account
-        yield _PropagatedCall(self._came.child(secrets.token_hex(8)).headers)
+        yield _PropagatedCall(self._incoming.child(secrets.token_hex(8)).headers)
 
     def end(self, facts: Mapping[str, Any]) -> None:
         pass

@@ -72,11 +72,11 @@ class OtelTracing:
         self.background = _BackgroundTrace(self._tracer)
         """For calls that belong to no request."""
 
-    def begin(self, came: TraceContext | None, method: str) -> "_RequestTrace":
+    def begin(self, incoming: TraceContext | None, method: str) -> "_RequestTrace":
         known = method in _METHODS
         name = method if known else "HTTP"
         attributes = {http_attributes.HTTP_REQUEST_METHOD: method if known else "_OTHER"}
-        span = self._tracer.start_span(name, _parent_context(came), SpanKind.SERVER, attributes)
+        span = self._tracer.start_span(name, _parent_context(incoming), SpanKind.SERVER, attributes)
         return _RequestTrace(self._tracer, span, name, self._routes, self._accounts)
 
     async def close(self) -> None:
@@ -211,15 +211,15 @@ def _end(span: Span, error: str, *, failed: bool) -> None:
     span.end()
 
 
-def _parent_context(came: TraceContext | None) -> Context:
-    if came is None:
+def _parent_context(incoming: TraceContext | None) -> Context:
+    if incoming is None:
         return Context()
     remote = SpanContext(
-        int(came.trace_id, 16),
-        int(came.span_id, 16),
+        int(incoming.trace_id, 16),
+        int(incoming.span_id, 16),
         is_remote=True,
-        trace_flags=TraceFlags(came.flags),
-        trace_state=TraceState.from_header([came.state]) if came.state else None,
+        trace_flags=TraceFlags(incoming.flags),
+        trace_state=TraceState.from_header([incoming.state]) if incoming.state else None,
     )
     return set_span_in_context(NonRecordingSpan(remote), Context())
 
