@@ -359,9 +359,8 @@ async def test_racks_are_listed_updated_and_tagged(cloud: Cloud) -> None:
     page = await cloud.call("list_i_racks", region="cn-east-3", limit="10")
     assert (page.count, page.page_info.current_count) == (16, 10)
     rack = page.iracks[0]
-    result = await cloud.call(
-        "update_i_rack", sdk.IRackRequest(description="hot"), irack_id=rack.id
-    )
+    request = sdk.IRackRequest(description="hot")
+    result = await cloud.call("update_i_rack", request, irack_id=rack.id)
     assert result.body
     tags = sdk.ResourceTags(tags=[sdk.Tag(key="row", value="a"), sdk.Tag(key="col", value="b")])
     await cloud.call("batch_create_irack_tags", tags, id=rack.id)
