@@ -17,4 +17,4 @@ def rate_limit_policy_field(pace: Pace) -> str:
 
 def rate_limit_field(remaining: Remaining) -> str:
     """Return the value of `RateLimit`."""
-    return f'"caller";r={remaining.requests};t={remaining.restored_in_s}'
+    return f'"caller";r={remaining.requests};t={remaining.reset_s}'

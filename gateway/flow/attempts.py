@@ -1,4 +1,4 @@
-"""How often a call went to the cloud and what came of it, which is known however the call ends."""
+"""The attempts of one call to the cloud, and what is known of its effect, however it ends."""
 
 from collections.abc import Callable
 
@@ -10,41 +10,41 @@ from gateway.domain.upstream.verdicts import Broken, CredentialStale, Throttled,
 
 
 class Attempts:
-    """Of one call, which may be sent several times, or never."""
+    """A call has any number of attempts, including none."""
 
     def __init__(self, permitted_now: Callable[[], Permit | None] = lambda: None) -> None:
-        """`permitted_now` decides anew on the call, and raises where it is not permitted."""
+        """`permitted_now` decides on the call again; it raises if the call is not permitted."""
         self.permitted_now = permitted_now
         self.last: StepOutcome = None
-        """What came of the last one."""
+        """The outcome of the last attempt."""
         self.unsure: StepOutcome = None
-        """What came of the last one that the cloud may have acted on."""
-        self._is_under_way = False
+        """The outcome of the last attempt after which the call may have had an effect."""
+        self._is_in_flight = False
         self._cancel: Callable[[], object] | None = None
 
     def begin(self) -> None:
-        """Begin one, which may have waited long; raises what `permitted_now` raises."""
+        """Begin an attempt, after a wait of any length; raises what `permitted_now` raises."""
         self.permitted_now()
-        self._is_under_way = True
+        self._is_in_flight = True
 
     def end(self, outcome: StepOutcome) -> None:
-        self._is_under_way = False
+        self._is_in_flight = False
         self.last = outcome
-        if _may_be_done(outcome):
+        if _may_have_effect(outcome):
             self.unsure = outcome
         if self._cancel is not None:
             self._cancel()
 
     def stop(self, cancel: Callable[[], object]) -> None:
-        """Call `cancel` as soon as nothing is on its way, so that it is known what came of it."""
-        if self._is_under_way:
+        """Call `cancel` once no attempt is in flight, so its outcome is known."""
+        if self._is_in_flight:
             self._cancel = cancel
         else:
             cancel()
 
     def result(self) -> tuple[WriteOutcome, int]:
-        """Return what became of the call, and the last status of the cloud; 0: it gave none."""
-        if self._is_under_way:
+        """Return the effect of the call, and the cloud's last HTTP status; 0: no response."""
+        if self._is_in_flight:
             return WriteOutcome.UNKNOWN, 0
         match self.last:
             case None | NotSent() if self.unsure is None:
@@ -57,7 +57,7 @@ class Attempts:
                 return WriteOutcome.FAILURE, _status(self.last)
 
 
-def _may_be_done(outcome: StepOutcome) -> bool:
+def _may_have_effect(outcome: StepOutcome) -> bool:
     match outcome:
         case NotSent(error=UpstreamUnreachable() as error):
             return error.was_connected

@@ -1,7 +1,7 @@
-"""What one person may ask of the gateway, over all replicas, without a network on the way.
+"""The rate limit per caller, over all replicas, without a network call per request.
 
-Each process counts for itself and admits at once; a background task adds up what all processes
-counted a few times a second. Between two sums a caller may spend up to one burst per replica.
+Each process counts its own requests and decides at once. A background task adds up the counts of
+all processes four times a second. Between two sums a caller may use one burst per process.
 """
 
 import math
@@ -18,23 +18,25 @@ from gateway.flow.request import RequestContext
 _SYNC_EVERY_S = 0.25
 _CALLERS_MAX = 50_000
 _ROUNDING_S = 1e-6
-"""Sums of floats are off by less: the last of a burst would be refused, or told wrong."""
+"""Larger than rounding errors, which must not reject the last request of a burst."""
 
 
 class CallerUsage(Protocol):
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
-        """Add these callers' requests to what all replicas counted.
+        """Add the number of requests by caller to the counts of all replicas.
 
-        Returns how many seconds each caller's theoretical arrival time lies ahead.
-        Raises StoreUnavailable.
+        Returns, by caller, how many seconds its theoretical arrival time is ahead of now. Raises
+        StoreUnavailable.
         """
 
 
 class Remaining(NamedTuple):
+    """The remainder of a caller's limit."""
+
     requests: int
-    """So many would be admitted at once."""
-    restored_in_s: int
-    """Whole seconds until the full burst is there again."""
+    """The number of requests that would be admitted now."""
+    reset_s: int
+    """Whole seconds until the full burst is available."""
 
 
 class CallerLimits:
@@ -46,25 +48,25 @@ class CallerLimits:
         self._unsynced: dict[str, int] = {}
 
     def admit(self, caller: str) -> None:
-        """Count one request; raise CallerLimited (and count nothing) when it is one too many."""
+        """Count one request; above the limit, raise CallerLimited and count nothing."""
         now = self._clock.monotonic()
         tat = self._tat.get(caller, now)
         wait_s = wait_for(tat, now, self.pace)
         if wait_s > _ROUNDING_S:
-            raise CallerLimited("over the caller's own limit", retry_after_s=wait_s)
+            raise CallerLimited("the caller's rate limit is exceeded", retry_after_s=wait_s)
         self._tat[caller] = spend(tat, now, self.pace)
         self._unsynced[caller] = self._unsynced.get(caller, 0) + 1
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
 
     def admit_once(self, request: RequestContext) -> None:
-        """Count the request, once, of whom it is known by now whose it is; raise CallerLimited."""
+        """Count a request once, if its principal is known; raise CallerLimited."""
         if request.principal is not None and not request.is_admitted:
             self.admit(request.principal.key)
             request.is_admitted = True
 
     def remaining(self, caller: str) -> Remaining:
-        """Tell what the caller has left, as far as this process knows; counts nothing."""
+        """Return the remainder of the caller's limit, as this process knows it."""
         now = self._clock.monotonic()
         ahead_s = self._tat.get(caller, now) - now - _ROUNDING_S
         if ahead_s <= 0:
@@ -73,15 +75,15 @@ class CallerLimits:
         return Remaining(max(0, requests), math.ceil(ahead_s))
 
     async def run(self) -> None:
-        """Add up with the other replicas, for ever."""
+        """Add up the counts of all replicas, forever."""
         while True:
             await self._clock.sleep(_SYNC_EVERY_S)
-            with suppress(StoreUnavailable):  # each replica's own count goes on
+            with suppress(StoreUnavailable):  # then this process's own counts apply
                 await self.sync()
-            self._forget_idle()
+            self._drop_idle()
 
     async def sync(self) -> None:
-        """Send what was counted here and take over what all counted; raise StoreUnavailable."""
+        """Send this process's counts and adopt the sums; raise StoreUnavailable."""
         counted, self._unsynced = self._unsynced, {}
         if not counted:
             return
@@ -91,7 +93,7 @@ class CallerLimits:
             since = self._unsynced.get(caller, 0) * self.pace.interval_s
             self._tat[caller] = max(self._tat.get(caller, now), now + seconds + since)
 
-    def _forget_idle(self) -> None:
+    def _drop_idle(self) -> None:
         now = self._clock.monotonic()
         for caller in [caller for caller, tat in self._tat.items() if tat <= now]:
             del self._tat[caller]

@@ -1,7 +1,7 @@
-"""For which request the running task works, told to those whom nobody hands it.
+"""The context of the current request: context variables and the ports of tracing.
 
-A task inherits this from whoever began it. So a call in a shared flight is part of the trace of
-the request that pays for it, and a log line names the request that it is about.
+A task inherits the context of the task that creates it. So a call in a single-flight fetch belongs
+to the trace of the request that started the fetch, and its log lines have that request's ID.
 """
 
 from collections.abc import Mapping
@@ -14,47 +14,50 @@ from gateway.domain.trace_context import TraceContext
 
 
 class CallSpan(Protocol):
+    """The span of one call to the cloud."""
+
     @property
     def headers(self) -> Headers:
-        """What tells the cloud whose child the call is; it holds what callers sent along."""
+        """The trace headers to send with the call."""
 
-    def set_status(self, status: int) -> None: ...
+    def set_status(self, status: int) -> None:
+        """Record the HTTP status of the response."""
 
 
 class CallTracing(Protocol):
-    """Notes down the calls that are made for one request, or for none."""
+    """Records the calls of one request, or of background work."""
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits; "" where each call is a trace of its own."""
+        """32 hex digits; "" if each call starts a new trace."""
 
     def call(self, name: str, *, method: str, account: str) -> AbstractContextManager[CallSpan]:
-        """Note a call down while it lasts; of an error that ends it, the type."""
+        """Record a call while the context is open; of an exception, its type is recorded."""
 
 
 class RequestTrace(CallTracing, Protocol):
-    """One request's trace."""
+    """The trace of one request."""
 
     @property
     def is_sampled(self) -> bool:
-        """Tell whether somebody can look it up."""
+        """Whether a collector receives the trace."""
 
     def enter(self, stage: str) -> None:
-        """Note down that the stage before has ended and this one begins."""
+        """End the current stage and begin the next one."""
 
     def end(self, facts: Mapping[str, Any]) -> None:
-        """Note down the end; `facts` are those of the request's log line."""
+        """End the trace; `facts` are the fields of the request's log line."""
 
 
 class Tracing(Protocol):
     @property
     def records(self) -> bool:
-        """Whether requests are traced that come without a trace of their caller's."""
+        """Whether requests without a trace context are also traced."""
 
     def begin(self, came: TraceContext | None, method: str) -> RequestTrace | None:
-        """Begin a request's trace, or go on with its caller's; None: nobody wants to know."""
+        """Continue the caller's trace, or begin one; None: the request is not traced."""
 
 
 request_id: Final[ContextVar[str]] = ContextVar("request_id", default="")
 trace: Final[ContextVar[CallTracing | None]] = ContextVar("trace", default=None)
-"""None: nobody wants to know, neither an operator nor the caller."""
+"""None: not traced."""

@@ -1,4 +1,4 @@
-"""One call of an account, from the budget's slot to an answer that can be used."""
+"""One call to the cloud for an account: budget slot, credential, attempts, circuit breaker."""
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
@@ -52,59 +52,60 @@ class Budget(Protocol):
         requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
-        """Wait for a slot of the account's budget; the caller of this then sends exactly one call.
+        """Wait for a slot of the account's budget, which permits one call.
 
-        Returns until when it may be sent: later, the slot is lost. `deadline` is monotonic.
-        `again`: the slot that this call had was lost, to a 429 or to time; it goes to the head
-        and is not charged once more. `waiters`: the call is for all of these, as they come and go,
-        and waits in the best of their places. Raises BudgetExhausted as soon as it is known that
-        the slot would come too late, or, for spare demand, that there is none.
+        Returns the monotonic time until which the slot is valid. `deadline` is monotonic.
+        `requeued`: the call had a slot and lost it to a 429 or to time; it goes to the head of the
+        queue and its caller is not charged again. `waiters`: the callers that wait for the call;
+        it waits in the best of their places (priority inheritance). Raises BudgetExhausted once
+        the slot would come too late, or at once if a spare request finds no spare slot.
         """
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
     ) -> None:
-        """Tell all replicas that the cloud said 429; nobody is admitted for `pause_s` seconds.
+        """Report a 429 of the cloud to all replicas; they admit no call for `pause_s` seconds.
 
-        `named_rate` is the limit that the cloud named, in calls a second. None: it named none.
+        `named_rate`: the limit that the cloud named, in calls per second; None: it named none.
         """
 
 
 class Upstream(Protocol):
-    """The connection pool of one account; two accounts never share one."""
+    """The connection pool of one account; accounts share no connections."""
 
     async def send(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
     ) -> UpstreamResponse:
-        """Send once and read the whole answer, whatever its status.
+        """Send once and return the response with its body, whatever its status.
 
-        Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (over its bounds, or no HTTP).
+        Raises UpstreamUnreachable, UpstreamSlow, UpstreamBroken (too large, or not HTTP).
         """
 
     async def open(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
     ) -> UpstreamResponse:
-        """Send once and return with the answer's head, and its body as a stream if it is good.
+        """Send once and return the response when its headers have arrived.
 
-        `timeout_s` is for the head; the body may take as long as it goes on coming. Raises as
-        `send` does, also while the body is read.
+        The body of a successful response is a stream. `timeout_s` applies to the headers; the body
+        has no limit while data arrives. Raises as `send` does, also while the body is read.
         """
 
 
 class ServiceCredential(Protocol):
-    """How one account proves itself to the cloud: a token, a signature, or a token file."""
+    """The credential of one account for the cloud: a token, a signature, or a token file."""
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
-        """Return the headers that make `request` ours; may wait for a login.
+        """Return the headers that authenticate `request`; may wait for a login.
 
-        Raises ServiceLoginFailed (at once while a refused login backs off), DeadlineExceeded.
+        Raises ServiceLoginFailed (at once during the back-off after a rejected login) and
+        DeadlineExceeded.
         """
 
     async def renew(self, refused: Headers, *, deadline: float) -> bool:
-        """After the cloud refused these headers: get a newer credential, one login for all.
+        """Replace a credential that the cloud rejected; concurrent callers share one login.
 
-        False where there is no newer one to get (a signature, an unchanged token file).
-        Raises ServiceLoginFailed, DeadlineExceeded.
+        Returns False if there is no newer one (a signature, an unchanged token file). Raises
+        ServiceLoginFailed, DeadlineExceeded.
         """
 
 
@@ -122,22 +123,25 @@ class _UpstreamCall:
     async def authenticate(self) -> None:
         self.headers = await self.credential.headers(self.request, deadline=self.deadline)
 
-    def stopped_by(self, error: GatewayError) -> GatewayError:
-        """Return what to tell of an error that comes before the next sending."""
+    def failure(self, error: GatewayError) -> GatewayError:
+        """Return the error of the call if `error` prevents its next attempt.
+
+        If an earlier attempt may have had an effect, that attempt's error is returned.
+        """
         unsure = self.attempts.unsure
         if unsure is None:
             return error
-        told = failure_of(unsure)  # none may believe that nothing was done
-        told.out_of_time = error.out_of_time
-        if isinstance(told, RetryLater) and isinstance(error, RetryLater):
-            told.retry_after_s = max(told.retry_after_s, error.retry_after_s)
-        return told
+        failure = failure_of(unsure)
+        failure.out_of_time = error.out_of_time
+        if isinstance(failure, RetryLater) and isinstance(error, RetryLater):
+            failure.retry_after_s = max(failure.retry_after_s, error.retry_after_s)
+        return failure
 
 
 class Exchange:
-    """Talks to the cloud for one account."""
+    """Calls the cloud for one account."""
 
-    def __init__(  # noqa: PLR0913 - each part is told what it needs
+    def __init__(  # noqa: PLR0913 - its dependencies
         self,
         account: str,
         *,
@@ -151,9 +155,9 @@ class Exchange:
         timeout_s: float,
         streams_max: int,
     ) -> None:
-        """`credentials` by project: a token of the cloud's IAM is good for one (dossier 3.1)."""
+        """`credentials` by project: an IAM token is valid for one project (upstream-api.md#3.1)."""
         self.streams_max = streams_max
-        """How many answers may be streamed at once, which hold connections for minutes."""
+        """The limit of concurrent streams; each holds a connection for minutes."""
         self._account = account
         self._upstream = upstream
         self._credentials = credentials
@@ -166,7 +170,7 @@ class Exchange:
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
 
-    async def call(  # noqa: PLR0913 - each part is told what it needs
+    async def call(  # noqa: PLR0913 - its dependencies
         self,
         request: UpstreamRequest,
         *,
@@ -177,13 +181,12 @@ class Exchange:
         attempts: Attempts | None = None,
         waiters: Waiters | None = None,
     ) -> UpstreamResponse:
-        """Return a 2xx answer; each sending, also a repeated one, takes a slot of the budget.
+        """Return a 2xx response; each attempt, also a retry, takes a slot of the budget.
 
-        `attempts` is asked right before each, for rights may end in a queue, and told what came
-        of it; what it raises, the caller hears, unless the cloud may have acted on one before.
-        `waiters` are those whom the call is for, and who lend it their places in the queue.
-        `deadline` is monotonic. Raises BudgetExhausted, DeadlineExceeded, ServiceLoginFailed and
-        the Upstream errors.
+        `attempts` decides on the call before each attempt, because rights may end while it is
+        queued, and keeps the outcomes. `waiters` are the callers that wait for the call; it takes
+        the best of their places in the queue. `deadline` is monotonic. Raises BudgetExhausted,
+        DeadlineExceeded, ServiceLoginFailed, the Upstream errors and what `attempts` raises.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
@@ -191,30 +194,30 @@ class Exchange:
             request, credential, queue_request, budget, deadline, attempts or Attempts(), waiters
         )
         self._retries.called()
-        talk: Generator[Step, StepOutcome, UpstreamResponse] | None = None
+        conversation: Generator[Step, StepOutcome, UpstreamResponse] | None = None
         step: Step = Send()
         try:
             while True:
-                outcome = await self._take(step, call)
-                if isinstance(outcome, Usable):  # nearly always, and all is said
+                outcome = await self._execute(step, call)
+                if isinstance(outcome, Usable):  # nearly always: no generator is needed
                     return outcome.response
-                if talk is None:
-                    talk = converse(
+                if conversation is None:
+                    conversation = converse(
                         repeatable=request.repeatable,
                         may_retry=self._retries.take,
                         jitter=self._jitter,
                     )
-                    next(talk)  # it begins with the Send that was just made
-                step = talk.send(outcome)
+                    next(conversation)  # its first step is the Send that has just ended
+                step = conversation.send(outcome)
         except StopIteration as done:
-            answer: UpstreamResponse = done.value
-            return answer
+            response: UpstreamResponse = done.value
+            return response
 
-    async def _take(self, step: Step, call: _UpstreamCall) -> StepOutcome:
+    async def _execute(self, step: Step, call: _UpstreamCall) -> StepOutcome:
         try:
             match step:
                 case Send():
-                    await self._make_ready(call)
+                    await self._prepare(call)
                     outcome = await self._send(call)
                     call.attempts.end(outcome)
                     return outcome
@@ -224,19 +227,18 @@ class Exchange:
                     await self._wait(step.seconds, call.deadline)
                     return None
         except GatewayError as error:
-            raise call.stopped_by(error) from None
+            raise call.failure(error) from None
 
-    async def _make_ready(self, call: _UpstreamCall) -> None:
-        """Get a credential, and a slot that is not lost before both are there.
+    async def _prepare(self, call: _UpstreamCall) -> None:
+        """Obtain a credential, then a slot, and check that the slot is still valid.
 
-        Who waited for a login with slots in hand would send them all at once when it ends,
-        whatever the budget had spaced them to.
+        In the opposite order, calls would hold slots during a login and send them all at once.
         """
         requeued = isinstance(call.attempts.last, Throttled)
         while True:
             await call.authenticate()
             send_by = await self._admit(call, requeued=requeued)
-            await call.authenticate()  # the token may have ended in the queue
+            await call.authenticate()  # the token may have expired in the queue
             if self._clock.monotonic() <= send_by:
                 return
             self._telemetry.budget_slot_lost(self._account, call.budget)
@@ -279,17 +281,17 @@ class Exchange:
         label, failed = "cancelled", None
         probe = self._breaker.begin()
         try:
-            answer = await self._ask(call.request, call.headers, min(self._timeout_s, left_s))
+            timeout_s = min(self._timeout_s, left_s)
+            response = await self._send_traced(call.request, call.headers, timeout_s)
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
-            # A caller's impatience says nothing of the cloud, neither to the breaker nor to alerts.
+            # A caller's own short deadline is no failure of the cloud, for breaker and alerts.
             error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
             if not error.out_of_time:
                 label, failed = type(error).__name__, True
             return NotSent(error)
         else:
-            verdict = judge(answer, conditional=call.request.streamed)
-            # What the cloud says of a request is no fault of its own: one caller's odd requests
-            # must not suspend the account for all.
+            verdict = judge(response, conditional=call.request.streamed)
+            # A 4xx is about the request: one caller's requests must not open the breaker for all.
             broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)
             if isinstance(verdict, Throttled):
@@ -303,7 +305,7 @@ class Exchange:
             if self._breaker.end(began + seconds, probe=probe, failed=failed, seconds=seconds):
                 self._suspend()
 
-    async def _ask(
+    async def _send_traced(
         self, request: UpstreamRequest, headers: Headers, timeout_s: float
     ) -> UpstreamResponse:
         send = self._upstream.open if request.streamed else self._upstream.send
@@ -312,12 +314,12 @@ class Exchange:
             return await send(request, credential=headers, timeout_s=timeout_s)
         method = request.method
         with trace.call(method, method=method, account=self._account) as call:
-            answer = await send(request, credential=headers + call.headers, timeout_s=timeout_s)
-            call.set_status(answer.status)
-            return answer
+            response = await send(request, credential=headers + call.headers, timeout_s=timeout_s)
+            call.set_status(response.status)
+            return response
 
     def _suspend(self) -> None:
-        """Tell those who wait for a slot, too: they would only be told when it comes."""
+        """End the wait of all queued calls: the breaker has opened."""
         self._telemetry.breaker_opened(self._account)
         queued, self._queued = self._queued, set()
         for one in queued:
@@ -325,5 +327,5 @@ class Exchange:
 
     async def _wait(self, seconds: float, deadline: float) -> None:
         if self._clock.monotonic() + seconds >= deadline:
-            raise DeadlineExceeded("no time is left to try again")
+            raise DeadlineExceeded("no time is left for a retry")
         await self._clock.sleep(seconds)

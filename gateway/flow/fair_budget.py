@@ -1,8 +1,9 @@
-"""A place in the account's budget: in the queue that all replicas share, or in one's own.
+"""The upstream budgets: each call waits in a fair queue for a slot.
 
-Each budget is one loop that takes its turn at the queue whenever somebody came or left, or a slot
-is due: what gathered in between goes over in one round trip. While Redis is away the same queue is
-kept in memory, with this process's share of the budget; when it is back, who waits moves back.
+All replicas share the queue in Redis. One task per budget submits changes to it when calls enter
+or leave or a slot is due; changes in between share one round trip. While Redis is unavailable, the
+same queue runs in memory with this process's share of the budget. When Redis recovers, waiting
+calls enter the shared queue again.
 """
 
 import asyncio
@@ -33,66 +34,70 @@ from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
 _CALL_S = 0.5
-"""What is left of a deadline for the call itself when its slot comes."""
+"""The part of a deadline that is reserved for the call itself, after its slot."""
 _REFRESH_S = 0.5
 _REFRESH_MAX = 200
-"""Entries that are told again at once, in case a message or a server was lost."""
+"""Entries that one batch confirms, in case a message or the server was lost."""
 _JITTER_S = 0.008
-"""One replica is first at a slot; the others then hear that it is gone."""
-_TURN_EVERY_S = 0.002
-_TURN_GAP_S = 0.005
-"""Who comes within so short a time of a turn takes the next one together: it costs no more."""
-_AS_GOOD_AS_DUE_S = 0.000_5
-_PAUSE_UNNAMED_S = 3.0
-"""The vendor's advice is 2 to 5 s where it names no span (dossier 2.5)."""
+"""Replicas wait for random times: one takes a slot, and its update reaches the others."""
+_BATCH_EVERY_S = 0.002
+_BATCH_GAP_S = 0.005
+"""Calls that enter within this time after a batch share the next one."""
+_TIMER_PRECISION_S = 0.000_5
+_PAUSE_DEFAULT_S = 3.0
+"""The vendor recommends 2 to 5 s if a 429 names no time (upstream-api.md#2.5)."""
 _PAUSE_MAX_S = 300.0
 _HEAD = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class QueueUpdate:
-    """What another replica's turn at the queue meant for this one."""
+    """The effect of another replica's batch on this replica."""
 
     granted: Mapping[str, float]
     refused: Mapping[str, float]
     paused_until: float
     next_at: float | None
     replicas_rejoin: bool
-    """Some come back from a time alone; whoever is here says so by a turn."""
+    """Replicas return from local queues; every live replica answers with a batch."""
 
 
 class SharedQueue(Protocol):
-    """One budget's queue over all replicas (rules/fair_queue.py says how it goes)."""
+    """One budget's queue, shared by all replicas (domain/queue/fair_queue.py has the rules)."""
 
     @property
     def available(self) -> bool: ...
 
     def set_limit(self, limit: BudgetLimit) -> None:
-        """Go by another limit from the next turn on; it has as many windows."""
+        """Apply another limit from the next batch on; it has as many windows."""
 
     @property
     def processes(self) -> int:
-        """How many were alive when the store was last seen; 0: it never was."""
+        """Number of live processes at the last contact with the store; 0: none yet."""
 
     def new_id(self) -> str:
-        """Name an entry of this replica's."""
+        """Return an ID for an entry of this replica."""
 
     async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
-        """Tell the queue and be told, in one round trip; raises StoreUnavailable.
+        """Submit a batch and return its result, in one round trip; raises StoreUnavailable.
 
-        `state` is what this replica knows, and fills in what the store may have lost.
+        `state` is this replica's view; it restores what the store may have lost.
         """
 
     def rejoin(self, processes: int) -> None:
-        """Come back after a time alone, one of so many: all entries made before are void."""
+        """Return from a local queue, as one of `processes`; all earlier entries are void."""
 
-    def on_update(self, call: Callable[[QueueUpdate], None]) -> None: ...
+    def on_update(self, call: Callable[[QueueUpdate], None]) -> None:
+        """Call `call` with each update."""
 
-    def on_availability_change(self, call: Callable[[], None]) -> None: ...
+    def on_availability_change(self, call: Callable[[], None]) -> None:
+        """Call `call` when the store becomes available or unavailable."""
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _WaitingCall:
+    """A call that waits for a slot."""
+
     request: QueueRequest
     until: float
     tag: float | None
@@ -105,15 +110,15 @@ class _Waiting:
         return QueueEntry(self.id, self.request, max(0.0, self.until - now), self.tag)
 
     def requests(self) -> list[QueueRequest]:
-        """Return whom the call is for, in the line that it waits in."""
+        """Return the callers that wait for the call, at the priority of the call."""
         waiters = () if self.waiters is None else self.waiters.all
-        return [replace(one, priority=self.request.priority) for one in waiters]
+        return [replace(request, priority=self.request.priority) for request in waiters]
 
 
 class BudgetQueue:
     """One account's budget of one class."""
 
-    def __init__(  # noqa: PLR0913 - each part is told what it needs
+    def __init__(  # noqa: PLR0913 - its dependencies
         self,
         account: str,
         budget: BudgetClass,
@@ -137,22 +142,22 @@ class BudgetQueue:
         self._jitter = jitter
         self._state = QueueState(tats=())
         self._local: FairQueue | None = None
-        self._waiting: dict[str, _Waiting] = {}
-        self._entering: list[_Waiting] = []
+        self._waiting: dict[str, _WaitingCall] = {}
+        self._entering: list[_WaitingCall] = []
         self._leaving: list[QueueEntry] = []
-        self._to_share: list[_Waiting] = []
+        self._to_share: list[_WaitingCall] = []
         self._throttlings: list[Throttling] = []
         self._wake = asyncio.Event()
         self._next_at: float | None = None
         self._late_by = 0.0
-        self._turned_at = 0.0
+        self._submitted_at = 0.0
         self.queued = 0
-        """How many wait, over all replicas that this one can see."""
+        """The number of waiting calls, of all replicas or of the local queue."""
         shared.on_update(self._update)
         shared.on_availability_change(self._wake.set)
 
     def set_rate_ceiling(self, per_s: float | None) -> None:
-        """Go by another ceiling from the next turn on, in calls a second; None: the config's."""
+        """Apply a rate ceiling from the next batch on, in calls per second; None: the config's."""
         limit = self._configured if per_s is None else self._configured.with_ceiling(per_s)
         if limit != self.limit:
             self.limit = limit
@@ -163,12 +168,12 @@ class BudgetQueue:
 
     @property
     def waiting(self) -> list[str]:
-        """Who waits here, each caller as often as they have calls that wait."""
-        return [one.request.caller for one in self._waiting.values()]
+        """The callers of the calls that wait in this process, one entry per call."""
+        return [call.request.caller for call in self._waiting.values()]
 
     @property
     def rate(self) -> float:
-        """Calls a second that all replicas together may send now."""
+        """The rate of all replicas together, now, in calls per second."""
         return rate(self._state.learned, self.limit.ceiling, self._clock.monotonic())
 
     @property
@@ -190,13 +195,13 @@ class BudgetQueue:
         began = self._clock.monotonic()
         left_s = max(0.0, deadline - began)
         until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
-        one = _Waiting(request, until, tag=_HEAD if requeued else None, waiters=waiters)
+        call = _WaitingCall(request, until, tag=_HEAD if requeued else None, waiters=waiters)
         if waiters is not None:
-            waiters.on_change = partial(self._share_again, one)
+            waiters.on_change = partial(self._share_again, call)
         while True:
-            slot = await self._wait_for_slot(one)
+            slot = await self._wait_for_slot(call)
             now = self._clock.monotonic()
-            comes_in_time = slot <= deadline  # else it is by a clock that was set meanwhile
+            comes_in_time = slot <= deadline  # false if a clock was set during the wait
             if now < slot and comes_in_time:
                 await self._clock.sleep(slot - now)
                 now = self._clock.monotonic()
@@ -205,22 +210,22 @@ class BudgetQueue:
             if request.priority is Priority.SPARE:
                 raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)
             self._telemetry.budget_slot_lost(self.account, self.budget)
-            one.tag = _HEAD if one.tag is None else one.tag
+            call.tag = _HEAD if call.tag is None else call.tag
         self._telemetry.budget_wait(self.account, self.budget, now - began)
         return slot + LATE_MAX_S
 
     def throttled(self, *, pause_s: float | None, named_rate: float | None) -> None:
-        pause_s = min(_PAUSE_UNNAMED_S if pause_s is None else pause_s, _PAUSE_MAX_S)
+        pause_s = min(_PAUSE_DEFAULT_S if pause_s is None else pause_s, _PAUSE_MAX_S)
         until = self._clock.monotonic() + pause_s
-        # Whoever holds a slot here looks at this before they send.
+        # Calls in this process that have a slot check this before they are sent.
         self._state = _with_pause(self._state, until)
         self._throttlings.append(Throttling(pause_s, named_rate))
         self._wake.set()
 
     async def run(self) -> None:
-        """Take turns at the queue, for ever."""
-        # Until it has answered once nobody knows how its clock stands to ours: whoever entered
-        # by then would be given a slot a second later than there is one.
+        """Submit batches, forever."""
+        # The first batch only compares the clocks: without it, a call could get a slot up to a
+        # second too late.
         await self._submit(QueueBatch())
         while True:
             await self._wait_until_due()
@@ -228,60 +233,60 @@ class BudgetQueue:
                 self._rejoin()
             await self._submit(self._next_batch())
 
-    async def _wait_for_slot(self, one: _Waiting) -> float:
+    async def _wait_for_slot(self, call: _WaitingCall) -> float:
         loop = asyncio.get_running_loop()
-        one.id, one.confirmed_at, one.slot = self._shared.new_id(), 0.0, loop.create_future()
-        self._waiting[one.id] = one
-        self._entering.append(one)
-        self._share_again(one)
+        call.id, call.confirmed_at, call.slot = self._shared.new_id(), 0.0, loop.create_future()
+        self._waiting[call.id] = call
+        self._entering.append(call)
+        self._share_again(call)
         self._wake.set()
-        # A timer of its own: asyncio.timeout() takes five times the memory, and the queue is long.
-        timeout_s = one.until - self._clock.monotonic() + LATE_MAX_S
-        timeout = loop.call_later(timeout_s, self._time_out, one)
+        # A plain timer: asyncio.timeout() takes five times the memory, and queues are long.
+        timeout_s = call.until - self._clock.monotonic() + LATE_MAX_S
+        timeout = loop.call_later(timeout_s, self._time_out, call)
         try:
-            return await one.slot
+            return await call.slot
         finally:
             timeout.cancel()
-            if self._waiting.pop(one.id, None) is not None:
-                self._leaving.append(one.entry(0.0))
+            if self._waiting.pop(call.id, None) is not None:
+                self._leaving.append(call.entry(0.0))
                 self._wake.set()
 
-    def _share_again(self, one: _Waiting) -> None:
-        """Look for the best place once more, since others wait for the call than did before."""
-        if one.waiters is not None and one.id in self._waiting:
-            self._to_share.append(one)
+    def _share_again(self, call: _WaitingCall) -> None:
+        """Look for the best place again, because the waiters of the call have changed."""
+        if call.waiters is not None and call.id in self._waiting:
+            self._to_share.append(call)
             self._wake.set()
 
-    def _time_out(self, one: _Waiting) -> None:
-        if not one.slot.done():
+    def _time_out(self, call: _WaitingCall) -> None:
+        if not call.slot.done():
             rate_here = self.rate / self._processes if self.is_local else self.rate
-            one.slot.set_exception(self._exhausted(one, self.queued / rate_here))
+            call.slot.set_exception(self._exhausted(call, self.queued / rate_here))
 
-    def _exhausted(self, one: _Waiting, wait_s: float) -> BudgetExhausted:
-        if one.request.priority is not Priority.SPARE:
+    def _exhausted(self, call: _WaitingCall, wait_s: float) -> BudgetExhausted:
+        if call.request.priority is not Priority.SPARE:
             self._telemetry.budget_refused(self.account, self.budget)
-        timeout_s = max(0.0, one.until - self._clock.monotonic())
+        timeout_s = max(0.0, call.until - self._clock.monotonic())
         return BudgetExhausted(
             f"account {self.account}: next slot in {wait_s:.1f} s",
             retry_after_s=max(0.0, wait_s - timeout_s),
         )
 
     async def _wait_until_due(self) -> None:
-        earliest = self._clock.monotonic() + _TURN_EVERY_S
+        earliest = self._clock.monotonic() + _BATCH_EVERY_S
         while not self._wake.is_set():
             if not self._waiting:
                 await self._wake.wait()
                 break
             left_s = max(self._due(), earliest) - self._clock.monotonic()
-            if left_s <= _AS_GOOD_AS_DUE_S:
+            if left_s <= _TIMER_PRECISION_S:
                 break
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._wake.wait()
-        gap_s = self._turned_at + _TURN_GAP_S - self._clock.monotonic()
+        gap_s = self._submitted_at + _BATCH_GAP_S - self._clock.monotonic()
         if gap_s > 0:
             await self._clock.sleep(gap_s)
-        self._turned_at = self._clock.monotonic()
+        self._submitted_at = self._clock.monotonic()
         self._wake.clear()
 
     def _due(self) -> float:
@@ -292,94 +297,97 @@ class BudgetQueue:
 
     async def _submit(self, batch: QueueBatch) -> None:
         try:
-            outcome = await self._shared.apply(batch, self._state)
+            result = await self._shared.apply(batch, self._state)
         except StoreUnavailable:
-            outcome = self._apply_locally(batch)
+            result = self._apply_locally(batch)
         else:
             self._local = None
-        self._state = _with_pause(outcome.state, self._state.paused_until)
-        self._next_at = outcome.next_at
+        self._state = _with_pause(result.state, self._state.paused_until)
+        self._next_at = result.next_at
         self._late_by = _JITTER_S * self._jitter()
-        self.queued = outcome.waiting
-        for entry_id, tag in outcome.tags.items():
+        self.queued = result.waiting
+        for entry_id, tag in result.tags.items():
             if entry_id in self._waiting:
                 self._waiting[entry_id].tag = tag
-        for entry_id, donor in outcome.inherited.items():
+        for entry_id, donor in result.inherited.items():
             if entry_id in self._waiting:
                 self._waiting[entry_id].request = donor
-        self._settle(outcome.granted, outcome.refused)
+        self._settle(result.granted, result.refused)
 
     def _next_batch(self) -> QueueBatch:
-        """Take what came up since the last turn, and who has not been confirmed for a while."""
+        """Return the changes since the last batch, and entries to confirm again."""
         now = self._clock.monotonic()
-        came = [one for one in self._entering if one.id in self._waiting]
+        entered = [call for call in self._entering if call.id in self._waiting]
         stale = [
-            one
-            for one in islice(self._waiting.values(), _REFRESH_MAX)
-            if 0 < one.confirmed_at < now - _REFRESH_S
+            call
+            for call in islice(self._waiting.values(), _REFRESH_MAX)
+            if 0 < call.confirmed_at < now - _REFRESH_S
         ]
-        for one in (*stale, *came):  # the dictionary's order is that of the last confirmation
-            one.confirmed_at = now
-            self._waiting[one.id] = self._waiting.pop(one.id)
+        for call in (*stale, *entered):  # ordered by the last confirmation
+            call.confirmed_at = now
+            self._waiting[call.id] = self._waiting.pop(call.id)
         shared = [
-            SharedEntry(one.entry(now), waiters)
-            for one in dict.fromkeys(self._to_share)
-            if one.id in self._waiting and (waiters := one.requests()) not in ([], [one.request])
+            SharedEntry(call.entry(now), waiters)
+            for call in dict.fromkeys(self._to_share)
+            if call.id in self._waiting and (waiters := call.requests()) not in ([], [call.request])
         ]
         batch = QueueBatch(
-            self._leaving, self._throttlings, [one.entry(now) for one in (*stale, *came)], shared
+            self._leaving,
+            self._throttlings,
+            [call.entry(now) for call in (*stale, *entered)],
+            shared,
         )
         self._leaving, self._throttlings, self._entering, self._to_share = [], [], [], []
         return batch
 
     def _settle(self, granted: Mapping[str, float], refused: Mapping[str, float]) -> None:
         for entry_id, slot in granted.items():
-            one = self._waiting.pop(entry_id, None)
-            if one is not None and not one.slot.done():
-                one.slot.set_result(slot)
+            call = self._waiting.pop(entry_id, None)
+            if call is not None and not call.slot.done():
+                call.slot.set_result(slot)
         for entry_id, wait_s in refused.items():
-            one = self._waiting.pop(entry_id, None)
-            if one is not None and not one.slot.done():
-                one.slot.set_exception(self._exhausted(one, wait_s))
+            call = self._waiting.pop(entry_id, None)
+            if call is not None and not call.slot.done():
+                call.slot.set_exception(self._exhausted(call, wait_s))
 
-    def _update(self, news: QueueUpdate) -> None:
-        self._state = _with_pause(self._state, news.paused_until)
-        self._next_at = news.next_at
-        self._settle(news.granted, news.refused)
-        if news.replicas_rejoin:
+    def _update(self, update: QueueUpdate) -> None:
+        self._state = _with_pause(self._state, update.paused_until)
+        self._next_at = update.next_at
+        self._settle(update.granted, update.refused)
+        if update.replicas_rejoin:
             self._wake.set()
 
     def _apply_locally(self, batch: QueueBatch) -> BatchResult:
-        """Take the turn at the queue in this process's memory, with its share of the budget."""
+        """Apply the batch to the local queue, with this process's share of the budget."""
         now = self._clock.monotonic()
         if self._local is None:
-            share = self._processes
+            processes = self._processes
             learned = self._state.learned
-            # One who never saw Redis begins at once; else the last call may have been just now.
+            # Before any contact with Redis, no slot was used; later, one may just have been used.
             used = 1 if self._state.tats else 0
-            limit = self.limit.share(share)
+            limit = self.limit.share(processes)
             self._local = FairQueue(
                 limit,
                 replace(
                     self._state,
                     tats=without_burst(limit, now, used=used),
-                    learned=None if learned is None else learned.scaled(1 / share),
+                    learned=None if learned is None else learned.scaled(1 / processes),
                 ),
             )
-            batch = replace(batch, entering=[one.entry(now) for one in self._waiting.values()])
-        outcome = self._local.apply(now, batch)
-        learned = outcome.state.learned
+            batch = replace(batch, entering=[call.entry(now) for call in self._waiting.values()])
+        result = self._local.apply(now, batch)
+        learned = result.state.learned
         whole = None if learned is None else learned.scaled(self._processes)
-        return replace(outcome, state=replace(outcome.state, learned=whole))
+        return replace(result, state=replace(result.state, learned=whole))
 
     def _rejoin(self) -> None:
-        """Give everybody who waits a new name: what the store still has of them is void."""
+        """Give waiting calls new IDs, because their old entries in the store are void."""
         self._shared.rejoin(self._processes)
         waiting = list(self._waiting.values())
         self._waiting.clear()
-        for one in waiting:
-            one.id, one.confirmed_at = self._shared.new_id(), 0.0
-            self._waiting[one.id] = one
+        for call in waiting:
+            call.id, call.confirmed_at = self._shared.new_id(), 0.0
+            self._waiting[call.id] = call
         self._entering = waiting
         self._local = None
 
@@ -395,7 +403,7 @@ def _with_pause(state: QueueState, paused_until: float) -> QueueState:
 
 
 class FairBudget:
-    """All budgets of all accounts (port `Budget`)."""
+    """All budgets of all accounts. Implements the port `Budget`."""
 
     def __init__(self, queues: Iterable[BudgetQueue]) -> None:
         self._queues = {(queue.account, queue.budget): queue for queue in queues}
@@ -405,7 +413,7 @@ class FairBudget:
         return tuple(self._queues.values())
 
     def set_rate_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
-        """Go by these ceilings, by account and class, and by the config's where none is given."""
+        """Apply rate ceilings by account and class; the config's where there is none."""
         for queue in self.queues:
             queue.set_rate_ceiling(per_s.get((queue.account, queue.budget.value)))
 

@@ -1,7 +1,6 @@
-"""Which server an instance is on: asked of the cloud, and remembered for a while.
+"""The server of an instance: looked up in the cloud, and cached.
 
-The cloud's own permissions cannot say more of an instance than its id (dossier 1.1); ours are
-about servers, so the server is looked up before anything is decided.
+The policy is about servers. So the server of an instance is looked up before the decision.
 """
 
 from collections import OrderedDict
@@ -25,8 +24,8 @@ from gateway.domain.model import (
 from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
 
-_REMEMBERED_S = 300.0
-_REMEMBERED_MAX = 20_000
+_CACHE_TTL_S = 300.0
+_CACHE_MAX = 20_000
 _NOT_FOUND = 404
 
 
@@ -50,14 +49,14 @@ class Instances:
     ) -> ResolvedCall:
         """Return `call` with the servers of its instances.
 
-        One that is on no server, or is not there at all, takes the right to everything: the call
-        is marked as touching what it does not name. Raises NotPermitted, and what
-        Exchange.call raises.
+        An instance without a known server requires a grant on the whole project: the call is
+        marked as touching unnamed servers. Raises NotPermitted, and what Exchange.call raises.
         """
         project = call.project
         if project not in self._exchanges:
             raise NotPermitted("no account has this project")
-        # What others made known of a hidden one must not show, not even by its haste.
+        # A cached server that is hidden from this caller is looked up again: a quick response
+        # would reveal that another caller knows the instance.
         known = [(one, self._server(project, one)) for one in call.instances]
         unknown = [one for one, server in known if server is None or not allows(server)]
         if unknown:
@@ -79,27 +78,27 @@ class Instances:
     ) -> None:
         query = encode_query([("instance_id", ",".join(instances)), ("limit", "1000")])
         try:
-            answer = await self._exchanges[project].call(
+            response = await self._exchanges[project].call(
                 UpstreamRequest("GET", f"/v1/{project}/instances?{query}"),
                 project=project,
                 queue_request=queue_request,
                 budget=BudgetClass.CONSOLE,
                 deadline=deadline,
             )
-        except UpstreamRefused as refusal:
-            # One that is not there may spoil the answer for all: then each is asked alone.
-            if refusal.status == _NOT_FOUND and len(instances) > 1:
+        except UpstreamRefused as rejection:
+            # One unknown instance may fail the whole request: then look up each one separately.
+            if rejection.status == _NOT_FOUND and len(instances) > 1:
                 for one in instances:
                     await self._look_up(project, [one], queue_request, deadline)
-            elif refusal.status != _NOT_FOUND:
+            elif rejection.status != _NOT_FOUND:
                 raise
             return
-        page = self._read(answer.body)
-        until = self._clock.monotonic() + _REMEMBERED_S
+        page = self._read(response.body)
+        until = self._clock.monotonic() + _CACHE_TTL_S
         for own, servers in zip(page.ids, page.servers, strict=True):
             if servers and own in instances:
                 self._known[project, InstanceId(own)] = (servers[0], until)
-        while len(self._known) > _REMEMBERED_MAX:
+        while len(self._known) > _CACHE_MAX:
             self._known.popitem(last=False)
 
     def _server(self, project: ProjectId, instance: InstanceId) -> ServerId | None:

@@ -1,8 +1,7 @@
-"""Permit -> the pages of a list, filtered to what the caller may see.
+"""The lists of the cloud, read as a whole.
 
-The cloud cannot filter by who asks, so the whole list is read in its largest pages and cut to
-size here. Whoever walks through it page by page, and whoever else asks within the reuse time,
-is served from one reading.
+The cloud cannot filter a list by caller. So the gateway reads the whole list in pages of the
+largest size, and filters and pages it per caller. Requests within the reuse time share a reading.
 """
 
 import asyncio
@@ -25,17 +24,17 @@ from gateway.flow.exchange import Exchange
 from gateway.flow.waiters import Waiters
 
 _ENTRY_BYTES, _READING_BYTES = 300, 2_000
-"""What a reading takes besides its bytes, roughly."""
+"""Estimated memory of an entry and of a reading, besides the bytes of its pages."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListBounds:
     reuse_s: float
-    """How old a reading may be that is served once more."""
+    """The maximum age of a reading that serves another request."""
     pages_max: int
-    """Calls to the cloud for one reading."""
+    """The limit of calls to the cloud per reading."""
     bytes_max: int
-    """Of all readings that this process keeps, and of one."""
+    """The limit of one reading, and of all cached readings of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,13 @@ class _Reading:
     pages: tuple[ListPage, ...]
     size: int
     taken_at: float
+    """Monotonic seconds; so is `until`."""
     until: float
-    """Both: monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SharedRead:
-    """A list that somebody reads while others wait; it stays until the last of them has gone."""
+    """A reading in progress, kept until its last waiting request has left."""
 
     waiters: Waiters
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -65,7 +64,7 @@ class Listings:
         self._clock = clock
         self._readers: dict[str, ListPageReader] = {}
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
-        self._asked: dict[str, _SharedRead] = {}
+        self._in_progress: dict[str, _SharedRead] = {}
         self._size = 0
 
     async def read(
@@ -77,35 +76,36 @@ class Listings:
         fresh: bool,
         headers: Headers,
     ) -> tuple[ListPage, ...]:
-        """Return the whole list that `call` asks a page of, unfiltered: it is not for the caller.
+        """Return the whole list of which `call` requests a page, unfiltered.
 
-        Raises what Exchange.call raises, and UpstreamBroken for a list beyond its bounds.
+        Raises what Exchange.call raises, UpstreamBroken for a list over its limits, and
+        DeadlineExceeded.
         """
         key = page_target(call)
         since = self._clock.monotonic()
         if not fresh:
             since -= self._bounds.reuse_s
-        # Whoever comes while it is read waits for that reading instead of making another, and
-        # lends it their place in the queue.
-        asked = self._asked.setdefault(key, _SharedRead(Waiters(queue_request)))
+        # Concurrent requests wait for one reading, which waits in the best of their places in the
+        # queue (priority inheritance).
+        shared = self._in_progress.setdefault(key, _SharedRead(Waiters(queue_request)))
         try:
-            with asked.waiters.attached(queue_request):
-                async with asyncio.timeout(deadline - self._clock.monotonic()), asked.lock:
+            with shared.waiters.attached(queue_request):
+                async with asyncio.timeout(deadline - self._clock.monotonic()), shared.lock:
                     known = self._readings.get(key)
                     if known is not None and known.taken_at >= since:
                         return known.pages
-                    reading = await self._walk(
-                        call, queue_request, deadline, headers, asked.waiters
+                    reading = await self._read_all(
+                        call, queue_request, deadline, headers, shared.waiters
                     )
         except TimeoutError:
-            raise DeadlineExceeded("while the list was read") from None
+            raise DeadlineExceeded("reading the list") from None
         finally:
-            if not asked.waiters.local:
-                del self._asked[key]
-        self._keep(key, reading)
+            if not shared.waiters.local:
+                del self._in_progress[key]
+        self._cache(key, reading)
         return reading.pages
 
-    async def _walk(
+    async def _read_all(
         self,
         call: ResolvedCall,
         queue_request: QueueRequest,
@@ -124,7 +124,7 @@ class Listings:
         marker, read, size = "", 0, 0
         while len(pages) < self._bounds.pages_max and size <= self._bounds.bytes_max:
             target = page_target(call, marker=marker, offset=read)
-            answer = await self._exchanges[call.project].call(
+            response = await self._exchanges[call.project].call(
                 UpstreamRequest(operation.method, target, headers),
                 project=call.project,
                 queue_request=queue_request,
@@ -132,9 +132,9 @@ class Listings:
                 deadline=deadline,
                 waiters=waiters,
             )
-            page = reader(answer.body)
+            page = reader(response.body)
             pages.append(page)
-            size += len(answer.body)
+            size += len(response.body)
             if listing.paging is Paging.OFFSET:
                 read += len(page.raws)
                 full = len(page.raws) >= listing.limit_max
@@ -146,11 +146,11 @@ class Listings:
                 marker = page.next_marker
             if ended:
                 entries = sum(len(one.raws) for one in pages)
-                held = size + entries * _ENTRY_BYTES + len(target) + _READING_BYTES
-                return _Reading(tuple(pages), held, taken_at, taken_at + self._bounds.reuse_s)
-        raise UpstreamBroken("the list is larger than lists.pages_max or lists.bytes_max allow")
+                memory = size + entries * _ENTRY_BYTES + len(target) + _READING_BYTES
+                return _Reading(tuple(pages), memory, taken_at, taken_at + self._bounds.reuse_s)
+        raise UpstreamBroken("the list exceeds lists.pages_max or lists.bytes_max")
 
-    def _keep(self, key: str, reading: _Reading) -> None:
+    def _cache(self, key: str, reading: _Reading) -> None:
         now = self._clock.monotonic()
         for old in [one for one, it in self._readings.items() if it.until < now]:
             self._drop(old)

@@ -16,68 +16,72 @@ class StoredValue:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAcquired:
-    """The lease is ours: fetch, then settle."""
+    """The caller of `claim` holds the lease: it fetches, then publishes, fails or abandons."""
 
     store_time: float
-    """Seconds by the store's clock, when it was claimed."""
+    """Seconds on the store's clock at the time of the claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHeld:
+    """Another process holds the lease."""
+
     holder: str
     lease_left_s: float
     version: bytes
-    """Of the value that is stored now; b"" if none is."""
+    """The version of the value that is stored now; b"" if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class HolderFailed:
-    """The fetch that we waited for failed."""
+    """The fetch of the awaited holder failed."""
 
     failure: bytes
 
 
 ANY_VERSION = b"*"
+"""As `skip`: every stored value counts as absent."""
 
 
 class SharedStore(Protocol):
-    """Values and leases that all replicas see. Every method raises StoreUnavailable."""
+    """Values and leases shared by all replicas. Every method raises StoreUnavailable."""
 
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
-        """Look `key` up, or take the lease to fetch it.
+        """Return the value of `key`, or take the lease to fetch it.
 
-        A value of version `skip` (ANY_VERSION: of any) counts as absent. `awaited` is the holder
-        that an earlier claim named: if it failed, so have we.
+        A value of version `skip` counts as absent. `awaited` is the holder that an earlier claim
+        returned; if its fetch failed, HolderFailed is returned.
         """
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
-        """Keep the lease; False when it is no longer ours."""
+        """Extend the lease; return False if this owner has lost it."""
 
     async def publish(
         self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
     ) -> bool:
-        """Store what was fetched and end the lease; False (and no effect) when it was lost.
+        """Store the value and end the lease; return False, without effect, if it was lost.
 
-        It is kept for `ttl_s`, but no longer than `until` by the store's clock: the store may run
-        this late. `ttl_s` holds where that clock is set back before it is stored; set back
-        afterwards, behind the storing, it makes the value absent: nobody knows its age.
+        The value expires after `ttl_s`, and at `until` on the store's clock at the latest: the
+        store may execute this late. `ttl_s` also applies if that clock is set back before. If it
+        is set back later to before the time of storing, the value counts as absent, because its
+        age is unknown.
         """
 
     async def fail(self, key: str, *, owner: str, failure: bytes) -> None:
-        """End the lease and tell those who wait why."""
+        """End the lease and pass the failure to the waiting processes."""
 
     async def abandon(self, key: str, *, owner: str) -> None:
-        """End the lease without a result, so that another may fetch."""
+        """End the lease without a result; another process may fetch."""
 
     async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
-        """Tell whoever fetches `key`; it is sealed, and it may be lost."""
+        """Send a sealed message to the process that fetches `key`; the message may be lost."""
 
     def watch(
         self, key: str, on_message: Callable[[str, bytes], None] | None = None
     ) -> AbstractContextManager[asyncio.Event]:
-        """Give an event that is set when a fetch of `key` ends, or when the store is lost.
+        """Return an event that is set when a fetch of `key` ends or the store becomes unavailable.
 
-        `heard` is given the teller and the text of what its holder is told, one's own included.
+        `on_message` receives sender and text of messages to the holder, including its own.
         """

@@ -1,36 +1,28 @@
-"""One fetch for all who wait: over the requests of this process, and over all replicas.
+"""Single-flight: concurrent requests for one value share one fetch, over all replicas.
 
-A fetch runs in a task of its own, so it survives the caller that started it; when the last
-caller has left, it is cancelled and its lease given up, unless it is to go on to its end. Over
-replicas the holder of a lease fetches and the others are woken by its result; they tell it who
-waits, so that the fetch may wait in the best of their places. Without Redis each process fetches
-for itself.
+A fetch runs in its own task, so it survives the request that starts it. When its last request has
+left, the fetch is cancelled and its lease released, unless it runs to completion. Over replicas
+the holder of a lease fetches, and its result wakes the others. They report their waiting callers
+to the holder: the fetch waits in the best of their places in the queue (priority inheritance).
+Without Redis, each process fetches for itself.
 """
 
 import asyncio
-import json
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from gateway.domain.errors import (
-    BudgetExhausted,
-    DeadlineExceeded,
-    GatewayError,
-    RetryLater,
-    ServiceLoginFailed,
-    StoreUnavailable,
-    UpstreamBroken,
-    UpstreamBusy,
-    UpstreamRefused,
-    UpstreamSlow,
-    UpstreamSuspended,
-    UpstreamUnreachable,
-)
+from gateway.domain.errors import DeadlineExceeded, GatewayError, StoreUnavailable
 from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow.clock import Clock
+from gateway.flow.flight_messages import (
+    decode_failure,
+    decode_waiters,
+    encode_failure,
+    encode_waiters,
+)
 from gateway.flow.shared_store import (
     ANY_VERSION,
     HolderFailed,
@@ -42,15 +34,15 @@ from gateway.flow.shared_store import (
 from gateway.flow.waiters import Waiters
 
 _LEASE_S = 2.0
-"""How long a dead holder is waited for; a living one extends it every third."""
+"""The others wait so long for a dead holder; a live holder extends its lease every third of it."""
 _CLEARLY_LATER_S = 0.5
 _REPORT_AFTER_S = 0.05
-"""By then most fetches have ended; who comes within it is told of together."""
+"""Most fetches end before; the callers that arrive within it are reported together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch brought: the value and how long it may be kept."""
+    """A fetched value, and how long it may be stored."""
 
     value: bytes = field(repr=False)
     good_until: float
@@ -59,7 +51,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FlightResult:
-    """A value out of a shared flight."""
+    """A value, stored or fetched, and its source."""
 
     value: bytes = field(repr=False)
     good_until: float
@@ -69,11 +61,21 @@ class FlightResult:
 Fetch = Callable[[], Awaitable[Fetched]]
 
 
+class _FlightKey(NamedTuple):
+    """Requests with equal keys share a flight."""
+
+    key: str
+    unusable: bytes | None
+    fresh: bool
+
+
 @dataclass(slots=True)
 class _LocalFlight:
+    """A fetch in this process, and the number of requests that wait for it."""
+
     task: "asyncio.Task[FlightResult]"
     deadline: float
-    """Of the request that began it."""
+    """The deadline of the request that started it."""
     waiters: Waiters | None
     run_to_completion: bool = False
     waiting: int = 0
@@ -85,34 +87,34 @@ class _LocalFlight:
 
 
 class _LazyFetch:
-    """A fetch that may be begun before it is known that it is this process's to make."""
+    """A fetch that can start before it is known whether this process is the holder."""
 
     def __init__(self, fetch: Fetch, waiters: Waiters | None) -> None:
         self.owner = secrets.token_hex(16)
-        """Of the lease, where it is this process's."""
+        """Identifies this process's claim on the lease."""
         self.waiters = waiters
         self.has_reported_waiters = False
-        """Whoever fetches in another process was told who waits here."""
+        """Another process is the holder and knows the callers that wait here."""
         self._fetch = fetch
-        self._begun: asyncio.Task[Fetched] | None = None
+        self._task: asyncio.Task[Fetched] | None = None
 
     def __call__(self) -> Awaitable[Fetched]:
-        return self._fetch() if self._begun is None else self._begun
+        return self._fetch() if self._task is None else self._task
 
-    def begin(self) -> "asyncio.Task[Fetched]":
-        if self._begun is None:
-            self._begun = asyncio.create_task(self._run())  # noqa: TID251
-        return self._begun
+    def start(self) -> "asyncio.Task[Fetched]":
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())  # noqa: TID251
+        return self._task
 
     def cancel(self) -> None:
-        if self._begun is not None:
-            self._begun.cancel()
-            self._begun = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     def on_message(self, sender: str, text: bytes) -> None:
-        """Take note of who waits in another process."""
+        """Store the waiters that another process has reported."""
         if self.waiters is not None and sender != self.owner:
-            self.waiters.set_remote(sender, _waiters_from(text))
+            self.waiters.set_remote(sender, decode_waiters(text))
 
     async def _run(self) -> Fetched:
         return await self._fetch()
@@ -123,7 +125,7 @@ class SingleFlight:
         self._store = store
         self._clock = clock
         self._lease_s = lease_s
-        self._flights: dict[tuple[str, bytes | None, bool], _LocalFlight] = {}
+        self._flights: dict[_FlightKey, _LocalFlight] = {}
 
     @property
     def in_flight(self) -> int:
@@ -140,35 +142,47 @@ class SingleFlight:
         run_to_completion: bool = False,
         waiters: Waiters | None = None,
     ) -> FlightResult:
-        name = (key, unusable, fresh)
+        """Return the value stored under `key`, or let exactly one replica fetch it.
+
+        `unusable`: a value that is known to be invalid, such as a rejected token; if it is stored,
+        it counts as absent. `fresh`: any value stored now counts as absent. `run_to_completion`:
+        the fetch continues without waiting requests. `waiters`: a new object per request, in which
+        `fetch` sees the waiting callers. Raises what `fetch` raises, shared by all that waited for
+        it, and DeadlineExceeded.
+        """
+        name = _FlightKey(key, unusable, fresh)
         while True:
             flight = self._flights.get(name)
-            attached = flight is not None
+            is_shared = flight is not None
             if flight is None:
                 flight = self._start(name, fetch, deadline, waiters)
             flight.run_to_completion |= run_to_completion
             try:
                 with flight.attached(waiters):
-                    held = await self._attach(name, flight, deadline)
+                    result = await self._attach(name, flight, deadline)
             except GatewayError as error:
                 has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
-                if attached and flight.task.done() and error.out_of_time and has_more_time:
-                    # It may have ended in this very turn of the loop; attached again, it would fail
-                    # at once, again and again, and nothing else would ever run.
+                if is_shared and flight.task.done() and error.out_of_time and has_more_time:
+                    # Its callback may not have run yet: this loop would attach to it again and
+                    # fail at once, without end, and block the event loop.
                     self._forget(name, flight)
                     continue
                 raise
-            if attached and held.source is LinkSource.UPSTREAM:
-                return FlightResult(held.value, held.good_until, LinkSource.COALESCED)
-            return held
+            if is_shared and result.source is LinkSource.UPSTREAM:
+                return FlightResult(result.value, result.good_until, LinkSource.COALESCED)
+            return result
 
     def renew(
         self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[FlightResult], None]
     ) -> None:
-        name = (key, unusable, False)
+        """Replace the value `unusable` of `key` in the background, once over all replicas.
+
+        `then` receives the new value. After a failure the old value remains until it expires.
+        """
+        name = _FlightKey(key, unusable, fresh=False)
         if name in self._flights:
             return
-        # With no time of its own: whoever waits for it tries again if it brings nothing.
+        # With a deadline of now: a request that waits for it and has more time tries again.
         flight = self._start(name, fetch, self._clock.monotonic())
 
         def deliver(task: "asyncio.Task[FlightResult]") -> None:
@@ -177,8 +191,15 @@ class SingleFlight:
 
         flight.task.add_done_callback(deliver)
 
+    async def close(self) -> None:
+        """Cancel all fetches and wait until their leases are released."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _attach(
-        self, name: tuple[str, bytes | None, bool], flight: _LocalFlight, deadline: float
+        self, name: _FlightKey, flight: _LocalFlight, deadline: float
     ) -> FlightResult:
         flight.waiting += 1
         try:
@@ -189,114 +210,80 @@ class SingleFlight:
         finally:
             flight.waiting -= 1
             if flight.waiting == 0 and not flight.run_to_completion and not flight.task.done():
-                # Nobody may join a flight that is about to be cancelled.
+                # No request may attach to a flight that is about to be cancelled.
                 self._flights.pop(name, None)
                 flight.task.cancel()
 
-    async def close(self) -> None:
-        """Cancel what is in flight and wait until the leases are given up."""
-        tasks = [flight.task for flight in self._flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     def _start(
-        self,
-        name: tuple[str, bytes | None, bool],
-        fetch: Fetch,
-        deadline: float,
-        waiters: Waiters | None = None,
+        self, name: _FlightKey, fetch: Fetch, deadline: float, waiters: Waiters | None = None
     ) -> _LocalFlight:
-        key, unusable, fresh = name
-        fetching = _LazyFetch(fetch, waiters)
-        work = self._run(key, fetching, deadline, unusable=unusable, fresh=fresh)
-        task = asyncio.create_task(work, name="shared flight")  # noqa: TID251
+        work = self._run(name, _LazyFetch(fetch, waiters), deadline)
+        task = asyncio.create_task(work, name="single-flight fetch")  # noqa: TID251
         flight = _LocalFlight(task, deadline, waiters)
         self._flights[name] = flight
 
         def finish(task: "asyncio.Task[FlightResult]") -> None:
             self._forget(name, flight)
             if not task.cancelled():
-                task.exception()  # those who waited have it; if none did, nobody needs it
+                task.exception()  # retrieved: asyncio does not log it as lost
 
         flight.task.add_done_callback(finish)
         return flight
 
-    def _forget(self, name: tuple[str, bytes | None, bool], flight: _LocalFlight) -> None:
+    def _forget(self, name: _FlightKey, flight: _LocalFlight) -> None:
         if self._flights.get(name) is flight:
             del self._flights[name]
 
-    async def _run(
-        self,
-        key: str,
-        fetching: _LazyFetch,
-        deadline: float,
-        *,
-        unusable: bytes | None,
-        fresh: bool,
-    ) -> FlightResult:
-        on_message = None if fetching.waiters is None else fetching.on_message
+    async def _run(self, name: _FlightKey, fetch: _LazyFetch, deadline: float) -> FlightResult:
+        on_message = None if fetch.waiters is None else fetch.on_message
         try:
-            with self._store.watch(key, on_message) as changed:
-                return await self._find_or_fetch(
-                    key,
-                    fetching,
-                    deadline,
-                    changed,
-                    unusable=unusable,
-                    skip=ANY_VERSION if fresh else b"",
-                )
+            with self._store.watch(name.key, on_message) as changed:
+                return await self._find_or_fetch(name, fetch, deadline, changed)
         except asyncio.CancelledError:
-            if fetching.has_reported_waiters:
-                await self._notify_holder(key, fetching.owner, ())
+            if fetch.has_reported_waiters:
+                await self._notify_holder(name.key, fetch.owner, ())
             raise
         finally:
-            fetching.cancel()
+            fetch.cancel()
 
-    async def _find_or_fetch(  # noqa: C901 - one case for each answer of the store
-        self,
-        key: str,
-        fetching: _LazyFetch,
-        deadline: float,
-        changed: asyncio.Event,
-        *,
-        unusable: bytes | None,
-        skip: bytes,
+    async def _find_or_fetch(  # noqa: C901 - one case per result of a claim
+        self, name: _FlightKey, fetch: _LazyFetch, deadline: float, changed: asyncio.Event
     ) -> FlightResult:
-        awaited = ""
+        key = name.key
+        awaited, skip = "", ANY_VERSION if name.fresh else b""
         while True:
             changed.clear()
             claimed_at = self._clock.monotonic()
-            match await self._claim(key, owner=fetching.owner, skip=skip, awaited=awaited):
+            match await self._claim(key, owner=fetch.owner, skip=skip, awaited=awaited):
                 case None:
-                    # The store may be back before the fetch has its slot: then it is asked again.
-                    if await _ends_before(fetching.begin(), changed):
-                        return _held(await fetching(), LinkSource.UPSTREAM)
-                case StoredValue(value=value) as found if value == unusable:
+                    # If Redis recovers before the fetch has a slot, claim again.
+                    if await _ends_before(fetch.start(), changed):
+                        return _fetched_result(await fetch())
+                case StoredValue(value=value) as found if value == name.unusable:
                     skip = found.version
                 case StoredValue() as found:
-                    return _found(found, claimed_at, was_awaited=bool(awaited))
+                    return _stored_result(found, claimed_at, was_awaited=bool(awaited))
                 case HolderFailed() as failed:
                     self._raise_shared_failure(failed.failure, deadline)
                     awaited = ""
-                case LeaseAcquired() as claimed:
-                    # At the least, for it looked at its clock before we look at ours.
-                    store_ahead_s = claimed.store_time - self._clock.monotonic()
-                    return await self._fetch_as_holder(key, fetching, deadline, store_ahead_s)
-                case LeaseHeld() as busy:
-                    fetching.cancel()
-                    awaited = busy.holder
+                case LeaseAcquired() as lease:
+                    # A lower bound: the store read its clock before this process reads its own.
+                    store_ahead_s = lease.store_time - self._clock.monotonic()
+                    return await self._fetch_as_holder(key, fetch, deadline, store_ahead_s)
+                case LeaseHeld() as lease:
+                    fetch.cancel()
+                    awaited = lease.holder
                     if skip == ANY_VERSION:
-                        skip = busy.version  # what comes after it is fresh
-                    # Past the lease's end the holder is dead, or its message was lost.
+                        skip = lease.version  # any later version is fresh
+                    # After the end of the lease the holder is dead, or its message was lost.
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(busy.lease_left_s + 0.01):
-                            await self._report_waiters_until(changed, key, fetching)
+                        async with asyncio.timeout(lease.lease_left_s + 0.01):
+                            await self._report_waiters_until(changed, key, fetch)
 
     async def _claim(
         self, key: str, *, owner: str, skip: bytes, awaited: str
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed | None:
-        """Ask the store; None: it is away."""
+        """Claim the lease; return None if the store is unavailable."""
         try:
             return await self._store.claim(
                 key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
@@ -305,38 +292,38 @@ class SingleFlight:
             return None
 
     async def _report_waiters_until(
-        self, changed: asyncio.Event, key: str, fetching: _LazyFetch
+        self, changed: asyncio.Event, key: str, fetch: _LazyFetch
     ) -> None:
-        """Wait for another's fetch, and let its holder know who waits for it here."""
-        told: tuple[QueueRequest, ...] = ()
-        while fetching.waiters is not None and not await _is_set_soon(changed):
-            if fetching.waiters.local != told:
-                told, fetching.has_reported_waiters = fetching.waiters.local, True
-                await self._notify_holder(key, fetching.owner, told)
+        """Report the local waiters to the holder until its fetch has ended."""
+        reported: tuple[QueueRequest, ...] = ()
+        while fetch.waiters is not None and not await _is_set_soon(changed):
+            if fetch.waiters.local != reported:
+                reported, fetch.has_reported_waiters = fetch.waiters.local, True
+                await self._notify_holder(key, fetch.owner, reported)
         await changed.wait()
 
     async def _notify_holder(self, key: str, owner: str, waiters: Sequence[QueueRequest]) -> None:
         with suppress(StoreUnavailable):
-            await self._store.notify_holder(key, sender=owner, text=_waiters_to(waiters))
+            await self._store.notify_holder(key, sender=owner, text=encode_waiters(waiters))
 
     def _raise_shared_failure(self, failure: bytes, deadline: float) -> None:
-        """Raise what stopped another replica, unless it only had less time than we have."""
-        error, they_had_s = _failure_from(failure)
-        if deadline - self._clock.monotonic() <= they_had_s:
+        """Raise the holder's error, unless the holder only had less time than this fetch has."""
+        error, allowed_s = decode_failure(failure)
+        if deadline - self._clock.monotonic() <= allowed_s:
             raise error
 
     async def _fetch_as_holder(
-        self, key: str, fetching: _LazyFetch, deadline: float, store_ahead_s: float
+        self, key: str, fetch: _LazyFetch, deadline: float, store_ahead_s: float
     ) -> FlightResult:
-        owner, began = fetching.owner, self._clock.monotonic()
+        owner, began = fetch.owner, self._clock.monotonic()
         extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
         try:
-            fetched = await fetching()
+            fetched = await fetch()
             await self._publish(key, owner, fetched, store_ahead_s)
-            return _held(fetched, LinkSource.UPSTREAM)
+            return _fetched_result(fetched)
         except GatewayError as error:
             with suppress(StoreUnavailable):
-                failure = _failure_to(error, deadline - began + _CLEARLY_LATER_S)
+                failure = encode_failure(error, deadline - began + _CLEARLY_LATER_S)
                 await self._store.fail(key, owner=owner, failure=failure)
             raise
         except BaseException:
@@ -361,11 +348,11 @@ class SingleFlight:
                 await self._store.abandon(key, owner=owner)
 
     async def _keep_lease(self, key: str, owner: str) -> None:
-        is_ours = True
-        while is_ours:
+        is_held = True
+        while is_held:
             await self._clock.sleep(self._lease_s / 3)
-            with suppress(StoreUnavailable):  # it may be back before the lease ends
-                is_ours = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
+            with suppress(StoreUnavailable):  # it may recover before the lease ends
+                is_held = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
 
 
 async def _is_set_soon(event: asyncio.Event) -> bool:
@@ -376,7 +363,7 @@ async def _is_set_soon(event: asyncio.Event) -> bool:
 
 
 async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -> bool:
-    """Wait for the fetch, or until the store may be back; tell whether the fetch has ended."""
+    """Wait for the fetch or for a change of the store; return whether the fetch has ended."""
     change = asyncio.ensure_future(changed.wait())  # noqa: TID251
     try:
         await asyncio.wait((fetch, change), return_when=asyncio.FIRST_COMPLETED)
@@ -385,65 +372,10 @@ async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -
     return fetch.done()
 
 
-def _found(found: StoredValue, claimed_at: float, *, was_awaited: bool) -> FlightResult:
+def _stored_result(found: StoredValue, claimed_at: float, *, was_awaited: bool) -> FlightResult:
     source = LinkSource.COALESCED if was_awaited else LinkSource.REDIS
     return FlightResult(found.value, claimed_at + found.ttl_s, source)
 
 
-def _held(fetched: Fetched, source: LinkSource) -> FlightResult:
-    return FlightResult(fetched.value, fetched.good_until, source)
-
-
-def _waiters_to(waiters: Sequence[QueueRequest]) -> bytes:
-    return json.dumps([(one.caller, one.weight) for one in waiters]).encode()
-
-
-def _waiters_from(text: bytes) -> list[QueueRequest]:
-    try:
-        return [QueueRequest(str(caller), float(weight)) for caller, weight in json.loads(text)]
-    except (ValueError, TypeError):
-        return []
-
-
-def _failure_to(error: GatewayError, had_s: float) -> bytes:
-    if not error.out_of_time:
-        had_s = math.inf  # no more time would have helped
-    match error:
-        case UpstreamRefused():
-            fields = [error.status, error.error_code, error.error_msg]
-        case RetryLater():
-            fields = [str(error), error.retry_after_s]
-        case _:
-            fields = [str(error)]
-    return json.dumps([had_s, type(error).__name__, *fields]).encode()
-
-
-def _failure_from(failure: bytes) -> tuple[GatewayError, float]:
-    """Make another replica's failure the error that it was there, and tell how long it had."""
-    try:
-        had_s, kind, *fields = json.loads(failure)
-    except (ValueError, TypeError):
-        had_s, kind, fields = math.inf, "", []
-    error: GatewayError = UpstreamBroken("another replica's fetch failed")
-    match kind, fields:
-        case "UpstreamRefused", [int(status), str(code), str(message)]:
-            error = UpstreamRefused(status, code, message)
-        case _, [str(text), int() | float() as retry_after_s] if kind in _RETRY_LATER:
-            error = _RETRY_LATER[kind](text, retry_after_s=retry_after_s)
-        case _, [str(text)] if kind in _PLAIN:
-            error = _PLAIN[kind](text)
-    error.out_of_time = had_s < math.inf
-    return error, float(had_s)
-
-
-_RETRY_LATER = {
-    kind.__name__: kind
-    for kind in (
-        BudgetExhausted,
-        UpstreamBusy,
-        UpstreamSuspended,
-        UpstreamUnreachable,
-        ServiceLoginFailed,
-    )
-}
-_PLAIN = {kind.__name__: kind for kind in (UpstreamBroken, UpstreamSlow, DeadlineExceeded)}
+def _fetched_result(fetched: Fetched) -> FlightResult:
+    return FlightResult(fetched.value, fetched.good_until, LinkSource.UPSTREAM)

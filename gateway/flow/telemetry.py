@@ -1,4 +1,4 @@
-"""What the flow counts and measures; the drivers export it as metrics."""
+"""Port of the metrics."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from gateway.domain.model import BudgetClass, LinkSource, StageTimes
 
 
 class Telemetry(Protocol):
-    """Counts what happened. Every label value comes from config or from an Enum."""
+    """Counts events and durations. Every label value comes from the config or an Enum."""
 
     def identified(self, issuer: str, outcome: str) -> None: ...
     def decided(self, permission: str, *, allowed: bool) -> None: ...

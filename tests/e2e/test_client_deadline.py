@@ -31,10 +31,10 @@ def told(answer: Response) -> tuple[int, int]:
 
 def assert_left(answer: Response, requests: int) -> None:
     """Adding up with other replicas may cost a caller a part of a second."""
-    left, restored_in_s = told(answer)
+    left, reset_s = told(answer)
     assert left in (requests, requests - 1)
     spent_s = (BURST - requests) * INTERVAL_S
-    assert spent_s - 20 <= restored_in_s <= spent_s + 2
+    assert spent_s - 20 <= reset_s <= spent_s + 2
 
 
 def test_a_fetched_and_a_remembered_link_come_with_what_is_left(

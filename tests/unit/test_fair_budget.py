@@ -98,7 +98,7 @@ class Subject:
 @pytest.fixture
 async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Subject]:
     # Each turn is taken at once, so that a test need not move the clock for it.
-    monkeypatch.setattr(fair_budget, "_TURN_GAP_S", 0.0)
+    monkeypatch.setattr(fair_budget, "_BATCH_GAP_S", 0.0)
     made = Subject(clock)
     await settle()
     yield made
