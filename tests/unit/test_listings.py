@@ -148,7 +148,7 @@ async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClo
         await asyncio.sleep(0)
         exchange.gate.set()
     assert len(second.result()) == 3
-    assert not some._asked
+    assert not some._in_progress
 
 
 async def test_who_waits_for_another_s_reading_waits_to_his_own_deadline(clock: FakeClock) -> None:
@@ -204,7 +204,7 @@ async def test_after_a_failure_those_who_wait_and_come_still_share_one_reading(
     gate.set()
     assert len({id(pages) for pages in await asyncio.gather(*others)}) == 1
     assert len(exchange.asked) == 1 + 3
-    assert not some._asked
+    assert not some._in_progress
 
 
 @pytest.mark.parametrize("bound", [{"pages_max": 2}, {"bytes_max": 1_000}])
