@@ -72,12 +72,12 @@ class OtelTracing:
         self.background = _BackgroundTrace(self._tracer)
         """For calls that belong to no request."""
 
-    def begin(self, incoming: TraceContext | None, method: str) -> "_RequestTrace":
+    def begin(self, incoming: TraceContext | None, method: str) -> "_OtelRequestTrace":
         known = method in _METHODS
         name = method if known else "HTTP"
         attributes = {http_attributes.HTTP_REQUEST_METHOD: method if known else "_OTHER"}
         span = self._tracer.start_span(name, _parent_context(incoming), SpanKind.SERVER, attributes)
-        return _RequestTrace(self._tracer, span, name, self._routes, self._accounts)
+        return _OtelRequestTrace(self._tracer, span, name, self._routes, self._accounts)
 
     async def close(self) -> None:
         """Flush the spans, for at most 3 s: an unavailable collector must not delay a restart."""
@@ -105,7 +105,7 @@ def open_tracing(*, routes: Mapping[str, str], accounts: Mapping[str, str]) -> O
     return OtelTracing(provider, routes=routes, accounts=accounts)
 
 
-class _RequestTrace:
+class _OtelRequestTrace:
     """Implements the port `RequestTrace`."""
 
     __slots__ = ("_accounts", "_method", "_routes", "_span", "_stage", "_tracer", "trace_id")
@@ -137,8 +137,8 @@ class _RequestTrace:
             self._stage.end()
         self._stage = self._tracer.start_span(stage, set_span_in_context(self._span, Context()))
 
-    def call(self, name: str, *, method: str, account: str) -> "_CallSpan":
-        return _CallSpan(self._tracer, self._stage or self._span, name, method, account)
+    def call(self, name: str, *, method: str, account: str) -> "_OtelCallSpan":
+        return _OtelCallSpan(self._tracer, self._stage or self._span, name, method, account)
 
     def end(self, facts: Mapping[str, Any]) -> None:
         span, operation = self._span, facts.get("operation", "")
@@ -168,11 +168,11 @@ class _BackgroundTrace:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def call(self, name: str, *, method: str, account: str) -> "_CallSpan":
-        return _CallSpan(self._tracer, None, name, method, account)
+    def call(self, name: str, *, method: str, account: str) -> "_OtelCallSpan":
+        return _OtelCallSpan(self._tracer, None, name, method, account)
 
 
-class _CallSpan:
+class _OtelCallSpan:
     __slots__ = ("_span", "_status", "headers")
 
     def __init__(
