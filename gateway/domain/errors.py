@@ -5,6 +5,7 @@ GatewayError
 ├── BadRequest                the request is malformed; `detail` is for the caller
 │   ├── OperationUnknown      the path is not in the catalogue
 │   ├── MethodNotAllowed      the path exists with other methods
+│   ├── UnsupportedMediaType  the body is declared as something other than JSON in UTF-8
 │   └── RequestTooLarge       request line, headers or body exceed their limit
 ├── NotPermitted              forbidden, or no such server or project: indistinguishable
 ├── NotAdmin                  the caller of the admin API is not an administrator
@@ -108,6 +109,11 @@ class MethodNotAllowed(BadRequest):
     def __init__(self, *, allowed: tuple[str, ...]) -> None:
         super().__init__("")
         self.allowed = allowed
+
+
+class UnsupportedMediaType(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("")
 
 
 class RequestTooLarge(BadRequest):

@@ -145,6 +145,15 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Send less.",
         operator_action=_NO_ACTION,
     ),
+    errors.UnsupportedMediaType: ErrorSpec(
+        415,
+        "CGW.4150",
+        "Unsupported media type. Send the body with Content-Type: application/json.",
+        cause="The body's `Content-Type` is not `application/json`, or names a `charset` other"
+        " than UTF-8. The cloud could read other IDs in it than the gateway.",
+        caller_action="Send JSON in UTF-8 with `Content-Type: application/json`.",
+        operator_action=_NO_ACTION,
+    ),
     errors.CallerLimited: ErrorSpec(
         429,
         "CGW.4290",

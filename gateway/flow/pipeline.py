@@ -212,7 +212,12 @@ class ForwardPipeline:
     ) -> ForwardedResponse:
         operation = permit.call.operation
         request.enter("obtain")
-        headers = request_headers(request.headers, request.request_id, operation.response)
+        headers = request_headers(
+            request.headers,
+            request.request_id,
+            operation.response,
+            has_body=bool(permit.call.body),
+        )
         try:
             return await self._forwarding.forward(
                 OutgoingCall(

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from gateway.domain.catalogue.catalogue import Catalogue, resolve_body
+from gateway.domain.catalogue.headers import content_types
 from gateway.domain.errors import BadRequest
 from gateway.domain.model import ResolvedCall
 from gateway.flow.request import ApiRequest
@@ -21,13 +22,12 @@ class Resolve:
     async def body(self, request: ApiRequest, call: ResolvedCall) -> ResolvedCall:
         """Read the body, if the operation takes one, and resolve the IDs in it.
 
-        Raises BadRequest, RequestTooLarge and ServerIdsRequired.
+        Raises BadRequest, UnsupportedMediaType, RequestTooLarge and ServerIdsRequired.
         """
         limit = call.operation.body_bytes_max
         if limit:
-            body = request.body
-            call = resolve_body(call, await request.read_body(limit) if body is None else body)
-            request.call = call
+            body = await request.read_body(limit) if request.body is None else request.body
+            call = request.call = resolve_body(call, body, content_types(request.headers))
         return call
 
     def for_audit(self, request: ApiRequest) -> None:

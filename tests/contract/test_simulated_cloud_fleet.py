@@ -131,6 +131,24 @@ async def test_invalid_json_is_400(cloud: SimulatedCloud) -> None:
         assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
+async def test_body_is_read_in_its_charset_and_by_lenient_names(cloud: SimulatedCloud) -> None:
+    one, other = cloud.servers[:2]
+    text = f'{{"action": "power off", "server_id_set": ["{one}"], "+AHM-erverIdSet": ["{other}"]}}'
+    path = "/physicalservers/power-state"
+    utf7 = "application/json; charset=utf-7"
+    assert (await call(cloud, "PUT", path, text=text, Content_Type=utf7)).status == 200
+    states = await listed(cloud)
+    assert (states[one]["power_state"], states[other]["power_state"]) == ("on", "off")
+    unknown = "application/json; charset=none-such"
+    assert (await call(cloud, "PUT", path, text=text, Content_Type=unknown)).status == 400
+
+
+async def test_answer_in_json_needs_a_caller_that_accepts_it(cloud: SimulatedCloud) -> None:
+    path = f"/physicalservers/{cloud.servers[0]}"
+    assert (await call(cloud, "GET", path, Accept="application/xml")).status == 406
+    assert (await call(cloud, "GET", path, Accept="text/html, */*;q=0.1")).status == 200
+
+
 async def test_unknown_server_fails_the_whole_power_action(cloud: SimulatedCloud) -> None:
     body = {"action": "power off", "server_id_set": [cloud.servers[0], NOWHERE, "?"]}
     response = await call(cloud, "PUT", "/physicalservers/power-state", body)

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 from gateway.domain.catalogue.headers import request_headers, response_headers
 from gateway.domain.model import ResponseKind
 
-OURS = {"X-Request-Id": "req-1", "Via": "1.1 console-gateway", "Accept-Encoding": "identity"}
+OURS = {
+    "X-Request-Id": "req-1",
+    "Via": "1.1 console-gateway",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+}
 CONDITIONAL = {"Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"}
-ALLOWED = {*OURS, *CONDITIONAL, "Accept", "Content-Type"}
+ALLOWED = {*OURS, *CONDITIONAL}
 
 
 def forwarded(
@@ -22,16 +27,24 @@ def test_request_id_is_the_gateways_own() -> None:
     assert forwarded(("X-Request-Id", "theirs")) == OURS
 
 
-def test_accept_and_content_type_are_forwarded() -> None:
-    sent = forwarded(
-        ("ACCEPT", "application/json"),
-        ("content-type", "application/json"),
-    )
-    assert sent == {
-        **OURS,
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-    }
+def test_accept_is_forwarded_for_unread_bodies() -> None:
+    sent = ("ACCEPT", "application/xml")
+    for kind in (ResponseKind.WHOLE, ResponseKind.STREAMED):
+        assert forwarded(sent, kind=kind)["Accept"] == "application/xml"
+
+
+@pytest.mark.parametrize("kind", [ResponseKind.LISTED, ResponseKind.CONSOLE_LINK])
+def test_shared_fetch_has_the_gateways_own_headers(kind: ResponseKind) -> None:
+    sent = [("Accept", "application/xml"), ("Accept-Encoding", "gzip"), ("Content-Type", "a/b")]
+    assert forwarded(*sent, kind=kind) == OURS
+
+
+@pytest.mark.parametrize("kind", list(ResponseKind))
+def test_content_type_is_the_gateways_own(kind: ResponseKind) -> None:
+    theirs = ("Content-Type", "application/json; charset=utf-7")
+    assert "Content-Type" not in forwarded(theirs, kind=kind)
+    sent = dict(request_headers([theirs], "req-1", kind, has_body=True))
+    assert sent["Content-Type"] == "application/json"
 
 
 @pytest.mark.parametrize(
@@ -41,20 +54,22 @@ def test_accept_and_content_type_are_forwarded() -> None:
         "X-Sdk-Date", "X-Project-Id", "X-Domain-Id", "Cookie", "X-Apig-Mode", "Host", "Via",
         "Transfer-Encoding", "Connection", "Keep-Alive", "TE", "Trailer", "Upgrade",
         "Proxy-Authorization", "Content-Length", "Expect", "X-Forwarded-For", "Forwarded",
-        "traceparent", "tracestate",
+        "traceparent", "tracestate", "Content-Type",
     ],
 )  # fmt: skip
 def test_credentials_and_hop_headers_are_dropped(name: str) -> None:
     assert forwarded((name, "canary")) == OURS
+    assert "canary" not in forwarded((name, "canary"), kind=ResponseKind.STREAMED).values()
 
 
 def test_headers_named_by_connection_are_dropped() -> None:
-    sent = forwarded(("Accept", "text/plain"), ("Connection", "close, ACCEPT"))
-    assert sent == OURS
+    named = (("Accept", "text/plain"), ("Connection", "close, ACCEPT"))
+    assert "Accept" not in forwarded(*named, kind=ResponseKind.WHOLE)
 
 
 def test_duplicate_header_is_dropped() -> None:
-    assert "Accept" not in forwarded(("Accept", "a/b"), ("accept", "c/d"))
+    twice = (("Accept", "a/b"), ("accept", "c/d"))
+    assert "Accept" not in forwarded(*twice, kind=ResponseKind.WHOLE)
 
 
 def test_conditional_headers_are_forwarded_when_streaming() -> None:

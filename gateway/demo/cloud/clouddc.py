@@ -184,6 +184,8 @@ class CloudDc(Listener):
             return await result.send(request, {"X-Request-Id": request[_REQUEST_ID]})
         if isinstance(result, web.Response):
             return result
+        if not _accepts_json(request.headers.get("Accept", "*/*")):
+            return web.Response(status=406)
         return web.json_response(_add_unknown_members(result) if self.extra else result)
 
     async def _read(self, request: web.Request) -> OperationCall:
@@ -191,8 +193,8 @@ class CloudDc(Listener):
         body = None
         if request.method != "GET" and (text := await request.read()):
             try:
-                body = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                body = json.loads(text.decode(request.charset or "utf-8"))
+            except (ValueError, RecursionError, LookupError) as error:
                 raise invalid_parameter("body") from error
         owned = self.projects.get(project) or CloudProject(project)
         return OperationCall(owned, request.match_info, request.query, request.headers, body)
@@ -259,6 +261,10 @@ class CloudDc(Listener):
 
     async def _list_consoles(self, _: web.Request) -> web.Response:
         return web.json_response(dict(self.consoles))
+
+
+def _accepts_json(accept: str) -> bool:
+    return any(media in accept for media in ("application/json", "application/*", "*/*"))
 
 
 def _link_response(base: str) -> web.Response:

@@ -27,7 +27,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     """Additional response headers, e.g. Retry-After."""
     body: str = ""
-    """Body of the kind `answer`; target of the kind `redirect`."""
+    """Body of the kind `answer`, in which `{x-auth-token}` stands for the token that was sent;
+    target of the kind `redirect`."""
     delay_s: float = 0.0
     """Delay before the fault; the kind `slow` is only this delay."""
     shape: str = "apigw"

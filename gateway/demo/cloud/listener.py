@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -175,6 +175,8 @@ class Listener:
             return await handler(request)
         if fault.kind in CONNECTION_FAULTS:
             return await CONNECTION_FAULTS[fault.kind](request, fault)
+        token = request.headers.get("X-Auth-Token", "")
+        fault = replace(fault, body=fault.body.replace("{x-auth-token}", token))
         return self._response_faults[fault.kind](fault)
 
     async def _add_fault(self, request: web.Request) -> web.Response:

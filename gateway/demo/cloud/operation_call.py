@@ -77,10 +77,15 @@ class OperationCall:
         return ids or None
 
     def member(self, name: str, kind: type, default: Any = _ABSENT) -> Any:
-        """Return a member of the body; it is required unless `default` is given."""
+        """Return a member of the body; it is required unless `default` is given.
+
+        Names match as in fastjson: by letters and digits, without case. The last match wins.
+        """
         if not isinstance(self.body, dict):
             raise invalid_parameter("body")
-        value = self.body.get(name)
+        value = {_matched_form(key): found for key, found in self.body.items()}.get(
+            _matched_form(name)
+        )
         if value is None:
             if default is _ABSENT:
                 raise missing_parameter(name)
@@ -124,6 +129,10 @@ def paginate(ids: Sequence[str], marker: str, limit: int) -> tuple[Sequence[str]
         "current_count": len(cut),
     }
     return cut, info
+
+
+def _matched_form(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def as_tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

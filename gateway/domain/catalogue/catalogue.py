@@ -5,13 +5,20 @@ each path segment and query parameter is percent-decoded exactly once. The upstr
 built from the parsed values, so it contains only what the policy decided on.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from gateway.domain.catalogue.json_body import (
+    member_at,
+    member_names,
+    parse_json,
+    parse_json_object,
+    reject_lookalikes,
+    require_json,
+)
 from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -39,7 +46,6 @@ _PATH = re.compile(r"(?:/(?:[a-z0-9-]+|\{[a-z_]+\}))+")
 _METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 _TARGET_CHARS_MAX = 8_190
 _RESOLVED_MAX = 10_000
-_BODY_DEPTH_MAX = 32
 _ID_MEMBERS = frozenset(
     {"server_id", "server_ids", "server_id_set", "instance_id", "instance_ids", "instance_id_set"}
     | {"resource_id", "resource_ids", "resource_id_set"}
@@ -145,42 +151,70 @@ def allows_head(operation: Operation) -> bool:
     return not operation.writes and operation.response is not ResponseKind.STREAMED
 
 
-def resolve_body(call: ResolvedCall, body: bytes) -> ResolvedCall:
+def resolve_body(
+    call: ResolvedCall, body: bytes, content_types: Sequence[str] = ()
+) -> ResolvedCall:
     """Return the call with its body and with the IDs in the body.
 
     An empty or absent set of IDs is rejected: the cloud may treat it as any server, or as all.
-    Raises BadRequest, RequestTooLarge, ServerIdsRequired.
+    `content_types` are the values of the header. Raises BadRequest, UnsupportedMediaType,
+    RequestTooLarge, ServerIdsRequired.
     """
     operation = call.operation
     if len(body) > operation.body_bytes_max:
         raise RequestTooLarge(
             f"The request body is too large; the limit is {operation.body_bytes_max} bytes."
         )
+    if body:
+        require_json(content_types)
     place = operation.servers_in_body or operation.instances_in_body
     if not place:
-        if body and (call.servers or call.instances) and any(_id_members(_json_object(body), 0)):
-            raise BadRequest(
-                "The body must not contain IDs; the path names the server or instance."
-            )
+        _reject_ids(call, body)
         return replace(call, body=body)
-    document = _json_object(body)
-    found = _member_at(document, place)
-    if (
-        found is None
-        and operation.may_name_none
-        and not _has_ids_elsewhere(document, place, present=False)
-    ):
+    document = parse_json_object(body)
+    ids = _ids_in_body(document, place, operation)
+    if ids is None:
         return replace(call, body=body, touches_unnamed=True)
-    ids = [found] if isinstance(found, str) else found
-    if not isinstance(ids, list) or not ids:
-        raise ServerIdsRequired(f"`{place}` is missing or empty")
-    if _has_ids_elsewhere(document, place, present=True):
-        raise BadRequest(f"IDs of servers and instances are allowed in `{place}` only.")
     if operation.servers_in_body:
         servers = tuple(_parse_server_ids(ids, operation, as_sent=True))
         more = _highest_count(document, operation) > len(servers)
         return replace(call, body=body, servers=servers, touches_unnamed=more)
     return replace(call, body=body, instances=tuple(_parse_instance_ids(ids, operation)))
+
+
+def _ids_in_body(
+    document: dict[str, Any], place: str, operation: Operation
+) -> Sequence[Any] | None:
+    """Return the IDs at `place`; None if the body has no IDs and the operation allows that."""
+    found = member_at(document, place)
+    if found is None and not operation.may_name_none:
+        raise ServerIdsRequired(f"`{place}` is missing or empty")
+    counts = operation.counts_in_body
+    names = tuple(member_names(document))
+    reject_lookalikes(names, {*_ID_MEMBERS, *place.split("."), *counts})
+    if sum(name in counts for name in names) > sum(name in document for name in counts):
+        raise BadRequest(f"{' and '.join(counts)} must be at the top level.")
+    number = sum(name in _ID_MEMBERS for name in names)
+    if found is None and not number:
+        return None
+    ids = [found] if isinstance(found, str) else found
+    if not isinstance(ids, list) or not ids:
+        raise ServerIdsRequired(f"`{place}` is missing or empty")
+    if number != int(place.rpartition(".")[2] in _ID_MEMBERS):
+        raise BadRequest(f"IDs of servers and instances are allowed in `{place}` only.")
+    return ids
+
+
+def _reject_ids(call: ResolvedCall, body: bytes) -> None:
+    """Raise BadRequest if the body names servers or instances beside those of the path."""
+    if not body:
+        return
+    names = tuple(member_names(parse_json(body)))
+    if not call.servers and not call.instances:
+        return
+    reject_lookalikes(names, _ID_MEMBERS)
+    if not _ID_MEMBERS.isdisjoint(names):
+        raise BadRequest("The body must not contain IDs; the path names the server or instance.")
 
 
 def operation_problems(operation: Operation) -> Iterator[str]:
@@ -334,66 +368,9 @@ def _distinct_ids(ids: Sequence[Any], operation: Operation) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(
-            body.decode(), object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant
-        )
-    except (ValueError, RecursionError):
-        raise BadRequest(
-            "The request body must be a JSON object in UTF-8 without duplicate members."
-        ) from None
-    if not isinstance(document, dict):
-        raise BadRequest("The request body must be a JSON object.")
-    return document
-
-
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # RFC 8259, 4: of two members with one name, some parsers use the first, others the last.
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("duplicate member")
-    return found
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _member_at(document: Mapping[str, Any], place: str) -> Any:
-    found: Any = document
-    for step in place.split("."):
-        if not isinstance(found, dict):
-            return None
-        found = found.get(step)
-    return found
-
-
 def _highest_count(document: Mapping[str, Any], operation: Operation) -> int:
     """Return the largest count in the body; 0 without one."""
-    names = {name.casefold() for name in operation.counts_in_body}
-    counts = [
-        value for name, value in document.items() if name.casefold() in names and value is not None
-    ]
+    counts = [document[name] for name in operation.counts_in_body if document.get(name) is not None]
     if not all(type(count) is int for count in counts):  # a bool is an int in Python
         raise BadRequest(f"{' and '.join(operation.counts_in_body)} must be whole numbers.")
     return max(counts, default=0)
-
-
-def _has_ids_elsewhere(document: dict[str, Any], place: str, *, present: bool) -> bool:
-    """Return whether the body has ID members other than the one at `place`, if `present`."""
-    expected = int(present and place.rpartition(".")[2] in _ID_MEMBERS)
-    return sum(1 for _ in _id_members(document, 0)) != expected
-
-
-def _id_members(value: Any, depth: int) -> Iterator[str]:
-    if depth > _BODY_DEPTH_MAX:
-        raise BadRequest("The request body is nested too deeply.")
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name.casefold() in _ID_MEMBERS:
-                yield name
-            yield from _id_members(inner, depth + 1)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _id_members(inner, depth + 1)

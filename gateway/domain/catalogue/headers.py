@@ -6,11 +6,12 @@ Every other header is dropped: credentials, cookies, addresses and hop-by-hop he
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE
 from gateway.domain.model import Headers, ResponseKind
 
 VIA = "1.1 console-gateway"
 """RFC 9110, 7.6.3: the received protocol, and a pseudonym instead of an address."""
-_REQUEST_HEADERS = (("Accept", "accept"), ("Content-Type", "content-type"))
+_REQUEST_HEADERS = (("Accept", "accept"),)
 _CONDITIONAL_HEADERS = tuple(
     (name, name.lower())
     for name in ("Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since")
@@ -36,14 +37,37 @@ _VALUE = re.compile(r"[ -~]*")
 
 
 def request_headers(
-    headers: Iterable[tuple[str, str]], request_id: str, kind: ResponseKind
+    headers: Iterable[tuple[str, str]],
+    request_id: str,
+    kind: ResponseKind,
+    *,
+    has_body: bool = False,
 ) -> Headers:
     """Return the headers of the upstream request; `request_id` is the one that the edge validated.
 
-    Trace headers are added per call, because each call is a separate span. The caller's
-    Accept-Encoding applies to bodies that the gateway does not read; conditions and ranges apply
-    to streamed bodies.
+    Trace headers are added per call, because each call is a separate span. The caller's Accept
+    and Accept-Encoding apply to bodies that the gateway does not read; conditions and ranges apply
+    to streamed bodies. What the gateway reads, and several callers may share, is JSON. So is the
+    request body: its Content-Type is the gateway's own, not the caller's.
     """
+    forwarded = [("X-Request-Id", request_id), ("Via", VIA)]
+    if has_body:
+        forwarded.append(("Content-Type", JSON_MEDIA_TYPE))
+    if not keeps_content_encoding(kind):
+        return (*forwarded, ("Accept", JSON_MEDIA_TYPE), ("Accept-Encoding", "identity"))
+    found = _end_to_end(headers)
+    streamed = kind is ResponseKind.STREAMED
+    for name, lower in _REQUEST_HEADERS + _CONDITIONAL_HEADERS if streamed else _REQUEST_HEADERS:
+        values = found.get(lower, ())
+        if len(values) == 1 and _is_valid_value(values[0]):
+            forwarded.append((name, values[0]))
+    coded = _accepts_gzip(found.get("accept-encoding", ()))
+    forwarded.append(("Accept-Encoding", "gzip" if coded else "identity"))
+    return tuple(forwarded)
+
+
+def _end_to_end(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the values of the headers that may be forwarded, by name in lower case."""
     found: dict[str, list[str]] = {}
     for name, value in headers:
         lower = name.lower()
@@ -53,15 +77,12 @@ def request_headers(
     for line in found.pop("connection", ()):
         for named in line.lower().split(","):
             found.pop(named.strip(), None)
-    forwarded = [("X-Request-Id", request_id), ("Via", VIA)]
-    streamed = kind is ResponseKind.STREAMED
-    for name, lower in _REQUEST_HEADERS + _CONDITIONAL_HEADERS if streamed else _REQUEST_HEADERS:
-        values = found.get(lower, ())
-        if len(values) == 1 and _is_valid_value(values[0]):
-            forwarded.append((name, values[0]))
-    coded = keeps_content_encoding(kind) and _accepts_gzip(found.get("accept-encoding", ()))
-    forwarded.append(("Accept-Encoding", "gzip" if coded else "identity"))
-    return tuple(forwarded)
+    return found
+
+
+def content_types(headers: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each value of Content-Type."""
+    return [value for name, value in headers if name.lower() == "content-type"]
 
 
 def keeps_content_encoding(kind: ResponseKind) -> bool:
