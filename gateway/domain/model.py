@@ -1,4 +1,4 @@
-"""The nouns of the gateway. Data only: nothing here reads a clock, a file or a network."""
+"""The data types of the gateway. Pure."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -8,18 +8,18 @@ from hmac import compare_digest
 from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
 Headers = tuple[tuple[str, str], ...]
-"""Names and values, in their order."""
+"""Names and values, in order."""
 ProjectId = NewType("ProjectId", str)
 ServerId = NewType("ServerId", str)
 SERVER_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""What a ServerId looks like: in lower case, so that one server has one spelling."""
+"""The form of a ServerId: lower case, so each server has one spelling."""
 InstanceId = NewType("InstanceId", str)
-"""An instance is what is installed on a server; its id is not the server's."""
+"""An instance is installed on a server and has an ID that differs from the server's."""
 
 CONSOLE_OPEN: Final = "console:open"
 SERVER_READ: Final = "server:read"
 SERVER_TAG: Final = "server:tag"
-"""A right of its own, since tags carry permissions."""
+"""Separate from other writes, because grants can select servers by tag."""
 PERMISSIONS: Final = frozenset(
     {
         CONSOLE_OPEN,
@@ -40,14 +40,14 @@ PERMISSIONS: Final = frozenset(
 
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
-"""RFC 9110, 9.2.1, as far as they are served here."""
+"""The safe methods of RFC 9110, 9.2.1 that the gateway serves."""
 
 
 class Secret:
-    """Text that must not be seen: it cannot be printed, formatted, logged or pickled.
+    """Secret text: printing, formatting, logging and pickling do not expose it.
 
-    `reveal()` is the only way to the text, so a search for that word finds each place where a
-    token, a password or a console URL is used.
+    Only `reveal()` returns the text, so a search for that word finds every use of a token, a
+    password or a console URL.
     """
 
     __slots__ = ("_text",)
@@ -75,35 +75,35 @@ class Secret:
         return hash(self._text)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not pickled")
+        raise TypeError("a Secret cannot be pickled")
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """A JWT whose signature and algorithm are proved; its claims are not judged yet."""
+    """A JWT with a verified signature and algorithm; its claims are not checked yet."""
 
     issuer: str
-    """The issuer's name in our config."""
+    """The issuer's name in the config."""
     header: dict[str, Any]
     claims: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks, as proved by a verified JWT."""
+    """The caller, identified by a verified JWT."""
 
     issuer: str
-    """The issuer's short name in our config, not its URL."""
+    """The issuer's name in the config, not its URL."""
     subject: str
     groups: frozenset[str]
     issued_at: float
     """Seconds since the epoch."""
     expires_at: float
-    """Seconds since the epoch; leeway is not included."""
+    """Seconds since the epoch, without leeway."""
     token_id: str | None
-    """The `jti`, where the issuer sets one."""
+    """The `jti` claim, if the token has one."""
     key: str = field(init=False)
-    """One text per person, over all issuers; the length keeps `a:b`+`c` from `a`+`b:c`."""
+    """Identifies the person over all issuers; the length separates `a:b`+`c` from `a`+`b:c`."""
 
     def __post_init__(self) -> None:
         key = f"{len(self.issuer)}:{self.issuer}:{self.subject}"
@@ -126,52 +126,53 @@ Logger = Literal[
     "gateway.valkey",
     "gateway.worker",
 ]
-"""Those that have a level of their own. Libraries log what they read, tokens included."""
+"""Loggers with a configurable level. Libraries are excluded, because they may log tokens."""
 
 
 class BudgetClass(Enum):
-    """Kinds of upstream calls that have separate budgets."""
+    """Kinds of upstream calls with separate budgets."""
 
     CONSOLE = "console"
     IAM = "iam"
 
 
 class Priority(Enum):
-    """What goes first when calls wait for one budget."""
+    """The order in which waiting calls get slots of a budget."""
 
     INTERACTIVE = "interactive"
-    """Somebody sits in front of a screen and waits."""
+    """A person waits for the response."""
     BULK = "bulk"
     SPARE = "spare"
-    """Only what nobody else would use; never waits."""
+    """Uses only slots that no other call needs; never waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRequest:
-    """On whose account a call is queued, and how much of the budget they may claim."""
+    """A request for a slot of a budget: its caller, weight and priority."""
 
     caller: str
-    """A Principal's key; "" for the gateway itself."""
+    """`Principal.key`; "" for the gateway's own calls."""
     weight: float = 1.0
-    """Twice the weight is twice the share."""
+    """A caller with twice the weight gets twice the share."""
     priority: Priority = Priority.INTERACTIVE
 
 
 class ResponseKind(Enum):
-    """How the cloud's answer goes to the caller."""
+    """How the response is returned to the caller."""
 
     WHOLE = "whole"
+    """After it has been read completely."""
     STREAMED = "streamed"
-    """As it comes, for what is large; never kept here."""
+    """As it arrives; for large bodies."""
     LISTED = "listed"
-    """Filtered to what the caller may see."""
+    """Filtered to the servers that the caller may see."""
     CONSOLE_LINK = "console_link"
     PERMISSIONS = "permissions"
-    """Not the cloud's: what the caller may do on each server that is named."""
+    """The gateway's own response: the caller's permissions on each named server."""
 
 
 class Paging(Enum):
-    """How a list is asked for its next page (dossier 1.4)."""
+    """How the next page of a list is requested (upstream-api.md#1.4)."""
 
     MARKER = "marker"
     OFFSET = "offset"
@@ -247,29 +248,29 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedCall:
-    """A request in our words: what is to be done, where, and to which servers."""
+    """A request, resolved: the operation, the project and the servers that it touches."""
 
     operation: Operation
     project: ProjectId
     servers: tuple[ServerId, ...]
     target: str = ""
-    """Path and query as they are sent to the cloud, made of what was decided on."""
+    """Path and query for the cloud, rebuilt from the parsed values."""
     query: Headers = ()
     instances: tuple[InstanceId, ...] = ()
-    """Their servers are to be looked up before anything is decided."""
+    """Instances; their servers are looked up before the decision."""
     body: bytes = field(default=b"", repr=False)
     touches_unnamed: bool = False
-    """It touches servers, or what is no server, beyond those that it names."""
+    """The call also touches servers, or other objects, that it does not name."""
 
 
 class WriteOutcome(Enum):
-    """What became of a permitted write; but for `not_sent` these are the words of CADF and ECS."""
+    """The effect of a permitted write. Values of CADF and ECS, besides `not_sent`."""
 
     SUCCESS = "success"
     FAILURE = "failure"
-    """The cloud said that it did not do it."""
+    """The cloud rejected it."""
     UNKNOWN = "unknown"
-    """It was sent, and the cloud did not say, or said that it had failed itself."""
+    """It was sent; the cloud did not respond, or reported a failure in the cloud."""
     NOT_SENT = "not_sent"
 
 
@@ -280,7 +281,7 @@ class RuleKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RuleRef:
-    """Where in the policy file the grant or denial stands that decided."""
+    """The position in the policy file of the grant or denial that decided."""
 
     kind: RuleKind
     file: str
@@ -288,6 +289,7 @@ class RuleRef:
     label: str
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
     place: str = field(init=False)
+    """`file:line`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", f"{self.file}:{self.line}")
@@ -295,26 +297,28 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class ConsoleLink:
-    """A console URL and how long it is good, on this process's monotonic clock."""
+    """A console URL and the end of its lifetime."""
 
     url: Secret
     fingerprint: str
-    """The URL's, for logs and for the audit log."""
+    """Identifies the URL in logs and audit records."""
     good_until: float
-    """Monotonic seconds."""
+    """Monotonic seconds of this process."""
 
 
 class LinkSource(Enum):
-    """Where the link in an answer came from."""
+    """Where the gateway obtained a link."""
 
     LOCAL = "local"
+    """This process's cache."""
     REDIS = "redis"
     COALESCED = "coalesced"
+    """A fetch that another request started (single-flight)."""
     UPSTREAM = "upstream"
 
 
 class StageTimes(NamedTuple):
-    """How long a request that got its link was in each stage, in seconds."""
+    """Seconds that a request for a link spent in each stage."""
 
     identify: float
     decide: float
@@ -323,35 +327,35 @@ class StageTimes(NamedTuple):
 
 
 class Reuse(Enum):
-    """Who may be given a link that was fetched before (the cloud does not say: operators do)."""
+    """Which callers may get a cached link; a setting, because the cloud documents no rule."""
 
     SHARED = "shared"
-    """One link per server, for all who may open it."""
+    """One link per server, for every caller with the permission."""
     CALLER = "caller"
     """One link per server and person."""
     NEVER = "never"
-    """Only requests that are in flight together share."""
+    """Links are not cached; concurrent requests share a fetch."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What is to be sent to the cloud, without any credential."""
+    """A request to the cloud, without a credential."""
 
     method: str
     path: str
-    """Path and query exactly as they are to stand on the request line."""
+    """Path and query, exactly as in the request line."""
     headers: Headers = ()
     body: bytes = field(default=b"", repr=False)
     repeatable: bool = True
-    """Whether sending it twice does no more than sending it once."""
+    """Sending it twice has the effect of sending it once, so it may be retried."""
     encoded: bool = False
-    """The answer may come in the content coding that `headers` accept."""
+    """The response may have the content coding that `headers` accept."""
     streamed: bool = False
-    """The answer's body is to be read as it comes."""
+    """The body of the response is read as it arrives."""
 
 
 class BodyStream(Protocol):
-    """A body that is read as it comes; whoever holds it closes it."""
+    """A body that is read as it arrives; the receiver closes it."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -362,7 +366,7 @@ class BodyStream(Protocol):
 class UpstreamResponse:
     status: int
     headers: Mapping[str, str] = field(repr=False)
-    """Looked up by names in lower case."""
+    """A mapping by names in lower case."""
     body: bytes = field(repr=False)
     stream: BodyStream | None = None
-    """Instead of a body, where a stream was asked for and the answer is a good one."""
+    """Replaces `body` in a successful response to a `streamed` request."""

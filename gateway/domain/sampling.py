@@ -1,4 +1,4 @@
-"""A share of what comes, taken evenly: of 0.1 each tenth. Pure: no chance is in it."""
+"""Even sampling without randomness: a share of 0.1 samples every tenth event. Pure."""
 
 
 class EvenSampler:
@@ -8,9 +8,9 @@ class EvenSampler:
         self._due = 0.0
 
     def samples(self) -> bool:
-        """Tell whether the next is taken."""
+        """Return whether to sample the next event."""
         self._due += self._share
-        # A hair less than one: ten tenths of binary numbers are not a whole.
+        # Slightly less than one: ten times 0.1 in binary is not 1.
         if self._due < 1.0 - 1e-9:
             return False
         self._due -= 1.0

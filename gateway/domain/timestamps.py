@@ -1,4 +1,4 @@
-"""Instants as people and records read them. Pure."""
+"""Text form of timestamps. Pure."""
 
 from datetime import UTC, datetime
 

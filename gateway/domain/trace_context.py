@@ -1,6 +1,6 @@
-"""The W3C trace context of a request: read from its headers, and written for a call made for it.
+"""The W3C trace context: parsed from a request's headers, and written to a call's headers. Pure.
 
-Pure; the sections named are those of W3C Trace Context (Recommendation, 23 November 2021).
+Section numbers are of W3C Trace Context (Recommendation, 23 November 2021).
 """
 
 import re
@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 
 from gateway.domain.model import Headers
 
-# 3.2.2: a later version may say more behind a dash; what is known of it reads as version 00 does.
+# 3.2.2: a later version may append fields after a dash; its first fields equal version 00.
 _TRACEPARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<span>(?!0{16})[0-9a-f]{16})"
     r"-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
 _SAMPLED, _RANDOM = 0x01, 0x02
 _KNOWN_FLAGS = _SAMPLED | _RANDOM
-"""3.2.2.5: others are set to zero. The second is Level 2's: the trace id is random."""
+"""3.2.2.5: unknown flags are set to zero. The second flag is of Level 2: random trace ID."""
 _MEMBER = re.compile(
     r"(?P<key>[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
     r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
 _MEMBERS_MAX = 32
 _STATE_CHARS_MAX = 512
-"""3.3.1.5: at least this much of a tracestate is to be passed on."""
+"""3.3.1.5: at least this many characters of a tracestate are propagated."""
 _LONG_MEMBER_CHARS = 128
 _STATE_READ_CHARS_MAX = 16_384
 
@@ -31,16 +31,16 @@ _STATE_READ_CHARS_MAX = 16_384
 @dataclass(frozen=True, slots=True)
 class TraceContext:
     trace_id: str
-    """32 hex digits; all spans of a trace share it."""
+    """32 hex digits, equal in all spans of a trace."""
     span_id: str
-    """16 hex digits: whose children the spans are that are made under this."""
+    """16 hex digits: the parent of the next spans."""
     flags: int
     state: str = ""
-    """What tracing systems along the way have noted down, as `tracestate` has it."""
+    """The value of `tracestate`: entries of other tracing systems."""
 
     @property
     def is_sampled(self) -> bool:
-        """Tell whether whoever made it may have recorded it."""
+        """Return whether the caller may have recorded the trace."""
         return bool(self.flags & _SAMPLED)
 
     def child(self, span_id: str) -> "TraceContext":
@@ -53,9 +53,9 @@ class TraceContext:
 
 
 def trace_context(parents: Sequence[str], states: Sequence[str]) -> TraceContext | None:
-    """Read every value of `traceparent` and of `tracestate`; None: a new trace is to begin.
+    """Parse all values of `traceparent` and `tracestate`; None: begin a new trace.
 
-    An invalid tracestate is dropped alone, an invalid traceparent takes its tracestate with it.
+    An invalid tracestate is dropped. With an invalid traceparent, both are dropped.
     """
     if len(parents) != 1:
         return None
@@ -69,7 +69,7 @@ def trace_context(parents: Sequence[str], states: Sequence[str]) -> TraceContext
 def _state(text: str) -> str:
     if len(text) > _STATE_READ_CHARS_MAX:
         return ""
-    # 3.3.1.1: blanks around a member, and empty ones, are allowed.
+    # 3.3.1.1: blanks around members and empty members are allowed.
     members = [member for part in text.split(",") if (member := part.strip(" \t"))]
     keys = {found["key"] for member in members if (found := _MEMBER.fullmatch(member))}
     if not len(keys) == len(members) <= _MEMBERS_MAX:

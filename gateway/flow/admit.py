@@ -28,7 +28,7 @@ class Admit:
         self._limits.admit_once(request)
 
     def queue_request(self, principal: Principal, operation: Operation) -> QueueRequest:
-        """Return whom a call to the cloud is for, with weight and priority in the queue."""
+        """Return the queue request of a call to the cloud: caller, weight and priority."""
         weight = weight_of(principal.groups, self._group_weights)
         return QueueRequest(principal.key, weight, operation.priority)
 

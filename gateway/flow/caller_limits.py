@@ -48,7 +48,7 @@ class CallerLimits:
         self._unsynced: dict[str, int] = {}
 
     def admit(self, caller: str) -> None:
-        """Count one request; above the limit, raise CallerLimited and count nothing."""
+        """Count one request; above the limit, raise CallerLimited without counting it."""
         now = self._clock.monotonic()
         tat = self._tat.get(caller, now)
         wait_s = wait_for(tat, now, self.pace)

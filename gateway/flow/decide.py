@@ -70,7 +70,7 @@ class Decide:
         return self._policies.current(), self._identify.revocations_version
 
     def __call__(self, principal: Principal, call: ResolvedCall) -> Permit:
-        """Decide on a call whose servers are known; raise NotPermitted."""
+        """Decide on a call with known servers; raise NotPermitted."""
         permission = call.operation.permission
         try:
             permit = self._permit(principal, call)
@@ -81,9 +81,10 @@ class Decide:
         return permit
 
     def first(self, principal: Principal, call: ResolvedCall) -> Permit | Lookup:
-        """Decide on a call as far as its servers are known; raise NotPermitted.
+        """Decide on a call, preliminarily if it names instances; raise NotPermitted.
 
-        A caller without any grant in the project causes no look-up, so its time reveals nothing.
+        A caller without a grant in the project causes no look-up, whose duration could reveal
+        whether an instance exists.
         """
         if not call.instances:
             return self(principal, call)

@@ -45,7 +45,7 @@ class OutgoingCall:
 
 @dataclass(frozen=True, slots=True)
 class ForwardedResponse:
-    """The cloud's response, as far as the caller may see it."""
+    """The part of the cloud's response that the caller may see."""
 
     status: int
     headers: Headers

@@ -10,7 +10,7 @@ from gateway.flow.context import RequestTrace
 
 @dataclass(slots=True, kw_only=True, repr=False)
 class RequestContext:
-    """What all requests of callers have in common, whatever their operation."""
+    """The state that requests of all kinds share."""
 
     request_id: str
     client_address: str

@@ -1,4 +1,4 @@
-"""Is what the cloud answered a console link that may be handed out? Pure."""
+"""Validation of console URLs in responses of the cloud. Pure."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _URL_CHARS_MAX = 8_192
 
 @dataclass(frozen=True, slots=True)
 class ConsoleAddresses:
-    """Where console links of an account may lead."""
+    """The hosts that console links of an account may have."""
 
     hosts: tuple[str, ...]
     """Exact names, or `*.domain` for names below a domain; lower case."""
@@ -27,29 +27,29 @@ class ConsoleAddresses:
         )
 
 
-def console_url(answer: UpstreamResponse, allowed: ConsoleAddresses) -> Secret:
-    """Return the URL in a 200 answer; raise UpstreamBroken when it is not one we may hand out.
+def console_url(response: UpstreamResponse, allowed: ConsoleAddresses) -> Secret:
+    """Return the URL of a 200 response; raise UpstreamBroken unless it may be issued.
 
-    The SDK takes a 200 without a usable `url` for success (dossier 4.4), so nothing but a JSON
-    object with a string `url` counts, and the URL must lead where consoles of this account are.
+    The body must be a JSON object with a string `url` on an allowed host. The vendor's SDK accepts
+    a 200 without a `url` as success (upstream-api.md#4.4).
     """
-    if answer.status != 200:
-        raise UpstreamBroken(f"console: status {answer.status} where 200 was due")
+    if response.status != 200:
+        raise UpstreamBroken(f"console: status {response.status} instead of 200")
     try:
-        body = json.loads(answer.body)
+        body = json.loads(response.body)
     except (ValueError, RecursionError):
-        raise UpstreamBroken("console: the body is no JSON") from None
+        raise UpstreamBroken("console: the body is not JSON") from None
     url = body.get("url") if isinstance(body, dict) else None
     if not isinstance(url, str):
         raise UpstreamBroken("console: no string `url` in the body")
-    fault = _fault(url, allowed)
-    if fault:
-        raise UpstreamBroken(f"console: {fault}")
+    problem = _url_problem(url, allowed)
+    if problem:
+        raise UpstreamBroken(f"console: {problem}")
     return Secret(url)
 
 
-def _fault(url: str, allowed: ConsoleAddresses) -> str:
-    # Anything a browser might read in another way than we do is refused, not cleaned.
+def _url_problem(url: str, allowed: ConsoleAddresses) -> str:
+    # A URL that a browser might parse differently is rejected, not corrected.
     if len(url) > _URL_CHARS_MAX or not re.fullmatch(r"[!-\[\]-~]+", url):
         return "the URL is too long, or has blanks, backslashes or non-ASCII characters"
     try:
