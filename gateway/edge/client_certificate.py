@@ -1,4 +1,4 @@
-"""Who a client is by its certificate, which the listener's TLS has verified."""
+"""The client certificate of a request, verified by the listener's TLS."""
 
 import ssl
 from dataclasses import dataclass
@@ -9,21 +9,20 @@ from aiohttp import web
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """What a client showed when its connection was made; connections may outlive it."""
+    """The certificate presented when the connection was made; the connection may outlive it."""
 
     subject: str
-    """The common name, or else the first alternative name."""
-    ends_at: float
+    """The common name, or the first alternative name if there is no common name."""
+    expires_at: float
     """Seconds since the epoch."""
     context: ssl.SSLContext
-    """By whose authorities it was verified."""
+    """The TLS context that verified it."""
 
 
-def shown_by(request: web.BaseRequest) -> ClientCertificate | None:
-    """Return None where the client showed no certificate or the listener asks for none.
+def client_certificate(request: web.BaseRequest) -> ClientCertificate | None:
+    """Return the client's certificate, or None if it presented none.
 
-    Whether it was signed by an authority that we trust, OpenSSL has judged before there was a
-    request.
+    OpenSSL verified it against the trusted authorities during the TLS handshake.
     """
     certificate: dict[str, Any] | None = request.get_extra_info("peercert")
     connection: ssl.SSLObject | None = request.get_extra_info("ssl_object")
@@ -32,8 +31,8 @@ def shown_by(request: web.BaseRequest) -> ClientCertificate | None:
     subject = _subject(certificate)
     if not subject:
         return None
-    ends_at = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
-    return ClientCertificate(subject, ends_at, connection.context)
+    expires_at = float(ssl.cert_time_to_seconds(certificate["notAfter"]))
+    return ClientCertificate(subject, expires_at, connection.context)
 
 
 def _subject(certificate: dict[str, Any]) -> str:

@@ -35,9 +35,9 @@ class Admit:
     async def use_signature(self, request: ApiRequest) -> None:
         """Accept a signed write once; raise NotAuthenticated for a replay."""
         if request.signed is not None:
-            await self._credentials.use(request.signed)
+            await self._credentials.mark_used(request.signed)
 
     async def undo_signature(self, request: ApiRequest) -> None:
         """Allow a signed write again, because it had no effect."""
         if request.signed is not None:
-            await self._credentials.undo_use(request.signed)
+            await self._credentials.unmark_used(request.signed)

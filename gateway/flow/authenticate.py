@@ -4,7 +4,7 @@ A credential is a JWT, or a signature with a key pair that this gateway issued f
 verifies the JWT in both cases.
 """
 
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import SAFE_METHODS, Principal
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.identify import Identify
@@ -26,12 +26,12 @@ class Authenticate:
         Raises NotAuthenticated, BadRequest, KeysUnavailable, RevocationsUnavailable and
         DeadlineExceeded.
         """
-        caller_jwt = self._credentials.plain_jwt(
+        caller_jwt = self._credentials.unsigned_jwt(
             request.authorization, request.x_auth_token, request.x_security_token
         )
         if caller_jwt is None:
             caller_jwt = await self._signed_jwt(request)
-        request.principal = await self._identify.identify_by(caller_jwt, request.deadline)
+        request.principal = await self._identify.identify_by_deadline(caller_jwt, request.deadline)
         return request.principal
 
     async def _signed_jwt(self, request: ApiRequest) -> str:
@@ -42,9 +42,9 @@ class Authenticate:
                 request.body = await request.read_body(self._body_bytes_max)
             return request.body or b""
 
-        presented = Presented(request.method, request.target, tuple(request.headers))
-        pair = await self._credentials.pair_of_signed(presented, read_body)
+        incoming = IncomingRequest(request.method, request.target, tuple(request.headers))
+        pair = await self._credentials.verify_signed(incoming, read_body)
         request.access_key = pair.access
         if request.method not in SAFE_METHODS:
-            request.signed = presented
+            request.signed = incoming
         return pair.caller_jwt.reveal()

@@ -1,9 +1,8 @@
-"""From the caller's JWT to a Principal: proved once, then remembered by hash until it ends.
+"""Identify: verify the caller's JWT once and cache the Principal until the token expires.
 
-A remembered token costs one hash and one look-up, no signature and no network. Only tokens that
-were proved are remembered, so garbage can push nobody out. What may change while a token lives
-is checked elsewhere, on the Principal that this hands out: the policy, and revocation by
-`token_id`, subject and `issued_at`, for which the Principal has all that is needed.
+A cached token costs one hash and one lookup, without signature check or network. Only verified
+tokens are cached, so invalid ones evict nothing. The cache key is a hash of the token. Policy and
+revocation may change while a token is valid; they are checked per request, on the Principal.
 """
 
 import asyncio
@@ -24,42 +23,42 @@ from gateway.domain.errors import (
 from gateway.domain.identity.claims import (
     CALLER_JWT_CHARS_MAX,
     TokenRules,
-    ends_at,
-    good_until,
+    expiry,
     principal_of,
+    valid_until,
 )
 from gateway.domain.model import Principal, Secret, VerifiedToken
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
 _UNKNOWN = "unknown"
-"""The metric label where no issuer of ours is named."""
+"""Metric label for tokens that name no configured issuer."""
 
 
 class Signatures(Protocol):
     async def verify(self, caller_jwt: Secret) -> VerifiedToken:
-        """Prove the signature with a key of the issuer that the token names.
+        """Verify the signature with a key of the issuer that the token names.
 
-        Raises NotAuthenticated; KeysUnavailable when the issuer's keys were never loaded, or are
-        older than operators allow. May wait for one key refresh when the `kid` is unknown.
+        Raises NotAuthenticated; KeysUnavailable if the issuer's keys were never loaded or are older
+        than configured. May wait for one key refresh if the `kid` is unknown.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class _CachedToken:
     principal: Principal
-    good_until: float
+    valid_until: float
     """Seconds since the epoch, leeway included."""
 
 
 class _Verification:
-    """One verification that others wait for."""
+    """A verification in progress that several requests share."""
 
-    __slots__ = ("ended", "refusal")
+    __slots__ = ("ended", "error")
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
-        self.refusal: NotAuthenticated | KeysUnavailable | RevocationsUnavailable | None = None
+        self.error: NotAuthenticated | KeysUnavailable | RevocationsUnavailable | None = None
 
 
 class Identify:
@@ -73,9 +72,9 @@ class Identify:
         telemetry: Telemetry,
         tokens_max: int,
     ) -> None:
-        """`rules` by the issuer's name in our config; the oldest of `tokens_max` makes room.
+        """`rules`: by the issuer's name in the config. `tokens_max`: cache size.
 
-        `revoked` raises OrdersUnknown as long as it cannot tell.
+        `revoked` raises RevocationsUnavailable until revocations are loaded.
         """
         self._revoked = revoked
         self._signatures = signatures
@@ -83,24 +82,23 @@ class Identify:
         self._clock = clock
         self._telemetry = telemetry
         self._tokens_max = tokens_max
-        # Keyed, so that a memory image tells nobody whether a certain token was used here.
+        # Keyed, so that a memory dump does not show whether a given token was used here.
         self._keyed_hash = hashlib.sha256(secrets.token_bytes(64))
-        self._remembered: OrderedDict[bytes, _CachedToken] = OrderedDict()
-        self._flights: dict[bytes, _Verification] = {}
-        self._forgotten = 0
+        self._cached: OrderedDict[bytes, _CachedToken] = OrderedDict()
+        self._verifications: dict[bytes, _Verification] = {}
+        self._keys_version = 0
         self.revocations_version = 0
-        """It differs from what it was where somebody may have been revoked meanwhile."""
+        """Changes whenever a token may have been revoked."""
 
     @property
-    def remembered(self) -> int:
-        """How many tokens are remembered now."""
-        return len(self._remembered)
+    def cached_count(self) -> int:
+        return len(self._cached)
 
-    def recall(self, token: str) -> Principal | None:
-        """Return whom a token speaks for that was proved before; None: ask `identify`."""
+    def find_cached(self, token: str) -> Principal | None:
+        """Return the Principal of a cached token; None: call `identify`."""
         if len(token) > CALLER_JWT_CHARS_MAX:
             return None
-        return self._recall(self._digest(token))
+        return self._find_cached(self._digest(token))
 
     async def identify(self, token: Secret) -> Principal:
         """Return the token's principal, from the cache or after a verification.
@@ -108,15 +106,14 @@ class Identify:
         Concurrent requests with one token share its verification. Raises NotAuthenticated,
         KeysUnavailable and RevocationsUnavailable.
         """
-        text = token.reveal()
-        digest = self._checked_digest(text)
-        principal = self._recall(digest)
+        digest = self._checked_digest(token.reveal())
+        principal = self._find_cached(digest)
         return await self._verify(token, digest) if principal is None else principal
 
-    async def identify_by(self, token: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, token: str, deadline: float) -> Principal:
         """Identify within `deadline` (monotonic); also raises DeadlineExceeded."""
         digest = self._checked_digest(token)
-        principal = self._recall(digest)
+        principal = self._find_cached(digest)
         if principal is not None:
             return principal
         try:
@@ -125,54 +122,40 @@ class Identify:
         except TimeoutError:
             raise DeadlineExceeded("verifying the token") from None
 
-    async def _verify(self, token: Secret, digest: bytes) -> Principal:
-        try:
-            return await self._verify_or_wait(token, digest)
-        except NotAuthenticated as refusal:
-            self._telemetry.identified(refusal.issuer or _UNKNOWN, refusal.reason.value)
-            raise
-        except KeysUnavailable:
-            self._telemetry.identified(_UNKNOWN, "keys_unavailable")
-            raise
-
-    def ends_at(self, principal: Principal) -> float:
-        """Return when the token that proved this principal ends, in seconds since the epoch."""
-        return ends_at(principal, self._rules[principal.issuer])
+    def expiry(self, principal: Principal) -> float:
+        """Return when the principal's token expires, in seconds since the epoch."""
+        return expiry(principal, self._rules[principal.issuer])
 
     def check(self, principal: Principal) -> None:
-        """Raise NotAuthenticated where the token was revoked, or ended, since it was recalled."""
+        """Raise NotAuthenticated if the token was revoked or expired since it was verified."""
         try:
             self._raise_if_revoked(principal)
             self._raise_if_expired(principal)
-        except NotAuthenticated as refusal:
-            self._telemetry.identified(principal.issuer, refusal.reason.value)
+        except NotAuthenticated as error:
+            self._telemetry.identified(principal.issuer, error.reason.value)
             raise
 
     def drop_revoked(self) -> None:
-        """Drop what was proved with tokens that are revoked by now."""
+        """Drop revoked tokens from the cache."""
         self.revocations_version += 1
         revoked = [
-            digest
-            for digest, remembered in self._remembered.items()
-            if self._revoked(remembered.principal)
+            digest for digest, token in self._cached.items() if self._revoked(token.principal)
         ]
         for digest in revoked:
-            del self._remembered[digest]
+            del self._cached[digest]
 
     def principals(self) -> list[Principal]:
-        """Return whose tokens are remembered now."""
-        return [remembered.principal for remembered in self._remembered.values()]
+        """Return the principals of all cached tokens, oldest first."""
+        return [token.principal for token in self._cached.values()]
 
-    def forget(self, issuer: str) -> None:
-        """Drop what was proved with this issuer's keys: they have changed."""
-        self._forgotten += 1
+    def drop_issuer(self, issuer: str) -> None:
+        """Drop the issuer's tokens from the cache, because its keys have changed."""
+        self._keys_version += 1
         stale = [
-            digest
-            for digest, remembered in self._remembered.items()
-            if remembered.principal.issuer == issuer
+            digest for digest, token in self._cached.items() if token.principal.issuer == issuer
         ]
         for digest in stale:
-            del self._remembered[digest]
+            del self._cached[digest]
 
     def _checked_digest(self, token: str) -> bytes:
         if len(token) > CALLER_JWT_CHARS_MAX:
@@ -180,40 +163,50 @@ class Identify:
             raise NotAuthenticated(Rejection.TOO_LARGE)
         return self._digest(token)
 
+    async def _verify(self, token: Secret, digest: bytes) -> Principal:
+        try:
+            return await self._verify_or_wait(token, digest)
+        except NotAuthenticated as error:
+            self._telemetry.identified(error.issuer or _UNKNOWN, error.reason.value)
+            raise
+        except KeysUnavailable:
+            self._telemetry.identified(_UNKNOWN, "keys_unavailable")
+            raise
+
     async def _verify_or_wait(self, token: Secret, digest: bytes) -> Principal:
         principal = None
         while principal is None:
-            flight = self._flights.get(digest)
-            if flight is None:
-                return await self._prove(token, digest)
-            await flight.ended.wait()
-            if flight.refusal is not None:
-                # Without the traceback, which would grow with each who waited.
-                raise flight.refusal.with_traceback(None)
-            # Verified; or not, if its caller disconnected or the keys changed: then verify here.
-            principal = self._recall(digest)
+            verification = self._verifications.get(digest)
+            if verification is None:
+                return await self._verify_and_cache(token, digest)
+            await verification.ended.wait()
+            if verification.error is not None:
+                # Without the traceback, which would grow with each waiting request.
+                raise verification.error.with_traceback(None)
+            # Not cached if the verification was cancelled or the keys changed: then verify here.
+            principal = self._find_cached(digest)
         return principal
 
-    async def _prove(self, token: Secret, digest: bytes) -> Principal:
-        flight = self._flights[digest] = _Verification()
-        forgotten = self._forgotten
+    async def _verify_and_cache(self, token: Secret, digest: bytes) -> Principal:
+        verification = self._verifications[digest] = _Verification()
+        keys_version = self._keys_version
         try:
             verified = await self._signatures.verify(token)
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
             self._raise_if_revoked(principal)
-        except (NotAuthenticated, KeysUnavailable, RevocationsUnavailable) as refusal:
-            flight.refusal = refusal
+        except (NotAuthenticated, KeysUnavailable, RevocationsUnavailable) as error:
+            verification.error = error
             raise
         else:
-            # A key that was withdrawn meanwhile may be the one that proved this token.
-            if forgotten == self._forgotten and not self._revoked(principal):
-                self._remember(digest, _CachedToken(principal, good_until(principal, rules)))
+            # If keys changed in the meantime, the key that verified this token may be withdrawn.
+            if keys_version == self._keys_version and not self._revoked(principal):
+                self._cache(digest, _CachedToken(principal, valid_until(principal, rules)))
             self._telemetry.identified(principal.issuer, "ok")
             return principal
         finally:
-            del self._flights[digest]
-            flight.ended.set()
+            del self._verifications[digest]
+            verification.ended.set()
 
     def _raise_if_revoked(self, principal: Principal) -> None:
         if self._revoked(principal):
@@ -222,28 +215,28 @@ class Identify:
 
     def _raise_if_expired(self, principal: Principal) -> None:
         issuer = principal.issuer
-        if self._clock.now() >= good_until(principal, self._rules[issuer]):
+        if self._clock.now() >= valid_until(principal, self._rules[issuer]):
             raise NotAuthenticated(Rejection.EXPIRED, issuer=issuer, principal=principal)
 
-    def _recall(self, digest: bytes) -> Principal | None:
-        remembered = self._remembered.get(digest)
-        if remembered is None:
+    def _find_cached(self, digest: bytes) -> Principal | None:
+        token = self._cached.get(digest)
+        if token is None:
             return None
-        if self._clock.now() >= remembered.good_until:
-            del self._remembered[digest]
+        if self._clock.now() >= token.valid_until:
+            del self._cached[digest]
             return None
-        principal = remembered.principal
+        principal = token.principal
         self._telemetry.identified(principal.issuer, "cached")
         return principal
 
-    def _remember(self, digest: bytes, remembered: _CachedToken) -> None:
-        self._remembered[digest] = remembered
-        if len(self._remembered) > self._tokens_max:
-            self._remembered.popitem(last=False)
+    def _cache(self, digest: bytes, token: _CachedToken) -> None:
+        self._cached[digest] = token
+        if len(self._cached) > self._tokens_max:
+            self._cached.popitem(last=False)
             self._telemetry.evicted("token")
 
     def _digest(self, token: str) -> bytes:
         keyed = self._keyed_hash.copy()
-        # A header may hold bytes that are no UTF-8; they come as lone surrogates.
+        # A header may contain bytes that are not UTF-8; they arrive as lone surrogates.
         keyed.update(token.encode("utf-8", "surrogatepass"))
         return keyed.digest()

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Principal, ResolvedCall
 from gateway.flow.context import RequestTrace
 
@@ -55,7 +55,7 @@ class ApiRequest(RequestContext):
     x_security_token: Sequence[str] = ()
     body: bytes | None = None
     """Set when the body was read to verify the signature; None: not read yet."""
-    signed: Presented | None = None
+    signed: IncomingRequest | None = None
     """The signed write, which is accepted once; None: not signed, or a read."""
     identify_s: float = 0.0
     """Duration of stage identify."""

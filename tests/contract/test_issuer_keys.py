@@ -821,7 +821,7 @@ async def test_rotation_drops_cached_tokens_of_old_key(
     line: list[Identify] = []
 
     def forget(issuer: str) -> None:
-        line[0].forget(issuer)
+        line[0].drop_issuer(issuer)
 
     keys = IssuerKeys(
         Issuer.model_validate(
@@ -852,14 +852,14 @@ async def test_rotation_drops_cached_tokens_of_old_key(
     async with running(keys):
         await eventually(lambda: keys.loaded)
         await identify.identify(Secret(old))
-        assert identify.recall(old) is not None
+        assert identify.find_cached(old) is not None
 
         idp.signers = [rsa_signer("k2", which="b")]
         assert (await identify.identify(Secret(new))).subject == "ann"
 
-        assert identify.recall(old) is None
+        assert identify.find_cached(old) is None
         await identify.identify(Secret(new))  # the keys changed during the first attempt
-        assert identify.recall(new) is not None
+        assert identify.find_cached(new) is not None
         with pytest.raises(NotAuthenticated) as caught:
             await identify.identify(Secret(old))
         assert caught.value.reason is Rejection.KEY_UNKNOWN

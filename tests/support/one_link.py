@@ -123,14 +123,14 @@ class OneLink:
         assert isinstance(answered, IssuedLink)
         return answered
 
-    def plain_jwt(self, *_: object) -> str:
+    def unsigned_jwt(self, *_: object) -> str:
         return "jwt"
 
     def cached_link(self, permit: Permit) -> ConsoleLink | None:
         link, self.held = self.held, None
         return link
 
-    async def identify_by(self, token: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, token: str, deadline: float) -> Principal:
         self.check(ANN)
         return ANN
 

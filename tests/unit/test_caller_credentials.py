@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection, StoreUnavailable
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys
@@ -43,7 +43,7 @@ class Scene:
         signed_ago_s: float = 0.0,
         pair: KeyPair | None = None,
         **more: str,
-    ) -> Presented:
+    ) -> IncomingRequest:
         pair = pair or self.pair
         headers = sign(
             method=method,
@@ -58,9 +58,9 @@ class Scene:
             secret_key=pair.secret,
             at=self.clock.now() - signed_ago_s,
         )
-        return Presented(method, target, headers)
+        return IncomingRequest(method, target, headers)
 
-    async def refusal(self, request: Presented, body: bytes = b"{}") -> Rejection:
+    async def refusal(self, request: IncomingRequest, body: bytes = b"{}") -> Rejection:
         with pytest.raises(NotAuthenticated) as refused:
             await self.replica.jwt_of(request, body)
         assert self.telemetry.identifications[-1] == ("unknown", refused.value.reason.value)
@@ -68,9 +68,9 @@ class Scene:
             assert secret not in str(refused.value)
         return refused.value.reason
 
-    async def replay(self, request: Presented) -> Rejection:
+    async def replay(self, request: IncomingRequest) -> Rejection:
         with pytest.raises(NotAuthenticated) as refused:
-            await self.replica.use(request)
+            await self.replica.mark_used(request)
         assert self.telemetry.identifications[-1] == ("unknown", refused.value.reason.value)
         return refused.value.reason
 
@@ -86,9 +86,9 @@ async def test_the_jwt_of_a_signed_request_comes_out(scene: Scene) -> None:
 
 
 async def test_a_jwt_in_the_open_is_as_good(scene: Scene) -> None:
-    bearer = Presented("GET", PATH, (("Authorization", f"Bearer {JWT}"),))
+    bearer = IncomingRequest("GET", PATH, (("Authorization", f"Bearer {JWT}"),))
     assert await scene.replica.jwt_of(bearer, b"") == JWT
-    assert await scene.refusal(Presented("GET", PATH, ())) is Rejection.MISSING
+    assert await scene.refusal(IncomingRequest("GET", PATH, ())) is Rejection.MISSING
 
 
 @pytest.mark.parametrize("ago_s", [-SKEW_S, SKEW_S])
@@ -115,30 +115,30 @@ async def test_a_pair_ends_at_its_own_time_though_its_jwt_may_live(scene: Scene)
 
 async def test_a_write_is_used_once_and_a_new_one_again(scene: Scene) -> None:
     request = scene.request()
-    await scene.replica.use(request)
+    await scene.replica.mark_used(request)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
     await scene.clock.advance(1)
-    await scene.replica.use(scene.request())
+    await scene.replica.mark_used(scene.request())
 
 
 async def test_to_verify_a_write_does_not_use_it(scene: Scene) -> None:
     request = scene.request()
     for _ in range(2):
         assert await scene.replica.jwt_of(request, b"{}") == JWT
-    await scene.replica.use(request)
+    await scene.replica.mark_used(request)
 
 
 async def test_another_replica_does_not_take_it_either(scene: Scene) -> None:
     request = scene.request()
-    await scene.a_replica().use(request)
+    await scene.a_replica().mark_used(request)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
 
 
 async def test_what_is_taken_back_may_be_used_again(scene: Scene) -> None:
     request = scene.request()
-    await scene.replica.use(request)
-    await scene.replica.undo_use(request)
-    await scene.a_replica().use(request)
+    await scene.replica.mark_used(request)
+    await scene.replica.unmark_used(request)
+    await scene.a_replica().mark_used(request)
 
 
 @pytest.mark.parametrize("signed_ago_s", [-SKEW_S, 0, SKEW_S])
@@ -146,7 +146,7 @@ async def test_a_write_is_never_used_twice_while_its_date_is_good(
     scene: Scene, signed_ago_s: float
 ) -> None:
     request = scene.request(signed_ago_s=signed_ago_s)
-    await scene.replica.use(request)
+    await scene.replica.mark_used(request)
     for _ in range(40):
         await scene.clock.advance(60)
         reason = await scene.replay(request)
@@ -161,7 +161,7 @@ async def test_without_the_store_each_replica_remembers_for_itself(scene: Scene)
     scene.used = Away()
     scene.replica = scene.a_replica()
     request = scene.request()
-    await scene.replica.use(request)
+    await scene.replica.mark_used(request)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
 
 
@@ -178,7 +178,7 @@ async def test_a_stranger_s_pair_is_none(scene: Scene) -> None:
 async def test_no_security_token_is_no_pair(scene: Scene) -> None:
     request = scene.request()
     headers = tuple(pair for pair in request.headers if pair[0] != "X-Security-Token")
-    bare = Presented(request.method, request.target, headers)
+    bare = IncomingRequest(request.method, request.target, headers)
     assert await scene.refusal(bare) is Rejection.ISSUED_KEY
 
 
@@ -195,7 +195,7 @@ async def test_a_security_token_that_is_not_signed_for_is_bound_all_the_same(sce
         at=scene.clock.now(),
     )
     token = scene.pair.security_token.reveal()
-    after = Presented("PUT", PATH, (*headers, ("x-security-token", token)))
+    after = IncomingRequest("PUT", PATH, (*headers, ("x-security-token", token)))
     assert await scene.replica.jwt_of(after, b"{}") == JWT
     assert request != after
 
@@ -209,8 +209,10 @@ async def test_a_second_credential_must_be_the_same_jwt(scene: Scene) -> None:
 @pytest.mark.parametrize("name", ["X-Security-Token", "Authorization", "X-Sdk-Date", "Host"])
 async def test_a_header_that_stands_twice_is_malformed(scene: Scene, name: str) -> None:
     request = scene.request()
-    (value,) = request.all_of(name.lower())
-    twice = Presented(request.method, request.target, (*request.headers, (name.lower(), value)))
+    (value,) = request.header_values(name.lower())
+    twice = IncomingRequest(
+        request.method, request.target, (*request.headers, (name.lower(), value))
+    )
     with pytest.raises(BadRequest):
         await scene.replica.jwt_of(twice, b"{}")
 

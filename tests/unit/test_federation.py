@@ -14,7 +14,7 @@ from gateway.domain.errors import (
     NotAuthenticated,
     Rejection,
 )
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Operation, Principal, ProjectId, ResolvedCall, Secret
 from gateway.domain.policy.policy import Policy
 from gateway.domain.queue.pacing import Pace
@@ -48,19 +48,19 @@ class Scene:
             limits=limits,
             request_audit=RequestAudit(itself, policies=itself, limits=limits, clock=self.clock),
             projects=(),
-            may_anything=lambda *_: True,
+            has_any_permission=lambda *_: True,
             clock=self.clock,
             telemetry=RecordingTelemetry(),
         )
 
-    async def identify_by(self, token: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, token: str, deadline: float) -> Principal:
         if token != "olga's":
             raise NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
         if self.is_revoked:
             raise NotAuthenticated(Rejection.REVOKED, issuer="corp", principal=OLGA)
         return OLGA
 
-    def ends_at(self, _: Principal) -> float:
+    def expiry(self, _: Principal) -> float:
         return self.clock.now() + LIFE_S
 
     async def jwt_of(self, *_: object) -> str:
@@ -74,22 +74,22 @@ class Scene:
             raise self.unwritable
         self.records.append(record)
 
-    def errand(self, operation: str = "Op") -> FederationRequest:
+    def request(self, operation: str = "Op") -> FederationRequest:
         call = ResolvedCall(Operation(operation, "POST", "/x", ""), ProjectId(""), ())
-        presented = Presented("POST", "/x", ())
+        incoming = IncomingRequest("POST", "/x", ())
         return FederationRequest(
             request_id="r-1",
             client_address="192.0.2.7",
             deadline=self.clock.monotonic() + 60,
             call=call,
-            presented=presented,
+            incoming=incoming,
         )
 
     async def log_in(self, token: str = "olga's") -> str:
-        return (await self.federation.subject_token(self.errand(), token)).text.reveal()
+        return (await self.federation.subject_token(self.request(), token)).text.reveal()
 
     async def fetch_keys(self, subject_token: str, *, for_s: float = 900.0) -> str:
-        return (await self.federation.key_pair(self.errand(), subject_token, for_s)).pair.access
+        return (await self.federation.key_pair(self.request(), subject_token, for_s)).pair.access
 
 
 async def test_what_is_handed_out_is_on_record_and_no_secret_of_it() -> None:
@@ -131,7 +131,7 @@ async def test_a_revoked_person_is_on_record_at_each_of_them_until_it_is_too_oft
         for ask in (
             scene.log_in,
             lambda: scene.fetch_keys(subject_token),
-            lambda: scene.federation.projects(scene.errand(), None),
+            lambda: scene.federation.projects(scene.request(), None),
         ):
             with pytest.raises(NotAuthenticated):
                 await ask()

@@ -84,11 +84,11 @@ async def test_a_proved_token_is_recalled_without_another_proof(
 ) -> None:
     token = signatures.sign("ann")
 
-    assert identify.recall(token) is None
+    assert identify.find_cached(token) is None
     principal = await identify.identify(Secret(token))
 
     assert principal.subject == "ann"
-    assert identify.recall(token) is principal
+    assert identify.find_cached(token) is principal
     assert await identify.identify(Secret(token)) is principal
     assert signatures.proofs == ["ann"]
     assert telemetry.identifications == [
@@ -101,8 +101,8 @@ async def test_another_token_of_the_same_person_is_not_recalled(
 ) -> None:
     await identify.identify(Secret(signatures.sign("ann")))
 
-    assert identify.recall("ann ") is None
-    assert identify.recall("an") is None
+    assert identify.find_cached("ann ") is None
+    assert identify.find_cached("an") is None
 
 
 async def test_a_token_is_remembered_until_exp_and_leeway_and_no_longer(
@@ -112,10 +112,10 @@ async def test_a_token_is_remembered_until_exp_and_leeway_and_no_longer(
     await identify.identify(Secret(token))
 
     await clock.advance(629.5)
-    assert identify.recall(token) is not None
+    assert identify.find_cached(token) is not None
     await clock.advance(0.5)
-    assert identify.recall(token) is None
-    assert identify.remembered == 0
+    assert identify.find_cached(token) is None
+    assert identify.cached_count == 0
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(token))
     assert caught.value.reason is Rejection.EXPIRED
@@ -128,9 +128,9 @@ async def test_a_token_is_remembered_no_longer_than_its_maximum_age(
     await identify.identify(Secret(token))
 
     await clock.advance(3_629.5)
-    assert identify.recall(token) is not None
+    assert identify.find_cached(token) is not None
     await clock.advance(0.5)
-    assert identify.recall(token) is None
+    assert identify.find_cached(token) is None
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(token))
     assert caught.value.reason is Rejection.TOO_OLD
@@ -156,7 +156,7 @@ async def test_the_wall_clock_ends_a_token_also_when_it_is_set(
 
     clock.step_wall(700)
 
-    assert identify.recall(token) is None
+    assert identify.find_cached(token) is None
 
 
 async def test_no_more_are_remembered_than_the_bound_and_the_oldest_makes_room(
@@ -165,10 +165,10 @@ async def test_no_more_are_remembered_than_the_bound_and_the_oldest_makes_room(
     tokens = [signatures.sign(f"p{i}") for i in range(1_000)]
     for token in tokens:
         await identify.identify(Secret(token))
-        assert identify.remembered <= 3
+        assert identify.cached_count <= 3
 
-    assert identify.recall(tokens[-4]) is None
-    assert all(identify.recall(token) is not None for token in tokens[-3:])
+    assert identify.find_cached(tokens[-4]) is None
+    assert all(identify.find_cached(token) is not None for token in tokens[-3:])
 
 
 async def test_garbage_pushes_nobody_out(identify: Identify, signatures: FakeSignatures) -> None:
@@ -179,8 +179,8 @@ async def test_garbage_pushes_nobody_out(identify: Identify, signatures: FakeSig
         with pytest.raises(NotAuthenticated):
             await identify.identify(Secret(f"garbage-{i}"))
 
-    assert identify.recall(token) is not None
-    assert identify.remembered == 1
+    assert identify.find_cached(token) is not None
+    assert identify.cached_count == 1
 
 
 async def test_many_with_the_same_token_cost_one_proof(
@@ -193,7 +193,7 @@ async def test_many_with_the_same_token_cost_one_proof(
         await settle()
         signatures.may_end.set()
 
-    assert {task.result() for task in asked} == {identify.recall(token)}
+    assert {task.result() for task in asked} == {identify.find_cached(token)}
     assert signatures.proofs == ["ann"]
 
 
@@ -248,10 +248,10 @@ async def test_rotation_forgets_the_tokens_of_that_issuer_and_no_others(
     await identify.identify(Secret(ann))
     await identify.identify(Secret(bob))
 
-    identify.forget("corp")
+    identify.drop_issuer("corp")
 
-    assert identify.recall(ann) is None
-    assert identify.recall(bob) is not None
+    assert identify.find_cached(ann) is None
+    assert identify.find_cached(bob) is not None
 
 
 async def test_a_token_proved_while_the_keys_rotate_is_not_remembered(
@@ -262,11 +262,11 @@ async def test_a_token_proved_while_the_keys_rotate_is_not_remembered(
     asked = asyncio.create_task(identify.identify(Secret(token)))
     await settle()
 
-    identify.forget("corp")
+    identify.drop_issuer("corp")
     signatures.may_end.set()
 
     assert (await asked).subject == "ann"
-    assert identify.recall(token) is None
+    assert identify.find_cached(token) is None
 
 
 async def test_without_keys_nobody_is_identified_but_who_is_remembered(
@@ -279,7 +279,7 @@ async def test_without_keys_nobody_is_identified_but_who_is_remembered(
     with pytest.raises(KeysUnavailable):
         await identify.identify(Secret(bob))
 
-    assert identify.recall(ann) is not None
+    assert identify.find_cached(ann) is not None
     assert ("unknown", "keys_unavailable") in telemetry.identifications
 
 
@@ -302,7 +302,7 @@ async def test_a_token_over_the_bound_is_refused_before_any_proof(
     longer = signatures.sign(longest + "a", sub="ann")
 
     assert (await identify.identify(Secret(longest))).subject == "ann"
-    assert identify.recall(longer) is None
+    assert identify.find_cached(longer) is None
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(longer))
 
@@ -313,7 +313,7 @@ async def test_a_token_over_the_bound_is_refused_before_any_proof(
 
 @pytest.mark.parametrize("token", ["", "\udcff", "\x00", "安", "a.b.c"])
 async def test_any_text_may_be_asked_for(identify: Identify, token: str) -> None:
-    assert identify.recall(token) is None
+    assert identify.find_cached(token) is None
     with pytest.raises(NotAuthenticated):
         await identify.identify(Secret(token))
 
@@ -322,12 +322,12 @@ async def test_the_token_itself_is_not_kept(identify: Identify, signatures: Fake
     token = signatures.sign("canary-token", sub="ann")
     await identify.identify(Secret(token))
 
-    kept = [*vars(identify).values(), *vars(identify)["_remembered"].items()]
+    kept = [*vars(identify).values(), *vars(identify)["_cached"].items()]
 
-    assert identify.remembered == 1
+    assert identify.cached_count == 1
     assert not any("canary" in repr(value) for value in kept)
     assert not any(
         isinstance(referent, str) and "canary" in referent
-        for key, value in vars(identify)["_remembered"].items()
+        for key, value in vars(identify)["_cached"].items()
         for referent in [key, *gc.get_referents(value)]
     )

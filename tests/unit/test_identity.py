@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import NotAuthenticated, Rejection
-from gateway.domain.identity.claims import TokenRules, good_until, principal_of
+from gateway.domain.identity.claims import TokenRules, principal_of, valid_until
 from gateway.domain.model import Principal, VerifiedToken
 
 NOW = 1_800_000_000.0
@@ -165,7 +165,7 @@ def test_no_expired_and_no_too_old_token_ever_gets_through(
         return
     assert now < exp + leeway_s
     assert now < iat + token_age_max_s + leeway_s
-    assert now < good_until(principal, rules)
+    assert now < valid_until(principal, rules)
 
 
 @given(
@@ -180,7 +180,7 @@ def test_a_token_is_refused_exactly_from_good_until_on(
 ) -> None:
     token = a_token(exp=NOW + life_s, iat=NOW - age_s)
     rules = replace(RULES, leeway_s=leeway_s, token_age_max_s=age_s + age_left_s)
-    end = good_until(principal_of(token, rules, NOW), rules)
+    end = valid_until(principal_of(token, rules, NOW), rules)
     try:
         principal_of(token, rules, NOW + later_s)
         is_refused = False

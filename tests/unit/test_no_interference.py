@@ -61,7 +61,7 @@ class Fixed:
     def current(self, _: object = None) -> Policy | Inventory:
         return self._known
 
-    def plain_jwt(self, *_: object) -> str:
+    def unsigned_jwt(self, *_: object) -> str:
         return "jwt"
 
     revocations_version = 0
@@ -69,7 +69,7 @@ class Fixed:
     def check(self, _: Principal) -> None:
         return None
 
-    async def identify_by(self, _: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, _: str, deadline: float) -> Principal:
         return ANN
 
     async def record(self, _: object) -> None:

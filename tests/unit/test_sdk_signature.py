@@ -8,7 +8,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import BadRequest, NotAuthenticated, Rejection
-from gateway.domain.identity.sdk_signature import Presented, read_proof, signed_at, verify
+from gateway.domain.identity.sdk_signature import (
+    IncomingRequest,
+    parse_signature,
+    signing_time,
+    verify_signature,
+)
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
 
@@ -17,7 +22,7 @@ SECRET = Secret("canary-secret-key")
 BODY = b'{"action":"power on"}'
 
 
-def a_request(**changes: object) -> Presented:
+def a_request(**changes: object) -> IncomingRequest:
     parts: dict[str, object] = {
         "method": "PUT",
         "target": "/v1/p/physicalservers/power-state?limit=10&a=b%20c",
@@ -34,23 +39,25 @@ def a_request(**changes: object) -> Presented:
         secret_key=SECRET,
         at=AT,
     )
-    return Presented(str(parts["method"]), str(parts["target"]), headers)
+    return IncomingRequest(str(parts["method"]), str(parts["target"]), headers)
 
 
-def judge(request: Presented, body: bytes = BODY, secret: Secret = SECRET) -> None:
-    (authorization,) = request.all_of("authorization")
-    proof = read_proof(authorization)
-    signed_at(request)
-    verify(request, proof, body, secret)
+def judge(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> None:
+    (authorization,) = request.header_values("authorization")
+    proof = parse_signature(authorization)
+    signing_time(request)
+    verify_signature(request, proof, body, secret)
 
 
-def refusal(request: Presented, body: bytes = BODY, secret: Secret = SECRET) -> Rejection:
+def refusal(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> Rejection:
     with pytest.raises(NotAuthenticated) as refused:
         judge(request, body, secret)
     return refused.value.reason
 
 
-def with_header(request: Presented, name: str, change: Callable[[str], str | None]) -> Presented:
+def with_header(
+    request: IncomingRequest, name: str, change: Callable[[str], str | None]
+) -> IncomingRequest:
     headers = []
     for other, value in request.headers:
         new = change(value) if other == name else value
@@ -71,7 +78,7 @@ def test_what_our_own_signer_signs_is_accepted() -> None:
 
 
 def test_its_date_is_read_as_utc() -> None:
-    assert signed_at(a_request()) == AT
+    assert signing_time(a_request()) == AT
 
 
 @given(st.integers(min_value=0))
@@ -91,9 +98,9 @@ def test_any_bit_of_path_and_query_counts(bit: int) -> None:
 @given(st.integers(min_value=0), st.sampled_from(["Host", "Content-Type", "X-Sdk-Date"]))
 def test_any_bit_of_a_signed_header_counts(bit: int, name: str) -> None:
     request = a_request()
-    before = request.one_of(name.lower())
+    before = request.header(name.lower())
     bent = with_header(request, name, lambda value: flipped(value, bit))
-    assume(bent.one_of(name.lower()) != before)  # blanks at the ends are no part of a value
+    assume(bent.header(name.lower()) != before)  # blanks at the ends are no part of a value
     assert refusal(bent) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
 
 
@@ -113,9 +120,9 @@ def test_any_bit_of_the_secret_key_counts(bit: int) -> None:
 @given(st.integers(min_value=0))
 def test_any_bit_of_the_authorization_counts_but_those_of_the_access_key(bit: int) -> None:
     request = a_request()
-    (before,) = request.all_of("authorization")
+    (before,) = request.header_values("authorization")
     bent = with_header(request, "Authorization", lambda value: flipped(value, bit))
-    (after,) = bent.all_of("authorization")
+    (after,) = bent.header_values("authorization")
     assume(read_or_none(after) != read_or_none(before))
     assert refusal(bent) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
 
@@ -123,7 +130,7 @@ def test_any_bit_of_the_authorization_counts_but_those_of_the_access_key(bit: in
 def read_or_none(authorization: str) -> object:
     """Return what is judged here; the access key is compared with the token's by the caller."""
     try:
-        proof = read_proof(authorization)
+        proof = parse_signature(authorization)
     except NotAuthenticated:
         return None
     return proof.signed_names, proof.signature
@@ -185,7 +192,7 @@ def test_signed_headers_are_listed_in_order_and_once(names: str) -> None:
 )
 def test_what_is_written_otherwise_is_no_proof(authorization: str) -> None:
     with pytest.raises(NotAuthenticated) as refused:
-        read_proof(authorization)
+        parse_signature(authorization)
     assert refused.value.reason is Rejection.SIGNATURE_MALFORMED
 
 
@@ -204,5 +211,5 @@ def test_bytes_that_are_no_utf8_are_judged_like_others() -> None:
 
 def test_a_signature_is_in_no_repr() -> None:
     request = a_request()
-    proof = read_proof(request.all_of("authorization")[0])
+    proof = parse_signature(request.header_values("authorization")[0])
     assert proof.signature not in repr(proof) + repr(request)

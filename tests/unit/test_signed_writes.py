@@ -131,7 +131,7 @@ class Scene:
     def check(self, _: Principal) -> None:
         return None
 
-    async def identify_by(self, _: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, _: str, deadline: float) -> Principal:
         if "identify" in self.stage_failure:
             raise self.stage_failure["identify"]
         return OLGA

@@ -58,7 +58,7 @@ class Parts:
     def refresh_soon(self, project: ProjectId) -> None:
         self.looks.append(project)
 
-    def plain_jwt(self, *_: object) -> str:
+    def unsigned_jwt(self, *_: object) -> str:
         return "jwt"
 
     revocations_version = 0
@@ -66,7 +66,7 @@ class Parts:
     def check(self, _: Principal) -> None:
         return None
 
-    async def identify_by(self, _: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, _: str, deadline: float) -> Principal:
         return THEO
 
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:

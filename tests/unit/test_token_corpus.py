@@ -105,7 +105,7 @@ async def line(clock: FakeClock, tmp_path: Path) -> Identify:
     )
     for held in keys:
         await held.refresh()
-        held._may_ask_at = float("inf")  # no refresh runs here for an unknown kid to wait for
+        held._next_request_at = float("inf")  # no refresh runs here for an unknown kid to wait for
     return identify
 
 
@@ -113,7 +113,7 @@ async def refusal(line: Identify, token: str) -> Rejection:
     with pytest.raises(NotAuthenticated) as caught:
         await line.identify(Secret(token))
     assert CANARY not in str(caught.value)
-    assert line.recall(token) is None
+    assert line.find_cached(token) is None
     return caught.value.reason
 
 
@@ -602,4 +602,4 @@ async def test_a_refused_token_never_becomes_a_principal_by_being_asked_again(
         assert await refusal(line, forged) is Rejection.SIGNATURE
 
     assert isinstance(principal, Principal)
-    assert line.recall(good) is principal
+    assert line.find_cached(good) is principal

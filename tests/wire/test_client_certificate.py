@@ -12,7 +12,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from gateway.config.listen import ListenerTls
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.network.listener_tls import ServedCertificate
-from gateway.edge.client_certificate import shown_by
+from gateway.edge.client_certificate import client_certificate
 from tests.support.tls import Authority
 
 
@@ -34,11 +34,11 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
     ends_at: dict[str, float] = {}
 
     async def tell(request: web.BaseRequest) -> web.Response:
-        shown = shown_by(request)
+        shown = client_certificate(request)
         if shown is None:
             return web.Response(text="nobody")
         assert served.is_in_force(shown.context)
-        assert shown.ends_at == ends_at[shown.subject]
+        assert shown.expires_at == ends_at[shown.subject]
         return web.Response(text=shown.subject)
 
     runner = web.ServerRunner(web.Server(tell, access_log=None))

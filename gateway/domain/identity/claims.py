@@ -1,7 +1,7 @@
-"""Who a verified token speaks for: the claims judged against one issuer's rules. Pure.
+"""Validates the claims of a verified token against one issuer's rules. Pure.
 
-The signature is proved before (drivers/signatures.py). What is missing, of the wrong type or
-ambiguous is refused, never repaired: a claim that is read loosely here is a permission there.
+The signature is verified before (drivers/issuers). A claim that is missing, ambiguous or of the
+wrong type is rejected, never repaired, because permissions depend on it.
 """
 
 from collections.abc import Mapping
@@ -13,47 +13,48 @@ from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.model import Principal, VerifiedToken
 
 CALLER_JWT_CHARS_MAX: Final = 16_384
-"""The longest token that is looked at. 1,000 groups of 8 letters fit."""
+"""The longest accepted token. 1,000 groups of 8 letters fit."""
 
 _TEXT_CHARS_MAX: Final = 255
-"""OIDC Core 1.0, section 2: `sub` has at most 255 characters; groups and `jti` are held to it."""
+"""Bound of `sub` in OIDC Core 1.0, section 2; applied to groups and `jti` as well."""
 _GROUPS_MAX: Final = 1_000
 _YEAR_9999: Final = 253_402_300_799
 _ACCESS_TYP: Final = "at+jwt"
 """RFC 9068, 2.1."""
-_STRANGE_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "events"})
-"""What ID tokens bear (OIDC Core 1.0, 2 and 3.3.2.11), and security events (RFC 8417: `events`),
-of which a back-channel logout token is one."""
-_KINDS_IN_CLAIMS: Final = ("typ", "token_use")
-"""Keycloak and Cognito name the kind in the claims: ID, Refresh, Logout; Bearer, access."""
-_ACCESS_KINDS: Final = ("bearer", "access", "dpop", "jwt", "at+jwt")
+_FOREIGN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "events"})
+"""Claims of ID tokens (OIDC Core 1.0, 2 and 3.3.2.11) and of security events (RFC 8417: `events`),
+such as back-channel logout tokens."""
+_TYPE_CLAIMS: Final = ("typ", "token_use")
+"""Keycloak and Cognito put the type in a claim: ID, Refresh, Logout; Bearer, access."""
+_ACCESS_TYPES: Final = ("bearer", "access", "dpop", "jwt", "at+jwt")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What one issuer's tokens must say."""
+    """The rules for one issuer's tokens."""
 
     issuer: str
-    """The issuer's name in our config."""
+    """The issuer's name in the config."""
     iss: str
-    """Compared with the claim character by character (RFC 7519, 4.1.1)."""
+    """Must equal the claim `iss` exactly (RFC 7519, 4.1.1)."""
     audiences: frozenset[str]
-    """One of them must stand in `aud`."""
+    """`aud` must contain one of them."""
     leeway_s: float
-    """How far the issuer's clock may be from ours, either way."""
+    """How far the issuer's clock may be ahead or behind."""
     token_age_max_s: float
-    """How long after `iat` a token may be used, however late its `exp`."""
+    """How long after `iat` a token is valid, even if its `exp` is later."""
     token_type: str | None
-    """The `typ` that is required; None: any that does not tell of another kind of token."""
+    """The required `typ`; None: any `typ` except that of another type of token."""
     subject_claim: str
+    """A claim's name, or a dotted path into nested objects."""
     groups_claim: str
-    """Both: a claim's name, or a path into objects with dots (`realm_access.roles`)."""
+    """A claim's name, or a dotted path into nested objects (`realm_access.roles`)."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
-    """Judge header and claims at `now` (seconds since the epoch); raise NotAuthenticated.
+    """Validate header and claims at `now` (seconds since the epoch); raise NotAuthenticated.
 
-    `exp` and `iat` are required (RFC 9068, 2.2): without them neither end nor age is known.
+    `exp` and `iat` are required (RFC 9068, 2.2) to know the token's expiry and age.
     """
     claims = verified.claims
     try:
@@ -69,49 +70,49 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
             expires_at=expires_at,
             token_id=_text(claims["jti"], "jti") if "jti" in claims else None,
         )
-    except NotAuthenticated as refusal:
-        refusal.issuer = rules.issuer
+    except NotAuthenticated as error:
+        error.issuer = rules.issuer
         raise
 
 
-def good_until(principal: Principal, rules: TokenRules) -> float:
-    """Return the instant (seconds since the epoch) from which on the token is refused."""
-    return ends_at(principal, rules) + rules.leeway_s
+def valid_until(principal: Principal, rules: TokenRules) -> float:
+    """Return when the token becomes invalid, leeway included, in seconds since the epoch."""
+    return expiry(principal, rules) + rules.leeway_s
 
 
-def ends_at(principal: Principal, rules: TokenRules) -> float:
-    """Return the instant that may be told to callers: they should not count on the leeway."""
+def expiry(principal: Principal, rules: TokenRules) -> float:
+    """Return the expiry without leeway, for callers, in seconds since the epoch."""
     return min(principal.expires_at, principal.issued_at + rules.token_age_max_s)
 
 
 def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
     if "crit" in header:
-        # RFC 7515, 4.1.11: whoever does not know an extension must refuse. We know none.
+        # RFC 7515, 4.1.11: unknown extensions must be rejected. None is supported.
         raise NotAuthenticated(Rejection.CRITICAL_HEADER, "crit is not supported")
     kind = _media_type(header.get("typ", ""))
     if rules.token_type is not None:
         if kind != _media_type(rules.token_type):
-            raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is not the one that is required")
+            raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is not the required one")
     elif "+" in kind and kind != _ACCESS_TYP:
-        # RFC 8725, 3.11: `logout+jwt`, `dpop+jwt`, `secevent+jwt`... each is for something else.
-        raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ tells of another kind of token")
+        # RFC 8725, 3.11: `logout+jwt`, `dpop+jwt`, `secevent+jwt` and so on are not access tokens.
+        raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is that of another type of token")
 
 
 def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
-    """Refuse what is signed by the right issuer for us, but as no access token."""
-    strange = _STRANGE_CLAIMS.intersection(claims)
+    """Reject a token of the right issuer and audience that is not an access token."""
+    foreign = _FOREIGN_CLAIMS.intersection(claims)
     if rules.token_type is not None:
-        # Some issuers put `nonce` into access tokens: they set token_type, which decides then.
-        strange -= {"nonce"}
-    if strange:
-        raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{min(strange)}: not an access token")
-    for claim in _KINDS_IN_CLAIMS:
-        if claim in claims and _media_type(claims[claim]) not in _ACCESS_KINDS:
+        # Some issuers put `nonce` into access tokens; with token_type, `typ` decides instead.
+        foreign -= {"nonce"}
+    if foreign:
+        raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{min(foreign)}: not an access token")
+    for claim in _TYPE_CLAIMS:
+        if claim in claims and _media_type(claims[claim]) not in _ACCESS_TYPES:
             raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{claim}: not an access token")
 
 
 def _media_type(value: object) -> str:
-    """Normalise by RFC 7515, 4.1.9: case does not count, `application/` may be left out."""
+    """Normalize by RFC 7515, 4.1.9: case-insensitive, `application/` is optional."""
     if not isinstance(value, str):
         raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is not a string")
     return value.lower().removeprefix("application/")
@@ -119,31 +120,31 @@ def _media_type(value: object) -> str:
 
 def _check_parties(claims: Mapping[str, Any], rules: TokenRules) -> None:
     if claims.get("iss") != rules.iss:
-        raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not this issuer's")
+        raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not that of the issuer")
     audience = claims.get("aud")
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise NotAuthenticated(Rejection.AUDIENCE, "aud is no string and no list of strings")
+        raise NotAuthenticated(Rejection.AUDIENCE, "aud is neither a string nor a list of strings")
     if rules.audiences.isdisjoint(named):
-        raise NotAuthenticated(Rejection.AUDIENCE, "the token is meant for others")
+        raise NotAuthenticated(Rejection.AUDIENCE, "aud has no audience of this gateway")
 
 
 def _check_times(claims: Mapping[str, Any], rules: TokenRules, now: float) -> tuple[float, float]:
-    issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
-    # RFC 7519, 4.1.4: good before `exp`, no longer at `exp`. The sums are those of good_until.
+    issued_at, expires_at = _numeric_date(claims, "iat"), _numeric_date(claims, "exp")
+    # RFC 7519, 4.1.4: valid before `exp`, invalid at `exp`. The sums equal those of valid_until.
     if now >= expires_at + rules.leeway_s:
         raise NotAuthenticated(Rejection.EXPIRED, "exp has passed")
     if now >= issued_at + rules.token_age_max_s + rules.leeway_s:
         raise NotAuthenticated(Rejection.TOO_OLD, "iat is too long ago")
-    starts_at = max(issued_at, _instant(claims, "nbf") if "nbf" in claims else issued_at)
+    starts_at = max(issued_at, _numeric_date(claims, "nbf") if "nbf" in claims else issued_at)
     if now < starts_at - rules.leeway_s:
-        raise NotAuthenticated(Rejection.NOT_YET_VALID, "nbf or iat is still to come")
+        raise NotAuthenticated(Rejection.NOT_YET_VALID, "nbf or iat is in the future")
     return issued_at, expires_at
 
 
-def _instant(claims: Mapping[str, Any], claim: str) -> float:
+def _numeric_date(claims: Mapping[str, Any], claim: str) -> float:
     value = _required(claims, claim)
-    # bool is an int in Python; the comparison is False for NaN, and exact for endless integers.
+    # bool is an int in Python. The range check is False for NaN and exact for large integers.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise NotAuthenticated(Rejection.CLAIMS, f"{claim} is not a number")
     if not 0 <= value <= _YEAR_9999:
@@ -152,30 +153,30 @@ def _instant(claims: Mapping[str, Any], claim: str) -> float:
 
 
 def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str]:
-    found = _reach(claims, path)
+    found = _at_path(claims, path)
     if found is None:
         return frozenset()
     groups = [found] if isinstance(found, str) else found
     if not isinstance(groups, list) or len(groups) > _GROUPS_MAX:
-        raise NotAuthenticated(Rejection.CLAIMS, "groups is no list, or too long a one")
-    # Interned: ten thousand remembered people share some dozens of group names.
+        raise NotAuthenticated(Rejection.CLAIMS, "groups is not a list, or too long")
+    # Interned: ten thousand cached principals share a few dozen group names.
     return frozenset(intern(_text(group, "a group")) for group in groups)
 
 
 def _required(claims: Mapping[str, Any], path: str) -> Any:
-    value = _reach(claims, path)
+    value = _at_path(claims, path)
     if value is None:
         raise NotAuthenticated(Rejection.CLAIMS, f"{path} is missing")
     return value
 
 
-def _reach(claims: Mapping[str, Any], path: str) -> Any:
-    """Follow the path; None where nothing is. A claim of just that name (a URL) comes first."""
+def _at_path(claims: Mapping[str, Any], path: str) -> Any:
+    """Return the value at the path, or None; a claim named like the path (a URL) has priority."""
     value: Any = claims
     for step in (path,) if path in claims else path.split("."):
         if not isinstance(value, dict):
-            raise NotAuthenticated(Rejection.CLAIMS, f"{path} leads through what is no object")
-        _refuse_elsewhere(value, step)
+            raise NotAuthenticated(Rejection.CLAIMS, f"{path} crosses a non-object")
+        _reject_distributed(value, step)
         if step not in value:
             return None
         value = value[step]
@@ -184,17 +185,17 @@ def _reach(claims: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _refuse_elsewhere(claims: Mapping[str, Any], claim: str) -> None:
-    # OIDC Core 1.0, 5.6.2: the claim is to be fetched elsewhere (issuers do so when a person has
-    # many groups). Reading it as "no groups" would slip past every denial of a group.
+def _reject_distributed(claims: Mapping[str, Any], claim: str) -> None:
+    # OIDC Core 1.0, 5.6.2: the claim must be fetched from another place (issuers use this for
+    # people with many groups). To treat it as "no groups" would bypass denials of groups.
     elsewhere = claims.get("_claim_names", {})
     if not isinstance(elsewhere, dict) or claim in elsewhere:
-        raise NotAuthenticated(Rejection.CLAIMS, f"{claim} is not in the token itself")
+        raise NotAuthenticated(Rejection.CLAIMS, f"{claim} is a distributed claim")
 
 
-def _text(value: object, what: str) -> str:
-    # isprintable() is False for control and format characters (a name that reads like another's)
-    # and for lone surrogates, which no log or store could encode.
+def _text(value: object, name: str) -> str:
+    # isprintable() is False for control and format characters, which make names look alike,
+    # and for lone surrogates, which cannot be encoded in logs and stores.
     if isinstance(value, str) and 0 < len(value) <= _TEXT_CHARS_MAX and value.isprintable():
         return value
-    raise NotAuthenticated(Rejection.CLAIMS, f"{what} is not a short printable text")
+    raise NotAuthenticated(Rejection.CLAIMS, f"{name} is not a short printable string")

@@ -1,4 +1,4 @@
-"""Fingerprints of secrets (port `Fingerprints`): a keyed hash, so that no guess can be tried."""
+"""Fingerprints of secrets (port `Fingerprints`): a keyed hash, which cannot be brute-forced."""
 
 import base64
 import hmac
@@ -12,10 +12,10 @@ _DIGITS = 16
 
 
 class KeyedFingerprints:
-    """HMAC-SHA-256 under a key of its own, made of the first seal key, which replicas share."""
+    """HMAC-SHA-256 with a key derived from the first seal key, which all replicas share."""
 
     def __init__(self, seal_key: Secret) -> None:
-        """`seal_key`: in base64, as config.store has validated."""
+        """`seal_key`: base64, validated by the config."""
         derive = HKDF(SHA256(), length=32, salt=None, info=b"console-gateway link fingerprint")
         self._key = derive.derive(base64.b64decode(seal_key.reveal()))
 

@@ -1,4 +1,4 @@
-"""Key pairs and subject tokens made of the caller's sealed JWT (port `IssuedKeys`)."""
+"""Key pairs and subject tokens that contain the caller's JWT, sealed (port `IssuedKeys`)."""
 
 import base64
 import struct
@@ -14,14 +14,14 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.caller_credentials import KeyPair
 
 _TOKEN_CHARS_MAX = 32_768
-"""The longest JWT that is looked at takes 22,000, sealed."""
+"""The longest accepted JWT takes 22,000 characters when it is sealed."""
 _EXPIRY = struct.Struct(">d")
 
 
 class SealedKeys:
-    """A security token seals the JWT and the pair's own end; both keys follow from its text.
+    """A security token contains the JWT and the pair's expiry; both keys are derived from it.
 
-    What a text is for is bound into the seal: a subject token is no security token.
+    The seal is bound to the purpose, so that a subject token cannot serve as a security token.
     """
 
     def __init__(self, sealer: Sealer) -> None:
@@ -48,7 +48,7 @@ class SealedKeys:
 
     def _pair(self, sealed: bytes, plain: bytes) -> KeyPair:
         secret = self._sealer.derive(sealed)
-        assert secret is not None, "what it seals and opens it holds the key of"
+        assert secret is not None, "the sealer has the key of what it sealed or opened"
         (expires_at,) = _EXPIRY.unpack_from(plain)
         return KeyPair(
             access=ACCESS_PREFIX + sha256(b"access key\0" + sealed).hexdigest()[:32].upper(),
@@ -64,7 +64,7 @@ def _text(sealed: bytes) -> str:
 
 
 def _sealed(text: str, prefix: str) -> bytes:
-    """Undo `_text`; what it did not write comes out empty, which opens to nothing."""
+    """Undo `_text`; return b"", which never opens, for text that `_text` did not produce."""
     if len(text) > _TOKEN_CHARS_MAX or not text.startswith(prefix):
         return b""
     letters = text.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""Seals what is kept in Redis, so that reading Redis opens no console, and what callers keep."""
+"""Authenticated encryption for values in Redis and for credentials that callers keep."""
 
 import base64
 import hmac
@@ -16,24 +16,26 @@ _KEY_ID_BYTES = 4
 
 
 class Sealer:
-    """AES-256-GCM under several keys: the first seals, all open, so that keys can be rotated.
+    """AES-256-GCM with several keys: the first one seals, all of them open (key rotation).
 
-    What is sealed is bound to a name (its Redis key): moved to another name it does not open.
+    A sealed value is bound to a name, such as its Redis key, and opens only with that name.
     """
 
     def __init__(self, keys: Sequence[Secret]) -> None:
-        """`keys`: 32 bytes each in base64, as config.store has validated."""
+        """`keys`: 32 bytes each in base64, validated by the config."""
         ciphers = [_cipher(key) for key in keys]
         self._by_id = dict(reversed(ciphers))
         self._key_id, self._cipher = ciphers[0]
-        self._deriving = {_key_id(raw): _deriving(raw) for raw in map(_raw, reversed(keys))}
+        self._derivation_keys = {
+            _key_id(raw): _derivation_key(raw) for raw in map(_raw, reversed(keys))
+        }
 
     def seal(self, plain: bytes, *, bound_to: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         return self._key_id + nonce + self._cipher.encrypt(nonce, plain, bound_to)
 
     def open(self, sealed: bytes, *, bound_to: bytes) -> bytes | None:
-        """Return the plain bytes; None when they were not sealed by us for this name."""
+        """Return the plain bytes; None if no configured key sealed them for this name."""
         cipher = self._by_id.get(sealed[:_KEY_ID_BYTES])
         if cipher is None or len(sealed) < _KEY_ID_BYTES + _NONCE_BYTES:
             return None
@@ -44,16 +46,16 @@ class Sealer:
             return None
 
     def is_current(self, sealed: bytes) -> bool:
-        """Tell whether the first key sealed it: what did not is lost once that key is withdrawn."""
+        """Return whether the first key sealed it; otherwise it must be sealed again."""
         return sealed[:_KEY_ID_BYTES] == self._key_id
 
     def derive(self, sealed: bytes) -> bytes | None:
-        """Return 32 bytes that only holders of the key that sealed this can tell.
+        """Return 32 secret bytes that are a function of `sealed` and the key that sealed it.
 
-        They follow from `sealed` alone, so nobody need keep them. None: we do not hold that key.
+        They need not be stored. None: that key is not configured.
         """
-        deriving = self._deriving.get(sealed[:_KEY_ID_BYTES])
-        return None if deriving is None else hmac.digest(deriving, sealed, "sha256")
+        key = self._derivation_keys.get(sealed[:_KEY_ID_BYTES])
+        return None if key is None else hmac.digest(key, sealed, "sha256")
 
 
 def _cipher(key: Secret) -> tuple[bytes, AESGCM]:
@@ -69,6 +71,6 @@ def _key_id(raw: bytes) -> bytes:
     return sha256(b"key id\0" + raw).digest()[:_KEY_ID_BYTES]
 
 
-def _deriving(raw: bytes) -> bytes:
-    """Make another key of this one: no key serves both AES and HMAC."""
+def _derivation_key(raw: bytes) -> bytes:
+    """Derive a separate key, so that no key is used for both AES and HMAC."""
     return hmac.digest(raw, b"derive from what is sealed", "sha256")

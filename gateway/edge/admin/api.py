@@ -1,4 +1,4 @@
-"""The admin listener: metrics, health, and the admin API. It never stands beside the public one."""
+"""The admin listener: metrics, health checks and the admin API. The public listener has none."""
 
 import asyncio
 import logging
@@ -27,10 +27,10 @@ from gateway.domain.errors import (
     Rejection,
     RequestTooLarge,
 )
-from gateway.domain.identity.credentials import caller_jwt
+from gateway.domain.identity.credentials import find_jwt
 from gateway.domain.model import Headers, Principal, Secret
 from gateway.edge.admin.openapi import admin_openapi
-from gateway.edge.client_certificate import ClientCertificate, shown_by
+from gateway.edge.client_certificate import ClientCertificate, client_certificate
 from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.flow.admin.administration import AdminAction, Administration, Administrator
@@ -41,32 +41,32 @@ log = logging.getLogger("gateway.admin")
 
 Exposition = Callable[[str], tuple[bytes, str]]
 Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
-Counted = Callable[[str, int], None]
-"""Action and status."""
+CountRequest = Callable[[str, int], None]
+"""Counts a request by action and status."""
 
-InForce = Callable[[ssl.SSLContext], bool]
-"""Whether connections are still made under this context."""
+IsCurrent = Callable[[ssl.SSLContext], bool]
+"""Whether new connections use this context."""
 
 PREFIX = "/admin"
 _BODY_BYTES_MAX = 65_536
-_BODY_WITHIN_S = 10.0
+_BODY_TIMEOUT_S = 10.0
 _REQUEST_ID = web.RequestKey("request_id", str)
 _PATH_UNKNOWN = (
-    "There is no such path on the admin listener: it has /metrics, /healthz and /readyz, and where"
-    " `admin.api` is in the config /admin/openapi.json, which lists the rest."
+    "Unknown path. The admin listener has /metrics, /healthz and /readyz. If `admin.api` is"
+    " configured, /admin/openapi.json lists the other paths."
 )
 _BY_CERTIFICATE = "certificate"
-"""In place of the issuer, on record."""
+"""The issuer in audit records of administrators with a certificate."""
 
 
 def admin_app(
     exposition: Exposition,
     readiness: Readiness,
     api: "AdminApi | None",
-    in_force: InForce,
+    is_current: IsCurrent,
 ) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
-        # In a thread: a page of a thousand lines would hold up the callers' requests.
+        # In a thread, because rendering a thousand lines would delay the callers' requests.
         accept = request.headers.get("Accept", "")
         body, content_type = await asyncio.to_thread(exposition, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
@@ -81,73 +81,70 @@ def admin_app(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
 
-    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_in_our_words])
+    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_finish_response])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
     if api is not None:
-        app.router.add_routes(api.routes(in_force))
+        app.router.add_routes(api.routes(is_current))
     return app
 
 
 @web.middleware
-async def _in_our_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer as the error schema has it where there is no such path, or no such method.
-
-    Every answer has what answers of the public listener have.
-    """
+async def _finish_response(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Use the error schema for an unknown path or method, and add the common headers."""
     request[_REQUEST_ID] = secrets.token_hex(8)
     try:
         response = await handler(request)
     except web.HTTPNotFound:
-        response = _refused(OperationUnknown(_PATH_UNKNOWN))
+        response = _error_response(OperationUnknown(_PATH_UNKNOWN))
     except web.HTTPMethodNotAllowed as error:
-        response = _refused(MethodNotAllowed(allowed=tuple(sorted(error.allowed_methods))))
+        response = _error_response(MethodNotAllowed(allowed=tuple(sorted(error.allowed_methods))))
     response.headers["X-Request-Id"] = request[_REQUEST_ID]
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(COMMON_HEADERS)
     return response
 
 
-def _refused(error: GatewayError) -> web.StreamResponse:
-    refusal = render_error(error)
+def _error_response(error: GatewayError) -> web.StreamResponse:
+    rendered = render_error(error)
     return web.Response(
-        body=refusal.body,
-        status=refusal.status,
+        body=rendered.body,
+        status=rendered.status,
         content_type="application/json",
-        headers=refusal.headers,
+        headers=rendered.headers,
     )
 
 
 class AdminApi:
-    """Who asks, what, and how it is answered; what is done is flow/administration.py's."""
+    """HTTP handler of the admin API; flow/admin/administration.py performs the actions."""
 
     def __init__(
         self,
         administration: Administration,
         identify: Identify,
         clock: Clock,
-        done: Counted,
+        count_request: CountRequest,
     ) -> None:
-        """`identify` takes tokens that are meant for administrators."""
+        """`identify` accepts tokens with the audience of `admin.api`."""
         self._administration = administration
         self._identify = identify
         self._clock = clock
-        self._done = done
+        self._count_request = count_request
         self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
 
     @property
     def actions(self) -> list[str]:
         return [action.name for action in self._administration.actions]
 
-    def routes(self, in_force: InForce) -> list[web.RouteDef]:
-        def answer(action: AdminAction) -> Handler:
-            return partial(self._answer, action, in_force)
+    def routes(self, is_current: IsCurrent) -> list[web.RouteDef]:
+        def handler(action: AdminAction) -> Handler:
+            return partial(self._handle, action, is_current)
 
         return [
             web.get(f"{PREFIX}/openapi.json", self._openapi),
             *(
-                web.route(action.method, PREFIX + action.path, answer(action))
+                web.route(action.method, PREFIX + action.path, handler(action))
                 for action in self._administration.actions
             ),
         ]
@@ -155,87 +152,88 @@ class AdminApi:
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")
 
-    async def _answer(
-        self, action: AdminAction, in_force: InForce, request: web.Request
+    async def _handle(
+        self, action: AdminAction, is_current: IsCurrent, request: web.Request
     ) -> web.Response:
-        asked = _AdminCall(action, request, in_force, request[_REQUEST_ID], request.remote or "")
+        call = _AdminCall(action, request, is_current, request[_REQUEST_ID], request.remote or "")
         headers: Headers = ()
-        status, told = 200, {}
+        status, error_fields = 200, {}
         try:
-            body = msgspec.json.encode(await self._perform(asked))
+            body = msgspec.json.encode(await self._perform(call))
         except GatewayError as error:
-            refusal = render_error(error)
-            body, status = refusal.body, refusal.status
-            headers = refusal.headers
-            told = {"error_code": refusal.error_code, "error": str(error)}
+            rendered = render_error(error)
+            body, status = rendered.body, rendered.status
+            headers = rendered.headers
+            error_fields = {"error_code": rendered.error_code, "error": str(error)}
         except Exception:
-            log.exception("admin_request_failed", extra={"request_id": asked.request_id})
+            log.exception("admin_request_failed", extra={"request_id": call.request_id})
             body, status = INTERNAL_ERROR_RESPONSE.body, INTERNAL_ERROR_RESPONSE.status
-            if asked.who is not None:
+            if call.administrator is not None:
                 with suppress(GatewayError):
-                    await self._administration.record_failure(action, asked.who)
-        self._done(action.name, status)
-        log.info("admin_request", extra={**asked.facts, "status": status, **told})
+                    await self._administration.record_failure(action, call.administrator)
+        self._count_request(action.name, status)
+        log.info("admin_request", extra={**call.log_fields, "status": status, **error_fields})
         response = web.Response(
             body=body, status=status, content_type="application/json", headers=headers
         )
         if status == HTTPStatus.UNAUTHORIZED:
-            response.force_close()  # a certificate is shown anew on a new connection only
+            response.force_close()  # a client can present a renewed certificate only on reconnect
         return response
 
-    async def _perform(self, asked: "_AdminCall") -> msgspec.Struct:
+    async def _perform(self, call: "_AdminCall") -> msgspec.Struct:
         try:
-            asked.who = await self._who(asked)
-        except NotAuthenticated as refusal:
+            call.administrator = await self._authenticate(call)
+        except NotAuthenticated as error:
             await self._administration.record_unauthenticated(
-                asked.action, refusal, asked.request_id, asked.client_address
+                call.action, error, call.request_id, call.client_address
             )
             raise
-        read = partial(_body, asked.request)
-        return await self._administration.perform(asked.action, asked.who, read)
+        read = partial(_read_request, call.request)
+        return await self._administration.perform(call.action, call.administrator, read)
 
-    async def _who(self, asked: "_AdminCall") -> Administrator:
-        authorization = asked.request.headers.getall("Authorization", ())
-        x_auth_token = asked.request.headers.getall("X-Auth-Token", ())
-        shown = None if authorization or x_auth_token else shown_by(asked.request)
+    async def _authenticate(self, call: "_AdminCall") -> Administrator:
+        authorization = call.request.headers.getall("Authorization", ())
+        x_auth_token = call.request.headers.getall("X-Auth-Token", ())
+        has_token = bool(authorization or x_auth_token)
+        certificate = None if has_token else client_certificate(call.request)
         check: Callable[[], None]
-        if shown is None:
-            jwt = caller_jwt(authorization, x_auth_token)
+        if certificate is None:
+            jwt = find_jwt(authorization, x_auth_token)
             if jwt is None:
                 raise NotAuthenticated(Rejection.UNSUPPORTED_SCHEME)
             principal = await self._identify.identify(Secret(jwt))
             check = partial(self._identify.check, principal)
         else:
-            principal = _certified(shown.subject)
-            check = partial(self._check_certificate, shown, asked.in_force)
+            principal = _certificate_principal(certificate.subject)
+            check = partial(self._check_certificate, certificate, call.is_current)
         return Administrator(
             principal,
-            by_certificate=shown is not None,
+            by_certificate=certificate is not None,
             check=check,
-            request_id=asked.request_id,
-            client_address=asked.client_address,
+            request_id=call.request_id,
+            client_address=call.client_address,
         )
 
-    def _check_certificate(self, shown: ClientCertificate, in_force: InForce) -> None:
-        """Refuse what a new connection would not be given, so that none lasts for being kept."""
-        if self._clock.now() >= shown.ends_at or not in_force(shown.context):
+    def _check_certificate(self, certificate: ClientCertificate, is_current: IsCurrent) -> None:
+        """Reject a keep-alive connection whose certificate a new connection could not use."""
+        if self._clock.now() >= certificate.expires_at or not is_current(certificate.context):
             raise NotAuthenticated(Rejection.CERTIFICATE)
 
 
 @dataclass(slots=True)
 class _AdminCall:
-    """One request to the admin API, and who it turns out to come from."""
+    """One request to the admin API; `administrator` is set once it is authenticated."""
 
     action: AdminAction
     request: web.Request
-    in_force: InForce
+    is_current: IsCurrent
     request_id: str
     client_address: str
-    who: Administrator | None = None
+    administrator: Administrator | None = None
 
     @property
-    def facts(self) -> dict[str, Any]:
-        principal = None if self.who is None else self.who.principal
+    def log_fields(self) -> dict[str, Any]:
+        principal = None if self.administrator is None else self.administrator.principal
         return {
             "request_id": self.request_id,
             "action": self.action.name,
@@ -245,33 +243,33 @@ class _AdminCall:
         }
 
 
-async def _body(request: web.Request) -> bytes:
-    """Return what is asked, in JSON; of what is only looked at, the query tells."""
-    _raise_if_of_another_site(request)
+async def _read_request(request: web.Request) -> bytes:
+    """Return the request's parameters as JSON: the body of a POST, otherwise the query."""
+    _reject_cross_site(request)
     if request.method != "POST":
         return msgspec.json.encode(dict(request.query))
     if request.content_type != "application/json":
         raise BadRequest("The body must have Content-Type: application/json.")
     try:
-        async with asyncio.timeout(_BODY_WITHIN_S):
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
-        raise BadRequest(f"The body did not come within {_BODY_WITHIN_S:.0f} s.") from None
+        raise BadRequest(f"The body did not arrive within {_BODY_TIMEOUT_S:.0f} s.") from None
     except web.HTTPRequestEntityTooLarge:
-        raise RequestTooLarge(f"The body is over {_BODY_BYTES_MAX} bytes.") from None
+        raise RequestTooLarge(f"The body exceeds {_BODY_BYTES_MAX} bytes.") from None
     except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
-        raise BadRequest("The body did not come whole.") from None
+        raise BadRequest("The body is incomplete or malformed.") from None
 
 
-def _raise_if_of_another_site(request: web.Request) -> None:
-    # A browser shows its user's certificate for whatever page makes it ask.
+def _reject_cross_site(request: web.Request) -> None:
+    # A browser presents its user's certificate for the requests of any page.
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.host
-    if foreign or site not in ("none", "same-origin"):
-        raise CrossSiteRequest("a browser says that another site's page asks")
+    is_foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if is_foreign or site not in ("none", "same-origin"):
+        raise CrossSiteRequest("by Sec-Fetch-Site or Origin")
 
 
-def _certified(name: str) -> Principal:
-    now = float("nan")  # a certificate's time is TLS's affair
+def _certificate_principal(name: str) -> Principal:
+    now = float("nan")  # TLS verifies the certificate's validity period
     return Principal(_BY_CERTIFICATE, name, frozenset(), now, now, None)

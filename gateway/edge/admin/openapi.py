@@ -1,4 +1,4 @@
-"""The OpenAPI document of the admin API, made of its actions."""
+"""The OpenAPI document of the admin API, generated from its actions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from gateway.flow.admin.administration import AdminAction
 
 Json = dict[str, Any]
 
-_REFUSALS = (
+_REJECTIONS = (
     BadRequest,
     NotAuthenticated,
     NotAdmin,
@@ -29,7 +29,7 @@ _REFUSALS = (
     AuditLogUnavailable,
     KeysUnavailable,
 )
-_STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REFUSALS})
+_STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REJECTIONS})
 
 
 def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
@@ -45,10 +45,10 @@ def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
             "summary": action.summary,
             "responses": {
                 "200": {
-                    "description": "Done.",
+                    "description": "The action was performed.",
                     "content": {"application/json": {"schema": response}},
                 },
-                **{str(status): _REFUSAL for status in _STATUSES},
+                **{str(status): _REJECTION for status in _STATUSES},
                 "500": _FAILURE,
             },
         }
@@ -70,7 +70,7 @@ def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "For the audience in `admin.api` of the config.",
+                    "description": "Its audience is `admin.api.audience` of the config.",
                 },
                 "certificate": {
                     "type": "mutualTLS",
@@ -93,6 +93,11 @@ _ERROR: Json = {
     "required": ["error_code", "error_msg"],
     "properties": {"error_code": {"type": "string"}, "error_msg": {"type": "string"}},
 }
-_TOLD: Json = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-_REFUSAL: Json = {"description": "Refused; nothing was done.", **_TOLD}
-_FAILURE: Json = {"description": "The gateway failed; what is done is not known.", **_TOLD}
+_ERROR_CONTENT: Json = {
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+}
+_REJECTION: Json = {"description": "Rejected; nothing was changed.", **_ERROR_CONTENT}
+_FAILURE: Json = {
+    "description": "Internal error; it is unknown whether the action was performed.",
+    **_ERROR_CONTENT,
+}

@@ -1,4 +1,4 @@
-"""The few paths of an IAM that the vendor's SDK needs, and their JSON (dossier 4.2)."""
+"""HTTP handler of the IAM operations that the vendor's SDK calls (upstream-api.md#4.2)."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from gateway.domain.errors import (
     OperationUnknown,
     Rejection,
 )
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
 from gateway.edge.request_body import read_body
 from gateway.flow.clock import Clock
@@ -37,16 +37,16 @@ _LIST_PROJECTS = Operation("ListProjects", "GET", "/v3/projects", _NO_PERMISSION
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class FederationResponse:
     status: int
     body: bytes = field(repr=False)
     headers: Headers = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
+class _FederationRoute:
     operation: Operation
-    perform: Callable[[FederationRequest, bytes], Awaitable[Reply]]
+    perform: Callable[[FederationRequest, bytes], Awaitable[FederationResponse]]
 
 
 class FederationHandler:
@@ -54,11 +54,13 @@ class FederationHandler:
         self._federation = federation
         self._clock = clock
         routes = (
-            _Route(_LOG_IN, self._subject_token),
-            _Route(_ISSUE_KEYS, self._key_pair),
-            _Route(_LIST_PROJECTS, self._projects),
+            _FederationRoute(_LOG_IN, self._subject_token),
+            _FederationRoute(_ISSUE_KEYS, self._key_pair),
+            _FederationRoute(_LIST_PROJECTS, self._projects),
         )
-        self._routes: Mapping[str, _Route] = {route.operation.path: route for route in routes}
+        self._routes: Mapping[str, _FederationRoute] = {
+            route.operation.path: route for route in routes
+        }
 
     def read(
         self,
@@ -68,84 +70,92 @@ class FederationHandler:
         client_address: str,
         deadline: float,
         trace: RequestTrace | None,
-    ) -> tuple[FederationRequest, _Route]:
-        """Tell what is asked (`deadline` is monotonic); raise OperationUnknown or its like."""
+    ) -> tuple[FederationRequest, _FederationRoute]:
+        """Return the request and its route; `deadline` is monotonic.
+
+        Raises OperationUnknown, MethodNotAllowed.
+        """
         route = self._routes.get(request.raw_path.partition("?")[0])
         if route is None:
             raise OperationUnknown
         operation = route.operation
         if operation.method != request.method:
             raise MethodNotAllowed(allowed=(operation.method,))
-        errand = FederationRequest(
+        federation_request = FederationRequest(
             request_id=request_id,
             client_address=client_address,
             deadline=deadline,
             trace=trace,
             call=ResolvedCall(operation, _NO_PROJECT, ()),
-            presented=Presented(request.method, request.raw_path, tuple(request.headers.items())),
+            incoming=IncomingRequest(
+                request.method, request.raw_path, tuple(request.headers.items())
+            ),
         )
-        return errand, route
+        return federation_request, route
 
     async def answer(
-        self, request: web.BaseRequest, errand: FederationRequest, route: _Route
-    ) -> Reply:
-        within_s = errand.deadline - self._clock.monotonic()
-        body = await read_body(request, _BODY_BYTES_MAX, within_s=within_s)
-        return await route.perform(errand, body)
+        self,
+        http_request: web.BaseRequest,
+        request: FederationRequest,
+        route: _FederationRoute,
+    ) -> FederationResponse:
+        within_s = request.deadline - self._clock.monotonic()
+        body = await read_body(http_request, _BODY_BYTES_MAX, within_s=within_s)
+        return await route.perform(request, body)
 
-    async def _subject_token(self, errand: FederationRequest, body: bytes) -> Reply:
+    async def _subject_token(self, request: FederationRequest, body: bytes) -> FederationResponse:
         data = _object(body)
         caller_jwt = _at(data, "auth", "id_token", "id")
         if not isinstance(caller_jwt, str):
-            raise BadRequest('Send {"auth": {"id_token": {"id": "JWT"}}}.')
-        made = await self._federation.subject_token(errand, caller_jwt)
+            raise BadRequest('The body must be {"auth": {"id_token": {"id": "JWT"}}}.')
+        issued = await self._federation.subject_token(request, caller_jwt)
         token = {
-            "expires_at": _instant(made.expires_at),
-            "issued_at": _instant(made.issued_at),
+            "expires_at": _timestamp(issued.expires_at),
+            "issued_at": _timestamp(issued.issued_at),
             "methods": ["mapped"],
-            "user": _user(made.principal),
+            "user": _user(issued.principal),
         }
-        return Reply(
-            201, orjson.dumps({"token": token}), (("X-Subject-Token", made.text.reveal()),)
+        return FederationResponse(
+            201, orjson.dumps({"token": token}), (("X-Subject-Token", issued.text.reveal()),)
         )
 
-    async def _key_pair(self, errand: FederationRequest, body: bytes) -> Reply:
+    async def _key_pair(self, request: FederationRequest, body: bytes) -> FederationResponse:
         identity = _at(_object(body), "auth", "identity")
         if not isinstance(identity, dict) or identity.get("methods") != ["token"]:
             raise BadRequest(
-                'Send {"auth": {"identity": {"methods": ["token"], "token": {"id": "SUBJECT TOKEN",'
-                ' "duration_seconds": 3600}}}}.'
+                'The body must be {"auth": {"identity": {"methods": ["token"], "token": {"id":'
+                ' "SUBJECT TOKEN", "duration_seconds": 3600}}}}.'
             )
-        asked = identity.get("token", {})
-        if not isinstance(asked, dict):
-            raise BadRequest("auth.identity.token is to be an object.")
-        made = await self._federation.key_pair(
-            errand, _subject_token(errand.presented, asked), _duration_s(asked)
+        fields = identity.get("token", {})
+        if not isinstance(fields, dict):
+            raise BadRequest("auth.identity.token must be an object.")
+        issued = await self._federation.key_pair(
+            request, _subject_token(request.incoming, fields), _duration_s(fields)
         )
         credential = {
-            "access": made.pair.access,
-            "secret": made.pair.secret.reveal(),
-            "securitytoken": made.pair.security_token.reveal(),
-            "expires_at": _instant(made.expires_at),
+            "access": issued.pair.access,
+            "secret": issued.pair.secret.reveal(),
+            "securitytoken": issued.pair.security_token.reveal(),
+            "expires_at": _timestamp(issued.expires_at),
         }
-        return Reply(201, orjson.dumps({"credential": credential}))
+        return FederationResponse(201, orjson.dumps({"credential": credential}))
 
-    async def _projects(self, errand: FederationRequest, body: bytes) -> Reply:
+    async def _projects(self, request: FederationRequest, body: bytes) -> FederationResponse:
         if body:
-            raise BadRequest("This operation takes no request body; send none.")
-        found = await self._federation.projects(errand, _name(errand.presented.target))
+            raise BadRequest("This operation requires an empty request body.")
+        found = await self._federation.projects(request, _name(request.incoming.target))
         projects = [
             {"id": project.id, "name": project.name, "enabled": True, "is_domain": False}
             for project in found
         ]
-        return Reply(200, orjson.dumps({"projects": projects, "links": {}}))
+        return FederationResponse(200, orjson.dumps({"projects": projects, "links": {}}))
 
 
 def _object(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise BadRequest("The request's body is not JSON.") from None
+        raise BadRequest("The request body is not valid JSON.") from None
 
 
 def _at(data: Any, *path: str) -> Any:
@@ -154,11 +164,11 @@ def _at(data: Any, *path: str) -> Any:
     return data
 
 
-def _subject_token(presented: Presented, asked: Mapping[str, Any]) -> str:
-    in_header = presented.one_of("x-auth-token") or ""
-    in_body = asked.get("id", "")
+def _subject_token(incoming: IncomingRequest, fields: Mapping[str, Any]) -> str:
+    in_header = incoming.header("x-auth-token") or ""
+    in_body = fields.get("id", "")
     if not isinstance(in_body, str):
-        raise BadRequest("auth.identity.token.id is to be a text.")
+        raise BadRequest("auth.identity.token.id must be a string.")
     if in_body and in_header and in_body != in_header:
         raise NotAuthenticated(Rejection.AMBIGUOUS)
     found = in_body or in_header
@@ -167,12 +177,12 @@ def _subject_token(presented: Presented, asked: Mapping[str, Any]) -> str:
     return found
 
 
-def _duration_s(asked: Mapping[str, Any]) -> int:
-    found = asked.get("duration_seconds", DURATION_S_MIN)
+def _duration_s(fields: Mapping[str, Any]) -> int:
+    found = fields.get("duration_seconds", DURATION_S_MIN)
     # bool is an int in Python.
     if type(found) is not int or not DURATION_S_MIN <= found <= DURATION_S_MAX:
         raise BadRequest(
-            f"duration_seconds is to be a whole number from {DURATION_S_MIN} to {DURATION_S_MAX}."
+            f"duration_seconds must be an integer from {DURATION_S_MIN} to {DURATION_S_MAX}."
         )
     return found
 
@@ -181,15 +191,15 @@ def _name(target: str) -> str | None:
     try:
         pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True, max_num_fields=32)
     except ValueError:
-        raise BadRequest("The query has too many parts.") from None
+        raise BadRequest("The query has too many parameters.") from None
     names = [value for name, value in pairs if name == "name"]
     if len(names) > 1:
-        raise BadRequest("Ask for one name, not several.")
+        raise BadRequest("The query parameter `name` must not be repeated.")
     return names[0] if names else None
 
 
-def _instant(at: float) -> str:
-    # The SDK takes no instant without a fraction (dossier 4.2).
+def _timestamp(at: float) -> str:
+    # The SDK rejects a timestamp without fractional seconds (upstream-api.md#4.2).
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

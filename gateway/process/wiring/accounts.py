@@ -18,7 +18,7 @@ from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from gateway.flow.console_links import ConsoleAccount
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import FairBudget
-from gateway.flow.federation import Project
+from gateway.flow.federation import FederationProject
 from gateway.flow.single_flight import SingleFlight
 from gateway.process.runtime import Runtime
 
@@ -129,9 +129,9 @@ async def _open_credentials(
             return by_project
 
 
-def configured_projects(config: Settings) -> tuple[Project, ...]:
+def configured_projects(config: Settings) -> tuple[FederationProject, ...]:
     return tuple(
-        Project(ProjectId(project), account.project_name(project))
+        FederationProject(ProjectId(project), account.project_name(project))
         for account in config.accounts
         for project in account.projects
     )

@@ -35,7 +35,7 @@ async def open_identity(
 
     def forget(issuer: str) -> None:
         for verifier in verifiers:
-            verifier.forget(issuer)
+            verifier.drop_issuer(issuer)
 
     keys = await _open_keys(runtime, handover, on_rotation=forget)
     trusted = {
@@ -96,7 +96,7 @@ def _open_callers(
         clock=runtime.clock,
         telemetry=runtime.metrics,
     )
-    runtime.metrics.gauge("gateway_tokens_cached", lambda: callers.remembered)
+    runtime.metrics.gauge("gateway_tokens_cached", lambda: callers.cached_count)
     return callers
 
 

@@ -140,7 +140,7 @@ def open_gateway(
 def _open_federation(runtime: Runtime, stages: Stages) -> Federation:
     clock = runtime.clock
 
-    def may_anything(principal: Principal, project: ProjectId) -> bool:
+    def has_any_permission(principal: Principal, project: ProjectId) -> bool:
         policy, inventory = stages.policies.current(), stages.inventories.current(project)
         return any(
             policy.scope(principal, permission, project, clock.now(), inventory).rule
@@ -154,7 +154,7 @@ def _open_federation(runtime: Runtime, stages: Stages) -> Federation:
         limits=stages.limits,
         request_audit=stages.request_audit,
         projects=configured_projects(runtime.config),
-        may_anything=may_anything,
+        has_any_permission=has_any_permission,
         clock=clock,
         telemetry=runtime.metrics,
     )
