@@ -1,20 +1,21 @@
-"""The process that a command runs in: how it ends at Ctrl-C, and when its output goes nowhere."""
+"""The process of a command: its exit code after SIGINT, and when its output cannot be written."""
 
 import io
 import os
 import sys
 from typing import Final
 
-_INTERRUPTED: Final = 130
+from gateway.commands import interrupts
+
 _READER_LEFT: Final = 141
-"""Both are 128 and the signal's number, as shells say it."""
+"""128 plus the number of SIGPIPE, as shells report it."""
 _NOT_WRITTEN: Final = 1
 
 
 class _OutputLost(Exception):
-    """Standard output takes no more.
+    """Standard output cannot be written.
 
-    No OSError, which commands expect of the files and connections that they are about.
+    It is not an OSError, which commands expect from the files and connections that they use.
     """
 
 
@@ -27,25 +28,37 @@ class _Output(io.FileIO):
 
 
 def main() -> int:
+    """Run the command in sys.argv and return its exit code."""
+    interrupts.install()
     try:
-        return _run()
+        code = _run()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        code = interrupts.EXIT_CODE
     except _OutputLost as lost:
-        # What is still held here would fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(lost.__cause__, BrokenPipeError):
-            return _READER_LEFT
-        why = getattr(lost.__cause__, "strerror", None)
-        sys.stderr.write(f"The output cannot be written: {why}.\n")
-        return _NOT_WRITTEN
+        code = _output_lost(lost)
+    except BaseException:
+        if not interrupts.was_received():
+            raise
+        code = interrupts.EXIT_CODE
+    interrupts.exit_at_once()
+    return interrupts.EXIT_CODE if interrupts.was_received() else code
+
+
+def _output_lost(lost: _OutputLost) -> int:
+    # The rest of the buffer would fail again when Python exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(lost.__cause__, BrokenPipeError):
+        return _READER_LEFT
+    reason = getattr(lost.__cause__, "strerror", None)
+    sys.stderr.write(f"The output cannot be written: {reason}.\n")
+    return _NOT_WRITTEN
 
 
 def _run() -> int:
-    # Imports take most of the first second, in which Ctrl-C may come, too.
+    # Imports take most of the first second, and SIGINT may arrive meanwhile.
     from gateway.commands.parser import main as run_command
 
-    if sys.stdout is None:  # whoever started us has closed it
+    if sys.stdout is None:  # the parent closed it
         return run_command()
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Output(sys.stdout.fileno(), "wb", closefd=False)),

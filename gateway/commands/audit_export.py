@@ -4,7 +4,6 @@ A stream forgets its beginning without regard to segments. What is left of a seg
 is gone cannot be verified, so it stands apart, where search finds it all the same.
 """
 
-import asyncio
 import os
 import sys
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gateway.commands.interrupts import run_async
 from gateway.config.settings import load_settings
 from gateway.config.store import RedisEmbedded, StoreSettings
 from gateway.domain.audit.chain import SEGMENT_OPENED, parse_line
@@ -59,7 +59,7 @@ def export_stream(store: StoreSettings, directory: Path, *, why_empty: str = "")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         return _fail(f"{directory}: is there already and is no empty directory", USAGE)
     try:
-        chains, unreadable = asyncio.run(_read(store))
+        chains, unreadable = run_async(_read(store))
     except StoreUnavailable as error:
         return _fail(f"redis does not answer: {error}", NOT_EXPORTED)
     if unreadable:

@@ -1,7 +1,6 @@
 """`gateway check`: verify config, policy and certificates; with --online also the connections."""
 
 import argparse
-import asyncio
 import logging
 import sys
 from contextlib import AsyncExitStack
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
+from gateway.commands.interrupts import run_async
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import Document, load
@@ -61,7 +61,7 @@ def check(config_file: Path, *, online: bool) -> int:
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
     for listener, dates in certificates:
         print(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
-    return asyncio.run(_check_online(config)) if online else 0
+    return run_async(_check_online(config)) if online else 0
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:

@@ -19,8 +19,13 @@ INTERRUPTED, READER_LEFT, NOT_WRITTEN = 130, 141, 1
 
 
 def started(*words: str, **options: int | dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a command. A test run that is a background job ignores SIGINT; the command does not."""
     with_defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, "-m", "gateway", *words], **with_defaults)
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway", *words],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        **with_defaults,
+    )
 
 
 def ended(command: "subprocess.Popen[bytes]") -> tuple[int, str]:
