@@ -1,0 +1,104 @@
+"""Stage decide: first decision, preliminary decision on instances, re-check."""
+
+from typing import Any
+
+import pytest
+
+from gateway.domain.errors import NotAuthenticated, NotPermitted
+from gateway.domain.model import InstanceId, Operation, ResolvedCall
+from gateway.domain.policy.policy import Permit
+from gateway.flow.decide import Decide, Lookup
+from tests.support.clock import FakeClock
+from tests.support.stages import (
+    ANN,
+    OTHER,
+    PROJECT,
+    READ,
+    SERVER,
+    FakeIdentify,
+    FakeInventories,
+    FakePolicies,
+    a_call,
+    a_grant,
+)
+from tests.support.telemetry import RecordingTelemetry
+
+REINSTALL = Operation("Reinstall", "PUT", "/x", "instance:reinstall", writes=True)
+
+
+class Scene:
+    def __init__(self, clock: FakeClock, policies: FakePolicies) -> None:
+        self.policies, self.telemetry = policies, RecordingTelemetry()
+        identify: Any = FakeIdentify()
+        self.identify = identify
+        self.decide = Decide(
+            policies=policies,
+            inventories=FakeInventories(),
+            identify=identify,
+            clock=clock,
+            telemetry=self.telemetry,
+        )
+
+
+@pytest.fixture
+def scene(clock: FakeClock) -> Scene:
+    return Scene(clock, FakePolicies(a_grant(SERVER)))
+
+
+def an_instance_call() -> ResolvedCall:
+    return ResolvedCall(REINSTALL, PROJECT, (), instances=(InstanceId("i-1"),))
+
+
+def test_decide_returns_permit_and_counts(scene: Scene) -> None:
+    permit = scene.decide(ANN, a_call())
+    assert (permit.principal, permit.policy_version) == (ANN, "v")
+    assert scene.telemetry.decisions == [("server:read", True)]
+
+
+def test_decide_rejects_other_server_and_counts(scene: Scene) -> None:
+    with pytest.raises(NotPermitted):
+        scene.decide(ANN, a_call(READ, OTHER))
+    assert scene.telemetry.decisions == [("server:read", False)]
+
+
+def test_first_decides_call_without_instances(scene: Scene) -> None:
+    assert isinstance(scene.decide.first(ANN, a_call()), Permit)
+
+
+def test_first_permits_lookup_of_instances(scene: Scene) -> None:
+    scene.policies.policy = a_grant(SERVER, permission="instance:reinstall")
+    lookup = scene.decide.first(ANN, an_instance_call())
+    assert isinstance(lookup, Lookup)
+    assert lookup.allows(SERVER)
+    assert not lookup.allows(OTHER)
+    assert scene.telemetry.decisions == [], "the call itself is not decided yet"
+
+
+def test_first_rejects_lookup_without_any_grant(scene: Scene) -> None:
+    with pytest.raises(NotPermitted):
+        scene.decide.first(ANN, an_instance_call())
+    assert scene.telemetry.decisions == [("instance:reinstall", False)]
+
+
+def test_recheck_applies_the_policy_now_in_force(scene: Scene) -> None:
+    scene.policies.policy = a_grant()
+    with pytest.raises(NotPermitted):
+        scene.decide.recheck(ANN, a_call())
+    assert scene.telemetry.decisions == [], "a re-check is not a decision more"
+
+
+def test_recheck_rejects_revoked_token(scene: Scene) -> None:
+    assert scene.decide.recheck(ANN, a_call()).principal is ANN
+    scene.identify.is_revoked = True
+    with pytest.raises(NotAuthenticated):
+        scene.decide.recheck(ANN, a_call())
+
+
+def test_version_changes_with_policy_and_revocations(scene: Scene) -> None:
+    version = scene.decide.version
+    assert scene.decide.version == version
+    scene.identify.revocations_version += 1
+    assert scene.decide.version != version
+    scene.identify.revocations_version -= 1
+    scene.policies.policy = a_grant(SERVER)
+    assert scene.decide.version != version
