@@ -42,7 +42,7 @@ Use the gateway's own client as olga: list the visible servers and their permiss
 Use the rest of the physical-servers API: a list filtered by permission, and a power action.
 
   curl -s -H "Authorization: Bearer $OPERATOR" "$SERVERS?limit=10"
-  curl -si -X PUT -H "Authorization: Bearer $OPERATOR" -d "$POWER_OFF" $SERVERS/power-state
+  curl -si -X PUT -H "Authorization: Bearer $OPERATOR" -H "$JSON" -d "$OFF" $SERVERS/power-state
 
 API documentation with every operation: {gateway}/docs
 
