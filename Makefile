@@ -90,6 +90,7 @@ docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -c 'from gateway.drivers.telemetry.log_events import render_log_events; print(render_log_events(), end="")' > docs/reference/log-events.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import errors_page; print(errors_page(), end="")' > docs/reference/errors.md
 	$(BIN)/python -c 'from gateway.edge.docs.reference import operations_page; print(operations_page(), end="")' > docs/reference/operations.md
+	$(BIN)/python -c 'from gateway.edge.admin.reference import admin_api_page; print(admin_api_page(), end="")' > docs/reference/admin-api.md
 	$(BIN)/python -c 'from gateway.config.reference import config_page; print(config_page(), end="")' > docs/reference/config.md
 	$(BIN)/python -c 'from gateway.config.reference import policy_page; print(policy_page(), end="")' > docs/reference/policy.md
 	$(BIN)/python deploy/grafana/dashboards.py

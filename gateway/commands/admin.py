@@ -89,7 +89,7 @@ def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None
 def _level(text: str) -> tuple[str, str]:
     logger, is_given, level = text.partition("=")
     if not is_given:
-        raise argparse.ArgumentTypeError("is no LOGGER=LEVEL, e.g. gateway.policy=debug")
+        raise argparse.ArgumentTypeError("must be LOGGER=LEVEL, e.g. gateway.policy=debug")
     return logger, level
 
 
@@ -105,8 +105,9 @@ def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
         body = {**fields, "reason": options.reason}
     elif is_reload:
         path, body = "/policy/reload", {"reason": options.reason}
-    elif options.command == "sessions":
-        path += _query(_named(options, "issuer", "subject", "server"))
+    else:
+        filters = ("issuer", "subject", "server") if options.command == "sessions" else ()
+        path += _query({**_named(options, *filters), "reason": options.reason or None})
     response = gateway.request(f"/admin{path}", body=body).data
     if options.json:
         print(json.dumps(response))
@@ -139,7 +140,7 @@ def _revoke(options: argparse.Namespace) -> Json:
 def _drop_links(options: argparse.Namespace) -> Json:
     fields = _named(options, "project", "server", "issuer", "subject")
     if options.all == any(fields.values()):
-        raise usage_error("Specify --project, --server or --subject, or else --all.")
+        raise usage_error("Specify --project, --server or --subject, or --all.")
     if (options.issuer is None) != (options.subject is None):
         raise usage_error("Specify a person by both --issuer and --subject.")
     return {"all": True} if options.all else fields

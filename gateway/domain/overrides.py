@@ -8,11 +8,17 @@ them.
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from gateway.domain.model import Principal
+
+IssuedUntil = Annotated[
+    float,
+    Meta(description="Revokes tokens with `iat` up to this time, in seconds since the epoch."),
+]
 
 
 class _Effect(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -21,21 +27,18 @@ class _Effect(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fiel
 
 class RevokedToken(_Effect, frozen=True, tag="revoked_token"):
     issuer: str
-    token_id: str
-    """The token's `jti`."""
+    token_id: Annotated[str, Meta(description="The token's `jti`.")]
 
 
 class RevokedSubject(_Effect, frozen=True, tag="revoked_subject"):
     issuer: str
     subject: str
-    before: float
-    """Revokes tokens with `iat` up to this time, in seconds since the epoch."""
+    before: IssuedUntil
 
 
 class RevokedBefore(_Effect, frozen=True, tag="revoked_before"):
     issuer: str
-    before: float
-    """Revokes tokens with `iat` up to this time, in seconds since the epoch."""
+    before: IssuedUntil
 
 
 class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
@@ -43,8 +46,7 @@ class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
 
     project: str = ""
     server: str = ""
-    person: str = ""
-    """`Principal.key`."""
+    person: Annotated[str, Meta(description="The key of a principal, or empty.")] = ""
 
     def covers(self, project: str, server: str, person: str) -> bool:
         return (
@@ -58,17 +60,15 @@ class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
 class RateCeiling(_Effect, frozen=True, tag="rate_ceiling"):
     account: str
     budget: str
-    rate_per_s: float
-    """Calls per second, instead of the configured ceiling."""
+    rate_per_s: Annotated[float, Meta(description="Calls per second over all replicas.")]
 
 
 class LogLevels(_Effect, frozen=True, tag="log_levels"):
-    levels: Mapping[str, str]
-    """Level by logger."""
+    levels: Annotated[Mapping[str, str], Meta(description="Level by logger.")]
 
 
 class ClearedOverride(_Effect, frozen=True, tag="cleared_override"):
-    override_id: str
+    override_id: Annotated[str, Meta(description="ID of the override that is cleared.")]
 
 
 Effect = (
@@ -127,7 +127,7 @@ def encode_override(override: Override) -> bytes:
 
 
 def decode_override(text: bytes) -> Override:
-    """Decode the result of `encode_override`; raise ValueError for anything else."""
+    """Decode the result of `encode_override`; raise ValueError for other input."""
     try:
         return _OVERRIDE.decode(text)
     except msgspec.DecodeError as error:

@@ -201,7 +201,7 @@ class CallerCredentials:
 
 
 def _check_project(request: IncomingRequest) -> None:
-    """Reject a request whose X-Project-Id differs from the project in its path."""
+    """Reject a request if X-Project-Id differs from the project in the path."""
     segments = request.target.partition("?")[0].split("/")
     project = request.header("x-project-id")
     if (

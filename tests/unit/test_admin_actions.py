@@ -54,8 +54,8 @@ class Operating:
         )
 
     def plan(self, name: str, **asked: Any) -> ActionPlan:
-        (action,) = [one for one in self._actions.all if one.name == name]
-        return action.plan(msgspec.convert(asked, action.request_type), ADA)
+        (action,) = [one for one in self._actions.all if one.spec.name == name]
+        return action.plan(msgspec.convert(asked, action.spec.request_type), ADA)
 
     async def do(self, name: str, **asked: Any) -> Any:
         return msgspec.to_builtins(await self.plan(name, **asked).perform())

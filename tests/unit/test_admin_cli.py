@@ -1,11 +1,13 @@
 """`gateway admin …`: what was typed wrong stops at the terminal, before anybody is cut off."""
 
-from typing import get_args
+from typing import Any, cast, get_args
 
 import pytest
 
-from gateway.commands.parser import main
+from gateway.commands import admin
+from gateway.commands.parser import build_parser, main
 from gateway.domain.model import Logger
+from tests.support.admin_client import RecordingAdminClient, RequestRecorded
 
 REVOKE = ("revoke", "--issuer", "corp")
 NOW = ("--before", "2026-11-24T12:00:00Z")
@@ -88,6 +90,25 @@ def test_help_tells_which_loggers_and_levels_there_are(capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert all(f"\n  {name}\n" in shown for name in get_args(Logger))
     assert "levels: debug, info, warning, error\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (("queue",), "/admin/queue"),
+        (("queue", "--reason", "on call"), "/admin/queue?reason=on+call"),
+        (
+            ("sessions", "--subject", "olga", "--reason", "r"),
+            "/admin/sessions?subject=olga&reason=r",
+        ),
+    ],
+)
+def test_queries_send_filters_and_reason(words: tuple[str, ...], path: str) -> None:
+    client = RecordingAdminClient()
+    options = build_parser().parse_args(["admin", *words, "--gateway", "http://127.0.0.1:1"])
+    with pytest.raises(RequestRecorded):
+        admin._perform(options, cast(Any, client))
+    assert (client.method, client.path) == ("GET", path)
 
 
 @pytest.mark.parametrize("count", ["x", "0", "-1", "1.5", ""])

@@ -17,6 +17,7 @@ from gateway.domain.errors import (
     Rejection,
 )
 from gateway.domain.model import Principal
+from gateway.flow.admin.action_specs import ActionSpec
 from gateway.flow.admin.administration import ActionPlan, AdminAction, Administration, Administrator
 from tests.support.clock import FakeClock
 
@@ -78,9 +79,17 @@ class Authority:
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
         self.wheel, self.audit_log, self.authority = Wheel(), FakeAuditLog(), Authority()
-        self.action = AdminAction(
-            "Turn", "POST", "/turn", "Turn", Turn, Turn, self.wheel.plan, "turned"
+        spec = ActionSpec(
+            name="Turn",
+            method="POST",
+            path="/turn",
+            summary="Turn.",
+            command="turn",
+            request_type=Turn,
+            response_type=Turn,
+            event="turned",
         )
+        self.action = AdminAction(spec, self.wheel.plan)
         self.administration = Administration(
             [self.action],
             groups=frozenset({"admins"}),

@@ -48,8 +48,8 @@ IsCurrent = Callable[[ssl.SSLContext], bool]
 """Whether new connections use this context."""
 
 PREFIX = "/admin"
-_BODY_BYTES_MAX = 65_536
-_BODY_TIMEOUT_S = 10.0
+BODY_BYTES_MAX = 65_536
+BODY_TIMEOUT_S = 10.0
 _REQUEST_ID = web.RequestKey("request_id", str)
 _PATH_UNKNOWN = (
     "Unknown path. The admin listener has /metrics, /healthz and /readyz. If `admin.api` is"
@@ -81,7 +81,7 @@ def admin_app(
             status=200 if is_ready else 503, body=body, content_type="application/json"
         )
 
-    app = web.Application(client_max_size=_BODY_BYTES_MAX, middlewares=[_finish_response])
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_finish_response])
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
     app.router.add_get("/readyz", ready)
@@ -131,11 +131,13 @@ class AdminApi:
         self._identify = identify
         self._clock = clock
         self._count_request = count_request
-        self._document = orjson.dumps(admin_openapi(administration.actions, PREFIX))
+        self._document = orjson.dumps(
+            admin_openapi([action.spec for action in administration.actions], PREFIX)
+        )
 
     @property
     def actions(self) -> list[str]:
-        return [action.name for action in self._administration.actions]
+        return [action.spec.name for action in self._administration.actions]
 
     def routes(self, is_current: IsCurrent) -> list[web.RouteDef]:
         def handler(action: AdminAction) -> Handler:
@@ -144,7 +146,7 @@ class AdminApi:
         return [
             web.get(f"{PREFIX}/openapi.json", self._openapi),
             *(
-                web.route(action.method, PREFIX + action.path, handler(action))
+                web.route(action.spec.method, PREFIX + action.spec.path, handler(action))
                 for action in self._administration.actions
             ),
         ]
@@ -171,7 +173,7 @@ class AdminApi:
             if call.administrator is not None:
                 with suppress(GatewayError):
                     await self._administration.record_failure(action, call.administrator)
-        self._count_request(action.name, status)
+        self._count_request(action.spec.name, status)
         log.info("admin_request", extra={**call.log_fields, "status": status, **error_fields})
         response = web.Response(
             body=body, status=status, content_type="application/json", headers=headers
@@ -215,7 +217,7 @@ class AdminApi:
         )
 
     def _check_certificate(self, certificate: ClientCertificate, is_current: IsCurrent) -> None:
-        """Reject a keep-alive connection whose certificate a new connection could not use."""
+        """Reject a certificate that a new connection could not use, on a keep-alive connection."""
         if self._clock.now() >= certificate.expires_at or not is_current(certificate.context):
             raise NotAuthenticated(Rejection.CERTIFICATE)
 
@@ -236,7 +238,7 @@ class _AdminCall:
         principal = None if self.administrator is None else self.administrator.principal
         return {
             "request_id": self.request_id,
-            "action": self.action.name,
+            "action": self.action.spec.name,
             "issuer": "" if principal is None else principal.issuer,
             "subject": "" if principal is None else principal.subject,
             "client_address": self.client_address,
@@ -251,12 +253,12 @@ async def _read_request(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise BadRequest("The body must have Content-Type: application/json.")
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
+        async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
-        raise BadRequest(f"The body did not arrive within {_BODY_TIMEOUT_S:.0f} s.") from None
+        raise BadRequest(f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
     except web.HTTPRequestEntityTooLarge:
-        raise RequestTooLarge(f"The body exceeds {_BODY_BYTES_MAX} bytes.") from None
+        raise RequestTooLarge(f"The body exceeds {BODY_BYTES_MAX} bytes.") from None
     except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
         raise BadRequest("The body is incomplete or malformed.") from None
 

@@ -16,11 +16,11 @@ from gateway.domain.errors import (
     RequestTooLarge,
 )
 from gateway.edge.error_table import ERROR_TABLE
-from gateway.flow.admin.administration import AdminAction
+from gateway.flow.admin.action_specs import ActionSpec
 
 Json = dict[str, Any]
 
-_REJECTIONS = (
+REJECTIONS = (
     BadRequest,
     NotAuthenticated,
     NotAdmin,
@@ -29,20 +29,20 @@ _REJECTIONS = (
     AuditLogUnavailable,
     KeysUnavailable,
 )
-_STATUSES = sorted({ERROR_TABLE[kind].status for kind in _REJECTIONS})
+_STATUSES = sorted({ERROR_TABLE[kind].status for kind in REJECTIONS})
 
 
-def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
+def admin_openapi(specs: Sequence[ActionSpec], prefix: str) -> Json:
     """Return an OpenAPI 3.1 document."""
     schemas, components = msgspec.json.schema_components(
-        [kind for action in actions for kind in (action.request_type, action.response_type)],
+        [kind for spec in specs for kind in (spec.request_type, spec.response_type)],
         ref_template="#/components/schemas/{name}",
     )
     paths: dict[str, Json] = {}
-    for action, request, response in zip(actions, schemas[::2], schemas[1::2], strict=True):
+    for spec, request, response in zip(specs, schemas[::2], schemas[1::2], strict=True):
         operation: Json = {
-            "operationId": action.name,
-            "summary": action.summary,
+            "operationId": spec.name,
+            "summary": spec.summary,
             "responses": {
                 "200": {
                     "description": "The action was performed.",
@@ -52,11 +52,11 @@ def admin_openapi(actions: Sequence[AdminAction], prefix: str) -> Json:
                 "500": _FAILURE,
             },
         }
-        if action.method == "GET":
-            operation["parameters"] = _parameters(action.request_type)
+        if spec.method == "GET":
+            operation["parameters"] = _parameters(spec.request_type)
         else:
             operation["requestBody"] = {"content": {"application/json": {"schema": request}}}
-        paths.setdefault(prefix + action.path, {})[action.method.lower()] = operation
+        paths.setdefault(prefix + spec.path, {})[spec.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Console Gateway, admin API", "version": __version__},
@@ -96,7 +96,7 @@ _ERROR: Json = {
 _ERROR_CONTENT: Json = {
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 }
-_REJECTION: Json = {"description": "Rejected; nothing was changed.", **_ERROR_CONTENT}
+_REJECTION: Json = {"description": "Rejected without effect.", **_ERROR_CONTENT}
 _FAILURE: Json = {
     "description": "Internal error; it is unknown whether the action was performed.",
     **_ERROR_CONTENT,

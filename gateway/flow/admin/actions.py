@@ -25,6 +25,7 @@ from gateway.domain.overrides import (
     RevokedToken,
 )
 from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.admin.action_specs import ACTION_SPECS
 from gateway.flow.admin.administration import ActionPlan, AdminAction, Administrator
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.messages import (
@@ -32,15 +33,11 @@ from gateway.flow.admin.messages import (
     AdminResponse,
     ClearOverrideRequest,
     DropLinksRequest,
-    EmptyRequest,
     OverrideDetails,
     OverrideResponse,
     OverridesResponse,
-    PolicyResponse,
-    QueueResponse,
     RevokeRequest,
     SessionsRequest,
-    SessionsResponse,
     SetLogLevelsRequest,
     SetRateCeilingRequest,
     timestamp,
@@ -77,60 +74,19 @@ class AdminActions:
         self._overrides = overrides
         self._cluster = cluster
         self._clock = clock
-        self.all: tuple[AdminAction, ...] = (*self._override_actions(), *self._query_actions())
-
-    def _override_actions(self) -> tuple[AdminAction, ...]:
-        return (
-            _query(
-                "ListOverrides", "/overrides", "List overrides in force", self._list,
-                OverridesResponse,
-            ),
-            _change(
-                "ClearOverride", "/overrides/clear", "Clear an override", ClearOverrideRequest,
-                self._clear,
-            ),
-            _change(
-                "Revoke", "/revocations",
-                "Revoke a token, a person's tokens, or all tokens issued up to a time",
-                RevokeRequest, self._revoke, event="revoked",
-            ),
-            _change(
-                "DropLinks", "/links/drop",
-                "Drop cached links; the cloud may still accept a link that a person has",
-                DropLinksRequest, self._drop_links, event="links_dropped",
-            ),
-            _change(
-                "SetRateCeiling", "/rate-ceilings",
-                "Change the rate ceiling of an account's budget for a time",
-                SetRateCeilingRequest, self._set_rate_ceiling,
-            ),
-            _change(
-                "SetLogLevels", "/log-levels", "Change log levels for a time",
-                SetLogLevelsRequest, self._set_log_levels,
-            ),
-        )  # fmt: skip
-
-    def _query_actions(self) -> tuple[AdminAction, ...]:
-        policy = partial(self._cluster.policy, reload=False)
-        reload = partial(self._cluster.policy, reload=True)
-        return (
-            AdminAction(
-                "ListSessions", "GET", "/sessions", "List the tokens and links in caches",
-                SessionsRequest, SessionsResponse, self._sessions,
-            ),
-            _query(
-                "ShowQueue", "/queue", "Show budgets and the calls that wait for them",
-                self._cluster.queue, QueueResponse,
-            ),
-            _query(
-                "ShowPolicy", "/policy", "Show the policy in force and when it was loaded",
-                policy, PolicyResponse,
-            ),
-            AdminAction(
-                "ReloadPolicy", "POST", "/policy/reload", "Reload the policy file in every process",
-                EmptyRequest, PolicyResponse, _unconditional(reload),
-            ),
-        )  # fmt: skip
+        plans: Mapping[str, _Plan] = {
+            "ListOverrides": _unconditional(self._list),
+            "ClearOverride": self._clear,
+            "Revoke": self._revoke,
+            "DropLinks": self._drop_links,
+            "SetRateCeiling": self._set_rate_ceiling,
+            "SetLogLevels": self._set_log_levels,
+            "ListSessions": self._sessions,
+            "ShowQueue": _unconditional(cluster.queue),
+            "ShowPolicy": _unconditional(partial(cluster.policy, reload=False)),
+            "ReloadPolicy": _unconditional(partial(cluster.policy, reload=True)),
+        }
+        self.all = tuple(AdminAction(spec, plans[name]) for name, spec in ACTION_SPECS.items())
 
     async def _list(self) -> OverridesResponse:
         in_force = self._overrides.current.in_force
@@ -232,28 +188,6 @@ class AdminActions:
     async def _add(self, override: Override, note: str) -> OverrideResponse:
         all_notified = await self._overrides.add(override)
         return OverrideResponse(_details(override), all_notified, note)
-
-
-def _query(
-    name: str,
-    path: str,
-    summary: str,
-    perform: Callable[[], Awaitable[AdminResponse]],
-    response_type: type[AdminResponse],
-) -> AdminAction:
-    plan = _unconditional(perform)
-    return AdminAction(name, "GET", path, summary, EmptyRequest, response_type, plan)
-
-
-def _change(
-    name: str,
-    path: str,
-    summary: str,
-    request_type: type[AdminRequest],
-    plan: _Plan,
-    event: str = "admin_action",
-) -> AdminAction:
-    return AdminAction(name, "POST", path, summary, request_type, OverrideResponse, plan, event)
 
 
 def _unconditional(perform: Callable[[], Awaitable[AdminResponse]]) -> _Plan:

@@ -20,6 +20,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace, spend, wait_for
+from gateway.flow.admin.action_specs import ActionSpec
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
 
@@ -55,16 +56,9 @@ class ActionPlan:
 
 @dataclass(frozen=True, slots=True)
 class AdminAction:
-    name: str
-    method: str
-    path: str
-    summary: str
-    request_type: type[msgspec.Struct]
-    response_type: type[msgspec.Struct]
+    spec: ActionSpec
     plan: Callable[[Any, Administrator], ActionPlan] = field(repr=False)
     """Raises BadRequest."""
-    event: str = "admin_action"
-    """The audit event of a permitted request."""
 
 
 class Administration:
@@ -97,7 +91,7 @@ class Administration:
             self._authorize(admin)
             body = await read()
             self._authorize(admin)  # again: reading the body, and below the disk, may take time
-            request = _decode(body, action.request_type)
+            request = _decode(body, action.spec.request_type)
             plan = action.plan(request, admin)
             await self._audit_log.record(self._allowed(action, admin, request, plan))
             self._authorize(admin)
@@ -123,7 +117,7 @@ class Administration:
             at=self._clock.now(),
             request_id=request_id,
             issuer=error.issuer or "",
-            operation=action.name,
+            operation=action.spec.name,
             rule="admin.api",
             client_address=client_address,
             decision="denied",
@@ -150,7 +144,7 @@ class Administration:
         request: msgspec.Struct,
         plan: ActionPlan,
     ) -> AuditRecord:
-        record = self._record(action.event, action, admin)
+        record = self._record(action.spec.event, action, admin)
         record.decision = "allowed"
         record.target, record.project, record.servers = plan.target, plan.project, plan.servers
         more = {"override_id": plan.override_id} if plan.override_id else {}
@@ -174,7 +168,7 @@ class Administration:
             issuer=principal.issuer,
             subject=principal.subject,
             groups=principal.groups,
-            operation=action.name,
+            operation=action.spec.name,
             rule="admin.api",
             client_address=admin.client_address,
         )

@@ -1,4 +1,4 @@
-"""Cluster queries: ask every process and merge the responses."""
+"""Cluster queries: query every process and merge the responses."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ _RELOAD_TIMEOUT_S = 3.0
 
 
 class ReloadedPolicies(Policies, Protocol):
-    """The policy, for who may look after it."""
+    """The policy, with its load time, its error and a reload."""
 
     @property
     def loaded_at(self) -> float:
@@ -42,10 +42,10 @@ class ReloadedPolicies(Policies, Protocol):
 
     @property
     def error(self) -> str:
-        """The first mistake for which the file as it stands was refused; "" when it was not."""
+        """The first error in the current file; "" if the file was accepted."""
 
     async def reload(self) -> bool:
-        """Take the file over now; return whether it was good."""
+        """Reload the file; return whether it was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class ProcessView:
 
 
 class ClusterQuery:
-    """Asks every process of the gateway, this one included, and merges the responses."""
+    """Queries every process of the gateway, this one included, and merges the responses."""
 
     def __init__(self, view: ProcessView, replicas: Replicas) -> None:
         self._view = view

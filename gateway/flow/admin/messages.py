@@ -45,7 +45,13 @@ class RevokeRequest(AdminRequest, frozen=True):
     token_id: Annotated[Text, Meta(description="The token's `jti`.")] | None = None
     subject: Subject | None = None
     before: (
-        Annotated[datetime, Meta(description="Default with `subject`: the time of the request.")]
+        Annotated[
+            datetime,
+            Meta(
+                description="Default with `subject`: the time of the request.",
+                extra_json_schema={"format": "date-time"},
+            ),
+        ]
         | None
     ) = None
 
@@ -70,7 +76,7 @@ class DropLinksRequest(AdminRequest, frozen=True):
         if (self.issuer is None) != (self.subject is None):
             raise ValueError("a person requires both issuer and subject")
         if self.all == any((self.project, self.server, self.subject)):
-            raise ValueError("specify project, server or subject, or else all: true")
+            raise ValueError("specify project, server or subject, or all: true")
 
 
 class SessionsRequest(AdminRequest, frozen=True):
@@ -89,7 +95,10 @@ class SetRateCeilingRequest(AdminRequest, frozen=True):
     ]
     budget: Annotated[
         str,
-        Meta(description="The budget whose ceiling changes.", extra_json_schema={"enum": _BUDGETS}),
+        Meta(
+            description="The budget that the ceiling applies to.",
+            extra_json_schema={"enum": _BUDGETS},
+        ),
     ] = "console"
     duration_s: Annotated[
         Duration, Meta(description="The config's ceiling applies after this.")
@@ -131,12 +140,12 @@ class AdminResponse(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OverrideDetails(AdminResponse, frozen=True):
-    id: str
+    id: Annotated[str, Meta(description="The ID, for `ClearOverride`.")]
     created_at: Timestamp
-    expires_at: Timestamp
+    expires_at: Annotated[Timestamp, Meta(description="When the override ends by itself.")]
     created_by: Annotated[str, Meta(description="The administrator, as issuer:subject.")]
-    reason: str
-    effect: Effect
+    reason: Annotated[str, Meta(description="As given in the request.")]
+    effect: Annotated[Effect, Meta(description="What the override does.")]
 
 
 class OverridesResponse(AdminResponse, frozen=True):
@@ -144,11 +153,13 @@ class OverridesResponse(AdminResponse, frozen=True):
         bool,
         Meta(description="Whether this process has loaded all overrides from Redis or its file."),
     ]
-    overrides: list[OverrideDetails]
+    overrides: Annotated[
+        list[OverrideDetails], Meta(description="The overrides in force, oldest first.")
+    ]
 
 
 class OverrideResponse(AdminResponse, frozen=True):
-    override: OverrideDetails
+    override: Annotated[OverrideDetails, Meta(description="The override that was created.")]
     all_replicas_notified: Annotated[
         bool,
         Meta(description="False if Redis is unavailable; the others apply it when it recovers."),
@@ -156,12 +167,15 @@ class OverrideResponse(AdminResponse, frozen=True):
     note: Annotated[str, Meta(description="A remark for the administrator, or empty.")]
 
 
+ProcessName = Annotated[str, Meta(description="Host name and process ID.")]
+
+
 class TokenEntry(AdminResponse, frozen=True):
     issuer: str
     subject: str
-    token_id: str | None
-    issued_at: Timestamp
-    expires_at: Timestamp
+    token_id: Annotated[str | None, Meta(description="The token's `jti`, if it has one.")]
+    issued_at: Annotated[Timestamp, Meta(description="The token's `iat`.")]
+    expires_at: Annotated[Timestamp, Meta(description="The token's `exp`.")]
 
 
 class LinkEntry(AdminResponse, frozen=True):
@@ -169,23 +183,24 @@ class LinkEntry(AdminResponse, frozen=True):
     project: str
     server: str
     person: Annotated[str, Meta(description="As issuer:subject; empty if the link is shared.")]
-    seconds_left: int
-    fingerprint: str
+    seconds_left: Annotated[int, Meta(description="Remaining lifetime of the link.")]
+    fingerprint: Annotated[str, Meta(description="As `link_fingerprint` in the audit log.")]
 
 
 class ProcessSessions(AdminResponse, frozen=True):
-    process: str
+    process: ProcessName
     tokens: Annotated[list[TokenEntry], Meta(description="Cached tokens, latest first.")]
     links: Annotated[list[LinkEntry], Meta(description="Cached links, latest first.")]
     truncated: Annotated[int, Meta(description="Number of entries omitted from both lists.")]
 
 
+_BY_PROCESS: Final = Meta(description="One entry per process that responded.")
 ProcessCount = Annotated[int, Meta(description="Number of processes known to Redis.")]
 MissingCount = Annotated[int, Meta(description="Processes that did not respond in time.")]
 
 
 class SessionsResponse(AdminResponse, frozen=True):
-    processes: list[ProcessSessions]
+    processes: Annotated[list[ProcessSessions], _BY_PROCESS]
     total: ProcessCount
     missing: MissingCount
 
@@ -193,9 +208,9 @@ class SessionsResponse(AdminResponse, frozen=True):
 class BudgetEntry(AdminResponse, frozen=True):
     account: str
     budget: str
-    ceiling_per_s: float
+    ceiling_per_s: Annotated[float, Meta(description="The rate ceiling in force.")]
     rate_per_s: Annotated[float, Meta(description="The rate learned from the cloud's 429s.")]
-    pause_s: float
+    pause_s: Annotated[float, Meta(description="Remaining pause after a 429.")]
     standalone: Annotated[
         bool, Meta(description="Redis is unavailable: this process uses its share of the budget.")
     ]
@@ -206,20 +221,20 @@ class BudgetEntry(AdminResponse, frozen=True):
 
 
 class ProcessQueue(AdminResponse, frozen=True):
-    process: str
-    budgets: list[BudgetEntry]
+    process: ProcessName
+    budgets: Annotated[list[BudgetEntry], Meta(description="One entry per account and budget.")]
 
 
 class QueueResponse(AdminResponse, frozen=True):
-    processes: list[ProcessQueue]
+    processes: Annotated[list[ProcessQueue], _BY_PROCESS]
     total: ProcessCount
     missing: MissingCount
 
 
 class ProcessPolicy(AdminResponse, frozen=True):
-    process: str
-    version: str
-    rules: int
+    process: ProcessName
+    version: Annotated[str, Meta(description="Hash of the policy in force.")]
+    rules: Annotated[int, Meta(description="Number of grants and denials in force.")]
     loaded_at: Timestamp
     file_rejected: Annotated[
         bool, Meta(description="The file is invalid; the policy loaded before stays in force.")
@@ -228,7 +243,7 @@ class ProcessPolicy(AdminResponse, frozen=True):
 
 
 class PolicyResponse(AdminResponse, frozen=True):
-    processes: list[ProcessPolicy]
+    processes: Annotated[list[ProcessPolicy], _BY_PROCESS]
     total: ProcessCount
     missing: MissingCount
 

@@ -1,0 +1,151 @@
+"""The actions of the admin API: paths, types, audit events and commands.
+
+The handler, the OpenAPI document and docs/reference/admin-api.md are generated from this table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.flow.admin.messages import (
+    AdminRequest,
+    AdminResponse,
+    ClearOverrideRequest,
+    DropLinksRequest,
+    EmptyRequest,
+    OverrideResponse,
+    OverridesResponse,
+    PolicyResponse,
+    QueueResponse,
+    RevokeRequest,
+    SessionsRequest,
+    SessionsResponse,
+    SetLogLevelsRequest,
+    SetRateCeilingRequest,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSpec:
+    name: str
+    method: str
+    path: str
+    """Below the prefix of the admin API."""
+    summary: str
+    command: str
+    """The command of `gateway admin` that calls it."""
+    request_type: type[AdminRequest] = EmptyRequest
+    response_type: type[AdminResponse] = OverrideResponse
+    event: str = "admin_action"
+    """The audit event of a permitted request."""
+    rejected_if: tuple[str, ...] = ()
+    """Causes of CGW.4000 besides the bounds of the fields."""
+
+
+_ISSUER_UNKNOWN: Final = "`issuer` is not configured"
+_SERVER_MALFORMED: Final = "`server` is not a UUID"
+
+ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
+    spec.name: spec
+    for spec in (
+        ActionSpec(
+            name="ListOverrides",
+            method="GET",
+            path="/overrides",
+            summary="List the overrides in force.",
+            command="overrides",
+            response_type=OverridesResponse,
+        ),
+        ActionSpec(
+            name="ClearOverride",
+            method="POST",
+            path="/overrides/clear",
+            summary="Clear an override before it expires.",
+            command="clear ID",
+            request_type=ClearOverrideRequest,
+            rejected_if=("no override with this `id` is in force",),
+        ),
+        ActionSpec(
+            name="Revoke",
+            method="POST",
+            path="/revocations",
+            summary="Revoke a token, a person's tokens, or all tokens issued up to a time.",
+            command="revoke",
+            request_type=RevokeRequest,
+            event="revoked",
+            rejected_if=(
+                _ISSUER_UNKNOWN,
+                "`token_id` is combined with `subject` or `before`, or all three are missing",
+                "`before` has no time zone, is before 1970 or is in the future",
+            ),
+        ),
+        ActionSpec(
+            name="DropLinks",
+            method="POST",
+            path="/links/drop",
+            summary="Drop cached links; the cloud may still accept a link that a person has.",
+            command="drop-links",
+            request_type=DropLinksRequest,
+            event="links_dropped",
+            rejected_if=(
+                "neither `all` nor one of `project`, `server` and `subject` is set, or both are",
+                "only one of `issuer` and `subject` is set",
+                _ISSUER_UNKNOWN,
+                "`project` is not configured",
+                _SERVER_MALFORMED,
+            ),
+        ),
+        ActionSpec(
+            name="SetRateCeiling",
+            method="POST",
+            path="/rate-ceilings",
+            summary="Change the rate ceiling of an account's budget for a time.",
+            command="rate-ceiling ACCOUNT CALLS_PER_SECOND",
+            request_type=SetRateCeilingRequest,
+            rejected_if=("`account` is not configured",),
+        ),
+        ActionSpec(
+            name="SetLogLevels",
+            method="POST",
+            path="/log-levels",
+            summary="Change log levels for a time.",
+            command="log-level LOGGER=LEVEL",
+            request_type=SetLogLevelsRequest,
+        ),
+        ActionSpec(
+            name="ListSessions",
+            method="GET",
+            path="/sessions",
+            summary="List the tokens and links in the caches of all processes.",
+            command="sessions",
+            request_type=SessionsRequest,
+            response_type=SessionsResponse,
+            rejected_if=(_ISSUER_UNKNOWN, _SERVER_MALFORMED),
+        ),
+        ActionSpec(
+            name="ShowQueue",
+            method="GET",
+            path="/queue",
+            summary="Show the accounts' budgets and the calls that wait for them.",
+            command="queue",
+            response_type=QueueResponse,
+        ),
+        ActionSpec(
+            name="ShowPolicy",
+            method="GET",
+            path="/policy",
+            summary="Show the policy in force and when it was loaded.",
+            command="policy",
+            response_type=PolicyResponse,
+        ),
+        ActionSpec(
+            name="ReloadPolicy",
+            method="POST",
+            path="/policy/reload",
+            summary="Reload the policy file in every process.",
+            command="policy --reload",
+            response_type=PolicyResponse,
+        ),
+    )
+}
+"""The actions by name."""
