@@ -11,7 +11,7 @@ PACE = Pace(requests=60, per_s=60, burst=5)
 
 
 class FakeUsage:
-    """What all replicas counted, on one clock."""
+    """The counts of all replicas, on one clock."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -36,7 +36,7 @@ def spend_all(limits: CallerLimits, caller: str) -> int:
     raise AssertionError("no limit")
 
 
-def test_a_burst_passes_and_one_more_is_told_when_to_come_back(clock: FakeClock) -> None:
+def test_request_beyond_burst_gets_retry_after(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     assert spend_all(limits, "ann") == 5
     with pytest.raises(CallerLimited) as refused:
@@ -44,7 +44,7 @@ def test_a_burst_passes_and_one_more_is_told_when_to_come_back(clock: FakeClock)
     assert refused.value.retry_after_s == pytest.approx(1.0)
 
 
-async def test_the_told_span_is_true(clock: FakeClock) -> None:
+async def test_retry_after_is_exact(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     spend_all(limits, "ann")
     await clock.advance(0.99)
@@ -54,13 +54,13 @@ async def test_the_told_span_is_true(clock: FakeClock) -> None:
     limits.admit("ann")
 
 
-def test_one_caller_s_requests_do_not_count_against_another(clock: FakeClock) -> None:
+def test_callers_have_separate_limits(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     spend_all(limits, "ann")
     assert spend_all(limits, "bob") == 5
 
 
-async def test_what_was_asked_of_one_replica_counts_on_all(clock: FakeClock) -> None:
+async def test_requests_count_on_all_replicas(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
     one, two = CallerLimits(PACE, usage, clock), CallerLimits(PACE, usage, clock)
     for _ in range(4):
@@ -71,7 +71,7 @@ async def test_what_was_asked_of_one_replica_counts_on_all(clock: FakeClock) -> 
     assert spend_all(two, "ann") == 0
 
 
-async def test_a_refused_request_costs_the_caller_nothing(clock: FakeClock) -> None:
+async def test_rejected_request_is_not_counted(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
     limits = CallerLimits(PACE, usage, clock)
     spend_all(limits, "ann")
@@ -83,7 +83,7 @@ async def test_a_refused_request_costs_the_caller_nothing(clock: FakeClock) -> N
     limits.admit("ann")
 
 
-async def test_without_the_store_each_replica_s_own_count_goes_on(clock: FakeClock) -> None:
+async def test_own_count_continues_without_store(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
     usage.away = True
     limits = CallerLimits(PACE, usage, clock)
@@ -93,7 +93,7 @@ async def test_without_the_store_each_replica_s_own_count_goes_on(clock: FakeClo
     assert spend_all(limits, "ann") == 0
 
 
-def test_who_asked_nothing_has_the_whole_burst(clock: FakeClock) -> None:
+def test_new_caller_has_the_whole_burst(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     assert limits.remaining("ann") == Remaining(5, 0)
     assert limits.remaining("ann") == Remaining(5, 0)
@@ -101,9 +101,7 @@ def test_who_asked_nothing_has_the_whole_burst(clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("per_s", [0.07, 1.0, 60.0, 61.3])
 @pytest.mark.parametrize("burst", [1, 2, 5, 40])
-async def test_as_many_are_admitted_at_once_as_were_told(
-    clock: FakeClock, per_s: float, burst: int
-) -> None:
+async def test_remaining_requests_are_admitted(clock: FakeClock, per_s: float, burst: int) -> None:
     limits = CallerLimits(Pace(3, per_s, burst), FakeUsage(clock), clock)
     await clock.advance(0.123)
     for left in range(burst, 0, -1):
@@ -114,7 +112,7 @@ async def test_as_many_are_admitted_at_once_as_were_told(
         limits.admit("ann")
 
 
-async def test_what_is_left_grows_back_by_one_an_interval(clock: FakeClock) -> None:
+async def test_remaining_grows_by_one_per_interval(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     spend_all(limits, "ann")
     told = [limits.remaining("ann")]
@@ -124,7 +122,7 @@ async def test_what_is_left_grows_back_by_one_an_interval(clock: FakeClock) -> N
     assert told == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0), (5, 0)]
 
 
-async def test_the_time_until_the_full_burst_is_rounded_up_and_requests_down(
+async def test_reset_rounds_up_and_requests_down(
     clock: FakeClock,
 ) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
@@ -133,7 +131,7 @@ async def test_the_time_until_the_full_burst_is_rounded_up_and_requests_down(
     assert limits.remaining("ann") == Remaining(1, 4)
 
 
-async def test_a_refusal_changes_nothing_of_what_is_left(clock: FakeClock) -> None:
+async def test_rejection_does_not_change_remaining(clock: FakeClock) -> None:
     limits = CallerLimits(Pace(1, 10, 1), FakeUsage(clock), clock)
     limits.admit("ann")
     for _ in range(3):
@@ -144,7 +142,7 @@ async def test_a_refusal_changes_nothing_of_what_is_left(clock: FakeClock) -> No
     assert limits.remaining("ann") == Remaining(1, 0)
 
 
-async def test_what_is_left_counts_what_was_asked_of_other_replicas(clock: FakeClock) -> None:
+async def test_remaining_includes_other_replicas(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
     one, two = CallerLimits(PACE, usage, clock), CallerLimits(PACE, usage, clock)
     for _ in range(4):
@@ -156,7 +154,7 @@ async def test_what_is_left_counts_what_was_asked_of_other_replicas(clock: FakeC
     assert two.remaining("ann") == Remaining(0, 5)
 
 
-async def test_replicas_that_overdrew_together_leave_none_not_less(clock: FakeClock) -> None:
+async def test_remaining_is_never_negative(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
     one, two = CallerLimits(PACE, usage, clock), CallerLimits(PACE, usage, clock)
     for limits in (one, two):
@@ -165,7 +163,7 @@ async def test_replicas_that_overdrew_together_leave_none_not_less(clock: FakeCl
     assert two.remaining("ann") == Remaining(0, 10)
 
 
-def test_a_limit_without_end_leaves_the_burst(clock: FakeClock) -> None:
+def test_unlimited_rate_leaves_the_burst(clock: FakeClock) -> None:
     limits = CallerLimits(Pace(float("inf"), 60, 5), FakeUsage(clock), clock)
     limits.admit("ann")
     assert limits.remaining("ann") == Remaining(5, 0)

@@ -1,4 +1,4 @@
-"""What is sent to the cloud for a permitted call, and what of its answer comes back."""
+"""The call of a Permit, and the part of its response that is returned."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -93,24 +93,24 @@ async def forward(
     return await some.forward(outgoing)
 
 
-async def test_what_was_permitted_is_sent_and_the_answer_comes_back(clock: FakeClock) -> None:
+async def test_permitted_call_is_sent_and_answered(clock: FakeClock) -> None:
     answer = UpstreamResponse(202, {"content-type": "a/b", "set-cookie": "c"}, b"yes")
     exchange = FakeExchange(lambda _: answer)
-    came = await forward(made(exchange, clock), a_permit(writes=True))
+    response = await forward(made(exchange, clock), a_permit(writes=True))
     assert exchange.asked == [
         UpstreamRequest(
             "GET", "/v1/p/x?limit=10", (("X-Request-Id", "r"),), b"{}", repeatable=False,
             encoded=True,
         )
     ]  # fmt: skip
-    assert came == ForwardedResponse(202, (("Content-Type", "a/b"),), b"yes")
+    assert response == ForwardedResponse(202, (("Content-Type", "a/b"),), b"yes")
 
 
 @pytest.mark.parametrize(
     ("row", "repeatable"),
     [({}, True), ({"writes": True}, False), ({"writes": True, "repeatable": True}, True)],
 )
-async def test_a_read_may_be_repeated_and_a_write_where_the_catalogue_says(
+async def test_reads_and_repeatable_writes_may_be_retried(
     row: dict[str, bool], *, repeatable: bool, clock: FakeClock
 ) -> None:
     exchange = FakeExchange(lambda _: b"{}")
@@ -118,44 +118,44 @@ async def test_a_read_may_be_repeated_and_a_write_where_the_catalogue_says(
     assert [request.repeatable for request in exchange.asked] == [repeatable]
 
 
-async def test_a_project_of_nobody_is_forbidden(clock: FakeClock) -> None:
+async def test_project_without_account_is_forbidden(clock: FakeClock) -> None:
     some = Forwarding({}, Listings({}, ListBounds(5.0, 10, 1_000), clock))
     with pytest.raises(NotPermitted):
         await forward(some, a_permit())
 
 
-async def test_who_sees_all_is_given_the_cloud_s_own_page(clock: FakeClock) -> None:
+async def test_caller_of_all_servers_gets_the_cloud_page(clock: FakeClock) -> None:
     exchange = FakeExchange(lambda _: b'{"servers": [], "more": 1}')
-    came = await forward(
+    response = await forward(
         made(exchange, clock), a_permit(ResponseKind.LISTED), a_scope(everywhere=True)
     )
-    assert came.body == b'{"servers": [], "more": 1}'
+    assert response.body == b'{"servers": [], "more": 1}'
     assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
 
 
-async def test_who_sees_a_part_is_given_the_part(clock: FakeClock) -> None:
+async def test_list_is_filtered_to_the_caller(clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     scope = a_scope(OTHER)
     some = made(FakeExchange(lambda _: body), clock)
-    came = await forward(some, a_permit(ResponseKind.LISTED), scope)
-    assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+    response = await forward(some, a_permit(ResponseKind.LISTED), scope)
+    assert json.loads(response.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
 @pytest.mark.parametrize("before", [a_scope(everywhere=True), a_scope(SERVER)])
-async def test_what_a_list_shows_is_decided_when_it_is_cut(before: Scope, clock: FakeClock) -> None:
+async def test_list_is_filtered_by_the_current_policy(before: Scope, clock: FakeClock) -> None:
     body = json.dumps({"servers": [{"id": SERVER}, {"id": OTHER}], "count": 2}).encode()
     exchange = FakeExchange(lambda _: body)
     after = a_scope(OTHER)
-    came = await forward(
+    response = await forward(
         made(exchange, clock),
         a_permit(ResponseKind.LISTED),
         before,
         lambda: after if exchange.asked else before,
     )
-    assert json.loads(came.body) == {"servers": [{"id": OTHER}], "count": 1}
+    assert json.loads(response.body) == {"servers": [{"id": OTHER}], "count": 1}
 
 
-async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: FakeClock) -> None:
+async def test_list_is_rejected_if_permission_ended(clock: FakeClock) -> None:
     def nothing() -> Scope:
         raise NotPermitted("no grant applies")
 
@@ -165,19 +165,19 @@ async def test_who_may_see_nothing_any_more_is_refused_when_it_was_read(clock: F
             await forward(made(exchange, clock), a_permit(ResponseKind.LISTED), before, nothing)
 
 
-async def test_a_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
+async def test_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
     body = FakeBody()
     exchange = FakeExchange(lambda _: UpstreamResponse(206, {"content-range": "x"}, b"", body))
-    came = await forward(made(exchange, clock), a_permit(ResponseKind.STREAMED))
-    assert (came.status, came.headers) == (206, (("Content-Range", "x"),))
+    response = await forward(made(exchange, clock), a_permit(ResponseKind.STREAMED))
+    assert (response.status, response.headers) == (206, (("Content-Range", "x"),))
     assert exchange.asked[0].streamed
-    assert came.stream is not None
-    assert [chunk async for chunk in came.stream] == [b"log"]
-    await came.stream.close()
+    assert response.stream is not None
+    assert [chunk async for chunk in response.stream] == [b"log"]
+    await response.stream.close()
     assert body.closed == 1
 
 
-async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> None:
+async def test_downloads_are_limited_per_account_and_caller(clock: FakeClock) -> None:
     some = made(FakeExchange(lambda _: UpstreamResponse(200, {}, b"", FakeBody())), clock)
     held = [await forward(some, a_permit(ResponseKind.STREAMED)) for _ in range(2)]
     with pytest.raises(BudgetExhausted):
@@ -193,7 +193,7 @@ async def test_downloads_are_few_and_fewer_for_one_person(clock: FakeClock) -> N
     await forward(some, a_permit(ResponseKind.STREAMED))
 
 
-async def test_downloads_hold_no_more_of_one_account_than_it_allows(clock: FakeClock) -> None:
+async def test_downloads_are_limited_per_account(clock: FakeClock) -> None:
     exchanges = {
         name: FakeExchange(lambda _: UpstreamResponse(200, {}, b"", FakeBody())) for name in "pq"
     }
@@ -210,7 +210,7 @@ async def test_downloads_hold_no_more_of_one_account_than_it_allows(clock: FakeC
     await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
 
 
-async def test_a_download_that_brings_no_stream_holds_no_place(clock: FakeClock) -> None:
+async def test_download_without_stream_is_not_counted(clock: FakeClock) -> None:
     def gone(_: UpstreamRequest) -> bytes:
         raise UpstreamUnreachable("gone", retry_after_s=1.0)
 

@@ -1,4 +1,4 @@
-"""What is handed out has enough of its life left, however long it takes to put it on record."""
+"""An issued link has enough of its lifetime left, however long its audit record takes."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from gateway.domain.model import LinkSource
 from tests.support.one_link import OneLink
 
 
-async def test_a_link_that_is_good_enough_when_it_is_on_record_is_handed_out() -> None:
+async def test_link_usable_after_its_record_is_issued() -> None:
     scene = OneLink(left_s=35.0, record_s=4.0)
     answered = await scene.asks()
     assert (answered.link.fingerprint, answered.source) == ("held", LinkSource.LOCAL)
@@ -17,7 +17,7 @@ async def test_a_link_that_is_good_enough_when_it_is_on_record_is_handed_out() -
     assert scene.recorded == ["held"]
 
 
-async def test_one_that_came_too_near_its_end_meanwhile_makes_room_for_another() -> None:
+async def test_link_that_aged_during_record_is_replaced() -> None:
     scene = OneLink(left_s=30.001, record_s=0.005)
     answered = await scene.asks()
     assert (answered.link.fingerprint, answered.source) == ("new", LinkSource.UPSTREAM)
@@ -28,14 +28,14 @@ async def test_one_that_came_too_near_its_end_meanwhile_makes_room_for_another()
     ]
 
 
-async def test_where_recording_takes_longer_than_links_live_nobody_tries_for_ever() -> None:
+async def test_link_is_replaced_only_once() -> None:
     scene = OneLink(left_s=30.001, record_s=2.0, new_left_s=31.0)
     with pytest.raises(DeadlineExceeded):
         await scene.asks()
     assert scene.recorded == ["held", "new"]
 
 
-async def test_who_would_not_wait_is_told_at_its_deadline_also_while_a_record_is_written() -> None:
+async def test_deadline_applies_while_record_is_written() -> None:
     scene = OneLink(deadline_s=0.05)
     scene.is_disk_hung = True
     asking = asyncio.ensure_future(scene.asks())

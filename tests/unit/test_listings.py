@@ -1,4 +1,4 @@
-"""One reading of a list serves all who ask, and has its bounds."""
+"""A list is read once for concurrent requests, within its limits."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ async def read(
 
 
 @pytest.mark.parametrize("paging", list(Paging))
-async def test_all_pages_are_read_in_few_calls(paging: Paging, clock: FakeClock) -> None:
+async def test_list_is_read_in_large_pages(paging: Paging, clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     pages = await read(listings(exchange, clock), a_call(paging), clock)
     ids = [own for page in pages for own in page.ids]
@@ -68,7 +68,7 @@ async def test_all_pages_are_read_in_few_calls(paging: Paging, clock: FakeClock)
     assert exchange.queue_requests == [DEMAND] * 3
 
 
-async def test_a_reading_is_served_again_for_a_while_and_for_other_pages(clock: FakeClock) -> None:
+async def test_reading_serves_other_pages_for_a_time(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     some = listings(exchange, clock)
     first = await read(some, a_call(), clock)
@@ -80,7 +80,7 @@ async def test_a_reading_is_served_again_for_a_while_and_for_other_pages(clock: 
     assert len(exchange.asked) == 6
 
 
-async def test_a_fresh_one_is_read_when_asked_for(clock: FakeClock) -> None:
+async def test_fresh_request_reads_the_list_again(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     some = listings(exchange, clock)
     await read(some, a_call(), clock)
@@ -97,7 +97,7 @@ async def test_another_filter_is_another_list(clock: FakeClock) -> None:
     assert len(exchange.asked) == 6
 
 
-async def test_those_who_ask_meanwhile_share_one_reading(clock: FakeClock) -> None:
+async def test_concurrent_requests_share_a_reading(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
@@ -109,7 +109,7 @@ async def test_those_who_ask_meanwhile_share_one_reading(clock: FakeClock) -> No
     assert len(exchange.asked) == 3
 
 
-async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock) -> None:
+async def test_reading_inherits_priority_of_its_waiters(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
@@ -135,7 +135,7 @@ async def test_whoever_waits_for_a_reading_lends_it_their_place(clock: FakeClock
     assert waiters.all == ()
 
 
-async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClock) -> None:
+async def test_disconnect_passes_the_reading_on(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
@@ -151,7 +151,7 @@ async def test_a_reader_that_hangs_up_leaves_the_list_to_the_next(clock: FakeClo
     assert not some._in_progress
 
 
-async def test_who_waits_for_another_s_reading_waits_to_his_own_deadline(clock: FakeClock) -> None:
+async def test_waiting_request_keeps_its_own_deadline(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
@@ -164,7 +164,7 @@ async def test_who_waits_for_another_s_reading_waits_to_his_own_deadline(clock: 
     assert len(first.result()) == 3
 
 
-async def test_a_failure_is_not_kept(clock: FakeClock) -> None:
+async def test_failure_is_not_cached(clock: FakeClock) -> None:
     failing = [True]
 
     def flaky(request: UpstreamRequest) -> bytes:
@@ -179,7 +179,7 @@ async def test_a_failure_is_not_kept(clock: FakeClock) -> None:
     assert len(await read(some, a_call(), clock)) == 3
 
 
-async def test_after_a_failure_those_who_wait_and_come_still_share_one_reading(
+async def test_requests_share_a_reading_after_failure(
     clock: FakeClock,
 ) -> None:
     gate = asyncio.Event()
@@ -208,32 +208,30 @@ async def test_after_a_failure_those_who_wait_and_come_still_share_one_reading(
 
 
 @pytest.mark.parametrize("bound", [{"pages_max": 2}, {"bytes_max": 1_000}])
-async def test_a_list_beyond_its_bounds_is_refused(
-    bound: dict[str, float], clock: FakeClock
-) -> None:
+async def test_list_over_its_limits_is_rejected(bound: dict[str, float], clock: FakeClock) -> None:
     with pytest.raises(UpstreamBroken, match="lists"):
         await read(listings(FakeExchange(cloud), clock, **bound), a_call(), clock)
 
 
-async def test_a_marker_that_leads_nowhere_ends_the_walk(clock: FakeClock) -> None:
+async def test_repeated_marker_ends_the_reading(clock: FakeClock) -> None:
     stuck = json.dumps({"servers": [{"id": "a"}], "page_info": {"next_marker": "a"}}).encode()
     exchange = FakeExchange(lambda _: stuck)
     assert len(await read(listings(exchange, clock), a_call(), clock)) == 2
 
 
-async def test_the_oldest_reading_makes_room(clock: FakeClock) -> None:
+async def test_oldest_reading_is_evicted(clock: FakeClock) -> None:
     exchange = FakeExchange(cloud)
     some = listings(exchange, clock, bytes_max=2_000_000)
     for i in range(6):
         await read(some, a_call(manage_state=f"x{i}"), clock)
     assert some._size <= 2_000_000
-    assert len(some._readings) == 2, "each takes 300 bytes an entry besides its text"
+    assert len(some._readings) == 2, "300 bytes per entry, besides the text"
     calls = len(exchange.asked)
     await read(some, a_call(manage_state="x5"), clock)
     assert len(exchange.asked) == calls
 
 
-async def test_what_is_too_old_to_be_served_is_not_kept(clock: FakeClock) -> None:
+async def test_outdated_reading_is_dropped(clock: FakeClock) -> None:
     some = listings(FakeExchange(cloud), clock, bytes_max=50_000_000)
     for i in range(4):
         await read(some, a_call(manage_state=f"x{i}"), clock)
@@ -242,7 +240,7 @@ async def test_what_is_too_old_to_be_served_is_not_kept(clock: FakeClock) -> Non
     assert len(some._readings) == 1
 
 
-async def test_a_cloud_that_gives_less_than_it_is_asked_for_is_asked_on(clock: FakeClock) -> None:
+async def test_short_page_does_not_end_the_reading(clock: FakeClock) -> None:
     def stingy(request: UpstreamRequest) -> bytes:
         query = parse_qs(urlsplit(request.path).query)
         start = int(query.get("offset", ["0"])[0])

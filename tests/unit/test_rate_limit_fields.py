@@ -1,4 +1,4 @@
-"""The fields by which a caller is told its limit, and the one by which it tells its own."""
+"""The fields RateLimit, RateLimit-Policy and Prefer."""
 
 import pytest
 from hypothesis import given
@@ -20,13 +20,11 @@ from gateway.flow.caller_limits import Remaining
         (Pace(float("inf"), 1, 1), '"caller";q=999999999999999;w=1'),
     ],
 )
-def test_the_policy_is_in_whole_numbers_that_promise_no_more_than_is_so(
-    pace: Pace, value: str
-) -> None:
+def test_policy_field_rounds_to_the_safe_side(pace: Pace, value: str) -> None:
     assert rate_limit_policy_field(pace) == value
 
 
-def test_what_remains_names_its_policy() -> None:
+def test_remaining_field_names_its_policy() -> None:
     assert rate_limit_field(Remaining(3, 17)) == '"caller";r=3;t=17'
 
 
@@ -34,7 +32,7 @@ def head_of(data: bytes) -> list[str]:
     return data.partition(b"\r\n\r\n")[0].decode().split("\r\n")
 
 
-def test_the_prepared_answer_has_both_fields() -> None:
+def test_prepared_response_has_both_fields() -> None:
     data = ResponseEncoder('"caller";q=2;w=1').encode_link(
         b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1'
     )
@@ -66,7 +64,7 @@ def test_the_prepared_answer_has_both_fields() -> None:
         (["wait=999999999"], 999_999_999),
     ],
 )
-def test_a_preferred_wait_is_read_wherever_it_stands(values: list[str], seconds: int) -> None:
+def test_preferred_wait_is_found_in_any_position(values: list[str], seconds: int) -> None:
     assert preferred_wait_s(values) == seconds
 
 
@@ -80,16 +78,16 @@ def test_a_preferred_wait_is_read_wherever_it_stands(values: list[str], seconds:
         ["wait=x, wait=5"],
     ],
 )  # fmt: skip
-def test_what_is_no_preferred_wait_is_ignored(values: list[str]) -> None:
+def test_invalid_preferred_wait_is_ignored(values: list[str]) -> None:
     assert preferred_wait_s(values) is None
 
 
 @given(st.lists(st.text(alphabet=' \t,;="\\wait059é')))
-def test_no_header_breaks_the_reading(values: list[str]) -> None:
+def test_any_prefer_header_is_parsed(values: list[str]) -> None:
     seconds = preferred_wait_s(values)
     assert seconds is None or 0 <= seconds < 10**9
 
 
 @pytest.mark.parametrize("part", ['"', '\\"', '"\\', '"a', ' "', ",", "wait=", "\\", ';"', '=\t"'])
-def test_a_long_header_takes_no_longer_than_its_length_asks(part: str) -> None:
+def test_prefer_header_is_parsed_in_linear_time(part: str) -> None:
     assert preferred_wait_s(['"' + part * 100_000]) is None

@@ -1,4 +1,4 @@
-"""Who loses a right while a link is waited for, or put on record, is not given the link."""
+"""A permission that ends during a wait, or while the record is written, ends the request."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Loses = Callable[[OneLink], None]
 
 
 @LOSSES
-async def test_a_right_that_ends_while_the_link_is_waited_for(
+async def test_permission_lost_during_fetch_issues_no_link(
     loses: Loses, refusal: type[GatewayError]
 ) -> None:
     scene = OneLink()
@@ -31,7 +31,7 @@ async def test_a_right_that_ends_while_the_link_is_waited_for(
 
 @LOSSES
 @pytest.mark.parametrize("link", ["held", "new"])
-async def test_a_right_that_ends_while_the_link_is_put_on_record(
+async def test_permission_lost_during_record_issues_no_link(
     loses: Loses, refusal: type[GatewayError], link: str
 ) -> None:
     scene = OneLink()
@@ -43,7 +43,7 @@ async def test_a_right_that_ends_while_the_link_is_put_on_record(
     assert scene.recorded == [link, "refused"]
 
 
-async def test_the_record_names_the_policy_that_allowed_it_in_the_end() -> None:
+async def test_record_names_the_last_deciding_policy() -> None:
     scene = OneLink()
     scene.held = None
     newer = Policy([GRANT], version="v3")
@@ -56,7 +56,7 @@ async def test_the_record_names_the_policy_that_allowed_it_in_the_end() -> None:
     assert [one.policy_version for one in scene.records] == ["v3"]
 
 
-async def test_a_revoked_token_is_put_on_record_with_whose_it_is_and_what_was_asked() -> None:
+async def test_revoked_token_is_recorded_with_person_and_operation() -> None:
     scene = OneLink()
     scene.revoke()
     with pytest.raises(NotAuthenticated):
@@ -67,7 +67,7 @@ async def test_a_revoked_token_is_put_on_record_with_whose_it_is_and_what_was_as
     assert (record.operation, len(record.servers)) == ("ShowRemoteConsole", 1)
 
 
-async def test_who_asks_on_and_on_with_a_revoked_token_fills_no_trail() -> None:
+async def test_records_of_a_revoked_token_are_limited() -> None:
     scene = OneLink(burst=3)
     scene.revoke()
     for _ in range(10):

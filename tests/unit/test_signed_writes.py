@@ -1,4 +1,4 @@
-"""A signed write counts once, and only where something may have been done of it."""
+"""A signed write is accepted once, unless it certainly had no effect."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ GRANT = Rule(
 
 
 class Store:
-    """Stands in for what all replicas share: what is used, and what was ever asked."""
+    """A shared replay cache that counts its calls."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
@@ -77,7 +77,7 @@ class Store:
 
 
 class Scene:
-    """The pipeline; each part that is not about signatures is this object, at its plainest."""
+    """The pipeline; this object is a minimal fake of every other part."""
 
     def __init__(self, *, pace: Pace | None = None) -> None:
         self.clock = FakeClock()
@@ -85,7 +85,7 @@ class Scene:
         self.keys = SealedKeys(Sealer([Secret(base64.b64encode(os.urandom(32)).decode())]))
         self.pair = self.keys.key_pair(Secret("a.b.c"), expires_at=self.clock.now() + 3_600)
         self.failure: GatewayError | None = None
-        """Of the cloud."""
+        """The error of the cloud."""
         self.stage_failure: dict[str, GatewayError] = {}
         self.exchange = FakeExchange(self._cloud)
         self.bodies_read = 0
@@ -154,7 +154,7 @@ class Scene:
         path: str = "/physicalservers/power-state",
         body: bytes | None = None,
     ) -> ApiRequest:
-        """Return the same bytes for the same arguments: the date stands still."""
+        """Return a signed request: equal bytes for equal arguments."""
         target = f"/v1/{PROJECT}{path}"
         sent = b'{"server_id_set": ["%s"]}' % server.encode() if body is None else body
         headers = sign(
@@ -206,7 +206,7 @@ def scene() -> Scene:
     return Scene()
 
 
-async def test_a_write_that_is_sent_is_used(scene: Scene) -> None:
+async def test_sent_write_uses_its_signature(scene: Scene) -> None:
     assert await scene.ask() == 200
     assert len(scene.store.used) == 1
     with pytest.raises(NotAuthenticated):
@@ -214,7 +214,7 @@ async def test_a_write_that_is_sent_is_used(scene: Scene) -> None:
     assert len(scene.exchange.asked) == 1
 
 
-async def test_a_read_uses_nothing(scene: Scene) -> None:
+async def test_read_uses_no_signature(scene: Scene) -> None:
     path = f"/physicalservers/{SERVER}"
     for _ in range(3):
         assert await scene.ask(scene.asked(method="GET", path=path, body=b"")) == 200
@@ -229,7 +229,7 @@ async def test_a_read_uses_nothing(scene: Scene) -> None:
         ({"body": b'{"server_id_set": ["x"]}'}, BadRequest),
     ],
 )
-async def test_a_write_that_is_refused_is_never_marked(
+async def test_rejected_write_uses_no_signature(
     scene: Scene, asked: dict[str, Any], refusal: type[GatewayError]
 ) -> None:
     for _ in range(2):
@@ -238,7 +238,7 @@ async def test_a_write_that_is_refused_is_never_marked(
     assert not scene.store.asked
 
 
-async def test_a_write_beyond_the_caller_s_limit_is_never_marked() -> None:
+async def test_rate_limited_write_uses_no_signature() -> None:
     scene = Scene(pace=Pace(1, 60, 1))
     assert await scene.ask() == 200
     await scene.clock.advance(1)
@@ -247,7 +247,7 @@ async def test_a_write_beyond_the_caller_s_limit_is_never_marked() -> None:
     assert (scene.store.asked, len(scene.store.used)) == (1, 1)
 
 
-async def test_unavailable_keys_do_not_burn_a_signature(scene: Scene) -> None:
+async def test_unavailable_issuer_keys_use_no_signature(scene: Scene) -> None:
     asked = scene.asked()
     scene.stage_failure["identify"] = KeysUnavailable("away", retry_after_s=1.0)
     with pytest.raises(KeysUnavailable):
@@ -258,7 +258,7 @@ async def test_unavailable_keys_do_not_burn_a_signature(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("stage", ["record", "cloud"])
-async def test_a_write_of_which_nothing_was_done_may_come_again(scene: Scene, stage: str) -> None:
+async def test_write_without_effect_may_be_repeated(scene: Scene, stage: str) -> None:
     if stage == "record":
         scene.stage_failure["record"] = AuditLogUnavailable("full", retry_after_s=1.0)
     else:
@@ -272,7 +272,7 @@ async def test_a_write_of_which_nothing_was_done_may_come_again(scene: Scene, st
     assert await scene.ask() == 200
 
 
-async def test_a_write_that_may_have_been_done_stays_used(scene: Scene) -> None:
+async def test_write_with_possible_effect_stays_used(scene: Scene) -> None:
     scene.failure = UpstreamSlow("no answer in time")
     with pytest.raises(UpstreamSlow):
         await scene.ask()
@@ -282,7 +282,7 @@ async def test_a_write_that_may_have_been_done_stays_used(scene: Scene) -> None:
     assert len(scene.exchange.asked) == 1
 
 
-async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> None:
+async def test_concurrent_copies_are_sent_once_over_replicas(scene: Scene) -> None:
     scene.exchange.gate = asyncio.Event()
     ways = [scene.gateway, scene.gateway, scene.other_replica, scene.other_replica]
     tasks = [asyncio.create_task(way.handle(scene.asked())) for way in ways]
@@ -296,13 +296,13 @@ async def test_of_two_at_once_over_two_replicas_one_is_sent(scene: Scene) -> Non
     assert len(scene.exchange.asked) == 1
 
 
-async def a_refusal_without_a_body(scene: Scene, asked: ApiRequest) -> None:
+async def assert_rejected_without_body(scene: Scene, asked: ApiRequest) -> None:
     with pytest.raises(NotAuthenticated):
         await scene.ask(asked)
     assert not scene.bodies_read
 
 
-async def test_a_made_up_access_key_costs_no_body(scene: Scene) -> None:
+async def test_forged_access_key_reads_no_body(scene: Scene) -> None:
     asked = scene.asked()
     for name, value in (("authorization", "CGWmadeup"), ("x_security_token", "cgwkey_madeup")):
         headers = tuple(
@@ -313,12 +313,12 @@ async def test_a_made_up_access_key_costs_no_body(scene: Scene) -> None:
         )
         named = {one.lower().replace("-", "_"): [text] for one, text in headers}
         changed = replace(asked, headers=headers, **{name: named[name]})
-        await a_refusal_without_a_body(scene, changed)
+        await assert_rejected_without_body(scene, changed)
 
 
-async def test_nor_does_a_pair_that_has_ended_or_a_date_that_is_no_good(scene: Scene) -> None:
+async def test_expired_pair_or_date_reads_no_body(scene: Scene) -> None:
     asked = scene.asked()
     await scene.clock.advance(901)
-    await a_refusal_without_a_body(scene, asked)
+    await assert_rejected_without_body(scene, asked)
     await scene.clock.advance(3_600)
-    await a_refusal_without_a_body(scene, scene.asked())
+    await assert_rejected_without_body(scene, scene.asked())

@@ -1,4 +1,4 @@
-"""Whoever writes tags changes rights: the inventory is looked at anew, whatever is heard of it."""
+"""A write of tags changes permissions, so the inventory is refreshed, whatever the result."""
 
 import asyncio
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ ALL = Rule(
 
 
 class Parts:
-    """All stages but the decision, each at its plainest; the cloud fails as it is told to."""
+    """Minimal fakes of all stages but decide; `cloud` is the error of the cloud."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -132,12 +132,12 @@ async def write(parts: Parts) -> ForwardedResponse:
     [
         None,
         UpstreamSlow("no answer in time"),
-        # Tags are written again when the first try was lost: it may be done all the same.
+        # A lost first attempt may have had an effect, although the retry was rejected.
         UpstreamBusy("the cloud returned 429", retry_after_s=1.0),
         asyncio.CancelledError(),
     ],
 )
-async def test_a_write_of_tags_asks_for_a_look_whatever_came_of_it(
+async def test_write_of_tags_refreshes_inventory_whatever_its_result(
     heard: BaseException | None,
 ) -> None:
     parts = Parts(Policy([ALL], version="v"))
@@ -150,7 +150,7 @@ async def test_a_write_of_tags_asks_for_a_look_whatever_came_of_it(
     assert parts.looks == [PROJECT]
 
 
-async def test_what_was_not_sent_asks_for_none() -> None:
+async def test_unsent_write_of_tags_refreshes_nothing() -> None:
     parts = Parts(Policy([ALL], version="v"))
     parts.audit_record_missing = AuditLogUnavailable("full", retry_after_s=1.0)
     with pytest.raises(AuditLogUnavailable):
@@ -161,7 +161,7 @@ async def test_what_was_not_sent_asks_for_none() -> None:
     assert parts.looks == []
 
 
-async def test_other_calls_ask_for_none() -> None:
+async def test_other_calls_refresh_nothing() -> None:
     parts = Parts(Policy([ALL], version="v"))
     await ask(parts, "GET", SERVER)
     assert parts.looks == []
