@@ -664,7 +664,7 @@ def _budget_used(run: _Run) -> str:
 
 
 def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
-    """Count the links beyond one per key, and the calls whose link reached no caller."""
+    """Count the links beyond one per key, and the calls without a caller that received the link."""
     first: dict[str, _Answer] = {}
     for answer in run.links:
         first.setdefault(answer.link, answer)
@@ -673,7 +673,7 @@ def _duplicates(run: _Run, key: Callable[[_Answer], object]) -> str:
 
 
 def _unclaimed(run: _Run, firsts: Iterable[_Answer]) -> int:
-    """Count successful calls whose link reached no caller."""
+    """Count successful calls without a caller that received the link."""
     given: dict[str, list[float]] = defaultdict(list)
     for answer in firsts:
         given[run.servers[answer.server]].append(answer.ended)

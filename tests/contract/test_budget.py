@@ -43,7 +43,7 @@ async def admit(
 
 
 async def admitted_within(lines: list[BudgetQueue], wait_s: float, asks: int) -> list[float]:
-    """Ask at once, all sides; return when each admitted call may be sent."""
+    """Submit all calls at once; return when each admitted call may be sent."""
     began = CLOCK.monotonic()
 
     async def ask(line: BudgetQueue) -> float | None:
@@ -56,16 +56,16 @@ async def admitted_within(lines: list[BudgetQueue], wait_s: float, asks: int) ->
     return sorted(at for at in outcomes if at is not None)
 
 
-async def test_two_processes_together_stay_within_one_pace(pair: tuple[Valkey, Valkey]) -> None:
+async def test_two_processes_share_one_rate(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=50, per_s=1, burst=1)
     async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         sent = await admitted_within([one, two], 1.0, 200)
     assert len(sent) > 15
-    for count, at in enumerate(sent):  # nobody is early: each may be late, as the loop wakes it
+    for count, at in enumerate(sent):  # no call is early; the event loop may make calls late
         assert count <= at / pace.interval_s + 1
 
 
-async def test_a_store_without_state_gives_no_burst(pair: tuple[Valkey, Valkey]) -> None:
+async def test_empty_store_grants_no_burst(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=10, per_s=1, burst=10)
     async with open_line(pair[0], pace) as line:
         sent = await admitted_within([line], 0.5, 50)
@@ -74,7 +74,7 @@ async def test_a_store_without_state_gives_no_burst(pair: tuple[Valkey, Valkey])
         assert count <= at / pace.interval_s
 
 
-async def test_after_a_rest_the_burst_is_there(pair: tuple[Valkey, Valkey]) -> None:
+async def test_burst_is_available_after_rest(pair: tuple[Valkey, Valkey]) -> None:
     async with open_line(pair[0], Pace(requests=10, per_s=1, burst=6)) as line:
         await admit(line)
         await asyncio.sleep(0.7)
@@ -83,7 +83,7 @@ async def test_after_a_rest_the_burst_is_there(pair: tuple[Valkey, Valkey]) -> N
     assert sum(at < 0.04 for at in sent) == 5
 
 
-async def test_all_windows_hold_at_once(pair: tuple[Valkey, Valkey]) -> None:
+async def test_all_windows_apply(pair: tuple[Valkey, Valkey]) -> None:
     second, minute = Pace(100, 1, 1), Pace(60, 60, 8)
     async with open_line(pair[0], second, minute) as line:
         await admit(line)
@@ -92,7 +92,7 @@ async def test_all_windows_hold_at_once(pair: tuple[Valkey, Valkey]) -> None:
     assert 2 <= len(sent) <= 5, "the minute's burst refills by one a second"
 
 
-async def test_whoever_cannot_be_served_in_time_is_told_at_once_and_truly(
+async def test_hopeless_call_is_rejected_with_accurate_wait(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     async with open_line(pair[0], Pace(requests=1, per_s=1, burst=1)) as line:
@@ -107,7 +107,7 @@ async def test_whoever_cannot_be_served_in_time_is_told_at_once_and_truly(
         await admit(line, within_s=0.8)
 
 
-async def test_a_429_seen_by_one_process_stops_the_other_within_100_ms(
+async def test_429_pauses_other_process_within_100_ms(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     pace = Pace(requests=200, per_s=1, burst=1)
@@ -132,7 +132,7 @@ async def test_a_429_seen_by_one_process_stops_the_other_within_100_ms(
         assert two.rate == pytest.approx(0.9 * 200, rel=0.05), "one rate for all"
 
 
-async def test_what_was_learned_survives_a_restart_and_a_lost_server(
+async def test_learned_rate_survives_restart_and_server_loss(
     pair: tuple[Valkey, Valkey], own_valkey: RealValkey
 ) -> None:
     pace = Pace(requests=100, per_s=1, burst=1)
@@ -152,7 +152,7 @@ async def test_what_was_learned_survives_a_restart_and_a_lost_server(
         assert line.rate == pytest.approx(9.7, rel=0.05)
 
 
-async def test_shares_are_fair_over_processes_however_often_one_asks(
+async def test_shares_are_fair_over_processes(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     pace = Pace(requests=60, per_s=1, burst=1)
@@ -184,7 +184,7 @@ async def test_shares_are_fair_over_processes_however_often_one_asks(
     assert served["heavy"] == pytest.approx(3 * mean, rel=0.25)
 
 
-async def test_a_caller_that_hangs_up_leaves_the_queue_at_once(
+async def test_disconnect_leaves_the_queue_at_once(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     async with open_line(pair[0], Pace(1, 1, 1)) as one, open_line(pair[1], Pace(1, 1, 1)) as two:
@@ -200,7 +200,7 @@ async def test_a_caller_that_hangs_up_leaves_the_queue_at_once(
         assert one.queued == 0
 
 
-async def test_the_last_in_line_makes_room_for_one_who_is_before_it(
+async def test_full_queue_evicts_its_last_entry(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     pace = Pace(4, 1, 1)
@@ -218,7 +218,7 @@ async def test_the_last_in_line_makes_room_for_one_who_is_before_it(
         assert sum(isinstance(one, BudgetExhausted) for one in outcomes) == 5
 
 
-async def test_spare_demand_gets_what_nobody_needs_and_never_waits(
+async def test_spare_request_never_waits(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     spare = QueueRequest("", priority=Priority.SPARE)
@@ -233,7 +233,7 @@ async def test_spare_demand_gets_what_nobody_needs_and_never_waits(
             await admit(line, spare)
 
 
-async def test_bulk_calls_wait_for_interactive_ones_but_not_for_ever(
+async def test_bulk_calls_do_not_starve(
     pair: tuple[Valkey, Valkey],
 ) -> None:
     order: list[str] = []
@@ -252,14 +252,14 @@ async def test_bulk_calls_wait_for_interactive_ones_but_not_for_ever(
     assert order[-1] == "bulk"
 
 
-async def test_callers_are_added_up_over_processes(pair: tuple[Valkey, Valkey]) -> None:
+async def test_caller_maximum_spans_processes(pair: tuple[Valkey, Valkey]) -> None:
     one, two = (ValkeyCallerUsage(valkey) for valkey in pair)
     await one.spend({"ann": 10, "bob": 1}, interval_s=1.0)
     ahead = await two.spend({"ann": 5}, interval_s=1.0)
     assert ahead["ann"] == pytest.approx(15, abs=1.0)
 
 
-async def test_the_count_of_live_processes_is_known(pair: tuple[Valkey, Valkey]) -> None:
+async def test_live_processes_are_counted(pair: tuple[Valkey, Valkey]) -> None:
     assert await pair[0].probe()
     assert pair[0].processes == 2
 
@@ -273,7 +273,7 @@ class Process:
         self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
 
     def ask(self, link: str, caller: str) -> "asyncio.Task[float]":
-        """Tell how long the caller waits."""
+        """Return how long the caller waits."""
         began, waiters = CLOCK.monotonic(), Waiters(QueueRequest(caller))
         deadline = began + 20
 
@@ -291,9 +291,7 @@ class Process:
 
 
 @pytest.mark.parametrize("joins", ["here", "elsewhere"])
-async def test_who_joins_a_greedy_caller_s_fetch_waits_as_if_alone(
-    pair: tuple[Valkey, Valkey], joins: str
-) -> None:
+async def test_joining_greedy_fetch_adds_no_wait(pair: tuple[Valkey, Valkey], joins: str) -> None:
     pace = Pace(requests=10, per_s=1, burst=1)
     async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
@@ -316,7 +314,7 @@ async def test_who_joins_a_greedy_caller_s_fetch_waits_as_if_alone(
 
 
 @pytest.mark.parametrize("joined", ["here", "elsewhere"])
-async def test_who_hangs_up_takes_the_lent_place_along(
+async def test_disconnect_withdraws_inherited_place(
     pair: tuple[Valkey, Valkey], joined: str
 ) -> None:
     pace = Pace(requests=10, per_s=1, burst=1)
@@ -327,7 +325,7 @@ async def test_who_hangs_up_takes_the_lent_place_along(
         await asyncio.sleep(0.2)
         asked.append(here.ask("wanted", "greedy"))
         await asyncio.sleep(1.0)  # the first round is over
-        asked.append(here.ask("own", "mallory"))  # whose next turn is that of the round after
+        asked.append(here.ask("own", "mallory"))  # its next slot is in the next round
         await asyncio.sleep(0.02)
         mallory = (here if joined == "here" else there).ask("wanted", "mallory")
         await asyncio.sleep(0.15)

@@ -16,14 +16,14 @@ BACK_WITHIN_S = 4.0
 ENOUGH = 0.6 * PACE.requests
 """Calls a second; on a machine that has time it is nearly all."""
 LATE_CALLS = 6.0
-"""What replicas may send besides that do not notice at once that Redis is away."""
+"""Extra calls of replicas that notice the outage of Redis late."""
 
 
 def hold_the_budget(load: Load) -> None:
     assert load.worst_excess() <= LATE_CALLS
 
 
-async def test_a_server_that_is_killed_and_started_again(own_valkey: RealValkey) -> None:
+async def test_budget_holds_over_server_restart(own_valkey: RealValkey) -> None:
     async with Load.on(own_valkey, PACE) as load:
         await asyncio.sleep(1.0)
         began = CLOCK.monotonic()
@@ -40,7 +40,7 @@ async def test_a_server_that_is_killed_and_started_again(own_valkey: RealValkey)
         hold_the_budget(load)
 
 
-async def test_a_server_that_hangs_and_goes_on(own_valkey: RealValkey) -> None:
+async def test_budget_holds_over_server_hang(own_valkey: RealValkey) -> None:
     async with Load.on(own_valkey, PACE) as load:
         await asyncio.sleep(0.5)
         for _ in range(2):
@@ -55,7 +55,7 @@ async def test_a_server_that_hangs_and_goes_on(own_valkey: RealValkey) -> None:
         hold_the_budget(load)
 
 
-async def test_a_server_that_is_full_or_read_only_is_as_good_as_away(
+async def test_full_or_read_only_server_is_unavailable(
     own_valkey: RealValkey,
 ) -> None:
     async with Load.on(own_valkey, PACE) as load:
@@ -114,7 +114,7 @@ class SlowWay:
             sink.close()
 
 
-async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: RealValkey) -> None:
+async def test_slow_server_is_used_within_timeout(own_valkey: RealValkey) -> None:
     async with SlowWay.to(own_valkey) as way:
         redis = RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
         async with Load.on(redis, PACE, timeout_s=0.15) as load:
@@ -135,14 +135,14 @@ async def test_a_server_that_is_slow_is_used_until_it_is_too_slow(own_valkey: Re
 
 
 async def goes_on_until_there_is_a_primary(load: Load, replica: RealValkey) -> None:
-    """Measure no longer than that: whoever comes back pauses, until all are in step."""
+    """Measure no longer: a returning replica pauses until all have returned."""
     await load.until(alone=True, within_s=NOTICED_WITHIN_S)
     began = CLOCK.monotonic()
     await asyncio.to_thread(wait_until, replica.is_primary)
     assert load.rate_between(began, CLOCK.monotonic()) >= ENOUGH
 
 
-async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
+async def test_budget_holds_over_sentinel_failover(own_valkey: RealValkey) -> None:
     replica = RealValkey("--replicaof", "127.0.0.1", str(own_valkey.port)).start()
     sentinel = RealValkey.sentinel(
         f"sentinel monitor main 127.0.0.1 {own_valkey.port} 1\n"
@@ -166,7 +166,7 @@ async def test_a_failover_by_sentinel(own_valkey: RealValkey) -> None:
         replica.close()
 
 
-async def test_a_failover_in_a_cluster() -> None:
+async def test_budget_holds_over_cluster_failover() -> None:
     with valkey_cluster() as nodes:
         primary, _, _, replica = nodes
         redis = RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))

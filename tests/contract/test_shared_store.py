@@ -79,7 +79,7 @@ async def subject(
     await valkey.close()
 
 
-async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
+async def test_second_claim_sees_the_lease_holder(
     subject: Subject,
 ) -> None:
     assert isinstance(await subject.store.claim("k", owner="a", lease_s=5), LeaseAcquired)
@@ -90,7 +90,7 @@ async def test_the_first_claim_takes_the_lease_and_the_second_sees_who_has_it(
     assert second.version == b""
 
 
-async def test_who_is_told_to_wait_learns_which_version_was_there_before(subject: Subject) -> None:
+async def test_held_lease_names_the_stored_version(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
@@ -101,7 +101,7 @@ async def test_who_is_told_to_wait_learns_which_version_was_there_before(subject
     assert busy.version == found.version
 
 
-async def test_what_is_published_is_found_with_its_life(subject: Subject) -> None:
+async def test_published_value_has_its_ttl(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     assert await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
@@ -110,7 +110,7 @@ async def test_what_is_published_is_found_with_its_life(subject: Subject) -> Non
     assert 58 < found.ttl_s <= 60
 
 
-async def test_what_is_published_ends_by_the_store_s_clock_however_late_it_comes(
+async def test_late_publish_expires_by_the_store_clock(
     subject: Subject,
 ) -> None:
     claimed = await subject.store.claim("k", owner="a", lease_s=5)
@@ -123,7 +123,7 @@ async def test_what_is_published_ends_by_the_store_s_clock_however_late_it_comes
     assert 1.5 < found.ttl_s <= 1.9
 
 
-async def test_what_comes_when_its_life_is_over_is_not_kept_and_ends_the_fetch(
+async def test_expired_publish_stores_nothing(
     subject: Subject,
 ) -> None:
     claimed = await subject.store.claim("k", owner="a", lease_s=5)
@@ -134,14 +134,14 @@ async def test_what_comes_when_its_life_is_over_is_not_kept_and_ends_the_fetch(
     assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseAcquired)
 
 
-async def test_a_value_is_gone_when_its_life_is_over(subject: Subject) -> None:
+async def test_value_expires_after_its_ttl(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"link", ttl_s=0.02, until=FAR)
     await subject.elapse(0.04)
     assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseAcquired)
 
 
-async def test_a_holder_that_lost_its_lease_cannot_publish(subject: Subject) -> None:
+async def test_publish_requires_the_lease(subject: Subject) -> None:
     await subject.store.claim("k", owner="slow", lease_s=0.02)
     await subject.elapse(0.04)
     assert isinstance(await subject.store.claim("k", owner="next", lease_s=5), LeaseAcquired)
@@ -152,7 +152,7 @@ async def test_a_holder_that_lost_its_lease_cannot_publish(subject: Subject) -> 
     assert found.value == b"new"
 
 
-async def test_a_lease_is_kept_by_its_owner_alone(subject: Subject) -> None:
+async def test_only_the_owner_extends_a_lease(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=0.2)
     assert not await subject.store.extend("k", owner="b", lease_s=60)
     assert await subject.store.extend("k", owner="a", lease_s=60)
@@ -160,7 +160,7 @@ async def test_a_lease_is_kept_by_its_owner_alone(subject: Subject) -> None:
     assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseHeld)
 
 
-async def test_a_skipped_version_counts_as_absent_and_another_does_not(subject: Subject) -> None:
+async def test_skipped_version_counts_as_absent(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
@@ -182,7 +182,7 @@ async def test_any_version_can_be_skipped(subject: Subject) -> None:
     )
 
 
-async def test_a_failure_is_told_to_those_who_waited_for_it_alone(subject: Subject) -> None:
+async def test_failure_is_returned_to_its_waiters_only(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.fail("k", owner="a", failure=b"no luck")
     assert await subject.store.claim("k", owner="b", lease_s=5, awaited="a") == HolderFailed(
@@ -191,7 +191,7 @@ async def test_a_failure_is_told_to_those_who_waited_for_it_alone(subject: Subje
     assert isinstance(await subject.store.claim("k", owner="c", lease_s=5), LeaseAcquired)
 
 
-async def test_an_abandoned_lease_is_free_at_once(subject: Subject) -> None:
+async def test_abandoned_lease_is_free_at_once(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.abandon("k", owner="a")
     assert isinstance(
@@ -200,7 +200,7 @@ async def test_an_abandoned_lease_is_free_at_once(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("end", ["publish", "fail", "abandon"])
-async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> None:
+async def test_any_end_of_a_fetch_wakes_waiters(subject: Subject, end: str) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     with subject.store.watch("k") as changed, subject.store.watch("other") as unrelated:
         match end:
@@ -214,7 +214,7 @@ async def test_whoever_waits_is_woken_by_any_end(subject: Subject, end: str) -> 
         assert not unrelated.is_set()
 
 
-async def test_whoever_fetches_is_told_what_others_tell_the_holder(subject: Subject) -> None:
+async def test_holder_receives_messages(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     mine: list[tuple[str, bytes]] = []
     other: list[tuple[str, bytes]] = []
@@ -235,7 +235,7 @@ async def test_whoever_fetches_is_told_what_others_tell_the_holder(subject: Subj
     assert (mine, other) == ([("b", b"two \xff words")], [])
 
 
-async def test_what_the_holder_is_told_is_readable_to_no_listener(
+async def test_messages_are_encrypted(
     shared_valkey: RealValkey,
 ) -> None:
     valkey = a_valkey(shared_valkey)
@@ -260,14 +260,14 @@ async def test_what_the_holder_is_told_is_readable_to_no_listener(
     assert b"olga" not in messages[0]
     assert b"canary" not in messages[0]
     assert on_message == [], "sealed with a key that it does not hold"
-    assert not listening.done(), "nobody stops it by a message"
+    assert not listening.done(), "a message cannot stop it"
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     await client.aclose()
     await valkey.close()
 
 
-async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey) -> None:
+async def test_server_stores_no_plaintext(shared_valkey: RealValkey) -> None:
     valkey = a_valkey(shared_valkey, namespace="canary")
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
@@ -292,7 +292,7 @@ async def test_nothing_readable_is_kept_in_the_server(shared_valkey: RealValkey)
     await valkey.close()
 
 
-async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealValkey) -> None:
+async def test_value_under_another_key_is_unreadable(shared_valkey: RealValkey) -> None:
     valkey = a_valkey(shared_valkey)
     sealer = Sealer([a_seal_key()])
     store = ValkeySharedStore(valkey, sealer)
@@ -309,7 +309,7 @@ async def test_a_value_moved_to_another_name_does_not_open(shared_valkey: RealVa
     await valkey.close()
 
 
-async def test_a_server_that_hangs_is_away_within_the_timeout(own_valkey: RealValkey) -> None:
+async def test_hung_server_is_unavailable_within_timeout(own_valkey: RealValkey) -> None:
     valkey = a_valkey(own_valkey, timeout_s=0.2)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
@@ -324,7 +324,7 @@ async def test_a_server_that_hangs_is_away_within_the_timeout(own_valkey: RealVa
     await valkey.close()
 
 
-async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: RealValkey) -> None:
+async def test_full_server_recovers_with_free_memory(own_valkey: RealValkey) -> None:
     valkey = a_valkey(own_valkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
@@ -342,7 +342,7 @@ async def test_a_full_server_is_away_and_back_when_there_is_room(own_valkey: Rea
     await valkey.close()
 
 
-async def test_a_cancelled_command_never_answers_the_next_one(own_valkey: RealValkey) -> None:
+async def test_cancelled_command_does_not_answer_the_next(own_valkey: RealValkey) -> None:
     """CVE-2023-28858: the reply of a cancelled call must not reach another caller."""
     valkey = a_valkey(own_valkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))

@@ -191,7 +191,7 @@ def check_single_fetch(fleet: Fleet, faults: list[Fault]) -> None:
     hung_up = 0.3 * len(fetched)
     if set(faults) <= harmless:
         assert max(fleet.cloud.most_under_way.values(), default=0) <= 1
-        assert again <= hung_up, "only fetches whose caller hung up are repeated"
+        assert again <= hung_up, "only fetches after a disconnect are repeated"
     if set(faults) <= {no_fault, lost_messages, replica_dies, service_token_ends}:
         assert fleet.cloud.refused() == 0, "within the budget the cloud never returns 429"
 

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that only a test advances."""
 
 import asyncio
 import heapq
@@ -6,7 +6,7 @@ import itertools
 
 
 class FakeClock:
-    """Wall and monotonic time that advance together; sleepers wake each at its own instant."""
+    """Wall and monotonic time advance together; each sleeper wakes at its own time."""
 
     def __init__(self, now: float = 1_800_000_000.0, monotonic: float = 1_000.0) -> None:
         self._now = now

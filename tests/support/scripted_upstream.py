@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 HANG = b"\0hang"
-"""Send nothing more and keep the connection open."""
+"""Stop sending and keep the connection open."""
 RESET = b"\0reset"
 CLOSE = b"\0close"
 

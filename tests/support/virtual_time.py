@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nothing is left to run: hours in a second, no sleep."""
+"""An event loop in virtual time: time advances when no task can run, without real waits."""
 
 import asyncio
 import selectors
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 class Deadlock(Exception):
-    """Everybody waits for something that nobody will do."""
+    """All tasks wait, and no timer is set."""
 
 
 class _Selector(selectors.BaseSelector):
-    """No sockets: instead of waiting for them it moves the time on."""
+    """A selector without sockets: it advances the time instead of waiting."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

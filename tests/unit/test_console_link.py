@@ -19,7 +19,7 @@ def answered(body: object, status: int = 200) -> UpstreamResponse:
     return UpstreamResponse(status, {}, raw)
 
 
-def test_a_link_to_an_allowed_host_is_taken_as_it_stands() -> None:
+def test_link_to_allowed_host_is_returned_unchanged() -> None:
     assert console_url(answered({"url": GOOD, "more": 1}), ALLOWED).reveal() == GOOD
     exact = "https://console.example/x?token=2"
     assert console_url(answered({"url": exact}), ALLOWED).reveal() == exact
@@ -49,7 +49,7 @@ def test_a_link_to_an_allowed_host_is_taken_as_it_stands() -> None:
         "",
     ],
 )
-def test_a_link_that_leads_elsewhere_is_an_upstream_fault(url: str) -> None:
+def test_link_to_another_host_is_rejected(url: str) -> None:
     with pytest.raises(UpstreamBroken):
         console_url(answered({"url": url}), ALLOWED)
 
@@ -58,24 +58,24 @@ def test_a_link_that_leads_elsewhere_is_an_upstream_fault(url: str) -> None:
     "body",
     [[], [GOOD], GOOD, {}, {"url": None}, {"url": 1}, {"url": [GOOD]}, b"", b"{", b"\xff", None],
 )
-def test_only_an_object_with_a_string_url_counts(body: object) -> None:
+def test_body_must_have_a_string_url(body: object) -> None:
     with pytest.raises(UpstreamBroken):
         console_url(answered(body), ALLOWED)
 
 
 @pytest.mark.parametrize("status", [201, 202, 204, 302, 304])
-def test_no_other_status_counts(status: int) -> None:
+def test_status_must_be_200(status: int) -> None:
     with pytest.raises(UpstreamBroken):
         console_url(answered({"url": GOOD}, status), ALLOWED)
 
 
-def test_the_refusal_does_not_show_the_url() -> None:
+def test_error_does_not_contain_the_url() -> None:
     with pytest.raises(UpstreamBroken) as refused:
         console_url(answered({"url": "https://evil.example/?token=canary"}), ALLOWED)
     assert "canary" not in str(refused.value)
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_a_link_or_a_fault(body: bytes) -> None:
+def test_any_body_is_a_link_or_rejected(body: bytes) -> None:
     with pytest.raises(UpstreamBroken):
         console_url(answered(body), ALLOWED)

@@ -1,4 +1,4 @@
-"""Which account a link comes from, who may be given it again, and for how long."""
+"""The account, cache, reuse and renewal of console links."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 
 @dataclass
 class FakeExchange:
-    """Answers with a new link each time and remembers what it was asked."""
+    """Returns a new link per call and records the calls."""
 
     host: str
     clock: FakeClock
@@ -149,7 +149,7 @@ class Subject:
         return link.url.reveal(), source
 
 
-async def test_the_project_selects_the_account(clock: FakeClock) -> None:
+async def test_project_selects_the_account(clock: FakeClock) -> None:
     subject = Subject(clock)
     assert "a.example" in (await subject.url(a_permit("p1")))[0]
     assert "b.example" in (await subject.url(a_permit("p2")))[0]
@@ -157,7 +157,7 @@ async def test_the_project_selects_the_account(clock: FakeClock) -> None:
     assert subject.b.asked == [("/v1/p2/physicalservers/s1/console", "p2", "4:corp:ann")]
 
 
-async def test_a_project_that_no_account_has_is_answered_as_a_forbidden_server(
+async def test_project_without_account_is_forbidden(
     clock: FakeClock,
 ) -> None:
     with pytest.raises(NotPermitted):
@@ -167,7 +167,7 @@ async def test_a_project_that_no_account_has_is_answered_as_a_forbidden_server(
 @pytest.mark.parametrize(
     ("reuse", "calls"), [(Reuse.SHARED, 1), (Reuse.CALLER, 2), (Reuse.NEVER, 4)]
 )
-async def test_reuse_says_who_is_given_a_link_again(
+async def test_reuse_setting_selects_who_shares_links(
     clock: FakeClock, reuse: Reuse, calls: int
 ) -> None:
     subject = Subject(clock, reuse)
@@ -176,7 +176,7 @@ async def test_reuse_says_who_is_given_a_link_again(
     assert len(subject.a.asked) == calls
 
 
-async def test_a_link_is_handed_out_until_min_remaining_and_not_after(clock: FakeClock) -> None:
+async def test_link_is_issued_until_min_remaining(clock: FakeClock) -> None:
     subject = Subject(clock)
     first, _ = await subject.url(a_permit())
     await clock.advance(269.9)
@@ -186,7 +186,7 @@ async def test_a_link_is_handed_out_until_min_remaining_and_not_after(clock: Fak
     assert (second != first, source) == (True, LinkSource.UPSTREAM)
 
 
-async def test_a_link_that_ends_on_its_way_from_redis_is_fetched_anew(clock: FakeClock) -> None:
+async def test_link_that_aged_in_redis_is_replaced(clock: FakeClock) -> None:
     subject = Subject(clock, links_max=1)
     first, _ = await subject.url(a_permit(server="s1"))
     await subject.url(a_permit(server="s2"))
@@ -198,7 +198,7 @@ async def test_a_link_that_ends_on_its_way_from_redis_is_fetched_anew(clock: Fak
     assert (second != first, source) == (True, LinkSource.UPSTREAM)
 
 
-async def test_a_link_that_is_too_short_from_the_start_is_refused_at_once(
+async def test_link_with_too_short_lifetime_is_rejected(
     clock: FakeClock,
 ) -> None:
     subject = Subject(clock)
@@ -214,7 +214,7 @@ async def test_a_link_that_is_too_short_from_the_start_is_refused_at_once(
     assert len(subject.a.asked) == 1
 
 
-async def test_fresh_is_a_link_that_nobody_was_given(clock: FakeClock) -> None:
+async def test_fresh_link_was_never_issued(clock: FakeClock) -> None:
     subject = Subject(clock)
     first, _ = await subject.url(a_permit())
     fresh, _ = await subject.url(a_permit(), fresh=True)
@@ -222,7 +222,7 @@ async def test_fresh_is_a_link_that_nobody_was_given(clock: FakeClock) -> None:
     assert await subject.url(a_permit()) == (fresh, LinkSource.LOCAL)
 
 
-async def test_an_answer_that_cannot_be_handed_out_is_not_kept(clock: FakeClock) -> None:
+async def test_invalid_link_is_not_cached(clock: FakeClock) -> None:
     subject = Subject(clock)
     subject.a.host = "evil.example"
     with pytest.raises(UpstreamBroken):
@@ -231,21 +231,21 @@ async def test_an_answer_that_cannot_be_handed_out_is_not_kept(clock: FakeClock)
     assert (await subject.url(a_permit()))[1] is LinkSource.UPSTREAM
 
 
-async def test_what_is_held_is_bounded(clock: FakeClock) -> None:
+async def test_cache_size_is_bounded(clock: FakeClock) -> None:
     subject = Subject(clock, links_max=5)
     for i in range(20):
         await subject.url(a_permit(server=f"s{i}"))
     assert subject.consoles.link_count == 5
 
 
-async def test_the_heaviest_group_counts_in_the_queue(clock: FakeClock) -> None:
+async def test_heaviest_group_sets_the_weight(clock: FakeClock) -> None:
     subject = Subject(clock)
     await subject.url(a_permit("p1", "s1", "ann", "oncall", "staff", "others"))
     await subject.url(a_permit("p1", "s1", "bob", "others"))
     assert [queue_request.weight for queue_request in subject.a.queue_requests] == [4.0, 1.0]
 
 
-async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -> None:
+async def test_hot_link_is_renewed_from_spare_budget(clock: FakeClock) -> None:
     subject = Subject(clock)
     first, _ = await subject.url(a_permit())
     subject.chance = 0.0
@@ -255,7 +255,7 @@ async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -
     assert len(subject.a.asked) == 1, "it is not near its end yet"
     await clock.advance(2.0)
     for _ in range(5):
-        assert await subject.url(a_permit()) == (first, LinkSource.LOCAL), "nobody waits for it"
+        assert await subject.url(a_permit()) == (first, LinkSource.LOCAL), "no request waits for it"
     await settle()
     assert len(subject.a.asked) == 2
     assert subject.a.queue_requests[-1] == QueueRequest("", priority=Priority.SPARE)
@@ -265,7 +265,7 @@ async def test_a_hot_link_is_renewed_early_from_spare_budget(clock: FakeClock) -
     assert subject.telemetry.renewals == [("a", "ok")]
 
 
-async def test_a_link_that_nobody_asks_for_is_not_renewed(clock: FakeClock) -> None:
+async def test_unused_link_is_not_renewed(clock: FakeClock) -> None:
     subject = Subject(clock)
     subject.chance = 0.0
     await subject.url(a_permit())
@@ -273,7 +273,7 @@ async def test_a_link_that_nobody_asks_for_is_not_renewed(clock: FakeClock) -> N
     assert len(subject.a.asked) == 1
 
 
-async def test_early_requests_seldom_start_a_renewal(clock: FakeClock) -> None:
+async def test_early_requests_rarely_start_renewals(clock: FakeClock) -> None:
     subject = Subject(clock)
     await subject.url(a_permit())
     await clock.advance(211.0)
@@ -287,7 +287,7 @@ async def test_early_requests_seldom_start_a_renewal(clock: FakeClock) -> None:
     assert len(subject.a.asked) == 2
 
 
-async def test_without_spare_budget_the_link_serves_to_its_end(clock: FakeClock) -> None:
+async def test_link_serves_to_its_end_without_renewal(clock: FakeClock) -> None:
     subject = Subject(clock)
     first, _ = await subject.url(a_permit())
     subject.chance = 0.0
@@ -303,7 +303,7 @@ async def test_without_spare_budget_the_link_serves_to_its_end(clock: FakeClock)
     assert (await subject.url(a_permit()))[0] != first
 
 
-async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
+async def test_replicas_share_one_renewal(clock: FakeClock) -> None:
     subject, store = Subject(clock), FakeSharedStore(clock)
     replicas = []
     for _ in range(3):
@@ -331,15 +331,13 @@ async def test_a_renewal_is_one_over_all_replicas(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("reuse", [Reuse.CALLER, Reuse.NEVER])
-async def test_a_link_of_one_s_own_is_waited_for_by_nobody_else(
-    clock: FakeClock, reuse: Reuse
-) -> None:
+async def test_personal_link_has_no_waiters(clock: FakeClock, reuse: Reuse) -> None:
     subject = Subject(clock, reuse)
     await subject.url(a_permit())
     assert subject.a.waiters == [None]
 
 
-async def test_who_asks_for_a_shared_link_that_is_being_fetched_waits_for_the_fetch(
+async def test_concurrent_requests_wait_for_shared_link(
     clock: FakeClock,
 ) -> None:
     subject = Subject(clock, Reuse.SHARED)

@@ -1,4 +1,4 @@
-"""One call of an account: what it asks of budget, credential and upstream, and in which order."""
+"""One call of an account: the order of budget, credential and upstream, and its errors."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ RESET = UpstreamUnreachable("reset", retry_after_s=2.0)
 
 
 class Cloud:
-    """Budget, credential and upstream in one; it writes down what it is asked, in order."""
+    """Fake budget, credential and upstream that record their calls in order."""
 
     def __init__(self, clock: FakeClock, *answers: UpstreamResponse | GatewayError) -> None:
         self.clock = clock
@@ -153,14 +153,14 @@ async def in_time(bench: Bench, call: Awaitable[UpstreamResponse]) -> UpstreamRe
     return await task
 
 
-async def test_one_call_takes_one_slot_in_the_callers_name(clock: FakeClock) -> None:
+async def test_call_takes_one_slot_of_its_caller(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.asked == ["admit prod console ann", "send t1"]
     assert bench.telemetry.upstream_calls == [("prod", "Usable")]
 
 
-async def test_a_replay_takes_a_slot_of_its_own(clock: FakeClock) -> None:
+async def test_replay_takes_another_slot(clock: FakeClock) -> None:
     bench = Bench(clock, EXPIRED, OK)
     assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.asked == [
@@ -169,7 +169,7 @@ async def test_a_replay_takes_a_slot_of_its_own(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("trouble", [DOWN, BUSY, RESET])
-async def test_each_retry_takes_a_slot_of_its_own(
+async def test_each_retry_takes_another_slot(
     clock: FakeClock, trouble: UpstreamResponse | GatewayError
 ) -> None:
     bench = Bench(clock, trouble, trouble, OK)
@@ -178,7 +178,7 @@ async def test_each_retry_takes_a_slot_of_its_own(
 
 
 @pytest.mark.parametrize("answers", [[OK], [EXPIRED, OK], [BUSY, OK]])
-async def test_what_is_not_permitted_any_more_is_not_sent(
+async def test_call_without_permission_is_not_sent(
     clock: FakeClock, answers: list[UpstreamResponse]
 ) -> None:
     bench = Bench(clock, *answers)
@@ -207,7 +207,7 @@ async def test_what_is_not_permitted_any_more_is_not_sent(
         ServiceLoginFailed("away", retry_after_s=50.0),
     ],
 )
-async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
+async def test_possible_effect_is_not_reported_as_none(
     clock: FakeClock, trouble: UpstreamResponse | GatewayError, stopped: GatewayError
 ) -> None:
     bench = Bench(clock, trouble, OK)
@@ -224,7 +224,7 @@ async def test_of_what_may_have_been_done_nobody_is_told_that_nothing_was(
     assert caught.value.out_of_time == stopped.out_of_time
 
 
-async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_nothing_of_it(
+async def test_possible_effect_outlasts_later_responses(
     clock: FakeClock,
 ) -> None:
     bench = Bench(clock, DOWN, EXPIRED, OK)
@@ -238,21 +238,21 @@ async def test_what_may_have_been_done_is_remembered_over_an_answer_that_says_no
     assert bench.order == ["admit", "send"] * 2
 
 
-async def test_a_429_is_told_to_all_replicas(clock: FakeClock) -> None:
+async def test_429_is_reported_to_all_replicas(clock: FakeClock) -> None:
     bench = Bench(clock, BUSY, OK)
     await in_time(bench, bench.call())
     assert bench.cloud.pauses == [(4.0, None)]
 
 
-async def test_no_slot_is_held_while_a_login_is_waited_for(clock: FakeClock) -> None:
-    # Else all who waited would be sent at once when it ends, beyond the budget.
+async def test_login_holds_no_slot(clock: FakeClock) -> None:
+    # Otherwise all calls would be sent at once after the login, beyond the budget.
     bench = Bench(clock, OK)
     bench.cloud.login_s = 3.0
     await in_time(bench, bench.call())
     assert bench.order == ["log", "admit", "send"]
 
 
-async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
+async def test_slot_lost_to_a_login_is_requeued(
     clock: FakeClock,
 ) -> None:
     bench = Bench(clock, OK)
@@ -267,20 +267,20 @@ async def test_a_slot_that_a_login_outlasts_is_given_up_for_another_at_the_head(
     assert bench.telemetry.slots_lost == [("prod", BudgetClass.CONSOLE)]
 
 
-async def test_the_upstream_gets_no_more_time_than_is_left(clock: FakeClock) -> None:
+async def test_timeout_is_bounded_by_the_deadline(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 4.0
     await in_time(bench, bench.call(deadline_s=10.0))
     assert bench.cloud.timeouts == [6.0]
 
 
-async def test_the_upstream_gets_no_more_time_than_it_may_take(clock: FakeClock) -> None:
+async def test_timeout_is_bounded_by_its_setting(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     await in_time(bench, bench.call(deadline_s=100.0))
     assert bench.cloud.timeouts == [15.0]
 
 
-async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) -> None:
+async def test_call_with_late_slot_is_not_sent(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 4.0
     with pytest.raises(DeadlineExceeded):
@@ -288,7 +288,7 @@ async def test_a_call_whose_slot_comes_too_late_is_not_sent(clock: FakeClock) ->
     assert "send" not in bench.order
 
 
-async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: FakeClock) -> None:
+async def test_retry_beyond_the_deadline_is_not_awaited(clock: FakeClock) -> None:
     bench = Bench(clock, DOWN, OK)
     with pytest.raises(UpstreamUnreachable) as caught:
         await in_time(bench, bench.call(deadline_s=0.3))
@@ -296,7 +296,7 @@ async def test_a_retry_that_cannot_make_the_deadline_is_not_waited_for(clock: Fa
     assert caught.value.out_of_time
 
 
-async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
+async def test_timeout_is_not_retried(clock: FakeClock) -> None:
     bench = Bench(clock, UpstreamSlow("no answer in time"), OK)
     with pytest.raises(UpstreamSlow) as caught:
         await in_time(bench, bench.call())
@@ -304,21 +304,21 @@ async def test_silence_is_not_tried_again(clock: FakeClock) -> None:
     assert not caught.value.out_of_time
 
 
-async def test_a_call_that_is_not_repeatable_is_sent_once(clock: FakeClock) -> None:
+async def test_unrepeatable_call_is_sent_once(clock: FakeClock) -> None:
     bench = Bench(clock, RESET, OK)
     with pytest.raises(UpstreamUnreachable):
         await in_time(bench, bench.call(repeatable=False))
     assert bench.order == ["admit", "send"]
 
 
-async def test_a_second_refusal_is_for_operators_and_not_for_the_caller(clock: FakeClock) -> None:
+async def test_second_rejected_credential_is_a_login_failure(clock: FakeClock) -> None:
     bench = Bench(clock, EXPIRED, EXPIRED)
     with pytest.raises(ServiceLoginFailed):
         await in_time(bench, bench.call())
     assert bench.order == ["admit", "send", "renew", "admit", "send"]
 
 
-async def test_an_exhausted_budget_sends_nothing(clock: FakeClock) -> None:
+async def test_exhausted_budget_sends_nothing(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     bench.cloud.exhausted = True
     with pytest.raises(BudgetExhausted):
@@ -335,9 +335,7 @@ async def test_retries_do_not_multiply_a_storm(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 415, 422])
-async def test_what_the_cloud_refuses_is_no_failure_of_its_own(
-    clock: FakeClock, status: int
-) -> None:
+async def test_rejected_request_is_no_breaker_failure(clock: FakeClock, status: int) -> None:
     refusal = UpstreamResponse(status, {}, b'{"error_code":"iMetal.0101","error_msg":"not ready"}')
     bench = Bench(clock, *[refusal] * 20)
     for _ in range(20):
@@ -349,7 +347,7 @@ async def test_what_the_cloud_refuses_is_no_failure_of_its_own(
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
-async def test_a_caller_that_hangs_up_leaves_nothing_running(clock: FakeClock, stop: int) -> None:
+async def test_disconnect_leaves_nothing_running(clock: FakeClock, stop: int) -> None:
     bench = Bench(clock, DOWN, EXPIRED, OK)
     bench.cloud.admit_s = bench.cloud.answer_s = bench.cloud.login_s = 1.0
     task = asyncio.ensure_future(bench.call())
@@ -365,7 +363,7 @@ async def test_a_caller_that_hangs_up_leaves_nothing_running(clock: FakeClock, s
     assert len(bench.telemetry.upstream_calls) == bench.order.count("send")
 
 
-async def test_what_failed_too_often_is_left_alone_and_all_are_told_at_once(
+async def test_open_breaker_rejects_calls_at_once(
     clock: FakeClock,
 ) -> None:
     silent = UpstreamSlow("no answer in time")
@@ -382,7 +380,7 @@ async def test_what_failed_too_often_is_left_alone_and_all_are_told_at_once(
     assert await in_time(bench, bench.call()) is OK
 
 
-async def test_who_waits_for_a_slot_is_told_when_the_breaker_opens(clock: FakeClock) -> None:
+async def test_opening_breaker_ends_queued_calls(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4)
     for _ in range(3):
         with pytest.raises(UpstreamSlow):
@@ -398,7 +396,7 @@ async def test_who_waits_for_a_slot_is_told_when_the_breaker_opens(clock: FakeCl
     assert clock.monotonic() < 1_100.0
 
 
-async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock) -> None:
+async def test_half_open_breaker_sends_one_probe(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 4, OK, OK)
     for _ in range(4):
         with pytest.raises(UpstreamSlow):
@@ -416,7 +414,7 @@ async def test_one_call_probes_and_the_others_wait_for_its_word(clock: FakeClock
     assert await in_time(bench, bench.call()) is OK
 
 
-async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: FakeClock) -> None:
+async def test_calls_sent_before_opening_decide_nothing(clock: FakeClock) -> None:
     silent = UpstreamSlow("no answer in time")
     bench = Bench(clock, *[silent] * 4, OK, silent)
     bench.cloud.answer_s = 9.9
@@ -438,7 +436,7 @@ async def test_who_was_sent_before_the_breaker_opened_decides_nothing(clock: Fak
     assert bench.telemetry.breakers_opened == ["prod", "prod"]
 
 
-async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: FakeClock) -> None:
+async def test_retry_after_429_is_not_charged_twice(clock: FakeClock) -> None:
     told = UpstreamResponse(
         429,
         {},
@@ -451,7 +449,7 @@ async def test_what_a_429_cost_is_asked_for_again_and_not_charged_anew(clock: Fa
     assert bench.cloud.asked[2] == "admit prod console ann again"
 
 
-async def test_a_caller_s_impatience_suspends_nobody(clock: FakeClock) -> None:
+async def test_short_deadlines_do_not_open_the_breaker(clock: FakeClock) -> None:
     bench = Bench(clock, *[UpstreamSlow("no answer in time")] * 20)
     for _ in range(20):
         with pytest.raises(UpstreamSlow) as caught:
@@ -492,7 +490,7 @@ def not_connected() -> UpstreamUnreachable:
         ([RESET, not_connected(), BUSY], (WriteOutcome.UNKNOWN, 0)),
     ],
 )
-async def test_what_became_of_a_call_is_known_by_all_that_was_heard_of_it(
+async def test_effect_is_derived_from_all_attempts(
     clock: FakeClock,
     answers: list[UpstreamResponse | GatewayError],
     result: tuple[WriteOutcome, int],
@@ -505,9 +503,7 @@ async def test_what_became_of_a_call_is_known_by_all_that_was_heard_of_it(
 
 
 @pytest.mark.parametrize("after_a_429", [False, True])
-async def test_what_gives_up_in_the_queue_was_not_done(
-    clock: FakeClock, *, after_a_429: bool
-) -> None:
+async def test_call_ended_in_queue_was_not_sent(clock: FakeClock, *, after_a_429: bool) -> None:
     bench, attempts = Bench(clock, BUSY), Attempts()
 
     async def admit(*_: object, **__: object) -> float:
@@ -525,7 +521,7 @@ async def test_what_gives_up_in_the_queue_was_not_done(
 @pytest.mark.parametrize(
     ("admit_s", "result"), [(5.0, WriteOutcome.NOT_SENT), (0.0, WriteOutcome.UNKNOWN)]
 )
-async def test_what_was_cancelled_is_unknown_from_when_it_is_sent(
+async def test_cancelled_call_is_unknown_once_sent(
     clock: FakeClock, admit_s: float, result: WriteOutcome
 ) -> None:
     bench, attempts = Bench(clock, OK), Attempts()

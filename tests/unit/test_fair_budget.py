@@ -1,4 +1,4 @@
-"""What a budget line does with a slot, and with an entry that it hears nothing of."""
+"""A budget's use of slots, batches, and entries without confirmation."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ LIMIT = BudgetLimit((Pace(10, 1, 5),), queue_max=100, caller_max=100)
 
 
 class ScriptedQueue:
-    """Grants what the test says, when it says so, and keeps what it was told."""
+    """A queue that grants slots by the script of a test and records its batches."""
 
     available = True
     processes = 2
@@ -97,7 +97,7 @@ class Subject:
 
 @pytest.fixture
 async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Subject]:
-    # Each turn is taken at once, so that a test need not move the clock for it.
+    # Batches are submitted at once, without advancing the clock.
     monkeypatch.setattr(fair_budget, "_BATCH_GAP_S", 0.0)
     made = Subject(clock)
     await settle()
@@ -106,7 +106,7 @@ async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     await asyncio.gather(made.running, return_exceptions=True)
 
 
-async def test_the_first_turn_only_finds_out_how_the_store_s_clock_stands(clock: FakeClock) -> None:
+async def test_first_batch_only_compares_clocks(clock: FakeClock) -> None:
     subject = Subject(clock)
     subject.queue.grant_after_s = 0.0
     asked = subject.ask()  # before the line has taken a turn, as a first login may
@@ -118,7 +118,7 @@ async def test_the_first_turn_only_finds_out_how_the_store_s_clock_stands(clock:
     await asyncio.gather(subject.running, return_exceptions=True)
 
 
-async def test_a_slot_in_a_pause_is_not_used_and_the_call_goes_back_to_the_head(
+async def test_slot_in_pause_requeues_call_at_head(
     subject: Subject,
 ) -> None:
     subject.queue.grant_after_s = 0.02
@@ -137,7 +137,7 @@ async def test_a_slot_in_a_pause_is_not_used_and_the_call_goes_back_to_the_head(
     assert len(subject.telemetry.slots_lost) == 1
 
 
-async def test_a_pause_that_another_replica_met_holds_here_at_once(subject: Subject) -> None:
+async def test_pause_of_another_replica_applies_at_once(subject: Subject) -> None:
     subject.queue.grant_after_s = 0.02
     asked = subject.ask()
     await settle()
@@ -151,7 +151,7 @@ async def test_a_pause_that_another_replica_met_holds_here_at_once(subject: Subj
     assert asked.done()
 
 
-async def test_a_slot_that_came_too_late_is_given_up(subject: Subject) -> None:
+async def test_late_slot_is_given_up(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
     asked = subject.ask()
     await settle()
@@ -162,7 +162,7 @@ async def test_a_slot_that_came_too_late_is_given_up(subject: Subject) -> None:
     assert asked.done()
 
 
-async def test_nobody_sleeps_past_their_deadline_for_a_slot(subject: Subject) -> None:
+async def test_slot_after_the_deadline_is_not_awaited(subject: Subject) -> None:
     subject.queue.grant_after_s = 3_600.0
     asked = subject.ask()
     await settle()
@@ -172,7 +172,7 @@ async def test_nobody_sleeps_past_their_deadline_for_a_slot(subject: Subject) ->
     assert asked.done()
 
 
-async def test_a_spare_slot_that_is_lost_is_not_asked_for_again(subject: Subject) -> None:
+async def test_lost_spare_slot_is_not_requeued(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
     asked = subject.ask(QueueRequest("", priority=Priority.SPARE))
     await settle()
@@ -181,7 +181,7 @@ async def test_a_spare_slot_that_is_lost_is_not_asked_for_again(subject: Subject
     assert len(subject.queue.told) == 1
 
 
-async def test_an_entry_of_which_nothing_is_heard_is_told_again_with_its_tag(
+async def test_unconfirmed_entry_is_submitted_again(
     subject: Subject,
 ) -> None:
     asked = subject.ask()
@@ -197,7 +197,7 @@ async def test_an_entry_of_which_nothing_is_heard_is_told_again_with_its_tag(
     assert [one.id for batch in subject.queue.turns for one in batch.leaving] == [first]
 
 
-async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subject) -> None:
+async def test_waiting_calls_move_to_memory_and_back(subject: Subject) -> None:
     asked = [subject.ask() for _ in range(3)]
     await settle()
     before = {entry_id for entry_id, _ in subject.queue.told}
@@ -221,7 +221,7 @@ async def test_who_waits_moves_to_memory_and_back_under_a_new_name(subject: Subj
 ANN, BOB, EVE = QueueRequest("ann"), QueueRequest("bob"), QueueRequest("eve", 2.0)
 
 
-async def test_whoever_joins_or_leaves_a_call_that_waits_is_told_to_the_queue(
+async def test_queue_is_updated_when_waiters_change(
     subject: Subject,
 ) -> None:
     waiters = Waiters(ANN)
@@ -240,7 +240,7 @@ async def test_whoever_joins_or_leaves_a_call_that_waits_is_told_to_the_queue(
         await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_a_call_that_one_alone_waits_for_is_told_as_ever(subject: Subject) -> None:
+async def test_single_waiter_is_not_submitted_as_shared(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(ANN):
         asked = subject.ask(ANN, waiters)
@@ -251,7 +251,7 @@ async def test_a_call_that_one_alone_waits_for_is_told_as_ever(subject: Subject)
     await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_a_call_in_another_s_place_is_that_one_s_when_it_leaves(subject: Subject) -> None:
+async def test_inherited_place_is_refunded_to_its_donor(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(BOB):
         subject.queue.donor = BOB
@@ -264,7 +264,7 @@ async def test_a_call_in_another_s_place_is_that_one_s_when_it_leaves(subject: S
     assert [one.request for batch in subject.queue.turns for one in batch.leaving] == [BOB]
 
 
-async def test_a_call_waits_in_its_own_line_whoever_lends_it_a_place(subject: Subject) -> None:
+async def test_inherited_place_keeps_the_call_priority(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(QueueRequest("bob", priority=Priority.BULK)):
         asked = subject.ask(ANN, waiters)
@@ -275,7 +275,7 @@ async def test_a_call_waits_in_its_own_line_whoever_lends_it_a_place(subject: Su
         await asyncio.gather(asked, return_exceptions=True)
 
 
-async def test_a_call_that_is_under_way_is_nobody_s_place_any_more(subject: Subject) -> None:
+async def test_sent_call_is_not_submitted_again(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN):
         subject.queue.grant_after_s = 0.0

@@ -69,7 +69,7 @@ class Replica:
         account = InventoryAccount(
             "prod", as_exchange(self.exchange), (PROJECT,), 60.0, 600.0, files
         )
-        self.kept = CachedInventories(
+        self.inventories = CachedInventories(
             [account],
             is_needed=lambda: self.wanted,
             shared=self.flight,
@@ -78,14 +78,14 @@ class Replica:
         )
 
     async def look(self) -> None:
-        one = self.kept._projects[PROJECT]
+        one = self.inventories._projects[PROJECT]
         if self.clock.monotonic() >= one.due_at:
-            await self.kept._refresh(PROJECT, one)
+            await self.inventories._refresh(PROJECT, one)
 
     async def keep(self) -> None:
         """Look, and go on until the file holds what was seen."""
-        keeping = asyncio.create_task(self.kept.run("prod"))
-        file = self.kept._projects[PROJECT].account.files[PROJECT]
+        keeping = asyncio.create_task(self.inventories.run("prod"))
+        file = self.inventories._projects[PROJECT].account.files[PROJECT]
         async with asyncio.timeout(10):
             while file.load() is None:  # noqa: ASYNC110 - it is written in a thread
                 await asyncio.sleep(0.001)
@@ -93,7 +93,7 @@ class Replica:
         await asyncio.gather(keeping, return_exceptions=True)
 
     def times(self) -> str:
-        known = self.kept.current(PROJECT).attributes(ServerId("9"), self.clock.now())
+        known = self.inventories.current(PROJECT).attributes(ServerId("9"), self.clock.now())
         assert known is not None
         ((_, value),) = known.tags
         return value
@@ -108,18 +108,18 @@ async def test_all_pages_are_listed_from_spare_budget(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     replica = Replica(clock, store, Cloud())
-    assert replica.kept.current(PROJECT) is NO_INVENTORY
+    assert replica.inventories.current(PROJECT) is NO_INVENTORY
     await replica.look()
-    assert len(replica.kept.current(PROJECT)) == 10
+    assert len(replica.inventories.current(PROJECT)) == 10
     assert {queue_request.priority for queue_request in replica.exchange.queue_requests} == {
         Priority.SPARE
     }
     assert len(replica.exchange.asked) == 3
-    assert replica.kept.age_s("prod") == 0.0
+    assert replica.inventories.age_s("prod") == 0.0
     await replica.flight.close()
 
 
-async def test_replicas_share_one_look_and_look_again_when_it_is_old(
+async def test_replicas_share_a_listing_until_it_expires(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     cloud = Cloud()
@@ -139,18 +139,18 @@ async def test_replicas_share_one_look_and_look_again_when_it_is_old(
     await second.flight.close()
 
 
-async def test_a_change_is_looked_at_at_once(clock: FakeClock, store: FakeSharedStore) -> None:
+async def test_change_refreshes_at_once(clock: FakeClock, store: FakeSharedStore) -> None:
     cloud = Cloud()
     replica = Replica(clock, store, cloud)
     await replica.look()
     await clock.advance(1)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     await replica.look()
     assert (cloud.times, replica.times()) == (2, "2")
     await replica.flight.close()
 
 
-async def test_a_failed_look_keeps_what_is_known_until_it_is_too_old(
+async def test_failed_listing_keeps_the_inventory_until_expiry(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     cloud = Cloud()
@@ -159,16 +159,14 @@ async def test_a_failed_look_keeps_what_is_known_until_it_is_too_old(
     for _ in range(10):
         await clock.advance(61)
         cloud.fails = [UpstreamRefused(400, "x", "no")]
-        known = replica.kept.current(PROJECT).attributes(ServerId("9"), clock.now())
-        assert (known is not None) == (replica.kept.age_s("prod") < 600)
+        known = replica.inventories.current(PROJECT).attributes(ServerId("9"), clock.now())
+        assert (known is not None) == (replica.inventories.age_s("prod") < 600)
         await replica.look()
     assert ("prod", "UpstreamRefused") in replica.telemetry.polls
     await replica.flight.close()
 
 
-async def test_a_page_waits_for_budget_that_nobody_needs(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_page_waits_for_spare_budget(clock: FakeClock, store: FakeSharedStore) -> None:
     cloud = Cloud()
     cloud.fails = [BudgetExhausted("spare", retry_after_s=0.0)] * 3
     replica = Replica(clock, store, cloud)
@@ -181,29 +179,25 @@ async def test_a_page_waits_for_budget_that_nobody_needs(
     await replica.flight.close()
 
 
-async def test_what_is_kept_in_a_file_serves_at_the_start(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_saved_inventory_serves_at_start(clock: FakeClock, store: FakeSharedStore) -> None:
     file = FakeSnapshotFile()
     first = Replica(clock, store, Cloud(), file)
     await first.keep()
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.times() == "1"
     damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeSnapshotFile(b"{"))
-    assert damaged.kept.current(PROJECT) is NO_INVENTORY
+    assert damaged.inventories.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
         await one.flight.close()
 
 
-async def test_no_look_waits_for_a_file_whose_disk_hangs(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_hung_disk_delays_no_refresh(clock: FakeClock, store: FakeSharedStore) -> None:
     class Hanging(FakeSnapshotFile):
         async def save(self, update: Callable[[bytes | None], bytes]) -> None:
             await asyncio.Event().wait()
 
     replica = Replica(clock, store, Cloud(), Hanging())
-    keeping = asyncio.create_task(replica.kept.run("prod"))
+    keeping = asyncio.create_task(replica.inventories.run("prod"))
     async with asyncio.timeout(10):
         while replica.cloud.times < 2:
             await clock.advance(1.0)
@@ -213,26 +207,26 @@ async def test_no_look_waits_for_a_file_whose_disk_hangs(
     await replica.flight.close()
 
 
-async def test_nothing_is_listed_while_no_rule_goes_by_attributes(
+async def test_nothing_is_listed_without_attribute_rules(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     replica = Replica(clock, store, Cloud())
     replica.wanted = False
-    keeping = asyncio.ensure_future(replica.kept.run("prod"))
+    keeping = asyncio.ensure_future(replica.inventories.run("prod"))
     await clock.advance(3)
     assert replica.exchange.asked == []
     replica.wanted = True
-    while not len(replica.kept.current(PROJECT)):  # threads take real time
+    while not len(replica.inventories.current(PROJECT)):  # threads take real time
         await clock.advance(1.1)
         await asyncio.sleep(0.01)
-    assert len(replica.kept.current(PROJECT)) == 10
+    assert len(replica.inventories.current(PROJECT)) == 10
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     await replica.flight.close()
 
 
 class SkewedClock(FakeClock):
-    """The wall clock of another machine; all else is as on the first."""
+    """A clock with the wall clock of another machine."""
 
     def __init__(self, clock: FakeClock, ahead_s: float) -> None:
         super().__init__()
@@ -249,7 +243,7 @@ class SkewedClock(FakeClock):
 
 
 @pytest.mark.parametrize("ahead_s", [86_400.0, -86_400.0])
-async def test_a_replica_with_a_wrong_clock_neither_freezes_nor_spoils_what_others_know(
+async def test_wrong_clock_does_not_affect_other_replicas(
     clock: FakeClock, store: FakeSharedStore, ahead_s: float
 ) -> None:
     cloud = Cloud()
@@ -259,19 +253,19 @@ async def test_a_replica_with_a_wrong_clock_neither_freezes_nor_spoils_what_othe
         await wrong.look()
         await right.look()
         assert (wrong.times(), right.times()) == (times, times)
-        assert right.kept.age_s("prod") < 2
+        assert right.inventories.age_s("prod") < 2
         await clock.advance(61)
     await right.look()
     assert (cloud.times, right.times()) == (3, "3")
     await clock.advance(599)
     right.times()
     await clock.advance(1)
-    assert right.kept.current(PROJECT) is NO_INVENTORY
+    assert right.inventories.current(PROJECT) is NO_INVENTORY
     await wrong.flight.close()
     await right.flight.close()
 
 
-async def test_a_clock_set_back_makes_nothing_live_longer(
+async def test_clock_set_back_extends_no_inventory(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     replica = Replica(clock, store, Cloud())
@@ -280,13 +274,13 @@ async def test_a_clock_set_back_makes_nothing_live_longer(
     await clock.advance(599)
     replica.times()
     await clock.advance(1)
-    assert replica.kept.current(PROJECT) is NO_INVENTORY
+    assert replica.inventories.current(PROJECT) is NO_INVENTORY
     await replica.look()
     assert replica.times() == "2"
     await replica.flight.close()
 
 
-async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
+async def test_saved_inventory_of_the_future_is_ignored(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     file = FakeSnapshotFile()
@@ -294,12 +288,12 @@ async def test_a_file_written_before_the_clock_was_set_back_is_of_unknown_age(
     await first.keep()
     clock.step_wall(-60)
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
-    assert late.kept.current(PROJECT) is NO_INVENTORY
+    assert late.inventories.current(PROJECT) is NO_INVENTORY
     await first.flight.close()
     await late.flight.close()
 
 
-async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
+async def test_saved_inventory_ages_without_process(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     file = FakeSnapshotFile()
@@ -307,21 +301,19 @@ async def test_what_is_kept_in_a_file_ages_while_nobody_runs(
     await first.keep()
     await clock.advance(400)
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
-    assert late.kept.age_s("prod") == pytest.approx(400)
+    assert late.inventories.age_s("prod") == pytest.approx(400)
     clock.step_wall(-300)
     await clock.advance(200)
-    assert late.kept.current(PROJECT) is NO_INVENTORY
+    assert late.inventories.current(PROJECT) is NO_INVENTORY
     await first.flight.close()
     await late.flight.close()
 
 
-async def test_the_age_is_infinite_while_there_is_none(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
-    assert Replica(clock, store, Cloud()).kept.age_s("prod") == math.inf
+async def test_age_is_infinite_without_inventory(clock: FakeClock, store: FakeSharedStore) -> None:
+    assert Replica(clock, store, Cloud()).inventories.age_s("prod") == math.inf
 
 
-async def test_an_older_listing_never_takes_the_place_of_a_newer_one(
+async def test_older_listing_never_replaces_newer_one(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     cloud = Cloud()
@@ -333,7 +325,7 @@ async def test_an_older_listing_never_takes_the_place_of_a_newer_one(
     assert replica.times() == "2"
     store.come_back()
     await clock.advance(5)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     await replica.look()
     assert replica.times() == "2", "listing 1 is still shared"
     await replica.look()
@@ -343,7 +335,7 @@ async def test_an_older_listing_never_takes_the_place_of_a_newer_one(
 
 
 @pytest.mark.parametrize("ahead_s", [0.0, 3_600.0])
-async def test_a_listing_that_another_began_before_the_change_does_not_do(
+async def test_listing_begun_before_change_is_repeated(
     clock: FakeClock, store: FakeSharedStore, ahead_s: float
 ) -> None:
     cloud = Cloud()
@@ -355,7 +347,7 @@ async def test_a_listing_that_another_began_before_the_change_does_not_do(
     await clock.advance(60)
     await other.look()
     await clock.advance(0.4)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     await replica.look()
     assert (cloud.times, replica.times()) == (2, "2")
     await replica.look()
@@ -366,17 +358,15 @@ async def test_a_listing_that_another_began_before_the_change_does_not_do(
     await replica.flight.close()
 
 
-async def test_a_listing_that_reaches_redis_late_is_none_the_newer(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_listing_stored_late_keeps_its_age(clock: FakeClock, store: FakeSharedStore) -> None:
     cloud = Cloud()
     other, replica = (Replica(clock, store, cloud) for _ in range(2))
     store.publishes_after_s = 1.6
     listing = asyncio.ensure_future(other.look())
-    while not other.kept._projects[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
+    while not other.inventories._projects[PROJECT].own[0]:  # noqa: ASYNC110 - it is packed in a thread
         await asyncio.sleep(0.001)
     await clock.advance(0.3)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     await clock.advance(1.5)
     await listing
     store.publishes_after_s = 0.0
@@ -388,7 +378,7 @@ async def test_a_listing_that_reaches_redis_late_is_none_the_newer(
     await replica.flight.close()
 
 
-async def test_a_change_during_a_look_asks_for_another(
+async def test_change_during_listing_causes_another(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     cloud = Cloud()
@@ -396,7 +386,7 @@ async def test_a_change_during_a_look_asks_for_another(
     replica.exchange.gate = asyncio.Event()
     looking = asyncio.ensure_future(replica.look())
     await clock.advance(1)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     replica.exchange.gate.set()
     await looking
     await replica.look()
@@ -404,14 +394,12 @@ async def test_a_change_during_a_look_asks_for_another(
     await replica.flight.close()
 
 
-async def test_a_change_is_not_forgotten_when_the_look_fails(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_change_survives_failed_listing(clock: FakeClock, store: FakeSharedStore) -> None:
     cloud = Cloud()
     replica = Replica(clock, store, cloud)
     await replica.look()
     await clock.advance(1)
-    replica.kept.refresh_soon(PROJECT)
+    replica.inventories.refresh_soon(PROJECT)
     cloud.fails = [UpstreamBroken("403")]
     await replica.look()
     await clock.advance(5)
@@ -420,9 +408,7 @@ async def test_a_change_is_not_forgotten_when_the_look_fails(
     await replica.flight.close()
 
 
-async def test_a_damaged_value_in_redis_is_replaced(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_damaged_value_in_redis_is_replaced(clock: FakeClock, store: FakeSharedStore) -> None:
     replica = Replica(clock, store, Cloud())
     await store.claim(f"inventory-2:prod:{PROJECT}", owner="x", lease_s=9.0)
     await store.publish(
@@ -448,7 +434,7 @@ async def walk(replica: Replica, clock: FakeClock) -> None:
 @pytest.mark.parametrize(
     "error", [UpstreamUnreachable("503", retry_after_s=2.0), UpstreamSlow("no answer in time")]
 )
-async def test_a_page_that_fails_in_passing_is_asked_for_again(
+async def test_temporary_page_error_is_retried(
     clock: FakeClock, store: FakeSharedStore, error: Exception
 ) -> None:
     cloud = Cloud()
@@ -464,7 +450,7 @@ async def test_a_page_that_fails_in_passing_is_asked_for_again(
     await replica.flight.close()
 
 
-async def test_what_does_not_pass_ends_the_walk_at_once(
+async def test_permanent_page_error_ends_the_listing(
     clock: FakeClock, store: FakeSharedStore
 ) -> None:
     cloud = Cloud()
@@ -475,9 +461,7 @@ async def test_what_does_not_pass_ends_the_walk_at_once(
     await replica.flight.close()
 
 
-async def test_a_marker_that_comes_again_ends_the_walk(
-    clock: FakeClock, store: FakeSharedStore
-) -> None:
+async def test_repeated_marker_ends_the_listing(clock: FakeClock, store: FakeSharedStore) -> None:
     cloud = Cloud()
     cloud.marker = "3"
     replica = Replica(clock, store, cloud)
@@ -487,13 +471,13 @@ async def test_a_marker_that_comes_again_ends_the_walk(
     await replica.flight.close()
 
 
-async def test_nothing_large_is_read_on_the_event_loop(
+async def test_large_bodies_are_decoded_in_threads(
     clock: FakeClock, store: FakeSharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
 
     class Watched:
-        """Stands in for the decoders of what grows with the number of servers."""
+        """Replaces the decoders that take longer with more servers."""
 
         def __init__(self, decoder: Any) -> None:
             self._decoder = decoder

@@ -1,7 +1,7 @@
-"""Nothing that a caller is told depends on a server on which they may do nothing.
+"""No response depends on servers that are hidden from the caller.
 
-Two worlds that differ only in such servers are asked the same; each answer, refusal, count,
-marker and validator must be the same, byte for byte.
+Two worlds that differ only in hidden servers receive the same requests. Every response, error,
+count, marker and validator must be equal, byte for byte.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ def a_gateway(policy: Policy | Fixed, cloud: SmallCloud) -> Gateway:
     return build_gateway(catalogue=CATALOGUE, group_weights={}, clock=clock, **parts)
 
 
-async def told(gateway: Gateway, request: Request) -> object:
+async def response_to(gateway: Gateway, request: Request) -> object:
     """Return all that a caller gets to see of an answer."""
 
     async def read_body(_: int) -> bytes:
@@ -142,7 +142,7 @@ def ask_all(policy: Policy, world: Mapping[str, SmallServer], requests: Sequence
 
     async def run() -> list[object]:
         gateway = a_gateway(policy, cloud)
-        return [await told(gateway, request) for request in requests]
+        return [await response_to(gateway, request) for request in requests]
 
     return asyncio.run(run()), cloud.done
 
@@ -208,7 +208,7 @@ _on = st.one_of(
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    # A few are named often, so that the seen and the hidden meet in one call.
+    # Few servers: calls often name visible and hidden ones together.
     server = draw(st.sampled_from(SERVERS[:4]))
     several = draw(st.lists(st.sampled_from(SERVERS[:4]), min_size=1, max_size=4, unique=True))
     instances = draw(st.lists(st.sampled_from(INSTANCES[:4]), min_size=1, max_size=4, unique=True))
@@ -255,7 +255,7 @@ def hidden_in(policy: Policy, world: Mapping[str, SmallServer]) -> set[str]:
 
 @settings(max_examples=400, deadline=None)
 @given(policies(), worlds(), worlds(), st.lists(requests(), min_size=1, max_size=8))
-def test_nothing_told_depends_on_what_is_hidden(
+def test_no_response_depends_on_hidden_servers(
     policy: Policy,
     world: dict[str, SmallServer],
     elsewhere: dict[str, SmallServer],
@@ -286,7 +286,7 @@ def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = 
 @pytest.mark.parametrize(
     "before", [a_policy_on(SERVERS[:2]), a_policy_on([], projects=[PROJECT])], ids=["some", "all"]
 )
-def test_a_server_that_is_taken_away_while_a_list_is_read_is_not_shown(before: Policy) -> None:
+def test_server_revoked_during_a_list_is_not_shown(before: Policy) -> None:
     after = a_policy_on(SERVERS[1:2])
     world = {one: SmallServer({}) for one in SERVERS[:3]}
 
@@ -297,5 +297,5 @@ def test_a_server_that_is_taken_away_while_a_list_is_read_is_not_shown(before: P
 
     policies = Fixed(before)
     gateway = a_gateway(policies, ChangingCloud(world))
-    answer: Any = asyncio.run(told(gateway, Request("GET", "/physicalservers")))
+    answer: Any = asyncio.run(response_to(gateway, Request("GET", "/physicalservers")))
     assert [one["id"] for one in json.loads(answer[2])["servers"]] == SERVERS[1:2]

@@ -49,7 +49,7 @@ def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[Singl
 Ask = Callable[..., Awaitable[FlightResult]]
 
 
-async def test_a_hundred_callers_on_three_replicas_cost_one_fetch(clock: FakeClock) -> None:
+async def test_hundred_requests_on_three_replicas_fetch_once(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     flights = replicas(3, clock, store)
     asked = [
@@ -65,7 +65,7 @@ async def test_a_hundred_callers_on_three_replicas_cost_one_fetch(clock: FakeClo
     assert [one.source for one in held].count(LinkSource.COALESCED) == 99
 
 
-async def test_what_is_stored_is_not_fetched(clock: FakeClock) -> None:
+async def test_stored_value_is_not_fetched(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     fetches.outcome.set_result(b"link")
@@ -75,7 +75,7 @@ async def test_what_is_stored_is_not_fetched(clock: FakeClock) -> None:
     assert held.good_until <= clock.monotonic() + 100
 
 
-async def test_a_value_that_reaches_the_store_late_ends_none_the_later(clock: FakeClock) -> None:
+async def test_value_stored_late_expires_on_time(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     store.publishes_after_s = 1.5  # it hangs, and runs what it was sent when it goes on
@@ -89,7 +89,7 @@ async def test_a_value_that_reaches_the_store_late_ends_none_the_later(clock: Fa
     assert held.good_until <= good_until
 
 
-async def test_the_fetch_survives_the_caller_that_started_it(clock: FakeClock) -> None:
+async def test_fetch_survives_its_first_request(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     first = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
@@ -103,7 +103,7 @@ async def test_the_fetch_survives_the_caller_that_started_it(clock: FakeClock) -
     assert (fetches.begun, fetches.cancelled) == (1, 0)
 
 
-async def test_when_all_callers_left_the_fetch_ends_and_another_replica_takes_over(
+async def test_abandoned_fetch_passes_to_another_replica(
     clock: FakeClock,
 ) -> None:
     store, fetches, others = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
@@ -120,7 +120,7 @@ async def test_when_all_callers_left_the_fetch_ends_and_another_replica_takes_ov
     assert (first.in_flight, second.in_flight) == (0, 0)
 
 
-async def test_what_serves_more_than_those_who_wait_goes_on_without_them(clock: FakeClock) -> None:
+async def test_fetch_can_run_to_completion_without_requests(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     later = clock.monotonic() + 30
@@ -138,7 +138,7 @@ async def test_what_serves_more_than_those_who_wait_goes_on_without_them(clock: 
     assert (held.value, fetches.begun) == (b"token", 1)
 
 
-async def test_a_dead_holder_costs_one_more_fetch_and_no_more_than_its_lease(
+async def test_dead_holder_costs_one_lease_and_fetch(
     clock: FakeClock,
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
@@ -157,7 +157,7 @@ async def test_a_dead_holder_costs_one_more_fetch_and_no_more_than_its_lease(
     assert (await waiting).value == b"link"
 
 
-async def test_a_living_holder_keeps_its_lease_as_long_as_the_fetch_takes(
+async def test_live_holder_keeps_its_lease(
     clock: FakeClock,
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
@@ -170,7 +170,7 @@ async def test_a_living_holder_keeps_its_lease_as_long_as_the_fetch_takes(
     assert (await asking).value == b"link"
 
 
-async def test_a_living_holder_keeps_its_lease_over_a_hiccup_of_the_store(
+async def test_lease_survives_a_short_store_outage(
     clock: FakeClock,
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
@@ -200,7 +200,7 @@ def facts(error: BaseException) -> dict[str, Any]:
         UpstreamBroken("no url"),
     ],
 )
-async def test_a_failure_is_shared_by_those_who_waited_and_not_repeated(
+async def test_failure_is_shared_by_waiting_requests(
     clock: FakeClock, failure: GatewayError
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
@@ -219,7 +219,7 @@ async def test_a_failure_is_shared_by_those_who_waited_and_not_repeated(
     assert [facts(one) for one in outcomes] == [facts(failure)] * 15
 
 
-async def test_whoever_comes_after_a_failure_fetches_anew(clock: FakeClock) -> None:
+async def test_request_after_failure_fetches_again(clock: FakeClock) -> None:
     store, fetches, again = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     fetches.outcome.set_exception(UpstreamBroken("no url"))
@@ -229,7 +229,7 @@ async def test_whoever_comes_after_a_failure_fetches_anew(clock: FakeClock) -> N
     assert (await flight.obtain("k", again, deadline=clock.monotonic() + 30)).value == b"link"
 
 
-async def test_fresh_is_not_what_was_stored_before(clock: FakeClock) -> None:
+async def test_fresh_ignores_stored_value(clock: FakeClock) -> None:
     store, old, new = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     old.outcome.set_result(b"old")
@@ -242,9 +242,7 @@ async def test_fresh_is_not_what_was_stored_before(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("unusable", [None, b"another"])
-async def test_fresh_is_what_another_fetched_meanwhile(
-    clock: FakeClock, unusable: bytes | None
-) -> None:
+async def test_fresh_accepts_concurrent_fetch(clock: FakeClock, unusable: bytes | None) -> None:
     store, old, new, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     later = clock.monotonic() + 30
@@ -261,7 +259,7 @@ async def test_fresh_is_what_another_fetched_meanwhile(
     assert none.begun == 0
 
 
-async def test_fresh_is_not_what_was_stored_before_a_fetch_that_failed(clock: FakeClock) -> None:
+async def test_fresh_ignores_stored_value_after_failure(clock: FakeClock) -> None:
     store, old, bad = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     later = clock.monotonic() + 30
@@ -278,7 +276,7 @@ async def test_fresh_is_not_what_was_stored_before_a_fetch_that_failed(clock: Fa
     assert bad.begun == 1
 
 
-async def test_fresh_is_not_what_was_stored_before_a_fetch_that_was_abandoned(
+async def test_fresh_ignores_stored_value_after_abandonment(
     clock: FakeClock,
 ) -> None:
     store, old, left, new = FakeSharedStore(clock), Fetches(clock), Fetches(clock), Fetches(clock)
@@ -297,7 +295,7 @@ async def test_fresh_is_not_what_was_stored_before_a_fetch_that_was_abandoned(
     assert (held.value, held.source) == (b"new", LinkSource.UPSTREAM)
 
 
-async def test_an_unusable_value_is_fetched_anew_by_one_for_all(clock: FakeClock) -> None:
+async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None:
     store, first, second = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     flights = replicas(3, clock, store)
     first.outcome.set_result(b"token 1")
@@ -319,7 +317,7 @@ async def test_an_unusable_value_is_fetched_anew_by_one_for_all(clock: FakeClock
     assert (late.value, second.begun) == (b"token 2", 1)
 
 
-async def test_without_the_store_each_replica_fetches_once_for_itself(clock: FakeClock) -> None:
+async def test_each_replica_fetches_once_without_store(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     store.away = True
     flights = replicas(2, clock, store)
@@ -334,7 +332,7 @@ async def test_without_the_store_each_replica_fetches_once_for_itself(clock: Fak
     assert fetches.begun == 2
 
 
-async def test_the_store_lost_while_waiting_does_not_leave_waiters_stuck(clock: FakeClock) -> None:
+async def test_store_lost_while_waiting_blocks_no_request(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     await store.claim("k", owner="elsewhere", lease_s=2.0)
@@ -348,7 +346,7 @@ async def test_the_store_lost_while_waiting_does_not_leave_waiters_stuck(clock: 
     assert (await waiting).value == b"link"
 
 
-async def test_the_store_lost_while_fetching_still_answers(clock: FakeClock) -> None:
+async def test_store_lost_while_fetching_returns_value(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
@@ -358,7 +356,7 @@ async def test_the_store_lost_while_fetching_still_answers(clock: FakeClock) -> 
     assert (await asking).value == b"link"
 
 
-async def test_a_caller_past_its_deadline_is_told_and_holds_no_place(clock: FakeClock) -> None:
+async def test_request_at_its_deadline_leaves_the_flight(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     with pytest.raises(DeadlineExceeded):
@@ -368,7 +366,7 @@ async def test_a_caller_past_its_deadline_is_told_and_holds_no_place(clock: Fake
     assert store._holder("k") is None
 
 
-async def test_cancelled_at_each_suspension_nothing_is_left_behind(clock: FakeClock) -> None:
+async def test_cancellation_at_any_point_leaves_nothing(clock: FakeClock) -> None:
     for steps in range(40):
         store, fetches = FakeSharedStore(clock), Fetches(clock)
         (flight,) = replicas(1, clock, store)
@@ -385,7 +383,7 @@ async def test_cancelled_at_each_suspension_nothing_is_left_behind(clock: FakeCl
         assert not store._listeners["k"] if "k" in store._listeners else True, steps
 
 
-async def test_who_began_alone_asks_the_store_again_when_it_is_back(clock: FakeClock) -> None:
+async def test_recovered_store_is_claimed_during_local_fetch(clock: FakeClock) -> None:
     store, theirs, mine = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     store.away = True
@@ -401,7 +399,7 @@ async def test_who_began_alone_asks_the_store_again_when_it_is_back(clock: FakeC
     assert mine.cancelled == 1
 
 
-async def test_who_began_alone_publishes_when_the_store_is_back(clock: FakeClock) -> None:
+async def test_local_fetch_is_published_after_recovery(clock: FakeClock) -> None:
     store, fetches, others = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     store.away = True
@@ -416,7 +414,7 @@ async def test_who_began_alone_publishes_when_the_store_is_back(clock: FakeClock
     assert (fetches.begun, others.begun) == (1, 0)
 
 
-async def test_a_hang_up_while_the_store_is_away_ends_the_fetch(clock: FakeClock) -> None:
+async def test_disconnect_without_store_ends_the_fetch(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
     store.away = True
@@ -441,7 +439,9 @@ def out_of_time(error: GatewayError) -> GatewayError:
         out_of_time(UpstreamUnreachable("no time is left to try again", retry_after_s=5.0)),
     ],
 )
-async def test_another_s_lack_of_time_is_not_ours(clock: FakeClock, failure: GatewayError) -> None:
+async def test_holder_deadline_does_not_fail_longer_requests(
+    clock: FakeClock, failure: GatewayError
+) -> None:
     store, short, long = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     soon, later = clock.monotonic() + 1, clock.monotonic() + 30
@@ -464,7 +464,7 @@ async def test_another_s_lack_of_time_is_not_ours(clock: FakeClock, failure: Gat
     "failure",
     [UpstreamSlow("no answer in time"), UpstreamUnreachable("reset", retry_after_s=2.0)],
 )
-async def test_what_more_time_would_not_have_helped_is_not_tried_again(
+async def test_failure_unrelated_to_time_is_not_retried(
     clock: FakeClock, failure: GatewayError
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
@@ -482,8 +482,8 @@ async def test_what_more_time_would_not_have_helped_is_not_tried_again(
     assert fetches.begun == 1
 
 
-async def test_another_s_lack_of_time_is_told_on_as_such(clock: FakeClock) -> None:
-    """One who waited on another replica, with no more time than its holder had, began for more."""
+async def test_shared_failure_keeps_its_time_limit(clock: FakeClock) -> None:
+    """A request with more time than its holder joins a fetch started on another replica."""
     store, short, long = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     soon, later = clock.monotonic() + 1, clock.monotonic() + 30
@@ -502,7 +502,7 @@ async def test_another_s_lack_of_time_is_told_on_as_such(clock: FakeClock) -> No
     assert (short.begun, long.begun) == (1, 1)
 
 
-def test_what_is_shared_is_in_no_repr() -> None:
+def test_values_are_in_no_repr() -> None:
     shown = (
         Fetched(b"canary", 1.0),
         FlightResult(b"canary", 1.0, LinkSource.REDIS),
@@ -512,7 +512,7 @@ def test_what_is_shared_is_in_no_repr() -> None:
 
 
 class WearyClock(FakeClock):
-    """It fails whoever asks for the time on and on."""
+    """Fails a loop that reads the clock without end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -520,12 +520,12 @@ class WearyClock(FakeClock):
 
     def monotonic(self) -> float:
         self._patience -= 1
-        assert self._patience > 0, "somebody asks without end"
+        assert self._patience > 0, "a request loops without end"
         return super().monotonic()
 
 
-async def test_whoever_comes_just_as_a_fetch_fails_begins_another_and_spins_on_none() -> None:
-    """A flight that has ended is there for one turn of the loop more, and yields to nobody."""
+async def test_request_at_failure_starts_another_fetch() -> None:
+    """An ended flight remains for one iteration of the event loop."""
     clock = WearyClock()
     flight = SingleFlight(FakeSharedStore(clock), clock)
     may_fail = asyncio.Event()
@@ -568,7 +568,7 @@ async def hang_up(*asked: "asyncio.Task[FlightResult]") -> None:
     await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: FakeClock) -> None:
+async def test_fetch_sees_current_waiters(clock: FakeClock) -> None:
     fetches = Fetches(clock)
     (flight,) = replicas(1, clock, FakeSharedStore(clock))
     waiters = Waiters(QueueRequest("ann"))
@@ -588,12 +588,12 @@ async def test_a_fetch_sees_who_waits_for_it_each_for_as_long_as_they_do(clock: 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a holder be told without a pause, which the loop's own clock would measure."""
+    """Report waiters without a pause, because the pause uses the event loop's clock."""
     monkeypatch.setattr(single_flight, "_REPORT_AFTER_S", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock) -> None:
+async def test_fetch_sees_waiters_of_other_replicas(clock: FakeClock) -> None:
     store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("ann"))
@@ -610,14 +610,14 @@ async def test_a_fetch_sees_who_waits_for_it_on_other_replicas(clock: FakeClock)
     assert waiters.all == (QueueRequest("ann"), QueueRequest("eve", 4))
     await hang_up(eve)
     await settle()
-    assert waiters.all == (QueueRequest("ann"),), "the last to hang up says so, too"
+    assert waiters.all == (QueueRequest("ann"),), "the last disconnect is reported"
     fetches.outcome.set_result(b"link")
     assert (await ann).value == b"link"
     assert (fetches.begun, none.begun) == (1, 0)
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeClock) -> None:
+async def test_next_holder_sees_remaining_waiters_only(clock: FakeClock) -> None:
     store, fetches, later = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("bob"))
@@ -626,7 +626,7 @@ async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeC
     bob = asking(second, later, clock, waiters)
     eve = asking(second, later, clock, Waiters(QueueRequest("eve")))
     await settle()
-    await hang_up(ann)  # whose process had the lease
+    await hang_up(ann)  # its process held the lease
     await settle()
     assert later.begun == 1
     again = asking(first, fetches, clock, Waiters(QueueRequest("ann")))
@@ -641,7 +641,7 @@ async def test_the_next_holder_sees_who_still_waits_and_nobody_else(clock: FakeC
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClock) -> None:
+async def test_lost_waiter_message_is_harmless(clock: FakeClock) -> None:
     store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("ann"))
@@ -657,7 +657,7 @@ async def test_a_lost_word_of_who_waits_costs_nothing_but_a_place(clock: FakeClo
     assert (fetches.begun, none.begun) == (1, 0)
 
 
-async def test_who_asks_for_no_one_s_place_tells_no_holder(
+async def test_fetch_without_waiters_sends_no_message(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(single_flight, "_REPORT_AFTER_S", 0.0)

@@ -18,14 +18,14 @@ def state_of(*states: str) -> str:
     return came.state
 
 
-def test_a_valid_parent_is_read() -> None:
+def test_valid_traceparent_is_parsed() -> None:
     came = trace_context([PARENT], ["rojo=00f067,congo@t=t61"])
     assert came is not None
     assert (came.trace_id, came.span_id, came.is_sampled) == (TRACE, SPAN, True)
     assert came.state == "rojo=00f067,congo@t=t61"
 
 
-def test_a_child_has_the_trace_and_a_span_of_its_own() -> None:
+def test_child_keeps_the_trace_with_new_span() -> None:
     came = trace_context([PARENT], ["a=1"])
     assert came is not None
     assert came.child("b" * 16).headers == (
@@ -46,17 +46,17 @@ def test_a_child_has_the_trace_and_a_span_of_its_own() -> None:
         f"00-{TRACE[:-1]}٤-{SPAN}-01",
     ],
 )  # fmt: skip
-def test_an_invalid_parent_is_ignored_with_its_state(value: str) -> None:
+def test_invalid_traceparent_drops_tracestate(value: str) -> None:
     assert trace_context([value], ["a=1"]) is None
 
 
-def test_two_parents_are_none_and_a_state_alone_is_none() -> None:
+def test_two_traceparents_or_none_begin_a_trace() -> None:
     assert trace_context([PARENT, PARENT], []) is None
     assert trace_context([], ["a=1"]) is None
 
 
 @pytest.mark.parametrize("rest", ["", "-", "-what-the-future-will-be-like"])
-def test_a_later_version_is_read_as_far_as_it_is_known_and_sent_on_as_ours(rest: str) -> None:
+def test_later_version_is_propagated_as_version_00(rest: str) -> None:
     came = trace_context([f"cc-{TRACE}-{SPAN}-01{rest}"], [])
     assert came is not None
     assert came.headers == (("traceparent", PARENT),)
@@ -66,7 +66,7 @@ def test_a_later_version_is_read_as_far_as_it_is_known_and_sent_on_as_ours(rest:
     ("flags", "sampled", "sent"),
     [("00", False, "00"), ("01", True, "01"), ("02", False, "02"), ("ff", True, "03")],
 )
-def test_flags_that_are_not_known_are_not_sent_on(flags: str, sent: str, *, sampled: bool) -> None:
+def test_unknown_flags_are_cleared(flags: str, sent: str, *, sampled: bool) -> None:
     came = trace_context([f"00-{TRACE}-{SPAN}-{flags}"], [])
     assert came is not None
     assert came.is_sampled is sampled
@@ -81,7 +81,7 @@ def test_flags_that_are_not_known_are_not_sent_on(flags: str, sent: str, *, samp
         "a" * 242 + "@t=1", "a.b=1", "a=\x00", "a=1;b=2=3",
     ],
 )  # fmt: skip
-def test_an_invalid_state_is_dropped_alone(state: str) -> None:
+def test_invalid_tracestate_keeps_traceparent(state: str) -> None:
     assert state_of(state) == ""
 
 
@@ -97,11 +97,11 @@ def test_an_invalid_state_is_dropped_alone(state: str) -> None:
         (["a" * 256 + "=1"], "a" * 256 + "=1"),
     ],
 )
-def test_a_valid_state_is_read_in_its_order(states: list[str], read: str) -> None:
+def test_valid_tracestate_keeps_its_order(states: list[str], read: str) -> None:
     assert state_of(*states) == read
 
 
-def test_of_a_state_that_is_too_long_large_members_go_first_then_the_last() -> None:
+def test_long_tracestate_loses_large_members_first() -> None:
     large = "large=" + "x" * 200
     small = [f"k{i:02}={'y' * 24}" for i in range(20)]
     kept = state_of(",".join([large, *small]))
@@ -109,14 +109,14 @@ def test_of_a_state_that_is_too_long_large_members_go_first_then_the_last() -> N
     assert 480 < len(kept) <= 512
 
 
-def test_at_most_32_members_are_taken() -> None:
+def test_tracestate_has_at_most_32_members() -> None:
     members = [f"k{i}=1" for i in range(33)]
     assert state_of(",".join(members[:32])) == ",".join(members[:32])
     assert state_of(",".join(members)) == ""
 
 
 @given(st.lists(st.text(), max_size=2), st.lists(st.text(), max_size=3))
-def test_whatever_comes_what_goes_out_is_well_formed(parents: list[str], states: list[str]) -> None:
+def test_propagated_headers_are_well_formed(parents: list[str], states: list[str]) -> None:
     came = trace_context([*parents, PARENT][:1], states)
     for name, value in () if came is None else came.headers:
         assert name in ("traceparent", "tracestate")
