@@ -1,9 +1,10 @@
-"""`gateway audit export`: the trail in the Redis stream, as the files that verify and search read.
+"""`gateway audit export`: writes the audit log of the Redis stream as files.
 
-A stream forgets its beginning without regard to segments. What is left of a segment whose beginning
-is gone cannot be verified, so it stands apart, where search finds it all the same.
+The stream trims its oldest lines regardless of segments. A segment whose first line is gone cannot
+be verified: its remaining lines are written to a directory of their own, for search.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable
@@ -11,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.interrupts import run_async
 from gateway.config.settings import load_settings
 from gateway.config.store import RedisEmbedded, StoreSettings
 from gateway.domain.audit.chain import SEGMENT_OPENED, parse_line
 from gateway.domain.errors import StoreUnavailable
-from gateway.drivers.audit.paths import segment_file
+from gateway.drivers.audit.directory import segment_file
 from gateway.drivers.audit.stream_store import AuditStream
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.metrics import Metrics
@@ -25,18 +27,18 @@ from gateway.drivers.valkey.connection import Valkey
 
 OK, NOT_EXPORTED, USAGE = 0, 1, 2
 CUT_OFF: Final = "cut-off"
-"""The directory of lines whose segment's beginning is gone."""
-_ANSWER_WITHIN_S = 10.0
+"""Directory of the lines of segments whose first line the stream has trimmed."""
+_TIMEOUT_S = 10.0
 _NO_SEGMENT = 0
 
 
 @dataclass(slots=True)
-class _Chain:
+class _ExportedChain:
     lines: dict[int, tuple[bytes, int]] = field(default_factory=dict)
-    """By their numbers, with the number of the segment that they open."""
+    """Each line by its number, with the number of the segment that it opens."""
 
     def by_segment(self) -> dict[int, list[bytes]]:
-        """Return the lines of each segment; of _NO_SEGMENT are those whose opening is gone."""
+        """Return the lines of each segment; _NO_SEGMENT has those whose segment is incomplete."""
         segments: dict[int, list[bytes]] = {}
         current = _NO_SEGMENT
         for _, (line, opens) in sorted(self.lines.items()):
@@ -45,27 +47,42 @@ class _Chain:
         return segments
 
 
+def register(parser: CommandParser) -> None:
+    add_config_option(parser)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
+    parser.exit_codes = {
+        OK: "written",
+        NOT_EXPORTED: "nothing to write, or Redis is unavailable",
+        USAGE: "wrong usage",
+    }
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return export(options.config, options.directory)
+
+
 def export(config_file: Path, directory: Path) -> int:
-    """Write each chain into a directory of its own; return 0, 1 when there is none, 2 for usage."""
+    """Write each chain to a directory below `directory`; return the exit code."""
     config = load_settings(config_file)
-    # What was sent there before it was switched off can still be written.
-    why_empty = "" if config.audit.stream else f": `audit.stream` is not on in {config_file}"
-    return export_stream(config.store, directory, why_empty=why_empty)
+    # Lines sent before `audit.stream` was switched off can still be exported.
+    hint = "" if config.audit.stream else f": `audit.stream` is false in {config_file}"
+    return export_stream(config.store, directory, hint=hint)
 
 
-def export_stream(store: StoreSettings, directory: Path, *, why_empty: str = "") -> int:
+def export_stream(store: StoreSettings, directory: Path, *, hint: str = "") -> int:
     if isinstance(store.redis, RedisEmbedded):
-        return _fail("the embedded server is that gateway's own: nobody else can read it", USAGE)
+        return _fail("embedded Redis cannot be exported: only its gateway can read it", USAGE)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        return _fail(f"{directory}: is there already and is no empty directory", USAGE)
+        return _fail(f"{directory}: must not exist, or be an empty directory", USAGE)
     try:
         chains, unreadable = run_async(_read(store))
     except StoreUnavailable as error:
-        return _fail(f"redis does not answer: {error}", NOT_EXPORTED)
+        return _fail(f"Redis is unavailable: {error}", NOT_EXPORTED)
     if unreadable:
-        _fail(f"{unreadable} entries of the stream are no lines of a trail", NOT_EXPORTED)
+        _fail(f"{unreadable} entries of the stream are not audit log lines", NOT_EXPORTED)
     if not chains:
-        return _fail(f"the stream holds no chain{why_empty}", NOT_EXPORTED)
+        return _fail(f"the stream contains no chain{hint}", NOT_EXPORTED)
     try:
         for number, (name, chain) in enumerate(chains.items(), 1):
             _write_chain(name, chain, directory, f"chain-{number}")
@@ -74,17 +91,17 @@ def export_stream(store: StoreSettings, directory: Path, *, why_empty: str = "")
     return OK
 
 
-async def _read(store: StoreSettings) -> tuple[dict[str, _Chain], int]:
-    """Return the chains by their names, and how many entries are none of theirs."""
-    patient = store.model_copy(update={"timeout_s": _ANSWER_WITHIN_S})
+async def _read(store: StoreSettings) -> tuple[dict[str, _ExportedChain], int]:
+    """Return the chains by ID, and the number of entries that are not lines of a chain."""
+    store = store.model_copy(update={"timeout_s": _TIMEOUT_S})
     valkey = Valkey(
-        patient,
-        make_client(patient),
+        store,
+        make_client(store),
         process_id="export",
         clock=SystemClock(),
         telemetry=Metrics(),
     )
-    chains: dict[str, _Chain] = {}
+    chains: dict[str, _ExportedChain] = {}
     unreadable = 0
     try:
         async for text in AuditStream(valkey, keep_s=0.0, bytes_max=0).lines():
@@ -94,8 +111,8 @@ async def _read(store: StoreSettings) -> tuple[dict[str, _Chain], int]:
                 unreadable += 1
                 continue
             opens = line.fields.get("segment") if line.event == SEGMENT_OPENED else None
-            # The later of two with one number: the other one was taken back while we read.
-            chains.setdefault(line.chain, _Chain()).lines[line.seq] = (
+            # Of two lines with one number the later counts: the earlier was deleted meanwhile.
+            chains.setdefault(line.chain, _ExportedChain()).lines[line.seq] = (
                 text,
                 opens if isinstance(opens, int) else _NO_SEGMENT,
             )
@@ -104,21 +121,22 @@ async def _read(store: StoreSettings) -> tuple[dict[str, _Chain], int]:
     return chains, unreadable
 
 
-def _write_chain(name: str, chain: _Chain, directory: Path, place: str) -> None:
+def _write_chain(chain_id: str, chain: _ExportedChain, directory: Path, name: str) -> None:
     segments = chain.by_segment()
     cut = segments.pop(_NO_SEGMENT, [])
     first = min(segments, default=0)
     for number, lines in segments.items():
-        _write(segment_file(directory / place, number), lines)
+        _write(segment_file(directory / name, number), lines)
     count = sum(map(len, segments.values()))
-    print(f"{directory / place}: chain {name}, {count} lines in {len(segments)} segments")
+    print(f"{directory / name}: chain {chain_id}, {count} lines in {len(segments)} segments")
     if first > 1:
-        print(f"  begins with segment {first}: the stream has forgotten what was before")
+        print(f"  begins with segment {first}: the stream has trimmed earlier lines")
     if cut:
-        file = segment_file(directory / CUT_OFF / place, max(first - 1, 1))
+        file = segment_file(directory / CUT_OFF / name, max(first - 1, 1))
         _write(file, cut)
-        print(f"  {len(cut)} lines whose segment's beginning is forgotten: {file.parent},")
-        print("  where search finds them; nothing proves them")
+        print(
+            f"  {len(cut)} lines of an incomplete segment: {file.parent} (search only, unverified)"
+        )
 
 
 def _write(file: Path, lines: Iterable[bytes]) -> None:

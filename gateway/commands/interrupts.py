@@ -5,6 +5,7 @@ Where the parent ignores SIGINT, as a shell script does for its background jobs,
 
 import os
 import signal
+import threading
 from collections.abc import Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -57,7 +58,7 @@ def run_async(main: Coroutine[Any, Any, _Result]) -> _Result:
     """
     import asyncio
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN or not _is_main_thread():
         return asyncio.run(main)
     interruption = _Interruption()
     previous = signal.signal(signal.SIGINT, interruption)
@@ -75,6 +76,10 @@ def run_async(main: Coroutine[Any, Any, _Result]) -> _Result:
     if interruption.count:
         raise KeyboardInterrupt
     return result
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Interruption:

@@ -43,11 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, description in COMMANDS.items():
-        module = "audit_options" if name == "audit" else name
         commands.add_parser(
             name,
             help=description,
             description=f"{description[0].upper()}{description[1:]}.",
-            module=f"gateway.commands.{module}",
+            module=f"gateway.commands.{name}",
         )
     return parser

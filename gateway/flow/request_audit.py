@@ -1,4 +1,4 @@
-"""What goes on record of a request: who asked for what, and what was decided of it."""
+"""The audit records of requests: caller, operation, servers, and the decision about them."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -15,8 +15,8 @@ from gateway.flow.clock import Clock
 from gateway.flow.decide import Policies
 from gateway.flow.request import RequestContext
 
-_RECORD_AT_LEAST_S: Final = 0.25
-"""What was obtained at the last moment is given so long to be put on record."""
+_TIMEOUT_MIN_S: Final = 0.25
+"""Time that a record has even if the link was obtained just before the deadline."""
 
 
 class RequestAudit:
@@ -28,72 +28,72 @@ class RequestAudit:
         self._limits = limits
         self._clock = clock
 
-    def allowed(self, event: str, permit: Permit, asked: RequestContext) -> AuditRecord:
-        """Make the record of what the policy allows; `record` writes it."""
-        record = self.about(event, permit.principal, permit.call, asked)
+    def allowed(self, event: str, permit: Permit, context: RequestContext) -> AuditRecord:
+        """Return the record of an allowed request, which `record` writes."""
+        record = self.about(event, permit.principal, permit.call, context)
         record.decision, record.rule = "allowed", permit.rule.place
         record.policy_version = permit.policy_version
         return record
 
     def about(
-        self, event: str, principal: Principal, call: ResolvedCall, asked: RequestContext
+        self, event: str, principal: Principal, call: ResolvedCall, context: RequestContext
     ) -> AuditRecord:
-        """Say who asked for what; what came of it is for the caller to add."""
+        """Return a record of the caller and the operation, without a decision or result."""
         return AuditRecord(
             event=event,
             at=self._clock.now(),
-            request_id=asked.request_id,
+            request_id=context.request_id,
             issuer=principal.issuer,
             subject=principal.subject,
             groups=principal.groups,
             operation=call.operation.name,
             project=call.project,
             servers=call.servers,
-            client_address=asked.client_address,
+            client_address=context.client_address,
             permission=call.operation.permission,
-            trace_id="" if asked.trace is None else asked.trace.trace_id,
-            access_key=asked.access_key,
+            trace_id="" if context.trace is None else context.trace.trace_id,
+            access_key=context.access_key,
         )
 
     def record(self, record: AuditRecord, deadline: float) -> Awaitable[None]:
-        """Return when it is durable; raise JournalUnavailable, DeadlineExceeded."""
+        """Return when the record is durable; raise AuditLogUnavailable, DeadlineExceeded."""
         left_s = deadline - self._clock.monotonic()
         if left_s > AUDIT_TIMEOUT_S:
-            return self._audit_log.record(record)  # as it is: one coroutine less for each link
-        return self._record_within(max(left_s, _RECORD_AT_LEAST_S), record)
+            return self._audit_log.record(record)  # not awaited here: saves a coroutine per link
+        return self._record_within(max(left_s, _TIMEOUT_MIN_S), record)
 
-    async def not_permitted(self, asked: RequestContext, refusal: NotPermitted) -> None:
-        """Put on record who was refused; raise CallerLimited where that is one too many."""
-        # Within the caller's own limit, which so bounds what they can have us write.
-        self._limits.admit_once(asked)
-        await self._refused(asked, str(refusal), refusal.rule)
+    async def not_permitted(self, context: RequestContext, refusal: NotPermitted) -> None:
+        """Record a 403; raise CallerLimited if the caller has exceeded its limit."""
+        # The caller's own limit bounds how many records it can cause.
+        self._limits.admit_once(context)
+        await self._refused(context, str(refusal), refusal.rule)
 
-    async def not_authenticated(self, asked: RequestContext, refusal: NotAuthenticated) -> None:
-        """Put on record who was refused, where that is proved: a revoked token, a used signature.
+    async def not_authenticated(self, context: RequestContext, refusal: NotAuthenticated) -> None:
+        """Record a 401 of a known person, such as a revoked token or a signature used twice.
 
-        Whoever asks too often stays refused, and is not put on record each time.
+        Beyond a limit per person, a 401 is not recorded.
         """
-        if asked.principal is None:
-            asked.principal = refusal.principal
-        if asked.principal is None:
+        if context.principal is None:
+            context.principal = refusal.principal
+        if context.principal is None:
             return
         with suppress(CallerLimited):
-            # Not within the person's own limit: who stole their token would lock them out.
-            self._limits.admit(f"refused {asked.principal.key}")
-            await self._refused(asked, refusal.reason.value)
+            # A separate limit: with the person's own, the thief of a token could lock them out.
+            self._limits.admit(f"refused {context.principal.key}")
+            await self._refused(context, refusal.reason.value)
 
-    async def _record_within(self, seconds: float, record: AuditRecord) -> None:
+    async def _record_within(self, timeout_s: float, record: AuditRecord) -> None:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout_s):
                 await self._audit_log.record(record)
         except TimeoutError:
-            raise DeadlineExceeded("while it was put on record") from None
+            raise DeadlineExceeded("while writing the audit record") from None
 
-    async def _refused(self, asked: RequestContext, why: str, rule: str = "") -> None:
-        if asked.principal is None or asked.call is None:
+    async def _refused(self, context: RequestContext, reason: str, rule: str = "") -> None:
+        if context.principal is None or context.call is None:
             return
-        record = self.about("refused", asked.principal, asked.call, asked)
+        record = self.about("refused", context.principal, context.call, context)
         record.decision, record.rule = "denied", rule
         record.policy_version = self._policies.current().version
-        record.detail = why
-        await self.record(record, asked.deadline)
+        record.detail = reason
+        await self.record(record, context.deadline)

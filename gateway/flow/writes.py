@@ -1,7 +1,7 @@
-"""A permitted write: on record before it is sent, and what became of it after.
+"""Permitted writes: recorded before they are sent, and again with their outcome.
 
-A permit without an outcome on record says that the process died in between, or that the trail
-could not be written: nobody knows then.
+A permit without an outcome in the audit log means that the outcome is unknown: the process died in
+between, or the audit log could not be written.
 """
 
 import asyncio
@@ -19,58 +19,58 @@ from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
 
-_ANSWER_WAITS_S = 0.25
-"""It is done, so its answer must not wait for a disk that hangs."""
-_CLOSING_S = 2.0
-"""Whoever ends the process does not wait long."""
+_RECORD_TIMEOUT_S = 0.25
+"""How long the response of a completed write waits for the record of its outcome."""
+_CLOSE_TIMEOUT_S = 2.0
+_CANCELLED = "cancelled: the caller disconnected or the process stopped"
 
 
 class Writes:
     def __init__(self, request_audit: RequestAudit, outcomes: AuditLog, clock: Clock) -> None:
-        """`outcomes` raises nothing, and tells itself what it loses: what is done is done."""
+        """`outcomes` must not raise: the write is done, whether or not it is recorded."""
         self._request_audit = request_audit
         self._outcomes = outcomes
         self._clock = clock
-        self._under_way: dict[asyncio.Task[None], asyncio.Task[ForwardedResponse]] = {}
-        """Each write, by the task that puts on record what became of it."""
+        self._in_progress: dict[asyncio.Task[None], asyncio.Task[ForwardedResponse]] = {}
+        """Each write, by the task that records its outcome."""
 
     async def send_audited(
         self,
         permit: Permit,
-        asked: RequestContext,
+        context: RequestContext,
         attempts: Attempts,
         send: Callable[[], Coroutine[Any, Any, ForwardedResponse]],
     ) -> ForwardedResponse:
-        """Return what `send` returns, or raise it; what it sends it notes down in `attempts`.
+        """Return or raise the result of `send`, which notes its attempts in `attempts`.
 
-        Whoever hangs up leaves the queue, but does not keep off the record what became of a write
-        that is on its way. Raises JournalUnavailable and DeadlineExceeded before anything is sent.
+        A caller that disconnects leaves the queue; a write that is already sent is awaited and its
+        outcome recorded. Raises AuditLogUnavailable and DeadlineExceeded before anything is sent.
         """
-        permitted = self._request_audit.allowed("write_permitted", permit, asked)
-        work = self._send_on_record(permitted, asked.deadline, send)
+        permitted = self._request_audit.allowed("write_permitted", permit, context)
+        work = self._record_and_send(permitted, context.deadline, send)
         sent = asyncio.create_task(work)  # noqa: TID251 - close() awaits both
         recorded = asyncio.create_task(self._record(permitted, attempts, sent))  # noqa: TID251
-        self._under_way[recorded] = sent
-        recorded.add_done_callback(self._under_way.pop)
+        self._in_progress[recorded] = sent
+        recorded.add_done_callback(self._in_progress.pop)
         try:
             await asyncio.wait({sent})
         except asyncio.CancelledError:
             attempts.stop(sent.cancel)
             raise
-        await asyncio.wait({recorded}, timeout=_ANSWER_WAITS_S)
+        await asyncio.wait({recorded}, timeout=_RECORD_TIMEOUT_S)
         return sent.result()
 
     async def close(self) -> None:
-        """Put on record what became of the writes that nobody waits for any more."""
-        if not self._under_way:
+        """Wait a moment for writes in progress, cancel the rest and record all outcomes."""
+        if not self._in_progress:
             return
-        await asyncio.wait(self._under_way, timeout=_CLOSING_S)
-        for sent in self._under_way.values():
+        await asyncio.wait(self._in_progress, timeout=_CLOSE_TIMEOUT_S)
+        for sent in self._in_progress.values():
             sent.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        if self._in_progress:
+            await asyncio.wait(self._in_progress)
 
-    async def _send_on_record(
+    async def _record_and_send(
         self,
         permitted: AuditRecord,
         deadline: float,
@@ -85,7 +85,7 @@ class Writes:
         await asyncio.wait({sent})
         error = None if sent.cancelled() else sent.exception()
         if isinstance(error, AuditLogUnavailable):
-            return  # no permit is on record, and nothing was sent
+            return  # the permit is not recorded, and nothing was sent
         outcome, status = attempts.result()
         record = replace(
             permitted,
@@ -94,13 +94,13 @@ class Writes:
             decision="",
             rule="",
             policy_version="",
-            detail="nobody waited for it any more" if sent.cancelled() else _told_of(error),
+            detail=_CANCELLED if sent.cancelled() else _describe(error),
             extra=WriteEnded(outcome, status, permitted.at),
         )
         await self._outcomes.record(record)
 
 
-def _told_of(error: BaseException | None) -> str:
-    if isinstance(error, GatewayError):  # the text of any other may quote a secret
+def _describe(error: BaseException | None) -> str:
+    if isinstance(error, GatewayError):  # the text of any other error may quote a secret
         return f"{type(error).__name__}: {error}"
     return "" if error is None else type(error).__name__

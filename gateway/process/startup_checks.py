@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import load
 from gateway.config.settings import Settings, load_settings
-from gateway.drivers.audit.paths import make_directory
+from gateway.drivers.audit.directory import make_directory
 
 
 def load_config(config_file: Path, *, workers: int) -> Settings:

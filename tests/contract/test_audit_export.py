@@ -10,9 +10,9 @@ import pytest
 from gateway.commands.audit_export import export_stream
 from gateway.commands.parser import main
 from gateway.config.store import RedisEmbedded, RedisServer, StoreSettings
-from gateway.domain.audit.chain import SEGMENTS_REMOVED, link, parse_line, segment_opened_body
+from gateway.domain.audit.chain import SEGMENTS_REMOVED, link_lines, parse_line, segment_opened_body
 from gateway.drivers.audit import stream_store
-from gateway.drivers.audit.record_format import Committed
+from gateway.drivers.audit.store import Committed
 from gateway.drivers.audit.stream_store import AuditStream, StreamStore
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey
@@ -110,10 +110,10 @@ async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_veri
     await lives.close()
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
-    assert "the stream has forgotten what was before" in capsys.readouterr().out
+    assert "the stream has trimmed earlier lines" in capsys.readouterr().out
     code, output = audit(capsys, "verify", out, "--public-key", key)
     assert code == 0, output
-    assert "were removed when old, as the trail tells" in output
+    assert "removed by retention, as recorded in the log" in output
     code, output = audit(capsys, "search", out, out / "cut-off", "--event", "refused", "--json")
     left = [parse_line(line).event for line in lines_of(own_valkey, stream)]
     assert output.count('"event":"refused"') == left.count("refused")
@@ -133,10 +133,10 @@ async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
     told = capsys.readouterr().out
-    assert "where search finds them; nothing proves them" in told
+    assert "(search only, unverified)" in told
     code, output = audit(capsys, "verify", out)
     assert code == 1
-    assert "and no line tells of a removal" in output
+    assert "and no line records the removal" in output
     assert "p199" in audit(capsys, "search", out, out / "cut-off", "--subject", "p199")[1]
     await valkey.close()
 
@@ -151,7 +151,7 @@ async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
     audit_log = an_audit_log(store)
     await record(audit_log, "first")
     head = parse_line(lines_of(own_valkey, stream)[-1]).head
-    (forged,), _ = link(head, [segment_opened_body(2, 1.0)])
+    (forged,), _ = link_lines(head, [segment_opened_body(2, 1.0)])
     own_valkey.command("XADD", stream.name, "*", "line", forged.decode())
     await asyncio.sleep(0.4)
     assert told_by(await store.apply_retention()) == []
@@ -173,7 +173,7 @@ async def test_what_cannot_be_exported_is_said(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await exported(own_valkey, tmp_path / "out") == 1
-    assert "the stream holds no chain" in capsys.readouterr().err
+    assert "the stream contains no chain" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert await exported(own_valkey, tmp_path / "full") == 2
@@ -182,7 +182,7 @@ async def test_what_cannot_be_exported_is_said(
     assert await asyncio.to_thread(export_stream, embedded, tmp_path / "out") == 2
     own_valkey.kill()
     assert await exported(own_valkey, tmp_path / "out") == 1
-    assert "redis does not answer" in capsys.readouterr().err
+    assert "Redis is unavailable" in capsys.readouterr().err
 
 
 async def test_a_disk_that_takes_no_more_is_said(

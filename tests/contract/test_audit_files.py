@@ -23,20 +23,20 @@ from gateway.domain.audit.chain import (
     CHECKPOINT,
     SEGMENT_OPENED,
     Signer,
-    body,
-    checkpoint,
+    checkpoint_body,
     empty_head,
-    link,
+    encode_body,
+    link_lines,
     parse_line,
     segment_removed_body,
 )
 from gateway.domain.audit.record import AuditRecord
-from gateway.domain.audit.verify import Problem
+from gateway.domain.audit.report import Problem
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit import file_store, group_commit
+from gateway.drivers.audit.directory import chain_directories
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
-from gateway.drivers.audit.paths import chain_directories
 from tests.support.audit import SigningKey, all_verified, lines_in, verified
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
@@ -264,7 +264,7 @@ async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeC
         for line in map(parse_line, lines_in(subject.chain_directory))
         if line.event == "audit_chain_opened"
     ]
-    assert f"cut off {len(partial)} bytes" in told[1].fields["detail"]
+    assert f"removed {len(partial)} bytes" in told[1].fields["detail"]
     assert partial.decode() in told[1].fields["detail"]
 
 
@@ -290,11 +290,11 @@ def forged(chain_directory: Path, *, key: Signer | None) -> None:
     head, made = empty_head(parse_line(lines_in(chain_directory)[0]).chain), []
     for line in map(parse_line, lines_in(chain_directory)):
         if line.event == CHECKPOINT:
-            text = checkpoint(head, line.at, key)
+            text = checkpoint_body(head, line.at, key)
         else:
             own = {k: v for k, v in line.fields.items() if k not in {"chain", "seq", "prev"}}
-            text = body(own).replace(b"mallory", b"somebody")
-        lines, head = link(head, [text])
+            text = encode_body(own).replace(b"mallory", b"somebody")
+        lines, head = link_lines(head, [text])
         made += lines
     file.write_bytes(b"".join(made))
 
@@ -799,7 +799,7 @@ async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed
     async with opened(tmp_path, clock) as subject:
         await subject.record("mallory")
     last = parse_line(lines_in(subject.chain_directory)[-1])
-    made, _ = link(last.head, [body({"event": "refused", "at": last.at + 181.0})])
+    made, _ = link_lines(last.head, [encode_body({"event": "refused", "at": last.at + 181.0})])
     with segments_of(subject.chain_directory)[-1].open("ab") as segment:
         segment.writelines(made)
     async with opened(tmp_path, clock) as other:
@@ -945,9 +945,13 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
     first, *_, last = segments_of(subject.chain_directory)
     head = parse_line(first.read_bytes().splitlines(keepends=True)[-1]).head
     end = parse_line(lines_in(subject.chain_directory)[-1])
-    made, _ = link(
+    made, _ = link_lines(
         end.head,
-        [segment_removed_body(end.at, segment=1, head=head, expired_before=end.at, why="made up")],
+        [
+            segment_removed_body(
+                end.at, segment=1, head=head, expired_before=end.at, reason="made up"
+            )
+        ],
     )
     with last.open("ab") as segment:
         segment.writelines(made)

@@ -11,12 +11,12 @@ import pytest
 
 from gateway.domain.audit.chain import parse_line
 from gateway.domain.audit.record import AuditRecord, encode_record
-from gateway.domain.audit.verify import Report, Segment, verify
+from gateway.domain.audit.report import Report, Segment
+from gateway.domain.audit.verify import verify
 from gateway.domain.errors import AuditLogUnavailable, StoreUnavailable
+from gateway.drivers.audit.directory import lines_after, segment_files
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
-from gateway.drivers.audit.paths import segment_files
-from gateway.drivers.audit.replay import lines_after
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.valkey.connection import Valkey

@@ -45,7 +45,7 @@ class Writer:
         )
         eventually(lambda: self.gateway.console(self.token).status == 200)
 
-    def body(self, server: int) -> str:
+    def encode_body(self, server: int) -> str:
         return json.dumps({"action": "power off", "server_id_set": [self.cloud.servers[server]]})
 
     def switches_off(self, server: int = 0, **headers: str) -> Response:
@@ -177,7 +177,7 @@ def test_who_hangs_up_does_not_keep_it_off_the_record() -> None:
         eventually(lambda: writer.outcomes() == [("success", 200)])
         assert writer.power(0) == "off"
         (record,) = writer.gateway.audit("write_outcome")
-        assert record["detail"] == "nobody waited for it any more"
+        assert record["detail"] == "cancelled: the caller disconnected or the process stopped"
     finally:
         writer.stack.close()
 
@@ -209,7 +209,7 @@ def test_a_process_that_is_stopped_says_what_it_knows() -> None:
         still_there.close()
         assert writer.outcomes() == [("unknown", 0), ("unknown", 0)]
         details = {one["detail"] for one in writer.gateway.audit("write_outcome")}
-        assert details == {"nobody waited for it any more"}
+        assert details == {"cancelled: the caller disconnected or the process stopped"}
         assert main(["audit", "verify", str(writer.gateway.directory / "audit")]) == 0
     finally:
         writer.stack.close()

@@ -188,5 +188,5 @@ def test_export_says_that_the_config_sends_no_trail_to_the_stream(
     code, said = run("audit", "export", "--config", str(config), str(tmp_path / "out"))
     assert (code, said) == (
         1,
-        f"the stream holds no chain: `audit.stream` is not on in {config}\n",
+        f"the stream contains no chain: `audit.stream` is false in {config}\n",
     )

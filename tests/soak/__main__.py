@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from gateway.commands.audit import verify_audit_log
+from gateway.commands.audit_verify import verify_audit_log
 from tests.soak.verdicts import (
     Response,
     Sample,

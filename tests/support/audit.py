@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.domain.audit.chain import Head
 from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
-from gateway.domain.audit.verify import Report, Segment, SignatureCheck, verify
+from gateway.domain.audit.report import Report, Segment
+from gateway.domain.audit.verify import SignatureCheck, verify
 from gateway.domain.model import Secret
-from gateway.drivers.audit.paths import chain_directories, segment_files
+from gateway.drivers.audit.directory import chain_directories, segment_files
 from gateway.drivers.audit.signing_keys import load_signer, load_verifier
 
 
@@ -58,7 +59,7 @@ def all_verified(directory: Path, keys: Mapping[str, SignatureCheck] | None = No
         chain_directory.name: _segments(chain_directory)
         for chain_directory in chain_directories(directory)
     }
-    return verify_chains(chains, keys, told=recorded_neighbours(chains))
+    return verify_chains(chains, keys, recorded=recorded_neighbours(chains))
 
 
 def _segments(chain_directory: Path) -> list[Segment]:

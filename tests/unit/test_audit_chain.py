@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from gateway.domain.audit.chain import (
     Head,
     Signer,
-    body,
-    checkpoint,
+    checkpoint_body,
     empty_head,
-    link,
+    encode_body,
+    link_lines,
     parse_line,
     segment_opened_body,
     segment_removed_body,
 )
-from gateway.domain.audit.verify import Problem, Report, Segment, SignatureCheck, summary, verify
+from gateway.domain.audit.report import Problem, Report, Segment
+from gateway.domain.audit.verify import SignatureCheck, verify
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()
@@ -32,10 +33,11 @@ def a_chain(
     segments = []
     for number, size in enumerate(sizes, 1):
         bodies = [
-            body({"event": "refused", "at": 1.5 + i, "subject": f"ann {i}"}) for i in range(size)
+            encode_body({"event": "refused", "at": 1.5 + i, "subject": f"ann {i}"})
+            for i in range(size)
         ]
-        lines, head = link(head, [segment_opened_body(number, 1.0), *bodies])
-        more, head = link(head, [checkpoint(head, 9.0, signer)])
+        lines, head = link_lines(head, [segment_opened_body(number, 1.0), *bodies])
+        more, head = link_lines(head, [checkpoint_body(head, 9.0, signer)])
         segments.append(lines + more)
     return segments
 
@@ -63,12 +65,14 @@ def test_a_chain_as_it_was_written_is_intact_to_its_last_line() -> None:
     assert (report.records, report.segments, report.unsigned_lines) == (5, 3, 0)
     assert report.signed is not None
     assert (report.signed.seq, report.signed.at) == (11, 9.0)
-    assert summary(report)["intact"] is True
+    assert report.as_json()["intact"] is True
 
 
 def test_lines_after_the_last_signed_checkpoint_are_counted() -> None:
     segments = a_chain(2)
-    more, _ = link(parse_line(segments[0][-1]).head, [body({"event": "refused", "at": 2.0})])
+    more, _ = link_lines(
+        parse_line(segments[0][-1]).head, [encode_body({"event": "refused", "at": 2.0})]
+    )
     report = verified([segments[0] + more])
     assert report.intact
     assert report.unsigned_lines == 1
@@ -111,7 +115,7 @@ def test_every_line_that_is_removed_swapped_inserted_or_repeated_is_seen(
             lines[i], lines[j] = lines[j], lines[i]
         case "insert":
             before = parse_line(lines[i - 1] if i else a_chain(4)[0][-1]).head
-            made, _ = link(before, [body({"event": "refused", "at": 2.0})])
+            made, _ = link_lines(before, [encode_body({"event": "refused", "at": 2.0})])
             lines[i:i] = made
         case "repeat":
             lines.insert(i, lines[j])
@@ -172,10 +176,10 @@ def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
     first, second, third = a_chain(2, 2, 2)
     assert problem_of(verified([second, third], first=2)) is Problem.REMOVED
     gone = segment_removed_body(
-        5.0, segment=1, head=parse_line(first[-1]).head, expired_before=5.0, why="old"
+        5.0, segment=1, head=parse_line(first[-1]).head, expired_before=5.0, reason="old"
     )
-    told, head = link(parse_line(third[-1]).head, [gone])
-    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    told, head = link_lines(parse_line(third[-1]).head, [gone])
+    sealed, _ = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer)])
     report = verified([second, third + told + sealed], first=2)
     assert report.intact
     assert (report.removed_through, report.first_seq) == (1, 5)
@@ -185,33 +189,33 @@ def test_segments_may_be_gone_only_where_the_chain_says_so() -> None:
 def test_a_removal_of_another_end_excuses_nothing() -> None:
     _, second = a_chain(2, 2)
     gone = segment_removed_body(
-        5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), expired_before=5.0, why="old"
+        5.0, segment=1, head=Head(CHAIN, 4, "f" * 64), expired_before=5.0, reason="old"
     )
-    told, head = link(parse_line(second[-1]).head, [gone])
-    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    told, head = link_lines(parse_line(second[-1]).head, [gone])
+    sealed, _ = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer)])
     assert problem_of(verified([second + told + sealed], first=2)) is Problem.REMOVED
 
 
 def removal_of(lines: Sequence[bytes], segment: int) -> bytes:
     return segment_removed_body(
-        5.0, segment=segment, head=parse_line(lines[-1]).head, expired_before=5.0, why="old"
+        5.0, segment=segment, head=parse_line(lines[-1]).head, expired_before=5.0, reason="old"
     )
 
 
 def with_more(segment: list[bytes], *bodies: bytes) -> list[bytes]:
-    lines, _ = link(parse_line(segment[-1]).head, bodies)
+    lines, _ = link_lines(parse_line(segment[-1]).head, bodies)
     return segment + lines
 
 
 def sealed(segment: list[bytes]) -> list[bytes]:
-    return with_more(segment, checkpoint(parse_line(segment[-1]).head, 9.0, KEY.signer))
+    return with_more(segment, checkpoint_body(parse_line(segment[-1]).head, 9.0, KEY.signer))
 
 
 def test_a_removal_counts_only_with_a_checkpoint_right_after_it() -> None:
     first, second = a_chain(2, 2)
     told = with_more(second, removal_of(first, 1))
     assert problem_of(verified([told], first=2)) is Problem.REMOVED
-    opened = sealed(with_more(told, body({"event": "audit_chain_opened", "at": 6.0})))
+    opened = sealed(with_more(told, encode_body({"event": "audit_chain_opened", "at": 6.0})))
     assert problem_of(verified([opened], first=2)) is Problem.REMOVED
     assert verified([sealed(told)], first=2).intact
 
@@ -241,11 +245,11 @@ def test_segments_between_may_be_gone_where_the_chain_says_so() -> None:
 def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
     other = SigningKey()
     segments = a_chain(2)
-    assert problem_of(verified(segments, keys=other.verifiers)) is Problem.KEY_UNKNOWN
+    assert problem_of(verified(segments, keys=other.verifiers)) is Problem.UNKNOWN_KEY
     assert verified(segments, keys=KEY.verifiers | other.verifiers).intact
     assert verified(segments, keys=None).intact
     forged = a_chain(2, signer=Signer(KEY.signer.key_id, other.signer.sign))
-    assert problem_of(verified(forged)) is Problem.SIGNATURE_WRONG
+    assert problem_of(verified(forged)) is Problem.INVALID_SIGNATURE
     assert problem_of(verified(a_chain(2, signer=None))) is Problem.NOT_SIGNED
     assert verified(a_chain(2, signer=None), keys=None).intact
 
@@ -253,9 +257,9 @@ def test_signatures_prove_only_under_the_keys_that_are_given() -> None:
 def test_each_segment_but_the_last_ends_with_a_signed_checkpoint() -> None:
     first, _ = a_chain(2, 1)
     without = first[:-1]
-    opening = [segment_opened_body(2, 2.0), body({"event": "refused", "at": 2.5})]
-    second, head = link(parse_line(without[-1]).head, opening)
-    sealed, _ = link(head, [checkpoint(head, 9.0, KEY.signer)])
+    opening = [segment_opened_body(2, 2.0), encode_body({"event": "refused", "at": 2.5})]
+    second, head = link_lines(parse_line(without[-1]).head, opening)
+    sealed, _ = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer)])
     assert problem_of(verified([without, second + sealed])) is Problem.NOT_SIGNED
     assert verified([without, second + sealed], keys=None).intact
 
@@ -263,18 +267,18 @@ def test_each_segment_but_the_last_ends_with_a_signed_checkpoint() -> None:
 def test_a_segment_may_begin_with_the_checkpoint_that_the_one_before_lacks() -> None:
     first, _ = a_chain(2, 1)
     without = first[:-1]
-    (opening,), head = link(parse_line(without[-1]).head, [segment_opened_body(2, 2.0)])
+    (opening,), head = link_lines(parse_line(without[-1]).head, [segment_opened_body(2, 2.0)])
     assert problem_of(verified([without, [opening]])) is Problem.NOT_SIGNED
-    sealed, _ = link(head, [checkpoint(head, 2.0, KEY.signer)])
+    sealed, _ = link_lines(head, [checkpoint_body(head, 2.0, KEY.signer)])
     assert verified([without, [opening, *sealed]]).intact
 
 
 def with_a_promise(*later: str, at: float, sealed_again: bool = False) -> Report:
     """Judge a chain whose checkpoint at 9.0 promises another within 3 s; these events follow."""
-    lines, head = link(empty_head(CHAIN), [segment_opened_body(1, 1.0)])
-    promise, head = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
-    more, head = link(head, [body({"event": event, "at": at}) for event in later])
-    last, _ = link(head, [checkpoint(head, at, KEY.signer)])
+    lines, head = link_lines(empty_head(CHAIN), [segment_opened_body(1, 1.0)])
+    promise, head = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer, next_within_s=3.0)])
+    more, head = link_lines(head, [encode_body({"event": event, "at": at}) for event in later])
+    last, _ = link_lines(head, [checkpoint_body(head, at, KEY.signer)])
     return verified([[*lines, *promise, *more, *(last if sealed_again else [])]])
 
 
@@ -294,7 +298,7 @@ def test_lines_without_a_signed_checkpoint_end_when_the_last_one_promised() -> N
 def test_the_promise_of_a_checkpoint_is_signed() -> None:
     (lines,) = a_chain(1)
     head = parse_line(lines[-1]).head
-    (promise,), _ = link(head, [checkpoint(head, 9.0, KEY.signer, next_within_s=3.0)])
+    (promise,), _ = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer, next_within_s=3.0)])
     for other in (b'"next_within_s":9e9', b'"next_within_s":"x"', b'"next_within_s":3.5'):
         changed = promise.replace(b'"next_within_s":3.0', other)
         assert changed != promise
@@ -304,7 +308,7 @@ def test_the_promise_of_a_checkpoint_is_signed() -> None:
 def test_a_checkpoint_without_a_signature_is_told_when_keys_are_given() -> None:
     (lines,) = a_chain(1)
     head = parse_line(lines[-1]).head
-    unsigned, _ = link(head, [checkpoint(head, 9.0, None)])
+    unsigned, _ = link_lines(head, [checkpoint_body(head, 9.0, None)])
     assert problem_of(verified([lines + unsigned])) is Problem.NOT_SIGNED
     assert verified([lines + unsigned], keys=None).intact
 
@@ -314,8 +318,8 @@ def test_a_signature_of_another_checkpoint_is_wrong() -> None:
     stolen = parse_line(segments[0][-1]).fields["signature"]
     before = parse_line(segments[0][-2]).head
     other = {"event": "checkpoint", "at": 9.5, "key": KEY.signer.key_id, "signature": stolen}
-    (line,), _ = link(before, [body(other)])
-    assert problem_of(verified([[*segments[0][:-1], line]])) is Problem.SIGNATURE_WRONG
+    (line,), _ = link_lines(before, [encode_body(other)])
+    assert problem_of(verified([[*segments[0][:-1], line]])) is Problem.INVALID_SIGNATURE
 
 
 def test_a_head_that_was_kept_shows_a_tail_that_was_cut_off() -> None:
@@ -375,7 +379,7 @@ def test_a_segment_that_is_there_twice_and_not_the_same_is_a_fork() -> None:
         finding = verify("chain-1", named).finding
         assert finding is not None
         assert (finding.problem, finding.file) == (Problem.FORKED, "other")
-        assert "not the same as one" in finding.text
+        assert "the file differs from one" in finding.text
 
 
 def test_a_file_that_ends_within_a_line_is_told_so() -> None:

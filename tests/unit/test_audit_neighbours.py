@@ -7,17 +7,17 @@ import pytest
 from gateway.domain.audit.chain import (
     Head,
     Neighbour,
-    body,
-    checkpoint,
+    checkpoint_body,
     empty_head,
-    link,
+    encode_body,
+    link_lines,
     neighbour_fields,
     parse_line,
     segment_opened_body,
     segment_removed_body,
 )
 from gateway.domain.audit.neighbours import Chains, recorded_neighbours, verify_chains
-from gateway.domain.audit.verify import Problem, Report, Segment
+from gateway.domain.audit.report import Problem, Report, Segment
 from tests.support.audit import SigningKey
 
 KEY = SigningKey()
@@ -28,8 +28,8 @@ KEEP_S = 400.0
 def a_segment(
     *bodies: bytes, chain: str = "abc", after: Head | None = None, number: int = 1, at: float = NOW
 ) -> list[bytes]:
-    lines, head = link(after or empty_head(chain), [segment_opened_body(number, at), *bodies])
-    sealed, _ = link(head, [checkpoint(head, at, KEY.signer)])
+    lines, head = link_lines(after or empty_head(chain), [segment_opened_body(number, at), *bodies])
+    sealed, _ = link_lines(head, [checkpoint_body(head, at, KEY.signer)])
     return lines + sealed
 
 
@@ -38,7 +38,9 @@ def head_of(lines: Sequence[bytes]) -> Head:
 
 
 def opening(*beside: Neighbour, keep_s: float = 0.0) -> bytes:
-    return body({"event": "audit_chain_opened", "at": NOW, **neighbour_fields(beside, keep_s)})
+    return encode_body(
+        {"event": "audit_chain_opened", "at": NOW, **neighbour_fields(beside, keep_s)}
+    )
 
 
 def verified(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
@@ -49,14 +51,14 @@ def verified(**chains: Sequence[Sequence[bytes]]) -> list[Report]:
         ]
         for name, segments in chains.items()
     }
-    return verify_chains(named, KEY.verifiers, told=recorded_neighbours(named))
+    return verify_chains(named, KEY.verifiers, recorded=recorded_neighbours(named))
 
 
 def problems(reports: Sequence[Report]) -> list[Problem | None]:
     return [None if report.finding is None else report.finding.problem for report in reports]
 
 
-OTHER = a_segment(body({"event": "refused", "at": NOW}), chain="other")
+OTHER = a_segment(encode_body({"event": "refused", "at": NOW}), chain="other")
 
 
 def test_a_chain_that_stood_beside_another_must_be_there() -> None:
@@ -65,13 +67,13 @@ def test_a_chain_that_stood_beside_another_must_be_there() -> None:
     (report,) = verified(one=[teller])
     assert report.finding is not None
     assert (report.finding.problem, report.finding.line) == (Problem.REMOVED, 2)
-    assert "the chain other " in report.finding.text
+    assert "records the chain other, which is missing" in report.finding.text
 
 
 def test_it_must_reach_as_far_as_it_was_told_to() -> None:
     teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
     assert problems(verified(one=[teller], other=[OTHER[:-1]])) == [None, Problem.NOT_SIGNED]
-    longer = OTHER + link(head_of(OTHER), [body({"event": "refused", "at": NOW})])[0]
+    longer = OTHER + link_lines(head_of(OTHER), [encode_body({"event": "refused", "at": NOW})])[0]
     assert problems(verified(one=[teller], other=[longer])) == [None, None]
     shorter = a_segment(chain="other")
     assert problems(verified(one=[teller], other=[shorter])) == [None, Problem.TRUNCATED]
@@ -79,19 +81,23 @@ def test_it_must_reach_as_far_as_it_was_told_to() -> None:
 
 def test_its_line_must_be_the_one_that_was_told_of() -> None:
     teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    anew = a_segment(*[body({"event": "refused", "at": NOW, "subject": "x"})] * 2, chain="other")
+    anew = a_segment(
+        *[encode_body({"event": "refused", "at": NOW, "subject": "x"})] * 2, chain="other"
+    )
     assert problems(verified(one=[teller], other=[anew])) == [None, Problem.HEAD_DIFFERS]
 
 
 def gone(head: Head, *, expired_before: float = NOW + 1) -> bytes:
-    return segment_removed_body(NOW, segment=1, head=head, expired_before=expired_before, why="old")
+    return segment_removed_body(
+        NOW, segment=1, head=head, expired_before=expired_before, reason="old"
+    )
 
 
 def test_it_may_be_gone_where_its_removal_is_told() -> None:
     teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
     told = gone(head_of(OTHER))
     assert problems(verified(one=[a_segment(teller, told)])) == [None]
-    unproved = a_segment(teller, told, body({"event": "refused", "at": NOW}))
+    unproved = a_segment(teller, told, encode_body({"event": "refused", "at": NOW}))
     assert problems(verified(one=[unproved])) == [Problem.REMOVED]
     of_less = a_segment(teller, gone(parse_line(OTHER[0]).head))
     assert problems(verified(one=[of_less])) == [Problem.REMOVED]
@@ -106,8 +112,8 @@ def test_a_chain_that_was_made_to_look_old_may_not_be_gone() -> None:
 def test_each_new_segment_tells_what_stands_beside_it() -> None:
     first = a_segment()
     told = neighbour_fields([Neighbour(head_of(OTHER), NOW)], KEEP_S)
-    lines, head = link(head_of(first), [segment_opened_body(2, NOW, beside=told)])
-    second = lines + link(head, [checkpoint(head, NOW, KEY.signer)])[0]
+    lines, head = link_lines(head_of(first), [segment_opened_body(2, NOW, neighbours=told)])
+    second = lines + link_lines(head, [checkpoint_body(head, NOW, KEY.signer)])[0]
     assert problems(verified(one=[first, second], other=[OTHER])) == [None, None]
     assert problems(verified(one=[first, second])) == [Problem.REMOVED]
 
@@ -137,14 +143,14 @@ def test_another_chain_may_tell_of_a_removal() -> None:
 @pytest.mark.parametrize(
     "beside",
     [
-        {"beside": 5, "keep_s": 0},
-        {"beside": [5, {}, {"chain": 1}], "keep_s": 0},
-        {"beside": [{"chain": "x", "seq": 1, "hash": "", "at": 1}], "keep_s": None},
-        {"beside": [{"chain": "x", "seq": 1, "hash": "", "at": "now"}], "keep_s": 0},
+        {"neighbours": 5, "keep_s": 0},
+        {"neighbours": [5, {}, {"chain": 1}], "keep_s": 0},
+        {"neighbours": [{"chain": "x", "seq": 1, "hash": "", "at": 1}], "keep_s": None},
+        {"neighbours": [{"chain": "x", "seq": 1, "hash": "", "at": "now"}], "keep_s": 0},
     ],
 )
 def test_what_nobody_wrote_so_tells_of_nothing(beside: dict[str, object]) -> None:
     (report,) = verified(
-        one=[a_segment(body({"event": "audit_chain_opened", "at": NOW, **beside}))]
+        one=[a_segment(encode_body({"event": "audit_chain_opened", "at": NOW, **beside}))]
     )
     assert report.intact

@@ -1,7 +1,7 @@
 """Where operators chose to serve though the trail cannot be written, the trail tells of it."""
 
 from gateway.domain.audit.record import AuditRecord
-from gateway.flow.best_effort_audit_log import BestEffortAuditLog
+from gateway.flow.audit_log import BestEffortAuditLog
 from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry
 

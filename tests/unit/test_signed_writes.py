@@ -29,7 +29,7 @@ from gateway.domain.queue.pacing import Pace
 from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.flow.best_effort_audit_log import BestEffortAuditLog
+from gateway.flow.audit_log import BestEffortAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse, Forwarding

@@ -19,7 +19,7 @@ from gateway.domain.model import PERMISSIONS, Principal, ProjectId, RuleKind, Ru
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.policy import Policy, Rule
 from gateway.domain.queue.pacing import Pace
-from gateway.flow.best_effort_audit_log import BestEffortAuditLog
+from gateway.flow.audit_log import BestEffortAuditLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.pipeline import build_gateway

@@ -29,7 +29,7 @@ from gateway.domain.policy.policy import Permit
 from gateway.domain.upstream.conversation import NotSent, StepOutcome
 from gateway.domain.upstream.verdicts import Refused, Throttled, Usable
 from gateway.flow.attempts import Attempts
-from gateway.flow.best_effort_audit_log import BestEffortAuditLog
+from gateway.flow.audit_log import BestEffortAuditLog
 from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.request import RequestContext
 from gateway.flow.request_audit import RequestAudit
@@ -240,7 +240,7 @@ async def test_what_is_on_its_way_is_waited_for_though_nobody_else_does(scene: S
     scene.cloud.set()
     await scene.settles()
     assert scene.ends == [(WriteOutcome.SUCCESS, 202)]
-    assert scene.records[-1].detail == "nobody waited for it any more"
+    assert scene.records[-1].detail == "cancelled: the caller disconnected or the process stopped"
 
 
 async def test_it_is_not_sent_once_more_for_nobody(scene: Scene) -> None:
@@ -264,7 +264,7 @@ async def test_a_process_that_ends_waits_for_what_is_on_its_way(scene: Scene) ->
 
 
 async def test_but_not_for_long(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.flow.writes._CLOSING_S", 0.05)
+    monkeypatch.setattr("gateway.flow.writes._CLOSE_TIMEOUT_S", 0.05)
     scene.cloud.clear()
     await scene.hangs_up(until=lambda: scene.is_on_its_way)
     await scene.writes.close()

@@ -1,8 +1,8 @@
-"""How the lines of an audit log hang together. Pure: bytes in, bytes out.
+"""The lines of a hash chain: how they are encoded, linked, signed and parsed. Pure.
 
-Each line is one JSON object that bears its chain, its number and the SHA-256 of the line before,
-over all that line's bytes, the newline too. A checkpoint is such a line with a signature, which
-vouches for everything before it. A chain lies in segments; the first line of each tells its number.
+Each line is one JSON object with its chain, its number and the SHA-256 of the previous line,
+newline included. A checkpoint is a line with a signature over everything before it. A chain is
+split into segments; the first line of a segment contains its number.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,18 +17,19 @@ SEGMENT_OPENED: Final = "segment_opened"
 SEGMENTS_REMOVED: Final = "segments_removed"
 CHAIN_OPENED: Final = "audit_chain_opened"
 CHAIN_EVENTS: Final = frozenset({CHECKPOINT, SEGMENT_OPENED, SEGMENTS_REMOVED})
-"""Events that tell of the trail itself."""
+"""Events about the chain itself; they are not counted as records."""
 NO_PREVIOUS_HASH: Final = "0" * 64
 LINE_BYTES_MAX: Final = 1_048_576
 OVERDUE_PERIODS: Final = 2
+"""A record that comes this many checkpoint periods after a checkpoint waits for another one."""
 PROMISED_PERIODS: Final = 3
-"""In periods of checkpoints: when a record waits for one, and what each promises of the next."""
+"""A checkpoint promises the next one within this many checkpoint periods."""
 _SIGNATURE_CONTEXT = b"console-gateway audit checkpoint\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a chain stands: its last line."""
+    """The last line of a chain: its number and hash."""
 
     chain: str
     seq: int
@@ -40,7 +41,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line as it was read; what it says of itself is yet to be judged."""
+    """A parsed line; nothing in it is verified yet."""
 
     chain: str
     seq: int
@@ -57,68 +58,69 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Another chain in the same directory, as it was found."""
+    """Another chain in the same audit directory."""
 
     head: Head
-    """A line that it has for certain."""
+    """A line that the chain certainly contains."""
     at: float
-    """It was written after that."""
+    """A lower bound of the time at which that line was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signs checkpoints; the key itself stays with the driver."""
+    """Signs checkpoints; only the driver has the private key."""
 
     key_id: str
     sign: Callable[[bytes], bytes]
 
 
 def empty_head(chain: str) -> Head:
-    """Return where a chain stands that has no line yet."""
+    """Return the head of a chain that has no line yet."""
     return Head(chain, 0, NO_PREVIOUS_HASH)
 
 
-def body(fields: dict[str, object]) -> bytes:
-    """Return a line's own members, as `link` takes them; it has one member at least."""
+def encode_body(fields: dict[str, object]) -> bytes:
+    """Return a line's own members for `link_lines`; at least one member is required."""
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def link(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
-    """Make lines of these bodies, after `head`; return them and where the chain stands then."""
+def link_lines(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
+    """Return the lines that append these bodies to `head`, and the new head."""
     chain, seq, last = head.chain.encode(), head.seq, head.hash.encode()
     lines = []
-    for one in bodies:
+    for body in bodies:
         seq += 1
-        line = b'{"chain":"%b","seq":%d,"prev":"%b",%b' % (chain, seq, last, one[1:])
+        line = b'{"chain":"%b","seq":%d,"prev":"%b",%b' % (chain, seq, last, body[1:])
         last = sha256(line).hexdigest().encode()
         lines.append(line)
     return lines, Head(head.chain, seq, last.decode())
 
 
 def segment_opened_body(
-    number: int, at: float, *, beside: dict[str, object] | None = None
+    number: int, at: float, *, neighbours: dict[str, object] | None = None
 ) -> bytes:
-    return body({"event": SEGMENT_OPENED, "at": at, "segment": number, **(beside or {})})
+    """Return the first line of a segment; `neighbours` comes from `neighbour_fields`."""
+    return encode_body({"event": SEGMENT_OPENED, "at": at, "segment": number, **(neighbours or {})})
 
 
 def neighbour_fields(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str, object]:
-    """Return what an opening tells of the chains beside its own, and how long they are kept."""
-    told = [
+    """Return the fields that record the neighbours and the retention time in seconds."""
+    found = [
         {"chain": one.head.chain, "seq": one.head.seq, "hash": one.head.hash, "at": one.at}
         for one in neighbours
     ]
-    return {"beside": told, "keep_s": keep_s} if told else {}
+    return {"neighbours": found, "keep_s": keep_s} if found else {}
 
 
 def segment_removed_body(
-    at: float, *, segment: int, head: Head, expired_before: float, why: str
+    at: float, *, segment: int, head: Head, expired_before: float, reason: str
 ) -> bytes:
-    """Tell that a segment is gone, and those before it; `head` was its last line.
+    """Record that a segment, whose last line is `head`, and all earlier ones are removed.
 
-    `due_before` is until when it must have ended for that. The line counts only if a checkpoint
-    follows it directly: nobody else can make one.
+    Segments that ended before `expired_before` were due for removal. The record counts only if a
+    checkpoint follows it directly: only the holder of the signing key can write one.
     """
-    return body(
+    return encode_body(
         {
             "event": SEGMENTS_REMOVED,
             "at": at,
@@ -127,74 +129,77 @@ def segment_removed_body(
             "last_seq": head.seq,
             "last_hash": head.hash,
             "expired_before": expired_before,
-            "detail": why,
+            "detail": reason,
         }
     )
 
 
-def checkpoint(
+def checkpoint_body(
     head: Head, at: float, signer: Signer | None, *, next_within_s: float = 0.0
 ) -> bytes:
-    """Return the body that follows `head`; without a signer it is a mark and proves nothing.
+    """Return a checkpoint that follows `head`; without a signer it proves nothing.
 
-    `next_within_s` promises that no line will be later than that without another; 0: no promise.
+    `next_within_s` promises that no later line is written without another checkpoint; 0 promises
+    nothing.
     """
     key = signature = ""
     if signer is not None:
         key = signer.key_id
-        text = signed_payload(head.chain, head.seq + 1, head.hash, at, key, next_within_s)
-        signature = signer.sign(text).hex()
+        payload = signed_payload(head.chain, head.seq + 1, head.hash, at, key, next_within_s)
+        signature = signer.sign(payload).hex()
     promise = {"next_within_s": next_within_s} if next_within_s else {}
-    return body({"event": CHECKPOINT, "at": at, "key": key, "signature": signature, **promise})
+    return encode_body(
+        {"event": CHECKPOINT, "at": at, "key": key, "signature": signature, **promise}
+    )
 
 
 def is_checkpoint_by(line: Line, signer: Signer | None) -> bool:
-    """Tell whether this signer made the checkpoint; None: whether it is one without a signature."""
+    """Return whether this signer wrote the checkpoint; None: whether it is an unsigned one."""
     before = Head(line.chain, line.seq - 1, line.prev)
-    # Made again it is the same: Ed25519 has one signature for one text.
+    # Ed25519 is deterministic, so signing again must produce the same line.
     promise = line.fields.get("next_within_s", 0.0)
     if not isinstance(promise, int | float):
         return False
-    _, again = link(before, [checkpoint(before, line.at, signer, next_within_s=promise)])
+    _, again = link_lines(before, [checkpoint_body(before, line.at, signer, next_within_s=promise)])
     return again == line.head
 
 
-def is_checkpoint_overdue(line: Line, sealed_at: float, next_within_s: float) -> bool:
-    """Tell whether another checkpoint was promised before this line.
+def is_checkpoint_overdue(line: Line, checkpoint_at: float, next_within_s: float) -> bool:
+    """Return whether the last checkpoint promised another one before this line.
 
-    Openings are excepted: they come after any pause, and a forged one tells nothing.
+    Openings are exempt: they follow a pause of any length, and contain nothing worth forging.
     """
     if not next_within_s or line.event in {SEGMENT_OPENED, CHAIN_OPENED}:
         return False
-    return line.at > sealed_at + next_within_s
+    return line.at > checkpoint_at + next_within_s
 
 
 def signed_payload(
     chain: str, seq: int, prev: str, at: float, key: str, next_within_s: float = 0.0
 ) -> bytes:
-    """Return what a checkpoint's signature is over; it holds nothing for any other purpose."""
+    """Return the bytes that a checkpoint's signature covers; its prefix excludes any other use."""
     promise = [next_within_s] if next_within_s else []
     return _SIGNATURE_CONTEXT + orjson.dumps([chain, seq, prev, at, key, *promise])
 
 
 def key_id(public_key: bytes) -> str:
-    """Name an Ed25519 public key, given its 32 bytes."""
+    """Return the ID of an Ed25519 public key, given its 32 bytes."""
     return sha256(public_key).hexdigest()[:16]
 
 
 def parse_line(line: bytes) -> Line:
-    """Read a line; raise ValueError when it is not one that `link` could have made.
+    """Parse a line; raise ValueError if `link_lines` could not have written it.
 
-    It must be written as we write: another spelling of the same object is a change, too.
+    The same object in another spelling is a change and is rejected as well.
     """
     try:
         fields = orjson.loads(line)
         if orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE) != line:
-            raise ValueError("is spelt in another way than it was written")
+            raise ValueError("has another JSON spelling than the gateway writes")
     except orjson.JSONDecodeError:
-        raise ValueError("is no JSON") from None
-    except orjson.JSONEncodeError:  # it can read deeper than it writes
-        raise ValueError("is nested deeper than any that is written") from None
+        raise ValueError("is not JSON") from None
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
+        raise ValueError("is nested deeper than the gateway writes") from None
     match fields:
         case {
             "chain": str(chain),
@@ -205,4 +210,4 @@ def parse_line(line: bytes) -> Line:
         }:
             return Line(chain, seq, prev, event, at, fields, sha256(line).hexdigest())
         case _:
-            raise ValueError("is no line of an audit log")
+            raise ValueError("is not an audit log line")

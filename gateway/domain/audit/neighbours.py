@@ -1,21 +1,11 @@
-"""Is a trail of several chains whole? Chains tell of each other, and bear each other out.
-
-Pure, as `audit_verify`, which judges each by itself.
-"""
+"""Verify the chains of one audit log together: each chain records the chains beside it. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.audit.chain import Head, Line, Neighbour, parse_line
-from gateway.domain.audit.verify import (
-    ChainVerifier,
-    Finding,
-    Problem,
-    Removal,
-    Report,
-    Segment,
-    SignatureCheck,
-)
+from gateway.domain.audit.report import Finding, Problem, Report, Segment
+from gateway.domain.audit.verify import ChainVerifier, Removal, SignatureCheck
 
 Chains = Mapping[str, Sequence[Segment]]
 """Segments of chains, by a name for each chain."""
@@ -23,78 +13,87 @@ Chains = Mapping[str, Sequence[Segment]]
 
 @dataclass(frozen=True, slots=True)
 class RecordedNeighbour:
-    """What a chain tells of another that stood beside it."""
+    """A chain's record of another chain in the same directory."""
 
     name: str
-    """Of the chain that tells it."""
+    """Name of the chain that contains the record."""
     file: str
     line: int
-    of: Neighbour
+    neighbour: Neighbour
     keep_s: float
-    """The other was to be kept for so long at least; 0: for ever."""
+    """Retention time of the neighbour in seconds; 0: unlimited."""
 
 
 def recorded_neighbours(chains: Chains) -> list[RecordedNeighbour]:
-    """Read what they tell of each other; chains that are listed later have all that is told of."""
-    return [told for name, segments in chains.items() for told in _neighbours_in(name, segments)]
+    """Return the neighbours that chains record.
+
+    Read them before listing the chains to verify: that list then contains every recorded chain.
+    """
+    return [
+        recorded for name, segments in chains.items() for recorded in _neighbours_in(name, segments)
+    ]
 
 
 def verify_chains(
     chains: Chains,
     keys: Mapping[str, SignatureCheck] | None = None,
     heads: Iterable[Head] = (),
-    told: Sequence[RecordedNeighbour] = (),
+    recorded: Sequence[RecordedNeighbour] = (),
 ) -> list[Report]:
-    """Judge each chain, as `audit_verify.verify` does, with what all of them tell."""
-    kept = [*heads, *(one.of.head for one in told)]
-    readings = {
-        name: ChainVerifier(name, segments, keys, kept) for name, segments in chains.items()
+    """Verify each chain as `verify` does, and require every recorded neighbour."""
+    expected = [*heads, *(one.neighbour.head for one in recorded)]
+    verifiers = {
+        name: ChainVerifier(name, segments, keys, expected) for name, segments in chains.items()
     }
-    removals = {removal for reading in readings.values() for removal in reading.removals}
-    for reading in readings.values():
-        reading.judge(removals)
-    reports = {name: reading.report for name, reading in readings.items()}
-    until = max((reading.checked_at for reading in readings.values()), default=0.0)
+    removals = {removal for verifier in verifiers.values() for removal in verifier.removals}
+    for verifier in verifiers.values():
+        verifier.conclude(removals)
+    reports = {name: verifier.report for name, verifier in verifiers.items()}
+    until = max((verifier.checked_at for verifier in verifiers.values()), default=0.0)
     found = {report.chain for report in reports.values()}
-    for one in told:
-        teller = reports.get(one.name)  # else it went as well, since it was read
-        if teller is None or one.of.head.chain in found or _may_be_removed(one, removals, until):
+    for one in recorded:
+        report = reports.get(one.name)  # None: retention removed the chain after it was read
+        if report is None or one.neighbour.head.chain in found:
             continue
-        _report_missing(one, teller)
+        if not _may_be_removed(one, removals, until):
+            _report_missing(one, report)
     return [*reports.values()]
 
 
-def _may_be_removed(told: RecordedNeighbour, removals: Iterable[Removal], until: float) -> bool:
-    """Tell whether its removal is told, or was due; then what told it may be removed as well."""
-    head, at = told.of.head, told.of.at
-    return 0 < told.keep_s <= until - at or any(
-        gone.head.chain == head.chain and gone.head.seq >= head.seq and gone.expired_before > at
-        for gone in removals
+def _may_be_removed(recorded: RecordedNeighbour, removals: Iterable[Removal], until: float) -> bool:
+    """Return whether a removal is recorded, or was due long enough ago to be removed itself."""
+    head, at = recorded.neighbour.head, recorded.neighbour.at
+    return 0 < recorded.keep_s <= until - at or any(
+        removal.head.chain == head.chain
+        and removal.head.seq >= head.seq
+        and removal.expired_before > at
+        for removal in removals
     )
 
 
-def _report_missing(told: RecordedNeighbour, report: Report) -> None:
+def _report_missing(recorded: RecordedNeighbour, report: Report) -> None:
     if report.finding is None:
-        text = f"the chain {told.of.head.chain} stood beside this one and is not there any more"
-        report.finding = Finding(told.file, told.line, Problem.REMOVED, text)
+        chain = recorded.neighbour.head.chain
+        text = f"this line records the chain {chain}, which is missing"
+        report.finding = Finding(recorded.file, recorded.line, Problem.REMOVED, text)
 
 
 def _neighbours_in(name: str, segments: Sequence[Segment]) -> Iterator[RecordedNeighbour]:
     for segment in segments:
         for number, raw in enumerate(segment.lines, 1):
-            if b'"beside":' not in raw:
+            if b'"neighbours":' not in raw:
                 continue
             try:
                 line = parse_line(raw)
             except ValueError:
-                continue  # it is told by who judges the chain
-            for neighbour, keep_s in _neighbours(line):
+                continue  # ChainVerifier reports it
+            for neighbour, keep_s in _parse_neighbours(line):
                 yield RecordedNeighbour(name, segment.file, number, neighbour, keep_s)
 
 
-def _neighbours(line: Line) -> Iterator[tuple[Neighbour, float]]:
+def _parse_neighbours(line: Line) -> Iterator[tuple[Neighbour, float]]:
     match line.fields:
-        case {"beside": [*found], "keep_s": int() | float() as keep_s}:
+        case {"neighbours": [*found], "keep_s": int() | float() as keep_s}:
             for one in found:
                 match one:
                     case {

@@ -1,8 +1,7 @@
-"""The audit log with group commit (port `AuditLog`).
+"""The audit log with group commit.
 
-A record returns when it is durable. While one batch is being committed the next one gathers, so
-the dearer a commit is, the more share it. What fails fails for all of its
-batch, and leaves nothing.
+`record` returns when the record is durable. While one batch is committed, the next one gathers:
+the slower a commit is, the more records share it. A failure rejects its whole batch.
 """
 
 import asyncio
@@ -10,11 +9,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.domain.errors import AuditLogUnavailable
-from gateway.drivers.audit.record_format import Committed, unavailable
+from gateway.drivers.audit.store import AuditStore, Committed, unavailable
 from gateway.flow.audit_log import AUDIT_TIMEOUT_S
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
@@ -22,47 +20,35 @@ from gateway.flow.telemetry import Telemetry
 log = logging.getLogger("gateway.audit")
 
 _TIMEOUT_S = AUDIT_TIMEOUT_S
-"""A disk that hangs must not keep every caller to its deadline."""
+"""A disk that hangs must not hold every caller until its deadline."""
 _WAITING_MAX = 20_000
 _GATHER_S = 0.005
-"""The least time between two commits, unless all have come who are likely to."""
+"""Minimum time between two commits, unless all expected records have arrived."""
 _EXPECTATION_DECAY = 0.95
 _RETENTION_EVERY_S = 3_600.0
 _PROBE_EVERY_S = 5.0
 
 
-class AuditStore(Protocol):
-    """Where the lines go; one call at a time. Each raises JournalUnavailable and keeps nothing."""
-
-    async def commit(
-        self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
-    ) -> Committed:
-        """Make it durable. `claim` is asked at the end: False takes it back."""
-
-    async def apply_retention(self) -> Committed:
-        """Remove what is too old."""
-
-    async def close(self) -> None: ...
-
-
 @dataclass(slots=True)
 class _Batch:
     began_at: float = 0.0
-    """Monotonic, of its first record."""
+    """Monotonic time of its first record."""
     bodies: list[bytes] = field(default_factory=list)
     events: dict[str, int] = field(default_factory=dict)
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
-    fate: dict[str, str] = field(default_factory=dict)
+    outcome: dict[str, str] = field(default_factory=dict)
 
-    def settle(self, fate: str) -> bool:
-        """Tell whether this is the batch's fate; the first who says one decides.
+    def settle(self, outcome: str) -> bool:
+        """Return whether this is the batch's outcome; the first call decides.
 
-        The thread that commits and the loop that waits may say it at the same moment.
+        The committing thread and the event loop may call it at the same time.
         """
-        return self.fate.setdefault("fate", fate) == fate
+        return self.outcome.setdefault("outcome", outcome) == outcome
 
 
 class GroupCommitAuditLog:
+    """Implements AuditLog over a store."""
+
     def __init__(
         self,
         store: AuditStore,
@@ -72,29 +58,29 @@ class GroupCommitAuditLog:
         checkpoint_s: float,
         follow: Sequence[Callable[[Sequence[bytes]], None]] = (),
     ) -> None:
-        """`follow` are told the lines that are durable."""
+        """Each function in `follow` receives the lines that became durable."""
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
         self._checkpoint_s = checkpoint_s
         self._follow = follow
-        self._loop = asyncio.get_running_loop()  # kept: asking costs a system call
+        self._loop = asyncio.get_running_loop()  # stored: the lookup costs a system call
         self._gathering = _Batch()
         self._committing: _Batch | None = None
         self._task: asyncio.Task[None] | None = None
         self._commit_lock = asyncio.Lock()
         self._durable = True
         self._stalled = False
-        self._began = 0.0
+        self._last_commit_at = 0.0
         self._batch_expected = 0.0
-        """How many were seen to wait at one time of late."""
+        """Number of records that recently waited at the same time, decaying."""
         self._batch_ready: asyncio.Future[None] | None = None
         self._overrunning: set[asyncio.Task[None]] = set()
-        """An opening or closing that took too long."""
+        """An opening or closing that exceeded its time limit."""
 
     @property
     def durable(self) -> bool:
-        """False after a failed commit, until one works."""
+        """False after a failed commit, until one succeeds."""
         return self._durable and not self._stalled
 
     @property
@@ -108,10 +94,10 @@ class GroupCommitAuditLog:
     async def record(self, record: AuditRecord) -> None:
         batch = self._gathering
         if self._stalled or len(batch.bodies) >= _WAITING_MAX:
-            raise unavailable("the trail does not keep up")
+            raise unavailable("the audit log does not keep up")
         if not batch.bodies:
             batch.began_at = self._clock.monotonic()
-        if self._task is None:  # it begins after this turn of the loop, with all of its records
+        if self._task is None:  # it starts after this turn of the loop, with all its records
             self._task = asyncio.create_task(self._commit_all())  # noqa: TID251 - close() awaits it
         durable: asyncio.Future[None] = self._loop.create_future()
         batch.bodies.append(encode_record(record))
@@ -122,7 +108,7 @@ class GroupCommitAuditLog:
         await durable
 
     async def open(self) -> None:
-        """Try the store once, so that the first record need not; a failure is no end."""
+        """Open the store before the first record needs it; a failure is tried again later."""
         await self._with_timeout(self._open())
 
     async def _open(self) -> None:
@@ -133,7 +119,7 @@ class GroupCommitAuditLog:
         self._telemetry.audit_recorded("audit_chain_opened")
 
     async def run(self) -> None:
-        """Write checkpoints, remove what is old, try again what failed, for ever."""
+        """Write checkpoints, apply retention and retry after a failure, forever."""
         retention_at = self._clock.monotonic()
         checkpoint_at = retention_at + self._checkpoint_s
         while True:
@@ -147,29 +133,29 @@ class GroupCommitAuditLog:
                 if self._clock.monotonic() >= retention_at:
                     retention_at = self._clock.monotonic() + _RETENTION_EVERY_S
                     async with self._commit_lock:
-                        self._tell(await self._store.apply_retention())
+                        self._publish(await self._store.apply_retention())
             except AuditLogUnavailable:
-                continue  # it is told and counted; the next time may be better
+                continue  # logged and counted; the next turn tries again
 
     async def _probe(self) -> None:
-        """Record that the trail goes on: nobody may come to try, where that makes not ready."""
+        """Write a record, because a process that is not ready gets no request that would."""
         record = AuditRecord(event="audit_chain_resumed", at=self._clock.now())
         await self._commit_once(_Batch(bodies=[encode_record(record)]))
         self._telemetry.audit_recorded(record.event)
 
     async def close(self) -> None:
-        """Make all durable that was begun, put a checkpoint after it, and let go."""
+        """Commit all pending records and a checkpoint, then release the store."""
         await self._with_timeout(self._close())
 
     async def _close(self) -> None:
         if self._task is not None:
             await self._task
-        with suppress(AuditLogUnavailable):  # it is told and counted
+        with suppress(AuditLogUnavailable):  # logged and counted
             await self._commit_once(_Batch(), with_checkpoint=True)
         await self._store.close()
 
     async def _with_timeout(self, work: Coroutine[None, None, None]) -> None:
-        """Wait for it as long as for a record; then it is left to itself, and nothing is taken."""
+        """Wait as long as for a record; a call that takes longer rejects records until it ends."""
         task = asyncio.create_task(work)  # noqa: TID251 - kept until it is done
         await asyncio.wait({task}, timeout=_TIMEOUT_S)
         if task.done():
@@ -208,36 +194,36 @@ class GroupCommitAuditLog:
             for event, count in batch.events.items():
                 self._telemetry.audit_recorded(event, count)
             for waiting in batch.waiting:
-                if not waiting.done():  # else its caller hung up
+                if not waiting.done():  # done: its caller has disconnected
                     waiting.set_result(None)
         finally:
             timeout.cancel()
-            crowd = len(batch.bodies) + len(self._gathering.bodies)
-            self._batch_expected = max(crowd, self._batch_expected * _EXPECTATION_DECAY)
-            _fail_all(batch, unavailable("it failed"))  # nobody is left waiting, whatever happened
+            together = len(batch.bodies) + len(self._gathering.bodies)
+            self._batch_expected = max(together, self._batch_expected * _EXPECTATION_DECAY)
+            _fail_all(batch, unavailable("the commit failed"))  # no caller waits forever
             self._committing = None
             self._stalled = bool(self._overrunning)
 
     async def _gather(self) -> None:
-        """Wait until all are here who are likely to come, for a moment at most.
+        """Wait until all expected records have arrived, for at most `_GATHER_S`.
 
-        A commit costs as much as several requests, so that many should share it. Where each
-        caller waits for its answer, no more come than were seen to wait at one time.
+        A commit costs as much as several requests, so many records should share it. Where each
+        caller waits for its response, no more arrive than recently waited at the same time.
         """
-        left_s = self._began + _GATHER_S - self._loop.time()
+        left_s = self._last_commit_at + _GATHER_S - self._loop.time()
         if left_s > 0 and len(self._gathering.bodies) < self._batch_expected:
-            self._batch_ready = enough = self._loop.create_future()
-            timer = self._loop.call_later(left_s, _resolve, enough)
-            await enough
+            self._batch_ready = ready = self._loop.create_future()
+            timer = self._loop.call_later(left_s, _resolve, ready)
+            await ready
             timer.cancel()
             self._batch_ready = None
-        self._began = self._loop.time()
+        self._last_commit_at = self._loop.time()
 
     def _give_up(self, batch: _Batch) -> None:
         if not batch.settle("given up"):
-            return  # it is durable, and about to be told
+            return  # it is durable, and its callers are about to be notified
         self._mark_stalled()
-        failure = unavailable("the trail does not keep up")
+        failure = unavailable("the audit log does not keep up")
         _fail_all(batch, failure)
         gathering, self._gathering = self._gathering, _Batch()
         _fail_all(gathering, failure)
@@ -259,11 +245,11 @@ class GroupCommitAuditLog:
         if not self._durable:
             log.warning("audit_write_recovered")
         self._durable = True
-        self._tell(committed)
+        self._publish(committed)
 
-    def _tell(self, committed: Committed) -> None:
+    def _publish(self, committed: Committed) -> None:
         for head in committed.checkpoints:
-            # Kept wherever logs are kept, it shows later whether lines were cut off.
+            # A copy of the head in the log shows later whether lines were cut off.
             log.info(
                 "audit_checkpoint", extra={"chain": head.chain, "seq": head.seq, "hash": head.hash}
             )

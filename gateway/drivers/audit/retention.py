@@ -1,4 +1,4 @@
-"""What is too old in a directory of audit chains: it is removed, and told before it is done."""
+"""Retention of an audit directory: removes expired segments after recording the removal."""
 
 import logging
 import os
@@ -7,8 +7,15 @@ from itertools import takewhile
 from pathlib import Path
 
 from gateway.domain.audit.chain import Line, segment_removed_body
-from gateway.drivers.audit.paths import LOCK_FILE, chain_directories, lock_chain, segment_files
-from gateway.drivers.audit.reader import ChainUnreadable, log_unreadable, read_last_line
+from gateway.drivers.audit.directory import (
+    LOCK_FILE,
+    ChainUnreadable,
+    chain_directories,
+    lock_chain,
+    log_unreadable,
+    read_last_line,
+    segment_files,
+)
 from gateway.drivers.files.durable import sync_directory
 from gateway.flow.clock import Clock
 
@@ -26,22 +33,22 @@ class Retention:
         *,
         clock: Clock,
         keep_s: float,
-        tell: Callable[[Sequence[bytes]], None],
+        append: Callable[[Sequence[bytes]], None],
     ) -> None:
-        """`tell` makes lines of our own chain durable, with a checkpoint right after them."""
+        """`append` makes lines of this process's chain durable, directly before a checkpoint."""
         self._directory = directory
         self._clock = clock
         self._keep_s = keep_s
-        self._tell = tell
+        self._append = append
         self._clock_offset_s = 0.0
-        """Of the wall clock from the monotonic one."""
+        """Difference between the wall clock and the monotonic clock."""
 
     def set_reference_time(self, at: float) -> None:
-        """Take it that the clock is right if it shows about this time now."""
+        """Treat the wall clock as right if it is now near this time, else as stepped."""
         self._clock_offset_s = at - self._clock.monotonic()
 
     def remove_expired(self, own: Path) -> None:
-        """Remove old segments of our own chain, and old chains that nobody writes."""
+        """Remove expired segments of the own chain, and expired chains that no process writes."""
         if self._keep_s <= 0 or self._has_clock_stepped():
             return
         before = self._clock.now() - self._keep_s
@@ -51,13 +58,14 @@ class Retention:
                     self._remove_own_segments(chain_directory, before)
                 else:
                     self._remove_other_chain(chain_directory, before)
-            except ChainUnreadable as unreadable:  # it stays, for somebody to look at
+            except ChainUnreadable as unreadable:  # left for an operator to inspect
                 log_unreadable(chain_directory, unreadable)
 
     def _has_clock_stepped(self) -> bool:
-        """Tell whether the wall clock went another way than time since somebody asked.
+        """Return whether the wall clock has jumped since the last call, and log the jump.
 
-        A wrong one would remove all; by the next time it is right again, or somebody was told.
+        A wrong clock would expire everything. At the next call it is right again, or the log has
+        reported it.
         """
         stepped_s = self._clock.now() - self._clock.monotonic() - self._clock_offset_s
         self._clock_offset_s += stepped_s
@@ -66,12 +74,12 @@ class Retention:
         return has_stepped
 
     def _remove_own_segments(self, chain_directory: Path, before: float) -> None:
-        """Remove segments whose last line was written before that."""
+        """Remove closed segments whose last line was written before `before`."""
         closed = segment_files(chain_directory)[:-1]
         ends = ((number, file, read_last_line(file)) for number, file in closed)
-        old = [*takewhile(lambda end: end[2].at < before, ends)]
-        if old:
-            self._remove(old, before, "older than keep_days")
+        expired = [*takewhile(lambda end: end[2].at < before, ends)]
+        if expired:
+            self._remove(expired, before, "older than keep_days")
             sync_directory(chain_directory)
 
     def _remove_other_chain(self, chain_directory: Path, before: float) -> None:
@@ -91,15 +99,19 @@ class Retention:
         finally:
             os.close(lock)
 
-    def _remove(self, ends: Sequence[tuple[int, Path, Line]], before: float, why: str) -> None:
-        """Tell it, sealed, before it is done; what is left after an interruption is told, too."""
+    def _remove(self, ends: Sequence[tuple[int, Path, Line]], before: float, reason: str) -> None:
+        """Record the removals under a checkpoint, then remove the files.
+
+        One record per segment: if the removal is interrupted, the remaining segments verify.
+        """
         now = self._clock.now()
-        told = [
-            segment_removed_body(
-                now, segment=number, head=last.head, expired_before=before, why=why
-            )
-            for number, _, last in ends
-        ]
-        self._tell(told)
+        self._append(
+            [
+                segment_removed_body(
+                    now, segment=number, head=last.head, expired_before=before, reason=reason
+                )
+                for number, _, last in ends
+            ]
+        )
         for _, file, _ in ends:
             file.unlink()

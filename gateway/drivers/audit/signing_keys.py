@@ -1,4 +1,4 @@
-"""Ed25519 keys of the audit log's checkpoints."""
+"""Ed25519 keys that sign and verify checkpoints."""
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,14 +15,14 @@ from gateway.domain.model import Secret
 
 
 def load_signer(private_key: Secret) -> Signer:
-    """Take a private key in PEM, as settings.AuditSettings has validated."""
+    """Load a private key in PEM that the config has validated."""
     key = load_pem_private_key(private_key.reveal().encode(), password=None)
     assert isinstance(key, Ed25519PrivateKey)
     return Signer(_id(key.public_key()), key.sign)
 
 
 def load_verifier(public_key: bytes) -> tuple[str, SignatureCheck] | None:
-    """Return the id of a public key in PEM, and what it proves; None: it is no Ed25519 key."""
+    """Load a public key in PEM; return its ID and its check, or None if it is not Ed25519."""
     try:
         key = load_pem_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm):
@@ -30,14 +30,14 @@ def load_verifier(public_key: bytes) -> tuple[str, SignatureCheck] | None:
     if not isinstance(key, Ed25519PublicKey):
         return None
 
-    def proves(signature: bytes, text: bytes) -> bool:
+    def is_valid(signature: bytes, payload: bytes) -> bool:
         try:
-            key.verify(signature, text)
+            key.verify(signature, payload)
         except InvalidSignature:
             return False
         return True
 
-    return _id(key), proves
+    return _id(key), is_valid
 
 
 def _id(key: Ed25519PublicKey) -> str:

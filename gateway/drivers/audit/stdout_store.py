@@ -1,19 +1,19 @@
-"""The audit log as plain JSON lines on a descriptor, e.g. stdout."""
+"""The audit log as plain JSON lines on a descriptor such as stdout."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
+from gateway.drivers.audit.store import Committed, chain_opened_body, unavailable
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.telemetry.line_writer import LineDescriptor
 from gateway.flow.clock import Clock
 
 
 class StdoutStore:
-    """Each line is handed to the system before it counts (audit_trail.AuditStore).
+    """Implements AuditStore: a line counts when the operating system has accepted it.
 
-    Whoever reads may stall: then a thread waits for it. Of what is refused some lines may be there:
-    from a pipe nothing is taken back.
+    A thread waits for a reader that stalls. A batch that fails may leave some of its lines: what
+    is written to a pipe cannot be undone.
     """
 
     def __init__(self, descriptor: int, clock: Clock) -> None:
@@ -25,8 +25,8 @@ class StdoutStore:
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
-        del with_checkpoint  # without a chain there is nothing that one could vouch for
-        opening = [] if self._is_open else [opening_body(self._clock.now())]
+        del with_checkpoint  # plain lines form no chain that a checkpoint could confirm
+        opening = [] if self._is_open else [chain_opened_body(self._clock.now())]
         lines = [*opening, *bodies]
         if not lines:
             return Committed([], [])
@@ -37,7 +37,7 @@ class StdoutStore:
             raise unavailable(error.strerror or type(error).__name__) from error
         self._is_open = True
         if not confirm():
-            raise unavailable("the reader took too long")
+            raise unavailable("the reader of stdout does not keep up")
         return Committed(lines, [])
 
     async def apply_retention(self) -> Committed:

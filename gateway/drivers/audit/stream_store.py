@@ -1,4 +1,4 @@
-"""The audit log's lines in a Redis stream: alone it decides, beside files it follows behind."""
+"""The audit log in a Redis stream: as its only store, or as a copy of the files."""
 
 import asyncio
 import logging
@@ -18,16 +18,16 @@ from gateway.domain.audit.chain import (
     Head,
     Line,
     Signer,
-    checkpoint,
+    checkpoint_body,
     empty_head,
     is_checkpoint_by,
-    link,
+    link_lines,
     parse_line,
     segment_opened_body,
     segment_removed_body,
 )
 from gateway.domain.errors import StoreUnavailable
-from gateway.drivers.audit.record_format import Committed, opening_body, unavailable
+from gateway.drivers.audit.store import Committed, chain_opened_body, unavailable
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.clock import Clock
@@ -38,11 +38,11 @@ _APPEND = LuaScript("audit_append")
 _READ = LuaScript("audit_read")
 _TRIM = LuaScript("audit_trim")
 _STATE_TTL_MS = 366 * 86_400_000
-"""How long after its last line it is known where a chain stands: a process may be idle."""
+"""How long after its last line a chain's state is stored: a process may be idle for long."""
 _SEGMENT_AGE_MAX_S = 86_400.0
 _TRIM_GRACE_MS = 2 * 86_400_000
-"""For so long after its time a line stays, so that chains tell before what is forgotten: as a whole
-segment, of a day, and somebody looks each hour."""
+"""How long an expired line stays, so that its removal is recorded first: a segment covers a day,
+and retention runs every hour."""
 _READ_BATCH = 200
 _EVENT = b'"event":"%b"'
 _TRIM_EVERY_S = 10.0
@@ -53,18 +53,18 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class ChainBehind(Exception):
-    """The stream has lost lines of a chain, or never got them; nothing was appended."""
+    """The stream lacks lines of a chain; nothing was appended."""
 
-    def __init__(self, stands: int) -> None:
-        super().__init__(f"the stream has the chain's lines up to {stands} only")
-        self.stands = stands
+    def __init__(self, last_seq: int) -> None:
+        super().__init__(f"the stream has the chain's lines up to {last_seq} only")
+        self.last_seq = last_seq
 
 
 class AuditStream:
-    """The stream that all processes append to, and keep within its bounds."""
+    """The stream that all processes append to and keep within its bounds."""
 
     def __init__(self, valkey: Valkey, *, keep_s: float, bytes_max: int) -> None:
-        """Lines older than `keep_s` are forgotten soon (0: never), others where they must be."""
+        """Lines older than `keep_s` are trimmed (0: never), others when the stream is too large."""
         self._valkey = valkey
         self._keep_ms = round(keep_s * 1000)
         self._bytes_max = bytes_max
@@ -72,7 +72,7 @@ class AuditStream:
         self._attempts = 0
         self._is_full = False
         self.bytes = 0
-        """What it takes of the server's memory, as far as known."""
+        """Memory that the stream takes on the server, at the last trim."""
 
     @property
     def name(self) -> str:
@@ -85,42 +85,42 @@ class AuditStream:
     async def append(
         self, chain: str, after_seq: int, lines: Sequence[bytes], *, allow_gap: bool = False
     ) -> None:
-        """Append lines after line `after_seq`; what the stream has beyond that is taken back.
+        """Append lines after line `after_seq`, and delete later lines of the chain first.
 
-        Raises ChainBehind where line `after_seq` is not in it, unless `leaves_gap`. When it
-        raises StoreUnavailable nobody knows whether it did.
+        Raises ChainBehind if the stream lacks line `after_seq`, unless `allow_gap`. After
+        StoreUnavailable it is unknown whether the lines were appended.
         """
         self._attempts += 1
         keys = [self.name, self._valkey.key("chain", chain, tag="audit")]
-        who: list[str | bytes | int] = [
+        arguments: list[str | bytes | int] = [
             self._sender,
             self._attempts,
             after_seq,
             self._keep_ms + _STATE_TTL_MS,
             int(allow_gap),
         ]
-        stands = int(await self._valkey.run_script(_APPEND, keys, [*who, *lines]))
-        if stands < 0:
-            raise StoreUnavailable("audit_append: a later attempt came before")
-        if stands < after_seq:
-            raise ChainBehind(stands)
+        last_seq = int(await self._valkey.run_script(_APPEND, keys, [*arguments, *lines]))
+        if last_seq < 0:
+            raise StoreUnavailable("audit_append: a later attempt arrived first")
+        if last_seq < after_seq:
+            raise ChainBehind(last_seq)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Read all that it has, oldest first; raise StoreUnavailable."""
+        """Yield all lines, oldest first; raise StoreUnavailable."""
         async for line in self._read(0, [b""]):
             yield line
 
     async def expired_segments(
         self, before: float, signer: Signer | None
     ) -> list[tuple[int, Head]]:
-        """Return the segments that ended before that, with their last lines.
+        """Return the segments that ended before `before`, each with its last line.
 
-        Only those count whose next one's opening a checkpoint of ours vouches for: whoever can
-        write to the server can make others, to have their removal told.
+        A segment ends where a checkpoint of this signer confirms the opening of the next one.
+        Without that, anyone with write access to Redis could have a forged removal signed.
         """
         found, openings = [], dict[str, Line]()
-        kinds = [_EVENT % SEGMENT_OPENED.encode(), _EVENT % CHECKPOINT.encode()]
-        async for text in self._read(self._keep_ms, kinds if self._keep_ms else []):
+        events = [_EVENT % SEGMENT_OPENED.encode(), _EVENT % CHECKPOINT.encode()]
+        async for text in self._read(self._keep_ms, events if self._keep_ms else []):
             try:
                 line = parse_line(text)
             except ValueError:
@@ -134,13 +134,13 @@ class AuditStream:
                     found.append((number - 1, Head(line.chain, opening.seq - 1, opening.prev)))
         return found
 
-    async def _read(self, older_than_ms: int, holding: Sequence[bytes]) -> AsyncIterator[bytes]:
+    async def _read(self, older_than_ms: int, containing: Sequence[bytes]) -> AsyncIterator[bytes]:
         after: bytes = b""
-        while holding:
+        while containing:
             after, *lines = await self._valkey.run_script(
                 _READ,
                 [self.name],
-                [after, _READ_BATCH, older_than_ms, *holding],
+                [after, _READ_BATCH, older_than_ms, *containing],
                 even_if_unavailable=True,
             )
             if not after:
@@ -149,10 +149,10 @@ class AuditStream:
                 yield line
 
     async def keep_trimmed(self, clock: Clock) -> None:
-        """Keep the stream within its bounds, for ever, whatever else goes on or fails.
+        """Trim the stream regularly, forever.
 
-        A server is full or away for all purposes when the stream has filled it: it is asked all
-        the same, since nothing else would make room.
+        A server that the stream has filled counts as unavailable, and only trimming makes room:
+        so this also tries a server that is unavailable.
         """
         while True:
             with suppress(StoreUnavailable):
@@ -161,17 +161,17 @@ class AuditStream:
             await clock.sleep(_TRIM_EVERY_S)
 
     async def trim(self) -> int:
-        """Forget some thousand lines at most; return how many."""
-        forgotten_ms = self._keep_ms + _TRIM_GRACE_MS if self._keep_ms else 0
-        self.bytes, old, crowded = await self._valkey.run_script(
-            _TRIM, [self.name], [forgotten_ms, self._bytes_max], even_if_unavailable=True
+        """Delete at most some thousand lines; return how many."""
+        keep_ms = self._keep_ms + _TRIM_GRACE_MS if self._keep_ms else 0
+        self.bytes, expired, crowded = await self._valkey.run_script(
+            _TRIM, [self.name], [keep_ms, self._bytes_max], even_if_unavailable=True
         )
         if crowded and not self._is_full:
             self._is_full = True
             log.warning("audit_stream_full", extra={"bytes_max": self._bytes_max})
         elif self.bytes < _NEARLY_FULL * self._bytes_max:
             self._is_full = False
-        return int(old) + int(crowded)
+        return int(expired) + int(crowded)
 
 
 def _confirms(line: Line, opening: Line, signer: Signer | None) -> bool:
@@ -179,7 +179,7 @@ def _confirms(line: Line, opening: Line, signer: Signer | None) -> bool:
 
 
 class StreamStore:
-    """A chain that lives in the stream alone (audit_trail.AuditStore); each process makes one."""
+    """Implements AuditStore: a chain that is in the stream only. Each process begins its own."""
 
     def __init__(
         self,
@@ -194,15 +194,13 @@ class StreamStore:
         self._signer = signer
         self._checkpoint_s = checkpoint_s
         self._lost: Head | None = None
-        """Where the chain before stood, of which lines are gone."""
-        self._told: set[tuple[int, Head]] = set()
-        """Segments whose end we have told."""
+        """Head of the previous chain, whose lines the stream lost."""
+        self._recorded_removals: set[tuple[int, Head]] = set()
         self._begin(empty_head(secrets.token_hex(8)))
 
     def _begin(self, head: Head) -> None:
         self._head = head
-        self._sealed, self._checkpoint_at = 0, -math.inf
-        """The last checkpoint's number and time."""
+        self._checkpoint_seq, self._checkpoint_at = 0, -math.inf
         self._segment, self._opened_at = 0, -math.inf
 
     async def commit(
@@ -210,45 +208,47 @@ class StreamStore:
     ) -> Committed:
         now, before = self._clock.now(), self._head
         opens = now - self._opened_at >= _SEGMENT_AGE_MAX_S
-        made = self._compose(bodies, now, opens=opens, with_checkpoint=with_checkpoint)
-        if not made.lines:
+        built = self._compose(bodies, now, opens=opens, with_checkpoint=with_checkpoint)
+        if not built.lines:
             return Committed([], [])
-        await self._append(before, made.lines)
-        if not confirm():  # the next attempt takes it back
-            raise unavailable("the stream took too long")
-        self._head, self._sealed = made.head, made.sealed
-        if made.checkpoints:
+        await self._append(before, built.lines)
+        if not confirm():  # the next attempt deletes these lines
+            raise unavailable("Redis took too long")
+        self._head, self._checkpoint_seq = built.head, built.checkpoint_seq
+        if built.checkpoints:
             self._checkpoint_at = now
         if opens:
             self._segment, self._opened_at = self._segment + 1, now
-        return Committed(made.lines, made.checkpoints)
+        return Committed(built.lines, built.checkpoints)
 
     def _compose(
         self, bodies: Sequence[bytes], now: float, *, opens: bool, with_checkpoint: bool
     ) -> "_LineBuilder":
-        made = _LineBuilder(self._head, self._sealed, partial(self._checkpoint, now=now))
+        checkpoint = partial(self._checkpoint_after, now=now)
+        built = _LineBuilder(self._head, self._checkpoint_seq, checkpoint)
         begins = self._head.seq == 0
         if opens:
-            made.seal()
-            made.add([segment_opened_body(self._segment + 1, now)])
-            made.seal()
+            built.add_checkpoint()
+            built.add([segment_opened_body(self._segment + 1, now)])
+            built.add_checkpoint()
         elif bodies and now - self._checkpoint_at > OVERDUE_PERIODS * self._checkpoint_s:
-            made.seal(anew=True)
-        made.add([*([opening_body(now, lost=self._lost)] if begins else []), *bodies])
+            built.add_checkpoint(force=True)
+        built.add([*([chain_opened_body(now, lost=self._lost)] if begins else []), *bodies])
         if with_checkpoint or begins:
-            made.seal()
-        return made
+            built.add_checkpoint()
+        return built
 
-    def _checkpoint(self, head: Head, *, now: float) -> bytes:
+    def _checkpoint_after(self, head: Head, *, now: float) -> bytes:
         promise = PROMISED_PERIODS * self._checkpoint_s
-        return checkpoint(head, now, self._signer, next_within_s=promise)
+        return checkpoint_body(head, now, self._signer, next_within_s=promise)
 
     async def _append(self, before: Head, lines: Sequence[bytes]) -> None:
         try:
             await self._stream.append(before.chain, before.seq, lines)
         except ChainBehind as behind:
-            log.error(  # noqa: TRY400 - the text says it all
-                "audit_stream_lines_lost", extra={"head": str(before), "stands": behind.stands}
+            log.error(  # noqa: TRY400 - the message is complete
+                "audit_stream_lines_lost",
+                extra={"head": str(before), "last_seq": behind.last_seq},
             )
             self._lost = before
             self._begin(empty_head(secrets.token_hex(8)))
@@ -257,22 +257,24 @@ class StreamStore:
             raise unavailable(str(error)) from error
 
     async def apply_retention(self) -> Committed:
-        """Tell which segments the stream is about to forget, whoever wrote them."""
+        """Record which segments, of any process, the stream is about to trim."""
         now = self._clock.now()
         before = now - self._stream.keep_s
         try:
-            old = await self._stream.expired_segments(before, self._signer)
+            expired = await self._stream.expired_segments(before, self._signer)
         except StoreUnavailable as error:
             raise unavailable(str(error)) from error
-        new = [one for one in old if one not in self._told]
-        told = [
+        new = [one for one in expired if one not in self._recorded_removals]
+        removals = [
             segment_removed_body(
-                now, segment=number, head=head, expired_before=before, why="older than keep_days"
+                now, segment=number, head=head, expired_before=before, reason="older than keep_days"
             )
             for number, head in new
         ]
-        committed = await self.commit(told, with_checkpoint=bool(told), confirm=lambda: True)
-        self._told.update(new)
+        committed = await self.commit(
+            removals, with_checkpoint=bool(removals), confirm=lambda: True
+        )
+        self._recorded_removals.update(new)
         return committed
 
     async def close(self) -> None:
@@ -280,34 +282,36 @@ class StreamStore:
 
 
 class _LineBuilder:
-    """Lines that follow a head, with checkpoints among them."""
+    """Links lines to a head, with checkpoints among them."""
 
-    def __init__(self, head: Head, sealed: int, checkpoint_of: Callable[[Head], bytes]) -> None:
-        self.head, self.sealed = head, sealed
+    def __init__(
+        self, head: Head, checkpoint_seq: int, checkpoint_after: Callable[[Head], bytes]
+    ) -> None:
+        self.head, self.checkpoint_seq = head, checkpoint_seq
         self.lines: list[bytes] = []
         self.checkpoints: list[Head] = []
-        self._checkpoint_of = checkpoint_of
+        self._checkpoint_after = checkpoint_after
 
     def add(self, bodies: Sequence[bytes]) -> None:
-        lines, self.head = link(self.head, bodies)
+        lines, self.head = link_lines(self.head, bodies)
         self.lines += lines
 
-    def seal(self, *, anew: bool = False) -> None:
-        """Put a checkpoint after the last line, if it is none, or `anew`."""
-        if anew or self.head.seq > self.sealed:
-            self.add([self._checkpoint_of(self.head)])
-            self.sealed = self.head.seq
+    def add_checkpoint(self, *, force: bool = False) -> None:
+        """Add a checkpoint unless the last line is one; `force` adds it in any case."""
+        if force or self.head.seq > self.checkpoint_seq:
+            self.add([self._checkpoint_after(self.head)])
+            self.checkpoint_seq = self.head.seq
             self.checkpoints.append(self.head)
 
 
 LinesAfter = Callable[[str, int], Iterator[bytes]]
-"""Reads the lines of a chain that follow a number; it may block, and raise OSError, ValueError."""
+"""Read the lines of a chain after a number; it blocks and may raise OSError and ValueError."""
 
 
 class StreamFollower:
-    """Copies lines that are durable elsewhere; those that it could not send it reads from there.
+    """Copies durable lines to the stream; lines that it could not send it reads from the files.
 
-    So what a process left unsent comes as soon as the next one goes on with its chain.
+    Lines that a process left unsent follow as soon as its successor sends lines of the same chain.
     """
 
     def __init__(
@@ -325,20 +329,20 @@ class StreamFollower:
         self._backlog: deque[bytes] = deque()
         self._in_flight: list[bytes] = []
         self._filled = asyncio.Event()
-        self._is_behind = False
+        self._is_lagging = False
 
     def follow(self, lines: Sequence[bytes]) -> None:
         self._backlog.extend(lines)
         if len(self._backlog) > self._backlog_max:
-            if not self._is_behind:
-                self._is_behind = True
+            if not self._is_lagging:
+                self._is_lagging = True
                 log.error("audit_stream_lagging", extra={"backlog": self._backlog_max})
             while len(self._backlog) > self._backlog_max:
                 self._backlog.popleft()
         self._filled.set()
 
     async def run(self) -> None:
-        """Send what comes, in order, for ever."""
+        """Send lines in order, forever."""
         while True:
             await self._filled.wait()
             try:
@@ -347,27 +351,27 @@ class StreamFollower:
                 await self._clock.sleep(_RETRY_S)
 
     async def close(self) -> None:
-        """Send what is left, if that is possible at once."""
+        """Send the remaining lines if Redis accepts them at once."""
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 while self._in_flight or self._backlog:
                     await self._send()
-        if left := len(self._in_flight) + len(self._backlog):
-            log.error("audit_stream_incomplete", extra={"unsent": left})
+        if unsent := len(self._in_flight) + len(self._backlog):
+            log.error("audit_stream_incomplete", extra={"unsent": unsent})
 
     async def _send(self) -> None:
         lines = self._in_flight = self._in_flight or self._next_lines()
         if lines:
-            begins = parse_line(lines[0])
-            after = begins.seq - 1
+            first = parse_line(lines[0])
+            after = first.seq - 1
             try:
-                await self._stream.append(begins.chain, after, lines)
+                await self._stream.append(first.chain, after, lines)
             except ChainBehind as behind:
-                await self._replay(begins.chain, behind.stands, after)
-                await self._stream.append(begins.chain, after, lines, allow_gap=True)
+                await self._replay(first.chain, behind.last_seq, after)
+                await self._stream.append(first.chain, after, lines, allow_gap=True)
             self._in_flight = []
         if not self._backlog:
-            self._is_behind = False
+            self._is_lagging = False
             self._filled.clear()
 
     def _next_lines(self) -> list[bytes]:
@@ -381,28 +385,28 @@ class StreamFollower:
             self._backlog.popleft()
         return lines
 
-    async def _replay(self, chain: str, stands: int, until: int) -> None:
-        """Append the lines between, as far as they are still there; what is not is told."""
-        where: dict[str, object] = {"chain": chain, "after": stands, "through": until}
-        log.warning("audit_stream_catchup_started", extra=where)
-        kept = self._lines_after(chain, stands)
-        missing = until - stands
+    async def _replay(self, chain: str, last_seq: int, until: int) -> None:
+        """Append the lines after `last_seq` up to `until` from the files; log those missing."""
+        extra: dict[str, object] = {"chain": chain, "after": last_seq, "through": until}
+        log.warning("audit_stream_catchup_started", extra=extra)
+        stored = self._lines_after(chain, last_seq)
+        missing = until - last_seq
         try:
-            while stands < until and (
-                lines := await asyncio.to_thread(_take, kept, min(_SEND_BATCH, until - stands))
+            while last_seq < until and (
+                lines := await asyncio.to_thread(_take, stored, min(_SEND_BATCH, until - last_seq))
             ):
                 after = parse_line(lines[0]).seq - 1
                 if after >= until:
                     break
                 lines = lines[: until - after]
-                await self._stream.append(chain, after, lines, allow_gap=after > stands)
-                await self._stream.trim()  # it may be more than there is room for
+                await self._stream.append(chain, after, lines, allow_gap=after > last_seq)
+                await self._stream.trim()  # the replayed lines may exceed the stream's bounds
                 missing -= len(lines)
-                stands = after + len(lines)
+                last_seq = after + len(lines)
         except (OSError, ValueError) as error:
-            where["error"] = type(error).__name__
+            extra["error"] = type(error).__name__
         if missing:
-            log.error("audit_stream_lines_lost", extra={**where, "missing": missing})
+            log.error("audit_stream_lines_lost", extra={**extra, "missing": missing})
 
 
 def _take(lines: Iterator[bytes], count: int) -> list[bytes]:

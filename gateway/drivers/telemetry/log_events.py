@@ -221,8 +221,8 @@ LOG_EVENTS: Final = (
     ),
     LogEvent(
         "gateway.audit", "error", "audit_stream_lines_lost",
-        ("head", "stands", "chain", "after", "through", "missing", "error"),
-        "The stream lacks records: Redis lost them (`head`, `stands`), or they could not be read "
+        ("head", "last_seq", "chain", "after", "through", "missing", "error"),
+        "The stream lacks records: Redis lost them (`head`, `last_seq`), or they could not be read "
         "from the disk (`chain`, `after`, `through`, `missing`).",
         "Find out why Redis lost data. The directory, if configured, has the records.",
     ),

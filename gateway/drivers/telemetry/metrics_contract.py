@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from gateway.domain.audit.events import RECORDS
+
 _REQUEST_BUCKETS: Final = (
     0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30,
 )  # fmt: skip
@@ -270,9 +272,7 @@ METRIC_FAMILIES: Final = (
     _counter(
         "gateway_audit_records_total",
         "Durable records of the audit log.",
-        event="console_link_issued, write_permitted, write_outcome, credential_issued, refused, "
-        "revoked, links_dropped, admin_action, admin_refused, policy_loaded, policy_rejected, "
-        "audit_records_missing, audit_chain_opened, audit_chain_resumed",
+        event=", ".join(event.name for event in RECORDS),
     ),
     _histogram(
         "gateway_audit_commit_duration_seconds",

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.drivers.audit.directory import lines_after
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
-from gateway.drivers.audit.group_commit import AuditStore, GroupCommitAuditLog
-from gateway.drivers.audit.replay import lines_after
+from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.signing_keys import load_signer
 from gateway.drivers.audit.stdout_store import StdoutStore
+from gateway.drivers.audit.store import AuditStore
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.valkey.connection import Valkey
-from gateway.flow.audit_log import AuditLog
-from gateway.flow.best_effort_audit_log import BestEffortAuditLog
+from gateway.flow.audit_log import AuditLog, BestEffortAuditLog
 from gateway.process.runtime import Runtime
 
 _SECONDS_PER_DAY = 86_400

@@ -1,24 +1,24 @@
 #!lua
--- Append lines of one chain to the audit stream, unless lines before them are missing. What an
--- earlier attempt left behind, of which its sender was not told that it had worked, is taken back
--- first: the sender names where it stands.
--- KEYS: stream, the chain's state. ARGV: sender, number of its attempt, the chain's last line that
--- counts, for how many ms the state is kept, 1 where it is known that lines are missing, the lines.
--- Returns the chain's last line in the stream: below the one named when nothing was appended;
--- -1 when a later attempt of this sender came before.
+-- Append lines of one chain to the audit stream, unless earlier lines of the chain are missing.
+-- Lines after ARGV[3] are deleted first: an earlier attempt appended them, but its sender never
+-- received the success.
+-- KEYS: stream, state of the chain. ARGV: sender, number of its attempt, last committed line of the
+-- chain, lifetime of the state in ms, 1 to append although lines are missing, then the lines.
+-- Returns the chain's last line in the stream: less than ARGV[3] if nothing was appended; -1 if a
+-- later attempt of this sender arrived first.
 local state = redis.call('HMGET', KEYS[2], 'sender', 'attempt', 'seq', 'ids')
 if state[1] == ARGV[1] and tonumber(state[2]) >= tonumber(ARGV[2]) then
   return -1
 end
 local seq = tonumber(ARGV[3])
-local stands = tonumber(state[3] or 0)
-if stands > 0 and redis.call('EXISTS', KEYS[1]) == 0 then
-  stands = 0
+local last_seq = tonumber(state[3] or 0)
+if last_seq > 0 and redis.call('EXISTS', KEYS[1]) == 0 then
+  last_seq = 0
 end
-if stands < seq and ARGV[5] ~= '1' then
-  return stands
+if last_seq < seq and ARGV[5] ~= '1' then
+  return last_seq
 end
-if stands > seq then
+if last_seq > seq then
   for id in string.gmatch(state[4], '%S+') do
     redis.call('XDEL', KEYS[1], id)
   end

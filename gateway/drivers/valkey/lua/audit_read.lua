@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Read some of the audit stream's lines.
--- KEYS: stream. ARGV: after which id ('': from the beginning), how many lines to look at, how many
--- ms old they must be (0: any), then texts: lines that hold none of them are left out.
--- Returns the id of the last line looked at ('': there was none), then the lines.
+-- Read one batch of the audit stream's lines.
+-- KEYS: stream. ARGV: ID after which to read ('': from the beginning), number of lines to examine,
+-- minimum age in ms (0: any), then texts: lines that contain none of them are left out.
+-- Returns the ID of the last line examined ('': none), then the lines.
 local to = '+'
 if ARGV[3] ~= '0' then
   local time = redis.call('TIME')

@@ -1,0 +1,121 @@
+"""`gateway audit search`: prints the records of an audit log that match a filter."""
+
+import argparse
+import heapq
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gateway.commands.arguments import CommandParser, instant
+from gateway.commands.audit import DIRECTORIES
+from gateway.domain.audit.report import Segment
+from gateway.domain.audit.search import RecordFilter, as_text
+from gateway.drivers.audit.segments import ending_after, read_chains, without_copies
+from gateway.drivers.host.clock import SystemClock
+
+FOUND, NOTHING_FOUND, USAGE = 0, 1, 2
+_SPAN = re.compile(r"(\d{1,9})([smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def register(parser: CommandParser) -> None:
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help=DIRECTORIES)
+    parser.add_argument(
+        "--subject", help="the caller, or the person that an administrator's request is about"
+    )
+    parser.add_argument(
+        "--issuer", metavar="NAME", help="issuer of the person, by its name in the config"
+    )
+    parser.add_argument("--server", metavar="ID", help="ID of a server that the request touches")
+    parser.add_argument("--project", metavar="ID")
+    parser.add_argument("--event", help="such as console_link_issued or refused")
+    parser.add_argument("--request-id", metavar="ID", help="X-Request-Id of the response")
+    parser.add_argument(
+        "--since",
+        type=_time,
+        metavar="TIME",
+        help="this time or later: ISO 8601 with time zone, or a span before now (30m, 1h, 7d)",
+    )
+    parser.add_argument(
+        "--until", type=_time, metavar="TIME", help="before this time, in the same form"
+    )
+    parser.add_argument("--json", action="store_true", help="print each record as JSON")
+    parser.exit_codes = {FOUND: "found", NOTHING_FOUND: "nothing found", USAGE: "wrong usage"}
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    since, until = options.since, options.until
+    if since is not None and until is not None and since >= until:
+        print("--since must be earlier than --until", file=sys.stderr)
+        return USAGE
+    wanted = RecordFilter(
+        subject=options.subject,
+        issuer=options.issuer,
+        server=options.server,
+        project=options.project,
+        event=options.event,
+        request_id=options.request_id,
+        since=since,
+        until=until,
+    )
+    return search_audit_log(options.directories, wanted, as_json=options.json)
+
+
+def search_audit_log(directories: Sequence[Path], wanted: RecordFilter, *, as_json: bool) -> int:
+    """Print the matching records in the order of time; return the exit code."""
+    unreadable: list[str] = []
+    count = 0
+    try:
+        chains = [
+            _records(segments, wanted, unreadable.append, _as_json if as_json else as_text)
+            for segments in read_chains(directories).values()
+        ]
+        for _, text in heapq.merge(*chains, key=itemgetter(0)):
+            count += 1
+            print(text)
+    except OSError as error:  # an error of a read, unlike one of an open, has no file name
+        print(f"{error.filename or 'audit log'}: {error.strerror}", file=sys.stderr)
+        return USAGE
+    if unreadable:
+        print(f"{len(unreadable)} unreadable lines, the first is {unreadable[0]}", file=sys.stderr)
+    return FOUND if count else NOTHING_FOUND
+
+
+def _records(
+    segments: Sequence[Segment],
+    wanted: RecordFilter,
+    on_unreadable: Callable[[str], None],
+    encode: Callable[[dict[str, Any]], str],
+) -> Iterator[tuple[float, str]]:
+    distinct: Sequence[Segment] = without_copies(segments)
+    if wanted.since is not None:
+        distinct = ending_after(distinct, wanted.since)
+    for segment in distinct:
+        for number, line in enumerate(segment.lines, 1):
+            try:
+                record = orjson.loads(line)
+                if wanted.matches(record):
+                    at = float(record["at"])
+                    yield at, encode({**record, "at": at})
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+                on_unreadable(f"{segment.file}:{number}")
+
+
+def _as_json(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode()
+
+
+def _time(text: str) -> float:
+    """Parse an instant, or a span before now; return seconds since the epoch."""
+    if span := _SPAN.fullmatch(text):
+        return SystemClock().now() - int(span[1]) * _UNIT_S[span[2]]
+    try:
+        return instant(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or a span before now (30m, 1h, 7d)") from None

@@ -1,0 +1,276 @@
+"""Every event of the audit log: when it is written and which fields it fills. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.audit.chain import (
+    CHAIN_OPENED,
+    CHECKPOINT,
+    SEGMENT_OPENED,
+    SEGMENTS_REMOVED,
+)
+
+LINE_FIELDS: Final = ("chain", "seq", "prev", "event", "at")
+"""Fields of every line of a chain; lines on stdout have only `event` and `at` of them."""
+_CALLER = (
+    "request_id",
+    "trace_id",
+    "issuer",
+    "subject",
+    "groups",
+    "operation",
+    "permission",
+    "project",
+    "servers",
+    "client_address",
+    "access_key",
+)
+_DECISION = ("decision", "rule", "policy_version")
+_ADMINISTRATOR = (
+    "request_id",
+    "issuer",
+    "subject",
+    "groups",
+    "operation",
+    "client_address",
+    "decision",
+    "rule",
+    "detail",
+)
+_TARGET = ("target", "project", "servers")
+_NEIGHBOURS = ("neighbours", "keep_s")
+_GROUPS = {"caller": _CALLER, "decision": _DECISION, "administrator": _ADMINISTRATOR}
+"""Groups of fields that the page names instead of listing them in each row."""
+
+FIELDS: Final[dict[str, tuple[str, str]]] = {
+    "chain": ("string", "ID of the hash chain"),
+    "seq": ("integer", "number of the line in its chain, from 1"),
+    "prev": ("string", "SHA-256 of the previous line of the chain, newline included"),
+    "event": ("string", "name of the event"),
+    "at": ("number", "time of the record, in seconds since the epoch"),
+    "request_id": ("string", "`X-Request-Id` of the request"),
+    "trace_id": ("string", "ID of the request's trace; empty if it is not traced"),
+    "issuer": ("string", "name of the caller's issuer in the config"),
+    "subject": ("string", "the caller, as the issuer names them"),
+    "groups": ("list of strings", "groups of the caller"),
+    "operation": ("string", "operation of the catalogue, or of the admin API"),
+    "permission": ("string", "permission that the operation requires"),
+    "project": ("string", "project ID"),
+    "servers": ("list of strings", "IDs of the servers that the request touches"),
+    "client_address": ("string", "address of the client; see `listen.trusted_proxies`"),
+    "access_key": (
+        "string",
+        "access key of the key pair that was issued, or that signed the request; absent if none",
+    ),
+    "decision": ("string", "`allowed` or `denied`"),
+    "rule": (
+        "string",
+        (
+            "file and line of the grant or denial that decided; `admin.api` for an administrator;"
+            " empty if no rule matched"
+        ),
+    ),
+    "policy_version": ("string", "version of the policy that decided"),
+    "source": (
+        "string",
+        (
+            "where the link is from: `local` (this process's cache), `redis` (the shared cache),"
+            " `coalesced` (another request's call) or `upstream` (a call of its own)"
+        ),
+    ),
+    "link_fingerprint": ("string", "keyed hash of the link; equal links have equal fingerprints"),
+    "expires_at": ("number", "latest end of the credential, in seconds since the epoch"),
+    "outcome": (
+        "string",
+        (
+            "`success` (the cloud accepted it), `failure` (the cloud rejected it), `not_sent`, or"
+            " `unknown` (no response, or a server error)"
+        ),
+    ),
+    "status": ("integer", "HTTP status of the cloud; 0 if it did not answer"),
+    "permitted_at": ("number", "`at` of the `write_permitted` record"),
+    "target": ("string", "person that the request is about, as `issuer:subject`"),
+    "detail": ("string", "reason, error, or an administrator's request as JSON"),
+    "neighbours": (
+        "list of objects",
+        "other chains in the directory: `chain`, `seq`, `hash`, `at`",
+    ),
+    "keep_s": ("number", "`audit.keep_days` in seconds; with `neighbours` only"),
+    "segment": ("integer", "number of the segment, from 1"),
+    "key": ("string", "ID of the signing key; empty without `audit.signing_key`"),
+    "signature": ("string", "Ed25519 signature in hexadecimal; empty without `audit.signing_key`"),
+    "next_within_s": ("number", "time within which the next checkpoint is promised, in seconds"),
+    "of_chain": ("string", "ID of the chain whose segment was removed"),
+    "removed_through": ("integer", "number of the removed segment; earlier ones are removed too"),
+    "last_seq": ("integer", "number of the removed segment's last line"),
+    "last_hash": ("string", "SHA-256 of the removed segment's last line"),
+    "expired_before": ("number", "segments that ended before this time were due for removal"),
+}
+"""Type and meaning of each field."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    name: str
+    written: str
+    """When a record of it is written."""
+    fields: tuple[str, ...]
+    """Fields beside `LINE_FIELDS` that may have a value."""
+
+
+RECORDS: Final = (
+    AuditEvent(
+        "console_link_issued",
+        "before each response with a console link",
+        (*_CALLER, *_DECISION, "source", "link_fingerprint", "detail"),
+    ),
+    AuditEvent(
+        "write_permitted",
+        "before a request that changes something is sent to the cloud",
+        (*_CALLER, *_DECISION),
+    ),
+    AuditEvent(
+        "write_outcome",
+        "when a permitted write has ended; it repeats the caller of `write_permitted`",
+        (*_CALLER, "outcome", "status", "permitted_at", "detail"),
+    ),
+    AuditEvent(
+        "credential_issued",
+        "before a subject token or a key pair for the SDK is issued",
+        (*_CALLER, "decision", "expires_at"),
+    ),
+    AuditEvent(
+        "refused",
+        "on a 403, and on a 401 of a known person: a revoked token, a signature used twice",
+        (*_CALLER, *_DECISION, "detail"),
+    ),
+    AuditEvent(
+        "revoked",
+        "before an administrator's revocation takes effect",
+        (*_ADMINISTRATOR, *_TARGET),
+    ),
+    AuditEvent(
+        "links_dropped",
+        "before an administrator's drop of cached links takes effect",
+        (*_ADMINISTRATOR, *_TARGET),
+    ),
+    AuditEvent(
+        "admin_action",
+        "before any other request to the admin API is performed",
+        (*_ADMINISTRATOR, *_TARGET),
+    ),
+    AuditEvent(
+        "admin_refused",
+        "when a request to the admin API is denied or fails; at most 10 a minute without identity",
+        _ADMINISTRATOR,
+    ),
+    AuditEvent(
+        "policy_loaded",
+        "when a policy is in force, at the start and after each change",
+        ("policy_version", "detail"),
+    ),
+    AuditEvent(
+        "policy_rejected",
+        "when the policy file is invalid; `policy_version` remains in force",
+        ("policy_version", "detail"),
+    ),
+    AuditEvent(
+        "audit_records_missing",
+        "with the first record after some could not be written; `detail` has their number and time",
+        ("detail",),
+    ),
+    AuditEvent(
+        CHAIN_OPENED,
+        "when a process begins or continues a chain; `detail` has its process ID and host",
+        ("detail", *_NEIGHBOURS),
+    ),
+    AuditEvent("audit_chain_resumed", "when the audit log can be written again", ()),
+)
+"""Events that `gateway_audit_records_total` counts."""
+CHAIN_LINES: Final = (
+    AuditEvent(SEGMENT_OPENED, "as the first line of each segment", ("segment", *_NEIGHBOURS)),
+    AuditEvent(
+        CHECKPOINT,
+        "every `audit.checkpoint_s` after new records, at the end of a segment and of a process",
+        ("key", "signature", "next_within_s"),
+    ),
+    AuditEvent(
+        SEGMENTS_REMOVED,
+        "before retention removes a segment; a checkpoint follows directly",
+        (
+            "of_chain",
+            "removed_through",
+            "last_seq",
+            "last_hash",
+            "expired_before",
+            "detail",
+        ),
+    ),
+)
+"""Lines about the chain itself; `search` shows them only with `--event`."""
+
+
+def render_page() -> str:
+    """Return docs/reference/audit-records.md."""
+    return "\n".join(
+        [
+            "<!-- Generated by `make docs` from gateway/domain/audit/events.py. -->",
+            "# Audit records",
+            "",
+            (
+                "Each line of the audit log is one JSON object. [Audit log]"
+                "(../explanation/audit-log.md) explains how lines are stored and verified."
+                " [Investigate an access](../how-to/investigate-an-access.md) shows a search."
+            ),
+            "",
+            "No record contains a token, a password, a secret key or a console URL.",
+            "",
+            "## Events",
+            "",
+            f"Every line has {_names(LINE_FIELDS)}; on stdout only `event` and `at`.",
+            "In a record, fields that its event does not use are empty or absent.",
+            "",
+            *(f"- **{name} fields**: {_names(fields)}" for name, fields in _GROUPS.items()),
+            "",
+            *_table(RECORDS),
+            "",
+            "## Lines of the chain",
+            "",
+            (
+                "These lines make the chain verifiable."
+                " `gateway audit search` shows them only with `--event`."
+            ),
+            "",
+            *_table(CHAIN_LINES),
+            "",
+            "## Fields",
+            "",
+            "| field | type | meaning |",
+            "|---|---|---|",
+            *(f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in FIELDS.items()),
+            "",
+        ]
+    )
+
+
+def _table(events: tuple[AuditEvent, ...]) -> list[str]:
+    rows = [f"| `{one.name}` | {one.written} | {_row(one.fields)} |" for one in events]
+    return ["| event | written | fields |", "|---|---|---|", *rows]
+
+
+def _row(fields: tuple[str, ...]) -> str:
+    cells = []
+    while fields:
+        for name, group in _GROUPS.items():
+            if fields[: len(group)] == group:
+                cells.append(name)
+                fields = fields[len(group) :]
+                break
+        else:
+            cells.append(f"`{fields[0]}`")
+            fields = fields[1:]
+    return ", ".join(cells) or "none"
+
+
+def _names(fields: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in fields)
