@@ -1,4 +1,4 @@
-"""The composition root: opens the drivers and wires the flow. It decides nothing."""
+"""The composition root: opens the drivers and connects the flow to them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

@@ -1,7 +1,7 @@
-"""The parent of the worker processes: it binds, forks, replaces and stops them; it serves nothing.
+"""The supervisor: binds the sockets, then starts, replaces and stops the worker processes.
 
-A changed config is taken over by starting new workers beside the old ones and draining those, so
-any setting can be changed and no request is lost; a config with mistakes changes nothing.
+A changed config is applied by new workers that start beside the old ones, which then drain. So any
+setting can change without a lost request, and an invalid config changes nothing.
 """
 
 import faulthandler
@@ -40,7 +40,7 @@ _RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_UPTIME_S = 30.0
 _STOP_GRACE_S = 5.0
 _HUNG_AFTER_S = 30.0
-"""Longer than anything that holds the loop by right, such as a policy of 100,000 rules."""
+"""Longer than any legitimate work on the event loop, such as loading 100,000 policy rules."""
 _STACK_DUMP_TIMEOUT_S = 1.0
 _BACKLOG = 1024
 
@@ -51,21 +51,25 @@ Work = Callable[[WorkerPlan], int]
 
 @dataclass(slots=True)
 class WorkerProcess:
+    """A running worker, as the supervisor sees it."""
+
     index: int
     pid: int
     started_at: float
     watchdog: Watchdog
     retired: bool = False
-    """Told to end, so nobody need follow it."""
-    ends_by: float = math.inf
-    """When it is killed if it has not ended."""
+    """It was told to exit, so it needs no replacement."""
+    kill_at: float = math.inf
+    """When it is killed if it still runs."""
     paused: bool = False
-    """By a signal from outside; then it is no wonder that it stands still."""
+    """Stopped by SIGSTOP from outside, so its event loop does not run."""
     last_beats: int = 0
     stalled_s: float = 0.0
 
 
 class Supervisor:
+    """Runs the workers until SIGTERM or SIGINT. It serves no request itself."""
+
     def __init__(
         self,
         config_file: Path,
@@ -75,7 +79,7 @@ class Supervisor:
         workers: int,
         config: Settings,
     ) -> None:
-        """`config` is what `load` gave first."""
+        """`config` is the first result of `load`."""
         self._file = config_file
         self._load = load
         self._work = work
@@ -84,12 +88,12 @@ class Supervisor:
         self._seen = _file_signature(config_file)
         self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._passed = inherited_sockets(inherited_descriptors())
+        self._inherited = inherited_sockets(inherited_descriptors())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
         self._stopping = False
         self._reload_requested = False
-        self._checked_at = _now()
+        self._watchdogs_checked_at = _now()
         self._counters = SupervisorCounters()
         self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
@@ -102,7 +106,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._signals_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        for host, port in self._passed.keys() - self._configured_addresses():
+        for host, port in self._inherited.keys() - self._configured_addresses():
             log.warning("inherited_socket_unused", extra={"host": host, "port": port})
         if not self._start_all(self._config):
             self._stop()
@@ -137,23 +141,23 @@ class Supervisor:
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
-        self._take_over(config)
+        self._replace_workers(config)
 
-    def _take_over(self, config: Settings) -> None:
-        """Put new workers in the place of the old; where one does not come up, change nothing."""
+    def _replace_workers(self, config: Settings) -> None:
+        """Replace all workers; if a new one does not start, keep the old ones."""
         before = [worker for worker in self._workers.values() if not worker.retired]
         if not self._start_all(config):
             if self._stopping:
-                return  # it was not tried to the end
+                return  # the start was interrupted, not rejected
             self._close_removed_ports()
             self._counters.config_rejected()
             log.error("config_rejected", extra={"errors": ["the new workers did not start"]})
             return
-        # The new set is whole: who died of the old one has its successor, too.
+        # Dead workers of the old set need no restart: the new set is complete.
         self._restart_at.clear()
         self._deaths.clear()
         for worker in before:
-            self._retire(worker)  # in the time that its own config gives
+            self._retire(worker)  # with the drain time of its own config
         self._config = config
         self._close_removed_ports()
         for worker in self._workers.values():
@@ -163,7 +167,7 @@ class Supervisor:
         log.info("config_reloaded", extra={"workers": self._count})
 
     def _start_all(self, config: Settings) -> bool:
-        """Start a whole set of workers; when one does not come up, end those of this set."""
+        """Start all workers; if one does not start, stop the others of this set."""
         started: list[WorkerProcess] = []
         for index in range(self._count):
             worker = self._start(config, index)
@@ -215,7 +219,7 @@ class Supervisor:
         return worker
 
     def _wait_until_ready(self, ready: int) -> bool:
-        """Wait for the worker's word, unless we are told to stop meanwhile."""
+        """Wait until the worker serves; return False if it does not, or if the gateway stops."""
         deadline = _now() + _START_TIMEOUT_S
         while not self._stopping and (left_s := deadline - _now()) > 0:
             self._wait(left_s, ready)
@@ -226,7 +230,7 @@ class Supervisor:
     def _retire(self, worker: WorkerProcess, number: int = RETIRE) -> None:
         request = self._config.request
         worker.retired = True
-        worker.ends_by = _now() + request.drain_delay_s + request.drain_s + _STOP_GRACE_S
+        worker.kill_at = _now() + request.drain_delay_s + request.drain_s + _STOP_GRACE_S
         _send(worker.pid, number)
 
     def _run_child(self, plan: WorkerPlan) -> None:
@@ -235,15 +239,15 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            faulthandler.register(DUMP_STACKS)  # needs no lock of the interpreter
+            faulthandler.register(DUMP_STACKS)  # works without the interpreter lock
             os.close(self._signals_read)
             os.close(self._signals_write)
             os.close(self._alive_write)
             for bound in self._sockets.values():
                 if bound not in (plan.public, plan.admin):
-                    bound.close()  # a port is closed when nobody holds it any more
+                    bound.close()  # a port closes with its last descriptor
             code = self._work(plan)
-        except BaseException:  # whatever it is, the child must not go on as a second parent
+        except BaseException:  # the child must never continue as a second supervisor
             log.exception("worker_failed", extra={"worker": plan.index})
         finally:
             os._exit(code)
@@ -255,7 +259,7 @@ class Supervisor:
                 worker.paused = os.WIFSTOPPED(status)
                 continue
             if not changed:
-                if worker.ends_by < _now():
+                if worker.kill_at < _now():
                     _send(pid, signal.SIGKILL)
                 continue
             del self._workers[pid]
@@ -271,19 +275,19 @@ class Supervisor:
             self._restart_at[worker.index] = _now() + delay_s
 
     def _check_watchdogs(self) -> None:
-        """Kill who stands still, and let it tell where; another is started for it."""
-        # Not for longer than a look: while all of us are paused, nobody stands still.
-        elapsed_s = min(_now() - self._checked_at, _CHECK_INTERVAL_S)
-        self._checked_at = _now()
+        """Kill each worker whose event loop has stalled; it dumps its stacks first."""
+        # At most one interval: while the whole gateway is paused, no worker counts as stalled.
+        elapsed_s = min(_now() - self._watchdogs_checked_at, _CHECK_INTERVAL_S)
+        self._watchdogs_checked_at = _now()
         for worker in self._workers.values():
             beats = worker.watchdog.beats
             is_alive = beats != worker.last_beats or not beats or worker.paused
             worker.last_beats = beats
             worker.stalled_s = 0.0 if is_alive else worker.stalled_s + elapsed_s
-            if worker.stalled_s > _HUNG_AFTER_S and worker.ends_by == math.inf:
+            if worker.stalled_s > _HUNG_AFTER_S and worker.kill_at == math.inf:
                 log.error("worker_hung", extra={"worker": worker.index, "pid": worker.pid})
                 _send(worker.pid, DUMP_STACKS)
-                worker.ends_by = _now() + _STACK_DUMP_TIMEOUT_S
+                worker.kill_at = _now() + _STACK_DUMP_TIMEOUT_S
 
     def _restart_dead(self) -> None:
         for index, at in list(self._restart_at.items()):
@@ -293,7 +297,7 @@ class Supervisor:
                     self._restart_at[index] = _now() + _RESTART_DELAYS_S[-1]
 
     def _stop(self) -> None:
-        """End all workers, and let nobody connect to a port that none of them accepts from."""
+        """Stop all workers; close the ports as soon as the workers stop accepting."""
         for worker in self._workers.values():
             self._retire(worker, signal.SIGTERM)
         accept_until: float | None = _now() + self._config.request.drain_delay_s
@@ -306,7 +310,7 @@ class Supervisor:
         self._close_ports()
 
     def _close_removed_ports(self) -> None:
-        """Keep no port open that the config in force does not name: nobody would answer there."""
+        """Close the ports that the config in force does not name."""
         for address in self._sockets.keys() - self._configured_addresses():
             self._sockets.pop(address).close()
 
@@ -314,16 +318,16 @@ class Supervisor:
         return {one for i in range(self._count) for one in _addresses(self._config, i).values()}
 
     def _close_ports(self) -> None:
-        """Leave the sockets to the workers; these accept what has connected, then close theirs."""
+        """Close the supervisor's sockets; the workers accept what is queued, then close theirs."""
         listen = self._config.listen
         for address, bound in self._sockets.items():
-            if address == (listen.host, listen.port) and address not in self._passed:
+            if address == (listen.host, listen.port) and address not in self._inherited:
                 drop_new_handshakes(bound)
             bound.close()
         self._sockets.clear()
 
     def _wait(self, seconds: float, *others: int) -> None:
-        """Sleep until a signal comes, one of the others is readable, or the span is over."""
+        """Sleep until a signal arrives, one of `others` is readable, or the time has passed."""
         select.select([self._signals_read, *others], [], [], seconds)
         with suppress(BlockingIOError):
             caught = os.read(self._signals_read, 512)
@@ -331,13 +335,13 @@ class Supervisor:
             self._reload_requested |= signal.SIGHUP in caught
 
     def _socket(self, host: str, port: int) -> socket.socket:
-        """Bind once and keep: workers share the socket, so a connection survives any of them.
+        """Bind an address once: all workers share the socket, so it survives each of them.
 
-        One that was passed stays open elsewhere, too: who connects waits there for our successor.
-        Port 0 and below ask for any free port; such addresses are told apart by the number.
+        An inherited socket also stays open in its owner, where connections wait for the next
+        gateway. Port 0 or less means any free port; the number only tells addresses apart.
         """
         if (host, port) not in self._sockets:
-            passed = self._passed.get((host, port))
+            passed = self._inherited.get((host, port))
             self._sockets[host, port] = passed.dup() if passed else _bound(host, port)
         return self._sockets[host, port]
 
@@ -353,7 +357,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _addresses(config: Settings, index: int) -> dict[str, tuple[str, int]]:
-    """Return by listener where this worker serves, and where it answers operators."""
+    """Return the public and the admin address of a worker."""
     ports = config.admin_ports(index + 1)
     return {
         "public": (config.listen.host, config.listen.port),

@@ -32,20 +32,23 @@ log = logging.getLogger("gateway.worker")
 
 _FIRST_KEYS_TIMEOUT_S = 3.0
 _LAST_ACCEPT_S = 0.2
-"""For how long a process that ends still accepts after nobody can begin to connect."""
+"""How long a stopping worker accepts after the supervisor stopped new connections."""
 _CANCEL_TIMEOUT_S = 1.0
 _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 _TLS_SHUTDOWN_TIMEOUT_S = 2.0
-"""A client that only looks at its connection when it needs it never says goodbye in TLS."""
+"""Many clients do not answer a TLS shutdown before they next use the connection."""
+_KEEP_ALIVE_S = 75.0
+_REQUEST_LINE_BYTES_MAX = 8_190
+_HEADERS_MAX = 128
 _HEADER_BYTES_MAX = 65_536
-"""A JWT with many groups is long; one that is longer than this is none of an issuer's."""
+"""Enough for a JWT with many groups."""
 _LAG_INTERVAL_S = 0.5
 _THREAD_SWITCH_S = 0.001
-"""For how long a thread, such as the one that makes a page of metrics, keeps the event loop off."""
+"""How long a thread, such as the one that renders metrics, may hold the interpreter lock."""
 
 
 def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
-    """Be one worker until told to stop; return the exit code."""
+    """Run one worker until a signal stops it; return the exit code."""
     with (
         closing(LineWriter(sys.stdout.fileno())) as lines,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
@@ -57,14 +60,14 @@ def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # noqa: PLC0415 - there is none for every platform
+        import uvloop  # noqa: PLC0415 - not available on every platform
     except ImportError:
         return None
     return uvloop.new_event_loop
 
 
 class Worker:
-    """One serving process: opens, listens, drains, closes, in this order."""
+    """Opens the components, listens, drains and closes, in this order."""
 
     def __init__(self, plan: WorkerPlan, lines: LineWriter, *, embedded_url: str | None) -> None:
         self._plan = plan
@@ -107,10 +110,10 @@ class Worker:
             async with open_components(
                 self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
             ) as components:
-                # Before anything has a time to keep: a full collection holds the loop for longer
-                # than the slot of a first login is good for.
+                # Now, because a full collection blocks the loop for longer than the budget slot
+                # of the first login is valid.
                 gc.collect()
-                gc.freeze()  # what is here now stays: the collector need not look at it again
+                gc.freeze()  # later collections skip the objects that exist now
                 gc.set_threshold(5_000, 20, 50)
                 sys.setswitchinterval(_THREAD_SWITCH_S)
                 await self._run_tasks(components)
@@ -118,7 +121,7 @@ class Worker:
             loop.remove_reader(self._plan.parent_fd)
 
     def _on_parent_exit(self) -> None:
-        # The end of a pipe is readable for ever: leaving it in would keep the loop spinning.
+        # The pipe stays readable at its end: with the reader in place, the loop would spin.
         asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
         self._request_stop()
 
@@ -148,49 +151,42 @@ class Worker:
 
     async def _serve(self, components: Components) -> None:
         await load_initial_keys(components.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
-        server = PublicServer(
-            components.handler,
-            access_log=None,  # one line per request is written by the handler
-            max_line_size=8_190,
-            max_field_size=_HEADER_BYTES_MAX,
-            max_headers=128,
-            keepalive_timeout=75.0,
-            auto_decompress=False,
-        )
+        server = _public_server(components)
         public = web.ServerRunner(server, shutdown_timeout=_CANCEL_TIMEOUT_S)
-        admin = web.AppRunner(
-            admin_app(
-                self._metrics.exposition,
-                lambda: self._readiness(components),
-                components.administration,
-                self._is_tls_in_force,
-            ),
-            access_log=None,
-            shutdown_timeout=_CANCEL_TIMEOUT_S,
-            auto_decompress=False,
-        )
+        admin = self._admin_runner(components)
         await public.setup()
         await admin.setup()
-        accepting = await self._listen("public", self._plan.public, public)
+        public_listener = await self._listen("public", self._plan.public, public)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})
         await self._owns_admin_port.wait()
-        answering = await self._listen("admin", self._plan.admin, admin)
+        admin_listener = await self._listen("admin", self._plan.admin, admin)
         await self._stop.wait()
         self._draining = True
         log.info("draining", extra={"worker": self._plan.index})
         server.begin_drain()
-        if self._replaced:  # by one that answers on the admin port now, and others accept
-            answering.close()
+        if self._replaced:  # the replacement serves both ports
+            admin_listener.close()
             await admin.cleanup()
         else:
             await self._clock.sleep(self._config.request.drain_delay_s + _LAST_ACCEPT_S)
-        accepting.close()
+        public_listener.close()
         await server.drain(self._clock, within_s=self._config.request.drain_s)
         await public.cleanup()
-        answering.close()
+        admin_listener.close()
         await admin.cleanup()
+
+    def _admin_runner(self, components: Components) -> web.AppRunner:
+        app = admin_app(
+            self._metrics.exposition,
+            lambda: self._readiness(components),
+            components.administration,
+            self._is_tls_in_force,
+        )
+        return web.AppRunner(
+            app, access_log=None, shutdown_timeout=_CANCEL_TIMEOUT_S, auto_decompress=False
+        )
 
     def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
         served = self._certificates.get("admin")
@@ -228,12 +224,24 @@ class Worker:
         keys = {keys.issuer: keys.loaded for keys in components.keys}
         state = {
             "serving": "draining" if self._draining else "ok",
-            # Without Redis each process goes on with its share: slower, but there.
+            # Without Redis each process serves with its share of the budget.
             "redis": "ok" if components.valkey.available else "degraded",
             "overrides": components.overrides.state,
             "audit": "ok" if components.audit_log.durable else "not durable",
-            **{f"keys of {name}": "ok" if ok else "away" for name, ok in keys.items()},
+            **{f"keys of {name}": "ok" if ok else "unavailable" for name, ok in keys.items()},
         }
         may_record = components.audit_log.durable or self._config.audit.on_unavailable == "allow"
         serves = components.overrides.allows_callers and may_record and any(keys.values())
         return serves and not self._draining, state
+
+
+def _public_server(components: Components) -> PublicServer:
+    return PublicServer(
+        components.handler,
+        access_log=None,  # the handler writes one line per request
+        max_line_size=_REQUEST_LINE_BYTES_MAX,
+        max_field_size=_HEADER_BYTES_MAX,
+        max_headers=_HEADERS_MAX,
+        keepalive_timeout=_KEEP_ALIVE_S,
+        auto_decompress=False,
+    )

@@ -9,16 +9,16 @@ from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
 
 RETIRE = signal.SIGUSR1
-"""To a worker that has been replaced: others accept, and answer on the admin port. SIGTERM: the
-whole gateway ends."""
+"""To a replaced worker: its replacement serves both ports. SIGTERM stops the whole gateway."""
 TAKE_OVER = signal.SIGUSR2
-"""To its replacement: one scrape target must not show the counters of two processes by turns."""
+"""To the replacement: serve the admin port. One scrape target must not alternate between two
+processes."""
 DUMP_STACKS = signal.SIGQUIT
-"""To a worker whose event loop stands still: the stacks of its threads go to stderr."""
+"""To a worker whose event loop has stalled: write the stacks of its threads to stderr."""
 
 
 class SupervisorCounters:
-    """What the parent counts, in memory that its workers see: they alone answer scrapes."""
+    """Counters of the supervisor in shared memory: its workers export them as metrics."""
 
     def __init__(self) -> None:
         self._shared = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -33,7 +33,7 @@ class SupervisorCounters:
 
     @property
     def is_config_rejected(self) -> bool:
-        """Whether the file as it stands was refused."""
+        """Whether the current config file is invalid."""
         return bool(self._shared[2])
 
     def config_rejected(self) -> None:
@@ -48,10 +48,10 @@ class SupervisorCounters:
 
 
 class Watchdog:
-    """The beats of a worker's event loop, in memory that its parent sees.
+    """Heartbeat counter of a worker's event loop, in memory that the supervisor reads.
 
-    One that stands still answers nobody and hears no signal, while its process is there. No thread
-    beside it can tell: one of Python stands still, too, while C code holds the interpreter's lock.
+    A worker with a stalled loop serves no request and handles no signal. The supervisor detects
+    it, because a thread of the worker stalls as well while C code holds the interpreter lock.
     """
 
     def __init__(self) -> None:
@@ -67,18 +67,18 @@ class Watchdog:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker is told at its birth."""
+    """Everything that a worker receives when it starts."""
 
     config: Settings
     index: int
     public: socket.socket
     admin: socket.socket
     takes_over: bool
-    """Another worker answers on the admin port until TAKE_OVER comes."""
+    """Another worker serves the admin port until TAKE_OVER arrives."""
     ready_fd: int
-    """Written to once the worker answers."""
+    """The worker writes to it once it serves."""
     parent_fd: int
-    """Reads as ended when the parent is gone."""
+    """Becomes readable when the supervisor has exited."""
     counters: SupervisorCounters
     handover: Handover
     watchdog: Watchdog

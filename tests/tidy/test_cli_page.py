@@ -1,0 +1,36 @@
+"""docs/reference/cli.md lists every command with its arguments and exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.commands.parser import build_parser
+from gateway.commands.reference import Command, cli_page, list_commands
+
+_CLI_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+_SLOW_PACKAGES = ("aiohttp", "redis", "pydantic", "yaml")
+
+COMMANDS = list(list_commands(build_parser(), "gateway"))
+
+
+def test_cli_page_is_generated() -> None:
+    assert _CLI_PAGE.read_text() == cli_page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_each_command_describes_itself(command: Command) -> None:
+    assert command.description
+    assert all(action.help for action in [*command.connection, *command.own])
+    assert {0, 2} <= command.parser.exit_codes.keys()
+    assert "exit codes" not in (command.parser.epilog or "")
+
+
+def test_help_imports_no_slow_package() -> None:
+    program = (
+        "import sys; from gateway.commands.parser import build_parser;"
+        " build_parser().format_help();"
+        f" assert not sys.modules.keys() & {set(_SLOW_PACKAGES)}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
