@@ -94,6 +94,7 @@ docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -c 'from gateway.edge.admin.reference import admin_api_page; print(admin_api_page(), end="")' > docs/reference/admin-api.md
 	$(BIN)/python -c 'from gateway.config.reference import config_page; print(config_page(), end="")' > docs/reference/config.md
 	$(BIN)/python -c 'from gateway.config.reference import policy_page; print(policy_page(), end="")' > docs/reference/policy.md
+	$(BIN)/python -c 'from gateway.commands.reference import cli_page; print(cli_page(), end="")' > docs/reference/cli.md
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 

@@ -60,15 +60,27 @@ def register(parser: CommandParser) -> None:
     sessions.add_argument("--server", type=nonempty, metavar="ID", help="filter by server")
     command("queue", "show budgets and the calls that wait for them")
     ceiling = command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
-    ceiling.add_argument("account", type=nonempty, metavar="ACCOUNT")
-    ceiling.add_argument("rate_per_s", type=number(0.001, 100_000), metavar="CALLS_PER_SECOND")
-    ceiling.add_argument("--budget", choices=("console", "iam"), default="console")
+    ceiling.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
+    ceiling.add_argument(
+        "rate_per_s",
+        type=number(0.001, 100_000),
+        metavar="CALLS_PER_SECOND",
+        help="new rate ceiling",
+    )
+    ceiling.add_argument(
+        "--budget",
+        choices=("console", "iam"),
+        default="console",
+        help="kind of calls (default: %(default)s)",
+    )
     _duration_option(ceiling, default=86_400.0)
 
     policy = command("policy", "show the policy in force and when it was loaded")
     policy.add_argument("--reload", action="store_true", help="reload the file in every process")
     levels = command("log-level", "change log levels for a time")
-    levels.add_argument("levels", nargs="+", type=_level, metavar="LOGGER=LEVEL")
+    levels.add_argument(
+        "levels", nargs="+", type=_level, metavar="LOGGER=LEVEL", help="see the lists below"
+    )
     _duration_option(levels, default=3_600.0)
     loggers = "\n  ".join(get_args(Logger))
     levels.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -82,7 +94,7 @@ def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None
         type=number(1, 2_592_000),
         default=default,
         metavar="SECONDS",
-        help=f"default: {default:g}",
+        help="how long the change lasts (default: %(default)g)",
     )
 
 

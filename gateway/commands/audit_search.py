@@ -32,7 +32,7 @@ def register(parser: CommandParser) -> None:
         "--issuer", metavar="NAME", help="issuer of the person, by its name in the config"
     )
     parser.add_argument("--server", metavar="ID", help="ID of a server that the request touches")
-    parser.add_argument("--project", metavar="ID")
+    parser.add_argument("--project", metavar="ID", help="ID of the project")
     parser.add_argument("--event", help="such as console_link_issued or refused")
     parser.add_argument("--request-id", metavar="ID", help="X-Request-Id of the response")
     parser.add_argument(

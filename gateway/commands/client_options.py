@@ -15,6 +15,7 @@ from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_
 from gateway.commands.gateway_client import GatewayClient, parse_url
 from gateway.commands.terminal import printable
 
+CONNECTION_OPTIONS: Final = "connection options"
 _PRINTED_FIELDS: Final = ("error_code", "request_id")
 
 ClientCommand = Callable[[argparse.Namespace, GatewayClient], int]
@@ -25,13 +26,14 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
     """`prefix` is that of the environment variables with the URL and the token."""
     parser.exit_codes = CLIENT_EXIT_CODES
     parser.set_defaults(url_variable=f"{prefix}_URL")
-    parser.add_argument(
+    group = parser.add_argument_group(CONNECTION_OPTIONS)
+    group.add_argument(
         "--gateway",
         type=nonempty,
         metavar="URL",
         help=f"URL of the gateway (default: ${prefix}_URL)",
     )
-    token = parser.add_mutually_exclusive_group()
+    token = group.add_mutually_exclusive_group()
     token.add_argument(
         "--token-env",
         metavar="NAME",
@@ -40,14 +42,14 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
     )
     token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token")
     token.add_argument("--token-command", metavar="COMMAND", help="command that prints the token")
-    parser.add_argument(
+    group.add_argument(
         "--ca-file", type=Path, metavar="FILE", help="CA certificates that TLS trusts"
     )
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
-    parser.add_argument(
+    group.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
+    group.add_argument(
         "--key", type=Path, metavar="FILE", help="private key of --cert (default: in --cert)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--wait",
         type=number(0.1, 86_400),
         default=60.0,

@@ -14,7 +14,10 @@ from gateway.commands.terminal import print_table
 def register(parser: CommandParser) -> None:
     add_client_options(parser)
     parser.add_argument(
-        "projects", nargs="*", metavar="PROJECT", help="default: all projects visible to you"
+        "projects",
+        nargs="*",
+        metavar="PROJECT",
+        help="project to list (default: all projects visible to you)",
     )
     parser.set_defaults(run=run)
 
