@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse_line import urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -45,7 +45,7 @@ class Writer:
         )
         eventually(lambda: self.gateway.console(self.token).status == 200)
 
-    def encode_body(self, server: int) -> str:
+    def body(self, server: int) -> str:
         return json.dumps({"action": "power off", "server_id_set": [self.cloud.servers[server]]})
 
     def switches_off(self, server: int = 0, **headers: str) -> Response:
