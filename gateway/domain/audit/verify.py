@@ -161,7 +161,7 @@ class ChainVerifier:
             if self._line == 1 and segment.number > due:
                 self._note_missing_segments(line, due)
             elif self._head is not None:
-                self._check_order(line, self._head)
+                self._check_sequence(line, self._head)
             elif line.seq != 1 or line.prev != NO_PREVIOUS_HASH:
                 raise _ProblemFound(Problem.REMOVED, "the chain does not begin here")
             if self._head is None:
@@ -185,7 +185,7 @@ class ChainVerifier:
             _MissingSegments(due, self._segment_number - 1, before, self._head, self._file)
         )
 
-    def _check_order(self, line: Line, head: Head) -> None:
+    def _check_sequence(self, line: Line, head: Head) -> None:
         due = head.seq + 1
         if line.chain != head.chain:
             raise _ProblemFound(Problem.INSERTED, f"the line belongs to chain {line.chain}")

@@ -152,11 +152,11 @@ class Administration:
         return record
 
     async def _record_refusal(
-        self, action: AdminAction, admin: Administrator, why: str, request: msgspec.Struct | None
+        self, action: AdminAction, admin: Administrator, reason: str, request: msgspec.Struct | None
     ) -> None:
         record = self._record("admin_refused", action, admin)
         record.decision = "denied"
-        record.detail = _detail(request, refused=why)
+        record.detail = _detail(request, refused=reason)
         await self._audit_log.record(record)
 
     def _record(self, event: str, action: AdminAction, admin: Administrator) -> AuditRecord:

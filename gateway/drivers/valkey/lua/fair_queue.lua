@@ -236,13 +236,13 @@ end
 
 local function is_full(start, weight) return (start - vtime) * weight >= caller_max end
 
-local function enter(id, caller, weight, which, patience, tag)
+local function enter(id, caller, weight, which, timeout, tag)
   local held = tonumber(redis.call('ZSCORE', KEYS[which], id) or nil)
-  if tag then patience = patience * OVERDUE_FACTOR + OVERDUE_MORE end
+  if tag then timeout = timeout * OVERDUE_FACTOR + OVERDUE_MORE end
   local start = held or tag or start_of(caller)
   local wait = wait_of(which, start, held and id)
   if held then
-    if wait > patience then
+    if wait > timeout then
       remove(which, id)
       report(id, '!', wait, refused)
     else
@@ -251,7 +251,7 @@ local function enter(id, caller, weight, which, patience, tag)
     return
   end
   local greedy = not tag and is_full(start, weight)
-  if wait > patience or greedy
+  if wait > timeout or greedy
     or (length[2] + length[3] >= queue_max and not makes_room(which, start)) then
     report(id, '!', wait, refused)
     return
@@ -263,10 +263,10 @@ local function enter(id, caller, weight, which, patience, tag)
 end
 
 for _ = 1, number() do
-  local id, caller, weight, priority, patience, tag =
+  local id, caller, weight, priority, timeout, tag =
     text(), text(), number(), text(), number(), number()
   if priority ~= 'spare' then
-    enter(id, caller, weight, priority == 'bulk' and 3 or 2, patience, tag)
+    enter(id, caller, weight, priority == 'bulk' and 3 or 2, timeout, tag)
   elseif has_spare() then
     take(now)
     report(id, '=', now, granted)
