@@ -185,7 +185,8 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
         await record(audit_log, "refused")
     assert not audit_log.durable
     (told,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
-    assert told.__dict__["head"] == str(stood)
+    assert (told.__dict__["chain"], told.__dict__["through"]) == (stood.chain, stood.seq)
+    assert told.__dict__["missing"] == stood.seq - told.__dict__["after"] > 0
     await record(audit_log, "after")
     assert audit_log.durable
     await audit_log.close()

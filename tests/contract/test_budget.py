@@ -278,8 +278,9 @@ class Process:
         deadline = began + 20
 
         async def fetch() -> Fetched:
-            queue_request = waiters.queue_request
-            await self.line.admit(queue_request, deadline=deadline, requeued=False, waiters=waiters)
+            await self.line.admit(
+                waiters.request, deadline=deadline, requeued=False, waiters=waiters
+            )
             self.fetched.append(link)
             return Fetched(link.encode(), CLOCK.monotonic() + 60)
 

@@ -246,10 +246,7 @@ class StreamStore:
         try:
             await self._stream.append(before.chain, before.seq, lines)
         except ChainBehind as behind:
-            log.error(  # noqa: TRY400 - the message is complete
-                "audit_stream_lines_lost",
-                extra={"head": str(before), "last_seq": behind.last_seq},
-            )
+            _log_lost_lines(before.chain, behind.last_seq, before.seq)
             self._lost = before
             self._begin(empty_head(secrets.token_hex(8)))
             raise unavailable(str(behind)) from behind
@@ -387,10 +384,10 @@ class StreamFollower:
 
     async def _replay(self, chain: str, last_seq: int, until: int) -> None:
         """Append the lines after `last_seq` up to `until` from the files; log those missing."""
-        extra: dict[str, object] = {"chain": chain, "after": last_seq, "through": until}
-        log.warning("audit_stream_catchup_started", extra=extra)
+        replayed = {"chain": chain, "after": last_seq, "through": until}
+        log.warning("audit_stream_catchup_started", extra=replayed)
         stored = self._lines_after(chain, last_seq)
-        missing = until - last_seq
+        began_after, missing, reason = last_seq, until - last_seq, ""
         try:
             while last_seq < until and (
                 lines := await asyncio.to_thread(_take, stored, min(_SEND_BATCH, until - last_seq))
@@ -404,9 +401,26 @@ class StreamFollower:
                 missing -= len(lines)
                 last_seq = after + len(lines)
         except (OSError, ValueError) as error:
-            extra["error"] = type(error).__name__
+            reason = type(error).__name__
         if missing:
-            log.error("audit_stream_lines_lost", extra={**extra, "missing": missing})
+            _log_lost_lines(chain, began_after, until, missing, reason)
+
+
+def _log_lost_lines(
+    chain: str, after: int, through: int, missing: int | None = None, reason: str = ""
+) -> None:
+    """Log that `missing` of the lines after `after` up to `through` are lost; None: all."""
+    count = through - after if missing is None else missing
+    log.error(
+        "audit_stream_lines_lost",
+        extra={
+            "chain": chain,
+            "after": after,
+            "through": through,
+            "missing": count,
+            "reason": reason,
+        },
+    )
 
 
 def _take(lines: Iterator[bytes], count: int) -> list[bytes]:

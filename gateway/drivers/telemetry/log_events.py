@@ -221,9 +221,9 @@ LOG_EVENTS: Final = (
     ),
     LogEvent(
         "gateway.audit", "error", "audit_stream_lines_lost",
-        ("head", "last_seq", "chain", "after", "through", "missing", "error"),
-        "The stream lacks records: Redis lost them (`head`, `last_seq`), or they could not be read "
-        "from the disk (`chain`, `after`, `through`, `missing`).",
+        ("chain", "after", "through", "missing", "reason"),
+        "The stream lacks `missing` of the chain's records after `after` up to `through`: Redis lost "
+        "them, or they could not be read from the disk.",
         "Find out why Redis lost data. The directory, if configured, has the records.",
     ),
     LogEvent(
