@@ -177,8 +177,12 @@ def _show_overrides(response: Json) -> None:
 
 def _show_override(response: Json) -> None:
     override = require_member(response, "override", dict)
-    effect = printable(_effect(override["effect"]))
-    print(f"Override {override['id']} until {override['expires_at']}: {effect}")
+    effect = override["effect"]
+    if effect["kind"] == "cleared_override":
+        print(f"Override {printable(effect['override_id'])} is cleared.")
+    else:
+        shown = printable(_effect(effect))
+        print(f"Override {override['id']} until {override['expires_at']}: {shown}")
     if note := response.get("note"):
         print(printable(str(note)))
     if not require_member(response, "all_replicas_notified", bool):

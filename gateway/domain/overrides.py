@@ -46,7 +46,7 @@ class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
 
     project: str = ""
     server: str = ""
-    person: Annotated[str, Meta(description="The key of a principal, or empty.")] = ""
+    person: Annotated[str, Meta(description="The person as issuer:subject, or empty.")] = ""
 
     def covers(self, project: str, server: str, person: str) -> bool:
         return (

@@ -1,6 +1,10 @@
 """The vendor's own SDK, in a process of its own, takes the gateway for the cloud."""
 
+import os
+import re
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from tests.support.sdk_program import run_sdk
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 LONG_LIFE_S = 7_200
+HOWTO = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-vendor-sdk.md"
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,21 @@ def test_environment_variables_alone_open_a_console(team: Team) -> None:
         "ListProjects",
         "ShowRemoteConsole",
     ]
+
+
+def test_howto_program_lists_servers_and_opens_a_console(team: Team, tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", HOWTO.read_text(), re.DOTALL)
+    program = tmp_path / "program.py"
+    program.write_text(source)
+    team.holds(a_token(team.cloud))
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program), team.cloud.servers[0]],
+        env={**os.environ, **team.environ()},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    *listed, url = ran.stdout.splitlines()
+    assert team.cloud.servers[0] in {line.split()[0] for line in listed}
+    assert url.startswith("https://cn-east-3-console.huaweicloud.com")
 
 
 def test_keys_are_fetched_once_for_many_calls(team: Team) -> None:

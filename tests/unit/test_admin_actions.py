@@ -130,6 +130,12 @@ async def test_overrides_are_told_whatever_instants_they_hold(
     assert told["expires_at"] == "9999-12-31T23:59:59+00:00"
 
 
+async def test_dropped_links_name_the_person_without_key_length(operating: Operating) -> None:
+    response = await operating.do("DropLinks", issuer="corp", subject="olga")
+    assert response["override"]["effect"]["person"] == "corp:olga"
+    assert operating.overrides.dropped_by("p1", "s", "4:corp:olga")
+
+
 @pytest.mark.parametrize("per_s", [0.0, 1e-320, 0.000_9, 100_001.0, float("nan"), float("inf")])
 def test_a_ceiling_that_no_budget_can_count_by_is_refused(
     operating: Operating, per_s: float

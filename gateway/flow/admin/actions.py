@@ -199,13 +199,17 @@ def _person(effect: Effect) -> str:
 
 
 def _details(override: Override) -> OverrideDetails:
+    effect = override.effect
+    if isinstance(effect, DroppedLinks) and effect.person:
+        # As issuer:subject, without the length that begins the key of a principal.
+        effect = msgspec.structs.replace(effect, person=effect.person.partition(":")[2])
     return OverrideDetails(
         override.id,
         timestamp(override.created_at),
         timestamp(override.expires_at),
         override.created_by,
         override.reason,
-        override.effect,
+        effect,
     )
 
 
