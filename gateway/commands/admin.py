@@ -33,58 +33,75 @@ def register(parser: CommandParser) -> None:
     )
     clear = command("clear", "clear an override")
     clear.add_argument("id", type=nonempty, metavar="ID", help="from `gateway admin overrides`")
-
-    revoke = command(
-        "revoke", "revoke a token, a person's tokens, or all tokens issued up to a time"
+    _revoke_options(
+        command("revoke", "revoke a token, a person's tokens, or all tokens issued up to a time")
     )
-    revoke.add_argument("--issuer", type=nonempty, required=True, help="name in the config")
-    revoke.add_argument("--token-id", type=nonempty, metavar="JTI", help="revoke one token")
-    revoke.add_argument("--subject", type=nonempty, help="revoke all tokens of this person")
-    revoke.add_argument(
+    _drop_links_options(command("drop-links", "drop cached links"))
+    _sessions_options(
+        command("sessions", "list the tokens and links in the caches of all processes")
+    )
+    command("queue", "show budgets and the calls that wait for them")
+    _rate_ceiling_options(
+        command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
+    )
+    policy = command("policy", "show the policy in force and when it was loaded")
+    policy.add_argument("--reload", action="store_true", help="reload the file in every process")
+    _log_level_options(command("log-level", "change log levels for a time"))
+
+
+def _revoke_options(parser: CommandParser) -> None:
+    parser.add_argument("--issuer", type=nonempty, required=True, help="name in the config")
+    parser.add_argument("--token-id", type=nonempty, metavar="JTI", help="revoke one token")
+    parser.add_argument("--subject", type=nonempty, help="revoke all tokens of this person")
+    parser.add_argument(
         "--before",
         type=instant,
         metavar="TIME",
         help="revoke tokens issued up to this time (default with --subject: now)",
     )
 
-    drop = command("drop-links", "drop cached links")
-    drop.add_argument("--all", action="store_true", help="drop every link")
-    drop.add_argument("--project", type=nonempty, metavar="ID", help="drop the links of a project")
-    drop.add_argument("--server", type=nonempty, metavar="ID", help="drop the links of a server")
-    drop.add_argument("--issuer", type=nonempty, help="the person's issuer; requires --subject")
-    drop.add_argument("--subject", type=nonempty, help="drop the links of a person")
 
-    sessions = command("sessions", "list the tokens and links in the caches of all processes")
-    sessions.add_argument("--issuer", type=nonempty, help="name in the config")
-    sessions.add_argument("--subject", type=nonempty, help="filter by person")
-    sessions.add_argument("--server", type=nonempty, metavar="ID", help="filter by server")
-    command("queue", "show budgets and the calls that wait for them")
-    ceiling = command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
-    ceiling.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
-    ceiling.add_argument(
+def _drop_links_options(parser: CommandParser) -> None:
+    parser.add_argument("--all", action="store_true", help="drop every link")
+    parser.add_argument(
+        "--project", type=nonempty, metavar="ID", help="drop the links of a project"
+    )
+    parser.add_argument("--server", type=nonempty, metavar="ID", help="drop the links of a server")
+    parser.add_argument("--issuer", type=nonempty, help="the person's issuer; requires --subject")
+    parser.add_argument("--subject", type=nonempty, help="drop the links of a person")
+
+
+def _sessions_options(parser: CommandParser) -> None:
+    parser.add_argument("--issuer", type=nonempty, help="name in the config")
+    parser.add_argument("--subject", type=nonempty, help="filter by person")
+    parser.add_argument("--server", type=nonempty, metavar="ID", help="filter by server")
+
+
+def _rate_ceiling_options(parser: CommandParser) -> None:
+    parser.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
+    parser.add_argument(
         "rate_per_s",
         type=number(0.001, 100_000),
         metavar="CALLS_PER_SECOND",
         help="new rate ceiling",
     )
-    ceiling.add_argument(
+    parser.add_argument(
         "--budget",
         choices=("console", "iam"),
         default="console",
         help="kind of calls (default: %(default)s)",
     )
-    _duration_option(ceiling, default=86_400.0)
+    _duration_option(parser, default=86_400.0)
 
-    policy = command("policy", "show the policy in force and when it was loaded")
-    policy.add_argument("--reload", action="store_true", help="reload the file in every process")
-    levels = command("log-level", "change log levels for a time")
-    levels.add_argument(
+
+def _log_level_options(parser: CommandParser) -> None:
+    parser.add_argument(
         "levels", nargs="+", type=_level, metavar="LOGGER=LEVEL", help="see the lists below"
     )
-    _duration_option(levels, default=3_600.0)
+    _duration_option(parser, default=3_600.0)
     loggers = "\n  ".join(get_args(Logger))
-    levels.formatter_class = argparse.RawDescriptionHelpFormatter
-    levels.epilog = f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}"
 
 
 def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None:
