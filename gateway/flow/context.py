@@ -54,7 +54,7 @@ class Tracing(Protocol):
     def records(self) -> bool:
         """Whether requests without a trace context are also traced."""
 
-    def begin(self, came: TraceContext | None, method: str) -> RequestTrace | None:
+    def begin(self, parent: TraceContext | None, method: str) -> RequestTrace | None:
         """Continue the caller's trace, or begin one; None: the request is not traced."""
 
 

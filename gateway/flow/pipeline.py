@@ -126,7 +126,10 @@ class LinkPipeline:
         `replaces`: a link that is recorded already and was not issued.
         """
         request.enter("obtain")
-        link, source = await self._obtain(permit, request)
+        link = None if request.fresh else self._links.cached_link(permit)
+        source = LinkSource.LOCAL
+        if link is None:
+            link, source = await self._fetch(permit, request)
         obtained = self._clock.monotonic()
         if source is not LinkSource.LOCAL:  # the request waited, and rights may have ended
             permit = self._decide.recheck(permit.principal, permit.call)
@@ -139,11 +142,7 @@ class LinkPipeline:
         await self._request_audit.record(record, request.deadline)
         return link, source, obtained
 
-    async def _obtain(self, permit: Permit, request: ApiRequest) -> tuple[ConsoleLink, LinkSource]:
-        if not request.fresh:
-            link = self._links.cached_link(permit)
-            if link is not None:
-                return link, LinkSource.LOCAL
+    async def _fetch(self, permit: Permit, request: ApiRequest) -> tuple[ConsoleLink, LinkSource]:
         return await self._links.obtain(
             permit,
             self._admit.queue_request(permit.principal, permit.call.operation),
@@ -252,8 +251,21 @@ class Gateway:
 
     async def handle(self, request: ApiRequest) -> IssuedLink | ForwardedResponse:
         """Take one request through all stages; raise the GatewayError of the one that rejects."""
+        began = self._clock.monotonic()
         try:
-            return await self._run(request)
+            request.enter("identify")
+            principal = await self._authenticate(request)
+            request.identified_at = self._clock.monotonic()
+            request.identify_s = request.identified_at - began
+            request.enter("decide")
+            call = self._resolve(request)
+            match call.operation.response:
+                case ResponseKind.CONSOLE_LINK:
+                    return await self._links.issue(principal, call, request)
+                case ResponseKind.PERMISSIONS:
+                    return self._forwards.show_permissions(principal, call, request)
+                case _:
+                    return await self._forwards.forward(principal, call, request)
         except NotPermitted as rejection:
             await self._request_audit.not_permitted(request, rejection)
             raise
@@ -262,23 +274,6 @@ class Gateway:
                 self._resolve.for_audit(request)
             await self._request_audit.not_authenticated(request, rejection)
             raise
-
-    async def _run(self, request: ApiRequest) -> IssuedLink | ForwardedResponse:
-        began = self._clock.monotonic()
-        request.enter("identify")
-        principal = await self._authenticate(request)
-        request.identified_at = self._clock.monotonic()
-        request.identify_s = request.identified_at - began
-
-        request.enter("decide")
-        call = self._resolve(request)
-        match call.operation.response:
-            case ResponseKind.CONSOLE_LINK:
-                return await self._links.issue(principal, call, request)
-            case ResponseKind.PERMISSIONS:
-                return self._forwards.show_permissions(principal, call, request)
-            case _:
-                return await self._forwards.forward(principal, call, request)
 
 
 def build_gateway(  # noqa: PLR0913 - what the stages need
