@@ -85,7 +85,7 @@ class FakeIdentify:
         self.is_revoked = False
         self.tokens: list[str] = []
 
-    async def identify_by(self, token: str, deadline: float) -> Principal:
+    async def identify_by_deadline(self, token: str, deadline: float) -> Principal:
         self.tokens.append(token)
         return ANN
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.errors import CallerLimited
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Operation, Priority, QueueRequest
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.admit import Admit
@@ -18,13 +18,13 @@ NOTHING: Any = None
 
 class FakeCredentials:
     def __init__(self) -> None:
-        self.used: list[Presented] = []
+        self.used: list[IncomingRequest] = []
 
-    async def use(self, presented: Presented) -> None:
-        self.used.append(presented)
+    async def mark_used(self, incoming: IncomingRequest) -> None:
+        self.used.append(incoming)
 
-    async def undo_use(self, presented: Presented) -> None:
-        self.used.remove(presented)
+    async def unmark_used(self, incoming: IncomingRequest) -> None:
+        self.used.remove(incoming)
 
 
 def an_admit(clock: FakeClock, credentials: Any = None, burst: int = 1, **weights: float) -> Admit:
@@ -61,7 +61,7 @@ def test_queue_request_has_weight_and_priority(clock: FakeClock) -> None:
 async def test_signature_is_used_and_released(clock: FakeClock) -> None:
     credentials = FakeCredentials()
     admit, request = an_admit(clock, credentials), a_request("PUT")
-    request.signed = Presented("PUT", "/", ())
+    request.signed = IncomingRequest("PUT", "/", ())
     await admit.use_signature(request)
     assert credentials.used == [request.signed]
     await admit.undo_signature(request)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.identity.sdk_signature import Presented
+from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Secret
 from gateway.flow.authenticate import Authenticate
 from gateway.flow.caller_credentials import KeyPair, ReadBody
@@ -18,10 +18,10 @@ class FakeCredentials:
         self.plain = plain
         self.bodies: list[bytes] = []
 
-    def plain_jwt(self, *_: object) -> str | None:
+    def unsigned_jwt(self, *_: object) -> str | None:
         return self.plain
 
-    async def pair_of_signed(self, presented: Presented, read_body: ReadBody) -> KeyPair:
+    async def verify_signed(self, incoming: IncomingRequest, read_body: ReadBody) -> KeyPair:
         self.bodies.append(await read_body())
         return PAIR
 
