@@ -2,7 +2,8 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,6 +12,34 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSc
 
 from gateway.config.key_material import UnusableKeys, parse_shared_secret
 from gateway.domain.model import Secret
+
+
+class SecretOfFile(Secret):
+    """A secret that was read from a file, which may have another one now."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, text: str, file: Path) -> None:
+        super().__init__(text)
+        self._file = file
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Return the secret in a file; raise ValueError if it has none."""
+        try:
+            text = file.read_text(encoding="utf-8").strip("\r\n")
+        except OSError as error:
+            raise ValueError(f"secret file {file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"secret file {file} is not UTF-8") from error
+        if not text:
+            raise ValueError(f"secret file {file} is empty")
+        return cls(text, file)
+
+    def read_again(self) -> Self:
+        """Return the secret that the file has now; raise ValueError if it has none."""
+        return self.read(self._file)
+
 
 _SOURCE_REQUIRED: Final = "must name the secret's source: {file: PATH} or {env: NAME}"
 
@@ -21,16 +50,7 @@ def _read_secret(source: object, info: ValidationInfo) -> Secret:
         case Secret():
             return source
         case {"file": str(name), **rest} if not rest:
-            path = context["base"] / name
-            try:
-                text = path.read_text(encoding="utf-8").strip("\r\n")
-            except OSError as error:
-                raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from error
-            except UnicodeDecodeError as error:
-                raise ValueError(f"secret file {path} is not UTF-8") from error
-            if not text:
-                raise ValueError(f"secret file {path} is empty")
-            return Secret(text)
+            return SecretOfFile.read(context["base"] / name)
         case {"env": str(name), **rest} if not rest:
             text = context["environ"].get(name, "")
             if not text:
