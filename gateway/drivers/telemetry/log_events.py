@@ -222,8 +222,8 @@ LOG_EVENTS: Final = (
     LogEvent(
         "gateway.audit", "error", "audit_stream_lines_lost",
         ("chain", "after", "through", "missing", "reason"),
-        "The stream lacks `missing` of the chain's records after `after` up to `through`: Redis lost "
-        "them, or they could not be read from the disk.",
+        "The stream lacks `missing` of the chain's records after `after` up to `through`: Redis "
+        "lost them, or they could not be read from the disk.",
         "Find out why Redis lost data. The directory, if configured, has the records.",
     ),
     LogEvent(
