@@ -86,15 +86,7 @@ soak: $(VENV)/.dev ## 20 minutes of mixed load with faults, and a report of what
 	$(BIN)/python -m tests.soak
 
 docs: $(VENV)/.dev ## write the generated documents
-	$(BIN)/python -c 'from gateway.drivers.telemetry.metrics_contract import render_page; print(render_page(), end="")' > docs/reference/metrics.md
-	$(BIN)/python -c 'from gateway.drivers.telemetry.log_events import render_log_events; print(render_log_events(), end="")' > docs/reference/log-events.md
-	$(BIN)/python -c 'from gateway.domain.audit.events import render_page; print(render_page(), end="")' > docs/reference/audit-records.md
-	$(BIN)/python -c 'from gateway.edge.docs.reference import errors_page; print(errors_page(), end="")' > docs/reference/errors.md
-	$(BIN)/python -c 'from gateway.edge.docs.reference import operations_page; print(operations_page(), end="")' > docs/reference/operations.md
-	$(BIN)/python -c 'from gateway.edge.admin.reference import admin_api_page; print(admin_api_page(), end="")' > docs/reference/admin-api.md
-	$(BIN)/python -c 'from gateway.config.reference import config_page; print(config_page(), end="")' > docs/reference/config.md
-	$(BIN)/python -c 'from gateway.config.reference import policy_page; print(policy_page(), end="")' > docs/reference/policy.md
-	$(BIN)/python -c 'from gateway.commands.reference import cli_page; print(cli_page(), end="")' > docs/reference/cli.md
+	$(BIN)/python -m tests.tidy.pages
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 

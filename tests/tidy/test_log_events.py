@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from gateway.domain.model import Logger
-from gateway.drivers.telemetry.log_events import BY_EVENT, LOG_EVENTS, render_log_events
+from gateway.drivers.telemetry.log_events import BY_EVENT, LOG_EVENTS
 
 _ROOT = Path(__file__).parents[2]
-_PAGE = _ROOT / "docs" / "reference" / "log-events.md"
 _METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
 _COMMON_FIELDS = {"at", "event", "request_id", "trace_id"}
 _REQUEST_LOG = _ROOT / "gateway" / "edge" / "public" / "request_log.py"
@@ -123,10 +122,6 @@ def _fields_of_the_request_line() -> set[str]:
         for key in node.keys
     }
     return keys | _keys_assigned_to("line", module) | _keys_assigned_to("fields", module)
-
-
-def test_log_events_page_is_generated() -> None:
-    assert _PAGE.read_text() == render_log_events(), "run `make docs`"
 
 
 def test_logged_events_match_the_table() -> None:
