@@ -9,7 +9,7 @@ from gateway.config.policy_loader import load_policy
 from gateway.config.settings import Settings, load_settings
 from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inventory
-from gateway.domain.policy.policy import Explanation, Rule
+from gateway.domain.policy.rules import Explanation, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
 

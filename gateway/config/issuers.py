@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, Tag, model_validator
+from pydantic import AfterValidator, Field, Tag, field_validator, model_validator
 
 from gateway.config.errors import InvalidKey
 from gateway.config.files import PublicKeyFile
@@ -12,6 +12,7 @@ from gateway.config.key_material import (
     parse_key_file,
     read_key_file,
 )
+from gateway.config.policy_names import ANY_ISSUER
 from gateway.config.secrets import HmacKey
 from gateway.config.values import HttpUrl, Name, Number, Seconds, Section, chosen_by
 
@@ -67,7 +68,7 @@ class Claims(Section):
 
 class Issuer(Section):
     name: Name
-    """Name of the issuer in the policy, the audit log and metrics."""
+    """Name of the issuer in the policy, the audit log and metrics. `any` is reserved."""
     issuer: Annotated[str, AfterValidator(_issuer), Field(min_length=1)]
     """The token's `iss`, compared byte for byte."""
     audience: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -105,6 +106,13 @@ class Issuer(Section):
     `keys_refresh_s`."""
     unknown_kid_cooldown_s: Seconds = 30.0
     """Shortest time between two refreshes caused by an unknown `kid`, in seconds."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_reserved(cls, name: str) -> str:
+        if name == ANY_ISSUER:
+            raise ValueError(f"`{ANY_ISSUER}` is reserved: a rule with it applies to every issuer")
+        return name
 
     @model_validator(mode="after")
     def _keys_outlive_a_refresh(self) -> Self:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import load, parse, read
-from gateway.config.policy_parser import parse_policy
+from gateway.config.policy_parser import make_policy, read_policy
 from gateway.config.settings import Settings
 from gateway.domain.policy.policy import Policy
 
@@ -18,12 +18,8 @@ def load_policy(config_file: Path, config: Settings) -> Policy:
         (unreadable,) = invalid.errors
         message = f"{unreadable.file} {unreadable.message}"
         raise InvalidConfig([load(config_file).error(("policy_file",), message)]) from None
-    return parse_policy(
-        parse(config.policy_file, content),
-        issuers=[issuer.name for issuer in config.issuers],
-        projects=config.project_ids,
-        version=policy_version(policy_digest(content)),
-    )
+    parsed = read_policy(parse(config.policy_file, content), config.policy_names)
+    return make_policy(parsed, version=policy_version(policy_digest(content)))
 
 
 def policy_digest(content: bytes) -> str:

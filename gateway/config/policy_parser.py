@@ -1,222 +1,232 @@
 """Parser of the policy file: returns a Policy, or every error with file, line and key. Pure."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from gateway.config.errors import ConfigError, InvalidConfig, KeyPath
-from gateway.config.located_yaml import Document, hint
+from gateway.config.errors import InvalidConfig, KeyPath
+from gateway.config.located_yaml import Document
+from gateway.config.policy_form import PolicyForm
+from gateway.config.policy_names import ANY_ISSUER, KnownNames, name_problem
 from gateway.config.policy_schema import (
     ALL_PERMISSIONS,
     DENIAL_KEYS,
-    EVERYTHING,
+    EVERYONE,
     GRANT_KEYS,
-    LOCATION_KEYS,
-    NOT_KEYS,
     POLICY_KEYS,
+    POLICY_PERMISSIONS,
     ROLE_NAME,
-    TAG_KEY_CHARS_MAX,
-    TAG_VALUE_CHARS_MAX,
-    TARGET_KEYS,
     TO_KEYS,
 )
-from gateway.domain.model import PERMISSIONS, SERVER_ID, RuleKind, RuleRef
-from gateway.domain.policy.inventory import Location, Selector
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.config.policy_targets import TargetReader
+from gateway.domain.model import EXPLICIT_PERMISSIONS, RuleKind, RuleRef
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 
-_NAME = re.compile(ROLE_NAME)
-_PROJECT = "project (not in any `accounts[].projects` of the config)"
-_ISSUER = "issuer (not in `issuers` of the config)"
-_INSTANT_EXAMPLE = "2026-12-31T18:00:00+01:00"
+_ROLE: Final = re.compile(ROLE_NAME)
+_ISSUER: Final = "issuer (not in `issuers` of the config)"
+_INSTANT_EXAMPLE: Final = "2026-12-31T18:00:00+01:00"
+
+
+class Permissions(NamedTuple):
+    """The permissions that a list means; they differ where it is `all`."""
+
+    granted: frozenset[str]
+    denied: frozenset[str]
+
+
+_ALL: Final = Permissions(POLICY_PERMISSIONS - EXPLICIT_PERMISSIONS, POLICY_PERMISSIONS)
+
+
+class LocatedRule(NamedTuple):
+    """A rule, and where it is in the document."""
+
+    path: KeyPath
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPolicy:
+    """The content of a valid policy file."""
+
+    document: Document
+    known: KnownNames
+    rules: Sequence[LocatedRule]
+    groups: Mapping[str, frozenset[str]]
+    """Groups of tokens by alias."""
 
 
 def parse_policy(
-    document: Document, *, issuers: Collection[str], projects: Collection[str], version: str
+    document: Document,
+    *,
+    issuers: Collection[str],
+    projects: Collection[str],
+    version: str,
+    accounts: Mapping[str, tuple[str, ...]] | None = None,
+    regions: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Policy:
-    """Parse a policy; `issuers` and `projects` are those of the config.
+    """Parse a policy; the other arguments are names of the config.
 
     Raises InvalidConfig with all errors; a policy is never loaded in part.
     """
-    reader = _Reader(document, frozenset(issuers), frozenset(projects))
+    known = KnownNames(tuple(issuers), tuple(projects), accounts or {}, regions or {})
+    return make_policy(read_policy(document, known), version=version)
+
+
+def make_policy(parsed: ParsedPolicy, *, version: str) -> Policy:
+    return Policy((located.rule for located in parsed.rules), version=version)
+
+
+def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:
+    """Parse a policy; raise InvalidConfig with all errors."""
+    reader = _Reader(document, known)
     rules = reader.read()
     if reader.errors:
         raise InvalidConfig(sorted(reader.errors, key=lambda error: error.line))
-    return Policy(rules, version=version)
+    return ParsedPolicy(document, known, rules, reader.groups)
 
 
 class _Reader:
-    def __init__(
-        self, document: Document, issuers: frozenset[str], projects: frozenset[str]
-    ) -> None:
+    def __init__(self, document: Document, known: KnownNames) -> None:
         self._document = document
-        self._issuers = issuers
-        self._projects = projects
-        self._roles: dict[str, frozenset[str]] = {}
-        self.errors: list[ConfigError] = []
+        self._known = known
+        self._form = PolicyForm(document)
+        self._targets = TargetReader(self._form, known)
+        self._roles: dict[str, Permissions] = {}
+        self.groups: dict[str, frozenset[str]] = {}
+        self.errors = self._form.errors
 
-    def read(self) -> list[Rule]:
-        data = self._document.data
-        top = self._mapping((), {} if data is None else data, POLICY_KEYS)
+    def read(self) -> list[LocatedRule]:
+        form, data = self._form, self._document.data
+        top = form.mapping((), {} if data is None else data, POLICY_KEYS)
         if "grants" not in top:  # an emptied or half-written file must not revoke all permissions
-            self._error((), "`grants` is missing; write `grants: []` to forbid everything")
-        for name, permissions in self._mapping(("roles",), top.get("roles", {}), None).items():
+            form.error((), "`grants` is missing; write `grants: []` to forbid everything")
+        for name, permissions in form.mapping(("roles",), top.get("roles", {}), None).items():
             self._roles[name] = self._permissions(("roles", name), permissions)
-            if not _NAME.fullmatch(name):
-                self._error(
-                    ("roles", name),
-                    "a role name may contain only a-z, 0-9, dot, dash and underscore",
-                )
+            if not _ROLE.fullmatch(name):
+                message = "a role name may contain only a-z, 0-9, dot, dash and underscore"
+                form.error(("roles", name), message)
+        for alias, raw in form.mapping(("groups",), top.get("groups", {}), None).items():
+            self._read_alias(("groups", alias), alias, raw)
         rules = []
         for key, kind in (("grants", RuleKind.GRANT), ("denials", RuleKind.DENIAL)):
-            for i, raw in enumerate(self._list((key,), top.get(key, []))):
+            for i, raw in enumerate(form.items((key,), top.get(key, []))):
                 rule = self._rule((key, i), raw, kind)
                 if rule is not None:
-                    rules.append(rule)
+                    rules.append(LocatedRule((key, i), rule))
         return rules
 
+    def _read_alias(self, path: KeyPath, alias: str, raw: Any) -> None:
+        if problem := name_problem(alias):
+            self._form.error(path, problem)
+        self.groups[alias] = self._form.one_or_more_names(path, raw)
+
     def _rule(self, path: KeyPath, raw: Any, kind: RuleKind) -> Rule | None:
-        before = len(self.errors)
-        keys = GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS
-        body = self._mapping(path, raw, keys)
+        form, before = self._form, len(self.errors)
+        body = form.mapping(path, raw, GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS)
         name, permissions = self._permissions_of(path, body, kind)
-        to = self._mapping((*path, "to"), body.get("to", {}), TO_KEYS)
-        users = self._names((*path, "to", "users"), to.get("users", []))
-        groups = self._names((*path, "to", "groups"), to.get("groups", []))
-        if not users and not groups:
-            self._error((*path, "to"), "requires at least one of `users`, `groups`")
-        issuer = to.get("issuer")
-        if "issuer" in to and (not isinstance(issuer, str) or issuer not in self._issuers):
-            self._error((*path, "to", "issuer"), self._unknown(_ISSUER, issuer, self._issuers))
-        projects, servers, selector = self._targets((*path, "on"), body.get("on"))
+        to = self._people((*path, "to"), body.get("to", {}))
+        users = form.names((*path, "to", "users"), to.get("users", []))
+        groups = form.names((*path, "to", "groups"), to.get("groups", []))
+        issuer = self._issuer((*path, "to"), to)
+        targets = self._targets.read((*path, "on"), body.get("on"))
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
-            self._error((*path, "until"), "must be later than `from`")
+            form.error((*path, "until"), "must be later than `from`")
         if not isinstance(body.get("reason", ""), str):
-            self._error((*path, "reason"), "must be text")
+            form.error((*path, "reason"), "must be text")
         if len(self.errors) > before:
             return None
-        subjects = ", ".join([*sorted(users), *(f"group {group}" for group in sorted(groups))])
+        everyone = [EVERYONE] if EVERYONE in to else []
+        subjects = [*everyone, *sorted(users), *(f"group {group}" for group in sorted(groups))]
         return Rule(
             ref=RuleRef(
                 kind=kind,
                 file=self._document.file,
                 line=self._document.line(path),
-                label=f"{kind.value} {name} to {subjects}",
+                label=f"{kind.value} {name} to {', '.join(subjects)}",
             ),
             permissions=permissions,
             issuer=issuer,
             users=users,
-            groups=groups,
-            projects=projects,
-            servers=servers,
-            selector=selector,
+            groups=self._without_aliases(groups),
+            projects=targets.projects,
+            servers=targets.servers,
+            selector=targets.selector,
             valid_from=valid_from,
             valid_until=valid_until,
+            everyone=bool(everyone),
+            excluded_projects=targets.excluded_projects,
+            excluded_servers=targets.excluded_servers,
         )
+
+    def _people(self, path: KeyPath, raw: Any) -> Mapping[str, Any]:
+        if raw == EVERYONE:  # of every issuer: it says so
+            return {EVERYONE: True, "issuer": ANY_ISSUER}
+        to = self._form.mapping(path, raw, TO_KEYS)
+        if EVERYONE in to:
+            self._form.require_true((*path, EVERYONE), to[EVERYONE])
+            if "users" in to or "groups" in to:
+                self._form.error(path, f"`{EVERYONE}` excludes `users` and `groups`")
+        elif not to.get("users") and not to.get("groups"):
+            message = f"requires at least one of `users`, `groups`, `{EVERYONE}`"
+            self._form.error(path, message)
+        return to
+
+    def _issuer(self, path: KeyPath, to: Mapping[str, Any]) -> str | None:
+        """Return the issuer that a rule names; None if it applies to every issuer."""
+        issuers = self._known.issuers
+        issuer = to.get("issuer")
+        if "issuer" not in to:
+            if len(issuers) > 1:  # one issuer's `olga` is not another issuer's
+                names = ", ".join(sorted(issuers))
+                message = f"requires `issuer` with several issuers: {names}, or `{ANY_ISSUER}`"
+                self._form.error(path, message)
+            return None
+        if issuer == ANY_ISSUER:
+            return None
+        if not isinstance(issuer, str) or issuer not in issuers:
+            self._form.error((*path, "issuer"), self._form.unknown(_ISSUER, issuer, issuers))
+            return None
+        return issuer
+
+    def _without_aliases(self, groups: frozenset[str]) -> frozenset[str]:
+        if not self.groups:
+            return groups
+        return frozenset(one for group in groups for one in self.groups.get(group, (group,)))
 
     def _permissions_of(
         self, path: KeyPath, body: dict[str, Any], kind: RuleKind
     ) -> tuple[str, frozenset[str]]:
+        """Return the name of the role or permissions of a rule, and the permissions."""
+        is_denial = kind is RuleKind.DENIAL
         if ("role" in body) == ("permissions" in body):
-            is_denial = kind is RuleKind.DENIAL
             message = "requires either `role` or `permissions`" if is_denial else "requires `role`"
-            self._error(path, message)
+            self._form.error(path, message)
             return "", frozenset()
         if "permissions" in body:
-            found = self._permissions((*path, "permissions"), body["permissions"])
-            return "+".join(sorted(found)), found
+            raw = body["permissions"]
+            found = self._permissions((*path, "permissions"), raw).denied
+            return raw if raw == ALL_PERMISSIONS else "+".join(sorted(found)), found
         role = body["role"]
         if not isinstance(role, str) or role not in self._roles:
-            self._error((*path, "role"), self._unknown("role", role, self._roles))
+            message = self._form.unknown("role", role, self._roles)
+            self._form.error((*path, "role"), message)
             return "", frozenset()
-        return role, self._roles[role]
+        permissions = self._roles[role]
+        return role, permissions.denied if is_denial else permissions.granted
 
-    def _targets(
-        self, path: KeyPath, raw: Any
-    ) -> tuple[frozenset[str], frozenset[str], Selector | None]:
-        if raw == EVERYTHING:
-            return frozenset(), frozenset(), None
-        on = self._mapping(path, raw if raw is not None else {}, (*TARGET_KEYS, "not"))
-        if not any(on.get(key) for key in TARGET_KEYS):
-            keys = "`projects`, `servers`, `tags`, `locations`, `models`"
-            self._error(path, f"requires one of {keys}; write `on: {EVERYTHING}` for all servers")
-        elif _has_empty_value(on):
-            self._error(path, "contains an empty list or mapping; omit the key to select all")
-        projects = self._names((*path, "projects"), on.get("projects", []))
-        for i, project in _text_items(on.get("projects")):
-            if project not in self._projects:
-                message = self._unknown(_PROJECT, project, self._projects)
-                self._error((*path, "projects", i), message)
-        servers = frozenset(
-            name.lower() for name in self._names((*path, "servers"), on.get("servers", []))
-        )
-        for i, server in _text_items(on.get("servers")):
-            if not SERVER_ID.fullmatch(server.lower()):
-                self._error((*path, "servers", i), "must be a server ID (a UUID)")
-        return projects, servers, self._selector(path, on)
-
-    def _selector(self, path: KeyPath, on: dict[str, Any]) -> Selector | None:
-        """Return the selector by attributes; None if no attribute is named."""
-        excluded = None
-        if "not" in on:
-            inner = self._mapping((*path, "not"), on["not"], NOT_KEYS)
-            excluded = self._selector((*path, "not"), inner)
-            if excluded is None:
-                self._error((*path, "not"), _requires_one_of(NOT_KEYS))
-            elif _has_empty_value(inner):
-                message = "contains an empty list or mapping; omit the key or name values"
-                self._error((*path, "not"), message)
-        if not excluded and not any(key in on for key in NOT_KEYS):
-            return None
-        return Selector(
-            tags=self._tags((*path, "tags"), on.get("tags", {})),
-            locations=tuple(
-                self._location((*path, "locations", i), location)
-                for i, location in enumerate(
-                    self._list((*path, "locations"), on.get("locations", []))
-                )
-            ),
-            models=self._names((*path, "models"), on.get("models", [])),
-            excluded=excluded,
-        )
-
-    def _tags(self, path: KeyPath, raw: Any) -> tuple[tuple[str, frozenset[str]], ...]:
-        tags = []
-        for key, value in self._mapping(path, raw, None).items():
-            values = self._names((*path, key), value if isinstance(value, list) else [value])
-            if not values:
-                self._error((*path, key), "must be a text or a list of texts")
-            if len(key) > TAG_KEY_CHARS_MAX:
-                self._error((*path, key), f"must have at most {TAG_KEY_CHARS_MAX} characters")
-            if any(len(value) > TAG_VALUE_CHARS_MAX for value in values):
-                message = f"values must have at most {TAG_VALUE_CHARS_MAX} characters"
-                self._error((*path, key), message)
-            tags.append((key, values))
-        return tuple(tags)
-
-    def _location(self, path: KeyPath, raw: Any) -> Location:
-        location = self._mapping(path, raw, LOCATION_KEYS)
-        if not location:
-            self._error(path, _requires_one_of(LOCATION_KEYS))
-        for key, value in location.items():
-            if not isinstance(value, str) or not value:
-                self._error((*path, key), "must be text (put it in quotes)")
-        return Location(
-            **{key: str(value) for key, value in location.items() if key in LOCATION_KEYS}
-        )
-
-    def _permissions(self, path: KeyPath, raw: Any) -> frozenset[str]:
+    def _permissions(self, path: KeyPath, raw: Any) -> Permissions:
         if raw == ALL_PERMISSIONS:
-            return PERMISSIONS
-        found = self._names(path, raw)
+            return _ALL
+        found = self._form.known_names(path, raw, POLICY_PERMISSIONS, "permission")
         if not found:
-            self._error(path, f"must be a list of permissions, or `{ALL_PERMISSIONS}`")
-        for i, name in _text_items(raw):
-            if name not in PERMISSIONS:
-                self._error((*path, i), self._unknown("permission", name, PERMISSIONS))
-        return found
+            message = f"must be a list of permissions, or `{ALL_PERMISSIONS}`"
+            self._form.error(path, message)
+        return Permissions(found, found)
 
     def _instant(self, rule: KeyPath, body: dict[str, Any], key: str, default: float) -> float:
         if key not in body:
@@ -225,51 +235,9 @@ class _Reader:
         try:
             instant = datetime.fromisoformat(raw if isinstance(raw, str) else "")
         except ValueError:
-            self._error(path, f"is not an instant; write for example {_INSTANT_EXAMPLE}")
+            self._form.error(path, f"is not an instant; write for example {_INSTANT_EXAMPLE}")
             return default
         if instant.tzinfo is None:
-            self._error(path, f"has no time zone; write for example {_INSTANT_EXAMPLE}")
+            self._form.error(path, f"has no time zone; write for example {_INSTANT_EXAMPLE}")
             return default
         return instant.timestamp()
-
-    def _names(self, path: KeyPath, raw: Any) -> frozenset[str]:
-        names = self._list(path, raw)
-        for i, name in enumerate(names):
-            if not isinstance(name, str) or not name:
-                self._error((*path, i), "must be text (put it in quotes)")
-        return frozenset(name for name in names if isinstance(name, str))
-
-    def _list(self, path: KeyPath, raw: Any) -> Sequence[Any]:
-        if isinstance(raw, list):
-            return raw
-        self._error(path, "must be a list")
-        return []
-
-    def _mapping(self, path: KeyPath, raw: Any, keys: Sequence[str] | None) -> dict[str, Any]:
-        if not isinstance(raw, dict):
-            self._error(path, "must be a mapping")
-            return {}
-        for key in raw:
-            if keys is not None and key not in keys:
-                self._error((*path, key), self._unknown("key", key, keys))
-        return raw
-
-    def _unknown(self, what: str, name: object, known: Collection[str]) -> str:
-        return f"unknown {what} {str(name)[:80]!r}; {hint(name, known)}"
-
-    def _error(self, path: KeyPath, message: str) -> None:
-        self.errors.append(self._document.error(path, message))
-
-
-def _has_empty_value(mapping: dict[str, Any]) -> bool:
-    return [] in mapping.values() or {} in mapping.values()
-
-
-def _requires_one_of(keys: Sequence[str]) -> str:
-    return f"requires at least one of {', '.join(f'`{key}`' for key in keys)}"
-
-
-def _text_items(raw: Any) -> Iterator[tuple[int, str]]:
-    for i, item in enumerate(raw if isinstance(raw, list) else ()):
-        if isinstance(item, str):
-            yield i, item

@@ -5,16 +5,21 @@ The parser takes the keys from here, so that file, schema and reference agree.
 
 from typing import Any, Final
 
-from gateway.domain.model import PERMISSIONS
+from gateway.config.policy_names import NAME_CHARS_MAX
+from gateway.domain.model import PERMISSIONS, RESERVED_PERMISSIONS
 
+POLICY_PERMISSIONS: Final = PERMISSIONS | RESERVED_PERMISSIONS
 TAG_KEY_CHARS_MAX: Final = 128
-TAG_VALUE_CHARS_MAX: Final = 255
+TAG_VALUE_CHARS_MAX: Final = NAME_CHARS_MAX
 """Limits of the cloud: upstream-api.md#1.5."""
 ROLE_NAME: Final = "[a-z0-9][a-z0-9_.-]{0,63}"
 EVERYTHING: Final = "everything"
+EVERYONE: Final = "everyone"
 ALL_PERMISSIONS: Final = "all"
 
 _UUID: Final = "^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+NAME_PATTERN: Final = r"^[^\s*?](?:[^*?]*[^\s*?])?$"
+PATTERN_PATTERN: Final = r"^[^\s?](?:[^?]*[^\s?])?$"
 _INSTANT: Final = r"^[0-9W-]+[T ][0-9:.,]+(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 
 _Schema = dict[str, Any]
@@ -23,6 +28,11 @@ _Schema = dict[str, Any]
 def _text(description: str = "", **more: Any) -> _Schema:
     described = {"description": description} if description else {}
     return {**described, "type": "string", "minLength": 1, **more}
+
+
+def _name(description: str = "", *, chars_max: int = NAME_CHARS_MAX) -> _Schema:
+    """Return the schema of a name without surrounding blanks and wildcards."""
+    return _text(description, maxLength=chars_max, pattern=NAME_PATTERN)
 
 
 def _list(description: str, items: _Schema, **more: Any) -> _Schema:
@@ -46,18 +56,18 @@ def _permissions(description: str) -> _Schema:
             {"const": ALL_PERMISSIONS},
             {
                 "type": "array",
-                "items": {"enum": sorted(PERMISSIONS)},
+                "items": {"enum": sorted(POLICY_PERMISSIONS)},
                 "minItems": 1,
             },
         ],
     }
 
 
-_TAG_VALUE: Final = _text(maxLength=TAG_VALUE_CHARS_MAX)
+_TAG_VALUE: Final = _name(chars_max=TAG_VALUE_CHARS_MAX)
 _TAGS: Final = {
     "description": "Tags by key: one value, or a list of which one must match.",
     "type": "object",
-    "propertyNames": {"maxLength": TAG_KEY_CHARS_MAX},
+    "propertyNames": {"maxLength": TAG_KEY_CHARS_MAX, "pattern": NAME_PATTERN},
     "additionalProperties": {
         "anyOf": [_TAG_VALUE, {"type": "array", "items": _TAG_VALUE, "minItems": 1}]
     },
@@ -66,20 +76,10 @@ _TAGS: Final = {
 _LOCATION: Final = _mapping(
     "A location: each key given here must match.",
     {
-        "dc": _text("Data centre."),
-        "rack": _text("Rack."),
-        "unit": _text("Rack unit."),
+        "dc": _name("Data centre."),
+        "rack": _name("Rack."),
+        "unit": _name("Rack unit."),
     },
-    minProperties=1,
-)
-_ATTRIBUTES: Final = {
-    "tags": _TAGS,
-    "locations": _list("Locations; one must match.", _LOCATION, minItems=1),
-    "models": _list("Hardware models; one must match.", _text(), minItems=1),
-}
-_NOT: Final = _mapping(
-    "Excludes servers that match any tag, location or model given here.",
-    _ATTRIBUTES,
     minProperties=1,
 )
 _TARGETS: Final = {
@@ -91,8 +91,24 @@ _TARGETS: Final = {
         {"type": "string", "pattern": _UUID},
         minItems=1,
     ),
-    **_ATTRIBUTES,
+    "tags": _TAGS,
+    "locations": _list("Locations; one must match.", _LOCATION, minItems=1),
+    "models": _list("Hardware models; one must match.", _name(), minItems=1),
+    "names": _list(
+        "Server names; one must match. `*` stands for any characters: `web-*`.",
+        _text(maxLength=NAME_CHARS_MAX, pattern=PATTERN_PATTERN),
+        minItems=1,
+    ),
+    "accounts": _list("Names of accounts of the config: all their projects.", _text(), minItems=1),
+    "regions": _list(
+        "Regions of accounts of the config: all projects of these accounts.", _text(), minItems=1
+    ),
 }
+_NOT: Final = _mapping(
+    "Excludes servers that match any item of any key given here. The keys are those of `on`.",
+    _TARGETS,
+    minProperties=1,
+)
 _ON: Final = {
     "description": "Servers that the rule applies to: `everything`, or a selection in which every"
     " key and every tag must match.",
@@ -100,22 +116,54 @@ _ON: Final = {
         {"const": EVERYTHING},
         _mapping(
             "A selection of servers.",
-            {**_TARGETS, "not": _NOT},
-            anyOf=[{"required": [key]} for key in _TARGETS],
+            {
+                **_TARGETS,
+                EVERYTHING: {
+                    "description": "Select everything. Other keys than `not` are not allowed.",
+                    "const": True,
+                },
+                "not": _NOT,
+            },
+            anyOf=[
+                *({"required": [key], "properties": {EVERYTHING: False}} for key in _TARGETS),
+                {"required": [EVERYTHING], "properties": dict.fromkeys(_TARGETS, False)},
+            ],
         ),
     ],
 }
-_TO: Final = _mapping(
-    "People that the rule applies to: each of `users`, and the members of each of `groups`.",
-    {
-        "users": _list("Subjects of tokens.", _text()),
-        "groups": _list("Groups of tokens.", _text()),
-        "issuer": _text("Name of an issuer of the config. Absent: people of every issuer."),
-    },
-    anyOf=[
-        {"required": [key], "properties": {key: {"minItems": 1}}} for key in ("users", "groups")
+_TO: Final = {
+    "description": "People that the rule applies to: `everyone`; or each of `users`, and the"
+    " members of each of `groups`.",
+    "anyOf": [
+        {"const": EVERYONE},
+        _mapping(
+            "A selection of people.",
+            {
+                "users": _list("Subjects of tokens.", _name()),
+                "groups": _list("Groups of tokens, or aliases from `groups` above.", _name()),
+                EVERYONE: {
+                    "description": "Every person of the issuer. `users` and `groups` are not"
+                    " allowed beside it.",
+                    "const": True,
+                },
+                "issuer": _text(
+                    "Name of an issuer of the config, or `any`. Required if the config has several"
+                    " issuers."
+                ),
+            },
+            anyOf=[
+                *(
+                    {
+                        "required": [key],
+                        "properties": {key: {"minItems": 1}, EVERYONE: False},
+                    }
+                    for key in ("users", "groups")
+                ),
+                {"required": [EVERYONE], "properties": {"users": False, "groups": False}},
+            ],
+        ),
     ],
-)
+}
 _RULE: Final = {
     "to": _TO,
     "on": _ON,
@@ -154,7 +202,22 @@ POLICY_SCHEMA: Final = _mapping(
             "description": "Sets of permissions by name.",
             "type": "object",
             "propertyNames": {"pattern": f"^{ROLE_NAME}$"},
-            "additionalProperties": _permissions("Permissions of the role, or `all`."),
+            "additionalProperties": _permissions(
+                "Permissions of the role. `all` means all but `recording:*` and"
+                " `server:tag_policy`, which a role must name."
+            ),
+        },
+        "groups": {
+            "description": "Aliases: a readable name for one or several groups of tokens, such as"
+            " GUIDs. Rules use the alias.",
+            "type": "object",
+            "propertyNames": {"maxLength": NAME_CHARS_MAX, "pattern": NAME_PATTERN},
+            "additionalProperties": {
+                "anyOf": [
+                    _name("The group in tokens, or a list of them."),
+                    {"type": "array", "items": _name(), "minItems": 1},
+                ]
+            },
         },
         "grants": _list("Grants. `grants: []` forbids everything.", _GRANT),
         "denials": _list("Denials; each overrides every grant.", _DENIAL),
@@ -165,7 +228,8 @@ POLICY_SCHEMA: Final = _mapping(
 POLICY_KEYS: Final = tuple(POLICY_SCHEMA["properties"])
 GRANT_KEYS: Final = tuple(_GRANT["properties"])
 DENIAL_KEYS: Final = tuple(_DENIAL["properties"])
-TO_KEYS: Final = tuple(_TO["properties"])
+TO_KEYS: Final = ("users", "groups", EVERYONE, "issuer")
 TARGET_KEYS: Final = tuple(_TARGETS)
-NOT_KEYS: Final = tuple(_ATTRIBUTES)
 LOCATION_KEYS: Final = tuple(_LOCATION["properties"])
+ATTRIBUTE_KEYS: Final = ("tags", "locations", "models", "names")
+PROJECT_KEYS: Final = ("projects", "accounts", "regions")

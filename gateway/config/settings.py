@@ -27,6 +27,7 @@ from gateway.config.listen import AdminListen, PublicListen, hosts_overlap
 from gateway.config.located_yaml import Document, load
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
+from gateway.config.policy_names import KnownNames
 from gateway.config.store import StoreSettings
 from gateway.config.telemetry import LogSettings, MetricsSettings
 from gateway.config.validation import config_errors
@@ -103,6 +104,20 @@ class Settings(Section):
     @property
     def project_ids(self) -> list[str]:
         return [project for account in self.accounts for project in account.projects]
+
+    @property
+    def policy_names(self) -> KnownNames:
+        """Return the names that the policy may refer to."""
+        regions: dict[str, tuple[str, ...]] = {}
+        for account in self.accounts:
+            if account.region is not None:
+                regions[account.region] = (*regions.get(account.region, ()), *account.projects)
+        return KnownNames(
+            issuers=tuple(issuer.name for issuer in self.issuers),
+            projects=tuple(self.project_ids),
+            accounts={account.name: account.projects for account in self.accounts},
+            regions=regions,
+        )
 
     @property
     def writable_directories(self) -> Iterator[WritableDirectory]:

@@ -123,15 +123,23 @@ class RequestTooLarge(BadRequest):
 
 
 class NotPermitted(GatewayError):
-    def __init__(self, detail: str, *, rule: str = "", refused: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        rule: str = "",
+        refused: tuple[str, ...] = (),
+        permission: str = "",
+    ) -> None:
         """`detail` is for the log: the denial that decided, or that no grant applies.
 
         `rule` is the denial's file and line. `refused` are the servers that the policy denied and
-        that the caller may see.
+        that the caller may see. `permission` is the one that is lacking; "" is the operation's.
         """
         super().__init__(detail)
         self.rule = rule
         self.refused = refused
+        self.permission = permission
 
 
 class NotAdmin(GatewayError):

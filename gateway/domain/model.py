@@ -20,6 +20,8 @@ CONSOLE_OPEN: Final = "console:open"
 SERVER_READ: Final = "server:read"
 SERVER_TAG: Final = "server:tag"
 """Separate from other writes, because grants can select servers by tag."""
+SERVER_TAG_POLICY: Final = "server:tag_policy"
+"""Required besides `server:tag` to write a tag whose key a rule of the policy uses."""
 PERMISSIONS: Final = frozenset(
     {
         CONSOLE_OPEN,
@@ -27,6 +29,7 @@ PERMISSIONS: Final = frozenset(
         "server:power",
         "server:logs",
         SERVER_TAG,
+        SERVER_TAG_POLICY,
         "instance:read",
         "instance:create",
         "instance:delete",
@@ -37,6 +40,12 @@ PERMISSIONS: Final = frozenset(
         "site:write",
     }
 )
+RESERVED_PERMISSIONS: Final = frozenset(
+    {"console:view", "console:takeover", "recording:view", "recording:keys"}
+)
+"""Names that a policy may contain already. They have no effect in this version."""
+EXPLICIT_PERMISSIONS: Final = frozenset({SERVER_TAG_POLICY, "recording:view", "recording:keys"})
+"""A role has them only if it names them: `all` in a role does not include them."""
 
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
@@ -228,6 +237,10 @@ class Operation:
     counts_in_body: tuple[str, ...] = ()
     """Members of the body that hold a number of servers. Servers beyond the named ones require a
     grant on `everything`."""
+    tags_in_body: str = ""
+    """Member of the body that holds a list of tags. Writing a tag whose key a rule of the policy
+    uses requires `server:tag_policy` as well. An operation with the permission `server:tag` and
+    without this key requires it as soon as any rule uses tags."""
     body_bytes_max: int = 0
     """Largest request body in bytes; 0 rejects a body."""
     writes: bool = False
@@ -261,6 +274,8 @@ class ResolvedCall:
     body: bytes = field(default=b"", repr=False)
     touches_unnamed: bool = False
     """The call also touches servers, or other objects, that it does not name."""
+    tag_keys: frozenset[str] | None = frozenset()
+    """Keys of the tags that it writes; None: unknown."""
 
 
 class WriteOutcome(Enum):

@@ -16,7 +16,8 @@ from gateway.domain.model import (
     ResponseKind,
     UpstreamRequest,
 )
-from gateway.domain.policy.policy import Permit, Scope
+from gateway.domain.policy.policy import Permit
+from gateway.domain.policy.rules import Scope
 from gateway.flow.attempts import Attempts
 from gateway.flow.exchange import Exchange
 from gateway.flow.listings import Listings

@@ -33,6 +33,8 @@ class RequestAudit:
         record = self.about(event, permit.principal, permit.call, context)
         record.decision, record.rule = "allowed", permit.rule.place
         record.policy_version = permit.policy_version
+        if permit.permission:
+            record.permission = permit.permission
         return record
 
     def about(
@@ -66,7 +68,7 @@ class RequestAudit:
         """Record a 403; raise CallerLimited if the caller has exceeded its limit."""
         # The caller's own limit bounds how many records it can cause.
         self._limits.admit_once(context)
-        await self._refused(context, str(refusal), refusal.rule)
+        await self._refused(context, str(refusal), refusal.rule, refusal.permission)
 
     async def not_authenticated(self, context: RequestContext, refusal: NotAuthenticated) -> None:
         """Record a 401 of a known person, such as a revoked token or a signature used twice.
@@ -89,10 +91,14 @@ class RequestAudit:
         except TimeoutError:
             raise DeadlineExceeded("while writing the audit record") from None
 
-    async def _refused(self, context: RequestContext, reason: str, rule: str = "") -> None:
+    async def _refused(
+        self, context: RequestContext, reason: str, rule: str = "", permission: str = ""
+    ) -> None:
         if context.principal is None or context.call is None:
             return
         record = self.about("refused", context.principal, context.call, context)
+        if permission:
+            record.permission = permission
         record.decision, record.rule = "denied", rule
         record.policy_version = self._policies.current().version
         record.detail = reason

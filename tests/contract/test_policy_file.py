@@ -10,6 +10,7 @@ import pytest
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import Document
+from gateway.config.policy_names import KnownNames
 from gateway.drivers.files import policy_file
 from gateway.drivers.files.policy_file import PolicyFile
 from gateway.drivers.host.handover import Handover
@@ -32,8 +33,7 @@ def opened(
     telemetry = RecordingTelemetry()
     made = PolicyFile(
         file,
-        issuers=["corp"],
-        projects=[],
+        known=KnownNames(("corp",), ()),
         clock=clock,
         telemetry=telemetry,
         handover=handover or Handover(),

@@ -23,7 +23,12 @@ def stack() -> Iterator[Stack]:
 
 def policy(*rules: dict[str, Any]) -> dict[str, Any]:
     return {
-        "roles": {"op": ["console:open", "server:read"], "tagger": ["server:tag"]},
+        "roles": {
+            "op": ["console:open", "server:read"],
+            "tagger": ["server:tag"],
+            "tag-admin": ["server:tag", "server:tag_policy"],
+            "all": "all",
+        },
         "grants": list(rules),
     }
 
@@ -106,7 +111,7 @@ def test_tag_write_through_gateway_applies_at_once(stack: Stack) -> None:
     gateway, cloud = stack.gateway, stack.cloud
     gateway.config["accounts"][0]["inventory"].update({"poll_s": 600, "age_max_s": 900})
     gateway.write_config()
-    tagger = {"role": "tagger", "to": {"users": ["theo"]}, "on": "everything"}
+    tagger = {"role": "tag-admin", "to": {"users": ["theo"]}, "on": "everything"}
     gateway.write_policy(policy(GRANT, tagger))
     tags = tagged(cloud)
     dev = next(one for one, its in tags.items() if its["env"] == "test" and its["tier"] == "web")
@@ -120,3 +125,39 @@ def test_tag_write_through_gateway_applies_at_once(stack: Stack) -> None:
     eventually(
         lambda: fetch(gateway.url, "GET", console_path(cloud.project, dev), olga).status == 200
     )
+
+
+def test_tag_write_does_not_widen_the_rights_of_its_caller(stack: Stack) -> None:
+    gateway, cloud = stack.gateway, stack.cloud
+    dev = {"role": "op", "to": {"groups": ["devs"]}, "on": {"tags": {"env": "dev"}}}
+    to_devs = {"to": {"groups": ["devs"]}, "on": "everything"}
+    prod = next(one for one, its in tagged(cloud).items() if its["env"] == "prod")
+    denial = {"permissions": ["console:open"], **to_devs, "on": {"tags": {"env": "prod"}}}
+    granted = policy(dev, {"role": "tagger", **to_devs}, {"role": "all", **to_devs})
+    gateway.write_policy({**granted, "denials": [denial]})
+    headers = {"Authorization": f"Bearer {cloud.token('dan', groups=['devs'])}"}
+    console = console_path(cloud.project, prod)
+    before = tagged(cloud)[prod]
+
+    def write(change: str, *tags: dict[str, str]) -> int:
+        path = f"/v1/{cloud.project}/physicalservers/{prod}/tags/{change}"
+        return fetch(gateway.url, "POST", path, headers, json.dumps({"tags": list(tags)})).status
+
+    eventually(lambda: write("create", {"key": "owner", "value": "dan"}) == 204)
+    assert fetch(gateway.url, "GET", console, headers).status == 403
+    assert write("delete", {"key": "env", "value": "prod"}) == 403
+    assert write("create", {"key": "env", "value": "dev"}) == 403
+    assert write("create", {"key": "owner", "value": "x"}, {"key": "ENV ", "value": "dev"}) == 403
+    assert tagged(cloud)[prod] == {**before, "owner": "dan"}
+    (record, *_) = [
+        one for one in gateway.audit("refused") if one["operation"] == "BatchDeleteTags"
+    ]
+    assert (record["permission"], record["detail"]) == ("server:tag_policy", "no grant applies")
+
+    explicit = {"role": "tag-admin", **to_devs}
+    gateway.write_policy({**policy(dev, explicit), "denials": [denial]})
+    eventually(lambda: write("delete", {"key": "env", "value": "prod"}) == 204)
+    assert write("create", {"key": "env", "value": "dev"}) == 204
+    eventually(lambda: fetch(gateway.url, "GET", console, headers).status == 200)
+    (record, *_) = gateway.audit("write_permitted")[-1:]
+    assert record["permission"] == "server:tag_policy"

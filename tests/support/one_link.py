@@ -19,7 +19,8 @@ from gateway.domain.model import (
     Secret,
 )
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
-from gateway.domain.policy.policy import Permit, Policy, Rule
+from gateway.domain.policy.policy import Permit, Policy
+from gateway.domain.policy.rules import Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.pipeline import IssuedLink, build_gateway

@@ -11,7 +11,8 @@ from gateway.domain.model import (
     ServerId,
 )
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 from gateway.flow.request import ApiRequest
 
 ANN = Principal("corp", "ann", frozenset({"ops"}), 0.0, 9e9, None)

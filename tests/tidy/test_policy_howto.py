@@ -24,7 +24,14 @@ def completed(block: str) -> str:
 def check(text: str) -> int:
     document = parse(Path("policy.yaml"), text.encode())
     project = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
-    return parse_policy(document, issuers=["corp"], projects=[project], version="v").size
+    return parse_policy(
+        document,
+        issuers=["corp"],
+        projects=[project],
+        accounts={"prod": (project,)},
+        regions={"cn-east-3": (project,)},
+        version="v",
+    ).size
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -39,4 +46,4 @@ def test_selection_is_valid(selection: str) -> None:
 
 
 def test_page_has_examples() -> None:
-    assert (len(BLOCKS), len(SELECTIONS)) == (3, 7)
+    assert (len(BLOCKS), len(SELECTIONS)) == (4, 10)

@@ -22,7 +22,8 @@ from gateway.domain.model import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from gateway.domain.policy.policy import Permit, Scope
+from gateway.domain.policy.policy import Permit
+from gateway.domain.policy.rules import Scope
 from gateway.flow.attempts import Attempts
 from gateway.flow.forwarding import ForwardedResponse, Forwarding, OutgoingCall
 from gateway.flow.listings import ListBounds, Listings
@@ -37,7 +38,7 @@ RULE = RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant")
 def a_scope(*granted: str, everywhere: bool = False) -> Scope:
     some = frozenset(map(ServerId, granted))
     none: frozenset[ServerId] = frozenset()
-    return Scope(RULE, everywhere, some, (), False, none, (), lambda _: None)
+    return Scope(ProjectId("p"), RULE, everywhere, some, (), False, none, (), lambda _: None)
 
 
 @dataclass

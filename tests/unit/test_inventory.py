@@ -14,12 +14,11 @@ from gateway.domain.policy.inventory import (
     Attributes,
     Inventory,
     InventorySnapshot,
-    Location,
-    Selector,
     parse_inventory,
     parse_servers,
     parse_snapshot,
 )
+from gateway.domain.policy.selectors import Location, Selector
 
 S1, S2, S3 = (ServerId(f"{i:08x}-2222-4333-8444-555555555555") for i in (1, 2, 3))
 WEB = Attributes(frozenset({("env", "prod"), ("tier", "web")}), "dc-1", "r3", "u7", "B1")

@@ -26,8 +26,10 @@ from gateway.domain.model import (
     ServerId,
     UpstreamRequest,
 )
-from gateway.domain.policy.inventory import Attributes, Inventory, Selector
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.policy.inventory import Attributes, Inventory
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
+from gateway.domain.policy.selectors import Selector
 from gateway.domain.queue.pacing import Pace
 from gateway.edge.error_response import render_error
 from gateway.flow.caller_limits import CallerLimits

@@ -19,7 +19,8 @@ from gateway.domain.model import (
     RuleRef,
     ServerId,
 )
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 
 P1, P2 = ProjectId("p1"), ProjectId("p2")
 S1, S2 = ServerId("s1"), ServerId("s2")
@@ -194,6 +195,9 @@ _rules = st.builds(
     servers=st.frozensets(_some([S1, S2])),
     valid_from=_some([float("-inf"), 10.0, 20.0]),
     valid_until=_some([float("inf"), 20.0, 30.0]),
+    everyone=st.booleans(),
+    excluded_projects=st.frozensets(_some([P1, P2])),
+    excluded_servers=st.frozensets(_some([S1, S2])),
 )
 
 
@@ -207,13 +211,16 @@ def allowed_by_naive_reading(
             return False
         if rule.issuer not in (None, who.issuer):
             return False
-        if who.subject not in rule.users and not who.groups & rule.groups:
+        is_named = who.subject in rule.users or who.groups & rule.groups
+        if not rule.everyone and not is_named:
             return False
-        denies = rule.ref.kind is RuleKind.DENIAL
-        if server is None:
-            fleet = not rule.projects and not rule.servers
-            return fleet or (denies and (not rule.projects or call.project in rule.projects))
+        if call.project in rule.excluded_projects or server in rule.excluded_servers:
+            return False
         in_project = not rule.projects or call.project in rule.projects
+        if server is None:
+            excludes = rule.excluded_projects or rule.excluded_servers
+            is_fleet = not rule.projects and not rule.servers and not excludes
+            return is_fleet or (rule.ref.kind is RuleKind.DENIAL and in_project)
         return in_project and (not rule.servers or server in rule.servers)
 
     def allowed(server: ServerId | None) -> bool:

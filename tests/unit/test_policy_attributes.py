@@ -18,8 +18,10 @@ from gateway.domain.model import (
     RuleRef,
     ServerId,
 )
-from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory, Selector
-from gateway.domain.policy.policy import PERMITS_MAX, Policy, Rule
+from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory
+from gateway.domain.policy.policy import PERMITS_MAX, Policy
+from gateway.domain.policy.rules import Rule
+from gateway.domain.policy.selectors import Selector
 
 P1, P2 = ProjectId("p1"), ProjectId("p2")
 SERVERS = [ServerId(f"s{i}") for i in range(6)]
@@ -187,6 +189,8 @@ def rules(draw: st.DrawFn) -> list[Rule]:
             projects=frozenset(draw(st.sets(st.sampled_from([P1, P2]), max_size=1))),
             servers=frozenset(draw(st.sets(st.sampled_from(SERVERS), max_size=2))),
             selector=draw(st.none() | _selectors),
+            excluded_projects=frozenset(draw(st.sets(st.sampled_from([P1, P2]), max_size=1))),
+            excluded_servers=frozenset(draw(st.sets(st.sampled_from(SERVERS), max_size=2))),
             valid_until=draw(st.sampled_from([NOW, NOW + 9e9])),
         )
 
@@ -201,8 +205,11 @@ def allowed_by_naive_reading(
     def is_on(one: Rule) -> bool:
         if one.projects and P1 not in one.projects:
             return False
+        if P1 in one.excluded_projects or server in one.excluded_servers:
+            return False
         if server is None:
-            return one.ref.kind is RuleKind.DENIAL or not (one.projects or one.servers)
+            is_part = one.projects or one.servers or one.excluded_projects or one.excluded_servers
+            return one.ref.kind is RuleKind.DENIAL or not is_part
         return not one.servers or server in one.servers
 
     def fits(one: Rule) -> bool:

@@ -24,7 +24,8 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal, ProjectId, RuleKind, RuleRef, Secret, UpstreamRequest
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.upstream.signing import sign
 from gateway.drivers.crypto.issued_keys import SealedKeys

@@ -17,7 +17,8 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import PERMISSIONS, Principal, ProjectId, RuleKind, RuleRef
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
-from gateway.domain.policy.policy import Policy, Rule
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.audit_log import BestEffortAuditLog
 from gateway.flow.caller_limits import CallerLimits
@@ -124,7 +125,7 @@ _FROM_PARTS = (
 
 
 async def write(parts: Parts) -> ForwardedResponse:
-    return await ask(parts, "POST", f"{SERVER}/tags/create", b'{"tags": []}')
+    return await ask(parts, "POST", f"{SERVER}/tags/create", b'{"tags": [{"key": "env"}]}')
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from gateway.domain.catalogue.json_body import (
     reject_lookalikes,
     require_json,
 )
+from gateway.domain.catalogue.tags import keys_of_tags, may_contain_tags
 from gateway.domain.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -29,6 +30,7 @@ from gateway.domain.errors import (
 from gateway.domain.model import (
     PERMISSIONS,
     SERVER_ID,
+    SERVER_TAG,
     InstanceId,
     Operation,
     Paging,
@@ -131,6 +133,7 @@ class Catalogue:
             tuple(named.items()),
             instances,
             touches_unnamed=not (servers or instances) and _touches_whole_project(operation),
+            tag_keys=None if operation.permission == SERVER_TAG else frozenset(),
         )
 
     def _find(self, method: str, segments: list[str]) -> tuple[Operation, list[str]]:
@@ -167,6 +170,7 @@ def resolve_body(
         )
     if body:
         require_json(content_types)
+    call = replace(call, tag_keys=_tag_keys_in_body(call, body))
     place = operation.servers_in_body or operation.instances_in_body
     if not place:
         _reject_ids(call, body)
@@ -180,6 +184,19 @@ def resolve_body(
         more = _highest_count(document, operation) > len(servers)
         return replace(call, body=body, servers=servers, touches_unnamed=more)
     return replace(call, body=body, instances=tuple(_parse_instance_ids(ids, operation)))
+
+
+def _tag_keys_in_body(call: ResolvedCall, body: bytes) -> frozenset[str] | None:
+    """Return the keys of the tags that a call writes; None if they are unknown."""
+    operation = call.operation
+    if operation.tags_in_body:
+        return keys_of_tags(parse_json_object(body), operation.tags_in_body)
+    ids_in_body = operation.servers_in_body or operation.instances_in_body
+    is_about_servers = bool(call.servers or call.instances or ids_in_body)
+    # The cloud documents no tags in other bodies. It may accept them all the same.
+    if body and is_about_servers and may_contain_tags(member_names(parse_json(body))):
+        return None
+    return call.tag_keys
 
 
 def _ids_in_body(
@@ -243,6 +260,10 @@ def operation_problems(operation: Operation) -> Iterator[str]:
         or _SERVER_ID in operation.path,
         "`servers_in_body` and `instances_in_body` require `body_bytes_max`": not ids_in_body
         or operation.body_bytes_max,
+        "`tags_in_body` requires `body_bytes_max`, and a name without dots": (
+            not operation.tags_in_body
+            or (operation.body_bytes_max and "." not in operation.tags_in_body)
+        ),
         "`counts_in_body` requires `servers_in_body`": (
             not operation.counts_in_body or operation.servers_in_body
         ),

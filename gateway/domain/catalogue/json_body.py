@@ -79,13 +79,13 @@ def member_names(value: Any, depth: int = 0) -> Iterator[str]:
 def reject_lookalikes(names: Iterable[str], known: Iterable[str]) -> None:
     """Raise BadRequest for a name that a lenient parser could take for one of `known`."""
     exact = set(known)
-    by_form = {_lenient_form(name): name for name in exact}
+    by_form = {lenient_form(name): name for name in exact}
     for name in names:
-        if name not in exact and (meant := by_form.get(_lenient_form(name))) is not None:
+        if name not in exact and (meant := by_form.get(lenient_form(name))) is not None:
             raise BadRequest(f"A member of the body must be named exactly `{meant}`.")
 
 
-def _lenient_form(name: str) -> str:
+def lenient_form(name: str) -> str:
     """Return letters and digits only, without case, accents and compatibility forms.
 
     fastjson, for example, takes `serverIdSet` and `server-id-set` for `server_id_set`. Upper case

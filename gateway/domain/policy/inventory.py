@@ -1,7 +1,6 @@
-"""Server attributes that rules select by: the inventory, its stored form, and selectors. Pure.
+"""Server attributes that rules select by: the inventory and its stored form. Pure.
 
-An attribute that the cloud did not report is unknown. An unknown attribute must not widen a
-permission: `if_unknown` is False where a grant is evaluated, and True where a denial is.
+An attribute that the cloud did not report is unknown.
 """
 
 import math
@@ -24,6 +23,7 @@ class Attributes:
     rack: str = ""
     unit: str = ""
     model: str = ""
+    name: str = ""
 
 
 class Inventory:
@@ -71,7 +71,7 @@ class InventorySnapshot:
         servers = {
             server: [
                 None if known.tags is None else sorted(known.tags),
-                *(known.dc, known.rack, known.unit, known.model),
+                *(known.dc, known.rack, known.unit, known.model, known.name),
             ]
             for server, known in self.servers.items()
         }
@@ -88,7 +88,7 @@ class _StoredSnapshot(msgspec.Struct):
 _SNAPSHOT: Final = msgspec.json.Decoder(_StoredSnapshot)
 # One server at a time: decoding ten thousand at once would block all threads (GIL) noticeably.
 _STORED_SERVER: Final = msgspec.json.Decoder(
-    tuple[list[tuple[str, str]] | None, str, str, str, str]
+    tuple[list[tuple[str, str]] | None, str, str, str, str, str]
 )
 
 
@@ -136,6 +136,7 @@ class _ListedHardware(msgspec.Struct):
 
 class _ListedServer(msgspec.Struct):
     id: str
+    name: str | None = None
     tags: list[_ListedTag] | None = None
     location: _ListedLocation | None = None
     hardware_attributes: _ListedHardware | None = None
@@ -163,70 +164,6 @@ def parse_servers(entries: Iterable[Any]) -> dict[ServerId, Attributes]:
             location.rack or "",
             location.unit or "",
             hardware.model or "",
+            one.name or "",
         )
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """A location to match; "" matches any value."""
-
-    dc: str = ""
-    rack: str = ""
-    unit: str = ""
-
-    def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
-        return (
-            _equals(self.dc, known.dc, if_unknown=if_unknown)
-            and _equals(self.rack, known.rack, if_unknown=if_unknown)
-            and _equals(self.unit, known.unit, if_unknown=if_unknown)
-        )
-
-
-def _equals(wanted: str, actual: str, *, if_unknown: bool) -> bool:
-    return wanted in ("", actual) or (if_unknown and not actual)
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """A selection of servers by attributes. An empty field matches any value."""
-
-    tags: tuple[tuple[str, frozenset[str]], ...] = ()
-    """Each key with its accepted values; the server must have one of them."""
-    locations: tuple[Location, ...] = ()
-    models: frozenset[str] = frozenset()
-    excluded: "Selector | None" = None
-
-    def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
-        """Return whether a server matches, or `if_unknown` if an unknown attribute decides."""
-        return (
-            all(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
-            and (
-                not self.locations
-                or any(
-                    location.matches(known, if_unknown=if_unknown) for location in self.locations
-                )
-            )
-            and (not self.models or self._matches_model(known, if_unknown=if_unknown))
-            and not (
-                self.excluded is not None
-                and self.excluded.matches_any(known, if_unknown=not if_unknown)
-            )
-        )
-
-    def matches_any(self, known: Attributes, *, if_unknown: bool) -> bool:
-        """Return whether a server matches at least one tag, location or model."""
-        return (
-            any(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
-            or any(location.matches(known, if_unknown=if_unknown) for location in self.locations)
-            or (bool(self.models) and self._matches_model(known, if_unknown=if_unknown))
-        )
-
-    def _matches_model(self, known: Attributes, *, if_unknown: bool) -> bool:
-        return known.model in self.models if known.model else if_unknown
-
-
-def _has_tag(known: Attributes, key: str, values: frozenset[str], *, if_unknown: bool) -> bool:
-    if known.tags is None:
-        return if_unknown
-    return any((key, value) in known.tags for value in values)

@@ -8,122 +8,29 @@ Its cost does not grow with the number of rules.
 
 A rule may select servers by attributes of the inventory. If the server or the attribute is
 unknown, or the inventory has expired, the grant does not apply but the denial does.
+
+Writing a tag whose key a rule uses changes permissions. It requires a permission of its own.
 """
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from gateway.domain.errors import NotPermitted
 from gateway.domain.model import (
     SERVER_READ,
+    SERVER_TAG_POLICY,
     Principal,
     ProjectId,
     ResolvedCall,
-    RuleKind,
     RuleRef,
     ServerId,
 )
-from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory, Selector
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A grant or a denial."""
-
-    ref: RuleRef
-    permissions: frozenset[str]
-    issuer: str | None
-    """None: any issuer."""
-    users: frozenset[str]
-    groups: frozenset[str]
-    projects: frozenset[str]
-    """Empty: any project."""
-    servers: frozenset[str]
-    """Empty: any server in the projects."""
-    selector: Selector | None = None
-    """None: attributes do not matter."""
-    valid_from: float = float("-inf")
-    valid_until: float = float("inf")
-    """Seconds since the epoch; exclusive."""
-
-    def is_valid_at(self, now: float) -> bool:
-        return self.valid_from <= now < self.valid_until
-
-    def applies_to(self, known: Attributes | None) -> bool:
-        """Return whether the rule is about a server with these attributes; unknown ones deny."""
-        if self.selector is None:
-            return True
-        if_unknown = self.ref.kind is RuleKind.DENIAL
-        return if_unknown if known is None else self.selector.matches(known, if_unknown=if_unknown)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    allowed: bool
-    rule: RuleRef | None
-    """The denial or grant that decided; None if no grant applies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    decision: Decision
-    matching: tuple[Rule, ...]
-    """Every rule about this person, permission and server, including those not valid now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The servers of one project on which a person has a permission, at one instant.
-
-    Built once per list, then queried for each server of the list.
-    """
-
-    rule: RuleRef | None
-    """A grant that covers a part of the project; None if there is none.
-
-    It must not depend on known servers: a caller could infer their existence from it.
-    """
-    everywhere: bool
-    """A grant covers the whole project or everything."""
-    granted: frozenset[ServerId]
-    """Servers that grants name by ID."""
-    granting: tuple[Rule, ...]
-    """Grants by attributes."""
-    denied_everywhere: bool
-    """A denial covers the whole project or everything."""
-    denied: frozenset[ServerId]
-    """Servers that denials name by ID."""
-    denying: tuple[Rule, ...]
-    """Denials by attributes."""
-    attributes: Callable[[ServerId], Attributes | None]
-
-    @property
-    def total(self) -> bool:
-        """Return whether every server of the project is allowed, including future ones."""
-        denied = self.denied_everywhere or self.denied or self.denying
-        return self.everywhere and not denied
-
-    @property
-    def predicate(self) -> Callable[[ServerId], bool]:
-        """Return the fastest function that is equivalent to `allows`."""
-        denied = self.denied_everywhere or self.denied or self.denying
-        if self.everywhere or self.granting or denied:
-            return self.allows
-        return self.granted.__contains__
-
-    def allows(self, server: ServerId) -> bool:
-        if self.denied_everywhere or server in self.denied:
-            return False
-        granted = self.everywhere or server in self.granted
-        if not self.denying and (granted or not self.granting):
-            return granted
-        known = self.attributes(server)
-        if any(rule.applies_to(known) for rule in self.denying):
-            return False
-        return granted or any(rule.applies_to(known) for rule in self.granting)
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget
+from gateway.domain.policy.rules import Decision, Explanation, Rule, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,82 +47,8 @@ class Permit:
     scope: Scope | None = None
     """For a list: the servers that it may contain."""
     policy_version: str = ""
-
-
-@dataclass(slots=True)
-class _RulesByTarget:
-    """Rules of one kind, permission and person or group, indexed by their targets."""
-
-    everything: list[Rule] = field(default_factory=list)
-    by_project: dict[str, list[Rule]] = field(default_factory=dict)
-    by_server: dict[str, list[Rule]] = field(default_factory=dict)
-    selects_by_attributes: bool = False
-
-    def add(self, rule: Rule) -> None:
-        self.selects_by_attributes |= rule.selector is not None
-        if rule.servers:
-            for server in rule.servers:
-                self.by_server.setdefault(server, []).append(rule)
-        elif rule.projects:
-            for project in rule.projects:
-                self.by_project.setdefault(project, []).append(rule)
-        else:
-            self.everything.append(rule)
-
-    def granting(self, project: str, server: str | None) -> Iterator[Rule]:
-        yield from self.everything
-        if server is None:
-            return  # a call that names no server requires a grant on everything
-        yield from self.by_project.get(project, ())
-        yield from self._on_server(project, server)
-
-    def denying(self, project: str, server: str | None) -> Iterator[Rule]:
-        yield from self.everything
-        yield from self.by_project.get(project, ())
-        if server is not None:
-            yield from self._on_server(project, server)
-            return
-        for each in self.by_server:  # a call that names no server may touch every server
-            yield from self._on_server(project, each)
-
-    def on_whole(self, project: str) -> Iterator[Rule]:
-        yield from self.everything
-        yield from self.by_project.get(project, ())
-
-    def on_servers(self, project: str) -> Iterator[tuple[ServerId, Rule]]:
-        for server in self.by_server:
-            for rule in self._on_server(project, server):
-                yield ServerId(server), rule
-
-    def _on_server(self, project: str, server: str) -> Iterator[Rule]:
-        for rule in self.by_server.get(server, ()):
-            if not rule.projects or project in rule.projects:
-                yield rule
-
-
-@dataclass(slots=True)
-class _RulesByGroup:
-    names: set[str] = field(default_factory=set)
-    rules: dict[str, _RulesByTarget] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _RulesBySubject:
-    """Rules of one kind and permission, indexed by issuer (None: any) and by user or group."""
-
-    users: dict[str | None, dict[str, _RulesByTarget]] = field(default_factory=dict)
-    groups: dict[str | None, _RulesByGroup] = field(default_factory=dict)
-
-    def add(self, rule: Rule) -> None:
-        if rule.users:
-            by_user = self.users.setdefault(rule.issuer, {})
-            for user in rule.users:
-                by_user.setdefault(user, _RulesByTarget()).add(rule)
-        if rule.groups:
-            by_group = self.groups.setdefault(rule.issuer, _RulesByGroup())
-            for group in rule.groups:
-                by_group.names.add(group)
-                by_group.rules.setdefault(group, _RulesByTarget()).add(rule)
+    permission: str = ""
+    """The permission that `rule` grants; the operation's, or `server:tag_policy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,20 +61,19 @@ class _CachedPermit:
 
 
 class Policy:
-    def __init__(self, rules: Sequence[Rule], *, version: str) -> None:
+    def __init__(self, rules: Iterable[Rule] | RuleIndex, *, version: str) -> None:
         """`version` identifies the text that the rules were parsed from."""
+        index = rules if isinstance(rules, RuleIndex) else RuleIndex(rules)
         self.version = version
-        self.size = len(rules)
-        self._grants: dict[str, _RulesBySubject] = {}
-        self._denials: dict[str, _RulesBySubject] = {}
-        for rule in rules:
-            index = self._grants if rule.ref.kind is RuleKind.GRANT else self._denials
-            for permission in rule.permissions:
-                index.setdefault(permission, _RulesBySubject()).add(rule)
-        ends = {rule.valid_from for rule in rules} | {rule.valid_until for rule in rules}
-        self._instants = sorted(ends | {float("-inf"), float("inf")})
-        self.selects_by_attributes = any(rule.selector is not None for rule in rules)
+        self.rules: Sequence[Rule] = index.rules
+        self.selects_by_attributes = index.selects_by_attributes
+        self._index = index
+        self._instants = sorted(index.instants)
         self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        return len(self.rules)
 
     def permit(
         self,
@@ -260,7 +92,9 @@ class Policy:
         person, it is valid for the same inventory only, until that expires.
         """
         is_list = call.operation.listing is not None
-        if call.body or call.instances or call.query or is_list:  # too many to cache
+        writes_tags = call.tag_keys is None or call.tag_keys
+        # There are too many of these calls to cache them.
+        if call.body or call.instances or call.query or is_list or writes_tags:
             return self._permit(principal, call, now, inventory)
         known = self._permits.get((id(principal), id(call)))
         if (
@@ -283,11 +117,11 @@ class Policy:
         return permit
 
     def _depends_on_attributes(self, principal: Principal, permission: str) -> bool:
-        return self.selects_by_attributes and any(
-            scope.selects_by_attributes
-            for index in (self._grants, self._denials)
-            for scope in self._rules_for(index, principal, permission)
-        )
+        if not self.selects_by_attributes:
+            return False
+        grants = self._index.grants(principal, permission)
+        denials = self._index.denials(principal, permission)
+        return any(rules.selects_by_attributes for rules in chain(grants, denials))
 
     def _permit(
         self, principal: Principal, call: ResolvedCall, now: float, inventory: Inventory
@@ -301,10 +135,26 @@ class Policy:
             scope = self.scope(principal, permission, project, now, inventory)
         if not servers:
             if scope is None or scope.rule is None:
-                raise NotPermitted("no grant applies")
-            return Permit(principal, call, scope.rule, scope, self.version)
+                raise NotPermitted("no grant applies", permission=permission)
+            return Permit(principal, call, scope.rule, scope, self.version, permission)
+        rule = self._rule_of(principal, call, servers, permission, now, inventory)
+        if self._index.uses_any_tag_of(call.tag_keys, now):
+            permission = SERVER_TAG_POLICY
+            rule = self._rule_of(principal, call, servers, permission, now, inventory)
+        return Permit(principal, call, rule, scope, self.version, permission)
+
+    def _rule_of(
+        self,
+        principal: Principal,
+        call: ResolvedCall,
+        servers: Sequence[ServerId | None],
+        permission: str,
+        now: float,
+        inventory: Inventory,
+    ) -> RuleRef:
+        """Return the grant of the permission on the first server; raise NotPermitted."""
         decisions = [
-            self.decide(principal, permission, project, server, now, inventory)
+            self.decide(principal, permission, call.project, server, now, inventory)
             for server in servers
         ]
         for decision in decisions:
@@ -314,9 +164,10 @@ class Policy:
                     "no grant applies" if rule is None else rule.label,
                     rule="" if rule is None else rule.place,
                     refused=self._visible_rejections(principal, call, decisions, now, inventory),
+                    permission=permission,
                 )
         assert decisions[0].rule is not None
-        return Permit(principal, call, decisions[0].rule, scope, self.version)
+        return decisions[0].rule
 
     def _visible_rejections(
         self,
@@ -343,27 +194,26 @@ class Policy:
         self,
         principal: Principal,
         permission: str,
-        project: str,
+        project: ProjectId,
         now: float,
         inventory: Inventory = NO_INVENTORY,
     ) -> Scope:
         """Return the servers of `project` on which a person has the permission at `now`."""
-        grants = list(self._rules_for(self._grants, principal, permission))
-        denials = list(self._rules_for(self._denials, principal, permission))
+        grants = list(self._index.grants(principal, permission))
+        denials = list(self._index.denials(principal, permission))
         whole = [rule for rules in grants for rule in rules.on_whole(project)]
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
         named = (rule for rules in grants for _, rule in rules.on_servers(project))
         covering = next((rule.ref for rule in chain(whole, named) if rule.is_valid_at(now)), None)
         return Scope(
+            project=project,
             rule=covering,
-            everywhere=any(rule.selector is None and rule.is_valid_at(now) for rule in whole),
+            everywhere=any(rule.is_whole and rule.is_valid_at(now) for rule in whole),
             granted=frozenset(_named_servers(grants, project, now, inventory)),
-            granting=_attribute_rules(whole, now),
-            denied_everywhere=any(
-                rule.selector is None and rule.is_valid_at(now) for rule in denied
-            ),
+            granting=_partial_rules(whole, now),
+            denied_everywhere=any(rule.is_whole and rule.is_valid_at(now) for rule in denied),
             denied=frozenset(_named_servers(denials, project, now, inventory)),
-            denying=_attribute_rules(denied, now),
+            denying=_partial_rules(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
         )
 
@@ -378,13 +228,13 @@ class Policy:
     ) -> Decision:
         """Decide one permission on one server at `now` (seconds since the epoch)."""
         known = inventory.attributes(server, now) if self.selects_by_attributes else None
-        for rules in self._rules_for(self._denials, principal, permission):
+        for rules in self._index.denials(principal, permission):
             for rule in rules.denying(project, server):
-                if rule.is_valid_at(now) and rule.applies_to(known):
+                if rule.is_valid_at(now) and rule.applies_to(project, server, known):
                     return Decision(allowed=False, rule=rule.ref)
-        for rules in self._rules_for(self._grants, principal, permission):
+        for rules in self._index.grants(principal, permission):
             for rule in rules.granting(project, server):
-                if rule.is_valid_at(now) and rule.applies_to(known):
+                if rule.is_valid_at(now) and rule.applies_to(project, server, known):
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
 
@@ -400,47 +250,31 @@ class Policy:
         """Decide, and list every rule about this question, whether valid at `now` or not."""
         matching = [
             rule
-            for rules in self._rules_for(self._denials, principal, permission)
+            for rules in self._index.denials(principal, permission)
             for rule in rules.denying(project, server)
         ] + [
             rule
-            for rules in self._rules_for(self._grants, principal, permission)
+            for rules in self._index.grants(principal, permission)
             for rule in rules.granting(project, server)
         ]
         decision = self.decide(principal, permission, project, server, now, inventory)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
 
-    def _rules_for(
-        self, index: dict[str, _RulesBySubject], principal: Principal, permission: str
-    ) -> Iterator[_RulesByTarget]:
-        named = index.get(permission)
-        if named is None:
-            return
-        for issuer in (principal.issuer, None):
-            by_user = named.users.get(issuer)
-            if by_user is not None and principal.subject in by_user:
-                yield by_user[principal.subject]
-            by_group = named.groups.get(issuer)
-            if by_group is not None:
-                # Set intersection iterates over the smaller set.
-                for group in principal.groups & by_group.names:
-                    yield by_group.rules[group]
-
 
 def _named_servers(
-    all_rules: Sequence[_RulesByTarget], project: str, now: float, inventory: Inventory
+    all_rules: Sequence[RulesByTarget], project: str, now: float, inventory: Inventory
 ) -> Iterator[ServerId]:
     """Yield the servers that rules valid at `now` name by ID."""
     for rules in all_rules:
         for server, rule in rules.on_servers(project):
             if rule.is_valid_at(now) and (
-                rule.selector is None or rule.applies_to(inventory.attributes(server, now))
+                rule.is_whole or rule.applies_to(project, server, inventory.attributes(server, now))
             ):
                 yield server
 
 
-def _attribute_rules(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
-    return tuple(rule for rule in rules if rule.selector is not None and rule.is_valid_at(now))
+def _partial_rules(rules: Sequence[Rule], now: float) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if not rule.is_whole and rule.is_valid_at(now))
 
 
 PERMITS_MAX = 4_096

@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import parse, read
 from gateway.config.policy_loader import policy_digest, policy_version
-from gateway.config.policy_parser import parse_policy
+from gateway.config.policy_names import KnownNames
+from gateway.config.policy_parser import make_policy, read_policy
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
@@ -48,16 +48,14 @@ class PolicyFile:
         self,
         file: Path,
         *,
-        issuers: Collection[str],
-        projects: Collection[str],
+        known: KnownNames,
         clock: Clock,
         telemetry: Telemetry,
         handover: Handover,
     ) -> None:
         """Load the file; raise InvalidConfig if it is invalid and no worker accepted one before."""
         self._file = file
-        self._issuers = issuers
-        self._projects = projects
+        self._known = known
         self._clock = clock
         self._telemetry = telemetry
         self._handover = handover
@@ -178,9 +176,5 @@ class PolicyFile:
         return f"policy {self._file}"
 
     def _parse(self, content: bytes) -> Policy:
-        return parse_policy(
-            parse(self._file, content),
-            issuers=self._issuers,
-            projects=self._projects,
-            version=policy_version(policy_digest(content)),
-        )
+        parsed = read_policy(parse(self._file, content), self._known)
+        return make_policy(parsed, version=policy_version(policy_digest(content)))

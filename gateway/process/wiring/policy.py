@@ -22,8 +22,7 @@ def policy_file(
 ) -> PolicyFile:
     return PolicyFile(
         config.policy_file,
-        issuers=[issuer.name for issuer in config.issuers],
-        projects=[project for account in config.accounts for project in account.projects],
+        known=config.policy_names,
         clock=clock,
         telemetry=telemetry,
         handover=handover,
