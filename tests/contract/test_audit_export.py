@@ -1,4 +1,4 @@
-"""`gateway audit export`: what a real stream holds, written so that verify and search read it."""
+"""`gateway audit export`: a real stream, exported, verified and searched."""
 
 import asyncio
 import resource
@@ -19,7 +19,7 @@ from gateway.drivers.valkey.connection import Valkey
 from tests.contract.test_audit_stream import (
     BYTES_MAX,
     KEY,
-    Beside,
+    CopiedFiles,
     an_audit_log,
     lines_of,
     record,
@@ -47,8 +47,8 @@ async def exported(server: RealValkey, directory: Path) -> int:
 def audit(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     capsys.readouterr()
     code = main(["audit", *map(str, arguments)])
-    told = capsys.readouterr()
-    return code, told.out + told.err
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
 
 
 @pytest.fixture
@@ -58,25 +58,25 @@ def key(tmp_path: Path) -> Path:
     return file
 
 
-async def test_chains_of_the_stream_and_of_files_are_verified_and_searched_from_there(
+async def test_exported_chains_are_verified_and_searched(
     own_valkey: RealValkey, tmp_path: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     alone = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))
-    beside = Beside(stream, tmp_path / "audit")
+    copied = CopiedFiles(stream, tmp_path / "audit")
     for i in range(150):
         await record(alone, f"alone {i}")
-        await record(beside.audit_log, f"beside {i}")
+        await record(copied.audit_log, f"copied {i}")
     await alone.close()
-    await beside.close()
+    await copied.close()
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
     code, output = audit(capsys, "verify", out, "--public-key", key)
     assert code == 0, output
     assert output.count(": intact, chain ") == 2
     written = sorted(file.read_bytes() for file in out.glob("chain-*/segment-*"))
-    in_files = [file.read_bytes() for file in beside.files.chain_directory.glob("segment-*")]
+    in_files = [file.read_bytes() for file in copied.files.chain_directory.glob("segment-*")]
     assert len(in_files) > 2
     assert set(in_files) < set(written)
     assert "alone 149" in audit(capsys, "search", out, "--subject", "alone 149")[1]
@@ -84,7 +84,7 @@ async def test_chains_of_the_stream_and_of_files_are_verified_and_searched_from_
     await valkey.close()
 
 
-async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_verifies(
+async def test_export_of_expired_stream_verifies(
     own_valkey: RealValkey,
     tmp_path: Path,
     key: Path,
@@ -120,20 +120,20 @@ async def test_a_beginning_that_was_forgotten_when_old_is_told_and_the_rest_veri
     await valkey.close()
 
 
-async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_found(
+async def test_export_of_overfull_stream_is_searchable(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     valkey = await opened(own_valkey)
     stream = AuditStream(valkey, keep_s=0, bytes_max=40_000)
-    beside = Beside(stream, tmp_path / "audit")
+    copied = CopiedFiles(stream, tmp_path / "audit")
     for i in range(200):
-        await record(beside.audit_log, f"p{i}")
-    await beside.close()
+        await record(copied.audit_log, f"p{i}")
+    await copied.close()
     await trimmed(stream)
     out = tmp_path / "out"
     assert await exported(own_valkey, out) == 0
-    told = capsys.readouterr().out
-    assert "(search only, unverified)" in told
+    printed = capsys.readouterr().out
+    assert "(search only, unverified)" in printed
     code, output = audit(capsys, "verify", out)
     assert code == 1
     assert "and no line records the removal" in output
@@ -141,7 +141,7 @@ async def test_a_beginning_that_went_for_want_of_room_is_broken_and_its_rest_is_
     await valkey.close()
 
 
-async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
+async def test_retention_trusts_only_signed_checkpoints(
     own_valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_store, "_SEGMENT_AGE_MAX_S", 0.1)
@@ -154,22 +154,22 @@ async def test_nobody_s_word_but_a_checkpoint_s_makes_a_segment_old(
     (forged,), _ = link_lines(head, [segment_opened_body(2, 1.0)])
     own_valkey.command("XADD", stream.name, "*", "line", forged.decode())
     await asyncio.sleep(0.4)
-    assert told_by(await store.apply_retention()) == []
+    assert removals_in(await store.apply_retention()) == []
     await record(audit_log, "in another segment")
     await asyncio.sleep(0.4)
-    assert told_by(await store.apply_retention())[:1] == [1]
-    assert 1 not in told_by(await store.apply_retention())
+    assert removals_in(await store.apply_retention())[:1] == [1]
+    assert 1 not in removals_in(await store.apply_retention())
     await audit_log.close()
     await valkey.close()
 
 
-def told_by(committed: Committed) -> list[int]:
-    """Return the segments whose removal it tells."""
+def removals_in(committed: Committed) -> list[int]:
+    """Return the segments whose removal these lines record."""
     lines = map(parse_line, committed.lines)
     return [line.fields["removed_through"] for line in lines if line.event == SEGMENTS_REMOVED]
 
 
-async def test_what_cannot_be_exported_is_said(
+async def test_export_reports_why_it_failed(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await exported(own_valkey, tmp_path / "out") == 1
@@ -185,7 +185,7 @@ async def test_what_cannot_be_exported_is_said(
     assert "Redis is unavailable" in capsys.readouterr().err
 
 
-async def test_a_disk_that_takes_no_more_is_said(
+async def test_export_reports_a_full_disk(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     valkey = await opened(own_valkey)

@@ -1,4 +1,4 @@
-"""The audit log on a real disk: what was acknowledged is there, what was refused is not."""
+"""The audit log on a real disk: it has all acknowledged records and no rejected one."""
 
 import asyncio
 import errno
@@ -105,7 +105,7 @@ def segments_of(chain_directory: Path) -> list[Path]:
 
 
 def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> Any:
-    """Return a system call that fails so many times, and then does what `first` does."""
+    """Return a system call that fails this many times, and then calls `first`."""
     left = [times]
 
     def call(*arguments: Any) -> Any:
@@ -118,7 +118,7 @@ def failing(times: int, error: int, first: Callable[..., Any] | None = None) -> 
 
 
 def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Let all be written, as far as anybody sees, and the sync fail."""
+    """Let the write succeed and the sync fail."""
     left, real = [times], file_store.write_durably
 
     def call(fd: int, data: bytes) -> None:
@@ -130,7 +130,7 @@ def break_writes(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     monkeypatch.setattr(file_store, "write_durably", call)
 
 
-async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None:
+async def test_record_is_on_disk_when_it_returns(subject: Subject) -> None:
     for name in ("ann", "bob"):
         await subject.record(name)
         assert subject.subjects()[-1] == name
@@ -140,7 +140,7 @@ async def test_a_record_is_on_the_disk_when_it_returns(subject: Subject) -> None
     assert verified(subject.chain_directory).intact
 
 
-async def test_each_line_is_synced_before_it_returns(
+async def test_line_is_synced_before_record_returns(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
@@ -155,7 +155,7 @@ async def test_each_line_is_synced_before_it_returns(
     assert b'"ann"' in seen[-1]
 
 
-async def test_files_are_for_the_gateway_s_own_eyes(subject: Subject) -> None:
+async def test_files_are_private(subject: Subject) -> None:
     await subject.record("ann")
     assert stat.S_IMODE(subject.directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(subject.chain_directory.stat().st_mode) == 0o700
@@ -163,13 +163,13 @@ async def test_files_are_for_the_gateway_s_own_eyes(subject: Subject) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-async def test_records_of_one_moment_share_a_commit(subject: Subject) -> None:
+async def test_simultaneous_records_share_a_commit(subject: Subject) -> None:
     await asyncio.gather(*(subject.record(f"p{i}") for i in range(200)))
     assert len(subject.telemetry.audit_commits) == 1
     assert subject.subjects() == [f"p{i}" for i in range(200)]
 
 
-async def test_the_next_batch_gathers_while_one_is_committed(
+async def test_next_batch_gathers_during_commit(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     go_on, under_way = threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ async def test_the_next_batch_gathers_while_one_is_committed(
     assert len(subject.telemetry.audit_commits) == 2
 
 
-async def test_callers_who_each_wait_come_to_share_one_commit(subject: Subject) -> None:
+async def test_concurrent_callers_share_commits(subject: Subject) -> None:
     async def keep_recording(name: str) -> None:
         for i in range(60):
             await subject.record(f"{name} {i}")
@@ -204,15 +204,15 @@ async def test_callers_who_each_wait_come_to_share_one_commit(subject: Subject) 
     assert len(subject.subjects()) == 600
 
 
-async def test_a_lone_caller_does_not_wait_for_others(subject: Subject) -> None:
-    for i in range(20):  # whatever crowd was here before is forgotten meanwhile
+async def test_single_caller_does_not_wait_for_others(subject: Subject) -> None:
+    for i in range(20):  # larger batches, which the next commits stop expecting
         await subject.outcomes(*(f"p{i}" for i in range(8)))
     for i in range(100):
         await subject.record(f"alone {i}")
     assert subject.audit_log._batch_expected == 1
 
 
-async def test_the_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:
+async def test_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:
     with blockbuster_ctx():
         async with opened(tmp_path, clock, segment_bytes_max=3_000, keep_s=DAY_S) as subject:
             running = asyncio.create_task(subject.audit_log.run())
@@ -224,16 +224,16 @@ async def test_the_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock)
     assert subject.telemetry.audit_failures == 0
 
 
-async def test_a_caller_that_hung_up_takes_nothing_back_and_harms_nobody(subject: Subject) -> None:
-    gone = asyncio.create_task(subject.record("gone"))
+async def test_cancelled_caller_keeps_its_record(subject: Subject) -> None:
+    removed = asyncio.create_task(subject.record("gone"))
     kept = asyncio.create_task(subject.record("kept"))
     await asyncio.sleep(0)
-    gone.cancel()
+    removed.cancel()
     await kept
     assert subject.subjects() == ["gone", "kept"]
 
 
-async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) -> None:
+async def test_restart_continues_the_chain(tmp_path: Path, clock: FakeClock) -> None:
     for name in ("ann", "bob", "cid"):
         async with opened(tmp_path, clock) as subject:
             await subject.record(name)
@@ -245,7 +245,7 @@ async def test_a_chain_goes_on_where_it_stood(tmp_path: Path, clock: FakeClock) 
     assert subject.events()[-1] == CHECKPOINT
 
 
-async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeClock) -> None:
+async def test_partial_last_line_is_removed_and_recorded(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock) as subject:
         await subject.record("ann")
     (file,) = segments_of(subject.chain_directory)
@@ -259,17 +259,17 @@ async def test_a_torn_last_line_is_cut_off_and_told(tmp_path: Path, clock: FakeC
         await subject.record("bob")
     assert verified(subject.chain_directory, KEY.verifiers).intact
     assert subject.subjects() == ["ann", "bob"]
-    told = [
+    found = [
         line
         for line in map(parse_line, lines_in(subject.chain_directory))
         if line.event == "audit_chain_opened"
     ]
-    assert f"removed {len(partial)} bytes" in told[1].fields["detail"]
-    assert partial.decode() in told[1].fields["detail"]
+    assert f"removed {len(partial)} bytes" in found[1].fields["detail"]
+    assert partial.decode() in found[1].fields["detail"]
 
 
 @pytest.mark.parametrize("kept", [0, 30])
-async def test_a_segment_that_was_only_begun_is_begun_again(
+async def test_interrupted_segment_start_is_repeated(
     tmp_path: Path, clock: FakeClock, kept: int
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
@@ -285,7 +285,7 @@ async def test_a_segment_that_was_only_begun_is_begun_again(
 
 
 def forged(chain_directory: Path, *, key: Signer | None) -> None:
-    """Make the whole chain anew with another person in it, as one who lacks its key can."""
+    """Rewrite the whole chain with another person in it, without its key."""
     (file,) = segments_of(chain_directory)
     head, made = empty_head(parse_line(lines_in(chain_directory)[0]).chain), []
     for line in map(parse_line, lines_in(chain_directory)):
@@ -300,7 +300,7 @@ def forged(chain_directory: Path, *, key: Signer | None) -> None:
 
 
 @pytest.mark.parametrize("key", [None, SigningKey().signer, Signer(KEY.signer.key_id, bytes)])
-async def test_a_history_made_anew_is_never_signed_over(
+async def test_rewritten_chain_is_not_continued(
     tmp_path: Path, clock: FakeClock, key: Signer | None
 ) -> None:
     async with opened(tmp_path, clock) as subject:
@@ -311,7 +311,7 @@ async def test_a_history_made_anew_is_never_signed_over(
         async with opened(tmp_path, clock) as other:
             await other.record(name)
     assert lines_in(subject.chain_directory) == before
-    assert other.subjects() == ["ann", "bob"]  # one new chain, and it is gone on with
+    assert other.subjects() == ["ann", "bob"]  # one new chain, continued by both
     assert not verified(subject.chain_directory, KEY.verifiers).intact
     assert verified(other.chain_directory, KEY.verifiers).intact
 
@@ -325,7 +325,7 @@ async def test_a_history_made_anew_is_never_signed_over(
         lambda lines: [*lines[:-2], b"\0" * len(lines[-2]) + lines[-1]],
     ],
 )
-async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
+async def test_chain_with_broken_end_is_not_continued(
     tmp_path: Path,
     clock: FakeClock,
     damage: Callable[[list[bytes]], list[bytes]],
@@ -335,7 +335,7 @@ async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
     await subject.audit_log.open()
     for name in ("ann", "ann", "cid"):
         await subject.record(name)
-    subject.files.close()  # killed, without a last word
+    subject.files.close()  # as after SIGKILL
     (file,) = segments_of(subject.chain_directory)
     file.write_bytes(b"".join(damage(lines_in(subject.chain_directory))))
     before = file.read_bytes()
@@ -346,7 +346,7 @@ async def test_a_tail_that_does_not_hang_together_is_never_signed_over(
     assert "audit_chain_unreadable" in caplog.messages
 
 
-async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
+async def test_restart_syncs_lines_of_killed_process(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, clock) as subject:
@@ -360,14 +360,12 @@ async def test_what_a_kill_left_unsynced_is_synced_before_it_is_gone_on_with(
         assert synced[0] == before
 
 
-async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_restart_continues_far_from_last_checkpoint(tmp_path: Path, clock: FakeClock) -> None:
     subject = Subject(tmp_path, clock)
     await subject.audit_log.open()
-    for i in range(3_000):  # more than the first look reaches
+    for i in range(3_000):  # more than the first step of the search reads
         await subject.audit_log.record(AuditRecord(event="refused", at=1.0, subject=f"p{i}"))
-    subject.files.close()  # killed, without a last word
+    subject.files.close()  # as after SIGKILL
     async with opened(tmp_path, clock) as other:
         await other.record("bob")
     assert other.chain_directory == subject.chain_directory
@@ -375,7 +373,7 @@ async def test_what_a_kill_left_without_a_checkpoint_is_gone_on_with(
 
 
 @pytest.mark.parametrize("keys", [(None, KEY), (KEY, None), (KEY, SigningKey())])
-async def test_another_key_begins_another_chain(
+async def test_new_key_begins_new_chain(
     tmp_path: Path,
     clock: FakeClock,
     keys: tuple[SigningKey | None, SigningKey | None],
@@ -393,7 +391,7 @@ async def test_another_key_begins_another_chain(
         assert verified(chain_directory, None if key is None else key.verifiers).intact
 
 
-async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
+async def test_chain_with_modified_end_is_left_unchanged(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path, clock) as subject:
@@ -409,7 +407,7 @@ async def test_a_chain_whose_end_was_tampered_with_is_left_as_it_is(
     assert sorted(report.intact for report in all_verified(tmp_path)) == [False, True]
 
 
-async def test_no_two_hold_one_chain(tmp_path: Path, clock: FakeClock) -> None:
+async def test_processes_never_share_a_chain(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
         await asyncio.gather(one.record("ann"), two.record("bob"))
         assert [one.chain_directory.name, two.chain_directory.name] == ["chain-1", "chain-2"]
@@ -420,12 +418,12 @@ async def test_no_two_hold_one_chain(tmp_path: Path, clock: FakeClock) -> None:
     assert len({report.head.chain for report in reports if report.head is not None}) == 2
 
 
-async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: Subject) -> None:
+async def test_full_disk_rejects_the_whole_batch(subject: Subject) -> None:
     await subject.record("before")
     (file,) = segments_of(subject.chain_directory)
     size = file.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 700, hard))  # some of it would fit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 700, hard))  # a part of the batch fits
     try:
         for _ in range(2):
             outcomes = await subject.outcomes("x", "y", "z")
@@ -442,7 +440,7 @@ async def test_a_full_disk_refuses_all_of_the_batch_and_leaves_nothing(subject: 
     assert verified(subject.chain_directory).intact
 
 
-async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
+async def test_failed_sync_begins_a_new_segment(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("before")
@@ -458,7 +456,7 @@ async def test_after_a_failed_sync_the_segment_is_not_trusted_any_more(
     assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
-async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
+async def test_failing_disk_leaves_no_rejected_line(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("before")
@@ -477,7 +475,7 @@ async def test_a_disk_that_fails_for_a_while_leaves_no_refused_line(
 
 
 @pytest.mark.parametrize("broken", ["write_durably", "sync", "sync_directory"])
-async def test_a_segment_that_cannot_be_begun_loses_nothing(
+async def test_failed_segment_start_loses_no_record(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=2_000) as subject:
@@ -496,7 +494,7 @@ async def test_a_segment_that_cannot_be_begun_loses_nothing(
         assert verified(subject.chain_directory).intact
 
 
-async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
+async def test_hanging_disk_rejects_records_in_time(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("before")
@@ -525,7 +523,7 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_keeps_no_refused_line(
     assert verified(subject.chain_directory).intact
 
 
-async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
+async def test_hanging_disk_does_not_block_start(
     tmp_path: Path,
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -560,7 +558,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_start(
     assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
-async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
+async def test_hanging_disk_does_not_block_shutdown(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = Subject(tmp_path, clock)
@@ -589,9 +587,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_its_end(
     assert subject.subjects() == []
 
 
-async def test_a_trail_that_cannot_be_opened_is_tried_again(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_failed_open_is_retried_by_next_record(tmp_path: Path, clock: FakeClock) -> None:
     directory = tmp_path / "audit"
     directory.write_text("a file is in the way")
     async with opened(directory, clock) as subject:
@@ -602,9 +598,7 @@ async def test_a_trail_that_cannot_be_opened_is_tried_again(
         assert subject.subjects() == ["ann"]
 
 
-async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_failed_open_is_retried_without_records(tmp_path: Path, clock: FakeClock) -> None:
     directory = tmp_path / "audit"
     directory.write_text("a file is in the way")
     async with opened(directory, clock) as subject:
@@ -615,13 +609,13 @@ async def test_a_trail_that_nobody_asks_for_is_tried_again_all_the_same(
         async with asyncio.timeout(10):
             while not subject.audit_log.durable:
                 await clock.advance(5.0)
-                await asyncio.sleep(0.01)  # the disk is behind a thread
+                await asyncio.sleep(0.01)  # a thread accesses the disk
         assert "audit_chain_resumed" in subject.events()
         trying.cancel()
         await asyncio.gather(trying, return_exceptions=True)
 
 
-async def test_how_full_the_disk_is_is_known_while_records_come(
+async def test_free_disk_space_is_measured(
     subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = SimpleNamespace(f_bavail=8, f_blocks=100)
@@ -631,9 +625,7 @@ async def test_how_full_the_disk_is_is_known_while_records_come(
     assert subject.files.disk_free == pytest.approx(0.08)
 
 
-async def test_a_segment_that_somebody_deleted_is_not_written_to(
-    subject: Subject, clock: FakeClock
-) -> None:
+async def test_deleted_segment_is_not_written_to(subject: Subject, clock: FakeClock) -> None:
     await subject.record("ann")
     for file in segments_of(subject.chain_directory):
         file.unlink()
@@ -643,7 +635,7 @@ async def test_a_segment_that_somebody_deleted_is_not_written_to(
     assert verified(subject.chain_directory).intact
 
 
-async def test_a_segment_that_somebody_renamed_is_not_written_to(
+async def test_renamed_segment_is_not_written_to(
     subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await subject.record("ann")
@@ -655,7 +647,7 @@ async def test_a_segment_that_somebody_renamed_is_not_written_to(
     assert "audit_segment_missing" in caplog.messages
 
 
-async def test_a_directory_that_somebody_renamed_is_not_written_to(
+async def test_renamed_directory_is_not_written_to(
     subject: Subject, clock: FakeClock, tmp_path: Path
 ) -> None:
     await subject.record("ann")
@@ -670,7 +662,7 @@ async def test_a_directory_that_somebody_renamed_is_not_written_to(
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
+async def test_missing_chain_is_reported_by_its_neighbours(
     tmp_path: Path, clock: FakeClock, which: int
 ) -> None:
     async with opened(tmp_path, clock) as one, opened(tmp_path, clock) as two:
@@ -679,17 +671,17 @@ async def test_a_chain_that_is_gone_is_missed_by_those_that_stood_beside_it(
     assert all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
     async with opened(tmp_path, clock) as one:
         await clock.advance(DAY_S)
-        await one.record("cid")  # so that each of the two has seen the other
+        await one.record("cid")  # now each chain records the other
         reports = all_verified(tmp_path, KEY.verifiers)
         assert [report.finding for report in reports] == [None, None]
-    gone = chain_directories(tmp_path)[which]
-    gone.rename(tmp_path / "elsewhere")
+    removed = chain_directories(tmp_path)[which]
+    removed.rename(tmp_path / "elsewhere")
     (report,) = all_verified(tmp_path, KEY.verifiers)
     assert report.finding is not None
     assert report.finding.problem is Problem.REMOVED
 
 
-async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
+async def test_chain_without_its_last_segment_is_not_continued(
     subject: Subject, clock: FakeClock
 ) -> None:
     await subject.record("ann")
@@ -702,7 +694,7 @@ async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
     assert subject.chain_directory != before
     assert subject.subjects() == ["cid"]
     assert not all(report.intact for report in all_verified(subject.directory, KEY.verifiers))
-    async with opened(subject.directory, clock) as other:  # which knows nothing of it
+    async with opened(subject.directory, clock) as other:  # another process, without this knowledge
         assert other.chain_directory == before
         await other.record("dan")
     first, second = all_verified(subject.directory, KEY.verifiers)
@@ -710,7 +702,7 @@ async def test_a_chain_whose_last_segment_was_taken_away_is_not_gone_on_with(
     assert (first.finding.problem, second.finding) == (Problem.HEAD_DIFFERS, None)
 
 
-async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
+async def test_line_of_another_writer_is_detected(subject: Subject) -> None:
     await subject.record("ann")
     (file,) = segments_of(subject.chain_directory)
     with file.open("ab") as other:
@@ -721,7 +713,7 @@ async def test_what_somebody_writes_between_is_seen(subject: Subject) -> None:
     assert finding.problem is Problem.INSERTED
 
 
-async def test_segments_are_rolled_by_size_and_by_age(tmp_path: Path, clock: FakeClock) -> None:
+async def test_segments_are_rolled_by_size_and_age(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=4_000) as subject:
         for i in range(30):
             await subject.record(f"p{i}")
@@ -737,30 +729,36 @@ async def test_segments_are_rolled_by_size_and_by_age(tmp_path: Path, clock: Fak
     assert subject.subjects() == [f"p{i}" for i in range(30)] + ["tomorrow"]
 
 
-async def test_checkpoints_are_signed_and_their_heads_are_logged(
+async def test_checkpoints_are_signed_and_heads_logged(
     subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway.audit")
     running = asyncio.create_task(subject.audit_log.run())
     await subject.record("ann")
-    for _ in range(3):  # with nothing new there is nothing to sign
+    for _ in range(3):  # without new records there is no checkpoint
         await clock.advance(60.0)
         await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.wait([running])
     assert subject.events().count(CHECKPOINT) == 2  # the first is at the opening
-    *_, told = [record for record in caplog.records if record.message == "audit_checkpoint"]
+    *_, found = [record for record in caplog.records if record.message == "audit_checkpoint"]
     head = parse_line(lines_in(subject.chain_directory)[-1]).head
-    assert (told.chain, told.seq, told.hash) == (head.chain, head.seq, head.hash)
+    assert (found.chain, found.seq, found.hash) == (head.chain, head.seq, head.hash)
     assert verified(subject.chain_directory, KEY.verifiers, [head]).intact
 
 
-async def test_no_record_is_later_than_the_last_checkpoint_allows(
+async def test_records_never_exceed_the_checkpoint_promise(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     subject = Subject(tmp_path, clock)
     await subject.audit_log.open()
-    for pause_s in (1.0, 100.0, 130.0, 5_000.0, 3 * DAY_S):  # nobody asks for a checkpoint
+    for pause_s in (
+        1.0,
+        100.0,
+        130.0,
+        5_000.0,
+        3 * DAY_S,
+    ):  # without `run`, which requests checkpoints
         await clock.advance(pause_s)
         await subject.record("ann")
         report = verified(subject.chain_directory, KEY.verifiers)
@@ -771,9 +769,7 @@ async def test_no_record_is_later_than_the_last_checkpoint_allows(
         assert verified(other.chain_directory, KEY.verifiers).intact
 
 
-async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
-    subject: Subject, clock: FakeClock
-) -> None:
+async def test_record_after_pause_follows_a_checkpoint(subject: Subject, clock: FakeClock) -> None:
     await subject.record("ann")
     await clock.advance(200.0)
     await subject.outcomes("bob", "cid")
@@ -784,7 +780,7 @@ async def test_a_record_after_a_pause_has_a_checkpoint_before_it(
     assert verified(subject.chain_directory, KEY.verifiers).intact
 
 
-async def test_much_without_a_checkpoint_gets_one(
+async def test_many_bytes_cause_a_checkpoint(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_store, "_BYTES_WITHOUT_CHECKPOINT_MAX", 5_000)
@@ -793,7 +789,7 @@ async def test_much_without_a_checkpoint_gets_one(
     assert 4 <= subject.events().count(CHECKPOINT) <= 12
 
 
-async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed_over(
+async def test_chain_with_overdue_checkpoint_is_not_continued(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     async with opened(tmp_path, clock) as subject:
@@ -809,9 +805,7 @@ async def test_a_tail_that_goes_on_for_long_without_a_checkpoint_is_never_signed
     assert finding.problem is Problem.NOT_SIGNED
 
 
-async def test_old_segments_go_and_the_rest_still_verifies(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_retention_leaves_a_verifiable_chain(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock, keep_s=3 * DAY_S) as subject:
         running = asyncio.create_task(subject.audit_log.run())
         for day in range(12):
@@ -831,7 +825,7 @@ async def test_old_segments_go_and_the_rest_still_verifies(
     assert finding.problem is Problem.REMOVED
 
 
-async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
+async def test_retention_skips_a_stepped_clock(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path, clock, keep_s=400 * DAY_S) as subject:
@@ -851,7 +845,7 @@ async def test_a_clock_that_steps_ahead_for_a_while_removes_nothing(
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_a_clock_that_is_wrong_at_the_start_removes_nothing_at_once(
+async def test_retention_skips_a_wrong_clock_at_start(
     tmp_path: Path, clock: FakeClock, *, is_new: bool
 ) -> None:
     async with opened(tmp_path, clock) as subject:
@@ -865,28 +859,28 @@ async def test_a_clock_that_is_wrong_at_the_start_removes_nothing_at_once(
         await asyncio.to_thread(other.files.remove_expired)
         assert "ann" in subject.subjects()
         await clock.advance(3_600.0)
-        await asyncio.to_thread(other.files.remove_expired)  # nobody set it right
+        await asyncio.to_thread(other.files.remove_expired)  # the clock is still wrong
         assert not subject.chain_directory.exists() or "ann" not in subject.subjects()
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Path]:
-    """Let so many files be removed and no more; return what is removed."""
-    gone: list[Path] = []
+    """Let this many segments be removed, then fail; return the removed ones."""
+    removed: list[Path] = []
     real = Path.unlink
 
     def unlink(file: Path, **options: bool) -> None:
         if file.name.startswith("segment-"):
-            if len(gone) == after:
+            if len(removed) == after:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            gone.append(file)
+            removed.append(file)
         real(file, **options)
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    return gone
+    return removed
 
 
 @pytest.mark.parametrize("after", range(4))
-async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
+async def test_interrupted_removal_leaves_a_verifiable_chain(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     subject = Subject(tmp_path, clock, keep_s=3 * DAY_S)
@@ -894,12 +888,12 @@ async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
         await subject.record(f"day {day}")
         await clock.advance(DAY_S)
     with monkeypatch.context() as patch:
-        gone = interrupted(patch, after)
+        removed = interrupted(patch, after)
         with pytest.raises(OSError, match="Input/output"):
             subject.files.remove_expired()
-    assert [int(file.stem[-8:]) for file in gone] == [*range(1, after + 1)]
+    assert [int(file.stem[-8:]) for file in removed] == [*range(1, after + 1)]
     subject.files.close()
-    async with opened(tmp_path, clock) as other:  # which keeps all for ever
+    async with opened(tmp_path, clock) as other:  # without retention
         await other.record("ann")
         assert other.chain_directory == subject.chain_directory
     report = verified(subject.chain_directory, KEY.verifiers)
@@ -908,7 +902,7 @@ async def test_a_removal_that_is_interrupted_leaves_a_trail_that_verifies(
 
 
 @pytest.mark.parametrize("after", range(3))
-async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
+async def test_partly_removed_chain_verifies_with_its_neighbour(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     subject, other = Subject(tmp_path, clock, keep_s=DAY_S), Subject(tmp_path, clock)
@@ -933,7 +927,7 @@ async def test_a_chain_that_is_removed_in_part_verifies_with_the_one_that_tells(
 
 
 @pytest.mark.parametrize("days", [0.1, 2.0])
-async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_start(
+async def test_forged_removal_is_not_confirmed_at_start(
     tmp_path: Path, clock: FakeClock, days: float
 ) -> None:
     subject = Subject(tmp_path, clock)
@@ -962,9 +956,7 @@ async def test_a_removal_that_somebody_made_up_is_not_vouched_for_by_the_next_st
     assert not all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
 
 
-async def test_a_chain_that_nobody_writes_goes_when_it_is_old(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+async def test_retention_removes_abandoned_chains(tmp_path: Path, clock: FakeClock) -> None:
     async with opened(tmp_path, clock, keep_s=DAY_S) as one:
         await one.record("ann")
         async with opened(tmp_path, clock, keep_s=DAY_S) as two:
@@ -980,24 +972,24 @@ async def test_a_chain_that_nobody_writes_goes_when_it_is_old(
         await clock.advance(2 * DAY_S)
         await asyncio.to_thread(one.files.remove_expired)
         assert not two.chain_directory.exists()
-    told = [
+    found = [
         line
         for line in map(parse_line, lines_in(one.chain_directory))
         if line.event == "segments_removed"
     ]
-    assert told[-1].fields["detail"] == "chain-2 is older than keep_days"
+    assert found[-1].fields["detail"] == "chain-2 is older than keep_days"
     assert all(report.intact for report in all_verified(tmp_path, KEY.verifiers))
 
 
-async def test_followers_are_told_what_is_durable_only(
+async def test_followers_receive_durable_lines_only(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("ann")
     break_writes(monkeypatch, 1)
     await subject.outcomes("refused")
     await subject.record("bob")
-    told = [parse_line(line).fields.get("subject") for line in subject.followed]
-    assert [name for name in told if name] == ["ann", "bob"]
+    found = [parse_line(line).fields.get("subject") for line in subject.followed]
+    assert [name for name in found if name] == ["ann", "bob"]
 
 
 _WRITER = """
@@ -1009,24 +1001,24 @@ from gateway.drivers.host.clock import SystemClock
 from gateway.domain.audit.record import AuditRecord
 from tests.support.telemetry import RecordingTelemetry
 
-async def write(trail, worker):
+async def write(audit_log, worker):
     for i in range(1_000_000):
         name = f"{sys.argv[2]}-{worker}-{i}"
-        await trail.record(AuditRecord(event="refused", at=1.0, subject=name))
+        await audit_log.record(AuditRecord(event="refused", at=1.0, subject=name))
         print(name, flush=True)
 
 async def main():
     files = ChainFiles(Path(sys.argv[1]), clock=SystemClock(), segment_bytes_max=65_536, keep_s=0)
-    trail = GroupCommitAuditLog(
+    audit_log = GroupCommitAuditLog(
         FileStore(files), clock=SystemClock(), telemetry=RecordingTelemetry(), checkpoint_s=1.0
     )
-    await asyncio.gather(*(write(trail, worker) for worker in range(8)))
+    await asyncio.gather(*(write(audit_log, worker) for worker in range(8)))
 
 asyncio.run(main())
 """
 
 
-def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) -> None:
+def test_acknowledged_records_survive_sigkill(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     for life in range(3):
         writers = [
@@ -1047,9 +1039,7 @@ def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) 
             acknowledged += rest[: rest.rfind("\n") + 1].split()
             writer.stdout.close()
             writer.wait()
-    for (
-        chain_directory
-    ) in tmp_path.iterdir():  # what a kill tore is cut off by the next who takes the chain
+    for chain_directory in tmp_path.iterdir():  # the next process removes a partial line
         for file in segments_of(chain_directory)[-1:]:
             whole = file.read_bytes().rpartition(b"\n")
             file.write_bytes(whole[0] + whole[1])
@@ -1065,7 +1055,7 @@ def test_what_was_acknowledged_outlives_kill_9_in_every_process(tmp_path: Path) 
         assert found.count(name) == 1
 
 
-async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
+async def test_write_and_sync_work_without_rwf_dsync(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced = []
@@ -1085,7 +1075,7 @@ async def test_where_the_system_cannot_write_and_sync_in_one_it_does_both(
     assert subject.subjects() == ["ann", "bob"]
 
 
-async def test_a_segment_that_was_not_begun_leaves_no_file(
+async def test_failed_segment_start_leaves_no_file(
     subject: Subject, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await subject.record("ann")
@@ -1095,7 +1085,9 @@ async def test_a_segment_that_was_not_begun_leaves_no_file(
     monkeypatch.setattr(file_store, "sync_directory", failing(1, errno.EIO, real))
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, AuditLogUnavailable)
-    assert segments_of(subject.chain_directory) == before  # else a kill now would break the chain
+    assert (
+        segments_of(subject.chain_directory) == before
+    )  # a kill at this moment leaves the chain intact
     await subject.record("bob")
     assert len(segments_of(subject.chain_directory)) == 2
     assert verified(subject.chain_directory).intact

@@ -1,4 +1,4 @@
-"""The audit log in a real Valkey stream: whole when it decides, close behind when files do."""
+"""The audit log in a real Valkey stream: as the only store, and as a copy of the files."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ BYTES_MAX = 2**30
 
 
 class Flaky(AuditStream):
-    """Loses answers, or requests, as a network does."""
+    """Loses requests or responses."""
 
     def __init__(self, valkey: Valkey) -> None:
         super().__init__(valkey, keep_s=0, bytes_max=BYTES_MAX)
@@ -88,9 +88,7 @@ def subjects(lines: list[bytes]) -> list[str]:
     return [name for line in lines if (name := parse_line(line).fields.get("subject"))]
 
 
-async def test_alone_it_holds_each_record_when_it_returns(
-    valkey: Valkey, shared_valkey: RealValkey
-) -> None:
+async def test_stream_has_record_when_it_returns(valkey: Valkey, shared_valkey: RealValkey) -> None:
     stream = AuditStream(valkey, keep_s=86_400, bytes_max=BYTES_MAX)
     audit_logs = [
         an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer)) for _ in range(2)
@@ -108,7 +106,7 @@ async def test_alone_it_holds_each_record_when_it_returns(
     assert all(report.intact for report in reports), [report.finding for report in reports]
 
 
-async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pause(
+async def test_stream_keeps_the_checkpoint_promise(
     valkey: Valkey, shared_valkey: RealValkey
 ) -> None:
     stream, clock = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX), FakeClock(now=1.0)
@@ -117,7 +115,7 @@ async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pau
         at = clock.now()
         body = encode_record(AuditRecord(event="refused", at=at, subject=f"{at}"))
         await store.commit([body], with_checkpoint=False, confirm=lambda: True)
-        clock.step_wall(pause_s)  # and then it dies
+        clock.step_wall(pause_s)  # then the process dies
         lines = lines_of(shared_valkey, stream)
         assert len(subjects(lines)) > 0
         (report,) = verified(lines)
@@ -126,7 +124,7 @@ async def test_its_checkpoints_promise_the_next_one_and_that_is_kept_after_a_pau
 
 
 @pytest.mark.parametrize("loses", ["request", "answer"])
-async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
+async def test_rejected_record_is_removed_from_stream(
     valkey: Valkey, shared_valkey: RealValkey, loses: str
 ) -> None:
     stream = Flaky(valkey)
@@ -145,9 +143,7 @@ async def test_a_record_that_was_refused_is_taken_back_though_it_had_come(
     assert all(report.intact for report in verified(lines))
 
 
-async def test_an_attempt_that_comes_late_changes_nothing(
-    valkey: Valkey, shared_valkey: RealValkey
-) -> None:
+async def test_late_attempt_changes_nothing(valkey: Valkey, shared_valkey: RealValkey) -> None:
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     await stream.append("c", 0, [b"one\n"])
     await stream.append("c", 1, [b"two\n"])
@@ -157,9 +153,9 @@ async def test_an_attempt_that_comes_late_changes_nothing(
     assert lines_of(shared_valkey, stream) == [b"one\n", b"two\n"]
 
 
-@pytest.mark.parametrize("gone", ["all", "the stream", "the last lines"])
-async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
-    own_valkey: RealValkey, gone: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("lost", ["all", "the stream", "the last lines"])
+async def test_lost_lines_are_detected_at_next_record(
+    own_valkey: RealValkey, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     valkey = a_valkey(own_valkey)
     assert await valkey.probe()
@@ -169,13 +165,13 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
     chain = parse_line(lines_of(own_valkey, stream)[0]).chain
     state = own_valkey.command("HGETALL", valkey.key("chain", chain, tag="audit"))
     await record(audit_log, "second")
-    stood = parse_line(lines_of(own_valkey, stream)[-1]).head
-    match gone:
+    head = parse_line(lines_of(own_valkey, stream)[-1]).head
+    match lost:
         case "all":
             own_valkey.command("FLUSHALL")
         case "the stream":
             own_valkey.command("DEL", stream.name)
-        case _:  # as a replica that was promoted may not have had them
+        case _:  # as after a failover to a replica that lacks them
             ((last, _),) = own_valkey.command("XREVRANGE", stream.name, "+", "-", "COUNT", "1")
             own_valkey.command("XDEL", stream.name, last.decode())
             own_valkey.command(
@@ -184,20 +180,20 @@ async def test_lines_that_the_stream_lost_are_missed_at_the_next_record(
     with pytest.raises(AuditLogUnavailable, match="the stream has the chain's lines up to"):
         await record(audit_log, "refused")
     assert not audit_log.durable
-    (told,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
-    assert (told.__dict__["chain"], told.__dict__["through"]) == (stood.chain, stood.seq)
-    assert told.__dict__["missing"] == stood.seq - told.__dict__["after"] > 0
+    (logged,) = [one for one in caplog.records if one.message == "audit_stream_lines_lost"]
+    assert (logged.__dict__["chain"], logged.__dict__["through"]) == (head.chain, head.seq)
+    assert logged.__dict__["missing"] == head.seq - logged.__dict__["after"] > 0
     await record(audit_log, "after")
     assert audit_log.durable
     await audit_log.close()
     lines = lines_of(own_valkey, stream)
-    assert subjects(lines) == [*(["first"] if gone == "the last lines" else []), "after"]
-    assert str(stood) in parse_line(lines[-3]).fields["detail"]
+    assert subjects(lines) == [*(["first"] if lost == "the last lines" else []), "after"]
+    assert str(head) in parse_line(lines[-3]).fields["detail"]
     assert all(report.intact for report in verified(lines))
     await valkey.close()
 
 
-async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
+async def test_records_fail_while_redis_is_unavailable(
     own_valkey: RealValkey,
 ) -> None:
     valkey = a_valkey(own_valkey, timeout_s=0.5)
@@ -220,20 +216,20 @@ async def test_without_redis_nothing_is_recorded_and_then_it_goes_on(
     await valkey.close()
 
 
-class TurnOver(Exception):
+class TrimDone(Exception):
     pass
 
 
-class OneTurn(FakeClock):
-    """For a loop whose first sleep is its end."""
+class OneTrimClock(FakeClock):
+    """Ends the trim loop at its first sleep."""
 
     async def sleep(self, seconds: float) -> None:
-        raise TurnOver
+        raise TrimDone
 
 
 async def trimmed(stream: AuditStream) -> None:
-    with suppress(TurnOver):
-        await stream.keep_trimmed(OneTurn())
+    with suppress(TrimDone):
+        await stream.keep_trimmed(OneTrimClock())
 
 
 def fill(server: RealValkey, stream: AuditStream, count: int, *, first_ms: int = 1) -> None:
@@ -249,19 +245,17 @@ def fill(server: RealValkey, stream: AuditStream, count: int, *, first_ms: int =
     )
 
 
-async def test_lines_older_than_their_time_are_forgotten(
-    valkey: Valkey, shared_valkey: RealValkey
-) -> None:
+async def test_expired_lines_are_trimmed(valkey: Valkey, shared_valkey: RealValkey) -> None:
     stream = AuditStream(valkey, keep_s=3600, bytes_max=BYTES_MAX)
-    fill(shared_valkey, stream, 25_000)  # more than one turn of the script takes
+    fill(shared_valkey, stream, 25_000)  # more than one call of the script trims
     await stream.append("c", 0, [b"new\n"])
     await trimmed(stream)
     left = lines_of(shared_valkey, stream)
-    assert len(left) < 200  # whole nodes only go, of a hundred lines or so
+    assert len(left) < 200  # the stream trims whole nodes of about 100 lines
     assert left[-1] == b"new\n"
 
 
-async def test_the_oldest_lines_go_when_they_take_too_much_room(
+async def test_oldest_lines_are_trimmed_beyond_size_limit(
     valkey: Valkey, shared_valkey: RealValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = AuditStream(valkey, keep_s=0, bytes_max=2_000_000)
@@ -281,7 +275,7 @@ async def test_the_oldest_lines_go_when_they_take_too_much_room(
     assert caplog.messages.count("audit_stream_full") == 1
 
 
-async def test_a_server_that_the_stream_has_filled_is_made_room_on(
+async def test_trim_works_on_a_full_server(
     own_valkey: RealValkey,
 ) -> None:
     valkey = a_valkey(own_valkey)
@@ -301,8 +295,8 @@ async def test_a_server_that_the_stream_has_filled_is_made_room_on(
     await valkey.close()
 
 
-class Beside:
-    """A trail in files, and what copies it to the stream."""
+class CopiedFiles:
+    """An audit log in files, and its copy in the stream."""
 
     def __init__(self, stream: AuditStream, directory: Path, **options: Any) -> None:
         self.files = ChainFiles(
@@ -318,65 +312,65 @@ class Beside:
         self.audit_log = an_audit_log(FileStore(self.files), follow=[self.follower.follow])
         self._running = asyncio.create_task(self.follower.run())
 
-    async def sends_no_more(self) -> None:
+    async def stop_sending(self) -> None:
         self._running.cancel()
         await asyncio.wait([self._running])
 
     async def close(self) -> None:
-        await self.sends_no_more()
+        await self.stop_sending()
         await self.audit_log.close()
         await self.follower.close()
 
 
-async def test_beside_files_it_follows_and_catches_up(
+async def test_follower_catches_up_after_failures(
     valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path
 ) -> None:
     stream = Flaky(valkey)
-    beside = Beside(stream, tmp_path)
-    await record(beside.audit_log, "first")
+    copied = CopiedFiles(stream, tmp_path)
+    await record(copied.audit_log, "first")
     for loses in ("request", "answer"):
         stream.loses = loses
         for i in range(20):
-            await record(beside.audit_log, f"while the {loses} is lost {i}")
+            await record(copied.audit_log, f"while the {loses} is lost {i}")
         await asyncio.sleep(0.6)
     stream.loses = ""
-    await record(beside.audit_log, "last")
-    await beside.close()
-    assert lines_of(shared_valkey, stream) == lines_in(beside.files.chain_directory)
+    await record(copied.audit_log, "last")
+    await copied.close()
+    assert lines_of(shared_valkey, stream) == lines_in(copied.files.chain_directory)
 
 
-async def test_what_it_cannot_hold_it_reads_from_the_files_later(
+async def test_follower_reads_overflow_from_files(
     valkey: Valkey,
     shared_valkey: RealValkey,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stream = Flaky(valkey)
-    beside = Beside(stream, tmp_path, backlog_max=10)
+    copied = CopiedFiles(stream, tmp_path, backlog_max=10)
     stream.loses = "request"
     for i in range(100):
-        await record(beside.audit_log, f"p{i}")
+        await record(copied.audit_log, f"p{i}")
     assert caplog.messages.count("audit_stream_lagging") == 1
     stream.loses = ""
-    await beside.close()
-    assert lines_of(shared_valkey, stream) == lines_in(beside.files.chain_directory)
+    await copied.close()
+    assert lines_of(shared_valkey, stream) == lines_in(copied.files.chain_directory)
     assert "audit_stream_incomplete" not in caplog.messages
 
 
-async def test_what_a_process_left_unsent_comes_with_the_next_one_s_first_line(
+async def test_next_process_sends_unsent_lines(
     valkey: Valkey, shared_valkey: RealValkey, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = Flaky(valkey)
     for life in range(3):
-        beside = Beside(stream, tmp_path)
-        await record(beside.audit_log, f"life {life}")
-        await comes(shared_valkey, stream, f"life {life}")
+        copied = CopiedFiles(stream, tmp_path)
+        await record(copied.audit_log, f"life {life}")
+        await wait_for(shared_valkey, stream, f"life {life}")
         stream.loses = "request"
-        await record(beside.audit_log, f"unsent in life {life}")
-        await beside.close()
+        await record(copied.audit_log, f"unsent in life {life}")
+        await copied.close()
         assert caplog.messages.count("audit_stream_incomplete") == life + 1
         stream.loses = ""
-    last = Beside(stream, tmp_path)
+    last = CopiedFiles(stream, tmp_path)
     await record(last.audit_log, "last")
     await last.close()
     lines = lines_of(shared_valkey, stream)
@@ -384,33 +378,33 @@ async def test_what_a_process_left_unsent_comes_with_the_next_one_s_first_line(
     assert lines == lines_in(last.files.chain_directory)
 
 
-@pytest.mark.parametrize("kept", ["all", "the later ones"])
-async def test_a_stream_that_was_lost_is_filled_again_from_the_files(
+@pytest.mark.parametrize("left_in_files", ["all", "the later ones"])
+async def test_lost_stream_is_refilled_from_files(
     own_valkey: RealValkey,
     tmp_path: Path,
-    kept: str,
+    left_in_files: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     valkey = a_valkey(own_valkey)
     assert await valkey.probe()
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
-    beside = Beside(stream, tmp_path)
+    copied = CopiedFiles(stream, tmp_path)
     for i in range(200):
-        await record(beside.audit_log, f"p{i}")
-    await comes(own_valkey, stream, "p199")
+        await record(copied.audit_log, f"p{i}")
+    await wait_for(own_valkey, stream, "p199")
     own_valkey.command("FLUSHALL")
-    (_, first), *_ = segment_files(beside.files.chain_directory)
-    if kept != "all":
+    (_, first), *_ = segment_files(copied.files.chain_directory)
+    if left_in_files != "all":
         first.unlink()
-    await record(beside.audit_log, "after")
-    await beside.close()
-    assert lines_of(own_valkey, stream) == lines_in(beside.files.chain_directory)
-    assert ("audit_stream_lines_lost" in caplog.messages) == (kept != "all")
+    await record(copied.audit_log, "after")
+    await copied.close()
+    assert lines_of(own_valkey, stream) == lines_in(copied.files.chain_directory)
+    assert ("audit_stream_lines_lost" in caplog.messages) == (left_in_files != "all")
     await valkey.close()
 
 
-async def comes(server: RealValkey, stream: AuditStream, subject: str) -> None:
-    """Wait until the stream's last record is this person's."""
+async def wait_for(server: RealValkey, stream: AuditStream, subject: str) -> None:
+    """Wait until the last record of the stream has this subject."""
     for _ in range(1_000):
         if subjects(lines_of(server, stream))[-1:] == [subject]:
             return

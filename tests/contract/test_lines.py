@@ -1,4 +1,4 @@
-"""Log lines to a pipe: who writes them never waits for who reads them."""
+"""Log lines to a pipe: the writer never waits for the reader."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def read_until(pipe: Pipe, end: bytes) -> bytes:
     return found
 
 
-def test_lines_come_soon_and_in_order() -> None:
+def test_lines_arrive_in_order() -> None:
     pipe = Pipe()
     writer = LineWriter(pipe.writing)
     for i in range(3_000):
@@ -29,7 +29,7 @@ def test_lines_come_soon_and_in_order() -> None:
     pipe.close()
 
 
-def test_the_end_loses_no_line_and_what_comes_later_is_written_at_once() -> None:
+def test_close_writes_all_pending_lines() -> None:
     pipe = Pipe()
     writer = LineWriter(pipe.writing)
     writer.write_all([b"one\n", b"two\n"])
@@ -39,7 +39,7 @@ def test_the_end_loses_no_line_and_what_comes_later_is_written_at_once() -> None
     pipe.close()
 
 
-def test_while_the_reader_stalls_nobody_waits_and_what_is_too_much_is_counted(
+def test_stalled_reader_drops_and_counts_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(line_writer, "_FLUSH_TIMEOUT_S", 0.2)
@@ -58,7 +58,7 @@ def test_while_the_reader_stalls_nobody_waits_and_what_is_too_much_is_counted(
     pipe.close()
 
 
-def test_lines_that_cannot_be_written_are_counted_and_the_next_ones_come() -> None:
+def test_failed_lines_are_counted() -> None:
     pipe, other = Pipe(), Pipe()
     os.close(pipe.reading)
     writer = LineWriter(pipe.writing)

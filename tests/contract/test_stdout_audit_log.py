@@ -1,4 +1,4 @@
-"""The trail as lines on a descriptor: each is written before its answer leaves, or refused."""
+"""The audit log on stdout: a line is written before `record` returns, or the record fails."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ class Pipe:
         self.reading, self.writing = os.pipe()
 
     def fill(self) -> None:
-        """Let nothing more go in."""
+        """Fill the pipe, so that the next write blocks."""
         os.set_blocking(self.writing, False)
         try:
             while True:
@@ -32,7 +32,7 @@ class Pipe:
             os.set_blocking(self.writing, True)
 
     def read(self) -> bytes:
-        """Take what there is."""
+        """Read all bytes in the pipe."""
         os.set_blocking(self.reading, False)
         found = b""
         try:
@@ -64,7 +64,7 @@ async def record(audit_log: GroupCommitAuditLog, subject: str, detail: str = "")
 
 
 def subjects(data: bytes) -> list[str]:
-    """Return whose records can be read."""
+    """Return the subjects of the readable records."""
     found = []
     for line in data.splitlines():
         try:
@@ -74,7 +74,7 @@ def subjects(data: bytes) -> list[str]:
     return [one for one in found if one]
 
 
-async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -> None:
+async def test_lines_are_complete_and_in_order() -> None:
     pipe = Pipe()
     audit_log = an_audit_log(pipe.writing)
     await audit_log.open()
@@ -89,7 +89,7 @@ async def test_it_begins_with_who_writes_and_records_come_whole_and_in_order() -
     pipe.close()
 
 
-async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
+async def test_records_fail_until_pipe_is_writable() -> None:
     pipe, other = Pipe(), Pipe()
     audit_log = an_audit_log(pipe.writing)
     os.close(pipe.reading)
@@ -106,11 +106,11 @@ async def test_what_cannot_be_written_is_refused_until_it_can() -> None:
     other.close()
 
 
-async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
+async def test_record_after_a_partial_line_is_readable() -> None:
     pipe = Pipe()
     audit_log = an_audit_log(pipe.writing)
     await record(audit_log, "before")
-    os.set_blocking(pipe.writing, False)  # then a long one is torn where the pipe is full
+    os.set_blocking(pipe.writing, False)  # a long line is then written in part
     with pytest.raises(AuditLogUnavailable):
         await record(audit_log, "torn", detail="x" * 200_000)
     found = pipe.read()
@@ -121,7 +121,7 @@ async def test_after_a_torn_record_the_next_one_has_a_line_of_its_own() -> None:
     pipe.close()
 
 
-async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come(
+async def test_stalled_reader_rejects_records_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.2)
@@ -144,21 +144,21 @@ async def test_a_reader_that_stalls_holds_up_neither_the_loop_nor_those_who_come
     pipe.close()
 
 
-async def test_a_caller_that_hung_up_keeps_nobody_from_being_told() -> None:
+async def test_cancelled_caller_does_not_affect_others() -> None:
     pipe = Pipe()
     audit_log = an_audit_log(pipe.writing)
-    gone = asyncio.ensure_future(record(audit_log, "gone"))
-    stays = asyncio.ensure_future(record(audit_log, "stays"))
+    cancelled = asyncio.ensure_future(record(audit_log, "gone"))
+    other = asyncio.ensure_future(record(audit_log, "stays"))
     await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.wait_for(stays, 5)
+    cancelled.cancel()
+    await asyncio.wait_for(other, 5)
     with pytest.raises(asyncio.CancelledError):
-        await gone
+        await cancelled
     assert subjects(pipe.read()) == ["gone", "stays"]
     pipe.close()
 
 
-def test_processes_that_share_a_pipe_tear_none_of_each_other_s_records() -> None:
+def test_processes_sharing_a_pipe_write_whole_lines() -> None:
     pipe = Pipe()
 
     def work(name: str) -> None:

@@ -1,4 +1,4 @@
-"""`gateway audit verify` and `search`, as an auditor runs them, on trails of several processes."""
+"""`gateway audit verify` and `search` on audit logs of several processes."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from gateway.commands import audit_search
 from gateway.commands.parser import main
 from gateway.domain.audit.chain import parse_line
 from gateway.domain.audit.record import AuditRecord, encode_record
@@ -29,7 +30,7 @@ OTHER = SigningKey()
 
 @pytest.fixture
 def audit_log(tmp_path: Path) -> Path:
-    """Make a trail of two processes, whose records are a minute apart."""
+    """Return an audit log of two processes, with a record every minute."""
     clock = FakeClock(now=1_800_000_000.0)
     directory = tmp_path / "audit"
     options: Any = {"clock": clock, "signer": KEY.signer, "segment_bytes_max": 2_500, "keep_s": 0}
@@ -62,13 +63,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
         code = main(["audit", *map(str, arguments)])
     except SystemExit as usage:
         code = int(usage.code or 0)
-    told = capsys.readouterr()
-    return code, told.out + told.err
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
 
 
-def test_an_intact_trail_is_told_with_what_is_proved(
-    audit_log: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_reports_what_is_proved(audit_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = run(capsys, "verify", audit_log, "--public-key", audit_log.parent / "key.pub")
     assert code == 0, output
     assert output.count(": intact, chain ") == 2
@@ -80,15 +79,18 @@ def test_an_intact_trail_is_told_with_what_is_proved(
     assert output.count("NOT CHECKED: pass --public-key") == 2
 
 
-def test_it_runs_as_a_program(audit_log: Path) -> None:
+def test_verify_runs_as_a_program(audit_log: Path) -> None:
     arguments = [sys.executable, "-m", "gateway", "audit", "verify", str(audit_log), "--json"]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=60)
-    told = json.loads(done.stdout)
-    assert told["intact"] is True
-    assert [chain["records"] for chain in told["chains"]] == [7, 7]  # and each chain's opening
+    printed = json.loads(done.stdout)
+    assert printed["intact"] is True
+    assert [chain["records"] for chain in printed["chains"]] == [
+        7,
+        7,
+    ]  # including the opening of each chain
 
 
-def test_a_broken_trail_is_told_with_file_and_line(
+def test_verify_reports_file_and_line_of_problem(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = sorted((audit_log / "chain-2").glob("segment-*"))[1]
@@ -105,15 +107,13 @@ def test_a_broken_trail_is_told_with_file_and_line(
     assert (finding["line"], finding["problem"]) == (4, "changed")
 
 
-def test_a_key_that_did_not_sign_proves_nothing(
-    audit_log: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_rejects_an_unknown_key(audit_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = run(capsys, "verify", audit_log, "--public-key", audit_log.parent / "other.pub")
     assert code == 1
     assert "unknown key" in output
 
 
-def test_a_kept_head_shows_a_tail_and_a_whole_chain_that_are_gone(
+def test_verify_with_saved_heads_detects_missing_lines(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = [parse_line(lines_in(audit_log / f"chain-{i}")[-1]).head for i in (1, 2)]
@@ -144,7 +144,7 @@ def test_a_kept_head_shows_a_tail_and_a_whole_chain_that_are_gone(
         (),
     ],
 )
-def test_a_question_that_makes_no_sense_is_wrong_usage(
+def test_invalid_arguments_are_wrong_usage(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = run(capsys, *arguments)
@@ -152,7 +152,7 @@ def test_a_question_that_makes_no_sense_is_wrong_usage(
     assert output
 
 
-def test_a_trail_without_any_chain_is_not_intact(
+def test_verify_without_any_chain_is_not_intact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options in ((), ("--json",)):
@@ -164,7 +164,7 @@ def test_a_trail_without_any_chain_is_not_intact(
     assert (code, output) == (1, "BROKEN: the chain a is missing; a saved head is its line 7\n")
 
 
-def test_a_key_that_cannot_serve_is_told_with_the_reason(
+def test_unusable_public_key_is_reported(
     audit_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     private = Ed25519PrivateKey.generate().private_bytes(
@@ -184,7 +184,7 @@ def test_a_key_that_cannot_serve_is_told_with_the_reason(
 
 
 @pytest.mark.parametrize("command", ["verify", "search"])
-def test_a_file_that_fails_at_a_read_is_told(
+def test_read_error_is_reported(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "segment-00000001.jsonl").symlink_to("/proc/self/mem")  # opens, but cannot be read
@@ -192,7 +192,7 @@ def test_a_file_that_fails_at_a_read_is_told(
 
 
 @pytest.mark.parametrize(
-    ("asked", "numbers"),
+    ("options", "numbers"),
     [
         (("--subject", "ann", "--server", "SERVER-2"), [2, 6, 10]),
         (("--subject", "bob", "--event", "refused"), [3, 9]),
@@ -209,19 +209,63 @@ def test_a_file_that_fails_at_a_read_is_told(
         (("--subject", "nobody"), []),
     ],
 )
-def test_search_finds_by_person_server_and_time_over_all_chains(
+def test_search_filters_records_of_all_chains(
     audit_log: Path,
-    asked: tuple[str, ...],
+    options: tuple[str, ...],
     numbers: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code, output = run(capsys, "search", audit_log, *asked, "--json")
+    code, output = run(capsys, "search", audit_log, *options, "--json")
     assert code == (0 if numbers else 1)
     found = [json.loads(line)["request_id"] for line in output.splitlines()]
     assert found == [f"request-{i}" for i in numbers]
 
 
-def test_a_record_is_one_line_that_a_person_can_read(
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        (("--since", "5m"), [7, 8, 9, 10, 11]),
+        (("--since", "10m", "--until", "480s"), [2, 3]),
+        (("--since", "1h"), [*range(12)]),
+        (("--until", "1d"), []),
+        (("--since", "2m", "--until", "2027-01-15T08:11:00Z"), [10]),
+    ],
+)
+def test_search_accepts_spans_before_now(
+    audit_log: Path,
+    options: tuple[str, ...],
+    numbers: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(audit_search, "SystemClock", lambda: FakeClock(now=1_800_000_720.0))
+    _, output = run(capsys, "search", audit_log, "--project", "p1", *options, "--json")
+    found = [json.loads(line)["request_id"] for line in output.splitlines()]
+    assert found == [f"request-{i}" for i in numbers]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--since", "yesterday"), "must be an ISO 8601 time, or a span before now (30m, 1h, 7d)"),
+        (("--until", "1w"), "must be an ISO 8601 time, or a span before now (30m, 1h, 7d)"),
+        (("--since", "-1h"), "expected one argument"),
+        (("--since", "2026-01-01"), "needs a time zone"),
+        (("--since", "1h", "--until", "2h"), "--since must be earlier than --until"),
+    ],
+)
+def test_search_reports_an_invalid_time(
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, output = run(capsys, "search", tmp_path, *options)
+    assert code == 2
+    assert message in output
+
+
+def test_search_prints_one_line_per_record(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = run(capsys, "search", audit_log, "--subject", "bob")
@@ -253,7 +297,7 @@ def test_several_hosts_are_searched_and_verified_together(
 
 
 @pytest.mark.parametrize(
-    ("asked", "finds"),
+    ("options", "is_found"),
     [
         (("--subject", "mallory"), "found"),
         (("--subject", "mallory", "--issuer", "corp"), "found"),
@@ -262,8 +306,8 @@ def test_several_hosts_are_searched_and_verified_together(
         (("--subject", "olga"), ""),
     ],
 )
-def test_who_was_revoked_is_found_by_their_name_and_by_the_administrator_s(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], finds: str
+def test_search_finds_target_and_administrator_of_revocation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], is_found: str
 ) -> None:
     files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
     record = AuditRecord(
@@ -271,12 +315,12 @@ def test_who_was_revoked_is_found_by_their_name_and_by_the_administrator_s(
     )
     files.commit([encode_record(record)])
     files.close()
-    code, output = run(capsys, "search", tmp_path, "--event", "revoked", *asked)
-    assert (code, "target corp:mallory" in output) == ((0, True) if finds else (1, False))
+    code, output = run(capsys, "search", tmp_path, "--event", "revoked", *options)
+    assert (code, "target corp:mallory" in output) == ((0, True) if is_found else (1, False))
 
 
-def moved_away(audit_log: Path, *names: str) -> Path:
-    """Move segments of the first chain to an archive, and return it."""
+def archive_segments(audit_log: Path, *names: str) -> Path:
+    """Move segments of the first chain to an archive directory; return it."""
     archive = audit_log.parent / "archive"
     (archive / "one").mkdir(parents=True)
     for name in names:
@@ -284,11 +328,11 @@ def moved_away(audit_log: Path, *names: str) -> Path:
     return archive
 
 
-def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
+def test_archived_segments_are_verified_and_searched(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     everything = run(capsys, "search", audit_log, "--json")
-    archive = moved_away(audit_log, "segment-00000001.jsonl")
+    archive = archive_segments(audit_log, "segment-00000001.jsonl")
     keyed = ("--public-key", audit_log.parent / "key.pub")
     code, output = run(capsys, "verify", audit_log, *keyed)
     assert code == 1
@@ -304,9 +348,7 @@ def test_segments_that_were_moved_away_are_verified_and_searched_with_the_rest(
     assert run(capsys, "verify", archive, audit_log, *keyed)[0] == 0
 
 
-def test_a_chain_that_is_there_twice_is_told(
-    audit_log: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_detects_a_copied_chain(audit_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = audit_log / "chain-7"
     shutil.copytree(audit_log / "chain-1", copy)
     code, output = run(capsys, "verify", audit_log)
@@ -319,15 +361,17 @@ def test_a_chain_that_is_there_twice_is_told(
     assert run(capsys, "search", audit_log, "--json") == everything
 
 
-def test_a_chain_that_is_gone_is_told(audit_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (audit_log / "chain-1").rename(audit_log.parent / "gone")
+def test_verify_detects_a_missing_chain(
+    audit_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (audit_log / "chain-1").rename(audit_log.parent / "moved")
     code, output = run(capsys, "verify", audit_log)
     assert code == 1
     assert "which is missing" in output
-    assert run(capsys, "verify", audit_log, audit_log.parent / "gone")[0] == 0
+    assert run(capsys, "verify", audit_log, audit_log.parent / "moved")[0] == 0
 
 
-def test_heads_that_cannot_be_compared_are_told(
+def test_verify_reports_heads_not_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = FakeClock()
@@ -345,7 +389,7 @@ def test_heads_that_cannot_be_compared_are_told(
     assert json.loads(output)["not_compared"] == [str(early)]
 
 
-def test_what_cannot_be_read_is_told_and_hides_nothing_else(
+def test_search_reports_unreadable_lines(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = max((audit_log / "chain-1").glob("segment-*"))
@@ -367,7 +411,7 @@ def test_what_cannot_be_read_is_told_and_hides_nothing_else(
     ],
 )
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_a_line_that_nobody_wrote_so_stops_no_search(
+def test_search_survives_malformed_lines(
     audit_log: Path, members: bytes, as_json: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = max((audit_log / "chain-1").glob("segment-*"))
@@ -380,7 +424,7 @@ def test_a_line_that_nobody_wrote_so_stops_no_search(
     assert output.count("request-") == 4
 
 
-def test_a_server_is_found_in_whichever_case_it_was_written(
+def test_search_ignores_case_of_server_ids(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
@@ -388,6 +432,6 @@ def test_a_server_is_found_in_whichever_case_it_was_written(
         record = AuditRecord(event="links_dropped", at=1_800_000_000.0, servers=(server,))
         files.commit([encode_record(record)])
     files.close()
-    for asked in ("a-1", "A-1"):
-        code, output = run(capsys, "search", tmp_path, "--server", asked)
+    for server in ("a-1", "A-1"):
+        code, output = run(capsys, "search", tmp_path, "--server", server)
         assert (code, len(output.splitlines())) == (0, 2)

@@ -1,4 +1,4 @@
-"""What became of a permitted write is on record, whoever fails or leaves meanwhile."""
+"""The outcome of a permitted write is recorded, despite failures and disconnects."""
 
 import http.client
 import json
@@ -26,11 +26,11 @@ from tests.support.stack import (
 
 POWER = "power-state"
 _ON_ITS_WAY_S = 0.3
-"""From its record to the cloud; were that not enough, the outcome would be another."""
+"""Time from the permit's record to the cloud; if it were too short, the outcome would differ."""
 
 
 class Writer:
-    """Theo may switch all servers off, through one gateway."""
+    """A gateway through which Theo may switch off all servers."""
 
     def __init__(self, **gateway: Any) -> None:
         self.stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **gateway)
@@ -48,12 +48,12 @@ class Writer:
     def body(self, server: int) -> str:
         return json.dumps({"action": "power off", "server_id_set": [self.cloud.servers[server]]})
 
-    def switches_off(self, server: int = 0, **headers: str) -> Response:
+    def switch_off(self, server: int = 0, **headers: str) -> Response:
         sent = {"Authorization": f"Bearer {self.token}", **headers}
         return fetch(self.gateway.url, "PUT", self.path, sent, self.body(server))
 
-    def sends(self, server: int = 0) -> http.client.HTTPConnection:
-        """Send the write and return when it is on its way; whoever calls may hang up."""
+    def send(self, server: int = 0) -> http.client.HTTPConnection:
+        """Send the write and return after it has left for the cloud; the caller may disconnect."""
         before = len(self.gateway.audit("write_permitted"))
         parts = urlsplit(self.gateway.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
@@ -73,7 +73,7 @@ class Writer:
         return "PUT" in {call["method"] for call in self.cloud.calls(self.cloud.upstream)}
 
     def outcomes(self, gateway: RunningGateway | None = None) -> list[tuple[str, int]]:
-        """Tell what became of each permitted write, in their order; "": nothing says."""
+        """Return outcome and status of each permitted write in order; "" without an outcome."""
         gateway = gateway or self.gateway
         ends = {
             (one["request_id"], one["permitted_at"]): (one["outcome"], one["status"])
@@ -90,10 +90,10 @@ def writer() -> Iterator[Writer]:
     made.stack.close()
 
 
-def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
+def test_write_outcome_is_recorded_before_the_response(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = writer.switches_off()
+    answer = writer.switch_off()
     assert answer.status == 200
     assert writer.power(0) == "off"
     (permit,), (outcome,) = map(writer.gateway.audit, ("write_permitted", "write_outcome"))
@@ -105,7 +105,7 @@ def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
     ):  # fmt: skip
         assert outcome[name] == permit[name]
     assert outcome["request_id"] == answer.headers["x-request-id"]
-    assert outcome["decision"] == "", "nothing was decided any more"
+    assert outcome["decision"] == "", "the outcome contains no decision"
     audit_log = str(writer.gateway.directory / "audit")
     assert main(["audit", "search", audit_log, "--request-id", outcome["request_id"]]) == 0
     first, second = capsys.readouterr().out.splitlines()
@@ -117,7 +117,7 @@ def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
 
 
 @pytest.mark.parametrize(
-    ("kind", "details", "told", "outcome"),
+    ("kind", "details", "response_status", "outcome"),
     [
         ("answer", {"status": 404, "body": '{"error_code": "x", "error_msg": "y"}'}, 404,
          ("failure", 404)),
@@ -130,15 +130,19 @@ def test_it_is_there_when_the_answer_is_and_found_beside_its_permit(
         ("hang", {}, 504, ("unknown", 0)),
     ],
 )  # fmt: skip
-def test_what_the_cloud_did_or_did_not_say(
-    writer: Writer, kind: str, details: dict[str, Any], told: int, outcome: tuple[str, int]
+def test_write_outcome_follows_the_cloud_response(
+    writer: Writer,
+    kind: str,
+    details: dict[str, Any],
+    response_status: int,
+    outcome: tuple[str, int],
 ) -> None:
     writer.cloud.fail(writer.cloud.upstream, kind, path=POWER, **details)
-    assert writer.switches_off().status == told
+    assert writer.switch_off().status == response_status
     assert writer.outcomes() == [outcome]
 
 
-def test_a_cloud_that_is_not_there_was_not_reached(writer: Writer) -> None:
+def test_write_to_unreachable_cloud_is_not_sent(writer: Writer) -> None:
     config = writer.gateway.config
     config["accounts"][0]["endpoint"] = "http://127.0.0.1:1"
     gateway = writer.stack.replica(start=False)
@@ -151,27 +155,27 @@ def test_a_cloud_that_is_not_there_was_not_reached(writer: Writer) -> None:
     assert writer.outcomes(gateway) == [("not_sent", 0)]
 
 
-def test_a_write_that_gave_up_waiting_in_the_queue_was_not_sent() -> None:
+def test_write_with_queue_timeout_is_not_sent() -> None:
     console = {"requests": 1, "per_s": 3, "burst": 1}
     writer = Writer(account={"budget": {"console": console, "wait_max_s": 15}})
     try:
-        answer = writer.switches_off(Prefer="wait=1")
+        answer = writer.switch_off(Prefer="wait=1")
         assert answer.status == 429
         assert writer.outcomes() == [("not_sent", 0)]
         (record,) = writer.gateway.audit("write_outcome")
         assert record["detail"].startswith("BudgetExhausted")
-        again = writer.switches_off()  # a caller's own retry is an attempt of its own
+        again = writer.switch_off()  # a retry by the caller is a new attempt
         assert again.status == 200
         assert writer.outcomes() == [("not_sent", 0), ("success", 200)]
     finally:
         writer.stack.close()
 
 
-def test_who_hangs_up_does_not_keep_it_off_the_record() -> None:
+def test_disconnect_does_not_prevent_the_outcome_record() -> None:
     writer = Writer(account={"timeouts": {"connect_s": 2, "read_s": 7, "total_s": 7}})
     try:
         writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=4.0)
-        writer.sends().close()
+        writer.send().close()
         eventually(lambda: writer.gateway.log_lines("request")[-1]["status"] == 499)
         assert writer.gateway.audit("write_outcome") == []
         eventually(lambda: writer.outcomes() == [("success", 200)])
@@ -182,11 +186,11 @@ def test_who_hangs_up_does_not_keep_it_off_the_record() -> None:
         writer.stack.close()
 
 
-def test_who_hangs_up_in_the_queue_leaves_it_and_nothing_is_sent() -> None:
+def test_disconnect_in_queue_sends_no_write() -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
     writer = Writer(account={"budget": {"console": console, "wait_max_s": 15}})
     try:
-        writer.sends().close()
+        writer.send().close()
         eventually(lambda: writer.outcomes() == [("not_sent", 0)])
         assert (
             writer.gateway.metric('gateway_budget_queue_length{account="prod",budget="console"}')
@@ -197,14 +201,14 @@ def test_who_hangs_up_in_the_queue_leaves_it_and_nothing_is_sent() -> None:
         writer.stack.close()
 
 
-def test_a_process_that_is_stopped_says_what_it_knows() -> None:
+def test_stopped_process_records_known_outcomes() -> None:
     timeout = {"connect_s": 2, "read_s": 60, "total_s": 60}
     request = {"deadline_s": 60, "drain_s": 1}
     writer = Writer(account={"timeouts": timeout}, change={"request": request})
     try:
         writer.cloud.fail(writer.cloud.upstream, "hang", path=POWER)
-        writer.sends(0).close()
-        still_there = writer.sends(1)
+        writer.send(0).close()
+        still_there = writer.send(1)
         assert writer.gateway.stop() == 0
         still_there.close()
         assert writer.outcomes() == [("unknown", 0), ("unknown", 0)]
@@ -215,11 +219,9 @@ def test_a_process_that_is_stopped_says_what_it_knows() -> None:
         writer.stack.close()
 
 
-def test_of_a_crash_between_the_two_the_permit_tells(
-    writer: Writer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_permit_remains_after_a_crash(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:
     writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=3.0)
-    connection = writer.sends()
+    connection = writer.send()
     (worker,) = writer.gateway.workers()
     os.kill(worker, signal.SIGKILL)
     connection.close()
@@ -235,14 +237,14 @@ def test_of_a_crash_between_the_two_the_permit_tells(
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
+def test_full_disk_loses_outcome_but_not_response(
     writer: Writer,
 ) -> None:
     gateway = writer.gateway
-    for _ in range(20):  # until the trail's file is longer than the log's
+    for _ in range(20):  # until the segment is longer than the log file
         assert gateway.console(writer.token).status == 200
     writer.cloud.fail(writer.cloud.upstream, "slow", path=POWER, delay_s=1.5)
-    connection = writer.sends()
+    connection = writer.send()
     (segment,) = Path(gateway.directory / "audit").glob("chain-1/segment-*")
     (worker,) = gateway.workers()
     before = resource.prlimit(worker, resource.RLIMIT_FSIZE)
@@ -252,12 +254,12 @@ def test_a_disk_that_fills_meanwhile_keeps_no_answer_back_and_the_loss_is_told(
     assert writer.power(0) == "off"
     assert gateway.metric("gateway_audit_records_missing_total") == 1
     assert gateway.metric("gateway_audit_durable") == 0
-    assert writer.switches_off(1).status == 503, "what is not done yet is not done unrecorded"
+    assert writer.switch_off(1).status == 503, "a write that cannot be recorded is not sent"
     resource.prlimit(worker, resource.RLIMIT_FSIZE, before)
     writer.cloud.heal()
-    assert writer.switches_off(1).status == 200
+    assert writer.switch_off(1).status == 200
     assert writer.outcomes() == [("", 0), ("success", 200)]
     eventually(lambda: gateway.audit("audit_records_missing"))
-    (told,) = gateway.audit("audit_records_missing")
-    assert told["detail"].startswith("1 records from ")
+    (response_status,) = gateway.audit("audit_records_missing")
+    assert response_status["detail"].startswith("1 records from ")
     assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0

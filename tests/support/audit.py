@@ -1,7 +1,8 @@
-"""Audit chains in a test's own directory: made, read, judged."""
+"""Signing keys, lines and verification of audit chains."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.domain.audit.chain import Head
+from gateway.domain.audit.events import CHAIN_LINES, LINE_FIELDS, RECORDS
 from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
 from gateway.domain.audit.report import Report, Segment
 from gateway.domain.audit.verify import SignatureCheck, verify
@@ -21,7 +23,7 @@ from gateway.drivers.audit.signing_keys import load_signer, load_verifier
 
 
 class SigningKey:
-    """An Ed25519 key as an operator makes one, with both of its files."""
+    """An Ed25519 key pair, as an operator makes one."""
 
     def __init__(self) -> None:
         key = Ed25519PrivateKey.generate()
@@ -34,6 +36,14 @@ class SigningKey:
         found = load_verifier(self.public)
         assert found is not None
         return dict([found])
+
+
+def assert_documented(record: Mapping[str, Any]) -> None:
+    """Fail if the record has a value in a field that the table of events lacks for it."""
+    event = next(one for one in (*RECORDS, *CHAIN_LINES) if one.name == record["event"])
+    filled = {name for name, value in record.items() if value not in ("", [])}
+    undocumented = filled - set(LINE_FIELDS) - set(event.fields)
+    assert not undocumented, (event.name, undocumented)
 
 
 def lines_in(chain_directory: Path) -> list[bytes]:
@@ -49,12 +59,12 @@ def verified(
     keys: Mapping[str, SignatureCheck] | None = None,
     heads: Iterable[Head] = (),
 ) -> Report:
-    """Judge one chain by itself."""
+    """Verify one chain by itself."""
     return verify(chain_directory.name, _segments(chain_directory), keys, heads)
 
 
 def all_verified(directory: Path, keys: Mapping[str, SignatureCheck] | None = None) -> list[Report]:
-    """Judge all chains together."""
+    """Verify all chains together."""
     chains = {
         chain_directory.name: _segments(chain_directory)
         for chain_directory in chain_directories(directory)

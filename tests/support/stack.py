@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.idp import AUDIENCE
+from tests.support.audit import assert_documented
 from tests.support.valkey import RealValkey, free_port, free_ports
 
 TIMEOUT_S = 20.0
@@ -251,6 +252,8 @@ class RunningGateway:
         """Return the audit log's records of one event, chain by chain."""
         files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        for line in lines:
+            assert_documented(line)
         return [line for line in lines if line["event"] == event]
 
     def workers(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Chains of one trail bear each other out: what one tells of another must be so."""
+"""Verification of several chains: each must have the neighbours that others record."""
 
 from collections.abc import Sequence
 
@@ -37,9 +37,9 @@ def head_of(lines: Sequence[bytes]) -> Head:
     return parse_line(lines[-1]).head
 
 
-def opening(*beside: Neighbour, keep_s: float = 0.0) -> bytes:
+def opening_body(*neighbours: Neighbour, keep_s: float = 0.0) -> bytes:
     return encode_body(
-        {"event": "audit_chain_opened", "at": NOW, **neighbour_fields(beside, keep_s)}
+        {"event": "audit_chain_opened", "at": NOW, **neighbour_fields(neighbours, keep_s)}
     )
 
 
@@ -61,58 +61,58 @@ def problems(reports: Sequence[Report]) -> list[Problem | None]:
 OTHER = a_segment(encode_body({"event": "refused", "at": NOW}), chain="other")
 
 
-def test_a_chain_that_stood_beside_another_must_be_there() -> None:
-    teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    assert problems(verified(one=[teller], other=[OTHER])) == [None, None]
-    (report,) = verified(one=[teller])
+def test_recorded_neighbour_must_exist() -> None:
+    recording = a_segment(opening_body(Neighbour(head_of(OTHER), NOW)))
+    assert problems(verified(one=[recording], other=[OTHER])) == [None, None]
+    (report,) = verified(one=[recording])
     assert report.finding is not None
     assert (report.finding.problem, report.finding.line) == (Problem.REMOVED, 2)
     assert "records the chain other, which is missing" in report.finding.text
 
 
-def test_it_must_reach_as_far_as_it_was_told_to() -> None:
-    teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    assert problems(verified(one=[teller], other=[OTHER[:-1]])) == [None, Problem.NOT_SIGNED]
+def test_recorded_neighbour_must_contain_recorded_line() -> None:
+    recording = a_segment(opening_body(Neighbour(head_of(OTHER), NOW)))
+    assert problems(verified(one=[recording], other=[OTHER[:-1]])) == [None, Problem.NOT_SIGNED]
     longer = OTHER + link_lines(head_of(OTHER), [encode_body({"event": "refused", "at": NOW})])[0]
-    assert problems(verified(one=[teller], other=[longer])) == [None, None]
+    assert problems(verified(one=[recording], other=[longer])) == [None, None]
     shorter = a_segment(chain="other")
-    assert problems(verified(one=[teller], other=[shorter])) == [None, Problem.TRUNCATED]
+    assert problems(verified(one=[recording], other=[shorter])) == [None, Problem.TRUNCATED]
 
 
-def test_its_line_must_be_the_one_that_was_told_of() -> None:
-    teller = a_segment(opening(Neighbour(head_of(OTHER), NOW)))
-    anew = a_segment(
+def test_recorded_neighbour_hash_must_match() -> None:
+    recording = a_segment(opening_body(Neighbour(head_of(OTHER), NOW)))
+    rewritten = a_segment(
         *[encode_body({"event": "refused", "at": NOW, "subject": "x"})] * 2, chain="other"
     )
-    assert problems(verified(one=[teller], other=[anew])) == [None, Problem.HEAD_DIFFERS]
+    assert problems(verified(one=[recording], other=[rewritten])) == [None, Problem.HEAD_DIFFERS]
 
 
-def gone(head: Head, *, expired_before: float = NOW + 1) -> bytes:
+def removal_of(head: Head, *, expired_before: float = NOW + 1) -> bytes:
     return segment_removed_body(
         NOW, segment=1, head=head, expired_before=expired_before, reason="old"
     )
 
 
-def test_it_may_be_gone_where_its_removal_is_told() -> None:
-    teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
-    told = gone(head_of(OTHER))
-    assert problems(verified(one=[a_segment(teller, told)])) == [None]
-    unproved = a_segment(teller, told, encode_body({"event": "refused", "at": NOW}))
-    assert problems(verified(one=[unproved])) == [Problem.REMOVED]
-    of_less = a_segment(teller, gone(parse_line(OTHER[0]).head))
-    assert problems(verified(one=[of_less])) == [Problem.REMOVED]
+def test_neighbour_with_recorded_removal_may_be_missing() -> None:
+    recording = opening_body(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
+    removal = removal_of(head_of(OTHER))
+    assert problems(verified(one=[a_segment(recording, removal)])) == [None]
+    unconfirmed = a_segment(recording, removal, encode_body({"event": "refused", "at": NOW}))
+    assert problems(verified(one=[unconfirmed])) == [Problem.REMOVED]
+    too_short = a_segment(recording, removal_of(parse_line(OTHER[0]).head))
+    assert problems(verified(one=[too_short])) == [Problem.REMOVED]
 
 
-def test_a_chain_that_was_made_to_look_old_may_not_be_gone() -> None:
-    teller = opening(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
-    too_early = a_segment(teller, gone(head_of(OTHER), expired_before=NOW - KEEP_S))
+def test_removal_before_expiry_is_ignored() -> None:
+    recording = opening_body(Neighbour(head_of(OTHER), NOW), keep_s=KEEP_S)
+    too_early = a_segment(recording, removal_of(head_of(OTHER), expired_before=NOW - KEEP_S))
     assert problems(verified(one=[too_early])) == [Problem.REMOVED]
 
 
-def test_each_new_segment_tells_what_stands_beside_it() -> None:
+def test_each_segment_records_its_neighbours() -> None:
     first = a_segment()
-    told = neighbour_fields([Neighbour(head_of(OTHER), NOW)], KEEP_S)
-    lines, head = link_lines(head_of(first), [segment_opened_body(2, NOW, neighbours=told)])
+    removal = neighbour_fields([Neighbour(head_of(OTHER), NOW)], KEEP_S)
+    lines, head = link_lines(head_of(first), [segment_opened_body(2, NOW, neighbours=removal)])
     second = lines + link_lines(head, [checkpoint_body(head, NOW, KEY.signer)])[0]
     assert problems(verified(one=[first, second], other=[OTHER])) == [None, None]
     assert problems(verified(one=[first, second])) == [Problem.REMOVED]
@@ -126,22 +126,22 @@ def test_each_new_segment_tells_what_stands_beside_it() -> None:
         (0.0, 10 * KEEP_S, Problem.REMOVED),
     ],
 )
-def test_it_may_be_gone_when_it_was_due(
+def test_neighbour_may_be_missing_after_retention_time(
     keep_s: float, after_s: float, problem: Problem | None
 ) -> None:
-    first = a_segment(opening(Neighbour(head_of(OTHER), NOW), keep_s=keep_s))
+    first = a_segment(opening_body(Neighbour(head_of(OTHER), NOW), keep_s=keep_s))
     second = a_segment(after=head_of(first), number=2, at=NOW + after_s)
     assert problems(verified(one=[first, second])) == [problem]
 
 
-def test_another_chain_may_tell_of_a_removal() -> None:
+def test_any_chain_may_record_a_removal() -> None:
     second = a_segment(chain="other", after=head_of(OTHER), number=2)
-    for told, problem in (([], Problem.REMOVED), ([gone(head_of(OTHER))], None)):
-        assert problems(verified(one=[a_segment(*told)], other=[second])) == [None, problem]
+    for removal, problem in (([], Problem.REMOVED), ([removal_of(head_of(OTHER))], None)):
+        assert problems(verified(one=[a_segment(*removal)], other=[second])) == [None, problem]
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "neighbours",
     [
         {"neighbours": 5, "keep_s": 0},
         {"neighbours": [5, {}, {"chain": 1}], "keep_s": 0},
@@ -149,8 +149,8 @@ def test_another_chain_may_tell_of_a_removal() -> None:
         {"neighbours": [{"chain": "x", "seq": 1, "hash": "", "at": "now"}], "keep_s": 0},
     ],
 )
-def test_what_nobody_wrote_so_tells_of_nothing(beside: dict[str, object]) -> None:
+def test_malformed_neighbour_records_are_ignored(neighbours: dict[str, object]) -> None:
     (report,) = verified(
-        one=[a_segment(encode_body({"event": "audit_chain_opened", "at": NOW, **beside}))]
+        one=[a_segment(encode_body({"event": "audit_chain_opened", "at": NOW, **neighbours}))]
     )
     assert report.intact

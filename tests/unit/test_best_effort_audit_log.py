@@ -1,4 +1,4 @@
-"""Where operators chose to serve though the trail cannot be written, the trail tells of it."""
+"""The best-effort audit log records how many records are missing."""
 
 from gateway.domain.audit.record import AuditRecord
 from gateway.flow.audit_log import BestEffortAuditLog
@@ -6,7 +6,7 @@ from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry
 
 
-async def test_what_is_missing_is_told_with_the_first_record_after_it() -> None:
+async def test_missing_records_are_recorded_afterwards() -> None:
     disk, telemetry = FullDisk(), RecordingTelemetry()
     audit_log = BestEffortAuditLog(disk, telemetry)
     for at, disk.is_full in ((0, False), (1, True), (2, True), (3, False), (4, False)):

@@ -1,4 +1,4 @@
-"""A permitted write and the record of what became of it, whoever fails or leaves meanwhile."""
+"""Permitted writes and the records of their outcome, despite failures and disconnects."""
 
 import asyncio
 from collections.abc import Callable
@@ -53,20 +53,20 @@ FULL = AuditLogUnavailable("full", retry_after_s=5.0)
 
 
 class Scene:
-    """The cloud answers when it is told to; the audit log takes a record, or fails, or hangs."""
+    """A cloud that answers on demand, and an audit log that accepts, fails or hangs."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.telemetry = RecordingTelemetry()
         self.records: list[AuditRecord] = []
-        self.order: list[str] = []
-        self.unwritable: dict[str, GatewayError] = {}
-        self.hangs = ""
-        """On which record."""
+        self.events: list[str] = []
+        self.failures: dict[str, GatewayError] = {}
+        self.hangs_on = ""
+        """Event of the record on which the audit log hangs."""
         self.queue, self.cloud = asyncio.Event(), asyncio.Event()
         self.queue.set()
         self.cloud.set()
-        self.says: list[StepOutcome] = [ACCEPTED]
+        self.outcomes: list[StepOutcome] = [ACCEPTED]
         self.raises: Exception | None = None
         self.left_s = 60.0
         self.attempts = Attempts()
@@ -77,18 +77,18 @@ class Scene:
         )
 
     async def record(self, record: AuditRecord) -> None:
-        if record.event in self.unwritable:
-            raise self.unwritable[record.event]
+        if record.event in self.failures:
+            raise self.failures[record.event]
         self.records.append(record)
-        self.order.append(record.event)
-        if record.event == self.hangs:
+        self.events.append(record.event)
+        if record.event == self.hangs_on:
             await asyncio.Event().wait()
 
     async def send(self) -> ForwardedResponse:
-        for outcome in self.says:
+        for outcome in self.outcomes:
             await self.queue.wait()
             self.attempts.begin()
-            self.order.append("sent")
+            self.events.append("sent")
             await self.cloud.wait()
             self.attempts.end(outcome)
             await asyncio.sleep(0)
@@ -96,33 +96,33 @@ class Scene:
             raise self.raises
         return DONE
 
-    def asks(self) -> "asyncio.Task[ForwardedResponse]":
+    def start(self) -> "asyncio.Task[ForwardedResponse]":
         deadline = self.clock.monotonic() + self.left_s
-        asked = RequestContext(request_id="r-1", client_address="192.0.2.7", deadline=deadline)
+        context = RequestContext(request_id="r-1", client_address="192.0.2.7", deadline=deadline)
         return asyncio.create_task(
-            self.writes.send_audited(PERMIT, asked, self.attempts, self.send)
+            self.writes.send_audited(PERMIT, context, self.attempts, self.send)
         )
 
-    async def hangs_up(self, until: Callable[[], bool]) -> None:
-        asking = self.asks()
-        await self.settles()
+    async def disconnect(self, until: Callable[[], bool]) -> None:
+        request = self.start()
+        await self.settle()
         assert until()
-        asking.cancel()
+        request.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
+            await request
 
-    async def settles(self) -> None:
+    async def settle(self) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
 
     @property
-    def ends(self) -> list[tuple[WriteOutcome, int]]:
+    def results(self) -> list[tuple[WriteOutcome, int]]:
         found = [one.extra for one in self.records]
         return [(one.outcome, one.status) for one in found if isinstance(one, WriteEnded)]
 
     @property
-    def is_on_its_way(self) -> bool:
-        return "sent" in self.order
+    def is_sent(self) -> bool:
+        return "sent" in self.events
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ async def scene() -> Scene:
     return Scene()
 
 
-async def test_it_is_permitted_sent_and_what_became_of_it_told_in_this_order(scene: Scene) -> None:
-    assert await scene.asks() is DONE
-    assert scene.order == ["write_permitted", "sent", "write_outcome"]
+async def test_write_is_recorded_before_and_after_sending(scene: Scene) -> None:
+    assert await scene.start() is DONE
+    assert scene.events == ["write_permitted", "sent", "write_outcome"]
     permit, outcome = scene.records
     assert outcome.extra == WriteEnded(WriteOutcome.SUCCESS, 202, permit.at)
     assert (permit.decision, permit.rule, permit.policy_version) == (
@@ -143,15 +143,15 @@ async def test_it_is_permitted_sent_and_what_became_of_it_told_in_this_order(sce
         assert getattr(outcome, name) == getattr(permit, name)
 
 
-async def test_what_is_not_on_record_is_not_sent(scene: Scene) -> None:
-    scene.unwritable["write_permitted"] = FULL
+async def test_unrecorded_write_is_not_sent(scene: Scene) -> None:
+    scene.failures["write_permitted"] = FULL
     with pytest.raises(AuditLogUnavailable):
-        await scene.asks()
-    assert scene.order == []
+        await scene.start()
+    assert scene.events == []
 
 
 @pytest.mark.parametrize(
-    ("says", "raises", "end", "detail"),
+    ("outcomes", "raises", "result", "detail"),
     [
         (
             [Refused(404, "iMetal.0100", "none")],
@@ -174,99 +174,99 @@ async def test_what_is_not_on_record_is_not_sent(scene: Scene) -> None:
         ([ACCEPTED], ValueError("a secret"), (WriteOutcome.SUCCESS, 202), "ValueError"),
     ],
 )
-async def test_what_goes_wrong_is_told_to_the_caller_and_on_record(
+async def test_failed_write_is_recorded_and_raised(
     scene: Scene,
-    says: list[StepOutcome],
+    outcomes: list[StepOutcome],
     raises: Exception,
-    end: tuple[WriteOutcome, int],
+    result: tuple[WriteOutcome, int],
     detail: str,
 ) -> None:
-    scene.says, scene.raises = says, raises
+    scene.outcomes, scene.raises = outcomes, raises
     with pytest.raises(type(raises)):
-        await scene.asks()
-    assert scene.ends == [end]
+        await scene.start()
+    assert scene.results == [result]
     assert scene.records[-1].detail == detail
 
 
-async def test_an_outcome_that_cannot_be_written_is_missed_and_the_answer_leaves(
+async def test_unwritable_outcome_does_not_fail_the_write(
     scene: Scene,
 ) -> None:
-    scene.unwritable["write_outcome"] = FULL
-    assert await scene.asks() is DONE
+    scene.failures["write_outcome"] = FULL
+    assert await scene.start() is DONE
     assert scene.telemetry.audit_records_missing == 1
-    scene.unwritable.clear()
+    scene.failures.clear()
     scene.attempts = Attempts()
-    assert await scene.asks() is DONE
-    assert scene.order[-1] == "audit_records_missing"
+    assert await scene.start() is DONE
+    assert scene.events[-1] == "audit_records_missing"
 
 
-async def test_a_disk_that_hangs_keeps_no_answer_back_for_long(scene: Scene) -> None:
-    scene.hangs = "write_outcome"
+async def test_hanging_disk_delays_the_response_briefly(scene: Scene) -> None:
+    scene.hangs_on = "write_outcome"
     async with asyncio.timeout(2.0):
-        assert await scene.asks() is DONE
+        assert await scene.start() is DONE
 
 
-async def test_who_hangs_up_while_it_is_put_on_record_has_nothing_sent(scene: Scene) -> None:
-    scene.hangs = "write_permitted"
-    await scene.hangs_up(until=lambda: scene.order == ["write_permitted"])
-    await scene.settles()
-    assert scene.order == ["write_permitted", "write_outcome"]
-    assert scene.ends == [(WriteOutcome.NOT_SENT, 0)]
+async def test_disconnect_while_recording_sends_nothing(scene: Scene) -> None:
+    scene.hangs_on = "write_permitted"
+    await scene.disconnect(until=lambda: scene.events == ["write_permitted"])
+    await scene.settle()
+    assert scene.events == ["write_permitted", "write_outcome"]
+    assert scene.results == [(WriteOutcome.NOT_SENT, 0)]
 
 
-async def test_nor_has_who_has_no_time_left_for_that(scene: Scene) -> None:
-    scene.hangs, scene.left_s = "write_permitted", 0.01
+async def test_deadline_while_recording_sends_nothing(scene: Scene) -> None:
+    scene.hangs_on, scene.left_s = "write_permitted", 0.01
     with pytest.raises(DeadlineExceeded):
-        await scene.asks()
-    assert scene.order == ["write_permitted", "write_outcome"]
-    assert scene.ends == [(WriteOutcome.NOT_SENT, 0)]
+        await scene.start()
+    assert scene.events == ["write_permitted", "write_outcome"]
+    assert scene.results == [(WriteOutcome.NOT_SENT, 0)]
 
 
-async def test_who_hangs_up_in_the_queue_leaves_it(scene: Scene) -> None:
+async def test_disconnect_in_queue_sends_nothing(scene: Scene) -> None:
     scene.queue.clear()
-    await scene.hangs_up(until=lambda: scene.order == ["write_permitted"])
-    await scene.settles()
+    await scene.disconnect(until=lambda: scene.events == ["write_permitted"])
+    await scene.settle()
     scene.queue.set()
-    await scene.settles()
-    assert not scene.is_on_its_way
-    assert scene.ends == [(WriteOutcome.NOT_SENT, 0)]
+    await scene.settle()
+    assert not scene.is_sent
+    assert scene.results == [(WriteOutcome.NOT_SENT, 0)]
 
 
-async def test_what_is_on_its_way_is_waited_for_though_nobody_else_does(scene: Scene) -> None:
+async def test_sent_write_is_awaited_after_disconnect(scene: Scene) -> None:
     scene.cloud.clear()
-    await scene.hangs_up(until=lambda: scene.is_on_its_way)
-    await scene.settles()
-    assert scene.ends == []
+    await scene.disconnect(until=lambda: scene.is_sent)
+    await scene.settle()
+    assert scene.results == []
     scene.cloud.set()
-    await scene.settles()
-    assert scene.ends == [(WriteOutcome.SUCCESS, 202)]
+    await scene.settle()
+    assert scene.results == [(WriteOutcome.SUCCESS, 202)]
     assert scene.records[-1].detail == "cancelled: the caller disconnected or the process stopped"
 
 
-async def test_it_is_not_sent_once_more_for_nobody(scene: Scene) -> None:
-    scene.says = [Throttled(), ACCEPTED]
+async def test_write_is_not_retried_after_disconnect(scene: Scene) -> None:
+    scene.outcomes = [Throttled(), ACCEPTED]
     scene.cloud.clear()
-    await scene.hangs_up(until=lambda: scene.is_on_its_way)
+    await scene.disconnect(until=lambda: scene.is_sent)
     scene.cloud.set()
-    await scene.settles()
-    assert scene.order.count("sent") == 1
-    assert scene.ends == [(WriteOutcome.FAILURE, 429)]
+    await scene.settle()
+    assert scene.events.count("sent") == 1
+    assert scene.results == [(WriteOutcome.FAILURE, 429)]
 
 
-async def test_a_process_that_ends_waits_for_what_is_on_its_way(scene: Scene) -> None:
+async def test_close_waits_for_sent_writes(scene: Scene) -> None:
     scene.cloud.clear()
-    await scene.hangs_up(until=lambda: scene.is_on_its_way)
+    await scene.disconnect(until=lambda: scene.is_sent)
     closing = asyncio.create_task(scene.writes.close())
-    await scene.settles()
+    await scene.settle()
     scene.cloud.set()
     await closing
-    assert scene.ends == [(WriteOutcome.SUCCESS, 202)]
+    assert scene.results == [(WriteOutcome.SUCCESS, 202)]
 
 
-async def test_but_not_for_long(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_waits_a_limited_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.flow.writes._CLOSE_TIMEOUT_S", 0.05)
     scene.cloud.clear()
-    await scene.hangs_up(until=lambda: scene.is_on_its_way)
+    await scene.disconnect(until=lambda: scene.is_sent)
     await scene.writes.close()
-    assert scene.ends == [(WriteOutcome.UNKNOWN, 0)]
+    assert scene.results == [(WriteOutcome.UNKNOWN, 0)]
     await scene.writes.close()
