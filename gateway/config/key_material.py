@@ -114,11 +114,16 @@ def parse_key_set(document: object) -> list[IssuerKey]:
 
 def _parse_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
     """Parse one key of a set (RFC 7517, section 4); return None if it cannot verify tokens."""
-    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", ["verify"])
+    jwk = {name: value for name, value in jwk.items() if value is not None}  # null is absent
+    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", [])
     if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
         return None
     # A published private key (`d`) is compromised: anyone could have signed with it.
-    if "d" in jwk or not isinstance(operations, list) or "verify" not in operations:
+    if (
+        "d" in jwk
+        or not isinstance(operations, list)
+        or (operations and "verify" not in operations)
+    ):
         return None
     try:
         key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key

@@ -285,7 +285,7 @@ def test_where_no_type_is_required_other_kinds_are_refused(typ: object) -> None:
     "claims",
     [
         {"nonce": "n"}, {"at_hash": "h"}, {"c_hash": "h"}, {"token_use": "id"}, {"typ": "ID"},
-        {"typ": "Refresh"}, {"typ": "Logout"}, {"typ": None}, {"token_use": 1},
+        {"typ": "Refresh"}, {"typ": "Logout"}, {"token_use": 1},
         {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
     ],
     ids=repr,
@@ -314,18 +314,26 @@ def test_any_crit_header_is_refused(crit: object) -> None:
 
 # --- subject, groups, jti -----------------------------------------------------------------------
 
-NO_TEXTS = [
-    None, "", 7, True, ["ann"], {"id": "ann"}, "a" * 256, "an\x00n", "ann\n", "a\u202enn",
-    "a\u200bnn", "\ud800", "\x7f",
-]  # fmt: skip
+ODD_TEXTS = ["", "a" * 256, "an\x00n", "an\tn", "ann\n", "\ud800", "\x7f"]
+NO_TEXTS = [7, True, ["ann"], {"id": "ann"}, *ODD_TEXTS]
 
 
-@pytest.mark.parametrize("subject", [*NO_TEXTS, ABSENT], ids=ascii)
+@pytest.mark.parametrize("subject", [*NO_TEXTS, None, ABSENT], ids=ascii)
 def test_a_subject_is_a_short_printable_text_or_the_token_is_refused(subject: object) -> None:
     assert refusal(a_token(sub=subject)) is Rejection.CLAIMS
 
 
-@pytest.mark.parametrize("subject", ["a" * 255, "a@b@c", "Ann Lee", "安娜", "a:b/c|d"])
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "a" * 255,
+        "a@b@c",
+        "Ann Lee",
+        "安娜",
+        "a:b/c|d",
+        "\u0646\u0631\u06af\u0633\u200c\u062c\u0627\u0646",
+    ],
+)
 def test_a_subject_is_taken_as_it_stands(subject: str) -> None:
     assert judge(a_token(sub=subject)).subject == subject
 
@@ -335,17 +343,23 @@ def test_a_strange_jti_is_refused(jti: object) -> None:
     assert refusal(a_token(jti=jti)) is Rejection.CLAIMS
 
 
-@pytest.mark.parametrize("group", NO_TEXTS, ids=ascii)
-def test_one_strange_group_refuses_the_token(group: object) -> None:
+@pytest.mark.parametrize("group", [7, True, None, ["ann"], {"id": "ann"}], ids=ascii)
+def test_group_of_another_type_rejects_the_token(group: object) -> None:
     assert judge(a_token(groups=["ops", "dev"])).groups == {"ops", "dev"}
     assert refusal(a_token(groups=["ops", group])) is Rejection.CLAIMS
+
+
+@pytest.mark.parametrize("group", ODD_TEXTS, ids=ascii)
+def test_odd_group_name_is_ignored(group: str) -> None:
+    assert judge(a_token(groups=["ops", group])).groups == {"ops"}
+    assert judge(a_token(groups=group)).groups == frozenset()
 
 
 def test_a_single_group_may_be_a_string_and_is_not_split() -> None:
     assert judge(a_token(groups="ops dev,qa")).groups == {"ops dev,qa"}
 
 
-@pytest.mark.parametrize("groups", [None, 7, True, {"ops": True}, "", ["g"] * 1_001], ids=ascii)
+@pytest.mark.parametrize("groups", [7, True, {"ops": True}, ["g"] * 1_001], ids=ascii)
 def test_groups_of_another_type_or_too_many_are_refused(groups: object) -> None:
     assert refusal(a_token(groups=groups)) is Rejection.CLAIMS
 
@@ -375,7 +389,7 @@ def test_a_path_that_leads_nowhere_is_no_group(claims: dict[str, Any]) -> None:
     assert judge(a_token(**claims), groups_claim="realm_access.roles").groups == frozenset()
 
 
-@pytest.mark.parametrize("through", ["text", ["roles"], None, 7])
+@pytest.mark.parametrize("through", ["text", ["roles"], 7])
 def test_a_path_through_something_else_than_an_object_is_refused(through: object) -> None:
     token = a_token(realm_access=through)
 
@@ -386,7 +400,7 @@ def test_a_mapped_subject_does_not_fall_back_to_sub() -> None:
     assert refusal(a_token(), subject_claim="email") is Rejection.CLAIMS
 
 
-@pytest.mark.parametrize("elsewhere", [{"groups": "src1"}, {"sub": "src1"}, ["groups"], None])
+@pytest.mark.parametrize("elsewhere", [{"groups": "src1"}, {"sub": "src1"}, ["groups"]])
 def test_groups_that_are_to_be_fetched_elsewhere_are_not_taken_for_none(elsewhere: object) -> None:
     assert refusal(a_token(_claim_names=elsewhere)) is Rejection.CLAIMS
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import intern
 from typing import Any, Final
+from unicodedata import category
 
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.model import Principal, VerifiedToken
@@ -24,6 +25,9 @@ _ACCESS_TYP: Final = "at+jwt"
 _FOREIGN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "events"})
 """Claims of ID tokens (OIDC Core 1.0, 2 and 3.3.2.11) and of security events (RFC 8417: `events`),
 such as back-channel logout tokens."""
+_VERIFIED_BY: Final = {"email": "email_verified", "phone_number": "phone_number_verified"}
+"""Claims that a person may set at some issuers, with the claim that says whether the issuer
+verified them (OIDC Core 1.0, 5.1)."""
 _TYPE_CLAIMS: Final = ("typ", "token_use")
 """Keycloak and Cognito put the type in a claim: ID, Refresh, Logout; Bearer, access."""
 _ACCESS_TYPES: Final = ("bearer", "access", "dpop", "jwt", "at+jwt")
@@ -48,15 +52,17 @@ class TokenRules:
     subject_claim: str
     """A claim's name, or a dotted path into nested objects."""
     groups_claim: str
-    """A claim's name, or a dotted path into nested objects (`realm_access.roles`)."""
+    """A claim's name, or a dotted path into nested objects (`realm_access.roles`). Names with dots
+    are found at every level: the longest match counts."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
     """Validate header and claims at `now` (seconds since the epoch); raise NotAuthenticated.
 
-    `exp` and `iat` are required (RFC 9068, 2.2) to know the token's expiry and age.
+    `exp` and `iat` are required (RFC 9068, 2.2) to know the token's expiry and age. A claim that
+    is null is absent (OIDC Core 1.0, 5.3.2).
     """
-    claims = verified.claims
+    claims = {name: value for name, value in verified.claims.items() if value is not None}
     try:
         _check_header(verified.header, rules)
         _check_kind(claims, rules)
@@ -64,7 +70,7 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
         issued_at, expires_at = _check_times(claims, rules, now)
         return Principal(
             issuer=rules.issuer,
-            subject=_text(_required(claims, rules.subject_claim), "subject"),
+            subject=_subject(claims, rules.subject_claim),
             groups=_groups(claims, rules.groups_claim),
             issued_at=issued_at,
             expires_at=expires_at,
@@ -152,15 +158,30 @@ def _numeric_date(claims: Mapping[str, Any], claim: str) -> float:
     return float(value)
 
 
+def _subject(claims: Mapping[str, Any], path: str) -> str:
+    subject = _text(_required(claims, path), "subject")
+    verified_by = _VERIFIED_BY.get(path)
+    flag = claims.get(verified_by, True) if verified_by else True
+    if flag is not True and flag != "true":  # some issuers send text
+        raise NotAuthenticated(Rejection.CLAIMS, f"{path} is not verified by the issuer")
+    return subject
+
+
 def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str]:
     found = _at_path(claims, path)
     if found is None:
+        if path == "groups" and claims.get("hasgroups", False) is not False:
+            # Entra ID replaces a long list by this flag (implicit flow), as by `_claim_names`.
+            raise NotAuthenticated(Rejection.CLAIMS, "groups is left out: the person has too many")
         return frozenset()
     groups = [found] if isinstance(found, str) else found
     if not isinstance(groups, list) or len(groups) > _GROUPS_MAX:
         raise NotAuthenticated(Rejection.CLAIMS, "groups is not a list, or too long")
-    # Interned: ten thousand cached principals share a few dozen group names.
-    return frozenset(intern(_text(group, "a group")) for group in groups)
+    if not all(isinstance(group, str) for group in groups):
+        raise NotAuthenticated(Rejection.CLAIMS, "a group is not a string")
+    # An odd name is ignored, since no rule can name it. Interned: ten thousand cached principals
+    # share a few dozen group names.
+    return frozenset(intern(group) for group in groups if _is_text(group))
 
 
 def _required(claims: Mapping[str, Any], path: str) -> Any:
@@ -171,31 +192,56 @@ def _required(claims: Mapping[str, Any], path: str) -> Any:
 
 
 def _at_path(claims: Mapping[str, Any], path: str) -> Any:
-    """Return the value at the path, or None; a claim named like the path (a URL) has priority."""
+    """Return the value at the path, or None.
+
+    At every level the longest member name that matches has priority, so names with dots (URLs,
+    `kubernetes.io`) are found.
+    """
     value: Any = claims
-    for step in (path,) if path in claims else path.split("."):
+    rest = path
+    while rest:
         if not isinstance(value, dict):
             raise NotAuthenticated(Rejection.CLAIMS, f"{path} crosses a non-object")
-        _reject_distributed(value, step)
-        if step not in value:
+        names = [rest[:end] for end in _ends(rest)]
+        _reject_distributed(value, names)
+        name = next((one for one in names if one in value), None)
+        if name is None:
             return None
-        value = value[step]
-    if value is None:
-        raise NotAuthenticated(Rejection.CLAIMS, f"{path} is null")
+        value, rest = value[name], rest[len(name) + 1 :]
+        if value is None:
+            return None
     return value
 
 
-def _reject_distributed(claims: Mapping[str, Any], claim: str) -> None:
+def _ends(path: str) -> list[int]:
+    """Return the ends of the names that a path may begin with, the longest first."""
+    return [len(path), *(at for at in range(len(path) - 1, 0, -1) if path[at] == ".")]
+
+
+def _reject_distributed(claims: Mapping[str, Any], names: list[str]) -> None:
     # OIDC Core 1.0, 5.6.2: the claim must be fetched from another place (issuers use this for
     # people with many groups). To treat it as "no groups" would bypass denials of groups.
     elsewhere = claims.get("_claim_names", {})
-    if not isinstance(elsewhere, dict) or claim in elsewhere:
-        raise NotAuthenticated(Rejection.CLAIMS, f"{claim} is a distributed claim")
+    if not isinstance(elsewhere, dict) or not elsewhere.keys().isdisjoint(names):
+        raise NotAuthenticated(Rejection.CLAIMS, f"{names[-1]} is a distributed claim")
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is a short text without control characters and lone surrogates.
+
+    Format characters (such as the ZWNJ of Persian names) pass; outputs for terminals escape them.
+    """
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= _TEXT_CHARS_MAX
+        and (
+            value.isprintable()
+            or all(char.isprintable() or category(char) == "Cf" for char in value)
+        )
+    )
 
 
 def _text(value: object, name: str) -> str:
-    # isprintable() is False for control and format characters, which make names look alike,
-    # and for lone surrogates, which cannot be encoded in logs and stores.
-    if isinstance(value, str) and 0 < len(value) <= _TEXT_CHARS_MAX and value.isprintable():
+    if isinstance(value, str) and _is_text(value):
         return value
     raise NotAuthenticated(Rejection.CLAIMS, f"{name} is not a short printable string")
