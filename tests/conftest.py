@@ -27,7 +27,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture(scope="session")
 def shared_valkey() -> Iterator[RealValkey]:
-    """One server for all tests that do not harm it; each takes a namespace of its own."""
+    """Start one server for all tests that leave it running; each test uses its own namespace."""
     server = RealValkey().start()
     yield server
     server.close()
@@ -35,7 +35,7 @@ def shared_valkey() -> Iterator[RealValkey]:
 
 @pytest.fixture
 def own_valkey() -> Iterator[RealValkey]:
-    """Start a server that this test may kill, hang or fill."""
+    """Start a server that this test may kill, pause or fill."""
     server = RealValkey().start()
     yield server
     server.close()
@@ -43,7 +43,7 @@ def own_valkey() -> Iterator[RealValkey]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Start the product, for all tests that leave it as they found it."""
+    """Start the product for the tests that leave it unchanged."""
     running = Stack()
     yield running
     running.close()

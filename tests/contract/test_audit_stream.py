@@ -205,7 +205,7 @@ async def test_records_fail_while_redis_is_unavailable(
     for _ in range(2):
         with pytest.raises(AuditLogUnavailable):
             await record(audit_log, "refused")
-    own_valkey.go_on()
+    own_valkey.resume()
     await asyncio.sleep(0.1)
     assert await valkey.probe()
     await record(audit_log, "after")

@@ -49,7 +49,7 @@ async def test_budget_holds_over_server_hang(own_valkey: RealValkey) -> None:
             began = CLOCK.monotonic()
             await asyncio.sleep(1.0)
             assert load.rate_between(began, CLOCK.monotonic()) >= ENOUGH
-            own_valkey.go_on()
+            own_valkey.resume()
             await load.until(alone=False, within_s=BACK_WITHIN_S)
         await asyncio.sleep(1.0)
         hold_the_budget(load)

@@ -196,5 +196,5 @@ async def test_a_store_that_is_unavailable_says_so_soon(own_valkey: RealValkey) 
     with pytest.raises(StoreUnavailable):
         await store.add([an_override("a")], expired=(), complete=True)
     assert time.monotonic() - began < 2.0
-    own_valkey.go_on()
+    own_valkey.resume()
     await valkey.close()

@@ -318,7 +318,7 @@ async def test_hung_server_is_unavailable_within_timeout(own_valkey: RealValkey)
         async with asyncio.timeout(2):
             await store.claim("k", owner="a", lease_s=5)
     assert not valkey.available
-    own_valkey.go_on()
+    own_valkey.resume()
     assert await valkey.probe()
     assert await store.claim("k", owner="b", lease_s=5) is not None
     await valkey.close()

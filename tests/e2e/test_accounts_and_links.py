@@ -8,7 +8,7 @@ import pytest
 
 from gateway.demo.cloud.iam import ACCESS_KEY, SECRET_KEY
 from tests.support.stack import RunningGateway, Stack
-from tests.support.tls import TlsFront, write_certificate
+from tests.support.tls import TlsProxy, write_certificate
 
 
 def with_links(stack: Stack, reuse: str) -> tuple[RunningGateway, RunningGateway]:
@@ -137,7 +137,7 @@ def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
     own_stack: Stack, tmp_path: Path, *, trusted: bool
 ) -> None:
     certificate, key = write_certificate(tmp_path, "127.0.0.1")
-    front = TlsFront(certificate, key, own_stack.valkey.port).start()
+    front = TlsProxy(certificate, key, own_stack.valkey.port).start()
     try:
         redis = {"url": f"rediss://127.0.0.1:{front.port}/0"}
         if trusted:

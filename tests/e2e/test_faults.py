@@ -227,7 +227,7 @@ def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
         assert time.monotonic() - began < 2.0
     assert gateway.ready() == 200
     assert gateway.metric("gateway_store_available") == 0
-    own_stack.valkey.start() if harm == "kill" else own_stack.valkey.go_on()
+    own_stack.valkey.start() if harm == "kill" else own_stack.valkey.resume()
     eventually(lambda: gateway.metric("gateway_store_available") == 1)
     assert gateway.console(cloud.token(), cloud.servers[5]).status == 200
 

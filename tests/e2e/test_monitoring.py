@@ -215,7 +215,7 @@ def redis_hung(scene: Scene) -> None:
         scene.stack.valkey.hang()
         assert {one.status for one in scene.fetch(16, token)} == {200}
         scene.wait_for_scrape()
-        scene.stack.valkey.go_on()
+        scene.stack.valkey.resume()
         eventually(lambda: scene.stack.gateway.metric("gateway_store_available") == 1)
         scene.wait_for_scrape()
 

@@ -78,7 +78,7 @@ FAULTS = (
         ),
         lambda stack: stack.cloud.heal(),
     ),
-    Fault("Redis hangs", lambda stack: stack.valkey.hang(), lambda stack: stack.valkey.go_on()),
+    Fault("Redis hangs", lambda stack: stack.valkey.hang(), lambda stack: stack.valkey.resume()),
     Fault(
         "the cloud breaks connections",
         lambda stack: stack.cloud.fail(stack.cloud.upstream, "reset"),

@@ -29,11 +29,11 @@ class FakeClock:
         await woken
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock alone, as NTP or an operator does."""
+        """Change only the wall clock, as NTP or an operator does."""
         self._now += seconds
 
     async def advance(self, seconds: float) -> None:
-        """Move time on and let each sleeper run at its instant, in order."""
+        """Advance the time and run each sleeper at its time, in order."""
         until = self._monotonic + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= until:
@@ -49,6 +49,6 @@ class FakeClock:
 
 
 async def settle() -> None:
-    """Let everything that can run without time passing run."""
+    """Run everything that can run without a change of time."""
     for _ in range(20):
         await asyncio.sleep(0)

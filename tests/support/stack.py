@@ -1,4 +1,4 @@
-"""The product in real processes on loopback: the simulated cloud, Valkey, and gateways."""
+"""The product in real processes on loopback: the simulated cloud, Valkey and gateways."""
 
 import base64
 import http.client
@@ -51,18 +51,18 @@ def fetch(
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
         connection.request(method, target, body or None, dict(headers or {}))
-        answer = connection.getresponse()
-        named = {name.lower(): value for name, value in answer.getheaders()}
-        return Response(answer.status, named, answer.read())
+        response = connection.getresponse()
+        named = {name.lower(): value for name, value in response.getheaders()}
+        return Response(response.status, named, response.read())
     finally:
         connection.close()
 
 
 class CloudProcess:
-    """The simulated cloud, in a process of its own, steered through /_box."""
+    """A process with the simulated cloud; tests control it through /_box."""
 
     def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
-        """`options` as `python -m gateway.demo.cloud --help` tells them."""
+        """`options` are those of `python -m gateway.demo.cloud --help`."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway.demo.cloud", "--servers", str(servers), *options],
             stdout=subprocess.PIPE,
@@ -76,12 +76,14 @@ class CloudProcess:
         self.project: str = facts["project_id"]
         self.servers: list[str] = facts["servers"]
 
-    def token(self, subject: str | None = "olga", **asked: Any) -> str:
-        asked.setdefault("groups", ["operators"])
-        return str(self._post(self.issuer, "/_box/tokens", {"subject": subject, **asked})["token"])
+    def token(self, subject: str | None = "olga", **options: Any) -> str:
+        options.setdefault("groups", ["operators"])
+        return str(
+            self._post(self.issuer, "/_box/tokens", {"subject": subject, **options})["token"]
+        )
 
-    def rotate(self, **asked: Any) -> None:
-        self._post(self.issuer, "/_box/rotate", asked)
+    def rotate(self, **options: Any) -> None:
+        self._post(self.issuer, "/_box/rotate", options)
 
     def revoke_service_tokens(self) -> None:
         self._post(self.iam, "/_box/revoke", {})
@@ -93,11 +95,11 @@ class CloudProcess:
         for listener in (self.issuer, self.iam, self.upstream):
             assert fetch(listener, "DELETE", "/_box/faults").status == 200
 
-    def rate(self, **asked: Any) -> None:
-        self._post(self.upstream, "/_box/rate", asked)
+    def rate(self, **options: Any) -> None:
+        self._post(self.upstream, "/_box/rate", options)
 
-    def settings(self, **asked: Any) -> None:
-        self._post(self.upstream, "/_box/settings", asked)
+    def settings(self, **options: Any) -> None:
+        self._post(self.upstream, "/_box/settings", options)
 
     def calls(self, listener: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = fetch(listener, "GET", "/_box/calls").json["calls"]
@@ -115,14 +117,14 @@ class CloudProcess:
 
     def _post(self, listener: str, path: str, data: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        answer = fetch(listener, "POST", path, headers, json.dumps(data))
-        assert answer.status == 200, answer.body
-        found: dict[str, Any] = answer.json
+        response = fetch(listener, "POST", path, headers, json.dumps(data))
+        assert response.status == 200, response.body
+        found: dict[str, Any] = response.json
         return found
 
 
 class RunningGateway:
-    """One `gateway serve`, its config in a directory of its own."""
+    """One `gateway serve` with its config in a temporary directory."""
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class RunningGateway:
         environ: Mapping[str, str] | None = None,
         admin_api: Mapping[str, Any] | None = None,
     ) -> None:
-        """`environ` is added to this process's own."""
+        """`environ` extends the environment of this process."""
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-test-"))
         self.cloud = cloud
         self.port, self.admin_port = free_port(), free_ports(workers)
@@ -184,7 +186,7 @@ class RunningGateway:
         _replace(self.policy_file, json.dumps(policy, indent=1))
 
     def start(self, *, wait: bool = True, passed: socket.socket | None = None) -> "RunningGateway":
-        """Start it, on a listening socket that we keep open over its restarts, as systemd does."""
+        """Start it; `passed` is a listening socket that outlives it, as systemd passes one."""
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -222,19 +224,19 @@ class RunningGateway:
         return fetch(self.url, "GET", console_path(self.cloud.project, server), sent)
 
     def metrics(self, port: int | None = None) -> str:
-        """Return the page of one worker, the first unless told."""
+        """Return the metrics of one worker, by default of the first."""
         base = self.admin if port is None else f"http://127.0.0.1:{port}"
         return fetch(base, "GET", "/metrics").body.decode()
 
     def metric(self, line: str, *, port: int | None = None) -> float:
-        """Return the value of one series, 0 when it is not there."""
+        """Return the value of one series, 0 if it is missing."""
         for found in self.metrics(port).splitlines():
             if found.startswith(line + " "):
                 return float(found.rpartition(" ")[2])
         return 0.0
 
     def log_text(self) -> str:
-        """Return the log, once what was said until now is written, which a thread does."""
+        """Return the log after the writer thread has written all lines so far."""
         log, before = self.directory / "log", -1
         for _ in range(10):
             time.sleep(0.1)
@@ -249,7 +251,7 @@ class RunningGateway:
         return [line for line in lines if line.get("event") == event]
 
     def audit(self, event: str) -> list[dict[str, Any]]:
-        """Return the audit log's records of one event, chain by chain."""
+        """Return the audit records of one event, chain by chain."""
         files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         for line in lines:
@@ -257,15 +259,15 @@ class RunningGateway:
         return [line for line in lines if line["event"] == event]
 
     def workers(self) -> list[int]:
-        """Return the pids of the workers that run now."""
-        told = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return [int(pid) for pid in told.split()]
+        """Return the process IDs of the workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
     def stop(self) -> int:
-        """Drain and end; return the exit code."""
+        """Stop it with SIGTERM; return the exit code."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.terminate()
@@ -278,7 +280,7 @@ class RunningGateway:
                 try:
                     self._process.wait(TIMEOUT_S)
                 except subprocess.TimeoutExpired:
-                    os.killpg(self.pid, signal.SIGKILL)  # its workers, too
+                    os.killpg(self.pid, signal.SIGKILL)  # and its workers
             self._process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -364,7 +366,7 @@ def make_config(cloud: CloudProcess, redis_url: str, port: int, admin_port: int)
 
 
 def make_policy(cloud: CloudProcess) -> dict[str, Any]:
-    """Operators may open all consoles but the last server's; viewers none."""
+    """Operators may open all consoles except that of the last server; viewers may open none."""
     return {
         "roles": {"operator": ["console:open", "server:read"], "viewer": ["server:read"]},
         "grants": [
@@ -382,25 +384,25 @@ def console_path(project: str, server: str) -> str:
     return f"/v1/{project}/physicalservers/{server}/remote-console-address"
 
 
-def eventually(is_so: Any, tell: Any = lambda: "") -> None:
-    """Wait until `is_so()`; fail with `tell()` when it never is."""
+def eventually(condition: Any, describe: Any = lambda: "") -> None:
+    """Wait until `condition()` is true; after the timeout fail with `describe()`."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        if is_so():
+        if condition():
             return
         time.sleep(0.03)
-    raise AssertionError(f"it never was so: {tell()}")
+    raise AssertionError(f"timeout: {describe()}")
 
 
 def send_raw(base: str, raw: bytes) -> bytes:
-    """Send bytes as they stand and return all that comes back."""
+    """Send raw bytes and return the whole response."""
     parts = urlsplit(base)
     with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(raw)
-        heard = b""
+        received = b""
         while chunk := connection.recv(65_536):
-            heard += chunk
-        return heard
+            received += chunk
+        return received
 
 
 def _replace(file: Path, text: str) -> None:

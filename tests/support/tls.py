@@ -1,4 +1,4 @@
-"""Certificates to order, and TLS in front of a server that has none: the wheel's Valkey."""
+"""Certificates for tests, and a TLS proxy in front of a server without TLS, such as Valkey."""
 
 import asyncio
 import datetime as dt
@@ -56,7 +56,7 @@ class CertificatePair:
     ends_at: float
 
     def write(self, certificate_file: Path, key_file: Path) -> None:
-        """Put both in place, each as a whole."""
+        """Replace both files, each atomically."""
         for file, content in ((key_file, self.key), (certificate_file, self.certificate)):
             new = file.with_suffix(".new")
             new.write_bytes(content)
@@ -70,7 +70,7 @@ class CertificatePair:
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1 and for people."""
+    """A CA that signs certificates for 127.0.0.1 and for people."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -88,7 +88,7 @@ class Authority:
     def issue(
         self, name: str, *, days: tuple[float, float] = (-1, 1), rsa_key: bool = False
     ) -> CertificatePair:
-        """Make a pair; `days` from now are when it begins and ends. An empty name is left out."""
+        """Return a pair that is valid between `days` from now. The name may be empty."""
         key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
         if rsa_key:
             key = rsa.generate_private_key(65_537, 2_048)
@@ -128,8 +128,8 @@ def _certificate_builder(
     )
 
 
-class TlsFront:
-    """Listens with TLS and forwards to a port, in a thread of its own."""
+class TlsProxy:
+    """A TLS proxy in a thread: forwards connections to a local port."""
 
     def __init__(self, certificate: Path, key: Path, port_behind: int) -> None:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -140,7 +140,7 @@ class TlsFront:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.port = 0
 
-    def start(self) -> "TlsFront":
+    def start(self) -> "TlsProxy":
         self._thread.start()
         self._listening.wait(10)
         return self

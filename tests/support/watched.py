@@ -1,4 +1,4 @@
-"""What is watched in a running gateway: the expressions, and what they read."""
+"""PromQL expressions of dashboards and alerts, and their results on a running gateway."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from tests.support.promql import Selector, selectors_in
 
 @dataclass(frozen=True, slots=True)
 class WatchedExpression:
-    """One expression, and where it stands."""
+    """One expression and its place."""
 
     where: str
     expression: str
@@ -26,14 +26,14 @@ class WatchedExpression:
 
 
 def rule_expressions(file: Path) -> list[WatchedExpression]:
-    """Return the expressions of a file of recording rules or alerts; `where` is the rule's name."""
+    """Return the expressions of recording rules or alerts; `where` is the name of the rule."""
     groups = yaml.safe_load(file.read_text())["groups"]
     rules = (rule for group in groups for rule in group["rules"])
     return [WatchedExpression(rule.get("record") or rule["alert"], rule["expr"]) for rule in rules]
 
 
 def dashboard_expressions(folder: Path, *, window: str, range_: str) -> list[WatchedExpression]:
-    """Return the expressions of all panels, with all instances and accounts chosen."""
+    """Return the expressions of all panels, for all instances and accounts."""
     chosen = {"$__rate_interval": window, "$__range": range_, "$instance": ".*", "$account": ".*"}
     found = []
     for file in sorted(folder.glob("*.json")):
@@ -47,7 +47,7 @@ def dashboard_expressions(folder: Path, *, window: str, range_: str) -> list[Wat
 
 
 def query_errors(prometheus: Prometheus, watched: Iterable[WatchedExpression]) -> list[str]:
-    """Evaluate each at this moment, and say which Prometheus cannot evaluate."""
+    """Evaluate each expression now; return the errors of Prometheus."""
     errors = []
     for one in watched:
         try:
@@ -58,13 +58,13 @@ def query_errors(prometheus: Prometheus, watched: Iterable[WatchedExpression]) -
 
 
 def samples(prometheus: Prometheus, expression: str, *, since: float) -> list[tuple[float, float]]:
-    """Return when the expression returned what, from that instant to now."""
+    """Return the results of an expression from `since` to now, as pairs of time and value."""
     last_s = time.time() - since
     found = prometheus.query_range(expression, last_s=last_s, step_s=0.5)
     return [point for series in found for point in series.values]
 
 
 def returned_nonzero(prometheus: Prometheus, expression: str, *, since: float) -> bool:
-    """Tell whether it returned a value that is not zero: a mistake in it may show zeros, too."""
+    """Return whether a result was not zero; a wrong expression may return zeros."""
     found = samples(prometheus, expression, since=since)
     return any(value != 0 and not math.isnan(value) for _, value in found)
