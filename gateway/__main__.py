@@ -55,7 +55,7 @@ def _output_lost(lost: _OutputLost) -> int:
 
 
 def _run() -> int:
-    # Imports take most of the first second, and SIGINT may arrive meanwhile.
+    # SIGINT may arrive during these imports, which take most of the first second.
     from gateway.commands.parser import main as run_command
 
     if sys.stdout is None:  # the parent closed it

@@ -71,7 +71,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def nonempty(text: str) -> str:
-    """Reject an empty value: an unset variable of a script must not select everybody."""
+    """Reject an empty value: an unset variable of a script must not select every person."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text

@@ -58,7 +58,7 @@ class WorkerProcess:
     started_at: float
     watchdog: Watchdog
     retired: bool = False
-    """It was told to exit, so it needs no replacement."""
+    """It received a signal to exit, so it needs no replacement."""
     kill_at: float = math.inf
     """When it is killed if it still runs."""
     paused: bool = False

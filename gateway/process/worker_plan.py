@@ -1,4 +1,4 @@
-"""What the supervisor passes to a worker at the fork: its plan, signals and shared memory."""
+"""The plan of a worker, the signals that it receives, and the memory that it shares."""
 
 import mmap
 import signal

@@ -1,4 +1,4 @@
-"""What the parent does about workers that stand still, are paused, or do not come up."""
+"""The supervisor and workers that stall, are paused, or do not start."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_PARENT = """
+_PROGRAM = """
 import ctypes, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,18 +19,18 @@ from gateway.process import supervisor
 
 def work(plan):
     print(os.getpid(), flush=True)
-    if sys.argv[2] == "does not come up":
+    if sys.argv[2] == "does not start":
         time.sleep(60)
     os.write(plan.ready_fd, b"1")
-    for _ in range(6):  # for longer than the time that is given from one to the next
+    for _ in range(6):  # for longer than a stall may last
         plan.watchdog.beat()
         time.sleep(0.3)
-    while sys.argv[2] == "goes on":
+    while sys.argv[2] == "runs":
         plan.watchdog.beat()
         time.sleep(0.1)
     if sys.argv[2] == "waits":
         time.sleep(60)
-    ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock: no thread of Python goes on
+    ctypes.PyDLL(None).sleep(60)  # holds the interpreter lock: no Python thread runs
     time.sleep(60)
 
 supervisor._HUNG_AFTER_S = 1.5
@@ -45,7 +45,7 @@ sys.exit(parent.run())
 """
 
 
-class Parent:
+class SupervisorProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.began_at = time.monotonic()
@@ -55,48 +55,49 @@ class Parent:
         return int(self.process.stdout.readline())
 
     def end(self) -> str:
-        """Return what was said on stderr."""
+        """Stop it; return its stderr."""
         self.process.terminate()
         return self.process.communicate(timeout=30)[1]
 
 
 @contextmanager
-def parent(tmp_path: Path, what: str) -> Iterator[Parent]:
+def supervisor_process(tmp_path: Path, behaviour: str) -> Iterator[SupervisorProcess]:
     config = tmp_path / "gateway.yaml"
     config.touch()
     process = subprocess.Popen(
-        [sys.executable, "-c", _PARENT, str(config), what],
+        [sys.executable, "-c", _PROGRAM, str(config), behaviour],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        yield Parent(process)
+        yield SupervisorProcess(process)
     finally:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.parametrize("what", ["waits", "holds the lock"])
-def test_one_that_stands_still_tells_where_and_ends_and_another_is_started(
-    tmp_path: Path, what: str
-) -> None:
-    with parent(tmp_path, what) as one:
-        first, second = one.next_worker(), one.next_worker()
-        assert time.monotonic() - one.began_at > 3
-        said = one.end()
+@pytest.mark.parametrize("behaviour", ["waits", "holds the lock"])
+def test_stalled_worker_dumps_stacks_and_is_replaced(tmp_path: Path, behaviour: str) -> None:
+    with supervisor_process(tmp_path, behaviour) as running:
+        first, second = running.next_worker(), running.next_worker()
+        assert time.monotonic() - running.began_at > 3
+        stderr = running.end()
     assert first != second
-    assert "most recent call first" in said
-    assert "in work" in said
-    assert "worker_hung" in said
+    assert "most recent call first" in stderr
+    assert "in work" in stderr
+    assert "worker_hung" in stderr
 
 
-def test_one_that_goes_on_is_left_alone_and_so_is_one_that_was_paused_from_outside(
+def test_running_or_paused_worker_is_left_alone(
     tmp_path: Path,
 ) -> None:
-    with parent(tmp_path, "goes on") as one:
-        worker = one.next_worker()
-        for paused in ([worker], [worker, one.process.pid]):  # as a container is, as a whole
+    with supervisor_process(tmp_path, "runs") as running:
+        worker = running.next_worker()
+        for paused in (
+            [worker],
+            [worker, running.process.pid],
+        ):  # both, as when a container is paused
             for pid in paused:
                 os.kill(pid, signal.SIGSTOP)
             time.sleep(2.5)
@@ -104,14 +105,14 @@ def test_one_that_goes_on_is_left_alone_and_so_is_one_that_was_paused_from_outsi
                 os.kill(pid, signal.SIGCONT)
             time.sleep(0.5)
         os.kill(worker, 0)
-        said = one.end()
-    assert "worker_hung" not in said
+        stderr = running.end()
+    assert "worker_hung" not in stderr
 
 
-def test_the_end_is_heard_while_a_worker_comes_up(tmp_path: Path) -> None:
-    with parent(tmp_path, "does not come up") as one:
-        one.next_worker()
+def test_sigterm_interrupts_a_worker_start(tmp_path: Path) -> None:
+    with supervisor_process(tmp_path, "does not start") as running:
+        running.next_worker()
         began_at = time.monotonic()
-        one.end()
+        running.end()
         assert time.monotonic() - began_at < 5
-        assert one.process.returncode == 0
+        assert running.process.returncode == 0

@@ -1,4 +1,4 @@
-"""Three ways to log in, three ways to reuse a link, and each caller's own limit."""
+"""Login methods of accounts, reuse of links, rate limits of callers, and stores."""
 
 import time
 from pathlib import Path
@@ -21,31 +21,31 @@ def with_links(stack: Stack, reuse: str) -> tuple[RunningGateway, RunningGateway
 
 
 def url(gateway: RunningGateway, token: str, **headers: str) -> str:
-    answer = gateway.console(token, **headers)
-    assert answer.status == 200, answer.body
-    return str(answer.json["url"])
+    response = gateway.console(token, **headers)
+    assert response.status == 200, response.body
+    return str(response.json["url"])
 
 
-def test_shared_links_are_one_per_server_for_all(stack: Stack) -> None:
+def test_shared_links_are_one_per_server(stack: Stack) -> None:
     one, two = with_links(stack, "shared")
     olga, oscar = stack.cloud.token("olga"), stack.cloud.token("oscar")
     assert len({url(one, olga), url(one, oscar), url(two, olga), url(two, oscar)}) == 1
 
 
-def test_caller_s_links_are_one_per_server_and_person(stack: Stack) -> None:
+def test_caller_links_are_one_per_server_and_person(stack: Stack) -> None:
     one, two = with_links(stack, "caller")
     olga, oscar = stack.cloud.token("olga"), stack.cloud.token("oscar")
     assert url(one, olga) == url(two, olga) == url(one, olga)
     assert url(one, oscar) == url(two, oscar) != url(one, olga)
 
 
-def test_links_that_are_never_reused_are_new_each_time(stack: Stack) -> None:
+def test_links_without_reuse_are_new_each_time(stack: Stack) -> None:
     one, two = with_links(stack, "never")
     olga = stack.cloud.token("olga")
     assert len({url(one, olga), url(one, olga), url(two, olga), url(two, olga)}) == 4
 
 
-def test_no_cache_asks_for_a_link_that_nobody_was_given(stack: Stack) -> None:
+def test_no_cache_requests_a_new_link(stack: Stack) -> None:
     olga = stack.cloud.token("olga-no-cache")
     first = url(stack.gateway, olga)
     fresh = url(stack.gateway, olga, Cache_Control="no-cache")
@@ -53,8 +53,8 @@ def test_no_cache_asks_for_a_link_that_nobody_was_given(stack: Stack) -> None:
     assert url(stack.gateway, olga) == fresh
 
 
-@pytest.mark.parametrize("way", ["aksk", "token_file"])
-def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
+@pytest.mark.parametrize("method", ["aksk", "token_file"])
+def test_key_pair_and_token_file_logins(own_stack: Stack, method: str) -> None:
     cloud = own_stack.cloud
     logins: dict[str, dict[str, Any]] = {
         "aksk": {
@@ -64,7 +64,7 @@ def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
         },
         "token_file": {"method": "token_file", "token_file": "token"},
     }
-    gateway = own_stack.replica(start=False, account={"login": logins[way]})
+    gateway = own_stack.replica(start=False, account={"login": logins[method]})
     (gateway.directory / "access").write_text(ACCESS_KEY)
     (gateway.directory / "secret").write_text(SECRET_KEY)
     assert own_stack.gateway.console(cloud.token()).status == 200
@@ -75,36 +75,36 @@ def test_the_other_ways_to_log_in(own_stack: Stack, way: str) -> None:
     gateway.start()
     assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
     (sent,) = [call for call in cloud.calls(cloud.upstream) if cloud.servers[1] in call["path"]]
-    if way == "aksk":
+    if method == "aksk":
         assert sent["headers"]["authorization"].startswith("SDK-HMAC-SHA256 Access=")
         assert "x-auth-token" not in sent["headers"]
 
 
-def test_a_caller_over_its_limit_is_told_when_to_come_back(own_stack: Stack) -> None:
+def test_rate_limited_caller_gets_retry_after(own_stack: Stack) -> None:
     limits = {"requests": 60, "per_s": 60, "burst": 5}
     gateway = own_stack.replica(change={"caller_limits": limits})
     token = own_stack.cloud.token()
-    answers = [gateway.console(token) for _ in range(12)]
-    refused = [answer for answer in answers if answer.status == 429]
-    assert 5 <= len(refused) <= 7
-    assert refused[0].error_code == "CGW.4290"
-    assert int(refused[0].headers["retry-after"]) == 1
+    responses = [gateway.console(token) for _ in range(12)]
+    rejected = [response for response in responses if response.status == 429]
+    assert 5 <= len(rejected) <= 7
+    assert rejected[0].error_code == "CGW.4290"
+    assert int(rejected[0].headers["retry-after"]) == 1
     assert gateway.console(own_stack.cloud.token("oscar")).status == 200
 
 
-def test_beyond_the_account_s_budget_callers_are_told_the_wait(own_stack: Stack) -> None:
+def test_exhausted_budget_gives_an_accurate_retry_after(own_stack: Stack) -> None:
     budget = {"console": {"requests": 1, "per_s": 20, "burst": 1}, "wait_max_s": 1}
-    # By itself it has the whole budget: a Redis that is slow for a moment changes no wait.
+    # As the only process it has the whole budget, also while Redis is slow.
     store = {**own_stack.gateway.config["store"], "namespace": "tight", "processes_max": 1}
     gateway = own_stack.replica(account={"budget": budget}, change={"store": store})
-    answers = [gateway.console(own_stack.cloud.token(f"p{i}")) for i in range(3)]
-    refused = [answer for answer in answers if answer.status == 429]
-    assert len(refused) >= 2
-    assert refused[-1].error_code == "CGW.4291"
-    assert 10 <= int(refused[-1].headers["retry-after"]) <= 20
+    responses = [gateway.console(own_stack.cloud.token(f"p{i}")) for i in range(3)]
+    rejected = [response for response in responses if response.status == 429]
+    assert len(rejected) >= 2
+    assert rejected[-1].error_code == "CGW.4291"
+    assert 10 <= int(rejected[-1].headers["retry-after"]) <= 20
 
 
-def test_a_login_waits_for_its_slot_however_impatient_callers_are(own_stack: Stack) -> None:
+def test_login_waits_for_its_slot(own_stack: Stack) -> None:
     budget = {
         "console": {"requests": 1_000, "per_s": 1, "burst": 100},
         "iam": {"requests": 1, "per_s": 2, "burst": 1},
@@ -119,7 +119,7 @@ def test_a_login_waits_for_its_slot_however_impatient_callers_are(own_stack: Sta
     assert gateway.metric('gateway_service_logins_total{account="prod",outcome="ok"}') == 2
 
 
-def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
+def test_store_with_user_and_password(own_stack: Stack) -> None:
     own_stack.valkey.command("ACL", "SETUSER", "gw", "on", ">store-password", "~*", "&*", "+@all")
     own_stack.valkey.command("ACL", "SETUSER", "default", "off")
     redis = {"url": own_stack.valkey.url, "username": "gw", "password": {"file": "store"}}
@@ -133,7 +133,7 @@ def test_a_store_with_a_user_and_a_password(own_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
+def test_store_tls_requires_a_trusted_certificate(
     own_stack: Stack, tmp_path: Path, *, trusted: bool
 ) -> None:
     certificate, key = write_certificate(tmp_path, "127.0.0.1")
@@ -151,7 +151,7 @@ def test_a_store_behind_tls_is_used_only_with_a_trusted_certificate(
         front.close()
 
 
-def test_a_link_in_demand_is_renewed_before_it_ends(own_stack: Stack) -> None:
+def test_popular_link_is_renewed_before_it_expires(own_stack: Stack) -> None:
     links = {"lifetime_s": 6, "min_remaining_s": 1, "renew_before_s": 2}
     store = {**own_stack.gateway.config["store"], "namespace": "renewal"}
     gateway = own_stack.replica(account={"links": links}, change={"store": store})
@@ -163,6 +163,6 @@ def test_a_link_in_demand_is_renewed_before_it_ends(own_stack: Stack) -> None:
         time.sleep(0.01)
     assert len(seen) >= 2
     assert gateway.metric('gateway_links_total{account="prod",source="upstream"}') == 1, (
-        "nobody else waited"
+        "only the first request waited for the cloud"
     )
     assert gateway.metric('gateway_link_renewals_total{account="prod",outcome="ok"}') >= 1

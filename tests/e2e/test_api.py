@@ -1,4 +1,4 @@
-"""The physical-servers API through real processes: what passes, what is refused, what is shown."""
+"""The physical-servers API end to end: forwarding, authorization and filtering."""
 
 import gzip
 import http.client
@@ -27,12 +27,12 @@ def api() -> Iterator["Api"]:
 
 
 class Api:
-    """Olga operates the first 20 servers, victor sees all but one, alice may do everything."""
+    """Olga operates 20 servers, victor sees all except one, alice has every permission."""
 
     def __init__(self) -> None:
         self.cloud = cloud = CloudProcess("--rate", "1000", "--burst", "1000", servers=SERVERS)
         self.stack = Stack(cloud, change={"operations": {"disable": ["UpdateIDcs"], "add": [_ROW]}})
-        self.mine, self.others = cloud.servers[:20], cloud.servers[20:]
+        self.own, self.others = cloud.servers[:20], cloud.servers[20:]
         self.hidden = cloud.servers[30]
         role = {"users": ["alice"]}
         self.stack.gateway.write_policy(
@@ -47,7 +47,7 @@ class Api:
                 },
                 "grants": [
                     {"role": "all", "to": role, "on": "everything"},
-                    {"role": "operator", "to": {"users": ["olga"]}, "on": {"servers": self.mine}},
+                    {"role": "operator", "to": {"users": ["olga"]}, "on": {"servers": self.own}},
                     {
                         "role": "viewer",
                         "to": {"users": ["victor"]},
@@ -63,13 +63,15 @@ class Api:
                 ],
             }
         )
-        self.tokens = {who: cloud.token(who) for who in ("olga", "victor", "alice", "otto")}
+        self.tokens = {
+            subject: cloud.token(subject) for subject in ("olga", "victor", "alice", "otto")
+        }
         eventually(lambda: self("alice", "GET", "/physicalservers/status").status == 200)
 
     def __call__(
-        self, who: str, method: str, path: str, body: Any = None, **headers: str
+        self, subject: str, method: str, path: str, body: Any = None, **headers: str
     ) -> Response:
-        sent = {"Authorization": f"Bearer {self.tokens[who]}"}
+        sent = {"Authorization": f"Bearer {self.tokens[subject]}"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         text = "" if body is None else body if isinstance(body, str) else json.dumps(body)
         return fetch(self.stack.gateway.url, method, f"/v1/{self.cloud.project}{path}", sent, text)
@@ -102,11 +104,11 @@ _ROW = {
 }
 
 
-def walk(api: Api, who: str, path: str, entries: str, limit: int) -> list[dict[str, Any]]:
+def walk(api: Api, subject: str, path: str, entries: str, limit: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     marker = ""
     while True:
-        page = api(who, "GET", f"{path}?limit={limit}{marker}").json
+        page = api(subject, "GET", f"{path}?limit={limit}{marker}").json
         assert page["page_info"]["current_count"] == len(page[entries])
         found += page[entries]
         if page["page_info"]["next_marker"] is None:
@@ -116,7 +118,7 @@ def walk(api: Api, who: str, path: str, entries: str, limit: int) -> list[dict[s
         marker = f"&marker={page['page_info']['next_marker']}"
 
 
-def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
+def test_rejection_is_audited_with_the_deciding_line(api: Api) -> None:
     gateway = api.stack.gateway
     path = f"/physicalservers/{api.hidden}"
     trace_id, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -127,7 +129,7 @@ def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
     policy = gateway.policy_file.read_text().splitlines()
     file, _, line = denied["rule"].rpartition(":")
     assert file == str(gateway.policy_file)
-    # The only denial stands in the line after the key's.
+    # The only denial is on the line after the key.
     assert policy[int(line) - 2] == ' "denials": ['
     version = gateway.log_lines("policy_loaded")[-1]["version"]
     about = {
@@ -143,8 +145,8 @@ def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
     }
     assert about.items() <= denied.items()
     assert about.items() <= unknown.items()
-    told = ("subject", "request_id", "trace_id")
-    assert [denied[name] for name in told] == ["victor", "hidden-1", trace_id]
+    fields = ("subject", "request_id", "trace_id")
+    assert [denied[name] for name in fields] == ["victor", "hidden-1", trace_id]
     assert (unknown["subject"], unknown["rule"], unknown["detail"]) == (
         "otto",
         "",
@@ -152,9 +154,9 @@ def test_a_refusal_is_on_record_with_the_line_that_decided(api: Api) -> None:
     )
 
 
-def test_a_list_shows_what_the_caller_may_see(api: Api) -> None:
+def test_list_contains_only_visible_servers(api: Api) -> None:
     seen = [one["id"] for one in walk(api, "olga", "/physicalservers", "servers", 10)]
-    assert seen == sorted(api.mine)
+    assert seen == sorted(api.own)
     seen = [one["id"] for one in walk(api, "victor", "/physicalservers", "servers", 13)]
     assert seen == sorted(set(api.cloud.servers) - {api.hidden})
     seen = [one["id"] for one in walk(api, "alice", "/physicalservers", "servers", 1000)]
@@ -162,7 +164,7 @@ def test_a_list_shows_what_the_caller_may_see(api: Api) -> None:
     assert api("otto", "GET", "/physicalservers").status == 403
 
 
-def test_who_sees_all_costs_one_call_and_who_sees_a_part_a_reading_for_all(api: Api) -> None:
+def test_filtered_lists_share_one_upstream_read(api: Api) -> None:
     api("olga", "GET", "/physicalservers", Cache_Control="no-cache")
     api.forget()
     for _ in range(3):
@@ -173,137 +175,135 @@ def test_who_sees_all_costs_one_call_and_who_sees_a_part_a_reading_for_all(api: 
     assert [call["path"].partition("?")[2] for call in api.reached()] == ["limit=11"]
 
 
-def test_a_hidden_marker_looks_like_a_made_up_one(api: Api) -> None:
-    answers = [
+def test_hidden_marker_looks_like_an_unknown_one(api: Api) -> None:
+    responses = [
         api("olga", "GET", f"/physicalservers?marker={marker}")
         for marker in (api.others[0], UNKNOWN, "x")
     ]
-    assert {answer.status for answer in answers} == {400}
-    assert len({answer.body for answer in answers}) == 1
+    assert {response.status for response in responses} == {400}
+    assert len({response.body for response in responses}) == 1
 
 
-def test_instances_alarms_and_events_are_of_visible_servers(api: Api) -> None:
+def test_instances_alarms_and_events_are_filtered(api: Api) -> None:
     shown = walk(api, "olga", "/instances", "instances", 10)
-    assert {one["id"] for one in shown} == set(api.instances(api.mine))
+    assert {one["id"] for one in shown} == set(api.instances(api.own))
     events = api("olga", "GET", "/physicalservers/events?limit=1000").json
-    assert {one["resource_id"] for one in events["events"]} == set(api.mine)
+    assert {one["resource_id"] for one in events["events"]} == set(api.own)
     assert events["count"] == len(events["events"])
     alarms = api("olga", "GET", "/physicalservers/alarms?limit=7&offset=5").json
     every = api("olga", "GET", "/physicalservers/alarms?limit=1000").json
     assert alarms["alarms"] == every["alarms"][5:12]
-    assert alarms["count"] == every["count"] == len(every["alarms"]) == 2 * len(api.mine)
-    named = api("olga", "GET", f"/physicalservers/events?resource_id={api.mine[3]}").json
-    assert {one["resource_id"] for one in named["events"]} == {api.mine[3]}
+    assert alarms["count"] == every["count"] == len(every["alarms"]) == 2 * len(api.own)
+    named = api("olga", "GET", f"/physicalservers/events?resource_id={api.own[3]}").json
+    assert {one["resource_id"] for one in named["events"]} == {api.own[3]}
     hidden = api("olga", "GET", f"/physicalservers/events?resource_id={api.others[3]}")
     missing = api("olga", "GET", f"/physicalservers/events?resource_id={UNKNOWN}")
     assert (hidden.status, hidden.body) == (missing.status, missing.body)
     assert hidden.status == 403
 
 
-def test_a_batch_is_all_or_nothing(api: Api) -> None:
-    ids = [api.mine[0], api.others[0]]
+def test_batch_is_all_or_nothing(api: Api) -> None:
+    ids = [api.own[0], api.others[0]]
     body = {"action": "power off", "server_id_set": ids}
     before = [api.power(one) for one in ids]
-    refused = api("olga", "PUT", "/physicalservers/power-state", body)
-    assert (refused.status, refused.error_code) == (403, "CGW.4030")
+    rejected = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (rejected.status, rejected.error_code) == (403, "CGW.4030")
     assert [api.power(one) for one in ids] == before
-    body["server_id_set"] = [api.mine[0], UNKNOWN]
+    body["server_id_set"] = [api.own[0], UNKNOWN]
     unknown = api("olga", "PUT", "/physicalservers/power-state", body)
-    assert unknown.body == refused.body, "a hidden server and none look the same"
+    assert unknown.body == rejected.body, "a hidden server must look like an unknown one"
 
 
-def test_a_refused_server_is_named_to_who_may_see_it(api: Api) -> None:
-    body = {"action": "power off", "server_id_set": [api.mine[0], api.hidden, UNKNOWN]}
-    told = api("victor", "PUT", "/physicalservers/power-state", body).json["error_msg"]
-    assert api.mine[0] in told
-    assert api.hidden not in told
-    assert UNKNOWN in told, "victor may see every server of the project, also one that is not there"
+def test_rejection_names_only_visible_servers(api: Api) -> None:
+    body = {"action": "power off", "server_id_set": [api.own[0], api.hidden, UNKNOWN]}
+    message = api("victor", "PUT", "/physicalservers/power-state", body).json["error_msg"]
+    assert api.own[0] in message
+    assert api.hidden not in message
+    assert UNKNOWN in message, "victor may see every server of the project, also unknown ones"
 
 
 @pytest.mark.parametrize("ids", [{}, {"server_id_set": []}, {"server_id_set": None}])
-@pytest.mark.parametrize("who", ["olga", "alice"])
-def test_a_batch_of_nothing_would_mean_all_and_is_refused(
-    api: Api, who: str, ids: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("subject", ["olga", "alice"])
+def test_empty_batch_is_rejected(api: Api, subject: str, ids: dict[str, Any]) -> None:
     api.forget()
-    answer = api(who, "PUT", "/physicalservers/power-state", {"action": "power off", **ids})
-    assert (answer.status, answer.error_code) == (403, "CGW.4031")
+    response = api(subject, "PUT", "/physicalservers/power-state", {"action": "power off", **ids})
+    assert (response.status, response.error_code) == (403, "CGW.4031")
     assert api.reached() == []
 
 
-def test_power_is_switched_for_who_may_and_recorded_before(api: Api) -> None:
-    body = {"action": "power off", "server_id_set": api.mine[1:3]}
+def test_power_change_is_audited_before_it_is_sent(api: Api) -> None:
+    body = {"action": "power off", "server_id_set": api.own[1:3]}
     assert api("victor", "PUT", "/physicalservers/power-state", body).status == 403
     api.forget()
-    answer = api("olga", "PUT", "/physicalservers/power-state", body)
-    assert answer.status == 200, answer.body
-    assert [api.power(one) for one in api.mine[1:3]] == ["off", "off"]
+    response = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert response.status == 200, response.body
+    assert [api.power(one) for one in api.own[1:3]] == ["off", "off"]
     assert [call["body"] for call in api.reached()] == [json.dumps(body)]
     (record,) = [
         line
         for line in api.stack.gateway.audit("write_permitted")
-        if line["request_id"] == answer.headers["x-request-id"]
+        if line["request_id"] == response.headers["x-request-id"]
     ]
     assert record["subject"] == "olga"
-    assert record["servers"] == api.mine[1:3]
+    assert record["servers"] == api.own[1:3]
     assert record["operation"] == "ChangeServerPowerState"
 
 
-def test_an_instance_is_decided_on_by_its_server(api: Api) -> None:
-    mine, others = api.instances(api.mine), api.instances(api.others)
+def test_instance_is_authorized_by_its_server(api: Api) -> None:
+    own, others = api.instances(api.own), api.instances(api.others)
     path = "/instances/reinstall"
-    body = {"image_id": "i", "password": "P@ssw0rd-123", "instance_id_set": [mine[0], others[0]]}
-    refused = api("olga", "PUT", path, body)
-    assert refused.status == 403
-    body["instance_id_set"] = [mine[0], UNKNOWN]
-    assert api("olga", "PUT", path, body).body == refused.body
-    body["instance_id_set"] = mine[:2]
+    body = {"image_id": "i", "password": "P@ssw0rd-123", "instance_id_set": [own[0], others[0]]}
+    rejected = api("olga", "PUT", path, body)
+    assert rejected.status == 403
+    body["instance_id_set"] = [own[0], UNKNOWN]
+    assert api("olga", "PUT", path, body).body == rejected.body
+    body["instance_id_set"] = own[:2]
     assert api("olga", "PUT", path, body).status == 200
-    assert api("olga", "GET", f"/instances/{mine[0]}/status").status == 200
+    assert api("olga", "GET", f"/instances/{own[0]}/status").status == 200
     hidden = api("olga", "GET", f"/instances/{others[0]}/status")
     missing = api("olga", "GET", f"/instances/{UNKNOWN}/status")
-    assert (hidden.status, hidden.body) == (missing.status, missing.body) == (403, refused.body)
+    assert (hidden.status, hidden.body) == (missing.status, missing.body) == (403, rejected.body)
     assert api("alice", "GET", f"/instances/{UNKNOWN}/status").error_code == "iMetal.0200"
 
 
-def test_who_has_no_business_with_instances_costs_no_call(api: Api) -> None:
+def test_caller_without_permission_costs_no_call(api: Api) -> None:
     api.forget()
     assert api("otto", "GET", f"/instances/{UNKNOWN}/status").status == 403
     assert api("victor", "DELETE", f"/instances/{UNKNOWN}").status == 403
     assert api.reached() == []
 
 
-def test_a_server_of_the_cloud_s_choice_takes_the_right_to_all(api: Api) -> None:
+def test_instance_on_any_server_requires_all_servers(api: Api) -> None:
     body = {"name": "x", "image_id": "i", "vpc_id": "v", "password": "P@ssw0rd-123"}
     body |= {"network_interfaces": [{"subnet_id": "s"}]}  # type: ignore[dict-item]
     assert api("olga", "POST", "/instances", body).status == 403
-    idle = [one for one in api.mine if not api.instances([one])]
+    idle = [one for one in api.own if not api.instances([one])]
     placed = {**body, "placement": {"server_id": api.others[2]}}
     assert api("olga", "POST", "/instances", placed).status == 403
-    answer = api("olga", "POST", "/instances", {**body, "placement": {"server_id": idle[0]}})
-    assert answer.status < 300, answer.body
+    response = api("olga", "POST", "/instances", {**body, "placement": {"server_id": idle[0]}})
+    assert response.status < 300, response.body
     assert api.instances([idle[0]])
 
 
 @pytest.mark.parametrize(
     "path", ["/physicalservers/status", "/physicalservers/alarms/summary", "/idcs", "/iracks"]
 )
-def test_what_names_no_server_takes_the_right_to_all(api: Api, path: str) -> None:
+def test_operation_without_server_requires_all_servers(api: Api, path: str) -> None:
     assert api("alice", "GET", path).status == 200
-    for who in ("olga", "victor", "otto"):
-        assert api(who, "GET", path).status == 403
+    for subject in ("olga", "victor", "otto"):
+        assert api(subject, "GET", path).status == 403
 
 
-def test_writing_tags_takes_a_right_of_its_own(api: Api) -> None:
-    path = f"/physicalservers/{api.mine[0]}/tags/create"
+def test_tag_write_requires_its_own_permission(api: Api) -> None:
+    path = f"/physicalservers/{api.own[0]}/tags/create"
     body = {"tags": [{"key": "env", "value": "prod"}]}
     assert api("olga", "POST", path, body).status == 403
     assert api("alice", "POST", path, body).status == 204
 
 
-def test_a_download_is_passed_on_as_it_comes(api: Api) -> None:
+def test_download_is_streamed(api: Api) -> None:
     api.cloud.settings(log_bytes=3_000_000)
-    logs = f"/physicalservers/{api.mine[0]}/logs/exports"
+    logs = f"/physicalservers/{api.own[0]}/logs/exports"
     exported = api("olga", "POST", logs)
     assert exported.status == 202, exported.body
     (export,) = [value for name, value in exported.json.items() if "id" in name]
@@ -320,12 +320,12 @@ def test_a_download_is_passed_on_as_it_comes(api: Api) -> None:
     assert api("victor", "GET", f"{logs}/{export}/content").status == 403
 
 
-def test_a_download_that_breaks_off_is_no_whole(api: Api) -> None:
+def test_interrupted_downloads_release_their_slots(api: Api) -> None:
     api.cloud.settings(log_bytes=30_000_000)
-    logs = f"/physicalservers/{api.mine[0]}/logs/exports"
+    logs = f"/physicalservers/{api.own[0]}/logs/exports"
     (export,) = [v for name, v in api("olga", "POST", logs).json.items() if "id" in name]
     parts = urlsplit(api.stack.gateway.url)
-    # Who hangs up in the middle holds no place: more than the places that there are, in a row.
+    # Each interrupted download must release its slot: there are more downloads than slots.
     for _ in range(5):
         with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
             target = f"/v1/{api.cloud.project}{logs}/{export}/content"
@@ -340,27 +340,27 @@ def test_a_download_that_breaks_off_is_no_whole(api: Api) -> None:
     api.cloud.settings(log_bytes=1_000)
 
 
-def test_gzip_is_passed_on_and_read_where_it_must_be(api: Api) -> None:
+def test_gzip_responses_are_forwarded_and_decoded(api: Api) -> None:
     api.cloud.settings(gzip=True)
     try:
-        plain = api("olga", "GET", f"/physicalservers/{api.mine[0]}")
+        plain = api("olga", "GET", f"/physicalservers/{api.own[0]}")
         assert "content-encoding" not in plain.headers
-        coded = api("olga", "GET", f"/physicalservers/{api.mine[0]}", Accept_Encoding="gzip")
+        coded = api("olga", "GET", f"/physicalservers/{api.own[0]}", Accept_Encoding="gzip")
         assert coded.headers["content-encoding"] == "gzip"
         assert json.loads(gzip.decompress(coded.body)) == plain.json
         listed = api(
             "olga", "GET", "/physicalservers", Accept_Encoding="gzip", Cache_Control="no-cache"
         )
         assert len(listed.json["servers"]) == 10
-        path = f"/physicalservers/{api.mine[0]}/logs/exports/nowhere"
-        refused = api("olga", "GET", path, Accept_Encoding="gzip")
-        assert refused.error_code.startswith("iMetal.")
+        path = f"/physicalservers/{api.own[0]}/logs/exports/nowhere"
+        rejected = api("olga", "GET", path, Accept_Encoding="gzip")
+        assert rejected.error_code.startswith("iMetal.")
     finally:
         api.cloud.settings(gzip=False)
 
 
-def test_a_read_has_a_validator_of_what_this_caller_is_shown(api: Api) -> None:
-    for path in (f"/physicalservers/{api.mine[0]}", "/physicalservers"):
+def test_etag_matches_the_callers_view(api: Api) -> None:
+    for path in (f"/physicalservers/{api.own[0]}", "/physicalservers"):
         first = api("olga", "GET", path)
         again = api("olga", "GET", path, If_None_Match=f'"x", {first.headers["etag"]}')
         assert (again.status, again.body) == (304, b"")
@@ -368,14 +368,14 @@ def test_a_read_has_a_validator_of_what_this_caller_is_shown(api: Api) -> None:
         head = api("olga", "HEAD", path)
         assert (head.status, head.body) == (200, b"")
         assert head.headers["content-length"] == str(len(first.body))
-    mine = api("olga", "GET", "/physicalservers").headers["etag"]
-    assert api("victor", "GET", "/physicalservers", If_None_Match=mine).status == 200
+    own = api("olga", "GET", "/physicalservers").headers["etag"]
+    assert api("victor", "GET", "/physicalservers", If_None_Match=own).status == 200
 
 
-def test_nothing_of_the_caller_s_travels_but_what_is_listed(api: Api) -> None:
+def test_only_listed_request_headers_are_forwarded(api: Api) -> None:
     api.forget()
     api(
-        "olga", "GET", f"/physicalservers/{api.mine[0]}",
+        "olga", "GET", f"/physicalservers/{api.own[0]}",
         Cookie="canary", X_Security_Token="", X_Project_Id="canary", X_Domain_Id="canary",
         X_Apig_Mode="canary", Host="canary.example", Forwarded="for=canary",
         X_Forwarded_For="canary", Connection="keep-alive, X-Strange", X_Strange="canary",
@@ -390,48 +390,50 @@ def test_nothing_of_the_caller_s_travels_but_what_is_listed(api: Api) -> None:
     }  # fmt: skip
 
 
-def test_the_answer_tells_nothing_of_the_cloud_s_house(api: Api) -> None:
-    answer = api("olga", "GET", f"/physicalservers/{api.mine[0]}", X_Request_Id="my-request-1")
-    assert answer.headers["x-request-id"] == "my-request-1"
-    assert answer.headers["via"] == "1.1 console-gateway"
-    assert answer.headers["server"] == "console-gateway"
-    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
-    assert answer.headers["x-content-type-options"] == "nosniff"
+def test_response_headers_hide_the_cloud(api: Api) -> None:
+    response = api("olga", "GET", f"/physicalservers/{api.own[0]}", X_Request_Id="my-request-1")
+    assert response.headers["x-request-id"] == "my-request-1"
+    assert response.headers["via"] == "1.1 console-gateway"
+    assert response.headers["server"] == "console-gateway"
+    assert response.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_cloud_s_refusal_of_a_permitted_call_is_the_caller_s(api: Api) -> None:
-    body = {"action": "fly", "server_id_set": api.mine[:1]}
-    answer = api("olga", "PUT", "/physicalservers/power-state", body)
-    assert (answer.status, answer.error_code) == (400, "iMetal.0001")
+def test_clouds_rejection_of_a_permitted_call_is_returned(api: Api) -> None:
+    body = {"action": "fly", "server_id_set": api.own[:1]}
+    response = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (response.status, response.error_code) == (400, "iMetal.0001")
 
 
-def test_operations_are_switched_off_and_added_by_config(api: Api) -> None:
+def test_config_disables_and_adds_operations(api: Api) -> None:
     assert api("alice", "PUT", "/idcs", {}).status == 405
-    again = f"/physicalservers/{api.mine[0]}/hardware-attributes/again"
+    again = f"/physicalservers/{api.own[0]}/hardware-attributes/again"
     assert api("otto", "GET", again).status == 403
-    assert api("olga", "GET", again).status == 502, "it passes, and the cloud does not know it"
+    assert api("olga", "GET", again).status == 502, (
+        "the gateway forwards it; the cloud has no such operation"
+    )
 
 
-def test_a_body_is_read_under_its_limit(api: Api) -> None:
-    body = json.dumps({"action": "power on", "server_id_set": api.mine[:1], "x": "y" * 70_000})
-    answer = api("olga", "PUT", "/physicalservers/power-state", body)
-    assert (answer.status, answer.error_code) == (413, "CGW.4130")
+def test_request_bodies_are_limited(api: Api) -> None:
+    body = json.dumps({"action": "power on", "server_id_set": api.own[:1], "x": "y" * 70_000})
+    response = api("olga", "PUT", "/physicalservers/power-state", body)
+    assert (response.status, response.error_code) == (413, "CGW.4130")
     assert (
         api("olga", "PUT", "/physicalservers/power-state", "{}", Content_Encoding="gzip").status
         == 400
     )
-    assert api("olga", "GET", f"/physicalservers/{api.mine[0]}", "{}").status == 400
+    assert api("olga", "GET", f"/physicalservers/{api.own[0]}", "{}").status == 400
 
 
-def test_a_slow_body_does_not_hold_on_to_an_old_policy(api: Api) -> None:
+def test_slow_body_is_decided_by_the_current_policy(api: Api) -> None:
     gateway = api.stack.replica(change={"request": {"deadline_s": 20}})
     policy = json.loads(api.stack.gateway.policy_file.read_text())
     gateway.write_policy(policy)
     read = {"Authorization": f"Bearer {api.tokens['olga']}"}
-    path = f"/v1/{api.cloud.project}/permissions?server_id={api.mine[6]}"
+    path = f"/v1/{api.cloud.project}/permissions?server_id={api.own[6]}"
     eventually(lambda: b"server:power" in fetch(gateway.url, "GET", path, read).body)
     parts = urlsplit(gateway.url)
-    body = json.dumps({"action": "power off", "server_id_set": [api.mine[6]]}).encode()
+    body = json.dumps({"action": "power off", "server_id_set": [api.own[6]]}).encode()
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall(
             f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
@@ -442,15 +444,15 @@ def test_a_slow_body_does_not_hold_on_to_an_old_policy(api: Api) -> None:
         gateway.write_policy({**policy, "grants": []})
         eventually(lambda: fetch(gateway.url, "GET", path, read).json == {"servers": []})
         connection.sendall(body[10:])
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert answer.status == 403
-    assert api.power(api.mine[6]) == "on"
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 403
+    assert api.power(api.own[6]) == "on"
 
 
-def test_who_expects_a_100_is_told_to_go_on(api: Api) -> None:
+def test_expect_100_continue_is_answered(api: Api) -> None:
     parts = urlsplit(api.stack.gateway.url)
-    body = json.dumps({"action": "power on", "server_id_set": api.mine[:1]}).encode()
+    body = json.dumps({"action": "power on", "server_id_set": api.own[:1]}).encode()
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
         connection.sendall(
             f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
@@ -459,18 +461,18 @@ def test_who_expects_a_100_is_told_to_go_on(api: Api) -> None:
         )
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert answer.status == 200
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 200
 
 
-def test_what_may_i_do_is_answered_without_the_cloud(api: Api) -> None:
+def test_own_permissions_need_no_upstream_call(api: Api) -> None:
     api.forget()
-    ids = [api.mine[0], api.others[0], UNKNOWN, api.hidden]
+    ids = [api.own[0], api.others[0], UNKNOWN, api.hidden]
     assert api("olga", "GET", f"/permissions?server_id={','.join(ids)}").json == {
         "servers": [
             {
-                "id": api.mine[0],
+                "id": api.own[0],
                 "permissions": [
                     *("console:open", "instance:create", "instance:read", "instance:reinstall"),
                     *("server:logs", "server:power", "server:read"),
@@ -484,14 +486,14 @@ def test_what_may_i_do_is_answered_without_the_cloud(api: Api) -> None:
     assert api.reached() == []
 
 
-def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api: Api) -> None:
+def test_throttled_signed_write_may_be_retried_once(api: Api) -> None:
     keys = _keys(api)
     slow = api.stack.replica(
         change={"caller_limits": {"requests": 2, "per_s": 1, "burst": 1}},
     )
     slow.write_policy(json.loads(api.stack.gateway.policy_file.read_text()))
     target = f"/v1/{api.cloud.project}/physicalservers/power-state"
-    body = json.dumps({"action": "power on", "server_id_set": api.mine[5:6]})
+    body = json.dumps({"action": "power on", "server_id_set": api.own[5:6]})
     headers = dict(
         sign(
             method="PUT",
@@ -507,7 +509,7 @@ def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api
         )
     )
     read = {"Authorization": f"Bearer {api.tokens['olga']}"}
-    path = f"/v1/{api.cloud.project}/permissions?server_id={api.mine[0]}"
+    path = f"/v1/{api.cloud.project}/permissions?server_id={api.own[0]}"
 
     eventually(lambda: b"server:power" in fetch(slow.url, "GET", path, read).body)
 
@@ -524,12 +526,12 @@ def test_a_signed_write_that_was_refused_for_now_may_come_again_and_then_not(api
 
 def _keys(api: Api) -> dict[str, str]:
     url, json_type = api.stack.gateway.url, {"Content-Type": "application/json"}
-    asked: dict[str, Any] = {"auth": {"id_token": {"id": api.tokens["olga"]}}}
-    subject = fetch(url, "POST", "/v3.0/OS-AUTH/id-token/tokens", json_type, json.dumps(asked))
+    body: dict[str, Any] = {"auth": {"id_token": {"id": api.tokens["olga"]}}}
+    subject = fetch(url, "POST", "/v3.0/OS-AUTH/id-token/tokens", json_type, json.dumps(body))
     token = {"id": subject.headers["x-subject-token"], "duration_seconds": 900}
-    asked = {"auth": {"identity": {"methods": ["token"], "token": token}}}
+    body = {"auth": {"identity": {"methods": ["token"], "token": token}}}
     path = "/v3.0/OS-CREDENTIAL/securitytokens"
-    made = fetch(url, "POST", path, json_type, json.dumps(asked))
+    made = fetch(url, "POST", path, json_type, json.dumps(body))
     assert made.status == 201, made.body
     found: dict[str, str] = made.json["credential"]
     return found

@@ -1,4 +1,4 @@
-"""The commands for people and scripts, as they are typed, against the real thing."""
+"""`gateway console` and `gateway servers` against a running stack."""
 
 import json
 import os
@@ -33,7 +33,7 @@ class Person:
         environ = {**os.environ, "CONSOLE_GATEWAY_URL": self.stack.gateway.url}
         return {**environ, "CONSOLE_GATEWAY_TOKEN": self.token, **more}
 
-    def types(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
             [*CLIENT, *words],
             env=self.environ(**environ), capture_output=True, text=True, timeout=60, check=False,
@@ -41,8 +41,8 @@ class Person:
         assert self.token not in ran.stdout + ran.stderr
         return ran
 
-    def at_a_terminal(self, *words: str, **environ: str) -> tuple[int, str]:
-        """Return the exit code and all that a terminal shows."""
+    def run_on_terminal(self, *words: str, **environ: str) -> tuple[int, str]:
+        """Run on a pseudo-terminal; return the exit code and the output."""
         ours, theirs = pty.openpty()
         with subprocess.Popen(
             [*CLIENT, *words],
@@ -52,12 +52,12 @@ class Person:
             shown = b""
             while True:
                 try:
-                    part = os.read(ours, 4096)
-                except OSError:  # how a terminal says that nobody is left
+                    chunk = os.read(ours, 4096)
+                except OSError:  # the other end of the terminal is closed
                     break
-                if not part:
+                if not chunk:
                     break
-                shown += part
+                shown += chunk
             os.close(ours)
         assert self.token.encode() not in shown
         return running.returncode, shown.decode()
@@ -72,106 +72,108 @@ def target(person: Person, server: int = 0) -> str:
     return f"{person.cloud.project}/{person.cloud.servers[server]}"
 
 
-def test_a_script_is_given_the_link_and_nothing_else(olga: Person) -> None:
-    ran = olga.types("console", target(olga))
+def test_console_prints_only_the_link_to_a_pipe(olga: Person) -> None:
+    ran = olga.run("console", target(olga))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert re.fullmatch(r"https://\S+token=\S+\n", ran.stdout)
-    told = json.loads(olga.types("console", "--json", target(olga)).stdout)
-    assert told["url"] == ran.stdout.strip()
-    assert 0 < told["expires_in_s"] <= 300
-    fresh = olga.types("console", "--fresh", target(olga))
+    document = json.loads(olga.run("console", "--json", target(olga)).stdout)
+    assert document["url"] == ran.stdout.strip()
+    assert 0 < document["expires_in_s"] <= 300
+    fresh = olga.run("console", "--fresh", target(olga))
     assert fresh.stdout != ran.stdout
 
 
-def test_a_server_may_be_named_by_its_name(olga: Person) -> None:
+def test_console_finds_a_server_by_name(olga: Person) -> None:
     name = f"bms-{olga.cloud.servers[1][:8]}"
-    told = json.loads(olga.types("console", "--json", f"{olga.cloud.project}/{name}").stdout)
-    assert told["server_id"] == olga.cloud.servers[1]
-    hidden = olga.types("console", f"{olga.cloud.project}/bms-{olga.cloud.servers[-1][:8]}")
-    missing = olga.types("console", f"{olga.cloud.project}/nobody")
+    document = json.loads(olga.run("console", "--json", f"{olga.cloud.project}/{name}").stdout)
+    assert document["server_id"] == olga.cloud.servers[1]
+    hidden = olga.run("console", f"{olga.cloud.project}/bms-{olga.cloud.servers[-1][:8]}")
+    missing = olga.run("console", f"{olga.cloud.project}/nobody")
     assert hidden.returncode == missing.returncode == 2
     assert "No server visible to you" in hidden.stderr
 
 
-def test_at_a_terminal_the_browser_opens(olga: Person, tmp_path: Path) -> None:
+def test_console_opens_the_browser_on_a_terminal(olga: Person, tmp_path: Path) -> None:
     seen, browser = tmp_path / "seen", tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
     browser.chmod(0o700)
-    code, shown = olga.at_a_terminal("console", target(olga), BROWSER=f"{browser} %s")
+    code, shown = olga.run_on_terminal("console", target(olga), BROWSER=f"{browser} %s")
     assert code == 0, shown
     assert "the link expires in" in shown
     eventually(seen.exists)
     eventually(lambda: seen.read_text().startswith("https://"))
 
 
-def test_whoever_waits_sees_for_how_long(stack: Stack) -> None:
+def test_console_shows_progress_on_a_terminal(stack: Stack) -> None:
     person = Person(stack)
     stack.cloud.settings(latency_s=[2.4, 2.5])
     try:
-        code, shown = person.at_a_terminal("console", "--print", "--fresh", target(person, 2))
+        code, shown = person.run_on_terminal("console", "--print", "--fresh", target(person, 2))
     finally:
         stack.cloud.settings(latency_s=[0.0, 0.01])
     assert code == 0, shown
     assert "waiting for the gateway" in shown
     assert "budget … 2 s" in shown
-    assert shown.rpartition("\x1b[K")[2].strip().startswith("https://"), "the line is wiped"
+    assert shown.rpartition("\x1b[K")[2].strip().startswith("https://"), (
+        "the progress line must be erased"
+    )
 
 
-def test_servers_tells_what_may_be_seen_and_done(stack: Stack) -> None:
+def test_servers_lists_visible_servers_and_permissions(stack: Stack) -> None:
     cloud = stack.cloud
-    told = json.loads(Person(stack).types("servers", "--json").stdout)["servers"]
-    assert {one["id"] for one in told} == set(cloud.servers[:-1])
-    assert {tuple(one["permissions"]) for one in told} == {("console:open", "server:read")}
-    assert {one["project_id"] for one in told} == {cloud.project}
-    shown = Person(stack, "victor", "viewers").types("servers", cloud.project).stdout.splitlines()
+    document = json.loads(Person(stack).run("servers", "--json").stdout)["servers"]
+    assert {one["id"] for one in document} == set(cloud.servers[:-1])
+    assert {tuple(one["permissions"]) for one in document} == {("console:open", "server:read")}
+    assert {one["project_id"] for one in document} == {cloud.project}
+    shown = Person(stack, "victor", "viewers").run("servers", cloud.project).stdout.splitlines()
     assert shown[0].split() == ["PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "PERMISSIONS"]
     assert len(shown) == 1 + len(cloud.servers)
     assert all(line.endswith("server:read") for line in shown[1:])
-    nothing = Person(stack, "otto", "nobody").types("servers")
+    nothing = Person(stack, "otto", "nobody").run("servers")
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert "No server is visible" in nothing.stderr
 
 
-def test_a_name_cannot_steer_the_terminal(stack: Stack) -> None:
+def test_servers_replaces_control_characters_in_names(stack: Stack) -> None:
     body = json.dumps({"id": stack.cloud.servers[4], "name": "\x1b[2Jgone"})
     headers = {"Content-Type": "application/json"}
     assert fetch(stack.cloud.upstream, "POST", "/_box/servers", headers, body).status == 200
     person = Person(stack)
-    eventually(lambda: "[2Jgone" in person.types("servers").stdout)  # a list serves for 5 s
-    assert "\x1b" not in person.types("servers").stdout
+    eventually(lambda: "[2Jgone" in person.run("servers").stdout)  # a list is cached for 5 s
+    assert "\x1b" not in person.run("servers").stdout
 
 
 @pytest.mark.parametrize(
-    ("who", "code", "error"), [("viewers", 3, "CGW.4030"), ("nobody", 3, "CGW.4030")]
+    ("group", "code", "error"), [("viewers", 3, "CGW.4030"), ("nobody", 3, "CGW.4030")]
 )
-def test_a_refusal_has_its_exit_code_and_its_request_id(
-    stack: Stack, who: str, code: int, error: str
+def test_rejection_has_exit_code_and_request_id(
+    stack: Stack, group: str, code: int, error: str
 ) -> None:
-    person = Person(stack, "someone", who)
-    ran = person.types("console", target(person))
+    person = Person(stack, "someone", group)
+    ran = person.run("console", target(person))
     assert (ran.returncode, ran.stdout) == (code, "")
     assert re.search(rf"\(error_code {error}, request_id \S+\)", ran.stderr)
-    told = json.loads(person.types("console", "--json", target(person)).stdout)
-    assert (told["error_code"], told["status"]) == (error, 403)
-    assert told["request_id"]
+    document = json.loads(person.run("console", "--json", target(person)).stdout)
+    assert (document["error_code"], document["status"]) == (error, 403)
+    assert document["request_id"]
 
 
-def test_an_expired_token_is_told_with_its_source(stack: Stack, tmp_path: Path) -> None:
+def test_expired_token_is_reported_with_its_source(stack: Stack, tmp_path: Path) -> None:
     person = Person(stack)
     person.token = stack.cloud.token("olga", life_s=-3_600)
-    ran = person.types("console", target(person))
+    ran = person.run("console", target(person))
     assert ran.returncode == 4
     assert "came from $CONSOLE_GATEWAY_TOKEN and expired 20" in ran.stderr
     file = tmp_path / "token"
     file.write_text(person.token + "\n")
-    assert str(file) in person.types("servers", "--token-file", str(file)).stderr
+    assert str(file) in person.run("servers", "--token-file", str(file)).stderr
 
 
-def test_the_token_comes_from_a_file_or_a_command(olga: Person, tmp_path: Path) -> None:
+def test_token_is_read_from_file_or_command(olga: Person, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(olga.token + "\n")
     for words in (("--token-file", str(file)), ("--token-command", f"cat {file}")):
-        ran = olga.types("console", *words, target(olga), CONSOLE_GATEWAY_TOKEN="")
+        ran = olga.run("console", *words, target(olga), CONSOLE_GATEWAY_TOKEN="")
         assert ran.returncode == 0, ran.stderr
 
 
@@ -191,35 +193,35 @@ def test_the_token_comes_from_a_file_or_a_command(olga: Person, tmp_path: Path) 
         (("--gateway", "https://gateway example:443"), "http or https URL"),
     ],
 )
-def test_a_wrong_use_is_told(olga: Person, words: tuple[str, ...], message: str) -> None:
-    ran = olga.types("console", *words, target(olga))
+def test_wrong_usage_is_reported(olga: Person, words: tuple[str, ...], message: str) -> None:
+    ran = olga.run("console", *words, target(olga))
     assert (ran.returncode, ran.stdout) == (2, "")
     assert message in ran.stderr
 
 
-def test_a_gateway_that_is_not_there_is_told(olga: Person) -> None:
-    ran = olga.types("console", "--gateway", "http://127.0.0.1:9", target(olga))
+def test_unreachable_gateway_is_reported(olga: Person) -> None:
+    ran = olga.run("console", "--gateway", "http://127.0.0.1:9", target(olga))
     assert ran.returncode == 6
     assert "is unreachable" in ran.stderr
-    told = olga.types("servers", "--json", "--gateway", "http://127.0.0.1:9").stdout
-    assert "is unreachable" in json.loads(told)["error_msg"]
+    document = olga.run("servers", "--json", "--gateway", "http://127.0.0.1:9").stdout
+    assert "is unreachable" in json.loads(document)["error_msg"]
 
 
-def test_it_comes_again_when_it_is_told_to_and_gives_up_in_time(stack: Stack) -> None:
+def test_console_retries_within_its_time_limit(stack: Stack) -> None:
     person = Person(stack)
     stack.cloud.fail(stack.cloud.upstream, "unavailable", times=3)
     try:
-        ran = person.types("console", "--fresh", target(person, 3))
+        ran = person.run("console", "--fresh", target(person, 3))
         assert ran.returncode == 0, ran.stderr
         stack.cloud.fail(stack.cloud.upstream, "unavailable")
         began = time.monotonic()
-        ran = person.types("console", "--fresh", "--wait", "3", target(person, 3))
+        ran = person.run("console", "--fresh", "--wait", "3", target(person, 3))
         assert ran.returncode == 5, ran.stderr
         assert time.monotonic() - began < 12
     finally:
         stack.cloud.heal()
 
 
-def test_help_tells_the_exit_codes() -> None:
+def test_help_lists_the_exit_codes() -> None:
     ran = subprocess.run([*CLIENT, "console", "--help"], capture_output=True, text=True, check=True)
     assert "  3  not permitted\n  4  not authenticated\n" in ran.stdout

@@ -1,4 +1,4 @@
-"""How a command ends at Ctrl-C, when its reader leaves, and when its output is on a full disk."""
+"""How a command ends after SIGINT, without a reader, and with a full disk."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from tests.support.stack import Stack
 INTERRUPTED, READER_LEFT, NOT_WRITTEN = 130, 141, 1
 
 
-def started(*words: str, **options: int | dict[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a command. A test run that is a background job ignores SIGINT; the command does not."""
+def start(*words: str, **options: int | dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a command with the default SIGINT, which a test run in the background ignores."""
     with_defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen(
         [sys.executable, "-m", "gateway", *words],
@@ -28,15 +28,15 @@ def started(*words: str, **options: int | dict[str, str]) -> "subprocess.Popen[b
     )
 
 
-def ended(command: "subprocess.Popen[bytes]") -> tuple[int, str]:
-    """Return the exit code, and all that is said."""
+def finish(command: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Return the exit code and the output."""
     out, err = command.communicate(timeout=60)
     return command.returncode, ((out or b"") + err).decode()
 
 
 @pytest.fixture
 def commands(stack: Stack, tmp_path: Path) -> list[list[str]]:
-    """Commands that have something to print, each by a module of its own."""
+    """Return commands that print something, each from another module."""
     chain = ChainFiles(tmp_path / "audit", clock=FakeClock(), segment_bytes_max=100_000, keep_s=0)
     record = AuditRecord(event="refused", at=1_800_000_000.0, subject="ann")
     chain.commit([encode_record(record)])
@@ -55,26 +55,26 @@ def commands(stack: Stack, tmp_path: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_leaves_is_no_mistake(
+def test_closed_reader_ends_a_command_silently(
     commands: Sequence[Sequence[str]], unbuffered: str
 ) -> None:
     for words in commands:
         reads, writes = os.pipe()
         os.close(reads)
-        command = started(*words, stdout=writes, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        command = start(*words, stdout=writes, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
         os.close(writes)
-        assert ended(command) == (READER_LEFT, ""), words
+        assert finish(command) == (READER_LEFT, ""), words
 
 
-def test_a_full_disk_is_told_in_one_sentence(commands: Sequence[Sequence[str]]) -> None:
+def test_full_disk_is_reported_in_one_sentence(commands: Sequence[Sequence[str]]) -> None:
     for words in commands:
         with Path("/dev/full").open("wb") as full:
-            command = started(*words, stdout=full.fileno())
-        said = "The output cannot be written: No space left on device.\n"
-        assert ended(command) == (NOT_WRITTEN, said), words
+            command = start(*words, stdout=full.fileno())
+        output = "The output cannot be written: No space left on device.\n"
+        assert finish(command) == (NOT_WRITTEN, output), words
 
 
-def test_an_output_that_was_closed_before_is_none(commands: Sequence[Sequence[str]]) -> None:
+def test_closed_stdout_is_accepted(commands: Sequence[Sequence[str]]) -> None:
     for words in commands:
         ran = subprocess.run(
             ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "gateway", *words],
@@ -83,14 +83,14 @@ def test_an_output_that_was_closed_before_is_none(commands: Sequence[Sequence[st
         assert b"Traceback" not in ran.stderr, words
 
 
-def test_ctrl_c_among_the_imports_says_nothing(tmp_path: Path) -> None:
+def test_sigint_during_imports_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("raise KeyboardInterrupt")
     words = ("check", "--config", "gateway.yaml")
-    command = started(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert ended(command) == (INTERRUPTED, "")
+    command = start(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert finish(command) == (INTERRUPTED, "")
 
 
-def test_ctrl_c_ends_whatever_waits_for_others(stack: Stack, tmp_path: Path) -> None:
+def test_sigint_ends_a_command_that_waits(stack: Stack, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -103,10 +103,10 @@ def test_ctrl_c_ends_whatever_waits_for_others(stack: Stack, tmp_path: Path) -> 
             ("audit", "export", *config, str(tmp_path / "out")),
             ("servers", "--gateway", f"http://{address}", "--token-env", "PATH"),
         ):
-            command = started(*words)
+            command = start(*words)
             connection, _ = silent.accept()
             with connection:
                 command.send_signal(signal.SIGINT)
-                code, said = ended(command)
-            assert code == INTERRUPTED, said
-            assert "Traceback" not in said
+                code, output = finish(command)
+            assert code == INTERRUPTED, output
+            assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""What each part that fails does to users: little, told clearly, and nothing wrong is kept."""
+"""Faults of the cloud, IAM, issuers, Redis and the audit log, as callers see them."""
 
 import json
 import time
@@ -11,14 +11,14 @@ from tests.support.stack import Stack, eventually, fetch
 
 
 @pytest.fixture
-def healed(stack: Stack) -> Iterator[Stack]:
-    """Give the product; whatever is broken in it is mended after the test."""
+def stack_with_faults(stack: Stack) -> Iterator[Stack]:
+    """Return the shared stack; remove the injected faults after the test."""
     yield stack
     stack.cloud.heal()
 
 
 def console_now(stack: Stack, server: int = 1) -> Any:
-    """Ask past every memory, so that the cloud itself is asked."""
+    """Request a link that no cache may serve."""
     return stack.gateway.console(
         stack.cloud.token(), stack.cloud.servers[server], Cache_Control="no-cache"
     )
@@ -50,17 +50,24 @@ def console_now(stack: Stack, server: int = 1) -> Any:
         ("hang", {}, 504),
     ],
 )
-def test_a_broken_cloud_is_told_and_nothing_of_it_is_kept(
-    healed: Stack, kind: str, details: dict[str, Any], status: int
+def test_upstream_faults_are_reported_and_not_cached(
+    stack_with_faults: Stack, kind: str, details: dict[str, Any], status: int
 ) -> None:
-    healed.cloud.fail(healed.cloud.upstream, kind, path="remote-console", **details)
-    answer = console_now(healed)
-    assert answer.status == status, answer.body
-    assert answer.error_code.startswith("CGW.")
+    stack_with_faults.cloud.fail(
+        stack_with_faults.cloud.upstream, kind, path="remote-console", **details
+    )
+    response = console_now(stack_with_faults)
+    assert response.status == status, response.body
+    assert response.error_code.startswith("CGW.")
     if status == 503:
-        assert int(answer.headers["retry-after"]) >= 1
-    healed.cloud.heal()
-    assert healed.gateway.console(healed.cloud.token(), healed.cloud.servers[1]).status == 200
+        assert int(response.headers["retry-after"]) >= 1
+    stack_with_faults.cloud.heal()
+    assert (
+        stack_with_faults.gateway.console(
+            stack_with_faults.cloud.token(), stack_with_faults.cloud.servers[1]
+        ).status
+        == 200
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,33 +77,38 @@ def test_a_broken_cloud_is_told_and_nothing_of_it_is_kept(
         (400, {"error_code": "iMetal.0101", "error_msg": "The server state is not ready."}),
     ],
 )
-def test_what_the_cloud_says_of_the_request_itself_is_passed_on(
-    healed: Stack, status: int, body: dict[str, str]
+def test_clouds_rejection_of_the_request_is_returned(
+    stack_with_faults: Stack, status: int, body: dict[str, str]
 ) -> None:
-    healed.cloud.fail(healed.cloud.upstream, "answer", status=status, body=json.dumps(body))
-    answer = console_now(healed)
-    assert (answer.status, answer.json) == (status, body)
+    stack_with_faults.cloud.fail(
+        stack_with_faults.cloud.upstream, "answer", status=status, body=json.dumps(body)
+    )
+    response = console_now(stack_with_faults)
+    assert (response.status, response.json) == (status, body)
     label = 'error_code="cloud",operation="ShowRemoteConsole"'
-    assert healed.gateway.metric(f'gateway_requests_total{{{label},status="{status}"}}') >= 1
+    assert (
+        stack_with_faults.gateway.metric(f'gateway_requests_total{{{label},status="{status}"}}')
+        >= 1
+    )
 
 
 @pytest.fixture(scope="module")
 def throttled() -> Iterator[Stack]:
-    """Start a product of its own: what it learns from a 429 slows it for a while."""
+    """Start a separate stack: a 429 lowers its rate for a while."""
     running = Stack()
     yield running
     running.close()
 
 
 @pytest.mark.parametrize("shape", ["apigw", "apig", "untold", "imetal", "string", "ces"])
-def test_a_429_in_any_shape_is_never_the_caller_s(throttled: Stack, shape: str) -> None:
+def test_upstream_429_becomes_an_error_of_the_budget(throttled: Stack, shape: str) -> None:
     cloud = throttled.cloud
     cloud.rate(rate=0.001, burst=0, shape=shape)
     try:
-        answer = console_now(throttled)
-        assert answer.status in (429, 503), answer.body
-        assert int(answer.headers["retry-after"]) >= 1
-        assert answer.error_code in ("CGW.4291", "CGW.5031")
+        response = console_now(throttled)
+        assert response.status in (429, 503), response.body
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.error_code in ("CGW.4291", "CGW.5031")
     finally:
         cloud.rate(rate=1000, burst=1000, shape="apigw")
     eventually(lambda: console_now(throttled).status == 200)
@@ -106,9 +118,7 @@ def test_a_429_in_any_shape_is_never_the_caller_s(throttled: Stack, shape: str) 
     "message",
     ["token expires, expires_at:2026-01-01T00:00:00Z", "decrypt token fail"],
 )
-def test_a_401_that_a_new_token_heals_is_never_seen_by_the_caller(
-    own_stack: Stack, message: str
-) -> None:
+def test_upstream_401_renews_the_token_once(own_stack: Stack, message: str) -> None:
     assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
     logins = len(own_stack.cloud.calls(own_stack.cloud.iam))
@@ -117,7 +127,7 @@ def test_a_401_that_a_new_token_heals_is_never_seen_by_the_caller(
     assert len(own_stack.cloud.calls(own_stack.cloud.iam)) == logins + 1
 
 
-def test_a_service_token_revoked_early_costs_one_login(own_stack: Stack) -> None:
+def test_revoked_service_token_costs_one_login(own_stack: Stack) -> None:
     assert console_now(own_stack, 5).status == 200
     logins = len(own_stack.cloud.calls(own_stack.cloud.iam))
     own_stack.cloud.revoke_service_tokens()
@@ -129,15 +139,15 @@ def test_a_service_token_revoked_early_costs_one_login(own_stack: Stack) -> None
 @pytest.mark.parametrize(
     "message", ["verify aksk signature fail", "x-auth-token not found", "AK access failed"]
 )
-def test_a_401_that_no_token_heals_is_for_the_operator(own_stack: Stack, message: str) -> None:
+def test_lasting_upstream_401_becomes_503(own_stack: Stack, message: str) -> None:
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": message})
     own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=401, body=body)
-    answer = console_now(own_stack)
-    assert (answer.status, answer.error_code) == (503, "CGW.5033")
-    assert "www-authenticate" not in answer.headers
+    response = console_now(own_stack)
+    assert (response.status, response.error_code) == (503, "CGW.5033")
+    assert "www-authenticate" not in response.headers
 
 
-def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(own_stack: Stack) -> None:
+def test_upstream_401_is_retried_at_most_once(own_stack: Stack) -> None:
     assert console_now(own_stack, 5).status == 200
     body = json.dumps({"error_code": "APIGW.0301", "error_msg": "decrypt token fail"})
     before = len(own_stack.cloud.calls(own_stack.cloud.upstream))
@@ -146,19 +156,19 @@ def test_a_cloud_that_refuses_even_a_fresh_token_is_asked_twice_at_most(own_stac
     assert len(own_stack.cloud.calls(own_stack.cloud.upstream)) == before + 2
 
 
-def test_one_failure_of_the_cloud_is_mended_by_a_retry(own_stack: Stack) -> None:
+def test_single_upstream_failure_is_retried(own_stack: Stack) -> None:
     own_stack.cloud.fail(own_stack.cloud.upstream, "answer", status=503, times=1)
     assert console_now(own_stack).status == 200
 
 
-def test_an_issuer_that_is_away_stops_nobody_whose_key_is_known(healed: Stack) -> None:
-    healed.cloud.fail(healed.cloud.issuer, "reset")
-    assert healed.gateway.console(healed.cloud.token()).status == 200
-    unknown = healed.cloud.token(headers={"kid": "made-up"})
-    assert healed.gateway.console(unknown).status == 401
+def test_unavailable_issuer_affects_only_unknown_keys(stack_with_faults: Stack) -> None:
+    stack_with_faults.cloud.fail(stack_with_faults.cloud.issuer, "reset")
+    assert stack_with_faults.gateway.console(stack_with_faults.cloud.token()).status == 200
+    unknown = stack_with_faults.cloud.token(headers={"kid": "made-up"})
+    assert stack_with_faults.gateway.console(unknown).status == 401
 
 
-def test_a_rotated_key_works_at_once_and_the_withdrawn_one_no_more(own_stack: Stack) -> None:
+def test_key_rotation_applies_at_once(own_stack: Stack) -> None:
     old = own_stack.cloud.token()
     assert own_stack.gateway.console(old).status == 200
     own_stack.cloud.rotate(algorithm="RS256")
@@ -166,41 +176,41 @@ def test_a_rotated_key_works_at_once_and_the_withdrawn_one_no_more(own_stack: St
     eventually(lambda: own_stack.gateway.console(old).status == 401)
 
 
-def test_iam_down_at_start_answers_503_and_heals_by_itself(own_stack: Stack) -> None:
+def test_unavailable_iam_at_start_recovers(own_stack: Stack) -> None:
     own_stack.cloud.fail(own_stack.cloud.iam, "reset")
     late = own_stack.replica(change={"store": _other_namespace(own_stack)})
-    answer = late.console(own_stack.cloud.token())
-    assert (answer.status, answer.error_code) == (503, "CGW.5033")
-    assert int(answer.headers["retry-after"]) >= 1
+    response = late.console(own_stack.cloud.token())
+    assert (response.status, response.error_code) == (503, "CGW.5033")
+    assert int(response.headers["retry-after"]) >= 1
     own_stack.cloud.heal()
     eventually(lambda: late.console(own_stack.cloud.token()).status == 200)
 
 
-def test_a_refused_login_is_not_repeated_however_many_ask(own_stack: Stack) -> None:
+def test_rejected_login_is_not_repeated(own_stack: Stack) -> None:
     assert own_stack.gateway.console(own_stack.cloud.token()).status == 200
     before = len(own_stack.cloud.calls(own_stack.cloud.iam))
     wrong = own_stack.replica(start=False, change={"store": _other_namespace(own_stack)})
     (wrong.directory / "iam-password").write_text("wrong")
     wrong.start()
     for _ in range(20):
-        answer = wrong.console(own_stack.cloud.token())
-        assert (answer.status, answer.error_code) == (503, "CGW.5033")
+        response = wrong.console(own_stack.cloud.token())
+        assert (response.status, response.error_code) == (503, "CGW.5033")
     assert len(own_stack.cloud.calls(own_stack.cloud.iam)) == before + 1
     assert wrong.metric('gateway_service_logins_total{account="prod",outcome="refused"}') == 1
 
 
-def test_the_issuer_down_at_start_is_503_and_not_401(own_stack: Stack) -> None:
+def test_unavailable_issuer_at_start_returns_503(own_stack: Stack) -> None:
     token = own_stack.cloud.token()
     own_stack.cloud.fail(own_stack.cloud.issuer, "reset")
     late = own_stack.replica(start=False).start(wait=False)
     eventually(lambda: late.ready() == 503, late.log_text)
-    answer = late.console(token)
-    assert (answer.status, answer.error_code) == (503, "CGW.5034")
+    response = late.console(token)
+    assert (response.status, response.error_code) == (503, "CGW.5034")
     own_stack.cloud.heal()
     eventually(lambda: late.console(token).status == 200, late.log_text)
 
 
-def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> None:
+def test_gateway_starts_without_redis(own_stack: Stack) -> None:
     alone = own_stack.replica()
     alone.stop()
     own_stack.valkey.kill()
@@ -217,7 +227,7 @@ def test_redis_down_at_start_is_no_reason_to_serve_nobody(own_stack: Stack) -> N
 
 
 @pytest.mark.parametrize("harm", ["kill", "hang"])
-def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
+def test_gateway_serves_after_losing_redis(own_stack: Stack, harm: str) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     assert gateway.console(cloud.token()).status == 200
     own_stack.valkey.kill() if harm == "kill" else own_stack.valkey.hang()
@@ -232,49 +242,51 @@ def test_redis_lost_later_stops_nobody(own_stack: Stack, harm: str) -> None:
     assert gateway.console(cloud.token(), cloud.servers[5]).status == 200
 
 
-def test_who_cannot_put_on_record_is_not_ready_until_that_works_again(own_stack: Stack) -> None:
+def test_gateway_is_not_ready_without_the_audit_log(own_stack: Stack) -> None:
     gateway = own_stack.replica(change={"audit": {"directory": "audit"}}, start=False)
     in_the_way = gateway.directory / "audit" / "chain-1"
     in_the_way.parent.mkdir()
     in_the_way.write_text("a file")
     gateway.start(wait=False)
     eventually(lambda: gateway.ready() == 503, gateway.log_text)
-    answer = gateway.console(own_stack.cloud.token())
-    assert (answer.status, answer.error_code) == (503, "CGW.5035")
+    response = gateway.console(own_stack.cloud.token())
+    assert (response.status, response.error_code) == (503, "CGW.5035")
     assert fetch(gateway.admin, "GET", "/readyz").json["components"]["audit"] == "not durable"
     in_the_way.unlink()
     eventually(lambda: gateway.ready() == 200, gateway.log_text)
-    assert gateway.audit("policy_loaded")  # it waited for this
+    assert gateway.audit("policy_loaded")  # readiness waits for this record
     assert gateway.console(own_stack.cloud.token()).status == 200
 
 
 def _other_namespace(stack: Stack) -> dict[str, Any]:
-    """Name a store where no service token lies yet."""
+    """Return store settings with a namespace that has no service token."""
     store: dict[str, Any] = dict(stack.gateway.config["store"])
     return {**store, "namespace": "another"}
 
 
-def test_a_cloud_that_fails_is_left_alone_and_found_again(own_stack: Stack) -> None:
+def test_circuit_breaker_opens_and_closes(own_stack: Stack) -> None:
     breaker = {"calls_min": 4, "open_s": 2, "open_max_s": 2}
     store = {**own_stack.gateway.config["store"], "namespace": "breaker"}
     gateway = own_stack.replica(account={"breaker": breaker}, change={"store": store})
     cloud, token = own_stack.cloud, own_stack.cloud.token()
     cloud.fail(cloud.upstream, "reset", path="remote-console")
-    answers = []
+    responses = []
     eventually(
         lambda: (
-            answers.append(gateway.console(token, cloud.servers[1]))
-            or answers[-1].error_code == "CGW.5036"
+            responses.append(gateway.console(token, cloud.servers[1]))
+            or responses[-1].error_code == "CGW.5036"
         )
     )
-    assert answers[-1].status == 503
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 3
+    assert responses[-1].status == 503
+    assert 1 <= int(responses[-1].headers["retry-after"]) <= 3
     assert gateway.metric('gateway_breaker_open{account="prod"}') >= 0.5
     assert gateway.metric('gateway_breaker_opened_total{account="prod"}') >= 1
     before = len(cloud.calls(cloud.upstream))
     for _ in range(20):
         gateway.console(token, cloud.servers[2])
-    assert len(cloud.calls(cloud.upstream)) - before <= 2, "only a probe goes through"
+    assert len(cloud.calls(cloud.upstream)) - before <= 2, (
+        "an open breaker lets only probes through"
+    )
     cloud.heal()
     eventually(lambda: gateway.console(token, cloud.servers[1]).status == 200)
     assert gateway.metric('gateway_breaker_open{account="prod"}') == 0

@@ -1,4 +1,4 @@
-"""Start, reload, restart and stop, on real processes."""
+"""Start, reload, restart and stop of real processes."""
 
 import http.client
 import os
@@ -21,23 +21,23 @@ def workers_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_sigterm_loses_no_accepted_request(own_stack: Stack) -> None:
+def test_sigterm_completes_accepted_requests(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     gateway.console(cloud.token())
     slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
     cloud.fail(cloud.upstream, "answer", body=slow, delay_s=1.5)
     with ThreadPoolExecutor(8) as pool:
         tokens = [cloud.token(f"p{i}") for i in range(8)]
-        asked = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
+        pending = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 8)
         assert gateway.stop() == 0
-        assert [one.result().status for one in asked] == [200] * 8
+        assert [one.result().status for one in pending] == [200] * 8
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", gateway.port)).close()
     assert gateway.log_text().count('"event":"request"') == 9
 
 
-def test_a_stuck_request_does_not_keep_the_process_past_the_drain_time(own_stack: Stack) -> None:
+def test_stuck_request_ends_with_the_drain_time(own_stack: Stack) -> None:
     gateway = own_stack.replica(change={"request": {"deadline_s": 60, "drain_s": 1}})
     own_stack.cloud.fail(own_stack.cloud.upstream, "hang")
     with ThreadPoolExecutor(1) as pool:
@@ -49,7 +49,7 @@ def test_a_stuck_request_does_not_keep_the_process_past_the_drain_time(own_stack
         assert stuck.exception() is not None or stuck.result().status >= 500
 
 
-def test_a_worker_that_dies_is_replaced_and_the_port_stays_open(own_stack: Stack) -> None:
+def test_dead_worker_is_replaced(own_stack: Stack) -> None:
     gateway = own_stack.replica(workers=2)
     first = workers_of(gateway.pid)
     assert len(first) == 2
@@ -59,7 +59,7 @@ def test_a_worker_that_dies_is_replaced_and_the_port_stays_open(own_stack: Stack
     assert gateway.log_lines("worker_died")
 
 
-def test_a_reload_replaces_a_dead_worker_too_which_is_then_not_restarted(own_stack: Stack) -> None:
+def test_reload_replaces_a_dead_worker_once(own_stack: Stack) -> None:
     gateway = own_stack.replica(workers=2)
     before = workers_of(gateway.pid)
     os.kill(before[0], signal.SIGKILL)
@@ -67,32 +67,34 @@ def test_a_reload_replaces_a_dead_worker_too_which_is_then_not_restarted(own_sta
     restart_due_at = time.monotonic() + _RESTART_DELAYS_S[1] + 0.1
     gateway.config["operations"] = {"disable": ["ShowServer"]}
     gateway.write_config()
-    gateway.signal(signal.SIGHUP)  # before the dead one's restart is due
+    gateway.signal(signal.SIGHUP)  # before the restart of the dead worker is due
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
     time.sleep(max(0.0, restart_due_at - time.monotonic()))
     gateway.config["lisen"] = {}
     gateway.write_config()
-    for looks in (1, 2, 3):  # between the looks the parent does what is due
+    for rejections in (1, 2, 3):  # the supervisor does its other work in between
         gateway.signal(signal.SIGHUP)
-        eventually(lambda n=looks: len(gateway.log_lines("config_rejected")) >= n, gateway.log_text)
+        eventually(
+            lambda n=rejections: len(gateway.log_lines("config_rejected")) >= n, gateway.log_text
+        )
     assert len(set(workers_of(gateway.pid)) - set(before)) == 2, gateway.log_text()
 
 
-def test_when_the_parent_is_killed_its_workers_end_too(own_stack: Stack) -> None:
+def test_workers_exit_when_the_supervisor_is_killed(own_stack: Stack) -> None:
     gateway = own_stack.replica(workers=2)
     workers = workers_of(gateway.pid)
     gateway.signal(signal.SIGKILL)
     eventually(lambda: not any(_runs(pid) for pid in workers), gateway.log_text)
 
 
-def test_each_worker_has_metrics_of_its_own(own_stack: Stack) -> None:
+def test_each_worker_has_its_own_metrics(own_stack: Stack) -> None:
     gateway = own_stack.replica(workers=2)
     for port in (gateway.admin_port, gateway.admin_port + 1):
         page = fetch(f"http://127.0.0.1:{port}", "GET", "/metrics").body.decode()
         assert "gateway_build_info" in page
 
 
-def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) -> None:
+def test_policy_reload_rejects_an_invalid_policy(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     token = cloud.token("otto", groups=["newcomers"])
     assert gateway.console(token).status == 403
@@ -110,7 +112,7 @@ def test_a_changed_policy_is_taken_over_and_a_bad_one_refused(own_stack: Stack) 
     assert "grants[0].role" in line["errors"][0]
 
 
-def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: Stack) -> None:
+def test_dead_worker_is_replaced_while_the_policy_is_invalid(own_stack: Stack) -> None:
     gateway = own_stack.gateway
     token = own_stack.cloud.token()
     gateway.policy_file.write_text("grants: [nonsense")
@@ -123,7 +125,7 @@ def test_a_worker_that_dies_while_the_policy_file_is_bad_is_replaced(own_stack: 
     assert gateway.metric("gateway_policy_rejected") == 1
 
 
-def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
+def test_changed_config_loses_no_request(
     own_stack: Stack,
 ) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
@@ -132,18 +134,20 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     statuses = []
     stop = False
 
-    def keep_asking() -> None:
+    def keep_requesting() -> None:
         while not stop:
             statuses.append(gateway.console(token).status)
-            time.sleep(0.01)  # else, on a fast machine, the caller's own limit would answer
+            time.sleep(0.01)  # stay below the caller's own rate limit
 
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(keep_asking) for _ in range(4)]
-        gateway.config["operations"] = {"disable": ["ShowServer"]}  # none of theirs
+        loops = [pool.submit(keep_requesting) for _ in range(4)]
+        gateway.config["operations"] = {
+            "disable": ["ShowServer"]
+        }  # an operation that the callers do not use
         gateway.write_config()
         eventually(lambda: set(workers_of(gateway.pid)).isdisjoint(before))
         stop = True
-        for one in asking:
+        for one in loops:
             one.result()
     assert set(statuses) == {200}
     server = f"/v1/{cloud.project}/physicalservers/{cloud.servers[0]}"
@@ -151,7 +155,7 @@ def test_a_changed_config_is_taken_over_by_new_workers_without_a_lost_request(
     eventually(lambda: fetch(gateway.url, "GET", server, headers).status == 404)
 
 
-def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack) -> None:
+def test_changed_config_applies_while_an_issuer_is_unavailable(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     token = cloud.token()
     assert gateway.console(token).status == 200
@@ -164,7 +168,7 @@ def test_a_changed_config_is_taken_over_while_an_issuer_is_away(own_stack: Stack
     assert gateway.ready() == 200
 
 
-def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> None:
+def test_removed_port_is_closed(own_stack: Stack) -> None:
     gateway = own_stack.gateway
     old, gateway.port = gateway.port, free_port()
     gateway.config["listen"]["port"] = gateway.port
@@ -174,7 +178,7 @@ def test_a_port_that_the_config_names_no_more_is_closed(own_stack: Stack) -> Non
     eventually(lambda: is_refused(old))
 
 
-def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stack) -> None:
+def test_failed_start_leaves_no_port_open(own_stack: Stack) -> None:
     gateway = own_stack.gateway
     wanted = free_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -182,15 +186,15 @@ def test_a_config_whose_workers_do_not_start_leaves_no_port_open(own_stack: Stac
         gateway.config["admin"]["port"] = taken.getsockname()[1]
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
-        (told,) = gateway.log_lines("listen_failed")
-        assert (told["listener"], told["host"]) == ("admin", "127.0.0.1")
-        assert told["port"] == taken.getsockname()[1]
-        assert told["error"].startswith("Address already in use; free this address")
+        (message,) = gateway.log_lines("listen_failed")
+        assert (message["listener"], message["host"]) == ("admin", "127.0.0.1")
+        assert message["port"] == taken.getsockname()[1]
+        assert message["error"].startswith("Address already in use; free this address")
     eventually(lambda: is_refused(wanted))
     assert gateway.console(own_stack.cloud.token()).status == 200
 
 
-def test_no_worker_s_admin_port_is_the_public_one(own_stack: Stack) -> None:
+def test_admin_ports_must_differ_from_the_public_port(own_stack: Stack) -> None:
     gateway = own_stack.replica(start=False, workers=2)
     gateway.config["admin"]["port"] = gateway.port - 1
     gateway.write_config()
@@ -208,17 +212,17 @@ def is_refused(port: int) -> bool:
     return False
 
 
-def test_a_gateway_that_ends_lets_nobody_in_and_waits_for_who_is_there(own_stack: Stack) -> None:
+def test_stopping_gateway_refuses_new_connections_only(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     path = console_path(cloud.project, cloud.servers[0])
     headers = {"Authorization": f"Bearer {cloud.token()}"}
-    for said in (None, "close"):
+    for connection in (None, "close"):
         kept.request("GET", path, headers=headers)
         answer = kept.getresponse()
-        assert (answer.status, answer.getheader("Connection")) == (200, said)
+        assert (answer.status, answer.getheader("Connection")) == (200, connection)
         answer.read()
-        if said is None:
+        if connection is None:
             gateway.signal(signal.SIGTERM)
             eventually(lambda: is_refused(gateway.port))
             assert gateway.ready() == 503
@@ -228,7 +232,7 @@ def test_a_gateway_that_ends_lets_nobody_in_and_waits_for_who_is_there(own_stack
     assert time.monotonic() - began < 4
 
 
-def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
+def test_invalid_config_changes_nothing(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     before = workers_of(gateway.pid)
     gateway.config["lisen"] = {}
@@ -239,7 +243,7 @@ def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("lisen", {}, "lisen: unknown key"),
         ("policy_file", "nowhere.yaml", "cannot be read"),
@@ -249,18 +253,18 @@ def test_a_bad_config_changes_nothing(own_stack: Stack) -> None:
         ("audit", {"directory": "/proc/x"}, "audit.directory: /proc/x cannot be made: No such"),
     ],
 )
-def test_a_config_with_a_mistake_is_not_served(
-    own_stack: Stack, key: str, value: object, told: str
+def test_serve_rejects_an_invalid_config(
+    own_stack: Stack, key: str, value: object, message: str
 ) -> None:
     gateway = own_stack.replica(start=False, change={key: value})
     gateway.start(wait=False)
     assert gateway._process is not None
     assert gateway._process.wait(20) == 1
-    assert told in gateway.log_text()
+    assert message in gateway.log_text()
     assert "Traceback" not in gateway.log_text()
 
 
-def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stack: Stack) -> None:
+def test_config_with_an_unwritable_directory_is_rejected(own_stack: Stack) -> None:
     gateway = own_stack.gateway
     gateway.config["overrides"] = {"file": "/proc/x/overrides.json"}
     gateway.write_config()
@@ -273,7 +277,7 @@ def test_a_config_without_a_place_for_what_is_written_is_not_taken_over(own_stac
     assert (gateway.directory / "new").is_dir()
 
 
-def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Stack) -> None:
+def test_embedded_store_runs_with_the_gateway(own_stack: Stack) -> None:
     store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
     gateway = own_stack.replica(change={"store": store}, workers=2)
     assert gateway.metric("gateway_store_available") == 1
@@ -284,7 +288,7 @@ def test_the_embedded_store_is_started_and_ended_with_the_gateway(own_stack: Sta
     assert not any(_runs(pid) for pid in children)
 
 
-def test_a_cluster_and_a_sentinel_are_found_by_config(own_stack: Stack) -> None:
+def test_cluster_and_sentinel_stores(own_stack: Stack) -> None:
     node = RealValkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())).start()
     sentinel = _sentinel(own_stack.valkey.port)
     try:

@@ -1,4 +1,4 @@
-"""Which lines a real gateway writes, and what was left out."""
+"""Log lines of a real gateway, and their sampling."""
 
 import os
 import time
@@ -6,11 +6,11 @@ import time
 from tests.support.stack import Stack, eventually
 
 
-def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -> None:
+def test_only_cache_hits_are_sampled(stack: Stack) -> None:
     cloud = stack.cloud
     gateway = stack.replica(change={"log": {"hit_sample_ratio": 0.1}})
     token = cloud.token("somebody-else")
-    for _ in range(31):  # the first is fetched
+    for _ in range(31):  # the first request fetches the link
         assert gateway.console(token).status == 200
     for _ in range(5):
         assert gateway.console(cloud.token("otto", groups=[])).status == 403
@@ -27,7 +27,7 @@ def test_of_hits_the_share_is_written_and_everything_else_always(stack: Stack) -
     gateway.close()
 
 
-def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
+def test_rate_limited_caller_does_not_fill_the_log(stack: Stack) -> None:
     limits = {"requests": 1, "per_s": 60, "burst": 1}
     gateway = stack.replica(change={"caller_limits": limits})
     token = stack.cloud.token("in-a-loop")
@@ -38,12 +38,12 @@ def test_one_who_asks_in_a_loop_does_not_fill_the_log(stack: Stack) -> None:
     time.sleep(0.2)
     lines = [line for line in gateway.log_lines("request") if line["status"] == 429]
     assert 1 <= len(lines) <= at_most
-    left_out = gateway.metric("gateway_log_lines_sampled_out_total")
-    assert left_out == statuses.count(429) - len(lines)
+    unlogged = gateway.metric("gateway_log_lines_sampled_out_total")
+    assert unlogged == statuses.count(429) - len(lines)
     gateway.close()
 
 
-def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
+def test_log_levels_apply_in_the_workers(stack: Stack) -> None:
     loud = stack.gateway
     quiet = stack.replica(change={"log": {"modules": {"gateway.worker": "error"}}})
     assert loud.log_lines("serving")
@@ -52,25 +52,25 @@ def test_levels_by_module_hold_in_the_workers(stack: Stack) -> None:
     quiet.close()
 
 
-def test_lines_about_a_request_name_it(own_stack: Stack) -> None:
-    """A login fails in a shared flight that one request began."""
+def test_log_lines_of_a_request_have_its_id(own_stack: Stack) -> None:
+    """A login fails in a single-flight that one request started."""
     cloud, gateway = own_stack.cloud, own_stack.gateway
     assert gateway.console(cloud.token()).status == 200
     cloud.revoke_service_tokens()
     cloud.fail(cloud.iam, "internal")
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
-    answer = gateway.console(
+    response = gateway.console(
         cloud.token(),
         Cache_Control="no-cache",
         traceparent=f"00-{trace_id}-00f067aa0ba902b7-01",
     )
-    assert answer.error_code == "CGW.5033"
+    assert response.error_code == "CGW.5033"
     (line,) = gateway.log_lines("service_login_failed")[:1]
-    assert line["request_id"] == answer.headers["x-request-id"]
+    assert line["request_id"] == response.headers["x-request-id"]
     assert line["trace_id"] == trace_id
 
 
-def test_a_log_s_reader_that_stalls_holds_up_no_request(stack: Stack) -> None:
+def test_stalled_log_reader_blocks_no_request(stack: Stack) -> None:
     gateway = stack.replica(start=False)
     os.mkfifo(gateway.directory / "log")
     reading = os.open(gateway.directory / "log", os.O_RDONLY | os.O_NONBLOCK)
@@ -78,7 +78,7 @@ def test_a_log_s_reader_that_stalls_holds_up_no_request(stack: Stack) -> None:
     eventually(lambda: gateway.ready() == 200)
     token = stack.cloud.token()
     slowest_s = 0.0
-    for _ in range(400):  # more lines than a pipe holds
+    for _ in range(400):  # more lines than the pipe can buffer
         began = time.monotonic()
         assert gateway.console(token).status == 200
         slowest_s = max(slowest_s, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""Restarts, reloads and failovers under 200 requests a second: nobody notices any of them."""
+"""Restarts, reloads and failovers at 200 requests per second lose no request."""
 
 import signal
 import socket
@@ -23,7 +23,7 @@ from tests.support.valkey import RealValkey
 
 @dataclass
 class Fleet:
-    """Two replicas on a store that Sentinel watches; the first has two workers."""
+    """Two replicas with a store behind Sentinel; the first has two workers."""
 
     cloud: CloudProcess
     store: list[RealValkey]
@@ -64,21 +64,21 @@ def fleet() -> Iterator[Fleet]:
     cloud.close()
 
 
-def nobody_noticed(load: SteadyLoad, seconds: float) -> None:
+def assert_no_failures(load: SteadyLoad, seconds: float) -> None:
     assert load.failures == []
-    assert load.count > 60 * seconds, "the load was no load"
+    assert load.count > 60 * seconds, "too few requests were sent"
     assert load.reused > 50
     assert load.connects > 10
     assert set(load.answers) == {one.name for one in load._wanted}
 
 
-def test_replicas_are_restarted_one_after_the_other(fleet: Fleet) -> None:
+def test_rolling_restart_loses_no_request(fleet: Fleet) -> None:
     first, second = fleet.gateways
     second.config["request"] = {**second.config["request"], "drain_delay_s": 1}
     targets = [Target(first.port), Target(second.port, second.admin_port)]
     with fleet.load(*targets).running() as load:
         load.goes_on(0.5)
-        assert first.stop() == 0  # told by nothing but refused connects
+        assert first.stop() == 0  # the only sign is a refused connection
         load.goes_on(0.3)
         first.start()
         second.write_config()
@@ -86,14 +86,16 @@ def test_replicas_are_restarted_one_after_the_other(fleet: Fleet) -> None:
         load.goes_on(0.5)
         second.signal(signal.SIGTERM)
         eventually(lambda: second.ready() == 503)
-        socket.create_connection(("127.0.0.1", second.port)).close()  # until all have looked
+        socket.create_connection(
+            ("127.0.0.1", second.port)
+        ).close()  # until the load balancer has noticed
         assert second.stop() == 0
         second.start()
         load.goes_on(0.5)
-    nobody_noticed(load, 5)
+    assert_no_failures(load, 5)
 
 
-def test_a_gateway_alone_is_restarted_behind_a_socket_that_stays_open(own_stack: Stack) -> None:
+def test_restart_behind_an_inherited_socket_loses_no_request(own_stack: Stack) -> None:
     own_stack.cloud.rate(rate=1000, burst=1000)
     gateway = own_stack.replica(workers=2, start=False)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
@@ -106,11 +108,11 @@ def test_a_gateway_alone_is_restarted_behind_a_socket_that_stays_open(own_stack:
                 assert gateway.stop() == 0
                 gateway.start(passed=listening)
             load.goes_on(0.5)
-        nobody_noticed(load, 2)
+        assert_no_failures(load, 2)
         assert not gateway.log_lines("inherited_socket_unused")
 
 
-def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:
+def test_config_change_loses_no_request(fleet: Fleet) -> None:
     gateway = fleet.gateways[0]
     before = workers_of(gateway.pid)
     reloads = len(gateway.log_lines("config_reloaded"))
@@ -121,19 +123,19 @@ def test_a_changed_config_replaces_the_workers(fleet: Fleet) -> None:
         gateway.signal(signal.SIGHUP)
         scraped: list[float] = []
 
-        def old_workers_are_gone() -> bool:
+        def old_workers_exited() -> bool:
             scraped.append(gateway.metric("process_start_time_seconds"))
             return not set(before) & set(workers_of(gateway.pid))
 
-        eventually(old_workers_are_gone, gateway.log_text)
+        eventually(old_workers_exited, gateway.log_text)
         assert len(gateway.log_lines("config_reloaded")) > reloads
         load.goes_on(0.5)
-    nobody_noticed(load, 2)
-    assert scraped == sorted(scraped), "one target shows one process after the other, not by turns"
+    assert_no_failures(load, 2)
+    assert scraped == sorted(scraped), "a scrape target must not alternate between two processes"
     assert len(set(scraped)) == 2
 
 
-def test_a_dead_primary_of_the_store(fleet: Fleet) -> None:
+def test_store_failover_loses_no_request(fleet: Fleet) -> None:
     targets = [Target(one.port, one.admin_port) for one in fleet.gateways]
     primary, replica = fleet.store
     with fleet.load(*targets).running() as load:
@@ -142,10 +144,10 @@ def test_a_dead_primary_of_the_store(fleet: Fleet) -> None:
         eventually(replica.is_primary)
         eventually(lambda: all(one.metric("gateway_store_available") for one in fleet.gateways))
         load.goes_on(1.0)
-    nobody_noticed(load, 2)
+    assert_no_failures(load, 2)
 
 
-def test_policy_and_config_are_read_again(fleet: Fleet) -> None:
+def test_policy_reloads_lose_no_request(fleet: Fleet) -> None:
     gateway = fleet.gateways[1]
     with fleet.load(Target(gateway.port)).running() as load:
         load.goes_on(0.3)
@@ -156,4 +158,4 @@ def test_policy_and_config_are_read_again(fleet: Fleet) -> None:
             gateway.signal(signal.SIGHUP)
             load.goes_on(0.4)
         eventually(lambda: len(gateway.log_lines("policy_loaded")) >= 3)
-    nobody_noticed(load, 1)
+    assert_no_failures(load, 1)

@@ -1,4 +1,4 @@
-"""TLS on both listeners of a real process: renewed while it serves, and clients' certificates."""
+"""TLS of both listeners: certificate renewal and client certificates."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ from tests.support.tls import Authority, CertificatePair
 
 @dataclass
 class Site:
-    """A gateway whose public listener takes client certificates, and whose admin one needs them."""
+    """A gateway with client certificates: optional on the public listener, required on admin."""
 
     gateway: RunningGateway
     authority: Authority
@@ -31,36 +31,36 @@ class Site:
     def files(self) -> tuple[Path, Path]:
         return self.directory / "tls.crt", self.directory / "tls.key"
 
-    def client(self, who: CertificatePair | None = None) -> ssl.SSLContext:
+    def client(self, pair: CertificatePair | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self.authority.certificate.decode())
-        if who is not None:
+        if pair is not None:
             files = self.directory / "client.crt", self.directory / "client.key"
-            who.write(*files)
+            pair.write(*files)
             context.load_cert_chain(*files)
         return context
 
     def ask(
-        self, port: int, path: str, who: CertificatePair | None = None, token: str = ""
+        self, port: int, path: str, pair: CertificatePair | None = None, token: str = ""
     ) -> bytes:
-        """Return the body of a good answer."""
+        """Return the body of a successful response."""
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=10, context=self.client(who)
+            "127.0.0.1", port, timeout=10, context=self.client(pair)
         )
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
-            answer = connection.getresponse()
-            assert answer.status == 200
-            return answer.read()
+            response = connection.getresponse()
+            assert response.status == 200
+            return response.read()
         finally:
             connection.close()
 
-    def link(self, who: CertificatePair | None = None) -> bytes:
+    def link(self, pair: CertificatePair | None = None) -> bytes:
         cloud = self.gateway.cloud
         path = console_path(cloud.project, cloud.servers[0])
-        return self.ask(self.gateway.port, path, who, cloud.token())
+        return self.ask(self.gateway.port, path, pair, cloud.token())
 
     def serial(self) -> int:
-        """Return the number of the certificate that a new connection is shown."""
+        """Return the serial number of the certificate of a new connection."""
         with self.client().wrap_socket(
             _connected(self.gateway.port), server_hostname="127.0.0.1"
         ) as connection:
@@ -91,7 +91,7 @@ def site(stack: Stack) -> Iterator[Site]:
     gateway.close()
 
 
-def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(site: Site) -> None:
+def test_renewed_certificate_drops_no_connection(site: Site) -> None:
     gateway, cloud = site.gateway, site.gateway.cloud
     site.pair.write(*site.files)
     eventually(lambda: site.serial() == site.pair.serial)
@@ -110,7 +110,7 @@ def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(site: 
         gateway.config["cache"] = {"links_max": 10_000}
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
-        load.goes_on(0.5)  # on the worker that took over
+        load.goes_on(0.5)  # on the new worker
     assert load.failures == []
     assert load.reused > 30
     assert load.connects > 5
@@ -122,7 +122,7 @@ def test_a_renewed_certificate_is_shown_to_new_connections_and_drops_none(site: 
 
 
 @pytest.mark.parametrize("what", ["expired", "not yet valid", "half written", "of another key"])
-def test_a_bad_pair_never_replaces_a_good_one(site: Site, what: str) -> None:
+def test_invalid_certificate_never_replaces_a_valid_one(site: Site, what: str) -> None:
     site.pair.write(*site.files)
     eventually(lambda: site.serial() == site.pair.serial)
     certificate_file, key_file = site.files
@@ -134,7 +134,7 @@ def test_a_bad_pair_never_replaces_a_good_one(site: Site, what: str) -> None:
     else:
         days = (-2, -1) if what == "expired" else (1, 2)
         site.authority.issue("gateway", days=days).write(certificate_file, key_file)
-    # Both listeners read the same files.
+    # Both listeners use the same files.
     eventually(
         lambda: (
             {one["listener"] for one in site.gateway.log_lines("certificate_rejected")[before:]}
@@ -145,7 +145,7 @@ def test_a_bad_pair_never_replaces_a_good_one(site: Site, what: str) -> None:
     assert site.link()
 
 
-def test_an_optional_client_certificate_is_verified_when_there_is_one(site: Site) -> None:
+def test_optional_client_certificate_is_verified(site: Site) -> None:
     assert site.link()
     assert site.link(site.authority.issue("olga"))
     for bad in (site.stranger.issue("olga"), site.authority.issue("olga", days=(-2, -1))):
@@ -153,7 +153,7 @@ def test_an_optional_client_certificate_is_verified_when_there_is_one(site: Site
             site.link(bad)
 
 
-def test_a_required_client_certificate_lets_nobody_in_without(site: Site) -> None:
+def test_required_client_certificate_is_enforced(site: Site) -> None:
     port = site.gateway.admin_port
     assert b"alive" in site.ask(port, "/healthz", site.authority.issue("olga"))
     for bad in (None, site.stranger.issue("olga"), site.authority.issue("o", days=(-2, -1))):
@@ -161,7 +161,7 @@ def test_a_required_client_certificate_lets_nobody_in_without(site: Site) -> Non
             site.ask(port, "/healthz", bad)
 
 
-def test_only_tls_from_1_2_on_and_only_http_1_1_is_spoken(site: Site) -> None:
+def test_listener_requires_tls_1_2_and_http_1_1(site: Site) -> None:
     for highest, is_spoken in ((ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)):
         context = site.client()
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
@@ -179,36 +179,40 @@ def test_only_tls_from_1_2_on_and_only_http_1_1_is_spoken(site: Site) -> None:
                 assert connection.selected_alpn_protocol() == "http/1.1"
 
 
-def test_the_client_command_trusts_a_ca_file_and_shows_a_certificate(
+def test_console_command_uses_ca_file_and_certificate(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory, cloud = site.directory, site.gateway.cloud
     site.authority.issue("olga").write(directory / "olga.crt", directory / "olga.key")
     site.stranger.issue("olga").write(directory / "bad.crt", directory / "bad.key")
     monkeypatch.setenv("CONSOLE_GATEWAY_TOKEN", cloud.token())
-    asked = ["console", "--print", "--gateway", f"https://127.0.0.1:{site.gateway.port}"]
-    asked += ["--ca-file", str(directory / "ca.crt"), f"{cloud.project}/{cloud.servers[0]}"]
-    assert main(asked) == 0
-    assert main([*asked, "--cert", f"{directory}/olga.crt", "--key", f"{directory}/olga.key"]) == 0
-    assert main([*asked, "--cert", f"{directory}/bad.crt", "--key", f"{directory}/bad.key"]) == 6
+    arguments = ["console", "--print", "--gateway", f"https://127.0.0.1:{site.gateway.port}"]
+    arguments += ["--ca-file", str(directory / "ca.crt"), f"{cloud.project}/{cloud.servers[0]}"]
+    assert main(arguments) == 0
+    assert (
+        main([*arguments, "--cert", f"{directory}/olga.crt", "--key", f"{directory}/olga.key"]) == 0
+    )
+    assert (
+        main([*arguments, "--cert", f"{directory}/bad.crt", "--key", f"{directory}/bad.key"]) == 6
+    )
     assert "Check the scheme (https?) and --cert." in capsys.readouterr().err
-    assert main([*asked, "--cert", f"{directory}/none"]) == 2
+    assert main([*arguments, "--cert", f"{directory}/none"]) == 2
     assert "--cert" in capsys.readouterr().err
-    assert main([*asked, "--key", f"{directory}/olga.key"]) == 2
+    assert main([*arguments, "--key", f"{directory}/olga.key"]) == 2
     assert "--key requires --cert" in capsys.readouterr().err
-    own, address = asked.index("--ca-file"), asked.index("--gateway") + 1
-    assert main([*asked[:own], *asked[own + 2 :]]) == 6
-    said = capsys.readouterr().err
-    assert "its certificate is not trusted: self-signed certificate in" in said
-    assert "Check the host and --ca-file." in said
-    plain = asked[address].replace("https", "http")
-    without = [*asked[:address], plain, *asked[address + 1 : own], *asked[own + 2 :]]
+    own, address = arguments.index("--ca-file"), arguments.index("--gateway") + 1
+    assert main([*arguments[:own], *arguments[own + 2 :]]) == 6
+    output = capsys.readouterr().err
+    assert "its certificate is not trusted: self-signed certificate in" in output
+    assert "Check the host and --ca-file." in output
+    plain = arguments[address].replace("https", "http")
+    without = [*arguments[:address], plain, *arguments[address + 1 : own], *arguments[own + 2 :]]
     assert main(without) == 6
     assert "Check the scheme (https?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("what", "key", "told"),
+    ("what", "key", "message"),
     [
         ("good", "", "listen.tls: ok, until 20"),
         ("expired", "listen.tls.certificate_file", "expired 20"),
@@ -218,11 +222,11 @@ def test_the_client_command_trusts_a_ca_file_and_shows_a_certificate(
         ("no key", "listen.tls.key_file", "cannot be read: No such file"),
         ("no certificate", "listen.tls.certificate_file", "has no certificate in PEM"),
         ("no ca", "listen.tls.client_ca_file", "has no authority's certificate in PEM"),
-        ("nobody to verify against", "listen.tls.client_certificates", "requires `client_ca_file`"),
+        ("no client ca", "listen.tls.client_certificates", "requires `client_ca_file`"),
     ],
 )
-def test_check_tells_what_is_wrong_with_a_pair(
-    stack: Stack, capsys: pytest.CaptureFixture[str], what: str, key: str, told: str
+def test_check_reports_errors_of_a_certificate(
+    stack: Stack, capsys: pytest.CaptureFixture[str], what: str, key: str, message: str
 ) -> None:
     gateway, authority = stack.replica(start=False), Authority()
     days = {"expired": (-2, -1), "not yet": (1, 2)}.get(what, (-1, 1))
@@ -242,22 +246,22 @@ def test_check_tells_what_is_wrong_with_a_pair(
         case "no ca":
             (gateway.directory / "ca.crt").write_text("x")
             tls["client_ca_file"] = "ca.crt"
-        case "nobody to verify against":
+        case "no client ca":
             tls["client_certificates"] = "required"
     gateway.config["listen"]["tls"] = tls
     gateway.write_config()
     code = main(["check", "--config", str(gateway.config_file)])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     gateway.close()
     if not key:
         assert code == 0
-        assert told in said.out
+        assert message in output.out
         return
     assert code == 1
-    (line,) = said.err.splitlines()
-    place, _, message = line.partition(f": {key}: ")
+    (line,) = output.err.splitlines()
+    place, _, error = line.partition(f": {key}: ")
     assert place.startswith(f"{gateway.config_file}:")
-    assert told in message
+    assert message in error
     name = key.rpartition(".")[2]
     lines = json.dumps(gateway.config, indent=1).splitlines()
     assert f'"{name}"' in lines[int(place.rpartition(":")[2]) - 1]

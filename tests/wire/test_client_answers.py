@@ -1,4 +1,4 @@
-"""What the client's commands make of answers that a gateway, or a proxy before it, may give."""
+"""The client commands and the responses of a gateway, or of a proxy in front of it."""
 
 import argparse
 import json
@@ -24,22 +24,22 @@ PAGE = b"<html>503 Service Unavailable</html>"
 Scripted = tuple[int, dict[str, str], Any]
 
 
-class Answering(ThreadingHTTPServer):
-    """Gives one answer after the other; the last one serves for all that follow."""
+class ScriptedGateway(ThreadingHTTPServer):
+    """Returns the scripted responses in order; the last one is repeated."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: list[Scripted] = []
-        self.asked: list[str] = []
+        self.responses: list[Scripted] = []
+        self.requests: list[str] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Answering
+    server: ScriptedGateway
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        answers = self.server.answers
-        status, headers, data = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.server.requests.append(self.path)
+        responses = self.server.responses
+        status, headers, data = responses.pop(0) if len(responses) > 1 else responses[0]
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response_only(status)
         for name, value in headers.items():
@@ -56,9 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedGateway]:
     monkeypatch.setenv("CONSOLE_GATEWAY_TOKEN", "a.b.c")
-    server = Answering()
+    server = ScriptedGateway()
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield server
@@ -67,8 +67,8 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
     server.server_close()
 
 
-def options(gateway: Answering, **changed: Any) -> argparse.Namespace:
-    usual: dict[str, Any] = {
+def options(gateway: ScriptedGateway, **changed: Any) -> argparse.Namespace:
+    defaults: dict[str, Any] = {
         "gateway": f"http://127.0.0.1:{gateway.server_port}",
         "ca_file": None,
         "cert": None,
@@ -84,13 +84,13 @@ def options(gateway: Answering, **changed: Any) -> argparse.Namespace:
         "print": True,
         "projects": ["p"],
     }
-    return argparse.Namespace(**(usual | changed))
+    return argparse.Namespace(**(defaults | changed))
 
 
-def dated(seconds: float, *, said_at: datetime | None = None) -> dict[str, str]:
-    """Return a Retry-After by date; `said_at`: the clock of who says it, where it is told."""
-    date = {} if said_at is None else {"Date": format_datetime(said_at, usegmt=True)}
-    until = (said_at or datetime.now(UTC)) + timedelta(seconds=seconds)
+def dated(seconds: float, *, sent_at: datetime | None = None) -> dict[str, str]:
+    """Return a Retry-After with a date; `sent_at` is the sender's `Date`."""
+    date = {} if sent_at is None else {"Date": format_datetime(sent_at, usegmt=True)}
+    until = (sent_at or datetime.now(UTC)) + timedelta(seconds=seconds)
     return {"Retry-After": format_datetime(until, usegmt=True), **date}
 
 
@@ -98,23 +98,23 @@ def dated(seconds: float, *, said_at: datetime | None = None) -> dict[str, str]:
     "headers",
     [
         {"Retry-After": "1"},
-        dated(1, said_at=datetime(2031, 1, 1, tzinfo=UTC)),
-        dated(1, said_at=datetime(2011, 1, 1, tzinfo=UTC)),
+        dated(1, sent_at=datetime(2031, 1, 1, tzinfo=UTC)),
+        dated(1, sent_at=datetime(2011, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_it_comes_again_when_it_is_told_to_in_seconds_or_by_a_date(
-    gateway: Answering, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
+def test_retry_after_is_honoured_as_seconds_or_date(
+    gateway: ScriptedGateway, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(503, headers, BUSY), (200, {"X-Console-Expires-In": "60"}, LINK)]
+    gateway.responses = [(503, headers, BUSY), (200, {"X-Console-Expires-In": "60"}, LINK)]
     began = time.monotonic()
     assert console.run(options(gateway)) == 0
     assert time.monotonic() - began > 0.9
     assert capsys.readouterr().out.strip() == LINK["url"]
-    assert len(gateway.asked) == 2
+    assert len(gateway.requests) == 2
 
 
-def test_a_date_without_the_clock_of_who_says_it_is_read_by_ours(gateway: Answering) -> None:
-    gateway.answers = [(429, dated(3), BUSY), (200, {}, LINK)]
+def test_retry_after_date_falls_back_to_the_local_clock(gateway: ScriptedGateway) -> None:
+    gateway.responses = [(429, dated(3), BUSY), (200, {}, LINK)]
     assert console.run(options(gateway)) == 0
 
 
@@ -132,22 +132,22 @@ def test_a_date_without_the_clock_of_who_says_it_is_read_by_ours(gateway: Answer
         dated(-3_600),
     ],
 )
-def test_it_gives_up_at_once_where_it_cannot_wait_as_long(
-    gateway: Answering, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
+def test_unusable_retry_after_ends_the_command(
+    gateway: ScriptedGateway, headers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(429, headers, BUSY)]
+    gateway.responses = [(429, headers, BUSY)]
     assert console.run(options(gateway)) == 5
     assert BUSY["error_msg"] in capsys.readouterr().err
-    assert len(gateway.asked) == 1
+    assert len(gateway.requests) == 1
 
 
-def test_a_proxy_that_says_when_to_come_again_is_obeyed_whatever_its_page(
-    gateway: Answering, capsys: pytest.CaptureFixture[str]
+def test_retry_after_of_a_proxy_is_honoured(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(503, {"Retry-After": "1"}, PAGE), (200, {}, LINK)]
+    gateway.responses = [(503, {"Retry-After": "1"}, PAGE), (200, {}, LINK)]
     assert console.run(options(gateway)) == 0
     assert capsys.readouterr().out.strip() == LINK["url"]
-    gateway.answers = [(503, {"Retry-After": "5"}, PAGE)]
+    gateway.responses = [(503, {"Retry-After": "5"}, PAGE)]
     assert console.run(options(gateway, wait=2.0)) == 5
     assert capsys.readouterr().err == (
         "Unexpected response (HTTP 503): not a Console Gateway? Try again later.\n"
@@ -158,20 +158,20 @@ def test_a_proxy_that_says_when_to_come_again_is_obeyed_whatever_its_page(
     ("status", "code"), [(200, 1), (302, 1), (401, 4), (403, 3), (404, 1), (502, 1), (504, 5)]
 )
 @pytest.mark.parametrize("data", [b"<html>", {"message": "no"}, b"[" * 100_000])
-def test_whoever_answers_in_the_gateway_s_place_is_judged_by_the_status(
-    gateway: Answering, status: int, code: int, data: Any, capsys: pytest.CaptureFixture[str]
+def test_foreign_response_is_judged_by_its_status(
+    gateway: ScriptedGateway, status: int, code: int, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(status, {}, data)]
+    gateway.responses = [(status, {}, data)]
     assert console.run(options(gateway)) == code
     assert "not a Console Gateway?" in capsys.readouterr().err
-    assert len(gateway.asked) == 1
+    assert len(gateway.requests) == 1
 
 
 @pytest.mark.parametrize("data", [{}, {"url": None}, {"url": 7}, [], "x", None])
-def test_a_good_answer_without_a_link_is_no_gateway_s(
-    gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
+def test_response_without_a_link_is_unexpected(
+    gateway: ScriptedGateway, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {}, data)]
+    gateway.responses = [(200, {}, data)]
     assert console.run(options(gateway)) == 1
     shown = capsys.readouterr()
     assert "not a Console Gateway?" in shown.err
@@ -180,10 +180,10 @@ def test_a_good_answer_without_a_link_is_no_gateway_s(
     assert "not a Console Gateway?" in json.loads(capsys.readouterr().out)["error_msg"]
 
 
-def test_a_link_without_its_time_is_still_a_link(
-    gateway: Answering, capsys: pytest.CaptureFixture[str]
+def test_link_without_a_lifetime_is_printed(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {"X-Console-Expires-In": "soon"}, LINK)]
+    gateway.responses = [(200, {"X-Console-Expires-In": "soon"}, LINK)]
     assert console.run(options(gateway, json=True)) == 0
     assert json.loads(capsys.readouterr().out)["expires_in_s"] == 0
 
@@ -192,35 +192,35 @@ def test_a_link_without_its_time_is_still_a_link(
     "data",
     [{}, [], {"servers": None}, {"servers": [1]}, {"servers": [{}]}, {"servers": [{"id": 1}]}],
 )
-def test_a_list_that_is_none_is_no_gateway_s(
-    gateway: Answering, data: Any, capsys: pytest.CaptureFixture[str]
+def test_malformed_list_is_unexpected(
+    gateway: ScriptedGateway, data: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {}, data)]
+    gateway.responses = [(200, {}, data)]
     assert servers.run(options(gateway)) == 1
     assert console.run(options(gateway, server="p/by-name")) == 1
     assert "not a Console Gateway?" in capsys.readouterr().err
 
 
-def test_so_are_projects_and_permissions_that_are_none(
-    gateway: Answering, capsys: pytest.CaptureFixture[str]
+def test_malformed_projects_and_permissions_are_unexpected(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {}, {"projects": [{"name": "x"}]})]
+    gateway.responses = [(200, {}, {"projects": [{"name": "x"}]})]
     assert servers.run(options(gateway, projects=[])) == 1
     for permissions in ({}, {"servers": [{"id": SERVER}]}):
         listed: Scripted = (200, {}, {"servers": [{"id": SERVER}], "page_info": 7})
-        gateway.answers = [listed, (200, {}, permissions)]
+        gateway.responses = [listed, (200, {}, permissions)]
         assert servers.run(options(gateway)) == 1
     assert capsys.readouterr().err.count("not a Console Gateway?") == 3
 
 
-def admin(gateway: Answering, *words: str) -> int:
+def admin(gateway: ScriptedGateway, *words: str) -> int:
     return main(["admin", *words, "--gateway", options(gateway).gateway, "--token-env", "PATH"])
 
 
 def a_process(*, error: str | None = None, rejected: bool = False) -> dict[str, Any]:
-    told = {} if error is None else {"error": error}
+    details = {} if error is None else {"error": error}
     here = {"process": "a", "version": "5d07", "rules": 0, "loaded_at": "2026-11-23T12:00:00Z"}
-    return {**here, "file_rejected": rejected, **told}
+    return {**here, "file_rejected": rejected, **details}
 
 
 @pytest.mark.parametrize(
@@ -234,27 +234,27 @@ def a_process(*, error: str | None = None, rejected: bool = False) -> dict[str, 
         ([a_process()], 1, 5, "1 of 2 processes did not respond"),
     ],
 )
-def test_a_policy_that_is_not_in_force_everywhere_is_no_reload_that_is_done(
-    gateway: Answering,
+def test_policy_reload_fails_unless_every_process_has_it(
+    gateway: ScriptedGateway,
     processes: list[dict[str, Any]],
     missing: int,
     code: int,
     shown: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    gateway.answers = [
+    gateway.responses = [
         (200, {}, {"processes": processes, "total": 1 + missing, "missing": missing})
     ]
     assert admin(gateway, "policy", "--reload") == code
     assert shown in capsys.readouterr().out
     assert admin(gateway, "policy", "--reload", "--json") == code
-    assert admin(gateway, "policy") == 0, "a look is done when it is answered"
+    assert admin(gateway, "policy") == 0, "showing the policy succeeds in any case"
 
 
-def test_none_of_a_thing_is_a_number_and_not_unknown(
-    gateway: Answering, capsys: pytest.CaptureFixture[str]
+def test_zero_rules_are_printed_as_a_number(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway.answers = [(200, {}, {"processes": [a_process()], "total": 1, "missing": 0})]
+    gateway.responses = [(200, {}, {"processes": [a_process()], "total": 1, "missing": 0})]
     assert admin(gateway, "policy") == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["a", "5d07", "0"]
 
@@ -284,32 +284,34 @@ def test_none_of_a_thing_is_a_number_and_not_unknown(
     ],
 )
 def test_an_override_is_shown_as_text(
-    gateway: Answering, effect: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
+    gateway: ScriptedGateway, effect: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     override = {"id": "1", "created_at": "", "expires_at": "2026-11-26", "created_by": "corp:ada"}
     override = {**override, "reason": "", "effect": effect}
-    gateway.answers = [(200, {}, {"loaded": True, "overrides": [override]})]
+    gateway.responses = [(200, {}, {"loaded": True, "overrides": [override]})]
     assert admin(gateway, "overrides") == 0
     assert shown in capsys.readouterr().out
-    gateway.answers = [(200, {}, {"override": override, "all_replicas_notified": True, "note": ""})]
+    gateway.responses = [
+        (200, {}, {"override": override, "all_replicas_notified": True, "note": ""})
+    ]
     assert admin(gateway, "clear", "1") == 0
     assert f"Override 1 until 2026-11-26: {shown}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--ca-file", "--cert", "--key"])
-def test_files_for_tls_are_not_ignored_without_it(
-    gateway: Answering, option: str, capsys: pytest.CaptureFixture[str]
+def test_tls_options_require_an_https_url(
+    gateway: ScriptedGateway, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert admin(gateway, "overrides", option, "/nope") == 2
     assert "require an https URL" in capsys.readouterr().err
-    assert not gateway.asked
+    assert not gateway.requests
 
 
-def test_a_gateway_that_cannot_be_reached_is_told_with_its_port_and_what_to_look_at(
-    gateway: Answering, capsys: pytest.CaptureFixture[str]
+def test_connection_error_names_port_and_check(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = gateway.server_port
-    for address, why in (
+    for address, reason in (
         ("http://[::1]:9", "The gateway at [::1]:9 is unreachable: "),
         (
             f"https://127.0.0.1:{port}",
@@ -318,7 +320,7 @@ def test_a_gateway_that_cannot_be_reached_is_told_with_its_port_and_what_to_look
     ):
         words = ["servers", "--gateway", address, "--token-env", "CONSOLE_GATEWAY_TOKEN"]
         assert main(words) == 6
-        said = capsys.readouterr().err
-        assert why in said
-        assert said.endswith(".\n")
-        assert "_ssl.c" not in said
+        output = capsys.readouterr().err
+        assert reason in output
+        assert output.endswith(".\n")
+        assert "_ssl.c" not in output

@@ -1,4 +1,4 @@
-"""Traces: exported where the environment asks for it, propagated everywhere."""
+"""Tracing: always propagated, exported if the environment configures an exporter."""
 
 from gateway.config.environment import tracing_variable
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
