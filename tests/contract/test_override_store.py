@@ -71,7 +71,7 @@ def subject(request: pytest.FixtureRequest, valkey: Valkey, redis: Redis) -> Sub
     return Subject(store, lambda: redis.delete(key), spoil_there)
 
 
-async def test_a_store_that_was_told_nothing_says_that_this_may_not_be_all(
+async def test_empty_store_is_not_complete(
     subject: Subject,
 ) -> None:
     for known in ("", "known before"):
@@ -81,7 +81,7 @@ async def test_a_store_that_was_told_nothing_says_that_this_may_not_be_all(
         assert not told.is_complete
 
 
-async def test_what_one_adds_another_reads_once(subject: Subject) -> None:
+async def test_added_override_is_read_once(subject: Subject) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=False)
     told = await subject.store.read("", cached=NOBODY)
     assert told is not None
@@ -97,7 +97,7 @@ async def test_what_one_adds_another_reads_once(subject: Subject) -> None:
     assert (list(more.overrides), set(more.ids)) == ([an_override("c")], {"a", "b", "c"})
 
 
-async def test_that_all_is_told_stays_until_the_store_forgets(subject: Subject) -> None:
+async def test_complete_mark_stays_until_data_is_lost(subject: Subject) -> None:
     await subject.store.add([], expired=(), complete=True)
     await subject.store.add([an_override("a")], expired=(), complete=False)
     told = await subject.store.read("", cached=NOBODY)
@@ -109,7 +109,7 @@ async def test_that_all_is_told_stays_until_the_store_forgets(subject: Subject) 
     assert (set(again.ids), again.is_complete) == (set(), False)
 
 
-async def test_ended_overrides_are_forgotten_and_that_is_no_news(subject: Subject) -> None:
+async def test_removing_expired_overrides_keeps_the_version(subject: Subject) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
     told = await subject.store.read("", cached=NOBODY)
     assert told is not None
@@ -120,7 +120,7 @@ async def test_ended_overrides_are_forgotten_and_that_is_no_news(subject: Subjec
     assert set(later.ids) == {"b"}
 
 
-async def test_what_cannot_be_read_is_counted_and_mended_by_who_tells_it_anew(
+async def test_unreadable_override_is_counted_and_can_be_rewritten(
     subject: Subject,
 ) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
@@ -134,14 +134,14 @@ async def test_what_cannot_be_read_is_counted_and_mended_by_who_tells_it_anew(
     assert (set(mended.ids), mended.unreadable) == ({"a", "b"}, 0)
 
 
-async def test_who_listens_hears_of_overrides(subject: Subject) -> None:
+async def test_change_callback_is_called(subject: Subject) -> None:
     heard = asyncio.Event()
     subject.store.on_change(heard.set)
     await subject.store.add([an_override("a")], expired=(), complete=False)
     await asyncio.wait_for(heard.wait(), 5)
 
 
-async def test_more_overrides_than_one_script_takes_are_all_told(valkey: Valkey) -> None:
+async def test_many_overrides_are_read_in_batches(valkey: Valkey) -> None:
     store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
     many = [an_override(f"{n:05}") for n in range(1_100)]
     await store.add(many, expired=[f"x{n}" for n in range(5_000)], complete=True)
@@ -151,16 +151,14 @@ async def test_more_overrides_than_one_script_takes_are_all_told(valkey: Valkey)
     assert told.is_complete
 
 
-async def test_no_end_is_set_to_them_that_would_let_a_full_server_drop_them(
-    valkey: Valkey, redis: Redis
-) -> None:
+async def test_overrides_key_has_no_expiry(valkey: Valkey, redis: Redis) -> None:
     await ValkeyOverrideStore(valkey, Sealer([a_seal_key()])).add(
         [an_override("a")], expired=(), complete=True
     )
     assert await redis.ttl(valkey.key("overrides", tag="overrides")) == -1
 
 
-async def test_a_seal_key_is_rotated_without_losing_an_override(valkey: Valkey) -> None:
+async def test_seal_key_rotation_keeps_overrides(valkey: Valkey) -> None:
     old, new = a_seal_key(), a_seal_key()
     await ValkeyOverrideStore(valkey, Sealer([old])).add(
         [an_override("a")], expired=(), complete=True
@@ -175,7 +173,7 @@ async def test_a_seal_key_is_rotated_without_losing_an_override(valkey: Valkey) 
     assert (list(after.overrides), after.unreadable) == ([an_override("a")], 0)
 
 
-async def test_an_override_moved_to_another_id_does_not_open(valkey: Valkey, redis: Redis) -> None:
+async def test_override_under_another_id_is_unreadable(valkey: Valkey, redis: Redis) -> None:
     store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
     await store.add([an_override("a")], expired=(), complete=True)
     key = valkey.key("overrides", tag="overrides")
@@ -185,7 +183,7 @@ async def test_an_override_moved_to_another_id_does_not_open(valkey: Valkey, red
     assert (list(told.overrides), told.unreadable) == ([an_override("a")], 1)
 
 
-async def test_a_store_that_is_unavailable_says_so_soon(own_valkey: RealValkey) -> None:
+async def test_unavailable_store_raises_soon(own_valkey: RealValkey) -> None:
     valkey = a_valkey(own_valkey, timeout_s=0.2)
     store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()

@@ -35,13 +35,13 @@ async def subject(
     await valkey.close()
 
 
-async def test_the_first_use_counts_and_no_other(subject: Subject) -> None:
+async def test_first_use_is_accepted_once(subject: Subject) -> None:
     assert await subject.used.use("a", ttl_s=60)
     assert not await subject.used.use("a", ttl_s=60)
     assert await subject.used.use("b", ttl_s=60)
 
 
-async def test_a_use_that_is_taken_back_was_none(subject: Subject) -> None:
+async def test_undone_use_may_be_repeated(subject: Subject) -> None:
     assert await subject.used.use("c", ttl_s=60)
     await subject.used.undo_use("c")
     await subject.used.undo_use("never used")
@@ -49,12 +49,12 @@ async def test_a_use_that_is_taken_back_was_none(subject: Subject) -> None:
     assert not await subject.used.use("c", ttl_s=60)
 
 
-async def test_one_of_many_at_once_is_the_first(subject: Subject) -> None:
+async def test_one_of_concurrent_uses_is_accepted(subject: Subject) -> None:
     uses = await asyncio.gather(*(subject.used.use("a", ttl_s=60) for _ in range(20)))
     assert uses.count(True) == 1
 
 
-async def test_it_is_forgotten_when_its_time_is_over_and_not_before(subject: Subject) -> None:
+async def test_use_expires_after_its_ttl(subject: Subject) -> None:
     assert await subject.used.use("a", ttl_s=0.3)
     await subject.elapse(0.01)
     assert not await subject.used.use("a", ttl_s=60)
@@ -62,14 +62,14 @@ async def test_it_is_forgotten_when_its_time_is_over_and_not_before(subject: Sub
     assert await subject.used.use("a", ttl_s=60)
 
 
-async def test_a_later_use_does_not_make_it_last_longer(subject: Subject) -> None:
+async def test_rejected_use_does_not_extend_the_ttl(subject: Subject) -> None:
     assert await subject.used.use("a", ttl_s=0.2)
     assert not await subject.used.use("a", ttl_s=60)
     await subject.elapse(0.25)
     assert await subject.used.use("a", ttl_s=60)
 
 
-async def test_replicas_see_each_other_s_uses_and_no_other_namespace_s(
+async def test_uses_are_shared_within_a_namespace(
     shared_valkey: RealValkey,
 ) -> None:
     one, two, stranger = (
@@ -86,7 +86,7 @@ async def test_replicas_see_each_other_s_uses_and_no_other_namespace_s(
         await valkey.close()
 
 
-async def test_a_store_that_is_away_says_so(own_valkey: RealValkey) -> None:
+async def test_unavailable_replay_cache_raises(own_valkey: RealValkey) -> None:
     valkey = a_valkey(own_valkey)
     with pytest.raises(StoreUnavailable):
         await ValkeyReplayCache(valkey).use("a", ttl_s=5)

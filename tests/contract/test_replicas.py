@@ -76,20 +76,20 @@ async def over(
     return replicas
 
 
-async def test_all_others_are_asked_and_counted(fleet: Fleet) -> None:
+async def test_query_reaches_all_other_processes(fleet: Fleet) -> None:
     for process, others in ((fleet[0], {b"two", b"three"}), (fleet[2], {b"one", b"two"})):
         result = await process.replicas.query(b"name", timeout_s=TIMEOUT_S)
         assert (set(result.responses), result.processes) == (others, 3)
     assert [len(process.asked) for process in fleet] == [1, 2, 1]
 
 
-async def test_who_does_not_know_the_question_is_missing(fleet: Fleet) -> None:
+async def test_process_that_rejects_the_query_is_missing(fleet: Fleet) -> None:
     result = await fleet[0].replicas.query(b"age", timeout_s=0.2)
     assert (list(result.responses), result.processes) == ([], 3)
     assert (await fleet[1].replicas.query(b"name", timeout_s=TIMEOUT_S)).responses
 
 
-async def test_who_holds_other_keys_neither_answers_nor_is_heard(shared_valkey: RealValkey) -> None:
+async def test_process_with_other_keys_is_missing(shared_valkey: RealValkey) -> None:
     namespace = a_namespace()
     async with AsyncExitStack() as stack:
         one, stranger = [
@@ -101,7 +101,7 @@ async def test_who_holds_other_keys_neither_answers_nor_is_heard(shared_valkey: 
         assert stranger.asked == []
 
 
-async def test_without_the_store_nobody_is_heard_and_nobody_waits(own_valkey: RealValkey) -> None:
+async def test_query_without_store_returns_at_once(own_valkey: RealValkey) -> None:
     async with AsyncExitStack() as stack:
         one = await over(own_valkey, Sealer([a_seal_key()]), stack, a_namespace())
         own_valkey.kill()

@@ -66,7 +66,7 @@ def by_us(
     ],
 )
 @pytest.mark.parametrize("body", [b"", b'{"action":"power on"}', b"\x00\xff"])
-def test_a_table_of_paths_and_bodies(method: str, path: str, body: bytes) -> None:
+def test_listed_requests_are_signed_as_by_the_sdk(method: str, path: str, body: bytes) -> None:
     headers = {"Host": HOST, "Content-Type": "application/json", "X-Project-Id": "p"}
     asked = (method, path, [("limit", "10"), ("a b", "c+d&e=f"), ("a", ""), ("limit", "1")])
     assert by_us(*asked, headers, body) == by_the_sdk(*asked, dict(headers), body)
@@ -83,7 +83,7 @@ _VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size
     extra=st.dictionaries(st.sampled_from(["X-Project-Id", "X-Domain-Id", "Accept"]), _VALUE),
     body=st.binary(max_size=64),
 )
-def test_any_request_is_signed_as_the_sdk_signs_it(
+def test_any_request_is_signed_as_by_the_sdk(
     method: str,
     segments: list[str],
     query: list[tuple[str, str]],

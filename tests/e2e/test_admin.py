@@ -101,7 +101,7 @@ def ada(stack: Stack) -> Operator:
     return Operator(stack.cloud)
 
 
-def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_override_is_lifted(
+def test_revoked_person_is_rejected_on_all_replicas(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
     mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
@@ -128,7 +128,7 @@ def test_a_person_is_refused_on_all_replicas_within_moments_and_until_the_overri
         eventually(lambda g=gateway: g.console(mallory).status == 200)
 
 
-def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada: Operator) -> None:
+def test_token_issued_after_the_revocation_is_accepted(stack: Stack, ada: Operator) -> None:
     before = stack.cloud.token("nina")
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     old = stack.cloud.token("nina", claims={"iat": int(hour_ago.timestamp())})
@@ -140,9 +140,7 @@ def test_a_new_token_is_good_after_all_older_ones_are_refused(stack: Stack, ada:
     ada.overrides(stack.gateway, "clear", override)
 
 
-def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_more(
-    stack: Stack, ada: Operator
-) -> None:
+def test_administrator_revoked_during_a_request_is_rejected(stack: Stack, ada: Operator) -> None:
     eve, olga = Operator(stack.cloud, "eve"), stack.cloud.token("olga")
     body = b'{"issuer": "corp", "subject": "olga"}'
     head = (
@@ -165,7 +163,7 @@ def test_an_administrator_who_is_revoked_while_their_request_comes_is_obeyed_no_
     assert (lifted["operation"], lifted["target"]) == ("ClearOverride", "corp:eve")
 
 
-def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada: Operator) -> None:
+def test_missing_body_ends_with_a_timeout(stack: Stack, ada: Operator) -> None:
     began = time.monotonic()
     head = (
         f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
@@ -180,7 +178,7 @@ def test_a_body_that_does_not_come_is_waited_for_a_while_only(stack: Stack, ada:
     assert 8 < time.monotonic() - began < 15
 
 
-def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) -> None:
+def test_revoked_token_does_not_affect_other_tokens(stack: Stack, ada: Operator) -> None:
     lost = stack.cloud.token("olga", claims={"jti": "lost-laptop"})
     override = ada.overrides(
         stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop"
@@ -190,9 +188,7 @@ def test_one_token_is_refused_and_its_owner_is_not(stack: Stack, ada: Operator) 
     ada.overrides(stack.gateway, "clear", override)
 
 
-def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
-    stack: Stack, ada: Operator
-) -> None:
+def test_revoked_token_gets_no_sdk_keys(stack: Stack, ada: Operator) -> None:
     lost = stack.cloud.token("nina", claims={"jti": "nina-s-laptop"})
     tokens = "/v3.0/OS-AUTH/id-token/tokens"
     body = json.dumps({"auth": {"id_token": {"id": lost}}})
@@ -215,9 +211,7 @@ def test_who_was_revoked_is_given_no_keys_and_that_is_on_record(
         assert (record["decision"], record["detail"]) == ("denied", "revoked")
 
 
-def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
-    stack: Stack, ada: Operator
-) -> None:
+def test_revoked_token_uses_none_of_the_owners_limit(stack: Stack, ada: Operator) -> None:
     limits = {"requests": 60, "per_s": 60, "burst": 3}
     gateway = stack.replica(**with_api(caller_limits=limits))
     stolen = stack.cloud.token("otto", claims={"jti": "otto-s-lost-phone"})
@@ -228,7 +222,7 @@ def test_a_revoked_token_in_the_wrong_hands_takes_nothing_from_its_owner(
 
 
 @pytest.mark.parametrize("by", ["override", "policy"])
-def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: str) -> None:
+def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
     account = {"budget": {"console": console, "wait_max_s": 15}}
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), account=account, **with_api())
@@ -264,7 +258,7 @@ def test_a_write_that_waits_in_the_queue_is_not_sent_for_who_lost_the_right(by: 
         stack.close()
 
 
-def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Operator) -> None:
+def test_revocation_survives_redis_outage_and_restart(ada: Operator) -> None:
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **with_api())
     try:
         operator = Operator(stack.cloud)
@@ -295,7 +289,7 @@ def test_who_was_revoked_stays_so_while_redis_is_away_and_over_a_restart(ada: Op
         stack.close()
 
 
-def test_links_dropped_are_handed_out_by_nobody_again(
+def test_dropped_links_are_not_returned_again(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
     token, server = stack.cloud.token("olga"), stack.cloud.servers[3]
@@ -309,7 +303,7 @@ def test_links_dropped_are_handed_out_by_nobody_again(
     assert [server] in recorded
 
 
-def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -> None:
+def test_sessions_queue_and_policy_are_shown(stack: Stack, ada: Operator) -> None:
     token, server = stack.cloud.token("olga"), stack.cloud.servers[4]
     assert stack.gateway.console(token, server).status == 200
     sessions = ada.told(stack.gateway, "sessions")
@@ -334,7 +328,7 @@ def test_what_is_held_queued_and_in_force_is_told(stack: Stack, ada: Operator) -
         assert ran.stdout
 
 
-def test_each_process_tells_what_it_holds_whichever_is_asked() -> None:
+def test_queries_cover_all_processes() -> None:
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), workers=2, **with_api())
     try:
         ada, server = Operator(stack.cloud), stack.cloud.servers[2]
@@ -375,7 +369,7 @@ def told_by_all(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [row for one in answer["processes"] for row in one[name]]
 
 
-def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
+def test_lowest_rate_ceiling_works_on_all_replicas(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
     override = ada.overrides(stack.gateway, "rate-ceiling", "prod", "0.001")
@@ -387,7 +381,7 @@ def test_the_lowest_ceiling_is_one_that_replicas_can_count_by(
     eventually(lambda: stack.gateway.metric(low) > 1)
 
 
-def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Operator) -> None:
+def test_log_levels_change_at_runtime(stack: Stack, ada: Operator) -> None:
     def reloads_told() -> int:
         return len(stack.gateway.log_lines("policy_loaded"))
 
@@ -401,7 +395,7 @@ def test_log_levels_change_while_it_runs_and_change_back(stack: Stack, ada: Oper
     assert "CGW.4000" in ran.stderr
 
 
-def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
+def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
     viewer = Operator(stack.cloud, "vic", groups=("operators",))
     refused = 'gateway_admin_requests_total{action="Revoke",status="403"}'
     before = stack.gateway.metric(refused)
@@ -432,7 +426,7 @@ def test_who_may_not_is_refused_and_on_record(stack: Stack) -> None:
     assert stack.gateway.metric(refused) == before + 2
 
 
-def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: Operator) -> None:
+def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: Operator) -> None:
     secret, iss = "p" * 40, "https://partner.example"
     gateway = stack.replica(start=False, admin_api={**API, "issuers": ["corp"]})
     (gateway.directory / "partner-secret").write_text(secret)
@@ -493,7 +487,7 @@ def test_an_issuer_that_is_not_named_makes_no_administrators(stack: Stack, ada: 
         ("/revocations", '{"a": ' + "[" * 60_000, "Invalid request"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_what_to_do(
+def test_invalid_request_names_the_problem(
     stack: Stack, ada: Operator, path: str, body: str, told: str
 ) -> None:
     method = "POST" if body else "GET"
@@ -506,7 +500,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert told in json.loads(record["detail"])["refused"]
 
 
-def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: Stack) -> None:
+def test_openapi_lists_loggers_and_levels(stack: Stack) -> None:
     document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     levels = document["components"]["schemas"]["SetLogLevelsRequest"]["properties"]["levels"]
     assert levels["propertyNames"]["enum"] == list(get_args(Logger))
@@ -528,7 +522,7 @@ def test_the_document_has_the_loggers_and_levels_that_the_answer_names(stack: St
         ("HEAD", "/metrics", 200),
     ],
 )
-def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
+def test_every_response_has_common_headers(
     stack: Stack, method: str, path: str, status: int
 ) -> None:
     answers = [fetch(stack.gateway.admin, method, path) for _ in range(2)]
@@ -540,7 +534,7 @@ def test_every_answer_has_an_id_is_not_kept_and_names_no_library(
     assert len({answer.headers["x-request-id"] for answer in answers}) == 2
 
 
-def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> None:
+def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
     document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
     schemas = {"components": document["components"]}
@@ -583,7 +577,7 @@ def test_the_document_describes_what_there_is(stack: Stack, ada: Operator) -> No
         ("Transfer-Encoding: chunked", b"zz\r\n", 400),
     ],
 )
-def test_a_body_that_cannot_be_read_is_the_askers_mistake(
+def test_malformed_body_is_a_client_error(
     stack: Stack, ada: Operator, fields: str, body: bytes, status: int
 ) -> None:
     heard = told_of(stack.gateway, ada, fields, body)
@@ -609,12 +603,12 @@ def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: byte
     return heard
 
 
-def test_without_the_key_in_the_config_there_is_no_admin_api(stack: Stack) -> None:
+def test_admin_api_requires_its_config(stack: Stack) -> None:
     plain = stack.replica()
     assert fetch(plain.admin, "GET", "/admin/overrides").status == 404
 
 
-def test_a_certificate_does_where_no_token_can_be_had(tmp_path: Path, stack: Stack) -> None:
+def test_administrator_may_use_a_certificate(tmp_path: Path, stack: Stack) -> None:
     authority = Authority()
     (tmp_path / "ca.crt").write_bytes(authority.certificate)
     for name in ("gateway", "breakglass", "somebody"):
@@ -696,7 +690,7 @@ class Certified:
         return answer.status
 
 
-def test_who_shows_no_certificate_may_look_after_the_process_and_do_nothing(
+def test_client_without_certificate_gets_only_health_and_metrics(
     by_certificate: Certified,
 ) -> None:
     nobody = by_certificate.connect(shown=False)
@@ -716,7 +710,7 @@ def test_who_shows_no_certificate_may_look_after_the_process_and_do_nothing(
         assert status(method.upper(), path.replace("{id}", "x")) == 401, path
 
 
-def test_a_kept_connection_is_obeyed_no_longer_than_its_certificate(
+def test_keep_alive_connection_ends_with_its_certificate(
     by_certificate: Certified,
 ) -> None:
     kept = by_certificate.connect(lasts_s=4)
@@ -726,7 +720,7 @@ def test_a_kept_connection_is_obeyed_no_longer_than_its_certificate(
     assert kept.sock is None
 
 
-def test_a_kept_connection_is_obeyed_no_longer_than_its_authority(
+def test_keep_alive_connection_ends_with_its_authority(
     by_certificate: Certified,
 ) -> None:
     kept, others = by_certificate.connect(), Authority()
@@ -754,7 +748,7 @@ def test_a_kept_connection_is_obeyed_no_longer_than_its_authority(
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
+def test_cross_site_request_with_certificate_is_rejected(
     by_certificate: Certified, headers: dict[str, str]
 ) -> None:
     kept = by_certificate.connect()
@@ -764,7 +758,7 @@ def test_a_page_of_another_site_does_nothing_by_its_reader_s_certificate(
     kept.close()
 
 
-def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> None:
+def test_rejection_record_has_the_policy_version(stack: Stack) -> None:
     gateway, forbidden = stack.gateway, stack.cloud.servers[-1]
     assert gateway.console(stack.cloud.token("rita"), forbidden).status == 403
     (record,) = [one for one in gateway.audit("refused") if one["subject"] == "rita"]
@@ -779,7 +773,7 @@ def test_a_refusal_and_the_policy_that_refused_are_on_record(stack: Stack) -> No
     assert issued[0]["policy_version"] == loaded["policy_version"]
 
 
-def test_a_reload_that_is_refused_is_not_done(stack: Stack, ada: Operator) -> None:
+def test_rejected_policy_reload_exits_with_an_error(stack: Stack, ada: Operator) -> None:
     other = stack.replica(**with_api())
     good = other.policy_file.read_text()
     other.write_policy({**json.loads(good), "grants": "everything"})
@@ -791,7 +785,7 @@ def test_a_reload_that_is_refused_is_not_done(stack: Stack, ada: Operator) -> No
     assert ada.types(stack.gateway, "policy", "--reload").returncode == 0
 
 
-def test_a_policy_that_is_refused_is_on_record(stack: Stack) -> None:
+def test_rejected_policy_is_recorded(stack: Stack) -> None:
     plain = stack.replica()
     policy = json.loads(plain.policy_file.read_text())
     plain.write_policy({**policy, "grants": "everything"})

@@ -41,7 +41,7 @@ def now() -> float:
     return datetime.now(UTC).timestamp()
 
 
-def test_a_jwt_becomes_a_subject_token(stack: Stack) -> None:
+def test_jwt_is_exchanged_for_a_subject_token(stack: Stack) -> None:
     answer = log_in(stack, stack.cloud.token("olga", life_s=1_000))
     assert answer.status == 201
     assert answer.headers["cache-control"] == "no-store"
@@ -54,7 +54,7 @@ def test_a_jwt_becomes_a_subject_token(stack: Stack) -> None:
     assert "ratelimit" in answer.headers
 
 
-def test_a_scope_is_taken_and_means_nothing(stack: Stack) -> None:
+def test_scope_is_ignored(stack: Stack) -> None:
     scope = {"project": {"id": stack.cloud.project}}
     body = {"auth": {"id_token": {"id": stack.cloud.token()}, "scope": scope}}
     assert post(stack, TOKENS, body).status == 201
@@ -64,7 +64,7 @@ def test_a_scope_is_taken_and_means_nothing(stack: Stack) -> None:
     ("duration_s", "life_s", "told_s"),
     [(900, 7_200, 900), (3_600, 7_200, 3_600), (86_400, 3_600, 3_600), (None, 7_200, 900)],
 )
-def test_a_pair_lives_as_long_as_it_may_and_its_jwt_does(
+def test_key_pair_expires_with_its_jwt(
     stack: Stack, duration_s: int | None, life_s: int, told_s: int
 ) -> None:
     more = {} if duration_s is None else {"duration_seconds": duration_s}
@@ -76,7 +76,7 @@ def test_a_pair_lives_as_long_as_it_may_and_its_jwt_does(
     assert told_s - 60 < instant(credential["expires_at"]) - now() <= told_s + 1
 
 
-def test_the_subject_token_may_come_in_the_header_as_the_cloud_s_page_has_it(stack: Stack) -> None:
+def test_subject_token_is_accepted_in_the_header(stack: Stack) -> None:
     token = subject_token(stack)
     assert post(stack, KEYS, asking(None), X_Auth_Token=token).status == 201
     assert post(stack, KEYS, asking(token), X_Auth_Token=token).status == 201
@@ -86,7 +86,7 @@ def test_the_subject_token_may_come_in_the_header_as_the_cloud_s_page_has_it(sta
 
 
 @pytest.mark.parametrize("kind", ["jwt", "security token", "garbage", "cut", "none"])
-def test_what_is_no_subject_token_gets_no_keys(stack: Stack, kind: str) -> None:
+def test_invalid_subject_token_gets_no_keys(stack: Stack, kind: str) -> None:
     good = subject_token(stack)
     presented = {
         "jwt": stack.cloud.token(),
@@ -100,13 +100,13 @@ def test_what_is_no_subject_token_gets_no_keys(stack: Stack, kind: str) -> None:
     assert answer.headers["www-authenticate"].startswith("Bearer ")
 
 
-def test_a_subject_token_opens_no_console(stack: Stack) -> None:
+def test_subject_token_opens_no_console(stack: Stack) -> None:
     token = subject_token(stack)
     assert stack.gateway.console(None, X_Auth_Token=token).status == 401
     assert stack.gateway.console(token).status == 401
 
 
-def test_a_security_token_opens_no_console_by_itself(stack: Stack) -> None:
+def test_unsigned_security_token_opens_no_console(stack: Stack) -> None:
     credential = post(stack, KEYS, asking(subject_token(stack))).json["credential"]
     token = credential["securitytoken"]
     for answer in (
@@ -122,26 +122,26 @@ def test_a_security_token_opens_no_console_by_itself(stack: Stack) -> None:
     "body",
     ["", "x", "[]", "null", '"x"', "{}", '{"auth": []}', '{"auth": {"identity": 1}}', "\x00"],
 )
-def test_another_body_is_told_what_to_send(stack: Stack, path: str, body: str) -> None:
+def test_invalid_body_names_the_valid_form(stack: Stack, path: str, body: str) -> None:
     answer = post(stack, path, body)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
 
 
 @pytest.mark.parametrize("token", [1, None, [], {"id": 1}])
-def test_a_jwt_is_a_text(stack: Stack, token: Any) -> None:
+def test_jwt_must_be_a_string(stack: Stack, token: Any) -> None:
     answer = post(stack, TOKENS, {"auth": {"id_token": {"id": token}}})
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
 
 
 @pytest.mark.parametrize("duration", [899, 86_401, -1, True, "900", 900.5, None, 10**30])
-def test_a_life_out_of_bounds_is_told(stack: Stack, duration: Any) -> None:
+def test_duration_out_of_bounds_names_the_bounds(stack: Stack, duration: Any) -> None:
     body = json.dumps(asking(subject_token(stack), duration_seconds=duration))
     answer = post(stack, KEYS, body)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
 
 
 @pytest.mark.parametrize("path", [TOKENS, KEYS])
-def test_a_body_over_64_kib_is_too_large(stack: Stack, path: str) -> None:
+def test_body_over_64_kib_is_too_large(stack: Stack, path: str) -> None:
     answer = post(stack, path, "x" * 65_537)
     assert (answer.status, answer.error_code) == (413, "CGW.4130")
     chunk = b"10001\r\n" + b"x" * 65_537 + b"\r\n0\r\n\r\n"
@@ -152,7 +152,7 @@ def test_a_body_over_64_kib_is_too_large(stack: Stack, path: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"life_s": -120}, {"claims": {"aud": "other"}}])
-def test_a_jwt_that_is_no_good_gets_no_subject_token(stack: Stack, asked: dict[str, Any]) -> None:
+def test_invalid_jwt_gets_no_subject_token(stack: Stack, asked: dict[str, Any]) -> None:
     answer = log_in(stack, stack.cloud.token(**asked))
     assert (answer.status, answer.error_code) == (401, "CGW.4010")
     assert "x-subject-token" not in answer.headers
@@ -163,13 +163,13 @@ def test_a_jwt_that_is_no_good_gets_no_subject_token(stack: Stack, asked: dict[s
     ["/v3", "/v3/", "/v3/auth/tokens", "/v3.0/OS-AUTH/id-token/tokens/", "/v3/projects/x", "/v3x"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_nothing_else_is_there(stack: Stack, method: str, path: str) -> None:
+def test_other_iam_paths_are_unknown(stack: Stack, method: str, path: str) -> None:
     answer = fetch(stack.gateway.url, method, path)
     assert (answer.status, answer.error_code) == (404, "CGW.4040")
 
 
 @pytest.mark.parametrize(("path", "allowed"), [(TOKENS, "POST"), ("/v3/projects", "GET")])
-def test_another_method_is_told_the_right_one(stack: Stack, path: str, allowed: str) -> None:
+def test_wrong_method_names_the_valid_one(stack: Stack, path: str, allowed: str) -> None:
     answer = fetch(stack.gateway.url, "PUT", path)
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
 
@@ -181,7 +181,7 @@ def projects(stack: Stack, query: str = "", **asked: Any) -> Any:
     return [project["id"] for project in answer.json["projects"]]
 
 
-def test_projects_are_listed_by_name_for_whoever_may_do_anything_there(stack: Stack) -> None:
+def test_projects_are_listed_for_callers_with_permissions(stack: Stack) -> None:
     ours = stack.cloud.project
     assert projects(stack) == [ours]
     assert projects(stack, f"?name={ours}") == [ours], "a project without a name goes by its id"
@@ -190,19 +190,19 @@ def test_projects_are_listed_by_name_for_whoever_may_do_anything_there(stack: St
     assert projects(stack, groups=[]) == []
 
 
-def test_who_is_nobody_sees_no_projects(stack: Stack) -> None:
+def test_outsider_sees_no_projects(stack: Stack) -> None:
     answer = fetch(stack.gateway.url, "GET", "/v3/projects")
     assert (answer.status, answer.error_code) == (401, "CGW.4010")
 
 
 @pytest.mark.parametrize("query", ["?name=a&name=b", "?" + "&".join("a=b" for _ in range(50))])
-def test_a_strange_query_is_told(stack: Stack, query: str) -> None:
+def test_invalid_query_is_rejected(stack: Stack, query: str) -> None:
     headers = {"X-Auth-Token": stack.cloud.token()}
     answer = fetch(stack.gateway.url, "GET", f"/v3/projects{query}", headers)
     assert (answer.status, answer.error_code) == (400, "CGW.4000")
 
 
-def test_these_calls_count_against_the_caller_s_limit(stack: Stack) -> None:
+def test_federation_requests_count_in_the_caller_limit(stack: Stack) -> None:
     limits = {"requests": 3, "per_s": 600, "burst": 3}
     tight = stack.replica(change={"caller_limits": limits})
     body = {"auth": {"id_token": {"id": stack.cloud.token("limited")}}}
@@ -213,7 +213,7 @@ def test_these_calls_count_against_the_caller_s_limit(stack: Stack) -> None:
     tight.close()
 
 
-def test_a_call_is_one_line_in_the_log_and_one_count(stack: Stack) -> None:
+def test_federation_request_has_one_log_line(stack: Stack) -> None:
     series = 'gateway_requests_total{error_code="",operation="CreateTokenWithIdToken",status="201"}'
     before = stack.gateway.metric(series)
     answer = log_in(stack, stack.cloud.token("otto"))
@@ -234,9 +234,7 @@ def records_of(stack: Stack, answer: Response) -> list[dict[str, Any]]:
     return [one for one in lines if one.get("request_id") == answer.headers["x-request-id"]]
 
 
-def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
-    stack: Stack, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_issued_credentials_are_recorded(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     jwt = stack.cloud.token("kim", groups=["operators"], life_s=7_200)
     logged_in = log_in(stack, jwt)
     token = logged_in.headers["x-subject-token"]
@@ -263,7 +261,7 @@ def test_what_is_issued_is_on_record_with_whose_it_is_and_until_when(
     assert main(["audit", "verify", str(audit_directory)]) == 0
 
 
-def test_who_proves_nobody_fills_no_trail(stack: Stack) -> None:
+def test_unauthenticated_requests_are_not_recorded(stack: Stack) -> None:
     for answer in (
         log_in(stack, "a.b.c"),
         log_in(stack, stack.cloud.token(life_s=-120)),

@@ -67,7 +67,7 @@ def overrides_of(gateway: RunningGateway) -> str:
     return str(fetch(gateway.admin, "GET", "/readyz").json["components"]["overrides"])
 
 
-def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack) -> None:
+def test_incomplete_snapshot_file_rejects_callers(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     fresh = own.replica(start=False, **with_api())
@@ -88,7 +88,7 @@ def test_a_file_of_what_was_given_to_who_did_not_know_lets_nobody_in(own: Stack)
     eventually(lambda: own.gateway.console(own.cloud.token("eve", claims={"iat": 1})).status == 401)
 
 
-def test_what_each_worker_is_told_while_redis_is_unavailable_outlives_all_of_them() -> None:
+def test_overrides_of_all_workers_survive_a_restart() -> None:
     with a_stack(workers=2) as stack:
         gateway = stack.gateway
         tokens = [stack.cloud.token(name) for name in ("mallory", "eve")]
@@ -103,7 +103,7 @@ def test_what_each_worker_is_told_while_redis_is_unavailable_outlives_all_of_the
             assert {gateway.console(token).status for _ in range(8)} == {401}
 
 
-def test_a_redis_that_lost_the_overrides_is_told_anew_before_a_new_process_serves(
+def test_lost_overrides_are_restored_before_a_start(
     own: Stack,
 ) -> None:
     mallory = own.cloud.token("mallory")
@@ -121,7 +121,7 @@ def test_a_redis_that_lost_the_overrides_is_told_anew_before_a_new_process_serve
     assert new.console(mallory).status == 401
 
 
-def test_overrides_under_a_key_that_a_process_lacks_keep_it_from_serving(own: Stack) -> None:
+def test_overrides_under_a_missing_key_prevent_serving(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
@@ -144,7 +144,7 @@ def test_overrides_under_a_key_that_a_process_lacks_keep_it_from_serving(own: St
     assert new.console(mallory).status == 401
 
 
-def test_the_way_out_when_the_key_of_the_overrides_is_lost(own: Stack) -> None:
+def test_lost_seal_key_can_be_recovered_from(own: Stack) -> None:
     revoke(own, "mallory")
     new = own.replica(start=False, admin_api=API)
     (new.directory / "seal-key").write_text(make_seal_key())
@@ -158,7 +158,7 @@ def test_the_way_out_when_the_key_of_the_overrides_is_lost(own: Stack) -> None:
     assert new.console(own.cloud.token("mallory", claims={"iat": 1})).status == 401
 
 
-def test_a_replica_without_an_admin_api_does_not_know_better_without_redis(own: Stack) -> None:
+def test_replica_without_admin_api_also_fails_closed(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
     plain = own.replica(change={"overrides": {}})
     revoke(own, "mallory")
@@ -168,7 +168,7 @@ def test_a_replica_without_an_admin_api_does_not_know_better_without_redis(own: 
     assert (plain.console(mallory).status, overrides_of(plain)) == (503, "not_loaded")
 
 
-def test_overrides_given_at_once_are_all_in_the_file(own: Stack) -> None:
+def test_concurrent_overrides_are_all_in_the_file(own: Stack) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: revoke(own, f"s{n}"), range(40)))
     kept = decode_snapshot((own.gateway.directory / "overrides.json").read_bytes())

@@ -86,7 +86,7 @@ def refused(said: dict[str, Any], status: int, code: str, text: str) -> None:
     assert said == {"exception": kind, "status": status, "error_code": code}
 
 
-def test_an_operator_does_the_day_s_work(program: Program) -> None:
+def test_operator_uses_the_granted_operations(program: Program) -> None:
     mine = program.cloud.servers[:12]
     assert program("operator", "walk", "10") == {"servers": sorted(mine), "counts": [12]}
     assert program("operator", "show", mine[0])["id"] == mine[0]
@@ -101,7 +101,7 @@ def test_an_operator_does_the_day_s_work(program: Program) -> None:
     assert listed["count"] == len(listed["servers"])
 
 
-def test_a_viewer_sees_and_no_more(program: Program) -> None:
+def test_viewer_reads_but_changes_nothing(program: Program) -> None:
     seen = program.cloud.servers[5:25]
     assert program("viewer", "walk", "7") == {"servers": sorted(seen), "counts": [20]}
     assert program("viewer", "show", seen[0])["tags"] == 2
@@ -115,17 +115,17 @@ def test_a_viewer_sees_and_no_more(program: Program) -> None:
     refused(program("viewer", "status"), 403, "CGW.4030", "Not permitted")
 
 
-def test_an_outsider_is_refused(program: Program) -> None:
+def test_outsider_is_rejected(program: Program) -> None:
     server = program.cloud.servers[0]
     for step in (("walk", "10"), ("show", server), ("power", "power on", server), ("watch",)):
         refused(program("outsider", *step), 403, "CGW.4030", "Not permitted")
 
 
-def test_a_power_switch_for_nobody_in_particular_is_refused(program: Program) -> None:
+def test_power_action_without_servers_is_rejected(program: Program) -> None:
     refused(program("operator", "power", "power off"), 403, "CGW.4031", "at least one")
 
 
-def test_instances_of_others_are_left_alone(program: Program) -> None:
+def test_instances_of_other_people_are_rejected(program: Program) -> None:
     target = f"/_box/fleet?project={program.cloud.project}"
     fleet = fetch(program.cloud.upstream, "GET", target).json["projects"][program.cloud.project]
     mine = program.cloud.servers[:12]
@@ -135,7 +135,7 @@ def test_instances_of_others_are_left_alone(program: Program) -> None:
     assert program("operator", "reinstall", *own[:2]) == {"done": "reinstall"}
 
 
-def test_each_trouble_is_the_exception_that_it_should_be(program: Program) -> None:
+def test_errors_raise_the_expected_sdk_exceptions(program: Program) -> None:
     server = program.cloud.servers[0]
     refused(program("operator", "power", "fly", server), 400, "iMetal.0001", "")
     program.cloud.fail(program.cloud.upstream, "internal", times=50)

@@ -95,7 +95,7 @@ async def give(overrides: ActiveOverrides, *given: Override) -> list[bool]:
         return await asyncio.gather(*(overrides.add(override) for override in given))
 
 
-async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
+async def test_unloaded_replica_rejects_callers() -> None:
     store = a_store()
     store.is_unavailable = True
     overrides = replica(store)
@@ -112,7 +112,7 @@ async def test_who_was_told_by_nobody_lets_nobody_in() -> None:
     assert overrides.state == "ok"
 
 
-async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeyed() -> None:
+async def test_disabled_overrides_need_no_loading_but_still_apply() -> None:
     store, file = a_store(REVOKED), FakeSnapshotFile()
     store.is_unavailable = True
     overrides = replica(store, file, enabled=False)
@@ -127,7 +127,7 @@ async def test_where_none_can_be_given_none_is_unknown_and_what_is_told_is_obeye
     assert overrides.is_revoked(principal())
 
 
-async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
+async def test_snapshot_file_loads_overrides_unless_damaged() -> None:
     store, file = a_store(), FakeSnapshotFile()
     one = await known(store, file)
     store.is_unavailable = True
@@ -139,14 +139,14 @@ async def test_a_file_tells_as_well_and_a_damaged_one_tells_nothing() -> None:
     assert not replica(store, FakeSnapshotFile(file.text[:-9])).loaded
 
 
-async def test_that_nothing_was_ordered_is_kept_as_well() -> None:
+async def test_empty_complete_set_is_saved() -> None:
     store, file = a_store(), FakeSnapshotFile()
     await known(store, file)
     store.is_unavailable = True
     assert not replica(store, file).is_revoked(principal())
 
 
-async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_for_all() -> None:
+async def test_unloaded_replica_saves_overrides_as_incomplete() -> None:
     store, file = a_store(), FakeSnapshotFile()
     store.is_unavailable = True
     await give(replica(store, file), REVOKED)
@@ -164,7 +164,7 @@ async def test_what_is_given_to_who_does_not_know_outlives_it_and_does_not_pass_
     assert replica(store, file).loaded
 
 
-async def test_workers_of_one_host_keep_what_each_was_given() -> None:
+async def test_workers_of_one_host_merge_their_files() -> None:
     store, file = a_store(), FakeSnapshotFile()
     one, other = await known(store, file), await known(store, file)
     store.is_unavailable = True
@@ -177,7 +177,7 @@ async def test_workers_of_one_host_keep_what_each_was_given() -> None:
     assert again.is_revoked(principal("u"))
 
 
-async def test_overrides_given_at_once_are_all_kept_by_few_writes() -> None:
+async def test_concurrent_overrides_share_few_file_writes() -> None:
     class Counted(FakeSnapshotFile):
         writes = 0
 
@@ -195,7 +195,7 @@ async def test_overrides_given_at_once_are_all_kept_by_few_writes() -> None:
     assert file.writes <= 3
 
 
-async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
+async def test_hanging_disk_does_not_delay_revocations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Hanging(FakeSnapshotFile):
@@ -213,9 +213,7 @@ async def test_a_disk_that_hangs_keeps_nobody_from_hearing_who_is_revoked(
 
 
 @pytest.mark.parametrize("forgot", [True, False])
-async def test_an_override_given_while_the_store_is_unavailable_reaches_the_others_afterwards(
-    *, forgot: bool
-) -> None:
+async def test_override_added_during_an_outage_reaches_others_later(*, forgot: bool) -> None:
     store = a_store()
     one, other = await known(store), await known(store)
     store.is_unavailable = True
@@ -229,7 +227,7 @@ async def test_an_override_given_while_the_store_is_unavailable_reaches_the_othe
     assert other.is_revoked(principal())
 
 
-async def test_a_store_that_forgot_is_told_by_who_remembers() -> None:
+async def test_lost_store_is_restored_by_a_replica() -> None:
     store = a_store()
     one = await known(store)
     assert await one.add(REVOKED) is True
@@ -239,7 +237,7 @@ async def test_a_store_that_forgot_is_told_by_who_remembers() -> None:
     assert (await known(store)).is_revoked(principal())
 
 
-async def test_a_failover_to_a_server_that_was_told_less_loses_nothing() -> None:
+async def test_failover_to_an_older_server_loses_nothing() -> None:
     store = a_store()
     one = await known(store)
     before = store.version
@@ -250,7 +248,7 @@ async def test_a_failover_to_a_server_that_was_told_less_loses_nothing() -> None
     assert store.overrides == {"a": REVOKED}
 
 
-async def test_who_finds_a_store_that_forgot_waits_for_those_who_remember() -> None:
+async def test_start_with_lost_store_waits_for_replicas() -> None:
     store, clock = a_store(), FakeClock(NOW)
     remembers = await known(store)
     await remembers.add(REVOKED)
@@ -269,7 +267,7 @@ async def test_who_finds_a_store_that_forgot_waits_for_those_who_remember() -> N
         assert one.is_revoked(principal("u"))
 
 
-async def test_where_nobody_remembers_there_is_nothing_to_wait_for() -> None:
+async def test_start_with_a_lost_store_ends_waiting() -> None:
     store, clock = FakeOverrideStore(), FakeClock(NOW)
     first = replica(store, clock=clock)
     await first.sync()
@@ -288,7 +286,7 @@ async def test_where_nobody_remembers_there_is_nothing_to_wait_for() -> None:
     assert (await known(store)).loaded  # the next one finds that all is told
 
 
-async def test_who_cannot_read_an_override_lets_nobody_in_unless_the_file_told_it() -> None:
+async def test_unreadable_override_prevents_loading_without_a_file() -> None:
     store, file, clock = a_store(REVOKED), FakeSnapshotFile(), FakeClock(NOW)
     told_by_file = await known(store, file)
     store.spoil("a")
@@ -306,7 +304,7 @@ async def test_who_cannot_read_an_override_lets_nobody_in_unless_the_file_told_i
     assert told_by_file.state == "ok"
 
 
-async def test_an_unreadable_override_that_is_removed_is_in_nobody_s_way() -> None:
+async def test_removed_unreadable_override_allows_loading() -> None:
     store, clock = a_store(REVOKED), FakeClock(NOW)
     store.spoil("a")
     new = replica(store, clock=clock)
@@ -319,7 +317,7 @@ async def test_an_unreadable_override_that_is_removed_is_in_nobody_s_way() -> No
     assert new.state == "ok"
 
 
-async def test_what_is_sealed_with_a_key_to_be_withdrawn_is_told_anew() -> None:
+async def test_overrides_under_an_old_key_are_sealed_again() -> None:
     store, clock = a_store(REVOKED), FakeClock(NOW)
     store.under_an_older_key.add("a")
     overrides = replica(store, clock=clock)
@@ -331,7 +329,7 @@ async def test_what_is_sealed_with_a_key_to_be_withdrawn_is_told_anew() -> None:
     assert not store.under_an_older_key
 
 
-async def test_an_override_that_fails_stops_no_other_and_is_told() -> None:
+async def test_failing_override_is_reported_and_stops_no_other() -> None:
     store, errors, heard = a_store(), list[Exception](), list[bool]()
     overrides = ActiveOverrides(
         store, None, FakeClock(NOW), allow_unloaded=False, on_failure=errors.append
@@ -356,7 +354,7 @@ async def test_an_override_that_fails_stops_no_other_and_is_told() -> None:
     assert len(errors) == 3
 
 
-async def test_no_more_overrides_stand_than_are_quick_to_go_through_but_one_can_be_lifted() -> None:
+async def test_full_set_accepts_only_clearing() -> None:
     store = a_store(
         *(an_override(str(n), RevokedToken("corp", str(n))) for n in range(OVERRIDES_MAX - 1))
     )
@@ -369,7 +367,7 @@ async def test_no_more_overrides_stand_than_are_quick_to_go_through_but_one_can_
     assert not overrides.is_revoked(principal())
 
 
-async def test_an_override_ends_by_itself_and_leaves_the_store_when_it_has_ended_for_all() -> None:
+async def test_expired_override_leaves_the_store_after_clock_skew() -> None:
     store, clock = a_store(), FakeClock(NOW)
     overrides = replica(store, clock=clock)
     changes: list[bool] = []
@@ -390,7 +388,7 @@ async def test_an_override_ends_by_itself_and_leaves_the_store_when_it_has_ended
     running.cancel()
 
 
-async def test_one_that_starts_later_removes_what_has_ended_as_well() -> None:
+async def test_new_replica_removes_expired_overrides() -> None:
     store, clock = (
         a_store(REVOKED, an_override("b", ClearedOverride("a"), expires_at=NOW + 2 * HOUR_S)),
         FakeClock(),

@@ -75,7 +75,7 @@ def operating(clock: FakeClock) -> Operating:
     return Operating(clock)
 
 
-async def test_all_that_a_person_has_by_now_includes_what_an_issuer_ahead_of_us_issued(
+async def test_revoking_a_person_includes_the_issuer_leeway(
     operating: Operating,
 ) -> None:
     told = await operating.do("Revoke", issuer="corp", subject="mallory")
@@ -85,7 +85,7 @@ async def test_all_that_a_person_has_by_now_includes_what_an_issuer_ahead_of_us_
     assert "30 s of leeway" in told["note"]
 
 
-async def test_what_was_issued_up_to_an_instant_is_so_by_the_issuers_clock(
+async def test_revoking_before_a_time_includes_the_leeway(
     operating: Operating,
 ) -> None:
     told = await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=100))
@@ -94,7 +94,7 @@ async def test_what_was_issued_up_to_an_instant_is_so_by_the_issuers_clock(
     assert told["override"]["effect"]["before"] == operating.clock.now() - 68
 
 
-async def test_a_revocation_stands_as_long_as_any_token_that_it_is_for(
+async def test_revocation_outlives_every_token_it_covers(
     operating: Operating, clock: FakeClock
 ) -> None:
     await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=-29))
@@ -113,17 +113,13 @@ async def test_a_revocation_stands_as_long_as_any_token_that_it_is_for(
         datetime(1969, 12, 31, tzinfo=UTC),
     ],
 )
-def test_an_instant_that_is_to_come_or_before_all_tokens_is_refused(
-    operating: Operating, before: datetime
-) -> None:
+def test_before_out_of_range_is_rejected(operating: Operating, before: datetime) -> None:
     with pytest.raises(BadRequest, match="before"):
         operating.plan("Revoke", issuer="corp", subject="mallory", before=before)
 
 
 @pytest.mark.parametrize("before", [1e300, -1e300, float("inf"), float("nan")])
-async def test_overrides_are_told_whatever_instants_they_hold(
-    operating: Operating, before: float
-) -> None:
+async def test_listing_limits_extreme_times(operating: Operating, before: float) -> None:
     effect = RevokedBefore("corp", 0.0)
     await operating.overrides.add(Override("a", before, float("inf"), "corp:ada", "", effect))
     (told,) = (await operating.do("ListOverrides"))["overrides"]
@@ -137,8 +133,6 @@ async def test_dropped_links_name_the_person_without_key_length(operating: Opera
 
 
 @pytest.mark.parametrize("per_s", [0.0, 1e-320, 0.000_9, 100_001.0, float("nan"), float("inf")])
-def test_a_ceiling_that_no_budget_can_count_by_is_refused(
-    operating: Operating, per_s: float
-) -> None:
+def test_rate_ceiling_out_of_bounds_is_rejected(operating: Operating, per_s: float) -> None:
     with pytest.raises(msgspec.ValidationError):
         operating.plan("SetRateCeiling", account="prod", rate_per_s=per_s)

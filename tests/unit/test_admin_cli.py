@@ -39,7 +39,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("rate-ceiling", "", "5"),
     ],
 )
-def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
+def test_empty_argument_is_rejected(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     assert "must not be empty" in told(capsys, *words)
@@ -63,7 +63,7 @@ def test_what_was_given_but_is_empty_stands_for_nobody_and_not_for_all(
         (("log-level", "gateway=info", "--for", "1e9"), "must be from 1 to 2,592,000\n"),
     ],
 )
-def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
+def test_value_out_of_bounds_names_the_bounds(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
 ) -> None:
     assert why in told(capsys, *words)
@@ -80,11 +80,13 @@ def test_numbers_and_instants_out_of_bounds_are_told_with_the_bounds(
         (*REVOKE, "--token-id", "x", "--subject", "mallory"),
     ],
 )
-def test_whose_must_be_said(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_selection_of_tokens_or_links_is_required(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
     assert "Specify " in told(capsys, *words)
 
 
-def test_help_tells_which_loggers_and_levels_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_loggers_and_levels(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["admin", "log-level", "--help"])
     shown = capsys.readouterr().out
@@ -112,9 +114,7 @@ def test_queries_send_filters_and_reason(words: tuple[str, ...], path: str) -> N
 
 
 @pytest.mark.parametrize("count", ["x", "0", "-1", "1.5", ""])
-def test_processes_are_counted_in_whole_numbers(
-    count: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_workers_must_be_an_integer(count: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--config", "gateway.yaml", f"--workers={count}"])
     assert "must be an integer, 1 or more\n" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def scene(clock: FakeClock) -> Scene:
     return Scene(clock)
 
 
-async def test_what_is_done_is_on_record_before_with_its_override_and_whom_it_is_about(
+async def test_action_is_recorded_before_it_is_performed(
     scene: Scene,
 ) -> None:
     seen: list[list[str]] = []
@@ -142,14 +142,14 @@ async def test_what_is_done_is_on_record_before_with_its_override_and_whom_it_is
     assert json.loads(record.detail) == {"way": "right", "reason": "", "override_id": "0a1b"}
 
 
-async def test_who_lost_the_right_while_the_body_came_is_obeyed_no_more(scene: Scene) -> None:
+async def test_right_lost_while_reading_the_body_is_rejected(scene: Scene) -> None:
     with pytest.raises(NotAuthenticated):
         await scene.ask(meanwhile=scene.lose_authority)
     assert scene.wheel.turns == []
     assert scene.audit_log.told == [("admin_refused", "denied")]
 
 
-async def test_who_lost_the_right_while_the_disk_wrote_is_obeyed_no_more(scene: Scene) -> None:
+async def test_right_lost_while_recording_is_rejected(scene: Scene) -> None:
     scene.audit_log.when_recorded = scene.lose_authority
     with pytest.raises(NotAuthenticated):
         await scene.ask()
@@ -157,7 +157,7 @@ async def test_who_lost_the_right_while_the_disk_wrote_is_obeyed_no_more(scene: 
     assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
-async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
+async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) -> None:
     reads: list[bool] = []
     nobody = scene.administrator(groups=frozenset({"operators"}))
     with pytest.raises(NotAdmin):
@@ -176,9 +176,7 @@ async def test_no_body_is_read_of_who_may_not(scene: Scene) -> None:
         (b'{"way": "up"}', "way must be"),
     ],
 )
-async def test_what_cannot_be_done_is_never_on_record_as_done(
-    scene: Scene, body: bytes, why: str
-) -> None:
+async def test_invalid_request_is_recorded_as_refused(scene: Scene, body: bytes, why: str) -> None:
     with pytest.raises(BadRequest):
         await scene.ask(body)
     (record,) = scene.audit_log.records
@@ -187,7 +185,7 @@ async def test_what_cannot_be_done_is_never_on_record_as_done(
     assert len(record.detail) < 1_000
 
 
-async def test_what_fails_is_on_record_as_failed(scene: Scene) -> None:
+async def test_internal_error_is_recorded_as_refused(scene: Scene) -> None:
     scene.wheel.is_stuck = True
     with pytest.raises(RuntimeError):
         await scene.ask()
@@ -195,14 +193,14 @@ async def test_what_fails_is_on_record_as_failed(scene: Scene) -> None:
     assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
-async def test_nothing_is_done_that_cannot_be_put_on_record(scene: Scene) -> None:
+async def test_action_requires_a_durable_record(scene: Scene) -> None:
     scene.audit_log.is_there = False
     with pytest.raises(AuditLogUnavailable):
         await scene.ask()
     assert scene.wheel.turns == []
 
 
-async def test_who_proves_nothing_cannot_fill_the_trail(scene: Scene, clock: FakeClock) -> None:
+async def test_unauthenticated_records_are_rate_limited(scene: Scene, clock: FakeClock) -> None:
     refusal = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
     for _ in range(1_000):
         await scene.administration.record_unauthenticated(scene.action, refusal, "r1", "192.0.2.1")

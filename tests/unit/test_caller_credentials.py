@@ -80,40 +80,40 @@ def scene() -> Scene:
     return Scene()
 
 
-async def test_the_jwt_of_a_signed_request_comes_out(scene: Scene) -> None:
+async def test_signed_request_yields_its_jwt(scene: Scene) -> None:
     assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
     assert await scene.replica.jwt_of(scene.request("GET", body=b""), b"") == JWT
 
 
-async def test_a_jwt_in_the_open_is_as_good(scene: Scene) -> None:
+async def test_unsigned_request_yields_its_jwt(scene: Scene) -> None:
     bearer = IncomingRequest("GET", PATH, (("Authorization", f"Bearer {JWT}"),))
     assert await scene.replica.jwt_of(bearer, b"") == JWT
     assert await scene.refusal(IncomingRequest("GET", PATH, ())) is Rejection.MISSING
 
 
 @pytest.mark.parametrize("ago_s", [-SKEW_S, SKEW_S])
-async def test_clocks_may_be_apart_by_the_skew(scene: Scene, ago_s: float) -> None:
+async def test_date_within_the_skew_is_accepted(scene: Scene, ago_s: float) -> None:
     assert await scene.replica.jwt_of(scene.request(signed_ago_s=ago_s), b"{}") == JWT
 
 
 @pytest.mark.parametrize("ago_s", [-SKEW_S - 1, SKEW_S + 1])
-async def test_but_not_by_more(scene: Scene, ago_s: float) -> None:
+async def test_date_beyond_the_skew_is_rejected(scene: Scene, ago_s: float) -> None:
     request = scene.request(signed_ago_s=ago_s)
     assert await scene.refusal(request) is Rejection.SIGNATURE_SKEW
 
 
-async def test_another_body_than_the_signed_one_is_refused(scene: Scene) -> None:
+async def test_changed_body_is_rejected(scene: Scene) -> None:
     assert await scene.refusal(scene.request(), b"{ }") is Rejection.SIGNATURE_MISMATCH
 
 
-async def test_a_pair_ends_at_its_own_time_though_its_jwt_may_live(scene: Scene) -> None:
+async def test_key_pair_expires_before_its_jwt(scene: Scene) -> None:
     await scene.clock.advance(3_599)
     assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
     await scene.clock.advance(1)
     assert await scene.refusal(scene.request()) is Rejection.ISSUED_KEY_EXPIRED
 
 
-async def test_a_write_is_used_once_and_a_new_one_again(scene: Scene) -> None:
+async def test_signed_write_is_accepted_once(scene: Scene) -> None:
     request = scene.request()
     await scene.replica.mark_used(request)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
@@ -121,20 +121,20 @@ async def test_a_write_is_used_once_and_a_new_one_again(scene: Scene) -> None:
     await scene.replica.mark_used(scene.request())
 
 
-async def test_to_verify_a_write_does_not_use_it(scene: Scene) -> None:
+async def test_verifying_a_write_does_not_mark_it(scene: Scene) -> None:
     request = scene.request()
     for _ in range(2):
         assert await scene.replica.jwt_of(request, b"{}") == JWT
     await scene.replica.mark_used(request)
 
 
-async def test_another_replica_does_not_take_it_either(scene: Scene) -> None:
+async def test_other_replica_rejects_the_replay(scene: Scene) -> None:
     request = scene.request()
     await scene.a_replica().mark_used(request)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
 
 
-async def test_what_is_taken_back_may_be_used_again(scene: Scene) -> None:
+async def test_unmarked_write_may_be_sent_again(scene: Scene) -> None:
     request = scene.request()
     await scene.replica.mark_used(request)
     await scene.replica.unmark_used(request)
@@ -142,9 +142,7 @@ async def test_what_is_taken_back_may_be_used_again(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("signed_ago_s", [-SKEW_S, 0, SKEW_S])
-async def test_a_write_is_never_used_twice_while_its_date_is_good(
-    scene: Scene, signed_ago_s: float
-) -> None:
+async def test_write_is_never_accepted_twice(scene: Scene, signed_ago_s: float) -> None:
     request = scene.request(signed_ago_s=signed_ago_s)
     await scene.replica.mark_used(request)
     for _ in range(40):
@@ -153,7 +151,7 @@ async def test_a_write_is_never_used_twice_while_its_date_is_good(
         assert reason in {Rejection.SIGNATURE_REPLAYED, Rejection.SIGNATURE_SKEW}
 
 
-async def test_without_the_store_each_replica_remembers_for_itself(scene: Scene) -> None:
+async def test_without_store_each_replica_rejects_own_replays(scene: Scene) -> None:
     class Away:
         async def use(self, key: str, *, ttl_s: float) -> bool:
             raise StoreUnavailable("away")
@@ -165,24 +163,24 @@ async def test_without_the_store_each_replica_remembers_for_itself(scene: Scene)
     assert await scene.replay(request) is Rejection.SIGNATURE_REPLAYED
 
 
-async def test_the_two_keys_must_be_of_one_pair(scene: Scene) -> None:
+async def test_mixed_key_pairs_are_rejected(scene: Scene) -> None:
     other = scene.keys.key_pair(Secret("head.other.signature"), expires_at=2e9)
     mixed = KeyPair(other.access, other.secret, scene.pair.security_token, Secret(JWT), 2e9)
     assert await scene.refusal(scene.request(pair=mixed)) is Rejection.ISSUED_KEY
 
 
-async def test_a_stranger_s_pair_is_none(scene: Scene) -> None:
+async def test_foreign_key_pair_is_rejected(scene: Scene) -> None:
     assert await scene.refusal(Scene().request()) is Rejection.ISSUED_KEY
 
 
-async def test_no_security_token_is_no_pair(scene: Scene) -> None:
+async def test_missing_security_token_is_rejected(scene: Scene) -> None:
     request = scene.request()
     headers = tuple(pair for pair in request.headers if pair[0] != "X-Security-Token")
     bare = IncomingRequest(request.method, request.target, headers)
     assert await scene.refusal(bare) is Rejection.ISSUED_KEY
 
 
-async def test_a_security_token_that_is_not_signed_for_is_bound_all_the_same(scene: Scene) -> None:
+async def test_unsigned_security_token_is_still_bound(scene: Scene) -> None:
     request = scene.request()
     # Some clients add it after signing (dossier 3.3); the access key is a digest of it.
     headers = sign(
@@ -200,14 +198,14 @@ async def test_a_security_token_that_is_not_signed_for_is_bound_all_the_same(sce
     assert request != after
 
 
-async def test_a_second_credential_must_be_the_same_jwt(scene: Scene) -> None:
+async def test_second_credential_must_equal_the_jwt(scene: Scene) -> None:
     assert await scene.replica.jwt_of(scene.request(X_Auth_Token=JWT), b"{}") == JWT
     other = scene.request(X_Auth_Token="head.other.signature")
     assert await scene.refusal(other) is Rejection.AMBIGUOUS
 
 
 @pytest.mark.parametrize("name", ["X-Security-Token", "Authorization", "X-Sdk-Date", "Host"])
-async def test_a_header_that_stands_twice_is_malformed(scene: Scene, name: str) -> None:
+async def test_repeated_header_is_malformed(scene: Scene, name: str) -> None:
     request = scene.request()
     (value,) = request.header_values(name.lower())
     twice = IncomingRequest(
@@ -217,7 +215,7 @@ async def test_a_header_that_stands_twice_is_malformed(scene: Scene, name: str) 
         await scene.replica.jwt_of(twice, b"{}")
 
 
-async def test_the_project_in_the_header_is_the_one_in_the_path(scene: Scene) -> None:
+async def test_project_header_must_match_the_path(scene: Scene) -> None:
     assert await scene.replica.jwt_of(scene.request(X_Project_Id="p"), b"{}") == JWT
     with pytest.raises(BadRequest):
         await scene.replica.jwt_of(scene.request(X_Project_Id="q"), b"{}")
@@ -225,9 +223,7 @@ async def test_the_project_in_the_header_is_the_one_in_the_path(scene: Scene) ->
     assert await scene.replica.jwt_of(listing, b"") == JWT
 
 
-async def test_what_a_process_remembers_is_bounded(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_local_replay_cache_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.flow.local_replay_cache._KEYS_MAX", 3)
     used = LocalReplayCache(scene.clock)
     for key in "abcd":

@@ -57,7 +57,7 @@ class Fleet:
         ]
 
 
-async def test_each_tells_what_it_holds_the_one_that_is_asked_first() -> None:
+async def test_sessions_list_own_process_first() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
     told = await fleet.processes[0].sessions(SessionsRequest())
     assert [one.process for one in told.processes] == ["host:0", "host:1"]
@@ -69,7 +69,7 @@ async def test_each_tells_what_it_holds_the_one_that_is_asked_first() -> None:
     assert (told.total, told.missing) == (2, 0)
 
 
-async def test_a_person_is_found_wherever_they_are() -> None:
+async def test_sessions_filter_by_person_in_all_processes() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
     told = await fleet.processes[0].sessions(SessionsRequest(issuer="corp", subject="suspect"))
     assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:suspect"]]
@@ -78,26 +78,26 @@ async def test_a_person_is_found_wherever_they_are() -> None:
     assert [each.links + each.tokens for each in other.processes] == [[], []]
 
 
-async def test_who_holds_a_link_on_a_server_is_found() -> None:
+async def test_sessions_filter_by_server() -> None:
     told = await Fleet(["olga"], ["pia"]).processes[0].sessions(SessionsRequest(server="s-pia"))
     assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:pia"]]
 
 
-async def test_what_does_not_fit_into_an_answer_is_counted() -> None:
+async def test_omitted_entries_are_counted() -> None:
     fleet = Fleet([], [f"person-{number}" for number in range(1_003)])
     told = await fleet.processes[0].sessions(SessionsRequest())
     assert [(len(one.tokens), len(one.links)) for one in told.processes] == [(0, 0), (1_000, 1_000)]
     assert told.processes[1].truncated == 6
 
 
-async def test_who_does_not_tell_is_missing() -> None:
+async def test_silent_process_counts_as_missing() -> None:
     fleet = Fleet(["olga"], ["pia"])
     fleet.together[0].is_unavailable = True
     told = await fleet.processes[0].queue()
     assert ([one.process for one in told.processes], told.missing) == (["host:0"], 1)
 
 
-async def test_an_answer_of_another_version_is_missing() -> None:
+async def test_response_of_another_version_counts_as_missing() -> None:
     fleet = Fleet(["olga"], ["pia"])
 
     async def strangely(_: bytes) -> bytes:
@@ -108,7 +108,7 @@ async def test_an_answer_of_another_version_is_missing() -> None:
     assert (told.total, told.missing) == (2, 1)
 
 
-async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
+async def test_policy_reload_reaches_all_processes() -> None:
     fleet = Fleet([], [], [])
     told = await fleet.processes[1].policy(reload=False)
     assert [one.reloads for one in fleet.policies] == [0, 0, 0]
@@ -117,7 +117,7 @@ async def test_a_reload_reaches_all_and_a_look_changes_nothing() -> None:
     assert all(isinstance(one, ProcessPolicy) and not one.file_rejected for one in told.processes)
 
 
-async def test_the_mistake_for_which_a_file_is_refused_is_told() -> None:
+async def test_policy_error_of_each_process_is_shown() -> None:
     fleet = Fleet([], [])
     fleet.policies[1].error = "policy.yaml:7: no"
     told = await fleet.processes[0].policy(reload=True)

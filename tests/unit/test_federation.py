@@ -92,7 +92,7 @@ class Scene:
         return (await self.federation.key_pair(self.request(), subject_token, for_s)).pair.access
 
 
-async def test_what_is_handed_out_is_on_record_and_no_secret_of_it() -> None:
+async def test_issued_credential_is_recorded_without_secrets() -> None:
     scene = Scene()
     subject_token = await scene.log_in()
     access = await scene.fetch_keys(subject_token)
@@ -108,14 +108,14 @@ async def test_what_is_handed_out_is_on_record_and_no_secret_of_it() -> None:
     assert keyed.extra == CredentialIssued(scene.clock.now() + 900.0)
 
 
-async def test_the_record_tells_the_jwt_s_end_where_that_comes_first() -> None:
+async def test_record_has_the_earlier_expiry() -> None:
     scene = Scene()
     await scene.fetch_keys(await scene.log_in(), for_s=86_400.0)
     assert scene.records[-1].extra == CredentialIssued(scene.clock.now() + LIFE_S)
 
 
 @pytest.mark.parametrize("step", ["log in", "fetch keys"])
-async def test_what_cannot_be_put_on_record_is_not_handed_out(step: str) -> None:
+async def test_unrecorded_credential_is_not_issued(step: str) -> None:
     scene = Scene()
     subject_token = await scene.log_in()
     scene.unwritable = AuditLogUnavailable("full", retry_after_s=5.0)
@@ -123,7 +123,7 @@ async def test_what_cannot_be_put_on_record_is_not_handed_out(step: str) -> None
         await (scene.log_in() if step == "log in" else scene.fetch_keys(subject_token))
 
 
-async def test_a_revoked_person_is_on_record_at_each_of_them_until_it_is_too_often() -> None:
+async def test_revoked_caller_is_recorded_up_to_the_limit() -> None:
     scene = Scene(burst=4)
     subject_token = await scene.log_in()
     scene.is_revoked = True
@@ -142,7 +142,7 @@ async def test_a_revoked_person_is_on_record_at_each_of_them_until_it_is_too_oft
     assert {one.operation for one in refused} == {"Op"}
 
 
-async def test_who_proves_nobody_is_not_on_record() -> None:
+async def test_unauthenticated_caller_is_not_recorded() -> None:
     scene = Scene()
     for ask in (scene.log_in, scene.fetch_keys):
         with pytest.raises(NotAuthenticated):
@@ -150,7 +150,7 @@ async def test_who_proves_nobody_is_not_on_record() -> None:
     assert scene.records == []
 
 
-async def test_one_call_counts_once_against_the_limit() -> None:
+async def test_federation_request_counts_once_in_the_limit() -> None:
     scene = Scene(burst=2)
     await scene.fetch_keys(await scene.log_in())
     with pytest.raises(CallerLimited):

@@ -79,7 +79,7 @@ def identify(
     )
 
 
-async def test_a_proved_token_is_recalled_without_another_proof(
+async def test_verified_token_is_cached(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     token = signatures.sign("ann")
@@ -96,7 +96,7 @@ async def test_a_proved_token_is_recalled_without_another_proof(
     ]  # fmt: skip
 
 
-async def test_another_token_of_the_same_person_is_not_recalled(
+async def test_cache_distinguishes_tokens_of_one_person(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     await identify.identify(Secret(signatures.sign("ann")))
@@ -105,7 +105,7 @@ async def test_another_token_of_the_same_person_is_not_recalled(
     assert identify.find_cached("an") is None
 
 
-async def test_a_token_is_remembered_until_exp_and_leeway_and_no_longer(
+async def test_cached_token_expires_at_exp_plus_leeway(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:
     token = signatures.sign("ann", exp=clock.now() + 600)
@@ -121,7 +121,7 @@ async def test_a_token_is_remembered_until_exp_and_leeway_and_no_longer(
     assert caught.value.reason is Rejection.EXPIRED
 
 
-async def test_a_token_is_remembered_no_longer_than_its_maximum_age(
+async def test_cached_token_expires_at_its_maximum_age(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:
     token = signatures.sign("ann", exp=clock.now() + 1e6)
@@ -136,7 +136,7 @@ async def test_a_token_is_remembered_no_longer_than_its_maximum_age(
     assert caught.value.reason is Rejection.TOO_OLD
 
 
-async def test_who_was_recalled_is_checked_again_for_the_token_s_end(
+async def test_check_rejects_a_token_that_expired_since(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:
     principal = await identify.identify(Secret(signatures.sign("ann", exp=clock.now() + 600)))
@@ -148,7 +148,7 @@ async def test_who_was_recalled_is_checked_again_for_the_token_s_end(
     assert (caught.value.reason, caught.value.principal) == (Rejection.EXPIRED, principal)
 
 
-async def test_the_wall_clock_ends_a_token_also_when_it_is_set(
+async def test_cached_token_follows_the_wall_clock(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:
     token = signatures.sign("ann")
@@ -159,7 +159,7 @@ async def test_the_wall_clock_ends_a_token_also_when_it_is_set(
     assert identify.find_cached(token) is None
 
 
-async def test_no_more_are_remembered_than_the_bound_and_the_oldest_makes_room(
+async def test_full_cache_evicts_the_oldest_token(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     tokens = [signatures.sign(f"p{i}") for i in range(1_000)]
@@ -171,7 +171,7 @@ async def test_no_more_are_remembered_than_the_bound_and_the_oldest_makes_room(
     assert all(identify.find_cached(token) is not None for token in tokens[-3:])
 
 
-async def test_garbage_pushes_nobody_out(identify: Identify, signatures: FakeSignatures) -> None:
+async def test_invalid_tokens_evict_nothing(identify: Identify, signatures: FakeSignatures) -> None:
     token = signatures.sign("ann")
     await identify.identify(Secret(token))
 
@@ -183,7 +183,7 @@ async def test_garbage_pushes_nobody_out(identify: Identify, signatures: FakeSig
     assert identify.cached_count == 1
 
 
-async def test_many_with_the_same_token_cost_one_proof(
+async def test_concurrent_requests_share_one_verification(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     token = signatures.sign("ann")
@@ -197,7 +197,7 @@ async def test_many_with_the_same_token_cost_one_proof(
     assert signatures.proofs == ["ann"]
 
 
-async def test_many_with_the_same_garbage_cost_one_proof_and_each_is_refused(
+async def test_concurrent_invalid_requests_share_one_verification(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     signatures.may_end.clear()
@@ -211,7 +211,7 @@ async def test_many_with_the_same_garbage_cost_one_proof_and_each_is_refused(
     assert telemetry.identifications == [("corp", "signature")] * 50
 
 
-async def test_a_refusal_is_not_remembered(identify: Identify, signatures: FakeSignatures) -> None:
+async def test_rejection_is_not_cached(identify: Identify, signatures: FakeSignatures) -> None:
     with pytest.raises(NotAuthenticated):
         await identify.identify(Secret("ann"))
 
@@ -220,7 +220,7 @@ async def test_a_refusal_is_not_remembered(identify: Identify, signatures: FakeS
     assert (await identify.identify(Secret("ann"))).subject == "ann"
 
 
-async def test_who_hangs_up_during_the_proof_harms_none_of_those_who_wait(
+async def test_cancelled_verification_does_not_fail_waiting_requests(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     token = signatures.sign("ann")
@@ -241,7 +241,7 @@ async def test_who_hangs_up_during_the_proof_harms_none_of_those_who_wait(
     assert signatures.proofs == ["ann", "ann"]
 
 
-async def test_rotation_forgets_the_tokens_of_that_issuer_and_no_others(
+async def test_key_rotation_drops_tokens_of_that_issuer(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     ann, bob = signatures.sign("ann"), signatures.sign("bob", PARTNER)
@@ -254,7 +254,7 @@ async def test_rotation_forgets_the_tokens_of_that_issuer_and_no_others(
     assert identify.find_cached(bob) is not None
 
 
-async def test_a_token_proved_while_the_keys_rotate_is_not_remembered(
+async def test_token_verified_during_rotation_is_not_cached(
     identify: Identify, signatures: FakeSignatures
 ) -> None:
     token = signatures.sign("ann")
@@ -269,7 +269,7 @@ async def test_a_token_proved_while_the_keys_rotate_is_not_remembered(
     assert identify.find_cached(token) is None
 
 
-async def test_without_keys_nobody_is_identified_but_who_is_remembered(
+async def test_without_keys_only_cached_tokens_pass(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     ann, bob = signatures.sign("ann"), signatures.sign("bob")
@@ -283,7 +283,7 @@ async def test_without_keys_nobody_is_identified_but_who_is_remembered(
     assert ("unknown", "keys_unavailable") in telemetry.identifications
 
 
-async def test_claims_are_judged_by_the_rules_of_the_issuer_that_signed(
+async def test_claims_use_the_rules_of_the_signing_issuer(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     token = signatures.sign("mallory", PARTNER, iss=CORP.iss)
@@ -295,7 +295,7 @@ async def test_claims_are_judged_by_the_rules_of_the_issuer_that_signed(
     assert telemetry.identifications == [("partner", "issuer_unknown")]
 
 
-async def test_a_token_over_the_bound_is_refused_before_any_proof(
+async def test_too_long_token_is_rejected_before_verification(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     longest = signatures.sign("a" * CALLER_JWT_CHARS_MAX, sub="ann")
@@ -312,13 +312,15 @@ async def test_a_token_over_the_bound_is_refused_before_any_proof(
 
 
 @pytest.mark.parametrize("token", ["", "\udcff", "\x00", "安", "a.b.c"])
-async def test_any_text_may_be_asked_for(identify: Identify, token: str) -> None:
+async def test_any_text_can_be_looked_up(identify: Identify, token: str) -> None:
     assert identify.find_cached(token) is None
     with pytest.raises(NotAuthenticated):
         await identify.identify(Secret(token))
 
 
-async def test_the_token_itself_is_not_kept(identify: Identify, signatures: FakeSignatures) -> None:
+async def test_cache_does_not_contain_the_token(
+    identify: Identify, signatures: FakeSignatures
+) -> None:
     token = signatures.sign("canary-token", sub="ann")
     await identify.identify(Secret(token))
 

@@ -48,7 +48,7 @@ def principal(subject: str = "olga", *, issued_at: float = NOW, token_id: str = 
         (RevokedBefore("partner", NOW), None, principal()),
     ],
 )
-def test_a_revocation_covers_what_it_names(
+def test_revocation_covers_only_matching_tokens(
     effect: Effect, refused: Principal | None, served: Principal
 ) -> None:
     overrides = OverrideSet([an_override("a", effect)])
@@ -56,7 +56,7 @@ def test_a_revocation_covers_what_it_names(
     assert not overrides.is_revoked(served)
 
 
-def test_the_latest_instant_counts_whatever_the_override_they_came_in() -> None:
+def test_latest_revocation_time_applies_in_any_sequence() -> None:
     three = [
         an_override("a", RevokedSubject("corp", "olga", 5.0)),
         an_override("b", RevokedSubject("corp", "olga", 9.0)),
@@ -68,14 +68,14 @@ def test_the_latest_instant_counts_whatever_the_override_they_came_in() -> None:
         assert not overrides.is_revoked(principal(issued_at=9.1))
 
 
-def test_a_lifted_override_is_over_even_where_it_is_heard_of_later() -> None:
+def test_clear_applies_to_an_override_that_arrives_later() -> None:
     lifted = an_override("b", ClearedOverride("a"))
     overrides = OverrideSet([lifted]).merge([an_override("a", RevokedToken("corp", "t"))], NOW)
     assert not overrides.is_revoked(principal())
     assert overrides.in_force == []
 
 
-def test_overrides_end_by_themselves() -> None:
+def test_override_expires() -> None:
     overrides = OverrideSet([an_override("a", RevokedToken("corp", "t"), expires_at=NOW + 1)])
     assert overrides.merge((), NOW).is_revoked(principal())
     assert not overrides.merge((), NOW + 1).is_revoked(principal())
@@ -92,7 +92,7 @@ def test_overrides_end_by_themselves() -> None:
         (DroppedLinks(person="x"), ("p", "s", ""), ("p", "s", "y")),
     ],
 )
-def test_links_are_dropped_by_where_and_whose_they_are(
+def test_links_are_dropped_by_project_server_and_person(
     effect: DroppedLinks, dropped: tuple[str, str, str], kept: tuple[str, str, str] | None
 ) -> None:
     overrides = OverrideSet([an_override("a", effect)])
@@ -100,7 +100,7 @@ def test_links_are_dropped_by_where_and_whose_they_are(
     assert kept is None or overrides.dropped_by(*kept) == ()
 
 
-def test_of_two_ceilings_or_levels_the_later_counts() -> None:
+def test_later_ceiling_or_level_applies() -> None:
     overrides = OverrideSet(
         [
             an_override("b", RateCeiling("prod", "console", 5.0), created_at=2.0),
@@ -115,7 +115,7 @@ def test_of_two_ceilings_or_levels_the_later_counts() -> None:
     assert overrides.log_levels == {"gateway": "error", "gateway.tls": "info"}
 
 
-def test_what_is_written_is_read_and_nothing_else() -> None:
+def test_override_decodes_only_its_own_encoding() -> None:
     override = an_override("a", RevokedToken("corp", "t"))
     assert decode_override(encode_override(override)) == override
     for text in (b"", b"{}", b'{"id": "a"}', b'{"id":"a","at":0,"until":1,"effect":{}}'):
@@ -123,7 +123,7 @@ def test_what_is_written_is_read_and_nothing_else() -> None:
             decode_override(text)
 
 
-def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_as_good_as_none() -> None:
+def test_damaged_snapshot_is_empty() -> None:
     kept = OverrideSnapshot(
         complete=True,
         overrides=[
@@ -137,7 +137,7 @@ def test_a_file_is_read_as_it_was_written_and_a_damaged_one_is_as_good_as_none()
         assert decode_snapshot(damaged) == EMPTY_SNAPSHOT
 
 
-def test_what_two_kept_is_one_without_what_has_ended() -> None:
+def test_merged_snapshot_has_no_expired_overrides() -> None:
     over = an_override("over", RevokedToken("corp", "t"), expires_at=NOW)
     a, b = an_override("a", RevokedToken("corp", "t")), an_override("b", RevokedToken("corp", "u"))
     one = OverrideSnapshot(complete=True, overrides=[over, a])

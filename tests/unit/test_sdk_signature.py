@@ -72,31 +72,31 @@ def flipped(text: str, bit: int) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def test_what_our_own_signer_signs_is_accepted() -> None:
+def test_own_signature_is_accepted() -> None:
     judge(a_request())
     judge(a_request(method="GET", body=b""), b"")
 
 
-def test_its_date_is_read_as_utc() -> None:
+def test_signing_time_is_utc() -> None:
     assert signing_time(a_request()) == AT
 
 
 @given(st.integers(min_value=0))
-def test_any_bit_of_the_method_counts(bit: int) -> None:
+def test_method_change_is_rejected(bit: int) -> None:
     request = a_request()
     bent = replace(request, method=flipped(request.method, bit))
     assert refusal(bent) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
-def test_any_bit_of_path_and_query_counts(bit: int) -> None:
+def test_path_or_query_change_is_rejected(bit: int) -> None:
     request = a_request()
     bent = replace(request, target=flipped(request.target, bit))
     assert refusal(bent) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0), st.sampled_from(["Host", "Content-Type", "X-Sdk-Date"]))
-def test_any_bit_of_a_signed_header_counts(bit: int, name: str) -> None:
+def test_signed_header_change_is_rejected(bit: int, name: str) -> None:
     request = a_request()
     before = request.header(name.lower())
     bent = with_header(request, name, lambda value: flipped(value, bit))
@@ -105,20 +105,20 @@ def test_any_bit_of_a_signed_header_counts(bit: int, name: str) -> None:
 
 
 @given(st.integers(min_value=0))
-def test_any_bit_of_the_body_counts(bit: int) -> None:
+def test_body_change_is_rejected(bit: int) -> None:
     bent = bytearray(BODY)
     bent[bit // 8 % len(bent)] ^= 1 << (bit % 8)
     assert refusal(a_request(), bytes(bent)) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
-def test_any_bit_of_the_secret_key_counts(bit: int) -> None:
+def test_secret_key_change_is_rejected(bit: int) -> None:
     secret = Secret(flipped(SECRET.reveal(), bit).encode("utf-8", "replace").decode())
     assert refusal(a_request(), secret=secret) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
-def test_any_bit_of_the_authorization_counts_but_those_of_the_access_key(bit: int) -> None:
+def test_authorization_change_is_rejected(bit: int) -> None:
     request = a_request()
     (before,) = request.header_values("authorization")
     bent = with_header(request, "Authorization", lambda value: flipped(value, bit))
@@ -137,7 +137,7 @@ def read_or_none(authorization: str) -> object:
 
 
 @pytest.mark.parametrize("name", ["Host", "X-Sdk-Date", "Content-Type"])
-def test_a_signed_header_that_is_gone_is_missed(name: str) -> None:
+def test_missing_signed_header_is_rejected(name: str) -> None:
     assert refusal(with_header(a_request(), name, lambda _: None)) in {
         Rejection.SIGNATURE_MISMATCH,
         Rejection.SIGNATURE_MALFORMED,
@@ -145,7 +145,7 @@ def test_a_signed_header_that_is_gone_is_missed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Host", "X-Sdk-Date", "Content-Type"])
-def test_a_signed_header_that_stands_twice_is_malformed(name: str) -> None:
+def test_repeated_signed_header_is_malformed(name: str) -> None:
     request = a_request()
     twice = replace(request, headers=(*request.headers, (name.lower(), "other")))
     with pytest.raises(BadRequest):
@@ -161,13 +161,13 @@ def test_host_and_date_must_be_signed() -> None:
     assert refusal(request) is Rejection.SIGNATURE_MALFORMED
 
 
-def test_headers_that_are_not_signed_may_change_on_the_way() -> None:
+def test_unsigned_header_may_change() -> None:
     request = a_request()
     judge(replace(request, headers=(*request.headers, ("Via", "1.1 balancer"))))
 
 
 @pytest.mark.parametrize("names", ["host;content-type;x-sdk-date", "host;host;x-sdk-date", ";host"])
-def test_signed_headers_are_listed_in_order_and_once(names: str) -> None:
+def test_signed_headers_must_be_sorted_and_unique(names: str) -> None:
     request = with_header(
         a_request(),
         "Authorization",
@@ -190,7 +190,7 @@ def test_signed_headers_are_listed_in_order_and_once(names: str) -> None:
         "SDK-HMAC-SHA256 Access=x, SignedHeaders=" + "a;" * 3_000 + "b, Signature=" + "0" * 64,
     ],
 )
-def test_what_is_written_otherwise_is_no_proof(authorization: str) -> None:
+def test_malformed_authorization_is_rejected(authorization: str) -> None:
     with pytest.raises(NotAuthenticated) as refused:
         parse_signature(authorization)
     assert refused.value.reason is Rejection.SIGNATURE_MALFORMED
@@ -199,17 +199,17 @@ def test_what_is_written_otherwise_is_no_proof(authorization: str) -> None:
 @pytest.mark.parametrize(
     "date", ["", "20270115T080000", "2027-01-15T08:00:00Z", "20271315T080000Z", "\uff12" * 16]
 )
-def test_a_date_of_another_form_is_none(date: str) -> None:
+def test_malformed_date_is_rejected(date: str) -> None:
     request = with_header(a_request(), "X-Sdk-Date", lambda _: date)
     assert refusal(request) is Rejection.SIGNATURE_MALFORMED
 
 
-def test_bytes_that_are_no_utf8_are_judged_like_others() -> None:
+def test_header_bytes_may_be_non_utf8() -> None:
     strange = replace(a_request(), target="/v1/p/\udcff?x=\udcfe")
     assert refusal(strange) is Rejection.SIGNATURE_MISMATCH
 
 
-def test_a_signature_is_in_no_repr() -> None:
+def test_repr_has_no_signature() -> None:
     request = a_request()
     proof = parse_signature(request.header_values("authorization")[0])
     assert proof.signature not in repr(proof) + repr(request)

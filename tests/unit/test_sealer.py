@@ -9,19 +9,19 @@ def a_key() -> Secret:
     return Secret(base64.b64encode(os.urandom(32)).decode())
 
 
-def test_what_is_sealed_opens_under_its_name() -> None:
+def test_sealed_value_opens_with_its_name() -> None:
     sealer = Sealer([a_key()])
     sealed = sealer.seal(b"link", bound_to=b"name")
     assert b"link" not in sealed
     assert sealer.open(sealed, bound_to=b"name") == b"link"
 
 
-def test_under_another_name_it_does_not_open() -> None:
+def test_other_name_does_not_open() -> None:
     sealer = Sealer([a_key()])
     assert sealer.open(sealer.seal(b"link", bound_to=b"name"), bound_to=b"nam") is None
 
 
-def test_one_changed_bit_does_not_open() -> None:
+def test_changed_bit_does_not_open() -> None:
     sealer = Sealer([a_key()])
     sealed = sealer.seal(b"link", bound_to=b"name")
     for place in range(len(sealed)):
@@ -30,7 +30,7 @@ def test_one_changed_bit_does_not_open() -> None:
         assert sealer.open(bytes(changed), bound_to=b"name") is None
 
 
-def test_a_rotated_key_still_opens_and_the_new_one_seals() -> None:
+def test_second_key_opens_and_first_key_seals() -> None:
     old, new = a_key(), a_key()
     sealed = Sealer([old]).seal(b"link", bound_to=b"name")
     both = Sealer([new, old])
@@ -41,7 +41,7 @@ def test_a_rotated_key_still_opens_and_the_new_one_seals() -> None:
     assert both.is_current(both.seal(b"x", bound_to=b"name"))
 
 
-def test_what_is_too_short_does_not_open() -> None:
+def test_too_short_value_does_not_open() -> None:
     sealer = Sealer([a_key()])
     sealed = sealer.seal(b"", bound_to=b"")
     for size in range(len(sealed)):

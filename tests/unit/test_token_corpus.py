@@ -130,7 +130,7 @@ def signed(header: bytes | dict[str, Any] = HEADER, claims: bytes | dict[str, An
     )
 
 
-async def test_the_good_tokens_pass(line: Identify) -> None:
+async def test_valid_tokens_pass(line: Identify) -> None:
     for token in (
         signed(),
         HONEST_EC.token(CLAIMS),
@@ -153,7 +153,7 @@ async def test_the_good_tokens_pass(line: Identify) -> None:
     ids=repr,
 )  # fmt: skip
 @pytest.mark.parametrize("signature", ["honest", "empty", "one byte"])
-async def test_only_an_algorithm_of_the_issuers_list_is_used(
+async def test_algorithm_must_be_allowed_for_the_issuer(
     line: Identify, alg: object, signature: str
 ) -> None:
     head, claims, honest = signed({**HEADER, "alg": alg}).split(".")
@@ -162,7 +162,7 @@ async def test_only_an_algorithm_of_the_issuers_list_is_used(
     assert await refusal(line, f"{head}.{claims}.{last}") is Rejection.ALGORITHM
 
 
-async def test_a_token_without_alg_is_refused(line: Identify) -> None:
+async def test_missing_alg_is_rejected(line: Identify) -> None:
     assert await refusal(line, signed({"kid": "k1"})) is Rejection.ALGORITHM
 
 
@@ -191,7 +191,7 @@ def _public_forms() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", _public_forms())
 @pytest.mark.parametrize("iss", [ISS, SHARED])
-async def test_the_public_key_is_no_secret(line: Identify, form: str, iss: str) -> None:
+async def test_public_key_is_not_an_hmac_secret(line: Identify, form: str, iss: str) -> None:
     secret = _public_forms()[form]
     token = raw_token(
         dumps({"alg": "HS256", "kid": "k1"}),
@@ -203,7 +203,7 @@ async def test_the_public_key_is_no_secret(line: Identify, form: str, iss: str) 
     assert await refusal(line, token) is expected
 
 
-async def test_asymmetric_and_symmetric_never_mix_under_one_issuer(line: Identify) -> None:
+async def test_issuer_never_mixes_symmetric_and_asymmetric(line: Identify) -> None:
     assert await refusal(line, signed(claims={**CLAIMS, "iss": SHARED})) is Rejection.ALGORITHM
     assert await refusal(line, SECRET.token(CLAIMS)) is Rejection.ALGORITHM
 
@@ -212,7 +212,7 @@ async def test_asymmetric_and_symmetric_never_mix_under_one_issuer(line: Identif
     ("PS256", Rejection.SIGNATURE),
     ("ES256", Rejection.ALGORITHM),
 ])  # fmt: skip
-async def test_a_signature_is_not_taken_for_one_of_another_algorithm(
+async def test_signature_is_bound_to_its_algorithm(
     line: Identify, alg: str, reason: Rejection
 ) -> None:
     assert await refusal(line, signed({"alg": alg, "kid": "k1"})) is reason
@@ -233,9 +233,7 @@ async def test_a_signature_is_not_taken_for_one_of_another_algorithm(
     ],
     ids=lambda bait: next(iter(bait)),
 )
-async def test_a_key_that_the_token_brings_is_never_used(
-    line: Identify, bait: dict[str, Any]
-) -> None:
+async def test_embedded_key_is_ignored(line: Identify, bait: dict[str, Any]) -> None:
     forged = raw_token(dumps({**HEADER, **bait}), dumps(CLAIMS), MALLORY.sign)
 
     assert await refusal(line, forged) in {Rejection.SIGNATURE, Rejection.KEY_UNKNOWN}
@@ -251,16 +249,16 @@ async def test_a_key_that_the_token_brings_is_never_used(
     ],
     ids=ascii,
 )  # fmt: skip
-async def test_a_kid_is_a_name_and_nothing_else(line: Identify, kid: str) -> None:
+async def test_hostile_kid_is_unknown(line: Identify, kid: str) -> None:
     assert await refusal(line, signed({**HEADER, "kid": kid})) is Rejection.KEY_UNKNOWN
 
 
 @pytest.mark.parametrize("kid", [None, 7, 0, True, [], ["k1"], {"k1": 1}, "k" * 257], ids=ascii)
-async def test_a_kid_that_is_no_short_text_is_refused(line: Identify, kid: object) -> None:
+async def test_malformed_kid_is_rejected(line: Identify, kid: object) -> None:
     assert await refusal(line, signed({**HEADER, "kid": kid})) is Rejection.MALFORMED
 
 
-async def test_another_issuers_key_proves_nothing(line: Identify) -> None:
+async def test_key_of_another_issuer_is_rejected(line: Identify) -> None:
     of_shared = SECRET.token({**CLAIMS, "iss": ISS}, alg="RS256", kid="k1")
 
     assert await refusal(line, of_shared) is Rejection.SIGNATURE
@@ -271,14 +269,14 @@ async def test_another_issuers_key_proves_nothing(line: Identify) -> None:
 
 
 @pytest.mark.parametrize("crit", [["exp"], ["b64"], [CANARY], [], None, "exp", {}, 0], ids=repr)
-async def test_any_crit_is_refused(line: Identify, crit: object) -> None:
+async def test_crit_is_rejected(line: Identify, crit: object) -> None:
     header = {**HEADER, "crit": crit, "exp": NOW + 600, CANARY: 1}
 
     assert await refusal(line, signed(header)) is Rejection.CRITICAL_HEADER
 
 
 @pytest.mark.parametrize("b64_", [False, True, None, "false"])
-async def test_an_unencoded_payload_is_refused(line: Identify, b64_: object) -> None:
+async def test_unencoded_payload_is_rejected(line: Identify, b64_: object) -> None:
     header = {**HEADER, "b64": b64_, "crit": ["b64"]}
 
     assert await refusal(line, signed(header)) is Rejection.MALFORMED
@@ -333,13 +331,13 @@ def _sibling(letter: str) -> str:
 
 
 @pytest.mark.parametrize("name", _bent())
-async def test_a_bent_token_is_refused_and_never_repaired(line: Identify, name: str) -> None:
+async def test_malformed_token_is_never_repaired(line: Identify, name: str) -> None:
     bent = _bent()[name](*signed().split("."))
 
     assert await refusal(line, bent) is Rejection.MALFORMED
 
 
-async def test_no_letter_of_a_token_can_be_exchanged(line: Identify) -> None:
+async def test_changed_character_is_rejected(line: Identify) -> None:
     token = signed()
     for at in range(len(token)):
         other = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
@@ -347,14 +345,14 @@ async def test_no_letter_of_a_token_can_be_exchanged(line: Identify) -> None:
             await line.identify(Secret(other))
 
 
-async def test_a_token_cannot_be_cut_short(line: Identify) -> None:
+async def test_truncated_token_is_rejected(line: Identify) -> None:
     token = signed()
     for length in range(len(token)):
         with pytest.raises(NotAuthenticated):
             await line.identify(Secret(token[:length]))
 
 
-async def test_a_token_over_the_bound_is_refused(line: Identify) -> None:
+async def test_too_long_token_is_rejected(line: Identify) -> None:
     room = CALLER_JWT_CHARS_MAX - len(signed())
     fits = signed(claims={**CLAIMS, "pad": "x" * (room * 3 // 4 - 20)})
     over = signed(claims={**CLAIMS, "pad": "x" * room})
@@ -367,7 +365,7 @@ async def test_a_token_over_the_bound_is_refused(line: Identify) -> None:
 # --- the signature itself -----------------------------------------------------------------------
 
 
-async def test_curve_signatures_of_zeros_or_in_the_wrong_form_are_refused(line: Identify) -> None:
+async def test_degenerate_curve_signature_is_rejected(line: Identify) -> None:
     def asn1(text: bytes) -> bytes:
         raw = HONEST_EC.sign(text)
         return encode_dss_signature(
@@ -389,7 +387,7 @@ async def test_curve_signatures_of_zeros_or_in_the_wrong_form_are_refused(line: 
         assert await refusal(line, token) is Rejection.SIGNATURE
 
 
-async def test_rsa_signatures_of_the_wrong_size_are_refused(line: Identify) -> None:
+async def test_rsa_signature_of_wrong_size_is_rejected(line: Identify) -> None:
     for signature in (b"", b"\x00", bytes(256), b"\x01" * 256, bytes(257), b"\xff" * 4_096):
         token = raw_token(dumps(HEADER), dumps(CLAIMS), lambda _, s=signature: s)
         assert await refusal(line, token) is Rejection.SIGNATURE
@@ -428,9 +426,7 @@ PLAIN = dumps(CLAIMS)[1:-1]
         b"\x00",
     ],
 )
-async def test_a_header_that_is_not_one_strict_object_is_refused(
-    line: Identify, header: bytes
-) -> None:
+async def test_header_must_be_one_strict_object(line: Identify, header: bytes) -> None:
     assert await refusal(line, signed(header)) is Rejection.MALFORMED
 
 
@@ -455,16 +451,14 @@ async def test_a_header_that_is_not_one_strict_object_is_refused(
     ],
     ids=lambda claims: claims[-20:].decode("latin-1"),
 )
-async def test_claims_that_are_not_one_strict_object_are_refused(
-    line: Identify, claims: bytes
-) -> None:
+async def test_claims_must_be_one_strict_object(line: Identify, claims: bytes) -> None:
     assert await refusal(line, signed(claims=claims)) is Rejection.MALFORMED
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b'["]",'], ids=repr)
 @pytest.mark.parametrize("depth", [40, 500, 1_100])
 @pytest.mark.parametrize("end", ["closed", "open"])
-async def test_deep_nesting_is_refused_before_it_is_parsed(
+async def test_deep_nesting_is_rejected_before_parsing(
     line: Identify, opening: bytes, depth: int, end: str
 ) -> None:
     closing = {b"[": b"]", b'{"a":': b"}", b'[{"a":': b"}]", b'["]",': b"]"}[opening]
@@ -474,14 +468,14 @@ async def test_deep_nesting_is_refused_before_it_is_parsed(
     assert await refusal(line, signed(b'{"x":' + nest + b"}")) is Rejection.MALFORMED
 
 
-async def test_brackets_in_texts_and_side_by_side_are_no_nesting(line: Identify) -> None:
+async def test_brackets_in_strings_do_not_count_as_nesting(line: Identify) -> None:
     claims = {**CLAIMS, "x": '[{"\\' * 300, "y": [{"a": []}] * 100}
 
     assert (await line.identify(Secret(signed(claims=claims)))).subject == "ann"
 
 
 @pytest.mark.parametrize("flood", [b'"', b'"\\', b'\\"', b'[""', b'"["', b"\\", b'{"'], ids=repr)
-async def test_hostile_quotes_cost_little(line: Identify, flood: bytes) -> None:
+async def test_hostile_quotes_take_bounded_time(line: Identify, flood: bytes) -> None:
     claims = b'{"x":' + b"[" * 40 + flood * (11_000 // len(flood))
 
     assert await refusal(line, signed(claims=claims)) is Rejection.MALFORMED
@@ -502,7 +496,7 @@ def _true_depth(value: object) -> int:
 
 
 @given(st.lists(NESTED, min_size=1))
-def test_depth_is_measured_as_the_parser_sees_it(value: list[Any]) -> None:
+def test_depth_equals_the_parsers_depth(value: list[Any]) -> None:
     value += [[] for _ in range(40)]  # enough brackets that they are looked at one by one
 
     assert _depth(json.dumps(value)) == _true_depth(value)
@@ -521,11 +515,11 @@ def test_depth_is_measured_as_the_parser_sees_it(value: list[Any]) -> None:
     ],
     ids=repr,
 )  # fmt: skip
-async def test_an_issuer_that_is_nearly_ours_is_unknown(line: Identify, iss: object) -> None:
+async def test_similar_issuer_is_unknown(line: Identify, iss: object) -> None:
     assert await refusal(line, signed(claims={**CLAIMS, "iss": iss})) is Rejection.ISSUER_UNKNOWN
 
 
-async def test_a_token_without_issuer_is_refused(line: Identify) -> None:
+async def test_missing_issuer_is_rejected(line: Identify) -> None:
     claims = {name: value for name, value in CLAIMS.items() if name != "iss"}
 
     assert await refusal(line, signed(claims=claims)) is Rejection.ISSUER_UNKNOWN
@@ -534,7 +528,7 @@ async def test_a_token_without_issuer_is_refused(line: Identify) -> None:
 @pytest.mark.parametrize(
     "aud", ["g", "gww", "GW", ["gw", 1], {"gw": 1}, {}, [], None, True, "gw,x"]
 )
-async def test_an_audience_that_is_nearly_ours_is_refused(line: Identify, aud: object) -> None:
+async def test_similar_audience_is_rejected(line: Identify, aud: object) -> None:
     assert await refusal(line, signed(claims={**CLAIMS, "aud": aud})) is Rejection.AUDIENCE
 
 
@@ -545,7 +539,7 @@ async def test_an_audience_that_is_nearly_ours_is_refused(line: Identify, aud: o
         b"9999999999999999999999",
     ],
 )  # fmt: skip
-async def test_an_exp_that_is_no_sane_number_is_refused(line: Identify, exp: bytes) -> None:
+async def test_malformed_exp_is_rejected(line: Identify, exp: bytes) -> None:
     plain = dumps({name: value for name, value in CLAIMS.items() if name != "exp"})[1:-1]
 
     token = signed(claims=b"{" + plain + b',"exp":' + exp + b"}")
@@ -567,7 +561,7 @@ async def test_an_exp_that_is_no_sane_number_is_refused(line: Identify, exp: byt
     ],
     ids=repr,
 )
-async def test_a_well_signed_token_that_says_the_wrong_thing_is_refused(
+async def test_validly_signed_wrong_claims_are_rejected(
     line: Identify, claims: dict[str, Any], reason: Rejection
 ) -> None:
     assert await refusal(line, signed(claims={**CLAIMS, **claims})) is reason
@@ -580,7 +574,7 @@ PIECES = st.sampled_from([*PARTS, ".", "=", " ", "", b64(b"{}"), b64(b'{"alg":"n
 
 
 @given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=8).map("".join))
-def test_any_text_is_the_good_token_or_refused(text: str) -> None:
+def test_any_other_text_is_rejected(text: str) -> None:
     class Told:
         async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
             return (HONEST.key.public_key(),) if algorithm == "RS256" else ()
@@ -592,7 +586,7 @@ def test_any_text_is_the_good_token_or_refused(text: str) -> None:
         assert (text, ended.value.value.claims) == (".".join(PARTS), CLAIMS)
 
 
-async def test_a_refused_token_never_becomes_a_principal_by_being_asked_again(
+async def test_rejected_token_stays_rejected(
     line: Identify,
 ) -> None:
     good, forged = signed(), MALLORY.token(CLAIMS)

@@ -65,7 +65,7 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_client_is_known_by_its_common_name_or_else_its_alternative_one(
+def test_certificate_subject_is_its_common_or_alternative_name(
     tmp_path: Path, make_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     with asyncio.Runner(loop_factory=make_loop) as runner:
