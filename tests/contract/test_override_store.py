@@ -1,4 +1,4 @@
-"""Overrides that all replicas see: one suite for the fake and for the real store."""
+"""The port OverrideStore: one suite for the fake and for Valkey."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.override_store import FakeOverrideStore
 from tests.support.valkey import RealValkey
 
-NOBODY: frozenset[str] = frozenset()
+NONE_CACHED: frozenset[str] = frozenset()
 
 
 def an_override(name: str) -> Override:
@@ -28,8 +28,8 @@ def an_override(name: str) -> Override:
 @dataclass
 class Subject:
     store: OverrideStore
-    forget: Callable[[], Awaitable[object]]
-    spoil: Callable[[str], Awaitable[object]]
+    lose_data: Callable[[], Awaitable[object]]
+    make_unreadable: Callable[[str], Awaitable[object]]
 
 
 @pytest.fixture
@@ -55,44 +55,44 @@ def subject(request: pytest.FixtureRequest, valkey: Valkey, redis: Redis) -> Sub
     if request.param == "fake":
         fake = FakeOverrideStore()
 
-        async def forget() -> None:
-            fake.forget()
+        async def lose_data() -> None:
+            fake.lose_data()
 
-        async def spoil(override_id: str) -> None:
-            fake.spoil(override_id)
+        async def make_unreadable(override_id: str) -> None:
+            fake.make_unreadable(override_id)
 
-        return Subject(fake, forget, spoil)
+        return Subject(fake, lose_data, make_unreadable)
     key = valkey.key("overrides", tag="overrides")
 
-    async def spoil_there(override_id: str) -> None:
+    async def make_unreadable_in_redis(override_id: str) -> None:
         await redis.hset(key, mapping={override_id: b"made up", "version": "another"})
 
     store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
-    return Subject(store, lambda: redis.delete(key), spoil_there)
+    return Subject(store, lambda: redis.delete(key), make_unreadable_in_redis)
 
 
 async def test_empty_store_is_not_complete(
     subject: Subject,
 ) -> None:
     for known in ("", "known before"):
-        told = await subject.store.read(known, cached=NOBODY)
-        assert told is not None
-        assert (list(told.overrides), set(told.ids), told.unreadable) == ([], set(), 0)
-        assert not told.is_complete
+        stored = await subject.store.read(known, cached=NONE_CACHED)
+        assert stored is not None
+        assert (list(stored.overrides), set(stored.ids), stored.unreadable) == ([], set(), 0)
+        assert not stored.is_complete
 
 
 async def test_added_override_is_read_once(subject: Subject) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=False)
-    told = await subject.store.read("", cached=NOBODY)
-    assert told is not None
-    assert sorted(told.overrides, key=lambda override: override.id) == [
+    stored = await subject.store.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert sorted(stored.overrides, key=lambda override: override.id) == [
         an_override("a"),
         an_override("b"),
     ]
-    assert (set(told.ids), told.is_complete) == ({"a", "b"}, False)
-    assert await subject.store.read(told.version, cached=told.ids) is None
+    assert (set(stored.ids), stored.is_complete) == ({"a", "b"}, False)
+    assert await subject.store.read(stored.version, cached=stored.ids) is None
     await subject.store.add([an_override("c")], expired=(), complete=False)
-    more = await subject.store.read(told.version, cached=told.ids)
+    more = await subject.store.read(stored.version, cached=stored.ids)
     assert more is not None
     assert (list(more.overrides), set(more.ids)) == ([an_override("c")], {"a", "b", "c"})
 
@@ -100,22 +100,22 @@ async def test_added_override_is_read_once(subject: Subject) -> None:
 async def test_complete_mark_stays_until_data_is_lost(subject: Subject) -> None:
     await subject.store.add([], expired=(), complete=True)
     await subject.store.add([an_override("a")], expired=(), complete=False)
-    told = await subject.store.read("", cached=NOBODY)
-    assert told is not None
-    assert told.is_complete
-    await subject.forget()
-    again = await subject.store.read(told.version, cached=told.ids)
+    stored = await subject.store.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert stored.is_complete
+    await subject.lose_data()
+    again = await subject.store.read(stored.version, cached=stored.ids)
     assert again is not None
     assert (set(again.ids), again.is_complete) == (set(), False)
 
 
 async def test_removing_expired_overrides_keeps_the_version(subject: Subject) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
-    told = await subject.store.read("", cached=NOBODY)
-    assert told is not None
+    stored = await subject.store.read("", cached=NONE_CACHED)
+    assert stored is not None
     await subject.store.add([], expired=["a", "never there"], complete=True)
-    assert await subject.store.read(told.version, cached=told.ids) is None
-    later = await subject.store.read("", cached=told.ids)
+    assert await subject.store.read(stored.version, cached=stored.ids) is None
+    later = await subject.store.read("", cached=stored.ids)
     assert later is not None
     assert set(later.ids) == {"b"}
 
@@ -124,31 +124,35 @@ async def test_unreadable_override_is_counted_and_can_be_rewritten(
     subject: Subject,
 ) -> None:
     await subject.store.add([an_override("a"), an_override("b")], expired=(), complete=True)
-    await subject.spoil("a")
-    told = await subject.store.read("", cached=NOBODY)
-    assert told is not None
-    assert (list(told.overrides), set(told.ids), told.unreadable) == ([an_override("b")], {"b"}, 1)
+    await subject.make_unreadable("a")
+    stored = await subject.store.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert (list(stored.overrides), set(stored.ids), stored.unreadable) == (
+        [an_override("b")],
+        {"b"},
+        1,
+    )
     await subject.store.add([an_override("a")], expired=(), complete=True)
-    mended = await subject.store.read("", cached=NOBODY)
+    mended = await subject.store.read("", cached=NONE_CACHED)
     assert mended is not None
     assert (set(mended.ids), mended.unreadable) == ({"a", "b"}, 0)
 
 
 async def test_change_callback_is_called(subject: Subject) -> None:
-    heard = asyncio.Event()
-    subject.store.on_change(heard.set)
+    changed = asyncio.Event()
+    subject.store.on_change(changed.set)
     await subject.store.add([an_override("a")], expired=(), complete=False)
-    await asyncio.wait_for(heard.wait(), 5)
+    await asyncio.wait_for(changed.wait(), 5)
 
 
 async def test_many_overrides_are_read_in_batches(valkey: Valkey) -> None:
     store = ValkeyOverrideStore(valkey, Sealer([a_seal_key()]))
     many = [an_override(f"{n:05}") for n in range(1_100)]
     await store.add(many, expired=[f"x{n}" for n in range(5_000)], complete=True)
-    told = await store.read("", cached=NOBODY)
-    assert told is not None
-    assert (list(told.overrides), len(told.ids)) == (many, len(many))
-    assert told.is_complete
+    stored = await store.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert (list(stored.overrides), len(stored.ids)) == (many, len(many))
+    assert stored.is_complete
 
 
 async def test_overrides_key_has_no_expiry(valkey: Valkey, redis: Redis) -> None:
@@ -164,11 +168,15 @@ async def test_seal_key_rotation_keeps_overrides(valkey: Valkey) -> None:
         [an_override("a")], expired=(), complete=True
     )
     both = ValkeyOverrideStore(valkey, Sealer([new, old]))
-    told = await both.read("", cached=NOBODY)
-    assert told is not None
-    assert (list(told.overrides), set(told.ids), told.unreadable) == ([an_override("a")], set(), 0)
-    await both.add(told.overrides, expired=(), complete=True)
-    after = await ValkeyOverrideStore(valkey, Sealer([new])).read("", cached=NOBODY)
+    stored = await both.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert (list(stored.overrides), set(stored.ids), stored.unreadable) == (
+        [an_override("a")],
+        set(),
+        0,
+    )
+    await both.add(stored.overrides, expired=(), complete=True)
+    after = await ValkeyOverrideStore(valkey, Sealer([new])).read("", cached=NONE_CACHED)
     assert after is not None
     assert (list(after.overrides), after.unreadable) == ([an_override("a")], 0)
 
@@ -178,9 +186,9 @@ async def test_override_under_another_id_is_unreadable(valkey: Valkey, redis: Re
     await store.add([an_override("a")], expired=(), complete=True)
     key = valkey.key("overrides", tag="overrides")
     await redis.hset(key, "b", await redis.hget(key, "a"))
-    told = await store.read("", cached=NOBODY)
-    assert told is not None
-    assert (list(told.overrides), told.unreadable) == ([an_override("a")], 1)
+    stored = await store.read("", cached=NONE_CACHED)
+    assert stored is not None
+    assert (list(stored.overrides), stored.unreadable) == ([an_override("a")], 1)
 
 
 async def test_unavailable_store_raises_soon(own_valkey: RealValkey) -> None:
@@ -190,7 +198,7 @@ async def test_unavailable_store_raises_soon(own_valkey: RealValkey) -> None:
     own_valkey.hang()
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
-        await store.read("", cached=NOBODY)
+        await store.read("", cached=NONE_CACHED)
     with pytest.raises(StoreUnavailable):
         await store.add([an_override("a")], expired=(), complete=True)
     assert time.monotonic() - began < 2.0

@@ -17,7 +17,7 @@ from tests.support.valkey import RealValkey
 
 @dataclass
 class Subject:
-    used: ReplayCache
+    cache: ReplayCache
     elapse: Callable[[float], Awaitable[None]]
 
 
@@ -36,37 +36,37 @@ async def subject(
 
 
 async def test_first_use_is_accepted_once(subject: Subject) -> None:
-    assert await subject.used.use("a", ttl_s=60)
-    assert not await subject.used.use("a", ttl_s=60)
-    assert await subject.used.use("b", ttl_s=60)
+    assert await subject.cache.use("a", ttl_s=60)
+    assert not await subject.cache.use("a", ttl_s=60)
+    assert await subject.cache.use("b", ttl_s=60)
 
 
 async def test_undone_use_may_be_repeated(subject: Subject) -> None:
-    assert await subject.used.use("c", ttl_s=60)
-    await subject.used.undo_use("c")
-    await subject.used.undo_use("never used")
-    assert await subject.used.use("c", ttl_s=60)
-    assert not await subject.used.use("c", ttl_s=60)
+    assert await subject.cache.use("c", ttl_s=60)
+    await subject.cache.undo_use("c")
+    await subject.cache.undo_use("never used")
+    assert await subject.cache.use("c", ttl_s=60)
+    assert not await subject.cache.use("c", ttl_s=60)
 
 
 async def test_one_of_concurrent_uses_is_accepted(subject: Subject) -> None:
-    uses = await asyncio.gather(*(subject.used.use("a", ttl_s=60) for _ in range(20)))
+    uses = await asyncio.gather(*(subject.cache.use("a", ttl_s=60) for _ in range(20)))
     assert uses.count(True) == 1
 
 
 async def test_use_expires_after_its_ttl(subject: Subject) -> None:
-    assert await subject.used.use("a", ttl_s=0.3)
+    assert await subject.cache.use("a", ttl_s=0.3)
     await subject.elapse(0.01)
-    assert not await subject.used.use("a", ttl_s=60)
+    assert not await subject.cache.use("a", ttl_s=60)
     await subject.elapse(0.35)
-    assert await subject.used.use("a", ttl_s=60)
+    assert await subject.cache.use("a", ttl_s=60)
 
 
 async def test_rejected_use_does_not_extend_the_ttl(subject: Subject) -> None:
-    assert await subject.used.use("a", ttl_s=0.2)
-    assert not await subject.used.use("a", ttl_s=60)
+    assert await subject.cache.use("a", ttl_s=0.2)
+    assert not await subject.cache.use("a", ttl_s=60)
     await subject.elapse(0.25)
-    assert await subject.used.use("a", ttl_s=60)
+    assert await subject.cache.use("a", ttl_s=60)
 
 
 async def test_uses_are_shared_within_a_namespace(

@@ -1,4 +1,4 @@
-"""One suite for processes in memory and over Valkey: a query reaches all who are there."""
+"""The port Replicas: one suite for the fake and for Valkey."""
 
 import asyncio
 import secrets
@@ -19,16 +19,16 @@ TIMEOUT_S = 2.0
 
 
 class Process:
-    """Knows its name, and no query but that for it."""
+    """Answers the query `name` and rejects others."""
 
     def __init__(self, name: str, replicas: Replicas) -> None:
         self.replicas = replicas
         self._name = name.encode()
-        self.asked: list[bytes] = []
+        self.queries: list[bytes] = []
         replicas.on_query(self._respond)
 
     async def _respond(self, query: bytes) -> bytes:
-        self.asked.append(query)
+        self.queries.append(query)
         if query != b"name":
             raise ValueError("unknown")
         return self._name
@@ -80,7 +80,7 @@ async def test_query_reaches_all_other_processes(fleet: Fleet) -> None:
     for process, others in ((fleet[0], {b"two", b"three"}), (fleet[2], {b"one", b"two"})):
         result = await process.replicas.query(b"name", timeout_s=TIMEOUT_S)
         assert (set(result.responses), result.processes) == (others, 3)
-    assert [len(process.asked) for process in fleet] == [1, 2, 1]
+    assert [len(process.queries) for process in fleet] == [1, 2, 1]
 
 
 async def test_process_that_rejects_the_query_is_missing(fleet: Fleet) -> None:
@@ -98,7 +98,7 @@ async def test_process_with_other_keys_is_missing(shared_valkey: RealValkey) -> 
         ]
         result = await one.replicas.query(b"name", timeout_s=0.2)
         assert (list(result.responses), result.processes) == ([], 2)
-        assert stranger.asked == []
+        assert stranger.queries == []
 
 
 async def test_query_without_store_returns_at_once(own_valkey: RealValkey) -> None:

@@ -68,8 +68,12 @@ def by_us(
 @pytest.mark.parametrize("body", [b"", b'{"action":"power on"}', b"\x00\xff"])
 def test_listed_requests_are_signed_as_by_the_sdk(method: str, path: str, body: bytes) -> None:
     headers = {"Host": HOST, "Content-Type": "application/json", "X-Project-Id": "p"}
-    asked = (method, path, [("limit", "10"), ("a b", "c+d&e=f"), ("a", ""), ("limit", "1")])
-    assert by_us(*asked, headers, body) == by_the_sdk(*asked, dict(headers), body)
+    request_fields = (
+        method,
+        path,
+        [("limit", "10"), ("a b", "c+d&e=f"), ("a", ""), ("limit", "1")],
+    )
+    assert by_us(*request_fields, headers, body) == by_the_sdk(*request_fields, dict(headers), body)
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -92,5 +96,5 @@ def test_any_request_is_signed_as_by_the_sdk(
 ) -> None:
     path = "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
     headers = {"Host": HOST, **extra}
-    ours = by_us(method, path, query, headers, body)
-    assert ours == by_the_sdk(method, path, query, dict(headers), body)
+    own = by_us(method, path, query, headers, body)
+    assert own == by_the_sdk(method, path, query, dict(headers), body)

@@ -1,4 +1,4 @@
-"""What the vendor's own signer signs is accepted as it arrives."""
+"""Signatures made by the vendor's SDK are accepted."""
 
 import pytest
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
@@ -41,10 +41,10 @@ def signed_by_the_sdk(
 def test_sdk_signature_requires_its_key(method: str, path: str, body: bytes) -> None:
     query = [("name", "cn-east-3"), ("a b", "c+d&e=f"), ("a", ""), ("name", "1")]
     request = signed_by_the_sdk(method, path, query, body)
-    proof = parse_signature(request.header_values("authorization")[0])
-    assert proof.is_issued_key
-    verify_signature(request, proof, body, Secret("secret"))
+    header = parse_signature(request.header_values("authorization")[0])
+    assert header.is_issued_key
+    verify_signature(request, header, body, Secret("secret"))
     with pytest.raises(NotAuthenticated):
-        verify_signature(request, proof, body, Secret("another"))
+        verify_signature(request, header, body, Secret("another"))
     with pytest.raises(NotAuthenticated):
-        verify_signature(request, proof, body + b" ", Secret("secret"))
+        verify_signature(request, header, body + b" ", Secret("secret"))

@@ -1,7 +1,7 @@
-"""A team's program, written with the vendor's SDK as its examples are: no word of a gateway.
+"""A program that is written like the examples of the vendor's SDK, without mention of a gateway.
 
-Run by itself: `python sdk_walkthrough.py STEP ARGUMENT...`; it prints one JSON
-document. Where it goes and who it is comes from the SDK's environment variables alone.
+`python sdk_walkthrough.py STEP ARGUMENT...` prints one JSON document. Endpoint and credentials come
+from the SDK's environment variables.
 """
 
 import json
@@ -40,8 +40,12 @@ def _walk(client: CloudDCClient, limit: str) -> dict[str, Any]:
 
 
 def _show(client: CloudDCClient, server: str) -> dict[str, Any]:
-    shown = client.show_server(ShowServerRequest(id=server))
-    return {"id": shown.id, "power_state": shown.power_state, "tags": len(shown.tags)}
+    server_details = client.show_server(ShowServerRequest(id=server))
+    return {
+        "id": server_details.id,
+        "power_state": server_details.power_state,
+        "tags": len(server_details.tags),
+    }
 
 
 def _power(client: CloudDCClient, action: str, *servers: str) -> dict[str, Any]:
@@ -97,16 +101,16 @@ def main() -> None:
     step, *arguments = sys.argv[1:]
     client = CloudDCClient.new_builder().with_region(CloudDCRegion.value_of("cn-east-3")).build()
     try:
-        told = _STEPS[step](client, *arguments)
-    except ServiceResponseException as refused:
-        told = {
-            "exception": type(refused).__name__,
-            "status": refused.status_code,
-            "error_code": refused.error_code,
-            "error_msg": refused.error_msg,
-            "request_id": refused.request_id,
+        output = _STEPS[step](client, *arguments)
+    except ServiceResponseException as error:
+        output = {
+            "exception": type(error).__name__,
+            "status": error.status_code,
+            "error_code": error.error_code,
+            "error_msg": error.error_msg,
+            "request_id": error.request_id,
         }
-    sys.stdout.write(json.dumps(told))
+    sys.stdout.write(json.dumps(output))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The admin API as operators use it, by `gateway admin …`, against two replicas."""
+"""The admin API and the commands of `gateway admin`, against two replicas."""
 
 import http.client
 import json
@@ -28,13 +28,13 @@ AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
 JSON = "application/json"
 API = {"audience": AUDIENCE, "groups": [ADMINS]}
 
-ASKED = [
+REQUESTS = [
     ("/overrides", "GET", ""),
     ("/log-levels", "POST", '{"levels": {"gateway.policy": "info"}, "duration_s": 60}'),
     ("/rate-ceilings", "POST", '{"account": "prod", "rate_per_s": 100, "duration_s": 60}'),
     ("/revocations", "POST", '{"issuer": "corp", "token_id": "none-has-it"}'),
-    ("/revocations", "POST", '{"issuer": "corp", "subject": "nobody"}'),
-    ("/links/drop", "POST", '{"issuer": "corp", "subject": "nobody"}'),
+    ("/revocations", "POST", '{"issuer": "corp", "subject": "no-person"}'),
+    ("/links/drop", "POST", '{"issuer": "corp", "subject": "no-person"}'),
     ("/overrides", "GET", ""),
     ("/sessions", "GET", ""),
     ("/queue", "GET", ""),
@@ -56,7 +56,7 @@ def other(stack: Stack) -> RunningGateway:
 
 
 def with_api(**change: Any) -> dict[str, Any]:
-    """Each gateway gets its admin port from the support; the API goes beside it."""
+    """Return the arguments of a Stack with the admin API."""
     return {"change": {"overrides": {"file": "overrides.json"}, **change}, "admin_api": API}
 
 
@@ -68,9 +68,9 @@ class Operator:
         self.subject = subject
         self.token = cloud.token(subject, groups=list(groups), claims=claims)
 
-    def types(self, gateway: RunningGateway, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, gateway: RunningGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
-            [sys.executable, "-m", "gateway", "admin", *words],
+            [sys.executable, "-m", "gateway", "admin", *arguments],
             env={
                 **os.environ,
                 "CONSOLE_GATEWAY_ADMIN_URL": gateway.admin,
@@ -81,17 +81,17 @@ class Operator:
         assert self.token not in ran.stdout + ran.stderr
         return ran
 
-    def told(self, gateway: RunningGateway, *words: str) -> dict[str, Any]:
-        ran = self.types(gateway, *words, "--json")
+    def run_json(self, gateway: RunningGateway, *arguments: str) -> dict[str, Any]:
+        ran = self.run(gateway, *arguments, "--json")
         assert ran.returncode == 0, ran.stderr + ran.stdout
         found: dict[str, Any] = json.loads(ran.stdout)
         return found
 
-    def overrides(self, gateway: RunningGateway, *words: str) -> str:
-        """Give an override and return its id."""
-        return str(self.told(gateway, *words)["override"]["id"])
+    def add_override(self, gateway: RunningGateway, *arguments: str) -> str:
+        """Run the command and return the ID of its override."""
+        return str(self.run_json(gateway, *arguments)["override"]["id"])
 
-    def asks(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Response:
+    def send(self, gateway: RunningGateway, method: str, path: str, body: str = "") -> Response:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": JSON}
         return fetch(gateway.admin, method, f"/admin{path}", headers, body)
 
@@ -107,7 +107,7 @@ def test_revoked_person_is_rejected_on_all_replicas(
     mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
     for gateway in (stack.gateway, other):
         assert gateway.console(mallory).status == 200
-    override = ada.overrides(
+    override = ada.add_override(
         stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory", "--reason", "left us"
     )
     assert stack.gateway.console(mallory).status == 401
@@ -120,10 +120,10 @@ def test_revoked_person_is_rejected_on_all_replicas(
     assert record["target"] == "corp:mallory"
     detail = json.loads(record["detail"])
     assert (detail["reason"], detail["override_id"]) == ("left us", override)
-    shown = ada.types(other, "overrides").stdout
-    assert override in shown
-    assert "subject" in shown
-    ada.overrides(other, "clear", override)
+    printed = ada.run(other, "overrides").stdout
+    assert override in printed
+    assert "subject" in printed
+    ada.add_override(other, "clear", override)
     for gateway in (stack.gateway, other):
         eventually(lambda g=gateway: g.console(mallory).status == 200)
 
@@ -134,10 +134,10 @@ def test_token_issued_after_the_revocation_is_accepted(stack: Stack, ada: Operat
     old = stack.cloud.token("nina", claims={"iat": int(hour_ago.timestamp())})
     instant = (hour_ago + timedelta(minutes=1)).isoformat()
     assert stack.gateway.console(old).status == 200
-    override = ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
+    override = ada.add_override(stack.gateway, "revoke", "--issuer", "corp", "--before", instant)
     assert stack.gateway.console(old).status == 401
     assert stack.gateway.console(before).status == 200
-    ada.overrides(stack.gateway, "clear", override)
+    ada.add_override(stack.gateway, "clear", override)
 
 
 def test_administrator_revoked_during_a_request_is_rejected(stack: Stack, ada: Operator) -> None:
@@ -151,16 +151,16 @@ def test_administrator_revoked_during_a_request_is_rejected(stack: Stack, ada: O
     address = ("127.0.0.1", stack.gateway.admin_port)
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(head.encode() + body[:5])
-        eventually(lambda: eve.asks(stack.gateway, "GET", "/overrides").status == 200)
-        override = ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
+        eventually(lambda: eve.send(stack.gateway, "GET", "/overrides").status == 200)
+        override = ada.add_override(stack.gateway, "revoke", "--issuer", "corp", "--subject", "eve")
         connection.sendall(body[5:])
         assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")
     assert stack.gateway.console(olga).status == 200
     record = stack.gateway.audit("admin_refused")[-1]
     assert (record["subject"], record["operation"]) == ("eve", "Revoke")
-    ada.overrides(stack.gateway, "clear", override)
-    lifted = stack.gateway.audit("admin_action")[-1]
-    assert (lifted["operation"], lifted["target"]) == ("ClearOverride", "corp:eve")
+    ada.add_override(stack.gateway, "clear", override)
+    cleared = stack.gateway.audit("admin_action")[-1]
+    assert (cleared["operation"], cleared["target"]) == ("ClearOverride", "corp:eve")
 
 
 def test_missing_body_ends_with_a_timeout(stack: Stack, ada: Operator) -> None:
@@ -173,19 +173,19 @@ def test_missing_body_ends_with_a_timeout(stack: Stack, ada: Operator) -> None:
     address = ("127.0.0.1", stack.gateway.admin_port)
     with socket.create_connection(address, timeout=20) as connection:
         connection.sendall(head.encode())
-        heard = connection.recv(65_536)
-    assert heard.startswith(b"HTTP/1.1 400 ")
+        received = connection.recv(65_536)
+    assert received.startswith(b"HTTP/1.1 400 ")
     assert 8 < time.monotonic() - began < 15
 
 
 def test_revoked_token_does_not_affect_other_tokens(stack: Stack, ada: Operator) -> None:
     lost = stack.cloud.token("olga", claims={"jti": "lost-laptop"})
-    override = ada.overrides(
+    override = ada.add_override(
         stack.gateway, "revoke", "--issuer", "corp", "--token-id", "lost-laptop"
     )
     assert stack.gateway.console(lost).status == 401
     assert stack.gateway.console(stack.cloud.token("olga")).status == 200
-    ada.overrides(stack.gateway, "clear", override)
+    ada.add_override(stack.gateway, "clear", override)
 
 
 def test_revoked_token_gets_no_sdk_keys(stack: Stack, ada: Operator) -> None:
@@ -193,10 +193,10 @@ def test_revoked_token_gets_no_sdk_keys(stack: Stack, ada: Operator) -> None:
     tokens = "/v3.0/OS-AUTH/id-token/tokens"
     body = json.dumps({"auth": {"id_token": {"id": lost}}})
     subject_token = fetch(stack.gateway.url, "POST", tokens, {}, body).headers["x-subject-token"]
-    ada.overrides(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
+    ada.add_override(stack.gateway, "revoke", "--issuer", "corp", "--token-id", "nina-s-laptop")
     inner = {"methods": ["token"], "token": {"id": subject_token}}
     keys = json.dumps({"auth": {"identity": inner}})
-    answers = {
+    responses = {
         "CreateTokenWithIdToken": fetch(stack.gateway.url, "POST", tokens, {}, body),
         "CreateTemporaryAccessKey": fetch(
             stack.gateway.url, "POST", "/v3.0/OS-CREDENTIAL/securitytokens", {}, keys
@@ -204,9 +204,9 @@ def test_revoked_token_gets_no_sdk_keys(stack: Stack, ada: Operator) -> None:
         "ListProjects": fetch(stack.gateway.url, "GET", "/v3/projects", {"X-Auth-Token": lost}),
     }
     records = stack.gateway.audit("refused")[-3:]
-    for (operation, answer), record in zip(answers.items(), records, strict=True):
-        assert (answer.status, answer.error_code) == (401, "CGW.4010")
-        assert record["request_id"] == answer.headers["x-request-id"]
+    for (operation, response), record in zip(responses.items(), records, strict=True):
+        assert (response.status, response.error_code) == (401, "CGW.4010")
+        assert record["request_id"] == response.headers["x-request-id"]
         assert (record["subject"], record["operation"]) == ("nina", operation)
         assert (record["decision"], record["detail"]) == ("denied", "revoked")
 
@@ -215,7 +215,7 @@ def test_revoked_token_uses_none_of_the_owners_limit(stack: Stack, ada: Operator
     limits = {"requests": 60, "per_s": 60, "burst": 3}
     gateway = stack.replica(**with_api(caller_limits=limits))
     stolen = stack.cloud.token("otto", claims={"jti": "otto-s-lost-phone"})
-    ada.overrides(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
+    ada.add_override(gateway, "revoke", "--issuer", "corp", "--token-id", "otto-s-lost-phone")
     assert {gateway.console(stolen).status for _ in range(10)} == {401}
     assert gateway.console(stack.cloud.token("otto")).status == 200
     assert 3 <= len(gateway.audit("refused")) < 10
@@ -243,11 +243,11 @@ def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
             eventually(lambda: gateway.audit("write_permitted"))
             if by == "override":
                 operator = Operator(cloud)
-                operator.overrides(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
+                operator.add_override(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
             else:
                 gateway.write_policy({**policy, "grants": []})
-            answer = waiting.result()
-        assert (answer.status, answer.error_code) == {
+            response = waiting.result()
+        assert (response.status, response.error_code) == {
             "override": (401, "CGW.4010"),
             "policy": (403, "CGW.4030"),
         }[by]
@@ -265,10 +265,11 @@ def test_revocation_survives_redis_outage_and_restart(ada: Operator) -> None:
         mallory, olga = stack.cloud.token("mallory"), stack.cloud.token("olga")
         forgetful = stack.replica(admin_api=API)
         stack.valkey.kill()
-        told = operator.told(stack.gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
-        assert told["all_replicas_notified"] is False
-        shown = operator.types(stack.gateway, "overrides").stdout
-        assert "mallory" in shown
+        arguments = ("revoke", "--issuer", "corp", "--subject", "mallory")
+        response = operator.run_json(stack.gateway, *arguments)
+        assert response["all_replicas_notified"] is False
+        printed = operator.run(stack.gateway, "overrides").stdout
+        assert "mallory" in printed
         assert stack.gateway.console(mallory).status == 401
         for gateway in (stack.gateway, forgetful):
             gateway.stop()
@@ -276,11 +277,11 @@ def test_revocation_survives_redis_outage_and_restart(ada: Operator) -> None:
         eventually(lambda: stack.gateway.ready() == 200)
         assert stack.gateway.console(mallory).status == 401
         assert stack.gateway.console(olga).status == 200
-        # The other was never told, and keeps no file: it lets nobody in, and says so.
+        # The other replica has neither Redis nor a file: it rejects callers.
         eventually(lambda: forgetful.ready() == 503)
-        refused = forgetful.console(olga)
-        assert (refused.status, refused.error_code) == (503, "CGW.5037")
-        assert int(refused.headers["retry-after"]) > 0
+        rejected = forgetful.console(olga)
+        assert (rejected.status, rejected.error_code) == (503, "CGW.5037")
+        assert int(rejected.headers["retry-after"]) > 0
         stack.valkey.start()
         eventually(lambda: forgetful.ready() == 200)
         eventually(lambda: forgetful.console(mallory).status == 401)
@@ -295,7 +296,7 @@ def test_dropped_links_are_not_returned_again(
     token, server = stack.cloud.token("olga"), stack.cloud.servers[3]
     first = stack.gateway.console(token, server).json["url"]
     assert other.console(token, server).json["url"] == first
-    ada.overrides(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
+    ada.add_override(stack.gateway, "drop-links", "--server", server, "--reason", "seized")
     fresh = stack.gateway.console(token, server).json["url"]
     assert fresh != first
     eventually(lambda: other.console(token, server).json["url"] == fresh)
@@ -306,24 +307,24 @@ def test_dropped_links_are_not_returned_again(
 def test_sessions_queue_and_policy_are_shown(stack: Stack, ada: Operator) -> None:
     token, server = stack.cloud.token("olga"), stack.cloud.servers[4]
     assert stack.gateway.console(token, server).status == 200
-    sessions = ada.told(stack.gateway, "sessions")
-    assert "olga" in {one["subject"] for one in told_by_all(sessions, "tokens")}
-    (link,) = [one for one in told_by_all(sessions, "links") if one["server"] == server]
+    sessions = ada.run_json(stack.gateway, "sessions")
+    assert "olga" in {one["subject"] for one in rows_of_all(sessions, "tokens")}
+    (link,) = [one for one in rows_of_all(sessions, "links") if one["server"] == server]
     assert link["seconds_left"] > 60
     assert token not in json.dumps(sessions)
     assert "https://" not in json.dumps(sessions)
-    ada.overrides(stack.gateway, "rate-ceiling", "prod", "50", "--for", "60")
-    (queue, *_) = ada.told(stack.gateway, "queue")["processes"]
+    ada.add_override(stack.gateway, "rate-ceiling", "prod", "50", "--for", "60")
+    (queue, *_) = ada.run_json(stack.gateway, "queue")["processes"]
     budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
     assert budgets["prod", "console"]["ceiling_per_s"] == 50
     assert (
         stack.gateway.metric('gateway_budget_rate_ceiling{account="prod",budget="console"}') == 50
     )
-    (policy, *_) = ada.told(stack.gateway, "policy")["processes"]
+    (policy, *_) = ada.run_json(stack.gateway, "policy")["processes"]
     assert policy["rules"] > 0
     assert policy["file_rejected"] is False
-    for words in ("sessions", "queue", "policy", "overrides"):
-        ran = ada.types(stack.gateway, words)
+    for arguments in ("sessions", "queue", "policy", "overrides"):
+        ran = ada.run(stack.gateway, arguments)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout
 
@@ -332,77 +333,77 @@ def test_queries_cover_all_processes() -> None:
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), workers=2, **with_api())
     try:
         ada, server = Operator(stack.cloud), stack.cloud.servers[2]
-        plain = stack.replica()  # nobody asks it, but it answers
+        plain = stack.replica()  # responses cluster queries only
         people = [f"person-{number}" for number in range(12)]
         for person in people:
             assert stack.gateway.console(stack.cloud.token(person), server).status == 200
         assert plain.console(stack.cloud.token("suspect"), server).status == 200
-        found = ada.told(stack.gateway, "sessions")
+        found = ada.run_json(stack.gateway, "sessions")
         assert (found["total"], found["missing"]) == (3, 0)
         assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}
-        told = {one["subject"] for one in told_by_all(found, "tokens")}
-        assert told == {*people, "suspect"}
-        only = ada.told(stack.gateway, "sessions", "--subject", "suspect")
-        assert [one["subject"] for one in told_by_all(only, "tokens")] == ["suspect"]
-        assert [one["person"] for one in told_by_all(only, "links")] == ["corp:suspect"]
-        upper = ada.told(stack.gateway, "sessions", "--server", server.upper())
-        assert told_by_all(upper, "tokens") == []
-        assert {one["server"] for one in told_by_all(upper, "links")} == {server}
+        subjects = {one["subject"] for one in rows_of_all(found, "tokens")}
+        assert subjects == {*people, "suspect"}
+        only = ada.run_json(stack.gateway, "sessions", "--subject", "suspect")
+        assert [one["subject"] for one in rows_of_all(only, "tokens")] == ["suspect"]
+        assert [one["person"] for one in rows_of_all(only, "links")] == ["corp:suspect"]
+        upper = ada.run_json(stack.gateway, "sessions", "--server", server.upper())
+        assert rows_of_all(upper, "tokens") == []
+        assert {one["server"] for one in rows_of_all(upper, "links")} == {server}
 
-        before = ada.told(stack.gateway, "policy")
-        after = ada.told(stack.gateway, "policy", "--reload")
+        before = ada.run_json(stack.gateway, "policy")
+        after = ada.run_json(stack.gateway, "policy", "--reload")
         assert len(after["processes"]) == 3
         by_process = {one["process"]: one["loaded_at"] for one in before["processes"]}
         assert {one["process"] for one in after["processes"]} == by_process.keys()
         assert all(one["loaded_at"] >= by_process[one["process"]] for one in after["processes"])
-        assert len(ada.told(stack.gateway, "queue")["processes"]) == 3
+        assert len(ada.run_json(stack.gateway, "queue")["processes"]) == 3
 
         stack.valkey.kill()
-        eventually(lambda: ada.told(stack.gateway, "sessions")["missing"] == 2)
-        shown = ada.types(stack.gateway, "queue").stdout
-        assert "2 of 3 processes did not respond" in shown
+        eventually(lambda: ada.run_json(stack.gateway, "sessions")["missing"] == 2)
+        printed = ada.run(stack.gateway, "queue").stdout
+        assert "2 of 3 processes did not respond" in printed
     finally:
         stack.close()
 
 
-def told_by_all(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return [row for one in answer["processes"] for row in one[name]]
+def rows_of_all(response: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [row for one in response["processes"] for row in one[name]]
 
 
 def test_lowest_rate_ceiling_works_on_all_replicas(
     stack: Stack, other: RunningGateway, ada: Operator
 ) -> None:
-    override = ada.overrides(stack.gateway, "rate-ceiling", "prod", "0.001")
+    override = ada.add_override(stack.gateway, "rate-ceiling", "prod", "0.001")
     low = 'gateway_budget_rate_ceiling{account="prod",budget="console"}'
     for gateway in (stack.gateway, other):
         eventually(lambda g=gateway: g.metric(low) == 0.001)
         assert not gateway.log_lines("task_died")
-    ada.overrides(other, "clear", override)
+    ada.add_override(other, "clear", override)
     eventually(lambda: stack.gateway.metric(low) > 1)
 
 
 def test_log_levels_change_at_runtime(stack: Stack, ada: Operator) -> None:
-    def reloads_told() -> int:
+    def reloads_logged() -> int:
         return len(stack.gateway.log_lines("policy_loaded"))
 
-    override = ada.overrides(stack.gateway, "log-level", "gateway.policy=error")
-    before = reloads_told()
-    ada.told(stack.gateway, "policy", "--reload")
-    assert reloads_told() == before
-    ada.overrides(stack.gateway, "clear", override)
-    ran = ada.types(stack.gateway, "log-level", "aiohttp=debug")
+    override = ada.add_override(stack.gateway, "log-level", "gateway.policy=error")
+    before = reloads_logged()
+    ada.run_json(stack.gateway, "policy", "--reload")
+    assert reloads_logged() == before
+    ada.add_override(stack.gateway, "clear", override)
+    ran = ada.run(stack.gateway, "log-level", "aiohttp=debug")
     assert ran.returncode == 1
     assert "CGW.4000" in ran.stderr
 
 
 def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
     viewer = Operator(stack.cloud, "vic", groups=("operators",))
-    refused = 'gateway_admin_requests_total{action="Revoke",status="403"}'
-    before = stack.gateway.metric(refused)
-    ran = viewer.types(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
+    rejected = 'gateway_admin_requests_total{action="Revoke",status="403"}'
+    before = stack.gateway.metric(rejected)
+    ran = viewer.run(stack.gateway, "revoke", "--issuer", "corp", "--subject", "olga")
     assert ran.returncode == 3
     assert "CGW.4032" in ran.stderr
-    assert viewer.asks(stack.gateway, "POST", "/revocations", "{").status == 403
+    assert viewer.send(stack.gateway, "POST", "/revocations", "{").status == 403
     for record in stack.gateway.audit("admin_refused")[-2:]:
         assert (record["subject"], record["operation"], record["decision"]) == (
             "vic",
@@ -410,10 +411,10 @@ def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
             "denied",
         )
     assert stack.gateway.console(stack.cloud.token("olga")).status == 200
-    # A caller's token is none for administrators, nor the other way round.
+    # A caller's token is rejected by the admin API, and the reverse.
     caller = Operator(stack.cloud)
     caller.token = stack.cloud.token("ada", groups=[ADMINS])
-    assert caller.asks(stack.gateway, "GET", "/overrides").status == 401
+    assert caller.send(stack.gateway, "GET", "/overrides").status == 401
     line = stack.gateway.log_lines("admin_request")[-1]
     assert (line["status"], line["action"], line["subject"]) == (401, "ListOverrides", "")
     assert (line["client_address"], line["error"]) == (
@@ -423,7 +424,7 @@ def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
     assert "" in {one["subject"] for one in stack.gateway.audit("admin_refused")}
     admin = Operator(stack.cloud, "olga", groups=("operators", ADMINS))
     assert stack.gateway.console(admin.token).status == 401
-    assert stack.gateway.metric(refused) == before + 2
+    assert stack.gateway.metric(rejected) == before + 2
 
 
 def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: Operator) -> None:
@@ -444,20 +445,20 @@ def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: O
     claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}
     foreign = Operator(stack.cloud)
     foreign.token = jwt.encode({**claims, "aud": AUDIENCE}, secret, "HS256")
-    assert foreign.asks(gateway, "GET", "/overrides").status == 401
-    assert ada.asks(gateway, "GET", "/overrides").status == 200
+    assert foreign.send(gateway, "GET", "/overrides").status == 401
+    assert ada.send(gateway, "GET", "/overrides").status == 200
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "error"),
     [
         ("/revocations", '{"issuer": "corp"}', "specify either token_id"),
-        ("/revocations", '{"issuer": "nobody", "token_id": "x"}', "issuer must be one of: corp"),
+        ("/revocations", '{"issuer": "no-issuer", "token_id": "x"}', "issuer must be one of: corp"),
         ("/revocations", '{"issuer": "corp", "subject": "x", "befor": 1}', "befor"),
         ("/links/drop", '{"subject": "olga"}', "issuer and subject"),
         ("/links/drop", "{}", "all: true"),
         ("/links/drop", '{"all": true, "server": "x"}', "all: true"),
-        ("/links/drop", '{"issuer": "nobody", "subject": "x"}', "issuer must be one of: corp"),
+        ("/links/drop", '{"issuer": "no-issuer", "subject": "x"}', "issuer must be one of: corp"),
         ("/links/drop", '{"project": "nowhere"}', "project must be one of"),
         ("/links/drop", '{"server": "srv-1"}', "must be a UUID"),
         ("/log-levels", '{"levels": {}}', "levels"),
@@ -488,16 +489,16 @@ def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: O
     ],
 )
 def test_invalid_request_names_the_problem(
-    stack: Stack, ada: Operator, path: str, body: str, told: str
+    stack: Stack, ada: Operator, path: str, body: str, error: str
 ) -> None:
     method = "POST" if body else "GET"
-    answer = ada.asks(stack.gateway, method, path, body)
-    assert (answer.status, answer.error_code) == (400, "CGW.4000")
-    assert told in answer.json["error_msg"]
+    response = ada.send(stack.gateway, method, path, body)
+    assert (response.status, response.error_code) == (400, "CGW.4000")
+    assert error in response.json["error_msg"]
     record = stack.gateway.audit("admin_refused")[-1]
-    assert record["request_id"] == answer.headers["x-request-id"]
+    assert record["request_id"] == response.headers["x-request-id"]
     assert (record["subject"], record["decision"]) == ("ada", "denied")
-    assert told in json.loads(record["detail"])["refused"]
+    assert error in json.loads(record["detail"])["refused"]
 
 
 def test_openapi_lists_loggers_and_levels(stack: Stack) -> None:
@@ -525,37 +526,37 @@ def test_openapi_lists_loggers_and_levels(stack: Stack) -> None:
 def test_every_response_has_common_headers(
     stack: Stack, method: str, path: str, status: int
 ) -> None:
-    answers = [fetch(stack.gateway.admin, method, path) for _ in range(2)]
-    for answer in answers:
-        assert answer.status == status
-        assert answer.headers["cache-control"] == "no-store"
-        assert answer.headers["server"] == "console-gateway"
-        assert answer.headers["x-content-type-options"] == "nosniff"
-    assert len({answer.headers["x-request-id"] for answer in answers}) == 2
+    responses = [fetch(stack.gateway.admin, method, path) for _ in range(2)]
+    for response in responses:
+        assert response.status == status
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["server"] == "console-gateway"
+        assert response.headers["x-content-type-options"] == "nosniff"
+    assert len({response.headers["x-request-id"] for response in responses}) == 2
 
 
 def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
     document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
     schemas = {"components": document["components"]}
-    for path, method, body in ASKED:
+    for path, method, body in REQUESTS:
         operation = document["paths"]["/admin" + path][method.lower()]
         for operator in (ada, Operator(stack.cloud, "vic", groups=())):
-            answer = operator.asks(stack.gateway, method, path, body)
-            assert answer.status == (200 if operator is ada else 403), answer.body
-            told = operation["responses"][str(answer.status)]["content"]["application/json"]
-            jsonschema.validate(answer.json, {**told["schema"], **schemas})
-            if answer.status == 200 and "override" in answer.json:
-                lift = json.dumps({"id": answer.json["override"]["id"]})
-                lifted = ada.asks(stack.gateway, "POST", "/overrides/clear", lift)
-                assert lifted.status == 200
-                jsonschema.validate(lifted.json, {**told["schema"], **schemas})
-    asked = {"/admin" + path for path, _, _ in ASKED} | {"/admin/overrides/clear"}
-    assert asked == document["paths"].keys()
+            response = operator.send(stack.gateway, method, path, body)
+            assert response.status == (200 if operator is ada else 403), response.body
+            content = operation["responses"][str(response.status)]["content"]["application/json"]
+            jsonschema.validate(response.json, {**content["schema"], **schemas})
+            if response.status == 200 and "override" in response.json:
+                clear = json.dumps({"id": response.json["override"]["id"]})
+                cleared = ada.send(stack.gateway, "POST", "/overrides/clear", clear)
+                assert cleared.status == 200
+                jsonschema.validate(cleared.json, {**content["schema"], **schemas})
+    requested = {"/admin" + path for path, _, _ in REQUESTS} | {"/admin/overrides/clear"}
+    assert requested == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:
-            answer = fetch(stack.gateway.admin, method.upper(), path)
-            assert (answer.status, answer.error_code) == (401, "CGW.4010")
+            response = fetch(stack.gateway.admin, method.upper(), path)
+            assert (response.status, response.error_code) == (401, "CGW.4010")
             assert fetch(stack.gateway.url, method.upper(), path).status in (401, 404)
     unknown = fetch(stack.gateway.admin, "GET", "/admin/nowhere")
     assert (unknown.status, unknown.error_code) == (404, "CGW.4040")
@@ -580,14 +581,14 @@ def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
 def test_malformed_body_is_a_client_error(
     stack: Stack, ada: Operator, fields: str, body: bytes, status: int
 ) -> None:
-    heard = told_of(stack.gateway, ada, fields, body)
-    assert heard.startswith(f"HTTP/1.1 {status} ".encode())
-    assert set(json.loads(heard.partition(b"\r\n\r\n")[2])) == {"error_code", "error_msg"}
+    received = raw_response_to(stack.gateway, ada, fields, body)
+    assert received.startswith(f"HTTP/1.1 {status} ".encode())
+    assert set(json.loads(received.partition(b"\r\n\r\n")[2])) == {"error_code", "error_msg"}
     assert not stack.gateway.log_lines("admin_request_failed")
 
 
-def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: bytes) -> bytes:
-    """Return the answer to a body of which no more comes than this."""
+def raw_response_to(gateway: RunningGateway, operator: Operator, fields: str, body: bytes) -> bytes:
+    """Send this much of a body and return the response."""
     head = (
         f"POST /admin/revocations HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
         f"Authorization: Bearer {operator.token}\r\nContent-Type: application/json\r\n"
@@ -595,12 +596,12 @@ def told_of(gateway: RunningGateway, operator: Operator, fields: str, body: byte
     )
     with socket.create_connection(("127.0.0.1", gateway.admin_port), timeout=20) as connection:
         connection.sendall(head.encode())
-        time.sleep(0.2)  # so that the body, and what is wrong with it, comes by itself
+        time.sleep(0.2)  # sends the body in a separate packet
         connection.sendall(body)
-        heard = b""
+        received = b""
         while chunk := connection.recv(65_536):
-            heard += chunk
-    return heard
+            received += chunk
+    return received
 
 
 def test_admin_api_requires_its_config(stack: Stack) -> None:
@@ -624,10 +625,10 @@ def test_administrator_may_use_a_certificate(tmp_path: Path, stack: Stack) -> No
     gateway.start(wait=False)
     eventually(lambda: gateway.log_lines("serving"), gateway.log_text)
 
-    def types(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-m", "gateway", "admin", *words,
+                sys.executable, "-m", "gateway", "admin", *arguments,
                 "--gateway", f"https://127.0.0.1:{gateway.admin_port}",
                 "--ca-file", str(tmp_path / "ca.crt"),
                 "--cert", str(tmp_path / f"{name}.crt"), "--key", str(tmp_path / f"{name}.key"),
@@ -635,22 +636,22 @@ def test_administrator_may_use_a_certificate(tmp_path: Path, stack: Stack) -> No
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
-    ran = types("breakglass", "log-level", "gateway.policy=info")
+    ran = run("breakglass", "log-level", "gateway.policy=info")
     assert ran.returncode == 0, ran.stderr
     record = gateway.audit("admin_action")[-1]
     assert (record["issuer"], record["subject"]) == ("certificate", "breakglass")
-    refused = types("somebody", "overrides")
-    assert refused.returncode == 3
-    assert "CGW.4032" in refused.stderr
+    rejected = run("somebody", "overrides")
+    assert rejected.returncode == 3
+    assert "CGW.4032" in rejected.stderr
 
 
 @pytest.fixture(scope="module")
-def by_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> "Certified":
-    return Certified(stack, tmp_path_factory.mktemp("tls"))
+def by_certificate(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> "CertificateAdmin":
+    return CertificateAdmin(stack, tmp_path_factory.mktemp("tls"))
 
 
-class Certified:
-    """A gateway whose administrator `breakglass` shows a certificate."""
+class CertificateAdmin:
+    """A gateway with the administrator `breakglass`, authenticated by a certificate."""
 
     def __init__(self, stack: Stack, directory: Path) -> None:
         self._directory = directory
@@ -672,69 +673,71 @@ class Certified:
         file.write_bytes(b"".join(one.certificate for one in authorities))
         file.replace(self._directory / "clients.crt")
 
-    def connect(self, *, lasts_s: float = 3_600, shown: bool = True) -> http.client.HTTPSConnection:
+    def connect(
+        self, *, lasts_s: float = 3_600, with_certificate: bool = True
+    ) -> http.client.HTTPSConnection:
         files = self._directory / "client.crt", self._directory / "client.key"
         self.authority.issue("breakglass", days=(-1, lasts_s / 86_400)).write(*files)
         context = ssl.create_default_context(cadata=self.authority.certificate.decode())
-        if shown:
+        if with_certificate:
             context.load_cert_chain(*files)
         port = self.gateway.admin_port
         return http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
 
-    def status(self, kept: http.client.HTTPSConnection, **headers: str) -> int:
+    def status(self, connection: http.client.HTTPSConnection, **headers: str) -> int:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         body = '{"levels": {"gateway.policy": "info"}, "duration_s": 60}'
-        kept.request("POST", "/admin/log-levels", body, {"Content-Type": JSON, **sent})
-        answer = kept.getresponse()
-        answer.read()
-        return answer.status
+        connection.request("POST", "/admin/log-levels", body, {"Content-Type": JSON, **sent})
+        response = connection.getresponse()
+        response.read()
+        return response.status
 
 
 def test_client_without_certificate_gets_only_health_and_metrics(
-    by_certificate: Certified,
+    by_certificate: CertificateAdmin,
 ) -> None:
-    nobody = by_certificate.connect(shown=False)
+    anonymous = by_certificate.connect(with_certificate=False)
 
     def status(method: str, path: str) -> int:
-        nobody.request(method, path, "{}", {"Content-Type": JSON})
-        answer = nobody.getresponse()
-        answer.read()
-        return answer.status
+        anonymous.request(method, path, "{}", {"Content-Type": JSON})
+        response = anonymous.getresponse()
+        response.read()
+        return response.status
 
     assert {status("GET", path) for path in ("/healthz", "/readyz", "/metrics")} == {200}
-    nobody.request("GET", "/admin/openapi.json")
-    paths = json.loads(nobody.getresponse().read())["paths"]
-    asked = {(method, path) for path, methods in paths.items() for method in methods}
-    assert len(asked) >= len({one[:2] for one in ASKED})
-    for method, path in asked:
+    anonymous.request("GET", "/admin/openapi.json")
+    paths = json.loads(anonymous.getresponse().read())["paths"]
+    requested = {(method, path) for path, methods in paths.items() for method in methods}
+    assert len(requested) >= len({one[:2] for one in REQUESTS})
+    for method, path in requested:
         assert status(method.upper(), path.replace("{id}", "x")) == 401, path
 
 
 def test_keep_alive_connection_ends_with_its_certificate(
-    by_certificate: Certified,
+    by_certificate: CertificateAdmin,
 ) -> None:
-    kept = by_certificate.connect(lasts_s=4)
-    assert by_certificate.status(kept) == 200
+    connection = by_certificate.connect(lasts_s=4)
+    assert by_certificate.status(connection) == 200
     time.sleep(4.5)
-    assert by_certificate.status(kept) == 401
-    assert kept.sock is None
+    assert by_certificate.status(connection) == 401
+    assert connection.sock is None
 
 
 def test_keep_alive_connection_ends_with_its_authority(
-    by_certificate: Certified,
+    by_certificate: CertificateAdmin,
 ) -> None:
-    kept, others = by_certificate.connect(), Authority()
-    assert by_certificate.status(kept) == 200
+    connection, others = by_certificate.connect(), Authority()
+    assert by_certificate.status(connection) == 200
     loaded = len(by_certificate.gateway.log_lines("certificate_loaded"))
     by_certificate.trust(others)
     eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded)
-    assert by_certificate.status(kept) == 401
+    assert by_certificate.status(connection) == 401
     line = by_certificate.gateway.log_lines("admin_request")[-1]
     assert (line["status"], line["error"]) == (401, "certificate")
     by_certificate.trust(by_certificate.authority)
     eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded + 1)
-    assert by_certificate.status(kept) == 200  # by a new connection
-    kept.close()
+    assert by_certificate.status(connection) == 200  # by a new connection
+    connection.close()
 
 
 @pytest.mark.parametrize(
@@ -749,13 +752,15 @@ def test_keep_alive_connection_ends_with_its_authority(
     ],
 )
 def test_cross_site_request_with_certificate_is_rejected(
-    by_certificate: Certified, headers: dict[str, str]
+    by_certificate: CertificateAdmin, headers: dict[str, str]
 ) -> None:
-    kept = by_certificate.connect()
-    assert by_certificate.status(kept, **headers) == (400 if "Content_Type" in headers else 403)
-    assert by_certificate.status(kept, Origin=f"https://127.0.0.1:{kept.port}") == 200
+    connection = by_certificate.connect()
+    assert by_certificate.status(connection, **headers) == (
+        400 if "Content_Type" in headers else 403
+    )
+    assert by_certificate.status(connection, Origin=f"https://127.0.0.1:{connection.port}") == 200
     assert by_certificate.gateway.audit("admin_refused")[-1]["subject"] == "breakglass"
-    kept.close()
+    connection.close()
 
 
 def test_rejection_record_has_the_policy_version(stack: Stack) -> None:
@@ -777,12 +782,12 @@ def test_rejected_policy_reload_exits_with_an_error(stack: Stack, ada: Operator)
     other = stack.replica(**with_api())
     good = other.policy_file.read_text()
     other.write_policy({**json.loads(good), "grants": "everything"})
-    ran = ada.types(stack.gateway, "policy", "--reload")
+    ran = ada.run(stack.gateway, "policy", "--reload")
     assert ran.returncode == 1
     assert re.search(r"rejected: \S+policy.yaml:\d+: grants", ran.stdout)
     assert ran.stdout.count("in force") >= 1
     other.write_policy(json.loads(good))
-    assert ada.types(stack.gateway, "policy", "--reload").returncode == 0
+    assert ada.run(stack.gateway, "policy", "--reload").returncode == 0
 
 
 def test_rejected_policy_is_recorded(stack: Stack) -> None:
@@ -793,5 +798,5 @@ def test_rejected_policy_is_recorded(stack: Stack) -> None:
     (record,) = plain.audit("policy_rejected")
     assert "grants" in record["detail"]
     assert record["policy_version"] == plain.audit("policy_loaded")[0]["policy_version"]
-    plain.write_policy(policy)  # as the others have it, who ask it to reload
+    plain.write_policy(policy)  # as on the other replicas, which request a reload
     eventually(lambda: len(plain.audit("policy_loaded")) == 2)

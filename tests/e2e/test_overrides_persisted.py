@@ -1,4 +1,4 @@
-"""Who was revoked stays so, in real processes: partial files, two workers, a Redis that forgot."""
+"""Overrides survive restarts and lost data: incomplete files, two workers, an emptied Redis."""
 
 import json
 import os
@@ -44,17 +44,17 @@ def a_stack(**gateway: Any) -> Iterator[Stack]:
 
 def revoke(stack: Stack, subject: str, gateway: RunningGateway | None = None) -> Any:
     override = {"issuer": "corp", "subject": subject}
-    return give(stack, (gateway or stack.gateway).admin, "/revocations", override).json
+    return post(stack, (gateway or stack.gateway).admin, "/revocations", override).json
 
 
-def give(stack: Stack, admin: str, path: str, override: dict[str, Any]) -> Response:
+def post(stack: Stack, admin: str, path: str, override: dict[str, Any]) -> Response:
     headers = {
         "Authorization": f"Bearer {Operator(stack.cloud).token}",
         "Content-Type": "application/json",
     }
-    answer = fetch(admin, "POST", f"/admin{path}", headers, json.dumps(override))
-    assert answer.status == 200, answer.body
-    return answer
+    response = fetch(admin, "POST", f"/admin{path}", headers, json.dumps(override))
+    assert response.status == 200, response.body
+    return response
 
 
 def restart(gateway: RunningGateway, *, ready: int) -> None:
@@ -63,7 +63,7 @@ def restart(gateway: RunningGateway, *, ready: int) -> None:
     eventually(lambda: gateway.ready() == ready, gateway.log_text)
 
 
-def overrides_of(gateway: RunningGateway) -> str:
+def overrides_state(gateway: RunningGateway) -> str:
     return str(fetch(gateway.admin, "GET", "/readyz").json["components"]["overrides"])
 
 
@@ -74,17 +74,17 @@ def test_incomplete_snapshot_file_rejects_callers(own: Stack) -> None:
     own.valkey.kill()
     fresh.start(wait=False)
     eventually(lambda: fresh.ready() == 503)
-    give(own, fresh.admin, "/log-levels", {"levels": {"gateway.policy": "info"}})
+    post(own, fresh.admin, "/log-levels", {"levels": {"gateway.policy": "info"}})
     revoke(own, "eve", fresh)
     restart(fresh, ready=503)
-    answer = fresh.console(mallory)
-    assert (answer.status, answer.error_code) == (503, "CGW.5037")
-    kept = decode_snapshot((fresh.directory / "overrides.json").read_bytes())
-    assert (kept.complete, len(kept.overrides)) == (False, 2)
+    response = fresh.console(mallory)
+    assert (response.status, response.error_code) == (503, "CGW.5037")
+    snapshot = decode_snapshot((fresh.directory / "overrides.json").read_bytes())
+    assert (snapshot.complete, len(snapshot.overrides)) == (False, 2)
     own.valkey.start()
     eventually(lambda: fresh.ready() == 200)
     assert fresh.console(mallory).status == 401
-    # What it was given without Redis reaches the others.
+    # Overrides that it received without Redis reach the other replicas.
     eventually(lambda: own.gateway.console(own.cloud.token("eve", claims={"iat": 1})).status == 401)
 
 
@@ -96,8 +96,8 @@ def test_overrides_of_all_workers_survive_a_restart() -> None:
         for worker, subject in enumerate(("mallory", "eve")):
             admin = f"http://127.0.0.1:{gateway.admin_port + worker}"
             override = {"issuer": "corp", "subject": subject}
-            told = give(stack, admin, "/revocations", override).json
-            assert told["all_replicas_notified"] is False
+            response = post(stack, admin, "/revocations", override).json
+            assert response["all_replicas_notified"] is False
         restart(gateway, ready=200)
         for token in tokens:
             assert {gateway.console(token).status for _ in range(8)} == {401}
@@ -112,7 +112,7 @@ def test_lost_overrides_are_restored_before_a_start(
     assert client.ttl(OVERRIDES) == -1
     new = own.replica(start=False, admin_api=API)
     (worker,) = own.gateway.workers()
-    os.kill(worker, signal.SIGSTOP)  # else it would tell it anew before the other has started
+    os.kill(worker, signal.SIGSTOP)  # otherwise it restores Redis before the other replica starts
     client.delete(OVERRIDES)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
@@ -129,9 +129,9 @@ def test_overrides_under_a_missing_key_prevent_serving(own: Stack) -> None:
     (new.directory / "seal-key").write_text(new_key)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
-    assert overrides_of(new) == "unreadable"
+    assert overrides_state(new) == "unreadable"
     assert new.console(mallory).status == 503
-    # As README says: the old key stays in second place until all is sealed with the new one.
+    # As in docs/how-to/rotate-keys.md: the old key stays in second place during the rotation.
     (new.directory / "old-key").write_text(old_key)
     new.config["store"]["seal_keys"] = [{"file": "seal-key"}, {"file": "old-key"}]
     new.write_config()
@@ -150,7 +150,7 @@ def test_lost_seal_key_can_be_recovered_from(own: Stack) -> None:
     (new.directory / "seal-key").write_text(make_seal_key())
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
-    assert overrides_of(new) == "unreadable"
+    assert overrides_state(new) == "unreadable"
     own.gateway.stop()
     revoke(own, "mallory", new)
     redis.Redis.from_url(own.valkey.url).delete(OVERRIDES)
@@ -165,14 +165,14 @@ def test_replica_without_admin_api_also_fails_closed(own: Stack) -> None:
     eventually(lambda: plain.console(mallory).status == 401)
     own.valkey.kill()
     restart(plain, ready=503)
-    assert (plain.console(mallory).status, overrides_of(plain)) == (503, "not_loaded")
+    assert (plain.console(mallory).status, overrides_state(plain)) == (503, "not_loaded")
 
 
 def test_concurrent_overrides_are_all_in_the_file(own: Stack) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: revoke(own, f"s{n}"), range(40)))
-    kept = decode_snapshot((own.gateway.directory / "overrides.json").read_bytes())
-    assert kept.complete
-    assert len(kept.overrides) == 40
+    snapshot = decode_snapshot((own.gateway.directory / "overrides.json").read_bytes())
+    assert snapshot.complete
+    assert len(snapshot.overrides) == 40
     left = {file.name for file in Path(own.gateway.directory).glob(".overrides.json.*")}
     assert left == {".overrides.json.lock"}

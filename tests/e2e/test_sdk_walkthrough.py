@@ -1,4 +1,4 @@
-"""Code that was written for the cloud, unchanged: operator, viewer and outsider get their due."""
+"""Unchanged SDK programs of an operator, a viewer and an outsider."""
 
 import json
 import os
@@ -59,9 +59,9 @@ class Program:
     def __init__(self, stack: Stack, token_file: Path) -> None:
         self.stack, self.cloud, self._token_file = stack, stack.cloud, token_file
 
-    def __call__(self, who: str, step: str, *arguments: str) -> dict[str, Any]:
-        groups = {"operator": ["operators"], "viewer": ["viewers"]}.get(who, [])
-        self._token_file.write_text(self.cloud.token(who, groups=groups, life_s=7_200))
+    def __call__(self, person: str, step: str, *arguments: str) -> dict[str, Any]:
+        groups = {"operator": ["operators"], "viewer": ["viewers"]}.get(person, [])
+        self._token_file.write_text(self.cloud.token(person, groups=groups, life_s=7_200))
         environ = {
             **os.environ,
             "HUAWEICLOUD_SDK_REGION_CLOUDDC_CN_EAST_3": self.stack.gateway.url,
@@ -75,29 +75,29 @@ class Program:
             env=environ, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
-        said: dict[str, Any] = json.loads(ran.stdout)
-        return said
+        output: dict[str, Any] = json.loads(ran.stdout)
+        return output
 
 
-def refused(said: dict[str, Any], status: int, code: str, text: str) -> None:
+def check_rejected(output: dict[str, Any], status: int, code: str, text: str) -> None:
     kind = "ClientRequestException" if status < 500 else "ServerResponseException"
-    assert said.pop("request_id")
-    assert text in said.pop("error_msg")
-    assert said == {"exception": kind, "status": status, "error_code": code}
+    assert output.pop("request_id")
+    assert text in output.pop("error_msg")
+    assert output == {"exception": kind, "status": status, "error_code": code}
 
 
 def test_operator_uses_the_granted_operations(program: Program) -> None:
-    mine = program.cloud.servers[:12]
-    assert program("operator", "walk", "10") == {"servers": sorted(mine), "counts": [12]}
-    assert program("operator", "show", mine[0])["id"] == mine[0]
-    assert program("operator", "power", "power off", *mine[:2]) == {"done": "power off"}
-    assert program("operator", "show", mine[1])["power_state"] == "off"
-    assert program("operator", "console", mine[0])["url"].startswith("https://")
+    own = program.cloud.servers[:12]
+    assert program("operator", "walk", "10") == {"servers": sorted(own), "counts": [12]}
+    assert program("operator", "show", own[0])["id"] == own[0]
+    assert program("operator", "power", "power off", *own[:2]) == {"done": "power off"}
+    assert program("operator", "show", own[1])["power_state"] == "off"
+    assert program("operator", "console", own[0])["url"].startswith("https://")
     seen = program("operator", "watch")
-    assert set(seen["alarms"]) == set(seen["events"]) == set(mine)
+    assert set(seen["alarms"]) == set(seen["events"]) == set(own)
     assert seen["counts"] == [len(seen["alarms"]), len(seen["events"])]
     listed = program("operator", "instances")
-    assert set(listed["servers"]) < set(mine)
+    assert set(listed["servers"]) < set(own)
     assert listed["count"] == len(listed["servers"])
 
 
@@ -105,43 +105,47 @@ def test_viewer_reads_but_changes_nothing(program: Program) -> None:
     seen = program.cloud.servers[5:25]
     assert program("viewer", "walk", "7") == {"servers": sorted(seen), "counts": [20]}
     assert program("viewer", "show", seen[0])["tags"] == 2
-    refused(program("viewer", "show", program.cloud.servers[0]), 403, "CGW.4030", "Not permitted")
-    refused(program("viewer", "console", seen[0]), 403, "CGW.4030", "Not permitted")
-    said = program("viewer", "power", "power off", *seen[:2], program.cloud.servers[0])
-    assert seen[0] in said["error_msg"]
-    assert program.cloud.servers[0] not in said["error_msg"]
-    refused(said, 403, "CGW.4030", seen[1])
-    refused(program("viewer", "instances"), 403, "CGW.4030", "Not permitted")
-    refused(program("viewer", "status"), 403, "CGW.4030", "Not permitted")
+    check_rejected(
+        program("viewer", "show", program.cloud.servers[0]), 403, "CGW.4030", "Not permitted"
+    )
+    check_rejected(program("viewer", "console", seen[0]), 403, "CGW.4030", "Not permitted")
+    output = program("viewer", "power", "power off", *seen[:2], program.cloud.servers[0])
+    assert seen[0] in output["error_msg"]
+    assert program.cloud.servers[0] not in output["error_msg"]
+    check_rejected(output, 403, "CGW.4030", seen[1])
+    check_rejected(program("viewer", "instances"), 403, "CGW.4030", "Not permitted")
+    check_rejected(program("viewer", "status"), 403, "CGW.4030", "Not permitted")
 
 
 def test_outsider_is_rejected(program: Program) -> None:
     server = program.cloud.servers[0]
     for step in (("walk", "10"), ("show", server), ("power", "power on", server), ("watch",)):
-        refused(program("outsider", *step), 403, "CGW.4030", "Not permitted")
+        check_rejected(program("outsider", *step), 403, "CGW.4030", "Not permitted")
 
 
 def test_power_action_without_servers_is_rejected(program: Program) -> None:
-    refused(program("operator", "power", "power off"), 403, "CGW.4031", "at least one")
+    check_rejected(program("operator", "power", "power off"), 403, "CGW.4031", "at least one")
 
 
 def test_instances_of_other_people_are_rejected(program: Program) -> None:
     target = f"/_box/fleet?project={program.cloud.project}"
     fleet = fetch(program.cloud.upstream, "GET", target).json["projects"][program.cloud.project]
-    mine = program.cloud.servers[:12]
-    own = [one["id"] for one in fleet["instances"] if one["server_id"] in mine]
-    foreign = [one["id"] for one in fleet["instances"] if one["server_id"] not in mine]
-    refused(program("operator", "reinstall", own[0], foreign[0]), 403, "CGW.4030", "Not permitted")
+    own_servers = program.cloud.servers[:12]
+    own = [one["id"] for one in fleet["instances"] if one["server_id"] in own_servers]
+    foreign = [one["id"] for one in fleet["instances"] if one["server_id"] not in own_servers]
+    check_rejected(
+        program("operator", "reinstall", own[0], foreign[0]), 403, "CGW.4030", "Not permitted"
+    )
     assert program("operator", "reinstall", *own[:2]) == {"done": "reinstall"}
 
 
 def test_errors_raise_the_expected_sdk_exceptions(program: Program) -> None:
     server = program.cloud.servers[0]
-    refused(program("operator", "power", "fly", server), 400, "iMetal.0001", "")
+    check_rejected(program("operator", "power", "fly", server), 400, "iMetal.0001", "")
     program.cloud.fail(program.cloud.upstream, "internal", times=50)
     try:
-        refused(program("operator", "show", server), 503, "CGW.5032", "Retry-After")
+        check_rejected(program("operator", "show", server), 503, "CGW.5032", "Retry-After")
     finally:
         program.cloud.heal()
     nowhere = program("operator", "show", "no-id")
-    refused(nowhere, 400, "CGW.4000", "UUID")
+    check_rejected(nowhere, 400, "CGW.4000", "UUID")

@@ -1,4 +1,4 @@
-"""The gateway's own Lua scripts under Lua 5.1, over a keyspace in memory and a clock of ours.
+"""The gateway's own Lua scripts under Lua 5.1, over an in-memory keyspace and a test clock.
 
 For simulations in virtual time, where a real server's clock would not do. It has the commands that
 the scripts use and refuses all others; the contract tests run the same scripts on a real server.

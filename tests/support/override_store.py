@@ -13,7 +13,7 @@ class FakeOverrideStore:
     def __init__(self) -> None:
         self.overrides: dict[str, Override] = {}
         self.unreadable: set[str] = set()
-        self.under_an_older_key: set[str] = set()
+        self.under_old_key: set[str] = set()
         self.is_complete = False
         self.is_unavailable = False
         self._version = ""
@@ -21,7 +21,7 @@ class FakeOverrideStore:
         self._callbacks: list[Callable[[], None]] = []
 
     async def read(self, known: str, *, cached: AbstractSet[str]) -> StoredOverrides | None:
-        self._be_there()
+        self._require_available()
         if known and known == self._version:
             return None
         readable = self.overrides.keys() - self.unreadable
@@ -29,19 +29,19 @@ class FakeOverrideStore:
             self._version,
             self.is_complete,
             [self.overrides[one] for one in sorted(readable - cached)],
-            (self.overrides.keys() & cached) | (readable - self.under_an_older_key),
+            (self.overrides.keys() & cached) | (readable - self.under_old_key),
             len(self.unreadable - cached),
         )
 
     async def add(
         self, overrides: Sequence[Override], *, expired: Sequence[str], complete: bool
     ) -> None:
-        self._be_there()
+        self._require_available()
         for override_id in expired:
             self.overrides.pop(override_id, None)
         self.overrides |= {override.id: override for override in overrides}
         self.unreadable -= {override.id for override in overrides}
-        self.under_an_older_key -= {override.id for override in overrides}
+        self.under_old_key -= {override.id for override in overrides}
         if overrides or (complete and not self.is_complete):
             self.is_complete = self.is_complete or complete
             self.touch()
@@ -49,16 +49,16 @@ class FakeOverrideStore:
     def on_change(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 
-    def forget(self) -> None:
+    def lose_data(self) -> None:
         self.overrides.clear()
         self.is_complete, self._version = False, ""
 
-    def spoil(self, override_id: str) -> None:
+    def make_unreadable(self, override_id: str) -> None:
         self.unreadable.add(override_id)
         self.touch()
 
-    def go_back_to(self, version: str) -> None:
-        """Fail over to a server that was told less."""
+    def set_version(self, version: str) -> None:
+        """Return to an earlier version, as after a failover to an older server."""
         self._version = version
 
     @property
@@ -73,6 +73,6 @@ class FakeOverrideStore:
         for call in self._callbacks:
             call()
 
-    def _be_there(self) -> None:
+    def _require_available(self) -> None:
         if self.is_unavailable:
-            raise StoreUnavailable("away")
+            raise StoreUnavailable("unavailable")

@@ -1,4 +1,4 @@
-"""That all replicas come to agree on what is ordered, and who does not know it says so."""
+"""Replicas converge on the same overrides; a replica that has not loaded them rejects callers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,7 @@ ANOTHER = an_override("b", RevokedToken("corp", "u"))
 
 
 def a_store(*overrides: Override) -> FakeOverrideStore:
-    """Make one that was told all: these."""
+    """Return a store that is complete with these overrides."""
     store = FakeOverrideStore()
     store.overrides = {override.id: override for override in overrides}
     store.is_complete = True
@@ -63,8 +63,10 @@ def replica(
     )
 
 
-async def known(store: FakeOverrideStore, file: FakeSnapshotFile | None = None) -> ActiveOverrides:
-    """Return one that was told all by Redis, and whose file holds it."""
+async def loaded_replica(
+    store: FakeOverrideStore, file: FakeSnapshotFile | None = None
+) -> ActiveOverrides:
+    """Return a replica that has loaded the store and saved its file."""
     overrides = replica(store, file)
     await overrides.sync()
     assert overrides.loaded
@@ -90,9 +92,9 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def give(overrides: ActiveOverrides, *given: Override) -> list[bool]:
+async def add_all(overrides: ActiveOverrides, *overrides_to_add: Override) -> list[bool]:
     async with running(overrides):
-        return await asyncio.gather(*(overrides.add(override) for override in given))
+        return await asyncio.gather(*(overrides.add(override) for override in overrides_to_add))
 
 
 async def test_unloaded_replica_rejects_callers() -> None:
@@ -119,8 +121,8 @@ async def test_disabled_overrides_need_no_loading_but_still_apply() -> None:
     with pytest.raises(StoreUnavailable):
         await overrides.sync()
     assert not overrides.is_revoked(principal())
-    await give(overrides, ANOTHER)
-    # What the operator said may not hold for the next start.
+    await add_all(overrides, ANOTHER)
+    # The next start may have overrides enabled.
     assert not replica(store, file).loaded
     store.is_unavailable = False
     await overrides.sync()
@@ -129,9 +131,9 @@ async def test_disabled_overrides_need_no_loading_but_still_apply() -> None:
 
 async def test_snapshot_file_loads_overrides_unless_damaged() -> None:
     store, file = a_store(), FakeSnapshotFile()
-    one = await known(store, file)
+    one = await loaded_replica(store, file)
     store.is_unavailable = True
-    assert await give(one, REVOKED) == [False]
+    assert await add_all(one, REVOKED) == [False]
     again = replica(store, file)
     assert again.loaded
     assert again.is_revoked(principal())
@@ -141,7 +143,7 @@ async def test_snapshot_file_loads_overrides_unless_damaged() -> None:
 
 async def test_empty_complete_set_is_saved() -> None:
     store, file = a_store(), FakeSnapshotFile()
-    await known(store, file)
+    await loaded_replica(store, file)
     store.is_unavailable = True
     assert not replica(store, file).is_revoked(principal())
 
@@ -149,7 +151,7 @@ async def test_empty_complete_set_is_saved() -> None:
 async def test_unloaded_replica_saves_overrides_as_incomplete() -> None:
     store, file = a_store(), FakeSnapshotFile()
     store.is_unavailable = True
-    await give(replica(store, file), REVOKED)
+    await add_all(replica(store, file), REVOKED)
     again = replica(store, file)
     assert not again.loaded
     with pytest.raises(RevocationsUnavailable):
@@ -166,11 +168,11 @@ async def test_unloaded_replica_saves_overrides_as_incomplete() -> None:
 
 async def test_workers_of_one_host_merge_their_files() -> None:
     store, file = a_store(), FakeSnapshotFile()
-    one, other = await known(store, file), await known(store, file)
+    one, other = await loaded_replica(store, file), await loaded_replica(store, file)
     store.is_unavailable = True
-    await give(one, REVOKED)
-    await give(other, ANOTHER)
-    assert other.is_revoked(principal("t"))  # found beside what it had to keep itself
+    await add_all(one, REVOKED)
+    await add_all(other, ANOTHER)
+    assert other.is_revoked(principal("t"))  # merged from the file
     again = replica(store, file)
     assert again.loaded
     assert again.is_revoked(principal("t"))
@@ -187,10 +189,10 @@ async def test_concurrent_overrides_share_few_file_writes() -> None:
 
     file = Counted()
     overrides = replica(a_store(), file)
-    given = [an_override(str(n), RevokedToken("corp", str(n))) for n in range(50)]
-    await give(overrides, *given)
+    overrides_to_add = [an_override(str(n), RevokedToken("corp", str(n))) for n in range(50)]
+    await add_all(overrides, *overrides_to_add)
     assert {override.id for override in decode_snapshot(file.text).overrides} == {
-        o.id for o in given
+        o.id for o in overrides_to_add
     }
     assert file.writes <= 3
 
@@ -206,22 +208,22 @@ async def test_hanging_disk_does_not_delay_revocations(
     store = a_store()
     overrides = replica(store, Hanging())
     async with running(overrides):
-        await overrides.add(ANOTHER)  # waits for the disk no longer than is bearable
+        await overrides.add(ANOTHER)  # waits for the disk for a bounded time
         store.overrides |= {REVOKED.id: REVOKED}
         store.touch()
         await until(lambda: overrides.is_known_revoked(principal("t")))
 
 
-@pytest.mark.parametrize("forgot", [True, False])
-async def test_override_added_during_an_outage_reaches_others_later(*, forgot: bool) -> None:
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_override_added_during_an_outage_reaches_others_later(*, is_lost: bool) -> None:
     store = a_store()
-    one, other = await known(store), await known(store)
+    one, other = await loaded_replica(store), await loaded_replica(store)
     store.is_unavailable = True
     assert await one.add(REVOKED) is False
     assert one.is_revoked(principal())
     store.is_unavailable = False
-    if forgot:
-        store.forget()
+    if is_lost:
+        store.lose_data()
     await one.sync()
     await other.sync()
     assert other.is_revoked(principal())
@@ -229,39 +231,39 @@ async def test_override_added_during_an_outage_reaches_others_later(*, forgot: b
 
 async def test_lost_store_is_restored_by_a_replica() -> None:
     store = a_store()
-    one = await known(store)
+    one = await loaded_replica(store)
     assert await one.add(REVOKED) is True
-    store.forget()
+    store.lose_data()
     await one.sync()
     assert store.overrides == {"a": REVOKED}
-    assert (await known(store)).is_revoked(principal())
+    assert (await loaded_replica(store)).is_revoked(principal())
 
 
 async def test_failover_to_an_older_server_loses_nothing() -> None:
     store = a_store()
-    one = await known(store)
+    one = await loaded_replica(store)
     before = store.version
     await one.add(REVOKED)
     del store.overrides["a"]
-    store.go_back_to(before)
+    store.set_version(before)
     await one.sync()
     assert store.overrides == {"a": REVOKED}
 
 
 async def test_start_with_lost_store_waits_for_replicas() -> None:
     store, clock = a_store(), FakeClock(NOW)
-    remembers = await known(store)
-    await remembers.add(REVOKED)
-    store.forget()
+    complete_replica = await loaded_replica(store)
+    await complete_replica.add(REVOKED)
+    store.lose_data()
     new = replica(store, clock=clock)
     await new.sync()
     assert not new.loaded
     await new.add(ANOTHER)
-    new_too = replica(store, clock=clock)
-    await new_too.sync()
-    assert not new_too.loaded  # what the first was given is not all
-    await remembers.sync()
-    for one in (new, new_too):
+    second_new = replica(store, clock=clock)
+    await second_new.sync()
+    assert not second_new.loaded  # the first replica's override does not make the store complete
+    await complete_replica.sync()
+    for one in (new, second_new):
         await one.sync()
         assert one.is_revoked(principal("t"))
         assert one.is_revoked(principal("u"))
@@ -279,17 +281,17 @@ async def test_start_with_a_lost_store_ends_waiting() -> None:
     await first.sync()
     await clock.advance(2.0)
     await first.sync()
-    assert not first.loaded  # who remembers may have been cut off as well
+    assert not first.loaded  # the outage may have cut off a complete replica as well
     await clock.advance(1.0)
     await first.sync()
     assert first.loaded
-    assert (await known(store)).loaded  # the next one finds that all is told
+    assert (await loaded_replica(store)).loaded  # the store is marked as complete
 
 
 async def test_unreadable_override_prevents_loading_without_a_file() -> None:
     store, file, clock = a_store(REVOKED), FakeSnapshotFile(), FakeClock(NOW)
-    told_by_file = await known(store, file)
-    store.spoil("a")
+    saving_replica = await loaded_replica(store, file)
+    store.make_unreadable("a")
     new = replica(store, clock=clock)
     await new.sync()
     await clock.advance(10.0)
@@ -298,18 +300,18 @@ async def test_unreadable_override_prevents_loading_without_a_file() -> None:
     with pytest.raises(RevocationsUnavailable):
         new.is_revoked(principal())
     again = replica(store, file)
-    await again.sync()  # and tells it anew
+    await again.sync()  # writes the override again
     await new.sync()
     assert new.is_revoked(principal())
-    assert told_by_file.state == "ok"
+    assert saving_replica.state == "ok"
 
 
 async def test_removed_unreadable_override_allows_loading() -> None:
     store, clock = a_store(REVOKED), FakeClock(NOW)
-    store.spoil("a")
+    store.make_unreadable("a")
     new = replica(store, clock=clock)
     await new.sync()
-    store.forget()
+    store.lose_data()
     store.unreadable.clear()
     await new.sync()
     await clock.advance(3.0)
@@ -319,18 +321,18 @@ async def test_removed_unreadable_override_allows_loading() -> None:
 
 async def test_overrides_under_an_old_key_are_sealed_again() -> None:
     store, clock = a_store(REVOKED), FakeClock(NOW)
-    store.under_an_older_key.add("a")
+    store.under_old_key.add("a")
     overrides = replica(store, clock=clock)
     await overrides.sync()
-    assert not store.under_an_older_key
-    store.under_an_older_key.add("a")  # by one that does not seal with the new key yet
+    assert not store.under_old_key
+    store.under_old_key.add("a")  # by a replica that still seals with the old key
     await clock.advance(61.0)
     await overrides.sync()
-    assert not store.under_an_older_key
+    assert not store.under_old_key
 
 
 async def test_failing_override_is_reported_and_stops_no_other() -> None:
-    store, errors, heard = a_store(), list[Exception](), list[bool]()
+    store, errors, calls = a_store(), list[Exception](), list[bool]()
     overrides = ActiveOverrides(
         store, None, FakeClock(NOW), allow_unloaded=False, on_failure=errors.append
     )
@@ -340,14 +342,14 @@ async def test_failing_override_is_reported_and_stops_no_other() -> None:
             raise OverflowError("no such ceiling")
 
     overrides.on_change(fail)
-    overrides.on_change(lambda: heard.append(overrides.is_known_revoked(principal("t"))))
+    overrides.on_change(lambda: calls.append(overrides.is_known_revoked(principal("t"))))
     await overrides.sync()
     assert await overrides.add(ANOTHER) is True
     assert len(errors) == 1
     store.overrides |= {REVOKED.id: REVOKED}
     store.touch()
     await overrides.sync()
-    assert heard == [False, False, True]
+    assert calls == [False, False, True]
     overrides.on_change(fail)  # as at a start with such an override in the file
     assert len(errors) == 3
     await overrides.add(an_override("c", ClearedOverride(ANOTHER.id)))
@@ -358,7 +360,7 @@ async def test_full_set_accepts_only_clearing() -> None:
     store = a_store(
         *(an_override(str(n), RevokedToken("corp", str(n))) for n in range(OVERRIDES_MAX - 1))
     )
-    overrides = await known(store)
+    overrides = await loaded_replica(store)
     await overrides.add(REVOKED)
     with pytest.raises(BadRequest):
         await overrides.add(ANOTHER)
@@ -377,14 +379,14 @@ async def test_expired_override_leaves_the_store_after_clock_skew() -> None:
     running = asyncio.create_task(overrides.run())
     await settle()
     clock.step_wall(HOUR_S)
-    await _woken(store)
+    await _sync_once(store)
     assert changes == [False, True, False]
-    assert store.overrides == {"a": REVOKED}  # for another replica's clock it may not have ended
+    assert store.overrides == {"a": REVOKED}  # by a slower clock it may not have expired
     version = store.version
     clock.step_wall(301.0)
-    await _woken(store)
+    await _sync_once(store)
     assert store.overrides == {}
-    assert store.version == version  # nobody need read anything for that
+    assert store.version == version  # other replicas need not read
     running.cancel()
 
 
@@ -398,7 +400,7 @@ async def test_new_replica_removes_expired_overrides() -> None:
     assert set(store.overrides) == {"b"}
 
 
-async def _woken(store: FakeOverrideStore) -> None:
-    """Let who listens to the store look once."""
+async def _sync_once(store: FakeOverrideStore) -> None:
+    """Wake the replica and let it sync once."""
     store.wake()
     await settle()

@@ -1,4 +1,4 @@
-"""What can be ordered, from whom it takes effect, and what is refused before it is on record."""
+"""The actions of the admin API: their overrides, and requests that are rejected."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -38,7 +38,7 @@ ADA = Administrator(
 
 
 class Operating:
-    """The actions over overrides that stand in memory."""
+    """The actions with an in-memory store of overrides."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -53,12 +53,12 @@ class Operating:
             clock=clock,
         )
 
-    def plan(self, name: str, **asked: Any) -> ActionPlan:
+    def plan(self, name: str, **fields: Any) -> ActionPlan:
         (action,) = [one for one in self._actions.all if one.spec.name == name]
-        return action.plan(msgspec.convert(asked, action.spec.request_type), ADA)
+        return action.plan(msgspec.convert(fields, action.spec.request_type), ADA)
 
-    async def do(self, name: str, **asked: Any) -> Any:
-        return msgspec.to_builtins(await self.plan(name, **asked).perform())
+    async def do(self, name: str, **fields: Any) -> Any:
+        return msgspec.to_builtins(await self.plan(name, **fields).perform())
 
     def is_revoked(self, subject: str, *, issued_s_ago: float) -> bool:
         at = self.clock.now() - issued_s_ago
@@ -78,20 +78,20 @@ def operating(clock: FakeClock) -> Operating:
 async def test_revoking_a_person_includes_the_issuer_leeway(
     operating: Operating,
 ) -> None:
-    told = await operating.do("Revoke", issuer="corp", subject="mallory")
+    response = await operating.do("Revoke", issuer="corp", subject="mallory")
     assert operating.is_revoked("mallory", issued_s_ago=-30)
     assert not operating.is_revoked("mallory", issued_s_ago=-33)
     assert not operating.is_revoked("olga", issued_s_ago=0)
-    assert "30 s of leeway" in told["note"]
+    assert "30 s of leeway" in response["note"]
 
 
 async def test_revoking_before_a_time_includes_the_leeway(
     operating: Operating,
 ) -> None:
-    told = await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=100))
+    response = await operating.do("Revoke", issuer="corp", before=operating.instant(s_ago=100))
     assert operating.is_revoked("olga", issued_s_ago=70)
     assert not operating.is_revoked("olga", issued_s_ago=67)
-    assert told["override"]["effect"]["before"] == operating.clock.now() - 68
+    assert response["override"]["effect"]["before"] == operating.clock.now() - 68
 
 
 async def test_revocation_outlives_every_token_it_covers(
@@ -122,8 +122,8 @@ def test_before_out_of_range_is_rejected(operating: Operating, before: datetime)
 async def test_listing_limits_extreme_times(operating: Operating, before: float) -> None:
     effect = RevokedBefore("corp", 0.0)
     await operating.overrides.add(Override("a", before, float("inf"), "corp:ada", "", effect))
-    (told,) = (await operating.do("ListOverrides"))["overrides"]
-    assert told["expires_at"] == "9999-12-31T23:59:59+00:00"
+    (response,) = (await operating.do("ListOverrides"))["overrides"]
+    assert response["expires_at"] == "9999-12-31T23:59:59+00:00"
 
 
 async def test_dropped_links_name_the_person_without_key_length(operating: Operating) -> None:

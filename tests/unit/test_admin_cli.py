@@ -1,4 +1,4 @@
-"""`gateway admin …`: what was typed wrong stops at the terminal, before anybody is cut off."""
+"""`gateway admin`: wrong usage is rejected before a request is sent."""
 
 from typing import Any, cast, get_args
 
@@ -13,10 +13,10 @@ REVOKE = ("revoke", "--issuer", "corp")
 NOW = ("--before", "2026-11-24T12:00:00Z")
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Return what a command says that is wrong usage."""
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command, expect exit code 2 and return its message."""
     try:
-        code = main(["admin", *words, "--gateway", "http://127.0.0.1:1", "--token-env", "PATH"])
+        code = main(["admin", *arguments, "--gateway", "http://127.0.0.1:1", "--token-env", "PATH"])
     except SystemExit as end:
         code = int(str(end.code))
     captured = capsys.readouterr()
@@ -25,7 +25,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         (*REVOKE, "--subject", "", *NOW),
         (*REVOKE, "--subject", " ", *NOW),
@@ -40,13 +40,13 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_empty_argument_is_rejected(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert "must not be empty" in told(capsys, *words)
+    assert "must not be empty" in usage_error(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("arguments", "why"),
     [
         ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "must be in the years 1970 to 9999"),
         ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "must be in the years 1970 to 9999"),
@@ -64,13 +64,13 @@ def test_empty_argument_is_rejected(
     ],
 )
 def test_value_out_of_bounds_names_the_bounds(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], why: str
 ) -> None:
-    assert why in told(capsys, *words)
+    assert why in usage_error(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("drop-links",),
         ("drop-links", "--all", "--server", "s"),
@@ -81,21 +81,21 @@ def test_value_out_of_bounds_names_the_bounds(
     ],
 )
 def test_selection_of_tokens_or_links_is_required(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert "Specify " in told(capsys, *words)
+    assert "Specify " in usage_error(capsys, *arguments)
 
 
 def test_help_lists_loggers_and_levels(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["admin", "log-level", "--help"])
-    shown = capsys.readouterr().out
-    assert all(f"\n  {name}\n" in shown for name in get_args(Logger))
-    assert "levels: debug, info, warning, error\n" in shown
+    help_text = capsys.readouterr().out
+    assert all(f"\n  {name}\n" in help_text for name in get_args(Logger))
+    assert "levels: debug, info, warning, error\n" in help_text
 
 
 @pytest.mark.parametrize(
-    ("words", "path"),
+    ("arguments", "path"),
     [
         (("queue",), "/admin/queue"),
         (("queue", "--reason", "on call"), "/admin/queue?reason=on+call"),
@@ -105,9 +105,9 @@ def test_help_lists_loggers_and_levels(capsys: pytest.CaptureFixture[str]) -> No
         ),
     ],
 )
-def test_queries_send_filters_and_reason(words: tuple[str, ...], path: str) -> None:
+def test_queries_send_filters_and_reason(arguments: tuple[str, ...], path: str) -> None:
     client = RecordingAdminClient()
-    options = build_parser().parse_args(["admin", *words, "--gateway", "http://127.0.0.1:1"])
+    options = build_parser().parse_args(["admin", *arguments, "--gateway", "http://127.0.0.1:1"])
     with pytest.raises(RequestRecorded):
         admin._perform(options, cast(Any, client))
     assert (client.method, client.path) == ("GET", path)

@@ -1,4 +1,4 @@
-"""Administrators act while they may, and everything is on record as what it was."""
+"""Authorization and audit records of the admin API."""
 
 import asyncio
 import json
@@ -30,55 +30,55 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FakeAuditLog:
     def __init__(self) -> None:
         self.records: list[AuditRecord] = []
-        self.when_recorded: Callable[[], None] = lambda: None
-        self.is_there = True
+        self.on_record: Callable[[], None] = lambda: None
+        self.is_available = True
 
     async def record(self, record: AuditRecord) -> None:
         await asyncio.sleep(0)
-        if not self.is_there:
+        if not self.is_available:
             raise AuditLogUnavailable("full", retry_after_s=1.0)
         self.records.append(record)
-        self.when_recorded()
+        self.on_record()
 
     @property
-    def told(self) -> list[tuple[str, str]]:
+    def outcomes(self) -> list[tuple[str, str]]:
         return [(one.event, one.decision) for one in self.records]
 
 
 class Wheel:
-    """What is steered."""
+    """The target of the action."""
 
     def __init__(self) -> None:
         self.turns: list[str] = []
         self.is_stuck = False
 
-    def plan(self, asked: Turn, _: Administrator) -> ActionPlan:
-        if asked.way not in ("left", "right"):
+    def plan(self, request: Turn, _: Administrator) -> ActionPlan:
+        if request.way not in ("left", "right"):
             raise BadRequest("way must be left or right.")
 
         async def turn() -> Turn:
             if self.is_stuck:
                 raise RuntimeError("stuck")
-            self.turns.append(asked.way)
-            return asked
+            self.turns.append(request.way)
+            return request
 
         return ActionPlan(turn, override_id="0a1b", target="corp:mallory")
 
 
-class Authority:
-    """What proves who asks, until it is gone."""
+class Authentication:
+    """A token that can be revoked."""
 
     def __init__(self) -> None:
-        self.is_gone = False
+        self.is_revoked = False
 
     def check(self) -> None:
-        if self.is_gone:
+        if self.is_revoked:
             raise NotAuthenticated(Rejection.REVOKED, issuer="corp")
 
 
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
-        self.wheel, self.audit_log, self.authority = Wheel(), FakeAuditLog(), Authority()
+        self.wheel, self.audit_log, self.authentication = Wheel(), FakeAuditLog(), Authentication()
         spec = ActionSpec(
             name="Turn",
             method="POST",
@@ -102,27 +102,27 @@ class Scene:
         return Administrator(
             Principal("corp", "ada", groups, 0.0, 0.0, None),
             by_certificate=False,
-            check=self.authority.check,
+            check=self.authentication.check,
             request_id="r1",
             client_address="192.0.2.1",
         )
 
-    async def ask(
+    async def send(
         self,
         body: bytes = b'{"way": "right"}',
-        who: Administrator | None = None,
+        admin: Administrator | None = None,
         *,
-        meanwhile: Callable[[], None] = lambda: None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> Any:
         async def read() -> bytes:
             await asyncio.sleep(0)
-            meanwhile()
+            on_read()
             return body
 
-        return await self.administration.perform(self.action, who or self.administrator(), read)
+        return await self.administration.perform(self.action, admin or self.administrator(), read)
 
-    def lose_authority(self) -> None:
-        self.authority.is_gone = True
+    def revoke(self) -> None:
+        self.authentication.is_revoked = True
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ async def test_action_is_recorded_before_it_is_performed(
     scene: Scene,
 ) -> None:
     seen: list[list[str]] = []
-    scene.audit_log.when_recorded = lambda: seen.append(list(scene.wheel.turns))
-    assert await scene.ask() == Turn("right")
+    scene.audit_log.on_record = lambda: seen.append(list(scene.wheel.turns))
+    assert await scene.send() == Turn("right")
     assert (seen, scene.wheel.turns) == ([[]], ["right"])
     (record,) = scene.audit_log.records
     assert (record.event, record.decision, record.target) == ("turned", "allowed", "corp:mallory")
@@ -144,25 +144,25 @@ async def test_action_is_recorded_before_it_is_performed(
 
 async def test_right_lost_while_reading_the_body_is_rejected(scene: Scene) -> None:
     with pytest.raises(NotAuthenticated):
-        await scene.ask(meanwhile=scene.lose_authority)
+        await scene.send(on_read=scene.revoke)
     assert scene.wheel.turns == []
-    assert scene.audit_log.told == [("admin_refused", "denied")]
+    assert scene.audit_log.outcomes == [("admin_refused", "denied")]
 
 
 async def test_right_lost_while_recording_is_rejected(scene: Scene) -> None:
-    scene.audit_log.when_recorded = scene.lose_authority
+    scene.audit_log.on_record = scene.revoke
     with pytest.raises(NotAuthenticated):
-        await scene.ask()
+        await scene.send()
     assert scene.wheel.turns == []
-    assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
+    assert scene.audit_log.outcomes == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
 async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) -> None:
     reads: list[bool] = []
-    nobody = scene.administrator(groups=frozenset({"operators"}))
+    operator = scene.administrator(groups=frozenset({"operators"}))
     with pytest.raises(NotAdmin):
-        await scene.ask(b"{", nobody, meanwhile=lambda: reads.append(True))
-    assert (reads, scene.audit_log.told) == ([], [("admin_refused", "denied")])
+        await scene.send(b"{", operator, on_read=lambda: reads.append(True))
+    assert (reads, scene.audit_log.outcomes) == ([], [("admin_refused", "denied")])
     assert scene.audit_log.records[0].subject == "ada"
 
 
@@ -178,7 +178,7 @@ async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) ->
 )
 async def test_invalid_request_is_recorded_as_refused(scene: Scene, body: bytes, why: str) -> None:
     with pytest.raises(BadRequest):
-        await scene.ask(body)
+        await scene.send(body)
     (record,) = scene.audit_log.records
     assert (record.event, record.decision) == ("admin_refused", "denied")
     assert why in json.loads(record.detail)["refused"]
@@ -188,24 +188,24 @@ async def test_invalid_request_is_recorded_as_refused(scene: Scene, body: bytes,
 async def test_internal_error_is_recorded_as_refused(scene: Scene) -> None:
     scene.wheel.is_stuck = True
     with pytest.raises(RuntimeError):
-        await scene.ask()
+        await scene.send()
     await scene.administration.record_failure(scene.action, scene.administrator())
-    assert scene.audit_log.told == [("turned", "allowed"), ("admin_refused", "denied")]
+    assert scene.audit_log.outcomes == [("turned", "allowed"), ("admin_refused", "denied")]
 
 
 async def test_action_requires_a_durable_record(scene: Scene) -> None:
-    scene.audit_log.is_there = False
+    scene.audit_log.is_available = False
     with pytest.raises(AuditLogUnavailable):
-        await scene.ask()
+        await scene.send()
     assert scene.wheel.turns == []
 
 
 async def test_unauthenticated_records_are_rate_limited(scene: Scene, clock: FakeClock) -> None:
-    refusal = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
+    error = NotAuthenticated(Rejection.SIGNATURE, issuer="corp")
     for _ in range(1_000):
-        await scene.administration.record_unauthenticated(scene.action, refusal, "r1", "192.0.2.1")
-    assert scene.audit_log.told == [("admin_refused", "denied")] * 10
+        await scene.administration.record_unauthenticated(scene.action, error, "r1", "192.0.2.1")
+    assert scene.audit_log.outcomes == [("admin_refused", "denied")] * 10
     assert scene.audit_log.records[0].client_address == "192.0.2.1"
     await clock.advance(60)
-    scene.audit_log.is_there = False  # whoever proves nothing is told 401, not 503
-    await scene.administration.record_unauthenticated(scene.action, refusal, "r1", "192.0.2.1")
+    scene.audit_log.is_available = False  # an unauthenticated request gets 401, not 503
+    await scene.administration.record_unauthenticated(scene.action, error, "r1", "192.0.2.1")

@@ -1,4 +1,4 @@
-"""What a signed request must be for its key pair's JWT to be taken out."""
+"""Signed requests: verification, expiry and replays."""
 
 import base64
 import os
@@ -60,19 +60,19 @@ class Scene:
         )
         return IncomingRequest(method, target, headers)
 
-    async def refusal(self, request: IncomingRequest, body: bytes = b"{}") -> Rejection:
-        with pytest.raises(NotAuthenticated) as refused:
+    async def rejection(self, request: IncomingRequest, body: bytes = b"{}") -> Rejection:
+        with pytest.raises(NotAuthenticated) as caught:
             await self.replica.jwt_of(request, body)
-        assert self.telemetry.identifications[-1] == ("unknown", refused.value.reason.value)
+        assert self.telemetry.identifications[-1] == ("unknown", caught.value.reason.value)
         for secret in (JWT, self.pair.secret.reveal(), self.pair.security_token.reveal()):
-            assert secret not in str(refused.value)
-        return refused.value.reason
+            assert secret not in str(caught.value)
+        return caught.value.reason
 
     async def replay(self, request: IncomingRequest) -> Rejection:
-        with pytest.raises(NotAuthenticated) as refused:
+        with pytest.raises(NotAuthenticated) as caught:
             await self.replica.mark_used(request)
-        assert self.telemetry.identifications[-1] == ("unknown", refused.value.reason.value)
-        return refused.value.reason
+        assert self.telemetry.identifications[-1] == ("unknown", caught.value.reason.value)
+        return caught.value.reason
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_signed_request_yields_its_jwt(scene: Scene) -> None:
 async def test_unsigned_request_yields_its_jwt(scene: Scene) -> None:
     bearer = IncomingRequest("GET", PATH, (("Authorization", f"Bearer {JWT}"),))
     assert await scene.replica.jwt_of(bearer, b"") == JWT
-    assert await scene.refusal(IncomingRequest("GET", PATH, ())) is Rejection.MISSING
+    assert await scene.rejection(IncomingRequest("GET", PATH, ())) is Rejection.MISSING
 
 
 @pytest.mark.parametrize("ago_s", [-SKEW_S, SKEW_S])
@@ -99,18 +99,18 @@ async def test_date_within_the_skew_is_accepted(scene: Scene, ago_s: float) -> N
 @pytest.mark.parametrize("ago_s", [-SKEW_S - 1, SKEW_S + 1])
 async def test_date_beyond_the_skew_is_rejected(scene: Scene, ago_s: float) -> None:
     request = scene.request(signed_ago_s=ago_s)
-    assert await scene.refusal(request) is Rejection.SIGNATURE_SKEW
+    assert await scene.rejection(request) is Rejection.SIGNATURE_SKEW
 
 
 async def test_changed_body_is_rejected(scene: Scene) -> None:
-    assert await scene.refusal(scene.request(), b"{ }") is Rejection.SIGNATURE_MISMATCH
+    assert await scene.rejection(scene.request(), b"{ }") is Rejection.SIGNATURE_MISMATCH
 
 
 async def test_key_pair_expires_before_its_jwt(scene: Scene) -> None:
     await scene.clock.advance(3_599)
     assert await scene.replica.jwt_of(scene.request(), b"{}") == JWT
     await scene.clock.advance(1)
-    assert await scene.refusal(scene.request()) is Rejection.ISSUED_KEY_EXPIRED
+    assert await scene.rejection(scene.request()) is Rejection.ISSUED_KEY_EXPIRED
 
 
 async def test_signed_write_is_accepted_once(scene: Scene) -> None:
@@ -152,11 +152,11 @@ async def test_write_is_never_accepted_twice(scene: Scene, signed_ago_s: float) 
 
 
 async def test_without_store_each_replica_rejects_own_replays(scene: Scene) -> None:
-    class Away:
+    class Unavailable:
         async def use(self, key: str, *, ttl_s: float) -> bool:
             raise StoreUnavailable("away")
 
-    scene.used = Away()
+    scene.used = Unavailable()
     scene.replica = scene.a_replica()
     request = scene.request()
     await scene.replica.mark_used(request)
@@ -166,18 +166,18 @@ async def test_without_store_each_replica_rejects_own_replays(scene: Scene) -> N
 async def test_mixed_key_pairs_are_rejected(scene: Scene) -> None:
     other = scene.keys.key_pair(Secret("head.other.signature"), expires_at=2e9)
     mixed = KeyPair(other.access, other.secret, scene.pair.security_token, Secret(JWT), 2e9)
-    assert await scene.refusal(scene.request(pair=mixed)) is Rejection.ISSUED_KEY
+    assert await scene.rejection(scene.request(pair=mixed)) is Rejection.ISSUED_KEY
 
 
 async def test_foreign_key_pair_is_rejected(scene: Scene) -> None:
-    assert await scene.refusal(Scene().request()) is Rejection.ISSUED_KEY
+    assert await scene.rejection(Scene().request()) is Rejection.ISSUED_KEY
 
 
 async def test_missing_security_token_is_rejected(scene: Scene) -> None:
     request = scene.request()
     headers = tuple(pair for pair in request.headers if pair[0] != "X-Security-Token")
     bare = IncomingRequest(request.method, request.target, headers)
-    assert await scene.refusal(bare) is Rejection.ISSUED_KEY
+    assert await scene.rejection(bare) is Rejection.ISSUED_KEY
 
 
 async def test_unsigned_security_token_is_still_bound(scene: Scene) -> None:
@@ -201,7 +201,7 @@ async def test_unsigned_security_token_is_still_bound(scene: Scene) -> None:
 async def test_second_credential_must_equal_the_jwt(scene: Scene) -> None:
     assert await scene.replica.jwt_of(scene.request(X_Auth_Token=JWT), b"{}") == JWT
     other = scene.request(X_Auth_Token="head.other.signature")
-    assert await scene.refusal(other) is Rejection.AMBIGUOUS
+    assert await scene.rejection(other) is Rejection.AMBIGUOUS
 
 
 @pytest.mark.parametrize("name", ["X-Security-Token", "Authorization", "X-Sdk-Date", "Host"])

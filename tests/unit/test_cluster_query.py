@@ -1,4 +1,4 @@
-"""One process's view does not pass for all: each tells its own, and who does not is counted."""
+"""Cluster queries merge the responses of all processes and count the missing ones."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from tests.support.replicas import FakeReplicas
 from tests.unit.test_policy import a_policy
 
 
-class Holding:
-    """What one process remembers."""
+class FakeCaches:
+    """The cached tokens and links of one process."""
 
     def __init__(self, *people: str) -> None:
         self._people = people
@@ -43,83 +43,95 @@ class Policies:
 
 
 class Fleet:
-    def __init__(self, *held: Iterable[str]) -> None:
-        self.together: list[FakeReplicas] = []
-        self.policies = [Policies() for _ in held]
+    def __init__(self, *people_by_process: Iterable[str]) -> None:
+        self.replicas: list[FakeReplicas] = []
+        self.policies = [Policies() for _ in people_by_process]
         self.processes = [
             ClusterQuery(
-                ProcessView(f"host:{number}", holding, holding, FairBudget([]), policies),
-                FakeReplicas(self.together),
+                ProcessView(f"host:{number}", caches, caches, FairBudget([]), policies),
+                FakeReplicas(self.replicas),
             )
-            for number, (policies, holding) in enumerate(
-                zip(self.policies, (Holding(*people) for people in held), strict=True)
+            for number, (policies, caches) in enumerate(
+                zip(
+                    self.policies,
+                    (FakeCaches(*people) for people in people_by_process),
+                    strict=True,
+                )
             )
         ]
 
 
 async def test_sessions_list_own_process_first() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
-    told = await fleet.processes[0].sessions(SessionsRequest())
-    assert [one.process for one in told.processes] == ["host:0", "host:1"]
-    assert [token.subject for one in told.processes for token in one.tokens] == [
+    response = await fleet.processes[0].sessions(SessionsRequest())
+    assert [one.process for one in response.processes] == ["host:0", "host:1"]
+    assert [token.subject for one in response.processes for token in one.tokens] == [
         "olga",
         "pia",  # the latest first
         "suspect",
     ]
-    assert (told.total, told.missing) == (2, 0)
+    assert (response.total, response.missing) == (2, 0)
 
 
 async def test_sessions_filter_by_person_in_all_processes() -> None:
     fleet = Fleet(["olga"], ["suspect", "pia"])
-    told = await fleet.processes[0].sessions(SessionsRequest(issuer="corp", subject="suspect"))
-    assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:suspect"]]
-    assert [len(each.tokens) for each in told.processes] == [0, 1]
+    response = await fleet.processes[0].sessions(SessionsRequest(issuer="corp", subject="suspect"))
+    assert [[one.person for one in each.links] for each in response.processes] == [
+        [],
+        ["corp:suspect"],
+    ]
+    assert [len(each.tokens) for each in response.processes] == [0, 1]
     other = await fleet.processes[0].sessions(SessionsRequest(issuer="partner", subject="suspect"))
     assert [each.links + each.tokens for each in other.processes] == [[], []]
 
 
 async def test_sessions_filter_by_server() -> None:
-    told = await Fleet(["olga"], ["pia"]).processes[0].sessions(SessionsRequest(server="s-pia"))
-    assert [[one.person for one in each.links] for each in told.processes] == [[], ["corp:pia"]]
+    response = await Fleet(["olga"], ["pia"]).processes[0].sessions(SessionsRequest(server="s-pia"))
+    assert [[one.person for one in each.links] for each in response.processes] == [[], ["corp:pia"]]
 
 
 async def test_omitted_entries_are_counted() -> None:
     fleet = Fleet([], [f"person-{number}" for number in range(1_003)])
-    told = await fleet.processes[0].sessions(SessionsRequest())
-    assert [(len(one.tokens), len(one.links)) for one in told.processes] == [(0, 0), (1_000, 1_000)]
-    assert told.processes[1].truncated == 6
+    response = await fleet.processes[0].sessions(SessionsRequest())
+    assert [(len(one.tokens), len(one.links)) for one in response.processes] == [
+        (0, 0),
+        (1_000, 1_000),
+    ]
+    assert response.processes[1].truncated == 6
 
 
 async def test_silent_process_counts_as_missing() -> None:
     fleet = Fleet(["olga"], ["pia"])
-    fleet.together[0].is_unavailable = True
-    told = await fleet.processes[0].queue()
-    assert ([one.process for one in told.processes], told.missing) == (["host:0"], 1)
+    fleet.replicas[0].is_unavailable = True
+    response = await fleet.processes[0].queue()
+    assert ([one.process for one in response.processes], response.missing) == (["host:0"], 1)
 
 
 async def test_response_of_another_version_counts_as_missing() -> None:
     fleet = Fleet(["olga"], ["pia"])
 
-    async def strangely(_: bytes) -> bytes:
+    async def respond(_: bytes) -> bytes:
         return b'{"process": "host:1", "version": 2}'
 
-    fleet.together[1].on_query(strangely)
-    told = await fleet.processes[0].policy(reload=False)
-    assert (told.total, told.missing) == (2, 1)
+    fleet.replicas[1].on_query(respond)
+    response = await fleet.processes[0].policy(reload=False)
+    assert (response.total, response.missing) == (2, 1)
 
 
 async def test_policy_reload_reaches_all_processes() -> None:
     fleet = Fleet([], [], [])
-    told = await fleet.processes[1].policy(reload=False)
+    response = await fleet.processes[1].policy(reload=False)
     assert [one.reloads for one in fleet.policies] == [0, 0, 0]
-    told = await fleet.processes[1].policy(reload=True)
+    response = await fleet.processes[1].policy(reload=True)
     assert [one.reloads for one in fleet.policies] == [1, 1, 1]
-    assert all(isinstance(one, ProcessPolicy) and not one.file_rejected for one in told.processes)
+    assert all(
+        isinstance(one, ProcessPolicy) and not one.file_rejected for one in response.processes
+    )
 
 
 async def test_policy_error_of_each_process_is_shown() -> None:
     fleet = Fleet([], [])
     fleet.policies[1].error = "policy.yaml:7: no"
-    told = await fleet.processes[0].policy(reload=True)
-    found = [(one.file_rejected, one.error) for one in told.processes]
+    response = await fleet.processes[0].policy(reload=True)
+    found = [(one.file_rejected, one.error) for one in response.processes]
     assert found == [(False, ""), (True, "policy.yaml:7: no")]

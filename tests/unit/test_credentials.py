@@ -20,9 +20,9 @@ def test_same_token_in_two_headers_is_accepted() -> None:
 
 
 def test_two_different_tokens_are_rejected() -> None:
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(NotAuthenticated) as rejected:
         find_jwt(["Bearer a.b.c"], ["a.b.d"])
-    assert refused.value.reason is Rejection.AMBIGUOUS
+    assert rejected.value.reason is Rejection.AMBIGUOUS
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def test_repeated_header_is_malformed(authorization: list[str], x_auth_token: li
     ("authorization", "x_auth_token"), [([], []), (["Bearer"], []), (["Bearer "], []), ([], [" "])]
 )
 def test_absent_token_is_missing(authorization: list[str], x_auth_token: list[str]) -> None:
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(NotAuthenticated) as rejected:
         find_jwt(authorization, x_auth_token)
-    assert refused.value.reason is Rejection.MISSING
+    assert rejected.value.reason is Rejection.MISSING
 
 
 @pytest.mark.parametrize("header", ["Basic eDp5", "SDK-HMAC-SM3 Access=x", "a.b.c", ""])
 def test_other_scheme_is_unsupported(header: str) -> None:
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(NotAuthenticated) as rejected:
         find_jwt([header], ["a.b.c"])
-    assert refused.value.reason is Rejection.UNSUPPORTED_SCHEME
+    assert rejected.value.reason is Rejection.UNSUPPORTED_SCHEME
 
 
 FOREIGN = "SDK-HMAC-SHA256 Access=x, SignedHeaders=host;x-sdk-date, Signature=" + "0" * 64
-OURS = FOREIGN.replace("Access=x", "Access=CGW0123")
+ISSUED = FOREIGN.replace("Access=x", "Access=CGW0123")
 
 
 def test_placeholder_signature_is_ignored_with_a_jwt() -> None:
@@ -66,8 +66,8 @@ def test_cloud_security_token_is_ignored() -> None:
 
 
 def test_issued_key_signature_requires_verification() -> None:
-    assert find_jwt([OURS], [], ["cgwkey_x"]) is None
-    assert find_jwt([OURS], ["a.b.c"], []) is None
+    assert find_jwt([ISSUED], [], ["cgwkey_x"]) is None
+    assert find_jwt([ISSUED], ["a.b.c"], []) is None
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_conflicting_signature_credentials_are_rejected(
     x_security_token: list[str],
     reason: Rejection,
 ) -> None:
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(NotAuthenticated) as rejected:
         find_jwt(authorization, x_auth_token, x_security_token)
-    assert refused.value.reason is reason
+    assert rejected.value.reason is reason
 
 
 def test_repeated_security_token_is_malformed() -> None:

@@ -1,4 +1,4 @@
-"""Who is handed what stands for their JWT is on record before, within their own limit."""
+"""Issued credentials are recorded first and count in the caller's limit."""
 
 import base64
 import os
@@ -31,7 +31,7 @@ LIFE_S = 7_200.0
 
 
 class Scene:
-    """Olga's JWT is good until it is revoked; whoever sends another one proves nothing."""
+    """Olga's JWT is valid until it is revoked; other JWTs are rejected."""
 
     def __init__(self, *, burst: int = 1_000) -> None:
         self.clock = FakeClock()
@@ -128,25 +128,25 @@ async def test_revoked_caller_is_recorded_up_to_the_limit() -> None:
     subject_token = await scene.log_in()
     scene.is_revoked = True
     for _ in range(3):
-        for ask in (
+        for send in (
             scene.log_in,
             lambda: scene.fetch_keys(subject_token),
             lambda: scene.federation.projects(scene.request(), None),
         ):
             with pytest.raises(NotAuthenticated):
-                await ask()
-    refused = scene.records[1:]
-    assert [(one.event, one.subject, one.detail) for one in refused] == [
+                await send()
+    rejected = scene.records[1:]
+    assert [(one.event, one.subject, one.detail) for one in rejected] == [
         ("refused", "olga", "revoked")
     ] * 4, "as often as the limit's burst, which their own calls are not counted in"
-    assert {one.operation for one in refused} == {"Op"}
+    assert {one.operation for one in rejected} == {"Op"}
 
 
 async def test_unauthenticated_caller_is_not_recorded() -> None:
     scene = Scene()
-    for ask in (scene.log_in, scene.fetch_keys):
+    for send in (scene.log_in, scene.fetch_keys):
         with pytest.raises(NotAuthenticated):
-            await ask("made up")
+            await send("made up")
     assert scene.records == []
 
 

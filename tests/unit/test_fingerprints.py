@@ -1,4 +1,4 @@
-"""Fingerprints tell links apart, the same on all replicas, and give none away."""
+"""Fingerprints distinguish links, equal on all replicas, without revealing them."""
 
 import base64
 import re

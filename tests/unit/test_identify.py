@@ -1,4 +1,4 @@
-"""Proved once, remembered until the end: never longer, never more than the bound."""
+"""Verified tokens are cached until they expire, up to a bound."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ PARTNER = replace(CORP, issuer="partner", iss="https://partner")
 
 
 class FakeSignatures:
-    """Proves the tokens that it was told of; waits while it is held up."""
+    """Verifies the tokens that were signed here; `blocked` makes it wait."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -40,9 +40,9 @@ class FakeSignatures:
 
     def sign(self, token: str, rules: TokenRules = CORP, **claims: Any) -> str:
         now = self._clock.now()
-        said = {"iss": rules.iss, "aud": "console-gateway", "sub": token, "iat": now}
-        said |= {"exp": now + 600, **claims}
-        self._tokens[token] = VerifiedToken(rules.issuer, {}, said)
+        body = {"iss": rules.iss, "aud": "console-gateway", "sub": token, "iat": now}
+        body |= {"exp": now + 600, **claims}
+        self._tokens[token] = VerifiedToken(rules.issuer, {}, body)
         return token
 
     async def verify(self, caller_jwt: Secret) -> VerifiedToken:
@@ -189,11 +189,11 @@ async def test_concurrent_requests_share_one_verification(
     token = signatures.sign("ann")
     signatures.may_end.clear()
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(identify.identify(Secret(token))) for _ in range(50)]
+        tasks = [group.create_task(identify.identify(Secret(token))) for _ in range(50)]
         await settle()
         signatures.may_end.set()
 
-    assert {task.result() for task in asked} == {identify.find_cached(token)}
+    assert {task.result() for task in tasks} == {identify.find_cached(token)}
     assert signatures.proofs == ["ann"]
 
 
@@ -201,10 +201,10 @@ async def test_concurrent_invalid_requests_share_one_verification(
     identify: Identify, signatures: FakeSignatures, telemetry: RecordingTelemetry
 ) -> None:
     signatures.may_end.clear()
-    asked = [asyncio.create_task(identify.identify(Secret("garbage"))) for _ in range(50)]
+    tasks = [asyncio.create_task(identify.identify(Secret("garbage"))) for _ in range(50)]
     await settle()
     signatures.may_end.set()
-    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert all(isinstance(outcome, NotAuthenticated) for outcome in outcomes)
     assert signatures.proofs == ["garbage"]
@@ -259,13 +259,13 @@ async def test_token_verified_during_rotation_is_not_cached(
 ) -> None:
     token = signatures.sign("ann")
     signatures.may_end.clear()
-    asked = asyncio.create_task(identify.identify(Secret(token)))
+    task = asyncio.create_task(identify.identify(Secret(token)))
     await settle()
 
     identify.drop_issuer("corp")
     signatures.may_end.set()
 
-    assert (await asked).subject == "ann"
+    assert (await task).subject == "ann"
     assert identify.find_cached(token) is None
 
 
@@ -324,10 +324,10 @@ async def test_cache_does_not_contain_the_token(
     token = signatures.sign("canary-token", sub="ann")
     await identify.identify(Secret(token))
 
-    kept = [*vars(identify).values(), *vars(identify)["_cached"].items()]
+    stored = [*vars(identify).values(), *vars(identify)["_cached"].items()]
 
     assert identify.cached_count == 1
-    assert not any("canary" in repr(value) for value in kept)
+    assert not any("canary" in repr(value) for value in stored)
     assert not any(
         isinstance(referent, str) and "canary" in referent
         for key, value in vars(identify)["_cached"].items()

@@ -37,31 +37,31 @@ ABSENT = Absent.ABSENT
 
 
 def a_token(header: dict[str, Any] | None = None, **claims: Any) -> VerifiedToken:
-    said = {"iss": ISS, "aud": "console-gateway", "sub": "ann", "iat": NOW, "exp": NOW + 600}
-    said |= claims
-    said = {name: value for name, value in said.items() if value is not ABSENT}
-    return VerifiedToken("corp", {"alg": "RS256", **(header or {})}, said)
+    values = {"iss": ISS, "aud": "console-gateway", "sub": "ann", "iat": NOW, "exp": NOW + 600}
+    values |= claims
+    values = {name: value for name, value in values.items() if value is not ABSENT}
+    return VerifiedToken("corp", {"alg": "RS256", **(header or {})}, values)
 
 
-def judge(token: VerifiedToken, now: float = NOW, **rules: Any) -> Principal:
+def validate(token: VerifiedToken, now: float = NOW, **rules: Any) -> Principal:
     return principal_of(token, replace(RULES, **rules), now)
 
 
-def refusal(token: VerifiedToken, now: float = NOW, **rules: Any) -> Rejection:
+def rejection(token: VerifiedToken, now: float = NOW, **rules: Any) -> Rejection:
     with pytest.raises(NotAuthenticated) as caught:
-        judge(token, now, **rules)
+        validate(token, now, **rules)
     assert caught.value.issuer == "corp"
     return caught.value.reason
 
 
 def test_valid_claims_yield_the_principal() -> None:
-    principal = judge(a_token(groups=["ops", "dev"], jti="t-1"))
+    principal = validate(a_token(groups=["ops", "dev"], jti="t-1"))
 
     assert principal == Principal("corp", "ann", frozenset({"ops", "dev"}), NOW, NOW + 600, "t-1")
 
 
 def test_jti_and_groups_are_optional() -> None:
-    principal = judge(a_token())
+    principal = validate(a_token())
 
     assert (principal.token_id, principal.groups) == (None, frozenset())
 
@@ -72,49 +72,49 @@ def test_jti_and_groups_are_optional() -> None:
 def test_token_is_valid_until_exp_plus_leeway() -> None:
     token = a_token(exp=NOW + 600)
 
-    assert judge(token, NOW + 629.999).subject == "ann"
-    assert refusal(token, NOW + 630) is Rejection.EXPIRED
+    assert validate(token, NOW + 629.999).subject == "ann"
+    assert rejection(token, NOW + 630) is Rejection.EXPIRED
 
 
 def test_token_without_leeway_expires_at_exp() -> None:
     token = a_token(exp=NOW + 600)
 
-    assert judge(token, NOW + 599.999, leeway_s=0.0).subject == "ann"
-    assert refusal(token, NOW + 600, leeway_s=0.0) is Rejection.EXPIRED
+    assert validate(token, NOW + 599.999, leeway_s=0.0).subject == "ann"
+    assert rejection(token, NOW + 600, leeway_s=0.0) is Rejection.EXPIRED
 
 
 def test_old_token_is_rejected_before_its_exp() -> None:
     token = a_token(iat=NOW - 3_600, exp=NOW + 1e9)
 
-    assert judge(token, NOW + 29.999).subject == "ann"
-    assert refusal(token, NOW + 30) is Rejection.TOO_OLD
+    assert validate(token, NOW + 29.999).subject == "ann"
+    assert rejection(token, NOW + 30) is Rejection.TOO_OLD
 
 
 def test_token_is_invalid_before_nbf() -> None:
     token = a_token(nbf=NOW + 100)
 
-    assert judge(token, NOW + 70).subject == "ann"
-    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+    assert validate(token, NOW + 70).subject == "ann"
+    assert rejection(token, NOW + 69.999) is Rejection.NOT_YET_VALID
 
 
 def test_token_with_future_iat_is_rejected() -> None:
     token = a_token(iat=NOW + 100)
 
-    assert judge(token, NOW + 70).subject == "ann"
-    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+    assert validate(token, NOW + 70).subject == "ann"
+    assert rejection(token, NOW + 69.999) is Rejection.NOT_YET_VALID
 
 
 def test_past_nbf_does_not_allow_future_iat() -> None:
     token = a_token(iat=NOW + 100, nbf=NOW - 100)
 
-    assert judge(token, NOW + 70).subject == "ann"
-    assert refusal(token, NOW + 69.999) is Rejection.NOT_YET_VALID
+    assert validate(token, NOW + 70).subject == "ann"
+    assert rejection(token, NOW + 69.999) is Rejection.NOT_YET_VALID
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat"])
 @pytest.mark.parametrize("value", [ABSENT, None])
 def test_exp_and_iat_are_required(claim: str, value: object) -> None:
-    assert refusal(a_token(**{claim: value})) is Rejection.CLAIMS
+    assert rejection(a_token(**{claim: value})) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
@@ -127,15 +127,15 @@ def test_exp_and_iat_are_required(claim: str, value: object) -> None:
     ids=repr,
 )  # fmt: skip
 def test_malformed_time_claim_is_rejected(claim: str, value: object) -> None:
-    assert refusal(a_token(**{claim: value})) is Rejection.CLAIMS
+    assert rejection(a_token(**{claim: value})) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf"])
 def test_time_claim_may_be_integer_or_float(claim: str) -> None:
     at = NOW + 10 if claim == "exp" else NOW - 10
 
-    assert judge(a_token(**{claim: int(at)})).subject == "ann"
-    assert judge(a_token(**{claim: at + 0.5})).subject == "ann"
+    assert validate(a_token(**{claim: int(at)})).subject == "ann"
+    assert validate(a_token(**{claim: at + 0.5})).subject == "ann"
 
 
 JSON = st.recursive(
@@ -183,20 +183,18 @@ def test_valid_until_is_the_exact_limit(
     end = valid_until(principal_of(token, rules, NOW), rules)
     try:
         principal_of(token, rules, NOW + later_s)
-        is_refused = False
+        is_rejected = False
     except NotAuthenticated:
-        is_refused = True
-    assert is_refused == (NOW + later_s >= end)
+        is_rejected = True
+    assert is_rejected == (NOW + later_s >= end)
 
 
 @given(header=st.dictionaries(st.sampled_from(["typ", "crit", "x"]), JSON), claims=st.data())
-def test_any_claims_are_rejected_or_valid(
-    header: dict[str, Any], claims: st.DataObject
-) -> None:
+def test_any_claims_are_rejected_or_valid(header: dict[str, Any], claims: st.DataObject) -> None:
     names = ("iss", "aud", "sub", "iat", "exp", "nbf", "jti", "groups", "typ", "_claim_names")
-    said = claims.draw(st.dictionaries(st.sampled_from(names), JSON))
+    text = claims.draw(st.dictionaries(st.sampled_from(names), JSON))
     try:
-        principal = judge(a_token(header, **said))
+        principal = validate(a_token(header, **text))
     except NotAuthenticated:
         return
     assert principal.issuer == "corp"
@@ -218,7 +216,7 @@ def test_any_claims_are_rejected_or_valid(
     ],
 )  # fmt: skip
 def test_iss_must_match_exactly(iss: object) -> None:
-    assert refusal(a_token(iss=iss)) is Rejection.ISSUER_UNKNOWN
+    assert rejection(a_token(iss=iss)) is Rejection.ISSUER_UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -226,7 +224,7 @@ def test_iss_must_match_exactly(iss: object) -> None:
     ["console-gateway", "console-gateway-eu", ["other", "console-gateway"], ["console-gateway"]],
 )
 def test_one_matching_audience_is_enough(aud: object) -> None:
-    assert judge(a_token(aud=aud)).subject == "ann"
+    assert validate(a_token(aud=aud)).subject == "ann"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +238,7 @@ def test_one_matching_audience_is_enough(aud: object) -> None:
     ids=repr,
 )  # fmt: skip
 def test_similar_audience_is_rejected(aud: object) -> None:
-    assert refusal(a_token(aud=aud)) is Rejection.AUDIENCE
+    assert rejection(a_token(aud=aud)) is Rejection.AUDIENCE
 
 
 # --- what kind of token -------------------------------------------------------------------------
@@ -248,8 +246,8 @@ def test_similar_audience_is_rejected(aud: object) -> None:
 
 @pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"])
 def test_required_type_ignores_case_and_prefix(typ: str) -> None:
-    assert judge(a_token({"typ": typ}), token_type="at+jwt").subject == "ann"
-    assert judge(a_token({"typ": typ}), token_type="application/AT+jwt").subject == "ann"
+    assert validate(a_token({"typ": typ}), token_type="at+jwt").subject == "ann"
+    assert validate(a_token({"typ": typ}), token_type="application/AT+jwt").subject == "ann"
 
 
 @pytest.mark.parametrize(
@@ -262,12 +260,12 @@ def test_required_type_ignores_case_and_prefix(typ: str) -> None:
     ids=repr,
 )  # fmt: skip
 def test_other_type_than_required_is_rejected(header: dict[str, Any]) -> None:
-    assert refusal(a_token(header), token_type="at+jwt") is Rejection.TOKEN_TYPE
+    assert rejection(a_token(header), token_type="at+jwt") is Rejection.TOKEN_TYPE
 
 
 @pytest.mark.parametrize("header", [{}, {"typ": "JWT"}, {"typ": "jwt"}, {"typ": "at+jwt"}])
 def test_access_tokens_pass_without_a_required_type(header: dict[str, Any]) -> None:
-    assert judge(a_token(header)).subject == "ann"
+    assert validate(a_token(header)).subject == "ann"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +276,7 @@ def test_access_tokens_pass_without_a_required_type(header: dict[str, Any]) -> N
     ],
 )  # fmt: skip
 def test_other_token_types_are_rejected(typ: object) -> None:
-    assert refusal(a_token({"typ": typ})) is Rejection.TOKEN_TYPE
+    assert rejection(a_token({"typ": typ})) is Rejection.TOKEN_TYPE
 
 
 @pytest.mark.parametrize(
@@ -291,25 +289,25 @@ def test_other_token_types_are_rejected(typ: object) -> None:
     ids=repr,
 )  # fmt: skip
 def test_id_refresh_and_logout_tokens_are_rejected(claims: dict[str, Any]) -> None:
-    assert refusal(a_token(**claims)) is Rejection.TOKEN_TYPE
+    assert rejection(a_token(**claims)) is Rejection.TOKEN_TYPE
 
 
 @pytest.mark.parametrize("claims", [{"typ": "Bearer"}, {"token_use": "access"}])
 def test_type_claim_may_name_an_access_token(claims: dict[str, Any]) -> None:
-    assert judge(a_token(**claims)).subject == "ann"
+    assert validate(a_token(**claims)).subject == "ann"
 
 
 def test_nonce_is_accepted_with_a_required_type() -> None:
     token = a_token({"typ": "JWT"}, nonce="n")
 
-    assert judge(token, token_type="JWT").subject == "ann"
-    assert refusal(token) is Rejection.TOKEN_TYPE
-    assert refusal(a_token({"typ": "JWT"}, at_hash="h"), token_type="JWT") is Rejection.TOKEN_TYPE
+    assert validate(token, token_type="JWT").subject == "ann"
+    assert rejection(token) is Rejection.TOKEN_TYPE
+    assert rejection(a_token({"typ": "JWT"}, at_hash="h"), token_type="JWT") is Rejection.TOKEN_TYPE
 
 
 @pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "exp", {}])
 def test_crit_header_is_rejected(crit: object) -> None:
-    assert refusal(a_token({"crit": crit})) is Rejection.CRITICAL_HEADER
+    assert rejection(a_token({"crit": crit})) is Rejection.CRITICAL_HEADER
 
 
 # --- subject, groups, jti -----------------------------------------------------------------------
@@ -320,7 +318,7 @@ NO_TEXTS = [7, True, ["ann"], {"id": "ann"}, *ODD_TEXTS]
 
 @pytest.mark.parametrize("subject", [*NO_TEXTS, None, ABSENT], ids=ascii)
 def test_malformed_subject_is_rejected(subject: object) -> None:
-    assert refusal(a_token(sub=subject)) is Rejection.CLAIMS
+    assert rejection(a_token(sub=subject)) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize(
@@ -335,45 +333,45 @@ def test_malformed_subject_is_rejected(subject: object) -> None:
     ],
 )
 def test_subject_is_not_normalized(subject: str) -> None:
-    assert judge(a_token(sub=subject)).subject == subject
+    assert validate(a_token(sub=subject)).subject == subject
 
 
 @pytest.mark.parametrize("jti", NO_TEXTS, ids=ascii)
 def test_malformed_jti_is_rejected(jti: object) -> None:
-    assert refusal(a_token(jti=jti)) is Rejection.CLAIMS
+    assert rejection(a_token(jti=jti)) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("group", [7, True, None, ["ann"], {"id": "ann"}], ids=ascii)
 def test_group_of_another_type_rejects_the_token(group: object) -> None:
-    assert judge(a_token(groups=["ops", "dev"])).groups == {"ops", "dev"}
-    assert refusal(a_token(groups=["ops", group])) is Rejection.CLAIMS
+    assert validate(a_token(groups=["ops", "dev"])).groups == {"ops", "dev"}
+    assert rejection(a_token(groups=["ops", group])) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("group", ODD_TEXTS, ids=ascii)
 def test_odd_group_name_is_ignored(group: str) -> None:
-    assert judge(a_token(groups=["ops", group])).groups == {"ops"}
-    assert judge(a_token(groups=group)).groups == frozenset()
+    assert validate(a_token(groups=["ops", group])).groups == {"ops"}
+    assert validate(a_token(groups=group)).groups == frozenset()
 
 
 def test_single_group_may_be_a_string() -> None:
-    assert judge(a_token(groups="ops dev,qa")).groups == {"ops dev,qa"}
+    assert validate(a_token(groups="ops dev,qa")).groups == {"ops dev,qa"}
 
 
 @pytest.mark.parametrize("groups", [7, True, {"ops": True}, ["g"] * 1_001], ids=ascii)
 def test_malformed_or_too_many_groups_are_rejected(groups: object) -> None:
-    assert refusal(a_token(groups=groups)) is Rejection.CLAIMS
+    assert rejection(a_token(groups=groups)) is Rejection.CLAIMS
 
 
 def test_thousand_groups_are_accepted() -> None:
     groups = [f"g{i}" for i in range(1_000)]
 
-    assert judge(a_token(groups=groups)).groups == set(groups)
+    assert validate(a_token(groups=groups)).groups == set(groups)
 
 
 def test_dotted_path_finds_nested_claim() -> None:
     token = a_token(realm_access={"roles": ["ops"]}, person={"id": "u-1"})
 
-    principal = judge(token, groups_claim="realm_access.roles", subject_claim="person.id")
+    principal = validate(token, groups_claim="realm_access.roles", subject_claim="person.id")
 
     assert (principal.subject, principal.groups) == ("u-1", {"ops"})
 
@@ -381,36 +379,36 @@ def test_dotted_path_finds_nested_claim() -> None:
 def test_claim_named_by_a_url_is_found() -> None:
     token = a_token(**{"https://corp.example/groups": ["ops"]})
 
-    assert judge(token, groups_claim="https://corp.example/groups").groups == {"ops"}
+    assert validate(token, groups_claim="https://corp.example/groups").groups == {"ops"}
 
 
 @pytest.mark.parametrize("claims", [{}, {"realm_access": {}}])
 def test_missing_group_path_yields_no_groups(claims: dict[str, Any]) -> None:
-    assert judge(a_token(**claims), groups_claim="realm_access.roles").groups == frozenset()
+    assert validate(a_token(**claims), groups_claim="realm_access.roles").groups == frozenset()
 
 
 @pytest.mark.parametrize("through", ["text", ["roles"], 7])
 def test_path_through_a_non_object_is_rejected(through: object) -> None:
     token = a_token(realm_access=through)
 
-    assert refusal(token, groups_claim="realm_access.roles") is Rejection.CLAIMS
+    assert rejection(token, groups_claim="realm_access.roles") is Rejection.CLAIMS
 
 
 def test_missing_mapped_subject_does_not_use_sub() -> None:
-    assert refusal(a_token(), subject_claim="email") is Rejection.CLAIMS
+    assert rejection(a_token(), subject_claim="email") is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("elsewhere", [{"groups": "src1"}, {"sub": "src1"}, ["groups"]])
 def test_distributed_groups_claim_is_rejected(elsewhere: object) -> None:
-    assert refusal(a_token(_claim_names=elsewhere)) is Rejection.CLAIMS
+    assert rejection(a_token(_claim_names=elsewhere)) is Rejection.CLAIMS
 
 
 def test_other_distributed_claims_are_accepted() -> None:
-    assert judge(a_token(_claim_names={"address": "src1"})).subject == "ann"
+    assert validate(a_token(_claim_names={"address": "src1"})).subject == "ann"
 
 
 def test_error_text_has_no_claim_values() -> None:
     with pytest.raises(NotAuthenticated) as caught:
-        judge(a_token(sub="canary\n", aud="console-gateway", groups=["canary"]))
+        validate(a_token(sub="canary\n", aud="console-gateway", groups=["canary"]))
 
     assert "canary" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is ordered: who is refused, until when, whatever the override it is heard of."""
+"""Sets of overrides: which tokens and links they cover, in any sequence of arrival."""
 
 from itertools import permutations
 
@@ -38,7 +38,7 @@ def principal(subject: str = "olga", *, issued_at: float = NOW, token_id: str = 
 
 
 @pytest.mark.parametrize(
-    ("effect", "refused", "served"),
+    ("effect", "revoked", "accepted"),
     [
         (RevokedToken("corp", "t"), principal(), principal(token_id="u")),
         (RevokedToken("partner", "t"), None, principal()),
@@ -49,11 +49,11 @@ def principal(subject: str = "olga", *, issued_at: float = NOW, token_id: str = 
     ],
 )
 def test_revocation_covers_only_matching_tokens(
-    effect: Effect, refused: Principal | None, served: Principal
+    effect: Effect, revoked: Principal | None, accepted: Principal
 ) -> None:
     overrides = OverrideSet([an_override("a", effect)])
-    assert refused is None or overrides.is_revoked(refused)
-    assert not overrides.is_revoked(served)
+    assert revoked is None or overrides.is_revoked(revoked)
+    assert not overrides.is_revoked(accepted)
 
 
 def test_latest_revocation_time_applies_in_any_sequence() -> None:
@@ -69,8 +69,8 @@ def test_latest_revocation_time_applies_in_any_sequence() -> None:
 
 
 def test_clear_applies_to_an_override_that_arrives_later() -> None:
-    lifted = an_override("b", ClearedOverride("a"))
-    overrides = OverrideSet([lifted]).merge([an_override("a", RevokedToken("corp", "t"))], NOW)
+    cleared = an_override("b", ClearedOverride("a"))
+    overrides = OverrideSet([cleared]).merge([an_override("a", RevokedToken("corp", "t"))], NOW)
     assert not overrides.is_revoked(principal())
     assert overrides.in_force == []
 
@@ -82,22 +82,22 @@ def test_override_expires() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effect", "dropped", "kept"),
+    ("effect", "dropped", "snapshot"),
     [
         (DroppedLinks(), ("p", "s", "corp:olga"), None),
         (DroppedLinks(server="s"), ("p", "s", "x"), ("p", "other", "x")),
         (DroppedLinks(project="p", server="s"), ("p", "s", ""), ("q", "s", "")),
         (DroppedLinks(person="x"), ("p", "s", "x"), ("p", "s", "y")),
-        # It may have been given to that person, too.
+        # A shared link may have been issued to that person.
         (DroppedLinks(person="x"), ("p", "s", ""), ("p", "s", "y")),
     ],
 )
 def test_links_are_dropped_by_project_server_and_person(
-    effect: DroppedLinks, dropped: tuple[str, str, str], kept: tuple[str, str, str] | None
+    effect: DroppedLinks, dropped: tuple[str, str, str], snapshot: tuple[str, str, str] | None
 ) -> None:
     overrides = OverrideSet([an_override("a", effect)])
     assert overrides.dropped_by(*dropped) == ("a",)
-    assert kept is None or overrides.dropped_by(*kept) == ()
+    assert snapshot is None or overrides.dropped_by(*snapshot) == ()
 
 
 def test_later_ceiling_or_level_applies() -> None:
@@ -124,15 +124,15 @@ def test_override_decodes_only_its_own_encoding() -> None:
 
 
 def test_damaged_snapshot_is_empty() -> None:
-    kept = OverrideSnapshot(
+    snapshot = OverrideSnapshot(
         complete=True,
         overrides=[
             an_override("a", RevokedToken("corp", "t")),
             an_override("b", LogLevels({"gateway": "debug"})),
         ],
     )
-    text = encode_snapshot(kept)
-    assert decode_snapshot(text) == kept
+    text = encode_snapshot(snapshot)
+    assert decode_snapshot(text) == snapshot
     for damaged in (None, b"", b"[]", text[:-1], text.replace(b'"complete":true,', b"")):
         assert decode_snapshot(damaged) == EMPTY_SNAPSHOT
 

@@ -7,44 +7,44 @@ import pytest
 from gateway.config.key_material import parse_key_set
 from gateway.domain.errors import Rejection
 from tests.support.tokens import ec_signer
-from tests.unit.test_identity import a_token, judge, refusal
+from tests.unit.test_identity import a_token, validate, rejection
 
 
 @pytest.mark.parametrize("flag", [True, "true", 1])
 def test_groups_overage_flag_rejects_the_token(flag: object) -> None:
-    assert refusal(a_token(hasgroups=flag)) is Rejection.CLAIMS
+    assert rejection(a_token(hasgroups=flag)) is Rejection.CLAIMS
 
 
 def test_overage_flag_matters_for_missing_groups_only() -> None:
-    assert judge(a_token(hasgroups=False)).groups == frozenset()
-    assert judge(a_token(hasgroups=True, groups=["ops"])).groups == {"ops"}
-    assert judge(a_token(hasgroups=True), groups_claim="roles").groups == frozenset()
+    assert validate(a_token(hasgroups=False)).groups == frozenset()
+    assert validate(a_token(hasgroups=True, groups=["ops"])).groups == {"ops"}
+    assert validate(a_token(hasgroups=True), groups_claim="roles").groups == frozenset()
 
 
 @pytest.mark.parametrize("verified", [False, "false", 0, 1, "yes", []])
 @pytest.mark.parametrize("claim", ["email", "phone_number"])
 def test_unverified_subject_rejects_the_token(claim: str, verified: object) -> None:
     token = a_token(**{claim: "ann@example.com", f"{claim}_verified": verified})
-    assert judge(token).subject == "ann"
-    assert refusal(token, subject_claim=claim) is Rejection.CLAIMS
+    assert validate(token).subject == "ann"
+    assert rejection(token, subject_claim=claim) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize("verified", [{}, {"email_verified": True}, {"email_verified": "true"}])
 def test_verified_or_unflagged_email_is_a_subject(verified: dict[str, Any]) -> None:
     token = a_token(email="ann@example.com", **verified)
-    assert judge(token, subject_claim="email").subject == "ann@example.com"
+    assert validate(token, subject_claim="email").subject == "ann@example.com"
 
 
 @pytest.mark.parametrize(
     "claim", ["jti", "nbf", "typ", "nonce", "events", "groups", "_claim_names"]
 )
 def test_null_claim_is_absent(claim: str) -> None:
-    assert judge(a_token(**{claim: None})) == judge(a_token())
+    assert validate(a_token(**{claim: None})) == validate(a_token())
 
 
 @pytest.mark.parametrize("claim", ["iss", "aud", "sub", "iat", "exp"])
 def test_null_required_claim_rejects_the_token(claim: str) -> None:
-    assert refusal(a_token(**{claim: None})) in (
+    assert rejection(a_token(**{claim: None})) in (
         Rejection.CLAIMS,
         Rejection.AUDIENCE,
         Rejection.ISSUER_UNKNOWN,
@@ -62,13 +62,13 @@ def test_null_required_claim_rejects_the_token(claim: str) -> None:
     ],
 )
 def test_dotted_names_are_found_at_every_level(path: str, claims: dict[str, Any]) -> None:
-    assert judge(a_token(**claims), groups_claim=path).groups == {"ops"}
+    assert validate(a_token(**claims), groups_claim=path).groups == {"ops"}
 
 
 @pytest.mark.parametrize("name", ["kubernetes", "kubernetes.io", "kubernetes.io.groups"])
 def test_distributed_claim_with_dots_rejects_the_token(name: str) -> None:
     token = a_token(_claim_names={name: "src1"})
-    assert refusal(token, groups_claim="kubernetes.io.groups") is Rejection.CLAIMS
+    assert rejection(token, groups_claim="kubernetes.io.groups") is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize(

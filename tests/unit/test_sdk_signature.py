@@ -1,4 +1,4 @@
-"""Signed requests as they come: what is signed so passes, one bit away nothing does."""
+"""Verification of signed requests: any change of one bit is rejected."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ BODY = b'{"action":"power on"}'
 
 
 def a_request(**changes: object) -> IncomingRequest:
-    parts: dict[str, object] = {
+    fields: dict[str, object] = {
         "method": "PUT",
         "target": "/v1/p/physicalservers/power-state?limit=10&a=b%20c",
         "headers": {"Host": "gw.example:8080", "Content-Type": "application/json"},
@@ -31,28 +31,28 @@ def a_request(**changes: object) -> IncomingRequest:
         **changes,
     }
     headers = sign(
-        method=str(parts["method"]),
-        target=str(parts["target"]),
-        headers=parts["headers"],  # type: ignore[arg-type]
-        body=parts["body"],  # type: ignore[arg-type]
+        method=str(fields["method"]),
+        target=str(fields["target"]),
+        headers=fields["headers"],  # type: ignore[arg-type]
+        body=fields["body"],  # type: ignore[arg-type]
         access_key=Secret("CGWX"),
         secret_key=SECRET,
         at=AT,
     )
-    return IncomingRequest(str(parts["method"]), str(parts["target"]), headers)
+    return IncomingRequest(str(fields["method"]), str(fields["target"]), headers)
 
 
-def judge(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> None:
+def check(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> None:
     (authorization,) = request.header_values("authorization")
-    proof = parse_signature(authorization)
+    header = parse_signature(authorization)
     signing_time(request)
-    verify_signature(request, proof, body, secret)
+    verify_signature(request, header, body, secret)
 
 
-def refusal(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> Rejection:
-    with pytest.raises(NotAuthenticated) as refused:
-        judge(request, body, secret)
-    return refused.value.reason
+def rejection(request: IncomingRequest, body: bytes = BODY, secret: Secret = SECRET) -> Rejection:
+    with pytest.raises(NotAuthenticated) as caught:
+        check(request, body, secret)
+    return caught.value.reason
 
 
 def with_header(
@@ -73,8 +73,8 @@ def flipped(text: str, bit: int) -> str:
 
 
 def test_own_signature_is_accepted() -> None:
-    judge(a_request())
-    judge(a_request(method="GET", body=b""), b"")
+    check(a_request())
+    check(a_request(method="GET", body=b""), b"")
 
 
 def test_signing_time_is_utc() -> None:
@@ -84,61 +84,61 @@ def test_signing_time_is_utc() -> None:
 @given(st.integers(min_value=0))
 def test_method_change_is_rejected(bit: int) -> None:
     request = a_request()
-    bent = replace(request, method=flipped(request.method, bit))
-    assert refusal(bent) is Rejection.SIGNATURE_MISMATCH
+    changed = replace(request, method=flipped(request.method, bit))
+    assert rejection(changed) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
 def test_path_or_query_change_is_rejected(bit: int) -> None:
     request = a_request()
-    bent = replace(request, target=flipped(request.target, bit))
-    assert refusal(bent) is Rejection.SIGNATURE_MISMATCH
+    changed = replace(request, target=flipped(request.target, bit))
+    assert rejection(changed) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0), st.sampled_from(["Host", "Content-Type", "X-Sdk-Date"]))
 def test_signed_header_change_is_rejected(bit: int, name: str) -> None:
     request = a_request()
     before = request.header(name.lower())
-    bent = with_header(request, name, lambda value: flipped(value, bit))
-    assume(bent.header(name.lower()) != before)  # blanks at the ends are no part of a value
-    assert refusal(bent) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
+    changed = with_header(request, name, lambda value: flipped(value, bit))
+    assume(changed.header(name.lower()) != before)  # blanks at the ends are no part of a value
+    assert rejection(changed) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
 
 
 @given(st.integers(min_value=0))
 def test_body_change_is_rejected(bit: int) -> None:
-    bent = bytearray(BODY)
-    bent[bit // 8 % len(bent)] ^= 1 << (bit % 8)
-    assert refusal(a_request(), bytes(bent)) is Rejection.SIGNATURE_MISMATCH
+    changed = bytearray(BODY)
+    changed[bit // 8 % len(changed)] ^= 1 << (bit % 8)
+    assert rejection(a_request(), bytes(changed)) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
 def test_secret_key_change_is_rejected(bit: int) -> None:
     secret = Secret(flipped(SECRET.reveal(), bit).encode("utf-8", "replace").decode())
-    assert refusal(a_request(), secret=secret) is Rejection.SIGNATURE_MISMATCH
+    assert rejection(a_request(), secret=secret) is Rejection.SIGNATURE_MISMATCH
 
 
 @given(st.integers(min_value=0))
 def test_authorization_change_is_rejected(bit: int) -> None:
     request = a_request()
     (before,) = request.header_values("authorization")
-    bent = with_header(request, "Authorization", lambda value: flipped(value, bit))
-    (after,) = bent.header_values("authorization")
+    changed = with_header(request, "Authorization", lambda value: flipped(value, bit))
+    (after,) = changed.header_values("authorization")
     assume(read_or_none(after) != read_or_none(before))
-    assert refusal(bent) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
+    assert rejection(changed) in {Rejection.SIGNATURE_MISMATCH, Rejection.SIGNATURE_MALFORMED}
 
 
 def read_or_none(authorization: str) -> object:
     """Return what is judged here; the access key is compared with the token's by the caller."""
     try:
-        proof = parse_signature(authorization)
+        header = parse_signature(authorization)
     except NotAuthenticated:
         return None
-    return proof.signed_names, proof.signature
+    return header.signed_names, header.signature
 
 
 @pytest.mark.parametrize("name", ["Host", "X-Sdk-Date", "Content-Type"])
 def test_missing_signed_header_is_rejected(name: str) -> None:
-    assert refusal(with_header(a_request(), name, lambda _: None)) in {
+    assert rejection(with_header(a_request(), name, lambda _: None)) in {
         Rejection.SIGNATURE_MISMATCH,
         Rejection.SIGNATURE_MALFORMED,
     }
@@ -149,21 +149,21 @@ def test_repeated_signed_header_is_malformed(name: str) -> None:
     request = a_request()
     twice = replace(request, headers=(*request.headers, (name.lower(), "other")))
     with pytest.raises(BadRequest):
-        judge(twice)
+        check(twice)
 
 
 def test_host_and_date_must_be_signed() -> None:
     unsigned = a_request(headers={"Content-Type": "application/json"})
-    assert refusal(unsigned) is Rejection.SIGNATURE_MALFORMED
+    assert rejection(unsigned) is Rejection.SIGNATURE_MALFORMED
     request = with_header(
         a_request(), "Authorization", lambda value: value.replace(";x-sdk-date", "")
     )
-    assert refusal(request) is Rejection.SIGNATURE_MALFORMED
+    assert rejection(request) is Rejection.SIGNATURE_MALFORMED
 
 
 def test_unsigned_header_may_change() -> None:
     request = a_request()
-    judge(replace(request, headers=(*request.headers, ("Via", "1.1 balancer"))))
+    check(replace(request, headers=(*request.headers, ("Via", "1.1 balancer"))))
 
 
 @pytest.mark.parametrize("names", ["host;content-type;x-sdk-date", "host;host;x-sdk-date", ";host"])
@@ -173,7 +173,7 @@ def test_signed_headers_must_be_sorted_and_unique(names: str) -> None:
         "Authorization",
         lambda value: value.replace("content-type;host;x-sdk-date", names),
     )
-    assert refusal(request) is Rejection.SIGNATURE_MALFORMED
+    assert rejection(request) is Rejection.SIGNATURE_MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_signed_headers_must_be_sorted_and_unique(names: str) -> None:
     ],
 )
 def test_malformed_authorization_is_rejected(authorization: str) -> None:
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(NotAuthenticated) as caught:
         parse_signature(authorization)
-    assert refused.value.reason is Rejection.SIGNATURE_MALFORMED
+    assert caught.value.reason is Rejection.SIGNATURE_MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -201,15 +201,15 @@ def test_malformed_authorization_is_rejected(authorization: str) -> None:
 )
 def test_malformed_date_is_rejected(date: str) -> None:
     request = with_header(a_request(), "X-Sdk-Date", lambda _: date)
-    assert refusal(request) is Rejection.SIGNATURE_MALFORMED
+    assert rejection(request) is Rejection.SIGNATURE_MALFORMED
 
 
 def test_header_bytes_may_be_non_utf8() -> None:
-    strange = replace(a_request(), target="/v1/p/\udcff?x=\udcfe")
-    assert refusal(strange) is Rejection.SIGNATURE_MISMATCH
+    malformed = replace(a_request(), target="/v1/p/\udcff?x=\udcfe")
+    assert rejection(malformed) is Rejection.SIGNATURE_MISMATCH
 
 
 def test_repr_has_no_signature() -> None:
     request = a_request()
-    proof = parse_signature(request.header_values("authorization")[0])
-    assert proof.signature not in repr(proof) + repr(request)
+    header = parse_signature(request.header_values("authorization")[0])
+    assert header.signature not in repr(header) + repr(request)

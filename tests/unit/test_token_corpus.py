@@ -45,7 +45,7 @@ CANARY = "canary"
 
 
 class NoNetwork:
-    """Stands for the HTTP client; whoever fetches during an attack has lost."""
+    """Replaces the HTTP client; any fetch fails the test."""
 
     def get(self, address: str, **_: object) -> NoReturn:
         raise AssertionError(f"fetched {address}")
@@ -72,8 +72,8 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
         for issuer in issuers
     ]
     signatures = JwtSignatures(
-        TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), held)
-        for issuer, held in zip(issuers, keys, strict=True)
+        TrustedIssuer(issuer.name, issuer.issuer, frozenset(issuer.algorithms), issuer_keys)
+        for issuer, issuer_keys in zip(issuers, keys, strict=True)
     )
     rules = {
         issuer.name: TokenRules(
@@ -103,13 +103,15 @@ async def line(clock: FakeClock, tmp_path: Path) -> Identify:
         ],
         clock,
     )
-    for held in keys:
-        await held.refresh()
-        held._next_request_at = float("inf")  # no refresh runs here for an unknown kid to wait for
+    for issuer_keys in keys:
+        await issuer_keys.refresh()
+        issuer_keys._next_request_at = float(
+            "inf"
+        )  # no refresh runs here for an unknown kid to wait for
     return identify
 
 
-async def refusal(line: Identify, token: str) -> Rejection:
+async def rejection(line: Identify, token: str) -> Rejection:
     with pytest.raises(NotAuthenticated) as caught:
         await line.identify(Secret(token))
     assert CANARY not in str(caught.value)
@@ -159,11 +161,11 @@ async def test_algorithm_must_be_allowed_for_the_issuer(
     head, claims, honest = signed({**HEADER, "alg": alg}).split(".")
     last = {"honest": honest, "empty": "", "one byte": "AA"}[signature]
 
-    assert await refusal(line, f"{head}.{claims}.{last}") is Rejection.ALGORITHM
+    assert await rejection(line, f"{head}.{claims}.{last}") is Rejection.ALGORITHM
 
 
 async def test_missing_alg_is_rejected(line: Identify) -> None:
-    assert await refusal(line, signed({"kid": "k1"})) is Rejection.ALGORITHM
+    assert await rejection(line, signed({"kid": "k1"})) is Rejection.ALGORITHM
 
 
 def _public_forms() -> dict[str, bytes]:
@@ -200,12 +202,12 @@ async def test_public_key_is_not_an_hmac_secret(line: Identify, form: str, iss: 
     )
 
     expected = Rejection.ALGORITHM if iss == ISS else Rejection.SIGNATURE
-    assert await refusal(line, token) is expected
+    assert await rejection(line, token) is expected
 
 
 async def test_issuer_never_mixes_symmetric_and_asymmetric(line: Identify) -> None:
-    assert await refusal(line, signed(claims={**CLAIMS, "iss": SHARED})) is Rejection.ALGORITHM
-    assert await refusal(line, SECRET.token(CLAIMS)) is Rejection.ALGORITHM
+    assert await rejection(line, signed(claims={**CLAIMS, "iss": SHARED})) is Rejection.ALGORITHM
+    assert await rejection(line, SECRET.token(CLAIMS)) is Rejection.ALGORITHM
 
 
 @pytest.mark.parametrize(("alg", "reason"), [
@@ -215,7 +217,7 @@ async def test_issuer_never_mixes_symmetric_and_asymmetric(line: Identify) -> No
 async def test_signature_is_bound_to_its_algorithm(
     line: Identify, alg: str, reason: Rejection
 ) -> None:
-    assert await refusal(line, signed({"alg": alg, "kid": "k1"})) is reason
+    assert await rejection(line, signed({"alg": alg, "kid": "k1"})) is reason
 
 
 # --- keys that the token brings along -----------------------------------------------------------
@@ -236,7 +238,7 @@ async def test_signature_is_bound_to_its_algorithm(
 async def test_embedded_key_is_ignored(line: Identify, bait: dict[str, Any]) -> None:
     forged = raw_token(dumps({**HEADER, **bait}), dumps(CLAIMS), MALLORY.sign)
 
-    assert await refusal(line, forged) in {Rejection.SIGNATURE, Rejection.KEY_UNKNOWN}
+    assert await rejection(line, forged) in {Rejection.SIGNATURE, Rejection.KEY_UNKNOWN}
     if "kid" not in bait:
         assert (await line.identify(Secret(signed({**HEADER, **bait})))).subject == "ann"
 
@@ -250,19 +252,19 @@ async def test_embedded_key_is_ignored(line: Identify, bait: dict[str, Any]) -> 
     ids=ascii,
 )  # fmt: skip
 async def test_hostile_kid_is_unknown(line: Identify, kid: str) -> None:
-    assert await refusal(line, signed({**HEADER, "kid": kid})) is Rejection.KEY_UNKNOWN
+    assert await rejection(line, signed({**HEADER, "kid": kid})) is Rejection.KEY_UNKNOWN
 
 
 @pytest.mark.parametrize("kid", [None, 7, 0, True, [], ["k1"], {"k1": 1}, "k" * 257], ids=ascii)
 async def test_malformed_kid_is_rejected(line: Identify, kid: object) -> None:
-    assert await refusal(line, signed({**HEADER, "kid": kid})) is Rejection.MALFORMED
+    assert await rejection(line, signed({**HEADER, "kid": kid})) is Rejection.MALFORMED
 
 
 async def test_key_of_another_issuer_is_rejected(line: Identify) -> None:
     of_shared = SECRET.token({**CLAIMS, "iss": ISS}, alg="RS256", kid="k1")
 
-    assert await refusal(line, of_shared) is Rejection.SIGNATURE
-    assert await refusal(line, MALLORY.token(CLAIMS)) is Rejection.SIGNATURE
+    assert await rejection(line, of_shared) is Rejection.SIGNATURE
+    assert await rejection(line, MALLORY.token(CLAIMS)) is Rejection.SIGNATURE
 
 
 # --- extensions ---------------------------------------------------------------------------------
@@ -272,20 +274,20 @@ async def test_key_of_another_issuer_is_rejected(line: Identify) -> None:
 async def test_crit_is_rejected(line: Identify, crit: object) -> None:
     header = {**HEADER, "crit": crit, "exp": NOW + 600, CANARY: 1}
 
-    assert await refusal(line, signed(header)) is Rejection.CRITICAL_HEADER
+    assert await rejection(line, signed(header)) is Rejection.CRITICAL_HEADER
 
 
 @pytest.mark.parametrize("b64_", [False, True, None, "false"])
 async def test_unencoded_payload_is_rejected(line: Identify, b64_: object) -> None:
     header = {**HEADER, "b64": b64_, "crit": ["b64"]}
 
-    assert await refusal(line, signed(header)) is Rejection.MALFORMED
+    assert await rejection(line, signed(header)) is Rejection.MALFORMED
 
 
 # --- the shape of the token ---------------------------------------------------------------------
 
 
-def _bent() -> dict[str, Callable[[str, str, str], str]]:
+def _malformed() -> dict[str, Callable[[str, str, str], str]]:
     return {
         "nothing": lambda h, c, s: "",
         "blank": lambda h, c, s: " ",
@@ -330,11 +332,11 @@ def _sibling(letter: str) -> str:
     return alphabet[alphabet.index(letter) ^ 1]
 
 
-@pytest.mark.parametrize("name", _bent())
+@pytest.mark.parametrize("name", _malformed())
 async def test_malformed_token_is_never_repaired(line: Identify, name: str) -> None:
-    bent = _bent()[name](*signed().split("."))
+    malformed = _malformed()[name](*signed().split("."))
 
-    assert await refusal(line, bent) is Rejection.MALFORMED
+    assert await rejection(line, malformed) is Rejection.MALFORMED
 
 
 async def test_changed_character_is_rejected(line: Identify) -> None:
@@ -358,8 +360,8 @@ async def test_too_long_token_is_rejected(line: Identify) -> None:
     over = signed(claims={**CLAIMS, "pad": "x" * room})
 
     assert (await line.identify(Secret(fits))).subject == "ann"
-    assert await refusal(line, over) is Rejection.TOO_LARGE
-    assert await refusal(line, CANARY * 1_000_000) is Rejection.TOO_LARGE
+    assert await rejection(line, over) is Rejection.TOO_LARGE
+    assert await rejection(line, CANARY * 1_000_000) is Rejection.TOO_LARGE
 
 
 # --- the signature itself -----------------------------------------------------------------------
@@ -384,13 +386,13 @@ async def test_degenerate_curve_signature_is_rejected(line: Identify) -> None:
     ]
     for forge in forgeries:
         token = raw_token(dumps({"alg": "ES256", "kid": "e1"}), dumps(CLAIMS), forge)
-        assert await refusal(line, token) is Rejection.SIGNATURE
+        assert await rejection(line, token) is Rejection.SIGNATURE
 
 
 async def test_rsa_signature_of_wrong_size_is_rejected(line: Identify) -> None:
     for signature in (b"", b"\x00", bytes(256), b"\x01" * 256, bytes(257), b"\xff" * 4_096):
         token = raw_token(dumps(HEADER), dumps(CLAIMS), lambda _, s=signature: s)
-        assert await refusal(line, token) is Rejection.SIGNATURE
+        assert await rejection(line, token) is Rejection.SIGNATURE
 
 
 # --- JSON that is read two ways -----------------------------------------------------------------
@@ -427,7 +429,7 @@ PLAIN = dumps(CLAIMS)[1:-1]
     ],
 )
 async def test_header_must_be_one_strict_object(line: Identify, header: bytes) -> None:
-    assert await refusal(line, signed(header)) is Rejection.MALFORMED
+    assert await rejection(line, signed(header)) is Rejection.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -452,7 +454,7 @@ async def test_header_must_be_one_strict_object(line: Identify, header: bytes) -
     ids=lambda claims: claims[-20:].decode("latin-1"),
 )
 async def test_claims_must_be_one_strict_object(line: Identify, claims: bytes) -> None:
-    assert await refusal(line, signed(claims=claims)) is Rejection.MALFORMED
+    assert await rejection(line, signed(claims=claims)) is Rejection.MALFORMED
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b'["]",'], ids=repr)
@@ -464,8 +466,8 @@ async def test_deep_nesting_is_rejected_before_parsing(
     closing = {b"[": b"]", b'{"a":': b"}", b'[{"a":': b"}]", b'["]",': b"]"}[opening]
     nest = opening * depth + b"1" + (closing * depth if end == "closed" else b"")
 
-    assert await refusal(line, signed(claims=b'{"x":' + nest + b"}")) is Rejection.MALFORMED
-    assert await refusal(line, signed(b'{"x":' + nest + b"}")) is Rejection.MALFORMED
+    assert await rejection(line, signed(claims=b'{"x":' + nest + b"}")) is Rejection.MALFORMED
+    assert await rejection(line, signed(b'{"x":' + nest + b"}")) is Rejection.MALFORMED
 
 
 async def test_brackets_in_strings_do_not_count_as_nesting(line: Identify) -> None:
@@ -478,7 +480,7 @@ async def test_brackets_in_strings_do_not_count_as_nesting(line: Identify) -> No
 async def test_hostile_quotes_take_bounded_time(line: Identify, flood: bytes) -> None:
     claims = b'{"x":' + b"[" * 40 + flood * (11_000 // len(flood))
 
-    assert await refusal(line, signed(claims=claims)) is Rejection.MALFORMED
+    assert await rejection(line, signed(claims=claims)) is Rejection.MALFORMED
     assert len(_JSON_STRING.findall('"' + r"\"" * 5_000)) == 1  # read once, not from each quote
 
 
@@ -516,20 +518,20 @@ def test_depth_equals_the_parsers_depth(value: list[Any]) -> None:
     ids=repr,
 )  # fmt: skip
 async def test_similar_issuer_is_unknown(line: Identify, iss: object) -> None:
-    assert await refusal(line, signed(claims={**CLAIMS, "iss": iss})) is Rejection.ISSUER_UNKNOWN
+    assert await rejection(line, signed(claims={**CLAIMS, "iss": iss})) is Rejection.ISSUER_UNKNOWN
 
 
 async def test_missing_issuer_is_rejected(line: Identify) -> None:
     claims = {name: value for name, value in CLAIMS.items() if name != "iss"}
 
-    assert await refusal(line, signed(claims=claims)) is Rejection.ISSUER_UNKNOWN
+    assert await rejection(line, signed(claims=claims)) is Rejection.ISSUER_UNKNOWN
 
 
 @pytest.mark.parametrize(
     "aud", ["g", "gww", "GW", ["gw", 1], {"gw": 1}, {}, [], None, True, "gw,x"]
 )
 async def test_similar_audience_is_rejected(line: Identify, aud: object) -> None:
-    assert await refusal(line, signed(claims={**CLAIMS, "aud": aud})) is Rejection.AUDIENCE
+    assert await rejection(line, signed(claims={**CLAIMS, "aud": aud})) is Rejection.AUDIENCE
 
 
 @pytest.mark.parametrize(
@@ -544,7 +546,7 @@ async def test_malformed_exp_is_rejected(line: Identify, exp: bytes) -> None:
 
     token = signed(claims=b"{" + plain + b',"exp":' + exp + b"}")
 
-    assert await refusal(line, token) is Rejection.CLAIMS
+    assert await rejection(line, token) is Rejection.CLAIMS
 
 
 @pytest.mark.parametrize(
@@ -564,26 +566,26 @@ async def test_malformed_exp_is_rejected(line: Identify, exp: bytes) -> None:
 async def test_validly_signed_wrong_claims_are_rejected(
     line: Identify, claims: dict[str, Any], reason: Rejection
 ) -> None:
-    assert await refusal(line, signed(claims={**CLAIMS, **claims})) is reason
+    assert await rejection(line, signed(claims={**CLAIMS, **claims})) is reason
 
 
 # --- anything at all ----------------------------------------------------------------------------
 
-PARTS = signed().split(".")
-PIECES = st.sampled_from([*PARTS, ".", "=", " ", "", b64(b"{}"), b64(b'{"alg":"none"}')])
+SEGMENTS = signed().split(".")
+PIECES = st.sampled_from([*SEGMENTS, ".", "=", " ", "", b64(b"{}"), b64(b'{"alg":"none"}')])
 
 
 @given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=8).map("".join))
 def test_any_other_text_is_rejected(text: str) -> None:
-    class Told:
+    class Recorded:
         async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
             return (HONEST.key.public_key(),) if algorithm == "RS256" else ()
 
-    signatures = JwtSignatures([TrustedIssuer("corp", ISS, frozenset({"RS256"}), Told())])
+    signatures = JwtSignatures([TrustedIssuer("corp", ISS, frozenset({"RS256"}), Recorded())])
     with pytest.raises((StopIteration, NotAuthenticated)) as ended:
         signatures.verify(Secret(text)).send(None)
     if isinstance(ended.value, StopIteration):
-        assert (text, ended.value.value.claims) == (".".join(PARTS), CLAIMS)
+        assert (text, ended.value.value.claims) == (".".join(SEGMENTS), CLAIMS)
 
 
 async def test_rejected_token_stays_rejected(
@@ -593,7 +595,7 @@ async def test_rejected_token_stays_rejected(
 
     principal = await line.identify(Secret(good))
     for _ in range(3):
-        assert await refusal(line, forged) is Rejection.SIGNATURE
+        assert await rejection(line, forged) is Rejection.SIGNATURE
 
     assert isinstance(principal, Principal)
     assert line.find_cached(good) is principal

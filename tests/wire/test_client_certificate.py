@@ -1,4 +1,4 @@
-"""Who a client is by its certificate, on the event loops that we serve on."""
+"""The subject of a client certificate, on every supported event loop."""
 
 import asyncio
 import ssl
@@ -17,7 +17,7 @@ from tests.support.tls import Authority
 
 
 async def subjects(directory: Path, *names: str | None) -> list[str]:
-    """Return what the handler learns of who it is that asks; None asks without a certificate."""
+    """Return the subject that the handler reads; None: request without a certificate."""
     authority = Authority()
     (directory / "ca.crt").write_bytes(authority.certificate)
     authority.issue("gateway").write(directory / "tls.crt", directory / "tls.key")
@@ -33,20 +33,20 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
 
     ends_at: dict[str, float] = {}
 
-    async def tell(request: web.BaseRequest) -> web.Response:
-        shown = client_certificate(request)
-        if shown is None:
+    async def report(request: web.BaseRequest) -> web.Response:
+        certificate = client_certificate(request)
+        if certificate is None:
             return web.Response(text="nobody")
-        assert served.is_in_force(shown.context)
-        assert shown.expires_at == ends_at[shown.subject]
-        return web.Response(text=shown.subject)
+        assert served.is_in_force(certificate.context)
+        assert certificate.expires_at == ends_at[certificate.subject]
+        return web.Response(text=certificate.subject)
 
-    runner = web.ServerRunner(web.Server(tell, access_log=None))
+    runner = web.ServerRunner(web.Server(report, access_log=None))
     await runner.setup()
     served = ServedCertificate("admin", tls, SystemClock())
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=served.context)
     await site.start()
-    told = []
+    reported = []
     for name in names:
         context = ssl.create_default_context(cadata=authority.certificate.decode())
         if name is not None:
@@ -57,11 +57,11 @@ async def subjects(directory: Path, *names: str | None) -> list[str]:
             context.load_cert_chain(*files)
         async with (
             ClientSession(connector=TCPConnector(ssl=context)) as session,
-            session.get(f"https://127.0.0.1:{runner.addresses[0][1]}/") as answer,
+            session.get(f"https://127.0.0.1:{runner.addresses[0][1]}/") as response,
         ):
-            told.append(await answer.text())
+            reported.append(await response.text())
     await runner.cleanup()
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -69,5 +69,5 @@ def test_certificate_subject_is_its_common_or_alternative_name(
     tmp_path: Path, make_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     with asyncio.Runner(loop_factory=make_loop) as runner:
-        told = runner.run(subjects(tmp_path, "olga", "", None))
-    assert told == ["olga", "console.example.com", "nobody"]
+        reported = runner.run(subjects(tmp_path, "olga", "", None))
+    assert reported == ["olga", "console.example.com", "nobody"]
