@@ -40,7 +40,7 @@ def main() -> int:
         if not interrupts.was_received():
             raise
         code = interrupts.EXIT_CODE
-    interrupts.exit_at_once()
+    interrupts.exit_on_next_sigint()
     return interrupts.EXIT_CODE if interrupts.was_received() else code
 
 

@@ -44,7 +44,7 @@ def was_received() -> bool:
     return _received.is_set
 
 
-def exit_at_once() -> None:
+def exit_on_next_sigint() -> None:
     """End the process at the next SIGINT: its work is done, and Python is about to exit."""
     if signal.getsignal(signal.SIGINT) == _received.record:
         signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_CODE))

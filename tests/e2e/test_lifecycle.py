@@ -25,7 +25,7 @@ def test_sigterm_completes_accepted_requests(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     gateway.console(cloud.token())
     slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
-    cloud.fail(cloud.upstream, "answer", body=slow, delay_s=1.5)
+    cloud.fail(cloud.upstream, "response", body=slow, delay_s=1.5)
     with ThreadPoolExecutor(8) as pool:
         tokens = [cloud.token(f"p{i}") for i in range(8)]
         pending = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
@@ -214,19 +214,19 @@ def is_refused(port: int) -> bool:
 
 def test_stopping_gateway_refuses_new_connections_only(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
-    kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    keep_alive = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     path = console_path(cloud.project, cloud.servers[0])
     headers = {"Authorization": f"Bearer {cloud.token()}"}
     for connection in (None, "close"):
-        kept.request("GET", path, headers=headers)
-        answer = kept.getresponse()
-        assert (answer.status, answer.getheader("Connection")) == (200, connection)
-        answer.read()
+        keep_alive.request("GET", path, headers=headers)
+        response = keep_alive.getresponse()
+        assert (response.status, response.getheader("Connection")) == (200, connection)
+        response.read()
         if connection is None:
             gateway.signal(signal.SIGTERM)
             eventually(lambda: is_refused(gateway.port))
             assert gateway.ready() == 503
-    kept.close()
+    keep_alive.close()
     began = time.monotonic()
     assert gateway.stop() == 0
     assert time.monotonic() - began < 4
