@@ -7,7 +7,7 @@ import pytest
 from gateway.config.key_material import parse_key_set
 from gateway.domain.errors import Rejection
 from tests.support.tokens import ec_signer
-from tests.unit.test_identity import a_token, validate, rejection
+from tests.unit.test_identity import a_token, rejection, validate
 
 
 @pytest.mark.parametrize("flag", [True, "true", 1])
