@@ -182,7 +182,7 @@ async def test_missing_security_token_is_rejected(scene: Scene) -> None:
 
 async def test_unsigned_security_token_is_still_bound(scene: Scene) -> None:
     request = scene.request()
-    # Some clients add it after signing (dossier 3.3); the access key is a digest of it.
+    # Some clients add it after signing (upstream-api.md#3.3); the access key is a digest of it.
     headers = sign(
         method="PUT",
         target=PATH,
