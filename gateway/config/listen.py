@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gateway.config.errors import InvalidKey
 from gateway.config.files import AuthoritiesFile, CertificateFile, ReadableFile, load_certificate
-from gateway.config.values import Host, Integer, Name, Network, Section
+from gateway.config.values import Host, Integer, Name, Network, Seconds, Section
 
 
 def hosts_overlap(host: str, other: str) -> bool:
@@ -57,6 +57,9 @@ class Listen(Section):
     """TCP port to listen on; 0 lets the operating system choose."""
     tls: ListenerTls | None = None
     """Serve HTTPS with this certificate. Unset: plain HTTP."""
+    idle_timeout_s: Seconds = 3_630.0
+    """Seconds after which a connection without a request is closed. It must be longer than the
+    proxy's own idle timeout: the proxy then never sends a request into a closed connection."""
 
 
 class PublicListen(Listen):

@@ -6,6 +6,8 @@ GatewayError
 │   ├── OperationUnknown      the path is not in the catalogue
 │   ├── MethodNotAllowed      the path exists with other methods
 │   ├── UnsupportedMediaType  the body is declared as something other than JSON in UTF-8
+│   ├── TooManyHeaders        the request has more headers than the parser accepts
+│   ├── HttpVersionUnsupported  neither HTTP/1.1 nor HTTP/1.0
 │   └── RequestTooLarge       request line, headers or body exceed their limit
 ├── NotPermitted              forbidden, or no such server or project: indistinguishable
 ├── NotAdmin                  the caller of the admin API is not an administrator
@@ -112,6 +114,16 @@ class MethodNotAllowed(BadRequest):
 
 
 class UnsupportedMediaType(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("")
+
+
+class TooManyHeaders(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("")
+
+
+class HttpVersionUnsupported(BadRequest):
     def __init__(self) -> None:
         super().__init__("")
 

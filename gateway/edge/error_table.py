@@ -154,6 +154,14 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Send JSON in UTF-8 with `Content-Type: application/json`.",
         operator_action=_NO_ACTION,
     ),
+    errors.TooManyHeaders: ErrorSpec(
+        431,
+        "CGW.4310",
+        "Too many headers. Send at most 128.",
+        cause="The request has more than 128 headers.",
+        caller_action="Send fewer headers.",
+        operator_action="Check the proxies in front of the gateway if no client sends so many.",
+    ),
     errors.CallerLimited: ErrorSpec(
         429,
         "CGW.4290",
@@ -283,6 +291,14 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         operator_action="Look at the latency by stage; it shows what the request waited for.",
         alerts=("ConsoleGatewayQueueLong", "ConsoleGatewayEventLoopLag"),
     ),
+    errors.HttpVersionUnsupported: ErrorSpec(
+        505,
+        "CGW.5050",
+        "HTTP version not supported. Use HTTP/1.1.",
+        cause="The request line names a version other than HTTP/1.1 and HTTP/1.0.",
+        caller_action="Use HTTP/1.1.",
+        operator_action="Configure the proxy in front of the gateway to use HTTP/1.1 to it.",
+    ),
 }
 
 ERROR_SPECS: Final = tuple(
@@ -326,6 +342,8 @@ would help a forger."""
 
 
 def _is_server_failure(kind: type[GatewayError], spec: ErrorSpec) -> bool:
+    if issubclass(kind, errors.BadRequest):  # 505 is the client's fault
+        return False
     return spec.status >= 500 or kind is errors.BudgetExhausted
 
 

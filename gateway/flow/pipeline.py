@@ -259,6 +259,8 @@ class Gateway:
             request.identify_s = request.identified_at - began
             request.enter("decide")
             call = self._resolve(request)
+            if request.has_body and not call.operation.body_bytes_max:
+                await self._resolve.require_no_body(request)
             match call.operation.response:
                 case ResponseKind.CONSOLE_LINK:
                     return await self._links.issue(principal, call, request)

@@ -22,8 +22,8 @@ from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import make_client
-from gateway.edge.admin.api import admin_app
-from gateway.edge.public.server import PublicServer
+from gateway.edge.admin.handler import AdminHandler
+from gateway.edge.listener.server import ListenerServer
 from gateway.process.components import Components, open_components
 from gateway.process.tasks import BackgroundTask, supervised
 from gateway.process.worker_plan import RETIRE, TAKE_OVER, WorkerPlan
@@ -37,11 +37,6 @@ _CANCEL_TIMEOUT_S = 1.0
 _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 _TLS_SHUTDOWN_TIMEOUT_S = 2.0
 """Many clients do not answer a TLS shutdown before they next use the connection."""
-_KEEP_ALIVE_S = 75.0
-_REQUEST_LINE_BYTES_MAX = 8_190
-_HEADERS_MAX = 128
-_HEADER_BYTES_MAX = 65_536
-"""Enough for a JWT with many groups."""
 _LAG_INTERVAL_S = 0.5
 _THREAD_SWITCH_S = 0.001
 """How long a thread, such as the one that renders metrics, may hold the interpreter lock."""
@@ -151,9 +146,14 @@ class Worker:
 
     async def _serve(self, components: Components) -> None:
         await load_initial_keys(components.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
-        server = _public_server(components)
+        server = ListenerServer(
+            components.handler,
+            idle_timeout_s=self._config.listen.idle_timeout_s,
+            # A disconnected caller must leave the queue at once (invariant 8).
+            cancels_on_disconnect=True,
+        )
         public = web.ServerRunner(server, shutdown_timeout=_CANCEL_TIMEOUT_S)
-        admin = self._admin_runner(components)
+        admin = web.ServerRunner(self._admin_server(components), shutdown_timeout=_CANCEL_TIMEOUT_S)
         await public.setup()
         await admin.setup()
         public_listener = await self._listen("public", self._plan.public, public)
@@ -177,15 +177,17 @@ class Worker:
         admin_listener.close()
         await admin.cleanup()
 
-    def _admin_runner(self, components: Components) -> web.AppRunner:
-        app = admin_app(
+    def _admin_server(self, components: Components) -> ListenerServer:
+        handler = AdminHandler(
             self._metrics.exposition,
             lambda: self._readiness(components),
             components.administration,
             self._is_tls_in_force,
         )
-        return web.AppRunner(
-            app, access_log=None, shutdown_timeout=_CANCEL_TIMEOUT_S, auto_decompress=False
+        return ListenerServer(
+            handler,
+            idle_timeout_s=self._config.admin.idle_timeout_s,
+            cancels_on_disconnect=False,  # an action that is recorded is also performed
         )
 
     def _is_tls_in_force(self, context: ssl.SSLContext) -> bool:
@@ -233,15 +235,3 @@ class Worker:
         may_record = components.audit_log.durable or self._config.audit.on_unavailable == "allow"
         serves = components.overrides.allows_callers and may_record and any(keys.values())
         return serves and not self._draining, state
-
-
-def _public_server(components: Components) -> PublicServer:
-    return PublicServer(
-        components.handler,
-        access_log=None,  # the handler writes one line per request
-        max_line_size=_REQUEST_LINE_BYTES_MAX,
-        max_field_size=_HEADER_BYTES_MAX,
-        max_headers=_HEADERS_MAX,
-        keepalive_timeout=_KEEP_ALIVE_S,
-        auto_decompress=False,
-    )

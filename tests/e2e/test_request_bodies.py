@@ -86,6 +86,17 @@ def test_cloud_never_sees_a_lookalike_of_the_id_member(power: PowerStates, name:
     assert power.state(power.other) == "on"
 
 
+@pytest.mark.parametrize("status", [202, 299])
+def test_success_status_of_a_write_is_passed_on(power: PowerStates, status: int) -> None:
+    body = '{"job": 1}'
+    power.cloud.fail(power.cloud.upstream, "answer", status=status, body=body, times=1)
+    response = power.switch({"action": "power on", "server_id_set": [power.mine]})
+    assert (response.status, response.body) == (status, body.encode())
+    outcomes = power.stack.gateway.audit("write_outcome")
+    (record,) = [one for one in outcomes if one["request_id"] == response.headers["x-request-id"]]
+    assert record["outcome"] == "success"
+
+
 def test_first_caller_does_not_choose_the_format_of_a_shared_link(power: PowerStates) -> None:
     """The simulated cloud answers 406 to a caller that does not accept JSON."""
     fetch(power.cloud.upstream, "DELETE", "/_box/calls")

@@ -63,7 +63,11 @@ def test_body_must_have_a_string_url(body: object) -> None:
         console_url(answered(body), ALLOWED)
 
 
-@pytest.mark.parametrize("status", [201, 202, 204, 302, 304])
+def test_unregistered_success_status_counts_as_200() -> None:
+    assert console_url(answered({"url": GOOD}, 299), ALLOWED).reveal() == GOOD
+
+
+@pytest.mark.parametrize("status", [201, 202, 204, 302, 304, 399])
 def test_status_must_be_200(status: int) -> None:
     with pytest.raises(UpstreamBroken):
         console_url(answered({"url": GOOD}, status), ALLOWED)

@@ -13,10 +13,11 @@ from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, Up
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
+from gateway.edge.listener.client_address import TrustedProxies
+from gateway.edge.listener.server import ListenerServer
 from gateway.edge.public import forwarded_response
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
-from gateway.edge.public.server import PublicServer
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.request import ApiRequest
@@ -100,11 +101,12 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
             count_unlogged=lambda: None,
         ),
         limits=CallerLimits(Pace(10, 1, 10), edge, SystemClock()),
-        trusted_proxies=(),
+        trusted_proxies=TrustedProxies(),
         federation=None,  # type: ignore[arg-type]
         pages={},
     )
-    runner = web.ServerRunner(PublicServer(handler, access_log=None), shutdown_timeout=0.1)
+    server = ListenerServer(handler, idle_timeout_s=75.0, cancels_on_disconnect=True)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -86,7 +86,7 @@ class Catalogue:
             rows.sort(key=lambda row: [segment.startswith("{") for segment in row[0]])
         self._resolved: dict[tuple[str, str], ResolvedCall] = {}
 
-    def resolve(self, method: str, target: str, *, has_body: bool) -> ResolvedCall:
+    def resolve(self, method: str, target: str) -> ResolvedCall:
         """Resolve a request without its body; `target` is path and query of the request line.
 
         An operation that takes a body also needs `resolve_body`. Raises OperationUnknown,
@@ -99,8 +99,6 @@ class Catalogue:
                 if len(self._resolved) >= _RESOLVED_MAX:
                     self._resolved.clear()
                 self._resolved[method, target] = call
-        if has_body and not call.operation.body_bytes_max:
-            raise BadRequest("This operation takes no request body.")
         return call
 
     def _parse(self, method: str, target: str) -> ResolvedCall:
@@ -307,7 +305,7 @@ def _parse_query(text: str, operation: Operation) -> dict[str, str]:
         return {}
     known = query_parameters(operation)
     pairs: dict[str, str] = {}
-    for part in text.split("&"):
+    for part in filter(None, text.split("&")):  # empty parts mean nothing
         name, _, value = part.partition("=")
         try:
             name, value = (unquote_to_bytes(raw).decode() for raw in (name, value))

@@ -1,10 +1,8 @@
-"""The admin listener: metrics, health checks and the admin API. The public listener has none."""
+"""The admin API over HTTP. The public listener does not have it."""
 
-import asyncio
 import logging
-import secrets
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,35 +12,34 @@ from urllib.parse import urlsplit
 
 import msgspec
 import orjson
-from aiohttp import http, web
-from aiohttp.typedefs import Handler
+from aiohttp import web
 
 from gateway.domain.errors import (
     BadRequest,
     CrossSiteRequest,
+    DeadlineExceeded,
     GatewayError,
-    MethodNotAllowed,
     NotAuthenticated,
-    OperationUnknown,
     Rejection,
-    RequestTooLarge,
 )
 from gateway.domain.identity.credentials import find_jwt
 from gateway.domain.model import Headers, Principal, Secret
 from gateway.edge.admin.openapi import admin_openapi
 from gateway.edge.client_certificate import ClientCertificate, client_certificate
-from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
 from gateway.flow.admin.administration import AdminAction, Administration, Administrator
 from gateway.flow.clock import Clock
 from gateway.flow.identify import Identify
 
 log = logging.getLogger("gateway.admin")
 
-Exposition = Callable[[str], tuple[bytes, str]]
-Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
 CountRequest = Callable[[str, int], None]
 """Counts a request by action and status."""
+
+Route = tuple[str, str, Callable[[ListenerRequest], Awaitable[web.Response]]]
+"""Method, path and handler."""
 
 IsCurrent = Callable[[ssl.SSLContext], bool]
 """Whether new connections use this context."""
@@ -50,70 +47,9 @@ IsCurrent = Callable[[ssl.SSLContext], bool]
 PREFIX = "/admin"
 BODY_BYTES_MAX = 65_536
 BODY_TIMEOUT_S = 10.0
-_REQUEST_ID = web.RequestKey("request_id", str)
-_PATH_UNKNOWN = (
-    "Unknown path. The admin listener has /metrics, /healthz and /readyz. If `admin.api` is"
-    " configured, /admin/openapi.json lists the other paths."
-)
+REQUEST_ID = web.RequestKey("request_id", str)
 _BY_CERTIFICATE = "certificate"
 """The issuer in audit records of administrators with a certificate."""
-
-
-def admin_app(
-    exposition: Exposition,
-    readiness: Readiness,
-    api: "AdminApi | None",
-    is_current: IsCurrent,
-) -> web.Application:
-    async def metrics(request: web.Request) -> web.Response:
-        # In a thread, because rendering a thousand lines would delay the callers' requests.
-        accept = request.headers.get("Accept", "")
-        body, content_type = await asyncio.to_thread(exposition, accept)
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    async def alive(_: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
-
-    async def ready(_: web.Request) -> web.Response:
-        is_ready, components = readiness()
-        body = orjson.dumps({"ready": is_ready, "components": dict(components)})
-        return web.Response(
-            status=200 if is_ready else 503, body=body, content_type="application/json"
-        )
-
-    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_finish_response])
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/healthz", alive)
-    app.router.add_get("/readyz", ready)
-    if api is not None:
-        app.router.add_routes(api.routes(is_current))
-    return app
-
-
-@web.middleware
-async def _finish_response(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Use the error schema for an unknown path or method, and add the common headers."""
-    request[_REQUEST_ID] = secrets.token_hex(8)
-    try:
-        response = await handler(request)
-    except web.HTTPNotFound:
-        response = _error_response(OperationUnknown(_PATH_UNKNOWN))
-    except web.HTTPMethodNotAllowed as error:
-        response = _error_response(MethodNotAllowed(allowed=tuple(sorted(error.allowed_methods))))
-    response.headers["X-Request-Id"] = request[_REQUEST_ID]
-    response.headers["Cache-Control"] = "no-store"
-    response.headers.update(COMMON_HEADERS)
-    return response
-
-
-def _error_response(error: GatewayError) -> web.StreamResponse:
-    rendered = render_error(error)
-    return web.Response(
-        body=rendered.body,
-        status=rendered.status,
-        content_type="application/json",
-        headers=rendered.headers,
-    )
 
 
 class AdminApi:
@@ -139,25 +75,19 @@ class AdminApi:
     def actions(self) -> list[str]:
         return [action.spec.name for action in self._administration.actions]
 
-    def routes(self, is_current: IsCurrent) -> list[web.RouteDef]:
-        def handler(action: AdminAction) -> Handler:
-            return partial(self._handle, action, is_current)
+    def routes(self, is_current: IsCurrent) -> Iterator[Route]:
+        yield "GET", f"{PREFIX}/openapi.json", self._openapi
+        for action in self._administration.actions:
+            respond = partial(self._handle, action, is_current)
+            yield action.spec.method, PREFIX + action.spec.path, respond
 
-        return [
-            web.get(f"{PREFIX}/openapi.json", self._openapi),
-            *(
-                web.route(action.spec.method, PREFIX + action.spec.path, handler(action))
-                for action in self._administration.actions
-            ),
-        ]
-
-    async def _openapi(self, _: web.Request) -> web.Response:
+    async def _openapi(self, _: ListenerRequest) -> web.Response:
         return web.Response(body=self._document, content_type="application/json")
 
     async def _handle(
-        self, action: AdminAction, is_current: IsCurrent, request: web.Request
+        self, action: AdminAction, is_current: IsCurrent, request: ListenerRequest
     ) -> web.Response:
-        call = _AdminCall(action, request, is_current, request[_REQUEST_ID], request.remote or "")
+        call = _AdminCall(action, request, is_current, request[REQUEST_ID], request.peer)
         headers: Headers = ()
         status, error_fields = 200, {}
         try:
@@ -227,7 +157,7 @@ class _AdminCall:
     """One request to the admin API; `administrator` is set once it is authenticated."""
 
     action: AdminAction
-    request: web.Request
+    request: ListenerRequest
     is_current: IsCurrent
     request_id: str
     client_address: str
@@ -245,7 +175,7 @@ class _AdminCall:
         }
 
 
-async def _read_request(request: web.Request) -> bytes:
+async def _read_request(request: ListenerRequest) -> bytes:
     """Return the request's parameters as JSON: the body of a POST, otherwise the query."""
     _reject_cross_site(request)
     if request.method != "POST":
@@ -253,17 +183,12 @@ async def _read_request(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise BadRequest("The body must have Content-Type: application/json.")
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
-    except TimeoutError:
+        return await read_body(request, BODY_BYTES_MAX, within_s=BODY_TIMEOUT_S)
+    except DeadlineExceeded:
         raise BadRequest(f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.") from None
-    except web.HTTPRequestEntityTooLarge:
-        raise RequestTooLarge(f"The body exceeds {BODY_BYTES_MAX} bytes.") from None
-    except (web.RequestPayloadError, http.HttpProcessingError, ConnectionError):
-        raise BadRequest("The body is incomplete or malformed.") from None
 
 
-def _reject_cross_site(request: web.Request) -> None:
+def _reject_cross_site(request: ListenerRequest) -> None:
     # A browser presents its user's certificate for the requests of any page.
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from aiohttp import web
 
 from gateway.domain.errors import (
     BadRequest,
@@ -18,7 +17,8 @@ from gateway.domain.errors import (
 )
 from gateway.domain.identity.sdk_signature import IncomingRequest
 from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
-from gateway.edge.request_body import read_body
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
 from gateway.flow.clock import Clock
 from gateway.flow.context import RequestTrace
 from gateway.flow.federation import DURATION_S_MAX, DURATION_S_MIN, Federation, FederationRequest
@@ -64,7 +64,7 @@ class FederationHandler:
 
     def read(
         self,
-        request: web.BaseRequest,
+        request: ListenerRequest,
         *,
         request_id: str,
         client_address: str,
@@ -95,7 +95,7 @@ class FederationHandler:
 
     async def answer(
         self,
-        http_request: web.BaseRequest,
+        http_request: ListenerRequest,
         request: FederationRequest,
         route: _FederationRoute,
     ) -> FederationResponse:

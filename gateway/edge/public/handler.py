@@ -7,24 +7,19 @@ import re
 import secrets
 from collections.abc import Mapping
 from functools import partial
-from http import HTTPStatus
 from typing import cast
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from multidict import CIMultiDict
 
 from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.errors import (
-    BadRequest,
     CallerLimited,
     GatewayError,
     MethodNotAllowed,
-    RequestTooLarge,
 )
 from gateway.domain.trace_context import trace_context
-from gateway.edge.client_address import Networks, client_address
 from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import (
@@ -33,6 +28,9 @@ from gateway.edge.error_response import (
     render_error,
     retry_after_seconds,
 )
+from gateway.edge.listener.client_address import TrustedProxies, client_address
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
 from gateway.edge.public import forwarded_response as forwarding
 from gateway.edge.public.federation import PREFIX as FEDERATION
 from gateway.edge.public.federation import FederationHandler
@@ -44,7 +42,6 @@ from gateway.edge.public.prepared_response import (
 )
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_field
-from gateway.edge.request_body import read_body
 from gateway.flow import context
 from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.clock import Clock
@@ -57,8 +54,6 @@ log = logging.getLogger("gateway.request")
 
 _SHORTEST_DEADLINE_S = 0.05
 """The deadline of `Prefer: wait=0`: enough for a response that needs no call to the cloud."""
-_METHOD_UNKNOWN = "Unknown HTTP method. /docs lists the methods of each path."
-_MALFORMED = "Malformed HTTP request. Check for duplicate headers, or use an HTTP client like curl."
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -73,7 +68,7 @@ class PublicHandler:
         deadline_s: float,
         request_log: RequestLog,
         limits: CallerLimits,
-        trusted_proxies: Networks,
+        trusted_proxies: TrustedProxies,
         federation: FederationHandler,
         pages: Mapping[str, DocsPage],
         tracing: Tracing,
@@ -93,8 +88,8 @@ class PublicHandler:
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        client = request.remote or ""
+    async def __call__(self, request: ListenerRequest) -> web.StreamResponse:
+        client = request.peer
         if self._trusted_proxies:
             forwarded_for = request.headers.getall("X-Forwarded-For", ())
             client = client_address(client, forwarded_for, self._trusted_proxies)
@@ -102,14 +97,8 @@ class PublicHandler:
         context.request_id.set(outcome.request_id)
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._begin_trace(request)
-        response: web.StreamResponse
         try:
-            if request.raw_path in self._pages:
-                response = self._page(request, outcome)
-            elif request.raw_path.startswith(FEDERATION):
-                response = await self._federate(request, outcome)
-            else:
-                response = await self._serve(request, outcome)
+            response = await self._route(request, outcome)
         except GatewayError as error:
             response = self._error_response(outcome, render_error(error), error)
         except asyncio.CancelledError:
@@ -122,23 +111,25 @@ class PublicHandler:
         self._request_log.finish(outcome)
         return response
 
-    def reject_malformed(self, status: int, error: BaseException | None) -> web.Response:
-        """Respond to a request that aiohttp's HTTP parser rejected."""
-        if isinstance(error, LineTooLong):
-            error_response = render_error(RequestTooLarge())
-        elif isinstance(error, BadHttpMethod):
-            error_response = render_error(BadRequest(_METHOD_UNKNOWN))
-        elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            error_response = render_error(BadRequest(_MALFORMED))
-        else:
-            error_response = INTERNAL_ERROR_RESPONSE
-        outcome = RequestOutcome(self._new_id(), "", self._clock.monotonic())
-        response = self._error_response(outcome, error_response, error)
-        response.force_close()
+    def reject(
+        self, request: ListenerRequest, error: GatewayError | None, cause: BaseException | None
+    ) -> web.Response:
+        error_response = INTERNAL_ERROR_RESPONSE if error is None else render_error(error)
+        outcome = RequestOutcome(self._new_id(), request.peer, self._clock.monotonic())
+        response = self._error_response(outcome, error_response, cause)
         self._request_log.finish(outcome)
         return response
 
-    def _page(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.Response:
+    async def _route(self, request: ListenerRequest, outcome: RequestOutcome) -> web.StreamResponse:
+        if request.rejection is not None:
+            raise request.rejection
+        if request.raw_path in self._pages:
+            return self._page(request, outcome)
+        if request.raw_path.startswith(FEDERATION):
+            return await self._federate(request, outcome)
+        return await self._serve(request, outcome)
+
+    def _page(self, request: ListenerRequest, outcome: RequestOutcome) -> web.Response:
         outcome.page = page = self._pages[request.raw_path]
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(allowed=("GET", "HEAD"))
@@ -146,7 +137,7 @@ class PublicHandler:
         outcome.status = response.status
         return response
 
-    async def _federate(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.Response:
+    async def _federate(self, request: ListenerRequest, outcome: RequestOutcome) -> web.Response:
         federation_request, route = self._federation.read(
             request,
             request_id=outcome.request_id,
@@ -161,7 +152,7 @@ class PublicHandler:
         headers.extend(reply.headers)
         return web.Response(status=reply.status, body=reply.body, headers=headers)
 
-    async def _serve(self, request: web.BaseRequest, outcome: RequestOutcome) -> web.StreamResponse:
+    async def _serve(self, request: ListenerRequest, outcome: RequestOutcome) -> web.StreamResponse:
         outcome.request = outcome.api_request = self._parse(request, outcome)
         outcome.result = result = await self._gateway.handle(outcome.api_request)
         if isinstance(result, IssuedLink):
@@ -169,7 +160,7 @@ class PublicHandler:
         return await self._forwarded_response(request, result, outcome)
 
     def _link_response(
-        self, request: web.BaseRequest, result: IssuedLink, outcome: RequestOutcome
+        self, request: ListenerRequest, result: IssuedLink, outcome: RequestOutcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": result.link.url.reveal()})
         if outcome.wait_s is None and allows_prepared_response(request):
@@ -181,7 +172,7 @@ class PublicHandler:
         return web.Response(body=body, headers=headers)
 
     async def _forwarded_response(
-        self, request: web.BaseRequest, result: ForwardedResponse, outcome: RequestOutcome
+        self, request: ListenerRequest, result: ForwardedResponse, outcome: RequestOutcome
     ) -> web.StreamResponse:
         if result.stream is None:
             return self._buffered(request, forwarding.ValidatedResponse(request, result), outcome)
@@ -199,7 +190,7 @@ class PublicHandler:
 
     def _buffered(
         self,
-        request: web.BaseRequest,
+        request: ListenerRequest,
         validated: forwarding.ValidatedResponse,
         outcome: RequestOutcome,
     ) -> web.StreamResponse:
@@ -252,7 +243,7 @@ class PublicHandler:
             return rate_limit_field(Remaining(0, retry_after_seconds(error)))
         return rate_limit_field(self._limits.remaining(principal.key))
 
-    def _parse(self, request: web.BaseRequest, outcome: RequestOutcome) -> ApiRequest:
+    def _parse(self, request: ListenerRequest, outcome: RequestOutcome) -> ApiRequest:
         headers = request.headers
         within_s = self._deadline_s
         preferences = headers.getall("Prefer", None)
@@ -276,7 +267,7 @@ class PublicHandler:
             trace=outcome.trace,
         )
 
-    def _begin_trace(self, request: web.BaseRequest) -> RequestTrace | None:
+    def _begin_trace(self, request: ListenerRequest) -> RequestTrace | None:
         headers = request.headers
         incoming = trace_context(
             headers.getall("traceparent", ()), headers.getall("tracestate", ())
@@ -286,10 +277,10 @@ class PublicHandler:
             context.trace.set(trace)
         return trace
 
-    async def _read_body(self, request: web.BaseRequest, deadline: float, limit: int) -> bytes:
+    async def _read_body(self, request: ListenerRequest, deadline: float, limit: int) -> bytes:
         return await read_body(request, limit, within_s=deadline - self._clock.monotonic())
 
-    def _request_id(self, request: web.BaseRequest) -> str:
+    def _request_id(self, request: ListenerRequest) -> str:
         sent = request.headers.get("X-Request-Id")
         if sent is not None and _REQUEST_ID.fullmatch(sent):
             return sent

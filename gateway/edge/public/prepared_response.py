@@ -84,10 +84,15 @@ class ResponseEncoder:
         limit_line = "" if limit is None else f"RateLimit: {limit}\r\n"
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         head = (
-            f"{_STATUS_LINES[status]}{self._head}{lines}{limit_line}Date: {_date(int(now))}\r\n"
+            f"{_status_line(status)}{self._head}{lines}{limit_line}Date: {_date(int(now))}\r\n"
             f"X-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode("ascii") + body
+
+
+def _status_line(status: int) -> str:
+    # RFC 9110, 15: the cloud may use a status that is not registered, and a phrase is optional.
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
 
 
 _dated = (0, "")

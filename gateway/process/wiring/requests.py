@@ -16,6 +16,7 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
 from gateway.edge.docs.pages import docs_pages
+from gateway.edge.listener.client_address import TrustedProxies, canonical_network
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
@@ -178,7 +179,9 @@ def open_handler(
         deadline_s=config.request.deadline_s,
         request_log=request_log,
         limits=stages.limits,
-        trusted_proxies=config.listen.trusted_proxies,
+        trusted_proxies=TrustedProxies(
+            tuple(map(canonical_network, config.listen.trusted_proxies))
+        ),
         federation=FederationHandler(_open_federation(runtime, stages), runtime.clock),
         pages=docs_pages(config.catalogue),
         tracing=tracing,

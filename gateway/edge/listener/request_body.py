@@ -3,11 +3,13 @@
 import asyncio
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.domain.errors import BadRequest, DeadlineExceeded, RequestTooLarge
+from gateway.edge.listener.request import ListenerRequest
 
 
-async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) -> bytes:
+async def read_body(request: ListenerRequest, limit: int, *, within_s: float) -> bytes:
     """Return the body; raise BadRequest, RequestTooLarge, DeadlineExceeded."""
     if not request.body_exists:
         return b""
@@ -16,9 +18,7 @@ async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) ->
     too_large = RequestTooLarge(f"The request body is too large; the limit is {limit} bytes.")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
-    if request.headers.get("Expect", "").lower() == "100-continue":  # RFC 9110, 10.1.1
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
+    await request.send_continue()
     body = bytearray()
     try:
         async with asyncio.timeout(within_s):
@@ -26,6 +26,8 @@ async def read_body(request: web.BaseRequest, limit: int, *, within_s: float) ->
                 body += chunk
                 if len(body) > limit:
                     raise too_large
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise BadRequest("The request body is incomplete, or its chunks are malformed.") from None
     except TimeoutError:
         raise DeadlineExceeded("while the request body was read") from None
     return bytes(body)
