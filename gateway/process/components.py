@@ -36,7 +36,7 @@ from gateway.process.wiring.inventories import open_inventories
 from gateway.process.wiring.overrides import apply_overrides, open_overrides
 from gateway.process.wiring.policy import open_policy
 from gateway.process.wiring.requests import (
-    open_consoles,
+    open_console_links,
     open_gateway,
     open_handler,
     open_stages,
@@ -80,14 +80,14 @@ async def open_components(
         identity = await open_identity(runtime, handover, overrides)
         accounts = await open_accounts(runtime, budget, flight)
         inventories = open_inventories(runtime, accounts, policies, flight)
-        consoles = open_consoles(runtime, accounts, flight, overrides)
+        console_links = open_console_links(runtime, accounts, flight, overrides)
         audit_log = await open_audit_log(runtime, valkey, lines)
         await policies.attach_audit_log(audit_log.durable)
         stages = open_stages(runtime, valkey, identity.callers, policies, inventories, audit_log)
-        gateway = open_gateway(runtime, stages, accounts, consoles)
+        gateway = open_gateway(runtime, stages, accounts, console_links)
         handler = open_handler(runtime, stages, gateway, lines, tracing)
-        apply_overrides(runtime, overrides, consoles, budget)
-        view = ProcessView(process_name(), identity.callers, consoles, budget, policies)
+        apply_overrides(runtime, overrides, console_links, budget)
+        view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
         administration = open_administration(
             runtime, identity.admins, overrides, cluster, audit_log.for_requests

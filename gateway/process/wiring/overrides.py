@@ -54,10 +54,10 @@ def _count_in_force(overrides: ActiveOverrides, kind: type[object]) -> int:
 
 
 def apply_overrides(
-    runtime: Runtime, overrides: ActiveOverrides, consoles: ConsoleLinks, budget: FairBudget
+    runtime: Runtime, overrides: ActiveOverrides, console_links: ConsoleLinks, budget: FairBudget
 ) -> None:
     """Apply dropped links, rate ceilings and log levels now and at each change."""
     levels = runtime.config.log.levels
-    overrides.on_change(consoles.evict_dropped)
+    overrides.on_change(console_links.evict_dropped)
     overrides.on_change(lambda: budget.set_rate_ceilings(overrides.current.rate_ceilings))
     overrides.on_change(lambda: logs.set_levels({**levels, **overrides.current.log_levels}))

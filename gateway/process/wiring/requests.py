@@ -90,14 +90,14 @@ def _open_caller_limits(runtime: Runtime, valkey: Valkey) -> CallerLimits:
     return limits
 
 
-def open_consoles(
+def open_console_links(
     runtime: Runtime,
     accounts: Mapping[ProjectId, ConsoleAccount],
     flight: SingleFlight,
     overrides: ActiveOverrides,
 ) -> ConsoleLinks:
     config = runtime.config
-    consoles = ConsoleLinks(
+    console_links = ConsoleLinks(
         accounts,
         flight,
         runtime.clock,
@@ -107,15 +107,15 @@ def open_consoles(
         telemetry=runtime.metrics,
         override_ids=overrides.dropped_by,
     )
-    runtime.metrics.gauge("gateway_links_cached", lambda: consoles.link_count)
-    return consoles
+    runtime.metrics.gauge("gateway_links_cached", lambda: console_links.link_count)
+    return console_links
 
 
 def open_gateway(
     runtime: Runtime,
     stages: Stages,
     accounts: Mapping[ProjectId, ConsoleAccount],
-    consoles: ConsoleLinks,
+    console_links: ConsoleLinks,
 ) -> Gateway:
     config, clock = runtime.config, runtime.clock
     exchanges = {project: account.exchange for project, account in accounts.items()}
@@ -126,7 +126,7 @@ def open_gateway(
         catalogue=Catalogue(config.catalogue),
         policies=stages.policies,
         limits=stages.limits,
-        links=consoles,
+        links=console_links,
         inventories=stages.inventories,
         instances=Instances(exchanges, clock),
         forwarding=Forwarding(exchanges, listings),
