@@ -1,7 +1,7 @@
 """`gateway audit export`: writes the audit log of the Redis stream as files.
 
-The stream trims its oldest lines regardless of segments. A segment whose first line is gone cannot
-be verified: its remaining lines are written to a directory of their own, for search.
+The stream trims its oldest lines regardless of segments. A segment without its first line cannot
+be verified: its remaining lines are written to a separate directory, for search.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from gateway.drivers.valkey.connection import Valkey
 
 OK, NOT_EXPORTED, USAGE = 0, 1, 2
 CUT_OFF: Final = "cut-off"
-"""Directory of the lines of segments whose first line the stream has trimmed."""
+"""Directory of the lines of segments that lost their first line."""
 _TIMEOUT_S = 10.0
 _NO_SEGMENT = 0
 
@@ -38,7 +38,7 @@ class _ExportedChain:
     """Each line by its number, with the number of the segment that it opens."""
 
     def by_segment(self) -> dict[int, list[bytes]]:
-        """Return the lines of each segment; _NO_SEGMENT has those whose segment is incomplete."""
+        """Return the lines of each segment; _NO_SEGMENT has those of incomplete segments."""
         segments: dict[int, list[bytes]] = {}
         current = _NO_SEGMENT
         for _, (line, opens) in sorted(self.lines.items()):
@@ -52,7 +52,7 @@ def register(parser: CommandParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="a new or empty directory")
     parser.exit_codes = {
         OK: "written",
-        NOT_EXPORTED: "nothing to write, or Redis is unavailable",
+        NOT_EXPORTED: "no chain to write, or Redis is unavailable",
         USAGE: "wrong usage",
     }
     parser.set_defaults(run=run)

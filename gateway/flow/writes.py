@@ -85,7 +85,7 @@ class Writes:
         await asyncio.wait({sent})
         error = None if sent.cancelled() else sent.exception()
         if isinstance(error, AuditLogUnavailable):
-            return  # the permit is not recorded, and nothing was sent
+            return  # neither recorded nor sent
         outcome, status = attempts.result()
         record = replace(
             permitted,

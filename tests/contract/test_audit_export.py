@@ -164,7 +164,7 @@ async def test_retention_trusts_only_signed_checkpoints(
 
 
 def removals_in(committed: Committed) -> list[int]:
-    """Return the segments whose removal these lines record."""
+    """Return the segments that these lines record as removed."""
     lines = map(parse_line, committed.lines)
     return [line.fields["removed_through"] for line in lines if line.event == SEGMENTS_REMOVED]
 

@@ -23,7 +23,7 @@ class Pipe:
         self.reading, self.writing = os.pipe()
 
     def fill(self) -> None:
-        """Fill the pipe, so that the next write blocks."""
+        """Fill the pipe: the next write blocks."""
         os.set_blocking(self.writing, False)
         try:
             while True:

@@ -274,7 +274,7 @@ def test_checkpoint_after_opening_covers_previous_segment() -> None:
 
 
 def verify_promise(*later: str, at: float, signed_again: bool = False) -> Report:
-    """Verify a chain whose checkpoint at 9.0 promises another within 3 s, before these events."""
+    """Verify a chain with a checkpoint at 9.0 that promises another in 3 s, then these events."""
     lines, head = link_lines(empty_head(CHAIN), [segment_opened_body(1, 1.0)])
     promise, head = link_lines(head, [checkpoint_body(head, 9.0, KEY.signer, next_within_s=3.0)])
     more, head = link_lines(head, [encode_body({"event": event, "at": at}) for event in later])

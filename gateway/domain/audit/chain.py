@@ -41,7 +41,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A parsed line; nothing in it is verified yet."""
+    """A parsed line, not verified yet."""
 
     chain: str
     seq: int
@@ -115,7 +115,7 @@ def neighbour_fields(neighbours: Iterable[Neighbour], keep_s: float) -> dict[str
 def segment_removed_body(
     at: float, *, segment: int, head: Head, expired_before: float, reason: str
 ) -> bytes:
-    """Record that a segment, whose last line is `head`, and all earlier ones are removed.
+    """Record that a segment, ending with line `head`, and all earlier ones are removed.
 
     Segments that ended before `expired_before` were due for removal. The record counts only if a
     checkpoint follows it directly: only the holder of the signing key can write one.
@@ -137,7 +137,7 @@ def segment_removed_body(
 def checkpoint_body(
     head: Head, at: float, signer: Signer | None, *, next_within_s: float = 0.0
 ) -> bytes:
-    """Return a checkpoint that follows `head`; without a signer it proves nothing.
+    """Return a checkpoint that follows `head`; without a signer it has no signature.
 
     `next_within_s` promises that no later line is written without another checkpoint; 0 promises
     nothing.
@@ -167,7 +167,7 @@ def is_checkpoint_by(line: Line, signer: Signer | None) -> bool:
 def is_checkpoint_overdue(line: Line, checkpoint_at: float, next_within_s: float) -> bool:
     """Return whether the last checkpoint promised another one before this line.
 
-    Openings are exempt: they follow a pause of any length, and contain nothing worth forging.
+    Openings are exempt: they may follow a long pause, and record no access.
     """
     if not next_within_s or line.event in {SEGMENT_OPENED, CHAIN_OPENED}:
         return False

@@ -75,7 +75,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
         "string",
         (
             "where the link is from: `local` (this process's cache), `redis` (the shared cache),"
-            " `coalesced` (another request's call) or `upstream` (a call of its own)"
+            " `coalesced` (another request's call) or `upstream` (a new call)"
         ),
     ),
     "link_fingerprint": ("string", "keyed hash of the link; equal links have equal fingerprints"),
@@ -100,7 +100,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "key": ("string", "ID of the signing key; empty without `audit.signing_key`"),
     "signature": ("string", "Ed25519 signature in hexadecimal; empty without `audit.signing_key`"),
     "next_within_s": ("number", "time within which the next checkpoint is promised, in seconds"),
-    "of_chain": ("string", "ID of the chain whose segment was removed"),
+    "of_chain": ("string", "ID of the chain of the removed segment"),
     "removed_through": ("integer", "number of the removed segment; earlier ones are removed too"),
     "last_seq": ("integer", "number of the removed segment's last line"),
     "last_hash": ("string", "SHA-256 of the removed segment's last line"),

@@ -23,7 +23,7 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The first problem of a chain; lines after it prove nothing and are not read."""
+    """The first problem of a chain; later lines have no proof and are not read."""
 
     file: str
     line: int
@@ -66,9 +66,9 @@ class Report:
     signed: SignedCheckpoint | None = None
     """The last signed checkpoint; its signature is verified only if keys were given."""
     removed: list[tuple[int, int]] = field(default_factory=list)
-    """Ranges of segments whose removal by retention is recorded."""
+    """Ranges of segments that retention removed, as recorded."""
     not_compared: list[Head] = field(default_factory=list)
-    """Saved heads whose lines were removed by retention."""
+    """Saved heads of lines that retention removed."""
     finding: Finding | None = None
 
     @property

@@ -1,6 +1,6 @@
 """Verify an audit chain: report how far it is intact, or the first problem and its place.
 
-Pure: lines come in as bytes. Reading ends at the first problem, because later lines prove nothing.
+Pure: lines come in as bytes. Reading ends at the first problem, because later lines have no proof.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ class ChainVerifier:
     ) -> None:
         self.report = Report(name)
         self.removals: list[Removal] = []
-        """Removals that this chain records, of its own and of other chains' segments."""
+        """Removals that this chain records, also of other chains' segments."""
         self.checked_at = 0.0
         """Time of the last checkpoint."""
         self._keys = keys
@@ -317,7 +317,7 @@ class ChainVerifier:
             )
 
     def _check_saved_heads(self, last: Head) -> None:
-        """Compare the saved heads whose lines were not read."""
+        """Compare the saved heads of lines that were not read."""
         before = {missing.before.seq: missing.before.hash for missing in self._missing}
         for seq, hashes in sorted(self._expected_hashes.items()):
             if seq > last.seq:

@@ -151,7 +151,7 @@ def read_last_line(file: Path) -> Line:
 
 
 def lines_after(directory: Path, chain: str, seq: int) -> Iterator[bytes]:
-    """Yield the chain's lines after line `seq`, as far as they exist.
+    """Yield the existing lines of the chain after line `seq`.
 
     The last one may be partial. Raises OSError if a segment cannot be read.
     """

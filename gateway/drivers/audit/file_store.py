@@ -96,7 +96,7 @@ class FileStore:
 
 
 class ChainFiles:
-    """One process's chain. Its methods block; one that raises OSError adds nothing to the chain."""
+    """One process's chain. Its methods block; one that raises OSError adds no line."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class ChainFiles:
         self._has_uncommitted_tail = False
         """The segment may contain more bytes, of a batch that failed."""
         self._sync_failed = False
-        """A sync of the segment failed, so a later success proves nothing about earlier bytes."""
+        """A sync of the segment failed, so a later success does not cover earlier bytes."""
         self._check_at = 0.0
         self.disk_free = 1.0
         """Free part of the disk at the last check, from 0 to 1."""
@@ -158,7 +158,7 @@ class ChainFiles:
         """Append and return when durable.
 
         `linked` saves work if the chain still ends at its head. If `confirm`, called at the end,
-        returns False, nobody waits for the records any more and they are removed.
+        returns False, no caller waits for the records any more and they are removed.
         """
         self._prepare()
         self._append(bodies, linked=linked, with_checkpoint=with_checkpoint, confirm=confirm)

@@ -44,7 +44,7 @@ class Retention:
         """Difference between the wall clock and the monotonic clock."""
 
     def set_reference_time(self, at: float) -> None:
-        """Treat the wall clock as right if it is now near this time, else as stepped."""
+        """Treat the wall clock as right if it is now near this time, otherwise as stepped."""
         self._clock_offset_s = at - self._clock.monotonic()
 
     def remove_expired(self, own: Path) -> None:
@@ -74,7 +74,7 @@ class Retention:
         return has_stepped
 
     def _remove_own_segments(self, chain_directory: Path, before: float) -> None:
-        """Remove closed segments whose last line was written before `before`."""
+        """Remove closed segments with a last line before `before`."""
         closed = segment_files(chain_directory)[:-1]
         ends = ((number, file, read_last_line(file)) for number, file in closed)
         expired = [*takewhile(lambda end: end[2].at < before, ends)]

@@ -25,7 +25,7 @@ class Committed:
 
 
 class AuditStore(Protocol):
-    """Appends lines; one call at a time. A call that raises AuditLogUnavailable keeps nothing."""
+    """Appends lines; one call at a time. A call that raises AuditLogUnavailable has no effect."""
 
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
@@ -52,7 +52,7 @@ def chain_opened_body(
     """Return the record with which a process opens a chain.
 
     `partial_line` was removed from the end of the file. `lost` is the head of the previous chain,
-    whose lines are gone. `neighbours` comes from `chain.neighbour_fields`.
+    which lost lines. `neighbours` comes from `chain.neighbour_fields`.
     """
     detail = f"process {os.getpid()} on {socket.gethostname()}"
     if partial_line:

@@ -41,7 +41,7 @@ _STATE_TTL_MS = 366 * 86_400_000
 """How long after its last line a chain's state is stored: a process may be idle for long."""
 _SEGMENT_AGE_MAX_S = 86_400.0
 _TRIM_GRACE_MS = 2 * 86_400_000
-"""How long an expired line stays, so that its removal is recorded first: a segment covers a day,
+"""How long an expired line stays, for its removal to be recorded first: a segment covers a day,
 and retention runs every hour."""
 _READ_BATCH = 200
 _EVENT = b'"event":"%b"'
@@ -53,7 +53,7 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class ChainBehind(Exception):
-    """The stream lacks lines of a chain; nothing was appended."""
+    """The stream lacks lines of a chain; no line was appended."""
 
     def __init__(self, last_seq: int) -> None:
         super().__init__(f"the stream has the chain's lines up to {last_seq} only")
@@ -194,7 +194,7 @@ class StreamStore:
         self._signer = signer
         self._checkpoint_s = checkpoint_s
         self._lost: Head | None = None
-        """Head of the previous chain, whose lines the stream lost."""
+        """Head of the previous chain, of which the stream lost lines."""
         self._recorded_removals: set[tuple[int, Head]] = set()
         self._begin(empty_head(secrets.token_hex(8)))
 
