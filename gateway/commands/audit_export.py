@@ -128,7 +128,7 @@ def _write_chain(chain_id: str, chain: _ExportedChain, directory: Path, name: st
     for number, lines in segments.items():
         _write(segment_file(directory / name, number), lines)
     count = sum(map(len, segments.values()))
-    print(f"{directory / name}: chain {chain_id}, {count} lines in {len(segments)} segments")
+    print(f"{directory / name}: chain {chain_id}, {count} lines, segments: {len(segments)}")
     if first > 1:
         print(f"  begins with segment {first}: the stream has trimmed earlier lines")
     if cut:

@@ -135,7 +135,7 @@ def _print_report(report: Report, *, checked: bool) -> None:
     verdict = "intact" if report.intact else "intact before that"
     print(
         f"{report.name}: {verdict}, chain {head.chain}, lines {report.first_seq} to {head.seq},"
-        f" {report.records} records in {report.segments} segments"
+        f" {_count(report.records, 'record')} in {_count(report.segments, 'segment')}"
     )
     for first, through in report.removed:
         print(f"  segments {first} to {through}: removed by retention, as recorded in the log")
@@ -156,11 +156,15 @@ def _print_proof(report: Report, *, checked: bool) -> None:
     )
     if report.unsigned_lines:
         print(
-            f"  {report.unsigned_lines} later lines are linked but not signed yet: only a head"
-            " saved later proves that none was rewritten or cut off"
+            f"  unsigned lines after it: {report.unsigned_lines}; only a head saved later proves"
+            " that none was rewritten or cut off"
         )
     else:
         print("  only a head saved later proves that no later line was cut off")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _usage(message: str) -> int:

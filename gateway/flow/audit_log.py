@@ -45,7 +45,7 @@ class BestEffortAuditLog:
     async def _record_missing(self, at: float) -> None:
         count, self._missing = self._missing, 0
         since, until = map(iso, (self._missing_from, self._missing_until))
-        detail = f"{count} records from {since} to {until} could not be written"
+        detail = f"missing records: {count}, from {since} to {until}"
         try:
             await self._audit_log.record(
                 AuditRecord(event="audit_records_missing", at=at, detail=detail)

@@ -261,5 +261,5 @@ def test_full_disk_loses_outcome_but_not_response(
     assert writer.outcomes() == [("", 0), ("success", 200)]
     eventually(lambda: gateway.audit("audit_records_missing"))
     (response_status,) = gateway.audit("audit_records_missing")
-    assert response_status["detail"].startswith("1 records from ")
+    assert response_status["detail"].startswith("missing records: 1, from ")
     assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0

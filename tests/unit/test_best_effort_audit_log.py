@@ -18,6 +18,5 @@ async def test_missing_records_are_recorded_afterwards() -> None:
         ("console_link_issued", 4),
     ]
     assert disk.records[2].detail == (
-        "2 records from 1970-01-01T00:00:01.000+00:00 to 1970-01-01T00:00:02.000+00:00"
-        " could not be written"
+        "missing records: 2, from 1970-01-01T00:00:01.000+00:00 to 1970-01-01T00:00:02.000+00:00"
     )
