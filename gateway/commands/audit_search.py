@@ -18,7 +18,7 @@ from gateway.domain.audit.search import RecordFilter, as_text
 from gateway.drivers.audit.segments import ending_after, read_chains, without_copies
 from gateway.drivers.host.clock import SystemClock
 
-FOUND, NOTHING_FOUND, USAGE = 0, 1, 2
+FOUND, NO_MATCH, USAGE = 0, 1, 2
 _SPAN = re.compile(r"(\d{1,9})([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -45,7 +45,7 @@ def register(parser: CommandParser) -> None:
         "--until", type=_time, metavar="TIME", help="before this time, in the same form"
     )
     parser.add_argument("--json", action="store_true", help="print each record as JSON")
-    parser.exit_codes = {FOUND: "found", NOTHING_FOUND: "nothing found", USAGE: "wrong usage"}
+    parser.exit_codes = {FOUND: "found", NO_MATCH: "no match", USAGE: "wrong usage"}
     parser.set_defaults(run=run)
 
 
@@ -84,7 +84,7 @@ def search_audit_log(directories: Sequence[Path], wanted: RecordFilter, *, as_js
         return USAGE
     if unreadable:
         print(f"{len(unreadable)} unreadable lines, the first is {unreadable[0]}", file=sys.stderr)
-    return FOUND if count else NOTHING_FOUND
+    return FOUND if count else NO_MATCH
 
 
 def _records(

@@ -195,9 +195,10 @@ class ChainVerifier:
         if line.seq > due:
             if due in later:
                 raise _ProblemFound(Problem.REORDERED, f"line {due} of the chain comes later")
-            raise _ProblemFound(
-                Problem.REMOVED, f"lines {due} to {line.seq - 1} of the chain are missing"
+            missing = (
+                f"line {due} is" if line.seq == due + 1 else f"lines {due} to {line.seq - 1} are"
             )
+            raise _ProblemFound(Problem.REMOVED, f"{missing} missing")
         if line.seq < due or due in later:
             raise _ProblemFound(Problem.INSERTED, f"line {line.seq} of the chain occurs twice")
         raise _ProblemFound(
