@@ -64,6 +64,9 @@ class Claims(Section):
     """Claim that identifies the person."""
     groups: str = "groups"
     """Claim with the person's groups: a text or a list of texts."""
+    groups_required: bool | None = None
+    """Reject tokens without the groups claim. Unset: while the policy has a denial of a group,
+    which such a token would bypass."""
 
 
 class Issuer(Section):

@@ -60,6 +60,7 @@ class Rejection(Enum):
     NOT_YET_VALID = "not_yet_valid"
     TOO_OLD = "too_old"
     CLAIMS = "claims"
+    GROUPS_MISSING = "groups_missing"
     REVOKED = "revoked"
     CERTIFICATE = "certificate"
     """The certificate expired, or the trusted authorities were reloaded, after the handshake."""

@@ -111,6 +111,8 @@ class Principal:
     """Seconds since the epoch, without leeway."""
     token_id: str | None
     """The `jti` claim, if the token has one."""
+    has_groups_claim: bool = True
+    """False: the token has no groups claim, so the person's groups are unknown."""
     key: str = field(init=False)
     """Identifies the person over all issuers; the length separates `a:b`+`c` from `a`+`b:c`."""
 

@@ -321,6 +321,7 @@ REJECTION_TEXTS: Final = {
     Rejection.TOKEN_TYPE: "the token is not an access token; send the access token of the same"
     " login",
     Rejection.CLAIMS: "the token lacks a required claim; the operators of the gateway know which",
+    Rejection.GROUPS_MISSING: "the token has no groups claim; request the scope that adds it",
     Rejection.CERTIFICATE: "the certificate has expired, or the trusted authorities were reloaded;"
     " connect again",
     Rejection.FOREIGN_KEY: "the AK/SK pair is not from this gateway; send a JWT, or let the SDK get"

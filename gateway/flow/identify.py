@@ -62,20 +62,23 @@ class _Verification:
 
 
 class Identify:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what decides on a token
         self,
         *,
         signatures: Signatures,
         rules: Mapping[str, TokenRules],
         revoked: Callable[[Principal], bool],
+        groups_required: Callable[[str], bool],
         clock: Clock,
         telemetry: Telemetry,
         tokens_max: int,
     ) -> None:
         """`rules`: by the issuer's name in the config. `tokens_max`: cache size.
 
-        `revoked` raises RevocationsUnavailable until revocations are loaded.
+        `revoked` raises RevocationsUnavailable until revocations are loaded. `groups_required`
+        returns whether tokens of an issuer must have the groups claim at this moment.
         """
+        self._groups_required = groups_required
         self._revoked = revoked
         self._signatures = signatures
         self._rules = rules
@@ -131,6 +134,7 @@ class Identify:
         try:
             self._raise_if_revoked(principal)
             self._raise_if_expired(principal)
+            self._raise_if_groups_missing(principal)
         except NotAuthenticated as error:
             self._telemetry.identified(principal.issuer, error.reason.value)
             raise
@@ -195,6 +199,7 @@ class Identify:
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
             self._raise_if_revoked(principal)
+            self._raise_if_groups_missing(principal)
         except (NotAuthenticated, KeysUnavailable, RevocationsUnavailable) as error:
             verification.error = error
             raise
@@ -202,7 +207,8 @@ class Identify:
             # If keys changed in the meantime, the key that verified this token may be withdrawn.
             if keys_version == self._keys_version and not self._revoked(principal):
                 self._cache(digest, _CachedToken(principal, valid_until(principal, rules)))
-            self._telemetry.identified(principal.issuer, "ok")
+            outcome = "ok" if principal.has_groups_claim else "ok_without_groups"
+            self._telemetry.identified(principal.issuer, outcome)
             return principal
         finally:
             del self._verifications[digest]
@@ -218,6 +224,12 @@ class Identify:
         if self._clock.now() >= valid_until(principal, self._rules[issuer]):
             raise NotAuthenticated(Rejection.EXPIRED, issuer=issuer, principal=principal)
 
+    def _raise_if_groups_missing(self, principal: Principal) -> None:
+        # An absent claim does not mean "no groups": a denial of a group must not be bypassed.
+        if not principal.has_groups_claim and self._groups_required(principal.issuer):
+            issuer = principal.issuer
+            raise NotAuthenticated(Rejection.GROUPS_MISSING, issuer=issuer, principal=principal)
+
     def _find_cached(self, digest: bytes) -> Principal | None:
         token = self._cached.get(digest)
         if token is None:
@@ -226,6 +238,8 @@ class Identify:
             del self._cached[digest]
             return None
         principal = token.principal
+        if not principal.has_groups_claim and self._groups_required(principal.issuer):
+            return None  # the verification rejects it
         self._telemetry.identified(principal.issuer, "cached")
         return principal
 

@@ -77,7 +77,7 @@ async def open_components(
         budget = open_budget(runtime, valkey)
         policies = open_policy(runtime, handover)
         overrides = await open_overrides(runtime, valkey)
-        identity = await open_identity(runtime, handover, overrides)
+        identity = await open_identity(runtime, handover, policies, overrides)
         accounts = await open_accounts(runtime, budget, flight)
         inventories = open_inventories(runtime, accounts, policies, flight)
         console_links = open_console_links(runtime, accounts, flight, overrides)

@@ -41,7 +41,7 @@ class FakeSignatures:
     def sign(self, token: str, rules: TokenRules = CORP, **claims: Any) -> str:
         now = self._clock.now()
         body = {"iss": rules.iss, "aud": "console-gateway", "sub": token, "iat": now}
-        body |= {"exp": now + 600, **claims}
+        body |= {"exp": now + 600, "groups": [], **claims}
         self._tokens[token] = VerifiedToken(rules.issuer, {}, body)
         return token
 
@@ -71,6 +71,7 @@ def identify(
 ) -> Identify:
     return Identify(
         revoked=lambda _: False,
+        groups_required=lambda _: False,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},
         clock=clock,
@@ -333,3 +334,33 @@ async def test_cache_does_not_contain_the_token(
         for key, value in vars(identify)["_cached"].items()
         for referent in [key, *gc.get_referents(value)]
     )
+
+
+async def test_missing_groups_claim_is_rejected_while_required(
+    signatures: FakeSignatures, clock: FakeClock, telemetry: RecordingTelemetry
+) -> None:
+    required: set[str] = set()
+    identify = Identify(
+        revoked=lambda _: False,
+        groups_required=required.__contains__,
+        signatures=signatures,
+        rules={"corp": CORP, "partner": PARTNER},
+        clock=clock,
+        telemetry=telemetry,
+        tokens_max=3,
+    )
+    token = signatures.sign("ann", groups=None)
+    principal = await identify.identify(Secret(token))
+    assert not principal.has_groups_claim
+    assert telemetry.identifications == [("corp", "ok_without_groups")]
+
+    required.add("corp")
+    assert identify.find_cached(token) is None
+    with pytest.raises(NotAuthenticated) as rejected:
+        await identify.identify(Secret(token))
+    assert rejected.value.reason is Rejection.GROUPS_MISSING
+    with pytest.raises(NotAuthenticated):
+        identify.check(principal)
+
+    required.clear()
+    assert (await identify.identify(Secret(token))).subject == "ann"

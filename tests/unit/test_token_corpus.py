@@ -83,6 +83,7 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
     }
     line = Identify(
         revoked=lambda _: False,
+        groups_required=lambda _: False,
         signatures=signatures,
         rules=rules,
         clock=clock,

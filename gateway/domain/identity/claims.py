@@ -68,10 +68,12 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
         _check_kind(claims, rules)
         _check_parties(claims, rules)
         issued_at, expires_at = _check_times(claims, rules, now)
+        groups = _groups(claims, rules.groups_claim)
         return Principal(
             issuer=rules.issuer,
             subject=_subject(claims, rules.subject_claim),
-            groups=_groups(claims, rules.groups_claim),
+            groups=frozenset() if groups is None else groups,
+            has_groups_claim=groups is not None,
             issued_at=issued_at,
             expires_at=expires_at,
             token_id=_text(claims["jti"], "jti") if "jti" in claims else None,
@@ -167,13 +169,14 @@ def _subject(claims: Mapping[str, Any], path: str) -> str:
     return subject
 
 
-def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str]:
+def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str] | None:
+    """Return the groups; None if the token has no such claim."""
     found = _at_path(claims, path)
     if found is None:
         if path == "groups" and claims.get("hasgroups", False) is not False:
             # Entra ID replaces a long list by this flag (implicit flow), as by `_claim_names`.
             raise NotAuthenticated(Rejection.CLAIMS, "groups is left out: the person has too many")
-        return frozenset()
+        return None
     groups = [found] if isinstance(found, str) else found
     if not isinstance(groups, list) or len(groups) > _GROUPS_MAX:
         raise NotAuthenticated(Rejection.CLAIMS, "groups is not a list, or too long")

@@ -75,6 +75,10 @@ class Policy:
     def size(self) -> int:
         return len(self.rules)
 
+    def denies_groups(self, now: float) -> bool:
+        """Return whether a denial of a group applies at `now` or later."""
+        return now < self._index.group_denials_end
+
     def permit(
         self,
         principal: Principal,

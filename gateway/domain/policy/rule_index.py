@@ -111,6 +111,8 @@ class RuleIndex:
         self.instants = {float("-inf"), float("inf")}
         """Instants at which a rule begins or ends, in seconds since the epoch."""
         self.selects_by_attributes = False
+        self.group_denials_end = float("-inf")
+        """The instant from which no denial of a group applies."""
         self._grants: dict[str, RulesBySubject] = {}
         self._denials: dict[str, RulesBySubject] = {}
         self._tag_keys: dict[str, float] = {}
@@ -123,6 +125,8 @@ class RuleIndex:
             self.instants.add(rule.valid_from)
             self.instants.add(rule.valid_until)
             self.selects_by_attributes |= rule.selector is not None
+            if rule.ref.kind is RuleKind.DENIAL and rule.groups:
+                self.group_denials_end = max(self.group_denials_end, rule.valid_until)
             index = self._grants if rule.ref.kind is RuleKind.GRANT else self._denials
             for permission in rule.permissions:
                 if permission not in index:

@@ -110,7 +110,8 @@ METRIC_FAMILIES: Final = (
         "gateway_identifications_total",
         "Verifications of callers' credentials.",
         issuer="configured issuers; `unknown` if the token names none of them",
-        outcome="ok, cached, keys_unavailable, or the reason of the rejection",
+        outcome="ok, ok_without_groups (no groups claim: is `claims.groups` right?), cached, "
+        "keys_unavailable, or the reason of the rejection",
     ),
     _counter(
         "gateway_decisions_total",

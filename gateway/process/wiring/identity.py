@@ -13,6 +13,7 @@ from gateway.drivers.host.handover import Handover
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
 from gateway.process.runtime import Runtime
 
@@ -28,9 +29,15 @@ class Identity:
 
 
 async def open_identity(
-    runtime: Runtime, handover: Handover, overrides: ActiveOverrides | None = None
+    runtime: Runtime,
+    handover: Handover,
+    policies: Policies | None = None,
+    overrides: ActiveOverrides | None = None,
 ) -> Identity:
-    """Open the issuers' keys and both verifications; without `overrides` no token is revoked."""
+    """Open the issuers' keys and both verifications.
+
+    Without `overrides` no token is revoked, without `policies` no groups claim is required.
+    """
     verifiers: list[Identify] = []
 
     def forget(issuer: str) -> None:
@@ -44,7 +51,7 @@ async def open_identity(
         )
         for issuer, its_keys in zip(runtime.config.issuers, keys, strict=True)
     }
-    callers = _open_callers(runtime, trusted, overrides)
+    callers = _open_callers(runtime, trusted, policies, overrides)
     admins = _open_admins(runtime, trusted, overrides)
     verifiers += [callers, admins]
     if overrides is not None:
@@ -85,13 +92,25 @@ async def _open_keys(
 
 
 def _open_callers(
-    runtime: Runtime, trusted: Mapping[str, TrustedIssuer], overrides: ActiveOverrides | None
+    runtime: Runtime,
+    trusted: Mapping[str, TrustedIssuer],
+    policies: Policies | None,
+    overrides: ActiveOverrides | None,
 ) -> Identify:
     config = runtime.config
+    required = {issuer.name: issuer.claims.groups_required for issuer in config.issuers}
+
+    def groups_required(issuer: str) -> bool:
+        setting = required[issuer]
+        if setting is not None or policies is None:
+            return bool(setting)
+        return policies.current().denies_groups(runtime.clock.now())
+
     callers = Identify(
         signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         revoked=_never_revoked if overrides is None else overrides.is_revoked,
+        groups_required=groups_required,
         tokens_max=config.cache.tokens_max,
         clock=runtime.clock,
         telemetry=runtime.metrics,
@@ -114,6 +133,7 @@ def _open_admins(
         },
         # An administrator can revoke even where the revocations are not loaded yet.
         revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
+        groups_required=lambda _: False,  # administrators are members of `admin.api.groups`
         tokens_max=_ADMINS_MAX,
         clock=runtime.clock,
         telemetry=runtime.metrics,
