@@ -290,7 +290,7 @@ class Exchange:
                 label, failed = type(error).__name__, True
             return NotSent(error)
         else:
-            verdict = judge(response, conditional=call.request.streamed)
+            verdict = judge(response, conditional=call.request.streamed, credential=call.headers)
             # A 4xx is about the request: one caller's requests must not open the breaker for all.
             broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)

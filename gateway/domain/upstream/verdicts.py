@@ -6,11 +6,12 @@ in plain text and in HTML. `judge` never raises.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
-from gateway.domain.model import UpstreamResponse
+from gateway.domain.model import Headers, UpstreamResponse
+from gateway.domain.upstream.redaction import redact, redact_body, secrets_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,18 @@ _GATEWAY_FAULTS = frozenset({"0101", "0201", "0501", "0502"})
 """Path not registered, malformed HTTP, wrong method, quota: the API front rejects the gateway."""
 
 
-def judge(response: UpstreamResponse, *, conditional: bool = False) -> Verdict:
-    """Classify a response; `conditional`: the request had a condition from the caller."""
+def judge(
+    response: UpstreamResponse, *, conditional: bool = False, credential: Headers = ()
+) -> Verdict:
+    """Classify a response; `conditional`: the request had a condition from the caller.
+
+    `credential`: the headers that authenticated the request. No verdict contains a part of them.
+    """
+    secrets = secrets_in(credential)
     if 200 <= response.status < 300 or (conditional and response.status == 304):
-        return Usable(response)
-    code, message = error_of(response.body)
+        body = redact_body(response.body, secrets)
+        return Usable(response if body is response.body else replace(response, body=body))
+    code, message = error_of(response.body, secrets)
     number = _number(code)
     if response.status == 429 or number == "0308":
         return _throttled(response, message)
@@ -178,8 +186,11 @@ _CODE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMES = (("error_code", "error_msg"), ("errorCode", "errorMsg"), ("code", "message"))
 
 
-def error_of(body: bytes) -> tuple[str, str]:
-    """Return the cloud's code and message, each "" if missing; never raises."""
+def error_of(body: bytes, secrets: Collection[str] = ()) -> tuple[str, str]:
+    """Return the cloud's code and message, each "" if missing; never raises.
+
+    Neither contains a part of `secrets`. A code that does is missing.
+    """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -189,9 +200,15 @@ def error_of(body: bytes) -> tuple[str, str]:
             code, message = level.get(code_name), level.get(message_name)
             if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 1_000_000:
                 code = str(code)
-            if isinstance(code, str) and isinstance(message, str) and _CODE.fullmatch(code):
-                return code, _presentable(message)
+            if _is_code(code, secrets) and isinstance(message, str):
+                return str(code), _presentable(message, secrets)
     return "", ""
+
+
+def _is_code(value: object, secrets: Collection[str]) -> bool:
+    if not isinstance(value, str) or _CODE.fullmatch(value) is None:
+        return False
+    return redact(value, secrets) == value
 
 
 def _levels(document: object) -> Iterator[dict[str, object]]:
@@ -201,10 +218,10 @@ def _levels(document: object) -> Iterator[dict[str, object]]:
         yield from (value for value in document.values() if isinstance(value, dict))
 
 
-def _presentable(message: str) -> str:
-    """Return the cloud's text bounded, on one line, without a token that it may quote."""
+def _presentable(message: str, secrets: Collection[str]) -> str:
+    """Return the cloud's text bounded, on one line, without the secrets that it may quote."""
     line = "".join(char if char.isprintable() else " " for char in message[:_TEXT_BYTES_MAX])
-    return re.sub(r"[A-Za-z0-9+/=_-]{100,}", "…", line).strip()[:1_024]
+    return redact(line, secrets).strip()[:1_024]
 
 
 def _number(code: str) -> str:

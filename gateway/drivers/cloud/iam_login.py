@@ -165,7 +165,7 @@ class IamLogin:
                 self._account, BudgetClass.IAM, pause_s=verdict.pause_s, named_rate=verdict.rate
             )
             raise self._unavailable("throttled", "IAM throttles logins")
-        code, _ = error_of(response.body)
+        code, _ = error_of(response.body, (self._login.password.reveal(),))
         status_and_code = (
             f"{response.status} {code}".rstrip() if code != str(response.status) else code
         )
