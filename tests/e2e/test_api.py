@@ -524,6 +524,27 @@ def test_throttled_signed_write_may_be_retried_once(api: Api) -> None:
     assert (replayed.status, replayed.error_code) == (401, "CGW.4010")
 
 
+def test_signed_console_request_may_be_repeated(api: Api) -> None:
+    """Two SDK calls within one second are the same bytes; each is decided on and audited."""
+    keys, gateway, server = _keys(api), api.stack.gateway, api.own[7]
+    target = f"/v1/{api.cloud.project}/physicalservers/{server}/remote-console-address"
+    named = {"Host": urlsplit(gateway.url).netloc, "X-Security-Token": keys["securitytoken"]}
+
+    def sign_at(at: float) -> dict[str, str]:
+        signed = sign(
+            method="GET", target=target, headers=named, body=b"", at=at,
+            access_key=Secret(keys["access"]), secret_key=Secret(keys["secret"]),
+        )  # fmt: skip
+        return dict(signed)
+
+    headers = sign_at(time.time())
+    responses = [fetch(gateway.url, "GET", target, headers) for _ in range(3)]
+    assert [response.status for response in responses] == [200] * 3
+    audited = {one["request_id"] for one in gateway.audit("console_link_issued")}
+    assert {response.headers["x-request-id"] for response in responses} <= audited
+    assert fetch(gateway.url, "GET", target, sign_at(time.time() - 1_000)).status == 401
+
+
 def _keys(api: Api) -> dict[str, str]:
     url, json_type = api.stack.gateway.url, {"Content-Type": "application/json"}
     body: dict[str, Any] = {"auth": {"id_token": {"id": api.tokens["olga"]}}}
