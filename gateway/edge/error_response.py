@@ -11,7 +11,7 @@ from gateway.domain.model import Headers
 from gateway.edge.error_table import (
     ERROR_TABLE,
     INTERNAL_ERROR,
-    MISSING_CREDENTIAL,
+    NO_CREDENTIAL_TEXTS,
     REJECTION_TEXTS,
 )
 
@@ -56,14 +56,14 @@ def retry_after_seconds(error: RetryLater) -> int:
 
 def _credential_message(reason: Rejection, message: str) -> str:
     """Repeat the text of WWW-Authenticate: the vendor's SDK does not show headers."""
-    if reason is Rejection.MISSING:
-        return MISSING_CREDENTIAL
+    if reason in NO_CREDENTIAL_TEXTS:
+        return NO_CREDENTIAL_TEXTS[reason]
     text = REJECTION_TEXTS.get(reason)
     return message if text is None else f"The credential was rejected: {text}."
 
 
 def _challenge(reason: Rejection) -> str:
-    if reason is Rejection.MISSING:
+    if reason in NO_CREDENTIAL_TEXTS:
         return _CHALLENGE  # RFC 6750, 3.1: no error code if the request has no credential
     text = REJECTION_TEXTS.get(reason, "the token was rejected")
     return f'{_CHALLENGE}, error="invalid_token", error_description="{text}"'

@@ -305,9 +305,11 @@ ERROR_SPECS: Final = tuple(
     sorted((*ERROR_TABLE.values(), INTERNAL_ERROR), key=lambda spec: (spec.status, spec.code))
 )
 
-MISSING_CREDENTIAL: Final = (
-    "No credential. Send your JWT as `Authorization: Bearer JWT`; see /docs."
-)
+NO_CREDENTIAL_TEXTS: Final = {
+    Rejection.MISSING: "No credential. Send your JWT as `Authorization: Bearer JWT`; see /docs.",
+    Rejection.UNSUPPORTED_SCHEME: "Authorization must have the form `Bearer JWT`; see /docs.",
+}
+"""The texts for requests without a credential of a supported kind (RFC 6750, 3.1)."""
 REJECTION_TEXTS: Final = {
     Rejection.EXPIRED: "the token has expired; get a new one from your identity provider",
     Rejection.NOT_YET_VALID: "the token is not valid yet; send it after its nbf and iat",

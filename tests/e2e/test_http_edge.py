@@ -255,3 +255,14 @@ def test_address_has_one_spelling_on_a_listener_for_ipv6_and_ipv4(
         assert found[direct.headers["x-request-id"]] == "127.0.0.1"
     (line,) = gateway.log_lines("admin_request")
     assert line["client_address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("form", ["{jwt}", "Basic b2xnYTpzZWNyZXQ=", "JWT {jwt}", "Token {jwt}"])
+def test_credential_in_another_form_is_told_the_form(stack: Stack, form: str) -> None:
+    """Not `invalid_token`: the token may be good (RFC 6750, 3.1)."""
+    headers = {"Authorization": form.format(jwt=stack.cloud.token())}
+    response = fetch(stack.gateway.url, "GET", show_path(stack), headers)
+    assert (response.status, response.error_code) == (401, "CGW.4010")
+    assert response.headers["www-authenticate"] == 'Bearer realm="console-gateway"'
+    assert "`Bearer JWT`" in response.json["error_msg"]
+    assert "identity provider" not in response.json["error_msg"]

@@ -6,7 +6,7 @@ from typing import Final
 from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, query_parameters
 from gateway.domain.model import Operation
-from gateway.edge.error_table import ERROR_SPECS, MISSING_CREDENTIAL, REJECTION_TEXTS, ErrorSpec
+from gateway.edge.error_table import ERROR_SPECS, NO_CREDENTIAL_TEXTS, REJECTION_TEXTS, ErrorSpec
 
 _RUNBOOK: Final = "../../deploy/runbook.md"
 _ALERT_PREFIX: Final = "ConsoleGateway"
@@ -76,8 +76,9 @@ def _rejection_table() -> Iterator[str]:
         "",
         "| reason | message |",
         "|---|---|",
-        f"| `missing` | {MISSING_CREDENTIAL} |",
     )
+    for reason, text in NO_CREDENTIAL_TEXTS.items():
+        yield f"| `{reason.value}` | {text} |"
     for reason, text in REJECTION_TEXTS.items():
         yield f"| `{reason.value}` | The credential was rejected: {text}. |"
 
