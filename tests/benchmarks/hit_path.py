@@ -94,9 +94,9 @@ def _print_memory(stack: Stack) -> None:
     stack.cloud.rate(rate=1e6, burst=1e6)
     stack.cloud.settings(latency_s=[0.0, 0.0])
     asyncio.run(_fill(stack, wide, 10_000))
-    held = [wide.metric("gateway_tokens_cached"), wide.metric("gateway_links_cached")]
+    tokens, links = wide.metric("gateway_tokens_cached"), wide.metric("gateway_links_cached")
     for pid in children(wide.pid):
-        print(f"resident with {held[0]:.0f} tokens, {held[1]:.0f} links: {resident_mb(pid):.0f} MB")
+        print(f"resident with {tokens:.0f} tokens, {links:.0f} links: {resident_mb(pid):.0f} MB")
 
 
 async def _fill(stack: Stack, gateway: RunningGateway, count: int) -> None:

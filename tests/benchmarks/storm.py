@@ -60,7 +60,7 @@ class _Answer:
     caller: int
     server: int
     port: int
-    asked: float
+    requested: float
     """When this caller first requested this link. All times are seconds since the epoch."""
     began: float
     ended: float
@@ -71,7 +71,7 @@ class _Answer:
 
     @property
     def missed(self) -> bool:
-        return self.status == 200 and self.ended - self.asked > _MISSED_S
+        return self.status == 200 and self.ended - self.requested > _MISSED_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class _Caller:
     """A person with the sequences of servers and replicas that it uses."""
 
     number: int
-    demand: Iterator[int]
+    wanted_servers: Iterator[int]
     ports: list[int]
 
 
@@ -239,7 +239,7 @@ class _Load:
             connections = {port: _Connection(port) for port in ports}
             for connection in connections.values():
                 open_ones.push_async_callback(connection.aclose)
-            for server in caller.demand:
+            for server in caller.wanted_servers:
                 await self._obtain(caller.number, server, ports, connections)
                 if self._over:
                     return
@@ -248,10 +248,10 @@ class _Load:
         self, caller: int, server: int, ports: list[int], connections: dict[int, _Connection]
     ) -> None:
         """Try one replica after the other; skip an unreachable one from then on."""
-        asked = time.time()
+        requested = time.time()
         while True:
             ports.append(ports.pop(0))
-            answer = await self._ask(caller, server, connections[ports[-1]], ports[-1], asked)
+            answer = await self._ask(caller, server, connections[ports[-1]], ports[-1], requested)
             self.answers.append(answer)
             if self._over or answer.status not in (0, 429, 503):
                 return
@@ -261,7 +261,7 @@ class _Load:
                 await asyncio.sleep(answer.retry_after_s or 1.0)
 
     async def _ask(
-        self, caller: int, server: int, connection: _Connection, port: int, asked: float
+        self, caller: int, server: int, connection: _Connection, port: int, requested: float
     ) -> _Answer:
         request, began = self._bench.request(caller, server), time.time()
         status, body = 0, b""
@@ -269,16 +269,16 @@ class _Load:
         with suppress(OSError, EOFError):
             async with asyncio.timeout(_TIMEOUT_S):
                 status, headers, body = await connection.fetch(request)
-        told = headers.get("retry-after")
+        reported = headers.get("retry-after")
         return _Answer(
             caller,
             server,
             port,
-            asked,
+            requested,
             began,
             time.time(),
             status,
-            None if told is None else float(told),
+            None if reported is None else float(reported),
             body.decode() if status == 200 else "",
         )
 
@@ -454,7 +454,7 @@ def _storm_caller() -> None:
 
 
 def _print_storm(name: str, run: _Run, key: Callable[[_Answer], object]) -> None:
-    missed = [answer.ended - answer.asked for answer in run.links if answer.missed]
+    missed = [answer.ended - answer.requested for answer in run.links if answer.missed]
     refusals = [answer for answer in run.answers if answer.status in (429, 503)]
     _print(
         name,
@@ -467,7 +467,7 @@ def _print_storm(name: str, run: _Run, key: Callable[[_Answer], object]) -> None
             "no Retry-After": sum(answer.retry_after_s is None for answer in refusals),
             "failed": run.failed,
             "missed p50/p99": _p50_p99(missed),
-            "all p50/p99": _p50_p99([answer.ended - answer.asked for answer in run.links]),
+            "all p50/p99": _p50_p99([answer.ended - answer.requested for answer in run.links]),
             "Jain": _fairness(run.per_caller(range(_CALLERS))),
             "store lost": run.store_losses,
         },
@@ -517,7 +517,7 @@ def _cold() -> None:
             "upstream": len(run.ours),
             "answers": run.statuses,
             "links": len({answer.link for answer in run.links}),
-            "p50/p99": _p50_p99([answer.ended - answer.asked for answer in run.links]),
+            "p50/p99": _p50_p99([answer.ended - answer.requested for answer in run.links]),
         },
     )
 
@@ -638,7 +638,7 @@ def _redis_killed() -> None:
 def _plain() -> None:
     for name, kind in (("plain: gateway", "caller"), ("plain: peer", "plain")):
         run = _stormed(kind)
-        missed = [answer.ended - answer.asked for answer in run.links if answer.missed]
+        missed = [answer.ended - answer.requested for answer in run.links if answer.missed]
         given = run.per_caller(range(_CALLERS))
         _print(
             name,
@@ -708,8 +708,8 @@ def _jain(counts: Sequence[int]) -> float:
 
 
 def _print(name: str, columns: Mapping[str, object]) -> None:
-    told = "  ".join(f"{title}: {value}" for title, value in columns.items())
-    print(f"{name:15} {told}", flush=True)
+    reported = "  ".join(f"{title}: {value}" for title, value in columns.items())
+    print(f"{name:15} {reported}", flush=True)
 
 
 _SCENARIOS = {

@@ -169,7 +169,7 @@ def removals_in(committed: Committed) -> list[int]:
     return [line.fields["removed_through"] for line in lines if line.event == SEGMENTS_REMOVED]
 
 
-async def test_export_reports_why_it_failed(
+async def test_export_reports_the_failure(
     own_valkey: RealValkey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await exported(own_valkey, tmp_path / "out") == 1

@@ -172,17 +172,17 @@ async def test_simultaneous_records_share_a_commit(subject: Subject) -> None:
 async def test_next_batch_gathers_during_commit(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
-    go_on, under_way = threading.Event(), threading.Event()
+    go_on, in_progress = threading.Event(), threading.Event()
     real = file_store.write_durably
 
     def slow(fd: int, data: bytes) -> None:
-        under_way.set()
+        in_progress.set()
         go_on.wait(10)
         real(fd, data)
 
     monkeypatch.setattr(file_store, "write_durably", slow)
     first = asyncio.create_task(subject.record("first"))
-    await asyncio.to_thread(under_way.wait, 10)
+    await asyncio.to_thread(in_progress.wait, 10)
     rest = [asyncio.create_task(subject.record(f"p{i}")) for i in range(50)]
     await asyncio.sleep(0.05)
     await clock.advance(2.0)
@@ -226,10 +226,10 @@ async def test_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> 
 
 async def test_cancelled_caller_keeps_its_record(subject: Subject) -> None:
     removed = asyncio.create_task(subject.record("gone"))
-    kept = asyncio.create_task(subject.record("kept"))
+    stored = asyncio.create_task(subject.record("kept"))
     await asyncio.sleep(0)
     removed.cancel()
-    await kept
+    await stored
     assert subject.subjects() == ["gone", "kept"]
 
 
@@ -268,15 +268,15 @@ async def test_partial_last_line_is_removed_and_recorded(tmp_path: Path, clock: 
     assert partial.decode() in found[1].fields["detail"]
 
 
-@pytest.mark.parametrize("kept", [0, 30])
+@pytest.mark.parametrize("stored", [0, 30])
 async def test_interrupted_segment_start_is_repeated(
-    tmp_path: Path, clock: FakeClock, kept: int
+    tmp_path: Path, clock: FakeClock, stored: int
 ) -> None:
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("ann")
         last = segments_of(subject.chain_directory)[-1]
         begun = last.with_name(f"segment-{int(last.stem[-8:]) + 1:08}.new")
-        begun.write_bytes(lines_in(subject.chain_directory)[0][:kept])
+        begun.write_bytes(lines_in(subject.chain_directory)[0][:stored])
     async with opened(tmp_path, clock, segment_bytes_max=500) as subject:
         await subject.record("bob")
     assert verified(subject.chain_directory, KEY.verifiers).intact

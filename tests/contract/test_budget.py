@@ -101,9 +101,9 @@ async def test_hopeless_call_is_rejected_with_accurate_wait(
         with pytest.raises(BudgetExhausted) as refused:
             await admit(line, within_s=0.6)
         assert CLOCK.monotonic() - began < 0.2
-        told = refused.value.retry_after_s
-        assert 0.3 < told < 1.0
-        await asyncio.sleep(told)
+        reported = refused.value.retry_after_s
+        assert 0.3 < reported < 1.0
+        await asyncio.sleep(reported)
         await admit(line, within_s=0.8)
 
 
@@ -121,14 +121,14 @@ async def test_429_pauses_other_process_within_100_ms(
         asking = asyncio.create_task(keep_asking())
         await admit(one)
         await asyncio.sleep(0.3)
-        hurt_at = CLOCK.monotonic()
+        throttled_at = CLOCK.monotonic()
         one.throttled(pause_s=1.0, named_rate=None)
         await asyncio.sleep(1.3)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert len(sent) > 10
-        assert not [at for at in sent if hurt_at + 0.1 < at < hurt_at + 0.99]
-        assert [at for at in sent if at > hurt_at + 0.99], "it goes on after the pause"
+        assert not [at for at in sent if throttled_at + 0.1 < at < throttled_at + 0.99]
+        assert [at for at in sent if at > throttled_at + 0.99], "it goes on after the pause"
         assert two.rate == pytest.approx(0.9 * 200, rel=0.05), "one rate for all"
 
 
@@ -321,12 +321,12 @@ async def test_disconnect_withdraws_inherited_place(
     pace = Pace(requests=10, per_s=1, burst=1)
     async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
-        asked = [here.ask(f"link-{i}", "greedy") for i in range(9)]
-        asked += [here.ask(f"other-{i}", f"other-{i % 8}") for i in range(16)]
+        requested = [here.ask(f"link-{i}", "greedy") for i in range(9)]
+        requested += [here.ask(f"other-{i}", f"other-{i % 8}") for i in range(16)]
         await asyncio.sleep(0.2)
-        asked.append(here.ask("wanted", "greedy"))
+        requested.append(here.ask("wanted", "greedy"))
         await asyncio.sleep(1.0)  # the first round is over
-        asked.append(here.ask("own", "mallory"))  # its next slot is in the next round
+        requested.append(here.ask("own", "mallory"))  # its next slot is in the next round
         await asyncio.sleep(0.02)
         mallory = (here if joined == "here" else there).ask("wanted", "mallory")
         await asyncio.sleep(0.15)
@@ -335,7 +335,7 @@ async def test_disconnect_withdraws_inherited_place(
         await asyncio.sleep(0.1)
         assert first.waiting.count("mallory") == ("own" not in here.fetched)
         assert first.waiting.count("greedy") > 5, "its call waits where it did"
-        await asyncio.gather(*asked)
+        await asyncio.gather(*requested)
         assert sorted(here.fetched) == sorted({*here.fetched})
         assert here.fetched[-1] == "wanted"
         assert (len(here.fetched), there.fetched) == (27, [])

@@ -30,12 +30,12 @@ async def test_budget_holds_over_server_restart(own_valkey: RealValkey) -> None:
         own_valkey.kill()
         await load.until(alone=True, within_s=NOTICED_WITHIN_S)
         await asyncio.sleep(2.0)
-        away = load.rate_between(began + 0.5, CLOCK.monotonic())
+        unavailable = load.rate_between(began + 0.5, CLOCK.monotonic())
         own_valkey.start()
         await load.until(alone=False, within_s=BACK_WITHIN_S)
         back = CLOCK.monotonic()
         await asyncio.sleep(1.5)
-        assert away >= ENOUGH, "each goes on with its share"
+        assert unavailable >= ENOUGH, "each goes on with its share"
         assert load.rate_between(back + 0.5, back + 1.5) >= ENOUGH
         hold_the_budget(load)
 

@@ -510,11 +510,11 @@ async def test_refresh_before_rotation_is_followed_by_another(
         await bench.clock.advance(300.0)
         await eventually(lambda: idp.fetches["/jwks"] == 2)
         idp.signers = [rsa_signer("k2", which="b")]  # the response in progress has the old key
-        asked = asyncio.create_task(keys.keys_for("RS256", "k2"))
+        requested = asyncio.create_task(keys.keys_for("RS256", "k2"))
         await settle()
         idp.may_answer.set()
 
-        assert len(await asked) == 1
+        assert len(await requested) == 1
         assert idp.fetches["/jwks"] == 3
 
 
@@ -524,13 +524,13 @@ async def test_cancelled_caller_does_not_cancel_the_fetch(bench: Bench, idp: Fak
         await eventually(lambda: keys.loaded)
         idp.signers = [rsa_signer("k2", which="b")]
         idp.may_answer.clear()
-        asked = [asyncio.create_task(keys.keys_for("RS256", "k2")) for _ in range(5)]
+        requested = [asyncio.create_task(keys.keys_for("RS256", "k2")) for _ in range(5)]
         await eventually(lambda: idp.fetches["/jwks"] == 2)
-        asked[0].cancel()
-        asked[3].cancel()
+        requested[0].cancel()
+        requested[3].cancel()
         await settle()
         idp.may_answer.set()
-        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        outcomes = await asyncio.gather(*requested, return_exceptions=True)
 
         assert [isinstance(outcome, tuple) for outcome in outcomes] == [
             False, True, True, False, True,
@@ -712,9 +712,9 @@ def test_config_rejects_file_without_public_key(
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(ValidationError, match="public_key_file") as told:
+    with pytest.raises(ValidationError, match="public_key_file") as reported:
         bench.keys({"public_key_file": file})
-    assert "BEGIN" not in str(told.value)
+    assert "BEGIN" not in str(reported.value)
 
 
 def test_config_rejects_file_key_without_matching_algorithm(bench: Bench, tmp_path: Path) -> None:
@@ -780,7 +780,7 @@ async def test_withdrawn_keys_are_not_handed_over(bench: Bench, idp: FakeIssuer)
     idp.signers = [rsa_signer("k2", which="other")]
     await before.refresh()
 
-    assert [held.kid for held in bench.jwks(idp)._keys] == ["k2"]
+    assert [cached_value.kid for cached_value in bench.jwks(idp)._keys] == ["k2"]
 
 
 async def test_keys_of_another_source_are_not_inherited(bench: Bench, idp: FakeIssuer) -> None:
@@ -801,8 +801,8 @@ async def test_shared_secret_is_not_handed_over(bench: Bench) -> None:
 
 async def test_start_waits_for_reachable_issuers_only(bench: Bench, idp: FakeIssuer) -> None:
     idp.may_answer.clear()
-    away, slow = bench.keys({"jwks": "http://127.0.0.1:1/jwks"}), bench.jwks(idp)
-    loading = asyncio.create_task(load_initial_keys([away, slow], within_s=10))
+    unavailable, slow = bench.keys({"jwks": "http://127.0.0.1:1/jwks"}), bench.jwks(idp)
+    loading = asyncio.create_task(load_initial_keys([unavailable, slow], within_s=10))
     await eventually(lambda: bench.outcomes == ["failed"])
     await asyncio.wait({loading}, timeout=0.1)
     idp.may_answer.set()

@@ -224,7 +224,7 @@ async def test_each_project_has_its_token(region: Region) -> None:
     ]  # fmt: skip
 
 
-async def test_expiry_metric_is_kept_per_project(
+async def test_expiry_metric_is_per_project(
     region: Region,
 ) -> None:
     stuck, renewed = region.replica("p", "q")
@@ -493,7 +493,7 @@ async def test_changed_password_is_tried_at_once(region: Region) -> None:
 
 
 async def test_without_redis_a_process_still_backs_off(region: Region) -> None:
-    region.store.away = True
+    region.store.unavailable = True
     region.iam.password = "another"
     (credential,) = region.replica()
     for _ in range(60):

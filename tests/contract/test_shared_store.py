@@ -90,7 +90,7 @@ async def test_second_claim_sees_the_lease_holder(
     assert second.version == b""
 
 
-async def test_held_lease_names_the_stored_version(subject: Subject) -> None:
+async def test_busy_lease_names_the_stored_version(subject: Subject) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     await subject.store.publish("k", owner="a", value=b"one", ttl_s=60, until=FAR)
     found = await subject.store.claim("k", owner="b", lease_s=5)
@@ -219,13 +219,13 @@ async def test_holder_receives_messages(subject: Subject) -> None:
     mine: list[tuple[str, bytes]] = []
     other: list[tuple[str, bytes]] = []
 
-    def hear(sender: str, text: bytes) -> None:
+    def receive(sender: str, text: bytes) -> None:
         mine.append((sender, text))
 
     with (
-        subject.store.watch("k", hear) as changed,
+        subject.store.watch("k", receive) as changed,
         subject.store.watch("k"),
-        subject.store.watch("other", lambda *told: other.append(told)),
+        subject.store.watch("other", lambda *reported: other.append(reported)),
     ):
         await subject.store.notify_holder("k", sender="b", text=b"two \xff words")
         await subject.elapse(0.05)
@@ -280,14 +280,14 @@ async def test_server_stores_no_plaintext(shared_valkey: RealValkey) -> None:
     client = make_client(
         StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
     )
-    kept = b""
+    stored = b""
     async for name in client.scan_iter("canary*"):
-        kept += name
+        stored += name
         if await client.type(name) == b"string":
-            kept += await client.get(name) or b""
-    assert kept
+            stored += await client.get(name) or b""
+    assert stored
     for canary in (b"url-canary", b"failure-canary", b"olga", b"server-canary"):
-        assert canary not in kept
+        assert canary not in stored
     await client.aclose()
     await valkey.close()
 

@@ -16,7 +16,7 @@ from tests.support.simulated_cloud import UNLIMITED, fetch_async
 from tests.support.stack import Response
 
 OTHER = "b" * 32
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 NEW = {
     "name": "new",
     "image_id": "an-image",
@@ -150,10 +150,10 @@ async def test_answer_in_json_needs_a_caller_that_accepts_it(cloud: SimulatedClo
 
 
 async def test_unknown_server_fails_the_whole_power_action(cloud: SimulatedCloud) -> None:
-    body = {"action": "power off", "server_id_set": [cloud.servers[0], NOWHERE, "?"]}
+    body = {"action": "power off", "server_id_set": [cloud.servers[0], UNKNOWN_ID, "?"]}
     response = await call(cloud, "PUT", "/physicalservers/power-state", body)
     assert (response.status, response.error_code) == (404, "iMetal.0100")
-    assert f"[{NOWHERE}, ?]" in response.json["error_msg"]
+    assert f"[{UNKNOWN_ID}, ?]" in response.json["error_msg"]
     assert cloud.servers[0] not in response.json["error_msg"]
     assert {one["power_state"] for one in (await listed(cloud)).values()} == {"on"}
 
@@ -226,7 +226,7 @@ async def test_unexpected_bodies_cause_no_server_error(
         ({"password": "short"}, (400, "iMetal.0001")),
         ({"password": "onlysmallletters"}, (400, "iMetal.0001")),
         ({"network_interfaces": []}, (400, "iMetal.0001")),
-        ({"placement": {"server_id": NOWHERE}}, (404, "iMetal.0100")),
+        ({"placement": {"server_id": UNKNOWN_ID}}, (404, "iMetal.0100")),
     ],
 )
 async def test_invalid_instance_is_not_created(
@@ -340,7 +340,7 @@ async def test_gzip_requires_setting_and_accept_encoding(cloud: SimulatedCloud) 
     assert coded.headers["content-encoding"] == "gzip"
     assert gzip.decompress(coded.body) == plain.body
     assert int(coded.headers["content-length"]) == len(coded.body)
-    refused = await call(cloud, "GET", f"/physicalservers/{NOWHERE}", Accept_Encoding="gzip")
+    refused = await call(cloud, "GET", f"/physicalservers/{UNKNOWN_ID}", Accept_Encoding="gzip")
     assert (refused.status, refused.headers["content-encoding"]) == (404, "gzip")
     assert "content-encoding" not in (await call(cloud, "GET", "/physicalservers")).headers
 
@@ -381,9 +381,9 @@ async def test_servers_can_be_added_changed_and_removed(cloud: SimulatedCloud) -
 
 
 async def test_server_is_added_to_its_project_only(cloud: SimulatedCloud) -> None:
-    await control(cloud, "/_box/servers", id=NOWHERE, project=OTHER)
-    assert NOWHERE in await listed(cloud, OTHER)
-    assert NOWHERE not in await listed(cloud)
+    await control(cloud, "/_box/servers", id=UNKNOWN_ID, project=OTHER)
+    assert UNKNOWN_ID in await listed(cloud, OTHER)
+    assert UNKNOWN_ID not in await listed(cloud)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ async def test_server_is_added_to_its_project_only(cloud: SimulatedCloud) -> Non
         {"tags": ["a"]},
         {"model": 7},
         {"id": "no-uuid"},
-        {"id": NOWHERE, "remove": True},
+        {"id": UNKNOWN_ID, "remove": True},
         {"project": "unknown"},
     ],
 )

@@ -20,7 +20,7 @@ from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSet
 pytestmark = pytest.mark.filterwarnings("ignore:Unable to convert string:ImportWarning")
 
 PASSWORD = "Correct-Horse-7"
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 class Cloud:
@@ -297,10 +297,10 @@ async def test_deleted_instance_reports_terminated(cloud: Cloud) -> None:
 
 async def test_batch_delete_is_all_or_none(cloud: Cloud) -> None:
     two = [cloud.instance_on(0).id, cloud.instance_on(1).id]
-    wrong = sdk.BatchDeleteOptions(instance_id_set=[*two, NOWHERE])
+    wrong = sdk.BatchDeleteOptions(instance_id_set=[*two, UNKNOWN_ID])
     result = await error_of(cloud.call("delete_instances", wrong))
     assert result[:2] == (404, "iMetal.0200")
-    assert f"[{NOWHERE}]" in result[2]
+    assert f"[{UNKNOWN_ID}]" in result[2]
     assert set(two) <= cloud.project.instances.keys()
     right = sdk.BatchDeleteOptions(instance_id_set=two)
     assert ids((await cloud.call("delete_instances", right)).instances) == two
@@ -369,7 +369,7 @@ async def test_racks_are_listed_updated_and_tagged(cloud: Cloud) -> None:
     after = (await cloud.call("list_i_racks", region="cn-east-3")).iracks[0]
     assert (after.id, after.description) == (rack.id, "hot")
     assert [(tag.key, tag.value) for tag in after.tags] == [("row", "a")]
-    wrong = cloud.call("batch_create_irack_tags", tags, id=NOWHERE)
+    wrong = cloud.call("batch_create_irack_tags", tags, id=UNKNOWN_ID)
     assert (await error_of(wrong))[:2] == (400, "iMetal.0001")
 
 

@@ -117,17 +117,17 @@ def test_verify_with_saved_heads_detects_missing_lines(
     audit_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = [parse_line(lines_in(audit_log / f"chain-{i}")[-1]).head for i in (1, 2)]
-    kept = [part for head in heads for part in ("--head", head)]
-    assert run(capsys, "verify", audit_log, *kept)[0] == 0
+    stored = [part for head in heads for part in ("--head", head)]
+    assert run(capsys, "verify", audit_log, *stored)[0] == 0
     last = max((audit_log / "chain-1").glob("segment-*"))
     last.write_bytes(b"".join(last.read_bytes().splitlines(keepends=True)[:-1]))
     assert run(capsys, "verify", audit_log)[0] == 0
-    code, output = run(capsys, "verify", audit_log, *kept)
+    code, output = run(capsys, "verify", audit_log, *stored)
     assert code == 1
     assert "of a saved head is missing; the last line is" in output
     for file in (audit_log / "chain-2").iterdir():
         file.unlink()
-    code, output = run(capsys, "verify", audit_log, *kept)
+    code, output = run(capsys, "verify", audit_log, *stored)
     assert code == 1
     assert f"the chain {heads[1].chain} is missing" in output
 
@@ -172,7 +172,7 @@ def test_unusable_public_key_is_reported(
     )
     (tmp_path / "private").write_bytes(private)
     (tmp_path / "junk").write_bytes(b"junk")
-    for name, why in (
+    for name, reason in (
         ("nowhere", "cannot be read: No such file or directory"),
         ("", "cannot be read: Is a directory"),
         ("private", "must be a public key, not the private key"),
@@ -180,7 +180,7 @@ def test_unusable_public_key_is_reported(
     ):
         code, output = run(capsys, "verify", audit_log, "--public-key", tmp_path / name)
         assert (code, output.partition(": ")[0]) == (2, str(tmp_path / name))
-        assert why in output
+        assert reason in output
 
 
 @pytest.mark.parametrize("command", ["verify", "search"])

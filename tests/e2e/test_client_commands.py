@@ -183,7 +183,7 @@ def test_token_is_read_from_file_or_command(olga: Person, tmp_path: Path) -> Non
         (("--token-file", "/nowhere"), "cannot be read"),
         (("--token-command", "false"), "failed"),
         (("--token-command", "true"), "no token"),
-        (("--token-env", "NOWHERE"), "no token in $NOWHERE"),
+        (("--token-env", "UNSET_VARIABLE"), "no token in $UNSET_VARIABLE"),
         (("--gateway", "http://gateway.example"), "https"),
         (("--gateway", "gateway.example"), "http or https URL"),
         (("--gateway", "https://gateway.example:port"), "must be a URL"),

@@ -180,9 +180,7 @@ def test_check_online_starts_the_embedded_store(own_stack: Stack) -> None:
     assert (code, "redis: ok" in output) == (0, True), output
 
 
-def test_export_says_that_the_config_sends_no_trail_to_the_stream(
-    stack: Stack, tmp_path: Path
-) -> None:
+def test_export_without_stream_is_reported(stack: Stack, tmp_path: Path) -> None:
     config = stack.gateway.config_file
     code, output = run("audit", "export", "--config", str(config), str(tmp_path / "out"))
     assert (code, output) == (

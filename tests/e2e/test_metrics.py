@@ -169,12 +169,12 @@ def test_workers_export_separate_metrics(
         return [value_of(page, counted) for page in pages]
 
     def ask_until_both_have_answered() -> int:
-        asked = 0
+        requested = 0
         before = by_worker()
         while min(now - then for now, then in zip(by_worker(), before, strict=True)) < 1:
             assert gateway.console(token).status == 200
-            asked += 1
-        return asked
+            requested += 1
+        return requested
 
     first = ask_until_both_have_answered()
     assert sum(by_worker()) == first

@@ -513,9 +513,13 @@ def test_provoked_alerts_fire_only_after_their_event(
         event = FIRES[one.where]
         # A sample has the time at which its scrape began, before the page was rendered.
         began = scene.event_began[event] - SCRAPE_S
-        held = [at for at, _ in samples(scene.prometheus, one.expression, since=scene.began)]
-        if not held or max(held) < began:
+        cached_value = [
+            at for at, _ in samples(scene.prometheus, one.expression, since=scene.began)
+        ]
+        if not cached_value or max(cached_value) < began:
             wrong.append(f"{one.where} was not true after {event.__name__}")
-        elif min(held) < began:
-            wrong.append(f"{one.where} was true {began - min(held):.1f} s before {event.__name__}")
+        elif min(cached_value) < began:
+            wrong.append(
+                f"{one.where} was true {began - min(cached_value):.1f} s before {event.__name__}"
+            )
     assert wrong == []

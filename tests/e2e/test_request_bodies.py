@@ -87,7 +87,7 @@ def test_cloud_never_sees_a_lookalike_of_the_id_member(power: PowerStates, name:
 
 
 @pytest.mark.parametrize("status", [202, 299])
-def test_success_status_of_a_write_is_passed_on(power: PowerStates, status: int) -> None:
+def test_success_status_of_write_is_returned(power: PowerStates, status: int) -> None:
     body = '{"job": 1}'
     power.cloud.fail(power.cloud.upstream, "answer", status=status, body=body, times=1)
     response = power.switch({"action": "power on", "server_id_set": [power.mine]})

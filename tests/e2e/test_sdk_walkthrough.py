@@ -147,5 +147,5 @@ def test_errors_raise_the_expected_sdk_exceptions(program: Program) -> None:
         check_rejected(program("operator", "show", server), 503, "CGW.5032", "Retry-After")
     finally:
         program.cloud.heal()
-    nowhere = program("operator", "show", "no-id")
-    check_rejected(nowhere, 400, "CGW.4000", "UUID")
+    rejected = program("operator", "show", "no-id")
+    check_rejected(rejected, 400, "CGW.4000", "UUID")

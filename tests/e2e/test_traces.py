@@ -159,10 +159,10 @@ def test_shared_call_belongs_to_first_request(traced: Stack, collector: Collecto
     traced.cloud.settings(latency_s=[0.5, 0.5])
     try:
         with ThreadPoolExecutor(6) as pool:
-            asked = [
+            responses = [
                 pool.submit(traced.gateway.console, token, server, **parent(one)) for one in traces
             ]
-            assert {one.result().status for one in asked} == {200}
+            assert {one.result().status for one in responses} == {200}
     finally:
         traced.cloud.settings(latency_s=[0.0, 0.0])
     eventually(lambda: all(list(map(has_ended, traces))))
@@ -279,12 +279,12 @@ def test_sampling_variables_apply_and_shutdown_flushes(
     assert picky.console(token, **parent(unwanted, "00")).status == 200
     plain = picky.console(token, Cache_Control="no-cache")
     assert plain.status == 200
-    nowhere = line_of(picky, plain)["trace_id"]
-    assert parents_seen(traced, traced.cloud.upstream, nowhere)[0].endswith(("-00", "-02"))
+    unsampled = line_of(picky, plain)["trace_id"]
+    assert parents_seen(traced, traced.cloud.upstream, unsampled)[0].endswith(("-00", "-02"))
     assert collector.spans(wanted) == []
     assert picky.stop() == 0
     assert len(collector.spans(wanted)) >= 6
-    assert collector.spans(unwanted) == collector.spans(nowhere) == []
+    assert collector.spans(unwanted) == collector.spans(unsampled) == []
     assert "picky" in [one["service.name"] for one in collector.resources()]
 
 

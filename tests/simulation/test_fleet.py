@@ -77,7 +77,7 @@ async def replica_dies(fleet: Fleet) -> None:
 
 
 async def cloud_limit_drops(fleet: Fleet) -> None:
-    fleet.cloud.tells_its_limit = fleet.chance.random() < 0.5
+    fleet.cloud.names_its_limit = fleet.chance.random() < 0.5
     await asyncio.sleep(fleet.chance.uniform(0.2, 2.0))
     fleet.cloud.rate = 3.0
 
@@ -190,7 +190,7 @@ def check_single_fetch(fleet: Fleet, faults: list[Fault]) -> None:
     }
     hung_up = 0.3 * len(fetched)
     if set(faults) <= harmless:
-        assert max(fleet.cloud.most_under_way.values(), default=0) <= 1
+        assert max(fleet.cloud.most_in_progress.values(), default=0) <= 1
         assert again <= hung_up, "only fetches after a disconnect are repeated"
     if set(faults) <= {no_fault, lost_messages, replica_dies, service_token_ends}:
         assert fleet.cloud.refused() == 0, "within the budget the cloud never returns 429"

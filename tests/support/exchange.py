@@ -17,7 +17,7 @@ class FakeExchange:
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
-        self.asked: list[UpstreamRequest] = []
+        self.requested: list[UpstreamRequest] = []
         self.queue_requests: list[QueueRequest] = []
         self.waiters: list[Waiters | None] = []
         self.gate: asyncio.Event | None = None
@@ -36,7 +36,7 @@ class FakeExchange:
         waiters: Waiters | None = None,
     ) -> UpstreamResponse:
         attempts = attempts or Attempts()
-        self.asked.append(request)
+        self.requested.append(request)
         self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
         if self.gate is not None:

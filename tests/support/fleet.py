@@ -76,7 +76,7 @@ class Store:
         for listener in self.listeners:
             if self.chance.random() >= self.message_loss:
                 delay_s = self.chance.uniform(*self.delay_s)
-                asyncio.get_running_loop().call_later(delay_s, listener.hear, message)
+                asyncio.get_running_loop().call_later(delay_s, listener.receive, message)
 
 
 class Way:
@@ -88,7 +88,7 @@ class Way:
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         store.listeners.append(self)
 
-    def hear(self, message: bytes) -> None:
+    def receive(self, message: bytes) -> None:
         if not self.cut:
             self._inbox.put_nowait(message)
 
@@ -133,12 +133,12 @@ class Cloud:
         self._chance = chance
         self.rate, self._burst = rate, burst
         self._level, self._at = burst, loop_time()
-        self.tells_its_limit = False
+        self.names_its_limit = False
         self.fails = 0.0
         self.calls: list[tuple[float, str, int]] = []
         """Time, link and status of each call."""
-        self.under_way: Counter[str] = Counter()
-        self.most_under_way: Counter[str] = Counter()
+        self.in_progress: Counter[str] = Counter()
+        self.most_in_progress: Counter[str] = Counter()
         self.check: Callable[[], None] = lambda: None
 
     def take(self) -> bool:
@@ -156,16 +156,16 @@ class Cloud:
         status = 503 if failed else 200 if good else 429
         self.calls.append((loop_time(), what, status))
         self.check()
-        self.under_way[what] += 1
-        self.most_under_way[what] = max(self.most_under_way[what], self.under_way[what])
+        self.in_progress[what] += 1
+        self.most_in_progress[what] = max(self.most_in_progress[what], self.in_progress[what])
         try:
             await asyncio.sleep(self._chance.uniform(0.05, 0.15))
         finally:
-            self.under_way[what] -= 1
+            self.in_progress[what] -= 1
         if failed:
             raise UpstreamUnreachable("reset", retry_after_s=1.0)
         body = b"{}"
-        if not good and self.tells_its_limit:
+        if not good and self.names_its_limit:
             body = (
                 '{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been '
                 f'reached: policy user over ratelimit,limit:{self.rate:.0f},time:1 second"}}'

@@ -219,13 +219,13 @@ class LuaServer:
         self.ahead_s = 0.0
         """How far its clock is before that of the replicas."""
         self.redis = LuaRedis(lambda: round((clock.now() + self.ahead_s) * 1e6), self._publish)
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
 
     def key(self, *parts: str, tag: str) -> str:
         return ":".join((tag, *parts))
 
     def on_message(self, call: Any) -> None:
-        self.heard.append(call)
+        self.received.append(call)
 
     def on_availability_change(self, call: Any) -> None:
         pass
@@ -234,7 +234,7 @@ class LuaServer:
         return self.redis.run(script.text, keys, args)
 
     def _publish(self, channel: bytes, message: bytes) -> None:
-        for call in self.heard:
+        for call in self.received:
             call(message)
 
 

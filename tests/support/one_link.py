@@ -65,7 +65,7 @@ class OneLink:
         self.clock = FakeClock()
         self.record_s = record_s
         self.new_left_s = new_left_s
-        self.held: ConsoleLink | None = self._link("held", left_s)
+        self.cached_value: ConsoleLink | None = self._link("held", left_s)
         self.records: list[AuditRecord] = []
         self.policy = ALLOWED
         self.revocations_version = 0
@@ -106,7 +106,7 @@ class OneLink:
         self.policy = FORBIDDEN
 
     async def asks(self) -> IssuedLink:
-        asked = ApiRequest(
+        requested = ApiRequest(
             authorization=["Bearer x"],
             x_auth_token=[],
             method="GET",
@@ -120,7 +120,7 @@ class OneLink:
             deadline=self.clock.monotonic() + self._deadline_s,
             headers=(),
         )
-        answered = await self.gateway.handle(asked)
+        answered = await self.gateway.handle(requested)
         assert isinstance(answered, IssuedLink)
         return answered
 
@@ -128,7 +128,7 @@ class OneLink:
         return "jwt"
 
     def cached_link(self, permit: Permit) -> ConsoleLink | None:
-        link, self.held = self.held, None
+        link, self.cached_value = self.cached_value, None
         return link
 
     async def identify_by_deadline(self, token: str, deadline: float) -> Principal:

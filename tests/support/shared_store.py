@@ -25,7 +25,7 @@ class FakeSharedStore:
         self._listeners: dict[str, list[asyncio.Event]] = {}
         self._hearers: dict[str, list[Callable[[str, bytes], None]]] = {}
         self._versions = itertools.count(1)
-        self.away = False
+        self.unavailable = False
         self.messages_lost = False
         self.publishes_after_s = 0.0
 
@@ -72,7 +72,7 @@ class FakeSharedStore:
         self._settle(key, owner)
 
     def come_back(self) -> None:
-        self.away = False
+        self.unavailable = False
         for events in self._listeners.values():
             for event in events:
                 event.set()
@@ -123,6 +123,6 @@ class FakeSharedStore:
         return owner if until > self._clock.monotonic() else None
 
     def _present(self) -> float:
-        if self.away:
+        if self.unavailable:
             raise StoreUnavailable("away")
         return self._clock.monotonic()

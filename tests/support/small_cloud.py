@@ -83,9 +83,9 @@ class SmallCloud:
             if server.instance is not None
         ]
         if "instance_id" in query:
-            asked = query["instance_id"].split(",")
-            self._placed(asked)
-            found = [one for one in found if one["id"] in asked]
+            requested = query["instance_id"].split(",")
+            self._placed(requested)
+            found = [one for one in found if one["id"] in requested]
         return self._page("instances", found, query)
 
     def _page(self, entries: str, found: list[dict[str, Any]], query: Mapping[str, str]) -> bytes:

@@ -21,7 +21,7 @@ from tests.support.stack import RunningGateway, console_path
 _ANSWERED_WITHIN_S = 15.0
 _NEW_CONNECTIONS = 0.2
 _HEALTH_EVERY_S = 0.2
-_KEPT_MAX = 16
+_REUSED_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Target:
     admin_port: int | None = None
     """Port of /readyz; None: only a refused connection counts."""
     ready: bool = True
-    kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    stored: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
 
 class SteadyLoad:
@@ -111,7 +111,7 @@ class SteadyLoad:
         health.cancel()
         await asyncio.gather(health, return_exceptions=True)
         for target in self._targets:
-            for _, writer in target.kept:
+            for _, writer in target.stored:
                 writer.close()
                 with suppress(OSError):
                     await writer.wait_closed()
@@ -147,10 +147,10 @@ class SteadyLoad:
         except BaseException:
             writer.close()
             raise
-        if is_last or len(target.kept) >= _KEPT_MAX:
+        if is_last or len(target.stored) >= _REUSED_MAX:
             writer.close()
         else:
-            target.kept.append((reader, writer))
+            target.stored.append((reader, writer))
         if wanted.is_right(status, body):
             self.answers[wanted.name] += 1
         else:
@@ -165,8 +165,8 @@ class SteadyLoad:
         may_reuse = self._random.random() >= _NEW_CONNECTIONS
         refused: OSError | None = None
         for target in order:
-            while may_reuse and target.kept:
-                reader, writer = target.kept.pop()
+            while may_reuse and target.stored:
+                reader, writer = target.stored.pop()
                 if not reader.at_eof() and not writer.is_closing():
                     self.reused += 1
                     return target, reader, writer

@@ -24,9 +24,9 @@ def test_429_cuts_once_over_all_replicas() -> None:
     assert after_429(first, CEILING, 103.1, pause_s=3.0, named_rate=None) is not first
 
 
-@pytest.mark.parametrize(("told", "expected"), [(3.0, 2.91), (100.0, 0.9 * CEILING)])
-def test_named_limit_is_used_if_below_rate(told: float, expected: float) -> None:
-    learned = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=told)
+@pytest.mark.parametrize(("reported", "expected"), [(3.0, 2.91), (100.0, 0.9 * CEILING)])
+def test_named_limit_is_used_if_below_rate(reported: float, expected: float) -> None:
+    learned = after_429(None, CEILING, 0.0, pause_s=1.0, named_rate=reported)
     assert rate(learned, CEILING, 0.0) == pytest.approx(expected)
 
 
@@ -61,7 +61,7 @@ class Simulated:
         *,
         seed: int,
         foreign: float = 0.0,
-        tells: bool = False,
+        names_limit: bool = False,
         span_s: float = 180.0,
     ) -> None:
         chance, order = random.Random(seed), itertools.count()
@@ -85,8 +85,8 @@ class Simulated:
                 later(now + chance.uniform(0.01, 0.03), "arrival")
                 later(now + 1 / rate(learned, CEILING, now), "slot")
             elif kind == "told":
-                told = limit(now) if tells else None
-                learned = after_429(learned, CEILING, now, pause_s=1.0, named_rate=told)
+                reported = limit(now) if names_limit else None
+                learned = after_429(learned, CEILING, now, pause_s=1.0, named_rate=reported)
                 paused_until = max(paused_until, now + 1.0)
             else:
                 level, filled_at = min(10.0, level + (now - filled_at) * limit(now)), now
@@ -116,10 +116,12 @@ def test_ceiling_below_limit_causes_no_429(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("tells", [True, False])
-def test_limit_drop_costs_few_429s_and_recovers(seed: int, *, tells: bool) -> None:
-    run = Simulated(lambda now: 3.0 if 60 <= now < 120 else 10.0, seed=seed, tells=tells)
-    assert run.refused(60, 90) <= (2 if tells else 4)
+@pytest.mark.parametrize("names_limit", [True, False])
+def test_limit_drop_costs_few_429s_and_recovers(seed: int, *, names_limit: bool) -> None:
+    run = Simulated(
+        lambda now: 3.0 if 60 <= now < 120 else 10.0, seed=seed, names_limit=names_limit
+    )
+    assert run.refused(60, 90) <= (2 if names_limit else 4)
     assert run.used(75, 120) >= 0.85 * 3.0
     assert run.used(150, 180) >= 0.9 * 9.7
     assert run.refused(120, 180) == 0

@@ -46,7 +46,7 @@ def test_empty_argument_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "reason"),
     [
         ((*REVOKE, "--before", "0001-01-01T00:00:00+14:00"), "must be in the years 1970 to 9999"),
         ((*REVOKE, "--before", "9999-12-31T23:59:59-14:00"), "must be in the years 1970 to 9999"),
@@ -64,9 +64,9 @@ def test_empty_argument_is_rejected(
     ],
 )
 def test_value_out_of_bounds_names_the_bounds(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], why: str
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
 ) -> None:
-    assert why in usage_error(capsys, *arguments)
+    assert reason in usage_error(capsys, *arguments)
 
 
 @pytest.mark.parametrize(

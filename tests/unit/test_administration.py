@@ -167,7 +167,7 @@ async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("body", "refused"),
     [
         (b"{", "Invalid request"),
         (b'{"wya": "left"}', "Invalid request"),
@@ -176,12 +176,14 @@ async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) ->
         (b'{"way": "up"}', "way must be"),
     ],
 )
-async def test_invalid_request_is_recorded_as_refused(scene: Scene, body: bytes, why: str) -> None:
+async def test_invalid_request_is_recorded_as_refused(
+    scene: Scene, body: bytes, refused: str
+) -> None:
     with pytest.raises(BadRequest):
         await scene.send(body)
     (record,) = scene.audit_log.records
     assert (record.event, record.decision) == ("admin_refused", "denied")
-    assert why in json.loads(record.detail)["refused"]
+    assert refused in json.loads(record.detail)["refused"]
     assert len(record.detail) < 1_000
 
 

@@ -16,10 +16,10 @@ class FakeUsage:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._tat: dict[str, float] = {}
-        self.away = False
+        self.unavailable = False
 
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
-        if self.away:
+        if self.unavailable:
             raise StoreUnavailable("away")
         now = self._clock.monotonic()
         for caller, count in requests.items():
@@ -85,7 +85,7 @@ async def test_rejected_request_is_not_counted(clock: FakeClock) -> None:
 
 async def test_own_count_continues_without_store(clock: FakeClock) -> None:
     usage = FakeUsage(clock)
-    usage.away = True
+    usage.unavailable = True
     limits = CallerLimits(PACE, usage, clock)
     assert spend_all(limits, "ann") == 5
     with pytest.raises(StoreUnavailable):
@@ -115,11 +115,11 @@ async def test_remaining_requests_are_admitted(clock: FakeClock, per_s: float, b
 async def test_remaining_grows_by_one_per_interval(clock: FakeClock) -> None:
     limits = CallerLimits(PACE, FakeUsage(clock), clock)
     spend_all(limits, "ann")
-    told = [limits.remaining("ann")]
+    reported = [limits.remaining("ann")]
     for _ in range(6):
         await clock.advance(1.0)
-        told.append(limits.remaining("ann"))
-    assert told == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0), (5, 0)]
+        reported.append(limits.remaining("ann"))
+    assert reported == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1), (5, 0), (5, 0)]
 
 
 async def test_reset_rounds_up_and_requests_down(

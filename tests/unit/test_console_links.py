@@ -54,7 +54,7 @@ class FakeExchange:
     host: str
     clock: FakeClock
     answer_s: float = 0.0
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    requested: list[tuple[str, str, str]] = field(default_factory=list)
     queue_requests: list[QueueRequest] = field(default_factory=list)
     waiters: list[Waiters | None] = field(default_factory=list)
     refuses: GatewayError | None = None
@@ -71,11 +71,11 @@ class FakeExchange:
     ) -> UpstreamResponse:
         self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
-        self.asked.append((request.path, project, queue_request.caller))
+        self.requested.append((request.path, project, queue_request.caller))
         await self.clock.sleep(self.answer_s)
         if self.refuses is not None:
             raise self.refuses
-        url = f'{{"url": "https://{self.host}/vnc?token={len(self.asked)}"}}'
+        url = f'{{"url": "https://{self.host}/vnc?token={len(self.requested)}"}}'
         return UpstreamResponse(200, {}, url.encode())
 
 
@@ -107,9 +107,11 @@ class SlowStore(FakeSharedStore):
     async def claim(
         self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
-        told = await super().claim(key, owner=owner, lease_s=lease_s, skip=skip, awaited=awaited)
+        reported = await super().claim(
+            key, owner=owner, lease_s=lease_s, skip=skip, awaited=awaited
+        )
         await self._sleep(self.answers_after_s)
-        return told
+        return reported
 
 
 class Subject:
@@ -153,8 +155,8 @@ async def test_project_selects_the_account(clock: FakeClock) -> None:
     subject = Subject(clock)
     assert "a.example" in (await subject.url(a_permit("p1")))[0]
     assert "b.example" in (await subject.url(a_permit("p2")))[0]
-    assert subject.a.asked == [("/v1/p1/physicalservers/s1/console", "p1", "4:corp:ann")]
-    assert subject.b.asked == [("/v1/p2/physicalservers/s1/console", "p2", "4:corp:ann")]
+    assert subject.a.requested == [("/v1/p1/physicalservers/s1/console", "p1", "4:corp:ann")]
+    assert subject.b.requested == [("/v1/p2/physicalservers/s1/console", "p2", "4:corp:ann")]
 
 
 async def test_project_without_account_is_forbidden(
@@ -173,7 +175,7 @@ async def test_reuse_setting_selects_who_shares_links(
     subject = Subject(clock, reuse)
     for person in ("ann", "bob", "ann", "bob"):
         await subject.url(a_permit(subject=person))
-    assert len(subject.a.asked) == calls
+    assert len(subject.a.requested) == calls
 
 
 async def test_link_is_issued_until_min_remaining(clock: FakeClock) -> None:
@@ -211,7 +213,7 @@ async def test_link_with_too_short_lifetime_is_rejected(
     await clock.advance(400.0)
     with pytest.raises(UpstreamBroken):
         await asking
-    assert len(subject.a.asked) == 1
+    assert len(subject.a.requested) == 1
 
 
 async def test_fresh_link_was_never_issued(clock: FakeClock) -> None:
@@ -252,12 +254,12 @@ async def test_hot_link_is_renewed_from_spare_budget(clock: FakeClock) -> None:
     await clock.advance(209.0)
     assert await subject.url(a_permit()) == (first, LinkSource.LOCAL)
     await settle()
-    assert len(subject.a.asked) == 1, "it is not near its end yet"
+    assert len(subject.a.requested) == 1, "it is not near its end yet"
     await clock.advance(2.0)
     for _ in range(5):
         assert await subject.url(a_permit()) == (first, LinkSource.LOCAL), "no request waits for it"
     await settle()
-    assert len(subject.a.asked) == 2
+    assert len(subject.a.requested) == 2
     assert subject.a.queue_requests[-1] == QueueRequest("", priority=Priority.SPARE)
     second, source = await subject.url(a_permit())
     assert second != first
@@ -270,7 +272,7 @@ async def test_unused_link_is_not_renewed(clock: FakeClock) -> None:
     subject.chance = 0.0
     await subject.url(a_permit())
     await clock.advance(400.0)
-    assert len(subject.a.asked) == 1
+    assert len(subject.a.requested) == 1
 
 
 async def test_early_requests_rarely_start_renewals(clock: FakeClock) -> None:
@@ -280,11 +282,11 @@ async def test_early_requests_rarely_start_renewals(clock: FakeClock) -> None:
     subject.chance = 0.1
     await subject.url(a_permit())
     await settle()
-    assert len(subject.a.asked) == 1
+    assert len(subject.a.requested) == 1
     await clock.advance(50.0)
     await subject.url(a_permit())
     await settle()
-    assert len(subject.a.asked) == 2
+    assert len(subject.a.requested) == 2
 
 
 async def test_link_serves_to_its_end_without_renewal(clock: FakeClock) -> None:
@@ -296,7 +298,7 @@ async def test_link_serves_to_its_end_without_renewal(clock: FakeClock) -> None:
     for _ in range(5):
         assert await subject.url(a_permit()) == (first, LinkSource.LOCAL)
         await settle()
-    assert len(subject.a.asked) == 2, "it is not tried again at once"
+    assert len(subject.a.requested) == 2, "it is not tried again at once"
     assert subject.telemetry.renewals == [("a", "BudgetExhausted")]
     subject.a.refuses = None
     await clock.advance(21.0)
@@ -326,7 +328,7 @@ async def test_replicas_share_one_renewal(clock: FakeClock) -> None:
     for replica in replicas:
         await replica.url(a_permit())
     await settle()
-    assert len(subject.a.asked) == 2
+    assert len(subject.a.requested) == 2
     assert len({(await replica.url(a_permit()))[0] for replica in replicas}) == 1
 
 
@@ -342,7 +344,7 @@ async def test_concurrent_requests_wait_for_shared_link(
 ) -> None:
     subject = Subject(clock, Reuse.SHARED)
     subject.a.answer_s = 1.0
-    asked = [
+    requested = [
         asyncio.create_task(subject.url(a_permit(subject=name))) for name in ("ann", "bob", "ann")
     ]
     await settle()
@@ -350,5 +352,5 @@ async def test_concurrent_requests_wait_for_shared_link(
     assert waiters is not None
     assert [one.caller for one in waiters.all] == ["4:corp:ann", "4:corp:bob"]
     await clock.advance(1.0)
-    await asyncio.gather(*asked)
+    await asyncio.gather(*requested)
     assert waiters.all == ()

@@ -133,11 +133,11 @@ def test_an_empty_retry_budget_stops_retries(trouble: StepOutcome) -> None:
     ],
 )
 def test_permanent_errors_are_not_retried(outcome: StepOutcome, error: type[GatewayError]) -> None:
-    asked: list[None] = []
-    steps, end = play(outcome, may_retry=lambda: asked.append(None) is None)
+    requested: list[None] = []
+    steps, end = play(outcome, may_retry=lambda: requested.append(None) is None)
     assert steps == [Send()]
     assert isinstance(end, error)
-    assert asked == [], "the retry budget is for retries"
+    assert requested == [], "the retry budget is for retries"
 
 
 def test_refusal_keeps_cloud_message() -> None:

@@ -50,7 +50,7 @@ class Cloud:
     def __init__(self, clock: FakeClock, *answers: UpstreamResponse | GatewayError) -> None:
         self.clock = clock
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.timeouts: list[float] = []
         self.pauses: list[tuple[float | None, float | None]] = []
         self.token = 1
@@ -67,7 +67,7 @@ class Cloud:
         requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
-        self.asked.append(
+        self.requested.append(
             f"admit {account} {budget.value} {queue_request.caller}{' again' * requeued}"
         )
         if self.exhausted:
@@ -85,19 +85,19 @@ class Cloud:
     ) -> tuple[tuple[str, str], ...]:
         if self.login_s:
             span, self.login_s = self.login_s, 0.0
-            self.asked.append("log in")
+            self.requested.append("log in")
             await self.clock.sleep(span)
         return (("X-Auth-Token", f"t{self.token}"),)
 
     async def renew(self, refused: tuple[tuple[str, str], ...], *, deadline: float) -> bool:
-        self.asked.append(f"renew {refused[0][1]}")
+        self.requested.append(f"renew {refused[0][1]}")
         self.token += 1
         return True
 
     async def send(
         self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
     ) -> UpstreamResponse:
-        self.asked.append(f"send {credential[0][1]}")
+        self.requested.append(f"send {credential[0][1]}")
         self.timeouts.append(timeout_s)
         await self.clock.sleep(self.answer_s)
         answer = self.answers.pop(0)
@@ -143,7 +143,7 @@ class Bench:
 
     @property
     def order(self) -> list[str]:
-        return [asked.split()[0] for asked in self.cloud.asked]
+        return [requested.split()[0] for requested in self.cloud.requested]
 
 
 async def in_time(bench: Bench, call: Awaitable[UpstreamResponse]) -> UpstreamResponse:
@@ -156,14 +156,14 @@ async def in_time(bench: Bench, call: Awaitable[UpstreamResponse]) -> UpstreamRe
 async def test_call_takes_one_slot_of_its_caller(clock: FakeClock) -> None:
     bench = Bench(clock, OK)
     assert await in_time(bench, bench.call()) is OK
-    assert bench.cloud.asked == ["admit prod console ann", "send t1"]
+    assert bench.cloud.requested == ["admit prod console ann", "send t1"]
     assert bench.telemetry.upstream_calls == [("prod", "Usable")]
 
 
 async def test_replay_takes_another_slot(clock: FakeClock) -> None:
     bench = Bench(clock, EXPIRED, OK)
     assert await in_time(bench, bench.call()) is OK
-    assert bench.cloud.asked == [
+    assert bench.cloud.requested == [
         "admit prod console ann", "send t1", "renew t1", "admit prod console ann", "send t2",
     ]  # fmt: skip
 
@@ -261,7 +261,7 @@ async def test_slot_lost_to_a_login_is_requeued(
     await clock.advance(1.0)
     bench.cloud.login_s = 3.0  # the token ends while the slot is waited for
     await in_time(bench, asking)
-    assert bench.cloud.asked == [
+    assert bench.cloud.requested == [
         "admit prod console ann", "log in", "admit prod console ann again", "send t1",
     ]  # fmt: skip
     assert bench.telemetry.slots_lost == [("prod", BudgetClass.CONSOLE)]
@@ -356,9 +356,9 @@ async def test_disconnect_leaves_nothing_running(clock: FakeClock, stop: int) ->
         await clock.advance(0.9)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    asked = list(bench.cloud.asked)
+    requested = list(bench.cloud.requested)
     await clock.advance(60.0)
-    assert bench.cloud.asked == asked
+    assert bench.cloud.requested == requested
     assert bench.order.count("send") <= bench.order.count("admit")
     assert len(bench.telemetry.upstream_calls) == bench.order.count("send")
 
@@ -437,16 +437,16 @@ async def test_calls_sent_before_opening_decide_nothing(clock: FakeClock) -> Non
 
 
 async def test_retry_after_429_is_not_charged_twice(clock: FakeClock) -> None:
-    told = UpstreamResponse(
+    reported = UpstreamResponse(
         429,
         {},
         b'{"error_code":"APIGW.0308","error_msg":"The throttling threshold has been reached: '
         b'policy user over ratelimit,limit:120,time:1 minute"}',
     )
-    bench = Bench(clock, told, OK)
+    bench = Bench(clock, reported, OK)
     assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.pauses == [(None, 2.0)]
-    assert bench.cloud.asked[2] == "admit prod console ann again"
+    assert bench.cloud.requested[2] == "admit prod console ann again"
 
 
 async def test_short_deadlines_do_not_open_the_breaker(clock: FakeClock) -> None:
@@ -514,8 +514,8 @@ async def test_call_ended_in_queue_was_not_sent(clock: FakeClock, *, after_a_429
     bench.cloud.admit = admit  # type: ignore[method-assign]
     with pytest.raises(BudgetExhausted):
         await in_time(bench, bench.call(attempts=attempts))
-    told = (WriteOutcome.FAILURE, 429) if after_a_429 else (WriteOutcome.NOT_SENT, 0)
-    assert attempts.result() == told
+    reported = (WriteOutcome.FAILURE, 429) if after_a_429 else (WriteOutcome.NOT_SENT, 0)
+    assert attempts.result() == reported
 
 
 @pytest.mark.parametrize(

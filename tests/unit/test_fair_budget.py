@@ -31,15 +31,15 @@ class ScriptedQueue:
         self.turns: list[QueueBatch] = []
         self.grant_after_s: float | None = None
         self.rejoined: list[int] = []
-        self.news: Callable[[QueueUpdate], None] = lambda _: None
-        self.away = False
+        self.update: Callable[[QueueUpdate], None] = lambda _: None
+        self.unavailable = False
         self.donor: QueueRequest | None = None
 
     def new_id(self) -> str:
         return f"id-{next(self._numbers)}"
 
     async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
-        if self.away:
+        if self.unavailable:
             raise StoreUnavailable("away")
         self.turns.append(batch)
         now = self._clock.monotonic()
@@ -57,13 +57,13 @@ class ScriptedQueue:
         self.rejoined.append(processes)
 
     def on_update(self, call: Callable[[QueueUpdate], None]) -> None:
-        self.news = call
+        self.update = call
 
     def on_availability_change(self, call: Callable[[], None]) -> None:
         pass
 
     @property
-    def told(self) -> list[tuple[str, float | None]]:
+    def reported(self) -> list[tuple[str, float | None]]:
         return [(one.id, one.tag) for batch in self.turns for one in batch.entering]
 
 
@@ -89,10 +89,10 @@ class Subject:
         self, request: QueueRequest | None = None, waiters: Waiters | None = None
     ) -> "asyncio.Task[float]":
         deadline = self.clock.monotonic() + 30
-        asked = self.line.admit(
+        requested = self.line.admit(
             request or QueueRequest("ann"), deadline=deadline, requeued=False, waiters=waiters
         )
-        return asyncio.create_task(asked)
+        return asyncio.create_task(requested)
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 async def test_first_batch_only_compares_clocks(clock: FakeClock) -> None:
     subject = Subject(clock)
     subject.queue.grant_after_s = 0.0
-    asked = subject.ask()  # before the line has taken a turn, as a first login may
+    requested = subject.ask()  # before the line has taken a turn, as a first login may
     await settle()
     await clock.advance(0.1)
-    assert asked.done()
+    assert requested.done()
     assert [len(batch.entering) for batch in subject.queue.turns] == [0, 1]
     subject.running.cancel()
     await asyncio.gather(subject.running, return_exceptions=True)
@@ -122,90 +122,90 @@ async def test_slot_in_pause_requeues_call_at_head(
     subject: Subject,
 ) -> None:
     subject.queue.grant_after_s = 0.02
-    asked = subject.ask()
+    requested = subject.ask()
     await settle()
     subject.line.throttled(pause_s=2.0, named_rate=5.0)
     subject.queue.grant_after_s = 2.0
     await subject.clock.advance(1.9)
-    assert not asked.done()
+    assert not requested.done()
     assert [
         batch.throttlings[0].named_rate for batch in subject.queue.turns if batch.throttlings
     ] == [5.0]
-    assert subject.queue.told[-1][1] == 0.0, "at the head, and not charged again"
+    assert subject.queue.reported[-1][1] == 0.0, "at the head, and not charged again"
     await subject.clock.advance(0.5)
-    assert asked.done()
+    assert requested.done()
     assert len(subject.telemetry.slots_lost) == 1
 
 
 async def test_pause_of_another_replica_applies_at_once(subject: Subject) -> None:
     subject.queue.grant_after_s = 0.02
-    asked = subject.ask()
+    requested = subject.ask()
     await settle()
     until = subject.clock.monotonic() + 3.0
-    subject.queue.news(QueueUpdate({}, {}, until, None, replicas_rejoin=False))
+    subject.queue.update(QueueUpdate({}, {}, until, None, replicas_rejoin=False))
     subject.queue.grant_after_s = 3.0
     await subject.clock.advance(2.9)
-    assert not asked.done()
+    assert not requested.done()
     assert subject.line.paused_s == pytest.approx(0.1)
     await subject.clock.advance(1.0)
-    assert asked.done()
+    assert requested.done()
 
 
 async def test_late_slot_is_given_up(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
-    asked = subject.ask()
+    requested = subject.ask()
     await settle()
     assert subject.telemetry.slots_lost
     subject.queue.grant_after_s = 0.0
     await settle()
     await subject.clock.advance(0.01)
-    assert asked.done()
+    assert requested.done()
 
 
 async def test_slot_after_the_deadline_is_not_awaited(subject: Subject) -> None:
     subject.queue.grant_after_s = 3_600.0
-    asked = subject.ask()
+    requested = subject.ask()
     await settle()
     assert subject.telemetry.slots_lost
     subject.queue.grant_after_s = 0.0
     await settle()
-    assert asked.done()
+    assert requested.done()
 
 
 async def test_lost_spare_slot_is_not_requeued(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
-    asked = subject.ask(QueueRequest("", priority=Priority.SPARE))
+    requested = subject.ask(QueueRequest("", priority=Priority.SPARE))
     await settle()
     with pytest.raises(BudgetExhausted):
-        await asked
-    assert len(subject.queue.told) == 1
+        await requested
+    assert len(subject.queue.reported) == 1
 
 
 async def test_unconfirmed_entry_is_submitted_again(
     subject: Subject,
 ) -> None:
-    asked = subject.ask()
+    requested = subject.ask()
     await settle()
-    ((first, _),) = subject.queue.told
+    ((first, _),) = subject.queue.reported
     for _ in range(3):
         await subject.clock.advance(0.3)
         await asyncio.sleep(0.3)  # the line waits on the loop's own clock
-    assert (first, 7.0) in subject.queue.told[1:]
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
+    assert (first, 7.0) in subject.queue.reported[1:]
+    requested.cancel()
+    await asyncio.gather(requested, return_exceptions=True)
     await settle()
     assert [one.id for batch in subject.queue.turns for one in batch.leaving] == [first]
 
 
 async def test_waiting_calls_move_to_memory_and_back(subject: Subject) -> None:
-    asked = [subject.ask() for _ in range(3)]
+    requested = [subject.ask() for _ in range(3)]
     await settle()
-    before = {entry_id for entry_id, _ in subject.queue.told}
-    subject.queue.away = True
+    before = {entry_id for entry_id, _ in subject.queue.reported}
+    subject.queue.unavailable = True
     others = subject.ask()
     await settle()
     assert subject.line.is_local
-    subject.queue.away = False
+    subject.queue.unavailable = False
     subject.line._wake.set()
     await settle()
     assert not subject.line.is_local
@@ -213,9 +213,9 @@ async def test_waiting_calls_move_to_memory_and_back(subject: Subject) -> None:
     after = {one.id for one in subject.queue.turns[-1].entering}
     assert len(after) == 4
     assert not after & before
-    for task in (*asked, others):
+    for task in (*requested, others):
         task.cancel()
-    await asyncio.gather(*asked, others, return_exceptions=True)
+    await asyncio.gather(*requested, others, return_exceptions=True)
 
 
 ANN, BOB, EVE = QueueRequest("ann"), QueueRequest("bob"), QueueRequest("eve", 2.0)
@@ -226,40 +226,40 @@ async def test_queue_is_updated_when_waiters_change(
 ) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN):
-        asked = subject.ask(ANN, waiters)
+        requested = subject.ask(ANN, waiters)
         await settle()
         with waiters.attached(BOB), waiters.attached(BOB):
             waiters.set_remote("another process", [EVE])
             await settle()
         await settle()
-        ((entry_id, _),) = subject.queue.told
-        told = [call for batch in subject.queue.turns for call in batch.shared]
-        assert {call.entry.id for call in told} == {entry_id}
-        assert [call.waiters for call in told] == [[ANN, BOB, EVE], [ANN, EVE]]
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        ((entry_id, _),) = subject.queue.reported
+        reported = [call for batch in subject.queue.turns for call in batch.shared]
+        assert {call.entry.id for call in reported} == {entry_id}
+        assert [call.waiters for call in reported] == [[ANN, BOB, EVE], [ANN, EVE]]
+        requested.cancel()
+        await asyncio.gather(requested, return_exceptions=True)
 
 
 async def test_single_waiter_is_not_submitted_as_shared(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(ANN):
-        asked = subject.ask(ANN, waiters)
+        requested = subject.ask(ANN, waiters)
         await settle()
     await settle()
     assert not any(batch.shared for batch in subject.queue.turns)
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
+    requested.cancel()
+    await asyncio.gather(requested, return_exceptions=True)
 
 
 async def test_inherited_place_is_refunded_to_its_donor(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(BOB):
         subject.queue.donor = BOB
-        asked = subject.ask(ANN, waiters)
+        requested = subject.ask(ANN, waiters)
         await settle()
         assert subject.line.waiting == ["bob"]
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        requested.cancel()
+        await asyncio.gather(requested, return_exceptions=True)
         await settle()
     assert [one.request for batch in subject.queue.turns for one in batch.leaving] == [BOB]
 
@@ -267,21 +267,21 @@ async def test_inherited_place_is_refunded_to_its_donor(subject: Subject) -> Non
 async def test_inherited_place_keeps_the_call_priority(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(QueueRequest("bob", priority=Priority.BULK)):
-        asked = subject.ask(ANN, waiters)
+        requested = subject.ask(ANN, waiters)
         await settle()
         ((call,),) = [batch.shared for batch in subject.queue.turns if batch.shared]
         assert call.waiters == [ANN, BOB]
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        requested.cancel()
+        await asyncio.gather(requested, return_exceptions=True)
 
 
 async def test_sent_call_is_not_submitted_again(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN):
         subject.queue.grant_after_s = 0.0
-        asked = subject.ask(ANN, waiters)
+        requested = subject.ask(ANN, waiters)
         await settle()
-        assert asked.done()
+        assert requested.done()
         with waiters.attached(BOB):
             await settle()
     assert not any(batch.shared for batch in subject.queue.turns)

@@ -61,7 +61,7 @@ class Pair:
 CALLERS = ["greedy"] * 5 + [f"caller-{i}" for i in range(6)]
 
 
-def a_demand(caller: str, priority: Priority) -> QueueRequest:
+def a_queue_request(caller: str, priority: Priority) -> QueueRequest:
     return QueueRequest(caller, {"caller-0": 3.0, "caller-1": 0.5}.get(caller, 1.0), priority)
 
 
@@ -69,7 +69,7 @@ def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[QueueEntry
     entering = []
     for _ in range(chance.choice([0, 0, 1, 1, 2, 8])):
         priority = chance.choices(list(Priority), [8, 3, 1])[0]
-        request = a_demand(chance.choice(CALLERS), priority)
+        request = a_queue_request(chance.choice(CALLERS), priority)
         tag = chance.choice([None] * 9 + [0.0])
         entering.append(QueueEntry(queue.new_id(), request, chance.uniform(0.0, 6.0), tag))
     leaving = [one for one in known if chance.random() < 0.05]
@@ -80,7 +80,7 @@ def a_turn(chance: random.Random, queue: ValkeyFairQueue, known: list[QueueEntry
     ]
     known.extend(one for one in entering if one.request.priority is not Priority.SPARE)
     shared = [
-        SharedEntry(one, [a_demand(caller, one.request.priority) for caller in others])
+        SharedEntry(one, [a_queue_request(caller, one.request.priority) for caller in others])
         for one in known
         if chance.random() < 0.2 and (others := {*chance.choices(CALLERS, k=chance.randrange(4))})
     ]
@@ -188,20 +188,20 @@ async def test_absent_replicas_keep_their_share(clock: FakeClock, set_back_s: fl
 async def test_update_before_clock_comparison_is_ignored(clock: FakeClock, step_s: float) -> None:
     server = LuaServer(clock)
     one, two = two_replicas(clock, server)
-    heard: list[QueueUpdate] = []
-    one.on_update(heard.append)
+    received: list[QueueUpdate] = []
+    one.on_update(received.append)
     nothing = QueueState(tats=())
     for queue in (one, two):
         await queue.apply(QueueBatch(), nothing)
     await two.apply(QueueBatch(throttlings=[Throttling(2.0, None)]), nothing)
-    assert [news.paused_until for news in heard] == pytest.approx([clock.monotonic() + 2.0])
+    assert [update.paused_until for update in received] == pytest.approx([clock.monotonic() + 2.0])
     server.ahead_s = step_s
     await two.apply(QueueBatch(throttlings=[Throttling(3.0, None)]), nothing)
-    assert len(heard) == 1
+    assert len(received) == 1
     outcome = await one.apply(QueueBatch(), nothing)
     assert outcome.state.paused_until == pytest.approx(clock.monotonic() + 3.0)
     await two.apply(QueueBatch(throttlings=[Throttling(4.0, None)]), nothing)
-    assert heard[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
+    assert received[-1].paused_until == pytest.approx(clock.monotonic() + 4.0)
 
 
 async def test_server_clock_set_back_changes_nothing(clock: FakeClock) -> None:

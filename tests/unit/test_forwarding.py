@@ -98,7 +98,7 @@ async def test_permitted_call_is_sent_and_answered(clock: FakeClock) -> None:
     answer = UpstreamResponse(202, {"content-type": "a/b", "set-cookie": "c"}, b"yes")
     exchange = FakeExchange(lambda _: answer)
     response = await forward(made(exchange, clock), a_permit(writes=True))
-    assert exchange.asked == [
+    assert exchange.requested == [
         UpstreamRequest(
             "GET", "/v1/p/x?limit=10", (("X-Request-Id", "r"),), b"{}", repeatable=False,
             encoded=True,
@@ -116,7 +116,7 @@ async def test_reads_and_repeatable_writes_may_be_retried(
 ) -> None:
     exchange = FakeExchange(lambda _: b"{}")
     await forward(made(exchange, clock), a_permit(**row))
-    assert [request.repeatable for request in exchange.asked] == [repeatable]
+    assert [request.repeatable for request in exchange.requested] == [repeatable]
 
 
 async def test_project_without_account_is_forbidden(clock: FakeClock) -> None:
@@ -131,7 +131,7 @@ async def test_caller_of_all_servers_gets_the_cloud_page(clock: FakeClock) -> No
         made(exchange, clock), a_permit(ResponseKind.LISTED), a_scope(everywhere=True)
     )
     assert response.body == b'{"servers": [], "more": 1}'
-    assert [request.path for request in exchange.asked] == ["/v1/p/x?limit=10"]
+    assert [request.path for request in exchange.requested] == ["/v1/p/x?limit=10"]
 
 
 async def test_list_is_filtered_to_the_caller(clock: FakeClock) -> None:
@@ -151,7 +151,7 @@ async def test_list_is_filtered_by_the_current_policy(before: Scope, clock: Fake
         made(exchange, clock),
         a_permit(ResponseKind.LISTED),
         before,
-        lambda: after if exchange.asked else before,
+        lambda: after if exchange.requested else before,
     )
     assert json.loads(response.body) == {"servers": [{"id": OTHER}], "count": 1}
 
@@ -171,7 +171,7 @@ async def test_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
     exchange = FakeExchange(lambda _: UpstreamResponse(206, {"content-range": "x"}, b"", body))
     response = await forward(made(exchange, clock), a_permit(ResponseKind.STREAMED))
     assert (response.status, response.headers) == (206, (("Content-Range", "x"),))
-    assert exchange.asked[0].streamed
+    assert exchange.requested[0].streamed
     assert response.stream is not None
     assert [chunk async for chunk in response.stream] == [b"log"]
     await response.stream.close()
@@ -180,14 +180,14 @@ async def test_download_is_streamed_and_closed_once(clock: FakeClock) -> None:
 
 async def test_downloads_are_limited_per_account_and_caller(clock: FakeClock) -> None:
     some = made(FakeExchange(lambda _: UpstreamResponse(200, {}, b"", FakeBody())), clock)
-    held = [await forward(some, a_permit(ResponseKind.STREAMED)) for _ in range(2)]
+    cached_value = [await forward(some, a_permit(ResponseKind.STREAMED)) for _ in range(2)]
     with pytest.raises(BudgetExhausted):
         await forward(some, a_permit(ResponseKind.STREAMED))
     for i in range(6):
         await forward(some, a_permit(ResponseKind.STREAMED, who=f"other-{i}"))
     with pytest.raises(BudgetExhausted):
         await forward(some, a_permit(ResponseKind.STREAMED, who="one-more"))
-    for one in held:
+    for one in cached_value:
         assert one.stream is not None
         await one.stream.close()
         await one.stream.close()
@@ -201,13 +201,13 @@ async def test_downloads_are_limited_per_account(clock: FakeClock) -> None:
     exchanges["p"].streams_max = 1
     both = {name: as_exchange(one) for name, one in exchanges.items()}
     some = Forwarding(both, Listings(both, ListBounds(5.0, 10, 1_000), clock))
-    held = await forward(some, a_permit(ResponseKind.STREAMED, who="ann"))
+    cached_value = await forward(some, a_permit(ResponseKind.STREAMED, who="ann"))
     with pytest.raises(BudgetExhausted):
         await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
     elsewhere = a_permit(ResponseKind.STREAMED, who="bob")
     await forward(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
-    assert held.stream is not None
-    await held.stream.close()
+    assert cached_value.stream is not None
+    await cached_value.stream.close()
     await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
 
 

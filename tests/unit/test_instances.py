@@ -34,10 +34,10 @@ HIDDEN = "33333333-2222-4333-8444-555555555555"
 
 def cloud(request: UpstreamRequest) -> bytes:
     """Respond as the cloud does: one unknown instance fails the request."""
-    (asked,) = parse_qs(urlsplit(request.path).query)["instance_id"]
-    if any(one not in SERVERS for one in asked.split(",")):
+    (requested,) = parse_qs(urlsplit(request.path).query)["instance_id"]
+    if any(one not in SERVERS for one in requested.split(",")):
         raise UpstreamRefused(404, "iMetal.0200", "not found")
-    found = [{"id": one, "server_id": SERVERS[one]} for one in asked.split(",")]
+    found = [{"id": one, "server_id": SERVERS[one]} for one in requested.split(",")]
     return json.dumps({"instances": found}).encode()
 
 
@@ -61,7 +61,7 @@ async def test_instances_resolve_to_their_servers(clock: FakeClock) -> None:
     some, exchange = made(clock)
     call = await resolve(some, a_call("i-1", "i-2", "i-3"), clock)
     assert (call.servers, call.touches_unnamed) == ((SERVER, OTHER), False)
-    assert len(exchange.asked) == 1
+    assert len(exchange.requested) == 1
     assert exchange.queue_requests == [QUEUE_REQUEST]
 
 
@@ -69,10 +69,10 @@ async def test_looked_up_server_is_cached_for_a_time(clock: FakeClock) -> None:
     some, exchange = made(clock)
     await resolve(some, a_call("i-1"), clock)
     await resolve(some, a_call("i-1"), clock)
-    assert len(exchange.asked) == 1
+    assert len(exchange.requested) == 1
     await clock.advance(301)
     await resolve(some, a_call("i-1"), clock)
-    assert len(exchange.asked) == 2
+    assert len(exchange.requested) == 2
 
 
 async def test_hidden_instance_is_looked_up_each_time(
@@ -81,7 +81,7 @@ async def test_hidden_instance_is_looked_up_each_time(
     some, exchange = made(clock)
     for count in (1, 2):
         assert (await resolve(some, a_call("i-hidden"), clock)).servers == (HIDDEN,)
-        assert len(exchange.asked) == count
+        assert len(exchange.requested) == count
 
 
 @pytest.mark.parametrize("unknown", ["i-homeless", "i-nowhere"])

@@ -114,7 +114,7 @@ async def test_all_pages_are_listed_from_spare_budget(
     assert {queue_request.priority for queue_request in replica.exchange.queue_requests} == {
         Priority.SPARE
     }
-    assert len(replica.exchange.asked) == 3
+    assert len(replica.exchange.requested) == 3
     assert replica.inventories.age_s("prod") == 0.0
     await replica.flight.close()
 
@@ -214,7 +214,7 @@ async def test_nothing_is_listed_without_attribute_rules(
     replica.wanted = False
     keeping = asyncio.ensure_future(replica.inventories.run("prod"))
     await clock.advance(3)
-    assert replica.exchange.asked == []
+    assert replica.exchange.requested == []
     replica.wanted = True
     while not len(replica.inventories.current(PROJECT)):  # threads take real time
         await clock.advance(1.1)
@@ -320,7 +320,7 @@ async def test_older_listing_never_replaces_newer_one(
     other, replica = (Replica(clock, store, cloud) for _ in range(2))
     await other.look()
     await clock.advance(5)
-    store.away = True
+    store.unavailable = True
     await replica.look()
     assert replica.times() == "2"
     store.come_back()
@@ -441,12 +441,12 @@ async def test_temporary_page_error_is_retried(
     cloud.fails = [error, error]
     replica = Replica(clock, store, cloud)
     await walk(replica, clock)
-    assert (replica.times(), len(replica.exchange.asked)) == ("1", 5)
+    assert (replica.times(), len(replica.exchange.requested)) == ("1", 5)
     cloud.fails = [error] * 3
     await clock.advance(61)
     await walk(replica, clock)
     assert replica.telemetry.polls[-1] == ("prod", type(error).__name__)
-    assert len(replica.exchange.asked) == 8
+    assert len(replica.exchange.requested) == 8
     await replica.flight.close()
 
 
@@ -457,7 +457,7 @@ async def test_permanent_page_error_ends_the_listing(
     cloud.fails = [UpstreamRefused(400, "x", "no")]
     replica = Replica(clock, store, cloud)
     await replica.look()
-    assert len(replica.exchange.asked) == 1
+    assert len(replica.exchange.requested) == 1
     await replica.flight.close()
 
 
@@ -467,7 +467,7 @@ async def test_repeated_marker_ends_the_listing(clock: FakeClock, store: FakeSha
     replica = Replica(clock, store, cloud)
     await replica.look()
     assert replica.telemetry.polls == [("prod", "UpstreamBroken")]
-    assert len(replica.exchange.asked) == 2
+    assert len(replica.exchange.requested) == 2
     await replica.flight.close()
 
 

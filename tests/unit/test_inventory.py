@@ -134,9 +134,9 @@ BARE = Attributes(frozenset())
 def test_snapshot_round_trips_with_its_age() -> None:
     listed = InventorySnapshot({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
     assert parse_snapshot(listed.to_json()) == listed
-    kept = parse_inventory(listed.to_json(), now=150.0, age_max_s=600.0)
-    assert (kept.taken_at, kept.good_until, len(kept)) == (100.0, 700.0, 3)
-    assert [kept.attributes(one, 150.0) for one in (S1, S2, S3)] == [WEB, BARE, Attributes()]
+    stored = parse_inventory(listed.to_json(), now=150.0, age_max_s=600.0)
+    assert (stored.taken_at, stored.good_until, len(stored)) == (100.0, 700.0, 3)
+    assert [stored.attributes(one, 150.0) for one in (S1, S2, S3)] == [WEB, BARE, Attributes()]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from gateway.flow.listings import ListBounds, Listings
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 
-DEMAND = QueueRequest("corp:olga")
+QUEUE_REQUEST = QueueRequest("corp:olga")
 COUNT = 2_500
 
 
@@ -33,9 +33,13 @@ def a_call(paging: Paging = Paging.MARKER, **query: str) -> ResolvedCall:
 
 def cloud(request: UpstreamRequest) -> bytes:
     """Serve the servers s0000 to s2499, by marker or by offset."""
-    asked = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
-    start = int(asked["marker"][1:]) + 1 if "marker" in asked else int(asked.get("offset", "0"))
-    ids = [f"s{i:04}" for i in range(start, min(COUNT, start + int(asked["limit"])))]
+    requested = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
+    start = (
+        int(requested["marker"][1:]) + 1
+        if "marker" in requested
+        else int(requested.get("offset", "0"))
+    )
+    ids = [f"s{i:04}" for i in range(start, min(COUNT, start + int(requested["limit"])))]
     more = ids[-1] if start + len(ids) < COUNT else None
     info = {"page_info": {"next_marker": more}}
     return json.dumps({"servers": [{"id": one} for one in ids], "count": COUNT, **info}).encode()
@@ -55,7 +59,7 @@ async def read(
     within_s: float = 5.0,
 ) -> tuple[ListPage, ...]:
     deadline = clock.monotonic() + within_s
-    return await some.read(call, DEMAND, deadline=deadline, fresh=fresh, headers=())
+    return await some.read(call, QUEUE_REQUEST, deadline=deadline, fresh=fresh, headers=())
 
 
 @pytest.mark.parametrize("paging", list(Paging))
@@ -64,8 +68,8 @@ async def test_list_is_read_in_large_pages(paging: Paging, clock: FakeClock) -> 
     pages = await read(listings(exchange, clock), a_call(paging), clock)
     ids = [own for page in pages for own in page.ids]
     assert ids == [f"s{i:04}" for i in range(COUNT)]
-    assert len(exchange.asked) == 3
-    assert exchange.queue_requests == [DEMAND] * 3
+    assert len(exchange.requested) == 3
+    assert exchange.queue_requests == [QUEUE_REQUEST] * 3
 
 
 async def test_reading_serves_other_pages_for_a_time(clock: FakeClock) -> None:
@@ -74,10 +78,10 @@ async def test_reading_serves_other_pages_for_a_time(clock: FakeClock) -> None:
     first = await read(some, a_call(), clock)
     await clock.advance(4.9)
     assert await read(some, a_call(marker="s0009", limit="20"), clock) is first
-    assert len(exchange.asked) == 3
+    assert len(exchange.requested) == 3
     await clock.advance(0.2)
     assert await read(some, a_call(), clock) is not first
-    assert len(exchange.asked) == 6
+    assert len(exchange.requested) == 6
 
 
 async def test_fresh_request_reads_the_list_again(clock: FakeClock) -> None:
@@ -86,7 +90,7 @@ async def test_fresh_request_reads_the_list_again(clock: FakeClock) -> None:
     await read(some, a_call(), clock)
     await clock.advance(0.1)
     await read(some, a_call(), clock, fresh=True)
-    assert len(exchange.asked) == 6
+    assert len(exchange.requested) == 6
 
 
 async def test_another_filter_is_another_list(clock: FakeClock) -> None:
@@ -94,7 +98,7 @@ async def test_another_filter_is_another_list(clock: FakeClock) -> None:
     some = listings(exchange, clock)
     await read(some, a_call(), clock)
     await read(some, a_call(manage_state="ready"), clock)
-    assert len(exchange.asked) == 6
+    assert len(exchange.requested) == 6
 
 
 async def test_concurrent_requests_share_a_reading(clock: FakeClock) -> None:
@@ -106,7 +110,7 @@ async def test_concurrent_requests_share_a_reading(clock: FakeClock) -> None:
         await asyncio.sleep(0)
         exchange.gate.set()
     assert len({id(reader.result()) for reader in readers}) == 1
-    assert len(exchange.asked) == 3
+    assert len(exchange.requested) == 3
 
 
 async def test_reading_inherits_priority_of_its_waiters(clock: FakeClock) -> None:
@@ -185,7 +189,7 @@ async def test_requests_share_a_reading_after_failure(
     gate = asyncio.Event()
 
     def failing_first(request: UpstreamRequest) -> bytes:
-        if len(exchange.asked) == 1:
+        if len(exchange.requested) == 1:
             gate.clear()
             raise UpstreamUnreachable("gone", retry_after_s=1.0)
         return cloud(request)
@@ -203,7 +207,7 @@ async def test_requests_share_a_reading_after_failure(
         await asyncio.sleep(0)
     gate.set()
     assert len({id(pages) for pages in await asyncio.gather(*others)}) == 1
-    assert len(exchange.asked) == 1 + 3
+    assert len(exchange.requested) == 1 + 3
     assert not some._in_progress
 
 
@@ -226,9 +230,9 @@ async def test_oldest_reading_is_evicted(clock: FakeClock) -> None:
         await read(some, a_call(manage_state=f"x{i}"), clock)
     assert some._size <= 2_000_000
     assert len(some._readings) == 2, "300 bytes per entry, besides the text"
-    calls = len(exchange.asked)
+    calls = len(exchange.requested)
     await read(some, a_call(manage_state="x5"), clock)
-    assert len(exchange.asked) == calls
+    assert len(exchange.requested) == calls
 
 
 async def test_outdated_reading_is_dropped(clock: FakeClock) -> None:

@@ -119,7 +119,7 @@ async def response_to(gateway: Gateway, request: Request) -> object:
     async def read_body(_: int) -> bytes:
         return request.body
 
-    asked = ApiRequest(
+    requested = ApiRequest(
         authorization=["Bearer token"],
         x_auth_token=[],
         method=request.method,
@@ -133,7 +133,7 @@ async def response_to(gateway: Gateway, request: Request) -> object:
         headers=(),
     )
     try:
-        answer: Any = await gateway.handle(asked)
+        answer: Any = await gateway.handle(requested)
     except GatewayError as error:
         return render_error(error)
     return answer.status, answer.headers, answer.body
@@ -261,7 +261,7 @@ def test_no_response_depends_on_hidden_servers(
     policy: Policy,
     world: dict[str, SmallServer],
     elsewhere: dict[str, SmallServer],
-    asked: list[Request],
+    requested: list[Request],
 ) -> None:
     hidden = hidden_in(policy, world)
     seen = {one: server for one, server in world.items() if one not in hidden}
@@ -269,7 +269,7 @@ def test_no_response_depends_on_hidden_servers(
         one: it for one, it in elsewhere.items() if one in hidden & hidden_in(policy, elsewhere)
     }
     assume(seen != world or other)
-    assert ask_all(policy, world, asked) == ask_all(policy, seen | other, asked)
+    assert ask_all(policy, world, requested) == ask_all(policy, seen | other, requested)
 
 
 def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = ()) -> Policy:

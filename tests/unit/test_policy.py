@@ -114,8 +114,8 @@ def test_rule_is_valid_until_its_end_exclusive() -> None:
     policy = a_policy(a_rule(valid_from=100.0, valid_until=200.0))
     person, call = a_principal(), a_call(S1)
     instants = (99.999, 100.0, 150.0, 199.999, 200.0, 150.0, 99.0)
-    held = [allows(policy, person, call, at) for at in instants]
-    assert held == [False, True, True, True, False, True, False]
+    cached_value = [allows(policy, person, call, at) for at in instants]
+    assert cached_value == [False, True, True, True, False, True, False]
 
 
 def test_starting_denial_invalidates_cached_permit() -> None:

@@ -142,13 +142,13 @@ def test_evicted_permits_release_their_principals() -> None:
         return someone
 
     first, second = weakref.ref(come()), come()
-    kept = policy.permit(second, call, NOW)
+    stored = policy.permit(second, call, NOW)
     for _ in range(PERMITS_MAX - 2):
         come()
     assert first() is not None
     come()
     assert first() is None
-    assert policy.permit(second, call, NOW) is kept
+    assert policy.permit(second, call, NOW) is stored
 
 
 def test_cached_permit_does_not_retain_inventory() -> None:
@@ -173,7 +173,7 @@ _selectors = st.one_of(
     st.builds(selecting, env=st.sampled_from(["prod", "test"])),
     st.builds(selecting, tier=st.sampled_from(["web", "db"])),
     st.builds(
-        lambda chosen, left_out: Selector(tags=chosen.tags, excluded=left_out),
+        lambda chosen, omitted: Selector(tags=chosen.tags, excluded=omitted),
         st.builds(selecting, env=st.just("prod")),
         st.builds(selecting, tier=st.sampled_from(["web", "db"])),
     ),
@@ -231,18 +231,18 @@ def test_decisions_and_scope_agree_with_naive_reading(
     is_old: bool,  # noqa: FBT001
 ) -> None:
     policy = Policy(some, version="v")
-    held = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
-    scope = policy.scope(ANN, READ, P1, NOW, held)
+    cached_value = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
+    scope = policy.scope(ANN, READ, P1, NOW, cached_value)
     for server in SERVERS:
-        expected = allowed_by_naive_reading(some, server, held.attributes(server, NOW))
-        assert policy.decide(ANN, READ, P1, server, NOW, held).allowed == expected
+        expected = allowed_by_naive_reading(some, server, cached_value.attributes(server, NOW))
+        assert policy.decide(ANN, READ, P1, server, NOW, cached_value).allowed == expected
         assert scope.allows(server) == scope.predicate(server) == expected
         if expected:
             assert scope.rule is not None
         if scope.total:
             assert expected
-    assert policy.decide(ANN, READ, P1, None, NOW, held).allowed == allowed_by_naive_reading(
-        some, None, None
-    )
+    assert policy.decide(
+        ANN, READ, P1, None, NOW, cached_value
+    ).allowed == allowed_by_naive_reading(some, None, None)
     if scope.total:
         assert scope.allows(ServerId("never heard of"))

@@ -123,7 +123,7 @@ def test_rule_with_an_impossible_name_is_rejected(kind: str, to: str, on: str, k
     ]
 
 
-def test_rule_names_its_issuer_where_there_are_several() -> None:
+def test_rule_names_its_issuer_beside_others() -> None:
     two = KnownNames(("corp", "partners"), (EAST,))
     for to in ("{users: [olga]}", "{groups: [ops]}"):
         (error,) = errors(rules(to), two)

@@ -27,8 +27,8 @@ def read(tmp_path: Path, text: str) -> Policy:
 
 
 def grant(**parts: str) -> str:
-    kept = {"role": "op", "to": "{users: [ann]}", "on": "everything", **parts}
-    lines = [f"{key}: {value}" for key, value in kept.items() if value]
+    stored = {"role": "op", "to": "{users: [ann]}", "on": "everything", **parts}
+    lines = [f"{key}: {value}" for key, value in stored.items() if value]
     return HEAD + "grants:\n  - " + "\n    ".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ async def test_permission_lost_during_fetch_issues_no_link(
     loses: Loses, refusal: type[GatewayError]
 ) -> None:
     scene = OneLink()
-    scene.held = None
+    scene.cached_value = None
     scene.while_obtained = lambda: loses(scene)
     with pytest.raises(refusal):
         await scene.asks()
@@ -36,7 +36,7 @@ async def test_permission_lost_during_record_issues_no_link(
 ) -> None:
     scene = OneLink()
     if link == "new":
-        scene.held = None
+        scene.cached_value = None
     scene.while_recorded = lambda: loses(scene)
     with pytest.raises(refusal):
         await scene.asks()
@@ -45,7 +45,7 @@ async def test_permission_lost_during_record_issues_no_link(
 
 async def test_record_names_the_last_deciding_policy() -> None:
     scene = OneLink()
-    scene.held = None
+    scene.cached_value = None
     newer = Policy([GRANT], version="v3")
 
     def changed() -> None:

@@ -522,17 +522,17 @@ def test_audit_directory_need_not_exist(secrets: Path) -> None:
 
 
 def test_loading_creates_no_directories(secrets: Path) -> None:
-    text = EXAMPLE.replace("overrides.json", "nowhere/overrides.json")
-    text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: nowhere}\n")
+    text = EXAMPLE.replace("overrides.json", "missing/overrides.json")
+    text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: missing}\n")
     text = text.replace(AUDIT, "  directory: /proc/x\n")
-    text = text.replace(LOGIN, " {method: token_file, token_file: nowhere/token}")
+    text = text.replace(LOGIN, " {method: token_file, token_file: missing/token}")
     named = read(secrets, text).writable_directories
     assert list(named) == [
         (("audit", "directory"), Path("/proc/x"), True),
-        (("overrides", "file"), secrets / "nowhere", True),
-        (("accounts", 0, "inventory", "directory"), secrets / "nowhere", False),
+        (("overrides", "file"), secrets / "missing", True),
+        (("accounts", 0, "inventory", "directory"), secrets / "missing", False),
     ]
-    assert not (secrets / "nowhere").exists()
+    assert not (secrets / "missing").exists()
     text = text.replace("  directory: /proc/x\n", "  directory: /proc/x\n  on_unavailable: allow\n")
     assert not next(read(secrets, text).writable_directories).is_required
 

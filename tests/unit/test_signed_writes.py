@@ -64,10 +64,10 @@ class Store:
 
     def __init__(self) -> None:
         self.used: set[str] = set()
-        self.asked = 0
+        self.requested = 0
 
     async def use(self, key: str, *, ttl_s: float) -> bool:
-        self.asked += 1
+        self.requested += 1
         await asyncio.sleep(0)
         is_first = key not in self.used
         self.used.add(key)
@@ -147,7 +147,7 @@ class Scene:
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
         return {}
 
-    def asked(
+    def requested(
         self,
         server: str = SERVER,
         *,
@@ -191,8 +191,8 @@ class Scene:
             x_security_token=[named["x-security-token"]],
         )
 
-    async def ask(self, asked: ApiRequest | None = None) -> int:
-        answered = await self.gateway.handle(asked or self.asked())
+    async def ask(self, requested: ApiRequest | None = None) -> int:
+        answered = await self.gateway.handle(requested or self.requested())
         assert isinstance(answered, ForwardedResponse)
         return answered.status
 
@@ -212,18 +212,18 @@ async def test_sent_write_uses_its_signature(scene: Scene) -> None:
     assert len(scene.store.used) == 1
     with pytest.raises(NotAuthenticated):
         await scene.ask()
-    assert len(scene.exchange.asked) == 1
+    assert len(scene.exchange.requested) == 1
 
 
 async def test_read_uses_no_signature(scene: Scene) -> None:
     path = f"/physicalservers/{SERVER}"
     for _ in range(3):
-        assert await scene.ask(scene.asked(method="GET", path=path, body=b"")) == 200
-    assert not scene.store.asked
+        assert await scene.ask(scene.requested(method="GET", path=path, body=b"")) == 200
+    assert not scene.store.requested
 
 
 @pytest.mark.parametrize(
-    ("asked", "refusal"),
+    ("requested", "refusal"),
     [
         ({"server": HIDDEN}, NotPermitted),
         ({"body": b"no json"}, BadRequest),
@@ -231,12 +231,12 @@ async def test_read_uses_no_signature(scene: Scene) -> None:
     ],
 )
 async def test_rejected_write_uses_no_signature(
-    scene: Scene, asked: dict[str, Any], refusal: type[GatewayError]
+    scene: Scene, requested: dict[str, Any], refusal: type[GatewayError]
 ) -> None:
     for _ in range(2):
         with pytest.raises(refusal):
-            await scene.ask(scene.asked(**asked))
-    assert not scene.store.asked
+            await scene.ask(scene.requested(**requested))
+    assert not scene.store.requested
 
 
 async def test_rate_limited_write_uses_no_signature() -> None:
@@ -245,17 +245,17 @@ async def test_rate_limited_write_uses_no_signature() -> None:
     await scene.clock.advance(1)
     with pytest.raises(CallerLimited):
         await scene.ask()
-    assert (scene.store.asked, len(scene.store.used)) == (1, 1)
+    assert (scene.store.requested, len(scene.store.used)) == (1, 1)
 
 
 async def test_unavailable_issuer_keys_use_no_signature(scene: Scene) -> None:
-    asked = scene.asked()
+    requested = scene.requested()
     scene.stage_failure["identify"] = KeysUnavailable("away", retry_after_s=1.0)
     with pytest.raises(KeysUnavailable):
-        await scene.ask(asked)
-    assert not scene.store.asked
+        await scene.ask(requested)
+    assert not scene.store.requested
     scene.stage_failure.clear()
-    assert await scene.ask(asked) == 200
+    assert await scene.ask(requested) == 200
 
 
 @pytest.mark.parametrize("stage", ["record", "cloud"])
@@ -266,7 +266,7 @@ async def test_write_without_effect_may_be_repeated(scene: Scene, stage: str) ->
         scene.failure = BudgetExhausted("used up", retry_after_s=1.0)
     with pytest.raises((AuditLogUnavailable, BudgetExhausted)):
         await scene.ask()
-    assert scene.store.asked
+    assert scene.store.requested
     assert not scene.store.used
     scene.stage_failure.clear()
     scene.failure = None
@@ -280,13 +280,13 @@ async def test_write_with_possible_effect_stays_used(scene: Scene) -> None:
     scene.failure = None
     with pytest.raises(NotAuthenticated):
         await scene.ask()
-    assert len(scene.exchange.asked) == 1
+    assert len(scene.exchange.requested) == 1
 
 
 async def test_concurrent_copies_are_sent_once_over_replicas(scene: Scene) -> None:
     scene.exchange.gate = asyncio.Event()
     ways = [scene.gateway, scene.gateway, scene.other_replica, scene.other_replica]
-    tasks = [asyncio.create_task(way.handle(scene.asked())) for way in ways]
+    tasks = [asyncio.create_task(way.handle(scene.requested())) for way in ways]
     await asyncio.sleep(0.01)
     scene.exchange.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -294,32 +294,32 @@ async def test_concurrent_copies_are_sent_once_over_replicas(scene: Scene) -> No
         sorted(type(end).__name__ for end in ends)
         == ["ForwardedResponse"] + ["NotAuthenticated"] * 3
     )
-    assert len(scene.exchange.asked) == 1
+    assert len(scene.exchange.requested) == 1
 
 
-async def assert_rejected_without_body(scene: Scene, asked: ApiRequest) -> None:
+async def assert_rejected_without_body(scene: Scene, requested: ApiRequest) -> None:
     with pytest.raises(NotAuthenticated):
-        await scene.ask(asked)
+        await scene.ask(requested)
     assert not scene.bodies_read
 
 
 async def test_forged_access_key_reads_no_body(scene: Scene) -> None:
-    asked = scene.asked()
+    requested = scene.requested()
     for name, value in (("authorization", "CGWmadeup"), ("x_security_token", "cgwkey_madeup")):
         headers = tuple(
             (one, text.replace(scene.pair.access, value) if name == "authorization" else value)
             if one.lower().replace("-", "_") == name
             else (one, text)
-            for one, text in asked.headers
+            for one, text in requested.headers
         )
         named = {one.lower().replace("-", "_"): [text] for one, text in headers}
-        changed = replace(asked, headers=headers, **{name: named[name]})
+        changed = replace(requested, headers=headers, **{name: named[name]})
         await assert_rejected_without_body(scene, changed)
 
 
 async def test_expired_pair_or_date_reads_no_body(scene: Scene) -> None:
-    asked = scene.asked()
+    requested = scene.requested()
     await scene.clock.advance(901)
-    await assert_rejected_without_body(scene, asked)
+    await assert_rejected_without_body(scene, requested)
     await scene.clock.advance(3_600)
-    await assert_rejected_without_body(scene, scene.asked())
+    await assert_rejected_without_body(scene, scene.requested())

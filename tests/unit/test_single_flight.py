@@ -52,17 +52,17 @@ Ask = Callable[..., Awaitable[FlightResult]]
 async def test_hundred_requests_on_three_replicas_fetch_once(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     flights = replicas(3, clock, store)
-    asked = [
+    requested = [
         asyncio.ensure_future(flights[i % 3].obtain("k", fetches, deadline=clock.monotonic() + 30))
         for i in range(100)
     ]
     await settle()
     fetches.outcome.set_result(b"link")
-    held = await asyncio.gather(*asked)
+    cached_value = await asyncio.gather(*requested)
     assert fetches.begun == 1
-    assert {one.value for one in held} == {b"link"}
-    assert [one.source for one in held].count(LinkSource.UPSTREAM) == 1
-    assert [one.source for one in held].count(LinkSource.COALESCED) == 99
+    assert {one.value for one in cached_value} == {b"link"}
+    assert [one.source for one in cached_value].count(LinkSource.UPSTREAM) == 1
+    assert [one.source for one in cached_value].count(LinkSource.COALESCED) == 99
 
 
 async def test_stored_value_is_not_fetched(clock: FakeClock) -> None:
@@ -70,9 +70,9 @@ async def test_stored_value_is_not_fetched(clock: FakeClock) -> None:
     first, second = replicas(2, clock, store)
     fetches.outcome.set_result(b"link")
     await first.obtain("k", fetches, deadline=clock.monotonic() + 30)
-    held = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
-    assert (held.source, fetches.begun) == (LinkSource.REDIS, 1)
-    assert held.good_until <= clock.monotonic() + 100
+    cached_value = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    assert (cached_value.source, fetches.begun) == (LinkSource.REDIS, 1)
+    assert cached_value.good_until <= clock.monotonic() + 100
 
 
 async def test_value_stored_late_expires_on_time(clock: FakeClock) -> None:
@@ -84,9 +84,9 @@ async def test_value_stored_late_expires_on_time(clock: FakeClock) -> None:
     fetches.outcome.set_result(b"link")
     await clock.advance(2.0)
     good_until = (await asking).good_until
-    held = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
-    assert (held.value, held.source) == (b"link", LinkSource.REDIS)
-    assert held.good_until <= good_until
+    cached_value = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
+    assert (cached_value.value, cached_value.source) == (b"link", LinkSource.REDIS)
+    assert cached_value.good_until <= good_until
 
 
 async def test_fetch_survives_its_first_request(clock: FakeClock) -> None:
@@ -134,8 +134,8 @@ async def test_fetch_can_run_to_completion_without_requests(clock: FakeClock) ->
     fetches.outcome.set_result(b"token")
     await settle()
     assert first.in_flight == 0
-    held = await second.obtain("k", fetches, deadline=later)
-    assert (held.value, fetches.begun) == (b"token", 1)
+    cached_value = await second.obtain("k", fetches, deadline=later)
+    assert (cached_value.value, fetches.begun) == (b"token", 1)
 
 
 async def test_dead_holder_costs_one_lease_and_fetch(
@@ -177,9 +177,9 @@ async def test_lease_survives_a_short_store_outage(
     (flight,) = replicas(1, clock, store)
     asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 60))
     await clock.advance(0.6)
-    store.away = True
+    store.unavailable = True
     await clock.advance(0.1)  # over the first extension
-    store.away = False
+    store.unavailable = False
     for _ in range(10):
         await clock.advance(0.5)
         assert store._holder("k") is not None
@@ -205,14 +205,14 @@ async def test_failure_is_shared_by_waiting_requests(
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     flights = replicas(3, clock, store)
-    asked = [
+    requested = [
         asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
         for flight in flights
         for _ in range(5)
     ]
     await settle()
     fetches.outcome.set_exception(failure)
-    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    outcomes = await asyncio.gather(*requested, return_exceptions=True)
     assert fetches.begun == 1
     assert {type(one) for one in outcomes} == {type(failure)}
     assert {str(one) for one in outcomes} == {str(failure)}
@@ -265,13 +265,13 @@ async def test_fresh_ignores_stored_value_after_failure(clock: FakeClock) -> Non
     later = clock.monotonic() + 30
     old.outcome.set_result(b"old")
     await first.obtain("k", old, deadline=later)
-    asked = [
+    requested = [
         asyncio.ensure_future(one.obtain("k", bad, deadline=later, fresh=True))
         for one in (first, second)
     ]
     await settle()
     bad.outcome.set_exception(UpstreamRefused(404, "iMetal.0100", "gone"))
-    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    outcomes = await asyncio.gather(*requested, return_exceptions=True)
     assert [type(one) for one in outcomes] == [UpstreamRefused, UpstreamRefused]
     assert bad.begun == 1
 
@@ -291,8 +291,8 @@ async def test_fresh_ignores_stored_value_after_abandonment(
     leaving.cancel()
     await settle()
     new.outcome.set_result(b"new")
-    held = await asking
-    assert (held.value, held.source) == (b"new", LinkSource.UPSTREAM)
+    cached_value = await asking
+    assert (cached_value.value, cached_value.source) == (b"new", LinkSource.UPSTREAM)
 
 
 async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None:
@@ -300,7 +300,7 @@ async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None
     flights = replicas(3, clock, store)
     first.outcome.set_result(b"token 1")
     await flights[0].obtain("k", first, deadline=clock.monotonic() + 30)
-    asked = [
+    requested = [
         asyncio.ensure_future(
             flight.obtain("k", second, deadline=clock.monotonic() + 30, unusable=b"token 1")
         )
@@ -308,8 +308,8 @@ async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None
     ]
     await settle()
     second.outcome.set_result(b"token 2")
-    held = await asyncio.gather(*asked)
-    assert {one.value for one in held} == {b"token 2"}
+    cached_value = await asyncio.gather(*requested)
+    assert {one.value for one in cached_value} == {b"token 2"}
     assert second.begun == 1
     late = await flights[0].obtain(
         "k", second, deadline=clock.monotonic() + 30, unusable=b"token 1"
@@ -319,16 +319,16 @@ async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None
 
 async def test_each_replica_fetches_once_without_store(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    store.away = True
+    store.unavailable = True
     flights = replicas(2, clock, store)
-    asked = [
+    requested = [
         asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
         for flight in flights
         for _ in range(10)
     ]
     await settle()
     fetches.outcome.set_result(b"link")
-    assert {held.value for held in await asyncio.gather(*asked)} == {b"link"}
+    assert {cached_value.value for cached_value in await asyncio.gather(*requested)} == {b"link"}
     assert fetches.begun == 2
 
 
@@ -338,7 +338,7 @@ async def test_store_lost_while_waiting_blocks_no_request(clock: FakeClock) -> N
     await store.claim("k", owner="elsewhere", lease_s=2.0)
     waiting = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
-    store.away = True
+    store.unavailable = True
     for event in store._listeners["k"]:
         event.set()
     await settle()
@@ -351,7 +351,7 @@ async def test_store_lost_while_fetching_returns_value(clock: FakeClock) -> None
     (flight,) = replicas(1, clock, store)
     asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
-    store.away = True
+    store.unavailable = True
     fetches.outcome.set_result(b"link")
     assert (await asking).value == b"link"
 
@@ -386,11 +386,11 @@ async def test_cancellation_at_any_point_leaves_nothing(clock: FakeClock) -> Non
 async def test_recovered_store_is_claimed_during_local_fetch(clock: FakeClock) -> None:
     store, theirs, mine = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
-    store.away = True
+    store.unavailable = True
     waiting = asyncio.ensure_future(second.obtain("k", mine, deadline=clock.monotonic() + 30))
     await settle()
     assert mine.begun == 1, "it waits for its slot"
-    store.away = False
+    store.unavailable = False
     theirs.outcome.set_result(b"their link")
     await first.obtain("k", theirs, deadline=clock.monotonic() + 30)
     store.come_back()
@@ -402,22 +402,22 @@ async def test_recovered_store_is_claimed_during_local_fetch(clock: FakeClock) -
 async def test_local_fetch_is_published_after_recovery(clock: FakeClock) -> None:
     store, fetches, others = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
-    store.away = True
+    store.unavailable = True
     waiting = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     store.come_back()
     await settle()
     fetches.outcome.set_result(b"link")
     assert (await waiting).value == b"link"
-    held = await second.obtain("k", others, deadline=clock.monotonic() + 30)
-    assert (held.value, held.source) == (b"link", LinkSource.REDIS)
+    cached_value = await second.obtain("k", others, deadline=clock.monotonic() + 30)
+    assert (cached_value.value, cached_value.source) == (b"link", LinkSource.REDIS)
     assert (fetches.begun, others.begun) == (1, 0)
 
 
 async def test_disconnect_without_store_ends_the_fetch(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     (flight,) = replicas(1, clock, store)
-    store.away = True
+    store.unavailable = True
     leaving = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     leaving.cancel()
@@ -516,11 +516,11 @@ class WearyClock(FakeClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patience = 5_000
+        self._timeouts = 5_000
 
     def monotonic(self) -> float:
-        self._patience -= 1
-        assert self._patience > 0, "a request loops without end"
+        self._timeouts -= 1
+        assert self._timeouts > 0, "a request loops without end"
         return super().monotonic()
 
 
@@ -549,7 +549,7 @@ async def test_request_at_failure_starts_another_fetch() -> None:
     others = [asyncio.ensure_future(comes(turns)) for turns in range(20)]
     await settle()
     may_fail.set()
-    assert [held.value for held in await asyncio.gather(*others)] == [b"link"] * 20
+    assert [cached_value.value for cached_value in await asyncio.gather(*others)] == [b"link"] * 20
     with pytest.raises(BudgetExhausted):
         await first
     assert begun == 2
@@ -558,14 +558,14 @@ async def test_request_at_failure_starts_another_fetch() -> None:
 def asking(
     flight: SingleFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
 ) -> "asyncio.Task[FlightResult]":
-    asked = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
-    return asyncio.create_task(asked)
+    requested = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
+    return asyncio.create_task(requested)
 
 
-async def hang_up(*asked: "asyncio.Task[FlightResult]") -> None:
-    for one in asked:
+async def hang_up(*requested: "asyncio.Task[FlightResult]") -> None:
+    for one in requested:
         one.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.gather(*requested, return_exceptions=True)
 
 
 async def test_fetch_sees_current_waiters(clock: FakeClock) -> None:
@@ -576,13 +576,13 @@ async def test_fetch_sees_current_waiters(clock: FakeClock) -> None:
     await settle()
     assert waiters.all == (QueueRequest("ann"),)
     bob = asking(flight, fetches, clock, Waiters(QueueRequest("bob")))
-    nobody = asking(flight, fetches, clock, None)
+    unknown = asking(flight, fetches, clock, None)
     await settle()
     assert waiters.all == (QueueRequest("ann"), QueueRequest("bob"))
     await hang_up(ann)
     assert waiters.all == (QueueRequest("bob"),)
     fetches.outcome.set_result(b"link")
-    await asyncio.gather(bob, nobody)
+    await asyncio.gather(bob, unknown)
     assert (waiters.all, fetches.begun) == ((), 1)
 
 
@@ -662,13 +662,15 @@ async def test_fetch_without_waiters_sends_no_message(
 ) -> None:
     monkeypatch.setattr(single_flight, "_REPORT_AFTER_S", 0.0)
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    told: list[bytes] = []
-    monkeypatch.setattr(store, "notify_holder", lambda *_, **told_: told.append(told_["text"]))
+    reported: list[bytes] = []
+    monkeypatch.setattr(
+        store, "notify_holder", lambda *_, **reported_: reported.append(reported_["text"])
+    )
     first, second = replicas(2, clock, store)
-    asked = [asking(one, fetches, clock, None) for one in (first, second)]
+    requested = [asking(one, fetches, clock, None) for one in (first, second)]
     await settle()
-    await hang_up(asked[1])
+    await hang_up(requested[1])
     await settle()
-    assert told == []
+    assert reported == []
     fetches.outcome.set_result(b"link")
-    await asked[0]
+    await requested[0]

@@ -129,7 +129,7 @@ async def write(parts: Parts) -> ForwardedResponse:
 
 
 @pytest.mark.parametrize(
-    "heard",
+    "received",
     [
         None,
         UpstreamSlow("no answer in time"),
@@ -139,14 +139,14 @@ async def write(parts: Parts) -> ForwardedResponse:
     ],
 )
 async def test_write_of_tags_refreshes_inventory_whatever_its_result(
-    heard: BaseException | None,
+    received: BaseException | None,
 ) -> None:
     parts = Parts(Policy([ALL], version="v"))
-    parts.cloud = heard
-    if heard is None:
+    parts.cloud = received
+    if received is None:
         assert (await write(parts)).status == 204
     else:
-        with pytest.raises(type(heard)):
+        with pytest.raises(type(received)):
             await write(parts)
     assert parts.looks == [PROJECT]
 

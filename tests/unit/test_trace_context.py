@@ -104,9 +104,9 @@ def test_valid_tracestate_keeps_its_order(states: list[str], read: str) -> None:
 def test_long_tracestate_loses_large_members_first() -> None:
     large = "large=" + "x" * 200
     small = [f"k{i:02}={'y' * 24}" for i in range(20)]
-    kept = state_of(",".join([large, *small]))
-    assert kept == ",".join(small[: len(kept.split(","))])
-    assert 480 < len(kept) <= 512
+    stored = state_of(",".join([large, *small]))
+    assert stored == ",".join(small[: len(stored.split(","))])
+    assert 480 < len(stored) <= 512
 
 
 def test_tracestate_has_at_most_32_members() -> None:

@@ -25,7 +25,7 @@ def answer(status: int, body: object = b"", **headers: str) -> UpstreamResponse:
     return UpstreamResponse(status, {k.replace("_", "-"): v for k, v in headers.items()}, raw)
 
 
-def told(code: str, message: str) -> dict[str, str]:
+def reported(code: str, message: str) -> dict[str, str]:
     return {"error_code": code, "error_msg": message, "request_id": "r-1"}
 
 
@@ -43,7 +43,7 @@ def told(code: str, message: str) -> dict[str, str]:
     + [("iMetal.0003", "unauthorized"), ("IAM.0066", "expired"), ("IAM.0067", "invalid")],
 )
 def test_renewable_401_is_stale(code: str, message: str) -> None:
-    assert judge(answer(401, told(code, message))) == CredentialStale(code)
+    assert judge(answer(401, reported(code, message))) == CredentialStale(code)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_renewable_401_is_stale(code: str, message: str) -> None:
     ],
 )
 def test_other_401_is_misconfigured(code: str, message: str, reason: str) -> None:
-    verdict = judge(answer(401, told(code, message)))
+    verdict = judge(answer(401, reported(code, message)))
     assert isinstance(verdict, Misconfigured)
     assert reason in verdict.reason
     assert "AKIAX" not in verdict.reason
@@ -72,7 +72,7 @@ def test_unreadable_401_causes_no_login(body: bytes) -> None:
 
 @pytest.mark.parametrize("code", ["APIGW.0302", "APIG.0310", "iMetal.0004", "IAM.0003"])
 def test_403_is_misconfigured(code: str) -> None:
-    assert isinstance(judge(answer(403, told(code, "no"))), Misconfigured)
+    assert isinstance(judge(answer(403, reported(code, "no"))), Misconfigured)
 
 
 _OVER = "The throttling threshold has been reached: policy"
@@ -82,26 +82,29 @@ _OVER = "The throttling threshold has been reached: policy"
     ("body", "expected"),
     [
         (
-            told("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second"),
+            reported("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second"),
             Throttled(1.0, 5, 1.0, "ip"),
         ),
         (
-            json.dumps(told("APIG.0308", f"{_OVER} user over ratelimit,limit:7,time:1 minute"))
+            json.dumps(reported("APIG.0308", f"{_OVER} user over ratelimit,limit:7,time:1 minute"))
             .encode()
             .__add__(b"\n"),
             Throttled(None, 7, 60.0, "user"),
         ),
         (
-            told("APIGW.0308", f"{_OVER} api over ratelimit, limit:2000, time:5 second"),
+            reported("APIGW.0308", f"{_OVER} api over ratelimit, limit:2000, time:5 second"),
             Throttled(5.0, 2000, 5.0, "api"),
         ),
-        (told("APIGW.0308", f"{_OVER} user over ratelimit,limit:XX,time:1 minute"), Throttled()),
-        (told("iMetal.0005", "too many requests"), Throttled()),
         (
-            told("IAM.0012", "Threshold: 5 times per 60 seconds"),
+            reported("APIGW.0308", f"{_OVER} user over ratelimit,limit:XX,time:1 minute"),
+            Throttled(),
+        ),
+        (reported("iMetal.0005", "too many requests"), Throttled()),
+        (
+            reported("IAM.0012", "Threshold: 5 times per 60 seconds"),
             Throttled(None, 5, 60.0, None),
         ),
-        (told("ces.0429", "Too Many Requests"), Throttled()),
+        (reported("ces.0429", "Too Many Requests"), Throttled()),
         (b"Too Many Requests", Throttled()),
         (b'"a bare JSON string"', Throttled()),
         (b"[1, 2]", Throttled()),
@@ -153,7 +156,7 @@ def test_retry_after_accepts_seconds_and_dates(
 
 
 def test_retry_after_wins_over_window_in_text() -> None:
-    body = told("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second")
+    body = reported("APIGW.0308", f"{_OVER} ip over ratelimit,limit:5,time:1 second")
     assert judge(answer(429, body, retry_after="9")) == Throttled(9.0, 5, 1.0, "ip")
 
 
@@ -180,14 +183,14 @@ def test_numeric_code_becomes_text() -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (404, told("APIGW.0101", "The API does not exist")),
-        (404, told("APIG.0101", "The API does not exist")),
-        (400, told("APIGW.0201", "Bad request")),
+        (404, reported("APIGW.0101", "The API does not exist")),
+        (404, reported("APIG.0101", "The API does not exist")),
+        (400, reported("APIGW.0201", "Bad request")),
         (404, b"<html>not found</html>"),
         (400, b""),
-        (413, told("APIGW.0201", "too large")),
-        (405, told("APIGW.0501", "method")),
-        (405, told("APIG.0502", "quota")),
+        (413, reported("APIGW.0201", "too large")),
+        (405, reported("APIGW.0501", "method")),
+        (405, reported("APIG.0502", "quota")),
         (409, b"Conflict"),
         (415, b""),
         (422, b"<html>"),
@@ -205,7 +208,7 @@ def test_unusable_responses_are_broken(status: int, body: object) -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_5xx_is_unavailable(status: int) -> None:
-    assert judge(answer(status, told("iMetal.0099", "internal"))) == Unavailable(status, None)
+    assert judge(answer(status, reported("iMetal.0099", "internal"))) == Unavailable(status, None)
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -216,14 +219,14 @@ def test_2xx_is_usable(status: int) -> None:
 
 def test_quoted_token_is_removed() -> None:
     canary = "MII" + "CanaryToken" * 300
-    verdict = judge(answer(400, told("iMetal.0001", f"bad header {canary} here\r\nX: y")))
+    verdict = judge(answer(400, reported("iMetal.0001", f"bad header {canary} here\r\nX: y")))
     assert isinstance(verdict, Refused)
     assert "CanaryToken" not in verdict.message
     assert verdict.message == "bad header … here  X: y"
 
 
 def test_message_is_bounded() -> None:
-    verdict = judge(answer(400, told("iMetal.0001", "word " * 100_000)))
+    verdict = judge(answer(400, reported("iMetal.0001", "word " * 100_000)))
     assert isinstance(verdict, Refused)
     assert len(verdict.message) <= 1_024
 

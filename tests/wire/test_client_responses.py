@@ -234,7 +234,7 @@ def a_process(*, error: str | None = None, rejected: bool = False) -> dict[str, 
         ([a_process()], 1, 5, "1 of 2 processes did not respond"),
     ],
 )
-def test_policy_reload_fails_unless_every_process_has_it(
+def test_policy_reload_needs_all_processes(
     gateway: ScriptedGateway,
     processes: list[dict[str, Any]],
     missing: int,

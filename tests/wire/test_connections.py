@@ -111,7 +111,7 @@ async def read_response(reader: asyncio.StreamReader) -> bytes:
     return head.lower()
 
 
-async def test_connection_after_request_is_kept_alive(port: int) -> None:
+async def test_connection_after_request_stays_open(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(2):
         writer.write(REQUEST)
