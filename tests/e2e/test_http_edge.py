@@ -258,7 +258,7 @@ def test_address_has_one_spelling_on_a_listener_for_ipv6_and_ipv4(
 
 
 @pytest.mark.parametrize("form", ["{jwt}", "Basic b2xnYTpzZWNyZXQ=", "JWT {jwt}", "Token {jwt}"])
-def test_credential_in_another_form_is_told_the_form(stack: Stack, form: str) -> None:
+def test_other_form_of_credential_names_expected_form(stack: Stack, form: str) -> None:
     """Not `invalid_token`: the token may be good (RFC 6750, 3.1)."""
     headers = {"Authorization": form.format(jwt=stack.cloud.token())}
     response = fetch(stack.gateway.url, "GET", show_path(stack), headers)
