@@ -5,6 +5,7 @@ import logging
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
@@ -12,9 +13,11 @@ from gateway.commands.interrupts import run_async
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import Document, load
-from gateway.config.policy_loader import load_policy
+from gateway.config.policy_loader import load_parsed_policy
+from gateway.config.policy_warnings import policy_warnings
 from gateway.config.settings import Settings, validate_settings
 from gateway.config.store import RedisEmbedded
+from gateway.config.warnings import WARNINGS, config_warnings
 from gateway.domain.errors import GatewayError, StoreUnavailable
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
@@ -42,26 +45,57 @@ def register(parser: CommandParser) -> None:
         action="store_true",
         help="also connect to Redis, load the issuers' keys and log in to each account",
     )
-    parser.exit_codes = {0: "no error", 1: "errors found", 2: "wrong usage"}
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        choices=sorted(WARNINGS),
+        metavar="CODE",
+        help="do not report the warnings with this code; repeat it for each code",
+    )
+    parser.exit_codes = {
+        0: "no error",
+        1: "errors found; with --strict also warnings",
+        2: "wrong usage",
+    }
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    return check(options.config, online=options.online)
+    return check(
+        options.config,
+        online=options.online,
+        strict=options.strict,
+        accepted=frozenset(options.accept),
+    )
 
 
-def check(config_file: Path, *, online: bool) -> int:
-    """Print every error in the config and the policy; return 0 if both are valid, else 1."""
+def check(
+    config_file: Path, *, online: bool, strict: bool = False, accepted: frozenset[str] = frozenset()
+) -> int:
+    """Print every error and warning in the config and the policy.
+
+    Return 0 if both are valid, else 1; with `strict` also 1 for a warning that is not accepted.
+    """
     document = load(config_file)
     config = validate_settings(document)
-    policy = load_policy(config_file, config)
+    policy, parsed = load_parsed_policy(config_file, config)
     require_tracing_packages(tracing_variable())
     certificates = _certificates(config, document)
     print(f"{config_file}: ok")
     print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
     for listener, dates in certificates:
         print(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
-    return run_async(_check_online(config)) if online else 0
+    found = chain(
+        config_warnings(config, document),
+        policy_warnings(parsed, config.catalogue, SystemClock().now()),
+    )
+    warnings = [warning for warning in found if warning.code not in accepted]
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    problems = run_async(_check_online(config)) if online else 0
+    return 1 if problems or (warnings and strict) else 0
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:

@@ -9,7 +9,16 @@ from pydantic import BeforeValidator, Field, model_validator
 from gateway.config.errors import InvalidKey, reject_duplicates
 from gateway.config.files import Directory, File
 from gateway.config.secrets import SecretValue
-from gateway.config.values import HttpUrl, Integer, Name, Number, Seconds, Section
+from gateway.config.values import (
+    ApiUrl,
+    ConsoleHost,
+    Integer,
+    Name,
+    Number,
+    Seconds,
+    Section,
+    reject_plain_http,
+)
 from gateway.domain.model import Reuse
 
 
@@ -18,8 +27,11 @@ class PasswordLogin(Section):
 
     method: Literal["password"]
     """`password`: log in as an IAM user."""
-    iam_endpoint: HttpUrl
-    """Base URL of IAM."""
+    iam_endpoint: ApiUrl
+    """Base URL of IAM, without `/v3`."""
+    insecure_http: bool = False
+    """Allow plain HTTP to another host. The password and the service tokens can then be read on
+    the way."""
     user: str
     """Name of the IAM user."""
     domain: str
@@ -29,6 +41,11 @@ class PasswordLogin(Section):
     renew_before_s: Seconds = 3_600.0
     """Seconds before its expiry at which a token is renewed in the background; at most half of
     its lifetime, which is 24 hours."""
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> Self:
+        reject_plain_http("iam_endpoint", self.iam_endpoint, insecure_http=self.insecure_http)
+        return self
 
 
 class KeyPairLogin(Section):
@@ -76,8 +93,9 @@ class LinkSettings(Section):
     renew_before_s: Annotated[Number, Field(ge=0, le=86_400)] = 60.0
     """Seconds before the end of a link's usable time from which a request renews it in the
     background, from spare budget. At most half of the usable time; 0 disables renewal."""
-    console_hosts: Annotated[tuple[str, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
-    """Hosts that a link may lead to: exact names, or `*.domain` for every host below a domain."""
+    console_hosts: Annotated[tuple[ConsoleHost, ...], Field(min_length=1)] = ("*.huaweicloud.com",)
+    """Hosts that a link may lead to: exact names, or `*.domain` for every host below a domain.
+    `host:443` allows this port only; without a port, every port is allowed."""
 
     @model_validator(mode="after")
     def _links_are_usable(self) -> Self:
@@ -168,8 +186,11 @@ class InventorySettings(Section):
 class Account(Section):
     name: Name
     """Name of the account in metrics, logs and the admin API."""
-    endpoint: HttpUrl
-    """Base URL of the region's servers API."""
+    endpoint: ApiUrl
+    """Base URL of the region's servers API, without `/v1`."""
+    insecure_http: bool = False
+    """Allow plain HTTP to another host for `endpoint`. Service tokens and console links can then
+    be read on the way."""
     projects: Annotated[tuple[str, ...], Field(min_length=1)]
     """IDs of the account's projects. A project belongs to one account only."""
     project_names: dict[str, Annotated[str, Field(min_length=1, max_length=64)]] = Field(default={})
@@ -194,6 +215,11 @@ class Account(Section):
     """Circuit breaker of calls to the cloud."""
     inventory: InventorySettings = InventorySettings()
     """Polling of server attributes."""
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> Self:
+        reject_plain_http("endpoint", self.endpoint, insecure_http=self.insecure_http)
+        return self
 
     @model_validator(mode="after")
     def _project_names_are_unique(self) -> Self:

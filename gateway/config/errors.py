@@ -22,6 +22,18 @@ class ConfigError:
         return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigWarning:
+    """Something valid that is probably not what was meant."""
+
+    code: str
+    """A key of `WARNINGS` in gateway/config/warnings.py."""
+    at: ConfigError
+
+    def __str__(self) -> str:
+        return f"{self.at} [{self.code}]"
+
+
 class InvalidConfig(Exception):
     """A file has errors; `errors` lists all of them."""
 

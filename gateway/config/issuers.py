@@ -14,7 +14,16 @@ from gateway.config.key_material import (
 )
 from gateway.config.policy_names import ANY_ISSUER
 from gateway.config.secrets import HmacKey
-from gateway.config.values import HttpUrl, Name, Number, Seconds, Section, chosen_by
+from gateway.config.values import (
+    DiscoveryUrl,
+    HttpUrl,
+    Name,
+    Number,
+    Seconds,
+    Section,
+    chosen_by,
+    reject_plain_http,
+)
 
 ASYMMETRIC: Final = (
     "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA",
@@ -32,8 +41,17 @@ def _issuer(value: str) -> str:
 class DiscoveryKeys(Section):
     """Public keys found by OIDC discovery."""
 
-    discovery: HttpUrl
-    """Base URL of the issuer; `/.well-known/openid-configuration` is appended."""
+    discovery: DiscoveryUrl
+    """Base URL of the issuer. The gateway reads `/.well-known/openid-configuration` below it; the
+    URL may contain this path already."""
+    insecure_http: bool = False
+    """Allow plain HTTP to another host, for `discovery` and for the JWK set that it names.
+    Whoever can change the response can forge tokens."""
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> Self:
+        reject_plain_http("discovery", self.discovery, insecure_http=self.insecure_http)
+        return self
 
 
 class JwksKeys(Section):
@@ -41,6 +59,13 @@ class JwksKeys(Section):
 
     jwks: HttpUrl
     """URL of the issuer's JWK set."""
+    insecure_http: bool = False
+    """Allow plain HTTP to another host. Whoever can change the response can forge tokens."""
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> Self:
+        reject_plain_http("jwks", self.jwks, insecure_http=self.insecure_http)
+        return self
 
 
 class StaticKeys(Section):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gateway.config.values import Integer, Number, Seconds, Section
+from gateway.config.values import GroupName, Integer, Number, Seconds, Section
 
 
 class RequestLimits(Section):
@@ -36,7 +36,7 @@ class CallerLimitSettings(Section):
 class FairnessSettings(Section):
     """Fair-share weights: how callers share a budget that is too small for all."""
 
-    group_weights: dict[str, Annotated[Number, Field(ge=0.01, le=100)]] = Field(default={})
+    group_weights: dict[GroupName, Annotated[Number, Field(ge=0.01, le=100)]] = Field(default={})
     """Weight by group of any issuer: weight 2 gets twice the calls of weight 1. The largest
     weight of a person's groups applies; without one it is 1."""
 

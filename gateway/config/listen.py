@@ -1,26 +1,27 @@
 """Config sections `listen` and `admin`: the public and the admin listener."""
 
 import ssl
-from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gateway.config.errors import InvalidKey
 from gateway.config.files import AuthoritiesFile, CertificateFile, ReadableFile, load_certificate
-from gateway.config.values import Host, Integer, Name, Network, Seconds, Section
+from gateway.config.values import (
+    GroupName,
+    Host,
+    Integer,
+    Name,
+    Network,
+    Seconds,
+    Section,
+    is_loopback,
+)
 
 
 def hosts_overlap(host: str, other: str) -> bool:
     """Return whether listening on a port of one address occupies it on the other."""
     return host == other or any(name in ("0.0.0.0", "::") for name in (host, other))  # noqa: S104
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class ListenerTls(Section):
@@ -76,7 +77,7 @@ class AdminApiSettings(Section):
     """Audience of administrators' tokens. It must differ from every `issuers[].audience`."""
     issuers: Annotated[frozenset[Name], Field(min_length=1)] | None = None
     """Names of the issuers of administrators' tokens. Required with several `issuers`."""
-    groups: Annotated[frozenset[str], Field(min_length=1)]
+    groups: Annotated[frozenset[GroupName], Field(min_length=1)]
     """An administrator's token must contain at least one of these groups."""
     certificates: frozenset[str] = frozenset()
     """Subject names of client certificates accepted instead of a token, also while issuers are
@@ -106,7 +107,7 @@ class AdminListen(Listen):
 
     @model_validator(mode="after")
     def _tokens_are_encrypted(self) -> Self:
-        is_safe = self.tls is not None or _is_loopback(self.host)
+        is_safe = self.tls is not None or is_loopback(self.host)
         if self.api is not None and not is_safe and not self.api.allow_plaintext:
             problem = "must be loopback with `api`; or set `tls`, or `api.allow_plaintext: true`"
             raise InvalidKey(("host",), problem)

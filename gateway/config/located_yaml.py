@@ -10,6 +10,8 @@ import yaml
 
 from gateway.config.errors import ConfigError, InvalidConfig, Step
 
+_VARIABLE = re.compile(rb"\$\{[^}\n]*\}|\$\([A-Za-z_]\w*\)|\{\{[^}\n]*\}\}")
+"""A variable of a shell, of Kubernetes or of a template."""
 _TEXT = "tag:yaml.org,2002:str"
 _LEFT_AS_TEXT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
@@ -87,12 +89,13 @@ def read(path: Path) -> bytes:
 def parse(path: Path, content: bytes) -> Document:
     """Parse one YAML document; raise InvalidConfig if it is invalid or ambiguous.
 
-    Duplicate keys are rejected: YAML requires unique keys (section 3.2.1.3), and PyYAML silently
-    keeps the last one. Aliases are rejected: they can expand a document without bounds.
+    A variable is rejected: another program should have expanded it. Duplicate keys are rejected:
+    YAML requires unique keys (section 3.2.1.3), and PyYAML silently keeps the last one. Aliases are
+    rejected: they can expand a document without bounds.
     """
     file = str(path)
     try:
-        loader = _Loader(content.decode())
+        loader = _Loader(content.decode("utf-8-sig"))  # YAML 1.2, 5.2: a mark is allowed
     except UnicodeDecodeError as error:
         raise InvalidConfig([ConfigError(file, 0, "", "is not UTF-8")]) from error
     try:
@@ -100,7 +103,7 @@ def parse(path: Path, content: bytes) -> Document:
         if root is None:
             return Document(file, None, None)
         _reject_ambiguity(file, root)
-        return Document(file, loader.construct_document(root), root)
+        document = Document(file, loader.construct_document(root), root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise InvalidConfig(
@@ -111,6 +114,29 @@ def parse(path: Path, content: bytes) -> Document:
         raise InvalidConfig([ConfigError(file, 0, "", "is not valid YAML")]) from error
     finally:
         loader.dispose()
+    if _VARIABLE.search(content):  # maybe in a comment
+        errors = list(_variable_errors(document, (), document.data))
+        if errors:
+            raise InvalidConfig(errors)
+    return document
+
+
+def _variable_errors(
+    document: Document, path: tuple[Step, ...], value: Any
+) -> Iterator[ConfigError]:
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from _variable_errors(document, (*path, key), inner)
+        case list():
+            for i, inner in enumerate(value):
+                yield from _variable_errors(document, (*path, i), inner)
+        case str() if found := _VARIABLE.search(value.encode(errors="replace")):
+            message = (
+                f"contains the variable {found[0].decode(errors='replace')[:40]}, which is not"
+                " expanded; write the value, or for a secret {env: NAME}"
+            )
+            yield document.error(path, message)
 
 
 def _reject_ambiguity(file: str, root: yaml.Node) -> None:

@@ -12,6 +12,8 @@ from unicodedata import category
 
 NAME_CHARS_MAX: Final = 255
 """Longest subject or group of a token, and longest tag value."""
+NAME_PATTERN: Final = r"^[^\s*?](?:[^*?]*[^\s*?])?$"
+"""A name without wildcards and without blanks at the ends, for JSON Schema."""
 WILDCARDS: Final = "*?"
 ANY_ISSUER: Final = "any"
 """Value of `to.issuer` that means every issuer."""

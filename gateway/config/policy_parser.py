@@ -44,6 +44,8 @@ class LocatedRule(NamedTuple):
     """A rule, and where it is in the document."""
 
     path: KeyPath
+    raw: Mapping[str, Any]
+    """The rule as it is written."""
     rule: Rule
 
 
@@ -53,6 +55,7 @@ class ParsedPolicy:
 
     document: Document
     known: KnownNames
+    roles: Collection[str]
     rules: Sequence[LocatedRule]
     groups: Mapping[str, frozenset[str]]
     """Groups of tokens by alias."""
@@ -85,7 +88,7 @@ def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:
     rules = reader.read()
     if reader.errors:
         raise InvalidConfig(sorted(reader.errors, key=lambda error: error.line))
-    return ParsedPolicy(document, known, rules, reader.groups)
+    return ParsedPolicy(document, known, reader.roles, rules, reader.groups)
 
 
 class _Reader:
@@ -94,7 +97,7 @@ class _Reader:
         self._known = known
         self._form = PolicyForm(document)
         self._targets = TargetReader(self._form, known)
-        self._roles: dict[str, Permissions] = {}
+        self.roles: dict[str, Permissions] = {}
         self.groups: dict[str, frozenset[str]] = {}
         self.errors = self._form.errors
 
@@ -104,7 +107,7 @@ class _Reader:
         if "grants" not in top:  # an emptied or half-written file must not revoke all permissions
             form.error((), "`grants` is missing; write `grants: []` to forbid everything")
         for name, permissions in form.mapping(("roles",), top.get("roles", {}), None).items():
-            self._roles[name] = self._permissions(("roles", name), permissions)
+            self.roles[name] = self._permissions(("roles", name), permissions)
             if not _ROLE.fullmatch(name):
                 message = "a role name may contain only a-z, 0-9, dot, dash and underscore"
                 form.error(("roles", name), message)
@@ -115,7 +118,7 @@ class _Reader:
             for i, raw in enumerate(form.items((key,), top.get(key, []))):
                 rule = self._rule((key, i), raw, kind)
                 if rule is not None:
-                    rules.append(LocatedRule((key, i), rule))
+                    rules.append(LocatedRule((key, i), raw, rule))
         return rules
 
     def _read_alias(self, path: KeyPath, alias: str, raw: Any) -> None:
@@ -212,11 +215,11 @@ class _Reader:
             found = self._permissions((*path, "permissions"), raw).denied
             return raw if raw == ALL_PERMISSIONS else "+".join(sorted(found)), found
         role = body["role"]
-        if not isinstance(role, str) or role not in self._roles:
-            message = self._form.unknown("role", role, self._roles)
+        if not isinstance(role, str) or role not in self.roles:
+            message = self._form.unknown("role", role, self.roles)
             self._form.error((*path, "role"), message)
             return "", frozenset()
-        permissions = self._roles[role]
+        permissions = self.roles[role]
         return role, permissions.denied if is_denial else permissions.granted
 
     def _permissions(self, path: KeyPath, raw: Any) -> Permissions:

@@ -5,7 +5,7 @@ The parser takes the keys from here, so that file, schema and reference agree.
 
 from typing import Any, Final
 
-from gateway.config.policy_names import NAME_CHARS_MAX
+from gateway.config.policy_names import NAME_CHARS_MAX, NAME_PATTERN
 from gateway.domain.model import PERMISSIONS, RESERVED_PERMISSIONS
 
 POLICY_PERMISSIONS: Final = PERMISSIONS | RESERVED_PERMISSIONS
@@ -18,7 +18,6 @@ EVERYONE: Final = "everyone"
 ALL_PERMISSIONS: Final = "all"
 
 _UUID: Final = "^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
-NAME_PATTERN: Final = r"^[^\s*?](?:[^*?]*[^\s*?])?$"
 PATTERN_PATTERN: Final = r"^[^\s?](?:[^?]*[^\s?])?$"
 _INSTANT: Final = r"^[0-9W-]+[T ][0-9:.,]+(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 

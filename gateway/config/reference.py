@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from gateway.config.operations import built_in_operations
-from gateway.config.policy_schema import NAME_PATTERN, PATTERN_PATTERN
+from gateway.config.policy_names import NAME_PATTERN
+from gateway.config.policy_schema import PATTERN_PATTERN
 from gateway.config.schema import JsonSchema, config_schema, policy_schema, resolve
 from gateway.config.secrets import SECRET_SCHEMA
+from gateway.config.warnings import WARNINGS
 from gateway.domain.model import (
     PERMISSIONS,
     RESERVED_PERMISSIONS,
@@ -45,6 +47,16 @@ section is.
 {sections}
 
 {tables}
+## Warnings
+
+`gateway check` also warns about settings and rules that are valid and probably not meant. A warning
+names file, line, key and its code. With `--strict` a warning is an error, for use in a pipeline;
+`--accept CODE` accepts all warnings with a code.
+
+| code | meaning |
+|---|---|
+{warnings}
+
 ## Editors
 
     gateway config schema > gateway-config.schema.json
@@ -129,6 +141,7 @@ def config_page() -> str:
             for name, section in schema["properties"].items()
         ),
         tables="\n".join(map(_render, config_tables())),
+        warnings="\n".join(f"| `{code}` | {text} |" for code, text in WARNINGS.items()),
     )
 
 

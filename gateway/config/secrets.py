@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSc
 from gateway.config.key_material import UnusableKeys, parse_shared_secret
 from gateway.domain.model import Secret
 
+_BYTE_ORDER_MARK: Final = "\ufeff"
+
 
 class SecretOfFile(Secret):
     """A secret that was read from a file, which may have another one now."""
@@ -34,6 +36,8 @@ class SecretOfFile(Secret):
             raise ValueError(f"secret file {file} is not UTF-8") from error
         if not text:
             raise ValueError(f"secret file {file} is empty")
+        if text.startswith(_BYTE_ORDER_MARK):  # some editors write it; it is no part of a secret
+            raise ValueError(f"secret file {file} begins with a byte order mark; remove it")
         return cls(text, file)
 
     def read_again(self) -> Self:

@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gateway.config.values import Name, Number, Section
+from gateway.config.values import GroupName, Name, Number, Section
 from gateway.domain.model import Logger, LogLevel
 
 
 class MetricsSettings(Section):
-    teams: dict[str, Name] = Field(default={})
+    teams: dict[GroupName, Name] = Field(default={})
     """Team by group of any issuer; links are counted per team. The first group that a person has
     applies."""
 

@@ -16,7 +16,13 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gateway.config.errors import InvalidKey
+from gateway.config.policy_names import NAME_PATTERN, name_problem
+
 _HTTP_URL = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
+_API_PATH = r"/v[0-9]+(?:\.[0-9]+)*(?:/auth(?:/tokens)?|/[0-9a-f]{32}|/physicalservers)*$"
+_CONSOLE_HOST = r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::(?P<port>[0-9]{1,5}))?"
+DISCOVERY_PATH = "/.well-known/openid-configuration"
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
 
 
@@ -43,6 +49,32 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _api_url(value: str) -> str:
+    url = _http_url(value)
+    if re.search(_API_PATH, url):
+        # The gateway appends the version itself.
+        raise ValueError("must end before the version of the API, such as `/v1` or `/v3`")
+    return url
+
+
+def _discovery_url(value: str) -> str:
+    return _http_url(value.rstrip("/").removesuffix(DISCOVERY_PATH))
+
+
+def _console_host(value: str) -> str:
+    host = value.lower()
+    found = re.fullmatch(_CONSOLE_HOST, host)
+    if found is None or int(found["port"] or 1) not in range(1, 65_536):
+        raise ValueError("must be a host name or `*.domain`, with or without a port, and no scheme")
+    return host
+
+
+def _group(value: str) -> str:
+    if problem := name_problem(value):
+        raise ValueError(problem)
+    return value
+
+
 def has_host_and_port(url: str) -> bool:
     """Return whether a URL has a host and, where it has a port, one from 1 to 65535."""
     try:
@@ -50,6 +82,29 @@ def has_host_and_port(url: str) -> bool:
         return bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def is_exposed(url: str) -> bool:
+    """Return whether a URL is plain HTTP to another host."""
+    parts = urlsplit(url)
+    return parts.scheme.lower() == "http" and not is_loopback(parts.hostname or "")
+
+
+def reject_plain_http(key: str, url: str, *, insecure_http: bool) -> None:
+    """Raise InvalidKey for plain HTTP beyond loopback that the config does not allow."""
+    if is_exposed(url) and not insecure_http:
+        problem = (
+            "must be https, because the host is not loopback; or set `insecure_http: true` beside"
+            " it in a network without eavesdroppers"
+        )
+        raise InvalidKey((key,), problem)
 
 
 def _host(value: str) -> str:
@@ -102,6 +157,19 @@ Number = Annotated[float, BeforeValidator(_reject_bool)]
 Seconds = Annotated[Number, Field(gt=0, le=31_536_000)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 HttpUrl = Annotated[str, AfterValidator(_http_url), text_schema(_HTTP_URL, format="uri")]
+ApiUrl = Annotated[str, AfterValidator(_api_url), text_schema(_HTTP_URL, format="uri")]
+"""Base URL of an API, without the API's version."""
+DiscoveryUrl = Annotated[str, AfterValidator(_discovery_url), text_schema(_HTTP_URL, format="uri")]
+"""Base URL of an issuer; the path of the discovery document is removed."""
+ConsoleHost = Annotated[
+    str,
+    AfterValidator(_console_host),
+    text_schema(r"(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::[0-9]{1,5})?"),
+]
+GroupName = Annotated[
+    str, AfterValidator(_group), Field(min_length=1, json_schema_extra={"pattern": NAME_PATTERN})
+]
+"""A group of tokens; a name that no token can contain is an error."""
 Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "minLength": 1})]
 HostPort = Annotated[str, AfterValidator(_host_port), text_schema(r"\S+:[0-9]{1,5}")]
 Network = Annotated[

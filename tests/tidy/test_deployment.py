@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gateway.commands.parser import main
 from gateway.config.located_yaml import load
 from gateway.config.policy_parser import parse_policy
 from gateway.process.supervisor import _STOP_GRACE_S
@@ -37,6 +38,29 @@ def test_configs_and_policies_are_valid(name: str, tmp_path: Path) -> None:
         version="1",
     )
     assert rules.size > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_check_strict_is_clean(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_config(name, tmp_path)
+    policy = (CONFIGS["config"] if name == "systemd" else CONFIGS[name]) / "policy.yaml"
+    (tmp_path / "policy.yaml").write_text(policy.read_text())
+    config = tmp_path / "gateway.yaml"
+    assert main(["check", "--strict", "--config", str(config)]) == 0, capsys.readouterr()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["store-cluster.yaml", "store-sentinel.yaml"])
+def test_check_strict_is_clean_with_each_store(name: str, tmp_path: Path) -> None:
+    read_config("config", tmp_path)
+    config = tmp_path / "gateway.yaml"
+    store = (CONFIGS["config"] / name).read_text().replace("secrets/", f"{tmp_path}/")
+    whole = yaml.safe_load(config.read_text()) | yaml.safe_load(store)
+    config.write_text(yaml.safe_dump(whole))
+    (tmp_path / "policy.yaml").write_text((CONFIGS["config"] / "policy.yaml").read_text())
+    assert main(["check", "--strict", "--config", str(config)]) == 0
 
 
 @pytest.mark.parametrize("name", ["compose", "kubernetes", "kubernetes example"])

@@ -36,7 +36,7 @@ def test_shipped_example_loads() -> None:
     file = Path(__file__).parents[2] / "config" / "policy.yaml"
     policy = parse_policy(load(file), issuers=["corp"], projects=[PROJECT], version="v")
     vendor = Principal("corp", "vendor-4711", frozenset(), 0.0, 9e9, None)
-    during, after = 1_795_500_000.0, 1_795_900_000.0
+    during, after = 2_111_270_400.0, 2_111_702_400.0
     args = (CONSOLE_OPEN, ProjectId(PROJECT), ServerId(SERVER))
     assert policy.decide(vendor, *args, during).allowed
     assert not policy.decide(vendor, *args, after).allowed

@@ -12,6 +12,7 @@ from gateway.domain.model import Secret, UpstreamResponse
 
 _URL_CHARS_MAX = 8_192
 _REGISTERED: Final = frozenset(status.value for status in HTTPStatus)
+_HTTPS_PORT = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +20,19 @@ class ConsoleAddresses:
     """The hosts that console links of an account may have."""
 
     hosts: tuple[str, ...]
-    """Exact names, or `*.domain` for names below a domain; lower case."""
+    """Exact names, or `*.domain` for names below a domain; lower case. `:port` allows one port."""
 
-    def allows_host(self, host: str) -> bool:
-        return any(
-            host.endswith(allowed[1:]) and len(host) > len(allowed) - 1
-            if allowed.startswith("*.")
-            else host == allowed
-            for allowed in self.hosts
-        )
+    def allows(self, host: str, port: int) -> bool:
+        return any(_matches(allowed, host, port) for allowed in self.hosts)
+
+
+def _matches(allowed: str, host: str, port: int) -> bool:
+    name, _, only_port = allowed.partition(":")
+    if only_port and int(only_port) != port:
+        return False
+    if name.startswith("*."):
+        return host.endswith(name[1:]) and len(host) > len(name) - 1
+    return host == name
 
 
 def console_url(response: UpstreamResponse, allowed: ConsoleAddresses) -> Secret:
@@ -59,13 +64,15 @@ def _url_problem(url: str, allowed: ConsoleAddresses) -> str:
         return "the URL is too long, or has blanks, backslashes or non-ASCII characters"
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port or _HTTPS_PORT
     except ValueError:
         return "the URL cannot be parsed"
     if parts.scheme != "https":
         return "the URL is not https"
     if parts.username is not None or parts.password is not None:
         return "the URL has user information"
-    if not re.fullmatch(r"[a-z0-9.-]+", host) or not allowed.allows_host(host):
-        return "the URL's host is not an allowed console host"
+    if not re.fullmatch(r"[a-z0-9.-]{1,253}", host):
+        return "the URL's host is not a host name"
+    if not allowed.allows(host, port):
+        return f"the URL's host {host}:{port} is not in `accounts[].links.console_hosts`"
     return ""

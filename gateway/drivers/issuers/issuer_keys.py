@@ -29,8 +29,10 @@ from gateway.config.key_material import (
     parse_shared_secret,
     read_key_file,
 )
+from gateway.config.values import DISCOVERY_PATH, is_exposed
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.drivers.host.handover import Handover
+from gateway.drivers.network.connection_errors import describe_error
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
@@ -131,9 +133,7 @@ class IssuerKeys:
             except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
                 # UnicodeError: the host name of a published address is not encodable.
                 self._failed()
-                raise self._unavailable(
-                    f"were not refreshed: {type(error).__name__}: {error}"
-                ) from error
+                raise self._unavailable(f"were not refreshed: {_describe(error)}") from error
             else:
                 self._accept(keys)
             finally:
@@ -250,33 +250,42 @@ class IssuerKeys:
     async def _fetch_source(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
             case DiscoveryKeys():
-                base = source.discovery
-                text = await self._fetch(f"{base}/.well-known/openid-configuration")
-                document = parse_json(text)
-                return await self._fetch(self._key_set_address(document, base))
+                text = await self._fetch(f"{source.discovery}{DISCOVERY_PATH}")
+                return await self._fetch(self._key_set_address(parse_json(text), source))
             case JwksKeys():
                 return await self._fetch(source.jwks)
             case StaticKeys():
                 return await asyncio.to_thread(read_key_file, source.public_key_file)
 
-    def _key_set_address(self, document: object, base: str) -> str:
+    def _key_set_address(self, document: object, source: DiscoveryKeys) -> str:
         # OIDC Discovery 1.0, 4.3: the document must name the issuer that it was fetched for.
         if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
             raise UnusableKeys("the discovery document names another issuer")
         address = document.get("jwks_uri")
-        schemes = ("https",) if base.startswith("https:") else ("https", "http")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
-            if parts.scheme not in schemes or not parts.hostname or parts.username is not None:
-                raise UnusableKeys(
-                    f"jwks_uri must be a URL ({' or '.join(schemes)}) without credentials"
-                )
+            is_url = parts.scheme in ("https", "http") and parts.hostname
+            if not is_url or parts.username is not None:
+                raise UnusableKeys("jwks_uri must be an http or https URL without credentials")
+            is_weaker = parts.scheme == "http" and source.discovery.startswith("https:")
+            if is_weaker or (is_exposed(str(address)) and not source.insecure_http):
+                raise UnusableKeys("jwks_uri must be https")
         except ValueError as error:
             raise UnusableKeys("jwks_uri is not a URL") from error
         return str(address)
 
     async def _fetch(self, address: str) -> bytes:
-        """Return a document. Redirects are not followed: only the config names trusted hosts."""
+        """Return a document; every error names its address.
+
+        Redirects are not followed: only the config names trusted hosts.
+        """
+        try:
+            return await self._get(address)
+        except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
+            shown = address.partition("?")[0]
+            raise UnusableKeys(f"{shown}: {_describe(error)}") from error
+
+    async def _get(self, address: str) -> bytes:
         async with self._http.get(
             address,
             allow_redirects=False,
@@ -291,6 +300,25 @@ class IssuerKeys:
                 if len(body) > KEYS_BYTES_MAX:
                     raise UnusableKeys(f"the response is larger than {KEYS_BYTES_MAX} bytes")
         return bytes(body)
+
+
+def _describe(error: Exception) -> str:
+    """Return the reason in plain words; a library's own text would not name it."""
+    match error:
+        case UnusableKeys():
+            return str(error)
+        case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as cause):
+            return f"no connection: {describe_error(cause)}"
+        case aiohttp.ClientConnectorError():
+            return f"no connection: {describe_error(error.os_error)}"
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection"
+        case OSError():
+            return describe_error(error)
+        case aiohttp.InvalidURL() | UnicodeError():
+            return "not a usable address"
+        case _:
+            return f"not a valid HTTP response ({type(error).__name__})"
 
 
 async def load_initial_keys(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:

@@ -77,7 +77,7 @@ async def open_account(
         min_remaining_s=account.links.min_remaining_s,
         renew_before_s=min(account.links.renew_before_s, usable_s / 2),
         reuse=account.links.reuse,
-        addresses=ConsoleAddresses(tuple(host.lower() for host in account.links.console_hosts)),
+        addresses=ConsoleAddresses(account.links.console_hosts),
     )
     return OpenAccount(console, credentials)
 

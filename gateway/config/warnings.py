@@ -1,0 +1,71 @@
+"""Warnings about the config: valid settings that are probably not what was meant."""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Final
+
+from gateway.config.errors import ConfigWarning, KeyPath
+from gateway.config.located_yaml import Document
+from gateway.config.settings import Settings
+from gateway.config.values import Section
+from gateway.domain.model import Secret
+
+WARNINGS: Final = {
+    "trusts_everyone": "`listen.trusted_proxies` contains addresses of the whole internet: anyone"
+    " can then choose the client address in logs and in the audit log.",
+    "secret_has_blanks": "A secret begins or ends with a blank, which is sent as a part of it.",
+    "tags_are_permissions": "A grant has `server:tag` while rules use tags: its holders cannot"
+    " write the tag keys of rules without `server:tag_policy`.",
+    "tags_change_permissions": "A grant has `server:tag_policy` while rules use tags: its holders"
+    " change who may do what.",
+    "everyone_of_any_issuer": "A grant to `everyone` applies to several issuers.",
+    "rule_ended": "A rule ended more than 30 days ago.",
+    "rule_without_effect": "A rule can never apply.",
+    "role_not_used": "No rule uses a role.",
+    "alias_not_used": "No rule uses an alias of `groups`.",
+    "group_without_alias": "A rule names a group that is not an alias, while other groups are.",
+    "empty_list": "`users` or `groups` is empty.",
+}
+"""What each warning means, by its code."""
+
+_PROXY_PREFIX_MIN: Final = {4: 8, 6: 7}
+"""Shorter prefixes contain more than the largest private networks, 10.0.0.0/8 and fc00::/7."""
+_MAPPED_PREFIX: Final = 96
+"""IPv4 addresses in IPv6 are below ::ffff:0:0/96."""
+
+
+def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWarning]:
+    for i, network in enumerate(settings.listen.trusted_proxies):
+        if _is_wide(network):
+            yield ConfigWarning(
+                "trusts_everyone",
+                document.error(
+                    ("listen", "trusted_proxies", i),
+                    f"{network} is not only your proxies: name their networks",
+                ),
+            )
+    for path, secret in _secrets(settings, ()):
+        if secret.reveal() != secret.reveal().strip():
+            message = "the secret begins or ends with a blank"
+            yield ConfigWarning("secret_has_blanks", document.error(path, message))
+
+
+def _is_wide(network: IPv4Network | IPv6Network) -> bool:
+    address, prefix = network.network_address, network.prefixlen
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return prefix - _MAPPED_PREFIX < _PROXY_PREFIX_MIN[4]
+    return prefix < _PROXY_PREFIX_MIN[network.version]
+
+
+def _secrets(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Secret]]:
+    match value:
+        case Secret():
+            yield path, value
+        case Section():
+            for key in type(value).model_fields:
+                yield from _secrets(getattr(value, key), (*path, key))
+        case tuple():
+            for i, inner in enumerate(value):
+                yield from _secrets(inner, (*path, i))
+        case _:
+            pass
