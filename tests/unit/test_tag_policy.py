@@ -49,9 +49,7 @@ def on_tag(key: str, **changes: Any) -> Rule:
 
 
 def call(path: str, body: object, *more: Operation, method: str = "POST") -> ResolvedCall:
-    found = Catalogue((*built_in_operations(), *more)).resolve(
-        method, f"/v1/{PROJECT}{path}", has_body=True
-    )
+    found = Catalogue((*built_in_operations(), *more)).resolve(method, f"/v1/{PROJECT}{path}")
     return resolve_body(found, orjson.dumps(body))
 
 
