@@ -73,6 +73,12 @@ def test_paths_exist(page: Path) -> None:
             assert (ROOT / path).exists() or path.startswith(NOT_IN_CHECKOUT), token
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_named_tests_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+        assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{file}::{name}"
+
+
 def fields_of(annotation: Any) -> dict[str, Any]:
     """Return the keys below an annotation, through lists, unions and mappings."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
