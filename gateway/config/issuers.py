@@ -46,7 +46,7 @@ class DiscoveryKeys(Section):
     URL may contain this path already."""
     insecure_http: bool = False
     """Allow plain HTTP to another host, for `discovery` and for the JWK set that it names.
-    Whoever can change the response can forge tokens."""
+    A person who can change the response can forge tokens."""
 
     @model_validator(mode="after")
     def _is_encrypted(self) -> Self:
@@ -60,7 +60,7 @@ class JwksKeys(Section):
     jwks: HttpUrl
     """URL of the issuer's JWK set."""
     insecure_http: bool = False
-    """Allow plain HTTP to another host. Whoever can change the response can forge tokens."""
+    """Allow plain HTTP to another host. A person who can change the response can forge tokens."""
 
     @model_validator(mode="after")
     def _is_encrypted(self) -> Self:

@@ -887,8 +887,8 @@ async def test_error_names_address_and_reason(bench: Bench, idp: FakeIssuer) -> 
         await bench.keys({"discovery": closed}).refresh()
     assert f"{closed}{DISCOVERY}: no connection: connection refused" in str(refused.value)
     with pytest.raises(KeysUnavailable) as unknown:
-        await bench.keys({"jwks": "https://nowhere.invalid/jwks"}).refresh()
-    assert "https://nowhere.invalid/jwks: no connection: the host name does not resolve" in str(
+        await bench.keys({"jwks": "https://missing.invalid/jwks"}).refresh()
+    assert "https://missing.invalid/jwks: no connection: the host name does not resolve" in str(
         unknown.value
     )
     assert "ssl:default" not in str(refused.value)
