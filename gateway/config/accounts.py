@@ -134,6 +134,9 @@ class AccountBudget(Section):
     adapts to 429 responses. The cloud publishes no limit: start low."""
     iam: Rates = (Rate(requests=10, per_s=60, burst=2),)
     """Ceiling of logins at IAM, in the same form."""
+    override_max: Annotated[Number, Field(gt=0, le=100_000)] | None = None
+    """Highest rate in calls per second that `gateway admin rate-ceiling` may set. Unset: the rate
+    of `console`."""
     wait_max_s: Seconds = 20.0
     """Longest wait in the queue, in seconds. A request that would wait longer is answered 429 at
     once."""
@@ -141,6 +144,12 @@ class AccountBudget(Section):
     """Calls that may wait, over all replicas. Beyond it, the last in fair order is rejected."""
     queue_caller_max: Annotated[Integer, Field(ge=1, le=100_000)] = 200
     """Calls of one person that may wait, over all replicas."""
+
+    @property
+    def override_max_per_s(self) -> float:
+        """Return the highest rate ceiling that an administrator may set."""
+        first = self.console[0]
+        return first.requests / first.per_s if self.override_max is None else self.override_max
 
 
 class BreakerSettings(Section):

@@ -82,13 +82,20 @@ class SharedSecretKey(Section):
     """The shared secret, at least 32 bytes. `algorithms` must be `[HS256]`."""
 
 
+ClaimValue = Annotated[str, Field(strict=True)] | Annotated[int, Field(strict=True)] | bool
+ClaimValues = ClaimValue | Annotated[tuple[ClaimValue, ...], Field(min_length=1)]
+
+
 class Claims(Section):
     """Claims of a token. A dot leads into an object: `realm_access.roles`."""
 
     subject: str = "sub"
     """Claim that identifies the person."""
-    groups: str = "groups"
-    """Claim with the person's groups: a text or a list of texts."""
+    groups: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=8)] = "groups"
+    """Claim with the person's groups, or several claims: the person has the groups of all. A claim
+    is a text or a list of texts."""
+    token_id: Annotated[str, Field(min_length=1)] = "jti"  # noqa: S105 - a claim
+    """Claim that identifies the token, for revocations and the audit log; Entra ID: `uti`."""
     groups_required: bool | None = None
     """Reject tokens without the groups claim. Unset: while the policy has a denial of a group,
     which such a token would bypass."""
@@ -127,6 +134,11 @@ class Issuer(Section):
     tokens, such as ID tokens, are rejected."""
     claims: Claims = Claims()
     """Names of the claims to read."""
+    required_claims: dict[
+        str, ClaimValue | Annotated[tuple[ClaimValue, ...], Field(min_length=1)]
+    ] = Field(default={})
+    """Values by claim, of which the token must contain one: `{acr: phr, amr: [mfa, hwk]}`. Scopes
+    in `scp` and `scope` are compared one by one."""
     keys_refresh_s: Seconds = 300.0
     """Interval of key refreshes in the background, in seconds."""
     keys_age_max_s: Seconds = 86_400.0

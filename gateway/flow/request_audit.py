@@ -55,6 +55,7 @@ class RequestAudit:
             permission=call.operation.permission,
             trace_id="" if context.trace is None else context.trace.trace_id,
             access_key=context.access_key,
+            token_id=principal.token_id or "",
         )
 
     def record(self, record: AuditRecord, deadline: float) -> Awaitable[None]:

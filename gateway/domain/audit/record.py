@@ -58,6 +58,8 @@ class AuditRecord:
 
     Not a secret: each signed request contains it, and it gives no access without its secret key.
     """
+    token_id: str = ""
+    """ID of the caller's token, such as its `jti`."""
     extra: CredentialIssued | WriteEnded | None = None
     """Fields that only records of this event have."""
 
@@ -88,6 +90,8 @@ def encode_record(record: AuditRecord) -> bytes:
     }
     if record.access_key:
         fields["access_key"] = record.access_key
+    if record.token_id:
+        fields["token_id"] = record.token_id
     if record.extra is not None:
         fields |= asdict(record.extra)
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

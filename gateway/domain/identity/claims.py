@@ -28,9 +28,15 @@ such as back-channel logout tokens."""
 _VERIFIED_BY: Final = {"email": "email_verified", "phone_number": "phone_number_verified"}
 """Claims that a person may set at some issuers, with the claim that says whether the issuer
 verified them (OIDC Core 1.0, 5.1)."""
+_SPACE_SEPARATED: Final = frozenset({"scp", "scope"})
+"""RFC 6749, 3.3: scopes are separated by spaces."""
 _TYPE_CLAIMS: Final = ("typ", "token_use")
 """Keycloak and Cognito put the type in a claim: ID, Refresh, Logout; Bearer, access."""
 _ACCESS_TYPES: Final = ("bearer", "access", "dpop", "jwt", "at+jwt")
+
+
+RequiredValue = tuple[type, str | int | bool]
+"""A value with its type: `true` and 1 are equal in Python, and not in a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,11 @@ class TokenRules:
     groups_claim: str
     """A claim's name, or a dotted path into nested objects (`realm_access.roles`). Names with dots
     are found at every level: the longest match counts."""
+    more_groups_claims: tuple[str, ...] = ()
+    """Further claims with groups; a person has the groups of all claims."""
+    token_id_claim: str = "jti"  # noqa: S105 - a claim
+    required_claims: tuple[tuple[str, frozenset[RequiredValue]], ...] = ()
+    """Claims of which the token must contain one of these values."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
@@ -68,19 +79,23 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
         _check_kind(claims, rules)
         _check_parties(claims, rules)
         issued_at, expires_at = _check_times(claims, rules, now)
-        groups = _groups(claims, rules.groups_claim)
-        return Principal(
+        paths = (rules.groups_claim, *rules.more_groups_claims)
+        groups, has_groups_claim = _groups_of_all(claims, paths)
+        token_id = _at_path(claims, rules.token_id_claim)
+        principal = Principal(
             issuer=rules.issuer,
             subject=_subject(claims, rules.subject_claim),
-            groups=frozenset() if groups is None else groups,
-            has_groups_claim=groups is not None,
+            groups=groups,
+            has_groups_claim=has_groups_claim,
             issued_at=issued_at,
             expires_at=expires_at,
-            token_id=_text(claims["jti"], "jti") if "jti" in claims else None,
+            token_id=None if token_id is None else _text(token_id, rules.token_id_claim),
         )
+        _check_required(claims, rules, principal)
     except NotAuthenticated as error:
         error.issuer = rules.issuer
         raise
+    return principal
 
 
 def valid_until(principal: Principal, rules: TokenRules) -> float:
@@ -167,6 +182,26 @@ def _subject(claims: Mapping[str, Any], path: str) -> str:
     if flag is not True and flag != "true":  # some issuers send text
         raise NotAuthenticated(Rejection.CLAIMS, f"{path} is not verified by the issuer")
     return subject
+
+
+def _check_required(claims: Mapping[str, Any], rules: TokenRules, principal: Principal) -> None:
+    for path, accepted in rules.required_claims:
+        found = _at_path(claims, path)
+        if isinstance(found, str) and path in _SPACE_SEPARATED:
+            found = found.split()
+        values = found if isinstance(found, list) else [found]
+        if not any((type(one), one) in accepted for one in values if isinstance(one, str | int)):
+            detail = f"{path} has none of the required values"
+            raise NotAuthenticated(Rejection.CLAIMS, detail, principal=principal)
+
+
+def _groups_of_all(
+    claims: Mapping[str, Any], paths: tuple[str, ...]
+) -> tuple[frozenset[str], bool]:
+    """Return the groups of all claims, and whether no claim is absent."""
+    found = [_groups(claims, path) for path in paths]
+    present = [groups for groups in found if groups is not None]
+    return frozenset[str]().union(*present), len(present) == len(found)
 
 
 def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str] | None:

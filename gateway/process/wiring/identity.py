@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import aiohttp
 
@@ -145,6 +146,7 @@ def _never_revoked(_: Principal) -> bool:
 
 
 def token_rules(issuer: Issuer) -> TokenRules:
+    groups = _as_tuple(issuer.claims.groups)
     return TokenRules(
         issuer=issuer.name,
         iss=issuer.issuer,
@@ -153,5 +155,15 @@ def token_rules(issuer: Issuer) -> TokenRules:
         token_age_max_s=issuer.token_age_max_s,
         token_type=issuer.token_type,
         subject_claim=issuer.claims.subject,
-        groups_claim=issuer.claims.groups,
+        groups_claim=groups[0],
+        more_groups_claims=groups[1:],
+        token_id_claim=issuer.claims.token_id,
+        required_claims=tuple(
+            (claim, frozenset((type(one), one) for one in _as_tuple(values)))
+            for claim, values in issuer.required_claims.items()
+        ),
     )
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
