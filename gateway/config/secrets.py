@@ -19,30 +19,31 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 class SecretOfFile(Secret):
     """A secret that was read from a file, which may have another one now."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("file", "has_byte_order_mark")
 
-    def __init__(self, text: str, file: Path) -> None:
+    def __init__(self, text: str, file: Path, *, has_byte_order_mark: bool = False) -> None:
         super().__init__(text)
-        self._file = file
+        self.file = file
+        self.has_byte_order_mark = has_byte_order_mark
+        """The file begins with one, which some editors add. It is no part of the secret."""
 
     @classmethod
     def read(cls, file: Path) -> Self:
         """Return the secret in a file; raise ValueError if it has none."""
         try:
-            text = file.read_text(encoding="utf-8").strip("\r\n")
+            content = file.read_text(encoding="utf-8")
         except OSError as error:
             raise ValueError(f"secret file {file} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"secret file {file} is not UTF-8") from error
+        text = content.removeprefix(_BYTE_ORDER_MARK).strip("\r\n")
         if not text:
             raise ValueError(f"secret file {file} is empty")
-        if text.startswith(_BYTE_ORDER_MARK):  # some editors write it; it is no part of a secret
-            raise ValueError(f"secret file {file} begins with a byte order mark; remove it")
-        return cls(text, file)
+        return cls(text, file, has_byte_order_mark=content.startswith(_BYTE_ORDER_MARK))
 
     def read_again(self) -> Self:
         """Return the secret that the file has now; raise ValueError if it has none."""
-        return self.read(self._file)
+        return self.read(self.file)
 
 
 _SOURCE_REQUIRED: Final = "must name the secret's source: {file: PATH} or {env: NAME}"

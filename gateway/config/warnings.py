@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gateway.config.errors import ConfigWarning, KeyPath
 from gateway.config.located_yaml import Document
+from gateway.config.secrets import SecretOfFile
 from gateway.config.settings import Settings
 from gateway.config.values import Section
 from gateway.domain.model import Secret
@@ -14,6 +15,7 @@ WARNINGS: Final = {
     "trusts_everyone": "`listen.trusted_proxies` contains addresses of the whole internet: anyone"
     " can then choose the client address in logs and in the audit log.",
     "secret_has_blanks": "A secret begins or ends with a blank, which is sent as a part of it.",
+    "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
     "tags_are_permissions": "A grant has `server:tag` while rules use tags: its holders cannot"
     " write the tag keys of rules without `server:tag_policy`.",
     "tags_change_permissions": "A grant has `server:tag_policy` while rules use tags: its holders"
@@ -48,6 +50,9 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
         if secret.reveal() != secret.reveal().strip():
             message = "the secret begins or ends with a blank"
             yield ConfigWarning("secret_has_blanks", document.error(path, message))
+        if isinstance(secret, SecretOfFile) and secret.has_byte_order_mark:
+            message = f"{secret.file} begins with a byte order mark, which is ignored"
+            yield ConfigWarning("secret_has_byte_order_mark", document.error(path, message))
 
 
 def _is_wide(network: IPv4Network | IPv6Network) -> bool:

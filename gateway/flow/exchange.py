@@ -33,7 +33,7 @@ from gateway.domain.upstream.conversation import (
     converse,
     failure_of,
 )
-from gateway.domain.upstream.verdicts import Broken, Throttled, Unavailable, Usable, judge
+from gateway.domain.upstream.verdicts import Broken, Refused, Throttled, Unavailable, Usable, judge
 from gateway.flow import context
 from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
@@ -101,12 +101,16 @@ class ServiceCredential(Protocol):
         DeadlineExceeded.
         """
 
-    async def renew(self, refused: Headers, *, deadline: float) -> bool:
+    async def renew(self, refused: Headers, *, is_certain: bool, deadline: float) -> bool:
         """Replace a credential that the cloud rejected; concurrent callers share one login.
 
+        `is_certain`: the cloud said that it is invalid; otherwise the 401 may have another cause.
         Returns False if there is no newer one (a signature, an unchanged token file). Raises
         ServiceLoginFailed, DeadlineExceeded.
         """
+
+    def report(self, sent: Headers, *, accepted: bool) -> None:
+        """Note that the cloud accepted the headers of a call, or rejected them with 401."""
 
 
 @dataclass(slots=True)
@@ -222,7 +226,9 @@ class Exchange:
                     call.attempts.end(outcome)
                     return outcome
                 case Renew():
-                    return await call.credential.renew(call.headers, deadline=call.deadline)
+                    return await call.credential.renew(
+                        call.headers, is_certain=step.is_certain, deadline=call.deadline
+                    )
                 case Wait():
                     await self._wait(step.seconds, call.deadline)
                     return None
@@ -291,6 +297,8 @@ class Exchange:
             return NotSent(error)
         else:
             verdict = judge(response, conditional=call.request.streamed, credential=call.headers)
+            if response.status == 401 or isinstance(verdict, Usable | Refused):
+                call.credential.report(call.headers, accepted=response.status != 401)
             # A 4xx is about the request: one caller's requests must not open the breaker for all.
             broke = isinstance(verdict, Broken) and not 400 <= verdict.status < 500
             label, failed = type(verdict).__name__, broke or isinstance(verdict, Unavailable)

@@ -1,17 +1,13 @@
-"""Service credentials: logins shared by replicas, and never enough failures to lock the account."""
+"""Password logins: shared by replicas, and never enough failures to lock the account."""
 
 import asyncio
 import json
 import logging
 import traceback
-from collections.abc import Awaitable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-from gateway.config.accounts import KeyPairLogin, PasswordLogin, Timeouts, TokenFileLogin
+from gateway.config.accounts import Timeouts
 from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -19,163 +15,20 @@ from gateway.domain.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from gateway.domain.model import (
-    BudgetClass,
-    QueueRequest,
-    Secret,
-    UpstreamRequest,
-    UpstreamResponse,
-)
-from gateway.drivers.cloud.credentials import (
-    KeyPairCredential,
-    PasswordCredential,
-    TokenFileCredential,
-)
+from gateway.domain.model import BudgetClass, UpstreamResponse
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
-from gateway.flow.single_flight import SingleFlight
-from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock
+from tests.support.logins import (
+    DAY_S,
+    PASSWORD,
+    REQUEST,
+    Region,
+    iam_error,
+    keystone_error,
+    stop,
+)
 from tests.support.scripted_upstream import ok, scripted_upstream
-from tests.support.shared_store import FakeSharedStore
-from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
-
-REQUEST = UpstreamRequest("GET", "/v1/p/physicalservers/a")
-T = TypeVar("T")
-DAY_S = 86_400.0
-PASSWORD = "canary-password"
-
-
-class Iam:
-    """IAM on the test's clock; it counts the failures that lock an account."""
-
-    def __init__(self, clock: FakeClock | VirtualClock) -> None:
-        self.clock = clock
-        self.password = PASSWORD
-        self.life_s = DAY_S
-        self.answer_s = 0.05
-        self.trouble: UpstreamResponse | GatewayError | None = None
-        self.bad_projects: set[str] = set()
-        self.requests: list[UpstreamRequest] = []
-        self.refused_at: list[float] = []
-        self.in_flight = self.most_in_flight = 0
-
-    @property
-    def logins(self) -> int:
-        return len(self.requests)
-
-    async def send(
-        self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
-    ) -> UpstreamResponse:
-        self.requests.append(request)
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await self.clock.sleep(min(self.answer_s, timeout_s))
-        finally:
-            self.in_flight -= 1
-        if self.answer_s > timeout_s:
-            raise UpstreamSlow("no answer in time")
-        if isinstance(self.trouble, GatewayError):
-            raise self.trouble
-        return self.trouble or self._judge(json.loads(request.body)["auth"])
-
-    def _judge(self, auth: dict[str, Any]) -> UpstreamResponse:
-        project = auth["scope"]["project"]["id"]
-        right = auth["identity"]["password"]["user"]["password"] == self.password
-        if not right or project in self.bad_projects:
-            self.refused_at.append(self.clock.monotonic())
-            body = {"error_code": "IAM.0062", "error_msg": f"wrong {PASSWORD}"}
-            return UpstreamResponse(401, {}, json.dumps(body).encode())
-        ends = datetime.fromtimestamp(self.clock.now() + self.life_s, UTC)
-        body = {"token": {"expires_at": ends.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}}
-        token = f"MIIcanary-token-{self.logins}-{project}"
-        return UpstreamResponse(201, {"x-subject-token": token}, json.dumps(body).encode())
-
-    def most_failures_in_15_minutes(self) -> int:
-        return max(
-            (sum(at <= other < at + 900 for other in self.refused_at) for at in self.refused_at),
-            default=0,
-        )
-
-
-class NoLimit:
-    def __init__(self) -> None:
-        self.slots: list[tuple[str, BudgetClass, str]] = []
-        self.pauses: list[float | None] = []
-
-    async def admit(
-        self,
-        account: str,
-        budget: BudgetClass,
-        request: QueueRequest,
-        *,
-        deadline: float,
-        requeued: bool = False,
-        waiters: Waiters | None = None,
-    ) -> float:
-        self.slots.append((account, budget, request.caller))
-        return float("inf")
-
-    def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
-    ) -> None:
-        self.pauses.append(pause_s)
-
-
-class Region:
-    """Replicas of the gateway that share one IAM and one store."""
-
-    def __init__(self, clock: FakeClock | VirtualClock) -> None:
-        self.clock = clock
-        self.iam = Iam(clock)
-        self.store = FakeSharedStore(clock)
-        self.budget = NoLimit()
-        self.telemetry = RecordingTelemetry()
-
-    def replica(
-        self, *projects: str, password: str = PASSWORD, renew_before_s: float = 3_600.0
-    ) -> list[PasswordCredential]:
-        login = PasswordLogin(
-            method="password",
-            iam_endpoint="https://iam.example",
-            user="gw",
-            domain="corp",
-            password=Secret(password),
-            renew_before_s=renew_before_s,
-        )
-        shared = SingleFlight(self.store, self.clock)
-        return [
-            PasswordCredential(
-                "prod",
-                project,
-                login,
-                iam=self.iam,
-                shared=shared,
-                budget=self.budget,
-                clock=self.clock,
-                telemetry=self.telemetry,
-                jitter=lambda: 0.5,
-            )
-            for project in projects or ("p",)
-        ]
-
-    async def token(self, credential: PasswordCredential) -> str:
-        work = credential.headers(REQUEST, deadline=self.clock.monotonic() + 60)
-        ((name, value),) = await self.passing(work)
-        assert name == "X-Auth-Token"
-        return value
-
-    async def renewed(self, credential: PasswordCredential, token: str) -> bool:
-        refused = (("X-Auth-Token", token),)
-        return await self.passing(credential.renew(refused, deadline=self.clock.monotonic() + 60))
-
-    async def passing(self, work: Awaitable[T]) -> T:
-        """Advance the clock until the work is done."""
-        task = asyncio.ensure_future(work)
-        while not task.done():
-            await self.clock.advance(0.05)
-        return await task
 
 
 @pytest.fixture
@@ -254,7 +107,7 @@ async def test_background_renewal_precedes_expiry(region: Region) -> None:
     assert region.iam.logins == 2
     region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
     assert await region.token(credential) != first
-    await _stop(loop)
+    await stop(loop)
 
 
 async def test_old_token_serves_while_iam_is_unavailable(region: Region) -> None:
@@ -269,7 +122,7 @@ async def test_old_token_serves_while_iam_is_unavailable(region: Region) -> None
     region.iam.trouble = None
     await region.clock.advance(61.0)
     assert await region.token(credential) != first
-    await _stop(loop)
+    await stop(loop)
 
 
 async def test_back_off_resets_after_another_replica_s_login(
@@ -380,7 +233,7 @@ def test_background_login_backs_off_when_iam_hangs(
         loop = asyncio.ensure_future(credential.run())
         await asyncio.sleep(20.0)
         assert region.telemetry.logins == [("prod", "unavailable")]
-        await _stop(loop)
+        await stop(loop)
 
     run_virtually(scene())
     assert [record.message for record in caplog.records] == ["service_login_failed"]
@@ -392,7 +245,7 @@ async def test_short_lived_token_is_not_renewed_continuously(region: Region) -> 
     loop = asyncio.ensure_future(credential.run())
     await region.clock.advance(400.0)
     assert 10 <= region.iam.logins <= 25
-    await _stop(loop)
+    await stop(loop)
 
 
 async def test_revoked_token_costs_one_login(region: Region) -> None:
@@ -444,7 +297,232 @@ async def test_wrong_password_never_locks_the_account(region: Region) -> None:
     assert region.iam.most_in_flight == 1
     assert len(region.iam.refused_at) >= 4
     for loop in loops:
-        await _stop(loop)
+        await stop(loop)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        iam_error(404, "IAM.0004"),
+        keystone_error(404),
+        iam_error(403, "IAM.0002"),
+        keystone_error(400),
+    ],
+)
+async def test_mistyped_project_closes_only_itself(region: Region, error: UpstreamResponse) -> None:
+    region.iam.closed_projects["typo"] = error
+    for _ in range(5):  # also over restarts
+        good, mistyped = region.replica("good", "typo")
+        with pytest.raises(ServiceLoginFailed) as caught:
+            await region.token(mistyped)
+        assert "project typo" in str(caught.value)
+        assert await region.token(good)
+    assert region.telemetry.login_refused == {("prod", "good"): False, ("prod", "typo"): True}
+    assert region.iam.logins == 2
+
+
+async def test_unknown_projects_count_as_no_wrong_password(region: Region) -> None:
+    typos = [f"typo{i}" for i in range(10)]
+    region.iam.closed_projects = dict.fromkeys(typos, iam_error(404, "IAM.0004"))
+    *mistyped, good = region.replica(*typos, "good")
+    for one in mistyped:
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(one)
+    assert await region.token(good)
+
+
+async def test_project_without_role_leaves_the_others(region: Region) -> None:
+    one, two = region.replica("one", "two")
+    region.iam.closed_projects["one"] = keystone_error(401)
+    with pytest.raises(ServiceLoginFailed) as caught:
+        await region.token(one)
+    assert "project one: " in str(caught.value)
+    assert "the user has no role in the project" in str(caught.value)
+    assert await region.token(two)
+
+
+async def test_projects_without_role_never_lock_the_account(
+    region: Region, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = [f"closed{i}" for i in range(6)]
+    region.iam.closed_projects = dict.fromkeys(closed, keystone_error(401))
+    replicas = [one for _ in range(3) for one in region.replica(*closed, "good")]
+    loops = [asyncio.ensure_future(one.run()) for one in replicas]
+    await region.clock.advance(4 * 3_600.0)
+    assert region.iam.most_failures_in_15_minutes() == 3
+    assert region.telemetry.login_refused["prod", "good"] is False
+    refused = [one for one in caplog.records if one.message == "service_login_refused"]
+    assert {one.project for one in refused} == set(closed)
+    for loop in loops:
+        await stop(loop)
+
+
+async def test_locked_account_pauses_every_project(region: Region) -> None:
+    region.iam.trouble = iam_error(401, "IAM.0061")
+    for one in region.replica("one", "two", "three"):
+        with pytest.raises(ServiceLoginFailed) as caught:
+            await region.token(one)
+        assert "the account is locked" in str(caught.value)
+    assert region.iam.logins == 1
+
+
+async def test_changed_iam_endpoint_is_tried_at_once(region: Region) -> None:
+    region.iam.trouble = iam_error(401, "IAM.0062")
+    (wrong,) = region.replica()
+    with pytest.raises(ServiceLoginFailed):
+        await region.token(wrong)
+    region.iam.trouble = None
+    (corrected,) = region.replica(iam_endpoint="https://iam-2.example")
+    assert await region.token(corrected)
+
+
+async def test_wrong_passwords_in_a_row_never_lock_the_account(region: Region) -> None:
+    region.iam.password = "the right one"
+    for i in range(12):
+        for one in region.replica("p", "q", password=f"wrong {i}"):
+            with pytest.raises(ServiceLoginFailed):
+                await region.token(one)
+        await region.clock.advance(30.0)
+    assert region.iam.most_failures_in_15_minutes() == 4
+
+
+async def test_accounts_of_one_user_share_the_bound(region: Region) -> None:
+    region.iam.password = "another"
+    for project in "abcdefgh":  # each replica is a process of its own
+        (one,) = region.replica(project)
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(one)
+    assert region.iam.most_failures_in_15_minutes() == 3
+
+
+@pytest.mark.parametrize("ahead_s", [-7_200.0, 7_200.0])
+async def test_lifetime_does_not_depend_on_iam_clock(region: Region, ahead_s: float) -> None:
+    region.iam.ahead_s, region.iam.life_s = ahead_s, 3_600.0
+    (credential,) = region.replica()
+    began = region.clock.now()
+    first = await region.token(credential)
+    assert region.telemetry.expires["prod", "p"] == pytest.approx(began + 3_600.0, abs=1.0)
+    await region.clock.advance(3_000.0)
+    assert await region.token(credential) == first
+    await region.clock.advance(560.0)
+    assert await region.token(credential) != first
+
+
+async def test_lifetime_without_issued_at_uses_date(region: Region) -> None:
+    region.iam.trouble = UpstreamResponse(
+        201,
+        {"x-subject-token": "t" * 20, "date": "Fri, 15 Jan 2027 04:00:00 GMT"},
+        b'{"token":{"expires_at":"2027-01-15T05:00:00Z"}}',
+    )
+    (credential,) = region.replica()
+    began = region.clock.now()
+    await region.token(credential)
+    assert region.telemetry.expires["prod", "p"] == pytest.approx(began + 3_600.0, abs=1.0)
+
+
+async def test_requests_wait_for_a_renewal(region: Region) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    region.budget.closed = True
+    deadline = region.clock.monotonic() + 60
+    renewing = asyncio.ensure_future(
+        credential.renew((("X-Auth-Token", first),), is_certain=False, deadline=deadline)
+    )
+    await region.clock.advance(1.0)
+    waiting = [
+        asyncio.ensure_future(credential.headers(REQUEST, deadline=deadline)) for _ in range(10)
+    ]
+    await region.clock.advance(1.0)
+    assert not any(one.done() for one in (renewing, *waiting))
+    region.budget.closed = False
+    await region.clock.advance(1.0)
+    assert await renewing
+    assert {await one for one in waiting} != {(("X-Auth-Token", first),)}
+    assert region.iam.logins == 2
+
+
+def test_requests_wait_although_the_first_caller_left() -> None:
+    async def scene() -> None:
+        region = Region(VirtualClock())
+        (credential,) = region.replica()
+        deadline = region.clock.monotonic() + 60
+        first = await credential.headers(REQUEST, deadline=deadline)
+        region.iam.answer_s = 2.0
+        with pytest.raises(DeadlineExceeded):
+            await credential.renew(first, is_certain=False, deadline=region.clock.monotonic() + 0.5)
+        assert await credential.headers(REQUEST, deadline=deadline) != first
+        assert region.iam.logins == 2
+
+    run_virtually(scene())
+
+
+async def test_dead_token_is_not_sent_while_iam_is_unavailable(region: Region) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
+    for _ in range(2):
+        with pytest.raises(ServiceLoginFailed):
+            await region.renewed(credential, first)
+        with pytest.raises(ServiceLoginFailed):
+            await region.token(credential)
+
+
+async def test_token_in_doubt_serves_while_iam_is_unavailable(region: Region) -> None:
+    (credential,) = region.replica()
+    first = await region.token(credential)
+    region.iam.trouble = UpstreamUnreachable("down", retry_after_s=1.0)
+    with pytest.raises(ServiceLoginFailed):
+        await region.renewed(credential, first, is_certain=False)
+    assert await region.token(credential) == first
+
+
+async def test_lasting_401_costs_ever_fewer_logins(region: Region) -> None:
+    (credential,) = region.replica()
+    for _ in range(3_600):
+        token = await region.token(credential)
+        await region.renewed(credential, token, is_certain=False)
+        await region.clock.advance(1.0)
+    assert region.iam.logins <= 10
+    credential.report((("X-Auth-Token", token),), accepted=True)
+    await region.clock.advance(1_800.0)
+    token = await region.token(credential)
+    assert await region.renewed(credential, token, is_certain=False)
+    token = await region.token(credential)
+    await region.clock.advance(31.0)
+    assert await region.renewed(credential, token, is_certain=False), "the brake is short again"
+
+
+@pytest.mark.parametrize("byte", ["\udcff", "\x80", "é"])
+async def test_token_with_foreign_byte_is_no_login(region: Region, byte: str) -> None:
+    body = b'{"token":{"expires_at":"2099-01-01T00:00:00Z"}}'
+    region.iam.trouble = UpstreamResponse(201, {"x-subject-token": f"MII{byte}" + "x" * 20}, body)
+    (credential,) = region.replica()
+    with pytest.raises(ServiceLoginFailed) as caught:
+        await region.token(credential)
+    assert "201 without a valid token" in str(caught.value)
+    region.iam.trouble = None
+    await region.clock.advance(2.0)
+    assert await region.token(credential)
+
+
+async def test_token_with_foreign_byte_over_http_is_no_login(clock: FakeClock) -> None:
+    region = Region(clock)
+    body = b'{"token":{"expires_at":"2099-01-01T00:00:00Z"}}'
+    head = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n" % len(body)
+    answer = head + b"X-Subject-Token: MII\xffxxxxxxxxxxxxxxxxxxxx\r\n\r\n" + body
+    async with scripted_upstream([answer]) as iam, open_session(Timeouts()) as session:
+        region.iam = AioUpstream(session, iam.url, response_bytes_max=1_024)  # type: ignore[assignment]
+        (credential,) = region.replica()
+        with pytest.raises(ServiceLoginFailed):
+            await credential.headers(REQUEST, deadline=clock.monotonic() + 60)
+
+
+async def test_iam_redirect_is_named(region: Region) -> None:
+    region.iam.trouble = UpstreamResponse(301, {"location": "https://iam.example/v3?x"}, b"")
+    (credential,) = region.replica()
+    with pytest.raises(ServiceLoginFailed) as caught:
+        await region.token(credential)
+    assert "301, redirects to https://iam.example;" in str(caught.value)
 
 
 async def test_restart_does_not_repeat_a_wrong_password(region: Region) -> None:
@@ -593,115 +671,3 @@ async def test_login_over_http_accepts_60_kb_token(clock: FakeClock) -> None:
         headers = await credential.headers(REQUEST, deadline=clock.monotonic() + 60)
     assert headers == (("X-Auth-Token", token),)
     assert iam.received[0].line == "POST /v3/auth/tokens?nocatalog=1 HTTP/1.1"
-
-
-def key_pair(clock: FakeClock, endpoint: str = "https://clouddc.example") -> KeyPairCredential:
-    login = KeyPairLogin(
-        method="aksk", access_key=Secret("AK"), secret_key=Secret("canary-secret-key")
-    )
-    return KeyPairCredential(login, endpoint, clock=clock)
-
-
-async def test_key_pair_signs_requests_and_is_not_renewed(clock: FakeClock) -> None:
-    pair = key_pair(clock)
-    one = await pair.headers(REQUEST, deadline=0)
-    two = await pair.headers(UpstreamRequest("GET", "/v1/p/other"), deadline=0)
-    assert dict(one)["Authorization"] != dict(two)["Authorization"]
-    assert "canary" not in str(one)
-    assert await pair.renew(one, deadline=0) is False
-
-
-async def test_signed_request_arrives_unchanged(clock: FakeClock) -> None:
-    async with (
-        scripted_upstream(ok()) as cloud,
-        open_session(Timeouts()) as session,
-    ):
-        pair = key_pair(clock, cloud.url)
-        signed = await pair.headers(REQUEST, deadline=0)
-        upstream = AioUpstream(session, cloud.url, response_bytes_max=1_024)
-        await upstream.send(REQUEST, credential=signed, timeout_s=10.0)
-    (received,) = cloud.received
-    for name, value in signed:
-        assert received.header(name) == [value]
-
-
-@pytest.fixture
-def token_file(tmp_path: Path) -> Path:
-    file = tmp_path / "token"
-    file.write_text("canary-token-one\n")
-    return file
-
-
-def from_file(
-    file: Path, clock: FakeClock, telemetry: RecordingTelemetry | None = None
-) -> TokenFileCredential:
-    login = TokenFileLogin.model_construct(method="token_file", token_file=file)
-    telemetry = telemetry or RecordingTelemetry()
-    return TokenFileCredential("prod", login, clock=clock, telemetry=telemetry)
-
-
-async def test_replaced_token_file_is_reloaded(token_file: Path, clock: FakeClock) -> None:
-    credential = from_file(token_file, clock)
-    assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-one"),)
-    other = token_file.with_suffix(".new")
-    other.write_text("canary-token-two")
-    other.replace(token_file)
-    await clock.advance(1.5)
-    assert await credential.headers(REQUEST, deadline=0) == (("X-Auth-Token", "canary-token-two"),)
-
-
-async def test_token_file_renews_only_changed_token(token_file: Path, clock: FakeClock) -> None:
-    credential = from_file(token_file, clock)
-    refused = await credential.headers(REQUEST, deadline=0)
-    assert await credential.renew(refused, deadline=0) is False
-    token_file.write_text("canary-token-two")  # noqa: ASYNC240 - some bytes
-    assert await credential.renew(refused, deadline=0) is True
-
-
-@pytest.mark.parametrize("content", ["", "text with spaces is not a token", "short", "é" * 40])
-async def test_invalid_token_file_is_no_login(
-    token_file: Path, clock: FakeClock, content: str
-) -> None:
-    token_file.write_text(content, encoding="utf-8")  # noqa: ASYNC240 - some bytes
-    with pytest.raises(ServiceLoginFailed):
-        await from_file(token_file, clock).headers(REQUEST, deadline=0)
-
-
-async def test_last_valid_token_serves_while_file_is_missing(
-    token_file: Path, clock: FakeClock
-) -> None:
-    credential = from_file(token_file, clock)
-    headers = await credential.headers(REQUEST, deadline=0)
-    token_file.unlink()  # noqa: ASYNC240 - some bytes
-    await clock.advance(1.5)
-    assert await credential.headers(REQUEST, deadline=0) == headers
-
-
-async def test_invalid_token_file_counts_once_per_second(
-    token_file: Path, clock: FakeClock
-) -> None:
-    telemetry = RecordingTelemetry()
-    credential = from_file(token_file, clock, telemetry)
-    refused = await credential.headers(REQUEST, deadline=0)
-    assert telemetry.logins == []
-    token_file.unlink()  # noqa: ASYNC240 - some bytes
-    for _ in range(3):
-        await clock.advance(1.5)
-        for _ in range(20):
-            await credential.headers(REQUEST, deadline=0)
-            assert await credential.renew(refused, deadline=0) is False
-    assert telemetry.logins == [("prod", "unavailable")] * 3
-
-
-async def test_missing_token_file_counts_as_failed_login(tmp_path: Path, clock: FakeClock) -> None:
-    telemetry = RecordingTelemetry()
-    credential = from_file(tmp_path / "none", clock, telemetry)
-    for _ in range(20):
-        with pytest.raises(ServiceLoginFailed):
-            await credential.headers(REQUEST, deadline=0)
-    assert telemetry.logins == [("prod", "unavailable")]
-
-
-async def _stop(task: asyncio.Future[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -104,14 +104,22 @@ async def test_token_of_another_project_is_forbidden() -> None:
 
 
 async def signed(
-    cloud: SimulatedCloud, *, skew_s: float = 0.0, secret: str = iam.SECRET_KEY
+    cloud: SimulatedCloud,
+    *,
+    skew_s: float = 0.0,
+    secret: str = iam.SECRET_KEY,
+    project: str | None = None,
 ) -> Response:
-    """Send a request signed by the gateway's signer."""
+    """Send a request signed by the gateway's signer; X-Project-Id is `project` or the path's."""
     path = console_path(cloud.project, cloud.servers[0])
+    project = cloud.project if project is None else project
     headers = sign(
         method="GET",
         target=path,
-        headers={"Host": f"127.0.0.1:{cloud.upstream.port}"},
+        headers={
+            "Host": f"127.0.0.1:{cloud.upstream.port}",
+            **({"X-Project-Id": project} if project else {}),
+        },
         body=b"",
         access_key=Secret(iam.ACCESS_KEY),
         secret_key=Secret(secret),
@@ -125,6 +133,25 @@ async def test_gateway_signature_is_verified(cloud: SimulatedCloud) -> None:
     response = await signed(cloud, secret="another")
     assert response.status == 401
     assert "verify aksk signature fail" in response.json["error_msg"]
+
+
+@pytest.mark.parametrize("project", ["", "another"])
+async def test_signed_request_requires_its_project_id(cloud: SimulatedCloud, project: str) -> None:
+    response = await signed(cloud, project=project)
+    assert (response.status, response.error_code) == (403, "iMetal.0004")
+
+
+@pytest.mark.parametrize("form", ["unlisted", "html"])
+async def test_401_to_a_revoked_token_has_several_forms(cloud: SimulatedCloud, form: str) -> None:
+    text, _ = cloud.iam.issue(cloud.project)
+    cloud.iam.revoke_all()
+    cloud.upstream.change(revoked_form=form)
+    path = console_path(cloud.project, cloud.servers[0])
+    response = await fetch_async(cloud.upstream.url, path, headers={"X-Auth-Token": text})
+    assert response.status == 401
+    assert (b"<html>" in response.body) == (form == "html")
+    with pytest.raises(ValueError, match="unknown form"):
+        cloud.upstream.change(revoked_form="x")
 
 
 @pytest.mark.parametrize("skew_s", [-890, 890])

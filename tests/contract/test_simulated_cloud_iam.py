@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.cloud import iam
+from gateway.demo.cloud import clock, iam
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
 from tests.support.simulated_cloud import UNLIMITED, fetch_async, login_body
 from tests.support.stack import Response
@@ -129,6 +129,23 @@ async def test_wrong_login_has_keystone_shape(cloud: SimulatedCloud, wrong: dict
     }
     assert "www-authenticate" not in response.headers
     assert "x-subject-token" not in response.headers
+
+
+async def test_project_without_role_looks_like_a_wrong_password(cloud: SimulatedCloud) -> None:
+    cloud.iam.change(no_role=[cloud.project])
+    response = await log_in(cloud)
+    assert (response.status, response.json["error"]["code"]) == (401, 401)
+    assert cloud.iam.failures == 1
+
+
+async def test_clock_of_iam_may_differ(cloud: SimulatedCloud) -> None:
+    cloud.iam.change(clock_ahead_s=-7_200.0)
+    token = (await log_in(cloud)).json["token"]
+    issued_at, expires_at = (
+        datetime.fromisoformat(token[name]).timestamp() for name in ("issued_at", "expires_at")
+    )
+    assert issued_at == pytest.approx(clock.now() - 7_200.0, abs=5.0)
+    assert expires_at - issued_at == pytest.approx(cloud.iam.token_life_s, abs=1.0)
 
 
 async def test_five_failures_lock_the_login(

@@ -32,7 +32,8 @@ def test_check_accepts_a_valid_config_offline_and_online(stack: Stack) -> None:
     assert (code, output.count(": ok")) == (0, 2)
     code, output = run("check", "--config", config, "--online")
     assert code == 0, output
-    for part in ("redis", "keys of corp", "login of account prod"):
+    project = f"account prod, project {stack.cloud.project}"
+    for part in ("redis", "keys of corp", f"login of {project}", f"servers of {project}"):
         assert f"{part}: ok" in output
     assert f"token found in Redis; {stack.cloud.iam} not called" in output
 
@@ -46,8 +47,10 @@ def test_check_online_names_each_failed_connection(own_stack: Stack) -> None:
     assert code == 1
     assert f"redis: {own_stack.valkey.url}: connection refused" in output
     assert "keys of corp: " in output
-    refused = "login rejected: 401, user, domain or password is wrong; next attempt in"
-    assert f"login of account prod: {own_stack.cloud.iam}: {refused}" in output
+    refused = "login rejected: 401, user, domain or password is wrong, or the user has no role"
+    project = f"project {own_stack.cloud.project}"
+    prefix = f"login of account prod, {project}: {project}"
+    assert f"{prefix}: {own_stack.cloud.iam}: {refused}" in output
     for word in ("canary", "Traceback", "store_unavailable", "service_login"):
         assert word not in output
 
@@ -72,7 +75,7 @@ def test_check_online_names_an_unreachable_iam(own_stack: Stack) -> None:
     gateway.write_config()
     code, output = run("check", "--config", str(gateway.config_file), "--online")
     assert code == 1
-    assert "login of account prod: http://127.0.0.1:1: no connection: connection refused" in output
+    assert ": http://127.0.0.1:1: no connection: connection refused" in output
 
 
 def test_check_online_is_not_counted_as_a_replica(own_stack: Stack) -> None:

@@ -187,8 +187,11 @@ class Credential:
             await asyncio.sleep(self.logged_in_at - loop_time())
         return ()
 
-    async def renew(self, refused: tuple[Any, ...], *, deadline: float) -> bool:
+    async def renew(self, refused: tuple[Any, ...], *, is_certain: bool, deadline: float) -> bool:
         return False
+
+    def report(self, sent: tuple[Any, ...], *, accepted: bool) -> None:
+        pass
 
 
 class _Upstream:

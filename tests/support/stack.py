@@ -101,6 +101,13 @@ class CloudProcess:
     def settings(self, **options: Any) -> None:
         self._post(self.upstream, "/_box/settings", options)
 
+    def iam_settings(self, **options: Any) -> None:
+        self._post(self.iam, "/_box/settings", options)
+
+    def servers_of(self, project: str) -> list[str]:
+        found = fetch(self.upstream, "GET", f"/_box/fleet?project={project}").json
+        return [one["id"] for one in found["projects"][project]["servers"]]
+
     def calls(self, listener: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = fetch(listener, "GET", "/_box/calls").json["calls"]
         return found
@@ -288,12 +295,14 @@ class RunningGateway:
 class Stack:
     """Box, store and one gateway; more gateways on the same store by `replica`."""
 
-    def __init__(self, cloud: CloudProcess | None = None, **gateway: Any) -> None:
+    def __init__(
+        self, cloud: CloudProcess | None = None, *, start: bool = True, **gateway: Any
+    ) -> None:
         self.cloud = cloud or CloudProcess()
         self.valkey = RealValkey().start()
         self.seal_key = make_seal_key()
         self._gateways: list[RunningGateway] = []
-        self.gateway = self.replica(**gateway)
+        self.gateway = self.replica(start=start, **gateway)
 
     def replica(self, *, start: bool = True, **gateway: Any) -> RunningGateway:
         made = RunningGateway(self.cloud, self.valkey.url, seal_key=self.seal_key, **gateway)

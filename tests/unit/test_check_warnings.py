@@ -166,3 +166,13 @@ def test_secret_with_blanks_is_named_and_not_printed(
     said = capsys.readouterr()
     assert "accounts[0].login.password: the secret begins or ends with a blank" in said.err
     assert "canary" not in said.out + said.err
+
+
+def test_byte_order_mark_in_a_secret_is_named(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config / "secrets" / "iam-password").write_bytes(b"\xef\xbb\xbfcanary\n")
+    assert check(config) == 0
+    said = capsys.readouterr()
+    assert "iam-password begins with a byte order mark, which is ignored" in said.err
+    assert "canary" not in said.out + said.err

@@ -52,6 +52,7 @@ class Cloud:
         self.answers = list(answers)
         self.requested: list[str] = []
         self.timeouts: list[float] = []
+        self.reports: list[tuple[str, bool]] = []
         self.pauses: list[tuple[float | None, float | None]] = []
         self.token = 1
         self.admit_s = self.login_s = self.answer_s = 0.0
@@ -89,10 +90,15 @@ class Cloud:
             await self.clock.sleep(span)
         return (("X-Auth-Token", f"t{self.token}"),)
 
-    async def renew(self, refused: tuple[tuple[str, str], ...], *, deadline: float) -> bool:
+    async def renew(
+        self, refused: tuple[tuple[str, str], ...], *, is_certain: bool, deadline: float
+    ) -> bool:
         self.requested.append(f"renew {refused[0][1]}")
         self.token += 1
         return True
+
+    def report(self, sent: tuple[tuple[str, str], ...], *, accepted: bool) -> None:
+        self.reports.append((sent[0][1], accepted))
 
     async def send(
         self, request: UpstreamRequest, *, credential: tuple[tuple[str, str], ...], timeout_s: float
@@ -229,7 +235,7 @@ async def test_possible_effect_outlasts_later_responses(
 ) -> None:
     bench = Bench(clock, DOWN, EXPIRED, OK)
 
-    async def renew(refused: object, *, deadline: float) -> bool:
+    async def renew(refused: object, *, is_certain: bool, deadline: float) -> bool:
         raise ServiceLoginFailed("away", retry_after_s=5.0)
 
     bench.cloud.renew = renew  # type: ignore[method-assign]

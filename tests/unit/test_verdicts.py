@@ -54,8 +54,8 @@ def test_renewable_401_is_stale(code: str, message: str) -> None:
         ("APIG.0301", "Get secretKey failed,ak:AKIAX,err:ak not exist", "access key is unknown"),
         ("APIGW.0301", "AK access failed to reach the limit,forbidden.", "is locked"),
         ("APIGW.0303", "the server and client times differ", "the clocks differ"),
-        ("APIGW.0305", "Incorrect authentication information", "an unlisted 401"),
-        ("APIGW.0301", "something new", "an unlisted 401"),
+        ("APIGW.0303", "Incorrect app authentication information", "another kind of credential"),
+        ("APIGW.0305", "Incorrect authentication information", "another kind of credential"),
     ],
 )
 def test_other_401_is_misconfigured(code: str, message: str, reason: str) -> None:
@@ -65,9 +65,46 @@ def test_other_401_is_misconfigured(code: str, message: str, reason: str) -> Non
     assert "AKIAX" not in verdict.reason
 
 
-@pytest.mark.parametrize("body", [b"", b"Unauthorized", b"<html>", b'{"error":{"code":401}}'])
-def test_unreadable_401_causes_no_login(body: bytes) -> None:
-    assert isinstance(judge(answer(401, body)), Misconfigured)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"Unauthorized",
+        b"<html>",
+        b'{"error":{"code":401}}',
+        reported("PS.0401", "no"),
+        reported("APIGW.0301", "something new"),
+    ],
+)
+def test_401_of_unlisted_cause_may_be_stale(body: object) -> None:
+    verdict = judge(answer(401, body))
+    assert isinstance(verdict, CredentialStale)
+    assert not verdict.is_certain
+
+
+def test_plain_text_401_names_a_listed_cause() -> None:
+    assert isinstance(judge(answer(401, b"verify aksk signature fail")), Misconfigured)
+    assert judge(answer(401, b"token expires, expires_at: now")) == CredentialStale("")
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://cloud.example/v1/p?token=canary", "301, redirects to https://cloud.example"),
+        (
+            "http://user:canary@cloud.example:8443/canary",
+            "301, redirects to http://cloud.example:8443",
+        ),
+        ("//[2001:db8::1]:443/canary", "301, redirects to //[2001:db8::1]:443"),
+        ("/login?canary", "301, redirects to another path"),
+        ("https://canary\udcff/", "301, redirects to an address that is not valid"),
+        ("", "301"),
+    ],
+)
+def test_redirect_is_named_without_path_and_query(location: str, shown: str) -> None:
+    verdict = judge(answer(301, b"", location=location))
+    assert isinstance(verdict, Broken)
+    assert verdict.detail == shown
 
 
 @pytest.mark.parametrize("code", ["APIGW.0302", "APIG.0310", "iMetal.0004", "IAM.0003"])
@@ -250,7 +287,7 @@ _JSON = st.recursive(
 @given(
     status=st.integers(100, 599),
     body=st.binary() | _JSON.map(lambda value: json.dumps(value).encode()),
-    headers=st.dictionaries(st.sampled_from(["retry-after", "date"]), st.text()),
+    headers=st.dictionaries(st.sampled_from(["retry-after", "date", "location"]), st.text()),
 )
 def test_judge_never_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
     verdict = judge(UpstreamResponse(status, headers, body))

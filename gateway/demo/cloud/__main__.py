@@ -38,6 +38,9 @@ def main() -> None:
     )
     parser.add_argument("--token-bytes", type=int, default=2_048)
     parser.add_argument(
+        "--other-project", action="append", default=[], metavar="ID", help="a further project"
+    )
+    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on, used in every URL"
     )
     for name in ("idp", "iam", "cloud"):
@@ -45,6 +48,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     del options["json"]
     low_s, high_s = options.pop("latency")
+    options["other_projects"] = tuple(options.pop("other_project"))
     asyncio.run(_run(SimulatedCloudSettings(latency_s=(low_s, high_s), **options)))
 
 

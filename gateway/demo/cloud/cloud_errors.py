@@ -23,11 +23,16 @@ class CloudError:
     message: str
     keystone: bool = False
     """Use IAM's second shape, `{"error": {"code", "message", "title"}}`."""
+    html: bool = False
+    """Send a page with the message, as a proxy before the front does."""
 
     def with_message(self, message: str) -> "CloudError":
         return replace(self, message=message)
 
     def response(self, request_id: str = "") -> web.Response:
+        if self.html:
+            page = f"<html><body><h1>{self.message}</h1></body></html>"
+            return web.Response(status=self.status, text=page, content_type="text/html")
         return web.json_response(self._body(request_id), status=self.status)
 
     def _body(self, request_id: str) -> dict[str, Any]:
@@ -118,6 +123,10 @@ BODY_WRONG = CloudError(400, "", "The request body is invalid.", keystone=True)
 PASSWORD_WRONG = CloudError(401, "", "The username or password is wrong.", keystone=True)
 ACCOUNT_LOCKED = CloudError(401, "IAM.0061", "The account has been locked.")
 PROJECT_UNKNOWN = CloudError(404, "IAM.0004", "The project could not be found.")
+ROLE_MISSING = CloudError(
+    401, "", "The request you have made requires authentication.", keystone=True
+)
+"""Keystone's response to a login to a project in which the user has no role."""
 
 IAM = {
     "body_wrong": BODY_WRONG,

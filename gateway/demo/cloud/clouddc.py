@@ -20,7 +20,7 @@ from gateway.demo.cloud import alarms, cloud_errors, instances, logs, racks_and_
 from gateway.demo.cloud.faults import Fault, ResponseFactory
 from gateway.demo.cloud.fleet import REGION, CloudProject
 from gateway.demo.cloud.fleet_control import FleetControl
-from gateway.demo.cloud.front import ApiFront
+from gateway.demo.cloud.front import REVOKED_FORMS, ApiFront
 from gateway.demo.cloud.iam import Iam
 from gateway.demo.cloud.listener import Handler, Listener
 from gateway.demo.cloud.logs import LogDownload
@@ -92,6 +92,7 @@ class CloudDc(Listener):
         "latency_s",
         "log_bytes",
         "not_ready",
+        "revoked_form",
     )
 
     def __init__(
@@ -136,6 +137,17 @@ class CloudDc(Listener):
         FleetControl(self.app, self.projects)
         self.app.router.add_post("/_box/rate", self._set_rate)
         self.app.router.add_get("/_box/consoles", self._list_consoles)
+
+    @property
+    def revoked_form(self) -> str:
+        """The 401 to a revoked token: a key of REVOKED_FORMS."""
+        return self._front.revoked_form
+
+    @revoked_form.setter
+    def revoked_form(self, form: str) -> None:
+        if form not in REVOKED_FORMS:
+            raise ValueError(f"unknown form {form!r}; known: {', '.join(REVOKED_FORMS)}")
+        self._front.revoked_form = form
 
     @property
     def throttled(self) -> int:

@@ -14,6 +14,12 @@ from gateway.demo.cloud.signature import SKEW_S_MAX, read_signed
 _DAY_S = 86_400.0
 _KEY_FAILURES_MAX = 5
 _KEY_LOCKED_S = 300.0
+REVOKED_FORMS = {
+    "undecodable": cloud_errors.TOKEN_UNDECODABLE,
+    "unlisted": CloudError(401, "PS.0401", "Unauthorized."),
+    "html": CloudError(401, "", "401 Unauthorized", html=True),
+}
+"""Responses to a revoked token, by a short name. No source documents which one the front sends."""
 
 
 class ApiFront:
@@ -21,6 +27,8 @@ class ApiFront:
 
     def __init__(self, iam: Iam) -> None:
         self._iam = iam
+        self.revoked_form = "undecodable"
+        """A key of REVOKED_FORMS."""
         self._failures: Counter[str] = Counter()
         self._locked_until: dict[str, float] = {}
 
@@ -35,7 +43,7 @@ class ApiFront:
     def _check_token(self, text: str, project: str) -> CloudError | None:
         token = self._iam.tokens.get(text)
         if token is None or token.revoked:
-            return cloud_errors.TOKEN_UNDECODABLE
+            return REVOKED_FORMS[self.revoked_form]
         ended_s = now() - token.expires_at
         if ended_s > _DAY_S:
             return cloud_errors.TOKEN_OUTDATED
@@ -60,7 +68,10 @@ class ApiFront:
             return cloud_errors.CLOCK_SKEWED
         if signed.is_signed_with(secret):
             del self._failures[key]
-            return None
+            # Assumed: the vendor's SDK always sends it, but no source documents what happens
+            # without it.
+            same = request.headers.get("X-Project-Id") == request.match_info.get("project", "")
+            return None if same else cloud_errors.FORBIDDEN
         self._failures[key] += 1
         if self._failures[key] > _KEY_FAILURES_MAX:
             self._failures[key] = 0

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.demo.cloud import cloud_errors
 from gateway.demo.cloud.clock import now
+from gateway.demo.cloud.cloud_errors import CloudError
 from gateway.demo.cloud.listener import Listener
 
 USER, DOMAIN, PASSWORD = "console-gateway", "example-corp", "correct horse battery staple"
@@ -39,7 +40,13 @@ class _LoginFailures:
 
 
 class Iam(Listener):
-    settable: ClassVar[tuple[str, ...]] = ("password", "token_bytes", "token_life_s")
+    settable: ClassVar[tuple[str, ...]] = (
+        "clock_ahead_s",
+        "no_role",
+        "password",
+        "token_bytes",
+        "token_life_s",
+    )
 
     def __init__(
         self,
@@ -54,6 +61,10 @@ class Iam(Listener):
         self.password = PASSWORD
         self.token_bytes = token_bytes
         self.token_life_s = token_life_s
+        self.clock_ahead_s = 0.0
+        """Difference of IAM's clock, as its responses show it."""
+        self.no_role: Sequence[str] = ()
+        """IDs of projects in which the user has no role."""
         self.access_keys = {ACCESS_KEY: SECRET_KEY}
         self.tokens: dict[str, IssuedToken] = {}
         self.logins = 0
@@ -98,9 +109,11 @@ class Iam(Listener):
         if record.locked_until > now():
             return cloud_errors.ACCOUNT_LOCKED.response()
         if (login.user, login.domain, login.password) != (USER, DOMAIN, self.password):
-            return self._reject(record)
-        record.failed_at.clear()
+            return self._reject(record, cloud_errors.PASSWORD_WRONG)
         project = self._find_project(login)
+        if project in self.no_role:  # Keystone does not say whether it is the password
+            return self._reject(record, cloud_errors.ROLE_MISSING)
+        record.failed_at.clear()
         if login.wants_project and project is None:
             return cloud_errors.PROJECT_UNKNOWN.response()
         self.logins += 1
@@ -110,14 +123,14 @@ class Iam(Listener):
             body["token"]["catalog"] = [{"type": "filler", "name": "x" * _CATALOG_BYTES}]
         return web.json_response(body, status=201, headers={"X-Subject-Token": text})
 
-    def _reject(self, record: _LoginFailures) -> web.Response:
+    def _reject(self, record: _LoginFailures, error: CloudError) -> web.Response:
         self.failures += 1
         record.failed_at = [at for at in record.failed_at if now() - at < _FAILURES_WITHIN_S]
         record.failed_at.append(now())
         if len(record.failed_at) >= _FAILURES_MAX:
             record.failed_at.clear()
             record.locked_until = now() + _LOCKED_S
-        return cloud_errors.PASSWORD_WRONG.response()
+        return error.response()
 
     def _find_project(self, login: "_LoginRequest") -> str | None:
         if login.project_id is not None:
@@ -127,8 +140,8 @@ class Iam(Listener):
 
     def _describe(self, token: IssuedToken, login: "_LoginRequest") -> dict[str, Any]:
         described: dict[str, Any] = {
-            "expires_at": _zulu(token.expires_at),
-            "issued_at": _zulu(now()),
+            "expires_at": _zulu(token.expires_at + self.clock_ahead_s),
+            "issued_at": _zulu(now() + self.clock_ahead_s),
             "methods": ["password"],
             "roles": [{"id": "0", "name": "op_gated_clouddc"}],
             "user": {

@@ -42,6 +42,9 @@ class Send:
 class Renew:
     """Get a credential that is newer than the rejected one."""
 
+    is_certain: bool = True
+    """The cloud said that the credential is invalid."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -93,7 +96,7 @@ def converse(
         outcome = yield Send()
         if isinstance(outcome, CredentialStale) and not renewed:
             renewed = True
-            if (yield Renew()):
+            if (yield Renew(outcome.is_certain)):
                 continue
         pause_s = _pause(outcome, retries, jitter)
         # A throttled call was not executed, so it may be repeated even if it is not idempotent.
@@ -135,9 +138,9 @@ def failure_of(outcome: StepOutcome) -> GatewayError:
             detail = f"the cloud returned {outcome.status}"
             return UpstreamUnreachable(detail, retry_after_s=outcome.retry_after_s or 2.0)
         case CredentialStale():
-            # Right after a renewal: wrong region, arrears, or permissions removed
-            # (upstream-api.md#2.2).
-            detail = "the cloud rejects a fresh credential"
+            # There is no newer one, or it is rejected, too: wrong region, arrears, or permissions
+            # removed (upstream-api.md#2.2).
+            detail = f"the cloud rejects the newest credential: {f'401 {outcome.code}'.rstrip()}"
             return ServiceLoginFailed(detail, retry_after_s=_MISCONFIGURED_RETRY_S)
         case Misconfigured(status=403):  # the login works; the service user lacks permissions
             return UpstreamBroken(f"403 {outcome.code}: {outcome.reason}")
@@ -146,6 +149,4 @@ def failure_of(outcome: StepOutcome) -> GatewayError:
         case NotSent():
             return outcome.error
         case _:
-            return UpstreamBroken(
-                f"{outcome.status} {outcome.code}" if isinstance(outcome, Broken) else "no outcome"
-            )
+            return UpstreamBroken(outcome.detail if isinstance(outcome, Broken) else "no outcome")

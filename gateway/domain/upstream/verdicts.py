@@ -24,6 +24,8 @@ class CredentialStale:
     """A 401 that a newer credential may fix."""
 
     code: str
+    is_certain: bool = True
+    """The cloud says that the token has expired or is invalid; False: it gives no known cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class Broken:
 
     status: int
     code: str
+    reason: str = ""
+    """A fixed text, or the host that a redirect names."""
+
+    @property
+    def detail(self) -> str:
+        return ", ".join(filter(None, (f"{self.status} {self.code}".rstrip(), self.reason)))
 
 
 Verdict = Usable | CredentialStale | Throttled | Refused | Misconfigured | Unavailable | Broken
@@ -103,7 +111,7 @@ def judge(
         return _throttled(response, message)
     match response.status:
         case 401:
-            return _unauthorized(code, number, message)
+            return _unauthorized(code, number, message or _text(response.body))
         case 403:
             return Misconfigured(403, code, "the service user lacks the permission")
         case status if status in REFUSALS and code and number not in _GATEWAY_FAULTS:
@@ -113,7 +121,7 @@ def judge(
         case 500 | 502 | 503 | 504:
             return Unavailable(response.status, _retry_after_s(response.headers))
         case _:
-            return Broken(response.status, code)
+            return Broken(response.status, code, redirect_of(response))
 
 
 # upstream-api.md#2.2: one code means expired, foreign and wrong. Only the text differs.
@@ -126,16 +134,38 @@ _REASONS = (
     ("ak access failed to reach the limit", "the access key is locked for 5 minutes"),
     ("server and client times", "the clocks differ by more than 15 minutes"),
 )
+_WRONG_KIND_OF_CREDENTIAL = frozenset({"0303", "0305"})
 
 
 def _unauthorized(code: str, number: str, message: str) -> Verdict:
+    """Classify a 401: any cause that is not listed here may be a revoked credential."""
     text = message.lower()
     if code in _RENEWABLE_CODES or number == "0307":
         return CredentialStale(code)
-    if number == "0301" and any(known in text for known in _RENEWABLE_TEXTS):
+    if any(known in text for known in _RENEWABLE_TEXTS):
         return CredentialStale(code)
-    reason = next((reason for known, reason in _REASONS if known in text), "an unlisted 401")
-    return Misconfigured(401, code, reason)
+    reason = next((reason for known, reason in _REASONS if known in text), "")
+    if reason or number in _WRONG_KIND_OF_CREDENTIAL:
+        return Misconfigured(401, code, reason or "the API expects another kind of credential")
+    return CredentialStale(code, is_certain=False)
+
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,15}:)?//(?:[^/?#@]*@)?"
+    r"(?P<host>(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?)(?=[/?#]|$)"
+)
+
+
+def redirect_of(response: UpstreamResponse) -> str:
+    """Return where a redirect leads, without path and query, which may hold a token."""
+    location = response.headers.get("location", "")
+    if not 300 <= response.status < 400 or not location:
+        return ""
+    found = _ORIGIN.match(location)
+    if found is None:
+        is_path = re.match(r"/(?!/)", location)
+        return f"redirects to {'another path' if is_path else 'an address that is not valid'}"
+    return f"redirects to {found['scheme'] or ''}//{found['host']}"
 
 
 # upstream-api.md#2.3
@@ -153,7 +183,7 @@ _WHOLE_WINDOW_S_MAX = 5.0
 
 def _throttled(response: UpstreamResponse, message: str) -> Throttled:
     pause_s = _retry_after_s(response.headers)
-    text = message or response.body[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
+    text = message or _text(response.body)
     found = _POLICY.search(text) or _IAM_POLICY.search(text)
     if found is None:
         return Throttled(pause_s)
@@ -209,6 +239,10 @@ def _is_code(value: object, secrets: Collection[str]) -> bool:
     if not isinstance(value, str) or _CODE.fullmatch(value) is None:
         return False
     return redact(value, secrets) == value
+
+
+def _text(body: bytes) -> str:
+    return body[:_TEXT_BYTES_MAX].decode("utf-8", "replace")
 
 
 def _levels(document: object) -> Iterator[dict[str, object]]:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
@@ -52,26 +53,50 @@ def login_request(login: PasswordLogin, project: str) -> UpstreamRequest:
     )
 
 
-def token_from_response(response: UpstreamResponse) -> ServiceToken | None:
-    """Return the token of a 201 response; None for another status or an invalid token."""
-    if response.status != 201:
-        return None
+def token_from_response(response: UpstreamResponse, *, requested_at: float) -> ServiceToken | None:
+    """Return the token of a response to a login; None when token or lifetime is invalid.
+
+    The lifetime runs from `requested_at`, on this machine's clock: IAM's clock may differ from it.
+    """
     text = response.headers.get("x-subject-token", "")
     try:
-        expires = orjson.loads(response.body)["token"]["expires_at"]
+        body = orjson.loads(response.body)["token"]
+        expires_at = _parse_time(body["expires_at"])
+        issued_at = _issued_at(body, response, requested_at)
     except (ValueError, TypeError, KeyError):
         return None
-    return parse_shared_token(orjson.dumps({"token": text, "expires_at": expires}))
+    # Before any encoding: the header may have bytes that are not UTF-8.
+    if not TOKEN_PATTERN.fullmatch(text) or expires_at <= issued_at:
+        return None
+    return _token(text, requested_at + expires_at - issued_at)
 
 
 def parse_shared_token(value: bytes) -> ServiceToken | None:
     """Return the token in its shared form; None when it is invalid."""
     try:
         fields: dict[str, Any] = orjson.loads(value)
-        text, expires = fields["token"], fields["expires_at"]
-        at = datetime.fromisoformat(expires)
+        text, expires_at = fields["token"], float(fields["expires_at"])
+        return _token(text, expires_at) if TOKEN_PATTERN.fullmatch(text) else None
     except (ValueError, TypeError, KeyError):
         return None
-    if at.tzinfo is None or not TOKEN_PATTERN.fullmatch(text):
-        return None
-    return ServiceToken(Secret(text), at.timestamp(), value)
+
+
+def _token(text: str, expires_at: float) -> ServiceToken:
+    shared_form = orjson.dumps({"token": text, "expires_at": expires_at})
+    return ServiceToken(Secret(text), expires_at, shared_form)
+
+
+def _issued_at(body: dict[str, Any], response: UpstreamResponse, default: float) -> float:
+    if "issued_at" in body:
+        return _parse_time(body["issued_at"])
+    try:
+        return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except (ValueError, TypeError):
+        return default
+
+
+def _parse_time(text: str) -> float:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("no time zone")
+    return at.timestamp()

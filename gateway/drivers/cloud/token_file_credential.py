@@ -7,6 +7,8 @@ from pathlib import Path
 from gateway.config.accounts import TokenFileLogin
 from gateway.domain.errors import ServiceLoginFailed
 from gateway.domain.model import Headers, Secret, UpstreamRequest
+from gateway.drivers.cloud.credential_check import CredentialCheck
+from gateway.drivers.cloud.login_gate import fingerprint
 from gateway.drivers.cloud.service_token import TOKEN_PATTERN
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
@@ -21,10 +23,17 @@ class TokenFileCredential:
     """Reads the token file at most once a second; the last valid token serves meanwhile."""
 
     def __init__(
-        self, account: str, login: TokenFileLogin, *, clock: Clock, telemetry: Telemetry
+        self,
+        account: str,
+        login: TokenFileLogin,
+        *,
+        check: CredentialCheck,
+        clock: Clock,
+        telemetry: Telemetry,
     ) -> None:
         self._account = account
         self._file = login.token_file
+        self._check = check
         self._clock = clock
         self._telemetry = telemetry
         self._token: Secret | None = None
@@ -37,14 +46,25 @@ class TokenFileCredential:
         return f"token found in {self._file}; IAM not called"
 
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
-        del request, deadline
+        del request
         token = await self._current_token()
-        return (("X-Auth-Token", token.reveal()),)
+        sent = _headers(token)
+        if self._check.is_doubted(credential := fingerprint(token.reveal())):
 
-    async def renew(self, refused: Headers, *, deadline: float) -> bool:
-        del deadline
+            async def authenticate(_: UpstreamRequest) -> Headers:
+                return sent
+
+            await self._check.require(credential, authenticate, deadline=deadline)
+        return sent
+
+    async def renew(self, refused: Headers, *, is_certain: bool, deadline: float) -> bool:
+        del is_certain, deadline
         await self._read()
-        return self._token is not None and refused != (("X-Auth-Token", self._token.reveal()),)
+        return self._token is not None and refused != _headers(self._token)
+
+    def report(self, sent: Headers, *, accepted: bool) -> None:
+        if not accepted:
+            self._check.report_rejection(fingerprint(dict(sent)["X-Auth-Token"]))
 
     async def _current_token(self) -> Secret:
         if self._clock.monotonic() - self._read_at >= _READ_EVERY_S:
@@ -73,6 +93,10 @@ class TokenFileCredential:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8-sig").strip()  # some editors write a BOM
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _headers(token: Secret) -> Headers:
+    return (("X-Auth-Token", token.reveal()),)

@@ -44,16 +44,20 @@ LOG_EVENTS: Final = (
         _NONE,
     ),
     LogEvent(
-        "gateway.login", "error", "service_login_refused", ("account", "status", "error_code"),
-        "IAM rejected the login. The next attempt is after 5, 10, then 30 minutes: IAM must not "
-        "lock the account.",
-        "Correct user, domain, password or project of the account. A changed password is used at "
-        "the next reload of the config, without a pause.",
+        "gateway.login", "error", "service_login_refused",
+        ("account", "project", "status", "error_code"),
+        "IAM rejected the login to the project, or the cloud rejected the key pair or the token of "
+        "the file. The next attempt for this project is after 5, 10, then 30 minutes (a token "
+        "file: 30 s, 1, then 5 minutes): the cloud must not lock the user or the key.",
+        "After 404, correct the project's ID. After 401 for one project, restore the user's role "
+        "in it. Otherwise correct user, domain, password, keys or token. What has changed is tried "
+        "at once.",
     ),
     LogEvent(
-        "gateway.login", "warning", "service_login_failed", ("account", "error", "reason"),
-        "IAM could not be reached, did not respond in time, or failed. The next attempt is within "
-        "10 s.",
+        "gateway.login", "warning", "service_login_failed",
+        ("account", "project", "error", "reason"),
+        "IAM (for AK/SK: the servers API) could not be reached, did not respond in time, or "
+        "failed. The next attempt is within 10 s.",
         "Check the network path to `login.iam_endpoint`; run `gateway check --online`.",
     ),
     LogEvent(

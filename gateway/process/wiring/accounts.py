@@ -3,17 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.config.accounts import Account, KeyPairLogin, PasswordLogin, TokenFileLogin
+from gateway.config.accounts import Account
 from gateway.config.settings import Settings
 from gateway.domain.links.console_link import ConsoleAddresses
 from gateway.domain.model import ProjectId
 from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
-from gateway.drivers.cloud.credentials import (
-    Credential,
-    KeyPairCredential,
-    PasswordCredential,
-    TokenFileCredential,
-)
+from gateway.drivers.cloud.credentials import Credential
+from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from gateway.flow.console_links import ConsoleAccount
 from gateway.flow.exchange import Exchange
@@ -21,6 +17,7 @@ from gateway.flow.fair_budget import FairBudget
 from gateway.flow.federation import FederationProject
 from gateway.flow.single_flight import SingleFlight
 from gateway.process.runtime import Runtime
+from gateway.process.wiring.credentials import Logins, open_credentials
 
 _BREAKER_GAUGE_VALUES = {
     BreakerState.CLOSED: 0.0,
@@ -31,13 +28,9 @@ _BREAKER_GAUGE_VALUES = {
 
 @dataclass(frozen=True, slots=True)
 class OpenAccount:
+    endpoint: str
     console: ConsoleAccount
     credentials: Mapping[str, Credential]
-
-    async def log_in(self, deadline: float) -> str:
-        """Get each credential once and return where from; raise ServiceLoginFailed."""
-        sources = [await one.log_in(deadline=deadline) for one in self.credentials.values()]
-        return "; ".join(dict.fromkeys(sources))
 
 
 async def open_accounts(
@@ -45,23 +38,22 @@ async def open_accounts(
 ) -> dict[ProjectId, ConsoleAccount]:
     """Open all accounts; return the account of each project."""
     accounts: dict[ProjectId, ConsoleAccount] = {}
+    logins = Logins(budget, flight, LoginGates(flight, runtime.clock))
     for account in runtime.config.accounts:
-        opened = await open_account(runtime, account, budget, flight)
+        opened = await open_account(runtime, account, logins)
         accounts |= {ProjectId(project): opened.console for project in account.projects}
     return accounts
 
 
-async def open_account(
-    runtime: Runtime, account: Account, budget: FairBudget, flight: SingleFlight
-) -> OpenAccount:
+async def open_account(runtime: Runtime, account: Account, logins: Logins) -> OpenAccount:
     session = await runtime.stack.enter_async_context(open_session(account.timeouts))
     upstream = AioUpstream(session, account.endpoint, response_bytes_max=account.response_bytes_max)
-    credentials = await _open_credentials(runtime, account, budget, flight)
+    credentials = await open_credentials(runtime, account, upstream, logins)
     exchange = Exchange(
         account.name,
         upstream=upstream,
         credentials=credentials,
-        budget=budget,
+        budget=logins.budget,
         breaker=_open_breaker(runtime, account),
         clock=runtime.clock,
         telemetry=runtime.metrics,
@@ -79,7 +71,7 @@ async def open_account(
         reuse=account.links.reuse,
         addresses=ConsoleAddresses(account.links.console_hosts),
     )
-    return OpenAccount(console, credentials)
+    return OpenAccount(account.endpoint, console, credentials)
 
 
 def _open_breaker(runtime: Runtime, account: Account) -> Breaker:
@@ -91,42 +83,6 @@ def _open_breaker(runtime: Runtime, account: Account) -> Breaker:
         account=account.name,
     )
     return breaker
-
-
-async def _open_credentials(
-    runtime: Runtime, account: Account, budget: FairBudget, flight: SingleFlight
-) -> Mapping[str, Credential]:
-    """Return the credential of each project."""
-    clock, metrics = runtime.clock, runtime.metrics
-    match account.login:
-        case KeyPairLogin() as login:
-            pair = KeyPairCredential(login, account.endpoint, clock=clock)
-            return dict.fromkeys(account.projects, pair)
-        case TokenFileLogin() as login:
-            file = TokenFileCredential(account.name, login, clock=clock, telemetry=metrics)
-            return dict.fromkeys(account.projects, file)
-        case PasswordLogin() as login:
-            session = await runtime.stack.enter_async_context(open_session(account.timeouts))
-            iam = AioUpstream(
-                session, login.iam_endpoint, response_bytes_max=account.response_bytes_max
-            )
-            by_project = {
-                project: PasswordCredential(
-                    account.name,
-                    project,
-                    login,
-                    iam=iam,
-                    shared=flight,
-                    budget=budget,
-                    clock=clock,
-                    telemetry=metrics,
-                    jitter=runtime.random.random,
-                )
-                for project in account.projects
-            }
-            for i, credential in enumerate(by_project.values()):
-                runtime.tasks[f"login of {account.name} {i}"] = credential.run
-            return by_project
 
 
 def configured_projects(config: Settings) -> tuple[FederationProject, ...]:

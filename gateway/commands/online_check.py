@@ -1,0 +1,110 @@
+"""`gateway check --online`: everything that serving needs, once, and which part fails."""
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from gateway.config.settings import Settings
+from gateway.config.store import RedisEmbedded
+from gateway.domain.errors import GatewayError
+from gateway.domain.model import BudgetClass, QueueRequest, UpstreamRequest
+from gateway.drivers.cloud.login_gate import LoginGates
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
+from gateway.drivers.telemetry.metrics import Metrics
+from gateway.drivers.valkey.client import address_of, make_client
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.embedded import EmbeddedValkey
+from gateway.process.runtime import Runtime
+from gateway.process.tasks import supervised
+from gateway.process.wiring.accounts import OpenAccount, open_account
+from gateway.process.wiring.budget import open_budget
+from gateway.process.wiring.credentials import Logins
+from gateway.process.wiring.identity import open_identity
+from gateway.process.wiring.store import open_single_flight
+
+_WITHIN_S = 15.0
+
+
+class OnlineCheck:
+    def __init__(self, config: Settings) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._problems = 0
+
+    async def run(self) -> int:
+        """Print the result of each part; return 0 if all succeed, else 1."""
+        # Log lines of the components are suppressed: the errors are printed, with addresses.
+        logging.getLogger("gateway").addHandler(logging.NullHandler())
+        async with AsyncExitStack() as stack:
+            runtime = Runtime(self._config, stack, self._clock, self._metrics)
+            valkey = await self._check_redis(stack)
+            await self._check_keys(runtime)
+            await self._check_accounts(replace(runtime, tasks={}), valkey)
+        return 1 if self._problems else 0
+
+    async def _check_redis(self, stack: AsyncExitStack) -> Valkey:
+        store, embedded_url = self._config.store, None
+        if isinstance(store.redis, RedisEmbedded):
+            embedded_url = stack.enter_context(EmbeddedValkey()).url
+        valkey = Valkey(
+            store,
+            make_client(store, embedded_url),
+            process_id=None,
+            clock=self._clock,
+            telemetry=self._metrics,
+        )
+        stack.push_async_callback(valkey.close)
+        await self._try("redis", valkey.ping, address=address_of(store))
+        return valkey
+
+    async def _check_keys(self, runtime: Runtime) -> None:
+        identity = await open_identity(runtime, Handover())
+        for keys in identity.keys:
+            await self._try(f"keys of {keys.issuer}", keys.refresh)
+
+    async def _check_accounts(self, runtime: Runtime, valkey: Valkey) -> None:
+        """Log in to each project and list a server of it, as serving does."""
+        flight = open_single_flight(runtime, valkey)
+        budget = open_budget(runtime, valkey)
+        logins = Logins(budget, flight, LoginGates(flight, self._clock))
+        async with supervised(runtime.tasks, self._clock, self._metrics):
+            for account in self._config.accounts:
+                opened = await open_account(runtime, account, logins)
+                for project in account.projects:
+                    await self._check_project(opened, project)
+
+    async def _check_project(self, opened: OpenAccount, project: str) -> None:
+        subject = f"account {opened.console.name}, project {project}"
+        deadline = self._clock.monotonic() + _WITHIN_S
+
+        async def log_in() -> str:
+            return await opened.credentials[project].log_in(deadline=deadline)
+
+        async def list_servers() -> None:
+            await opened.console.exchange.call(
+                UpstreamRequest("GET", f"/v1/{project}/physicalservers?limit=10"),
+                project=project,
+                queue_request=QueueRequest(""),
+                budget=BudgetClass.CONSOLE,
+                deadline=deadline,
+            )
+
+        if await self._try(f"login of {subject}", log_in):
+            # Only the cloud knows whether a token from Redis is still valid.
+            await self._try(f"servers of {subject}", list_servers, address=opened.endpoint)
+
+    async def _try(
+        self, subject: str, act: Callable[[], Awaitable[str | None]], *, address: str = ""
+    ) -> bool:
+        try:
+            result = await act()
+        except GatewayError as error:
+            self._problems += 1
+            print(f"{subject}: {': '.join(filter(None, (address, str(error))))}", file=sys.stderr)
+            return False
+        print(f"{subject}: {', '.join(filter(None, ('ok', result)))}")
+        return True
