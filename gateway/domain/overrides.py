@@ -27,7 +27,7 @@ class _Effect(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fiel
 
 class RevokedToken(_Effect, frozen=True, tag="revoked_token"):
     issuer: str
-    token_id: Annotated[str, Meta(description="The token's `jti`.")]
+    token_id: Annotated[str, Meta(description="The token's ID, by default its `jti`.")]
 
 
 class RevokedSubject(_Effect, frozen=True, tag="revoked_subject"):

@@ -440,6 +440,10 @@ def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: O
     }
     gateway.config["issuers"].append(partner)
     gateway.write_config()
+    policy = json.loads(gateway.policy_file.read_text())
+    for grant in policy["grants"]:
+        grant["to"]["issuer"] = "any"  # required with several issuers
+    gateway.write_policy(policy)
     gateway.start()
     now = int(time.time())
     claims = {"iss": iss, "sub": "ada", "groups": [ADMINS], "iat": now, "exp": now + 600}

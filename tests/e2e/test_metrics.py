@@ -76,6 +76,10 @@ def two_issuers() -> Iterator[Stack]:
     (gateway.directory / "second-secret").write_text(SECRET)
     gateway.config["issuers"].append(second)
     gateway.write_config()
+    policy = json.loads(gateway.policy_file.read_text())
+    for grant in policy["grants"]:
+        grant["to"]["issuer"] = "any"  # required with several issuers
+    gateway.write_policy(policy)
     gateway.start()
     yield stack
     stack.close()

@@ -42,7 +42,7 @@ class RevokeRequest(AdminRequest, frozen=True):
     """
 
     issuer: IssuerName
-    token_id: Annotated[Text, Meta(description="The token's `jti`.")] | None = None
+    token_id: Annotated[Text, Meta(description="Token ID, by default the `jti`.")] | None = None
     subject: Subject | None = None
     before: (
         Annotated[
@@ -173,7 +173,7 @@ ProcessName = Annotated[str, Meta(description="Host name and process ID.")]
 class TokenEntry(AdminResponse, frozen=True):
     issuer: str
     subject: str
-    token_id: Annotated[str | None, Meta(description="The token's `jti`, if it has one.")]
+    token_id: Annotated[str | None, Meta(description="The token's ID, if it has one.")]
     issued_at: Annotated[Timestamp, Meta(description="The token's `iat`.")]
     expires_at: Annotated[Timestamp, Meta(description="The token's `exp`.")]
 
