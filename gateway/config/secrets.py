@@ -1,16 +1,18 @@
 """Secrets of the config: each is read from a file or from an environment variable."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
 
+from gateway.config.errors import KeyPath
 from gateway.config.key_material import UnusableKeys, parse_shared_secret
+from gateway.config.values import Section
 from gateway.domain.model import Secret
 
 _BYTE_ORDER_MARK: Final = "\ufeff"
@@ -62,6 +64,21 @@ def _read_secret(source: object, info: ValidationInfo) -> Secret:
                 raise ValueError(f"environment variable {name} is not set")
             return Secret(text)
     raise ValueError(_SOURCE_REQUIRED)
+
+
+def secrets_of(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Secret]]:
+    """Yield each secret in a section of the config, with its key."""
+    match value:
+        case Secret():
+            yield path, value
+        case Section():
+            for key in type(value).model_fields:
+                yield from secrets_of(getattr(value, key), (*path, key))
+        case tuple():
+            for i, inner in enumerate(value):
+                yield from secrets_of(inner, (*path, i))
+        case _:
+            pass
 
 
 def _encryption_key(key: Secret) -> Secret:

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Final
+from typing import Final
 
-from gateway.config.errors import ConfigWarning, KeyPath
+from gateway.config.errors import ConfigWarning
 from gateway.config.located_yaml import Document
-from gateway.config.secrets import SecretOfFile
+from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings
-from gateway.config.values import Section
-from gateway.domain.model import Secret
 
 WARNINGS: Final = {
     "trusts_everyone": "`listen.trusted_proxies` contains addresses of the whole internet: anyone"
@@ -46,7 +44,7 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
                     f"{network} is not only your proxies: name their networks",
                 ),
             )
-    for path, secret in _secrets(settings, ()):
+    for path, secret in secrets_of(settings):
         if secret.reveal() != secret.reveal().strip():
             message = "the secret begins or ends with a blank"
             yield ConfigWarning("secret_has_blanks", document.error(path, message))
@@ -60,17 +58,3 @@ def _is_wide(network: IPv4Network | IPv6Network) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return prefix - _MAPPED_PREFIX < _PROXY_PREFIX_MIN[4]
     return prefix < _PROXY_PREFIX_MIN[network.version]
-
-
-def _secrets(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Secret]]:
-    match value:
-        case Secret():
-            yield path, value
-        case Section():
-            for key in type(value).model_fields:
-                yield from _secrets(getattr(value, key), (*path, key))
-        case tuple():
-            for i, inner in enumerate(value):
-                yield from _secrets(inner, (*path, i))
-        case _:
-            pass

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gateway.config.environment import inherited_descriptors
 from gateway.config.errors import InvalidConfig
+from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
@@ -35,6 +36,7 @@ from gateway.process.worker_plan import (
 log = logging.getLogger("gateway.supervisor")
 
 _CHECK_INTERVAL_S = 1.0
+_RETRY_REJECTED_S = 5.0
 _START_TIMEOUT_S = 20.0
 _RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_UPTIME_S = 30.0
@@ -85,7 +87,9 @@ class Supervisor:
         self._work = work
         self._count = workers
         self._config = config
-        self._seen = _file_signature(config_file)
+        self._seen = self._signature()
+        self._rejected: list[str] = []
+        self._rejected_at = 0.0
         self._workers: dict[int, WorkerProcess] = {}
         self._sockets: dict[tuple[str, int], socket.socket] = {}
         self._inherited = inherited_sockets(inherited_descriptors())
@@ -124,18 +128,29 @@ class Supervisor:
         return 0
 
     def _watch_config(self) -> None:
-        if _file_signature(self._file) != self._seen:
+        if self._signature() != self._seen:
+            self._rejected = []
             self._reload()
+        elif self._rejected and _now() - self._rejected_at >= _RETRY_REJECTED_S:
+            self._reload()  # it may name a file that was written since
+
+    def _signature(self) -> list[tuple[int, int, int]]:
+        """Identify the content of the config file and of the secret files that it names."""
+        secrets = (one for _, one in secrets_of(self._config) if isinstance(one, SecretOfFile))
+        return [_file_signature(file) for file in (self._file, *(one.file for one in secrets))]
 
     def _reload(self) -> None:
-        self._seen = _file_signature(self._file)
+        self._seen = self._signature()
         try:
             config = self._load()
         except InvalidConfig as found:
-            self._counters.config_rejected()
             errors = [str(one) for one in found.errors]
-            log.error("config_rejected", extra={"errors": errors})  # noqa: TRY400
+            if errors != self._rejected:
+                self._counters.config_rejected()
+                log.error("config_rejected", extra={"errors": errors})  # noqa: TRY400
+            self._rejected, self._rejected_at = errors, _now()
             return
+        self._rejected = []
         if config == self._config:
             self._counters.config_accepted()
             for worker in self._workers.values():

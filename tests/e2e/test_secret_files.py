@@ -1,0 +1,45 @@
+"""Rotated secret files: used without a signal, like policy and certificates."""
+
+from gateway.demo.cloud.iam import PASSWORD
+from tests.support.stack import Stack, eventually
+
+
+def test_rotated_iam_password_is_used_without_a_signal(own_stack: Stack) -> None:
+    cloud, gateway = own_stack.cloud, own_stack.gateway
+    assert gateway.console(cloud.token()).status == 200
+    cloud.iam_settings(password="canary-rotated")
+    cloud.revoke_service_tokens()
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 503
+    (gateway.directory / "iam-password").write_text("canary-rotated\n")
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
+    text = gateway.log_text()
+    assert "canary" not in text
+    assert PASSWORD not in text
+
+
+def test_rotated_redis_password_is_used_without_a_signal(own_stack: Stack) -> None:
+    valkey = own_stack.valkey
+    valkey.command("ACL", "SETUSER", "gw", "on", ">first", "~*", "&*", "+@all")
+    redis = {"url": valkey.url, "username": "gw", "password": {"file": "store"}}
+    store = {**own_stack.gateway.config["store"], "redis": redis}
+    gateway = own_stack.replica(start=False, change={"store": store})
+    (gateway.directory / "store").write_text("first")
+    gateway.start()
+    assert gateway.metric("gateway_store_available") == 1
+    valkey.command("ACL", "SETUSER", "gw", ">second", "<first")
+    (gateway.directory / "store").write_text("second")
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
+    assert gateway.console(own_stack.cloud.token()).status == 200
+
+
+def test_secret_written_after_the_config_is_used(own_stack: Stack) -> None:
+    gateway = own_stack.gateway
+    gateway.config["accounts"][0]["login"]["password"] = {"file": "later"}
+    gateway.write_config()
+    eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
+    (gateway.directory / "later").write_text(PASSWORD)
+    eventually(lambda: gateway.metric("gateway_config_rejected") == 0, gateway.log_text)
+    assert len(gateway.log_lines("config_rejected")) == 1
+    assert gateway.console(own_stack.cloud.token()).status == 200
