@@ -20,7 +20,7 @@ def a_full_page() -> Metrics:
     metrics.begin(
         accounts=[f"account-{i}" for i in range(20)],
         issuers=[f"issuer-{i}" for i in range(5)],
-        operations=["ShowRemoteConsole", "none"],
+        links=["ShowRemoteConsole"],
         failures=SERVER_FAILURES,
         actions=[f"Action{i}" for i in range(10)],
     )
