@@ -2,13 +2,17 @@
 
 import argparse
 import sys
-from pathlib import Path
+from math import inf
 
 from gateway.commands.arguments import CommandParser, add_config_option, instant
-from gateway.config.policy_loader import load_policy
-from gateway.config.settings import Settings, load_settings
-from gateway.domain.model import PERMISSIONS, SERVER_ID, Principal, ProjectId, ServerId
-from gateway.domain.policy.inventory import NO_INVENTORY, Inventory, parse_inventory
+from gateway.commands.policy_question import (
+    OfflinePolicy,
+    add_attribute_options,
+    given_attributes,
+)
+from gateway.config.policy_schema import POLICY_PERMISSIONS
+from gateway.domain.model import Principal, ServerId
+from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.rules import Explanation, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
@@ -29,6 +33,7 @@ def register(parser: CommandParser) -> None:
     parser.add_argument(
         "--at", type=instant, metavar="TIME", help="ISO 8601 with time zone (default: now)"
     )
+    add_attribute_options(parser)
     parser.add_argument("target", metavar="PROJECT/SERVER", help="server by ID, or a project")
     parser.exit_codes = {
         0: "allowed",
@@ -40,76 +45,36 @@ def register(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    return explain(
-        options.config,
-        issuer=options.issuer,
-        subject=options.user,
-        groups=frozenset(options.group),
-        permission=options.permission,
-        target=options.target,
-        at=options.at,
-    )
-
-
-def explain(  # noqa: PLR0913 - one argument per option
-    config_file: Path,
-    *,
-    issuer: str | None,
-    subject: str,
-    groups: frozenset[str],
-    permission: str,
-    target: str,
-    at: float | None,
-) -> int:
     """Print the rule that decides, with file and line; return 0 if it allows, else 3.
 
     Only files are read: no connection is made, neither to Redis nor to the cloud.
     """
-    config = load_settings(config_file)
-    policy = load_policy(config_file, config)
-    names = [one.name for one in config.issuers]
+    offline, given = OfflinePolicy.load(options.config), given_attributes(options)
+    names = [one.name for one in offline.config.issuers]
+    issuer = options.issuer
     if issuer is None and len(names) == 1:
         issuer = names[0]
-    project, _, server = target.partition("/")
-    projects = config.project_ids
     if issuer not in names:
         return _usage(f"--issuer must be one of: {', '.join(names)}")
-    if permission not in PERMISSIONS:
-        return _usage(f"--permission must be one of: {', '.join(sorted(PERMISSIONS))}")
-    if project not in projects:
-        return _usage(f"no account has this project; known: {', '.join(projects)}")
-    if server and not SERVER_ID.fullmatch(server.lower()):
-        return _usage(
-            "the server must be given by its ID (a UUID); list IDs with `gateway servers`"
-        )
-    now = at if at is not None else SystemClock().now()
-    principal = Principal(issuer, subject, groups, now, now, None)
-    server_id = ServerId(server.lower()) if server else None
-    inventory = _inventory(config, project)
-    explanation = policy.explain(
-        principal, permission, ProjectId(project), server_id, now, inventory
+    if options.permission not in POLICY_PERMISSIONS:
+        return _usage(f"--permission must be one of: {', '.join(sorted(POLICY_PERMISSIONS))}")
+    try:
+        project, server = offline.target(options.target, given)
+    except ValueError as error:
+        return _usage(str(error))
+    now = options.at if options.at is not None else SystemClock().now()
+    groups = offline.groups(options.group)
+    principal = Principal(issuer, options.user, groups, now, now, None)
+    inventory = offline.inventory(project, server, given, now)
+    explanation = offline.policy.explain(
+        principal, options.permission, project, server, now, inventory
     )
     _print_explanation(explanation, now)
-    if any(rule.selector is not None for rule in explanation.matching):
-        _print_attributes(inventory, server_id, now)
-    if config.admin.api is not None:
+    if given.any or any(rule.selector is not None for rule in explanation.matching):
+        _print_attributes(inventory, server, now)
+    if offline.config.admin.api is not None:
         print("  revocations are not considered; list them with `gateway admin overrides`")
     return 0 if explanation.decision.allowed else 3
-
-
-def _inventory(config: Settings, project: str) -> Inventory:
-    for account in config.accounts:
-        file = account.inventory.inventory_file(project)
-        if project in account.projects and file is not None:
-            try:
-                return parse_inventory(
-                    file.read_bytes(),
-                    now=SystemClock().now(),
-                    age_max_s=account.inventory.age_max_s,
-                )
-            except (OSError, ValueError):
-                break
-    return NO_INVENTORY
 
 
 def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
@@ -118,7 +83,11 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     if inventory is NO_INVENTORY:
         print(f"  no inventory (set `accounts[].inventory.directory`): {unknown}")
         return
-    age = f"taken {iso(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
+    age = (
+        "as given"
+        if inventory.good_until == inf
+        else f"taken {iso(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
+    )
     if now >= inventory.good_until:
         print(f"  the inventory is too old, {age}: {unknown}")
         return
@@ -130,7 +99,8 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     if known.tags is not None:
         tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
     place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
-    print(f"  tags {tags}; location {place}; model {known.model or 'unknown'}; {age}")
+    rest = f"model {known.model or 'unknown'}; name {known.name or 'unknown'}"
+    print(f"  tags {tags}; location {place}; {rest}; {age}")
 
 
 def _print_explanation(explanation: Explanation, now: float) -> None:

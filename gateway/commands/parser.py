@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "serve": "run the gateway",
     "check": "find errors in the config and the policy",
     "explain": "show why a person may, or may not, use a permission on a server",
+    "policy": "test the policy, and list who has a permission",
     "config": "print the effective config, or the JSON Schemas of config and policy",
     "console": "open or print a console link of a server",
     "servers": "list the servers visible to you and your permissions on them",

@@ -25,6 +25,7 @@ from gateway.domain.model import (
     Principal,
     ProjectId,
     ResolvedCall,
+    RuleKind,
     RuleRef,
     ServerId,
 )
@@ -242,6 +243,25 @@ class Policy:
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
 
+    def rules_on(
+        self,
+        permission: str,
+        project: ProjectId,
+        server: ServerId | None,
+        now: float,
+        inventory: Inventory = NO_INVENTORY,
+    ) -> Iterator[Rule]:
+        """Yield every rule that applies to this permission and server, for whomever it is."""
+        known = inventory.attributes(server, now)
+        for rule in self.rules:
+            if (
+                permission in rule.permissions
+                and rule.is_valid_at(now)
+                and _concerns(rule, project, server)
+                and rule.applies_to(project, server, known)
+            ):
+                yield rule
+
     def explain(
         self,
         principal: Principal,
@@ -263,6 +283,15 @@ class Policy:
         ]
         decision = self.decide(principal, permission, project, server, now, inventory)
         return Explanation(decision, tuple(dict.fromkeys(matching)))
+
+
+def _concerns(rule: Rule, project: str, server: ServerId | None) -> bool:
+    """Return whether a rule's targets contain the server, or the call that names none."""
+    in_project = not rule.projects or project in rule.projects
+    if server is not None:
+        return in_project and (not rule.servers or server in rule.servers)
+    is_fleet = not rule.projects and not rule.servers
+    return is_fleet or (rule.ref.kind is RuleKind.DENIAL and in_project)
 
 
 def _named_servers(
