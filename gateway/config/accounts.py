@@ -19,7 +19,7 @@ from gateway.config.values import (
     Section,
     reject_plain_http,
 )
-from gateway.domain.model import Reuse
+from gateway.domain.model import BudgetClass, Reuse
 
 
 class PasswordLogin(Section):
@@ -136,7 +136,7 @@ class AccountBudget(Section):
     """Ceiling of logins at IAM, in the same form."""
     override_max: Annotated[Number, Field(gt=0, le=100_000)] | None = None
     """Highest rate in calls per second that `gateway admin rate-ceiling` may set. Unset: the rate
-    of `console`."""
+    of `console`, or that of `iam` for its budget."""
     wait_max_s: Seconds = 20.0
     """Longest wait in the queue, in seconds. A request that would wait longer is answered 429 at
     once."""
@@ -145,11 +145,12 @@ class AccountBudget(Section):
     queue_caller_max: Annotated[Integer, Field(ge=1, le=100_000)] = 200
     """Calls of one person that may wait, over all replicas."""
 
-    @property
-    def override_max_per_s(self) -> float:
+    def override_max_per_s(self, budget: BudgetClass) -> float:
         """Return the highest rate ceiling that an administrator may set."""
-        first = self.console[0]
-        return first.requests / first.per_s if self.override_max is None else self.override_max
+        if self.override_max is not None:
+            return self.override_max
+        first = (self.console if budget is BudgetClass.CONSOLE else self.iam)[0]
+        return first.requests / first.per_s
 
 
 class BreakerSettings(Section):

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
 from tests.benchmarks.load import children
-from tests.support.cloud import a_login
+from tests.support.simulated_cloud import a_login
 from tests.support.stack import CloudProcess, RunningGateway, Stack, console_path, eventually, fetch
 from tests.support.valkey import RealValkey, free_port
 

@@ -44,7 +44,7 @@ class Operating:
         self.clock = clock
         self.overrides = ActiveOverrides(FakeOverrideStore(), None, clock, allow_unloaded=False)
         self._actions = AdminActions(
-            accounts=frozenset({"prod"}),
+            rate_max_per_s={("prod", "console"): 9.0, ("prod", "iam"): 1.0},
             projects=frozenset({"p1"}),
             rules={"corp": CORP},
             link_life_s=300.0,
@@ -136,3 +136,14 @@ async def test_dropped_links_name_the_person_without_key_length(operating: Opera
 def test_rate_ceiling_out_of_bounds_is_rejected(operating: Operating, per_s: float) -> None:
     with pytest.raises(msgspec.ValidationError):
         operating.plan("SetRateCeiling", account="prod", rate_per_s=per_s)
+
+
+@pytest.mark.parametrize(
+    ("budget", "per_s"), [("console", 9.1), ("console", 4_000.0), ("iam", 2.0)]
+)
+def test_rate_ceiling_above_configured_maximum_is_rejected(
+    operating: Operating, budget: str, per_s: float
+) -> None:
+    with pytest.raises(BadRequest, match="or less"):
+        operating.plan("SetRateCeiling", account="prod", budget=budget, rate_per_s=per_s)
+    assert operating.plan("SetRateCeiling", account="prod", budget="console", rate_per_s=9.0)

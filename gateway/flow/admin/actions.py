@@ -58,7 +58,7 @@ class AdminActions:
     def __init__(  # noqa: PLR0913 - the subjects of the actions
         self,
         *,
-        accounts: frozenset[str],
+        rate_max_per_s: Mapping[tuple[str, str], float],
         projects: frozenset[str],
         rules: Mapping[str, TokenRules],
         link_life_s: float,
@@ -66,8 +66,11 @@ class AdminActions:
         cluster: ClusterQuery,
         clock: Clock,
     ) -> None:
-        """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached."""
-        self._accounts = accounts
+        """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
+
+        `rate_max_per_s`: the highest rate ceiling, by account and budget.
+        """
+        self._rate_max_per_s = rate_max_per_s
         self._projects = projects
         self._rules = rules
         self._link_life_s = link_life_s
@@ -150,9 +153,16 @@ class AdminActions:
         )
 
     def _set_rate_ceiling(self, request: SetRateCeilingRequest, admin: Administrator) -> ActionPlan:
-        if request.account not in self._accounts:
-            raise BadRequest(f"account must be one of: {', '.join(sorted(self._accounts))}.")
+        accounts = sorted({account for account, _ in self._rate_max_per_s})
+        if request.account not in accounts:
+            raise BadRequest(f"account must be one of: {', '.join(accounts)}.")
         budget = BudgetClass(request.budget).value
+        rate_max_per_s = self._rate_max_per_s[request.account, budget]
+        if request.rate_per_s > rate_max_per_s:
+            raise BadRequest(
+                f"rate_per_s must be {rate_max_per_s:g} or less: a higher rate causes 429s for all"
+                " clients of the account. `accounts[].budget.override_max` is the bound."
+            )
         effect = RateCeiling(request.account, budget, request.rate_per_s)
         return self._plan(effect, request.duration_s, request, admin)
 

@@ -3,6 +3,7 @@
 import os
 import socket
 
+from gateway.domain.model import BudgetClass
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replicas import ValkeyReplicas
@@ -40,7 +41,11 @@ def open_administration(
     if api is None:
         return None
     actions = AdminActions(
-        accounts=frozenset(account.name for account in config.accounts),
+        rate_max_per_s={
+            (account.name, budget.value): account.budget.override_max_per_s(budget)
+            for account in config.accounts
+            for budget in BudgetClass
+        },
         projects=frozenset(project for account in config.accounts for project in account.projects),
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
