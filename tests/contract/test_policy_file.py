@@ -1,6 +1,7 @@
 """PolicyFile: reloads, invalid files, handover and audit records."""
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -275,3 +276,23 @@ async def test_slow_load_does_not_replace_newer_policy(
     assert policies.current().size == 0
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_garbage_collector_pauses_while_a_policy_is_parsed(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(ONE)
+    policies, _ = opened(file, clock)
+    parsing, paused = policy_file.parse, []
+
+    def parse_and_look(path: Path, content: bytes) -> Document:
+        paused.append(not gc.isenabled())
+        return parsing(path, content)
+
+    monkeypatch.setattr(policy_file, "parse", parse_and_look)
+    assert await policies.reload()
+    file.write_text(BAD)
+    assert not await policies.reload()
+    assert paused == [True, True]
+    assert gc.isenabled()
