@@ -19,32 +19,36 @@ class Attempts:
         """The outcome of the last attempt."""
         self.unsure: StepOutcome = None
         """The outcome of the last attempt after which the call may have had an effect."""
-        self._is_in_flight = False
+        self.is_in_flight = False
         self._cancel: Callable[[], object] | None = None
 
     def begin(self) -> None:
         """Begin an attempt, after a wait of any length; raises what `permitted_now` raises."""
         self.permitted_now()
-        self._is_in_flight = True
+        self.is_in_flight = True
 
     def end(self, outcome: StepOutcome) -> None:
-        self._is_in_flight = False
+        self.is_in_flight = False
         self.last = outcome
         if _may_have_effect(outcome):
             self.unsure = outcome
         if self._cancel is not None:
             self._cancel()
 
+    @property
+    def has_succeeded(self) -> bool:
+        return isinstance(self.last, Usable)
+
     def stop(self, cancel: Callable[[], object]) -> None:
         """Call `cancel` once no attempt is in flight, so its outcome is known."""
-        if self._is_in_flight:
+        if self.is_in_flight:
             self._cancel = cancel
         else:
             cancel()
 
     def result(self) -> tuple[WriteOutcome, int]:
         """Return the effect of the call, and the cloud's last HTTP status; 0: no response."""
-        if self._is_in_flight:
+        if self.is_in_flight:
             return WriteOutcome.UNKNOWN, 0
         match self.last:
             case None | NotSent() if self.unsure is None:

@@ -24,6 +24,7 @@ from gateway.domain.model import (
     UpstreamRequest,
 )
 from gateway.domain.policy.policy import Permit
+from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
 from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
@@ -142,13 +143,25 @@ class ConsoleLinks:
         while True:
             # With a link per person, all requests for one link have the same caller.
             waiters = Waiters(queue_request) if account.reuse is Reuse.SHARED else None
+            attempts = Attempts()
             result = await self._flight.obtain(
                 _store_key(key),
-                partial(self._fetch, account, permit, queue_request, deadline, headers, waiters),
+                partial(
+                    self._fetch,
+                    account,
+                    permit,
+                    queue_request,
+                    deadline,
+                    headers,
+                    attempts,
+                    waiters,
+                ),
                 deadline=deadline,
                 unusable=expired,
                 fresh=fresh or account.reuse is Reuse.NEVER,
                 waiters=waiters,
+                attempts=attempts,
+                then=partial(self._cache, key, account),
             )
             link = self._link(result, account)
             if self.is_usable(permit, link):
@@ -156,8 +169,7 @@ class ConsoleLinks:
             if expired is not None or result.source is LinkSource.UPSTREAM:
                 raise UpstreamBroken("the remaining lifetime of the link is too short")
             expired = result.value  # it became too old between Redis and here
-        if account.reuse is not Reuse.NEVER:
-            self._cache(key, account, result)
+        self._cache(key, account, result)
         return link, result.source
 
     def is_usable(self, permit: Permit, link: ConsoleLink) -> bool:
@@ -210,7 +222,9 @@ class ConsoleLinks:
         async def fetch() -> Fetched:
             deadline = now + _RENEWAL_TIMEOUT_S
             try:
-                fetched = await self._fetch(account, permit, queue_request, deadline, ())
+                fetched = await self._fetch(
+                    account, permit, queue_request, deadline, (), Attempts()
+                )
             except GatewayError as error:
                 self._telemetry.link_renewed(account.name, type(error).__name__)
                 raise
@@ -224,13 +238,14 @@ class ConsoleLinks:
             then=lambda renewed: self._cache(key, account, renewed),
         )
 
-    async def _fetch(
+    async def _fetch(  # noqa: PLR0913 - the options of the call
         self,
         account: ConsoleAccount,
         permit: Permit,
         queue_request: QueueRequest,
         deadline: float,
         headers: Headers,
+        attempts: Attempts,
         waiters: Waiters | None = None,
     ) -> Fetched:
         call = permit.call
@@ -242,7 +257,9 @@ class ConsoleLinks:
             queue_request=queue_request,
             budget=call.operation.budget,
             deadline=deadline,
+            attempts=attempts,
             waiters=waiters,
+            is_finished=True,
         )
         url = console_url(response, account.addresses)
         # A link is stored until it may no longer be issued, which is before its end.
@@ -264,6 +281,8 @@ class ConsoleLinks:
         return account
 
     def _cache(self, key: tuple[str, ...], account: ConsoleAccount, result: FlightResult) -> None:
+        if account.reuse is Reuse.NEVER:
+            return
         before_s = account.renew_before_s
         renew_from = result.good_until - before_s if before_s > 0 else math.inf
         self._links[key] = _CachedLinkEntry(

@@ -122,6 +122,7 @@ class _UpstreamCall:
     deadline: float
     attempts: Attempts
     waiters: Waiters | None
+    is_finished: bool
     headers: Headers = field(default=(), repr=False)
 
     async def authenticate(self) -> None:
@@ -184,18 +185,27 @@ class Exchange:
         deadline: float,
         attempts: Attempts | None = None,
         waiters: Waiters | None = None,
+        is_finished: bool = False,
     ) -> UpstreamResponse:
         """Return a 2xx response; each attempt, also a retry, takes a slot of the budget.
 
         `attempts` decides on the call before each attempt, because rights may end while it is
         queued, and keeps the outcomes. `waiters` are the callers that wait for the call; it takes
-        the best of their places in the queue. `deadline` is monotonic. Raises BudgetExhausted,
+        the best of their places in the queue. `deadline` is monotonic; a sent attempt
+        outlasts it if `is_finished`, because its response serves others. Raises BudgetExhausted,
         DeadlineExceeded, ServiceLoginFailed, the Upstream errors and what `attempts` raises.
         """
         self._raise_if_suspended()
         credential = self._credentials[project]
         call = _UpstreamCall(
-            request, credential, queue_request, budget, deadline, attempts or Attempts(), waiters
+            request,
+            credential,
+            queue_request,
+            budget,
+            deadline,
+            attempts or Attempts(),
+            waiters,
+            is_finished,
         )
         self._retries.called()
         conversation: Generator[Step, StepOutcome, UpstreamResponse] | None = None
@@ -284,14 +294,14 @@ class Exchange:
             raise DeadlineExceeded("before the call was sent")
         self._raise_if_suspended()
         call.attempts.begin()
+        timeout_s = self._timeout_s if call.is_finished else min(self._timeout_s, left_s)
         label, failed = "cancelled", None
         probe = self._breaker.begin()
         try:
-            timeout_s = min(self._timeout_s, left_s)
             response = await self._send_traced(call.request, call.headers, timeout_s)
         except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken) as error:
             # A caller's own short deadline is no failure of the cloud, for breaker and alerts.
-            error.out_of_time = isinstance(error, UpstreamSlow) and left_s < self._timeout_s
+            error.out_of_time = isinstance(error, UpstreamSlow) and timeout_s < self._timeout_s
             if not error.out_of_time:
                 label, failed = type(error).__name__, True
             return NotSent(error)

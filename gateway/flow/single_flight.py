@@ -1,7 +1,8 @@
 """Single-flight: concurrent requests for one value share one fetch, over all replicas.
 
 A fetch runs in its own task, so it survives the request that starts it. When its last request has
-left, the fetch is cancelled and its lease released, unless it runs to completion. Over replicas
+left, the fetch is cancelled and its lease released, unless it runs to completion or its call was
+sent: that response is cached for the next request. Over replicas
 the holder of a lease fetches, and its result wakes the others. They report their waiting callers
 to the holder: the fetch waits in the best of their places in the queue (priority inheritance).
 Without Redis, each process fetches for itself.
@@ -12,10 +13,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from gateway.domain.errors import DeadlineExceeded, GatewayError, StoreUnavailable
 from gateway.domain.model import LinkSource, QueueRequest
+from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
 from gateway.flow.flight_messages import (
     decode_failure,
@@ -77,6 +80,7 @@ class _LocalFlight:
     deadline: float
     """The deadline of the request that started it."""
     waiters: Waiters | None
+    attempts: Attempts | None = None
     run_to_completion: bool = False
     waiting: int = 0
 
@@ -141,14 +145,17 @@ class SingleFlight:
         fresh: bool = False,
         run_to_completion: bool = False,
         waiters: Waiters | None = None,
+        attempts: Attempts | None = None,
+        then: Callable[[FlightResult], None] | None = None,
     ) -> FlightResult:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value that is known to be invalid, such as a rejected token; if it is stored,
         it counts as absent. `fresh`: any value stored now counts as absent. `run_to_completion`:
         the fetch continues without waiting requests. `waiters`: a new object per request, in which
-        `fetch` sees the waiting callers. Raises what `fetch` raises, shared by all that waited for
-        it, and DeadlineExceeded.
+        `fetch` sees the waiting callers. `attempts`: the attempts of `fetch`; one that was sent is
+        not cancelled. `then` receives the result, also without waiting requests. Raises what
+        `fetch` raises, shared by all that waited for it, and DeadlineExceeded.
         """
         name = _FlightKey(key, unusable, fresh)
         while True:
@@ -156,6 +163,9 @@ class SingleFlight:
             is_shared = flight is not None
             if flight is None:
                 flight = self._start(name, fetch, deadline, waiters)
+                flight.attempts = attempts
+                if then is not None:
+                    _deliver_to(flight.task, then)
             flight.run_to_completion |= run_to_completion
             try:
                 with flight.attached(waiters):
@@ -185,11 +195,7 @@ class SingleFlight:
         # With a deadline of now: a request that waits for it and has more time tries again.
         flight = self._start(name, fetch, self._clock.monotonic())
 
-        def deliver(task: "asyncio.Task[FlightResult]") -> None:
-            if not task.cancelled() and task.exception() is None:
-                then(task.result())
-
-        flight.task.add_done_callback(deliver)
+        _deliver_to(flight.task, then)
 
     async def close(self) -> None:
         """Cancel all fetches and wait until their leases are released."""
@@ -209,10 +215,21 @@ class SingleFlight:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
             flight.waiting -= 1
-            if flight.waiting == 0 and not flight.run_to_completion and not flight.task.done():
-                # No request may attach to a flight that is about to be cancelled.
-                self._flights.pop(name, None)
-                flight.task.cancel()
+            self._cancel_if_unwanted(name, flight)
+
+    def _cancel_if_unwanted(self, name: _FlightKey, flight: _LocalFlight) -> None:
+        if flight.waiting > 0 or flight.run_to_completion or flight.task.done():
+            return
+        if flight.attempts is not None:
+            if flight.attempts.has_succeeded:
+                return
+            if flight.attempts.is_in_flight:
+                # If it fails, the fetch must not wait in the queue for another attempt.
+                flight.attempts.stop(partial(self._cancel_if_unwanted, name, flight))
+                return
+        # No request may attach to a flight that is about to be cancelled.
+        self._forget(name, flight)
+        flight.task.cancel()
 
     def _start(
         self, name: _FlightKey, fetch: Fetch, deadline: float, waiters: Waiters | None = None
@@ -353,6 +370,16 @@ class SingleFlight:
             await self._clock.sleep(self._lease_s / 3)
             with suppress(StoreUnavailable):  # it may recover before the lease ends
                 is_held = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
+
+
+def _deliver_to(
+    task: "asyncio.Task[FlightResult]", receiver: Callable[[FlightResult], None]
+) -> None:
+    def deliver(done: "asyncio.Task[FlightResult]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            receiver(done.result())
+
+    task.add_done_callback(deliver)
 
 
 async def _is_set_soon(event: asyncio.Event) -> bool:

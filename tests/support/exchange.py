@@ -34,6 +34,7 @@ class FakeExchange:
         deadline: float,
         attempts: Attempts | None = None,
         waiters: Waiters | None = None,
+        is_finished: bool = False,
     ) -> UpstreamResponse:
         attempts = attempts or Attempts()
         self.requested.append(request)

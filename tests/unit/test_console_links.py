@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.errors import BudgetExhausted, GatewayError, NotPermitted, UpstreamBroken
+from gateway.domain.errors import (
+    BudgetExhausted,
+    GatewayError,
+    NotPermitted,
+    UpstreamBroken,
+    UpstreamUnreachable,
+)
 from gateway.domain.links.console_link import ConsoleAddresses
 from gateway.domain.model import (
     CONSOLE_OPEN,
@@ -27,8 +33,11 @@ from gateway.domain.model import (
     UpstreamResponse,
 )
 from gateway.domain.policy.policy import Permit
+from gateway.domain.upstream.conversation import NotSent
+from gateway.domain.upstream.verdicts import Usable
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.flow.admit import Admit
+from gateway.flow.attempts import Attempts
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
 from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 from gateway.flow.single_flight import SingleFlight
@@ -54,6 +63,7 @@ class FakeExchange:
     host: str
     clock: FakeClock
     answer_s: float = 0.0
+    admit_s: float = 0.0
     requested: list[tuple[str, str, str]] = field(default_factory=list)
     queue_requests: list[QueueRequest] = field(default_factory=list)
     waiters: list[Waiters | None] = field(default_factory=list)
@@ -67,14 +77,20 @@ class FakeExchange:
         queue_request: QueueRequest,
         budget: BudgetClass,
         deadline: float,
+        attempts: Attempts,
         waiters: Waiters | None,
+        is_finished: bool,
     ) -> UpstreamResponse:
         self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
         self.requested.append((request.path, project, queue_request.caller))
+        await self.clock.sleep(self.admit_s)
+        attempts.begin()
         await self.clock.sleep(self.answer_s)
         if self.refuses is not None:
+            attempts.end(NotSent(self.refuses))
             raise self.refuses
+        attempts.end(Usable(UpstreamResponse(200, {}, b"")))
         url = f'{{"url": "https://{self.host}/vnc?token={len(self.requested)}"}}'
         return UpstreamResponse(200, {}, url.encode())
 
@@ -354,3 +370,56 @@ async def test_concurrent_requests_wait_for_shared_link(
     await clock.advance(1.0)
     await asyncio.gather(*requested)
     assert waiters.all == ()
+
+
+async def hang_up(subject: Subject, permit: Permit, after_s: float) -> None:
+    request = asyncio.ensure_future(subject.url(permit))
+    await subject.clock.advance(after_s)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+
+
+@pytest.mark.parametrize("is_redis_available", [True, False])
+async def test_sent_call_is_cached_after_its_caller_left(
+    clock: FakeClock, *, is_redis_available: bool
+) -> None:
+    subject = Subject(clock)
+    subject.store.away = not is_redis_available
+    subject.a.answer_s = 1.0
+    await hang_up(subject, a_permit(), 0.4)
+    await clock.advance(1.5)
+    _, source = await subject.url(a_permit())
+    assert source is LinkSource.LOCAL
+    assert len(subject.a.requested) == 1
+
+
+async def test_next_caller_joins_the_call_that_was_sent(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.a.answer_s = 1.0
+    await hang_up(subject, a_permit(), 0.4)
+    request = asyncio.ensure_future(subject.url(a_permit()))
+    await clock.advance(1.0)
+    assert (await request)[1] is LinkSource.COALESCED
+    assert len(subject.a.requested) == 1
+
+
+async def test_place_in_the_queue_is_given_up_at_once(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.a.admit_s, subject.a.answer_s = 5.0, 1.0
+    await hang_up(subject, a_permit(), 0.4)
+    await clock.advance(20.0)
+    assert subject.consoles.link_count == 0
+    subject.a.admit_s = 0.0
+    request = asyncio.ensure_future(subject.url(a_permit()))
+    await clock.advance(2.0)
+    assert (await request)[1] is LinkSource.UPSTREAM
+
+
+async def test_failed_call_without_caller_is_not_repeated(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    subject.a.answer_s = 1.0
+    subject.a.refuses = UpstreamUnreachable("reset", retry_after_s=1.0)
+    await hang_up(subject, a_permit(), 0.4)
+    await clock.advance(10.0)
+    assert len(subject.a.requested) == 1
+    assert subject.consoles.link_count == 0
