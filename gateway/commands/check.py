@@ -77,8 +77,15 @@ def check(
     warnings = [warning for warning in found if warning.code not in accepted]
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    problems = run_async(OnlineCheck(config).run()) if online else 0
-    return 1 if problems or (warnings and strict) else 0
+    failed = bool(warnings) and strict
+    if online:
+        online_check = OnlineCheck(config)
+        failed |= bool(run_async(online_check.run()))
+        for code, message in online_check.warnings:
+            if code not in accepted:
+                print(f"warning: {message} [{code}]", file=sys.stderr)
+                failed |= strict
+    return 1 if failed else 0
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:

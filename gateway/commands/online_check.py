@@ -34,6 +34,8 @@ class OnlineCheck:
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._problems = 0
+        self.warnings: list[tuple[str, str]] = []
+        """Code and message of each warning."""
 
     async def run(self) -> int:
         """Print the result of each part; return 0 if all succeed, else 1."""
@@ -58,7 +60,11 @@ class OnlineCheck:
             telemetry=self._metrics,
         )
         stack.push_async_callback(valkey.close)
-        await self._try("redis", valkey.ping, address=address_of(store))
+        is_reachable = await self._try("redis", valkey.ping, address=address_of(store))
+        is_own = isinstance(store.redis, RedisEmbedded)
+        if is_reachable and not is_own and (policy := await valkey.eviction_policy()):
+            message = f"redis: maxmemory-policy is {policy}; set it to noeviction"
+            self.warnings.append(("redis_may_evict", message))
         return valkey
 
     async def _check_keys(self, runtime: Runtime) -> None:

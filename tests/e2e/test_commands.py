@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,18 @@ def test_export_without_stream_is_reported(stack: Stack, tmp_path: Path) -> None
         1,
         f"the stream contains no chain: `audit.stream` is false in {config}\n",
     )
+
+
+def test_check_online_warns_if_redis_may_evict_keys(own_stack: Stack) -> None:
+    config = str(own_stack.gateway.config_file)
+    set_config = partial(own_stack.valkey.command, "CONFIG", "SET")
+    set_config("maxmemory-policy", "allkeys-lru")
+    code, said = run("check", "--config", config, "--online", "--strict")
+    assert (code, "redis_may_evict" in said) == (0, False), said  # the memory has no limit
+    set_config("maxmemory", "100mb")
+    code, said = run("check", "--config", config, "--online")
+    assert code == 0, said
+    assert "warning: redis: maxmemory-policy is allkeys-lru; set it to noeviction" in said
+    assert run("check", "--config", config, "--online", "--strict")[0] == 1
+    set_config("maxmemory-policy", "noeviction")
+    assert run("check", "--config", config, "--online", "--strict")[0] == 0

@@ -119,6 +119,21 @@ class Valkey:
             return False
         return True
 
+    async def eviction_policy(self) -> str:
+        """Return the server's `maxmemory-policy` if it may evict keys, else "".
+
+        "" also if the user may not read it: INFO is a dangerous command for access control lists.
+        """
+        try:
+            found: dict[str, Any] = await self._client.info("memory")
+        except STORE_ERRORS:
+            return ""
+        # A cluster client returns one section per node.
+        nodes = [found] if "maxmemory" in found else list(found.values())
+        limited = [one for one in nodes if int(one.get("maxmemory", 0))]
+        policies = {str(one.get("maxmemory_policy", "")) for one in limited}
+        return ", ".join(sorted(policies - {"noeviction", ""}))
+
     async def close(self) -> None:
         clients: list[RedisClient] = [self._client]
         pool = getattr(self._client, "connection_pool", None)
