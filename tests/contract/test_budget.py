@@ -42,17 +42,17 @@ async def admit(
     return CLOCK.monotonic()
 
 
-async def admitted_within(lines: list[BudgetQueue], wait_s: float, asks: int) -> list[float]:
+async def admitted_within(lines: list[BudgetQueue], wait_s: float, count: int) -> list[float]:
     """Submit all calls at once; return when each admitted call may be sent."""
     began = CLOCK.monotonic()
 
-    async def ask(line: BudgetQueue) -> float | None:
+    async def admit_call(line: BudgetQueue) -> float | None:
         try:
             return await admit(line, within_s=wait_s) - began
         except BudgetExhausted:
             return None
 
-    outcomes = await asyncio.gather(*(ask(lines[i % len(lines)]) for i in range(asks)))
+    outcomes = await asyncio.gather(*(admit_call(lines[i % len(lines)]) for i in range(count)))
     return sorted(at for at in outcomes if at is not None)
 
 
@@ -238,14 +238,14 @@ async def test_bulk_calls_do_not_starve(
 ) -> None:
     order: list[str] = []
 
-    async def ask(line: BudgetQueue, name: str, priority: Priority) -> None:
+    async def admit_call(line: BudgetQueue, name: str, priority: Priority) -> None:
         await admit(line, QueueRequest(name, priority=priority), within_s=10.0)
         order.append(priority.value)
 
     async with open_line(pair[0], Pace(40, 1, 1)) as one, open_line(pair[1], Pace(40, 1, 1)) as two:
         await admit(one)
-        bulk = [ask(two, f"b{i}", Priority.BULK) for i in range(6)]
-        people = [ask(one, f"p{i}", Priority.INTERACTIVE) for i in range(24)]
+        bulk = [admit_call(two, f"b{i}", Priority.BULK) for i in range(6)]
+        people = [admit_call(one, f"p{i}", Priority.INTERACTIVE) for i in range(24)]
         await asyncio.gather(*bulk, *people)
     first = order[:24]
     assert 2 <= first.count("bulk") <= 4
@@ -272,7 +272,7 @@ class Process:
         self.fetched: list[str] = []
         self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
 
-    def ask(self, link: str, caller: str) -> "asyncio.Task[float]":
+    def admit_call(self, link: str, caller: str) -> "asyncio.Task[float]":
         """Return how long the caller waits."""
         began, waiters = CLOCK.monotonic(), Waiters(QueueRequest(caller))
         deadline = began + 20
@@ -296,12 +296,13 @@ async def test_joining_greedy_fetch_adds_no_wait(pair: tuple[Valkey, Valkey], jo
     pace = Pace(requests=10, per_s=1, burst=1)
     async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
-        greedy = [here.ask(f"link-{i}", "greedy") for i in range(20)]
+        greedy = [here.admit_call(f"link-{i}", "greedy") for i in range(20)]
         await asyncio.sleep(0.2)
-        greedy.append(here.ask("wanted", "greedy"))
+        greedy.append(here.admit_call("wanted", "greedy"))
         await asyncio.sleep(0.1)
         ann, hasty = (
-            (here if joins == "here" else there).ask("wanted", name) for name in ("ann", "hasty")
+            (here if joins == "here" else there).admit_call("wanted", name)
+            for name in ("ann", "hasty")
         )
         await asyncio.sleep(0.02)
         hasty.cancel()
@@ -321,14 +322,14 @@ async def test_disconnect_withdraws_inherited_place(
     pace = Pace(requests=10, per_s=1, burst=1)
     async with open_line(pair[0], pace) as first, open_line(pair[1], pace) as second:
         here, there = Process(pair[0], first), Process(pair[1], second)
-        requested = [here.ask(f"link-{i}", "greedy") for i in range(9)]
-        requested += [here.ask(f"other-{i}", f"other-{i % 8}") for i in range(16)]
+        requested = [here.admit_call(f"link-{i}", "greedy") for i in range(9)]
+        requested += [here.admit_call(f"other-{i}", f"other-{i % 8}") for i in range(16)]
         await asyncio.sleep(0.2)
-        requested.append(here.ask("wanted", "greedy"))
+        requested.append(here.admit_call("wanted", "greedy"))
         await asyncio.sleep(1.0)  # the first round is over
-        requested.append(here.ask("own", "mallory"))  # its next slot is in the next round
+        requested.append(here.admit_call("own", "mallory"))  # its next slot is in the next round
         await asyncio.sleep(0.02)
-        mallory = (here if joined == "here" else there).ask("wanted", "mallory")
+        mallory = (here if joined == "here" else there).admit_call("wanted", "mallory")
         await asyncio.sleep(0.15)
         assert first.waiting.count("mallory") == 1 + ("own" not in here.fetched)
         mallory.cancel()

@@ -162,7 +162,7 @@ async def person(fleet: Fleet, name: str, *, until: float) -> None:
         server = f"server-{chance.randrange(60)}"
         priority = chance.choices([Priority.INTERACTIVE, Priority.BULK], [9, 1])[0]
         asking = asyncio.create_task(
-            fleet.ask(
+            fleet.request_link(
                 chance.choice(alive),
                 server,
                 QueueRequest(name, priority=priority),
@@ -220,7 +220,7 @@ async def one_storm(seed: int) -> None:
     async def insist(replica: Replica, name: str) -> None:
         while loop_time() < until:
             what = f"server-{next(numbers)}"
-            await fleet.ask(replica, what, QueueRequest(name), within_s=30.0)
+            await fleet.request_link(replica, what, QueueRequest(name), within_s=30.0)
 
     names = [f"person-{i}" for i in range(12)]
     asking = [insist(fleet.replicas[min(i % 4, 2)], name) for i, name in enumerate(names)]
@@ -250,7 +250,9 @@ async def one_join(seed: int, *, elsewhere: bool) -> None:
 
     async def time_request(replica: Replica, what: str, name: str) -> float:
         began = loop_time()
-        assert await fleet.ask(replica, what, QueueRequest(name), within_s=20.0) == "answered"
+        assert (
+            await fleet.request_link(replica, what, QueueRequest(name), within_s=20.0) == "answered"
+        )
         return loop_time() - began
 
     waits = [asyncio.create_task(time_request(here, f"server-{i}", "greedy")) for i in range(49)]
@@ -285,7 +287,10 @@ async def one_storm_of_shared_links(seed: int) -> None:
         while loop_time() < until:
             await asyncio.sleep(pause_s)
             what = f"{link}-{had[link]}"
-            if await fleet.ask(replica, what, QueueRequest(name), within_s=30.0) == "answered":
+            if (
+                await fleet.request_link(replica, what, QueueRequest(name), within_s=30.0)
+                == "answered"
+            ):
                 had[link] += name == link
 
     names = [f"person-{i}" for i in range(12)]

@@ -337,7 +337,7 @@ class Fleet:
             if now - at > 3 * pace.burst * pace.interval_s + 1.0:
                 break
 
-    async def ask(
+    async def request_link(
         self,
         replica: Replica,
         what: str,

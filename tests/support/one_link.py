@@ -105,7 +105,7 @@ class OneLink:
     def forbid(self) -> None:
         self.policy = FORBIDDEN
 
-    async def asks(self) -> IssuedLink:
+    async def request_link(self) -> IssuedLink:
         requested = ApiRequest(
             authorization=["Bearer x"],
             x_auth_token=[],

@@ -48,11 +48,11 @@ class SmallCloud:
             case ["GET", "instances"]:
                 return self._instances(query)
             case ["GET", "instances", instance, "status"]:
-                self._placed([instance])
+                self._located([instance])
                 return json.dumps({"status": "running", "id": instance}).encode()
             case ["POST", "instances", "batch-delete"]:
                 ids = json.loads(request.body)["instance_id_set"]
-                self._placed(ids)
+                self._located(ids)
                 return self._do("batch-delete", ids)
             case _:
                 raise AssertionError(f"{request.method} {request.path}")
@@ -84,7 +84,7 @@ class SmallCloud:
         ]
         if "instance_id" in query:
             requested = query["instance_id"].split(",")
-            self._placed(requested)
+            self._located(requested)
             found = [one for one in found if one["id"] in requested]
         return self._page("instances", found, query)
 
@@ -106,7 +106,7 @@ class SmallCloud:
         if missing:
             raise UpstreamRefused(404, "iMetal.0100", f"not found: {missing}")
 
-    def _placed(self, ids: Sequence[str]) -> None:
+    def _located(self, ids: Sequence[str]) -> None:
         there = {server.instance for server in self.servers.values()}
         missing = [one for one in ids if one not in there]
         if missing:

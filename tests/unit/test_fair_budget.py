@@ -85,7 +85,7 @@ class Subject:
         )
         self.running = asyncio.create_task(self.line.run())
 
-    def ask(
+    def admit_task(
         self, request: QueueRequest | None = None, waiters: Waiters | None = None
     ) -> "asyncio.Task[float]":
         deadline = self.clock.monotonic() + 30
@@ -109,7 +109,7 @@ async def subject(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 async def test_first_batch_only_compares_clocks(clock: FakeClock) -> None:
     subject = Subject(clock)
     subject.queue.grant_after_s = 0.0
-    requested = subject.ask()  # before the line has taken a turn, as a first login may
+    requested = subject.admit_task()  # before the line has taken a turn, as a first login may
     await settle()
     await clock.advance(0.1)
     assert requested.done()
@@ -122,7 +122,7 @@ async def test_slot_in_pause_requeues_call_at_head(
     subject: Subject,
 ) -> None:
     subject.queue.grant_after_s = 0.02
-    requested = subject.ask()
+    requested = subject.admit_task()
     await settle()
     subject.line.throttled(pause_s=2.0, named_rate=5.0)
     subject.queue.grant_after_s = 2.0
@@ -139,7 +139,7 @@ async def test_slot_in_pause_requeues_call_at_head(
 
 async def test_pause_of_another_replica_applies_at_once(subject: Subject) -> None:
     subject.queue.grant_after_s = 0.02
-    requested = subject.ask()
+    requested = subject.admit_task()
     await settle()
     until = subject.clock.monotonic() + 3.0
     subject.queue.update(QueueUpdate({}, {}, until, None, replicas_rejoin=False))
@@ -153,7 +153,7 @@ async def test_pause_of_another_replica_applies_at_once(subject: Subject) -> Non
 
 async def test_late_slot_is_given_up(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
-    requested = subject.ask()
+    requested = subject.admit_task()
     await settle()
     assert subject.telemetry.slots_lost
     subject.queue.grant_after_s = 0.0
@@ -164,7 +164,7 @@ async def test_late_slot_is_given_up(subject: Subject) -> None:
 
 async def test_slot_after_the_deadline_is_not_awaited(subject: Subject) -> None:
     subject.queue.grant_after_s = 3_600.0
-    requested = subject.ask()
+    requested = subject.admit_task()
     await settle()
     assert subject.telemetry.slots_lost
     subject.queue.grant_after_s = 0.0
@@ -174,7 +174,7 @@ async def test_slot_after_the_deadline_is_not_awaited(subject: Subject) -> None:
 
 async def test_lost_spare_slot_is_not_requeued(subject: Subject) -> None:
     subject.queue.grant_after_s = -0.06
-    requested = subject.ask(QueueRequest("", priority=Priority.SPARE))
+    requested = subject.admit_task(QueueRequest("", priority=Priority.SPARE))
     await settle()
     with pytest.raises(BudgetExhausted):
         await requested
@@ -184,7 +184,7 @@ async def test_lost_spare_slot_is_not_requeued(subject: Subject) -> None:
 async def test_unconfirmed_entry_is_submitted_again(
     subject: Subject,
 ) -> None:
-    requested = subject.ask()
+    requested = subject.admit_task()
     await settle()
     ((first, _),) = subject.queue.reported
     for _ in range(3):
@@ -198,11 +198,11 @@ async def test_unconfirmed_entry_is_submitted_again(
 
 
 async def test_waiting_calls_move_to_memory_and_back(subject: Subject) -> None:
-    requested = [subject.ask() for _ in range(3)]
+    requested = [subject.admit_task() for _ in range(3)]
     await settle()
     before = {entry_id for entry_id, _ in subject.queue.reported}
     subject.queue.unavailable = True
-    others = subject.ask()
+    others = subject.admit_task()
     await settle()
     assert subject.line.is_local
     subject.queue.unavailable = False
@@ -226,7 +226,7 @@ async def test_queue_is_updated_when_waiters_change(
 ) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN):
-        requested = subject.ask(ANN, waiters)
+        requested = subject.admit_task(ANN, waiters)
         await settle()
         with waiters.attached(BOB), waiters.attached(BOB):
             waiters.set_remote("another process", [EVE])
@@ -243,7 +243,7 @@ async def test_queue_is_updated_when_waiters_change(
 async def test_single_waiter_is_not_submitted_as_shared(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(ANN):
-        requested = subject.ask(ANN, waiters)
+        requested = subject.admit_task(ANN, waiters)
         await settle()
     await settle()
     assert not any(batch.shared for batch in subject.queue.turns)
@@ -255,7 +255,7 @@ async def test_inherited_place_is_refunded_to_its_donor(subject: Subject) -> Non
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(BOB):
         subject.queue.donor = BOB
-        requested = subject.ask(ANN, waiters)
+        requested = subject.admit_task(ANN, waiters)
         await settle()
         assert subject.line.waiting == ["bob"]
         requested.cancel()
@@ -267,7 +267,7 @@ async def test_inherited_place_is_refunded_to_its_donor(subject: Subject) -> Non
 async def test_inherited_place_keeps_the_call_priority(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN), waiters.attached(QueueRequest("bob", priority=Priority.BULK)):
-        requested = subject.ask(ANN, waiters)
+        requested = subject.admit_task(ANN, waiters)
         await settle()
         ((call,),) = [batch.shared for batch in subject.queue.turns if batch.shared]
         assert call.waiters == [ANN, BOB]
@@ -279,7 +279,7 @@ async def test_sent_call_is_not_submitted_again(subject: Subject) -> None:
     waiters = Waiters(ANN)
     with waiters.attached(ANN):
         subject.queue.grant_after_s = 0.0
-        requested = subject.ask(ANN, waiters)
+        requested = subject.admit_task(ANN, waiters)
         await settle()
         assert requested.done()
         with waiters.attached(BOB):

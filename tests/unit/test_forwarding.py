@@ -52,7 +52,9 @@ class FakeBody:
         self.closed += 1
 
 
-def a_permit(answer: ResponseKind = ResponseKind.WHOLE, who: str = "olga", **row: object) -> Permit:
+def a_permit(
+    answer: ResponseKind = ResponseKind.WHOLE, subject: str = "olga", **row: object
+) -> Permit:
     listing = Listing("servers", "id", Paging.MARKER) if answer is ResponseKind.LISTED else None
     operation = Operation(
         "Op",
@@ -63,7 +65,7 @@ def a_permit(answer: ResponseKind = ResponseKind.WHOLE, who: str = "olga", **row
         listing=listing,
         **row,  # type: ignore[arg-type]
     )
-    person = Principal("corp", who, frozenset(), 0.0, 9e9, None)
+    person = Principal("corp", subject, frozenset(), 0.0, 9e9, None)
     return Permit(
         person, ResolvedCall(operation, ProjectId("p"), (), "/v1/p/x?limit=10", body=b"{}"), RULE
     )
@@ -184,9 +186,9 @@ async def test_downloads_are_limited_per_account_and_caller(clock: FakeClock) ->
     with pytest.raises(BudgetExhausted):
         await forward(some, a_permit(ResponseKind.STREAMED))
     for i in range(6):
-        await forward(some, a_permit(ResponseKind.STREAMED, who=f"other-{i}"))
+        await forward(some, a_permit(ResponseKind.STREAMED, subject=f"other-{i}"))
     with pytest.raises(BudgetExhausted):
-        await forward(some, a_permit(ResponseKind.STREAMED, who="one-more"))
+        await forward(some, a_permit(ResponseKind.STREAMED, subject="one-more"))
     for one in cached_value:
         assert one.stream is not None
         await one.stream.close()
@@ -201,14 +203,14 @@ async def test_downloads_are_limited_per_account(clock: FakeClock) -> None:
     exchanges["p"].streams_max = 1
     both = {name: as_exchange(one) for name, one in exchanges.items()}
     some = Forwarding(both, Listings(both, ListBounds(5.0, 10, 1_000), clock))
-    cached_value = await forward(some, a_permit(ResponseKind.STREAMED, who="ann"))
+    cached_value = await forward(some, a_permit(ResponseKind.STREAMED, subject="ann"))
     with pytest.raises(BudgetExhausted):
-        await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
-    elsewhere = a_permit(ResponseKind.STREAMED, who="bob")
+        await forward(some, a_permit(ResponseKind.STREAMED, subject="bob"))
+    elsewhere = a_permit(ResponseKind.STREAMED, subject="bob")
     await forward(some, replace(elsewhere, call=replace(elsewhere.call, project=ProjectId("q"))))
     assert cached_value.stream is not None
     await cached_value.stream.close()
-    await forward(some, a_permit(ResponseKind.STREAMED, who="bob"))
+    await forward(some, a_permit(ResponseKind.STREAMED, subject="bob"))
 
 
 async def test_download_without_stream_is_not_counted(clock: FakeClock) -> None:

@@ -11,7 +11,7 @@ from tests.support.one_link import OneLink
 
 async def test_link_usable_after_its_record_is_issued() -> None:
     scene = OneLink(left_s=35.0, record_s=4.0)
-    answered = await scene.asks()
+    answered = await scene.request_link()
     assert (answered.link.fingerprint, answered.source) == ("held", LinkSource.LOCAL)
     assert answered.left_s == pytest.approx(31.0)
     assert scene.recorded == ["held"]
@@ -19,7 +19,7 @@ async def test_link_usable_after_its_record_is_issued() -> None:
 
 async def test_link_that_aged_during_record_is_replaced() -> None:
     scene = OneLink(left_s=30.001, record_s=0.005)
-    answered = await scene.asks()
+    answered = await scene.request_link()
     assert (answered.link.fingerprint, answered.source) == ("new", LinkSource.UPSTREAM)
     assert scene.recorded == ["held", "new"]
     assert [one.detail for one in scene.records] == [
@@ -31,14 +31,14 @@ async def test_link_that_aged_during_record_is_replaced() -> None:
 async def test_link_is_replaced_only_once() -> None:
     scene = OneLink(left_s=30.001, record_s=2.0, new_left_s=31.0)
     with pytest.raises(DeadlineExceeded):
-        await scene.asks()
+        await scene.request_link()
     assert scene.recorded == ["held", "new"]
 
 
 async def test_deadline_applies_while_record_is_written() -> None:
     scene = OneLink(deadline_s=0.05)
     scene.is_disk_hung = True
-    asking = asyncio.ensure_future(scene.asks())
+    asking = asyncio.ensure_future(scene.request_link())
     async with asyncio.timeout(2):
         with pytest.raises(DeadlineExceeded):
             await asking

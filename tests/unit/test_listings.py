@@ -118,14 +118,19 @@ async def test_reading_inherits_priority_of_its_waiters(clock: FakeClock) -> Non
     exchange.gate = asyncio.Event()
     some = listings(exchange, clock)
 
-    def asks(caller: str) -> "asyncio.Task[tuple[ListPage, ...]]":
+    def start_reader(caller: str) -> "asyncio.Task[tuple[ListPage, ...]]":
         deadline = clock.monotonic() + 5.0
         queue_request = QueueRequest(caller)
         return asyncio.create_task(
             some.read(a_call(), queue_request, deadline=deadline, fresh=False, headers=())
         )
 
-    readers = [asks("greedy"), asks("ann"), asks("ann"), asks("hasty")]
+    readers = [
+        start_reader("greedy"),
+        start_reader("ann"),
+        start_reader("ann"),
+        start_reader("hasty"),
+    ]
     await settle()
     (waiters,) = exchange.waiters
     assert waiters is not None

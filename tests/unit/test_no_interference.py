@@ -139,7 +139,7 @@ async def response_to(gateway: Gateway, request: Request) -> object:
     return answer.status, answer.headers, answer.body
 
 
-def ask_all(policy: Policy, world: Mapping[str, SmallServer], requests: Sequence[Request]) -> Any:
+def send_all(policy: Policy, world: Mapping[str, SmallServer], requests: Sequence[Request]) -> Any:
     cloud = SmallCloud(world, page_max=10)
 
     async def run() -> list[object]:
@@ -269,7 +269,7 @@ def test_no_response_depends_on_hidden_servers(
         one: it for one, it in elsewhere.items() if one in hidden & hidden_in(policy, elsewhere)
     }
     assume(seen != world or other)
-    assert ask_all(policy, world, requested) == ask_all(policy, seen | other, requested)
+    assert send_all(policy, world, requested) == send_all(policy, seen | other, requested)
 
 
 def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = ()) -> Policy:

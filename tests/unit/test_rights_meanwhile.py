@@ -25,7 +25,7 @@ async def test_permission_lost_during_fetch_issues_no_link(
     scene.cached_value = None
     scene.while_obtained = lambda: loses(scene)
     with pytest.raises(refusal):
-        await scene.asks()
+        await scene.request_link()
     assert scene.recorded == ["refused"]
 
 
@@ -39,7 +39,7 @@ async def test_permission_lost_during_record_issues_no_link(
         scene.cached_value = None
     scene.while_recorded = lambda: loses(scene)
     with pytest.raises(refusal):
-        await scene.asks()
+        await scene.request_link()
     assert scene.recorded == [link, "refused"]
 
 
@@ -52,7 +52,7 @@ async def test_record_names_the_last_deciding_policy() -> None:
         scene.policy = newer
 
     scene.while_obtained = changed
-    assert (await scene.asks()).source is LinkSource.UPSTREAM
+    assert (await scene.request_link()).source is LinkSource.UPSTREAM
     assert [one.policy_version for one in scene.records] == ["v3"]
 
 
@@ -60,7 +60,7 @@ async def test_revoked_token_is_recorded_with_person_and_operation() -> None:
     scene = OneLink()
     scene.revoke()
     with pytest.raises(NotAuthenticated):
-        await scene.asks()
+        await scene.request_link()
     (record,) = scene.records
     assert (record.event, record.decision, record.detail) == ("refused", "denied", "revoked")
     assert (record.issuer, record.subject) == (ANN.issuer, ANN.subject)
@@ -72,5 +72,5 @@ async def test_records_of_a_revoked_token_are_limited() -> None:
     scene.revoke()
     for _ in range(10):
         with pytest.raises(NotAuthenticated):
-            await scene.asks()
+            await scene.request_link()
     assert scene.recorded == ["refused"] * 3

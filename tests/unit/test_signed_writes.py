@@ -191,7 +191,7 @@ class Scene:
             x_security_token=[named["x-security-token"]],
         )
 
-    async def ask(self, requested: ApiRequest | None = None) -> int:
+    async def send(self, requested: ApiRequest | None = None) -> int:
         answered = await self.gateway.handle(requested or self.requested())
         assert isinstance(answered, ForwardedResponse)
         return answered.status
@@ -208,17 +208,17 @@ def scene() -> Scene:
 
 
 async def test_sent_write_uses_its_signature(scene: Scene) -> None:
-    assert await scene.ask() == 200
+    assert await scene.send() == 200
     assert len(scene.store.used) == 1
     with pytest.raises(NotAuthenticated):
-        await scene.ask()
+        await scene.send()
     assert len(scene.exchange.requested) == 1
 
 
 async def test_read_uses_no_signature(scene: Scene) -> None:
     path = f"/physicalservers/{SERVER}"
     for _ in range(3):
-        assert await scene.ask(scene.requested(method="GET", path=path, body=b"")) == 200
+        assert await scene.send(scene.requested(method="GET", path=path, body=b"")) == 200
     assert not scene.store.requested
 
 
@@ -235,16 +235,16 @@ async def test_rejected_write_uses_no_signature(
 ) -> None:
     for _ in range(2):
         with pytest.raises(refusal):
-            await scene.ask(scene.requested(**requested))
+            await scene.send(scene.requested(**requested))
     assert not scene.store.requested
 
 
 async def test_rate_limited_write_uses_no_signature() -> None:
     scene = Scene(pace=Pace(1, 60, 1))
-    assert await scene.ask() == 200
+    assert await scene.send() == 200
     await scene.clock.advance(1)
     with pytest.raises(CallerLimited):
-        await scene.ask()
+        await scene.send()
     assert (scene.store.requested, len(scene.store.used)) == (1, 1)
 
 
@@ -252,10 +252,10 @@ async def test_unavailable_issuer_keys_use_no_signature(scene: Scene) -> None:
     requested = scene.requested()
     scene.stage_failure["identify"] = KeysUnavailable("away", retry_after_s=1.0)
     with pytest.raises(KeysUnavailable):
-        await scene.ask(requested)
+        await scene.send(requested)
     assert not scene.store.requested
     scene.stage_failure.clear()
-    assert await scene.ask(requested) == 200
+    assert await scene.send(requested) == 200
 
 
 @pytest.mark.parametrize("stage", ["record", "cloud"])
@@ -265,21 +265,21 @@ async def test_write_without_effect_may_be_repeated(scene: Scene, stage: str) ->
     else:
         scene.failure = BudgetExhausted("used up", retry_after_s=1.0)
     with pytest.raises((AuditLogUnavailable, BudgetExhausted)):
-        await scene.ask()
+        await scene.send()
     assert scene.store.requested
     assert not scene.store.used
     scene.stage_failure.clear()
     scene.failure = None
-    assert await scene.ask() == 200
+    assert await scene.send() == 200
 
 
 async def test_write_with_possible_effect_stays_used(scene: Scene) -> None:
     scene.failure = UpstreamSlow("no answer in time")
     with pytest.raises(UpstreamSlow):
-        await scene.ask()
+        await scene.send()
     scene.failure = None
     with pytest.raises(NotAuthenticated):
-        await scene.ask()
+        await scene.send()
     assert len(scene.exchange.requested) == 1
 
 
@@ -299,7 +299,7 @@ async def test_concurrent_copies_are_sent_once_over_replicas(scene: Scene) -> No
 
 async def assert_rejected_without_body(scene: Scene, requested: ApiRequest) -> None:
     with pytest.raises(NotAuthenticated):
-        await scene.ask(requested)
+        await scene.send(requested)
     assert not scene.bodies_read
 
 

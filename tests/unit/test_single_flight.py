@@ -46,7 +46,7 @@ def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[Singl
     return [SingleFlight(store, clock, lease_s=2.0) for _ in range(count)]
 
 
-Ask = Callable[..., Awaitable[FlightResult]]
+RequestValue = Callable[..., Awaitable[FlightResult]]
 
 
 async def test_hundred_requests_on_three_replicas_fetch_once(clock: FakeClock) -> None:
@@ -384,15 +384,15 @@ async def test_cancellation_at_any_point_leaves_nothing(clock: FakeClock) -> Non
 
 
 async def test_recovered_store_is_claimed_during_local_fetch(clock: FakeClock) -> None:
-    store, theirs, mine = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
+    store, their_fetches, mine = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     store.unavailable = True
     waiting = asyncio.ensure_future(second.obtain("k", mine, deadline=clock.monotonic() + 30))
     await settle()
     assert mine.begun == 1, "it waits for its slot"
     store.unavailable = False
-    theirs.outcome.set_result(b"their link")
-    await first.obtain("k", theirs, deadline=clock.monotonic() + 30)
+    their_fetches.outcome.set_result(b"their link")
+    await first.obtain("k", their_fetches, deadline=clock.monotonic() + 30)
     store.come_back()
     assert (await waiting).value == b"their link"
     await settle()

@@ -83,7 +83,7 @@ class Parts:
         return ForwardedResponse(204, (), b"")
 
 
-async def ask(parts: Parts, method: str, path: str, body: bytes = b"") -> ForwardedResponse:
+async def send(parts: Parts, method: str, path: str, body: bytes = b"") -> ForwardedResponse:
     clock, part, every = FakeClock(), dict.fromkeys(_FROM_PARTS, parts), cast("Any", parts)
     limits = CallerLimits(Pace(1e6, 1, 1_000_000), parts, clock)
     request_audit = RequestAudit(every, policies=every, limits=limits, clock=clock)
@@ -125,7 +125,7 @@ _FROM_PARTS = (
 
 
 async def write(parts: Parts) -> ForwardedResponse:
-    return await ask(parts, "POST", f"{SERVER}/tags/create", b'{"tags": [{"key": "env"}]}')
+    return await send(parts, "POST", f"{SERVER}/tags/create", b'{"tags": [{"key": "env"}]}')
 
 
 @pytest.mark.parametrize(
@@ -164,5 +164,5 @@ async def test_unsent_write_of_tags_refreshes_nothing() -> None:
 
 async def test_other_calls_refresh_nothing() -> None:
     parts = Parts(Policy([ALL], version="v"))
-    await ask(parts, "GET", SERVER)
+    await send(parts, "GET", SERVER)
     assert parts.looks == []

@@ -13,22 +13,22 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 def state_of(*states: str) -> str:
-    came = trace_context([PARENT], states)
-    assert came is not None
-    return came.state
+    parsed = trace_context([PARENT], states)
+    assert parsed is not None
+    return parsed.state
 
 
 def test_valid_traceparent_is_parsed() -> None:
-    came = trace_context([PARENT], ["rojo=00f067,congo@t=t61"])
-    assert came is not None
-    assert (came.trace_id, came.span_id, came.is_sampled) == (TRACE, SPAN, True)
-    assert came.state == "rojo=00f067,congo@t=t61"
+    parsed = trace_context([PARENT], ["rojo=00f067,congo@t=t61"])
+    assert parsed is not None
+    assert (parsed.trace_id, parsed.span_id, parsed.is_sampled) == (TRACE, SPAN, True)
+    assert parsed.state == "rojo=00f067,congo@t=t61"
 
 
 def test_child_keeps_the_trace_with_new_span() -> None:
-    came = trace_context([PARENT], ["a=1"])
-    assert came is not None
-    assert came.child("b" * 16).headers == (
+    parsed = trace_context([PARENT], ["a=1"])
+    assert parsed is not None
+    assert parsed.child("b" * 16).headers == (
         ("traceparent", f"00-{TRACE}-{'b' * 16}-01"),
         ("tracestate", "a=1"),
     )
@@ -57,9 +57,9 @@ def test_two_traceparents_or_none_begin_a_trace() -> None:
 
 @pytest.mark.parametrize("rest", ["", "-", "-what-the-future-will-be-like"])
 def test_later_version_is_propagated_as_version_00(rest: str) -> None:
-    came = trace_context([f"cc-{TRACE}-{SPAN}-01{rest}"], [])
-    assert came is not None
-    assert came.headers == (("traceparent", PARENT),)
+    parsed = trace_context([f"cc-{TRACE}-{SPAN}-01{rest}"], [])
+    assert parsed is not None
+    assert parsed.headers == (("traceparent", PARENT),)
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_later_version_is_propagated_as_version_00(rest: str) -> None:
     [("00", False, "00"), ("01", True, "01"), ("02", False, "02"), ("ff", True, "03")],
 )
 def test_unknown_flags_are_cleared(flags: str, sent: str, *, sampled: bool) -> None:
-    came = trace_context([f"00-{TRACE}-{SPAN}-{flags}"], [])
-    assert came is not None
-    assert came.is_sampled is sampled
-    assert came.headers == (("traceparent", f"00-{TRACE}-{SPAN}-{sent}"),)
+    parsed = trace_context([f"00-{TRACE}-{SPAN}-{flags}"], [])
+    assert parsed is not None
+    assert parsed.is_sampled is sampled
+    assert parsed.headers == (("traceparent", f"00-{TRACE}-{SPAN}-{sent}"),)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_tracestate_has_at_most_32_members() -> None:
 
 @given(st.lists(st.text(), max_size=2), st.lists(st.text(), max_size=3))
 def test_propagated_headers_are_well_formed(parents: list[str], states: list[str]) -> None:
-    came = trace_context([*parents, PARENT][:1], states)
-    for name, value in () if came is None else came.headers:
+    parsed = trace_context([*parents, PARENT][:1], states)
+    for name, value in () if parsed is None else parsed.headers:
         assert name in ("traceparent", "tracestate")
         assert re.fullmatch(r"[ -~]{1,512}", value)
