@@ -76,7 +76,7 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Why are credentials rejected?",
-                "Per second by reason. `expired` is normal. `signature`, `algorithm` and `signature_replayed` indicate an attack. `revoked`: a revoked token is in use.",
+                "Per second by reason. `expired` is normal. `signature`, `algorithm` and `signature_replayed` indicate an attack. `revoked`: a revoked token is in use. `locked`: a locked person tries to get in.",
                 (
                     'sum by (issuer, outcome) (rate(gateway_identifications_total{INSTANCE,outcome!~"ok|cached"}[WINDOW])) > 0',
                     "{{issuer}} {{outcome}}",

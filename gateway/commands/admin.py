@@ -29,13 +29,20 @@ def register(parser: CommandParser) -> None:
         return one
 
     command(
-        "overrides", "list overrides in force: revocations, dropped links, ceilings, log levels"
+        "overrides",
+        "list overrides in force: revocations, locks, dropped links, ceilings, log levels",
     )
     clear = command("clear", "clear an override")
     clear.add_argument("id", type=nonempty, metavar="ID", help="from `gateway admin overrides`")
     _revoke_options(
         command("revoke", "revoke a token, a person's tokens, or all tokens issued up to a time")
     )
+    _lock_options(
+        command("lock", "lock a person, a group, a server or a project until it is unlocked")
+    )
+    command("locks", "list the locks in force")
+    unlock = command("unlock", "lift a lock")
+    unlock.add_argument("id", type=nonempty, metavar="ID", help="from `gateway admin locks`")
     _drop_links_options(command("drop-links", "drop cached links"))
     _sessions_options(
         command("sessions", "list the tokens and links in the caches of all processes")
@@ -58,6 +65,25 @@ def _revoke_options(parser: CommandParser) -> None:
         type=instant,
         metavar="TIME",
         help="revoke tokens issued up to this time (default with --subject: now)",
+    )
+
+
+def _lock_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--issuer",
+        type=nonempty,
+        help="issuer of the person or group (default: each); `certificate` for administrators",
+    )
+    parser.add_argument("--subject", type=nonempty, help="lock this person")
+    parser.add_argument("--group", type=nonempty, help="lock the members of this group")
+    parser.add_argument("--server", type=nonempty, metavar="ID", help="lock a server")
+    parser.add_argument("--project", type=nonempty, metavar="ID", help="lock a project")
+    parser.add_argument(
+        "--for",
+        dest="duration_s",
+        type=number(1, 31_536_000),
+        metavar="SECONDS",
+        help="how long the lock lasts (default: until it is unlocked)",
     )
 
 
@@ -166,6 +192,15 @@ def _revoke(options: argparse.Namespace) -> Json:
     return {**_named(options, "issuer", "token_id", "subject"), "before": before}
 
 
+def _lock(options: argparse.Namespace) -> Json:
+    targets = _named(options, "subject", "group", "server", "project")
+    if sum(target is not None for target in targets.values()) != 1:
+        raise usage_error("Specify exactly one of --subject, --group, --server and --project.")
+    if options.issuer is not None and options.subject is None and options.group is None:
+        raise usage_error("--issuer requires --subject or --group.")
+    return {**targets, **_named(options, "issuer", "duration_s")}
+
+
 def _drop_links(options: argparse.Namespace) -> Json:
     fields = _named(options, "project", "server", "issuer", "subject")
     if options.all == any(fields.values()):
@@ -185,11 +220,16 @@ def _show_overrides(response: Json) -> None:
     _print_rows(
         ("ID", "EXPIRES", "BY", "EFFECT", "REASON"),
         [
-            (one["id"], one["expires_at"], one["created_by"], _effect(one["effect"]), one["reason"])
+            (one["id"], _expiry(one), one["created_by"], _effect(one["effect"]), one["reason"])
             for one in require_member(response, "overrides", list)
         ],
         none="No overrides.",
     )
+
+
+def _expiry(override: Json) -> str:
+    expires_at = str(override["expires_at"])
+    return "unlocked" if expires_at.startswith("9999-") else expires_at
 
 
 def _show_override(response: Json) -> None:
@@ -199,7 +239,7 @@ def _show_override(response: Json) -> None:
         print(f"Override {printable(effect['override_id'])} is cleared.")
     else:
         shown = printable(_effect(effect))
-        print(f"Override {override['id']} until {override['expires_at']}: {shown}")
+        print(f"Override {override['id']} until {_expiry(override)}: {shown}")
     if note := response.get("note"):
         print(printable(str(note)))
     if not require_member(response, "all_replicas_notified", bool):
@@ -318,6 +358,9 @@ _COMMANDS: Final[
     "overrides": ("/overrides", None, _show_overrides),
     "clear": ("/overrides/clear", lambda options: _named(options, "id"), _show_override),
     "revoke": ("/revocations", _revoke, _show_override),
+    "lock": ("/locks", _lock, _show_override),
+    "locks": ("/locks", None, _show_overrides),
+    "unlock": ("/locks/lift", lambda options: _named(options, "id"), _show_override),
     "drop-links": ("/links/drop", _drop_links, _show_override),
     "sessions": ("/sessions", None, _show_sessions),
     "queue": ("/queue", None, _show_queue),

@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
     if given.any or any(rule.selector is not None for rule in explanation.matching):
         _print_attributes(inventory, server, now)
     if offline.config.admin.api is not None:
-        print("  revocations are not considered; list them with `gateway admin overrides`")
+        print(
+            "  revocations and locks are not considered; list them with `gateway admin overrides`"
+        )
     return 0 if explanation.decision.allowed else 3
 
 

@@ -53,10 +53,12 @@ Explain a decision, check the config and every dependency, read a metric:
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
 
-Administer the gateway as ada: list active sessions, revoke victor's access on all replicas.
+Administer the gateway as ada: list active sessions; revoke otto's tokens (his next login is
+valid again); lock victor (a new token does not help); list both.
 
   gateway admin sessions
-  gateway admin revoke --issuer demo --subject victor --reason "left us"
+  gateway admin revoke --issuer demo --subject otto --reason "lost laptop"
+  gateway admin lock --issuer demo --subject victor --reason "left us"
   gateway admin overrides
 
 Search the audit log and verify that it is unchanged:

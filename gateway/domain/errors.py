@@ -2,6 +2,7 @@
 
 GatewayError
 ├── NotAuthenticated          the credential is missing or invalid; `reason` is for operators
+│   └── PersonLocked          an administrator has locked the person or one of their groups
 ├── BadRequest                the request is malformed; `detail` is for the caller
 │   ├── OperationUnknown      the path is not in the catalogue
 │   ├── MethodNotAllowed      the path exists with other methods
@@ -62,6 +63,7 @@ class Rejection(Enum):
     CLAIMS = "claims"
     GROUPS_MISSING = "groups_missing"
     REVOKED = "revoked"
+    LOCKED = "locked"
     CERTIFICATE = "certificate"
     """The certificate expired, or the trusted authorities were reloaded, after the handshake."""
     FOREIGN_KEY = "foreign_key"
@@ -93,6 +95,16 @@ class NotAuthenticated(GatewayError):
         self.reason = reason
         self.issuer = issuer
         self.principal = principal
+
+
+class PersonLocked(NotAuthenticated):
+    """The credential is valid, but another one would not help: the person is kept out."""
+
+    def __init__(self, principal: Principal, lock: str) -> None:
+        """`lock` is the ID of the override."""
+        super().__init__(
+            Rejection.LOCKED, f"lock {lock}", issuer=principal.issuer, principal=principal
+        )
 
 
 class BadRequest(GatewayError):

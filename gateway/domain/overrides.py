@@ -1,7 +1,7 @@
 """Overrides: what administrators set at runtime. Pure.
 
-An override is a revocation, dropped links, a rate ceiling or log levels. Overrides are only added;
-each expires by itself or is cleared by another override. The result does not depend on the
+An override is a revocation, a lock, dropped links, a rate ceiling or log levels. Overrides are only
+added; each expires by itself or is cleared by another override. The result does not depend on the
 sequence in which they arrive, so all replicas agree, and a replica can restore a store that lost
 them.
 """
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.domain.model import Principal
+from gateway.domain.policy.target_locks import TargetLocks
 
 IssuedUntil = Annotated[
     float,
@@ -39,6 +40,20 @@ class RevokedSubject(_Effect, frozen=True, tag="revoked_subject"):
 class RevokedBefore(_Effect, frozen=True, tag="revoked_before"):
     issuer: str
     before: IssuedUntil
+
+
+class Lock(_Effect, frozen=True, tag="lock"):
+    """Keeps a person, a group, a server or a project out. Exactly one of the four is named."""
+
+    issuer: Annotated[str, Meta(description="Issuer of the subject or group; empty: each.")] = ""
+    subject: str = ""
+    group: str = ""
+    server: str = ""
+    project: str = ""
+
+    @property
+    def target(self) -> str:
+        return next(name for name in LOCK_TARGETS if getattr(self, name))
 
 
 class DroppedLinks(_Effect, frozen=True, tag="dropped_links"):
@@ -75,6 +90,7 @@ Effect = (
     RevokedToken
     | RevokedSubject
     | RevokedBefore
+    | Lock
     | DroppedLinks
     | RateCeiling
     | LogLevels
@@ -86,6 +102,10 @@ REVOCATION_TYPES: Final[Mapping[str, type[_Effect]]] = {
     "before": RevokedBefore,
 }
 """Revocations by the label value of the metric `gateway_revocations`."""
+LOCK_TARGETS: Final = ("subject", "group", "server", "project")
+"""Fields of a Lock, one of which it names; label values of the metric `gateway_locks`."""
+UNTIL_LIFTED: Final = 253_402_300_799.0
+"""Expiry of a lock without a time limit: the last second of the year 9999."""
 _E = TypeVar("_E", bound=_Effect)
 
 
@@ -179,6 +199,16 @@ class OverrideSet:
             for override in self._in_force
             if isinstance(override.effect, DroppedLinks)
         ]
+        locks = [(one.id, one.effect) for one in self._in_force if isinstance(one.effect, Lock)]
+        self._locked_subjects = {
+            (lock.issuer, lock.subject): one for one, lock in locks if lock.subject
+        }
+        self._locked_groups = {(lock.issuer, lock.group): one for one, lock in locks if lock.group}
+        self._group_lock_issuers = {issuer for issuer, _ in self._locked_groups}
+        self.target_locks = TargetLocks(
+            servers={lock.server: one for one, lock in locks if lock.server},
+            projects={lock.project: one for one, lock in locks if lock.project},
+        )
         self.rate_ceilings = {
             (one.account, one.budget): one.rate_per_s for one in self._effects(RateCeiling)
         }
@@ -217,6 +247,23 @@ class OverrideSet:
             or issued_at <= self._subjects.get((issuer, principal.subject), float("-inf"))
             or issued_at <= self._issuers.get(issuer, float("-inf"))
         )
+
+    def find_lock(self, principal: Principal) -> str | None:
+        """Return the ID of a lock on the person or on one of their groups."""
+        for issuer in (principal.issuer, ""):
+            lock = self._locked_subjects.get((issuer, principal.subject))
+            if lock is not None:
+                return lock
+            if issuer in self._group_lock_issuers:
+                for group in principal.groups:
+                    lock = self._locked_groups.get((issuer, group))
+                    if lock is not None:
+                        return lock
+        return None
+
+    def locks_groups(self, issuer: str) -> bool:
+        """Return whether a lock on a group may cover people of this issuer."""
+        return not self._group_lock_issuers.isdisjoint((issuer, ""))
 
     def dropped_by(self, project: str, server: str, person: str) -> tuple[str, ...]:
         """Return the IDs of the overrides that drop such a link; `person` is "" if it is shared."""

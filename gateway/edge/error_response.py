@@ -31,6 +31,8 @@ def render_error(error: GatewayError) -> ErrorResponse:
     status, code, message = spec.status, spec.code, spec.message
     headers: Headers = ()
     match error:
+        case errors.PersonLocked():
+            pass  # no challenge: a new token would not help
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
             message = _credential_message(error.reason, message)

@@ -119,6 +119,17 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         operator_action="Find out which page sent the request; it may be an attack (CSRF).",
         alerts=("ConsoleGatewayAdminAccessDenied",),
     ),
+    errors.PersonLocked: ErrorSpec(
+        403,
+        "CGW.4034",
+        "Your access is locked. Contact the administrators of the gateway; a new token does not"
+        " help.",
+        cause="An administrator has locked the person or one of their groups.",
+        caller_action="Contact the administrators of the gateway.",
+        operator_action="List the locks with `gateway admin locks`. Lift the one that no longer"
+        " applies with `gateway admin unlock ID`.",
+        alerts=("ConsoleGatewayLockedPersons",),
+    ),
     errors.OperationUnknown: ErrorSpec(
         404,
         "CGW.4040",

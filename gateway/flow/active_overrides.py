@@ -156,6 +156,10 @@ class ActiveOverrides:
             )
         return self._overrides.is_revoked(principal)
 
+    def find_lock(self, principal: Principal) -> str | None:
+        """Return the ID of a lock, known here, on the person or one of their groups."""
+        return self._overrides.find_lock(principal)
+
     def dropped_by(self, project: str, server: str, person: str) -> tuple[str, ...]:
         """Return the IDs of the overrides that drop such a link; `person` is "" if it is shared."""
         return self._overrides.dropped_by(project, server, person)

@@ -1,8 +1,9 @@
 """Identify: verify the caller's JWT once and cache the Principal until the token expires.
 
 A cached token costs one hash and one lookup, without signature check or network. Only verified
-tokens are cached, so invalid ones evict nothing. The cache key is a hash of the token. Policy and
-revocation may change while a token is valid; they are checked per request, on the Principal.
+tokens are cached, so invalid ones evict nothing. The cache key is a hash of the token. Policy,
+revocations and locks may change while a token is valid; they are checked per request, on the
+Principal.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from gateway.domain.errors import (
     DeadlineExceeded,
     KeysUnavailable,
     NotAuthenticated,
+    PersonLocked,
     Rejection,
     RevocationsUnavailable,
 )
@@ -68,6 +70,7 @@ class Identify:
         signatures: Signatures,
         rules: Mapping[str, TokenRules],
         revoked: Callable[[Principal], bool],
+        find_lock: Callable[[Principal], str | None],
         groups_required: Callable[[str], bool],
         clock: Clock,
         telemetry: Telemetry,
@@ -75,9 +78,11 @@ class Identify:
     ) -> None:
         """`rules`: by the issuer's name in the config. `tokens_max`: cache size.
 
-        `revoked` raises RevocationsUnavailable until revocations are loaded. `groups_required`
-        returns whether tokens of an issuer must have the groups claim at this moment.
+        `revoked` raises RevocationsUnavailable until revocations are loaded. `find_lock` returns
+        the ID of a lock on the person; it is called after `revoked`. `groups_required` returns
+        whether tokens of an issuer must have the groups claim at this moment.
         """
+        self._find_lock = find_lock
         self._groups_required = groups_required
         self._revoked = revoked
         self._signatures = signatures
@@ -91,7 +96,7 @@ class Identify:
         self._verifications: dict[bytes, _Verification] = {}
         self._keys_version = 0
         self.revocations_version = 0
-        """Changes whenever a token may have been revoked."""
+        """Changes whenever a token may have been revoked, or a lock set or lifted."""
 
     @property
     def cached_count(self) -> int:
@@ -130,9 +135,13 @@ class Identify:
         return expiry(principal, self._rules[principal.issuer])
 
     def check(self, principal: Principal) -> None:
-        """Raise NotAuthenticated if the token was revoked or expired since it was verified."""
+        """Raise NotAuthenticated if the token was revoked or expired since it was verified.
+
+        Raises PersonLocked if the person was locked.
+        """
         try:
             self._raise_if_revoked(principal)
+            self._raise_if_locked(principal)
             self._raise_if_expired(principal)
             self._raise_if_groups_missing(principal)
         except NotAuthenticated as error:
@@ -140,10 +149,12 @@ class Identify:
             raise
 
     def drop_revoked(self) -> None:
-        """Drop revoked tokens from the cache."""
+        """Drop revoked tokens and those of locked people from the cache."""
         self.revocations_version += 1
         revoked = [
-            digest for digest, token in self._cached.items() if self._revoked(token.principal)
+            digest
+            for digest, token in self._cached.items()
+            if self._revoked(token.principal) or self._find_lock(token.principal) is not None
         ]
         for digest in revoked:
             del self._cached[digest]
@@ -199,6 +210,7 @@ class Identify:
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
             self._raise_if_revoked(principal)
+            self._raise_if_locked(principal)
             self._raise_if_groups_missing(principal)
         except (NotAuthenticated, KeysUnavailable, RevocationsUnavailable) as error:
             verification.error = error
@@ -218,6 +230,11 @@ class Identify:
         if self._revoked(principal):
             issuer = principal.issuer
             raise NotAuthenticated(Rejection.REVOKED, issuer=issuer, principal=principal)
+
+    def _raise_if_locked(self, principal: Principal) -> None:
+        lock = self._find_lock(principal)
+        if lock is not None:
+            raise PersonLocked(principal, lock)
 
     def _raise_if_expired(self, principal: Principal) -> None:
         issuer = principal.issuer

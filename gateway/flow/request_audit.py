@@ -6,7 +6,13 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.domain.audit.record import AuditRecord
-from gateway.domain.errors import CallerLimited, DeadlineExceeded, NotAuthenticated, NotPermitted
+from gateway.domain.errors import (
+    CallerLimited,
+    DeadlineExceeded,
+    NotAuthenticated,
+    NotPermitted,
+    PersonLocked,
+)
 from gateway.domain.model import Principal, ResolvedCall
 from gateway.domain.policy.policy import Permit
 from gateway.flow.audit_log import AUDIT_TIMEOUT_S, AuditLog
@@ -72,9 +78,9 @@ class RequestAudit:
         await self._refused(context, str(refusal), refusal.rule, refusal.permission)
 
     async def not_authenticated(self, context: RequestContext, refusal: NotAuthenticated) -> None:
-        """Record a 401 of a known person, such as a revoked token or a signature used twice.
+        """Record why a known person is rejected: a lock, a revoked token, a signature used twice.
 
-        Beyond a limit per person, a 401 is not recorded.
+        Beyond a limit per person, nothing is recorded.
         """
         if context.principal is None:
             context.principal = refusal.principal
@@ -83,7 +89,8 @@ class RequestAudit:
         with suppress(CallerLimited):
             # A separate limit: with the person's own, the thief of a token could lock them out.
             self._limits.admit(f"refused {context.principal.key}")
-            await self._refused(context, refusal.reason.value)
+            is_lock = isinstance(refusal, PersonLocked)
+            await self._refused(context, str(refusal) if is_lock else refusal.reason.value)
 
     async def _record_within(self, timeout_s: float, record: AuditRecord) -> None:
         try:

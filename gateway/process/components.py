@@ -21,6 +21,7 @@ from gateway.edge.error_table import SERVER_FAILURES
 from gateway.edge.public.handler import PublicHandler
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.cluster_query import ProcessView
+from gateway.flow.locked_policies import LockedPolicies
 from gateway.process.runtime import Runtime
 from gateway.process.tasks import BackgroundTask
 from gateway.process.wiring.accounts import open_accounts
@@ -83,7 +84,8 @@ async def open_components(
         console_links = open_console_links(runtime, accounts, flight, overrides)
         audit_log = await open_audit_log(runtime, valkey, lines)
         await policies.attach_audit_log(audit_log.durable)
-        stages = open_stages(runtime, valkey, identity.callers, policies, inventories, audit_log)
+        locked = LockedPolicies(policies, lambda: overrides.current.target_locks)
+        stages = open_stages(runtime, valkey, identity.callers, locked, inventories, audit_log)
         gateway = open_gateway(runtime, stages, accounts, console_links)
         handler = open_handler(runtime, stages, gateway, lines, tracing)
         apply_overrides(runtime, overrides, console_links, budget)

@@ -849,6 +849,7 @@ async def test_rotation_drops_cached_tokens_of_old_key(
     line.append(
         Identify(
             revoked=lambda _: False,
+            find_lock=lambda _: None,
             groups_required=lambda _: False,
             signatures=JwtSignatures([TrustedIssuer("corp", idp.url, frozenset({"RS256"}), keys)]),
             rules={"corp": rules},

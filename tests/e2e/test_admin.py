@@ -34,6 +34,8 @@ REQUESTS = [
     ("/rate-ceilings", "POST", '{"account": "prod", "rate_per_s": 100, "duration_s": 60}'),
     ("/revocations", "POST", '{"issuer": "corp", "token_id": "none-has-it"}'),
     ("/revocations", "POST", '{"issuer": "corp", "subject": "no-person"}'),
+    ("/locks", "POST", '{"issuer": "corp", "subject": "no-person"}'),
+    ("/locks", "GET", ""),
     ("/links/drop", "POST", '{"issuer": "corp", "subject": "no-person"}'),
     ("/overrides", "GET", ""),
     ("/sessions", "GET", ""),
@@ -552,10 +554,12 @@ def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
             jsonschema.validate(response.json, {**content["schema"], **schemas})
             if response.status == 200 and "override" in response.json:
                 clear = json.dumps({"id": response.json["override"]["id"]})
-                cleared = ada.send(stack.gateway, "POST", "/overrides/clear", clear)
+                lift = "/locks/lift" if path == "/locks" else "/overrides/clear"
+                cleared = ada.send(stack.gateway, "POST", lift, clear)
                 assert cleared.status == 200
                 jsonschema.validate(cleared.json, {**content["schema"], **schemas})
     requested = {"/admin" + path for path, _, _ in REQUESTS} | {"/admin/overrides/clear"}
+    requested |= {"/admin/locks/lift"}
     assert requested == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:

@@ -193,7 +193,7 @@ def test_printed_commands_work() -> None:
         statuses = [output.split(" ")[1] for _, output in results[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
         listed, printed, page, switched, explained, denied, checked, counted = results[5:13]
-        sessions, revoked, overrides, found, intact = results[13:]
+        sessions, revoked, locked, overrides, found, intact = results[13:]
         assert listed[1].count("server:power") == 4
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
@@ -207,11 +207,13 @@ def test_printed_commands_work() -> None:
         assert 'gateway_links_total{account="demo",source="upstream"} 2.0' in counted[1]
         assert "olga" in sessions[1]
         assert (revoked[0], "kind" in revoked[1]) == (0, False), revoked
-        assert "revoked_subject issuer=demo subject=victor" in overrides[1]
+        assert (locked[0], "until unlocked" in locked[1]) == (0, True), locked
+        assert "revoked_subject issuer=demo subject=otto" in overrides[1]
+        assert "lock issuer=demo subject=victor" in overrides[1]
         (gateway,) = re.findall(r"^  gateway +(http\S+)$", text, re.MULTILINE)
         viewer = re.findall(r"^  viewer +(\S+)$", text, re.MULTILINE)[0]
         headers = {"Authorization": f"Bearer {viewer}"}
-        assert fetch(gateway, "GET", "/v1/nothing", headers).status == 401
+        assert fetch(gateway, "GET", "/v1/nothing", headers).error_code == "CGW.4034"
         assert found[1].count("console_link_issued  allowed  demo/olga") == 3
         assert intact[0] == 0
         assert "last signed checkpoint: " in intact[1]

@@ -278,6 +278,11 @@ def revoked(scene: Scene) -> None:
     eventually(lambda: revoke(admin).status == 200)  # the issuer was down until now
     assert {revoke(other).status for _ in range(6)} == {403}
     eventually(lambda: {one.status for one in scene.fetch(8, lost)} == {401})
+    headers = {"Authorization": f"Bearer {admin}", "Content-Type": "application/json"}
+    lock = json.dumps({"subject": "mallory"})
+    assert fetch(gateway.admin, "POST", "/admin/locks", headers, lock).status == 200
+    mallory = cloud.token("mallory")
+    eventually(lambda: {one.status for one in scene.fetch(8, mallory)} == {403})
     scene.wait_for_scrape()
 
 
@@ -365,6 +370,7 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayForgedTokens": rejected_tokens,
     "ConsoleGatewayManyDenials": rejected_tokens,
     "ConsoleGatewayRevokedTokens": revoked,
+    "ConsoleGatewayLockedPersons": revoked,
     "ConsoleGatewayAdminAccessDenied": revoked,
 }
 """The event after which the alert's expression is true, and not before."""

@@ -13,6 +13,8 @@ from tests.support.admin_client import RecordingAdminClient, RequestRecorded
 ARGUMENTS = {
     "clear ID": ["clear", "0a1b"],
     "revoke": ["revoke", "--issuer", "corp", "--subject", "mallory"],
+    "lock": ["lock", "--group", "contractors"],
+    "unlock ID": ["unlock", "0a1b"],
     "drop-links": ["drop-links", "--all"],
     "rate-ceiling ACCOUNT CALLS_PER_SECOND": ["rate-ceiling", "prod", "5"],
     "log-level LOGGER=LEVEL": ["log-level", "gateway.policy=debug"],

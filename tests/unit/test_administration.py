@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.domain.errors import (
     BadRequest,
     NotAdmin,
     NotAuthenticated,
+    PersonLocked,
     Rejection,
 )
 from gateway.domain.model import Principal
@@ -79,6 +81,7 @@ class Authentication:
 class Scene:
     def __init__(self, clock: FakeClock) -> None:
         self.wheel, self.audit_log, self.authentication = Wheel(), FakeAuditLog(), Authentication()
+        self.locks: dict[str, str] = {}
         spec = ActionSpec(
             name="Turn",
             method="POST",
@@ -94,6 +97,7 @@ class Scene:
             [self.action],
             groups=frozenset({"admins"}),
             certificates=frozenset({"breakglass"}),
+            find_lock=lambda principal: self.locks.get(principal.subject),
             audit_log=self.audit_log,
             clock=clock,
         )
@@ -147,6 +151,20 @@ async def test_right_lost_while_reading_the_body_is_rejected(scene: Scene) -> No
         await scene.send(on_read=scene.revoke)
     assert scene.wheel.turns == []
     assert scene.audit_log.outcomes == [("admin_refused", "denied")]
+
+
+@pytest.mark.parametrize("by_certificate", [False, True])
+async def test_locked_administrator_is_rejected_by_name(
+    scene: Scene, *, by_certificate: bool
+) -> None:
+    scene.locks["ada"] = "0a1b"
+    admin = replace(scene.administrator(), by_certificate=by_certificate)
+    with pytest.raises(PersonLocked):
+        await scene.send(admin=admin)
+    assert scene.wheel.turns == []
+    (record,) = scene.audit_log.records
+    assert (record.event, record.subject) == ("admin_refused", "ada")
+    assert "lock 0a1b" in record.detail
 
 
 async def test_right_lost_while_recording_is_rejected(scene: Scene) -> None:

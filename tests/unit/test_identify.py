@@ -71,6 +71,7 @@ def identify(
 ) -> Identify:
     return Identify(
         revoked=lambda _: False,
+        find_lock=lambda _: None,
         groups_required=lambda _: False,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},
@@ -342,6 +343,7 @@ async def test_missing_groups_claim_is_rejected_while_required(
     required: set[str] = set()
     identify = Identify(
         revoked=lambda _: False,
+        find_lock=lambda _: None,
         groups_required=required.__contains__,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},

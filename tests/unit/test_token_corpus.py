@@ -83,6 +83,7 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
     }
     line = Identify(
         revoked=lambda _: False,
+        find_lock=lambda _: None,
         groups_required=lambda _: False,
         signatures=signatures,
         rules=rules,

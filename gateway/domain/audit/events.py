@@ -141,12 +141,23 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "refused",
-        "on a 403, and on a 401 of a known person: a revoked token, a signature used twice",
+        "on a 403, and on a 401 of a known person: a revoked token, a signature used twice;"
+        " for a locked person or server, `detail` has the ID of the lock",
         (*_CALLER, *_DECISION, "detail"),
     ),
     AuditEvent(
         "revoked",
         "before an administrator's revocation takes effect",
+        (*_ADMINISTRATOR, *_TARGET),
+    ),
+    AuditEvent(
+        "lock_set",
+        "before an administrator's lock takes effect",
+        (*_ADMINISTRATOR, *_TARGET),
+    ),
+    AuditEvent(
+        "lock_lifted",
+        "before an administrator's lock is lifted",
         (*_ADMINISTRATOR, *_TARGET),
     ),
     AuditEvent(

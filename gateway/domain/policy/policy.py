@@ -9,6 +9,8 @@ Its cost does not grow with the number of rules.
 A rule may select servers by attributes of the inventory. If the server or the attribute is
 unknown, or the inventory has expired, the grant does not apply but the denial does.
 
+A lock on a server or project decides before the rules: no person has a permission there.
+
 Writing a tag whose key a rule uses changes permissions. It requires a permission of its own.
 """
 
@@ -32,6 +34,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget
 from gateway.domain.policy.rules import Decision, Explanation, Rule, Scope
+from gateway.domain.policy.target_locks import NO_LOCKS, TargetLocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +65,26 @@ class _CachedPermit:
 
 
 class Policy:
-    def __init__(self, rules: Iterable[Rule] | RuleIndex, *, version: str) -> None:
+    def __init__(
+        self, rules: Iterable[Rule] | RuleIndex, *, version: str, locks: TargetLocks = NO_LOCKS
+    ) -> None:
         """`version` identifies the text that the rules were parsed from."""
         index = rules if isinstance(rules, RuleIndex) else RuleIndex(rules)
         self.version = version
         self.rules: Sequence[Rule] = index.rules
         self.selects_by_attributes = index.selects_by_attributes
         self._index = index
+        self._locks = locks
         self._instants = sorted(index.instants)
         self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
 
     @property
     def size(self) -> int:
         return len(self.rules)
+
+    def with_locks(self, locks: TargetLocks) -> "Policy":
+        """Return a policy of the same rules under these locks."""
+        return Policy(self._index, version=self.version, locks=locks)
 
     def denies_groups(self, now: float) -> bool:
         """Return whether a denial of a group applies at `now` or later."""
@@ -135,6 +145,8 @@ class Policy:
         servers: tuple[ServerId | None, ...] = call.servers
         if call.touches_unnamed:
             servers = (*servers, None)
+        if self._locks:
+            self._raise_if_locked(project, servers, permission)
         scope = None
         if call.operation.listing is not None:
             scope = self.scope(principal, permission, project, now, inventory)
@@ -147,6 +159,15 @@ class Policy:
             permission = SERVER_TAG_POLICY
             rule = self._rule_of(principal, call, servers, permission, now, inventory)
         return Permit(principal, call, rule, scope, self.version, permission)
+
+    def _raise_if_locked(
+        self, project: ProjectId, servers: Sequence[ServerId | None], permission: str
+    ) -> None:
+        lock = self._locks.projects.get(project)
+        for server in servers:
+            lock = lock or self._locks.find(project, server)
+        if lock is not None:
+            raise NotPermitted(f"lock {lock}", permission=permission)
 
     def _rule_of(
         self,
@@ -210,14 +231,17 @@ class Policy:
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
         named = (rule for rules in grants for _, rule in rules.on_servers(project))
         covering = next((rule.ref for rule in chain(whole, named) if rule.is_valid_at(now)), None)
+        is_locked = project in self._locks.projects
+        denied_servers = frozenset(_named_servers(denials, project, now, inventory))
         return Scope(
             project=project,
-            rule=covering,
+            rule=None if is_locked else covering,
             everywhere=any(rule.is_whole and rule.is_valid_at(now) for rule in whole),
             granted=frozenset(_named_servers(grants, project, now, inventory)),
             granting=_partial_rules(whole, now),
-            denied_everywhere=any(rule.is_whole and rule.is_valid_at(now) for rule in denied),
-            denied=frozenset(_named_servers(denials, project, now, inventory)),
+            denied_everywhere=is_locked
+            or any(rule.is_whole and rule.is_valid_at(now) for rule in denied),
+            denied=denied_servers.union(map(ServerId, self._locks.servers)),
             denying=_partial_rules(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
         )
@@ -232,6 +256,8 @@ class Policy:
         inventory: Inventory = NO_INVENTORY,
     ) -> Decision:
         """Decide one permission on one server at `now` (seconds since the epoch)."""
+        if self._locks and self._locks.find(project, server) is not None:
+            return Decision(allowed=False, rule=None)
         known = inventory.attributes(server, now) if self.selects_by_attributes else None
         for rules in self._index.denials(principal, permission):
             for rule in rules.denying(project, server):

@@ -306,6 +306,11 @@ METRIC_FAMILIES: Final = (
         kind="token, subject, before",
     ),
     _gauge(
+        "gateway_locks",
+        "Locks in force.",
+        target="subject, group, server, project",
+    ),
+    _gauge(
         "gateway_overrides_loaded",
         "1 once this process has loaded all overrides from Redis or its file, or with"
         " `overrides.enabled: false`.",

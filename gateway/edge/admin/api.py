@@ -29,7 +29,12 @@ from gateway.edge.client_certificate import ClientCertificate, client_certificat
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
-from gateway.flow.admin.administration import AdminAction, Administration, Administrator
+from gateway.flow.admin.administration import (
+    CERTIFICATE_ISSUER,
+    AdminAction,
+    Administration,
+    Administrator,
+)
 from gateway.flow.clock import Clock
 from gateway.flow.identify import Identify
 
@@ -48,8 +53,6 @@ PREFIX = "/admin"
 BODY_BYTES_MAX = 65_536
 BODY_TIMEOUT_S = 10.0
 REQUEST_ID = web.RequestKey("request_id", str)
-_BY_CERTIFICATE = "certificate"
-"""The issuer in audit records of administrators with a certificate."""
 
 
 class AdminApi:
@@ -199,4 +202,4 @@ def _reject_cross_site(request: ListenerRequest) -> None:
 
 def _certificate_principal(name: str) -> Principal:
     now = float("nan")  # TLS verifies the certificate's validity period
-    return Principal(_BY_CERTIFICATE, name, frozenset(), now, now, None)
+    return Principal(CERTIFICATE_ISSUER, name, frozenset(), now, now, None)

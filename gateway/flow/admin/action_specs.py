@@ -13,6 +13,7 @@ from gateway.flow.admin.messages import (
     ClearOverrideRequest,
     DropLinksRequest,
     EmptyRequest,
+    LockRequest,
     OverrideResponse,
     OverridesResponse,
     PolicyResponse,
@@ -22,6 +23,7 @@ from gateway.flow.admin.messages import (
     SessionsResponse,
     SetLogLevelsRequest,
     SetRateCeilingRequest,
+    UnlockRequest,
 )
 
 
@@ -63,7 +65,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             summary="Clear an override before it expires.",
             command="clear ID",
             request_type=ClearOverrideRequest,
-            rejected_if=("no override with this `id` is in force",),
+            rejected_if=("no override with this `id` is in force", "it is a lock: use `Unlock`"),
         ),
         ActionSpec(
             name="Revoke",
@@ -78,6 +80,41 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
                 "`token_id` is combined with `subject` or `before`, or all three are missing",
                 "`before` has no time zone, is before 1970 or is in the future",
             ),
+        ),
+        ActionSpec(
+            name="Lock",
+            method="POST",
+            path="/locks",
+            summary="Lock a person, a group, a server or a project, also for tokens issued later.",
+            command="lock",
+            request_type=LockRequest,
+            event="lock_set",
+            rejected_if=(
+                "not exactly one of `subject`, `group`, `server` and `project` is set",
+                "`issuer` is set without `subject` or `group`",
+                _ISSUER_UNKNOWN,
+                "`project` is not configured",
+                _SERVER_MALFORMED,
+                "the lock would cover the administrator who sets it",
+            ),
+        ),
+        ActionSpec(
+            name="ListLocks",
+            method="GET",
+            path="/locks",
+            summary="List the locks in force.",
+            command="locks",
+            response_type=OverridesResponse,
+        ),
+        ActionSpec(
+            name="Unlock",
+            method="POST",
+            path="/locks/lift",
+            summary="Lift a lock. An administrator cannot lift a lock on themselves.",
+            command="unlock ID",
+            request_type=UnlockRequest,
+            event="lock_lifted",
+            rejected_if=("no lock with this `id` is in force",),
         ),
         ActionSpec(
             name="DropLinks",

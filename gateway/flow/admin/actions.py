@@ -14,11 +14,14 @@ from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import BudgetClass, Principal
 from gateway.domain.overrides import (
+    UNTIL_LIFTED,
     ClearedOverride,
     DroppedLinks,
     Effect,
+    Lock,
     LogLevels,
     Override,
+    OverrideSet,
     RateCeiling,
     RevokedBefore,
     RevokedSubject,
@@ -26,13 +29,19 @@ from gateway.domain.overrides import (
 )
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.action_specs import ACTION_SPECS
-from gateway.flow.admin.administration import ActionPlan, AdminAction, Administrator
+from gateway.flow.admin.administration import (
+    CERTIFICATE_ISSUER,
+    ActionPlan,
+    AdminAction,
+    Administrator,
+)
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.messages import (
     AdminRequest,
     AdminResponse,
     ClearOverrideRequest,
     DropLinksRequest,
+    LockRequest,
     OverrideDetails,
     OverrideResponse,
     OverridesResponse,
@@ -40,6 +49,7 @@ from gateway.flow.admin.messages import (
     SessionsRequest,
     SetLogLevelsRequest,
     SetRateCeilingRequest,
+    UnlockRequest,
     timestamp,
 )
 from gateway.flow.clock import Clock
@@ -81,6 +91,9 @@ class AdminActions:
             "ListOverrides": _unconditional(self._list),
             "ClearOverride": self._clear,
             "Revoke": self._revoke,
+            "Lock": self._lock,
+            "ListLocks": _unconditional(self._list_locks),
+            "Unlock": self._unlock,
             "DropLinks": self._drop_links,
             "SetRateCeiling": self._set_rate_ceiling,
             "SetLogLevels": self._set_log_levels,
@@ -96,13 +109,52 @@ class AdminActions:
         return OverridesResponse(self._overrides.loaded, [_details(one) for one in in_force])
 
     def _clear(self, request: ClearOverrideRequest, admin: Administrator) -> ActionPlan:
-        found = [one for one in self._overrides.current.in_force if one.id == request.id]
-        if not found:
+        cleared = self._find(request.id)
+        if cleared is None:
             raise BadRequest("No override with this ID is in force. List them for their IDs.")
-        (cleared,) = found
+        if isinstance(cleared.effect, Lock):
+            raise BadRequest("This override is a lock. Lift it with `gateway admin unlock`.")
+        return self._clearing(cleared, request, admin)
+
+    def _unlock(self, request: UnlockRequest, admin: Administrator) -> ActionPlan:
+        lock = self._find(request.id)
+        if lock is None or not isinstance(lock.effect, Lock):
+            raise BadRequest("No lock with this ID is in force. List the locks for their IDs.")
+        return self._clearing(lock, request, admin)
+
+    def _find(self, override_id: str) -> Override | None:
+        in_force = self._overrides.current.in_force
+        return next((one for one in in_force if one.id == override_id), None)
+
+    def _clearing(
+        self, cleared: Override, request: AdminRequest, admin: Administrator
+    ) -> ActionPlan:
         life_s = cleared.expires_at - self._clock.now() + _EXPIRY_MARGIN_S
-        plan = self._plan(ClearedOverride(request.id), life_s, request, admin)
-        return replace(plan, target=_person(cleared.effect))
+        plan = self._plan(ClearedOverride(cleared.id), life_s, request, admin)
+        return _about(plan, cleared.effect)
+
+    async def _list_locks(self) -> OverridesResponse:
+        in_force = self._overrides.current.in_force
+        locks = [_details(one) for one in in_force if isinstance(one.effect, Lock)]
+        return OverridesResponse(self._overrides.loaded, locks)
+
+    def _lock(self, request: LockRequest, admin: Administrator) -> ActionPlan:
+        if request.issuer not in (None, CERTIFICATE_ISSUER):
+            self._rules_of(request.issuer)
+        self._require_project(request.project)
+        lock = Lock(
+            issuer=request.issuer or "",
+            subject=request.subject or "",
+            group=request.group or "",
+            server="" if request.server is None else parse_server_id(request.server),
+            project=request.project or "",
+        )
+        now = self._clock.now()
+        probe = Override("new", now, UNTIL_LIFTED, "", "", lock)
+        if OverrideSet([probe]).find_lock(admin.principal) is not None:
+            raise BadRequest("The lock would cover you. Another administrator must set it.")
+        life_s = UNTIL_LIFTED - now if request.duration_s is None else request.duration_s
+        return _about(self._plan(lock, life_s, request, admin), lock)
 
     def _revoke(self, request: RevokeRequest, admin: Administrator) -> ActionPlan:
         rules = self._rules_of(request.issuer)
@@ -121,8 +173,7 @@ class AdminActions:
             effect = RevokedBefore(request.issuer, until)
         # The longest time for which a token that was issued up to `until` may be valid.
         life_s = max(until - now, 0.0) + rules.token_age_max_s + 2 * rules.leeway_s
-        plan = self._plan(effect, life_s, request, admin, note=note)
-        return replace(plan, target=_person(effect))
+        return _about(self._plan(effect, life_s, request, admin, note=note), effect)
 
     def _drop_links(self, request: DropLinksRequest, admin: Administrator) -> ActionPlan:
         person = target = ""
@@ -130,8 +181,7 @@ class AdminActions:
             self._rules_of(request.issuer)
             person = Principal(request.issuer, request.subject, frozenset(), 0.0, 0.0, None).key
             target = f"{request.issuer}:{request.subject}"
-        if request.project is not None and request.project not in self._projects:
-            raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
+        self._require_project(request.project)
         server = "" if request.server is None else parse_server_id(request.server)
         effect = DroppedLinks(request.project or "", server, person)
         return replace(
@@ -169,6 +219,10 @@ class AdminActions:
     def _set_log_levels(self, request: SetLogLevelsRequest, admin: Administrator) -> ActionPlan:
         return self._plan(LogLevels(request.levels), request.duration_s, request, admin)
 
+    def _require_project(self, project: str | None) -> None:
+        if project is not None and project not in self._projects:
+            raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
+
     def _rules_of(self, issuer: str) -> TokenRules:
         rules = self._rules.get(issuer)
         if rules is None:
@@ -204,8 +258,14 @@ def _unconditional(perform: Callable[[], Awaitable[AdminResponse]]) -> _Plan:
     return lambda _, __: ActionPlan(perform)
 
 
-def _person(effect: Effect) -> str:
-    return f"{effect.issuer}:{effect.subject}" if isinstance(effect, RevokedSubject) else ""
+def _about(plan: ActionPlan, effect: Effect) -> ActionPlan:
+    """Return the plan with the person, project and server of the effect, for the audit record."""
+    if isinstance(effect, RevokedSubject) or (isinstance(effect, Lock) and effect.subject):
+        plan = replace(plan, target=f"{effect.issuer}:{effect.subject}")
+    if isinstance(effect, Lock):
+        servers = (effect.server,) if effect.server else ()
+        plan = replace(plan, project=effect.project, servers=servers)
+    return plan
 
 
 def _details(override: Override) -> OverrideDetails:

@@ -17,6 +17,7 @@ from gateway.domain.errors import (
     GatewayError,
     NotAdmin,
     NotAuthenticated,
+    PersonLocked,
 )
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace, spend, wait_for
@@ -27,6 +28,8 @@ from gateway.flow.clock import Clock
 _DETAIL_CHARS_MAX: Final = 500
 _UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)
 """Unauthenticated requests must not fill the audit log. The log and the metric have them all."""
+CERTIFICATE_ISSUER: Final = "certificate"
+"""The issuer in the principal of an administrator with a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,15 @@ class Administration:
         *,
         groups: frozenset[str],
         certificates: frozenset[str],
+        find_lock: Callable[[Principal], str | None],
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
-        """Administrators are the members of `groups` and the subjects of `certificates`."""
+        """Administrators are the members of `groups` and the subjects of `certificates`.
+
+        `find_lock` returns the ID of a lock on the person.
+        """
+        self._find_lock = find_lock
         self.actions = actions
         self._groups = groups
         self._certificates = certificates
@@ -84,7 +92,7 @@ class Administration:
     ) -> msgspec.Struct:
         """Return the response; `read` returns the body and is called once `admin` is authorized.
 
-        Raises NotAuthenticated, NotAdmin, BadRequest, AuditLogUnavailable.
+        Raises NotAuthenticated, PersonLocked, NotAdmin, BadRequest, AuditLogUnavailable.
         """
         request: msgspec.Struct | None = None
         try:
@@ -130,6 +138,10 @@ class Administration:
 
     def _authorize(self, admin: Administrator) -> None:
         admin.check()
+        # Also keeps administrators from lifting a lock that covers themselves.
+        lock = self._find_lock(admin.principal)
+        if lock is not None:
+            raise PersonLocked(admin.principal, lock)
         if admin.by_certificate:
             is_allowed = admin.principal.subject in self._certificates
         else:

@@ -63,6 +63,39 @@ class RevokeRequest(AdminRequest, frozen=True):
             raise ValueError("before requires a time zone, e.g. 2026-11-23T12:00:00Z")
 
 
+class LockRequest(AdminRequest, frozen=True):
+    """Lock a person (`subject`), a group, a server or a project, for a time or until `Unlock`.
+
+    Without `issuer`, a lock on a person or group applies to every issuer.
+    """
+
+    issuer: (
+        Annotated[Text, Meta(description="Name of the issuer in the config, or `certificate`.")]
+        | None
+    ) = None
+    subject: Subject | None = None
+    group: (
+        Annotated[Text, Meta(description="The group, as in the token's groups claim.")] | None
+    ) = None
+    server: ServerName | None = None
+    project: Annotated[Text, Meta(description="Project ID.")] | None = None
+    duration_s: (
+        Annotated[float, Meta(gt=0, le=31_536_000, description="Default: until it is unlocked.")]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        targets = (self.subject, self.group, self.server, self.project)
+        if sum(target is not None for target in targets) != 1:
+            raise ValueError("specify exactly one of subject, group, server and project")
+        if self.issuer is not None and self.subject is None and self.group is None:
+            raise ValueError("issuer requires subject or group")
+
+
+class UnlockRequest(AdminRequest, frozen=True):
+    id: Annotated[Text, Meta(description="ID of a lock in force.")]
+
+
 class DropLinksRequest(AdminRequest, frozen=True):
     """Drop the links of a project, of a server, or of a person (`issuer` and `subject`), or all."""
 

@@ -57,6 +57,7 @@ def open_administration(
         actions.all,
         groups=api.groups,
         certificates=api.certificates,
+        find_lock=overrides.find_lock,
         audit_log=audit_log,
         clock=clock,
     )

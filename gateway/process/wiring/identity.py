@@ -37,7 +37,8 @@ async def open_identity(
 ) -> Identity:
     """Open the issuers' keys and both verifications.
 
-    Without `overrides` no token is revoked, without `policies` no groups claim is required.
+    Without `overrides` no token is revoked and no person is locked. Without `policies` no groups
+    claim is required.
     """
     verifiers: list[Identify] = []
 
@@ -102,6 +103,8 @@ def _open_callers(
     required = {issuer.name: issuer.claims.groups_required for issuer in config.issuers}
 
     def groups_required(issuer: str) -> bool:
+        if overrides is not None and overrides.current.locks_groups(issuer):
+            return True  # whatever the setting: a lock must not be bypassed
         setting = required[issuer]
         if setting is not None or policies is None:
             return bool(setting)
@@ -111,6 +114,7 @@ def _open_callers(
         signatures=JwtSignatures(trusted.values()),
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         revoked=_never_revoked if overrides is None else overrides.is_revoked,
+        find_lock=_never_locked if overrides is None else overrides.find_lock,
         groups_required=groups_required,
         tokens_max=config.cache.tokens_max,
         clock=runtime.clock,
@@ -134,6 +138,7 @@ def _open_admins(
         },
         # An administrator can revoke even where the revocations are not loaded yet.
         revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
+        find_lock=_never_locked,  # `Administration` checks locks, also of certificates
         groups_required=lambda _: False,  # administrators are members of `admin.api.groups`
         tokens_max=_ADMINS_MAX,
         clock=runtime.clock,
@@ -143,6 +148,10 @@ def _open_admins(
 
 def _never_revoked(_: Principal) -> bool:
     return False
+
+
+def _never_locked(_: Principal) -> None:
+    return None
 
 
 def token_rules(issuer: Issuer) -> TokenRules:

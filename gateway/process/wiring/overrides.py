@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.overrides import REVOCATION_TYPES
+from gateway.domain.overrides import LOCK_TARGETS, REVOCATION_TYPES, Lock
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
 from gateway.drivers.telemetry import log as logs
@@ -46,7 +46,14 @@ async def open_overrides(runtime: Runtime, valkey: Valkey) -> ActiveOverrides:
     for name, kind in REVOCATION_TYPES.items():
         count = partial(_count_in_force, overrides, kind)
         metrics.gauge("gateway_revocations", count, kind=name)
+    for target in LOCK_TARGETS:
+        metrics.gauge("gateway_locks", partial(_count_locks, overrides, target), target=target)
     return overrides
+
+
+def _count_locks(overrides: ActiveOverrides, target: str) -> int:
+    effects = (one.effect for one in overrides.current.in_force)
+    return sum(isinstance(effect, Lock) and effect.target == target for effect in effects)
 
 
 def _count_in_force(overrides: ActiveOverrides, kind: type[object]) -> int:

@@ -10,7 +10,6 @@ from gateway.domain.sampling import EvenSampler
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.files.policy_file import PolicyFile
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
@@ -25,6 +24,7 @@ from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
 from gateway.flow.context import Tracing
+from gateway.flow.decide import Policies
 from gateway.flow.federation import Federation
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.identify import Identify
@@ -47,7 +47,7 @@ class Stages:
     identify: Identify
     issued_keys: SealedKeys
     credentials: CallerCredentials
-    policies: PolicyFile
+    policies: Policies
     inventories: CachedInventories
     limits: CallerLimits
     request_audit: RequestAudit
@@ -58,7 +58,7 @@ def open_stages(
     runtime: Runtime,
     valkey: Valkey,
     identify: Identify,
-    policies: PolicyFile,
+    policies: Policies,
     inventories: CachedInventories,
     audit_log: OpenAuditLog,
 ) -> Stages:

@@ -1,0 +1,179 @@
+"""Locks against two replicas: people, groups, servers and projects, on both listeners."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.test_admin import ADMINS, Operator, with_api
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
+
+WITHIN_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    running = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **with_api())
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def other(stack: Stack) -> RunningGateway:
+    return stack.replica(**with_api())
+
+
+@pytest.fixture
+def ada(stack: Stack) -> Operator:
+    return Operator(stack.cloud)
+
+
+def listed(gateway: RunningGateway, token: str) -> list[str]:
+    path = f"/v1/{gateway.cloud.project}/physicalservers?limit=100"
+    response = fetch(gateway.url, "GET", path, {"Authorization": f"Bearer {token}"})
+    if response.status != 200:
+        return [response.error_code]
+    return [server["id"] for server in response.json["servers"]]
+
+
+def test_lock_keeps_a_person_out_with_a_new_token(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    cloud, gateways = stack.cloud, (stack.gateway, other)
+    old, olga = cloud.token("victor"), cloud.token("olga")
+    assert {gateway.console(old).status for gateway in gateways} == {200}
+    lock = ada.add_override(stack.gateway, "lock", "--subject", "victor", "--reason", "left us")
+    set_at = time.monotonic()
+    eventually(lambda: other.console(old).status == 403)
+    assert time.monotonic() - set_at < WITHIN_S
+    new = cloud.token("victor", claims={"iat": int(time.time()) + 5, "jti": "fresh"})
+    for gateway in gateways:
+        for token in (old, new):
+            rejected = gateway.console(token)
+            assert (rejected.status, rejected.error_code) == (403, "CGW.4034")
+            assert "www-authenticate" not in rejected.headers
+        assert gateway.console(olga).status == 200
+        assert gateway.metric('gateway_locks{target="subject"}') == 1
+    record = stack.gateway.audit("lock_set")[-1]
+    assert (record["subject"], record["operation"]) == ("ada", "Lock")
+    assert json.loads(record["detail"])["override_id"] == lock
+    refused = stack.gateway.audit("refused")[-1]
+    assert (refused["subject"], refused["detail"]) == ("victor", f"locked: lock {lock}")
+
+    assert lock in ada.run(other, "locks").stdout
+    refusal = ada.run(other, "clear", lock)
+    assert "is a lock" in refusal.stderr
+    ada.add_override(other, "unlock", lock)
+    for gateway in gateways:
+        eventually(lambda g=gateway: g.console(new).status == 200)
+    assert other.audit("lock_lifted")[-1]["target"] == ":victor"
+    assert "No overrides." in ada.run(other, "locks").stdout
+
+
+def test_locked_administrator_cannot_lift_the_lock(stack: Stack, ada: Operator) -> None:
+    eve = Operator(stack.cloud, "eve")
+    own = eve.run(stack.gateway, "lock", "--subject", "eve")
+    assert "would cover you" in own.stderr
+    lock = ada.add_override(stack.gateway, "lock", "--issuer", "corp", "--subject", "eve")
+    again = Operator(stack.cloud, "eve")
+    for operator in (eve, again):
+        for command in (("unlock", lock), ("overrides",), ("lock", "--subject", "ada")):
+            rejected = operator.run(stack.gateway, *command)
+            assert rejected.returncode == 3
+            assert "CGW.4034" in rejected.stderr
+    refused = stack.gateway.audit("admin_refused")[-1]
+    assert (refused["subject"], lock in refused["detail"]) == ("eve", True)
+    ada.add_override(stack.gateway, "unlock", lock)
+    assert again.run(stack.gateway, "overrides").returncode == 0
+
+
+def test_lock_on_a_group_rejects_its_members_and_tokens_without_groups(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    cloud = stack.cloud
+    policy = json.loads(stack.gateway.policy_file.read_text())
+    ann = {"role": "operator", "to": {"users": ["ann"]}, "on": {"projects": [cloud.project]}}
+    without = cloud.token("ann", claims={"groups": None})
+    for gateway in (stack.gateway, other):
+        gateway.write_policy({**policy, "grants": [*policy["grants"], ann]})
+        eventually(lambda g=gateway: g.console(without).status == 200)
+    lock = ada.add_override(stack.gateway, "lock", "--group", "suspended")
+    for gateway in (stack.gateway, other):
+        eventually(lambda g=gateway: g.console(without).status == 401)
+        assert "no groups claim" in gateway.console(without).json["error_msg"]
+        assert gateway.console(cloud.token("ann", groups=[])).status == 200
+        member = gateway.console(cloud.token("ann", groups=["suspended"]))
+        assert (member.status, member.error_code) == (403, "CGW.4034")
+    admin = Operator(cloud, "eve", groups=(ADMINS, "suspended"))
+    assert "CGW.4034" in admin.run(stack.gateway, "unlock", lock).stderr
+    ada.add_override(stack.gateway, "unlock", lock)
+    eventually(lambda: other.console(without).status == 200)
+
+
+def test_locked_server_and_project_are_closed_to_everyone(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    cloud, gateways = stack.cloud, (stack.gateway, other)
+    viewer, olga = cloud.token("vic", groups=["viewers"]), cloud.token("olga")
+    server, free = cloud.servers[:2]
+    assert server in listed(other, viewer)
+    lock = ada.add_override(stack.gateway, "lock", "--server", server.upper())
+    for gateway in gateways:
+        eventually(lambda g=gateway: g.console(olga, server).status == 403)
+        assert gateway.console(olga, server).error_code == "CGW.4030"
+        assert gateway.console(olga, free).status == 200
+        assert server not in listed(gateway, viewer)
+        assert free in listed(gateway, viewer)
+    assert stack.gateway.audit("refused")[-1]["detail"] == f"lock {lock}"
+    assert stack.gateway.audit("lock_set")[-1]["servers"] == [server]
+    ada.add_override(stack.gateway, "unlock", lock)
+    eventually(lambda: other.console(olga, server).status == 200)
+
+    lock = ada.add_override(stack.gateway, "lock", "--project", cloud.project)
+    for gateway in gateways:
+        eventually(lambda g=gateway: g.console(olga, free).status == 403)
+        assert listed(gateway, viewer) == ["CGW.4030"]
+    ada.add_override(stack.gateway, "unlock", lock)
+    eventually(lambda: other.console(olga, free).status == 200)
+
+
+def test_lock_for_a_time_ends_by_itself(stack: Stack, ada: Operator) -> None:
+    otto = stack.cloud.token("otto")
+    ada.add_override(stack.gateway, "lock", "--subject", "otto", "--for", "2")
+    assert stack.gateway.console(otto).status == 403
+    eventually(lambda: stack.gateway.console(otto).status == 200)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"subject": "a", "group": "b"},
+        {"issuer": "corp", "server": "f5f16eae-02d3-5193-80a0-2fb680e9d886"},
+        {"issuer": "nobody", "subject": "a"},
+        {"server": "no-uuid"},
+        {"project": "unknown"},
+        {"subject": ""},
+    ],
+)
+def test_lock_without_a_known_target_is_rejected(
+    stack: Stack, ada: Operator, body: dict[str, str]
+) -> None:
+    response = ada.send(stack.gateway, "POST", "/locks", json.dumps(body))
+    assert (response.status, response.error_code) == (400, "CGW.4000")
+
+
+def test_lock_survives_redis_outage_and_restart() -> None:
+    stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), **with_api())
+    try:
+        gateway, ada = stack.gateway, Operator(stack.cloud)
+        ada.add_override(gateway, "lock", "--subject", "victor")
+        stack.valkey.kill()
+        gateway.stop()
+        gateway.start(wait=False)
+        eventually(lambda: gateway.ready() == 200)
+        new = stack.cloud.token("victor")
+        assert gateway.console(new).error_code == "CGW.4034"
+    finally:
+        stack.close()
