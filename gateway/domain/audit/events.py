@@ -24,6 +24,7 @@ _CALLER = (
     "servers",
     "client_address",
     "access_key",
+    "token_id",
 )
 _DECISION = ("decision", "rule", "policy_version")
 _ADMINISTRATOR = (
@@ -62,6 +63,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
         "string",
         "access key of the key pair that was issued, or that signed the request; absent if none",
     ),
+    "token_id": ("string", "ID of the caller's token; absent if it has none"),
     "decision": ("string", "`allowed` or `denied`"),
     "rule": (
         "string",
