@@ -11,10 +11,14 @@ import pytest
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import Document
+from gateway.config.policy_loader import policy_digest, policy_version
 from gateway.config.policy_names import KnownNames
+from gateway.config.policy_parser import read_policy
 from gateway.drivers.files import policy_file
 from gateway.drivers.files.policy_file import PolicyFile
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
+from gateway.flow.clock import Clock
 from tests.support.clock import FakeClock
 from tests.support.full_disk import FullDisk
 from tests.support.telemetry import RecordingTelemetry
@@ -29,7 +33,7 @@ BAD = ONE.replace("role: op,", "role: no,")
 
 
 def opened(
-    file: Path, clock: FakeClock, handover: Handover | None = None
+    file: Path, clock: Clock, handover: Handover | None = None
 ) -> tuple[PolicyFile, RecordingTelemetry]:
     telemetry = RecordingTelemetry()
     made = PolicyFile(
@@ -296,3 +300,67 @@ async def test_garbage_collector_pauses_while_a_policy_is_parsed(
     assert not await policies.reload()
     assert paused == [True, True]
     assert gc.isenabled()
+
+
+def many(count: int, last: str = "") -> str:
+    grants = "".join(
+        f"  - {{role: op, to: {{users: [p{i}], groups: [g{i}]}}, on: {{tags: {{env: [prod, e{i}]}},"
+        f" not: {{names: ['x{i}-*']}}}}, until: 2036-11-27T18:00:00+01:00}}\n"
+        for i in range(count)
+    )
+    return f"roles: {{op: [console:open]}}\ngrants:\n{grants}{last}"
+
+
+async def test_large_policy_is_parsed_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rules equal those that the serving process would have parsed."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, telemetry = opened(file, SystemClock())
+    parse_here = policy_file.parse
+
+    def must_not_parse(*_: object) -> Document:
+        raise AssertionError
+
+    monkeypatch.setattr(policy_file, "parse", must_not_parse)
+    file.write_text(many(500))
+    assert await policies.reload()
+    expected = read_policy(parse_here(file, file.read_bytes()), KnownNames(("corp",), ()))
+    assert list(policies.current().rules) == [located.rule for located in expected.rules]
+    assert policies.current().version == policy_version(policy_digest(file.read_bytes()))
+    file.write_text(many(500, last="  - {role: no, to: everyone, on: everything}\n"))
+    assert not await policies.reload()
+    assert policies.error == f"{file}:503: grants[500].role: unknown role 'no'; known: op"
+    assert telemetry.reloads == [("ok", 0), ("ok", 500), ("rejected", 0)]
+
+
+async def test_policy_is_parsed_here_if_no_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, _ = opened(file, SystemClock())
+
+    async def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+    file.write_text(many(500))
+    assert await policies.reload()
+    assert policies.current().size == 500
+
+
+async def test_large_policy_does_not_block_the_loop(tmp_path: Path) -> None:
+    """A policy of 5,000 rules is added in parts, with a turn of the event loop after each."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, _ = opened(file, SystemClock())
+    file.write_text(many(5_000))
+    loading, turns = asyncio.create_task(policies.reload()), 0
+    while not loading.done():
+        turns += 1
+        await asyncio.sleep(0.001)
+    assert loading.result()
+    assert policies.current().size == 5_000
+    assert turns >= 100, "one turn of the loop for each part at least"

@@ -5,8 +5,9 @@ import gc
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
@@ -17,6 +18,7 @@ from gateway.config.policy_parser import make_policy, read_policy
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
+from gateway.drivers.files.policy_process import parse_apart
 from gateway.drivers.host.handover import Handover
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
@@ -25,6 +27,9 @@ from gateway.flow.telemetry import Telemetry
 log = logging.getLogger("gateway.policy")
 
 _CHECK_INTERVAL_S = 1.0
+_PARSED_HERE_BYTES_MAX = 32_768
+"""A larger policy is parsed in a process of its own. To parse this size takes some milliseconds."""
+_PAUSE_S = 0.002
 _PENDING_RECORDS_MAX = 100
 _LOGGED_ERRORS_MAX = 50
 
@@ -110,7 +115,7 @@ class PolicyFile:
 
     async def _load(self, found: _PolicyFileContent) -> bool:
         try:
-            policy = await asyncio.to_thread(self._accept, found)
+            policy = await self._accept_change(found)
         except InvalidConfig as invalid:
             self._digest = found.digest
             self._reject(invalid)
@@ -165,6 +170,20 @@ class PolicyFile:
         except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
         return _PolicyFileContent(at, policy_digest(content), content)
+
+    async def _accept_change(self, found: _PolicyFileContent) -> Policy:
+        """Do as `_accept`, while requests are served."""
+        if found.unreadable is None and len(found.content) > _PARSED_HERE_BYTES_MAX:
+            with suppress(OSError):  # for example out of processes: parse it here
+                return await self._accept_large(found)
+        return await asyncio.to_thread(self._accept, found)
+
+    async def _accept_large(self, found: _PolicyFileContent) -> Policy:
+        pause = partial(self._clock.sleep, _PAUSE_S)
+        index = await parse_apart(self._file, found.content, self._known, pause)
+        policy = Policy(index, version=policy_version(found.digest))
+        await asyncio.to_thread(self._handover.put, self._handover_name, found.content, at=found.at)
+        return policy
 
     def _accept(self, found: _PolicyFileContent) -> Policy:
         """Return the policy of a valid file, and hand it over to workers that start later."""
