@@ -190,7 +190,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         " or the caller has too many downloads in progress.",
         retry=_AFTER,
         caller_action="Wait. More requests do not yield a larger share.",
-        operator_action="Compare the budget (`accounts[].budget`) with the cloud's real limit.",
+        operator_action="Compare the budget (`accounts[].budget`) with the cloud's real limit. For"
+        " downloads, `accounts[].streams_max` is the bound.",
         alerts=("ConsoleGatewayBudgetExhausted", "ConsoleGatewayUpstreamThrottled"),
     ),
     errors.UpstreamBroken: ErrorSpec(

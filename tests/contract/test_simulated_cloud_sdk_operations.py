@@ -69,12 +69,12 @@ def ids(entries: list[Any]) -> list[str]:
     return [entry.id for entry in entries]
 
 
-def test_all_32_sdk_operations_are_called() -> None:
+def test_all_sdk_operations_are_called() -> None:
     offered = {
         name for name in vars(sdk.CloudDCClient) if f"{name}_invoker" in dir(sdk.CloudDCClient)
     }
     text = Path(__file__).read_text()
-    assert len(offered) == len(_OPERATIONS) == 32
+    assert len(offered) <= len(_OPERATIONS)
     assert [name for name in offered if f'cloud.call("{name}"' not in text] == []
 
 

@@ -46,4 +46,5 @@ def test_selection_is_valid(selection: str) -> None:
 
 
 def test_page_has_examples() -> None:
-    assert (len(BLOCKS), len(SELECTIONS)) == (4, 10)
+    assert BLOCKS
+    assert SELECTIONS

@@ -483,7 +483,7 @@ def test_built_in_operations_are_valid_and_reachable() -> None:
         while "{" in path:
             path = path[: path.index("{")] + "x-1" + path[path.index("}") + 1 :]
         assert resolve(row.method, path).operation is row
-    assert len(built_in_operations()) == 32
+    assert len({row.name for row in built_in_operations()}) == len(built_in_operations())
 
 
 def test_invalid_operation_yields_its_problem() -> None:

@@ -81,7 +81,7 @@ def test_operations_are_disabled_added_and_replaced(secrets: Path) -> None:
     text = f"operations:\n  disable: [ShowServer]\n  add:\n{ROW.replace('Again', 'ShowServer')}"
     rows = {row.name: row for row in read(secrets, text + EXAMPLE).catalogue}
     assert rows["ShowServer"].path == "/x/{server_id}"
-    assert len(rows) == 33
+    assert rows.keys() == {row.name for row in read(secrets, EXAMPLE).catalogue}
 
 
 @pytest.mark.parametrize(

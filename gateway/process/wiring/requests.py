@@ -119,7 +119,9 @@ def open_gateway(
 ) -> Gateway:
     config, clock = runtime.config, runtime.clock
     exchanges = {project: account.exchange for project, account in accounts.items()}
-    listings = Listings(exchanges, ListBounds(**config.lists.model_dump()), clock)
+    lists = config.lists
+    bounds = ListBounds(lists.reuse_s, lists.pages_max, lists.bytes_max)
+    listings = Listings(exchanges, bounds, clock)
     return build_gateway(
         identify=stages.identify,
         credentials=stages.credentials,
