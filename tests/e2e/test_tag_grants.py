@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,18 @@ def test_tag_write_does_not_widen_the_rights_of_its_caller(stack: Stack) -> None
     eventually(lambda: fetch(gateway.url, "GET", console, headers).status == 200)
     (record, *_) = gateway.audit("write_permitted")[-1:]
     assert record["permission"] == "server:tag_policy"
+
+
+def test_large_policy_is_loaded_by_a_running_worker(stack: Stack) -> None:
+    """It is parsed in a child of the worker; the worker goes on serving and reaps the child."""
+    gateway, cloud = stack.gateway, stack.cloud
+    grants = [{**GRANT, "to": {"users": [f"p{i}"]}} for i in range(2_000)]
+    open_to_all = {"role": "op", "to": "everyone", "on": {"projects": [cloud.project]}}
+    gateway.write_policy(policy(*grants, open_to_all))
+    eventually(lambda: gateway.console(cloud.token("victor", groups=[])).status == 200)
+    assert gateway.metric("gateway_policy_rules") == 2_001
+    gateway.write_policy(policy(*grants, {**open_to_all, "role": "nobody"}))
+    eventually(lambda: gateway.log_lines("policy_rejected") != [])
+    assert gateway.console(cloud.token("victor", groups=[])).status == 200
+    (worker,) = gateway.workers()
+    assert Path(f"/proc/{worker}/task/{worker}/children").read_text() == ""
