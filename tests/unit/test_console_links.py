@@ -384,7 +384,7 @@ async def test_sent_call_is_cached_after_its_caller_left(
     clock: FakeClock, *, is_redis_available: bool
 ) -> None:
     subject = Subject(clock)
-    subject.store.away = not is_redis_available
+    subject.store.unavailable = not is_redis_available
     subject.a.answer_s = 1.0
     await hang_up(subject, a_permit(), 0.4)
     await clock.advance(1.5)
