@@ -4,11 +4,14 @@ import os
 import ssl
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
 
 from gateway.config.key_material import UnusableKeys, parse_key_file, read_key_file
+
+_SOCKET_PATH_BYTES_MAX: Final = 107
+"""unix(7)."""
 
 
 def _resolve(value: object, info: ValidationInfo) -> object:
@@ -43,6 +46,13 @@ def _directory(directory: Path) -> Path:
 def _in_a_directory(file: Path) -> Path:
     _directory(file.parent)
     return file
+
+
+def _socket_path(file: Path) -> Path:
+    absolute = file.absolute()
+    if len(os.fsencode(absolute)) > _SOCKET_PATH_BYTES_MAX:
+        raise ValueError(f"{absolute} must have at most {_SOCKET_PATH_BYTES_MAX} bytes")
+    return absolute
 
 
 def _with_certificates(file: Path, what: str) -> Path:
@@ -87,6 +97,8 @@ File = Annotated[ConfigPath, AfterValidator(_no_directory)]
 """A file that need not exist yet."""
 FileInDirectory = Annotated[File, AfterValidator(_in_a_directory)]
 """A file that `serve` creates, with its directory."""
+SocketFile = Annotated[File, AfterValidator(_socket_path)]
+"""The absolute path of a Unix socket that `serve` creates."""
 Directory = Annotated[ConfigPath, AfterValidator(_directory)]
 """A directory that exists or that `serve` creates."""
 ReadableFile = Annotated[ConfigPath, AfterValidator(_readable)]

@@ -52,6 +52,8 @@ class ListSettings(Section):
     502."""
     bytes_max: Annotated[Integer, Field(ge=65_536, le=1_073_741_824)] = 67_108_864
     """Largest size in bytes of one list, and of all cached lists of a process."""
+    gzip: bool = True
+    """Compress lists of 1 KiB or more for callers that accept gzip."""
 
 
 class CacheSizes(Section):

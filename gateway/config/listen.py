@@ -6,15 +6,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gateway.config.errors import InvalidKey
-from gateway.config.files import AuthoritiesFile, CertificateFile, ReadableFile, load_certificate
+from gateway.config.files import (
+    AuthoritiesFile,
+    CertificateFile,
+    ReadableFile,
+    SocketFile,
+    load_certificate,
+)
 from gateway.config.values import (
+    UNIX_PROXIES,
     GroupName,
     Host,
     Integer,
     Name,
-    Network,
+    Origin,
     Seconds,
     Section,
+    TrustedProxy,
     is_loopback,
 )
 
@@ -63,11 +71,49 @@ class Listen(Section):
     proxy's own idle timeout: the proxy then never sends a request into a closed connection."""
 
 
+class CorsSettings(Section):
+    """Cross-origin resource sharing: web pages whose scripts may call the public listener."""
+
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1)]
+    """Origins of the pages, such as `https://portal.example.com`. There is no wildcard."""
+    max_age_s: Annotated[Integer, Field(ge=0, le=86_400)] = 600
+    """Seconds for which a browser may reuse the response to its preflight request."""
+
+
 class PublicListen(Listen):
     """The listener that callers use."""
 
-    trusted_proxies: tuple[Network, ...] = ()
-    """Networks of reverse proxies. `X-Forwarded-For` from any other address is ignored."""
+    unix_socket: SocketFile | None = None
+    """Path of a Unix socket to listen on, instead of `host` and `port`."""
+    unix_socket_mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = "0660"
+    """Permissions of the Unix socket in octal, in quotes. Who may write to it may connect."""
+    trusted_proxies: tuple[TrustedProxy, ...] = ()
+    """Networks of reverse proxies; `unix` means the clients of the Unix socket.
+    `X-Forwarded-For` from any other address is ignored."""
+    proxy_protocol: bool = False
+    """Require a PROXY protocol header, version 2, on each connection, and take the client's
+    address from it. Connections from other addresses than `trusted_proxies` are closed."""
+    cors: CorsSettings | None = None
+    """Web pages of other origins that may call the gateway. Unset: none."""
+
+    @property
+    def unix_mode(self) -> int:
+        return int(self.unix_socket_mode, 8)
+
+    @model_validator(mode="after")
+    def _listens_on_one_address(self) -> Self:
+        if self.unix_socket is not None and {"host", "port"} & self.model_fields_set:
+            raise InvalidKey(("unix_socket",), "must not be combined with `host` and `port`")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_proxies_it_trusts(self) -> Self:
+        if UNIX_PROXIES in self.trusted_proxies and self.unix_socket is None:
+            raise InvalidKey(("trusted_proxies",), "`unix` requires `unix_socket`")
+        if self.proxy_protocol and not self.trusted_proxies:
+            # Any client could choose its address.
+            raise InvalidKey(("proxy_protocol",), "requires `trusted_proxies`")
+        return self
 
 
 class AdminApiSettings(Section):

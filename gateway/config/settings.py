@@ -170,8 +170,10 @@ class Settings(Section):
         if ports.stop > 65_536:
             problem = f"leaves no port for each of {workers} workers; worker i uses this port + i"
             raise InvalidKey(("admin", "port"), problem)
-        if self.listen.port in ports and hosts_overlap(self.listen.host, self.admin.host):
-            worker = ports.index(self.listen.port)
+        listen = self.listen
+        is_on_port = listen.unix_socket is None and hosts_overlap(listen.host, self.admin.host)
+        if is_on_port and listen.port in ports:
+            worker = ports.index(listen.port)
             problem = f"is the admin port of worker {worker}; worker i uses `admin.port` + i"
             raise InvalidKey(("listen", "port"), problem)
         return self

@@ -1,8 +1,8 @@
 """Value types of the config: numbers, names, addresses, and the base class of sections."""
 
 import re
-from ipaddress import ip_address
-from typing import Annotated, Any
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     Discriminator,
     Field,
     IPvAnyNetwork,
+    PlainValidator,
     WithJsonSchema,
 )
 
@@ -23,6 +24,7 @@ _HTTP_URL = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
 _API_PATH = r"/v[0-9]+(?:\.[0-9]+)*(?:/auth(?:/tokens)?|/[0-9a-f]{32}|/physicalservers)*$"
 _CONSOLE_HOST = r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::(?P<port>[0-9]{1,5}))?"
 DISCOVERY_PATH = "/.well-known/openid-configuration"
+_ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?"
 
 
@@ -132,6 +134,18 @@ def _host_port(address: str) -> str:
     return address
 
 
+def _trusted_proxy(value: object) -> object:
+    return value if value == UNIX_PROXIES else IPvAnyNetwork(value)  # type: ignore[operator]
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    is_safe = parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1")
+    if not re.fullmatch(_ORIGIN, value) or not has_host_and_port(value) or not is_safe:
+        raise ValueError("must be an origin, for instance https://portal.example.com")
+    return value
+
+
 def chosen_by(*keys: str) -> Discriminator:
     """Choose the member of a union by the one key that only this member has."""
 
@@ -172,6 +186,11 @@ GroupName = Annotated[
 """A group of tokens; a name that no token can contain is an error."""
 Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "minLength": 1})]
 HostPort = Annotated[str, AfterValidator(_host_port), text_schema(r"\S+:[0-9]{1,5}")]
-Network = Annotated[
-    IPvAnyNetwork, WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8"]})
+Origin = Annotated[str, AfterValidator(_origin), text_schema(_ORIGIN)]
+UNIX_PROXIES: Final = "unix"
+"""In place of a network: the clients of the Unix socket."""
+TrustedProxy = Annotated[
+    IPv4Network | IPv6Network | Literal["unix"],
+    PlainValidator(_trusted_proxy),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "fd00::/8", UNIX_PROXIES]}),
 ]

@@ -39,7 +39,7 @@ _MAPPED_PREFIX: Final = 96
 
 def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWarning]:
     for i, network in enumerate(settings.listen.trusted_proxies):
-        if _is_wide(network):
+        if not isinstance(network, str) and _is_wide(network):
             yield ConfigWarning(
                 "trusts_everyone",
                 document.error(

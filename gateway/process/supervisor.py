@@ -24,6 +24,13 @@ from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
+from gateway.drivers.network.listening_socket import (
+    Address,
+    bind,
+    file_number,
+    is_unix,
+    remove_file,
+)
 from gateway.process.worker_plan import (
     DUMP_STACKS,
     RETIRE,
@@ -44,7 +51,6 @@ _STOP_GRACE_S = 5.0
 _HUNG_AFTER_S = 30.0
 """Longer than any legitimate work on the event loop, such as loading 100,000 policy rules."""
 _STACK_DUMP_TIMEOUT_S = 1.0
-_BACKLOG = 1024
 
 Load = Callable[[], Settings]
 """Reads the config file; raises InvalidConfig."""
@@ -91,7 +97,9 @@ class Supervisor:
         self._rejected: list[str] = []
         self._rejected_at = 0.0
         self._workers: dict[int, WorkerProcess] = {}
-        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._sockets: dict[Address, socket.socket] = {}
+        self._socket_files: dict[Address, int] = {}
+        """The inode of each Unix socket's file."""
         self._inherited = inherited_sockets(inherited_descriptors())
         self._deaths: dict[int, int] = {}
         self._restart_at: dict[int, float] = {}
@@ -195,10 +203,11 @@ class Supervisor:
 
     def _start(self, config: Settings, index: int) -> WorkerProcess | None:
         sockets = []
-        for listener, (host, port) in _addresses(config, index).items():
+        for listener, address in _addresses(config, index).items():
             try:
-                sockets.append(self._socket(host, port))
+                sockets.append(self._socket(address, config.listen.unix_mode))
             except OSError as error:
+                host, port = address
                 message = f"{error.strerror}; free this address, or change it in the config"
                 where = {"listener": listener, "host": host, "port": port}
                 log.error("listen_failed", extra={**where, "error": message})  # noqa: TRY400
@@ -327,19 +336,25 @@ class Supervisor:
     def _close_removed_ports(self) -> None:
         """Close the ports that the config in force does not name."""
         for address in self._sockets.keys() - self._configured_addresses():
+            self._remove_socket_file(address)
             self._sockets.pop(address).close()
 
-    def _configured_addresses(self) -> set[tuple[str, int]]:
+    def _configured_addresses(self) -> set[Address]:
         return {one for i in range(self._count) for one in _addresses(self._config, i).values()}
 
     def _close_ports(self) -> None:
         """Close the supervisor's sockets; the workers accept what is queued, then close theirs."""
-        listen = self._config.listen
+        public = _addresses(self._config, 0)["public"]
         for address, bound in self._sockets.items():
-            if address == (listen.host, listen.port) and address not in self._inherited:
+            self._remove_socket_file(address)
+            is_tcp = not is_unix(address)
+            if is_tcp and address == public and address not in self._inherited:
                 drop_new_handshakes(bound)
             bound.close()
         self._sockets.clear()
+
+    def _remove_socket_file(self, address: Address) -> None:
+        remove_file(address[0], self._socket_files.pop(address, 0))
 
     def _wait(self, seconds: float, *others: int) -> None:
         """Sleep until a signal arrives, one of `others` is readable, or the time has passed."""
@@ -349,33 +364,29 @@ class Supervisor:
             self._stopping |= signal.SIGTERM in caught or signal.SIGINT in caught
             self._reload_requested |= signal.SIGHUP in caught
 
-    def _socket(self, host: str, port: int) -> socket.socket:
+    def _socket(self, address: Address, unix_mode: int) -> socket.socket:
         """Bind an address once: all workers share the socket, so it survives each of them.
 
         An inherited socket also stays open in its owner, where connections wait for the next
         gateway. Port 0 or less means any free port; the number only tells addresses apart.
         """
-        if (host, port) not in self._sockets:
-            passed = self._inherited.get((host, port))
-            self._sockets[host, port] = passed.dup() if passed else _bound(host, port)
-        return self._sockets[host, port]
+        if address not in self._sockets:
+            passed = self._inherited.get(address)
+            self._sockets[address] = passed.dup() if passed else bind(address, unix_mode=unix_mode)
+            if is_unix(address) and not passed:
+                self._socket_files[address] = file_number(address[0])
+        elif address in self._socket_files:
+            os.chmod(address[0], unix_mode)  # noqa: PTH101 - the config may have changed it
+        return self._sockets[address]
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, max(port, 0)))
-    bound.listen(_BACKLOG)
-    bound.setblocking(False)
-    return bound
-
-
-def _addresses(config: Settings, index: int) -> dict[str, tuple[str, int]]:
+def _addresses(config: Settings, index: int) -> dict[str, Address]:
     """Return the public and the admin address of a worker."""
     ports = config.admin_ports(index + 1)
+    listen = config.listen
+    unix = listen.unix_socket
     return {
-        "public": (config.listen.host, config.listen.port),
+        "public": (listen.host, listen.port) if unix is None else (str(unix), 0),
         "admin": (config.admin.host, ports[index] if ports else -1 - index),
     }
 

@@ -23,9 +23,11 @@ from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import make_client
 from gateway.edge.admin.handler import AdminHandler
+from gateway.edge.listener.proxy_protocol import ProxyProtocolListener
 from gateway.edge.listener.server import ListenerServer
 from gateway.process.components import Components, open_components
 from gateway.process.tasks import BackgroundTask, supervised
+from gateway.process.wiring.listeners import trusted_proxies
 from gateway.process.worker_plan import RETIRE, TAKE_OVER, WorkerPlan
 
 log = logging.getLogger("gateway.worker")
@@ -80,6 +82,7 @@ class Worker:
         self._reload_requested = asyncio.Event()
         self._owns_admin_port = asyncio.Event()
         self._draining = False
+        self._proxied: ProxyProtocolListener | None = None
         self._replaced = False
         self._certificates = {
             listener: ServedCertificate(listener, tls, self._clock)
@@ -141,22 +144,25 @@ class Worker:
                 partial(getattr, certificate, "expires_at"),
                 listener=listener,
             )
-        async with supervised(tasks, self._clock, self._metrics):
-            await self._serve(components)
-
-    async def _serve(self, components: Components) -> None:
-        await load_initial_keys(components.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
         server = ListenerServer(
             components.handler,
             idle_timeout_s=self._config.listen.idle_timeout_s,
             # A disconnected caller must leave the queue at once (invariant 8).
             cancels_on_disconnect=True,
         )
+        if self._config.listen.proxy_protocol:
+            self._proxied = self._proxy_protocol_listener(server)
+            tasks["PROXY protocol"] = self._proxied.run
+        async with supervised(tasks, self._clock, self._metrics):
+            await self._serve(components, server)
+
+    async def _serve(self, components: Components, server: ListenerServer) -> None:
+        await load_initial_keys(components.keys, within_s=_FIRST_KEYS_TIMEOUT_S)
         public = web.ServerRunner(server, shutdown_timeout=_CANCEL_TIMEOUT_S)
         admin = web.ServerRunner(self._admin_server(components), shutdown_timeout=_CANCEL_TIMEOUT_S)
         await public.setup()
         await admin.setup()
-        public_listener = await self._listen("public", self._plan.public, public)
+        public_listener = await self._listen_to_callers(public)
         os.write(self._plan.ready_fd, b"1")
         os.close(self._plan.ready_fd)
         log.info("serving", extra={"worker": self._plan.index})
@@ -194,20 +200,45 @@ class Worker:
         served = self._certificates.get("admin")
         return served is not None and served.is_in_force(context)
 
+    def _proxy_protocol_listener(self, server: ListenerServer) -> ProxyProtocolListener:
+        return ProxyProtocolListener(
+            self._plan.public,
+            server,
+            trusted_proxies(self._config.listen),
+            self._clock,
+            count_rejected=self._metrics.proxy_header_rejected,
+            tls=self._tls_options("public"),
+        )
+
+    async def _listen_to_callers(
+        self, runner: web.BaseRunner
+    ) -> asyncio.AbstractServer | ProxyProtocolListener:
+        if self._proxied is None:
+            return await self._listen("public", self._plan.public, runner)
+        self._proxied.begin()
+        return self._proxied
+
     async def _listen(
         self, listener: str, bound: socket.socket, runner: web.BaseRunner
     ) -> asyncio.AbstractServer:
         if runner.server is None:
             raise RuntimeError("the runner is not set up")
-        tls: dict[str, Any] = {}
-        if (certificate := self._certificates.get(listener)) is not None:
-            tls = {
-                "ssl": certificate.context,
-                "ssl_handshake_timeout": _TLS_HANDSHAKE_TIMEOUT_S,
-                "ssl_shutdown_timeout": _TLS_SHUTDOWN_TIMEOUT_S,
-            }
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(runner.server, sock=bound, backlog=1024, **tls)
+        loop, options = asyncio.get_running_loop(), self._tls_options(listener)
+        if bound.family == socket.AF_UNIX:
+            if sys.version_info >= (3, 13):
+                options["cleanup_socket"] = False  # the supervisor removes it: workers share it
+            return await loop.create_unix_server(runner.server, sock=bound, backlog=1024, **options)
+        return await loop.create_server(runner.server, sock=bound, backlog=1024, **options)
+
+    def _tls_options(self, listener: str) -> dict[str, Any]:
+        certificate = self._certificates.get(listener)
+        if certificate is None:
+            return {}
+        return {
+            "ssl": certificate.context,
+            "ssl_handshake_timeout": _TLS_HANDSHAKE_TIMEOUT_S,
+            "ssl_shutdown_timeout": _TLS_SHUTDOWN_TIMEOUT_S,
+        }
 
     async def _reload_on_request(self, components: Components) -> None:
         while True:

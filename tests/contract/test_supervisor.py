@@ -35,7 +35,7 @@ def work(plan):
 
 supervisor._HUNG_AFTER_S = 1.5
 supervisor._CHECK_INTERVAL_S = 0.3
-here = SimpleNamespace(host="127.0.0.1", port=0)
+here = SimpleNamespace(host="127.0.0.1", port=0, unix_socket=None, unix_mode=0o660)
 request = SimpleNamespace(drain_delay_s=0.0, drain_s=0.0)
 any_port = lambda workers: range(0)
 config = SimpleNamespace(listen=here, admin=here, admin_ports=any_port, request=request)

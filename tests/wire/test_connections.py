@@ -53,6 +53,8 @@ async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> L
         SystemClock(),
         deadline_s=5.0,
         tracing=PropagatedTracing(),
+        cors=None,
+        compresses_lists=True,
         request_log=RequestLog(
             SystemClock(),
             count_request=lambda *_: None,

@@ -93,6 +93,8 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
         SystemClock(),
         deadline_s=5.0,
         tracing=PropagatedTracing(),
+        cors=None,
+        compresses_lists=True,
         request_log=RequestLog(
             SystemClock(),
             count_request=edge.count_request,

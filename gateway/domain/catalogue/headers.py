@@ -61,7 +61,7 @@ def request_headers(
         values = found.get(lower, ())
         if len(values) == 1 and _is_valid_value(values[0]):
             forwarded.append((name, values[0]))
-    coded = _accepts_gzip(found.get("accept-encoding", ()))
+    coded = accepts_gzip(found.get("accept-encoding", ()))
     forwarded.append(("Accept-Encoding", "gzip" if coded else "identity"))
     return tuple(forwarded)
 
@@ -102,7 +102,8 @@ def response_headers(headers: Mapping[str, str], kind: ResponseKind) -> Headers:
     )
 
 
-def _accepts_gzip(values: Sequence[str]) -> bool:
+def accepts_gzip(values: Sequence[str]) -> bool:
+    """Return whether the values of Accept-Encoding accept gzip."""
     # RFC 9110, 12.5.3: a weight of 0 excludes the coding.
     for one in ",".join(values).lower().split(","):
         coding, _, weight = one.partition(";")

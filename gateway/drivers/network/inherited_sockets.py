@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-Address = tuple[str, int]
+from gateway.drivers.network.listening_socket import Address
 
 
 def inherited_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket]:
@@ -17,6 +17,12 @@ def inherited_sockets(descriptors: Iterable[int]) -> dict[Address, socket.socket
         os.set_inheritable(descriptor, False)
         listening = socket.socket(fileno=descriptor)
         listening.setblocking(False)
-        host, port = listening.getsockname()[:2]
-        inherited[str(host), int(port)] = listening
+        inherited[_address(listening)] = listening
     return inherited
+
+
+def _address(listening: socket.socket) -> Address:
+    if listening.family == socket.AF_UNIX:
+        return str(listening.getsockname()), 0
+    host, port = listening.getsockname()[:2]
+    return str(host), int(port)

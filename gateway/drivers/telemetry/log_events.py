@@ -287,6 +287,12 @@ LOG_EVENTS: Final = (
         _NONE,
     ),
     LogEvent(
+        "gateway.worker", "warning", "proxy_header_rejected", ("client", "reason"),
+        "A connection did not begin with a valid PROXY protocol header and was closed. At most one"
+        " line per 10 s after the first three.",
+        "Make the proxy send version 2, and add its address to `listen.trusted_proxies`.",
+    ),
+    LogEvent(
         "gateway.worker", "error", "task_died", ("task", *_EXCEPTION),
         "A background task failed with an unexpected exception. It is restarted.",
         "Report a bug, with `exception` and `where`.",

@@ -160,6 +160,9 @@ class Metrics:
     def task_restarted(self, task: str) -> None:
         self._count("gateway_task_restarts_total", task)
 
+    def proxy_header_rejected(self, reason: str) -> None:
+        self._count("gateway_proxy_header_rejections_total", reason)
+
     def override_failed(self) -> None:
         self._count("gateway_override_failures_total")
 

@@ -331,6 +331,12 @@ METRIC_FAMILIES: Final = (
         "Expiry of the listener's certificate.",
         **_LISTENER,
     ),
+    _counter(
+        "gateway_proxy_header_rejections_total",
+        "Connections closed because they did not begin with a valid PROXY protocol header "
+        "(`listen.proxy_protocol`).",
+        reason="untrusted (address not in `listen.trusted_proxies`), malformed, timeout",
+    ),
     _gauge("gateway_tasks", "Tasks of the event loop: requests, calls and background tasks."),
     _histogram("gateway_loop_lag_seconds", "Delay of the event loop.", _LOCAL_BUCKETS),
     _counter(

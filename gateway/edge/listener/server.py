@@ -113,6 +113,10 @@ class ListenerServer(web.Server):
         return self._make_request(message._replace(should_close=True), *rest)
 
     def __call__(self) -> web.RequestHandler:
+        return self.make_connection()
+
+    def make_connection(self) -> "ListenerConnection":
+        """Return the protocol of a connection whose transport does not exist yet."""
         connection = ListenerConnection(self, self._handler, loop=self._loop, **self._kwargs)
         self._handshakes.add(connection)
         return connection
@@ -130,12 +134,13 @@ class ListenerConnection(web.RequestHandler):
         self._handler = handler
         self._head_due: asyncio.TimerHandle | None = None
         self.peer = ""
-        """The canonical address of the client, or of the last proxy."""
+        """The canonical address of the client or the last proxy; a PROXY header may set it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peername = transport.get_extra_info("peername")
-        self.peer = canonical_address(peername[0]) if isinstance(peername, tuple) else UNIX_PEER
+        if not self.peer:
+            peername = transport.get_extra_info("peername")
+            self.peer = canonical_address(peername[0]) if isinstance(peername, tuple) else UNIX_PEER
         # aiohttp limits only the time between two requests. Without this timer a client that
         # never sends a complete head would keep its connection for as long.
         self._await_head()

@@ -1,19 +1,25 @@
 """Forward the cloud's response: buffered with an ETag, or streamed."""
 
 import asyncio
+import gzip
 import hashlib
 import re
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
 
-from gateway.domain.catalogue.headers import VIA
+from gateway.domain.catalogue.headers import VIA, accepts_gzip
 from gateway.domain.errors import DeadlineExceeded
 from gateway.domain.model import SAFE_METHODS, BodyStream, Headers
 from gateway.flow.forwarding import ForwardedResponse
 
 _WRITE_TIMEOUT_S = 60.0
 """A stalled reader would occupy a connection to the cloud."""
+_GZIP_BYTES_MIN = 1_024
+_GZIP_LEVEL = 5
+_INLINE_BYTES_MAX = 65_536
+"""A larger body is compressed in a thread: the event loop must not wait for it."""
 _DOWNLOAD_TIMEOUT_S = 600.0
 """A slow reader would occupy a connection to the cloud without limit."""
 _COMMON_HEADERS = (
@@ -35,19 +41,40 @@ class ValidatedResponse:
     with entries that are hidden from the caller.
     """
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("_compresses", "body", "headers", "status")
 
-    def __init__(self, request: web.BaseRequest, forwarded: ForwardedResponse) -> None:
+    def __init__(
+        self, request: web.BaseRequest, forwarded: ForwardedResponse, *, compresses: bool
+    ) -> None:
+        """`compresses`: use gzip if the caller accepts it and the body is worth it."""
         self.status, self.body = forwarded.status, forwarded.body
         self.headers = forwarded_headers(forwarded, request.method)
+        self._compresses = False
         if request.method not in SAFE_METHODS or forwarded.status != HTTPStatus.OK:
             return
+        self._compresses = (
+            compresses
+            and len(self.body) >= _GZIP_BYTES_MIN
+            and accepts_gzip(request.headers.getall("Accept-Encoding", ()))
+        )
         digest = hashlib.blake2b(self.body, digest_size=12).hexdigest()
+        # RFC 9110, 8.8.1: the bytes differ by coding, so both may have a weak validator only.
+        weak = "W/" if self._compresses else ""
         conditions = request.headers.getall("If-None-Match", None)
         if conditions is not None and _matches_etag(digest, ",".join(conditions)):
             self.status, self.body = HTTPStatus.NOT_MODIFIED, b""
             self.headers = _COMMON_HEADERS + _READ_HEADERS
-        self.headers += (("ETag", f'"{digest}"'),)
+        self.headers += (("ETag", f'{weak}"{digest}"'),)
+
+    async def compress(self) -> None:
+        if not self._compresses or not self.body:
+            return
+        gzipped = partial(gzip.compress, self.body, compresslevel=_GZIP_LEVEL, mtime=0)
+        if len(self.body) > _INLINE_BYTES_MAX:
+            self.body = await asyncio.to_thread(gzipped)
+        else:
+            self.body = gzipped()
+        self.headers += (("Content-Encoding", "gzip"),)
 
 
 def forwarded_headers(forwarded: ForwardedResponse, method: str) -> Headers:

@@ -7,18 +7,21 @@ import re
 import secrets
 from collections.abc import Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import cast
 
 import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
+from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE
 from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.errors import (
     CallerLimited,
     GatewayError,
     MethodNotAllowed,
 )
+from gateway.domain.model import Headers
 from gateway.domain.trace_context import trace_context
 from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.docs.pages import DocsPage
@@ -32,6 +35,7 @@ from gateway.edge.listener.client_address import TrustedProxies, client_address
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
 from gateway.edge.public import forwarded_response as forwarding
+from gateway.edge.public.cors import VARY_ORIGIN, Cors
 from gateway.edge.public.federation import PREFIX as FEDERATION
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.outcome import RequestOutcome
@@ -54,6 +58,7 @@ log = logging.getLogger("gateway.request")
 
 _SHORTEST_DEADLINE_S = 0.05
 """The deadline of `Prefer: wait=0`: enough for a response that needs no call to the cloud."""
+_JSON: Headers = (("Content-Type", JSON_MEDIA_TYPE),)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -72,6 +77,8 @@ class PublicHandler:
         federation: FederationHandler,
         pages: Mapping[str, DocsPage],
         tracing: Tracing,
+        cors: Cors | None,
+        compresses_lists: bool,
     ) -> None:
         self._gateway = gateway
         self._federation = federation
@@ -84,7 +91,9 @@ class PublicHandler:
         self._tracing = tracing
         self._records_traces = tracing.records
         self._policy = rate_limit_policy_field(limits.pace)
-        self._encoder = ResponseEncoder(self._policy)
+        self._cors = cors
+        self._compresses_lists = compresses_lists
+        self._encoder = ResponseEncoder(self._policy, varies_by_origin=cors is not None)
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
 
@@ -95,6 +104,8 @@ class PublicHandler:
             client = client_address(client, forwarded_for, self._trusted_proxies)
         outcome = RequestOutcome(self._request_id(request), client, self._clock.monotonic())
         context.request_id.set(outcome.request_id)
+        if self._cors is not None and "Origin" in request.headers:
+            outcome.cors = self._cors.response_headers(request)
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._begin_trace(request)
         try:
@@ -123,11 +134,23 @@ class PublicHandler:
     async def _route(self, request: ListenerRequest, outcome: RequestOutcome) -> web.StreamResponse:
         if request.rejection is not None:
             raise request.rejection
+        if outcome.cors and request.method == "OPTIONS":
+            preflight = self._preflight(request, outcome)
+            if preflight is not None:
+                return preflight
         if request.raw_path in self._pages:
             return self._page(request, outcome)
         if request.raw_path.startswith(FEDERATION):
             return await self._federate(request, outcome)
         return await self._serve(request, outcome)
+
+    def _preflight(self, request: ListenerRequest, outcome: RequestOutcome) -> web.Response | None:
+        assert self._cors is not None
+        preflight = self._cors.preflight_headers(request)
+        if not preflight:
+            return None
+        outcome.status, outcome.cors = HTTPStatus.NO_CONTENT, preflight
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers=self._headers(outcome, ()))
 
     def _page(self, request: ListenerRequest, outcome: RequestOutcome) -> web.Response:
         outcome.page = page = self._pages[request.raw_path]
@@ -163,7 +186,7 @@ class PublicHandler:
         self, request: ListenerRequest, result: IssuedLink, outcome: RequestOutcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": result.link.url.reveal()})
-        if outcome.wait_s is None and allows_prepared_response(request):
+        if outcome.has_common_headers and allows_prepared_response(request):
             limit, now = self._rate_limit(outcome), self._clock.now()
             data = self._encoder.encode_link(body, outcome.request_id, result.left_s, now, limit)
             return cast("web.StreamResponse", PreparedResponse(request, data))
@@ -175,10 +198,13 @@ class PublicHandler:
         self, request: ListenerRequest, result: ForwardedResponse, outcome: RequestOutcome
     ) -> web.StreamResponse:
         if result.stream is None:
-            return self._buffered(request, forwarding.ValidatedResponse(request, result), outcome)
+            compresses = self._compresses_lists and outcome.is_list
+            validated = forwarding.ValidatedResponse(request, result, compresses=compresses)
+            await validated.compress()
+            return self._buffered(request, validated, outcome)
         outcome.status = result.status
-        headers = self._headers(outcome)
-        headers.update(forwarding.forwarded_headers(result, request.method))
+        forwarded = forwarding.forwarded_headers(result, request.method)
+        headers = self._headers(outcome, forwarded)
         response = web.StreamResponse(status=result.status, headers=headers)
         try:
             await forwarding.stream_body(request, response, result.stream)
@@ -195,7 +221,7 @@ class PublicHandler:
         outcome: RequestOutcome,
     ) -> web.StreamResponse:
         outcome.status = validated.status
-        if validated.body and outcome.wait_s is None and allows_prepared_response(request):
+        if validated.body and outcome.has_common_headers and allows_prepared_response(request):
             data = self._encoder.encode_response(
                 validated.status,
                 validated.headers,
@@ -205,9 +231,7 @@ class PublicHandler:
                 limit=self._rate_limit(outcome),
             )
             return cast("web.StreamResponse", PreparedResponse(request, data))
-        headers = self._headers(outcome)
-        del headers["Content-Type"]
-        headers.update(validated.headers)
+        headers = self._headers(outcome, validated.headers)
         return web.Response(status=validated.status, body=validated.body or None, headers=headers)
 
     def _error_response(
@@ -218,10 +242,10 @@ class PublicHandler:
         headers.extend(error_response.headers)
         return web.Response(status=error_response.status, body=error_response.body, headers=headers)
 
-    def _headers(self, outcome: RequestOutcome) -> CIMultiDict[str]:
+    def _headers(self, outcome: RequestOutcome, own: Headers = _JSON) -> CIMultiDict[str]:
+        """Return the common headers with the response's own, which replace common ones."""
         headers = CIMultiDict(
             {
-                "Content-Type": "application/json",
                 "X-Request-Id": outcome.request_id,
                 "Cache-Control": "no-store",
                 **COMMON_HEADERS,
@@ -233,6 +257,9 @@ class PublicHandler:
             headers["RateLimit"] = limit
         if outcome.wait_s is not None:
             headers["Preference-Applied"] = f"wait={outcome.wait_s}"
+        headers.update(own)
+        if self._cors is not None:
+            headers.extend((*outcome.cors, VARY_ORIGIN))
         return headers
 
     def _rate_limit(self, outcome: RequestOutcome) -> str | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from gateway.domain.model import LinkSource, Principal, ResponseKind
+from gateway.domain.model import Headers, LinkSource, Principal, ResponseKind
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import ErrorResponse
 from gateway.flow.context import RequestTrace
@@ -25,6 +25,8 @@ class RequestOutcome:
     trace: RequestTrace | None = None
     wait_s: int | None = None
     """The value of `Prefer: wait`, in seconds."""
+    cors: Headers = ()
+    """Headers that let a page of another origin read the response."""
     request: RequestContext | None = None
     api_request: ApiRequest | None = None
     """The same request if it is for the cloud's API; None for the federation paths."""
@@ -45,6 +47,18 @@ class RequestOutcome:
         if request is not None:
             return None if request.call is None else request.call.operation.name
         return None if self.page is None else self.page.name
+
+    @property
+    def has_common_headers(self) -> bool:
+        """Whether the response has no headers that depend on those of the request."""
+        return self.wait_s is None and not self.cors
+
+    @property
+    def is_list(self) -> bool:
+        request = self.api_request
+        if request is None or request.call is None:
+            return False
+        return request.call.operation.response is ResponseKind.LISTED
 
     @property
     def kind(self) -> str:

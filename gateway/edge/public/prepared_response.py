@@ -53,9 +53,10 @@ class ResponseEncoder:
 
     __slots__ = ("_head", "_link_head")
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, *, varies_by_origin: bool) -> None:
         """`policy` is the value of `RateLimit-Policy`."""
-        self._head = f"{_HEAD}RateLimit-Policy: {policy}\r\n"
+        vary = "Vary: Origin\r\n" if varies_by_origin else ""
+        self._head = f"{_HEAD}{vary}RateLimit-Policy: {policy}\r\n"
         self._link_head = _STATUS_LINES[200] + _LINK + self._head
 
     def encode_link(

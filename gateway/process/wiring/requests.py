@@ -15,7 +15,6 @@ from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
 from gateway.edge.docs.pages import docs_pages
-from gateway.edge.listener.client_address import TrustedProxies, canonical_network
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
@@ -38,6 +37,7 @@ from gateway.flow.writes import Writes
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.accounts import configured_projects
 from gateway.process.wiring.audit_log import OpenAuditLog
+from gateway.process.wiring.listeners import open_cors, trusted_proxies
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +181,10 @@ def open_handler(
         deadline_s=config.request.deadline_s,
         request_log=request_log,
         limits=stages.limits,
-        trusted_proxies=TrustedProxies(
-            tuple(map(canonical_network, config.listen.trusted_proxies))
-        ),
+        trusted_proxies=trusted_proxies(config.listen),
         federation=FederationHandler(_open_federation(runtime, stages), runtime.clock),
         pages=docs_pages(config.catalogue),
         tracing=tracing,
+        cors=open_cors(config.listen.cors, config.catalogue),
+        compresses_lists=config.lists.gzip,
     )
