@@ -2,14 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.interrupts import run_async
 from gateway.commands.online_check import OnlineCheck
+from gateway.config.accounts import Account
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.issuers import Issuer
 from gateway.config.located_yaml import Document, load
 from gateway.config.policy_loader import load_parsed_policy
 from gateway.config.policy_warnings import policy_warnings
@@ -98,6 +101,20 @@ def _certificates(config: Settings, document: Document) -> list[tuple[str, Certi
             if problem := found[-1][1].problem(SystemClock().now()):
                 path = (listener, "tls", "certificate_file")
                 errors.append(document.error(path, f"{tls.certificate_file} {problem}"))
+    errors += _client_certificate_errors(config, document)
     if errors:
         raise InvalidConfig(errors)
     return found
+
+
+def _client_certificate_errors(config: Settings, document: Document) -> Iterator[ConfigError]:
+    owners: list[tuple[str, int, Account | Issuer]] = [
+        *(("accounts", i, account) for i, account in enumerate(config.accounts)),
+        *(("issuers", i, issuer) for i, issuer in enumerate(config.issuers)),
+    ]
+    for section, i, owner in owners:
+        if owner.certificate is not None:
+            file = owner.certificate.certificate_file
+            if problem := validity(file).problem(SystemClock().now()):
+                path = (section, i, "certificate", "certificate_file")
+                yield document.error(path, f"{file} {problem}")

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
+from gateway.commands.client_proxy import proxy_of
 from gateway.commands.client_token import ClientToken
 from gateway.commands.exit_codes import (
     LATER,
@@ -157,11 +158,18 @@ class GatewayClient:
             connection.close()
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        if self._tls is None:
+        if self._tls is None:  # a loopback address
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        return http.client.HTTPSConnection(
-            self._host, self._port, timeout=timeout_s, context=self._tls
+        proxy = proxy_of(self._host)
+        if proxy is None:
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=timeout_s, context=self._tls
+            )
+        connection = http.client.HTTPSConnection(
+            proxy.host, proxy.port, timeout=timeout_s, context=self._tls
         )
+        connection.set_tunnel(self._host, self._port, headers=proxy.headers)
+        return connection
 
     def _rejected(self, response: GatewayResponse) -> CommandFailed:
         if "error_msg" not in response.data:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gateway.config.egress import EgressCertificate, Proxy
 from gateway.config.errors import InvalidKey, reject_duplicates
-from gateway.config.files import Directory, File
+from gateway.config.files import AuthoritiesFile, Directory, File
 from gateway.config.secrets import SecretValue
 from gateway.config.values import (
     ApiUrl,
@@ -201,6 +202,13 @@ class Account(Section):
     insecure_http: bool = False
     """Allow plain HTTP to another host for `endpoint`. Service tokens and console links can then
     be read on the way."""
+    proxy: Proxy | None = None
+    """Proxy for this account only, or `direct`. Unset: as in `egress`."""
+    ca_file: AuthoritiesFile | None = None
+    """PEM file with the authorities that sign the certificates of its servers. Unset: those of
+    the operating system."""
+    certificate: EgressCertificate | None = None
+    """Client certificate for its servers. Unset: none."""
     projects: Annotated[tuple[str, ...], Field(min_length=1)]
     """IDs of the account's projects. A project belongs to one account only."""
     project_names: dict[str, Annotated[str, Field(min_length=1, max_length=64)]] = Field(default={})

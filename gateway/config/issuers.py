@@ -4,8 +4,9 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, Tag, field_validator, model_validator
 
+from gateway.config.egress import EgressCertificate, Proxy
 from gateway.config.errors import InvalidKey
-from gateway.config.files import PublicKeyFile
+from gateway.config.files import AuthoritiesFile, PublicKeyFile
 from gateway.config.key_material import (
     UnusableKeys,
     keys_for_algorithms,
@@ -125,6 +126,13 @@ class Issuer(Section):
         chosen_by("discovery", "jwks", "public_key_file", "secret"),
     ]
     """Where the keys that verify tokens come from."""
+    proxy: Proxy | None = None
+    """Proxy for this issuer only, or `direct`. Unset: as in `egress`."""
+    ca_file: AuthoritiesFile | None = None
+    """PEM file with the authorities that sign the certificates of its servers. Unset: those of
+    the operating system."""
+    certificate: EgressCertificate | None = None
+    """Client certificate for its servers. Unset: none."""
     leeway_s: Annotated[Number, Field(ge=0, le=300)] = 30.0
     """Tolerated clock difference for `exp`, `nbf` and `iat`, in seconds."""
     token_age_max_s: Seconds = 86_400.0

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from gateway.config.accounts import Account
 from gateway.config.audit import AuditSettings
+from gateway.config.egress import EgressSettings
 from gateway.config.errors import InvalidConfig, InvalidKey, KeyPath, reject_duplicates
 from gateway.config.files import ConfigPath
 from gateway.config.issuers import Issuer
@@ -59,6 +60,8 @@ class Settings(Section):
     """The policy file. A changed file is loaded within a second, or rejected as a whole."""
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     """Cloud accounts and their projects."""
+    egress: EgressSettings = EgressSettings()
+    """How the gateway reaches clouds, IAM and issuers."""
     store: StoreSettings
     """Redis or Valkey, and the keys that encrypt what is stored there."""
     caller_limits: CallerLimitSettings = CallerLimitSettings()
@@ -197,6 +200,16 @@ class Settings(Section):
             for j, project in enumerate(account.projects)
         )
         return self
+
+
+def egress_files(settings: Settings) -> Iterator[Path]:
+    """Yield the certificate files of outgoing connections."""
+    owners: tuple[Account | Issuer, ...] = (*settings.accounts, *settings.issuers)
+    for one in owners:
+        if one.ca_file is not None:
+            yield one.ca_file
+        if one.certificate is not None:
+            yield from (one.certificate.certificate_file, one.certificate.key_file)
 
 
 def load_settings(

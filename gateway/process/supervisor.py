@@ -20,7 +20,7 @@ from pathlib import Path
 from gateway.config.environment import inherited_descriptors
 from gateway.config.errors import InvalidConfig
 from gateway.config.secrets import SecretOfFile, secrets_of
-from gateway.config.settings import Settings
+from gateway.config.settings import Settings, egress_files
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
@@ -94,6 +94,7 @@ class Supervisor:
         self._count = workers
         self._config = config
         self._seen = self._signature()
+        self._egress_seen = self._egress_signature()
         self._rejected: list[str] = []
         self._rejected_at = 0.0
         self._workers: dict[int, WorkerProcess] = {}
@@ -143,9 +144,14 @@ class Supervisor:
             self._reload()  # it may name a file that was written since
 
     def _signature(self) -> list[tuple[int, int, int]]:
-        """Identify the content of the config file and of the secret files that it names."""
+        """Identify the content of the config file and of the files that it names."""
         secrets = (one for _, one in secrets_of(self._config) if isinstance(one, SecretOfFile))
-        return [_file_signature(file) for file in (self._file, *(one.file for one in secrets))]
+        files = (self._file, *(one.file for one in secrets))
+        return [_file_signature(file) for file in files] + self._egress_signature()
+
+    def _egress_signature(self) -> list[tuple[int, int, int]]:
+        """Identify the content of certificates that workers load at their start."""
+        return [_file_signature(file) for file in egress_files(self._config)]
 
     def _reload(self) -> None:
         self._seen = self._signature()
@@ -159,7 +165,8 @@ class Supervisor:
             self._rejected, self._rejected_at = errors, _now()
             return
         self._rejected = []
-        if config == self._config:
+        egress, self._egress_seen = self._egress_seen, self._egress_signature()
+        if config == self._config and egress == self._egress_seen:
             self._counters.config_accepted()
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)

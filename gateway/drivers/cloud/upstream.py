@@ -13,6 +13,7 @@ from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse
 from gateway.drivers.network.connection_errors import describe_error
+from gateway.drivers.network.egress import EgressRoute
 
 _HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
 _CHUNK_BYTES = 65_536
@@ -73,8 +74,15 @@ async def _send_once(
 
 class AioUpstream:
     def __init__(
-        self, session: aiohttp.ClientSession, endpoint: str, *, response_bytes_max: int
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: str,
+        *,
+        response_bytes_max: int,
+        route: EgressRoute | None = None,
     ) -> None:
+        """Without `route`, connections are direct."""
+        self._route = {} if route is None else route.options(endpoint)
         self._session = session
         self._endpoint = endpoint
         self._response_bytes_max = response_bytes_max
@@ -98,6 +106,7 @@ class AioUpstream:
                 allow_redirects=False,
                 timeout=timeout,
                 auto_decompress=not request.encoded,
+                **self._route,
             ) as response:
                 body = await self._read(response)
                 if request.encoded and not response.ok:
@@ -117,6 +126,7 @@ class AioUpstream:
                     allow_redirects=False,
                     timeout=timeout,
                     auto_decompress=False,
+                    **self._route,
                 )
                 if response.status in _WITH_CONTENT:
                     return UpstreamResponse(
@@ -172,6 +182,11 @@ def _translated() -> Iterator[None]:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             raise _not_connected("no connection in time") from None
         raise UpstreamSlow("no response in time") from None
+    except aiohttp.ClientProxyConnectionError as error:
+        reason = describe_error(error.os_error)
+        raise _not_connected(f"no connection to the proxy: {reason}") from None
+    except aiohttp.ClientHttpProxyError as error:
+        raise _not_connected(f"the proxy rejects the connection: {error.status}") from None
     except aiohttp.ClientConnectorError as error:
         raise _not_connected(f"no connection: {describe_error(error.os_error)}") from None
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:

@@ -33,6 +33,7 @@ from gateway.config.values import DISCOVERY_PATH, is_exposed
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.connection_errors import describe_error
+from gateway.drivers.network.egress import EgressRoute
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
@@ -53,12 +54,14 @@ class IssuerKeys:
         on_rotation: Callable[[str], None],
         jitter: Random,
         handover: Handover,
+        route: EgressRoute | None = None,
     ) -> None:
         """Use the keys of earlier workers, if any.
 
         `on_rotation` is called with the issuer's name when keys have changed or expired.
         """
         self._issuer = issuer
+        self._route = route
         self._http = http
         self._clock = clock
         self._telemetry = telemetry
@@ -291,6 +294,7 @@ class IssuerKeys:
             allow_redirects=False,
             timeout=_TIMEOUT,
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            **(self._route.options(address) if self._route is not None else {}),
         ) as response:
             if response.status != 200:
                 raise UnusableKeys(f"HTTP status {response.status}")

@@ -11,6 +11,7 @@ from gateway.domain.upstream.breaker import Breaker, BreakerRules, BreakerState
 from gateway.drivers.cloud.credentials import Credential
 from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.drivers.network.egress import EgressRoute
 from gateway.flow.console_links import ConsoleAccount
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import FairBudget
@@ -47,8 +48,16 @@ async def open_accounts(
 
 async def open_account(runtime: Runtime, account: Account, logins: Logins) -> OpenAccount:
     session = await runtime.stack.enter_async_context(open_session(account.timeouts))
-    upstream = AioUpstream(session, account.endpoint, response_bytes_max=account.response_bytes_max)
-    credentials = await open_credentials(runtime, account, upstream, logins)
+    route = EgressRoute(
+        runtime.config.egress,
+        proxy=account.proxy,
+        ca_file=account.ca_file,
+        certificate=account.certificate,
+    )
+    upstream = AioUpstream(
+        session, account.endpoint, response_bytes_max=account.response_bytes_max, route=route
+    )
+    credentials = await open_credentials(runtime, account, upstream, logins, route)
     exchange = Exchange(
         account.name,
         upstream=upstream,

@@ -17,6 +17,7 @@ from gateway.drivers.cloud.iam_login import IamLogin
 from gateway.drivers.cloud.login_endpoint import LoginEndpoint
 from gateway.drivers.cloud.login_gate import LoginGate, LoginGates
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.drivers.network.egress import EgressRoute
 from gateway.flow.exchange import Upstream
 from gateway.flow.fair_budget import FairBudget
 from gateway.flow.single_flight import SingleFlight
@@ -36,7 +37,7 @@ class Logins:
 
 
 async def open_credentials(
-    runtime: Runtime, account: Account, upstream: Upstream, logins: Logins
+    runtime: Runtime, account: Account, upstream: Upstream, logins: Logins, route: EgressRoute
 ) -> Mapping[str, Credential]:
     """Return the credential of each project; `upstream` leads to the servers API."""
     match account.login:
@@ -45,7 +46,7 @@ async def open_credentials(
         case TokenFileLogin() as login:
             return _token_files(runtime, account, login, upstream, logins)
         case PasswordLogin() as login:
-            return await _passwords(runtime, account, login, logins)
+            return await _passwords(runtime, account, login, logins, route)
 
 
 def _key_pairs(
@@ -99,11 +100,14 @@ def _token_files(
 
 
 async def _passwords(
-    runtime: Runtime, account: Account, login: PasswordLogin, logins: Logins
+    runtime: Runtime, account: Account, login: PasswordLogin, logins: Logins, route: EgressRoute
 ) -> Mapping[str, Credential]:
     session = await runtime.stack.enter_async_context(open_session(account.timeouts))
     upstream = AioUpstream(
-        session, login.iam_endpoint, response_bytes_max=account.response_bytes_max
+        session,
+        login.iam_endpoint,
+        response_bytes_max=account.response_bytes_max,
+        route=route,
     )
     gate = logins.gates.of("user", login.iam_endpoint, login.domain, login.user)
 

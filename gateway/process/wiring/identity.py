@@ -13,6 +13,7 @@ from gateway.domain.model import Principal
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
+from gateway.drivers.network.egress import EgressRoute
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
@@ -82,6 +83,12 @@ async def _open_keys(
             on_rotation=on_rotation,
             jitter=runtime.random,
             handover=handover,
+            route=EgressRoute(
+                runtime.config.egress,
+                proxy=issuer.proxy,
+                ca_file=issuer.ca_file,
+                certificate=issuer.certificate,
+            ),
         )
         for issuer in runtime.config.issuers
     )
