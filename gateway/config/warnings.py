@@ -14,8 +14,8 @@ WARNINGS: Final = {
     " can then choose the client address in logs and in the audit log.",
     "secret_has_blanks": "A secret begins or ends with a blank, which is sent as a part of it.",
     "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
-    "redis_may_evict": "Redis may evict keys when its memory is full, such as revocations and"
-    " budgets. Set `maxmemory-policy noeviction`. Only with `--online`, and if the user may call"
+    "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
+    " is full. Set `maxmemory-policy noeviction`. Only with `--online`, and if the user may call"
     " INFO.",
     "tags_are_permissions": "A grant has `server:tag` while rules use tags: its holders cannot"
     " write the tag keys of rules without `server:tag_policy`.",

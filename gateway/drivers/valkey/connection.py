@@ -120,8 +120,9 @@ class Valkey:
         return True
 
     async def eviction_policy(self) -> str:
-        """Return the server's `maxmemory-policy` if it may evict keys, else "".
+        """Return the server's `maxmemory-policy` if it may evict keys without expiry, else "".
 
+        Revocations have no expiry, so a `volatile-*` policy keeps them; replicas restore the rest.
         "" also if the user may not read it: INFO is a dangerous command for access control lists.
         """
         try:
@@ -132,7 +133,7 @@ class Valkey:
         nodes = [found] if "maxmemory" in found else list(found.values())
         limited = [one for one in nodes if int(one.get("maxmemory", 0))]
         policies = {str(one.get("maxmemory_policy", "")) for one in limited}
-        return ", ".join(sorted(policies - {"noeviction", ""}))
+        return ", ".join(sorted(one for one in policies if one.startswith("allkeys")))
 
     async def close(self) -> None:
         clients: list[RedisClient] = [self._client]
