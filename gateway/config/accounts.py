@@ -58,6 +58,9 @@ class KeyPairLogin(Section):
     """Access key ID (AK)."""
     secret_key: SecretValue
     """Secret access key (SK)."""
+    security_token: SecretValue | None = None
+    """Security token of a temporary key pair. Another program must renew the three files before
+    they expire. Unset: the key pair is permanent."""
 
 
 class TokenFileLogin(Section):

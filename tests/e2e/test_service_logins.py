@@ -197,3 +197,20 @@ def test_redirect_of_the_endpoint_is_named(site: Stack) -> None:
     lines = [line for line in site.gateway.log_lines("request") if line["status"] == 502]
     assert "302, redirects to https://moved.example" in str(lines[-1])
     assert "canary" not in site.gateway.log_text()
+
+
+def test_temporary_key_pair_signs_with_its_security_token(site: Stack) -> None:
+    cloud = site.cloud
+    login = {**AKSK, "security_token": {"file": "security-token"}}
+    gateway = serving(site, cloud.project, start=False, login=login)
+    for name, text in (("access", "HSTA1"), ("secret", "temporary"), ("security-token", "old")):
+        (gateway.directory / name).write_text(text)
+    cloud.add_temporary_key("HSTA1", "temporary", "canary-security-token")
+    gateway.start()
+    assert console(gateway, cloud.project).status == 503
+    (gateway.directory / "security-token").write_text("canary-security-token")
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    assert console(gateway, cloud.project).status == 200
+    sent = cloud.calls(cloud.upstream)[-1]["headers"]
+    assert "x-security-token" in sent["authorization"].partition("Signature")[0]
+    assert "canary" not in gateway.log_text()

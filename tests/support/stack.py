@@ -104,6 +104,10 @@ class CloudProcess:
     def iam_settings(self, **options: Any) -> None:
         self._post(self.iam, "/_box/settings", options)
 
+    def add_temporary_key(self, access: str, secret: str, security_token: str) -> None:
+        key = {"access": access, "secret": secret, "securitytoken": security_token}
+        self._post(self.iam, "/_box/temporary_key", key)
+
     def servers_of(self, project: str) -> list[str]:
         found = fetch(self.upstream, "GET", f"/_box/fleet?project={project}").json
         return [one["id"] for one in found["projects"][project]["servers"]]

@@ -66,7 +66,9 @@ class ApiFront:
             return cloud_errors.ACCESS_KEY_LOCKED
         if signed.clock_skew_s(now()) > SKEW_S_MAX:
             return cloud_errors.CLOCK_SKEWED
-        if signed.is_signed_with(secret):
+        # Assumed: no source documents the response to a key without its security token.
+        token = self._iam.security_tokens.get(key)
+        if request.headers.get("X-Security-Token") == token and signed.is_signed_with(secret):
             del self._failures[key]
             # Assumed: the vendor's SDK always sends it, but no source documents what happens
             # without it.

@@ -66,6 +66,8 @@ class Iam(Listener):
         self.no_role: Sequence[str] = ()
         """IDs of projects in which the user has no role."""
         self.access_keys = {ACCESS_KEY: SECRET_KEY}
+        self.security_tokens: dict[str, str] = {}
+        """The security token of each temporary access key."""
         self.tokens: dict[str, IssuedToken] = {}
         self.logins = 0
         self.failures = 0
@@ -73,6 +75,7 @@ class Iam(Listener):
         self._login_failures: dict[tuple[str, str], _LoginFailures] = {}
         self.app.router.add_post("/v3/auth/tokens", self._log_in)
         self.app.router.add_post("/_box/revoke", self._revoke)
+        self.app.router.add_post("/_box/temporary_key", self._add_temporary_key)
         self.app.router.add_post("/_box/unlock", self._unlock)
 
     def revoke_all(self) -> None:
@@ -170,6 +173,13 @@ class Iam(Listener):
         else:
             self.revoke_all()
         return web.json_response({"revoked": len(self.tokens)})
+
+    async def _add_temporary_key(self, request: web.Request) -> web.Response:
+        """Accept a temporary key: `{"access", "secret", "securitytoken"}`."""
+        key = await request.json()
+        self.access_keys[key["access"]] = key["secret"]
+        self.security_tokens[key["access"]] = key["securitytoken"]
+        return web.json_response({"access": key["access"]})
 
     async def _unlock(self, _: web.Request) -> web.Response:
         self.unlock()

@@ -28,8 +28,13 @@ class KeyPairCredential:
         self._host = urlsplit(endpoint).netloc
         self._check = check
         self._clock = clock
+        token = login.security_token
+        self._security_token = {} if token is None else {"X-Security-Token": token.reveal()}
         self._fingerprint = fingerprint(
-            endpoint, login.access_key.reveal(), login.secret_key.reveal()
+            endpoint,
+            login.access_key.reveal(),
+            login.secret_key.reveal(),
+            *self._security_token.values(),
         )
 
     async def log_in(self, *, deadline: float) -> str:
@@ -55,7 +60,11 @@ class KeyPairCredential:
             method=request.method,
             target=request.path,
             # As the vendor's SDK does (upstream-api.md#4.1).
-            headers={"Host": self._host, "X-Project-Id": self._project},
+            headers={
+                "Host": self._host,
+                "X-Project-Id": self._project,
+                **self._security_token,
+            },
             body=request.body,
             access_key=self._login.access_key,
             secret_key=self._login.secret_key,
