@@ -13,6 +13,7 @@ from gateway.config.secrets import SecretValue
 from gateway.config.values import (
     ApiUrl,
     ConsoleHost,
+    HttpUrl,
     Integer,
     Name,
     Number,
@@ -61,6 +62,15 @@ class KeyPairLogin(Section):
     security_token: SecretValue | None = None
     """Security token of a temporary key pair. Another program must renew the three files before
     they expire. Unset: the key pair is permanent."""
+
+
+class MetadataLogin(Section):
+    """Temporary keys of the ECS server on which the gateway runs; the server needs an agency."""
+
+    method: Literal["ecs_metadata"]
+    """`ecs_metadata`: sign each request with keys of the metadata endpoint."""
+    metadata_endpoint: HttpUrl = "http://169.254.169.254"
+    """Base URL of the metadata endpoint. It is reached without a proxy."""
 
 
 class TokenFileLogin(Section):
@@ -219,7 +229,10 @@ class Account(Section):
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     """Name of the account's only project if `project_names` has none: the vendor's SDK looks for
     a project named like its region."""
-    login: Annotated[PasswordLogin | KeyPairLogin | TokenFileLogin, Field(discriminator="method")]
+    login: Annotated[
+        PasswordLogin | KeyPairLogin | MetadataLogin | TokenFileLogin,
+        Field(discriminator="method"),
+    ]
     """How the gateway authenticates to the cloud."""
     timeouts: Timeouts = Timeouts()
     """Time limits of one call to the cloud."""

@@ -214,3 +214,35 @@ def test_temporary_key_pair_signs_with_its_security_token(site: Stack) -> None:
     sent = cloud.calls(cloud.upstream)[-1]["headers"]
     assert "x-security-token" in sent["authorization"].partition("Signature")[0]
     assert "canary" not in gateway.log_text()
+
+
+def test_keys_of_the_metadata_endpoint_sign_requests(site: Stack) -> None:
+    cloud = site.cloud
+    login = {"method": "ecs_metadata", "metadata_endpoint": cloud.iam}
+    gateway = serving(site, cloud.project, login=login)
+    assert console(gateway, cloud.project).status == 200
+    assert "x-security-token" in cloud.calls(cloud.upstream)[-1]["headers"]
+    code, output = check(gateway)
+    assert code == 0, output
+    assert f"{cloud.iam} issued keys" in output
+
+
+def test_metadata_endpoint_without_an_agency_is_named(site: Stack) -> None:
+    cloud = site.cloud
+    login = {"method": "ecs_metadata", "metadata_endpoint": cloud.iam}
+    gateway = serving(site, cloud.project, start=False, login=login)
+    cloud.fail(cloud.iam, "answer", path="securitykey", status=404, body="no agency")
+    code, output = check(gateway)
+    assert code == 1
+    assert "404 without keys; has the server an agency?" in output
+
+
+def test_revoked_metadata_keys_are_replaced_once(site: Stack) -> None:
+    cloud = site.cloud
+    login = {"method": "ecs_metadata", "metadata_endpoint": cloud.iam}
+    gateway = serving(site, cloud.project, login=login)
+    assert console(gateway, cloud.project).status == 200
+    cloud.fail(cloud.upstream, "answer", status=401, body="<html>", times=1)
+    before = logins(site)
+    assert console(gateway, cloud.project, 1).status == 200
+    assert logins(site) == before + 3  # keys, session token, keys

@@ -18,6 +18,7 @@ USER, DOMAIN, PASSWORD = "console-gateway", "example-corp", "correct horse batte
 ACCESS_KEY, SECRET_KEY = "BOXACCESSKEY0000", "box-secret-key"
 TOKEN_BYTES_MAX = 61_440
 
+_METADATA_TOKEN = "box-metadata-token"  # noqa: S105 - of the simulated cloud
 _FAILURES_MAX = 5
 _FAILURES_WITHIN_S = 900.0
 _LOCKED_S = 900.0
@@ -75,6 +76,9 @@ class Iam(Listener):
         self._login_failures: dict[tuple[str, str], _LoginFailures] = {}
         self.app.router.add_post("/v3/auth/tokens", self._log_in)
         self.app.router.add_post("/_box/revoke", self._revoke)
+        # The metadata endpoint of an ECS server with an agency; no source gives its error bodies.
+        self.app.router.add_get("/openstack/latest/securitykey", self._show_security_key)
+        self.app.router.add_put("/meta-data/latest/api/token", self._issue_metadata_token)
         self.app.router.add_post("/_box/temporary_key", self._add_temporary_key)
         self.app.router.add_post("/_box/unlock", self._unlock)
 
@@ -173,6 +177,19 @@ class Iam(Listener):
         else:
             self.revoke_all()
         return web.json_response({"revoked": len(self.tokens)})
+
+    async def _issue_metadata_token(self, _: web.Request) -> web.Response:
+        return web.Response(text=_METADATA_TOKEN)
+
+    async def _show_security_key(self, request: web.Request) -> web.Response:
+        """Return a new temporary key; require a token of the metadata endpoint."""
+        if request.headers.get("X-Metadata-Token") != _METADATA_TOKEN:
+            return web.Response(status=401, text="Unauthorized")
+        access, secret, token = (os.urandom(12).hex() for _ in range(3))
+        self.access_keys[access], self.security_tokens[access] = secret, token
+        expires_at = _zulu(now() + self.token_life_s)
+        key = {"access": access, "secret": secret, "securitytoken": token}
+        return web.json_response({"credential": {**key, "expires_at": expires_at}})
 
     async def _add_temporary_key(self, request: web.Request) -> web.Response:
         """Accept a temporary key: `{"access", "secret", "securitytoken"}`."""

@@ -62,13 +62,13 @@ def token_from_response(response: UpstreamResponse, *, requested_at: float) -> S
     try:
         body = orjson.loads(response.body)["token"]
         expires_at = _parse_time(body["expires_at"])
-        issued_at = _issued_at(body, response, requested_at)
+        since = issued_at(body, response, requested_at)
     except (ValueError, TypeError, KeyError):
         return None
     # Before any encoding: the header may have bytes that are not UTF-8.
-    if not TOKEN_PATTERN.fullmatch(text) or expires_at <= issued_at:
+    if not TOKEN_PATTERN.fullmatch(text) or expires_at <= since:
         return None
-    return _token(text, requested_at + expires_at - issued_at)
+    return _token(text, requested_at + expires_at - since)
 
 
 def parse_shared_token(value: bytes) -> ServiceToken | None:
@@ -86,7 +86,7 @@ def _token(text: str, expires_at: float) -> ServiceToken:
     return ServiceToken(Secret(text), expires_at, shared_form)
 
 
-def _issued_at(body: dict[str, Any], response: UpstreamResponse, default: float) -> float:
+def issued_at(body: dict[str, Any], response: UpstreamResponse, default: float) -> float:
     if "issued_at" in body:
         return _parse_time(body["issued_at"])
     try:

@@ -3,19 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.config.accounts import Account, KeyPairLogin, PasswordLogin, TokenFileLogin
+from gateway.config.accounts import (
+    Account,
+    KeyPairLogin,
+    MetadataLogin,
+    PasswordLogin,
+    TokenFileLogin,
+)
 from gateway.domain.model import BudgetClass
 from gateway.domain.upstream.login_ledger import PAUSES_S
 from gateway.drivers.cloud.credential_check import CheckedAccount, CredentialCheck
 from gateway.drivers.cloud.credentials import (
     Credential,
     KeyPairCredential,
+    MetadataCredential,
     PasswordCredential,
     TokenFileCredential,
 )
 from gateway.drivers.cloud.iam_login import IamLogin
 from gateway.drivers.cloud.login_endpoint import LoginEndpoint
 from gateway.drivers.cloud.login_gate import LoginGate, LoginGates
+from gateway.drivers.cloud.metadata_credential import MetadataKeys
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from gateway.drivers.network.egress import EgressRoute
 from gateway.flow.exchange import Upstream
@@ -43,6 +51,8 @@ async def open_credentials(
     match account.login:
         case KeyPairLogin() as login:
             return _key_pairs(runtime, account, login, upstream, logins)
+        case MetadataLogin() as login:
+            return await _metadata(runtime, account, login, logins)
         case TokenFileLogin() as login:
             return _token_files(runtime, account, login, upstream, logins)
         case PasswordLogin() as login:
@@ -97,6 +107,29 @@ def _token_files(
         )
 
     return {project: credential(project) for project in account.projects}
+
+
+async def _metadata(
+    runtime: Runtime, account: Account, login: MetadataLogin, logins: Logins
+) -> Mapping[str, Credential]:
+    session = await runtime.stack.enter_async_context(open_session(account.timeouts))
+    address = login.metadata_endpoint
+    upstream = AioUpstream(session, address, response_bytes_max=account.response_bytes_max)
+    endpoint = _endpoint(
+        runtime,
+        account,
+        account.projects[0],
+        address,
+        upstream,
+        logins,
+        budget_class=BudgetClass.IAM,
+    )
+    keys = MetadataKeys(address, endpoint, runtime.clock)
+    runtime.tasks[f"keys of {account.name}"] = keys.run
+    return {
+        project: MetadataCredential(project, keys, account.endpoint, clock=runtime.clock)
+        for project in account.projects
+    }
 
 
 async def _passwords(
