@@ -105,8 +105,8 @@ class StoreSettings(Section):
     """Which Redis or Valkey to use. All replicas must use the same."""
     seal_keys: Annotated[tuple[EncryptionKey, ...], Field(min_length=1)]
     """Encryption keys, 32 bytes each in base64 (`openssl rand -base64 32`). The first encrypts,
-    all decrypt. To rotate: add the new key second on all replicas, then move it first, then
-    remove the old key after two minutes, or after a token's lifetime for SDK key pairs."""
+    all decrypt. To rotate: add the new key second on all replicas, then move it first. Remove
+    the old key after two minutes, or after a token's lifetime for SDK key pairs."""
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "gateway"
     """Prefix of every key in Redis. All replicas must use the same."""
     timeout_s: Annotated[Number, Field(gt=0, le=10)] = 0.1
