@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
+from http import HTTPStatus
 from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
 Headers = tuple[tuple[str, str], ...]
@@ -50,6 +51,14 @@ EXPLICIT_PERMISSIONS: Final = frozenset({SERVER_TAG_POLICY, "recording:view", "r
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 """The safe methods of RFC 9110, 9.2.1 that the gateway serves."""
+
+
+def is_ok(status: int) -> bool:
+    """Return whether a status is 200, or a 2xx that is not registered (RFC 9110, 15)."""
+    return status == HTTPStatus.OK or (200 < status < 300 and status not in _REGISTERED_STATUSES)
+
+
+_REGISTERED_STATUSES: Final = frozenset(status.value for status in HTTPStatus)
 
 
 class Secret:

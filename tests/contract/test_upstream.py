@@ -272,3 +272,26 @@ def _shows_no_secret(error: BaseException) -> None:
         assert CANARY not in str(link)
         assert not isinstance(link, aiohttp.ClientResponseError) or link is error
         link = link.__cause__
+
+
+@pytest.mark.parametrize("status", ["200 OK", "206 Partial Content", "299 Later"])
+async def test_body_of_a_success_is_a_stream(status: str) -> None:
+    """An unregistered 2xx is 200's class, so its body may be larger than what is buffered."""
+    body = b"x" * 200_000
+    async with (
+        scripted_upstream(ok(body, status=status)) as cloud,
+        client(cloud.url, response_bytes_max=65_536) as upstream,
+    ):
+        response = await upstream.open(GET, credential=CREDENTIAL, timeout_s=20.0)
+        assert response.stream is not None
+        assert b"".join([chunk async for chunk in response.stream]) == body
+        await response.stream.close()
+
+
+async def test_body_of_another_success_is_buffered() -> None:
+    async with (
+        scripted_upstream(ok(b"later", status="202 Accepted")) as cloud,
+        client(cloud.url) as upstream,
+    ):
+        response = await upstream.open(GET, credential=CREDENTIAL, timeout_s=20.0)
+    assert (response.status, response.body, response.stream) == (202, b"later", None)

@@ -3,15 +3,12 @@
 import json
 import re
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.domain.errors import UpstreamBroken
-from gateway.domain.model import Secret, UpstreamResponse
+from gateway.domain.model import Secret, UpstreamResponse, is_ok
 
 _URL_CHARS_MAX = 8_192
-_REGISTERED: Final = frozenset(status.value for status in HTTPStatus)
 _HTTPS_PORT = 443
 
 
@@ -38,12 +35,10 @@ def _matches(allowed: str, host: str, port: int) -> bool:
 def console_url(response: UpstreamResponse, allowed: ConsoleAddresses) -> Secret:
     """Return the URL of a 200 response; raise UpstreamBroken unless it may be issued.
 
-    An unregistered 2xx status means 200 (RFC 9110, 15).
     The body must be a JSON object with a string `url` on an allowed host. The vendor's SDK accepts
     a 200 without a `url` as success (upstream-api.md#4.4).
     """
-    is_unregistered_success = 200 < response.status < 300 and response.status not in _REGISTERED
-    if response.status != 200 and not is_unregistered_success:
+    if not is_ok(response.status):
         raise UpstreamBroken(f"console: status {response.status} instead of 200")
     try:
         body = json.loads(response.body)

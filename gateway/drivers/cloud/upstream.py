@@ -4,6 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
 
 import aiohttp
 from yarl import URL
@@ -11,14 +12,13 @@ from yarl import URL
 from gateway import __version__
 from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
-from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse
+from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse, is_ok
 from gateway.drivers.network.connection_errors import describe_error
 from gateway.drivers.network.egress import EgressRoute
 
 _HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
 _CHUNK_BYTES = 65_536
 _USER_AGENT = f"console-gateway/{__version__}"
-_WITH_CONTENT = (200, 206)
 _NO_ROUNDING_S = 86_400.0
 """Above this, aiohttp rounds timeouts up to whole seconds, which may exceed a deadline."""
 
@@ -128,7 +128,7 @@ class AioUpstream:
                     auto_decompress=False,
                     **self._route,
                 )
-                if response.status in _WITH_CONTENT:
+                if is_ok(response.status) or response.status == HTTPStatus.PARTIAL_CONTENT:
                     return UpstreamResponse(
                         response.status, response.headers, b"", _ResponseBody(response)
                     )
