@@ -22,7 +22,7 @@ from gateway.drivers.audit.directory import segment_file
 from gateway.drivers.audit.stream_store import AuditStream
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 
 OK, NOT_EXPORTED, USAGE = 0, 1, 2
@@ -96,7 +96,7 @@ async def _read(store: StoreSettings) -> tuple[dict[str, _ExportedChain], int]:
     store = store.model_copy(update={"timeout_s": _TIMEOUT_S})
     valkey = Valkey(
         store,
-        make_client(store),
+        client_factory(store),
         process_id="export",
         clock=SystemClock(),
         telemetry=Metrics(),

@@ -14,7 +14,7 @@ from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.client import address_of, make_client
+from gateway.drivers.valkey.client import address_of, client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from gateway.process.runtime import Runtime
@@ -54,13 +54,15 @@ class OnlineCheck:
             embedded_url = stack.enter_context(EmbeddedValkey()).url
         valkey = Valkey(
             store,
-            make_client(store, embedded_url),
+            client_factory(store, embedded_url),
             process_id=None,
             clock=self._clock,
             telemetry=self._metrics,
         )
         stack.push_async_callback(valkey.close)
-        is_reachable = await self._try("redis", valkey.ping, address=address_of(store))
+        if self._config.audit.stream:
+            valkey.require_audit_stream()
+        is_reachable = await self._try("redis", valkey.check, address=address_of(store))
         is_own = isinstance(store.redis, RedisEmbedded)
         if is_reachable and not is_own and (policy := await valkey.eviction_policy()):
             message = f"redis: maxmemory-policy is {policy}; set it to noeviction"

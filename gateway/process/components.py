@@ -14,7 +14,7 @@ from gateway.drivers.host.handover import Handover
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.client import RedisClient
+from gateway.drivers.valkey.client import ClientFactory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.edge.admin.api import AdminApi
 from gateway.edge.error_table import SERVER_FAILURES
@@ -63,7 +63,7 @@ class Components:
 @asynccontextmanager
 async def open_components(
     config: Settings,
-    client: RedisClient,
+    new_client: ClientFactory,
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
@@ -73,7 +73,7 @@ async def open_components(
     async with AsyncExitStack() as stack:
         runtime = Runtime(config, stack, clock, metrics)
         tracing = open_tracing(runtime)
-        valkey = await open_valkey(runtime, client)
+        valkey = await open_valkey(runtime, new_client)
         flight = open_single_flight(runtime, valkey)
         budget = open_budget(runtime, valkey)
         policies = open_policy(runtime, handover)

@@ -21,7 +21,7 @@ from gateway.drivers.network.listener_tls import ServedCertificate
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
-from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.client import client_factory
 from gateway.edge.admin.handler import AdminHandler
 from gateway.edge.listener.proxy_protocol import ProxyProtocolListener
 from gateway.edge.listener.server import ListenerServer
@@ -104,9 +104,14 @@ class Worker:
             self._owns_admin_port.set()
         loop.add_reader(self._plan.parent_fd, self._on_parent_exit)
         try:
-            client = make_client(self._config.store, self._embedded_url)
+            new_client = client_factory(self._config.store, self._embedded_url)
             async with open_components(
-                self._config, client, self._clock, self._metrics, self._lines, self._plan.handover
+                self._config,
+                new_client,
+                self._clock,
+                self._metrics,
+                self._lines,
+                self._plan.handover,
             ) as components:
                 # Now, because a full collection blocks the loop for longer than the budget slot
                 # of the first login is valid.

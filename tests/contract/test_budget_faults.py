@@ -1,12 +1,11 @@
 """Redis killed, hung, full, slow and failed over under load: the budget holds and calls go on."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from gateway.config.store import RedisCluster, RedisSentinel, RedisServer
 from gateway.domain.queue.pacing import Pace
 from tests.support.budget_queues import CLOCK, Load
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.valkey import RealValkey, valkey_cluster, wait_until
 
 PACE = Pace(requests=60, per_s=1, burst=8)
@@ -74,49 +73,9 @@ async def test_full_or_read_only_server_is_unavailable(
         hold_the_budget(load)
 
 
-class SlowWay:
-    """A way to the server that takes its time in both directions."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self.delay_s = 0.0
-        self.port = 0
-        self._pumps: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, server: RealValkey) -> AsyncIterator["SlowWay"]:
-        way = cls(server.port)
-        listening = await asyncio.start_server(way._meet, "127.0.0.1", 0)
-        way.port = listening.sockets[0].getsockname()[1]
-        try:
-            yield way
-        finally:
-            listening.close()
-            for pump in way._pumps:
-                pump.cancel()
-            await asyncio.gather(*way._pumps, return_exceptions=True)
-
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", self._to)
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            pump = asyncio.create_task(self._pump(source, sink))
-            self._pumps.add(pump)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65_536):
-                await asyncio.sleep(self.delay_s)
-                sink.write(data)
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-
-
 async def test_slow_server_is_used_within_timeout(own_valkey: RealValkey) -> None:
-    async with SlowWay.to(own_valkey) as way:
-        redis = RedisServer(url=f"redis://127.0.0.1:{way.port}/0")
+    async with TcpProxy(own_valkey.port).serve() as way:
+        redis = RedisServer(url=way.url)
         async with Load.on(redis, PACE, timeout_s=0.15) as load:
             way.delay_s = 0.01
             await asyncio.sleep(0.5)

@@ -14,7 +14,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.shared_store import (
@@ -47,7 +47,7 @@ def a_valkey(server: RealValkey, *, namespace: str = "", timeout_s: float = 2.0)
     )
     return Valkey(
         store,
-        make_client(store),
+        client_factory(store),
         process_id=secrets.token_hex(4),
         clock=SystemClock(),
         telemetry=RecordingTelemetry(),
@@ -250,9 +250,9 @@ async def test_messages_are_encrypted(
     with stranger.watch("link:server-canary", lambda _, text: on_message.append(text)):
         await store.notify_holder("link:server-canary", sender="b", text=b"olga")
         await asyncio.sleep(0.05)
-        client = make_client(
+        client = client_factory(
             StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(key,))
-        )
+        )()
         for made_up in (b"notify ", b"notify \xff \xff \xff", messages[0][:47] + b"\xff made up"):
             await client.publish(valkey.channel, made_up)
         await asyncio.sleep(0.05)
@@ -277,9 +277,9 @@ async def test_server_stores_no_plaintext(shared_valkey: RealValkey) -> None:
     )
     await store.claim("link:olga:other", owner="a", lease_s=5)
     await store.fail("link:olga:other", owner="a", failure=b"failure-canary")
-    client = make_client(
+    client = client_factory(
         StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
-    )
+    )()
     stored = b""
     async for name in client.scan_iter("canary*"):
         stored += name
@@ -299,9 +299,9 @@ async def test_value_under_another_key_is_unreadable(shared_valkey: RealValkey) 
     assert await valkey.probe()
     await store.claim("mine", owner="a", lease_s=5)
     await store.publish("mine", owner="a", value=b"link", ttl_s=60, until=FAR)
-    client = make_client(
+    client = client_factory(
         StoreSettings(redis=RedisServer(url=shared_valkey.url), seal_keys=(a_seal_key(),))
-    )
+    )()
     (mine, *_), (yours, *_) = store._names("mine"), store._names("yours")
     await client.set(yours, await client.get(mine) or b"")
     assert isinstance(await store.claim("yours", owner="b", lease_s=5), LeaseAcquired)
@@ -328,9 +328,9 @@ async def test_full_server_recovers_with_free_memory(own_valkey: RealValkey) -> 
     valkey = a_valkey(own_valkey)
     store = ValkeySharedStore(valkey, Sealer([a_seal_key()]))
     assert await valkey.probe()
-    client = make_client(
+    client = client_factory(
         StoreSettings(redis=RedisServer(url=own_valkey.url), seal_keys=(a_seal_key(),))
-    )
+    )()
     await client.config_set("maxmemory", "1")
     with pytest.raises(StoreUnavailable):
         await store.claim("k", owner="a", lease_s=5)

@@ -11,7 +11,7 @@ from gateway.config.store import RedisCluster, RedisSentinel, RedisServer, Store
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.client import address_of, make_client
+from gateway.drivers.valkey.client import address_of, client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.drivers.valkey.store_errors import describe_store_error
@@ -31,7 +31,7 @@ def a_valkey(redis: Kind, *, process_id: str | None = None) -> Valkey:
     store = a_store(redis)
     return Valkey(
         store,
-        make_client(store),
+        client_factory(store),
         process_id=process_id,
         clock=SystemClock(),
         telemetry=RecordingTelemetry(),
@@ -98,7 +98,7 @@ async def test_wrong_database_cluster_and_tls_are_described(server: RealValkey) 
         (RedisCluster(cluster=("127.0.0.1:1",)), "connection refused"),
         (
             RedisSentinel(sentinels=("127.0.0.1:1",), service="links"),
-            "no reachable Sentinel knows a primary of this service",
+            "no Sentinel responds: connection refused",
         ),
     ],
 )
@@ -139,7 +139,7 @@ async def test_log_has_reason_without_server_s_text(
     client: Any = Failing()
     store = a_store(RedisServer(url="redis://a:1/0"))
     telemetry = RecordingTelemetry()
-    valkey = Valkey(store, client, process_id="p", clock=SystemClock(), telemetry=telemetry)
+    valkey = Valkey(store, lambda: client, process_id="p", clock=SystemClock(), telemetry=telemetry)
     caplog.set_level(logging.DEBUG)
     with pytest.raises(StoreUnavailable) as caught:
         await valkey.run_script(LuaScript("extend"), ["k"], ["canary", 1], even_if_unavailable=True)

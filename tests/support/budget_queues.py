@@ -12,7 +12,7 @@ from gateway.domain.model import BudgetClass, QueueRequest, Secret
 from gateway.domain.queue.fair_queue import BudgetLimit
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.valkey.client import make_client
+from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.flow.fair_budget import BudgetQueue
@@ -64,16 +64,25 @@ async def connect(
     )
     valkey = Valkey(
         store,
-        make_client(store),
+        client_factory(store),
         process_id=secrets.token_hex(4),
         clock=CLOCK,
         telemetry=RecordingTelemetry(),
     )
-    await valkey.probe()
-    loops = [asyncio.create_task(valkey.run_subscription())]
-    loops.append(asyncio.create_task(valkey.run_heartbeat()))
-    try:
+    async with run_loops(valkey):
         yield valkey
+
+
+@asynccontextmanager
+async def run_loops(valkey: Valkey) -> AsyncIterator[None]:
+    """Probe the store, run the background loops meanwhile, and close the connection."""
+    await valkey.probe()
+    loops = [
+        asyncio.create_task(loop())
+        for loop in (valkey.run_subscription, valkey.run_heartbeat, valkey.run_cleanup)
+    ]
+    try:
+        yield
     finally:
         while any(not loop.done() for loop in loops):
             for loop in loops:

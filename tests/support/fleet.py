@@ -72,11 +72,13 @@ class Store:
         self.scripts.clear()
         self.clock_offset_s += clock_jump_s
 
-    def _publish(self, _: bytes, message: bytes) -> None:
+    def _publish(self, channel: bytes, message: bytes) -> None:
         for listener in self.listeners:
+            if channel not in listener.channels:
+                continue
             if self.chance.random() >= self.message_loss:
                 delay_s = self.chance.uniform(*self.delay_s)
-                asyncio.get_running_loop().call_later(delay_s, listener.receive, message)
+                asyncio.get_running_loop().call_later(delay_s, listener.receive, channel, message)
 
 
 class Way:
@@ -85,12 +87,13 @@ class Way:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.cut = False
-        self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self.channels: set[bytes] = set()
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         store.listeners.append(self)
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, channel: bytes, message: bytes) -> None:
         if not self.cut:
-            self._inbox.put_nowait(message)
+            self._inbox.put_nowait({"type": "message", "channel": channel, "data": message})
 
     async def evalsha(self, digest: str, count: int, *rest: Any) -> Any:
         if digest not in self._store.scripts:
@@ -114,13 +117,19 @@ class Way:
 
     @asynccontextmanager
     async def pubsub(self) -> AsyncIterator["Way"]:
-        yield self
+        self._inbox = asyncio.Queue()
+        try:
+            yield self
+        finally:
+            self.channels.clear()
 
-    async def subscribe(self, channel: str) -> None:
-        del channel
+    async def subscribe(self, *channels: str) -> None:
+        for channel in channels:
+            self.channels.add(channel.encode())
+            self._inbox.put_nowait({"type": "subscribe", "channel": channel.encode()})
 
     async def get_message(self, **_: Any) -> dict[str, Any]:
-        return {"type": "message", "data": await self._inbox.get()}
+        return await self._inbox.get()
 
     async def aclose(self) -> None:
         self.cut = True
@@ -220,7 +229,7 @@ class Replica:
         client: Any = self.way
         valkey = Valkey(
             _STORE,
-            client,
+            lambda: client,
             process_id=f"{chance.getrandbits(32):08x}",
             clock=self.clock,
             telemetry=self.telemetry,

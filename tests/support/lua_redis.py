@@ -51,14 +51,14 @@ class LuaRedis:
         self._scripts: dict[str, Any] = {}
         self.data: dict[str, Any] = {}
         self.expires: dict[str, int] = {}
-        self._lua.globals()["redis"] = self._lua.table_from({"call": self._call})
+        commands = {"call": self._call, "pcall": self._try}
+        self._lua.globals()["redis"] = self._lua.table_from(commands)
 
     def run(self, text: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Reply:
         """Evaluate a script; its reply is what redis-py would give."""
         function = self._scripts.get(text)
         if function is None:
-            _, _, body = text.partition("\n")  # the first line is the engine's
-            function = self._lua.eval(f"function(KEYS, ARGV) {body}\nend")
+            function = self._lua.eval(f"function(KEYS, ARGV) {text}\nend")
             self._scripts[text] = function
         texts = [one.decode("latin-1") if isinstance(one, bytes) else str(one) for one in args]
         found = function(self._lua.table_from(list(keys)), self._lua.table_from(texts))
@@ -85,6 +85,10 @@ class LuaRedis:
         if isinstance(found, list):
             return self._lua.table_from(found)
         return False if found is None else found
+
+    def _try(self, name: str, *args: Any) -> Any:
+        """Run a command; one that this server does not have succeeds without effect."""
+        return self._call(name, *args) if hasattr(self, f"_{name.lower()}") else False
 
     def _live(self, key: str, kind: type) -> Any:
         expires = self.expires.get(key)

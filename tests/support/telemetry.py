@@ -22,6 +22,7 @@ class RecordingTelemetry:
         self.breakers_opened: list[str] = []
         self.renewals: list[tuple[str, str]] = []
         self.store: list[bool] = []
+        self.subscribed: list[bool] = []
         self.polls: list[tuple[str, str]] = []
         self.decisions: list[tuple[str, bool]] = []
         self.evictions: list[str] = []
@@ -90,6 +91,9 @@ class RecordingTelemetry:
 
     def store_available(self, *, available: bool) -> None:
         self.store.append(available)
+
+    def store_subscribed(self, *, subscribed: bool) -> None:
+        self.subscribed.append(subscribed)
 
     def audit_recorded(self, event: str, count: int = 1) -> None:
         self.audit_events[event] += count

@@ -69,8 +69,12 @@ def _is_free(port: int) -> bool:
 class RealValkey:
     """A server process on loopback that a test may kill, pause, fill and restart."""
 
-    def __init__(self, *options: str) -> None:
-        self.port = free_port()
+    program: tuple[str, ...] = (str(SERVER),)
+    """The executable file, and the name by which it is called if that differs."""
+
+    def __init__(self, *options: str, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host = host
+        self.port = port or free_port()
         self._options = options
         self._dir = Path(tempfile.mkdtemp(prefix="valkey-test-"))
         self._config: list[str] = []
@@ -87,30 +91,40 @@ class RealValkey:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
+
+    @property
+    def listen_options(self) -> tuple[str, ...]:
+        return ("--port", str(self.port))
 
     def start(self) -> "RealValkey":
-        arguments = [*self._config, "--port", str(self.port), "--bind", "127.0.0.1"]
+        arguments = [*self._config, *self.listen_options, "--bind", self.host]
         arguments += ["--dir", str(self._dir), "--daemonize", "no", *self._options]
         if not self._config:
             arguments += ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [str(SERVER), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self.program[-1], *arguments],
+            executable=self.program[0],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as probe:
-                    probe.sendall(b"PING\r\n")
-                    if probe.recv(5).startswith(b"+PONG"):
-                        return self
-            except OSError:
-                pass
+            if self._responds():
+                return self
             time.sleep(0.02)
-        raise RuntimeError("valkey-server did not start")
+        raise RuntimeError(f"{self.program[-1]} did not start")
+
+    def _responds(self) -> bool:
+        try:
+            with socket.create_connection((self.host, self.port), timeout=0.2) as probe:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(5) in {b"+PONG", b"-NOAU"}
+        except OSError:
+            return False
 
     def command(self, *parts: str) -> Any:
-        client: Any = valkey.Valkey(port=self.port)
+        client: Any = valkey.Valkey(host=self.host, port=self.port)
         try:
             return client.execute_command(*parts)
         finally:

@@ -10,6 +10,7 @@ from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.rights import TRY_COMMANDS
 from gateway.drivers.valkey.script import LuaScript
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock, run_virtually
@@ -38,11 +39,18 @@ class Server:
             raise RedisConnectionError
         return 1
 
+    async def eval(self, text: str, *_: Any) -> list[bytes]:
+        assert text == TRY_COMMANDS.text
+        await self.evalsha(TRY_COMMANDS.digest)
+        return []
+
 
 def a_valkey(server: Server) -> tuple[Valkey, RecordingTelemetry]:
     telemetry, client = RecordingTelemetry(), server
     unchecked: Any = client
-    valkey = Valkey(STORE, unchecked, process_id="p", clock=VirtualClock(), telemetry=telemetry)
+    valkey = Valkey(
+        STORE, lambda: unchecked, process_id="p", clock=VirtualClock(), telemetry=telemetry
+    )
     return valkey, telemetry
 
 

@@ -119,6 +119,17 @@ LOG_EVENTS: Final = (
         "Act on `reason`. See [failure modes](../explanation/failure-modes.md#redis).",
     ),
     LogEvent(
+        "gateway.valkey", "info", "store_subscribed", (),
+        "The process receives the messages that the processes send each other through Redis.",
+        _NONE,
+    ),
+    LogEvent(
+        "gateway.valkey", "warning", "store_subscription_lost", ("reason",),
+        "Messages through Redis no longer arrive, although Redis responds. The process subscribes "
+        "again, and polls until then: waits for links are up to 2 s longer.",
+        "If it lasts, act on `reason`: the ACL user, or a proxy between gateway and Redis.",
+    ),
+    LogEvent(
         "gateway.overrides, gateway.inventory", "warning", "snapshot_write_failed",
         ("file", "error"),
         "A snapshot file could not be written, or the write takes longer than 2 s.",

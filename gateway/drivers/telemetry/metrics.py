@@ -139,6 +139,9 @@ class Metrics:
     def store_available(self, *, available: bool) -> None:
         self._gauges["gateway_store_available"].set(available)
 
+    def store_subscribed(self, *, subscribed: bool) -> None:
+        self._gauges["gateway_store_subscribed"].set(subscribed)
+
     def store_called(self, seconds: float, *, ok: bool) -> None:
         self._store_seconds.observe(("ok" if ok else "failed",), seconds)
 

@@ -264,6 +264,11 @@ METRIC_FAMILIES: Final = (
     ),
     _gauge("gateway_inventory_needed", "1 while the policy has attribute rules."),
     _gauge("gateway_store_available", "1 while Redis is available."),
+    _gauge(
+        "gateway_store_subscribed",
+        "1 while this process receives the other processes' messages through Redis. Without them "
+        "it polls, so waits for links are longer.",
+    ),
     _histogram(
         "gateway_store_duration_seconds",
         "Round trips to Redis.",

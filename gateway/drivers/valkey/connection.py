@@ -6,9 +6,10 @@ server, Sentinel and Cluster differ only in the client (client.py).
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError
@@ -16,9 +17,11 @@ from redis.exceptions import NoScriptError
 from gateway.config.store import StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.call_timeout import CallTimeout
-from gateway.drivers.valkey.client import RedisClient
+from gateway.drivers.valkey.client import ClientFactory, RedisClient
+from gateway.drivers.valkey.rights import KINDS, TRY_COMMANDS, require_all
 from gateway.drivers.valkey.script import LuaScript
 from gateway.drivers.valkey.store_errors import STORE_ERRORS, describe_store_error
+from gateway.drivers.valkey.subscription import Subscription
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
@@ -28,36 +31,53 @@ _PROBE_INTERVAL_S_MIN = 0.1
 _PROBE_INTERVAL_S_MAX = 2.0
 """Below REUNION in lua/fair_queue.lua, the time for which it reserves a missing replica's share."""
 _STABLE_AFTER_S = 10.0
-"""If the server is lost again earlier, the probe interval doubles."""
+"""If the server or the subscription is lost again earlier, its interval doubles."""
 _HEARTBEAT_INTERVAL_S = 0.5
 _PROCESS_TTL_MS = 3_000
+_POLL_INTERVAL_S = 0.02
 
 _HEARTBEAT = LuaScript("heartbeat")
 
+_T = TypeVar("_T")
+_Arguments = Sequence[str | bytes | int]
+
 
 class Valkey:
-    """Runs scripts, receives messages of one channel, and tracks whether the server responds."""
+    """Runs scripts, receives messages of one channel, and tracks whether the server responds.
+
+    After each failed call it continues with a new client: a connection may lead to a server that
+    was demoted or replaced, or through a proxy that no longer delivers. A new client resolves
+    names, discovers nodes and reads password files again.
+    """
 
     def __init__(
         self,
         store: StoreSettings,
-        client: RedisClient,
+        new_client: ClientFactory,
         *,
         process_id: str | None,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         """Create a connection; `process_id` None: not counted as a process of the gateway."""
-        self._client = client
+        self._store = store
+        self._new_client = new_client
+        self._client = new_client()
+        self._replaced: list[RedisClient] = []
+        self._client_replaced = asyncio.Event()
+        self._calls: set[CallTimeout] = set()
         self._clock = clock
         self._telemetry = telemetry
-        self._timeout_s = store.timeout_s
         self._counted_as = process_id or ""
-        self._namespace = store.namespace
+        self._needs_stream = False
+        self._scratch = secrets.token_hex(8)
         self._processes = 0
         self._available = False
         self._attempted = False
         self._lost = asyncio.Event()
+        self._found = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._subscription_problem = ""
         self._availability_callbacks: list[Callable[[], None]] = []
         self._message_callbacks: list[Callable[[bytes], None]] = []
 
@@ -75,13 +95,18 @@ class Valkey:
 
         All keys of one script call must have the same tag.
         """
-        return ":".join((self._namespace, "{" + tag + "}", *parts))
+        return ":".join((self._store.namespace, "{" + tag + "}", *parts))
 
     @property
     def channel(self) -> str:
-        return f"{self._namespace}:wake"
+        return f"{self._store.namespace}:wake"
+
+    def require_audit_stream(self) -> None:
+        """Count the server as available only if it allows the commands of the audit stream."""
+        self._needs_stream = True
 
     def on_availability_change(self, call: Callable[[], None]) -> None:
+        """Call `call` when the server is lost or found, and after messages may have been missed."""
         self._availability_callbacks.append(call)
 
     def on_message(self, call: Callable[[bytes], None]) -> None:
@@ -91,25 +116,36 @@ class Valkey:
         self,
         script: LuaScript,
         keys: Sequence[str],
-        args: Sequence[str | bytes | int],
+        args: _Arguments,
         *,
         even_if_unavailable: bool = False,
     ) -> Any:
         """Run a script in one round trip. Raises StoreUnavailable.
 
         While the server is unavailable the call fails at once. With `even_if_unavailable` it is
-        sent all the same and may take up to `store.timeout_s`.
+        sent all the same and may take up to `store.timeout_s`, and `store.connect_timeout_s` more.
         """
         if not (self._available or even_if_unavailable):
             raise StoreUnavailable("unavailable since an earlier call")
-        return await self._attempt(script, keys, args)
+        return await self._attempt(lambda client: _evaluate(client, script, keys, args))
 
     async def ping(self) -> None:
-        """Send a heartbeat and update `available` and `processes`. Raises StoreUnavailable."""
+        """Send a heartbeat and update `available` and `processes`. Raises StoreUnavailable.
+
+        A server that was unavailable must first accept every command that serving needs.
+        """
+        if not self._available:
+            await self._try_commands()
+        subscription, channel, number = self._subscription, "", 0
+        if subscription is not None and subscription.confirmed:
+            channel, number = subscription.own_channel, subscription.next_number()
         key = self.key("processes", tag="fleet")
-        count = await self._attempt(_HEARTBEAT, [key], [self._counted_as, _PROCESS_TTL_MS])
+        args = (self._counted_as, _PROCESS_TTL_MS, channel, number)
+        count = await self._attempt(lambda client: _evaluate(client, _HEARTBEAT, [key], args))
         self._processes = int(count)
         self._set_available()
+        if subscription is not None and number:
+            subscription.expect(number)
 
     async def probe(self) -> bool:
         """Send a heartbeat and return whether the server responded."""
@@ -135,46 +171,77 @@ class Valkey:
         policies = {str(one.get("maxmemory_policy", "")) for one in limited}
         return ", ".join(sorted(one for one in policies if one.startswith("allkeys")))
 
-    async def close(self) -> None:
-        clients: list[RedisClient] = [self._client]
-        pool = getattr(self._client, "connection_pool", None)
-        if isinstance(pool, SentinelConnectionPool):
-            clients += pool.sentinel_manager.sentinels
-        for client in clients:
-            with suppress(*STORE_ERRORS):
-                await client.aclose()
+    async def check(self) -> None:
+        """Do once all that serving needs: each command, and a message that comes back.
 
-    async def _attempt(
-        self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int]
-    ) -> Any:
-        began = self._clock.monotonic()
+        Raises StoreUnavailable.
+        """
+        await self.ping()
+        within_s = self._store.connect_timeout_s + self._store.timeout_s
+        until, problem = self._clock.monotonic() + within_s, ""
+        async with asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(self.run_subscription())
+            while not (self._subscription is not None and self._subscription.received):
+                if self._subscription_problem or self._clock.monotonic() > until:
+                    problem = self._subscription_problem or "no message arrives in time"
+                    break
+                await self.probe()
+                await self._clock.sleep(_POLL_INTERVAL_S)
+            listening.cancel()
+        if problem:
+            raise StoreUnavailable(problem)
+
+    async def close(self) -> None:
+        await asyncio.gather(*map(_close, (self._client, *self._replaced)))
+        self._replaced.clear()
+
+    async def _try_commands(self) -> None:
+        keys = [self.key("tried", kind, tag=self._scratch) for kind in KINDS]
+        args = (self.channel, int(self._needs_stream))
+
+        async def run(client: RedisClient) -> None:
+            # Sent as text: serving needs EVAL whenever a server has lost the scripts.
+            failures = await client.eval(TRY_COMMANDS.text, len(keys), *keys, *args)
+            require_all(failures, self._store.namespace)
+
+        await self._attempt(run)
+
+    async def _attempt(self, run: Callable[[RedisClient], Awaitable[_T]]) -> _T:
+        began, client = self._clock.monotonic(), self._client
+        timeout = CallTimeout(self._store.timeout_s, connect_s=self._store.connect_timeout_s)
+        self._calls.add(timeout)
         try:
-            # One timeout over connect, redirect and read: a slow server counts as unavailable.
-            async with CallTimeout(self._timeout_s):
-                reply = await self._evaluate(script, keys, args)
+            async with timeout:  # a slow server counts as unavailable
+                reply = await run(client)
         except STORE_ERRORS as error:
             _raise_if_cancelled()
             self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
-            reason = describe_store_error(error)
-            self._set_unavailable(type(error).__name__, reason)
+            reason = describe_store_error(error, self._store.namespace)
+            if client is self._client:  # else the process has continued with another since
+                self._replace_client()
+                self._set_unavailable(type(error).__name__, reason)
             raise StoreUnavailable(reason) from None
+        finally:
+            self._calls.discard(timeout)
         _raise_if_cancelled()
         self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
         return reply
 
-    async def _evaluate(
-        self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int]
-    ) -> Any:
-        try:
-            return await self._client.evalsha(script.digest, len(keys), *keys, *args)
-        except NoScriptError:  # a new server, a flush or a failover: EVAL loads the script
-            return await self._client.eval(script.text, len(keys), *keys, *args)
+    def _replace_client(self) -> None:
+        self._replaced.append(self._client)
+        self._client_replaced.set()
+        self._client = self._new_client()
+        for call in self._calls:
+            call.expire_if_connecting()
+        if self._subscription is not None:
+            self._subscription.end("")
 
     def _set_available(self) -> None:
         if self._available:
             return
         self._available = self._attempted = True
         log.info("store_available", extra={"processes": self._processes})
+        self._found.set()
         self._report_availability()
 
     def _set_unavailable(self, error: str, reason: str) -> None:
@@ -182,11 +249,15 @@ class Valkey:
             return
         self._available, self._attempted = False, True
         log.warning("store_unavailable", extra={"error": error, "reason": reason})
+        self._found.clear()
         self._lost.set()
         self._report_availability()
 
     def _report_availability(self) -> None:
         self._telemetry.store_available(available=self._available)
+        self._wake()
+
+    def _wake(self) -> None:
         for call in self._availability_callbacks:
             call()
 
@@ -202,10 +273,7 @@ class Valkey:
                 await self._clock.sleep(interval_s)
             found_at = self._clock.monotonic()
             await self._beat_until_lost()
-            was_stable = self._clock.monotonic() - found_at >= _STABLE_AFTER_S
-            interval_s = (
-                _PROBE_INTERVAL_S_MIN if was_stable else min(2 * interval_s, _PROBE_INTERVAL_S_MAX)
-            )
+            interval_s = self._next_interval_s(interval_s, found_at)
             await self._clock.sleep(interval_s)
 
     async def _beat_until_lost(self) -> None:
@@ -224,20 +292,77 @@ class Valkey:
 
         Each waiter also polls, so a lost message costs time only.
         """
+        interval_s = _PROBE_INTERVAL_S_MIN
         while True:
+            await self._found.wait()
+            began = self._clock.monotonic()
+            self._subscription = subscription = Subscription(
+                self.channel,
+                self._receive,
+                timeout_s=self._store.timeout_s,
+                connect_timeout_s=self._store.connect_timeout_s,
+            )
             try:
-                async with self._client.pubsub() as pubsub:
-                    await pubsub.subscribe(self.channel)
-                    await self._deliver(pubsub)
-            except STORE_ERRORS:
-                await self._clock.sleep(_PROBE_INTERVAL_S_MIN)
+                await subscription.run(self._client, self._set_subscribed)
+            except STORE_ERRORS as error:
+                _raise_if_cancelled()
+                self._set_unsubscribed(describe_store_error(error, self._store.namespace))
+            finally:
+                self._subscription = None
+                self._telemetry.store_subscribed(subscribed=False)
+            if self._available:
+                interval_s = self._next_interval_s(interval_s, began)
+                await self._clock.sleep(interval_s)
 
-    async def _deliver(self, pubsub: Any) -> None:
+    def _next_interval_s(self, interval_s: float, began: float) -> float:
+        if self._clock.monotonic() - began >= _STABLE_AFTER_S:
+            return _PROBE_INTERVAL_S_MIN
+        return min(2 * interval_s, _PROBE_INTERVAL_S_MAX)
+
+    def _receive(self, message: bytes) -> None:
+        for call in self._message_callbacks:
+            call(message)
+
+    def _set_subscribed(self) -> None:
+        self._subscription_problem = ""
+        log.info("store_subscribed")
+        self._telemetry.store_subscribed(subscribed=True)
+        self._wake()
+
+    def _set_unsubscribed(self, reason: str) -> None:
+        if not (self._available and reason) or reason == self._subscription_problem:
+            return
+        self._subscription_problem = reason
+        log.warning("store_subscription_lost", extra={"reason": reason})
+
+    async def run_cleanup(self) -> None:
+        """Close replaced clients once their calls have ended, forever."""
         while True:
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
-            if message is not None and message["type"] == "message":
-                for call in self._message_callbacks:
-                    call(message["data"])
+            await self._client_replaced.wait()
+            self._client_replaced.clear()
+            clients = [*self._replaced]
+            await self._clock.sleep(self._store.connect_timeout_s + self._store.timeout_s)
+            await asyncio.gather(*map(_close, clients))
+            del self._replaced[: len(clients)]
+
+
+async def _evaluate(
+    client: RedisClient, script: LuaScript, keys: Sequence[str], args: _Arguments
+) -> Any:
+    try:
+        return await client.evalsha(script.digest, len(keys), *keys, *args)
+    except NoScriptError:  # a new server, a flush or a failover: EVAL loads the script
+        return await client.eval(script.text, len(keys), *keys, *args)
+
+
+async def _close(client: RedisClient) -> None:
+    clients: list[RedisClient] = [client]
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        clients += pool.sentinel_manager.sentinels
+    for one in clients:
+        with suppress(*STORE_ERRORS):
+            await one.aclose()
 
 
 def _raise_if_cancelled() -> None:

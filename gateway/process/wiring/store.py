@@ -3,25 +3,28 @@
 import secrets
 
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.client import RedisClient
+from gateway.drivers.valkey.client import ClientFactory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.single_flight import SingleFlight
 from gateway.process.runtime import Runtime
 
 
-async def open_valkey(runtime: Runtime, client: RedisClient) -> Valkey:
+async def open_valkey(runtime: Runtime, new_client: ClientFactory) -> Valkey:
     valkey = Valkey(
         runtime.config.store,
-        client,
+        new_client,
         process_id=secrets.token_hex(8),
         clock=runtime.clock,
         telemetry=runtime.metrics,
     )
     runtime.stack.push_async_callback(valkey.close)
+    if runtime.config.audit.stream:
+        valkey.require_audit_stream()
     await valkey.probe()
     runtime.tasks["valkey heartbeat"] = valkey.run_heartbeat
     runtime.tasks["valkey listener"] = valkey.run_subscription
+    runtime.tasks["valkey cleanup"] = valkey.run_cleanup
     return valkey
 
 

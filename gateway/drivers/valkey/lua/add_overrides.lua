@@ -1,4 +1,3 @@
-#!lua
 -- Add overrides and remove expired ones; notify all replicas if overrides were added.
 -- KEYS: a hash of sealed overrides by ID, with two more fields: 'version', and 'complete' once a
 -- process that knows all overrides has added them. The key has no expiry, so that no eviction

@@ -1,4 +1,3 @@
-#!lua
 -- Append lines of one chain to the audit stream, unless earlier lines of the chain are missing.
 -- Lines after ARGV[3] are deleted first: an earlier attempt appended them, but its sender never
 -- received the success.

@@ -1,4 +1,3 @@
-#!lua flags=no-writes
 -- Read one batch of the audit stream's lines.
 -- KEYS: stream. ARGV: ID after which to read ('': from the beginning), number of lines to examine,
 -- minimum age in ms (0: any), then texts: lines that contain none of them are left out.

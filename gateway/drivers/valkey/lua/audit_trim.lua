@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Delete the audit stream's oldest lines: expired ones, and others while the stream is too large.
 -- It also runs on a server without free memory, where only deleting makes room. MEMORY USAGE
 -- estimates from samples.

@@ -1,4 +1,3 @@
-#!lua
 -- Return a shared value, or acquire the lease to fetch it, in one round trip.
 -- KEYS: value, lease, failure. ARGV: owner, lease in ms, version to skip ('' none, '*' any),
 -- owner whose failure is awaited ('' none). Times are milliseconds of this server's clock.

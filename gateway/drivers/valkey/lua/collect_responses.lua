@@ -1,4 +1,3 @@
-#!lua
 -- Return and remove all responses to a query; false if there are fewer than expected.
 -- KEYS: the responses (a hash by process). ARGV: the number expected.
 if redis.call('HLEN', KEYS[1]) < tonumber(ARGV[1]) then

@@ -1,4 +1,3 @@
-#!lua
 -- Extend a lease. Returns 0 if another owner has it. KEYS: lease. ARGV: owner, lease in ms.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0

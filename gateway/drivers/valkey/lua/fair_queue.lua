@@ -1,4 +1,3 @@
-#!lua
 -- Apply one replica's batch to the queue of a budget, in one round trip. The batch has the calls
 -- that leave, the cloud's 429s, the calls that enter, and the waiters of shared calls. Then the
 -- script grants the slots that are due, in fair order, to the calls of any replica. The algorithm

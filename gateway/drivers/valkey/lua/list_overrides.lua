@@ -1,4 +1,3 @@
-#!lua
 -- Return the fields of the hash of overrides, unless the caller knows the current version.
 -- KEYS: as in add_overrides.lua. ARGV: the version that the caller knows.
 -- Returns {version} if it is current; else {version, 1 if complete, fields}.

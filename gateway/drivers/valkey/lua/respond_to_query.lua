@@ -1,4 +1,3 @@
-#!lua
 -- Store a process's response to a query.
 -- KEYS: the responses to the query (a hash by process). ARGV: process ID, response, TTL in ms.
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])

@@ -1,4 +1,3 @@
-#!lua
 -- End a fetch: store its value or its failure, or only release the lease; then wake the waiters.
 -- Returns 0 without effect if another owner has the lease: a late holder overwrites nothing.
 -- KEYS: value, lease, failure. ARGV: owner, 'value' | 'failure' | 'abandoned', payload,

@@ -1,4 +1,3 @@
-#!lua
 -- Add one replica's requests per caller to the totals of all replicas.
 -- KEYS: one per caller. ARGV: interval in microseconds, then requests per caller.
 -- Returns the distance of each caller's theoretical arrival time from now, in microseconds. It is
