@@ -86,6 +86,7 @@ def test_client_is_peer_without_trusted_proxies() -> None:
         ("::1", "::1"),
         ("010.0.0.1", ""),
         ("localhost", ""),
+        ("::1%" + "a" * 64, ""),
         ("", ""),
     ],
 )

@@ -13,6 +13,8 @@ from typing import Final
 
 UNIX_PEER: Final = "unix"
 """The address of every client of a Unix socket."""
+_ADDRESS_CHARS_MAX: Final = 64
+"""An IPv6 address with a zone. It also bounds the cache."""
 _WITH_PORT: Final = re.compile(r"\[([^\[\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 
 
@@ -58,9 +60,13 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: TrustedProx
     return client
 
 
-@lru_cache(maxsize=4_096)
 def canonical_address(text: str) -> str:
     """Return the one spelling of an IP address; "" for any other text."""
+    return _canonical(text) if len(text) <= _ADDRESS_CHARS_MAX else ""
+
+
+@lru_cache(maxsize=4_096)
+def _canonical(text: str) -> str:
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

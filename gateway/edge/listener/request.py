@@ -22,10 +22,12 @@ _MALFORMED = "Malformed HTTP request. Check for duplicate headers, or use an HTT
 _HOST_INVALID = "The Host header must be a host name or an IP address, with an optional port."
 _TARGET_INVALID = "The request target must be a path, or an http or https URL with the same host."
 _TOO_MANY_HEADERS: Final = "Too many headers received"
-"""The text of aiohttp's error; the class does not tell it from others."""
+"""The text of aiohttp's error, which has no class of its own."""
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 """RFC 3986, 3.2.2, without the sub-delimiters, which no host name has."""
+_HOST_CHARS_MAX: Final = 261
+"""A DNS name of 255 octets and a port. It also bounds the cache."""
 _ABSOLUTE_TARGET = re.compile(r"(https?)://([^/?#]+)([^#]*)", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -126,10 +128,14 @@ def parse_error(cause: BaseException | None) -> GatewayError:
             return BadRequest(_MALFORMED)
 
 
-@lru_cache(maxsize=1_024)
 def is_valid_host(value: str) -> bool:
     """Return whether a Host value conforms to `uri-host [":" port]` (RFC 9112, 3.2)."""
-    return _HOST.fullmatch(value) is not None
+    return len(value) <= _HOST_CHARS_MAX and _conforms(value)
+
+
+@lru_cache(maxsize=1_024)
+def _conforms(host: str) -> bool:
+    return _HOST.fullmatch(host) is not None
 
 
 def _origin(scheme: str, authority: str) -> str:
