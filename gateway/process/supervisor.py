@@ -128,6 +128,7 @@ class Supervisor:
             self._wait(_CHECK_INTERVAL_S)
             if self._reload_requested:
                 self._reload_requested = False
+                self._rejected = []  # a requested reload reports its errors again
                 self._reload()
             self._reap()
             self._check_watchdogs()

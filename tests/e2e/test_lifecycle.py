@@ -25,7 +25,7 @@ def test_sigterm_completes_accepted_requests(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     gateway.console(cloud.token())
     slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
-    cloud.fail(cloud.upstream, "response", body=slow, delay_s=1.5)
+    cloud.fail(cloud.upstream, "answer", body=slow, delay_s=1.5)
     with ThreadPoolExecutor(8) as pool:
         tokens = [cloud.token(f"p{i}") for i in range(8)]
         pending = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
