@@ -68,16 +68,19 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The end-to-end tests mostly wait: four of them share two cores well.
+WORKERS ?= 4
+
 unit: lint ## lint, unit and tidy tests: the fast loop
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "unit or tidy" tests
 
 e2e: $(VENV)/.dev ## the tests with real processes
 	@.ci/system-packages
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m e2e tests
 
 test: lint ## every check
 	@.ci/system-packages
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	$(BIN)/python -m tests.benchmarks
