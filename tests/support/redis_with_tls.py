@@ -65,6 +65,21 @@ class RedisWithTls(RealValkey):
         self.password = password
         self._tls = tls
 
+    @classmethod
+    def sentinel_of(
+        cls, primary: "RedisWithTls", tls: TlsFiles, *, password: str
+    ) -> "RedisWithTls":
+        """Return a Sentinel of the service `main`."""
+        made = cls(tls, "--sentinel", password=password)
+        file = made._dir / "sentinel.conf"
+        file.write_text(
+            f"sentinel monitor main {primary.host} {primary.port} 2\n"
+            f"sentinel auth-pass main {primary.password}\n"
+            f"requirepass {password}\n"
+        )
+        made._config = [str(file)]
+        return made
+
     @property
     def url(self) -> str:
         return f"rediss://{self.host}:{self.port}/0"

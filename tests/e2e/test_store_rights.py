@@ -1,0 +1,98 @@
+"""`gateway check --online` and serving with a Redis user that lacks rights."""
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.stack import RunningGateway, Stack, eventually
+
+RIGHTS = ("~gateway:*", "&gateway:*", "+@all", "-@admin", "-@dangerous")
+"""Those of `make compose-secrets`."""
+
+
+def a_replica(stack: Stack, *rights: str, **change: Any) -> RunningGateway:
+    stack.valkey.command("ACL", "SETUSER", "gw", "reset", "on", ">password", *rights)
+    redis = {"url": stack.valkey.url, "username": "gw", "password": {"file": "store"}}
+    store = {**stack.gateway.config["store"], "redis": redis}
+    gateway = stack.replica(start=False, change={"store": store, **change})
+    (gateway.directory / "store").write_text("password")
+    return gateway
+
+
+def check(gateway: RunningGateway) -> tuple[int, str]:
+    command = (sys.executable, "-m", "gateway", "check", "--online", "--config")
+    done = subprocess.run(
+        [*command, str(gateway.config_file)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("taken", "lacks"),
+    [
+        (("resetchannels",), "&gateway:*"),
+        (("-time",), "+time"),
+        (("-publish", "-zadd"), "+publish +zadd"),
+        (("-subscribe",), "+subscribe"),
+        (("-eval",), "+eval"),
+        (("-evalsha",), "+evalsha"),
+        (("resetkeys", "~other:*"), "~gateway:*"),
+    ],
+)
+def test_check_online_names_the_missing_right(
+    own_stack: Stack, taken: tuple[str, ...], lacks: str
+) -> None:
+    code, output = check(a_replica(own_stack, *RIGHTS, *taken))
+    assert code == 1
+    reason = f"NOPERM: the ACL of this user lacks {lacks}\n"
+    assert f"redis: {own_stack.valkey.url}: {reason}" in output
+
+
+@pytest.mark.parametrize("taken", [(), ("-client",), ("-@connection", "+auth")])
+def test_rights_of_the_docs_are_enough(own_stack: Stack, taken: tuple[str, ...]) -> None:
+    """The name of a connection is optional."""
+    gateway = a_replica(own_stack, *RIGHTS, *taken)
+    code, output = check(gateway)
+    assert (code, "redis: ok" in output) == (0, True), output
+    gateway.start()
+    assert gateway.metric("gateway_store_available") == 1
+    eventually(lambda: gateway.metric("gateway_store_subscribed") == 1)
+
+
+def test_stream_needs_its_commands_only_when_it_is_used(own_stack: Stack) -> None:
+    without = (*RIGHTS, "-@stream", "-memory")
+    code, output = check(a_replica(own_stack, *without))
+    assert code == 0, output
+    code, output = check(a_replica(own_stack, *without, audit={"stream": True}))
+    assert code == 1
+    assert "lacks +memory|usage +xadd +xdel +xlen +xrange +xtrim" in output
+
+
+def test_missing_right_does_not_make_the_store_flap(own_stack: Stack) -> None:
+    gateway = a_replica(own_stack, *RIGHTS, "-hset")
+    gateway.start()
+    time.sleep(3.0)
+    (line,) = gateway.log_lines("store_unavailable")
+    assert line["reason"] == "NOPERM: the ACL of this user lacks +hset"
+    assert gateway.log_lines("store_available") == []
+    own_stack.valkey.command("ACL", "SETUSER", "gw", "+hset")
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
+
+
+def test_missing_channel_costs_the_messages_only(own_stack: Stack) -> None:
+    gateway = a_replica(own_stack, *RIGHTS, "-subscribe")
+    gateway.start()
+    eventually(lambda: gateway.log_lines("store_subscription_lost"))
+    time.sleep(2.0)
+    (line,) = gateway.log_lines("store_subscription_lost")
+    assert line["reason"] == "NOPERM: the ACL of this user lacks +subscribe"
+    assert gateway.metric("gateway_store_available") == 1
+    assert gateway.metric("gateway_store_subscribed") == 0
+    assert gateway.console(own_stack.cloud.token()).status == 200
