@@ -97,7 +97,7 @@ def test_operations_are_disabled_added_and_replaced(secrets: Path) -> None:
             "login.password",
             "must name the secret's source",
         ),
-        ("method: password", "method: magic", "accounts[0].login.method", "known: aksk, p"),
+        ("method: password", "method: magic", "accounts[0].login.method", "known: aksk, "),
         ("user: console-gateway", "usr: x", "accounts[0].login", "`user` is missing"),
         (
             "[RS256, ES256]",
