@@ -77,7 +77,7 @@ class OverrideStore(Protocol):
 
 
 class ActiveOverrides:
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         store: OverrideStore,
         file: SnapshotFile | None,
@@ -85,19 +85,22 @@ class ActiveOverrides:
         *,
         allow_unloaded: bool,
         enabled: bool = True,
+        is_store_own: bool = False,
         on_failure: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         """Load the snapshot in `file`.
 
         `allow_unloaded`: allow callers before the overrides are loaded. `enabled`: False if no
-        replica accepts overrides, so there are none to load. `on_failure` receives the error that
-        kept overrides from taking effect.
+        replica accepts overrides, so there are none to load. `is_store_own`: the store began empty
+        with this gateway and no other replica uses it, so none can restore it. `on_failure`
+        receives the error that kept overrides from taking effect.
         """
         self._store = store
         self._file = file
         self._clock = clock
         self._allow_unloaded = allow_unloaded
         self._enabled = enabled
+        self._restored_within_s = 0.0 if is_store_own else _RESTORED_WITHIN_S
         self._on_failure = on_failure
         self._overrides = OverrideSet()
         self._complete = False
@@ -126,10 +129,16 @@ class ActiveOverrides:
         return self._complete or not self._enabled
 
     @property
-    def state(self) -> Literal["ok", "not_loaded", "unreadable"]:
+    def state(self) -> Literal["ok", "not_loaded", "waiting_for_replicas", "unreadable"]:
+        """Return whether the overrides are loaded, and if not, why.
+
+        `waiting_for_replicas`: the store has no complete set; another replica may restore it.
+        """
         if self.loaded:
             return "ok"
-        return "unreadable" if self._unreadable else "not_loaded"
+        if self._unreadable:
+            return "unreadable"
+        return "not_loaded" if self._incomplete_since is None else "waiting_for_replicas"
 
     @property
     def allows_callers(self) -> bool:
@@ -253,7 +262,7 @@ class ActiveOverrides:
         now = self._clock.monotonic()
         if self._incomplete_since is None:
             self._incomplete_since = now
-        return now - self._incomplete_since >= _RESTORED_WITHIN_S
+        return now - self._incomplete_since >= self._restored_within_s
 
     async def _publish_missing(self) -> None:
         now = self._clock.now()

@@ -53,6 +53,7 @@ def replica(
     clock: FakeClock | None = None,
     allow_unloaded: bool = False,
     enabled: bool = True,
+    is_store_own: bool = False,
 ) -> ActiveOverrides:
     return ActiveOverrides(
         store,
@@ -60,6 +61,7 @@ def replica(
         clock or FakeClock(NOW),
         allow_unloaded=allow_unloaded,
         enabled=enabled,
+        is_store_own=is_store_own,
     )
 
 
@@ -248,6 +250,19 @@ async def test_failover_to_an_older_server_loses_nothing() -> None:
     store.set_version(before)
     await one.sync()
     assert store.overrides == {"a": REVOKED}
+
+
+async def test_empty_store_of_its_own_is_complete_at_once() -> None:
+    own = replica(FakeOverrideStore(), is_store_own=True)
+    await own.sync()
+    assert own.state == "ok"
+
+
+async def test_replica_reports_that_it_waits_for_others() -> None:
+    first = replica(FakeOverrideStore())
+    await first.sync()
+    assert first.state == "waiting_for_replicas"
+    assert not first.allows_callers
 
 
 async def test_start_with_lost_store_waits_for_replicas() -> None:

@@ -16,6 +16,7 @@ from gateway.config.values import parse_host_port
 from gateway.process.supervisor import _addresses
 from tests.support.audit import SigningKey
 from tests.support.mutations import every_change
+from tests.support.tls import Authority
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
 
@@ -421,11 +422,22 @@ def test_redis_url_without_credentials_is_accepted(secrets: Path, url: str) -> N
             "url: must not contain an option other than `db`",
         ),
         ("{url: 'rediss://a:1', tls_ca_file: nope}", "tls_ca_file: /"),
+        ("{url: 'redis://a:1', tls_ca_file: ca.pem}", "tls_ca_file: requires a URL with rediss://"),
+        ("{cluster: ['a:1'], tls_ca_file: ca.pem}", "tls_ca_file: requires `tls: true`"),
+        (
+            "{url: 'rediss://a:1', tls_certificate_file: ca.pem}",
+            "tls_certificate_file: requires `tls_key_file`",
+        ),
+        (
+            "{url: 'rediss://a:1', tls_key_file: ca.pem}",
+            "tls_key_file: requires `tls_certificate_file`",
+        ),
         ("{url: 'rediss://a:1', tls_ca_file: secrets/seal-key}", "tls_ca_file: /"),
         ("{cluster: ['a:1'], tls: true, tls_ca_file: secrets/seal-key}", "tls_ca_file: /"),
     ],
 )
 def test_unusable_redis_settings_are_rejected(secrets: Path, redis: str, message: str) -> None:
+    (secrets / "ca.pem").write_bytes(Authority().certificate)
     redis_of_the_example = EXAMPLE[EXAMPLE.index("{url: ") : EXAMPLE.index("\n  seal_keys")]
     (error,) = error_lines(secrets, redis_of_the_example, redis)
     assert error.startswith(f"{line_of('  redis:')}: store.redis.{message}")

@@ -4,6 +4,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 
+from gateway.config.store import RedisEmbedded
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.overrides import LOCK_TARGETS, REVOCATION_TYPES, Lock
 from gateway.drivers.crypto.sealer import Sealer
@@ -37,6 +38,7 @@ async def open_overrides(runtime: Runtime, valkey: Valkey) -> ActiveOverrides:
         allow_unloaded=config.overrides.on_unavailable == "allow",
         # Independent of this process's admin API: another replica may have one.
         enabled=config.overrides.enabled,
+        is_store_own=isinstance(config.store.redis, RedisEmbedded),
         on_failure=on_failure,
     )
     with suppress(StoreUnavailable):
