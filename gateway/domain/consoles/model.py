@@ -1,0 +1,91 @@
+"""Live consoles: targets, tickets and sessions. Pure."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from gateway.domain.model import Principal, ProjectId, ServerId
+
+TICKET_LIFETIME_S: Final = 60.0
+"""Invariant 10: a ticket opens at most one session, within this time."""
+TICKETS_PER_PERSON_MAX: Final = 10
+"""Unspent tickets of one person; the oldest lapses when another is issued."""
+RESUME_WITHIN_S: Final = 30.0
+"""How long a session without a connection waits for its page."""
+
+
+class SessionMode(Enum):
+    CONTROL = "control"
+    """Screen, keyboard and mouse: permission `console:open`."""
+    VIEW = "view"
+    """Screen only: permission `console:view`."""
+
+
+class Clipboard(Enum):
+    """The directions in which clipboard text may pass."""
+
+    BOTH = "both"
+    TO_SERVER = "to_server"
+    FROM_SERVER = "from_server"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleTarget:
+    """The server whose console is opened."""
+
+    account: str
+    project: ProjectId
+    server: ServerId
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The person and the server of a one-time ticket, without the ticket's secret."""
+
+    person: Principal
+    target: ConsoleTarget
+    mode: SessionMode
+    """The greatest mode that the policy allowed when the ticket was issued."""
+    issued_at: float
+    """Seconds since the epoch."""
+    request_id: str
+    client_address: str
+    """The address that requested the ticket."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSession:
+    """A session: one person, one server, one page. Its process may change, its ID does not."""
+
+    id: str
+    """32 hex digits; not a secret."""
+    person: Principal
+    target: ConsoleTarget
+    mode: SessionMode
+    started_at: float
+    """Seconds since the epoch: when the ticket was redeemed."""
+    cookie_hash: bytes = field(repr=False)
+    """SHA-256 of the cookie's value."""
+    client_address: str
+    """The address that redeemed the ticket."""
+    ticket_address: str
+    """The address that requested the ticket."""
+    request_id: str
+    """Of the redemption."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions may exist at once."""
+
+    person: int
+    """Of one person."""
+    server: int
+    """With keyboard, on one server."""
+    viewers: int
+    """View-only, on one server."""
+    account: int
+    """On the servers of one account."""
+    total: int
+    """Over all accounts."""
