@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.config.values import GroupName, Name, Number, Section
-from gateway.domain.model import Logger, LogLevel
+from gateway.domain.model import LogFormat, Logger, LogLevel
 
 
 class MetricsSettings(Section):
@@ -15,6 +15,8 @@ class MetricsSettings(Section):
 
 
 class LogSettings(Section):
+    format: LogFormat = "json"
+    """`json`: one JSON object per line. `text`: for terminals; not for a log collector."""
     level: LogLevel = "info"
     """Lowest level that is logged: debug, info, warning or error."""
     modules: dict[Logger, LogLevel] = Field(default={})

@@ -131,6 +131,7 @@ class Principal:
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "text"]
 Logger = Literal[
     "gateway",
     "gateway.admin",

@@ -27,7 +27,7 @@ def serve(config_file: Path, *, workers: int) -> int:
     config = load()
     load_policy(config_file, config)
     require_tracing_packages(tracing_variable())
-    logs.set_up(config.log.levels)
+    logs.set_up(config.log.levels, config.log.format)
     with ExitStack() as stack:
         embedded_url = None
         if isinstance(config.store.redis, RedisEmbedded):

@@ -31,6 +31,7 @@ from gateway.drivers.network.listening_socket import (
     is_unix,
     remove_file,
 )
+from gateway.drivers.telemetry import log as logs
 from gateway.process.worker_plan import (
     DUMP_STACKS,
     RETIRE,
@@ -189,6 +190,8 @@ class Supervisor:
         self._deaths.clear()
         for worker in before:
             self._retire(worker)  # with the drain time of its own config
+        if config.log != self._config.log:
+            logs.set_up(config.log.levels, config.log.format)
         self._config = config
         self._close_removed_ports()
         for worker in self._workers.values():

@@ -50,7 +50,7 @@ def run_worker(plan: WorkerPlan, *, embedded_url: str | None) -> int:
         closing(LineWriter(sys.stdout.fileno())) as lines,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        logs.set_up(plan.config.log.levels, lines)
+        logs.set_up(plan.config.log.levels, plan.config.log.format, lines)
         runner.run(Worker(plan, lines, embedded_url=embedded_url).run())
     return 0
 

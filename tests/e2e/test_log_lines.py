@@ -1,7 +1,10 @@
 """Log lines of a real gateway, and their sampling."""
 
+import json
 import os
+import re
 import time
+from datetime import datetime, timedelta
 
 from tests.support.stack import Stack, eventually
 
@@ -50,6 +53,33 @@ def test_log_levels_apply_in_the_workers(stack: Stack) -> None:
     assert quiet.log_lines("worker_started")
     assert not quiet.log_lines("serving")
     quiet.close()
+
+
+def test_all_log_lines_have_one_shape(stack: Stack) -> None:
+    """Supervisor, workers and requests, before and after a changed format."""
+    gateway = stack.replica(change={"log": {"modules": {"gateway.worker": "error"}}})
+    assert gateway.console(None).status == 401
+    eventually(lambda: gateway.log_lines("request"))
+    lines = [json.loads(line) for line in (gateway.directory / "log").read_text().splitlines()]
+    assert {"gateway.supervisor", "gateway.request"} <= {line["logger"] for line in lines}
+    for line in lines:
+        assert [*line][:4] == ["time", "level", "logger", "event"]
+        assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+        assert line["level"] in {"debug", "info", "warning", "error"}
+    gateway.config["log"] = {"format": "text"}
+    gateway.write_config()
+    eventually(lambda: "config_reloaded" in gateway.log_text())
+    assert gateway.console(None).status == 401
+    expected = re.compile(
+        r"^\S+Z info    gateway\.request request request_id=\S+ status=401 ", re.MULTILINE
+    )
+    eventually(lambda: expected.search((gateway.directory / "log").read_text()))
+    assert re.search(
+        r"^\S+Z info    gateway\.supervisor config_reloaded workers=1$",
+        (gateway.directory / "log").read_text(),
+        re.MULTILINE,
+    )
+    gateway.close()
 
 
 def test_log_lines_of_a_request_have_its_id(own_stack: Stack) -> None:

@@ -12,7 +12,7 @@ from gateway.drivers.telemetry.log_events import BY_EVENT, LOG_EVENTS
 
 _ROOT = Path(__file__).parents[2]
 _METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
-_COMMON_FIELDS = {"at", "event", "request_id", "trace_id"}
+_COMMON_FIELDS = {"time", "level", "logger", "event", "request_id", "trace_id"}
 _REQUEST_LOG = _ROOT / "gateway" / "edge" / "public" / "request_log.py"
 
 

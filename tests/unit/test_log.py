@@ -10,7 +10,8 @@ from typing import get_args
 
 import pytest
 
-from gateway.domain.model import Logger
+from gateway.domain.model import LogFormat, Logger
+from gateway.domain.timestamps import rfc3339
 from gateway.domain.trace_context import TraceContext
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.telemetry.trace_propagation import PropagatedTracing
@@ -27,10 +28,68 @@ def levels_as_before() -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
-def line() -> dict[str, object]:
+def a_record(**fields: object) -> logging.LogRecord:
     record = logging.LogRecord("gateway.policy", logging.INFO, "", 0, "said", None, None)
-    found: dict[str, object] = json.loads(logs.JsonLines().format(record))
+    record.__dict__.update(fields)
+    return record
+
+
+def line() -> dict[str, object]:
+    found: dict[str, object] = json.loads(logs.LineFormatter("json").format(a_record()))
     return found
+
+
+def a_request_line(log_format: LogFormat, **fields: object) -> bytes:
+    written: list[bytes] = []
+    assert logs.RequestLines(written.append, log_format).write(1_796_000_000.25, fields)
+    return written[0]
+
+
+def test_all_lines_begin_with_time_level_logger_event() -> None:
+    logs.set_levels({"gateway": "info"})
+    of_event, of_request = line(), json.loads(a_request_line("json", status=200))
+    assert [*of_event][:4] == [*of_request][:4] == ["time", "level", "logger", "event"]
+    assert (of_event["level"], of_event["logger"]) == ("info", "gateway.policy")
+    assert of_request == {
+        "time": "2026-11-30T00:53:20.250000Z",
+        "level": "info",
+        "logger": "gateway.request",
+        "event": "request",
+        "status": 200,
+    }
+
+
+def test_whole_second_has_the_fraction_of_other_times() -> None:
+    assert rfc3339(1_796_000_000.0) == "2026-11-30T00:53:20.000000Z"
+
+
+def test_text_format_has_the_same_fields() -> None:
+    logs.set_levels({"gateway": "info"})
+    written = a_request_line("text", status=200, servers=["a", "b"], subject="ann b")
+    assert written == (
+        b"2026-11-30T00:53:20.250000Z info    gateway.request request status=200"
+        b' servers=["a", "b"] subject="ann b"\n'
+    )
+    record = a_record(created=1_796_000_000.25, version="4a", reason="")
+    assert logs.LineFormatter("text").format(record) == (
+        '2026-11-30T00:53:20.250000Z info    gateway.policy said version=4a reason=""'
+    )
+
+
+@pytest.mark.parametrize("char", ["\n", "\r", "\x1b", "\x9b", "\u202e", "\u2028"])
+def test_text_format_escapes_control_characters(char: str) -> None:
+    """A name or an error text must not steer a terminal or imitate a line."""
+    logs.set_levels({"gateway": "info"})
+    written = a_request_line("text", subject=f"a{char}b", servers=[f"a{char}b"]).decode()
+    assert char not in written.removesuffix("\n")
+    assert written.count("\n") == 1
+
+
+def test_request_lines_follow_the_level_of_their_logger() -> None:
+    logs.set_levels({"gateway": "info", "gateway.request": "warning"})
+    written: list[bytes] = []
+    assert not logs.RequestLines(written.append, "json").write(0.0, {})
+    assert written == []
 
 
 def test_line_has_request_id_and_trace_id() -> None:
@@ -75,7 +134,7 @@ async def test_secret_in_library_message_is_not_logged(
     asyncio.get_running_loop().call_exception_handler(
         {"message": "Task exception was never retrieved", "exception": ValueError(secret)}
     )
-    written = [json.loads(logs.JsonLines().format(one)) for one in caplog.records]
+    written = [json.loads(logs.LineFormatter("json").format(one)) for one in caplog.records]
     assert [one["event"] for one in written] == [
         "cannot read %r",
         "Task exception was never retrieved",

@@ -58,7 +58,7 @@ async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> L
         request_log=RequestLog(
             SystemClock(),
             count_request=lambda *_: None,
-            write_line=lambda _: None,
+            write_line=lambda _, __: True,
             hit_log_share=None,
             count_unlogged=lambda: None,
         ),

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 import pytest
 from aiohttp import web
 
@@ -62,6 +61,10 @@ class Edge:
         self.counted.append((status, error_code))
         self.done.set()
 
+    def write_line(self, _: float, fields: Mapping[str, Any]) -> bool:
+        self.lines.append(dict(fields))
+        return True
+
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
         return {}
 
@@ -98,7 +101,7 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
         request_log=RequestLog(
             SystemClock(),
             count_request=edge.count_request,
-            write_line=lambda line: edge.lines.append(orjson.loads(line)),
+            write_line=edge.write_line,
             hit_log_share=None,
             count_unlogged=lambda: None,
         ),

@@ -1,40 +1,77 @@
-"""JSON log lines on stdout, one per event, through the standard library's logging."""
+"""Log lines on stdout: all have time, level, logger and event, as JSON or as text."""
 
+import json
 import logging
 import sys
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Final, get_args
 
 import orjson
 
-from gateway.domain.model import Logger
+from gateway.domain.model import LogFormat, Logger
+from gateway.domain.timestamps import rfc3339
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.flow import context
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
+LogFields = dict[str, Any]
+"""`time`, `level`, `logger`, `event`, then the event's own fields."""
 
-class JsonLines(logging.Formatter):
+
+def json_line(fields: LogFields) -> bytes:
+    return orjson.dumps(fields, default=repr, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def text_line(fields: LogFields) -> bytes:
+    """Return the line for a terminal; control characters in values are escaped."""
+    time, level, logger, event, *values = fields.items()
+    head = f"{time[1]} {level[1]:7} {logger[1]} {_text(event[1])}"
+    return " ".join([head, *(f"{name}={_text(value)}" for name, value in values)]).encode() + b"\n"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.isprintable():
+        is_plain = value and not any(char in value for char in ' "=')
+        return value if is_plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, default=repr)
+
+
+_ENCODERS: Final[Mapping[LogFormat, Callable[[LogFields], bytes]]] = {
+    "json": json_line,
+    "text": text_line,
+}
+
+
+class LineFormatter(logging.Formatter):
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._encode = _ENCODERS[log_format]
+
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "at": record.created,
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": _event(record),
-        }
+        return self.line(record).decode().rstrip("\n")
+
+    def line(self, record: logging.LogRecord) -> bytes:
+        fields = _common_fields(
+            record.created, record.levelname.lower(), record.name, _event(record)
+        )
         if request_id := context.request_id.get():
-            line["request_id"] = request_id
+            fields["request_id"] = request_id
         trace = context.trace.get()
         if trace is not None and trace.trace_id:
-            line["trace_id"] = trace.trace_id
-        line.update(
+            fields["trace_id"] = trace.trace_id
+        fields.update(
             (name, value) for name, value in record.__dict__.items() if name not in _STANDARD
         )
         if record.exc_info and record.exc_info[0] is not None:
             # Only the type and the stack: the text of a library's exception may quote a secret.
-            line["exception"] = record.exc_info[0].__name__
-            line["where"] = _where(record.exc_info[2])
-        return orjson.dumps(line, default=repr).decode()
+            fields["exception"] = record.exc_info[0].__name__
+            fields["where"] = _where(record.exc_info[2])
+        return self._encode(fields)
+
+
+def _common_fields(at: float, level: str, logger: str, event: str) -> LogFields:
+    return {"time": rfc3339(at), "level": level, "logger": logger, "event": event}
 
 
 def _event(record: logging.LogRecord) -> str:
@@ -53,6 +90,24 @@ def _where(traceback: Any) -> list[str]:
     return frames[-8:]
 
 
+class RequestLines:
+    """Writes request log lines at level info of `gateway.request`, without logging's overhead."""
+
+    def __init__(self, write: Callable[[bytes], object], log_format: LogFormat) -> None:
+        self._write = write
+        self._encode = _ENCODERS[log_format]
+        self._logger = logging.getLogger("gateway.request")
+
+    def write(self, at: float, fields: Mapping[str, Any]) -> bool:
+        """Write the line; return False if the logger's level excludes it."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return False
+        line = _common_fields(at, "info", self._logger.name, "request")
+        line.update(fields)
+        self._write(self._encode(line))
+        return True
+
+
 def set_levels(levels: Mapping[str, str]) -> None:
     """Set the levels of the gateway's loggers; a logger without one inherits its parent's."""
     for name in get_args(Logger):
@@ -61,18 +116,26 @@ def set_levels(levels: Mapping[str, str]) -> None:
 
 
 class _LineHandler(logging.Handler):
-    def __init__(self, lines: LineWriter) -> None:
+    def __init__(self, lines: LineWriter, formatter: LineFormatter) -> None:
         super().__init__()
         self._lines = lines
+        self._formatter = formatter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.write(f"{self.format(record)}\n".encode(), hurry=True)
+        self._lines.write(self._formatter.line(record), hurry=True)
 
 
-def set_up(levels: Mapping[str, str], lines: LineWriter | None = None) -> None:
+def set_up(
+    levels: Mapping[str, str], log_format: LogFormat, lines: LineWriter | None = None
+) -> None:
     """Log to `lines`, or to stdout without buffering, with these levels by logger."""
-    handler = logging.StreamHandler(sys.stdout) if lines is None else _LineHandler(lines)
-    handler.setFormatter(JsonLines())
+    formatter = LineFormatter(log_format)
+    handler: logging.Handler
+    if lines is None:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(formatter)
+    else:
+        handler = _LineHandler(lines, formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("WARNING")

@@ -346,8 +346,9 @@ METRIC_FAMILIES: Final = (
     _histogram("gateway_loop_lag_seconds", "Delay of the event loop.", _LOCAL_BUCKETS),
     _counter(
         "gateway_log_lines_sampled_out_total",
-        "Request lines not logged: cache hits (`log.hit_sample_ratio`), and more than 10 lines per "
-        "second of callers over their own limit.",
+        "Request lines not logged: cache hits (`log.hit_sample_ratio`), more than 10 lines per "
+        "second of callers over their own limit, and all if the level of `gateway.request` is "
+        "above info.",
     ),
     _counter(
         "gateway_log_lines_dropped_total",

@@ -1,9 +1,7 @@
 """One log line and one count per request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import orjson
 
 from gateway.domain.errors import CallerLimited, GatewayError, NotAuthenticated, UpstreamRefused
 from gateway.domain.queue.pacing import Pace, spend, wait_for
@@ -19,6 +17,9 @@ _LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)
 CountRequest = Callable[[str, str, int, str, float, str], None]
 """Arguments: kind, operation, status, error code, duration in seconds, trace ID for an exemplar."""
 
+WriteLine = Callable[[float, Mapping[str, Any]], bool]
+"""Arguments: time and fields. Returns False if the log level excludes the line."""
+
 
 class RequestLog:
     def __init__(
@@ -26,7 +27,7 @@ class RequestLog:
         clock: Clock,
         *,
         count_request: CountRequest,
-        write_line: Callable[[bytes], object],
+        write_line: WriteLine,
         hit_log_share: EvenSampler | None,
         count_unlogged: Callable[[], object],
     ) -> None:
@@ -42,15 +43,13 @@ class RequestLog:
         """Count the request, write its line and end its trace."""
         seconds = self._clock.monotonic() - outcome.began
         self._count(outcome, seconds)
-        line = _fields(outcome, self._clock.now(), seconds)
+        line = _fields(outcome, seconds)
         trace = outcome.trace
         if trace is not None:
             line["trace_id"] = trace.trace_id
             trace.end(line)
-        if self._is_left_unlogged(outcome):
+        if self._is_left_unlogged(outcome) or not self._write_line(self._clock.now(), line):
             self._count_unlogged()
-            return
-        self._write_line(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def _count(self, outcome: RequestOutcome, seconds: float) -> None:
         # The cloud's codes are unbounded; the metric label has one value for all of them.
@@ -73,12 +72,10 @@ class RequestLog:
         return share is not None and outcome.is_hit and not share.samples()
 
 
-def _fields(outcome: RequestOutcome, now: float, seconds: float) -> dict[str, Any]:
+def _fields(outcome: RequestOutcome, seconds: float) -> dict[str, Any]:
     principal, operation = outcome.principal, outcome.operation
     api_request, result, error = outcome.api_request, outcome.result, outcome.error
     line: dict[str, Any] = {
-        "at": now,
-        "event": "request",
         "request_id": outcome.request_id,
         "status": outcome.status,
         "seconds": round(seconds, 6),

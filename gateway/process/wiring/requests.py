@@ -11,6 +11,7 @@ from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.drivers.crypto.issued_keys import SealedKeys
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.telemetry.line_writer import LineWriter
+from gateway.drivers.telemetry.log import RequestLines
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
@@ -171,7 +172,7 @@ def open_handler(
     request_log = RequestLog(
         runtime.clock,
         count_request=metrics.request_done,
-        write_line=lines.write,
+        write_line=RequestLines(lines.write, config.log.format).write,
         hit_log_share=EvenSampler(ratio) if ratio < 1 else None,
         count_unlogged=metrics.log_line_sampled_out,
     )
