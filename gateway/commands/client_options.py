@@ -1,10 +1,8 @@
 """Options of the commands that send requests to a gateway, and how such a command runs."""
 
 import argparse
-import json
 import os
 import ssl
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,7 +11,7 @@ from gateway.commands.arguments import CommandParser, nonempty, number
 from gateway.commands.client_token import load_token
 from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_error
 from gateway.commands.gateway_client import GatewayClient, parse_url
-from gateway.commands.terminal import printable
+from gateway.commands.terminal import print_error, print_json
 
 CONNECTION_OPTIONS: Final = "connection options"
 _PRINTED_FIELDS: Final = ("error_code", "request_id")
@@ -31,7 +29,7 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
         "--gateway",
         type=nonempty,
         metavar="URL",
-        help=f"URL of the gateway (default: ${prefix}_URL)",
+        help=f"URL of the gateway, with the path if it has one (default: ${prefix}_URL)",
     )
     token = group.add_mutually_exclusive_group()
     token.add_argument(
@@ -65,7 +63,7 @@ def run_client_command(options: argparse.Namespace, command: ClientCommand) -> i
         return command(options, _open_client(options))
     except CommandFailed as failure:
         if options.json:
-            print(json.dumps(failure.fields))
+            print_json(failure.fields)
         else:
             fields = [
                 f"{name} {value}"
@@ -73,7 +71,7 @@ def run_client_command(options: argparse.Namespace, command: ClientCommand) -> i
                 if name in _PRINTED_FIELDS and value
             ]
             suffix = f" ({', '.join(fields)})" if fields else ""
-            print(f"{printable(str(failure))}{suffix}", file=sys.stderr)
+            print_error(f"{failure}{suffix}")
         return failure.code
 
 

@@ -27,7 +27,8 @@ def proxy_of(host: str) -> ClientProxy | None:
         port = parts.port or 3128
     except ValueError:
         raise usage_error("HTTPS_PROXY is not a URL.") from None
-    if parts.scheme != "http" or not parts.hostname:
+    is_plain = parts.path in ("", "/") and not parts.query and not parts.fragment
+    if parts.scheme != "http" or not parts.hostname or not is_plain:
         raise usage_error("HTTPS_PROXY must be http://HOST:PORT.")
     headers = {}
     if parts.username is not None:

@@ -37,7 +37,11 @@ _EXIT_CODES: Final = {
     503: LATER,
     504: LATER,
 }
-_HOST: Final = re.compile(r"[^\x00-\x20\x7f]+")
+_HOST: Final = re.compile(r"[^\x00-\x20\x7f\\]+")
+_PREFIX: Final = re.compile(
+    r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*/?"
+)
+"""A path (RFC 3986, 3.3)."""
 _INTEGER: Final = re.compile(r"[0-9]{1,9}")
 _Kind = TypeVar("_Kind")
 
@@ -47,6 +51,8 @@ class GatewayAddress:
     host: str
     port: int
     is_https: bool
+    prefix: str = ""
+    """The path before each path of the API, where a reverse proxy serves several services."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class GatewayClient:
         wait_s: float,
     ) -> None:
         """`tls` is None for an http address."""
-        self._host, self._port = address.host, address.port
+        self._host, self._port, self._prefix = address.host, address.port, address.prefix
         self._tls = tls
         self._token = token
         self._deadline: float = time.monotonic() + wait_s  # noqa: TID251
@@ -138,6 +144,7 @@ class GatewayClient:
     ) -> GatewayResponse:
         connection = self._connection(left_s + _READ_GRACE_S)
         sent = {**headers, **self._token.headers}
+        path = f"{self._prefix}{path}"
         try:
             if body is None:
                 connection.request("GET", path, headers=sent)
@@ -193,20 +200,32 @@ class GatewayClient:
 
 
 def parse_url(url: str) -> GatewayAddress:
-    """Raise CommandFailed if the URL is unusable."""
+    """Raise CommandFailed if the URL is unusable.
+
+    No part is ignored: the token would be sent to a service that the URL does not name.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         host.encode("idna")  # each connection encodes it
     except ValueError:
         raise usage_error("--gateway must be a URL such as https://gateway.example:8443.") from None
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+    # urlsplit removes line breaks, tabs and leading blanks from the URL.
+    if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or not _is_visible(url):
         raise usage_error("--gateway must be an http or https URL with a host.")
+    if parts.username is not None:
+        raise usage_error("--gateway must not contain a user: specify the token separately.")
+    if "?" in url or "#" in url:
+        raise usage_error("--gateway must not have a query or a fragment.")
+    if not _PREFIX.fullmatch(parts.path):
+        raise usage_error("--gateway must have an encoded path without empty or dot segments.")
     if parts.scheme == "http" and not _is_loopback(host):
         raise usage_error("--gateway must be an https URL: http would send the token unencrypted.")
     # Explicit: http.client takes the text after the last colon of an IPv6 address for a port.
     port = _DEFAULT_PORTS[parts.scheme] if port is None else port
-    return GatewayAddress(host, port, is_https=parts.scheme == "https")
+    return GatewayAddress(
+        host, port, is_https=parts.scheme == "https", prefix=parts.path.rstrip("/")
+    )
 
 
 def require_member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
@@ -275,6 +294,10 @@ def _describe_connection_error(error: OSError | http.client.HTTPException) -> st
         case _:
             reason = error.strerror or type(error).__name__
             return f"{reason}. Check the URL, and that the gateway runs."
+
+
+def _is_visible(text: str) -> bool:
+    return text.isprintable() and " " not in text
 
 
 def _is_loopback(host: str) -> bool:

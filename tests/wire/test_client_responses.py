@@ -324,3 +324,48 @@ def test_connection_error_names_port_and_check(
         assert reason in output
         assert output.endswith(".\n")
         assert "_ssl.c" not in output
+
+
+@pytest.mark.parametrize(
+    ("suffix", "path"), [("", ""), ("/", ""), ("/con%20sole/v2/", "/con%20sole/v2")]
+)
+def test_path_of_the_gateway_url_is_used(
+    gateway: ScriptedGateway, suffix: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.responses = [(200, {}, LINK)]
+    url = f"http://127.0.0.1:{gateway.server_port}{suffix}"
+    assert main(["console", "--gateway", url, "--print", f"p/{SERVER}"]) == 0
+    assert gateway.requests == [f"{path}/v1/p/physicalservers/{SERVER}/remote-console-address"]
+    assert capsys.readouterr().out.strip() == LINK["url"]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("{}/prefix?x#y", "query or a fragment"),
+        ("{}?", "query or a fragment"),
+        ("{}#", "query or a fragment"),
+        ("http://user:secret@{host}", "must not contain a user"),
+        ("https://gateway.example:443@{host}/", "must not contain a user"),
+        ("https://gateway.example\\@{host}", "must not contain a user"),
+        ("https://gateway.example\\{host}", "with a host"),
+        ("{}/a/../b", "path"),
+        ("{}/%2E%2e/b", "path"),
+        ("{}//b", "path"),
+        ("{}/%zz", "path"),
+        ("{}/a b", "with a host"),
+        ("{}/a\n", "with a host"),
+        (" {}", "with a host"),
+        ("ftp://{host}", "http or https"),
+    ],
+)
+def test_gateway_url_with_a_part_that_would_be_ignored_is_refused(
+    gateway: ScriptedGateway, url: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = f"127.0.0.1:{gateway.server_port}"
+    url = url.format(f"http://{host}", host=host)
+    assert main(["console", "--gateway", url, "--print", f"p/{SERVER}"]) == 2
+    shown = capsys.readouterr().err
+    assert problem in shown
+    assert "secret" not in shown
+    assert gateway.requests == [], "no token was sent"
