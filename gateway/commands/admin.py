@@ -1,7 +1,6 @@
 """`gateway admin`: the commands of the admin API."""
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
@@ -11,7 +10,7 @@ from gateway.commands.arguments import CommandParser, instant, nonempty, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member
-from gateway.commands.terminal import print_table, printable
+from gateway.commands.terminal import print_json, print_line, print_table
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
 
@@ -165,7 +164,7 @@ def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
         path += _query({**_named(options, *filters), "reason": options.reason or None})
     response = gateway.request(f"/admin{path}", body=body).data
     if options.json:
-        print(json.dumps(response))
+        print_json(response)
     else:
         show(response)
     return _reload_code(response) if is_reload else OK
@@ -216,7 +215,7 @@ def _named(options: argparse.Namespace, *names: str) -> Json:
 
 def _show_overrides(response: Json) -> None:
     if not require_member(response, "loaded", bool):
-        print("This replica has loaded the overrides neither from Redis nor from its file.")
+        print_line("This replica has loaded the overrides neither from Redis nor from its file.")
     _print_rows(
         ("ID", "EXPIRES", "BY", "EFFECT", "REASON"),
         [
@@ -236,14 +235,14 @@ def _show_override(response: Json) -> None:
     override = require_member(response, "override", dict)
     effect = override["effect"]
     if effect["kind"] == "cleared_override":
-        print(f"Override {printable(effect['override_id'])} is cleared.")
+        print_line(f"Override {effect['override_id']} is cleared.")
     else:
-        shown = printable(_effect(effect))
-        print(f"Override {override['id']} until {_expiry(override)}: {shown}")
+        shown = _effect(effect)
+        print_line(f"Override {override['id']} until {_expiry(override)}: {shown}")
     if note := response.get("note"):
-        print(printable(str(note)))
+        print_line(note)
     if not require_member(response, "all_replicas_notified", bool):
-        print(
+        print_line(
             "Redis is unavailable: applied to this process only; the others apply it when Redis"
             " recovers."
         )
@@ -255,7 +254,7 @@ def _show_sessions(response: Json) -> None:
         _by_process(response, "tokens", _TOKEN),
         none="No cached tokens.",
     )
-    print()
+    print_line()
     _print_rows(
         ("PROCESS", "ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
         _by_process(response, "links", _LINK),
@@ -265,7 +264,7 @@ def _show_sessions(response: Json) -> None:
         require_member(one, "truncated", int) for one in require_member(response, "processes", list)
     )
     if truncated:
-        print(f"{truncated} more entries are omitted. Filter by --subject or --server.")
+        print_line(f"{truncated} more entries are omitted. Filter by --subject or --server.")
     _show_missing(response)
 
 
@@ -315,7 +314,7 @@ def _show_missing(response: Json) -> None:
         require_member(response, "total", int),
     )
     if missing:
-        print(f"{missing} of {total} processes did not respond. Try again.")
+        print_line(f"{missing} of {total} processes did not respond. Try again.")
 
 
 _TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
@@ -334,7 +333,7 @@ def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: 
     if rows:
         print_table(head, rows)
     else:
-        print(none)
+        print_line(none)
 
 
 def _effect(effect: Json) -> str:

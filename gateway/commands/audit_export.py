@@ -6,7 +6,6 @@ be verified: its remaining lines are written to a separate directory, for search
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 
 from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.interrupts import run_async
+from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import load_settings
 from gateway.config.store import RedisEmbedded, StoreSettings
 from gateway.domain.audit.chain import SEGMENT_OPENED, parse_line
@@ -128,13 +128,13 @@ def _write_chain(chain_id: str, chain: _ExportedChain, directory: Path, name: st
     for number, lines in segments.items():
         _write(segment_file(directory / name, number), lines)
     count = sum(map(len, segments.values()))
-    print(f"{directory / name}: chain {chain_id}, {count} lines, segments: {len(segments)}")
+    print_line(f"{directory / name}: chain {chain_id}, {count} lines, segments: {len(segments)}")
     if first > 1:
-        print(f"  begins with segment {first}: the stream has trimmed earlier lines")
+        print_line(f"  begins with segment {first}: the stream has trimmed earlier lines")
     if cut:
         file = segment_file(directory / CUT_OFF / name, max(first - 1, 1))
         _write(file, cut)
-        print(
+        print_line(
             f"  {len(cut)} lines of an incomplete segment: {file.parent} (search only, unverified)"
         )
 
@@ -146,5 +146,5 @@ def _write(file: Path, lines: Iterable[bytes]) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    print_error(message)
     return code

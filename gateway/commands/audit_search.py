@@ -3,7 +3,6 @@
 import argparse
 import heapq
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 
 from gateway.commands.arguments import CommandParser, instant
 from gateway.commands.audit import DIRECTORIES
+from gateway.commands.terminal import print_error, print_line, to_json
 from gateway.domain.audit.report import Segment
 from gateway.domain.audit.search import RecordFilter, as_text
 from gateway.drivers.audit.segments import ending_after, read_chains, without_copies
@@ -52,7 +52,7 @@ def register(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     since, until = options.since, options.until
     if since is not None and until is not None and since >= until:
-        print("--since must be earlier than --until", file=sys.stderr)
+        print_error("--since must be earlier than --until")
         return USAGE
     wanted = RecordFilter(
         subject=options.subject,
@@ -73,17 +73,17 @@ def search_audit_log(directories: Sequence[Path], wanted: RecordFilter, *, as_js
     count = 0
     try:
         chains = [
-            _records(segments, wanted, unreadable.append, _as_json if as_json else as_text)
+            _records(segments, wanted, unreadable.append, to_json if as_json else as_text)
             for segments in read_chains(directories).values()
         ]
         for _, text in heapq.merge(*chains, key=itemgetter(0)):
             count += 1
-            print(text)
+            print_line(text)
     except OSError as error:  # an error of a read, unlike one of an open, has no file name
-        print(f"{error.filename or 'audit log'}: {error.strerror}", file=sys.stderr)
+        print_error(f"{error.filename or 'audit log'}: {error.strerror}")
         return USAGE
     if unreadable:
-        print(f"{len(unreadable)} unreadable lines, the first is {unreadable[0]}", file=sys.stderr)
+        print_error(f"{len(unreadable)} unreadable lines, the first is {unreadable[0]}")
     return FOUND if count else NO_MATCH
 
 
@@ -105,10 +105,6 @@ def _records(
                     yield at, encode({**record, "at": at})
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
                 on_unreadable(f"{segment.file}:{number}")
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    return orjson.dumps(record).decode()
 
 
 def _time(text: str) -> float:

@@ -2,14 +2,12 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
 from gateway.commands.arguments import CommandParser
 from gateway.commands.audit import DIRECTORIES
+from gateway.commands.terminal import print_error, print_json, print_line
 from gateway.domain.audit.chain import Head
 from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
 from gateway.domain.audit.report import Report
@@ -79,14 +77,16 @@ def verify_audit_log(
             "missing": [*map(str, missing)],
             "not_compared": [*map(str, not_compared)],
         }
-        print(orjson.dumps(summary).decode())
+        print_json(summary)
     else:
         for report in reports:
             _print_report(report, checked=keys is not None)
         for head in not_compared:
-            print(f"not compared: retention removed line {head.seq} of the chain {head.chain}")
+            print_line(f"not compared: retention removed line {head.seq} of the chain {head.chain}")
         for head in missing:
-            print(f"BROKEN: the chain {head.chain} is missing; a saved head is its line {head.seq}")
+            print_line(
+                f"BROKEN: the chain {head.chain} is missing; a saved head is its line {head.seq}"
+            )
     return INTACT if intact else BROKEN
 
 
@@ -129,38 +129,38 @@ def _no_chain(directories: Sequence[Path]) -> str:
 def _print_report(report: Report, *, checked: bool) -> None:
     head = report.head
     if report.finding is not None:
-        print(f"BROKEN: {report.finding}")
+        print_line(f"BROKEN: {report.finding}")
     if head is None:
         return
     verdict = "intact" if report.intact else "intact before that"
-    print(
+    print_line(
         f"{report.name}: {verdict}, chain {head.chain}, lines {report.first_seq} to {head.seq},"
         f" {_count(report.records, 'record')} in {_count(report.segments, 'segment')}"
     )
     for first, through in report.removed:
-        print(f"  segments {first} to {through}: removed by retention, as recorded in the log")
+        print_line(f"  segments {first} to {through}: removed by retention, as recorded in the log")
     _print_proof(report, checked=checked)
     if report.intact:
-        print(f"  head {head}    save it elsewhere and pass it to --head later")
+        print_line(f"  head {head}    save it elsewhere and pass it to --head later")
 
 
 def _print_proof(report: Report, *, checked: bool) -> None:
     """Print what the signatures prove and what they cannot prove."""
     signed = report.signed
     if signed is None:
-        print("  no signed checkpoint: anyone with write access could have rewritten this log")
+        print_line("  no signed checkpoint: anyone with write access could have rewritten this log")
         return
     note = "" if checked else ", NOT CHECKED: pass --public-key"
-    print(
+    print_line(
         f"  last signed checkpoint: line {signed.seq} at {iso(signed.at)}, key {signed.key}{note}"
     )
     if report.unsigned_lines:
-        print(
+        print_line(
             f"  unsigned lines after it: {report.unsigned_lines}; only a head saved later proves"
             " that none was rewritten or cut off"
         )
     else:
-        print("  only a head saved later proves that no later line was cut off")
+        print_line("  only a head saved later proves that no later line was cut off")
 
 
 def _count(number: int, noun: str) -> str:
@@ -168,5 +168,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _usage(message: str) -> int:
-    print(message, file=sys.stderr)
+    print_error(message)
     return USAGE

@@ -1,7 +1,6 @@
 """`gateway check`: verify config, policy and certificates; with --online also the connections."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.interrupts import run_async
 from gateway.commands.online_check import OnlineCheck
+from gateway.commands.terminal import print_error, print_line
 from gateway.config.accounts import Account
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
@@ -69,24 +69,24 @@ def check(
     policy, parsed = load_parsed_policy(config_file, config)
     require_tracing_packages(tracing_variable())
     certificates = _certificates(config, document)
-    print(f"{config_file}: ok")
-    print(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
+    print_line(f"{config_file}: ok")
+    print_line(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
     for listener, dates in certificates:
-        print(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
+        print_line(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
     found = chain(
         config_warnings(config, document),
         policy_warnings(parsed, config.catalogue, SystemClock().now()),
     )
     warnings = [warning for warning in found if warning.code not in accepted]
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print_error(f"warning: {warning}")
     failed = bool(warnings) and strict
     if online:
         online_check = OnlineCheck(config)
         failed |= bool(run_async(online_check.run()))
         for code, message in online_check.warnings:
             if code not in accepted:
-                print(f"warning: {message} [{code}]", file=sys.stderr)
+                print_error(f"warning: {message} [{code}]")
                 failed |= strict
     return 1 if failed else 0
 

@@ -1,10 +1,9 @@
 """`gateway config`: print the effective config, or the JSON Schema of config and policy."""
 
-import json
-import sys
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
+from gateway.commands.terminal import print_json, print_line
 from gateway.config.effective import effective_config
 from gateway.config.located_yaml import load
 from gateway.config.schema import config_schema, policy_schema
@@ -30,11 +29,12 @@ def register(parser: CommandParser) -> None:
 def print_effective_config(config_file: Path) -> int:
     """Print the config with every default; a secret is shown by its source only."""
     document = load(config_file)
-    sys.stdout.write(effective_config(validate_settings(document), document))
+    for line in effective_config(validate_settings(document), document).rstrip("\n").split("\n"):
+        print_line(line)
     return 0
 
 
 def print_schema(*, of_policy: bool) -> int:
     """Print the JSON Schema of the config file, or that of the policy file."""
-    print(json.dumps(policy_schema() if of_policy else config_schema(), indent=2))
+    print_json(policy_schema() if of_policy else config_schema(), indent=2)
     return 0

@@ -1,9 +1,10 @@
 """`gateway console`: request a console link and open or print it."""
 
 import argparse
-import json
+import re
 import sys
 import webbrowser
+from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
@@ -15,6 +16,10 @@ from gateway.commands.gateway_client import (
     remaining_lifetime_s,
     require_member,
 )
+from gateway.commands.terminal import print_error, print_json, print_line
+
+_LINK: Final = re.compile(r"https?://[!-~]+")
+"""A URL in printable ASCII."""
 
 
 def register(parser: CommandParser) -> None:
@@ -45,15 +50,17 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
     path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
     response = gateway.request(path, headers)
     url, left_s = require_member(response.data, "url", str), remaining_lifetime_s(response)
-    if options.json:
-        print(json.dumps({"url": url, "expires_in_s": left_s, "server_id": server}))
-    elif options.open or (sys.stdout.isatty() and not options.print):
+    if not _LINK.fullmatch(url):
         # A server in the gateway's place must not start a program other than the browser.
-        if not url.startswith(("http://", "https://")) or not webbrowser.open(url):
+        raise CommandFailed(REJECTED, "The response has no usable link. Check --gateway.")
+    if options.json:
+        print_json({"url": url, "expires_in_s": left_s, "server_id": server})
+    elif options.open or (sys.stdout.isatty() and not options.print):
+        if not webbrowser.open(url):
             raise CommandFailed(REJECTED, "The link cannot be opened in a browser; use --print.")
-        print(f"Opened; the link expires in {left_s} s.", file=sys.stderr)
+        print_error(f"Opened; the link expires in {left_s} s.")
     else:
-        print(url)
+        print_line(url)
     return OK
 
 

@@ -1,7 +1,6 @@
 """`gateway explain`: which rule of the policy decides, offline."""
 
 import argparse
-import sys
 from math import inf
 
 from gateway.commands.arguments import CommandParser, add_config_option, instant
@@ -10,6 +9,7 @@ from gateway.commands.policy_question import (
     add_attribute_options,
     given_attributes,
 )
+from gateway.commands.terminal import print_error, print_line
 from gateway.config.policy_schema import POLICY_PERMISSIONS
 from gateway.domain.model import Principal, ServerId
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if given.any or any(rule.selector is not None for rule in explanation.matching):
         _print_attributes(inventory, server, now)
     if offline.config.admin.api is not None:
-        print(
+        print_line(
             "  revocations and locks are not considered; list them with `gateway admin overrides`"
         )
     return 0 if explanation.decision.allowed else 3
@@ -83,7 +83,7 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     """Print the attributes that rules were compared with, and their age."""
     unknown = "grants by attributes do not apply, denials by attributes do"
     if inventory is NO_INVENTORY:
-        print(f"  no inventory (set `accounts[].inventory.directory`): {unknown}")
+        print_line(f"  no inventory (set `accounts[].inventory.directory`): {unknown}")
         return
     age = (
         "as given"
@@ -91,31 +91,33 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
         else f"taken {iso(inventory.taken_at)}, {now - inventory.taken_at:.0f} s before"
     )
     if now >= inventory.good_until:
-        print(f"  the inventory is too old, {age}: {unknown}")
+        print_line(f"  the inventory is too old, {age}: {unknown}")
         return
     known = inventory.attributes(server, now)
     if known is None:
-        print(f"  the inventory, {age}, does not know this server: {unknown}")
+        print_line(f"  the inventory, {age}, does not know this server: {unknown}")
         return
     tags = "unknown"
     if known.tags is not None:
         tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
     place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
     rest = f"model {known.model or 'unknown'}; name {known.name or 'unknown'}"
-    print(f"  tags {tags}; location {place}; {rest}; {age}")
+    print_line(f"  tags {tags}; location {place}; {rest}; {age}")
 
 
 def _print_explanation(explanation: Explanation, now: float) -> None:
     decision = explanation.decision
     if decision.rule is None:
-        print("DENIED: no grant applies")
+        print_line("DENIED: no grant applies")
     else:
         verdict = "ALLOWED" if decision.allowed else "DENIED"
         rule = decision.rule
-        print(f"{verdict} by {rule.place}: {rule.label}")
+        print_line(f"{verdict} by {rule.place}: {rule.label}")
     for other in explanation.matching:
         if other.ref != decision.rule:
-            print(f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}")
+            print_line(
+                f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}"
+            )
 
 
 def _when(rule: Rule, now: float) -> str:
@@ -127,5 +129,5 @@ def _when(rule: Rule, now: float) -> str:
 
 
 def _usage(message: str) -> int:
-    print(message, file=sys.stderr)
+    print_error(message)
     return 2

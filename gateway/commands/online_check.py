@@ -1,11 +1,11 @@
 """`gateway check --online`: everything that serving needs, once, and which part fails."""
 
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings
 from gateway.config.store import RedisEmbedded
 from gateway.domain.errors import GatewayError
@@ -112,7 +112,7 @@ class OnlineCheck:
             result = await act()
         except GatewayError as error:
             self._problems += 1
-            print(f"{subject}: {': '.join(filter(None, (address, str(error))))}", file=sys.stderr)
+            print_error(f"{subject}: {': '.join(filter(None, (address, str(error))))}")
             return False
-        print(f"{subject}: {', '.join(filter(None, ('ok', result)))}")
+        print_line(f"{subject}: {', '.join(filter(None, ('ok', result)))}")
         return True

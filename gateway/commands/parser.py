@@ -1,12 +1,12 @@
 """The parser of `gateway`. Each command's module registers its options when they are needed."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Final
 
 from gateway import __version__
 from gateway.commands.arguments import CommandParser
+from gateway.commands.terminal import print_error
 from gateway.config.errors import InvalidConfig
 
 COMMANDS: Final = {
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except InvalidConfig as invalid:
         for error in invalid.errors:
-            print(error, file=sys.stderr)
+            print_error(error)
         return 1
     return code
 

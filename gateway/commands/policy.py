@@ -1,7 +1,6 @@
 """`gateway policy`: test the policy against expected decisions, and list who has a permission."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from gateway.commands.policy_question import (
     add_attribute_options,
     given_attributes,
 )
+from gateway.commands.terminal import print_error, print_line
 from gateway.config.errors import InvalidConfig, KeyPath
 from gateway.config.located_yaml import load
 from gateway.config.policy_form import PolicyForm
@@ -67,11 +67,11 @@ def _run_who(options: argparse.Namespace) -> int:
     try:
         project, server = offline.target(options.target, given)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     if options.permission not in POLICY_PERMISSIONS:
         known = ", ".join(sorted(POLICY_PERMISSIONS))
-        print(f"CAN must be one of: {known}", file=sys.stderr)
+        print_error(f"CAN must be one of: {known}")
         return 2
     now = options.at if options.at is not None else SystemClock().now()
     inventory = offline.inventory(project, server, given, now)
@@ -79,13 +79,13 @@ def _run_who(options: argparse.Namespace) -> int:
     grants = [rule for rule in found if rule.ref.kind is RuleKind.GRANT]
     denials = [rule for rule in found if rule.ref.kind is RuleKind.DENIAL]
     for rule in grants:
-        print(_described(rule))
+        print_line(_described(rule))
     if not grants:
-        print("no grant applies")
+        print_line("no grant applies")
     if grants and denials:
-        print("except the people of:")
+        print_line("except the people of:")
         for rule in denials:
-            print(f"  {_described(rule)}")
+            print_line(f"  {_described(rule)}")
     return 0 if grants else 3
 
 
@@ -122,8 +122,8 @@ def test_policy(config_file: Path, file: Path) -> int:
             failed += 1
             rule = "no grant applies" if decision.rule is None else f"by {decision.rule.place}"
             got, expected = (_word(one) for one in (decision.allowed, case.expected))
-            print(f"{file}:{case.line}: {case.name}: {got} ({rule}), expected {expected}")
-    print(f"{len(cases) - failed} of {len(cases)} cases are as expected")
+            print_line(f"{file}:{case.line}: {case.name}: {got} ({rule}), expected {expected}")
+    print_line(f"{len(cases) - failed} of {len(cases)} cases are as expected")
     return 3 if failed else 0
 
 

@@ -1,14 +1,12 @@
 """`gateway servers`: list the visible servers and the caller's permissions on them."""
 
 import argparse
-import json
-import sys
 
 from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import OK
 from gateway.commands.gateway_client import GatewayClient, require_member
-from gateway.commands.terminal import print_table
+from gateway.commands.terminal import print_error, print_json, print_table
 
 
 def register(parser: CommandParser) -> None:
@@ -41,9 +39,9 @@ def _servers(options: argparse.Namespace, gateway: GatewayClient) -> int:
         for one, permissions in gateway.servers_with_permissions(project)
     ]
     if options.json:
-        print(json.dumps({"servers": servers}))
+        print_json({"servers": servers})
     elif not servers:
-        print("No server is visible to you.", file=sys.stderr)
+        print_error("No server is visible to you.")
     else:
         print_table(
             ("PROJECT", "SERVER", "NAME", "POWER", "HEALTH", "PERMISSIONS"),

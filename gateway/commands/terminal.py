@@ -1,31 +1,57 @@
-"""Output of the client commands: tables, and progress on a terminal."""
+"""Output of the commands: lines, tables, JSON, and progress on a terminal.
 
+Every command prints through this module: text from a server, a file or an audit record must not
+control the terminal.
+"""
+
+import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TextIO
 
 _INTERVAL_S: Final = 1.0
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     cells = [
-        ["-" if value in (None, "") else printable(str(value)) for value in row] for row in rows
+        ["-" if value in (None, "") else escape_controls(str(value)) for value in row]
+        for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     for row in (head, *cells):
         padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        print("  ".join(padded).rstrip())
+        print_line("  ".join(padded).rstrip())
 
 
-def _cell(value: object) -> str:
-    return "-" if value in (None, "") else printable(str(value))
+def print_line(line: object = "", *, file: TextIO | None = None) -> None:
+    """Print one line to stdout or `file`; a line break in it is escaped as well."""
+    print(escape_controls(str(line)), file=file)
 
 
-def printable(text: str) -> str:
-    """Replace control characters: a name from outside must not control the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def print_error(line: object) -> None:
+    """Print one line to stderr."""
+    print_line(line, file=sys.stderr)
+
+
+def print_json(document: Any, *, indent: int | None = None) -> None:
+    print(to_json(document, indent=indent))
+
+
+def to_json(document: Any, *, indent: int | None = None) -> str:
+    """Return a JSON document in printable ASCII: on one line, or indented."""
+    text = json.dumps(document, indent=indent)
+    return text.replace("\x7f", "\\u007f")  # the only control character that JSON leaves
+
+
+def escape_controls(text: str) -> str:
+    """Escape control characters, invisible ones and lone surrogates, as Python does."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 @contextmanager

@@ -17,9 +17,12 @@ from gateway.domain.model import Secret
 def effective_config(settings: Settings, document: Document) -> str:
     """Return YAML that loads to equal settings. A secret is shown by its source only."""
     base = Path(document.file).parent
-    return yaml.safe_dump(
-        _plain(settings, document.data, base), sort_keys=False, allow_unicode=True, width=100
-    )
+    plain = _plain(settings, document.data, base)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+    if text.replace("\n", "").isprintable():
+        return text
+    # PyYAML does not escape invisible characters, such as those that reverse the direction.
+    return yaml.safe_dump(plain, sort_keys=False, width=100)
 
 
 def _plain(value: Any, source: Any, base: Path) -> Any:

@@ -48,7 +48,7 @@ def _contains(servers: Iterable[str], server: str) -> bool:
 
 
 def as_text(record: dict[str, Any]) -> str:
-    """Return a record as one line; control characters in its values are escaped."""
+    """Return a record as text; a value may contain control characters."""
     person = "/".join(filter(None, (record.get("issuer"), record.get("subject"))))
     servers = ",".join(record.get("servers", ()))
     parts = [
@@ -70,8 +70,7 @@ def as_text(record: dict[str, Any]) -> str:
         _labelled("from", record.get("client_address")),
         record.get("detail", ""),
     ]
-    text = "  ".join(filter(None, map(str, parts)))
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "  ".join(filter(None, map(str, parts)))
 
 
 def _instant(at: float | None) -> str:
