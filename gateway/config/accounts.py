@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gateway.config.consoles import AccountConsole
 from gateway.config.egress import EgressCertificate, Proxy
 from gateway.config.errors import InvalidKey, reject_duplicates
 from gateway.config.files import AuthoritiesFile, Directory, File
@@ -243,6 +244,8 @@ class Account(Section):
     """Largest response that is read whole, in bytes. A page of 1000 servers has about 1 MB."""
     links: LinkSettings = LinkSettings()
     """Lifetime and reuse of console links."""
+    console: AccountConsole = AccountConsole()
+    """Whether consoles are the cloud's URLs or run through the gateway."""
     budget: AccountBudget = AccountBudget()
     """Rate ceilings and queue of calls to the cloud."""
     breaker: BreakerSettings = BreakerSettings()
@@ -254,6 +257,11 @@ class Account(Section):
     def _is_encrypted(self) -> Self:
         reject_plain_http("endpoint", self.endpoint, insecure_http=self.insecure_http)
         return self
+
+    @property
+    def delivers_proxied(self) -> bool:
+        """Whether live consoles of the account run through the gateway."""
+        return self.console.delivery == "proxied"
 
     @model_validator(mode="after")
     def _project_names_are_unique(self) -> Self:

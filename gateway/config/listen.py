@@ -20,6 +20,7 @@ from gateway.config.values import (
     Integer,
     Name,
     Origin,
+    PublicUrl,
     Seconds,
     Section,
     TrustedProxy,
@@ -87,6 +88,10 @@ class PublicListen(Listen):
     """Path of a Unix socket to listen on, instead of `host` and `port`."""
     unix_socket_mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = "0660"
     """Permissions of the Unix socket in octal, in quotes. Who may write to it may connect."""
+    public_url: PublicUrl | None = None
+    """URL at which browsers reach this listener, such as `https://consoles.example.com`; a path in
+    it is kept. It decides on the addresses of live consoles, on the `Secure` attribute of cookies
+    and on the `Origin` that is accepted. Required for `accounts[].console.delivery: proxied`."""
     trusted_proxies: tuple[TrustedProxy, ...] = ()
     """Networks of reverse proxies; `unix` means the clients of the Unix socket.
     `X-Forwarded-For` from any other address is ignored."""

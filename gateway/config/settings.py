@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from gateway.config.accounts import Account
 from gateway.config.audit import AuditSettings
+from gateway.config.consoles import ConsoleSettings
 from gateway.config.egress import EgressSettings
 from gateway.config.errors import InvalidConfig, InvalidKey, KeyPath, reject_duplicates
 from gateway.config.files import ConfigPath
@@ -60,6 +61,8 @@ class Settings(Section):
     """The policy file. A changed file is loaded within a second, or rejected as a whole."""
     accounts: Annotated[tuple[Account, ...], Field(min_length=1)]
     """Cloud accounts and their projects."""
+    console: ConsoleSettings = ConsoleSettings()
+    """Limits of live consoles that run through the gateway."""
     egress: EgressSettings = EgressSettings()
     """How the gateway reaches clouds, IAM and issuers."""
     store: StoreSettings
@@ -103,6 +106,11 @@ class Settings(Section):
         disabled = frozenset(self.operations.disable)
         enabled = (row for row in built_in_operations() if row.name not in disabled)
         return (*enabled, SHOW_PERMISSIONS)
+
+    @property
+    def delivers_proxied(self) -> bool:
+        """Whether live consoles of any account run through the gateway."""
+        return any(account.delivers_proxied for account in self.accounts)
 
     @property
     def project_ids(self) -> list[str]:
@@ -165,6 +173,13 @@ class Settings(Section):
             problem = f"must name the issuers of administrators' tokens: {', '.join(sorted(names))}"
             raise InvalidKey(("api", "issuers"), problem)
         return admin
+
+    @model_validator(mode="after")
+    def _browsers_can_reach_live_consoles(self) -> Self:
+        if self.delivers_proxied and self.listen.public_url is None:
+            problem = "is required: an account has `console.delivery: proxied`"
+            raise InvalidKey(("listen", "public_url"), problem)
+        return self
 
     @model_validator(mode="after")
     def _listeners_have_distinct_ports(self, info: ValidationInfo) -> Self:

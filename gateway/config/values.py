@@ -146,6 +146,17 @@ def _origin(value: str) -> str:
     return value
 
 
+def _public_url(value: str) -> str:
+    url = _http_url(value)
+    parts = urlsplit(url)
+    if "//" in parts.path or any(one in (".", "..") for one in parts.path.split("/")):
+        raise ValueError("must have a path without empty, `.` and `..` segments")
+    if is_exposed(url):
+        raise ValueError("must be https, because the host is not loopback")
+    authority = parts.netloc.lower().removesuffix(":443" if parts.scheme == "https" else ":80")
+    return f"{parts.scheme}://{authority}{parts.path}"
+
+
 def chosen_by(*keys: str) -> Discriminator:
     """Choose the member of a union by the one key that only this member has."""
 
@@ -187,6 +198,8 @@ GroupName = Annotated[
 Host = Annotated[str, AfterValidator(_host), WithJsonSchema({"type": "string", "minLength": 1})]
 HostPort = Annotated[str, AfterValidator(_host_port), text_schema(r"\S+:[0-9]{1,5}")]
 Origin = Annotated[str, AfterValidator(_origin), text_schema(_ORIGIN)]
+PublicUrl = Annotated[str, AfterValidator(_public_url), text_schema(_HTTP_URL, format="uri")]
+"""Base URL as browsers see it: https, or http on loopback; a default port is removed."""
 UNIX_PROXIES: Final = "unix"
 """In place of a network: the clients of the Unix socket."""
 TrustedProxy = Annotated[

@@ -14,6 +14,8 @@ WARNINGS: Final = {
     " can then choose the client address in logs and in the audit log.",
     "secret_has_blanks": "A secret begins or ends with a blank, which is sent as a part of it.",
     "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
+    "setting_without_effect": "A setting of `links` does not apply, because the account's consoles"
+    " are live consoles through the gateway.",
     "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
     " is full. Set `maxmemory-policy noeviction`. Only with `--online`, and if the user may call"
     " INFO.",
@@ -31,6 +33,7 @@ WARNINGS: Final = {
 }
 """What each warning means, by its code."""
 
+_CACHED_LINKS_ONLY: Final = {"reuse", "lifetime_s", "min_remaining_s", "renew_before_s"}
 _PROXY_PREFIX_MIN: Final = {4: 8, 6: 7}
 """Shorter prefixes contain more than the largest private networks, 10.0.0.0/8 and fc00::/7."""
 _MAPPED_PREFIX: Final = 96
@@ -47,6 +50,7 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
                     f"{network} is not only your proxies: name their networks",
                 ),
             )
+    yield from _without_effect(settings, document)
     for path, secret in secrets_of(settings):
         if secret.reveal() != secret.reveal().strip():
             message = "the secret begins or ends with a blank"
@@ -54,6 +58,16 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
         if isinstance(secret, SecretOfFile) and secret.has_byte_order_mark:
             message = f"{secret.file} begins with a byte order mark, which is ignored"
             yield ConfigWarning("secret_has_byte_order_mark", document.error(path, message))
+
+
+def _without_effect(settings: Settings, document: Document) -> Iterator[ConfigWarning]:
+    for i, account in enumerate(settings.accounts):
+        if not account.delivers_proxied:
+            continue
+        for key in sorted(account.links.model_fields_set & _CACHED_LINKS_ONLY):
+            message = "does not apply: with `console.delivery: proxied` no link is cached"
+            path = ("accounts", i, "links", key)
+            yield ConfigWarning("setting_without_effect", document.error(path, message))
 
 
 def _is_wide(network: IPv4Network | IPv6Network) -> bool:

@@ -176,3 +176,30 @@ def test_byte_order_mark_in_a_secret_is_named(
     said = capsys.readouterr()
     assert "iam-password begins with a byte order mark, which is ignored" in said.err
     assert "canary" not in said.out + said.err
+
+
+def test_link_setting_of_a_proxied_account_has_no_effect(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config / "gateway.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["listen"]["public_url"] = "https://consoles.example.com"
+    settings["accounts"][0]["console"] = {"delivery": "proxied"}
+    settings["accounts"][0]["links"] = {"reuse": "shared", "console_hosts": ["*.huaweicloud.com"]}
+    file.write_text(yaml.safe_dump(settings))
+    assert check(config) == 0
+    warnings = capsys.readouterr().err
+    assert "accounts[0].links.reuse: does not apply" in warnings
+    assert "[setting_without_effect]" in warnings
+    assert "console_hosts" not in warnings
+
+
+def test_live_consoles_require_the_public_url(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config / "gateway.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["accounts"][0]["console"] = {"delivery": "proxied"}
+    file.write_text(yaml.safe_dump(settings))
+    assert check(config) == 1
+    assert "listen.public_url: is required" in capsys.readouterr().err
