@@ -26,6 +26,11 @@ GatewayError
 ├── KeysUnavailable           an issuer's keys were never loaded or are too old
 ├── RevocationsUnavailable    this process has not loaded the revocations yet
 ├── AuditLogUnavailable       the audit record could not be written
+├── TicketRejected            the ticket of a live console is spent, expired or forged
+├── ConsoleBusy               another session has the server's keyboard
+├── SessionLimitReached       a limit on live consoles forbids one more session
+├── ConsoleUnavailable        the cloud's console cannot be reached
+├── ConsoleStoreUnavailable   the tickets of other processes cannot be read at the moment
 ├── DeadlineExceeded          the request's own deadline passed
 └── StoreUnavailable          Redis is unavailable; never sent to a caller
 """
@@ -237,6 +242,32 @@ class RevocationsUnavailable(RetryLater):
 
 
 class AuditLogUnavailable(RetryLater):
+    pass
+
+
+class TicketRejected(GatewayError):
+    pass
+
+
+class ConsoleBusy(GatewayError):
+    pass
+
+
+class SessionLimitReached(GatewayError):
+    def __init__(self, limit: str) -> None:
+        """`limit` names it: `person`, `viewers`, `account` or `total`."""
+        super().__init__(f"limit {limit}")
+        self.limit = limit
+
+
+class ConsoleUnavailable(GatewayError):
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the page as well: neither URL nor token, nor text of the peer."""
+        super().__init__(detail)
+        self.detail = detail
+
+
+class ConsoleStoreUnavailable(RetryLater):
     pass
 
 

@@ -311,6 +311,51 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Use HTTP/1.1.",
         operator_action="Configure the proxy in front of the gateway to use HTTP/1.1 to it.",
     ),
+    errors.ConsoleBusy: ErrorSpec(
+        409,
+        "CGW.4090",
+        "Another session has this console. Wait for its end, watch it, or take it over if you may.",
+        cause="The server has as many live consoles with keyboard as the config allows.",
+        caller_action="Agree with the person who has the console, or open it view-only.",
+        operator_action="List the sessions with `gateway admin consoles`; end one with"
+        " `gateway admin consoles end ID`.",
+    ),
+    errors.SessionLimitReached: ErrorSpec(
+        409,
+        "CGW.4091",
+        "The limit on live consoles is reached. End another session, or wait until one ends.",
+        cause="A limit per person, of viewers, per account or in all is reached.",
+        caller_action="End another session, or wait until one ends.",
+        operator_action="List the sessions with `gateway admin consoles`. Raise the limit in"
+        " `console.limits` if it is too low.",
+    ),
+    errors.TicketRejected: ErrorSpec(
+        410,
+        "CGW.4100",
+        "This address was used already or has expired. Request a new one.",
+        cause="The ticket is spent, older than 60 s, lapsed because of newer ones, or forged.",
+        caller_action="Request a new address.",
+        operator_action="Read the audit records `console_ticket_rejected`.",
+    ),
+    errors.ConsoleUnavailable: ErrorSpec(
+        502,
+        "CGW.5021",
+        "The cloud's console cannot be reached. Request a new address; if it happens again, report"
+        " the request ID to the operators.",
+        cause="The connection to the cloud's console failed, or an address check forbids it.",
+        caller_action="Request a new address.",
+        operator_action="Run `gateway check --console PROJECT/SERVER`.",
+    ),
+    errors.ConsoleStoreUnavailable: ErrorSpec(
+        503,
+        "CGW.5038",
+        f"Live consoles of other processes are unavailable here at the moment. {_LATER}",
+        cause="Redis is unavailable, and another process of the gateway has this ticket or"
+        " session.",
+        retry=_AFTER,
+        caller_action="Wait: the page retries by itself.",
+        operator_action="Check Redis.",
+    ),
 }
 
 ERROR_SPECS: Final = tuple(

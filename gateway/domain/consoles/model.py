@@ -31,6 +31,15 @@ class Clipboard(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PersonRef:
+    """A person, as the page and the audit log name them."""
+
+    subject: str
+    issuer: str
+    """The issuer's name in the config; "" for an operator of the admin API without a token."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsoleTarget:
     """The server whose console is opened."""
 

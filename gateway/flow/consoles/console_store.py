@@ -1,0 +1,251 @@
+"""Port of the store of tickets and live sessions, which all replicas share.
+
+Each method is one atomic step on the store's clock. Times that the store returns are durations, so
+that the clocks of store and replicas may differ.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+from gateway.domain.consoles.model import (
+    ConsoleSession,
+    ConsoleTarget,
+    PersonRef,
+    SessionLimits,
+    Ticket,
+)
+
+LEASE_S: Final = 15.0
+"""How long a session belongs to the process that renewed it last."""
+RENEW_EVERY_S: Final = 5.0
+COMMANDS_EVERY_S: Final = 0.4
+"""How often an owner takes its commands; with it, a command is executed within 1 s (invariant 11)."""
+ENDED_REMEMBERED_S: Final = 3_600.0
+"""How long the store remembers that a session has ended, so that nothing registers it again."""
+CALM_S: Final = 300.0
+"""A session without a new connection in this time starts to count its resumes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTicket:
+    ticket: Ticket
+    left_s: float
+    """Its remaining life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """The ticket is spent and the session exists, without an owner for RESUME_WITHIN_S at most."""
+
+    ended: tuple[ConsoleSession, ...] = ()
+    """Sessions that were taken over and had no owner: they ended in the same step.
+
+    The caller writes the audit record of their end.
+    """
+    commanded: tuple[ConsoleSession, ...] = ()
+    """Sessions that were taken over and have an owner, which found a command `taken_over`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketGone:
+    """No such ticket: spent, expired, or lapsed because of newer ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleInUse:
+    """The server has its number of sessions with keyboard; the ticket is not spent."""
+
+    session: ConsoleSession
+    """The oldest of them."""
+
+
+class SessionLimit(Enum):
+    """The limit that forbids one more session. `SERVER` is ConsoleInUse."""
+
+    PERSON = "person"
+    VIEWERS = "viewers"
+    ACCOUNT = "account"
+    TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached:
+    """The ticket is not spent."""
+
+    limit: SessionLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    session: ConsoleSession
+    previous_owner: str
+    """"": it had none. Another process than `owner` found a command `replaced`."""
+    attempt: int
+    """0 for the first connection; then the number of resumes, counted anew after CALM_S."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaleKey:
+    """Cookie or resume key are not the current ones; nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionGone:
+    """No such session, or it has ended."""
+
+
+class CommandKind(Enum):
+    END = "end"
+    WATCHERS = "watchers"
+    """Look again who watches the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCommand:
+    """A command to the owner of a session."""
+
+    session_id: str
+    kind: CommandKind
+    end: str = ""
+    """For END: the name of a SessionEnd."""
+    by: PersonRef | None = None
+    """For END: who gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """The result of `command`."""
+
+    is_found: bool
+    """False: no such session; nothing has happened."""
+    ended: ConsoleSession | None = None
+    """The session had no owner and ended in this step; the caller writes the audit record."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenewedLeases:
+    lost: frozenset[str]
+    """Sessions that another process owns, or that have ended: this process stops them silently."""
+    missing: frozenset[str]
+    """Sessions that the store does not know, because it lost its data: `register` them."""
+    commands: tuple[SessionCommand, ...]
+    """As of `take_commands`."""
+
+
+class Registered(Enum):
+    """The result of `register`."""
+
+    REGISTERED = "registered"
+    OLDER_SESSION = "older_session"
+    """The server has an older session with keyboard: end this one with `limit`."""
+    ENDED = "ended"
+    """The session has ended, or another process owns it: stop it silently."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    session: ConsoleSession
+    owner: str
+    """"": it has no connection and waits for its page."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadSession:
+    session: ConsoleSession
+    end: str
+    """`owner_lost`: its lease ended without a release. `abandoned`: its page did not come back."""
+
+
+class ConsoleStore(Protocol):
+    """Tickets and sessions. Every method raises StoreUnavailable; the effect is then unknown.
+
+    A ticket's and a resume key's text never reaches the store, only their SHA-256.
+    """
+
+    async def add_ticket(
+        self, ticket_hash: bytes, ticket: Ticket, *, per_person_max: int, lifetime_s: float
+    ) -> None:
+        """Store a ticket for `lifetime_s`; above the number, the oldest unspent one lapses."""
+
+    async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        """Return an unspent ticket without spending it."""
+
+    async def redeem(
+        self,
+        ticket_hash: bytes,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        limits: SessionLimits,
+        *,
+        take_over: bool,
+    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        """Spend the ticket and create the session: both or neither.
+
+        Checked in the order of the results' types. With `session.mode` CONTROL the limits `server`,
+        `person`, `account` and `total` apply; with VIEW `viewers` replaces `server`.
+        `take_over` ends all sessions with keyboard of the server, by a command `taken_over` of
+        `session.person`; they do not count in the limits.
+        """
+
+    async def attach(
+        self,
+        session_id: str,
+        cookie_hash: bytes,
+        resume_hash: bytes,
+        next_resume_hash: bytes,
+        *,
+        owner: str,
+        lease_s: float,
+    ) -> Attached | StaleKey | SessionGone:
+        """Make `owner` the owner and replace the resume key.
+
+        An owner of before, if it is another process, finds a command to end with `replaced`.
+        A session without owner for longer than RESUME_WITHIN_S is gone, and so is one whose lease
+        ended that long ago.
+        """
+
+    async def renew(
+        self, owner: str, session_ids: frozenset[str], *, lease_s: float
+    ) -> RenewedLeases:
+        """Renew the leases of all sessions of a process, also of those whose lease has ended."""
+
+    async def register(
+        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+    ) -> Registered:
+        """Store a running session again after the store lost it, or lost touch with its owner.
+
+        No limit applies, except that of two sessions with keyboard on one server the older stays
+        (`started_at`, then the ID): a younger one finds a command to end with `limit`; without owner
+        it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume key replace
+        what the store has, if `owner` or no other process owns it there.
+        """
+
+    async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:
+        """Return the commands to a process, and forget them."""
+
+    async def command(self, command: SessionCommand) -> CommandResult:
+        """Pass a command to the session's owner. END ends a session without owner in this step."""
+
+    async def detach(self, session_id: str, *, owner: str) -> None:
+        """Give the session up because its connection is lost: resumable for RESUME_WITHIN_S.
+
+        Without effect unless `owner` owns it.
+        """
+
+    async def remove(self, session_id: str, *, owner: str) -> bool:
+        """End a session of this owner; True: the caller writes the audit record of the end.
+
+        Exactly one call of `remove`, `command`, `redeem` or `claim_dead` ends a session.
+        """
+
+    async def update(self, session: ConsoleSession, *, owner: str) -> bool:
+        """Replace mode and person (a newer token) of a session; False: `owner` does not own it."""
+
+    async def claim_dead(self) -> tuple[DeadSession, ...]:
+        """End and return the sessions that can no longer be resumed, each to one caller only."""
+
+    async def sessions(
+        self, *, person: str | None = None, target: ConsoleTarget | None = None
+    ) -> tuple[ListedSession, ...]:
+        """Return the sessions, oldest first: all, or those of a `Principal.key`, or on a server."""

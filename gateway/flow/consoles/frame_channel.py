@@ -1,0 +1,32 @@
+"""Port of a WebSocket that carries RFB: the browser's or the cloud's side of a console."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """The channel is closed: by the peer, or because the connection is lost (code 1006)."""
+
+    code: int
+    reason: str = ""
+    """Text of the peer. It is not trusted: bound and escape it before it is shown."""
+
+
+class FrameChannel(Protocol):
+    """One WebSocket. `receive` has one caller; `send` and `send_text` may have several tasks."""
+
+    async def receive(self) -> bytes | str | ChannelClosed:
+        """Return the next message, whole, or the end; after the end, return it again."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a binary message; return when the transport has taken it (back-pressure).
+
+        On a closed channel it returns without effect: `receive` reports the end.
+        """
+
+    async def send_text(self, text: str) -> None:
+        """Send a text message, as `send`; only the browser's side has these."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with a code and a reason; without effect on a closed channel. Bounded in time."""
