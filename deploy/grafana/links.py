@@ -9,17 +9,18 @@ def links() -> Dashboard:
         page("Links", "Where do links come from, and how many calls do they save?", accounts=True)
         .with_panel(
             figure(
-                "For how many processes is Redis unavailable?",
-                "0: none. Without Redis each process uses its local cache and its share of the budget, and an override reaches one process only.",
+                "Redis unavailable for",
+                "Number of processes. Without Redis each process uses its local cache and its share of the budget, and an override reaches one process only.",
                 ("sum(1 - gateway_store_available{INSTANCE})", "processes"),
                 unit="short",
                 limits=((1, RED),),
+                states={0: "none"},
             )
         )
         .with_panel(
             figure(
-                "Which share of links needed no upstream call?",
-                "Links from the local cache, from Redis, or coalesced. A higher share serves more people from the same budget; `reuse`, `lifetime_s` and `renew_before_s` change it.",
+                "Links without a call",
+                "Share of links from the local cache, from Redis, or coalesced. A higher share serves more people from the same budget; `reuse`, `lifetime_s` and `renew_before_s` change it.",
                 (
                     'sum(rate(gateway_links_total{ACCOUNT,source!="upstream"}[$__range]))'
                     " / (sum(rate(gateway_links_total{ACCOUNT}[$__range])) > 0)",
@@ -30,8 +31,8 @@ def links() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which share of links was coalesced?",
-                "Links shared with a concurrent call for the same server.",
+                "Coalesced links",
+                "Share of links from a concurrent call for the same server.",
                 (
                     'sum(rate(gateway_links_total{ACCOUNT,source="coalesced"}[$__range]))'
                     " / (sum(rate(gateway_links_total{ACCOUNT}[$__range])) > 0)",
@@ -42,7 +43,7 @@ def links() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How many links are cached?",
+                "Cached links",
                 "Sum over all processes; a link cached by two processes counts twice.",
                 ("sum(gateway_links_cached{INSTANCE})", "links"),
                 unit="short",
@@ -50,7 +51,7 @@ def links() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How many tokens are cached?",
+                "Cached tokens",
                 "Verified tokens of callers.",
                 ("sum(gateway_tokens_cached{INSTANCE})", "tokens"),
                 unit="short",
@@ -58,7 +59,7 @@ def links() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How many fetches are in flight?",
+                "Fetches in flight",
                 "Calls for a link on which one or more requests wait.",
                 ("sum(gateway_fetches_in_flight{INSTANCE})", "fetches"),
                 unit="short",
@@ -140,10 +141,11 @@ def links() -> Dashboard:
         )
         .with_panel(
             graph(
-                "For which processes is Redis unavailable?",
-                "1: Redis is unavailable to this process; it uses its local cache and its share of the budget.",
-                ("1 - gateway_store_available{INSTANCE}", "{{instance}}"),
+                "Which processes reach Redis?",
+                "A process without Redis uses its local cache and its share of the budget.",
+                ("gateway_store_available{INSTANCE}", "{{instance}}"),
                 unit="short",
+                states={0: "unavailable", 1: "available"},
             )
         )
         .with_panel(

@@ -29,15 +29,30 @@ UIDS = {
 GREEN, YELLOW, RED = "green", "yellow", "red"
 NO_MINIMUM = float("-inf")
 """Threshold of the first colour, instead of green."""
-SOURCE = models.DataSourceRef(type_val="prometheus", uid="prometheus")
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+_JOB = 'job=~"$job"'
+_INSTANCE = f'{_JOB},instance=~"$instance"'
 _WORDS = {
-    "INSTANCE": 'instance=~"$instance"',
-    "ACCOUNT": 'instance=~"$instance",account=~"$account"',
+    "INSTANCE": _INSTANCE,
+    "ACCOUNT": f'{_INSTANCE},account=~"$account"',
+    "JOB": _JOB,
     "WINDOW": "$__rate_interval",
 }
+_ALL = ".+"
+_EVENT_S = 60
+"""An event stays in the result of its annotation's expression for so long."""
+_TITLE_CHARS_PER_COLUMN = 5.5
+"""What fits into a column of a dashboard that is 1440 pixels wide, beside the icon."""
+OF_THE_GATEWAY = "on (job, instance) gateway_build_info{INSTANCE}"
+"""After `and`: of the series that other programs export too, those of the gateway. `$job` may
+select every job."""
+FIRING = 'ALERTS{JOB,alertname=~"ConsoleGateway.*",alertstate="firing"}'
 
 Query = tuple[str, str]
-"""Expression and legend. INSTANCE, ACCOUNT and WINDOW are replaced by the dashboard's variables."""
+"""Expression and legend. JOB, INSTANCE (with the job), ACCOUNT (with both) and WINDOW are replaced
+by the dashboard's variables."""
+States = dict[float, str]
+"""The word that is shown instead of a value, for example of a metric that is 0 or 1."""
 Limit = tuple[float, str]
 """Lowest value, and the colour from it upwards."""
 
@@ -50,6 +65,7 @@ def graph(
     limits: tuple[Limit, ...] = (),
     stacked: bool = False,
     at_least: float | None = 0,
+    states: States | None = None,
     width: int = 12,
 ) -> timeseries.Panel:
     panel = (
@@ -82,6 +98,8 @@ def graph(
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
     if at_least is not None:
         panel = panel.min(at_least)
+    if states:
+        panel = panel.mappings(_mappings(states)).max(max(states)).decimals(0)
     for query in _queries(queries, exemplars=unit == "s"):
         panel = panel.with_target(query)
     return panel
@@ -96,6 +114,7 @@ def figure(
     decimals: float | None = None,
     no_value: str = "",
     named: bool = False,
+    states: States | None = None,
     width: int = 4,
 ) -> stat.Panel:
     """Show the latest value.
@@ -121,6 +140,10 @@ def figure(
         panel = panel.text_mode(BigValueTextMode.VALUE_AND_NAME)
     if no_value:
         panel = panel.no_value(no_value)
+    if states:
+        panel = panel.mappings(_mappings(states))
+    if len(title) > _TITLE_CHARS_PER_COLUMN * width:
+        raise ValueError(f"the title is cut off in {width} columns: {title}")
     for query in _queries(queries, exemplars=False):
         panel = panel.with_target(query)
     return panel
@@ -164,11 +187,19 @@ def page(title: str, description: str, *, accounts: bool) -> dashboard.Dashboard
         .refresh("30s")
         .timezone("browser")
     )
-    account = _variable("account", 'gateway_budget_rate_ceiling{instance=~"$instance"}')
+    account = _variable("account", "gateway_budget_rate_ceiling{INSTANCE}")
     if not accounts:  # hidden, not absent: links must pass the selection on
         account = account.hide(models.VariableHide.HIDE_VARIABLE)
-    for variable in (_variable("instance", "gateway_build_info"), account):
+    for variable in (
+        dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
+        _variable("job", "gateway_build_info"),
+        _variable("instance", "gateway_build_info{JOB}"),
+        account,
+    ):
         made = made.with_variable(variable)
+    if title != "Runbook":
+        for annotation in _ANNOTATIONS:
+            made = made.annotation(annotation)
     for other, uid in UIDS.items():
         if other != title:
             made = made.link(
@@ -196,19 +227,78 @@ def _panel_id(title: str | None) -> int:
     return crc32((title or "").encode()) % 1_000_000
 
 
+def _with_variables(expression: str) -> str:
+    for word, value in _WORDS.items():
+        expression = expression.replace(word, value)
+    return expression
+
+
+class _Annotation(models.AnnotationQuery):
+    """A Prometheus annotation; the SDK's model lacks the title and the step."""
+
+    def __init__(self, name: str, colour: str, title: str, expression: str) -> None:
+        super().__init__(
+            name, SOURCE, enable=True, icon_color=colour, expr=_with_variables(expression)
+        )
+        self._title = title
+
+    def build(self) -> models.AnnotationQuery:
+        return self
+
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | {"titleFormat": self._title, "step": f"{_EVENT_S}s"}
+
+
+_ANNOTATIONS = (
+    _Annotation(
+        "Deploys",
+        "blue",
+        "Version {{version}} started",
+        "count by (version) (gateway_build_info{INSTANCE})"
+        f" unless count by (version) (gateway_build_info{{INSTANCE}} offset {_EVENT_S}s)",
+    ),
+    _Annotation(
+        "Process starts",
+        "purple",
+        "Processes started: a restart, or a changed config",
+        f"count(time() - process_start_time_seconds{{INSTANCE}} < {_EVENT_S} and {OF_THE_GATEWAY})",
+    ),
+    _Annotation(
+        "Policy reloads",
+        "green",
+        "Policy loaded",
+        f"count(time() - gateway_policy_loaded_timestamp_seconds{{INSTANCE}} < {_EVENT_S}"
+        " and on (job, instance) gateway_policy_loaded_timestamp_seconds{INSTANCE}"
+        " - on (job, instance) process_start_time_seconds{INSTANCE} > 30)",
+    ),
+    _Annotation("Alerts", "red", "{{alertname}}", f"count by (alertname) ({FIRING})"),
+)
+
+
 def _variable(name: str, series: str) -> dashboard.QueryVariable:
     return (
         dashboard.QueryVariable(name)
-        .label(name)
+        .label(name.title())
         .datasource(SOURCE)
-        .query(f"label_values({series}, {name})")
+        .query(f"label_values({_with_variables(series)}, {name})")
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".*")
+        .all_value(_ALL)
         .current(models.VariableOption(text="All", value="$__all", selected=True))
     )
+
+
+def _mappings(states: States) -> list[models.ValueMapping]:
+    return [
+        models.ValueMap(
+            {
+                f"{value:g}": models.ValueMappingResult(text=text, index=i)
+                for i, (value, text) in enumerate(states.items())
+            }
+        )
+    ]
 
 
 def _thresholds(limits: tuple[Limit, ...]) -> dashboard.ThresholdsConfig:
@@ -222,9 +312,8 @@ def _thresholds(limits: tuple[Limit, ...]) -> dashboard.ThresholdsConfig:
 def _queries(queries: tuple[Query, ...], *, exemplars: bool) -> list[prometheus.Dataquery]:
     found = []
     for i, (expression, legend) in enumerate(queries):
-        for word, value in _WORDS.items():
-            expression = expression.replace(word, value)  # noqa: PLW2901 - one word at a time
-        query = prometheus.Dataquery().datasource(SOURCE).expr(expression).legend_format(legend)
+        query = prometheus.Dataquery().datasource(SOURCE).legend_format(legend)
+        query = query.expr(_with_variables(expression))
         query = query.ref_id(chr(ord("A") + i)).range()
         found.append(query.exemplar(True) if exemplars else query)
     return found

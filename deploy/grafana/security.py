@@ -13,16 +13,17 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Is the audit log durable?",
-                f"Minimum over all processes. 0: the latest write failed, and responses are 503 unless `on_unavailable` is `allow`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
-                ("min(gateway_audit_durable{INSTANCE})", "durable"),
+                "Audit durability",
+                f"Not durable: the latest write of a process failed, and responses are 503 unless `on_unavailable` is `allow`: {to_runbook('ConsoleGatewayAuditNotDurable')} in the runbook.",
+                ("min(gateway_audit_durable{INSTANCE})", "audit log"),
                 unit="short",
                 limits=((NO_MINIMUM, RED), (1, GREEN)),
+                states={0: "not durable", 1: "durable"},
             )
         )
         .with_panel(
             figure(
-                "Are audit records missing?",
+                "Missing audit records",
                 "In one day: outcomes of writes, or any record with `audit.on_unavailable: allow`.",
                 (
                     "sum(increase(gateway_audit_records_missing_total{INSTANCE}[1d]))",
@@ -35,26 +36,28 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Are policy and config files rejected?",
-                "Number of processes whose gateway rejected the current file. The previous one remains in force.",
-                ("sum(gateway_policy_rejected{INSTANCE})", "policy rejected"),
-                ("sum(gateway_config_rejected{INSTANCE})", "config rejected"),
+                "Policy and config",
+                "Rejected: a process rejected the current file. The previous one remains in force.",
+                ("max(gateway_policy_rejected{INSTANCE})", "policy"),
+                ("max(gateway_config_rejected{INSTANCE})", "config"),
                 unit="short",
                 limits=((1, RED),),
+                states={0: "accepted", 1: "rejected"},
             )
         )
         .with_panel(
             figure(
-                "Has every process loaded the revocations?",
-                "1: all processes. 0: some loaded them neither from Redis nor from their file; they reject callers.",
+                "Revocations loaded",
+                "Not by all: some processes loaded them neither from Redis nor from their file; they reject callers.",
                 ("min(gateway_overrides_loaded{INSTANCE})", "loaded"),
                 unit="short",
                 limits=((NO_MINIMUM, RED), (1, GREEN)),
+                states={0: "not by all", 1: "by all"},
             )
         )
         .with_panel(
             figure(
-                "Which revocations are active?",
+                "Active revocations",
                 "Active revocations by kind. They end when the last token that they cover expires.",
                 ("max by (kind) (gateway_revocations{INSTANCE})", "{{kind}}"),
                 unit="short",
@@ -62,7 +65,7 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How old are the issuers' keys?",
+                "Age of issuer keys",
                 "Relative to the maximum age (`keys_age_max_s`). At 100 % all tokens of the issuer are rejected.",
                 (
                     "max by (issuer) (gateway_keys_age_seconds{INSTANCE} / gateway_keys_age_max_seconds{INSTANCE})",

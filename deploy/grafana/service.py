@@ -1,7 +1,19 @@
 """Service dashboard: success, latency and SLOs of console links, and the processes."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
-from panels import GREEN, NO_MINIMUM, RED, YELLOW, figure, graph, page, percentiles, to_runbook
+from panels import (
+    FIRING,
+    GREEN,
+    NO_MINIMUM,
+    OF_THE_GATEWAY,
+    RED,
+    YELLOW,
+    figure,
+    graph,
+    page,
+    percentiles,
+    to_runbook,
+)
 
 
 def service() -> Dashboard:
@@ -10,11 +22,8 @@ def service() -> Dashboard:
         .with_panel(
             figure(
                 "Which alerts fire?",
-                "By name; each has a section in the runbook. Alerts of all instances are shown.",
-                (
-                    'count by (alertname) (ALERTS{job="console-gateway",alertstate="firing"})',
-                    "{{alertname}}",
-                ),
+                "By name; each has a section in the runbook. Alerts of all instances of the job are shown.",
+                (f"count by (alertname) ({FIRING})", "{{alertname}}"),
                 unit="short",
                 limits=((1, RED),),
                 no_value="none",
@@ -24,9 +33,9 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which share of links fails now?",
+                "Failed links, 5 min",
                 "Over 5 minutes: requests that ended in 5xx or CGW.4291. Red: an alert pages if it lasts.",
-                ("job:gateway_link_failures:ratio_rate5m", "{{job}}"),
+                ("job:gateway_link_failures:ratio_rate5m{JOB}", "{{job}}"),
                 unit="percentunit",
                 decimals=2,
                 limits=((0.001, YELLOW), (0.006, RED)),
@@ -35,9 +44,9 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which share of links is slow now?",
+                "Slow links, 5 min",
                 "Over 5 minutes: links that took over 2.5 s. Red: an alert pages if it lasts.",
-                ("job:gateway_slow_links:ratio_rate5m", "{{job}}"),
+                ("job:gateway_slow_links:ratio_rate5m{JOB}", "{{job}}"),
                 unit="percentunit",
                 decimals=1,
                 limits=((0.05, YELLOW), (0.3, RED)),
@@ -46,18 +55,18 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How many processes are reachable?",
-                f"Targets of the job console-gateway that Prometheus reaches. Fewer than you run: see {to_runbook('ConsoleGatewayTargetDown')} in the runbook.",
-                ('sum(up{job="console-gateway",INSTANCE})', "up"),
+                "Reachable processes",
+                f"Targets of the job that Prometheus reaches. Fewer than you run: see {to_runbook('ConsoleGatewayTargetDown')} in the runbook.",
+                ("count(gateway_build_info{INSTANCE}) or vector(0)", "processes"),
                 unit="short",
                 limits=((NO_MINIMUM, RED), (1, GREEN)),
             )
         )
         .with_panel(
             figure(
-                "How much of the monthly error budget is left?",
-                "1: no request failed. 0: 0.1 % failed. Negative: the SLO is missed.",
-                ("1 - job:gateway_link_failures:ratio_rate30d / 0.001", "{{job}}"),
+                "Error budget left",
+                "Of the month. 100 %: no request failed. 0: 0.1 % failed. Negative: the SLO is missed.",
+                ("1 - job:gateway_link_failures:ratio_rate30d{JOB} / 0.001", "{{job}}"),
                 unit="percentunit",
                 decimals=1,
                 limits=((NO_MINIMUM, RED), (0.1, YELLOW), (0.5, GREEN)),
@@ -91,10 +100,10 @@ def service() -> Dashboard:
             graph(
                 "How fast is the monthly error budget used?",
                 "Burn rate; at 1 the budget lasts exactly a month. Above 14.4 over one hour an alert pages.",
-                ("job:gateway_link_failures:ratio_rate5m / 0.001", "failed links, 5 min"),
-                ("job:gateway_link_failures:ratio_rate1h / 0.001", "failed links, 1 h"),
-                ("job:gateway_slow_links:ratio_rate5m / 0.05", "slow links, 5 min"),
-                ("job:gateway_slow_links:ratio_rate1h / 0.05", "slow links, 1 h"),
+                ("job:gateway_link_failures:ratio_rate5m{JOB} / 0.001", "failed links, 5 min"),
+                ("job:gateway_link_failures:ratio_rate1h{JOB} / 0.001", "failed links, 1 h"),
+                ("job:gateway_slow_links:ratio_rate5m{JOB} / 0.05", "slow links, 5 min"),
+                ("job:gateway_slow_links:ratio_rate1h{JOB} / 0.05", "slow links, 1 h"),
                 unit="short",
                 limits=((1, YELLOW), (14.4, RED)),
             )
@@ -149,7 +158,7 @@ def service() -> Dashboard:
                 "How much CPU does each process use?",
                 "A process can use one core. Near 100 % add a process.",
                 (
-                    'rate(process_cpu_seconds_total{job="console-gateway",INSTANCE}[WINDOW])',
+                    f"rate(process_cpu_seconds_total{{INSTANCE}}[WINDOW]) and {OF_THE_GATEWAY}",
                     "{{instance}}",
                 ),
                 unit="percentunit",
@@ -161,7 +170,7 @@ def service() -> Dashboard:
                 "How much memory does each process use?",
                 "Memory grows until the caches are full (`cache` in the config).",
                 (
-                    'process_resident_memory_bytes{job="console-gateway",INSTANCE}',
+                    f"process_resident_memory_bytes{{INSTANCE}} and {OF_THE_GATEWAY}",
                     "{{instance}}",
                 ),
                 unit="bytes",
@@ -172,8 +181,8 @@ def service() -> Dashboard:
                 "How many file descriptors are in use?",
                 "Share of the limit of the process.",
                 (
-                    'process_open_fds{job="console-gateway",INSTANCE}'
-                    ' / process_max_fds{job="console-gateway",INSTANCE}',
+                    "process_open_fds{INSTANCE} / process_max_fds{INSTANCE}"
+                    f" and {OF_THE_GATEWAY}",
                     "{{instance}}",
                 ),
                 unit="percentunit",
@@ -198,9 +207,9 @@ def service() -> Dashboard:
         .with_row(Row("SLOs over 30 days, versions and certificates"))
         .with_panel(
             figure(
-                "Did 99.9 % of the link requests in 30 days succeed?",
-                "SLO 1: returned links, divided by these plus 5xx and CGW.4291. Errors of callers do not count. Red: the monthly error budget is exhausted.",
-                ("1 - job:gateway_link_failures:ratio_rate30d", "{{job}}"),
+                "SLO 1: success, 30 days",
+                "At least 99.9 % of: returned links, divided by these plus 5xx and CGW.4291. Errors of callers do not count. Red: the monthly error budget is exhausted.",
+                ("1 - job:gateway_link_failures:ratio_rate30d{JOB}", "{{job}}"),
                 unit="percentunit",
                 decimals=3,
                 limits=((NO_MINIMUM, RED), (0.999, GREEN)),
@@ -209,9 +218,9 @@ def service() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Did 95 % of the links in 30 days take less than 2.5 s?",
-                "SLO 2, over returned links and failed requests (5xx). Rejected requests do not count.",
-                ("1 - job:gateway_slow_links:ratio_rate30d", "{{job}}"),
+                "SLO 2: below 2.5 s, 30 days",
+                "At least 95 %, over returned links and failed requests (5xx). Rejected requests do not count.",
+                ("1 - job:gateway_slow_links:ratio_rate30d{JOB}", "{{job}}"),
                 unit="percentunit",
                 decimals=2,
                 limits=((NO_MINIMUM, RED), (0.95, GREEN)),

@@ -13,10 +13,10 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which share of calls fails now?",
+                "Failed calls, 5 min",
                 "Over 5 minutes: no response, or an unusable one. The cloud's errors about a request do not count.",
                 (
-                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    'job_account:gateway_upstream_failures:ratio_rate5m{JOB,account=~"$account"}',
                     "{{account}}",
                 ),
                 unit="percentunit",
@@ -27,16 +27,17 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Are circuit breakers open?",
-                "1: open; calls to the cloud are suspended after repeated failures. 0.5: half-open; one call is a probe.",
+                "Circuit breakers",
+                "Open: calls to the cloud are suspended after repeated failures. Half-open: one call is a probe.",
                 ("max by (account) (gateway_breaker_open{ACCOUNT})", "{{account}}"),
                 unit="short",
                 limits=((0.5, YELLOW), (1, RED)),
+                states={0: "closed", 0.5: "half-open", 1: "open"},
             )
         )
         .with_panel(
             figure(
-                "How long is the service token valid?",
+                "Service token validity",
                 f"Shortest of all processes and projects. Below 30 minutes renewal has failed: {to_runbook('ConsoleGatewayServiceTokenNotRenewed')} in the runbook.",
                 (
                     "min by (account)"
@@ -49,10 +50,10 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "Which share of calls is throttled?",
+                "Throttled calls, 5 min",
                 "429s over 5 minutes. Expected: 0, because the budget keeps calls below the cloud's limit.",
                 (
-                    'job_account:gateway_upstream_throttled:ratio_rate5m{account=~"$account"}',
+                    'job_account:gateway_upstream_throttled:ratio_rate5m{JOB,account=~"$account"}',
                     "{{account}}",
                 ),
                 unit="percentunit",
@@ -61,10 +62,10 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How long does a new request wait?",
+                "Wait of a new request",
                 "Queue length divided by the learned rate. Beyond `budget.wait_max_s` (20 s) callers are rejected.",
                 (
-                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
+                    'job_account_budget:gateway_budget_queue_seconds:max{JOB,account=~"$account"}',
                     "{{account}} {{budget}}",
                 ),
                 unit="s",
@@ -73,10 +74,10 @@ def upstream() -> Dashboard:
         )
         .with_panel(
             figure(
-                "How much of the budget is used?",
+                "Budget in use, 5 min",
                 "Calls over 5 minutes, relative to the rate ceiling. Near 100 % requests wait.",
                 (
-                    'job_account_budget:gateway_budget_use:ratio_rate5m{account=~"$account"}',
+                    'job_account_budget:gateway_budget_use:ratio_rate5m{JOB,account=~"$account"}',
                     "{{account}} {{budget}}",
                 ),
                 unit="percentunit",
@@ -119,7 +120,7 @@ def upstream() -> Dashboard:
                 "How long will the queue take?",
                 "Queue length divided by the learned rate. Beyond `budget.wait_max_s` (20 s) callers are rejected.",
                 (
-                    'job_account_budget:gateway_budget_queue_seconds:max{account=~"$account"}',
+                    'job_account_budget:gateway_budget_queue_seconds:max{JOB,account=~"$account"}',
                     "{{account}} {{budget}}",
                 ),
                 unit="s",
@@ -163,12 +164,13 @@ def upstream() -> Dashboard:
         .with_panel(
             graph(
                 "Which processes use a local share of the budget?",
-                "1: this process cannot use the queue in Redis. It uses a share that keeps the sum within the budget.",
+                "Processes that cannot use the queue in Redis. Each uses a share that keeps the sum within the budget.",
                 (
                     "max by (instance, account, budget) (gateway_budget_local_fallback{ACCOUNT}) > 0",
                     "{{instance}}, {{account}} {{budget}}",
                 ),
                 unit="short",
+                states={0: "shared queue", 1: "local share"},
             )
         )
         .with_row(Row("The cloud"))
@@ -199,7 +201,7 @@ def upstream() -> Dashboard:
                 "Which share of calls fails over time?",
                 "Share of calls without a usable response, over 5 minutes.",
                 (
-                    'job_account:gateway_upstream_failures:ratio_rate5m{account=~"$account"}',
+                    'job_account:gateway_upstream_failures:ratio_rate5m{JOB,account=~"$account"}',
                     "{{account}}",
                 ),
                 unit="percentunit",

@@ -33,16 +33,24 @@ def rule_expressions(file: Path) -> list[WatchedExpression]:
 
 
 def dashboard_expressions(folder: Path, *, window: str, range_: str) -> list[WatchedExpression]:
-    """Return the expressions of all panels, for all instances and accounts."""
-    chosen = {"$__rate_interval": window, "$__range": range_, "$instance": ".*", "$account": ".*"}
+    """Return the expressions of all panels and annotations, for all jobs and accounts."""
+    chosen = {"$__rate_interval": window, "$__range": range_}
+    chosen |= dict.fromkeys(("$job", "$instance", "$account"), ".+")
     found = []
     for file in sorted(folder.glob("*.json")):
-        for panel in json.loads(file.read_text())["panels"]:
-            for target in panel.get("targets", ()):
-                expression = target["expr"]
-                for variable, value in chosen.items():
-                    expression = expression.replace(variable, value)
-                found.append(WatchedExpression(f"{file.stem}: {panel['title']}", expression))
+        dashboard = json.loads(file.read_text())
+        expressions = [
+            (panel["title"], target["expr"])
+            for panel in dashboard["panels"]
+            for target in panel.get("targets", ())
+        ]
+        expressions += [
+            (one["name"], one["expr"]) for one in dashboard["annotations"].get("list", ())
+        ]
+        for where, expression in expressions:
+            for variable, value in chosen.items():
+                expression = expression.replace(variable, value)  # noqa: PLW2901
+            found.append(WatchedExpression(f"{file.stem}: {where}", expression))
     return found
 
 
