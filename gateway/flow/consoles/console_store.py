@@ -20,7 +20,7 @@ LEASE_S: Final = 15.0
 """How long a session belongs to the process that renewed it last."""
 RENEW_EVERY_S: Final = 5.0
 COMMANDS_EVERY_S: Final = 0.4
-"""How often an owner takes its commands; with it, a command is executed within 1 s (invariant 11)."""
+"""How often an owner takes its commands: they are executed within 1 s (invariant 11)."""
 ENDED_REMEMBERED_S: Final = 3_600.0
 """How long the store remembers that a session has ended, so that nothing registers it again."""
 CALM_S: Final = 300.0
@@ -216,8 +216,8 @@ class ConsoleStore(Protocol):
         """Store a running session again after the store lost it, or lost touch with its owner.
 
         No limit applies, except that of two sessions with keyboard on one server the older stays
-        (`started_at`, then the ID): a younger one finds a command to end with `limit`; without owner
-        it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume key replace
+        (`started_at`, then the ID). A younger one finds a command to end with `limit`; without
+        owner it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume key replace
         what the store has, if `owner` or no other process owns it there.
         """
 

@@ -1,0 +1,414 @@
+"""The port ConsoleStore: one suite for memory and for Valkey."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from gateway.domain.consoles.model import ConsoleSession, PersonRef, SessionLimits, SessionMode
+from gateway.flow.consoles.console_store import (
+    Attached,
+    CommandKind,
+    ConsoleInUse,
+    ConsoleStore,
+    LimitReached,
+    Redeemed,
+    Registered,
+    SessionCommand,
+    SessionGone,
+    SessionLimit,
+    StaleKey,
+    TicketGone,
+)
+from gateway.flow.consoles.local_console_store import LocalConsoleStore
+from tests.support.clock import FakeClock
+from tests.support.consoles import (
+    LIMITS,
+    OTHER_TARGET,
+    TARGET,
+    a_session,
+    a_ticket,
+    hash_of,
+)
+
+RESUME_S = 0.6
+LEASE_S = 0.6
+
+
+@dataclass
+class Subject:
+    store: ConsoleStore
+    wait: Callable[[float], Awaitable[object]]
+    lose_data: Callable[[], Awaitable[object]]
+
+
+@pytest.fixture(params=["local"])
+def subject(request: pytest.FixtureRequest, clock: FakeClock) -> Subject:
+    """Return a store whose sessions are resumable for RESUME_S."""
+    store = LocalConsoleStore(clock, resume_within_s=RESUME_S)
+
+    async def lose_data() -> None:
+        store._tickets.clear()
+        store._sessions.clear()
+        store._ended.clear()
+
+    return Subject(store, clock.advance, lose_data)
+
+
+async def issue(
+    store: ConsoleStore, name: str, subject: str = "ada", *, life_s: float = 60
+) -> None:
+    ticket = a_ticket(subject)
+    await store.add_ticket(hash_of(name), ticket, per_person_max=10, lifetime_s=life_s)
+
+
+async def redeem(
+    store: ConsoleStore,
+    session: ConsoleSession,
+    name: str,
+    limits: SessionLimits = LIMITS,
+    *,
+    take_over: bool = False,
+) -> object:
+    """Issue a ticket and redeem it for the session; the first key is `key NAME`."""
+    await issue(store, name, session.person.subject)
+    return await store.redeem(
+        hash_of(name), session, hash_of(f"key {name}"), limits, take_over=take_over
+    )
+
+
+async def attach(
+    store: ConsoleStore,
+    session: ConsoleSession,
+    name: str,
+    owner: str,
+    *,
+    key: str = "",
+    then: str = "next",
+) -> object:
+    return await store.attach(
+        session.id,
+        hash_of(f"cookie {name}"),
+        hash_of(key or f"key {name}"),
+        hash_of(then),
+        owner=owner,
+        lease_s=LEASE_S,
+    )
+
+
+async def running(
+    store: ConsoleStore, name: str, subject: str = "ada", *, owner: str = "p1", at: float = 0.0
+) -> ConsoleSession:
+    session = a_session(name, subject)
+    session = replace(session, started_at=session.started_at + at)
+    assert await redeem(store, session, name) == Redeemed()
+    assert isinstance(await attach(store, session, name, owner), Attached)
+    return session
+
+
+def end(session: ConsoleSession, name: str, by: PersonRef | None = None) -> SessionCommand:
+    return SessionCommand(session.id, CommandKind.END, name, by)
+
+
+async def test_ticket_is_found_until_it_expires(subject: Subject) -> None:
+    await issue(subject.store, "t", life_s=0.5)
+    found = await subject.store.find_ticket(hash_of("t"))
+    assert found is not None
+    assert found.ticket == a_ticket()
+    assert 0 < found.left_s <= 0.5
+    assert await subject.store.find_ticket(hash_of("other")) is None
+    await subject.wait(0.6)
+    assert await subject.store.find_ticket(hash_of("t")) is None
+    result = await subject.store.redeem(
+        hash_of("t"), a_session("s"), hash_of("key s"), LIMITS, take_over=False
+    )
+    assert result == TicketGone()
+    assert await subject.store.sessions() == ()
+
+
+async def test_oldest_tickets_of_a_person_lapse(subject: Subject) -> None:
+    for number in range(12):
+        await issue(subject.store, f"t{number}")
+    await issue(subject.store, "of-ben", "ben")
+    found = [await subject.store.find_ticket(hash_of(f"t{number}")) for number in range(12)]
+    assert [one is not None for one in found] == [False] * 2 + [True] * 10
+    assert await subject.store.find_ticket(hash_of("of-ben")) is not None
+
+
+async def test_spent_tickets_do_not_count(subject: Subject) -> None:
+    await issue(subject.store, "kept")
+    assert await redeem(subject.store, a_session("s"), "s") == Redeemed()
+    for number in range(9):
+        await issue(subject.store, f"t{number}")
+    assert await subject.store.find_ticket(hash_of("kept")) is not None
+
+
+async def test_ticket_is_redeemed_once_by_concurrent_calls(subject: Subject) -> None:
+    await issue(subject.store, "t")
+    limits = replace(LIMITS, server=50, person=50)
+    results = await asyncio.gather(
+        *(
+            subject.store.redeem(
+                hash_of("t"), a_session(f"s{one}"), hash_of("k"), limits, take_over=False
+            )
+            for one in range(20)
+        )
+    )
+    assert sum(isinstance(one, Redeemed) for one in results) == 1
+    assert sum(isinstance(one, TicketGone) for one in results) == 19
+    assert len(await subject.store.sessions()) == 1
+
+
+async def test_console_in_use_keeps_the_ticket(subject: Subject) -> None:
+    first = await running(subject.store, "a")
+    result = await redeem(subject.store, a_session("b", "ben"), "b")
+    assert result == ConsoleInUse(first)
+    assert await subject.store.find_ticket(hash_of("b")) is not None
+    assert len(await subject.store.sessions()) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        (replace(LIMITS, person=1), SessionLimit.PERSON),
+        (replace(LIMITS, account=1), SessionLimit.ACCOUNT),
+        (replace(LIMITS, total=1), SessionLimit.TOTAL),
+    ],
+)
+async def test_limits_forbid_one_more_session(
+    subject: Subject, limits: SessionLimits, limit: SessionLimit
+) -> None:
+    await running(subject.store, "a")
+    second = a_session("b", target=OTHER_TARGET)
+    assert await redeem(subject.store, second, "b", limits) == LimitReached(limit)
+    assert await subject.store.find_ticket(hash_of("b")) is not None
+    assert await redeem(subject.store, second, "b2", LIMITS) == Redeemed()
+
+
+async def test_viewers_have_a_limit_of_their_own(subject: Subject) -> None:
+    await running(subject.store, "a")
+    limits = replace(LIMITS, viewers=1)
+    viewer = a_session("v", "ben", mode=SessionMode.VIEW)
+    assert await redeem(subject.store, viewer, "v", limits) == Redeemed()
+    second = a_session("w", "cyd", mode=SessionMode.VIEW)
+    result = await redeem(subject.store, second, "w", limits)
+    assert result == LimitReached(SessionLimit.VIEWERS)
+
+
+async def test_take_over_commands_the_owner(subject: Subject) -> None:
+    first = await running(subject.store, "a")
+    limits = replace(LIMITS, total=1, account=1)
+    result = await redeem(subject.store, a_session("b", "ben"), "b", limits, take_over=True)
+    assert result == Redeemed(commanded=(first,))
+    expected = end(first, "taken_over", PersonRef("ben", "corp"))
+    assert await subject.store.take_commands("p1") == (expected,)
+    assert await subject.store.take_commands("p1") == ()
+    assert await subject.store.remove(first.id, owner="p1")
+
+
+async def test_take_over_ends_a_session_without_owner(subject: Subject) -> None:
+    first = a_session("a")
+    await redeem(subject.store, first, "a")
+    result = await redeem(subject.store, a_session("b", "ben"), "b", take_over=True)
+    assert result == Redeemed(ended=(first,))
+    assert await attach(subject.store, first, "a", "p1") == SessionGone()
+    assert await subject.store.claim_dead() == ()
+
+
+async def test_resume_key_is_good_once(subject: Subject) -> None:
+    session = a_session("a")
+    await redeem(subject.store, session, "a")
+    assert await attach(subject.store, session, "a", "p1", then="k2") == Attached(session, "", 0)
+    assert await attach(subject.store, session, "a", "p2") == StaleKey()
+    result = await attach(subject.store, session, "a", "p2", key="k2", then="k3")
+    assert result == Attached(session, "p1", 1)
+    assert await subject.store.take_commands("p1") == (end(session, "replaced"),)
+    assert not await subject.store.remove(session.id, owner="p1")
+
+
+async def test_stale_key_or_cookie_changes_nothing(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    assert await attach(subject.store, session, "a", "p2", key="wrong") == StaleKey()
+    assert await attach(subject.store, session, "b", "p2", key="next") == StaleKey()
+    assert await subject.store.take_commands("p1") == ()
+    assert (await subject.store.sessions())[0].owner == "p1"
+    assert isinstance(await attach(subject.store, session, "a", "p1", key="next"), Attached)
+
+
+async def test_concurrent_resumes_with_one_key_attach_once(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    results = await asyncio.gather(
+        *(
+            attach(subject.store, session, "a", f"p{one}", key="next", then=f"k{one}")
+            for one in range(10)
+        )
+    )
+    assert sum(isinstance(one, Attached) for one in results) == 1
+    assert sum(isinstance(one, StaleKey) for one in results) == 9
+
+
+async def test_attach_of_the_same_owner_sends_no_command(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    result = await attach(subject.store, session, "a", "p1", key="next")
+    assert result == Attached(session, "p1", 1)
+    assert await subject.store.take_commands("p1") == ()
+
+
+async def test_detached_session_is_resumable_for_its_time(subject: Subject) -> None:
+    first = await running(subject.store, "a")
+    await subject.store.detach(first.id, owner="other")
+    assert (await subject.store.sessions())[0].owner == "p1"
+    await subject.store.detach(first.id, owner="p1")
+    assert (await subject.store.sessions())[0].owner == ""
+    await subject.wait(RESUME_S / 2)
+    assert isinstance(await attach(subject.store, first, "a", "p2", key="next"), Attached)
+    await subject.store.detach(first.id, owner="p2")
+    await subject.wait(RESUME_S * 1.2)
+    assert await attach(subject.store, first, "a", "p2", key="next") == SessionGone()
+    assert await subject.store.sessions() == ()
+    (dead,) = await subject.store.claim_dead()
+    assert (dead.session, dead.end) == (first, "abandoned")
+    assert await subject.store.claim_dead() == ()
+
+
+async def test_redeemed_session_without_connection_is_abandoned(subject: Subject) -> None:
+    session = a_session("a")
+    await redeem(subject.store, session, "a")
+    await subject.wait(RESUME_S * 1.2)
+    assert await redeem(subject.store, a_session("b", "ben"), "b") == Redeemed()
+    assert [one.end for one in await subject.store.claim_dead()] == ["abandoned"]
+
+
+async def test_ended_lease_is_resumable_and_then_claimed_once(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    await subject.wait(LEASE_S * 1.2)
+    assert await subject.store.claim_dead() == ()
+    await subject.wait(RESUME_S)
+    claims = await asyncio.gather(*(subject.store.claim_dead() for _ in range(5)))
+    assert [(one.session, one.end) for dead in claims for one in dead] == [(session, "owner_lost")]
+    renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
+    assert renewed.lost == {session.id}
+    result = await subject.store.register(session, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    assert result is Registered.ENDED
+
+
+async def test_renewed_lease_keeps_the_session(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    for _ in range(5):
+        await subject.wait(LEASE_S / 2)
+        renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
+        assert (renewed.lost, renewed.missing, renewed.commands) == (frozenset(), frozenset(), ())
+    assert await subject.store.claim_dead() == ()
+    assert len(await subject.store.sessions()) == 1
+
+
+async def test_renew_reports_sessions_of_other_owners(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    await attach(subject.store, session, "a", "p2", key="next")
+    renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
+    assert renewed.lost == {session.id}
+    assert renewed.commands == (end(session, "replaced"),)
+
+
+async def test_command_reaches_the_owner_once(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    command = end(session, "operator", PersonRef("olga", ""))
+    result = await subject.store.command(command)
+    assert (result.is_found, result.ended) == (True, None)
+    renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
+    assert renewed.commands == (command,)
+    assert await subject.store.take_commands("p1") == ()
+
+
+async def test_command_ends_a_session_without_owner(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    await subject.store.detach(session.id, owner="p1")
+    watchers = SessionCommand(session.id, CommandKind.WATCHERS)
+    assert (await subject.store.command(watchers)).ended is None
+    result = await subject.store.command(end(session, "operator"))
+    assert result.ended == session
+    assert not (await subject.store.command(end(session, "operator"))).is_found
+    assert await attach(subject.store, session, "a", "p1", key="next") == SessionGone()
+
+
+async def test_remove_ends_a_session_once(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    assert not await subject.store.remove(session.id, owner="p2")
+    assert await subject.store.remove(session.id, owner="p1")
+    assert not await subject.store.remove(session.id, owner="p1")
+    assert await redeem(subject.store, a_session("b", "ben"), "b") == Redeemed()
+
+
+async def test_update_replaces_mode_and_person(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    changed = replace(session, mode=SessionMode.VIEW)
+    assert not await subject.store.update(changed, owner="p2")
+    assert await subject.store.update(changed, owner="p1")
+    (listed,) = await subject.store.sessions()
+    assert listed.session == changed
+    assert await redeem(subject.store, a_session("b", "ben"), "b") == Redeemed()
+
+
+async def test_sessions_are_listed_by_person_and_server(subject: Subject) -> None:
+    first = await running(subject.store, "a")
+    viewer = a_session("v", "ben", mode=SessionMode.VIEW, started_at=first.started_at + 1)
+    await redeem(subject.store, viewer, "v")
+    other = a_session("o", "ben", target=OTHER_TARGET, started_at=first.started_at + 2)
+    await redeem(subject.store, other, "o")
+
+    def names(listed: object) -> list[str]:
+        return [one.session.id for one in listed]  # type: ignore[attr-defined]
+
+    assert names(await subject.store.sessions()) == [first.id, viewer.id, other.id]
+    assert names(await subject.store.sessions(person=viewer.person.key)) == [viewer.id, other.id]
+    assert names(await subject.store.sessions(target=TARGET)) == [first.id, viewer.id]
+    assert names(await subject.store.sessions(person=first.person.key, target=OTHER_TARGET)) == []
+
+
+async def test_lost_sessions_are_registered_again(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    await subject.lose_data()
+    renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
+    assert renewed.missing == {session.id}
+    result = await subject.store.register(session, hash_of("k9"), owner="p1", lease_s=LEASE_S)
+    assert result is Registered.REGISTERED
+    result2 = await attach(subject.store, session, "a", "p2", key="k9")
+    assert isinstance(result2, Attached)
+    assert result2.previous_owner == "p1"
+
+
+async def test_of_two_registered_sessions_the_older_stays(subject: Subject) -> None:
+    younger = await running(subject.store, "b", "ben", owner="p2", at=5)
+    older = a_session("a")
+    result = await subject.store.register(older, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    assert result is Registered.REGISTERED
+    assert await subject.store.take_commands("p2") == (end(younger, "limit"),)
+    await subject.store.remove(younger.id, owner="p2")
+    late = a_session("c", "cyd", started_at=older.started_at + 9)
+    result = await subject.store.register(late, hash_of("k"), owner="p3", lease_s=LEASE_S)
+    assert result is Registered.OLDER_SESSION
+    assert [one.session.id for one in await subject.store.sessions()] == [older.id]
+
+
+async def test_registering_ends_a_younger_session_without_owner(subject: Subject) -> None:
+    younger = await running(subject.store, "b", "ben", owner="p2", at=5)
+    await subject.store.detach(younger.id, owner="p2")
+    older = a_session("a")
+    result = await subject.store.register(older, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    assert result is Registered.REGISTERED
+    assert [(one.session, one.end) for one in await subject.store.claim_dead()] == [
+        (younger, "abandoned")
+    ]
+
+
+async def test_register_replaces_the_resume_key_of_the_owner(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    changed = replace(session, mode=SessionMode.VIEW)
+    result = await subject.store.register(changed, hash_of("new"), owner="p1", lease_s=LEASE_S)
+    assert result is Registered.REGISTERED
+    assert await attach(subject.store, session, "a", "p1", key="next") == StaleKey()
+    attached = await attach(subject.store, session, "a", "p1", key="new")
+    assert attached == Attached(changed, "p1", 1)
+    result = await subject.store.register(session, hash_of("x"), owner="p2", lease_s=LEASE_S)
+    assert result is Registered.ENDED
