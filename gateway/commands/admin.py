@@ -13,6 +13,7 @@ from gateway.commands.gateway_client import GatewayClient, require_member
 from gateway.commands.terminal import print_json, print_line, print_table
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
+from gateway.flow.admin.action_specs import ACTION_SPECS
 
 Json = dict[str, Any]
 
@@ -21,6 +22,7 @@ def register(parser: CommandParser) -> None:
     kinds = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, description: str) -> CommandParser:
+        description = f"{description} ({_required_permission(name)})"
         one: CommandParser = kinds.add_parser(name, help=description, description=description)
         add_client_options(one, prefix="CONSOLE_GATEWAY_ADMIN")
         one.add_argument("--reason", default="", help="recorded in the audit log")
@@ -53,6 +55,17 @@ def register(parser: CommandParser) -> None:
     policy = command("policy", "show the policy in force and when it was loaded")
     policy.add_argument("--reload", action="store_true", help="reload the file in every process")
     _log_level_options(command("log-level", "change log levels for a time"))
+
+
+def _required_permission(command: str) -> str:
+    """Return which admin permission a command requires, for its help."""
+    texts = []
+    for spec in ACTION_SPECS.values():
+        name, _, rest = spec.command.partition(" ")
+        if name == command:
+            option = f" with {rest}" if rest.startswith("--") else ""
+            texts.append(f"{' or '.join(spec.permissions)}{option}")
+    return f"permission: {', '.join(texts)}"
 
 
 def _revoke_options(parser: CommandParser) -> None:

@@ -1,9 +1,16 @@
 """Config sections `listen` and `admin`: the public and the admin listener."""
 
 import ssl
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from gateway.config.errors import InvalidKey
 from gateway.config.files import (
@@ -13,6 +20,7 @@ from gateway.config.files import (
     SocketFile,
     load_certificate,
 )
+from gateway.config.policy_names import NAME_PATTERN
 from gateway.config.values import (
     UNIX_PROXIES,
     GroupName,
@@ -26,6 +34,7 @@ from gateway.config.values import (
     TrustedProxy,
     is_loopback,
 )
+from gateway.domain.admin_permissions import ADMIN_PERMISSIONS, AdminPermission
 
 
 def hosts_overlap(host: str, other: str) -> bool:
@@ -121,6 +130,53 @@ class PublicListen(Listen):
         return self
 
 
+_ALL: Final = "all"
+
+
+def _permissions(value: Any) -> Any:
+    if value == _ALL:
+        return frozenset(ADMIN_PERMISSIONS)
+    if not isinstance(value, list | frozenset):
+        raise ValueError(f"must be `{_ALL}` or a list of permissions")  # noqa: TRY004
+    return value
+
+
+def _by_group(value: Any) -> Any:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return dict.fromkeys(value, _ALL) if is_list else value
+
+
+_PERMISSIONS_SCHEMA: Final = {
+    "anyOf": [
+        {"const": _ALL},
+        {"type": "array", "items": {"enum": [*ADMIN_PERMISSIONS]}, "minItems": 1},
+    ]
+}
+AdminPermissionSet = Annotated[
+    frozenset[AdminPermission],
+    Field(min_length=1),
+    BeforeValidator(_permissions),
+    WithJsonSchema(_PERMISSIONS_SCHEMA),
+]
+AdminGroups = Annotated[
+    dict[GroupName, AdminPermissionSet],
+    Field(min_length=1),
+    BeforeValidator(_by_group),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "object", "additionalProperties": _PERMISSIONS_SCHEMA, "minProperties": 1},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": NAME_PATTERN},
+                    "minItems": 1,
+                },
+            ]
+        }
+    ),
+]
+
+
 class AdminApiSettings(Section):
     """Credentials that the admin API accepts: a token for its audience, or a certificate."""
 
@@ -128,12 +184,14 @@ class AdminApiSettings(Section):
     """Audience of administrators' tokens. It must differ from every `issuers[].audience`."""
     issuers: Annotated[frozenset[Name], Field(min_length=1)] | None = None
     """Names of the issuers of administrators' tokens. Required with several `issuers`."""
-    groups: Annotated[frozenset[GroupName], Field(min_length=1)]
-    """An administrator's token must contain at least one of these groups."""
-    certificates: frozenset[str] = frozenset()
-    """Subject names of client certificates accepted instead of a token, also while issuers are
-    unavailable. The name is the common name, else the first alternative name. Requires
-    `tls.client_ca_file`."""
+    groups: AdminGroups
+    """Permissions by group, as in `{console-admins: all, helpdesk: [read]}`. A token has the
+    permissions of all its groups; a list of groups gives each of them `all`. The
+    [admin API](admin-api.md#permissions) says which action requires which permission."""
+    certificates: dict[Annotated[str, Field(min_length=1)], AdminPermissionSet] = Field(default={})
+    """Permissions by subject name of client certificates, which are accepted instead of a token,
+    also while issuers are unavailable. The name is the common name, else the first alternative
+    name. Requires `tls.client_ca_file`."""
     allow_plaintext: bool = False
     """Accept tokens over plain HTTP although `host` is not loopback. Use it only in a network
     without eavesdroppers."""

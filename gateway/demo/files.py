@@ -89,7 +89,7 @@ class DemoFiles:
             "admin": {
                 "host": "127.0.0.1",
                 "port": self._admin_port,
-                "api": {"audience": _ADMIN_AUDIENCE, "groups": ["console-admins"]},
+                "api": {"audience": _ADMIN_AUDIENCE, "groups": {"console-admins": "all"}},
             },
             "overrides": {"file": "overrides.json"},
             "request": {"drain_s": DRAIN_S},

@@ -11,7 +11,7 @@ GatewayError
 │   ├── HttpVersionUnsupported  neither HTTP/1.1 nor HTTP/1.0
 │   └── RequestTooLarge       request line, headers or body exceed their limit
 ├── NotPermitted              forbidden, or no such server or project: indistinguishable
-├── NotAdmin                  the caller of the admin API is not an administrator
+├── NotAdmin                  the caller of the admin API lacks the admin permission
 ├── CrossSiteRequest          a browser sent a page's cross-site request to the admin API
 ├── ServerIdsRequired         an operation on several servers, without an ID
 ├── CallerLimited             the rate limit per person is exceeded
@@ -173,7 +173,10 @@ class NotPermitted(GatewayError):
 
 
 class NotAdmin(GatewayError):
-    pass
+    def __init__(self, required: str) -> None:
+        """Name in `required` the missing permission, or those of which one is required."""
+        super().__init__(f"requires the admin permission {required}")
+        self.required = required
 
 
 class CrossSiteRequest(GatewayError):

@@ -28,20 +28,15 @@ class ErrorResponse:
 
 def render_error(error: GatewayError) -> ErrorResponse:
     spec = ERROR_TABLE[type(error)]
-    status, code, message = spec.status, spec.code, spec.message
+    status, code, message = spec.status, spec.code, _message(error, spec.message)
     headers: Headers = ()
     match error:
         case errors.PersonLocked():
             pass  # no challenge: a new token would not help
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
-            message = _credential_message(error.reason, message)
-        case errors.NotPermitted(refused=visible) if visible:
-            message = f"{message} Denied servers that you may see: {', '.join(visible)}."
-        case errors.BadRequest():
-            message = error.detail or message
-            if isinstance(error, errors.MethodNotAllowed):
-                headers = (("Allow", ", ".join(error.allowed)),)
+        case errors.MethodNotAllowed():
+            headers = (("Allow", ", ".join(error.allowed)),)
         case errors.UpstreamRefused():
             status, code, message = error.status, error.error_code, error.error_msg
         case errors.RetryLater():
@@ -49,6 +44,23 @@ def render_error(error: GatewayError) -> ErrorResponse:
         case _:
             pass
     return ErrorResponse(status, code, _body(code, message), headers)
+
+
+def _message(error: GatewayError, message: str) -> str:
+    """Return the message of the error table with the details that a client may see."""
+    match error:
+        case errors.PersonLocked():
+            return message
+        case errors.NotAuthenticated():
+            return _credential_message(error.reason, message)
+        case errors.NotPermitted(refused=visible) if visible:
+            return f"{message} Denied servers that you may see: {', '.join(visible)}."
+        case errors.NotAdmin():
+            return f"Missing admin permission: {error.required}. {message}"
+        case errors.BadRequest():
+            return error.detail or message
+        case _:
+            return message
 
 
 def retry_after_seconds(error: RetryLater) -> int:

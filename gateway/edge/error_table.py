@@ -102,12 +102,13 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.NotAdmin: ErrorSpec(
         403,
         "CGW.4032",
-        "You are not an administrator of this gateway. Administrators are the groups in"
-        " `admin.api.groups` and the certificates in `admin.api.certificates`.",
-        cause="The admin API was called with a valid credential of another person.",
-        caller_action="Use an administrator's credential.",
-        operator_action="Add the group or the certificate's subject to the config if access is"
-        " intended.",
+        "The gateway's config grants admin permissions to groups (`admin.api.groups`) and to"
+        " certificates (`admin.api.certificates`).",
+        cause="The admin API was called with a valid credential that lacks the permission of this"
+        " action, or has none. `error_msg` begins with the missing permission.",
+        caller_action="Ask an administrator who has the permission.",
+        operator_action="If access is intended, add the permission for one of the person's groups,"
+        " or for the certificate's subject, to the config.",
         alerts=("ConsoleGatewayAdminAccessDenied",),
     ),
     errors.CrossSiteRequest: ErrorSpec(

@@ -20,13 +20,20 @@ import jwt
 import pytest
 from openapi_spec_validator import validate
 
+from gateway.domain.admin_permissions import ADMIN_PERMISSIONS
 from gateway.domain.model import Logger, LogLevel
+from gateway.flow.admin.action_specs import ACTION_SPECS, ActionSpec
 from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
 from tests.support.tls import Authority
 
 AUDIENCE, ADMINS = "console-gateway-admin", "console-admins"
 JSON = "application/json"
-API = {"audience": AUDIENCE, "groups": [ADMINS]}
+API = {
+    "audience": AUDIENCE,
+    "groups": {ADMINS: "all"} | {f"may-{name}": [name] for name in ADMIN_PERMISSIONS},
+}
+WITH_CERTIFICATE = {**API, "certificates": {"breakglass": "all"}}
+WITH_CERTIFICATE = {**API, "certificates": {"breakglass": "all"}}
 
 REQUESTS = [
     ("/overrides", "GET", ""),
@@ -429,6 +436,42 @@ def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
     assert stack.gateway.metric(rejected) == before + 2
 
 
+@pytest.mark.parametrize("spec", ACTION_SPECS.values(), ids=lambda spec: spec.name)
+def test_action_requires_its_admin_permission(stack: Stack, spec: ActionSpec) -> None:
+    """All permissions except the required ones are not enough; a required one alone is."""
+    others = [name for name in ADMIN_PERMISSIONS if name not in spec.permissions]
+    outsider = Operator(stack.cloud, "otto", groups=tuple(f"may-{name}" for name in others))
+    body = "{}" if spec.method == "POST" else ""
+    rejected = outsider.send(stack.gateway, spec.method, spec.path, body)
+    assert (rejected.status, rejected.error_code) == (403, "CGW.4032")
+    named = " or ".join(f"`{name}`" for name in spec.permissions)
+    assert rejected.json["error_msg"].startswith(f"Missing admin permission: {named}.")
+    record = stack.gateway.audit("admin_refused")[-1]
+    assert (record["subject"], record["operation"]) == ("otto", spec.name)
+    assert record["permission"] == " or ".join(spec.permissions)
+    for name in spec.permissions:
+        insider = Operator(stack.cloud, "inge", groups=(f"may-{name}",))
+        assert insider.send(stack.gateway, spec.method, spec.path, body).status in (200, 400)
+
+
+def test_command_prints_the_missing_admin_permission(stack: Stack) -> None:
+    revoker = Operator(stack.cloud, "rosa", groups=("may-revoke",))
+    ran = revoker.run(stack.gateway, "lock", "--subject", "victor")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr.startswith("Missing admin permission: `lock`.")
+    assert "(permission: lock)" in revoker.run(stack.gateway, "lock", "--help").stdout
+    # A revocation is cleared with the permission that sets it; another override is not.
+    reader = Operator(stack.cloud, "rita", groups=("may-override", "may-read"))
+    override = revoker.add_override(
+        stack.gateway, "revoke", "--issuer", "corp", "--subject", "no-person"
+    )
+    assert "permission: `revoke`." in reader.run(stack.gateway, "clear", override).stderr
+    levels = reader.add_override(stack.gateway, "log-level", "gateway.policy=error")
+    assert "permission: `override`." in revoker.run(stack.gateway, "clear", levels).stderr
+    revoker.add_override(stack.gateway, "clear", override)
+    reader.add_override(stack.gateway, "clear", levels)
+
+
 def test_issuer_outside_admin_issuers_has_no_administrators(stack: Stack, ada: Operator) -> None:
     secret, iss = "p" * 40, "https://partner.example"
     gateway = stack.replica(start=False, admin_api={**API, "issuers": ["corp"]})
@@ -627,7 +670,7 @@ def test_administrator_may_use_a_certificate(tmp_path: Path, stack: Stack) -> No
         "key_file": str(tmp_path / "gateway.key"),
         "client_ca_file": str(tmp_path / "ca.crt"),
     }
-    gateway = stack.replica(start=False, admin_api={**API, "certificates": ["breakglass"]})
+    gateway = stack.replica(start=False, admin_api=WITH_CERTIFICATE)
     gateway.config["admin"]["tls"] = tls
     gateway.write_config()
     gateway.start(wait=False)
@@ -666,7 +709,9 @@ class CertificateAdmin:
         self.authority = Authority()
         self.trust(self.authority)
         self.authority.issue("gateway").write(directory / "tls.crt", directory / "tls.key")
-        self.gateway = stack.replica(start=False, admin_api={**API, "certificates": ["breakglass"]})
+        self.gateway = stack.replica(
+            start=False, admin_api={**API, "certificates": {"breakglass": "all"}}
+        )
         self.gateway.config["admin"]["tls"] = {
             "certificate_file": str(directory / "tls.crt"),
             "key_file": str(directory / "tls.key"),

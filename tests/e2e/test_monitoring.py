@@ -61,7 +61,10 @@ CHANGE: dict[str, Any] = {
     "cache": {"tokens_max": 20},
     "log": {"hit_sample_ratio": 0.5},
 }
-ADMIN_API: dict[str, Any] = {"audience": "console-gateway-admin", "groups": ["console-admins"]}
+ADMIN_API: dict[str, Any] = {
+    "audience": "console-gateway-admin",
+    "groups": {"console-admins": "all"},
+}
 KEYS_AGE_MAX_S = 12
 IAM_TOKEN_LIFE_S = 900
 """Below the half hour at which the alert on token renewal fires."""

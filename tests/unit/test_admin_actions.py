@@ -126,6 +126,16 @@ async def test_listing_limits_extreme_times(operating: Operating, before: float)
     assert response["expires_at"] == "9999-12-31T23:59:59+00:00"
 
 
+async def test_clearing_requires_the_permission_that_set_it(operating: Operating) -> None:
+    revoked = await operating.do("Revoke", issuer="corp", subject="mallory")
+    levels = await operating.do("SetLogLevels", levels={"gateway.policy": "debug"}, duration_s=60)
+    required = [
+        operating.plan("ClearOverride", id=one["override"]["id"]).permission
+        for one in (revoked, levels)
+    ]
+    assert required == ["revoke", "override"]
+
+
 async def test_dropped_links_name_the_person_without_key_length(operating: Operating) -> None:
     response = await operating.do("DropLinks", issuer="corp", subject="olga")
     assert response["override"]["effect"]["person"] == "corp:olga"

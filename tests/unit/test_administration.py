@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.domain.admin_permissions import AdminGrants
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
@@ -64,7 +65,7 @@ class Wheel:
             self.turns.append(request.way)
             return request
 
-        return ActionPlan(turn, override_id="0a1b", target="corp:mallory")
+        return ActionPlan(turn, override_id="0a1b", target="corp:mallory", permission="lock")
 
 
 class Authentication:
@@ -89,14 +90,21 @@ class Scene:
             summary="Turn.",
             command="turn",
             request_type=Turn,
+            permissions=("lock", "revoke"),
             response_type=Turn,
             event="turned",
         )
         self.action = AdminAction(spec, self.wheel.plan)
         self.administration = Administration(
             [self.action],
-            groups=frozenset({"admins"}),
-            certificates=frozenset({"breakglass"}),
+            grants=AdminGrants(
+                groups={
+                    "admins": frozenset({"lock", "revoke"}),
+                    "readers": frozenset({"read"}),
+                    "revokers": frozenset({"revoke"}),
+                },
+                certificates={"breakglass": frozenset({"lock"}), "monitor": frozenset({"read"})},
+            ),
             find_lock=lambda principal: self.locks.get(principal.subject),
             audit_log=self.audit_log,
             clock=clock,
@@ -182,6 +190,47 @@ async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) ->
         await scene.send(b"{", operator, on_read=lambda: reads.append(True))
     assert (reads, scene.audit_log.outcomes) == ([], [("admin_refused", "denied")])
     assert scene.audit_log.records[0].subject == "ada"
+
+
+async def test_missing_permission_is_named_and_recorded(scene: Scene) -> None:
+    """A group that has another permission is as good as no group."""
+    reader = scene.administrator(groups=frozenset({"readers", "operators"}))
+    with pytest.raises(NotAdmin) as rejected:
+        await scene.send(admin=reader)
+    assert rejected.value.required == "`lock` or `revoke`"
+    (record,) = scene.audit_log.records
+    assert (record.event, record.permission) == ("admin_refused", "lock or revoke")
+    refused = json.loads(record.detail)["refused"]
+    assert refused == "requires the admin permission `lock` or `revoke`"
+
+
+async def test_request_may_require_one_of_the_permissions(scene: Scene) -> None:
+    revoker = scene.administrator(groups=frozenset({"revokers"}))
+    with pytest.raises(NotAdmin, match=r"permission `lock`$"):
+        await scene.send(admin=revoker)
+    assert scene.wheel.turns == []
+    (record,) = scene.audit_log.records
+    assert (record.event, json.loads(record.detail)["way"]) == ("admin_refused", "right")
+    both = scene.administrator(groups=frozenset({"revokers", "admins"}))
+    await scene.send(admin=both)
+    assert scene.audit_log.records[-1].permission == "lock"
+
+
+@pytest.mark.parametrize(
+    ("subject", "is_allowed"), [("breakglass", True), ("monitor", False), ("admins", False)]
+)
+async def test_certificate_has_its_own_permissions(
+    scene: Scene, subject: str, *, is_allowed: bool
+) -> None:
+    """The groups of a certificate's principal grant nothing, nor does a group of its name."""
+    principal = Principal("certificate", subject, frozenset({"admins"}), 0.0, 0.0, None)
+    admin = replace(scene.administrator(), principal=principal, by_certificate=True)
+    if is_allowed:
+        await scene.send(admin=admin)
+    else:
+        with pytest.raises(NotAdmin):
+            await scene.send(admin=admin)
+    assert bool(scene.wheel.turns) is is_allowed
 
 
 @pytest.mark.parametrize(

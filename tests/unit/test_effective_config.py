@@ -22,7 +22,7 @@ listen:
   tls: {certificate_file: tls.pem, key_file: tls.key}
 admin:
   tls: {certificate_file: tls.pem, key_file: tls.key, client_ca_file: ca.pem}
-  api: {audience: ops, issuers: [corp], groups: [b, a], certificates: [cert-1]}
+  api: {audience: ops, issuers: [corp], groups: {b: all, a: [read, lock]}, certificates: {cert-1: [revoke]}}
 issuers:
   - {name: corp, issuer: https://a, audience: [x], keys: {jwks: https://a/keys}}
   - {name: partner, issuer: https://b, audience: [x], algorithms: [HS256], keys: {secret: {file: hmac}}}

@@ -13,6 +13,7 @@ from gateway.config.errors import InvalidConfig
 from gateway.config.settings import Settings, load_settings
 from gateway.config.store import RedisServer
 from gateway.config.values import parse_host_port
+from gateway.domain.admin_permissions import ADMIN_PERMISSIONS
 from gateway.process.supervisor import _addresses
 from tests.support.audit import SigningKey
 from tests.support.mutations import every_change
@@ -212,6 +213,18 @@ def test_operations_are_disabled_added_and_replaced(secrets: Path) -> None:
             "admin",
             "issuers of administrators' tokens: corp, p",
         ),
+        ("helpdesk: [read]", "helpdesk: [red]", "groups.helpdesk[0]", "'read', 'revoke', 'lock'"),
+        ("helpdesk: [read]", "helpdesk: []", "groups.helpdesk", "must not be empty"),
+        ("helpdesk: [read]", "helpdesk: read", "groups.helpdesk", "`all` or a list of permissions"),
+        ("helpdesk: [read]", "'help*': [read]", "groups.help*", "must not contain `*`"),
+        ("groups: {console-admins: all, helpdesk: [read]}", "groups: ['x*']", "x*", "contain `*`"),
+        ("groups: {console-admins: all, helpdesk: [read]}", "groups: []", "groups", "not be empty"),
+        (
+            "helpdesk: [read]}}",
+            "h: [read]}, certificates: {a: all}}",
+            "certificates",
+            "requires `t",
+        ),
         ("port: 8080", "port: 8080, trusted_proxies: [x]", "trusted_proxies[0]", "network"),
         (
             "  file: overrides.json",
@@ -361,6 +374,19 @@ def test_admin_api_plaintext_needs_explicit_permission(secrets: Path) -> None:
     assert read(secrets, said).admin.host == "0.0.0.0"
     silent = text.replace("  api: {audience", "  # api: {audience")
     assert read(secrets, silent).admin.api is None
+
+
+def test_admin_permissions_are_mapped_from_groups(secrets: Path) -> None:
+    groups = "groups: {console-admins: all, helpdesk: [read]}"
+    api = read(secrets, EXAMPLE).admin.api
+    assert api is not None
+    assert api.groups == {
+        "console-admins": frozenset(ADMIN_PERMISSIONS),
+        "helpdesk": frozenset({"read"}),
+    }
+    listed = read(secrets, EXAMPLE.replace(groups, "groups: [ops, console-admins]")).admin.api
+    assert listed is not None
+    assert listed.groups == dict.fromkeys(("ops", "console-admins"), frozenset(ADMIN_PERMISSIONS))
 
 
 @pytest.mark.parametrize("named", [{"partner"}, {"corp", "partner"}])

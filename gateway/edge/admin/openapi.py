@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
+from gateway.domain.admin_permissions import listed_permissions
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BadRequest,
@@ -43,6 +44,7 @@ def admin_openapi(specs: Sequence[ActionSpec], prefix: str) -> Json:
         operation: Json = {
             "operationId": spec.name,
             "summary": spec.summary,
+            "description": f"Required permission: {listed_permissions(spec.permissions)}.",
             "responses": {
                 "200": {
                     "description": "The action was performed.",
@@ -70,11 +72,13 @@ def admin_openapi(specs: Sequence[ActionSpec], prefix: str) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "Its audience is `admin.api.audience` of the config.",
+                    "description": "Its audience is `admin.api.audience` of the config. Its groups"
+                    " have the permissions in `admin.api.groups`.",
                 },
                 "certificate": {
                     "type": "mutualTLS",
-                    "description": "Its subject is in `admin.api.certificates` of the config.",
+                    "description": "Its subject has the permissions in `admin.api.certificates` of"
+                    " the config.",
                 },
             },
         },

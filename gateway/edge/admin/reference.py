@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.domain.admin_permissions import ADMIN_PERMISSIONS, listed_permissions
 from gateway.edge.admin.api import BODY_BYTES_MAX, BODY_TIMEOUT_S, PREFIX
 from gateway.edge.admin.openapi import REJECTIONS
 from gateway.edge.error_table import ERROR_TABLE
@@ -24,9 +25,10 @@ configured ([config](config.md)). Every command of `gateway admin` calls one of 
 action applies to all processes of the gateway, whichever process receives the request.
 `{prefix}/openapi.json` is the OpenAPI document.
 
-- **Authentication:** `Authorization: Bearer JWT` with the audience `admin.api.audience` and a
-  group in `admin.api.groups`, or a client certificate with a subject in
-  `admin.api.certificates`.
+- **Authentication:** `Authorization: Bearer JWT` with the audience `admin.api.audience`, or a
+  client certificate.
+- **Authorization:** each action requires a [permission](#permissions) of one of the token's groups
+  (`admin.api.groups`), or of the certificate's subject (`admin.api.certificates`).
 - **Requests:** the parameters of a GET are in the query. A POST has a JSON object of at most
   {body_bytes_max:,} bytes with `Content-Type: application/json`; it must arrive within
   {body_timeout_s:g} s. Unknown fields are rejected.
@@ -41,9 +43,36 @@ Actions that create an override respond with the override and with `all_replicas
 override expires by itself. At most {overrides_max:,} overrides exist at a time; above that,
 only `ClearOverride` is accepted.
 
-| action | request | command | audit event |
-|---|---|---|---|
+| action | permission | request | command | audit event |
+|---|---|---|---|---|
 {rows}
+
+## Permissions
+
+`admin.api` maps groups and certificates to permissions:
+
+```yaml
+admin:
+  api:
+    audience: console-gateway-admin
+    groups:
+      console-admins: all
+      security: [read, revoke, lock]
+      helpdesk: [read]
+    certificates: {{breakglass: all}}
+```
+
+A token has the permissions of all its groups. `all` stands for every permission in this table, and
+for those that a later version adds. Without the permission of an action, the response is 403
+CGW.4032 with the name of the missing permission, and the audit log has a record `admin_refused`.
+The URLs `/metrics`, `/healthz`, `/readyz` and `{prefix}/openapi.json` require no permission.
+
+| permission | actions |
+|---|---|
+{permissions}
+
+An administrator who can lock people can lock other administrators, except themselves. Give `lock`
+to people who may do that.
 
 ## Errors
 
@@ -69,6 +98,7 @@ def admin_api_page() -> str:
         body_timeout_s=BODY_TIMEOUT_S,
         overrides_max=OVERRIDES_MAX,
         rows="\n".join(map(_row, specs)),
+        permissions="\n".join(_permission_rows(specs)),
         errors="\n".join(_error_rows()),
         sections="\n".join(sections),
         types="\n".join(line for name in types for line in _type_section(name, schemas[name])),
@@ -86,7 +116,16 @@ def _schemas(specs: Sequence[ActionSpec]) -> tuple[dict[str, Json], list[str]]:
 def _row(spec: ActionSpec) -> str:
     name = f"[{spec.name}](#{spec.name.lower()})"
     request = f"`{spec.method} {PREFIX}{spec.path}`"
-    return f"| {name} | {request} | `gateway admin {spec.command}` | `{spec.event}` |"
+    permission = listed_permissions(spec.permissions)
+    return (
+        f"| {name} | {permission} | {request} | `gateway admin {spec.command}` | `{spec.event}` |"
+    )
+
+
+def _permission_rows(specs: Sequence[ActionSpec]) -> Iterator[str]:
+    for permission in ADMIN_PERMISSIONS:
+        actions = ", ".join(one.name for one in specs if permission in one.permissions)
+        yield f"| `{permission}` | {actions or 'none in this version; the name is reserved'} |"
 
 
 def _error_rows() -> Iterator[str]:
@@ -104,6 +143,7 @@ def _section(spec: ActionSpec, schemas: Mapping[str, Json]) -> Iterator[str]:
         "",
         spec.summary,
         "",
+        f"- **Permission:** {listed_permissions(spec.permissions)}",
         f"- **Request:** `{spec.method} {PREFIX}{spec.path}`",
         f"- **Response:** {_link(spec.response_type.__name__)}",
         f"- **Command:** `gateway admin {spec.command}`",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.admin_permissions import AdminPermission
 from gateway.flow.admin.messages import (
     AdminRequest,
     AdminResponse,
@@ -36,6 +37,8 @@ class ActionSpec:
     summary: str
     command: str
     """The command of `gateway admin` that calls it."""
+    permissions: tuple[AdminPermission, ...]
+    """An administrator needs one of them. The plan of an action with several says which one."""
     request_type: type[AdminRequest] = EmptyRequest
     response_type: type[AdminResponse] = OverrideResponse
     event: str = "admin_action"
@@ -56,14 +59,17 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/overrides",
             summary="List the overrides in force.",
             command="overrides",
+            permissions=("read",),
             response_type=OverridesResponse,
         ),
         ActionSpec(
             name="ClearOverride",
             method="POST",
             path="/overrides/clear",
-            summary="Clear an override before it expires.",
+            summary="Clear an override before it expires. A revocation requires `revoke`, any other"
+            " override `override`.",
             command="clear ID",
+            permissions=("override", "revoke"),
             request_type=ClearOverrideRequest,
             rejected_if=("no override with this `id` is in force", "it is a lock: use `Unlock`"),
         ),
@@ -73,6 +79,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/revocations",
             summary="Revoke a token, a person's tokens, or all tokens issued up to a time.",
             command="revoke",
+            permissions=("revoke",),
             request_type=RevokeRequest,
             event="revoked",
             rejected_if=(
@@ -87,6 +94,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/locks",
             summary="Lock a person, a group, a server or a project, also for tokens issued later.",
             command="lock",
+            permissions=("lock",),
             request_type=LockRequest,
             event="lock_set",
             rejected_if=(
@@ -104,6 +112,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/locks",
             summary="List the locks in force.",
             command="locks",
+            permissions=("read",),
             response_type=OverridesResponse,
         ),
         ActionSpec(
@@ -112,6 +121,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/locks/lift",
             summary="Lift a lock. An administrator cannot lift a lock on themselves.",
             command="unlock ID",
+            permissions=("lock",),
             request_type=UnlockRequest,
             event="lock_lifted",
             rejected_if=("no lock with this `id` is in force",),
@@ -122,6 +132,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/links/drop",
             summary="Drop cached links; the cloud may still accept a link that a person has.",
             command="drop-links",
+            permissions=("override",),
             request_type=DropLinksRequest,
             event="links_dropped",
             rejected_if=(
@@ -138,6 +149,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/rate-ceilings",
             summary="Change the rate ceiling of an account's budget for a time.",
             command="rate-ceiling ACCOUNT CALLS_PER_SECOND",
+            permissions=("override",),
             request_type=SetRateCeilingRequest,
             rejected_if=("`account` is not configured",),
         ),
@@ -147,6 +159,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/log-levels",
             summary="Change log levels for a time.",
             command="log-level LOGGER=LEVEL",
+            permissions=("override",),
             request_type=SetLogLevelsRequest,
         ),
         ActionSpec(
@@ -155,6 +168,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/sessions",
             summary="List the tokens and links in the caches of all processes.",
             command="sessions",
+            permissions=("read",),
             request_type=SessionsRequest,
             response_type=SessionsResponse,
             rejected_if=(_ISSUER_UNKNOWN, _SERVER_MALFORMED),
@@ -165,6 +179,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/queue",
             summary="Show the accounts' budgets and the calls that wait for them.",
             command="queue",
+            permissions=("read",),
             response_type=QueueResponse,
         ),
         ActionSpec(
@@ -173,6 +188,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/policy",
             summary="Show the policy in force and when it was loaded.",
             command="policy",
+            permissions=("read",),
             response_type=PolicyResponse,
         ),
         ActionSpec(
@@ -181,6 +197,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             path="/policy/reload",
             summary="Reload the policy file in every process.",
             command="policy --reload",
+            permissions=("override",),
             response_type=PolicyResponse,
         ),
     )

@@ -14,6 +14,7 @@ from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import BudgetClass, Principal
 from gateway.domain.overrides import (
+    REVOCATION_TYPES,
     UNTIL_LIFTED,
     ClearedOverride,
     DroppedLinks,
@@ -114,7 +115,9 @@ class AdminActions:
             raise BadRequest("No override with this ID is in force. List them for their IDs.")
         if isinstance(cleared.effect, Lock):
             raise BadRequest("This override is a lock. Lift it with `gateway admin unlock`.")
-        return self._clearing(cleared, request, admin)
+        is_revocation = isinstance(cleared.effect, tuple(REVOCATION_TYPES.values()))
+        plan = self._clearing(cleared, request, admin)
+        return replace(plan, permission="revoke" if is_revocation else "override")
 
     def _unlock(self, request: UnlockRequest, admin: Administrator) -> ActionPlan:
         lock = self._find(request.id)

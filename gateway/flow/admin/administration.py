@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.domain.admin_permissions import AdminGrants, AdminPermission, listed_permissions
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
@@ -50,6 +51,8 @@ class ActionPlan:
     """An action that has been validated; it is recorded before `perform` is called."""
 
     perform: Callable[[], Awaitable[msgspec.Struct]]
+    permission: AdminPermission | None = None
+    """Which one of the action's permissions the request requires; None: any of them."""
     override_id: str = ""
     target: str = ""
     """The person that the action affects, as issuer:subject."""
@@ -69,20 +72,15 @@ class Administration:
         self,
         actions: Sequence[AdminAction],
         *,
-        groups: frozenset[str],
-        certificates: frozenset[str],
+        grants: AdminGrants,
         find_lock: Callable[[Principal], str | None],
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
-        """Administrators are the members of `groups` and the subjects of `certificates`.
-
-        `find_lock` returns the ID of a lock on the person.
-        """
+        """`find_lock` returns the ID of a lock on the person."""
         self._find_lock = find_lock
         self.actions = actions
-        self._groups = groups
-        self._certificates = certificates
+        self._grants = grants
         self._audit_log = audit_log
         self._clock = clock
         self._unauthenticated_tat = 0.0
@@ -96,13 +94,18 @@ class Administration:
         """
         request: msgspec.Struct | None = None
         try:
-            self._authorize(admin)
+            permissions = action.spec.permissions
+            self._authorize(admin, permissions)
             body = await read()
-            self._authorize(admin)  # again: reading the body, and below the disk, may take time
+            # Again: reading the body, and below the disk, may take time.
+            self._authorize(admin, permissions)
             request = _decode(body, action.spec.request_type)
             plan = action.plan(request, admin)
+            if plan.permission is not None:
+                permissions = (plan.permission,)
+                self._authorize(admin, permissions)
             await self._audit_log.record(self._allowed(action, admin, request, plan))
-            self._authorize(admin)
+            self._authorize(admin, permissions)
             return await plan.perform()
         except GatewayError as error:
             await self._record_refusal(action, admin, str(error), request)
@@ -126,6 +129,7 @@ class Administration:
             request_id=request_id,
             issuer=error.issuer or "",
             operation=action.spec.name,
+            permission=" or ".join(action.spec.permissions),
             rule="admin.api",
             client_address=client_address,
             decision="denied",
@@ -136,18 +140,16 @@ class Administration:
         except AuditLogUnavailable:
             return  # the request is rejected in any case
 
-    def _authorize(self, admin: Administrator) -> None:
+    def _authorize(self, admin: Administrator, permissions: tuple[AdminPermission, ...]) -> None:
+        """Require one of the permissions."""
         admin.check()
         # Also keeps administrators from lifting a lock that covers themselves.
         lock = self._find_lock(admin.principal)
         if lock is not None:
             raise PersonLocked(admin.principal, lock)
-        if admin.by_certificate:
-            is_allowed = admin.principal.subject in self._certificates
-        else:
-            is_allowed = not self._groups.isdisjoint(admin.principal.groups)
-        if not is_allowed:
-            raise NotAdmin("neither a group nor the certificate is in admin.api")
+        granted = self._grants.permissions_of(admin.principal, by_certificate=admin.by_certificate)
+        if granted.isdisjoint(permissions):
+            raise NotAdmin(listed_permissions(permissions))
 
     def _allowed(
         self,
@@ -158,6 +160,7 @@ class Administration:
     ) -> AuditRecord:
         record = self._record(action.spec.event, action, admin)
         record.decision = "allowed"
+        record.permission = plan.permission or record.permission
         record.target, record.project, record.servers = plan.target, plan.project, plan.servers
         more = {"override_id": plan.override_id} if plan.override_id else {}
         record.detail = _detail(request, **more)
@@ -181,6 +184,7 @@ class Administration:
             subject=principal.subject,
             groups=principal.groups,
             operation=action.spec.name,
+            permission=" or ".join(action.spec.permissions),
             rule="admin.api",
             client_address=admin.client_address,
         )

@@ -3,6 +3,7 @@
 import os
 import socket
 
+from gateway.domain.admin_permissions import AdminGrants
 from gateway.domain.model import BudgetClass
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
@@ -55,8 +56,7 @@ def open_administration(
     )
     administration = Administration(
         actions.all,
-        groups=api.groups,
-        certificates=api.certificates,
+        grants=AdminGrants(groups=api.groups, certificates=api.certificates),
         find_lock=overrides.find_lock,
         audit_log=audit_log,
         clock=clock,
