@@ -1,7 +1,14 @@
 """Port of a WebSocket that carries RFB: the browser's or the cloud's side of a console."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+BROWSER_FRAME_MAX: Final = 256 * 1024
+"""Bytes of one message from a browser; a channel closes above it."""
+CLOUD_FRAME_MAX: Final = 512 * 1024
+"""Bytes of one message from the cloud. websockify sends at most 64 KiB."""
+HEARTBEAT_S: Final = 20.0
+"""A channel pings its peer after this time of silence, and waits half of it for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +18,8 @@ class ChannelClosed:
     code: int
     reason: str = ""
     """Text of the peer. It is not trusted: bound and escape it before it is shown."""
+    violation: str | None = None
+    """What the peer did wrong, where this side closed for it: a message above the limit, say."""
 
 
 class FrameChannel(Protocol):

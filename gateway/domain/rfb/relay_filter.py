@@ -1,0 +1,50 @@
+"""One connection's RFB stream, from its first byte, in both directions. Pure."""
+
+from gateway.domain.consoles.model import SessionMode
+from gateway.domain.rfb.client_messages import ClientMessages
+from gateway.domain.rfb.handshake import Handshake, Side
+from gateway.domain.rfb.pixel_format import PixelFormat
+from gateway.domain.rfb.rules import RelayRules
+from gateway.domain.rfb.server_messages import ServerMessages
+
+
+class RelayFilter:
+    """Returns what of each side's bytes the other side may receive.
+
+    Every method raises `RfbViolation` where the stream breaks a rule, and `ConsoleRejected` where
+    the VNC server rejects the browser; `rejection` then has the last bytes for the browser.
+    """
+
+    def __init__(self, rules: RelayRules) -> None:
+        pixel_format = PixelFormat()
+        self.handshake = Handshake(rules, pixel_format)
+        self._from_browser = ClientMessages(rules, pixel_format)
+        self._from_server = ServerMessages(rules, pixel_format) if rules.parses_server else None
+
+    @property
+    def passes_server(self) -> bool:
+        """True: the server's bytes pass untouched from now on, without `from_server`."""
+        return self.handshake.is_done and self._from_server is None
+
+    @property
+    def inputs(self) -> int:
+        """Messages of a person so far: keys, pointer, clipboard text."""
+        return self._from_browser.inputs
+
+    def from_browser(self, data: bytes) -> bytes:
+        if self.handshake.is_done:
+            return self._from_browser.feed(data)
+        passed, _ = self.handshake.feed(Side.BROWSER, data)
+        return passed
+
+    def from_server(self, data: bytes) -> bytes:
+        if self.handshake.is_done:
+            return data if self._from_server is None else self._from_server.feed(data)
+        passed, rest = self.handshake.feed(Side.CLOUD, data)
+        return passed + self.from_server(rest) if rest else passed
+
+    def set_mode(self, mode: SessionMode) -> bytes:
+        """Change the mode; return the messages for the server that release what is pressed."""
+        released = self._from_browser.release() if mode is SessionMode.VIEW else b""
+        self._from_browser.mode = mode
+        return released

@@ -1,0 +1,104 @@
+"""The server's side of RFB after the handshake, where its clipboard text must not pass. Pure.
+
+Used only where `console.clipboard` forbids text from the server; otherwise the server's messages
+pass untouched. SetEncodings is then cut to encodings whose length `rectangles` computes.
+
+The text of ServerCutText is removed, whatever its length. A message of a type that the pinned noVNC
+does not read ends the session: clipboard text could hide behind it.
+"""
+
+import struct
+from enum import IntEnum
+from typing import Final
+
+from gateway.domain.rfb.encodings import Encoding
+from gateway.domain.rfb.pixel_format import PixelFormat
+from gateway.domain.rfb.rectangles import Rectangle, body_of
+from gateway.domain.rfb.rules import RelayRules
+from gateway.domain.rfb.stream import ParsedStream, Parser, Pass, Skip
+from gateway.domain.rfb.violation import RfbViolation
+
+
+class ServerMessage(IntEnum):
+    """The first byte of a message to the browser."""
+
+    UPDATE = 0
+    COLOUR_MAP = 1
+    BELL = 2
+    CUT_TEXT = 3
+    END_OF_CONTINUOUS_UPDATES = 150
+    FENCE = 248
+    XVP = 250
+
+
+_FIXED_SIZES: Final[dict[int, int]] = {
+    ServerMessage.BELL: 1,
+    ServerMessage.END_OF_CONTINUOUS_UPDATES: 1,
+    ServerMessage.XVP: 4,
+}
+_FENCE_PAYLOAD_MAX: Final = 64
+
+
+class ServerMessages:
+    """Removes clipboard text from the messages of one VNC server."""
+
+    def __init__(self, rules: RelayRules, pixel_format: PixelFormat) -> None:
+        self._rules = rules
+        self._pixel_format = pixel_format
+        self._stream = ParsedStream()
+        self._stream.start(self._messages())
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the bytes for the browser.
+
+        Raises:
+            RfbViolation: for a message or an encoding whose length is unknown, or out of bounds.
+
+        """
+        return self._stream.feed(data)
+
+    def _messages(self) -> Parser:
+        output = self._stream.output
+        while True:
+            first = yield 1
+            match first[0]:
+                case ServerMessage.UPDATE:
+                    output += first
+                    yield from self._update()
+                case ServerMessage.COLOUR_MAP:
+                    header = yield 5
+                    output += first + header
+                    (count,) = struct.unpack_from(">H", header, 3)
+                    yield Pass(6 * count)
+                case ServerMessage.CUT_TEXT:
+                    header = yield 7
+                    (length,) = struct.unpack_from(">i", header, 3)
+                    yield Skip(abs(length))
+                case ServerMessage.FENCE:
+                    header = yield 8
+                    if header[7] > _FENCE_PAYLOAD_MAX:
+                        raise RfbViolation(f"ServerFence: {header[7]} bytes are above 64")
+                    output += first + header
+                    yield Pass(header[7])
+                case kind if kind in _FIXED_SIZES:
+                    output += first
+                    yield Pass(_FIXED_SIZES[kind] - 1)
+                case kind:
+                    raise RfbViolation(f"server message type {kind} is not allowed")
+
+    def _update(self) -> Parser:
+        header = yield 3
+        self._stream.output += header
+        (count,) = struct.unpack_from(">H", header, 1)
+        for _ in range(count):
+            header = yield 12
+            width, height, encoding = struct.unpack_from(">HHi", header, 4)
+            rectangle = Rectangle(
+                width, height, self._pixel_format, self._stream.output, self._rules.pixels_max
+            )
+            if rectangle.pixels > self._rules.pixels_max:
+                raise RfbViolation(f"a rectangle of {width} x {height} is above the screen's limit")
+            self._stream.output += header
+            yield from body_of(encoding, rectangle)
+            if encoding == Encoding.LAST_RECT:
+                break

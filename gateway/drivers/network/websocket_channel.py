@@ -1,0 +1,103 @@
+"""A WebSocket of aiohttp as a channel of the relay (port `FrameChannel`), of either side."""
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, Final
+
+from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WebSocketError, WSMsgType, web
+from aiohttp.http_websocket import WSCloseCode
+
+from gateway.flow.consoles.frame_channel import (
+    BROWSER_FRAME_MAX,
+    CLOUD_FRAME_MAX,
+    HEARTBEAT_S,
+    ChannelClosed,
+)
+
+_LOST: Final = WSCloseCode.ABNORMAL_CLOSURE
+_UNSENT_MAX: Final = 128 * 1024
+"""Bytes that the kernel may hold back for a peer before it counts as not ready for more.
+
+Without this bound the kernel takes megabytes for a slow browser. A ping would wait behind them
+until it counts as lost.
+"""
+_CLOSE_S: Final = 1.0
+"""How long a close frame may wait for the browser's answer."""
+_CLOUD_CLOSE_S: Final = 0.25
+"""As above for the cloud, whose answer changes nothing for the session."""
+
+
+def browser_websocket(*protocols: str) -> web.WebSocketResponse:
+    """Return a WebSocket for a browser, not yet prepared."""
+    return web.WebSocketResponse(
+        protocols=protocols, heartbeat=HEARTBEAT_S, compress=False, max_msg_size=BROWSER_FRAME_MAX
+    )
+
+
+def cloud_websocket_options() -> dict[str, Any]:
+    """Return the options of `ClientSession.ws_connect` for a console of the cloud."""
+    return {
+        "heartbeat": HEARTBEAT_S,
+        "compress": 0,
+        "max_msg_size": CLOUD_FRAME_MAX,
+        "timeout": ClientWSTimeout(ws_close=_CLOUD_CLOSE_S),
+    }
+
+
+class WebSocketChannel:
+    """An open WebSocket; implements the port `FrameChannel`."""
+
+    def __init__(self, websocket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+        self._websocket = websocket
+        self._close_s = _CLOSE_S if isinstance(websocket, web.WebSocketResponse) else _CLOUD_CLOSE_S
+        self._closed: ChannelClosed | None = None
+        _bound_unsent(websocket.get_extra_info("socket"))
+
+    async def receive(self) -> bytes | str | ChannelClosed:
+        if self._closed is not None:
+            return self._closed
+        message = await self._websocket.receive()
+        if message.type is WSMsgType.BINARY or message.type is WSMsgType.TEXT:
+            data: bytes | str = message.data
+            return data
+        self._closed = self._closed_by(message.type, message.data, message.extra)
+        return self._closed
+
+    async def send(self, data: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._websocket.send_bytes(data)
+
+    async def send_text(self, text: str) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._websocket.send_str(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(self._close_s):
+                await self._websocket.close(code=code, message=reason.encode())
+        except (TimeoutError, ConnectionError):
+            self._abort()
+        except asyncio.CancelledError:
+            self._abort()
+            raise
+
+    def _closed_by(self, kind: WSMsgType, data: object, extra: object) -> ChannelClosed:
+        if kind is WSMsgType.ERROR and isinstance(data, WebSocketError):
+            if data.code == WSCloseCode.MESSAGE_TOO_BIG:
+                return ChannelClosed(data.code, violation="a WebSocket message is too long")
+            return ChannelClosed(data.code, violation="the WebSocket protocol was violated")
+        reason = extra if kind is WSMsgType.CLOSE and isinstance(extra, str) else ""
+        return ChannelClosed(self._websocket.close_code or _LOST, reason)
+
+    def _abort(self) -> None:
+        """Drop the connection with all that is still to be sent; aiohttp only closes gracefully."""
+        writer = self._websocket._writer  # noqa: SLF001 - has the transport of both kinds
+        if writer is not None and writer.transport is not None:
+            writer.transport.abort()
+
+
+def _bound_unsent(peer: Any) -> None:
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if peer is not None and option is not None and peer.family in {socket.AF_INET, socket.AF_INET6}:
+        peer.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_MAX)
