@@ -25,6 +25,15 @@ from gateway.config.values import (
 from gateway.domain.model import BudgetClass, Reuse
 
 
+class Agency(Section):
+    """An agency: the right of another account's users to act in the account that created it."""
+
+    domain: Annotated[str, Field(min_length=1, max_length=64)]
+    """Name of the account (IAM domain) that created the agency. The `projects` belong to it."""
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    """Name of the agency."""
+
+
 class PasswordLogin(Section):
     """Name and password of an IAM user: POST /v3/auth/tokens."""
 
@@ -41,6 +50,10 @@ class PasswordLogin(Section):
     """Name of the user's IAM domain (the account name)."""
     password: SecretValue
     """Password of the IAM user."""
+    agency: Agency | None = None
+    """Agency of another account, which the user assumes: the gateway logs in to the user's own
+    domain, then obtains tokens of the agency. The user needs the permission Agent Operator. Each
+    login is two calls of `budget.iam`. Unset: `projects` belong to the user's account."""
     renew_before_s: Seconds = 3_600.0
     """Seconds before its expiry at which a token is renewed in the background; at most half of
     its lifetime, which is 24 hours."""

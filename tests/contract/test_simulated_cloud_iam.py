@@ -27,7 +27,7 @@ async def log_in(cloud: SimulatedCloud, *, query: str = "?nocatalog=1", **change
 
 
 async def post(cloud: SimulatedCloud, body: str, *, query: str = "", **headers: str) -> Response:
-    sent = {**JSON, **headers}
+    sent = {**JSON, **{name.replace("_", "-"): value for name, value in headers.items()}}
     return await fetch_async(
         cloud.iam.url, f"/v3/auth/tokens{query}", method="POST", headers=sent, body=body
     )
@@ -189,3 +189,56 @@ async def test_password_can_be_changed_at_runtime(cloud: SimulatedCloud) -> None
     assert response.status == 200
     assert (await log_in(cloud)).status == 401
     assert (await log_in(cloud, password="another")).status == 201
+
+
+async def assume(cloud: SimulatedCloud, token: str, **changes: str) -> Response:
+    body = {
+        "auth": {
+            "identity": {
+                "methods": ["assume_role"],
+                "assume_role": {
+                    "domain_name": changes.get("domain", iam.AGENCY_DOMAIN),
+                    "xrole_name": changes.get("name", iam.AGENCY_NAME),
+                },
+            },
+            "scope": {"project": {"id": changes.get("project", cloud.project)}},
+        }
+    }
+    return await post(cloud, json.dumps(body), query="?nocatalog=1", X_Auth_Token=token)
+
+
+async def user_token(cloud: SimulatedCloud) -> str:
+    found = await log_in(cloud, scope={"domain": {"name": iam.DOMAIN}})
+    return found.headers["x-subject-token"]
+
+
+async def test_agency_token_reaches_projects_of_the_other_account(cloud: SimulatedCloud) -> None:
+    cloud.iam.agency_projects = [cloud.project]
+    assert (await log_in(cloud)).status == 401
+    found = await assume(cloud, await user_token(cloud))
+    assert found.status == 201
+    body = found.json["token"]
+    assert body["methods"] == ["assume_role"]
+    assert body["user"]["domain"]["name"] == iam.AGENCY_DOMAIN
+    assert body["assumed_by"]["user"]["domain"]["name"] == iam.DOMAIN
+    path = f"/v1/{cloud.project}/physicalservers/{cloud.servers[0]}"
+    headers = {"X-Auth-Token": found.headers["x-subject-token"]}
+    assert (await fetch_async(cloud.upstream.url, path, headers=headers)).status == 200
+
+
+async def test_agency_demands_token_permission_and_name(cloud: SimulatedCloud) -> None:
+    cloud.iam.agency_projects = [cloud.project]
+    user = await user_token(cloud)
+    for changes, status in (
+        ({"domain": "other"}, 404),
+        ({"name": "other"}, 404),
+        ({"project": "0" * 32}, 404),
+    ):
+        assert (await assume(cloud, user, **changes)).status == status
+    of_agency = (await assume(cloud, user)).headers["x-subject-token"]
+    assert (await assume(cloud, of_agency)).status == 401
+    assert (await assume(cloud, "made up")).status == 401
+    cloud.iam.agent_operator = False
+    assert (await assume(cloud, user)).status == 403
+    cloud.iam.revoke_all()
+    assert (await assume(cloud, user)).status == 401

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.demo.cloud.iam import ACCESS_KEY, SECRET_KEY
+from gateway.demo.cloud.iam import ACCESS_KEY, AGENCY_DOMAIN, AGENCY_NAME, SECRET_KEY
 from tests.e2e.test_commands import run
 from tests.support.stack import (
     CloudProcess,
@@ -68,6 +68,61 @@ def test_mistyped_project_closes_no_other(site: Stack) -> None:
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_reloaded"))
     assert console(gateway, OTHER).status == 200
+
+
+def by_agency(gateway: RunningGateway, name: str = AGENCY_NAME) -> None:
+    """Let the gateway assume the agency from now on."""
+    login = gateway.config["accounts"][0]["login"]
+    login["agency"] = {"domain": AGENCY_DOMAIN, "name": name}
+    gateway.write_config()
+
+
+def test_agency_opens_consoles_of_another_account(site: Stack) -> None:
+    cloud = site.cloud
+    cloud.iam_settings(agency_projects=[OTHER])
+    gateway = serving(site, OTHER, start=False)
+    gateway.config["store"]["namespace"] = "agency"
+    by_agency(gateway)
+    gateway.start()
+    assert console(gateway, OTHER).status == 200
+    before = logins(site)
+    cloud.revoke_service_tokens()
+    assert console(gateway, OTHER).status == 200
+    assert logins(site) == before + 2, "one for the user, one for the agency"
+    code, said = check(gateway)
+    assert code == 0, said
+
+
+def test_project_of_another_account_needs_the_agency(site: Stack) -> None:
+    cloud = site.cloud
+    cloud.iam_settings(agency_projects=[OTHER])
+    gateway = serving(site, OTHER, start=False)
+    gateway.config["store"]["namespace"] = "no-agency"
+    gateway.write_config()
+    gateway.start()
+    assert console(gateway, OTHER).status == 503
+    by_agency(gateway)
+    eventually(lambda: gateway.log_lines("config_reloaded"))
+    assert console(gateway, OTHER).status == 200, "what has changed is tried at once"
+
+
+def test_rejected_agency_is_named_and_locks_nobody(site: Stack) -> None:
+    cloud = site.cloud
+    cloud.iam_settings(agency_projects=[OTHER])
+    gateway = serving(site, OTHER, start=False)
+    gateway.config["store"]["namespace"] = "rejected-agency"
+    by_agency(gateway, "mistyped")
+    gateway.start()
+    assert console(gateway, OTHER).status == 503
+    code, said = check(gateway)
+    assert code == 1
+    assert f"agency mistyped of {AGENCY_DOMAIN} rejected: 404 IAM.0004" in said
+    assert "has no such agency" in said
+    cloud.iam_settings(agent_operator=False)
+    by_agency(gateway)
+    code, said = check(gateway)
+    assert "rejected: 403 IAM.0003, the user needs the permission Agent Operator" in said
+    assert console(site.gateway, cloud.project).status == 200
 
 
 def test_corrected_iam_endpoint_is_tried_at_once(site: Stack) -> None:

@@ -128,13 +128,18 @@ ROLE_MISSING = CloudError(
 )
 """Keystone's response to a login to a project in which the user has no role."""
 
+IAM_TOKEN_INVALID = CloudError(401, "IAM.0067", "The token is invalid.")
+# Assumed: no source documents the responses to an agency that may not be assumed.
+AGENT_OPERATOR_MISSING = CloudError(403, "IAM.0003", "Policy doesn't allow the action.")
+AGENCY_UNKNOWN = CloudError(404, "IAM.0004", "The agency could not be found.")
+
 IAM = {
     "body_wrong": BODY_WRONG,
     "password_wrong": PASSWORD_WRONG,
     "password_wrong_iam": CloudError(401, "IAM.0062", "The username or password is wrong."),
     "account_locked": ACCOUNT_LOCKED,
     "token_expired": CloudError(401, "IAM.0066", "The token has expired."),
-    "token_invalid": CloudError(401, "IAM.0067", "The token is invalid."),
+    "token_invalid": IAM_TOKEN_INVALID,
     "no_programmatic_access": CloudError(403, "IAM.0081", "The user has no programmatic access."),
     "project_unknown": PROJECT_UNKNOWN,
     "throttled": CloudError(

@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.demo.cloud import cloud_errors
+from gateway.demo.cloud.agency import AgencyLogin, parse_agency_login
 from gateway.demo.cloud.clock import now
 from gateway.demo.cloud.cloud_errors import CloudError
 from gateway.demo.cloud.listener import Listener
 
 USER, DOMAIN, PASSWORD = "console-gateway", "example-corp", "correct horse battery staple"
+AGENCY_DOMAIN, AGENCY_NAME = "partner-corp", "console-gateway-agency"
+"""An agency of another account, which USER may assume."""
 ACCESS_KEY, SECRET_KEY = "BOXACCESSKEY0000", "box-secret-key"
 TOKEN_BYTES_MAX = 61_440
 
@@ -32,6 +35,7 @@ class IssuedToken:
     """None for a token with domain scope."""
     expires_at: float
     revoked: bool = False
+    is_of_agency: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ class _LoginFailures:
 
 class Iam(Listener):
     settable: ClassVar[tuple[str, ...]] = (
+        "agency_projects",
+        "agent_operator",
         "clock_ahead_s",
         "no_role",
         "password",
@@ -66,6 +72,10 @@ class Iam(Listener):
         """Difference of IAM's clock, as its responses show it."""
         self.no_role: Sequence[str] = ()
         """IDs of projects in which the user has no role."""
+        self.agency_projects: Sequence[str] = ()
+        """IDs of projects that belong to AGENCY_DOMAIN: only tokens of the agency reach them."""
+        self.agent_operator = True
+        """The user has the permission to assume agencies."""
         self.access_keys = {ACCESS_KEY: SECRET_KEY}
         self.security_tokens: dict[str, str] = {}
         """The security token of each temporary access key."""
@@ -109,6 +119,9 @@ class Iam(Listener):
         return {**super().counters(), **own, "tokens": len(self.tokens)}
 
     async def _log_in(self, request: web.Request) -> web.Response:
+        agency = await parse_agency_login(request)
+        if agency is not None:
+            return self._assume(request, agency)
         login = await _parse_login(request)
         if login is None:
             return cloud_errors.BODY_WRONG.response()
@@ -118,17 +131,36 @@ class Iam(Listener):
         if (login.user, login.domain, login.password) != (USER, DOMAIN, self.password):
             return self._reject(record, cloud_errors.PASSWORD_WRONG)
         project = self._find_project(login)
-        if project in self.no_role:  # Keystone does not say whether it is the password
+        if project in (
+            *self.no_role,
+            *self.agency_projects,
+        ):  # Keystone does not say whether it is the password
             return self._reject(record, cloud_errors.ROLE_MISSING)
         record.failed_at.clear()
         if login.wants_project and project is None:
             return cloud_errors.PROJECT_UNKNOWN.response()
         self.logins += 1
         text, token = self.issue(project)
-        body = self._describe(token, login)
-        if not request.query.get("nocatalog"):
-            body["token"]["catalog"] = [{"type": "filler", "name": "x" * _CATALOG_BYTES}]
-        return web.json_response(body, status=201, headers={"X-Subject-Token": text})
+        body = self._describe(token, login.user, login.domain, "password")
+        return _issued(request, text, body)
+
+    def _assume(self, request: web.Request, agency: AgencyLogin) -> web.Response:
+        """Issue a token of the agency to a user whose own token is valid (upstream-api.md#3.5)."""
+        token = self.tokens.get(request.headers.get("X-Auth-Token", ""))
+        if token is None or token.revoked or token.expires_at <= now() or token.is_of_agency:
+            return cloud_errors.IAM_TOKEN_INVALID.response()
+        if not self.agent_operator:
+            return cloud_errors.AGENT_OPERATOR_MISSING.response()
+        if (agency.domain, agency.name) != (AGENCY_DOMAIN, AGENCY_NAME):
+            return cloud_errors.AGENCY_UNKNOWN.response()
+        if agency.project not in self.agency_projects:
+            return cloud_errors.PROJECT_UNKNOWN.response()
+        self.logins += 1
+        text, issued = self.issue(agency.project)
+        issued.is_of_agency = True
+        body = self._describe(issued, AGENCY_NAME, AGENCY_DOMAIN, "assume_role")
+        body["token"]["assumed_by"] = {"user": {"name": USER, "domain": {"name": DOMAIN}}}
+        return _issued(request, text, body)
 
     def _reject(self, record: _LoginFailures, error: CloudError) -> web.Response:
         self.failures += 1
@@ -145,16 +177,16 @@ class Iam(Listener):
         named = (one for one, name in self._projects.items() if name == login.project_name)
         return next(named, None)
 
-    def _describe(self, token: IssuedToken, login: "_LoginRequest") -> dict[str, Any]:
+    def _describe(self, token: IssuedToken, user: str, domain: str, method: str) -> dict[str, Any]:
         described: dict[str, Any] = {
             "expires_at": _zulu(token.expires_at + self.clock_ahead_s),
             "issued_at": _zulu(now() + self.clock_ahead_s),
-            "methods": ["password"],
+            "methods": [method],
             "roles": [{"id": "0", "name": "op_gated_clouddc"}],
             "user": {
                 "id": "5f3d1c0e9a8b4c7d8e6f0a1b2c3d4e5f",
-                "name": login.user,
-                "domain": {"id": "d78cbac186b744899480f25bd022f468", "name": login.domain},
+                "name": user,
+                "domain": {"id": "d78cbac186b744899480f25bd022f468", "name": domain},
                 "password_expires_at": "",
             },
         }
@@ -201,6 +233,12 @@ class Iam(Listener):
     async def _unlock(self, _: web.Request) -> web.Response:
         self.unlock()
         return web.json_response({"locked": 0})
+
+
+def _issued(request: web.Request, token: str, body: dict[str, Any]) -> web.Response:
+    if not request.query.get("nocatalog"):
+        body["token"]["catalog"] = [{"type": "filler", "name": "x" * _CATALOG_BYTES}]
+    return web.json_response(body, status=201, headers={"X-Subject-Token": token})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,26 @@
 IAM locks an account after 5 failed logins within 15 minutes (upstream-api.md#3.2). After a rejected
 login the project backs off for 5, 10, then 30 minutes on all replicas; all projects of a user
 together have at most 3 failures within 15 minutes.
+
+With an agency, a login is two calls: for a token of the user in its own domain, then, with it, for
+a token of the agency (upstream-api.md#3.5). Only the first may count towards a lock.
 """
 
 import logging
+from typing import Any
 
-from gateway.config.accounts import PasswordLogin
+from gateway.config.accounts import Agency, PasswordLogin
 from gateway.domain.errors import ServiceLoginFailed
 from gateway.domain.upstream.login_ledger import LoginPause, LoginRejection, LoginSubject
 from gateway.drivers.cloud.login_endpoint import LoginEndpoint, LoginResponse
 from gateway.drivers.cloud.login_gate import LoginGate, LoginRejected, fingerprint
 from gateway.drivers.cloud.service_token import (
+    ServiceToken,
+    agency_request,
+    domain_scope,
     expiry_margin_s,
     login_request,
+    project_scope,
     token_from_response,
 )
 from gateway.flow.clock import Clock
@@ -42,6 +50,13 @@ _MEANINGS = {
     _NO_PROGRAMMATIC_ACCESS: "the user has no programmatic access",
 }
 """By status or code (upstream-api.md#3.2). IAM's own text may quote the password."""
+_AGENCY_MEANINGS = {
+    "400": "IAM does not accept the form of `login.agency` or of the project",
+    "401": "IAM does not accept the user's token, or the user may not assume the agency",
+    "403": "the user needs the permission Agent Operator, and the agency a role in the project",
+    "404": "`login.agency.domain` has no such agency, or no such project",
+}
+"""By status, for the second call of a login with an agency."""
 
 
 class IamLogin:
@@ -65,9 +80,14 @@ class IamLogin:
         self._gate = gate
         self._clock = clock
         self._telemetry = telemetry
-        # A changed address, user or password is tried without back-off.
+        agency = login.agency
+        # A changed address, user, password or agency is tried without back-off.
         self.fingerprint = fingerprint(
-            login.iam_endpoint, login.user, login.domain, login.password.reveal()
+            login.iam_endpoint,
+            login.user,
+            login.domain,
+            login.password.reveal(),
+            *(() if agency is None else (agency.domain, agency.name)),
         )
         self._subject = LoginSubject(self.fingerprint, project)
 
@@ -89,17 +109,11 @@ class IamLogin:
 
     async def _attempt(self) -> Fetched:
         """Raise LoginRejected, or ServiceLoginFailed when IAM is unavailable."""
-        requested_at = self._clock.now()
-        found = await self._endpoint.send(
-            login_request(self._login, self._project), secrets=(self._login.password.reveal(),)
-        )
-        if not 200 <= found.status < 300:
-            raise LoginRejected(self._rejection(found))
-        token = token_from_response(found.response, requested_at=requested_at)
-        if token is None:
-            raise self._endpoint.unavailable(
-                str(found.status), f"{found.status} without a valid token and lifetime"
-            )
+        if self._login.agency is None:
+            token = await self._log_in_user(project_scope(self._project))
+        else:
+            user = await self._log_in_user(domain_scope(self._login.domain))
+            token = await self._assume(self._login.agency, user)
         self._telemetry.service_login(self._account, "ok")
         log.info(
             "service_login_succeeded", extra={"account": self._account, "project": self._project}
@@ -108,7 +122,46 @@ class IamLogin:
         good_until = self._clock.monotonic() + lifetime_s - expiry_margin_s(lifetime_s)
         return Fetched(token.shared_form, good_until)
 
-    def _rejection(self, found: LoginResponse) -> LoginRejection:
+    async def _log_in_user(self, scope: dict[str, Any]) -> ServiceToken:
+        requested_at = self._clock.now()
+        found = await self._endpoint.send(
+            login_request(self._login, scope), secrets=(self._login.password.reveal(),)
+        )
+        if not 200 <= found.status < 300:
+            self._report_rejection(found)
+            meaning = _MEANINGS.get(found.code) or _MEANINGS[str(found.status)]
+            raise LoginRejected(
+                LoginRejection(
+                    f"login rejected: {found.shown}, {meaning}",
+                    # With another status the password was right, or was not looked at.
+                    is_counted=found.status == 401,
+                    is_for_all=found.code in _FOR_ALL_PROJECTS,
+                )
+            )
+        return self._token(found, requested_at)
+
+    async def _assume(self, agency: Agency, user: ServiceToken) -> ServiceToken:
+        requested_at = self._clock.now()
+        found = await self._endpoint.send(
+            agency_request(agency, self._project),
+            credential=(("X-Auth-Token", user.secret.reveal()),),
+        )
+        if not 200 <= found.status < 300:
+            self._report_rejection(found)
+            meaning = _AGENCY_MEANINGS[str(found.status)]
+            reason = f"agency {agency.name} of {agency.domain} rejected: {found.shown}, {meaning}"
+            raise LoginRejected(LoginRejection(reason, is_counted=False))
+        return self._token(found, requested_at)
+
+    def _token(self, found: LoginResponse, requested_at: float) -> ServiceToken:
+        token = token_from_response(found.response, requested_at=requested_at)
+        if token is None:
+            raise self._endpoint.unavailable(
+                str(found.status), f"{found.status} without a valid token and lifetime"
+            )
+        return token
+
+    def _report_rejection(self, found: LoginResponse) -> None:
         self._telemetry.service_login(self._account, "refused")
         log.error(
             "service_login_refused",
@@ -118,13 +171,6 @@ class IamLogin:
                 "status": found.status,
                 "error_code": found.code or str(found.status),
             },
-        )
-        meaning = _MEANINGS.get(found.code) or _MEANINGS[str(found.status)]
-        return LoginRejection(
-            f"login rejected: {found.shown}, {meaning}",
-            # With another status the password was right, or was not looked at.
-            is_counted=found.status == 401,
-            is_for_all=found.code in _FOR_ALL_PROJECTS,
         )
 
     def _paused(self, pause: LoginPause) -> ServiceLoginFailed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gateway.config.accounts import PasswordLogin
+from gateway.config.accounts import Agency, PasswordLogin
 from gateway.domain.model import Secret, UpstreamRequest, UpstreamResponse
 
 TOKEN_PATTERN = re.compile(r"[!-~]{16,65536}")
@@ -30,25 +30,38 @@ def expiry_margin_s(lifetime_s: float) -> float:
     return min(_MARGIN_S_MAX, lifetime_s / 10)
 
 
-def login_request(login: PasswordLogin, project: str) -> UpstreamRequest:
-    """Return the Keystone password login, scoped to one project."""
+def login_request(login: PasswordLogin, scope: dict[str, Any]) -> UpstreamRequest:
+    """Return the Keystone password login."""
     user = {
         "name": login.user,
         "password": login.password.reveal(),
         "domain": {"name": login.domain},
     }
-    body = {
-        "auth": {
-            "identity": {"methods": ["password"], "password": {"user": user}},
-            "scope": {"project": {"id": project}},
-        }
-    }
+    return _token_request({"methods": ["password"], "password": {"user": user}}, scope)
+
+
+def agency_request(agency: Agency, project: str) -> UpstreamRequest:
+    """Return the request for an agency's token; it is sent with a token of the user."""
+    assumed = {"domain_name": agency.domain, "xrole_name": agency.name}
+    identity = {"methods": ["assume_role"], "assume_role": assumed}
+    return _token_request(identity, project_scope(project))
+
+
+def project_scope(project: str) -> dict[str, Any]:
+    return {"project": {"id": project}}
+
+
+def domain_scope(domain: str) -> dict[str, Any]:
+    return {"domain": {"name": domain}}
+
+
+def _token_request(identity: dict[str, Any], scope: dict[str, Any]) -> UpstreamRequest:
     return UpstreamRequest(
         method="POST",
         # The service catalogue is larger than the rest of the response (upstream-api.md#3.1).
         path="/v3/auth/tokens?nocatalog=1",
         headers=(("Content-Type", "application/json;charset=utf8"),),
-        body=orjson.dumps(body),
+        body=orjson.dumps({"auth": {"identity": identity, "scope": scope}}),
         repeatable=False,
     )
 
