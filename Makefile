@@ -15,12 +15,19 @@ $(VENV)/.runtime: requirements.lock | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.runtime
+$(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/.runtime | page
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(VENV)/.runtime ## run the whole product on loopback until Ctrl-C
+PAGE := gateway/edge/consoles/page
+
+page: $(PAGE)/dist/index.html ## build the page of live consoles
+
+$(PAGE)/dist/index.html: $(wildcard $(PAGE)/*.js* $(PAGE)/*.sh $(PAGE)/*.lock $(PAGE)/src/*) | $(BIN)/python
+	sh $(PAGE)/build.sh $(abspath $(BIN)/python)
+
+demo: $(VENV)/.runtime page ## run the whole product on loopback until Ctrl-C
 	@$(BIN)/python -m gateway demo
 
 SECRETS := deploy/compose/secrets
@@ -101,4 +108,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help demo format lint unit e2e test bench soak docs lock
+.PHONY: help page demo format lint unit e2e test bench soak docs lock

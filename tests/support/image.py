@@ -170,7 +170,7 @@ class Build:
             if option is None:
                 assert is_in_context(source), f".dockerignore excludes {source}"
             if found.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__") if option is None else None
+                ignored = _ignored if option is None else None
                 shutil.copytree(found, to, symlinks=True, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy2(found, to)
@@ -247,6 +247,11 @@ def _declare(stage: Stage, name: str, rest: str) -> None:
             stage.ports = set(map(int, rest.split()))
         case _:
             assert name in ("ARG", "LABEL", "FROM", "RUN", "COPY", "WORKDIR"), name
+
+
+def _ignored(directory: str, names: list[str]) -> set[str]:
+    at = Path(directory).relative_to(ROOT)
+    return {one for one in names if one == "__pycache__" or not is_in_context(f"{at / one}")}
 
 
 def is_in_context(path: str) -> bool:

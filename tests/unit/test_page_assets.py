@@ -1,0 +1,133 @@
+"""The page's files: caching, security headers, prefix, and a checkout without a build."""
+
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.domain.consoles.ends import SESSION_ENDS
+from gateway.edge.consoles.page_assets import PageAsset, PageAssets, PageNotBuilt
+
+SOURCE = Path(__file__).parents[2] / "gateway" / "edge" / "consoles" / "page" / "src"
+FILES = {
+    "index.html": (SOURCE / "index.html").read_bytes(),
+    "icon.svg": b"<svg/>",
+    "licenses.txt": b"MPL-2.0",
+    "page.js": b"export {};",
+    "style.css": b"body{}",
+}
+
+
+def response(asset: PageAsset | None, accepts: str = "") -> web.Response:
+    assert asset is not None
+    request = Mock(headers={"Accept-Encoding": accepts})
+    return asset.response(request, CIMultiDict())
+
+
+def text(asset: PageAsset | None) -> str:
+    body = response(asset).body
+    assert isinstance(body, bytes)
+    return body.decode()
+
+
+class Addresses(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.inline: list[str] = []
+        self.config: Any = None
+        self._in_config = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.found |= {str(values[name]) for name in ("href", "src") if name in values}
+        self.inline += [name for name in values if name == "style" or name.startswith("on")]
+        self._in_config = values.get("id") == "config"
+        if tag == "style" or (tag == "script" and "src" not in values and not self._in_config):
+            self.inline.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._in_config:
+            self.config, self._in_config = json.loads(data), False
+
+
+def test_page_is_found_below_the_prefix_only() -> None:
+    page = PageAssets(FILES, "/gw")
+    assert page.find("/gw/console") is page.find("/gw/console?utm_source=chat")
+    assert text(page.find("/gw/console")).startswith("<!doctype html>")
+    for path in ("/console", "/gw/console/", "/gw", "/gw/console/assets/", "/gw/consoles"):
+        assert page.find(path) is None
+
+
+def test_page_names_its_versioned_assets() -> None:
+    page = PageAssets(FILES, "/gw")
+    parser = Addresses()
+    parser.feed(text(page.find("/gw/console")))
+    addresses = {one for one in parser.found if not one.startswith("#")}
+    assert {one.rpartition("/")[2] for one in addresses} == FILES.keys() - {"index.html"}
+    for address in addresses:
+        assert address.startswith(f"console/assets/{page.version}/")
+        assert page.find(f"/gw/{address}") is not None
+    assert parser.inline == []
+
+
+def test_page_has_the_table_of_ends() -> None:
+    parser = Addresses()
+    parser.feed(text(PageAssets(FILES, "").find("/console")))
+    assert [one["code"] for one in parser.config["ends"]] == [end.code for end in SESSION_ENDS]
+    assert parser.config["ends"][0]["advice"] == SESSION_ENDS[0].advice
+
+
+def test_assets_are_cached_for_a_year_and_the_page_never() -> None:
+    page = PageAssets(FILES, "")
+    asset = response(page.find(f"/console/assets/{page.version}/page.js"))
+    assert asset.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert asset.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert response(page.find("/console")).headers["Cache-Control"] == "no-store"
+
+
+def test_changed_file_changes_the_version() -> None:
+    changed = PageAssets(FILES | {"style.css": b"p{}"}, "")
+    assert changed.version != PageAssets(FILES, "").version
+
+
+def test_asset_of_another_release_is_served_uncached() -> None:
+    page = PageAssets(FILES, "")
+    asset = response(page.find("/console/assets/0123456789abcdef/page.js"))
+    assert (asset.body, asset.headers["Cache-Control"]) == (FILES["page.js"], "no-store")
+    for name in ("other.js", "index.html", "../page.js", "%2e%2e/page.js"):
+        assert page.find(f"/console/assets/{page.version}/{name}") is None
+
+
+@pytest.mark.parametrize("path", ["/console", "/console/assets/0123456789abcdef/page.js"])
+def test_responses_have_security_headers(path: str) -> None:
+    headers = response(PageAssets(FILES, "").find(path)).headers
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert not re.search(r"unsafe|\*|https?:", policy)
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Referrer-Policy"] == "same-origin"
+
+
+def test_asset_is_compressed_on_request() -> None:
+    page = PageAssets(FILES, "")
+    compressed = response(page.find("/console"), "gzip, br")
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert isinstance(compressed.body, bytes)
+    assert gzip.decompress(compressed.body).decode() == text(page.find("/console"))
+
+
+def test_missing_build_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(PageNotBuilt, match=r"index\.html is missing\. Run `make page`"):
+        PageAssets.load("", tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    assert PageAssets.load("", tmp_path).find("/console") is not None
