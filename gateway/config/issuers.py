@@ -27,7 +27,7 @@ from gateway.config.values import (
 )
 
 ASYMMETRIC: Final = (
-    "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA",
+    "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "Ed448",
 )  # fmt: skip
 SYMMETRIC: Final = ("HS256",)
 
@@ -73,7 +73,8 @@ class StaticKeys(Section):
     """Public keys from a file, for an issuer that publishes none."""
 
     public_key_file: PublicKeyFile
-    """A JWK set or one public key in PEM. A changed file is read at the next refresh."""
+    """A JWK set, or public keys and certificates in PEM; every key in it is trusted. Of a
+    certificate only the key counts, not its dates. A changed file is read at the next refresh."""
 
 
 class SharedSecretKey(Section):
@@ -116,8 +117,9 @@ class Issuer(Section):
             json_schema_extra={"items": {"type": "string", "enum": [*ASYMMETRIC, *SYMMETRIC]}},
         ),
     ] = ("RS256",)
-    """Accepted signature algorithms: RS256, RS384, RS512, PS256, ES256, ES384, EdDSA; only HS256
-    with `keys.secret`."""
+    """Accepted signature algorithms: RS256, RS384, RS512, PS256, ES256, ES384, EdDSA, Ed25519,
+    Ed448; only HS256 with `keys.secret`. A token's `alg` must be one of them: some issuers write
+    Ed25519 (RFC 9864) in place of EdDSA."""
     keys: Annotated[
         Annotated[DiscoveryKeys, Tag("discovery")]
         | Annotated[JwksKeys, Tag("jwks")]
@@ -153,7 +155,8 @@ class Issuer(Section):
     """Longest use of cached keys while the issuer is unavailable, in seconds. It must exceed
     `keys_refresh_s`."""
     unknown_kid_cooldown_s: Seconds = 30.0
-    """Shortest time between two refreshes caused by an unknown `kid`, in seconds."""
+    """Shortest time in seconds between two refreshes that tokens cause: by an unknown `kid`, or by
+    a signature that no key verifies, as after the issuer replaced a key under its `kid`."""
 
     @field_validator("name")
     @classmethod

@@ -3,7 +3,8 @@
 This module fetches and caches nothing; drivers/issuers/issuer_keys.py does.
 """
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
+from cryptography.x509 import Certificate, load_pem_x509_certificate
 from jwt import PyJWK, PyJWTError
 from jwt.algorithms import HMACAlgorithm
 
@@ -35,10 +37,32 @@ _RSA_BITS: Final = range(2048, 8193)
 """The minimum is from NIST SP 800-131A; above the maximum a verification takes milliseconds."""
 _PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 """The PyJWT algorithm that parses a `kty`. `oct` is absent: a secret must not be published."""
+_EDDSA: Final = "EdDSA"
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_PEM_BEGIN: Final = b"-----BEGIN "
+_UTF8_MARK: Final = b"\xef\xbb\xbf"
+_SHOWN_CHARS: Final = 80
+_SHOWN_KEYS: Final = 5
+
+OnIgnored = Callable[[str], None]
+"""Called with the reason for each key that cannot be used."""
 
 
 class UnusableKeys(Exception):
-    """The source contains no usable keys. The message never quotes the source."""
+    """The source contains no usable keys.
+
+    The message quotes names and addresses only (`shown`), never a key.
+    """
+
+
+def shown(value: object) -> str:
+    """Return a value from outside as short ASCII text in quotes."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def _silent(_: str) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +76,29 @@ class IssuerKey:
 
 
 def keys_for_algorithms(
-    found: Iterable[IssuerKey], algorithms: Collection[str]
-) -> frozenset[IssuerKey]:
-    """Return the keys usable with one of the issuer's algorithms.
+    found: Iterable[IssuerKey], algorithms: Collection[str], on_ignored: OnIgnored = _silent
+) -> tuple[IssuerKey, ...]:
+    """Return the keys usable with one of the issuer's algorithms, in order, without duplicates.
 
     Raises UnusableKeys if none is.
     """
     allowed = frozenset(algorithms)
-    keys = frozenset(
-        IssuerKey(one.kid, one.algorithms & allowed, one.key, one.material)
-        for one in found
-        if one.algorithms & allowed
-    )
+    keys: dict[IssuerKey, None] = {}
+    others: list[str] = []
+    for one in found:
+        usable = one.algorithms & allowed
+        if usable:
+            keys[IssuerKey(one.kid, usable, one.key, one.material)] = None
+        else:
+            fits = ", ".join(sorted(one.algorithms)) or "no supported algorithm"
+            others.append(f"{_named(one.kid)} fits {fits}")
     if not keys:
-        raise UnusableKeys("no key fits the issuer's algorithms")
-    return keys
+        wanted = ", ".join(algorithms)
+        details = "; ".join(others[:_SHOWN_KEYS]) or "it has no usable key"
+        raise UnusableKeys(f"no key fits the issuer's algorithms {wanted}: {details}")
+    for other in others:
+        on_ignored(f"{other}, and not one of `algorithms`")
+    return tuple(keys)
 
 
 def parse_json(text: bytes) -> object:
@@ -85,15 +117,47 @@ def read_key_file(file: Path) -> bytes:
     return text
 
 
-def parse_key_file(text: bytes) -> list[IssuerKey]:
-    """Parse a JWK set or one public key in PEM; raise UnusableKeys."""
+def parse_key_file(text: bytes, on_ignored: OnIgnored = _silent) -> list[IssuerKey]:
+    """Parse a JWK set, or public keys and certificates in PEM; raise UnusableKeys.
+
+    Of a certificate only the public key is used: its dates and its signature are not checked.
+    """
+    text = text.removeprefix(_UTF8_MARK)
     if text.lstrip().startswith(b"{"):
-        return parse_key_set(parse_json(text))
+        return parse_key_set(parse_json(text), on_ignored)
+    blocks = list(_PEM_BLOCK.finditer(text))
+    if not blocks or len(blocks) != text.count(_PEM_BEGIN) or len(blocks) > _KEYS_MAX:
+        raise UnusableKeys("the file is neither a JWK set nor public keys in PEM")
     try:
-        key = load_pem_public_key(text)
+        found = [_parse_pem_block(block[1], block[0]) for block in blocks]
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UnusableKeys("the file is neither a JWK set nor a public key in PEM") from error
-    return [_public_key(key, kid=None)]
+        raise UnusableKeys("the file has a block that is no public key in PEM") from error
+    _reject_chain([one for one in found if isinstance(one, Certificate)])
+    return [
+        _public_key(one.public_key() if isinstance(one, Certificate) else one, kid=None)
+        for one in found
+    ]
+
+
+def _parse_pem_block(kind: bytes, block: bytes) -> Any:
+    """Return a public key or a certificate."""
+    if kind.endswith(b"PRIVATE KEY"):
+        raise UnusableKeys(
+            "the file has a private key; name a file with the public key: `openssl pkey -pubout`"
+        )
+    return (
+        load_pem_x509_certificate(block) if kind == b"CERTIFICATE" else load_pem_public_key(block)
+    )
+
+
+def _reject_chain(certificates: Collection[Certificate]) -> None:
+    # The authority's key would verify tokens as well.
+    subjects = {one.subject for one in certificates}
+    if any(one.issuer in subjects and one.issuer != one.subject for one in certificates):
+        raise UnusableKeys(
+            "the file has a certificate with its authority; leave only the certificate of the key"
+            " that signs tokens"
+        )
 
 
 def parse_shared_secret(secret: Secret) -> IssuerKey:
@@ -104,34 +168,68 @@ def parse_shared_secret(secret: Secret) -> IssuerKey:
     return IssuerKey(None, frozenset({"HS256"}), key, material=key)
 
 
-def parse_key_set(document: object) -> list[IssuerKey]:
+def parse_key_set(document: object, on_ignored: OnIgnored = _silent) -> list[IssuerKey]:
+    """Parse a JWK set (RFC 7517); a key that cannot verify tokens is left out."""
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):
-        raise UnusableKeys("not a JWK set")
-    keys = [_parse_jwk(member) for member in members[:_KEYS_MAX] if isinstance(member, dict)]
-    return [key for key in keys if key is not None]
+        raise UnusableKeys("not a JWK set: a JSON object with a list `keys`")
+    if len(members) > _KEYS_MAX:
+        on_ignored(f"{len(members) - _KEYS_MAX} keys after the first {_KEYS_MAX}")
+    return list(_parse_members(members[:_KEYS_MAX], on_ignored))
 
 
-def _parse_jwk(jwk: dict[str, Any]) -> IssuerKey | None:
-    """Parse one key of a set (RFC 7517, section 4); return None if it cannot verify tokens."""
-    jwk = {name: value for name, value in jwk.items() if value is not None}  # null is absent
-    kid, alg, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("key_ops", [])
-    if not (kid is None or isinstance(kid, str)) or jwk.get("use", "sig") != "sig":
-        return None
-    # A published private key (`d`) is compromised: anyone could have signed with it.
-    if (
-        "d" in jwk
-        or not isinstance(operations, list)
-        or (operations and "verify" not in operations)
-    ):
-        return None
+def _parse_members(members: list[Any], on_ignored: OnIgnored) -> Iterator[IssuerKey]:
+    for member in members:
+        try:
+            yield _parse_jwk(member)
+        except UnusableKeys as unusable:
+            kid = member.get("kid") if isinstance(member, dict) else None
+            on_ignored(f"{_named(kid)}: {unusable}")
+
+
+def _parse_jwk(member: object) -> IssuerKey:
+    """Parse one key of a set (RFC 7517, section 4).
+
+    Raises UnusableKeys if it cannot verify tokens.
+    """
+    if not isinstance(member, dict):
+        raise UnusableKeys("not a JSON object")
+    jwk = {name: value for name, value in member.items() if value is not None}  # null is absent
+    kid, alg = jwk.get("kid"), jwk.get("alg")
+    if not (kid is None or isinstance(kid, str)):
+        raise UnusableKeys("`kid` is not a text")
+    _check_use(jwk)
+    kty = jwk.get("kty")
+    if not isinstance(kty, str) or kty not in _PARSED_AS:
+        raise UnusableKeys(f"`kty` is {shown(kty)}, and not RSA, EC or OKP")
     try:
-        key = PyJWK(jwk, algorithm=_PARSED_AS[jwk["kty"]]).key
-        parsed = _public_key(key, kid)
+        parsed = _public_key(PyJWK(jwk, algorithm=_PARSED_AS[kty]).key, kid)
     except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
-        return None
-    fitting = frozenset(name for name in parsed.algorithms if alg in (None, name))
+        raise UnusableKeys("its members are not those of a public key") from None
+    if alg is None:
+        return parsed
+    if not isinstance(alg, str) or alg not in parsed.algorithms:
+        fits = ", ".join(sorted(parsed.algorithms)) or "no supported algorithm"
+        raise UnusableKeys(f"`alg` is {shown(alg)}, but the key fits {fits}")
+    # The algorithm of a key on an Edwards curve has two names (RFC 9864).
+    is_edwards = _EDDSA in parsed.algorithms
+    fitting = parsed.algorithms if is_edwards else frozenset({alg})
     return IssuerKey(kid, fitting, parsed.key, parsed.material)
+
+
+def _check_use(jwk: dict[str, Any]) -> None:
+    operations = jwk.get("key_ops", [])
+    if jwk.get("use", "sig") != "sig":
+        raise UnusableKeys(f"`use` is {shown(jwk['use'])}, and not 'sig'")
+    if "d" in jwk:
+        # Compromised: anyone could have signed with it.
+        raise UnusableKeys("the private key is published")
+    if not isinstance(operations, list) or (operations and "verify" not in operations):
+        raise UnusableKeys("`key_ops` does not include 'verify'")
+
+
+def _named(kid: object) -> str:
+    return "a key without `kid`" if kid is None else f"key {shown(kid)}"
 
 
 def _public_key(key: Any, kid: str | None) -> IssuerKey:
@@ -147,7 +245,9 @@ def _usable_algorithms(key: object) -> frozenset[str]:
             return frozenset({"ES256"})
         case EllipticCurvePublicKey(curve=SECP384R1()):
             return frozenset({"ES384"})
-        case Ed25519PublicKey() | Ed448PublicKey():
-            return frozenset({"EdDSA"})
+        case Ed25519PublicKey():
+            return frozenset({_EDDSA, "Ed25519"})
+        case Ed448PublicKey():
+            return frozenset({_EDDSA, "Ed448"})
         case _:
             return frozenset()

@@ -246,7 +246,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         503,
         "CGW.5034",
         f"The identity provider's signing keys are unavailable. {_LATER}",
-        cause="The issuer's keys were never loaded, or are older than `keys_age_max_s`.",
+        cause="The issuer's keys were never loaded, or are older than `keys_age_max_s`; or the "
+        "token's `kid` is unknown and the keys could not be refreshed.",
         retry=_AFTER,
         caller_action="Wait.",
         operator_action="Check that the gateway reaches the issuer's discovery document and JWKS.",

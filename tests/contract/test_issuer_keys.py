@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +16,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -34,7 +38,7 @@ from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.tokens import ALGORITHMS, Signer, ec_signer, ed_signer, rsa_signer
 
-ALL = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"]
+ALL = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "Ed448"]
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -339,6 +343,8 @@ BAD_KEYS: dict[str, Callable[[], dict[str, Any]]] = {
     "another curve's algorithm": lambda: ec_signer("bad").jwk(alg="ES384"),
     "key agreement": lambda: {"kty": "OKP", "kid": "bad", "crv": "X25519", "x": "A" * 43},
     "no x": lambda: ed_signer("bad").jwk(x=None),
+    "algorithm of the other curve": lambda: ed_signer("bad").jwk(alg="Ed448"),
+    "algorithm of the first curve": lambda: ed_signer("bad", is_448=True).jwk(alg="Ed25519"),
 }
 
 
@@ -389,13 +395,17 @@ async def test_algorithm_must_match_the_key_type(bench: Bench, idp: FakeIssuer) 
         "rsa": (rsa_signer("rsa").jwk(alg=None), {"RS256", "RS384", "RS512", "PS256"}),
         "p256": (ec_signer("p256").jwk(alg=None), {"ES256"}),
         "p384": (ec_signer("p384", algorithm="ES384").jwk(alg=None), {"ES384"}),
-        "ed25519": (ed_signer("ed25519").jwk(alg=None), {"EdDSA"}),
-        "ed448": (ed_signer("ed448", is_448=True).jwk(alg=None), {"EdDSA"}),
+        "ed25519": (ed_signer("ed25519").jwk(alg=None), {"EdDSA", "Ed25519"}),
+        "ed448": (ed_signer("ed448", is_448=True).jwk(alg=None), {"EdDSA", "Ed448"}),
+        "both names": (ed_signer("both names").jwk(alg="EdDSA"), {"EdDSA", "Ed25519"}),
+        "rfc 9864": (ed_signer("rfc 9864").jwk(alg="Ed25519"), {"EdDSA", "Ed25519"}),
+        "of 448": (ed_signer("of 448", is_448=True).jwk(alg="Ed448"), {"EdDSA", "Ed448"}),
         "only-ps": (rsa_signer("only-ps").jwk(alg="PS256"), {"PS256"}),
     }
     idp.answers["/jwks"] = lambda: web.json_response({"keys": [jwk for jwk, _ in fits.values()]})
     keys = bench.jwks(idp)
     await keys.refresh()
+    keys._next_request_at = float("inf")
 
     for kid, (_, fitting) in fits.items():
         for algorithm in ALL:
@@ -428,18 +438,37 @@ async def test_keys_with_equal_kid_are_selected_by_algorithm(bench: Bench, idp: 
     assert len(await keys.keys_for("ES256", "k")) == 1
 
 
-async def test_token_without_kid_requires_exactly_one_key(bench: Bench, idp: FakeIssuer) -> None:
-    idp.signers = [rsa_signer("a"), ec_signer("c")]
+async def test_token_without_kid_may_be_from_any_fitting_key(bench: Bench, idp: FakeIssuer) -> None:
+    idp.signers = [rsa_signer("a"), ec_signer("c"), rsa_signer("b", which="b")]
     keys = bench.jwks(idp)
     await keys.refresh()
-    assert len(await keys.keys_for("RS256", None)) == 1
+    keys._next_request_at = float("inf")
 
-    idp.signers.append(rsa_signer("b", which="b"))
-    await keys.refresh()
-
-    assert await rejection(keys, "RS256", None) is Rejection.KEY_UNKNOWN
-    assert await rejection(keys, "EdDSA", None) is Rejection.KEY_UNKNOWN
+    found = await keys.keys_for("RS256", None)
+    assert [key.public_numbers() for key in found] == [
+        numbers(rsa_signer("a")), numbers(rsa_signer("b", which="b")),
+    ]  # fmt: skip
     assert len(await keys.keys_for("ES256", None)) == 1
+    assert await rejection(keys, "EdDSA", None) is Rejection.KEY_UNKNOWN
+    assert await rejection(keys, "HS256", None) is Rejection.KEY_UNKNOWN
+
+
+@pytest.mark.parametrize("kid", [None, "k"])
+async def test_at_most_ten_keys_are_tried_for_a_token(
+    bench: Bench, idp: FakeIssuer, kid: str | None
+) -> None:
+    idp.signers = [ed_signer("k") for _ in range(30)]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    keys._next_request_at = float("inf")
+
+    found = await keys.keys_for("EdDSA", kid)
+
+    first_ten = [signer.key.public_key() for signer in idp.signers[:10]]
+    assert [*found] == first_ten, "in the published order"
+    with pytest.raises(NotAuthenticated) as caught:
+        await keys.keys_after_mismatch("EdDSA", kid, found)
+    assert caught.value.reason is Rejection.SIGNATURE, "the other twenty are not tried either"
 
 
 async def test_single_key_without_kid_matches_any_kid(bench: Bench, idp: FakeIssuer) -> None:
@@ -453,6 +482,16 @@ async def test_single_key_without_kid_matches_any_kid(bench: Bench, idp: FakeIss
     keys._next_request_at = float("inf")
 
     assert await rejection(keys, "RS256", "whatever") is Rejection.KEY_UNKNOWN
+
+
+async def test_keys_without_kid_all_match_any_kid(bench: Bench, idp: FakeIssuer) -> None:
+    idp.signers = [rsa_signer(None), rsa_signer(None, which="b"), ec_signer("c")]
+    keys = bench.jwks(idp)
+    await keys.refresh()
+    keys._next_request_at = float("inf")
+
+    assert len(await keys.keys_for("RS256", "whatever")) == 2
+    assert await rejection(keys, "RS256", "c") is Rejection.ALGORITHM
 
 
 async def test_number_of_keys_is_bounded(bench: Bench, idp: FakeIssuer) -> None:
@@ -549,6 +588,87 @@ async def test_cancelled_caller_does_not_cancel_the_fetch(bench: Bench, idp: Fak
         assert idp.fetches["/jwks"] == 2
 
 
+async def test_replaced_key_under_its_kid_works_after_one_fetch(
+    bench: Bench, idp: FakeIssuer
+) -> None:
+    signatures = JwtSignatures(
+        [TrustedIssuer("corp", "https://idp", frozenset(ALL), keys := bench.jwks(idp))]
+    )
+    claims = {"iss": "https://idp", "sub": "ann"}
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        for new in (rsa_signer("k1", which="b"), ec_signer("k1"), rsa_signer(None, which="c")):
+            idp.signers = [new]
+            fetches = idp.fetches["/jwks"]
+
+            verified = await asyncio.gather(
+                *(signatures.verify(Secret(new.token(claims))) for _ in range(20))
+            )
+
+            assert {one.issuer for one in verified} == {"corp"}
+            assert idp.fetches["/jwks"] == fetches + 1
+            await bench.clock.advance(30.0)
+        with pytest.raises(NotAuthenticated):
+            await signatures.verify(Secret(rsa_signer("k1").token(claims)))
+
+
+async def test_forged_signatures_cost_one_fetch_per_cooldown(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.jwks(idp, unknown_kid_cooldown_s=30.0)
+    signatures = JwtSignatures([TrustedIssuer("corp", "https://idp", frozenset(ALL), keys)])
+    claims = {"iss": "https://idp", "sub": "mallory"}
+    forged = [
+        Secret(rsa_signer("k1", which="b").token(claims)),
+        Secret(rsa_signer(None, which="b").token(claims)),
+        Secret(ec_signer("k1").token(claims)),
+        Secret(ec_signer(None).token(claims)),
+    ]
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        for round_ in range(1, 4):
+            flood = [signatures.verify(token) for token in forged * 100]
+            outcomes = await asyncio.gather(*flood, return_exceptions=True)
+            assert {getattr(one, "reason", None) for one in outcomes} == {
+                Rejection.SIGNATURE, Rejection.ALGORITHM, Rejection.KEY_UNKNOWN,
+            }  # fmt: skip
+            assert idp.fetches["/jwks"] == 1 + round_
+            await bench.clock.advance(29.9)
+            with pytest.raises(NotAuthenticated):
+                await signatures.verify(forged[0])
+            assert idp.fetches["/jwks"] == 1 + round_
+            await bench.clock.advance(0.1)
+    assert bench.rotations == ["corp"], "no cached token was dropped"
+
+
+async def test_forged_signature_during_outage_is_rejected(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.jwks(idp)
+    signatures = JwtSignatures([TrustedIssuer("corp", "https://idp", frozenset(ALL), keys)])
+    forged = Secret(rsa_signer("k1", which="b").token({"iss": "https://idp"}))
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.fail()
+        for _ in range(2):
+            with pytest.raises(NotAuthenticated) as caught:
+                await signatures.verify(forged)
+            assert caught.value.reason is Rejection.SIGNATURE
+
+
+async def test_new_kid_is_unavailable_while_the_issuer_fails(bench: Bench, idp: FakeIssuer) -> None:
+    keys = bench.jwks(idp)
+    async with running(keys):
+        await eventually(lambda: keys.loaded)
+        idp.signers = [rsa_signer("k2", which="b")]
+        idp.fail(status=500)
+        for _ in range(2):  # the second one is within the cooldown
+            with pytest.raises(KeysUnavailable) as caught:
+                await keys.keys_for("RS256", "k2")
+            assert 1.0 <= caught.value.retry_after_s <= 30.0
+        idp.answers.clear()
+        await bench.clock.advance(caught.value.retry_after_s)
+        await eventually(lambda: bench.outcomes[-1] == "ok")
+        assert await keys.keys_for("RS256", "k2")
+        assert await rejection(keys, "RS256", "k3") is Rejection.KEY_UNKNOWN
+
+
 async def test_unknown_kid_during_outage_costs_one_fetch(bench: Bench, idp: FakeIssuer) -> None:
     keys = bench.jwks(idp)
     async with running(keys):
@@ -558,7 +678,7 @@ async def test_unknown_kid_during_outage_costs_one_fetch(bench: Bench, idp: Fake
             *(keys.keys_for("RS256", f"x{i}") for i in range(1_000)), return_exceptions=True
         )
 
-        assert {getattr(outcome, "reason", None) for outcome in outcomes} == {Rejection.KEY_UNKNOWN}
+        assert {type(outcome) for outcome in outcomes} == {KeysUnavailable}
         assert idp.fetches["/jwks"] == 2
         assert await keys.keys_for("RS256", "k1")
 
@@ -674,6 +794,68 @@ async def test_pem_file_matches_any_kid(bench: Bench, tmp_path: Path) -> None:
         assert key.public_numbers() == numbers(rsa_signer())
 
 
+def certificate(
+    signer: Signer, name: str = "idp", issuer: Signer | None = None, issuer_name: str = "idp"
+) -> bytes:
+    """Return a certificate in PEM, expired long ago; self-signed without `issuer`."""
+    began = datetime(2001, 1, 1, tzinfo=UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer_name)]))
+        .public_key(signer.key.public_key())
+        .serial_number(1)
+        .not_valid_before(began)
+        .not_valid_after(began + timedelta(days=1))
+        .sign((issuer or signer).key, SHA256())
+    )
+    return built.public_bytes(Encoding.PEM)
+
+
+async def test_every_key_of_a_pem_file_is_used(bench: Bench, tmp_path: Path) -> None:
+    one, two, three = (rsa_signer(None, which=which) for which in "abc")
+    file = tmp_path / "keys.pem"
+    file.write_bytes(b"\xef\xbb\xbf# current\n" + one.pem() + b"# next\n" + certificate(two))
+    keys = bench.keys({"public_key_file": file})
+    await keys.refresh()
+    signatures = JwtSignatures([TrustedIssuer("corp", "https://idp", frozenset(ALL), keys)])
+    keys._next_request_at = float("inf")
+
+    for signer in (one, two):
+        for kid in ("any", None):
+            token = Secret(signer.token({"iss": "https://idp"}, kid=kid))
+            assert (await signatures.verify(token)).issuer == "corp"
+    with pytest.raises(NotAuthenticated):
+        await signatures.verify(Secret(three.token({"iss": "https://idp"})))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            certificate(rsa_signer(), "idp", rsa_signer(which="b"), "authority")
+            + certificate(rsa_signer(which="b"), "authority", issuer_name="authority"),
+            "with its authority",
+        ),
+        (rsa_signer().pem() + rsa_signer(which="b").pem()[:-20], "neither"),
+        (
+            rsa_signer().pem() + b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+            "no",
+        ),
+        (rsa_signer().pem().replace(b"PUBLIC KEY", b"DSA PARAMETERS"), "no public key"),
+        (rsa_signer().pem() * 101, "neither"),
+    ],
+    ids=["chain", "cut off", "junk", "other block", "too many"],
+)
+def test_config_rejects_a_pem_file_of_which_a_part_is_unusable(
+    bench: Bench, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    file = tmp_path / "keys.pem"
+    file.write_bytes(content)
+    with pytest.raises(ValidationError, match=problem):
+        bench.keys({"public_key_file": file})
+
+
 async def test_changed_key_set_file_is_reloaded(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [rsa_signer("k1").jwk()]}))
@@ -731,7 +913,8 @@ def test_config_rejects_file_without_public_key(
 def test_config_rejects_file_key_without_matching_algorithm(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(rsa_signer().pem())
-    with pytest.raises(ValidationError, match="no key fits the issuer's algorithms"):
+    expected = "no key fits the issuer's algorithms ES256: a key without `kid` fits PS256, RS256"
+    with pytest.raises(ValidationError, match=expected):
         bench.keys({"public_key_file": file}, algorithms=["ES256"])
 
 
@@ -877,6 +1060,48 @@ async def test_rotation_drops_cached_tokens_of_old_key(
             await identify.identify(Secret(old))
         assert caught.value.reason is Rejection.KEY_UNKNOWN
         assert telemetry.identifications[-1] == ("corp", "key_unknown")
+
+
+async def test_issuer_mismatch_names_both_values(bench: Bench, idp: FakeIssuer) -> None:
+    idp.discovery["issuer"] += "/\x1b[2J"
+    with pytest.raises(KeysUnavailable) as caught:
+        await bench.discovery(idp).refresh()
+    assert f"names another issuer: '{idp.url}/\\x1b[2J', and `issuers[].issuer` is '{idp.url}'" in (
+        str(caught.value)
+    )
+    idp.discovery["issuer"] = "x" * 10_000
+    with pytest.raises(KeysUnavailable) as caught:
+        await bench.discovery(idp).refresh()
+    assert len(str(caught.value)) < 400
+
+
+async def test_redirect_is_named_without_its_path(bench: Bench, idp: FakeIssuer) -> None:
+    headers = {"Location": "https://other.example:8443/secret?token=x"}
+    idp.answers["/jwks"] = lambda: web.Response(status=302, headers=headers)
+    with pytest.raises(KeysUnavailable, match=r"302, a redirect to 'https://other\.example:8443';"):
+        await bench.jwks(idp).refresh()
+
+
+async def test_ignored_keys_are_logged_with_reasons_once(
+    bench: Bench, idp: FakeIssuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    jwks = [
+        rsa_signer("ok").jwk(), rsa_signer("\x1b[2J").jwk(use="enc"), ec_signer("ec").jwk(),
+        rsa_signer("alg").jwk(alg="ES256"), rsa_signer(None).jwk(kty="LATTICE"), 7,
+    ]  # fmt: skip
+    idp.answers["/jwks"] = lambda: web.json_response({"keys": jwks})
+    keys = bench.jwks(idp, algorithms=["RS256", "Ed25519"])
+    with caplog.at_level("INFO", "gateway.keys"):
+        await keys.refresh()
+        await keys.refresh()
+    (logged,) = [one for one in caplog.records if one.msg == "keys_ignored"]
+    assert logged.__dict__["keys"] == [
+        "key '\\x1b[2J': `use` is 'enc', and not 'sig'",
+        "key 'alg': `alg` is 'ES256', but the key fits PS256, RS256, RS384, RS512",
+        "a key without `kid`: `kty` is 'LATTICE', and not RSA, EC or OKP",
+        "a key without `kid`: not a JSON object",
+        "key 'ec' fits ES256, and not one of `algorithms`",
+    ]
 
 
 async def test_error_names_address_and_reason(bench: Bench, idp: FakeIssuer) -> None:

@@ -20,6 +20,8 @@ class FakeKeys:
     def __init__(self, *signers: Signer) -> None:
         self._signers = signers
         self.lookups: list[tuple[str, str | None]] = []
+        self.tried: list[tuple[Any, ...]] = []
+        self.replacements: tuple[Any, ...] = ()
         self.available = True
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
@@ -34,6 +36,12 @@ class FakeKeys:
         if not found:
             raise NotAuthenticated(Rejection.KEY_UNKNOWN)
         return found
+
+    async def keys_after_mismatch(
+        self, algorithm: str, kid: str | None, tried: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        self.tried.append(tried)
+        return self.replacements
 
 
 SIGNERS = {
@@ -126,6 +134,48 @@ async def test_either_key_with_equal_kid_verifies() -> None:
     assert (await signatures.verify(Secret(two.token(CLAIMS)))).issuer == "corp"
     stranger = rsa_signer("k", which="c").token(CLAIMS)
     assert (await rejection(signatures, stranger)).reason is Rejection.SIGNATURE
+
+
+async def test_replacement_of_a_key_is_tried_once(
+    signatures: JwtSignatures, corp: FakeKeys
+) -> None:
+    token = Secret(rsa_signer("RS256", which="b").token(CLAIMS))
+    corp.replacements = (rsa_signer(which="c").key.public_key(),)
+    assert (await rejection(signatures, token.reveal())).reason is Rejection.SIGNATURE
+    corp.replacements = (*corp.replacements, rsa_signer(which="b").key.public_key())
+    assert (await signatures.verify(token)).issuer == "corp"
+    assert corp.tried == [(SIGNERS["RS256"].key.public_key(),)] * 2
+
+
+async def test_names_of_rfc_9864_are_one_algorithm_and_pinned() -> None:
+    def trusting(*algorithms: str) -> JwtSignatures:
+        return JwtSignatures([TrustedIssuer("corp", CORP, frozenset(algorithms), _AnyEdwardsKey())])
+
+    for signer, name in ((ED25519, "Ed25519"), (ED448, "Ed448")):
+        token = signer.token(CLAIMS, alg=name)
+        assert (await trusting(name).verify(Secret(token))).issuer == "corp"
+        for others in (("EdDSA",), ("RS256", "HS256")):
+            rejected = await rejection(trusting(*others), token)
+            assert rejected.reason is Rejection.ALGORITHM
+        head, claims, signature = token.split(".")
+        flipped = ("A" if signature[0] != "A" else "B") + signature[1:]
+        rejected = await rejection(trusting(name), f"{head}.{claims}.{flipped}")
+        assert rejected.reason is Rejection.SIGNATURE
+
+
+ED25519, ED448 = ed_signer(), ed_signer(is_448=True)
+
+
+class _AnyEdwardsKey:
+    """Offers both keys for every algorithm."""
+
+    async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
+        return ED25519.key.public_key(), ED448.key.public_key()
+
+    async def keys_after_mismatch(
+        self, algorithm: str, kid: str | None, tried: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        return ()
 
 
 async def test_missing_keys_raise_keys_unavailable(

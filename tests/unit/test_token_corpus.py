@@ -583,6 +583,9 @@ def test_any_other_text_is_rejected(text: str) -> None:
         async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
             return (HONEST.key.public_key(),) if algorithm == "RS256" else ()
 
+        async def keys_after_mismatch(self, *_: object) -> tuple[Any, ...]:
+            return ()
+
     signatures = JwtSignatures([TrustedIssuer("corp", ISS, frozenset({"RS256"}), Recorded())])
     with pytest.raises((StopIteration, NotAuthenticated)) as ended:
         signatures.verify(Secret(text)).send(None)

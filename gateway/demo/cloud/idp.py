@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import jwt
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -18,16 +18,19 @@ from gateway.demo.cloud.faults import Fault
 from gateway.demo.cloud.listener import Listener
 
 AUDIENCE = "console-gateway"
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
+ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "Ed448",
+)  # fmt: skip
+_EDWARDS = ("EdDSA", "Ed25519", "Ed448")
 FORGERIES = ("none", "hs256", "signature", "foreign_key")
 
 
 class _SigningKey:
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, kid: str | None = None) -> None:
         if algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
         self.algorithm = algorithm
-        self.kid = uuid.uuid4().hex[:12]
+        self.kid = kid or uuid.uuid4().hex[:12]
         self.private: Any
         encode: Any
         if algorithm.startswith(("RS", "PS")):
@@ -38,7 +41,8 @@ class _SigningKey:
             self.private = ec.generate_private_key(curve)
             encode = ECAlgorithm
         else:
-            self.private = ed25519.Ed25519PrivateKey.generate()
+            curve_key = ed448.Ed448PrivateKey if algorithm == "Ed448" else ed25519.Ed25519PrivateKey
+            self.private = curve_key.generate()
             encode = OKPAlgorithm
         published = json.loads(encode.to_jwk(self.private.public_key()))
         self.published = {**published, "kid": self.kid, "use": "sig", "alg": algorithm}
@@ -99,9 +103,15 @@ class IdentityProvider(Listener):
         header = {name: value for name, value in header.items() if value is not None}
         return _sign(header, payload, signing, forged)
 
-    def rotate(self, algorithm: str = "RS256", *, keep_old: bool = False) -> None:
-        """Sign with a new key; withdraw the old ones unless `keep_old`."""
-        self.keys = [*(self.keys if keep_old else []), _SigningKey(algorithm)]
+    def rotate(
+        self, algorithm: str = "RS256", *, keep_old: bool = False, keep_kid: bool = False
+    ) -> None:
+        """Sign with a new key; withdraw the old ones unless `keep_old`.
+
+        With `keep_kid` it has the `kid` of the newest key, as some issuers do it.
+        """
+        new = _SigningKey(algorithm, self.keys[-1].kid if keep_kid else None)
+        self.keys = [*(self.keys if keep_old else []), new]
 
     def counters(self) -> dict[str, Any]:
         return {**super().counters(), "fetches": self.fetches}
@@ -168,7 +178,8 @@ def _sign(
 def _signed(header: dict[str, Any], payload: dict[str, Any], signing: _SigningKey) -> str:
     """Sign with the key's own algorithm, independent of `header`."""
     content = _content(header, payload)
-    algorithm = jwt.get_algorithm_by_name(signing.algorithm)
+    name = "EdDSA" if signing.algorithm in _EDWARDS else signing.algorithm
+    algorithm = jwt.get_algorithm_by_name(name)
     return f"{content}.{_base64url(algorithm.sign(content.encode(), signing.private))}"
 
 

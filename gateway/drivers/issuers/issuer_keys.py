@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from gateway.config.issuers import DiscoveryKeys, Issuer, JwksKeys, SharedSecretKey, StaticKeys
 from gateway.config.key_material import (
@@ -28,6 +29,7 @@ from gateway.config.key_material import (
     parse_key_set,
     parse_shared_secret,
     read_key_file,
+    shown,
 )
 from gateway.config.values import DISCOVERY_PATH, is_exposed
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
@@ -41,6 +43,8 @@ log = logging.getLogger("gateway.keys")
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0, connect=3.0)
 _RETRY_S_MAX: Final = 30.0
+_TRIED_MAX: Final = 10
+"""Issuers publish two to ten keys."""
 
 
 class IssuerKeys:
@@ -67,7 +71,8 @@ class IssuerKeys:
         self._telemetry = telemetry
         self._on_rotation = on_rotation
         self._jitter = jitter
-        self._keys: frozenset[IssuerKey] = frozenset()
+        self._keys: tuple[IssuerKey, ...] = ()
+        self._ignored: list[str] = []
         self._confirmed_at = clock.monotonic()
         self._due_at = clock.monotonic()
         self._failures = 0
@@ -112,20 +117,45 @@ class IssuerKeys:
             loops.create_task(self._refresh_on_demand())
 
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
-        """Return the keys that a signature may be from; more than one only if they share a `kid`.
+        """Return the keys that a signature may be from: at most _TRIED_MAX of one algorithm.
 
-        A token without `kid` is accepted only if exactly one key fits its algorithm. A key without
-        `kid` (a PEM file, a secret) fits any `kid` if it is the only key for the algorithm. An
-        unknown `kid` waits for a refresh. Raises NotAuthenticated, KeysUnavailable.
+        A token without `kid` may be signed with any key of its algorithm. Keys without `kid` (a PEM
+        file, a secret) fit any `kid` if no key of the algorithm has one. If no key fits, the
+        request waits for a refresh. Raises NotAuthenticated, KeysUnavailable.
         """
-        found = self._choose(algorithm, kid)
+        found = await self._search(algorithm, kid)
+        if found:
+            return found
+        if self._has_kid(kid):
+            raise NotAuthenticated(Rejection.ALGORITHM, "alg does not match the key named by kid")
+        if self._failures:
+            # The key may be a new one: only the issuer knows.
+            raise self._unavailable("lack the token's kid, and were not refreshed")
+        detail = "no kid, and no key for alg" if kid is None else "kid is not a key of this issuer"
+        raise NotAuthenticated(Rejection.KEY_UNKNOWN, detail)
+
+    async def keys_after_mismatch(
+        self, algorithm: str, kid: str | None, tried: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """Return the keys without those that were `tried`, after a refresh if there are none.
+
+        An issuer may replace a key under its `kid`. Raises NotAuthenticated, KeysUnavailable.
+        """
+        found = await self._search(algorithm, kid, tried)
+        if not found:
+            raise NotAuthenticated(Rejection.SIGNATURE, "the signature matches no key")
+        return found
+
+    async def _search(
+        self, algorithm: str, kid: str | None, tried: tuple[Any, ...] = ()
+    ) -> tuple[Any, ...]:
+        """Return fitting keys, at most two refreshes later; empty if there are none."""
+        found = self._choose(algorithm, kid, tried)
         for _ in range(2):  # the running refresh may have started before the key was published
             if found or not self._request_refresh():
                 break
             await self._refreshed.wait()
-            found = self._choose(algorithm, kid)
-        if not found:
-            raise NotAuthenticated(Rejection.KEY_UNKNOWN, "kid is not a key of this issuer")
+            found = self._choose(algorithm, kid, tried)
         return found
 
     async def refresh(self) -> None:
@@ -154,11 +184,14 @@ class IssuerKeys:
             )
 
     def _request_refresh(self) -> bool:
-        """Request a refresh unless one is running or due. Return False during the cooldown."""
+        """Request a refresh unless one is running or due.
+
+        Return False during the cooldown, and after a failed refresh: its retry is scheduled.
+        """
         if self._refresh_lock.locked() or self._requested.is_set():
             return True
         now = self._clock.monotonic()
-        if now < self._next_request_at:
+        if now < self._next_request_at or self._failures:
             return False
         self._next_request_at = now + self._issuer.unknown_kid_cooldown_s
         self._requested.set()
@@ -169,25 +202,36 @@ class IssuerKeys:
             await self._requested.wait()
             self._requested.clear()
             await self.try_refresh()
+            while self._failures:  # the other loop may sleep until the regular refresh
+                await self._refresh_when_due()
 
     async def _refresh_on_schedule(self) -> None:
         while True:
-            while (wait_s := self._due_at - self._clock.monotonic()) > 0:
-                await self._clock.sleep(wait_s)
-            if self._keys and not self.loaded:
-                # on_rotation drops the cached tokens that were verified with these keys.
-                log.error("keys_expired", extra={"issuer": self._issuer.name})
-                self._keys = frozenset()
-                self._on_rotation(self._issuer.name)
+            await self._refresh_when_due()
+
+    async def _refresh_when_due(self) -> None:
+        """Wait once, and refresh if it is due then; both loops may be here."""
+        await self._clock.sleep(self._due_at - self._clock.monotonic())
+        if self._refresh_lock.locked():
+            await self._refreshed.wait()
+        elif self._clock.monotonic() >= self._due_at:
+            self._drop_expired_keys()
             await self.try_refresh()
 
-    def _accept(self, keys: frozenset[IssuerKey]) -> None:
+    def _drop_expired_keys(self) -> None:
+        if self._keys and not self.loaded:
+            # on_rotation drops the cached tokens that were verified with these keys.
+            log.error("keys_expired", extra={"issuer": self._issuer.name})
+            self._keys = ()
+            self._on_rotation(self._issuer.name)
+
+    def _accept(self, keys: tuple[IssuerKey, ...]) -> None:
         now = self._clock.monotonic()
         previous, self._keys = self._keys, keys
         self._confirmed_at, self._failures = now, 0
         self._due_at = now + self._issuer.keys_refresh_s * self._jitter.uniform(0.9, 1.0)
         self._telemetry.keys_refreshed(self._issuer.name, "ok")
-        if previous != keys:
+        if set(previous) != set(keys):
             log.info("keys_changed", extra={"issuer": self._issuer.name, "keys": len(keys)})
             self._on_rotation(self._issuer.name)
 
@@ -206,29 +250,20 @@ class IssuerKeys:
             f"keys of issuer {self._issuer.name} {detail}", retry_after_s=retry_after_s
         )
 
-    def _choose(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
+    def _choose(self, algorithm: str, kid: str | None, tried: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the keys that a signature may be from, without those that were `tried`."""
         if not self.loaded:
             raise self._unavailable("were never loaded or have expired")
-        fitting = [candidate for candidate in self._keys if algorithm in candidate.algorithms]
-        if kid is None:
-            if len(fitting) != 1:
-                raise NotAuthenticated(
-                    Rejection.KEY_UNKNOWN, "no kid, and not exactly one matching key"
-                )
-            return (fitting[0].key,)
-        named = [candidate for candidate in self._keys if candidate.kid == kid]
-        if named:
-            keys = tuple(candidate.key for candidate in named if candidate in fitting)
-            if not keys:
-                raise NotAuthenticated(
-                    Rejection.ALGORITHM, "alg does not match the key named by kid"
-                )
-            return keys
-        if len(fitting) == 1 and fitting[0].kid is None:
-            return (fitting[0].key,)
-        return ()
+        fitting = [one for one in self._keys if algorithm in one.algorithms]
+        if kid is not None and (self._has_kid(kid) or any(one.kid is not None for one in fitting)):
+            fitting = [one for one in fitting if one.kid == kid]
+        # Each key costs a verification, also for a forged token.
+        return tuple(one.key for one in fitting[:_TRIED_MAX] if one.key not in tried)
 
-    async def _load(self) -> frozenset[IssuerKey]:
+    def _has_kid(self, kid: str | None) -> bool:
+        return kid is not None and any(one.kid == kid for one in self._keys)
+
+    async def _load(self) -> tuple[IssuerKey, ...]:
         source = self._issuer.keys
         if isinstance(source, SharedSecretKey):
             return keys_for_algorithms(
@@ -245,10 +280,17 @@ class IssuerKeys:
         """Include the source: keys from another address must not be used."""
         return f"keys {self._issuer.name} {self._issuer.issuer} {self._issuer.keys!r}"
 
-    def _parse(self, text: bytes) -> frozenset[IssuerKey]:
-        is_file = isinstance(self._issuer.keys, StaticKeys)
-        found = parse_key_file(text) if is_file else parse_key_set(parse_json(text))
-        return keys_for_algorithms(found, self._issuer.algorithms)
+    def _parse(self, text: bytes) -> tuple[IssuerKey, ...]:
+        ignored: list[str] = []
+        if isinstance(self._issuer.keys, StaticKeys):
+            found = parse_key_file(text, ignored.append)
+        else:
+            found = parse_key_set(parse_json(text), ignored.append)
+        keys = keys_for_algorithms(found, self._issuer.algorithms, ignored.append)
+        if ignored != self._ignored:
+            self._ignored = ignored
+            log.info("keys_ignored", extra={"issuer": self._issuer.name, "keys": ignored[:20]})
+        return keys
 
     async def _fetch_source(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
@@ -261,9 +303,14 @@ class IssuerKeys:
                 return await asyncio.to_thread(read_key_file, source.public_key_file)
 
     def _key_set_address(self, document: object, source: DiscoveryKeys) -> str:
+        if not isinstance(document, dict):
+            raise UnusableKeys("the discovery document is not a JSON object")
         # OIDC Discovery 1.0, 4.3: the document must name the issuer that it was fetched for.
-        if not isinstance(document, dict) or document.get("issuer") != self._issuer.issuer:
-            raise UnusableKeys("the discovery document names another issuer")
+        if (named := document.get("issuer")) != self._issuer.issuer:
+            raise UnusableKeys(
+                f"the discovery document names another issuer: {shown(named)}, and"
+                f" `issuers[].issuer` is {shown(self._issuer.issuer)}"
+            )
         address = document.get("jwks_uri")
         try:
             parts = urlsplit(address if isinstance(address, str) else "")
@@ -272,7 +319,7 @@ class IssuerKeys:
                 raise UnusableKeys("jwks_uri must be an http or https URL without credentials")
             is_weaker = parts.scheme == "http" and source.discovery.startswith("https:")
             if is_weaker or (is_exposed(str(address)) and not source.insecure_http):
-                raise UnusableKeys("jwks_uri must be https")
+                raise UnusableKeys(f"jwks_uri must be https, and its host is {shown(parts.netloc)}")
         except ValueError as error:
             raise UnusableKeys("jwks_uri is not a URL") from error
         return str(address)
@@ -297,13 +344,24 @@ class IssuerKeys:
             **(self._route.options(address) if self._route is not None else {}),
         ) as response:
             if response.status != 200:
-                raise UnusableKeys(f"HTTP status {response.status}")
+                raise UnusableKeys(f"HTTP status {response.status}{_redirect_of(response)}")
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):
                 body += chunk
                 if len(body) > KEYS_BYTES_MAX:
                     raise UnusableKeys(f"the response is larger than {KEYS_BYTES_MAX} bytes")
         return bytes(body)
+
+
+def _redirect_of(response: aiohttp.ClientResponse) -> str:
+    """Return where a redirect leads, without path and query."""
+    if response.status // 100 != 3 or "Location" not in response.headers:
+        return ""
+    try:
+        target = response.url.join(URL(response.headers["Location"])).origin()
+    except ValueError:
+        return ""
+    return f", a redirect to {shown(str(target))}; name the final address"
 
 
 def _describe(error: Exception) -> str:

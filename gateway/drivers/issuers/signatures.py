@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from jwt.algorithms import Algorithm, get_default_algorithms
+from jwt.algorithms import Algorithm, OKPAlgorithm, get_default_algorithms
 
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX
@@ -34,6 +34,14 @@ class VerificationKeys(Protocol):
     async def keys_for(self, algorithm: str, kid: str | None) -> tuple[Any, ...]:
         """Return the possible signing keys. Raises NotAuthenticated, KeysUnavailable."""
 
+    async def keys_after_mismatch(
+        self, algorithm: str, kid: str | None, tried: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """Return other possible keys, if the issuer publishes some now.
+
+        Raises NotAuthenticated, KeysUnavailable.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
@@ -49,7 +57,8 @@ class JwtSignatures:
 
     def __init__(self, issuers: Iterable[TrustedIssuer]) -> None:
         self._issuers = {issuer.iss: issuer for issuer in issuers}
-        known = get_default_algorithms()
+        # PyJWT lacks the names of RFC 9864. The key, not the name, determines the curve.
+        known = {**get_default_algorithms(), "Ed25519": OKPAlgorithm(), "Ed448": OKPAlgorithm()}
         self._algorithms: dict[str, Algorithm] = {
             name: known[name] for issuer in self._issuers.values() for name in issuer.algorithms
         }
@@ -76,10 +85,12 @@ class JwtSignatures:
             raise NotAuthenticated(
                 Rejection.MALFORMED, f"kid must be a string of at most {_KID_CHARS_MAX} characters"
             )
-        keys = await issuer.keys.keys_for(name, kid)
         algorithm = self._algorithms[name]
+        keys = await issuer.keys.keys_for(name, kid)
         if not any(algorithm.verify(token.signed, key, token.signature) for key in keys):
-            raise NotAuthenticated(Rejection.SIGNATURE, "the signature does not match the key")
+            keys = await issuer.keys.keys_after_mismatch(name, kid, keys)
+            if not any(algorithm.verify(token.signed, key, token.signature) for key in keys):
+                raise NotAuthenticated(Rejection.SIGNATURE, "the signature matches no key")
 
 
 class _CompactJws:

@@ -71,6 +71,12 @@ LOG_EVENTS: Final = (
         _NONE,
     ),
     LogEvent(
+        "gateway.keys", "info", "keys_ignored", ("issuer", "keys"),
+        "Keys of the issuer's key set that verify no token, each with the reason; logged when they "
+        "change. Keys for encryption are normal.",
+        "If tokens are rejected with `key_unknown`, correct `algorithms`, or the key set.",
+    ),
+    LogEvent(
         "gateway.keys", "warning", "keys_refresh_failed", ("issuer", "error"),
         "The issuer's keys could not be loaded. The keys loaded before stay in use until "
         "`keys_age_max_s`.",
