@@ -10,6 +10,9 @@ from gateway.config.schema import JsonSchema, config_schema, policy_schema, reso
 from gateway.config.secrets import SECRET_SCHEMA
 from gateway.config.warnings import WARNINGS
 from gateway.domain.model import (
+    CONSOLE_OPEN,
+    CONSOLE_TAKEOVER,
+    CONSOLE_VIEW,
     PERMISSIONS,
     RESERVED_PERMISSIONS,
     SERVER_TAG,
@@ -175,13 +178,21 @@ def policy_page() -> str:
     )
 
 
+_AS: Final = {
+    SERVER_TAG_POLICY: SERVER_TAG,
+    CONSOLE_VIEW: CONSOLE_OPEN,
+    CONSOLE_TAKEOVER: CONSOLE_OPEN,
+}
+"""Permissions that concern the operations of another one."""
+
+
 def config_tables() -> list[Table]:
     """Return every key of the config, by section and, in a union, by member."""
     return _tables(config_schema())
 
 
 def _operations(permission: str) -> Iterator[str]:
-    required = SERVER_TAG if permission == SERVER_TAG_POLICY else permission
+    required = _AS.get(permission, permission)
     return (row.name for row in built_in_operations() if row.permission == required)
 
 

@@ -18,6 +18,11 @@ InstanceId = NewType("InstanceId", str)
 """An instance is installed on a server and has an ID that differs from the server's."""
 
 CONSOLE_OPEN: Final = "console:open"
+CONSOLE_VIEW: Final = "console:view"
+"""View-only; only where live consoles run through the gateway: a cloud's URL is a keyboard."""
+CONSOLE_TAKEOVER: Final = "console:takeover"
+"""End another person's live console in order to open it."""
+SERVER_POWER: Final = "server:power"
 SERVER_READ: Final = "server:read"
 SERVER_TAG: Final = "server:tag"
 """Separate from other writes, because grants can select servers by tag."""
@@ -26,8 +31,10 @@ SERVER_TAG_POLICY: Final = "server:tag_policy"
 PERMISSIONS: Final = frozenset(
     {
         CONSOLE_OPEN,
+        CONSOLE_VIEW,
+        CONSOLE_TAKEOVER,
         SERVER_READ,
-        "server:power",
+        SERVER_POWER,
         "server:logs",
         SERVER_TAG,
         SERVER_TAG_POLICY,
@@ -41,9 +48,7 @@ PERMISSIONS: Final = frozenset(
         "site:write",
     }
 )
-RESERVED_PERMISSIONS: Final = frozenset(
-    {"console:view", "console:takeover", "recording:view", "recording:keys"}
-)
+RESERVED_PERMISSIONS: Final = frozenset({"recording:view", "recording:keys"})
 """Names that a policy may contain already. They have no effect in this version."""
 EXPLICIT_PERMISSIONS: Final = frozenset({SERVER_TAG_POLICY, "recording:view", "recording:keys"})
 """A role has them only if it names them: `all` in a role does not include them."""
@@ -342,6 +347,8 @@ class LinkSource(Enum):
     COALESCED = "coalesced"
     """A fetch that another request started (single-flight)."""
     UPSTREAM = "upstream"
+    TICKET = "ticket"
+    """The gateway's own one-time address; no call to the cloud."""
 
 
 class StageTimes(NamedTuple):

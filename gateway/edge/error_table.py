@@ -319,8 +319,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "Another session has this console. Wait for its end, watch it, or take it over if you may.",
         cause="The server has as many live consoles with keyboard as the config allows.",
         caller_action="Agree with the person who has the console, or open it view-only.",
-        operator_action="List the sessions with `gateway admin consoles`; end one with"
-        " `gateway admin consoles end ID`.",
+        operator_action="List the sessions; end one if it must make place.",
     ),
     errors.SessionLimitReached: ErrorSpec(
         409,
@@ -328,8 +327,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "The limit on live consoles is reached. End another session, or wait until one ends.",
         cause="A limit per person, of viewers, per account or in all is reached.",
         caller_action="End another session, or wait until one ends.",
-        operator_action="List the sessions with `gateway admin consoles`. Raise the limit in"
-        " `console.limits` if it is too low.",
+        operator_action="List the sessions. Raise the limit in section `console` of the config if"
+        " it is too low.",
     ),
     errors.TicketRejected: ErrorSpec(
         410,
@@ -346,7 +345,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         " the request ID to the operators.",
         cause="The connection to the cloud's console failed, or an address check forbids it.",
         caller_action="Request a new address.",
-        operator_action="Run `gateway check --console PROJECT/SERVER`.",
+        operator_action="Check DNS, firewall, egress proxy and `console.private_networks`.",
     ),
     errors.ConsoleStoreUnavailable: ErrorSpec(
         503,

@@ -57,6 +57,14 @@ class ConsoleAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class IssuedLink:
+    link: ConsoleLink
+    left_s: float
+    """The remaining lifetime."""
+    source: LinkSource
+
+
+@dataclass(frozen=True, slots=True)
 class CachedLink:
     """A cached link, as the admin API describes it."""
 

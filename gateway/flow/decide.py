@@ -27,6 +27,9 @@ class Inventories(Protocol):
     def current(self, project: ProjectId) -> Inventory:
         """Return the project's servers and their attributes; NO_INVENTORY if unknown."""
 
+    def last_known(self, project: ProjectId) -> Inventory:
+        """Return the newest inventory, however old, without an end: for running sessions."""
+
     def refresh_soon(self, project: ProjectId) -> None:
         """List the servers again as soon as the budget allows, because attributes changed."""
 

@@ -134,15 +134,20 @@ class Identify:
         """Return when the principal's token expires, in seconds since the epoch."""
         return expiry(principal, self._rules[principal.issuer])
 
-    def check(self, principal: Principal) -> None:
+    def valid_until(self, principal: Principal) -> float:
+        """Return when the token is no longer accepted, in seconds since the epoch."""
+        return valid_until(principal, self._rules[principal.issuer])
+
+    def check(self, principal: Principal, *, outlive_s: float = 0.0) -> None:
         """Raise NotAuthenticated if the token was revoked or expired since it was verified.
 
-        Raises PersonLocked if the person was locked.
+        Raises PersonLocked if the person was locked. `outlive_s`: how much later than the token
+        what it has opened ends.
         """
         try:
             self._raise_if_revoked(principal)
             self._raise_if_locked(principal)
-            self._raise_if_expired(principal)
+            self._raise_if_expired(principal, outlive_s)
             self._raise_if_groups_missing(principal)
         except NotAuthenticated as error:
             self._telemetry.identified(principal.issuer, error.reason.value)
@@ -236,9 +241,9 @@ class Identify:
         if lock is not None:
             raise PersonLocked(principal, lock)
 
-    def _raise_if_expired(self, principal: Principal) -> None:
+    def _raise_if_expired(self, principal: Principal, outlive_s: float) -> None:
         issuer = principal.issuer
-        if self._clock.now() >= valid_until(principal, self._rules[issuer]):
+        if self._clock.now() >= self.valid_until(principal) + outlive_s:
             raise NotAuthenticated(Rejection.EXPIRED, issuer=issuer, principal=principal)
 
     def _raise_if_groups_missing(self, principal: Principal) -> None:

@@ -88,6 +88,12 @@ class _ProjectInventory:
     listed: InventorySnapshot = _NOT_LISTED
     """The content to be saved to the file."""
     save_due: asyncio.Event = field(default_factory=asyncio.Event)
+    last_known: Inventory = NO_INVENTORY
+    """`inventory` without its end."""
+
+    def adopt(self, inventory: Inventory, *, taken_at: float) -> None:
+        self.inventory, self.taken_at = inventory, taken_at
+        self.last_known = inventory.however_old()
 
     @property
     def good_until(self) -> float:
@@ -125,6 +131,10 @@ class CachedInventories:
         if state is None or self._clock.monotonic() >= state.good_until:
             return NO_INVENTORY
         return state.inventory
+
+    def last_known(self, project: ProjectId) -> Inventory:
+        state = self._projects.get(project)
+        return NO_INVENTORY if state is None else state.last_known
 
     def refresh_soon(self, project: ProjectId) -> None:
         state = self._projects.get(project)
@@ -167,8 +177,9 @@ class CachedInventories:
             return
         now, age_max_s = self._clock.now(), state.account.age_max_s
         with suppress(ValueError):  # an unusable file is replaced by the next listing
-            state.inventory = parse_inventory(text, now=now, age_max_s=age_max_s)
-            state.taken_at = self._clock.monotonic() - (now - state.inventory.taken_at)
+            inventory = parse_inventory(text, now=now, age_max_s=age_max_s)
+            taken_at = self._clock.monotonic() - (now - inventory.taken_at)
+            state.adopt(inventory, taken_at=taken_at)
 
     async def _refresh(self, project: ProjectId, state: _ProjectInventory) -> None:
         account = state.account
@@ -206,12 +217,9 @@ class CachedInventories:
         if taken_at < state.taken_at:
             return  # `taken_at` is never in the future, so any later listing is adopted
         listed = replace(listed, taken_at=self._clock.now() - (monotonic - taken_at))
-        state.taken_at = taken_at
-        state.inventory = Inventory(
-            listed.servers,
-            taken_at=listed.taken_at,
-            good_until=listed.taken_at + account.age_max_s,
-        )
+        good_until = listed.taken_at + account.age_max_s
+        inventory = Inventory(listed.servers, taken_at=listed.taken_at, good_until=good_until)
+        state.adopt(inventory, taken_at=taken_at)
         state.listed = listed
         state.save_due.set()
 

@@ -3,12 +3,12 @@
     identify -> resolve -> decide -> admit -> obtain -> record -> respond
 
 `Gateway` runs identify and resolve, selects the pipeline of the operation, and audits rejections.
-`LinkPipeline` issues console links: obtain, then record. `ForwardPipeline` forwards every other
+`LinkPipeline` issues console links: obtain, then record; `TicketPipeline` issues tickets of live
+consoles in their place (flow/consoles/issue_ticket.py). `ForwardPipeline` forwards every other
 operation: reads have no record, and the record of a write precedes its call (flow/writes.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from gateway.domain.catalogue.catalogue import Catalogue
@@ -40,7 +40,8 @@ from gateway.flow.authenticate import Authenticate
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
-from gateway.flow.console_links import ConsoleLinks
+from gateway.flow.console_links import ConsoleLinks, IssuedLink
+from gateway.flow.consoles.issue_ticket import TicketPipeline
 from gateway.flow.decide import Decide, Inventories, Policies
 from gateway.flow.forwarding import JSON, ForwardedResponse, Forwarding, OutgoingCall
 from gateway.flow.identify import Identify
@@ -61,14 +62,6 @@ _NO_EFFECT = (
     UpstreamSuspended,
 )
 """Errors after which a permitted write certainly had no effect, so the caller may send it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedLink:
-    link: ConsoleLink
-    left_s: float
-    """The remaining lifetime."""
-    source: LinkSource
 
 
 class LinkPipeline:
@@ -232,12 +225,13 @@ class ForwardPipeline:
 class Gateway:
     """Runs the stages that all operations share, then the pipeline of the operation."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the stages and pipelines
         self,
         *,
         authenticate: Authenticate,
         resolve: Resolve,
         links: LinkPipeline,
+        tickets: TicketPipeline | None,
         forwards: ForwardPipeline,
         request_audit: RequestAudit,
         clock: Clock,
@@ -245,6 +239,7 @@ class Gateway:
         self._authenticate = authenticate
         self._resolve = resolve
         self._links = links
+        self._tickets = tickets
         self._forwards = forwards
         self._request_audit = request_audit
         self._clock = clock
@@ -263,6 +258,8 @@ class Gateway:
                 await self._resolve.require_no_body(request)
             match call.operation.response:
                 case ResponseKind.CONSOLE_LINK:
+                    if self._tickets is not None and self._tickets.serves(call.project):
+                        return await self._tickets.issue(principal, call, request)
                     return await self._links.issue(principal, call, request)
                 case ResponseKind.PERMISSIONS:
                     return self._forwards.show_permissions(principal, call, request)
@@ -294,8 +291,9 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
     writes: Writes,
     clock: Clock,
     telemetry: Telemetry,
+    tickets: TicketPipeline | None = None,
 ) -> Gateway:
-    """Build the stages and the pipelines of them."""
+    """Build the stages and the pipelines of them; `tickets` issues live consoles, if any do."""
     resolve = Resolve(catalogue)
     decide = Decide(
         policies=policies,
@@ -316,6 +314,7 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
             clock=clock,
             telemetry=telemetry,
         ),
+        tickets=tickets,
         forwards=ForwardPipeline(
             resolve=resolve,
             decide=decide,

@@ -23,7 +23,8 @@ from gateway.domain.policy.policy import Permit, Policy
 from gateway.domain.policy.rules import Rule
 from gateway.domain.queue.pacing import Pace
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import IssuedLink, build_gateway
+from gateway.flow.console_links import IssuedLink
+from gateway.flow.pipeline import build_gateway
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from tests.support.clock import FakeClock

@@ -16,7 +16,7 @@ from gateway.edge.listener.server import ListenerServer
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.pipeline import IssuedLink
+from gateway.flow.console_links import IssuedLink
 from gateway.flow.request import ApiRequest
 
 

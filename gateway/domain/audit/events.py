@@ -40,8 +40,25 @@ _ADMINISTRATOR = (
     "detail",
 )
 _TARGET = ("target", "project", "servers")
+_SESSION = ("session", "mode", "started_at", "ticket_address")
+_PERSON = (
+    "request_id",
+    "issuer",
+    "subject",
+    "groups",
+    "project",
+    "servers",
+    "client_address",
+    "token_id",
+)
 _NEIGHBOURS = ("neighbours", "keep_s")
-_GROUPS = {"caller": _CALLER, "decision": _DECISION, "administrator": _ADMINISTRATOR}
+_GROUPS = {
+    "caller": _CALLER,
+    "decision": _DECISION,
+    "administrator": _ADMINISTRATOR,
+    "session": _SESSION,
+    "person": _PERSON,
+}
 """Groups of fields that the page names instead of listing them in each row."""
 
 FIELDS: Final[dict[str, tuple[str, str]]] = {
@@ -81,10 +98,18 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
         "string",
         (
             "where the link is from: `local` (this process's cache), `redis` (the shared cache),"
-            " `coalesced` (another request's call) or `upstream` (a new call)"
+            " `coalesced` (another request's call), `upstream` (a new call) or `ticket` (no call)"
         ),
     ),
-    "link_fingerprint": ("string", "keyed hash of the link; equal links have equal fingerprints"),
+    "link_fingerprint": (
+        "string",
+        "keyed hash of the link or ticket; equal ones have equal fingerprints",
+    ),
+    "session": ("string", "ID of the live console"),
+    "mode": ("string", "`control` (keyboard and mouse) or `view`"),
+    "started_at": ("number", "when the ticket was redeemed, in seconds since the epoch"),
+    "ticket_address": ("string", "address of the client that requested the ticket"),
+    "end": ("string", "name of the end, see the table of ends"),
     "expires_at": ("number", "latest end of the credential, in seconds since the epoch"),
     "outcome": (
         "string",
@@ -129,6 +154,37 @@ RECORDS: Final = (
         "console_link_issued",
         "before each response with a console link",
         (*_CALLER, *_DECISION, "source", "link_fingerprint", "detail"),
+    ),
+    AuditEvent(
+        "console_ticket_issued",
+        "before each response with a one-time address of a live console",
+        (*_CALLER, *_DECISION, "source", "link_fingerprint", "mode"),
+    ),
+    AuditEvent(
+        "console_ticket_rejected",
+        "when a genuine ticket is rejected: spent, expired, without permission, or sent by a page"
+        " of another site; without the person if the ticket is spent or expired",
+        (*_PERSON, "decision", "rule", "link_fingerprint", "ticket_address", "detail"),
+    ),
+    AuditEvent(
+        "console_session_started",
+        "before the first screen byte of a live console",
+        (*_PERSON, "operation", "permission", *_DECISION, "link_fingerprint", *_SESSION),
+    ),
+    AuditEvent(
+        "console_taken_over",
+        "when a person takes a live console over; `target` is the person who had it",
+        (*_PERSON, "target", *_SESSION, "detail"),
+    ),
+    AuditEvent(
+        "console_mode_changed",
+        "when a live console becomes view-only because `console:open` has ended",
+        (*_PERSON, *_SESSION, "detail"),
+    ),
+    AuditEvent(
+        "console_session_ended",
+        "when a live console has ended; `target` is the person who ended it, if another did",
+        (*_PERSON, "target", *_SESSION, "end", "detail"),
     ),
     AuditEvent(
         "write_permitted",

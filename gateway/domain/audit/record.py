@@ -26,6 +26,18 @@ class WriteEnded:
     """`at` of the `write_permitted` record: a caller may use a request ID for two writes."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConsoleSessionFields:
+    """The fields that only records of live consoles have."""
+
+    session: str = ""
+    mode: str = ""
+    started_at: float = 0.0
+    ticket_address: str = ""
+    end: str = ""
+    """The name of a SessionEnd; "" in all records but `console_session_ended`."""
+
+
 @dataclass(slots=True)  # not frozen: one is made per link, a frozen one takes 3 times longer
 class AuditRecord:
     """Principal, operation, servers, decision and the rule behind it. Contains no secret."""
@@ -60,7 +72,7 @@ class AuditRecord:
     """
     token_id: str = ""
     """ID of the caller's token, such as its `jti`."""
-    extra: CredentialIssued | WriteEnded | None = None
+    extra: ConsoleSessionFields | CredentialIssued | WriteEnded | None = None
     """Fields that only records of this event have."""
 
 

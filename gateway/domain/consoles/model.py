@@ -98,3 +98,17 @@ class SessionLimits:
     """On the servers of one account."""
     total: int
     """Over all accounts."""
+
+    def share(self, processes: int) -> "SessionLimits":
+        """Return one process's share, while processes cannot count together; at least 1 each."""
+
+        def part(limit: int) -> int:
+            return max(1, limit // max(1, processes))
+
+        return SessionLimits(
+            part(self.person),
+            part(self.server),
+            part(self.viewers),
+            part(self.account),
+            part(self.total),
+        )

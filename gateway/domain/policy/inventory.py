@@ -44,6 +44,12 @@ class Inventory:
     def __len__(self) -> int:
         return len(self._servers)
 
+    def however_old(self) -> "Inventory":
+        """Return the same attributes, valid for ever: for what runs already."""
+        if self.good_until == math.inf:
+            return self
+        return Inventory(self._servers, taken_at=self.taken_at, good_until=math.inf)
+
     def attributes(self, server: ServerId | None, now: float) -> Attributes | None:
         """Return the attributes; None if the server is unknown or the inventory has expired."""
         if server is None or now >= self.good_until:

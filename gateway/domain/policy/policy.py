@@ -90,6 +90,11 @@ class Policy:
         """Return whether a denial of a group applies at `now` or later."""
         return now < self._index.group_denials_end
 
+    def unchanged_between(self, now: float) -> tuple[float, float]:
+        """Return the time around `now` in which no rule begins or ends; the end is excluded."""
+        after = bisect_right(self._instants, now)
+        return self._instants[after - 1], self._instants[after]
+
     def permit(
         self,
         principal: Principal,
@@ -119,8 +124,7 @@ class Policy:
         ):
             return known.permit
         permit = self._permit(principal, call, now, inventory)
-        after = bisect_right(self._instants, now)
-        begins, ends = self._instants[after - 1], self._instants[after]
+        begins, ends = self.unchanged_between(now)
         generation = None
         if self._depends_on_attributes(principal, call.operation.permission):
             generation = inventory.generation

@@ -49,9 +49,10 @@ from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_f
 from gateway.flow import context
 from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.clock import Clock
+from gateway.flow.console_links import IssuedLink
 from gateway.flow.context import RequestTrace, Tracing
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import Gateway, IssuedLink
+from gateway.flow.pipeline import Gateway
 from gateway.flow.request import ApiRequest
 
 log = logging.getLogger("gateway.request")

@@ -6,9 +6,9 @@ from http import HTTPStatus
 from gateway.domain.model import Headers, LinkSource, Principal, ResponseKind
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import ErrorResponse
+from gateway.flow.console_links import IssuedLink
 from gateway.flow.context import RequestTrace
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import IssuedLink
 from gateway.flow.request import ApiRequest, RequestContext
 
 CLIENT_CLOSED = 499

@@ -8,7 +8,7 @@ from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.domain.sampling import EvenSampler
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.flow.clock import Clock
-from gateway.flow.pipeline import IssuedLink
+from gateway.flow.console_links import IssuedLink
 
 _CLOUD_CODE = "cloud"
 _LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)

@@ -14,11 +14,10 @@ It raises what `Exchange.call` raises; a connector lets these errors pass.
 
 
 class ConsoleConnector(Protocol):
-    async def connect(self, fetch_url: FetchUrl, account: str, *, deadline: float) -> FrameChannel:
+    async def connect(self, fetch_url: FetchUrl, account: str, *, timeout_s: float) -> FrameChannel:
         """Return a connection to the cloud's console, before any byte of RFB was read from it.
 
         `fetch_url` is called once, and again for each further shape that is tried, because a URL
-        may be good for one use. The deadline (monotonic seconds) bounds each connection attempt,
-        not the time that `fetch_url` waits in the queue: count it from the return of `fetch_url`.
+        may be good for one use. `timeout_s` bounds each attempt, from the URL to the first message.
         Raises ConsoleUnavailable, whose text contains neither the URL nor its token.
         """

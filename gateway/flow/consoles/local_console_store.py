@@ -84,6 +84,17 @@ class LocalConsoleStore:
             return None
         return FoundTicket(found.ticket, found.ends_at - self._now)
 
+    def take_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        """Return an unspent ticket and forget it."""
+        found = self._tickets.pop(ticket_hash, None)
+        if found is None or found.ends_at <= self._now:
+            return None
+        return FoundTicket(found.ticket, found.ends_at - self._now)
+
+    def put_ticket(self, ticket_hash: bytes, found: FoundTicket) -> None:
+        """Store a ticket that was taken."""
+        self._tickets[ticket_hash] = _StoredTicket(found.ticket, self._now + found.left_s)
+
     async def redeem(
         self,
         ticket_hash: bytes,
@@ -136,6 +147,28 @@ class LocalConsoleStore:
         stored.resume_hash, stored.owner = next_resume_hash, owner
         stored.resumable_until = self._now + lease_s + self._resume_within_s
         return Attached(stored.session, previous, stored.attempt)
+
+    def adopt(self, attached: Attached, resume_hash: bytes, *, owner: str, lease_s: float) -> None:
+        """Copy a session that this process has attached in the shared store."""
+        self._sessions[attached.session.id] = _StoredSession(
+            attached.session,
+            resume_hash,
+            self._now + lease_s + self._resume_within_s,
+            owner,
+            attached.attempt,
+            self._now,
+        )
+
+    def state_of(self, session_id: str) -> tuple[ConsoleSession, bytes, bool] | None:
+        """Return a session, the hash of its resume key, and whether it has an owner."""
+        stored = self._alive(session_id)
+        if stored is None:
+            return None
+        return stored.session, stored.resume_hash, bool(stored.owner)
+
+    def forget(self, session_id: str) -> None:
+        """Drop a session that goes on elsewhere."""
+        self._sessions.pop(session_id, None)
 
     async def renew(
         self, owner: str, session_ids: frozenset[str], *, lease_s: float

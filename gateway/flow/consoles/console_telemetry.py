@@ -1,0 +1,15 @@
+"""Port of the metrics of live consoles."""
+
+from typing import Protocol
+
+
+class ConsoleTelemetry(Protocol):
+    """Label values come from the config, an Enum or the table of ends."""
+
+    def ticket_rejected(self, reason: str) -> None:
+        """`reason`: garbage, gone, origin, right, in_use, limit, audit."""
+
+    def session_started(self, account: str, mode: str) -> None: ...
+    def session_ended(self, account: str, end: str) -> None: ...
+    def session_resumed(self, account: str, outcome: str) -> None:
+        """`outcome`: ok, stale, gone, unavailable."""

@@ -1,0 +1,329 @@
+"""The store of live consoles that goes on without Redis, for what this process knows.
+
+A ticket that was issued without Redis is redeemed by this process only. Sessions of this process
+run on; they are registered again when Redis is back. Invariant 10 holds before availability: what
+may be in Redis is never repeated here.
+"""
+
+import secrets
+from collections.abc import Callable
+
+from gateway.domain.consoles import ends
+from gateway.domain.consoles.model import (
+    RESUME_WITHIN_S,
+    ConsoleSession,
+    ConsoleTarget,
+    SessionLimits,
+    Ticket,
+)
+from gateway.domain.errors import StoreUnavailable
+from gateway.flow.clock import Clock
+from gateway.flow.consoles.console_store import (
+    LEASE_S,
+    Attached,
+    CommandKind,
+    CommandResult,
+    ConsoleInUse,
+    ConsoleStore,
+    DeadSession,
+    FoundTicket,
+    LimitReached,
+    ListedSession,
+    Redeemed,
+    Registered,
+    RenewedLeases,
+    SessionCommand,
+    SessionGone,
+    StaleKey,
+    TicketGone,
+)
+from gateway.flow.consoles.local_console_store import LocalConsoleStore
+
+_SETTLED_AFTER_S = LEASE_S + RESUME_WITHIN_S
+"""After Redis was unavailable, every owner has registered again by then, or is dead."""
+
+
+class FallbackConsoleStore:
+    """Implements the port `ConsoleStore`. `local` has this process's sessions, always."""
+
+    def __init__(
+        self,
+        shared: ConsoleStore,
+        local: LocalConsoleStore,
+        clock: Clock,
+        *,
+        processes: Callable[[], int],
+    ) -> None:
+        """Share the limits between this number of `processes` while Redis is unavailable."""
+        self.local = local
+        self._shared = shared
+        self._clock = clock
+        self._processes = processes
+        self._local_only: set[str] = set()
+        """Sessions that `shared` does not have, or whose state there is outdated."""
+        self._ended: set[str] = set()
+        """Sessions that ended here; `shared` still has them."""
+        self._available_since = clock.monotonic()
+        self._is_available = True
+
+    @property
+    def is_available(self) -> bool:
+        return self._is_available
+
+    async def add_ticket(
+        self, ticket_hash: bytes, ticket: Ticket, *, per_person_max: int, lifetime_s: float
+    ) -> None:
+        """Store a ticket in Redis; on StoreUnavailable issue another text in `local`."""
+        with _Watch(self):
+            await self._shared.add_ticket(
+                ticket_hash, ticket, per_person_max=per_person_max, lifetime_s=lifetime_s
+            )
+
+    async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        found = await self.local.find_ticket(ticket_hash)
+        if found is not None:
+            return found
+        with _Watch(self):
+            return await self._shared.find_ticket(ticket_hash)
+
+    async def redeem(
+        self,
+        ticket_hash: bytes,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        limits: SessionLimits,
+        *,
+        take_over: bool,
+    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        found = self.local.take_ticket(ticket_hash)
+        if found is None:
+            with _Watch(self):
+                return await self._shared.redeem(
+                    ticket_hash, session, resume_hash, limits, take_over=take_over
+                )
+        result = await self._redeem_local(found, session, resume_hash, limits, take_over=take_over)
+        if not isinstance(result, Redeemed):
+            self.local.put_ticket(ticket_hash, found)
+        return result
+
+    async def _redeem_local(
+        self,
+        found: FoundTicket,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        limits: SessionLimits,
+        *,
+        take_over: bool,
+    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        # Under a hash that no other process can know: an unclear result repeats no ticket.
+        ticket_hash = secrets.token_bytes(32)
+        try:
+            with _Watch(self):
+                await self._shared.add_ticket(
+                    ticket_hash, found.ticket, per_person_max=1_000, lifetime_s=found.left_s
+                )
+                return await self._shared.redeem(
+                    ticket_hash, session, resume_hash, limits, take_over=take_over
+                )
+        except StoreUnavailable:
+            self.local.put_ticket(ticket_hash, found)
+            share = limits.share(self._processes())
+            result = await self.local.redeem(
+                ticket_hash, session, resume_hash, share, take_over=take_over
+            )
+            self.local.take_ticket(ticket_hash)
+            if isinstance(result, Redeemed):
+                self._local_only.add(session.id)
+            return result
+
+    async def attach(
+        self,
+        session_id: str,
+        cookie_hash: bytes,
+        resume_hash: bytes,
+        next_resume_hash: bytes,
+        *,
+        owner: str,
+        lease_s: float,
+    ) -> Attached | StaleKey | SessionGone:
+        arguments = (session_id, cookie_hash, resume_hash, next_resume_hash)
+        try:
+            with _Watch(self):
+                if session_id in self._local_only:
+                    await self._register(session_id, owner)
+                result = await self._shared.attach(*arguments, owner=owner, lease_s=lease_s)
+        except StoreUnavailable:
+            result = await self.local.attach(*arguments, owner=owner, lease_s=lease_s)
+            if isinstance(result, SessionGone):
+                raise  # another process may know it
+            self._local_only.add(session_id)
+            return result
+        if isinstance(result, Attached):
+            self.local.adopt(result, next_resume_hash, owner=owner, lease_s=lease_s)
+        return result
+
+    async def renew(
+        self, owner: str, session_ids: frozenset[str], *, lease_s: float
+    ) -> RenewedLeases:
+        local = await self.local.renew(owner, session_ids, lease_s=lease_s)
+        try:
+            with _Watch(self):
+                await self._finish_ended(owner)
+                shared = await self._shared.renew(owner, session_ids, lease_s=lease_s)
+                lost, commands = set(shared.lost), list(local.commands + shared.commands)
+                for session_id in shared.missing | self._local_only:
+                    match await self._register(session_id, owner):
+                        case Registered.ENDED:
+                            lost.add(session_id)
+                        case Registered.OLDER_SESSION:
+                            end = ends.LIMIT.name
+                            commands.append(SessionCommand(session_id, CommandKind.END, end))
+                        case Registered.REGISTERED:
+                            pass
+        except StoreUnavailable:
+            return RenewedLeases(frozenset(), frozenset(), local.commands)
+        return RenewedLeases(frozenset(lost) & session_ids, frozenset(), tuple(commands))
+
+    async def register(
+        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+    ) -> Registered:
+        with _Watch(self):
+            return await self._shared.register(session, resume_hash, owner=owner, lease_s=lease_s)
+
+    async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:
+        local = await self.local.take_commands(owner)
+        was_available = self._is_available
+        try:
+            with _Watch(self):
+                commands = local + await self._shared.take_commands(owner)
+        except StoreUnavailable:
+            return local
+        if not was_available or self._local_only or self._ended:
+            owned = frozenset(one.session.id for one in await self.local.sessions())
+            renewed = await self.renew(owner, owned, lease_s=LEASE_S)
+            commands += renewed.commands
+        return commands
+
+    async def command(self, command: SessionCommand) -> CommandResult:
+        local = await self.local.command(command)
+        if local.is_found:
+            if local.ended is not None:
+                self._ended.add(command.session_id)
+            return local
+        with _Watch(self):
+            return await self._shared.command(command)
+
+    async def detach(self, session_id: str, *, owner: str) -> None:
+        try:
+            with _Watch(self):
+                await self._shared.detach(session_id, owner=owner)
+        except StoreUnavailable:
+            await self.local.detach(session_id, owner=owner)
+            self._local_only.add(session_id)
+        else:
+            if session_id in self._local_only:
+                await self.local.detach(session_id, owner=owner)
+            else:
+                self.local.forget(session_id)
+
+    async def remove(self, session_id: str, *, owner: str) -> bool:
+        is_local = await self.local.remove(session_id, owner=owner)
+        is_only_local = session_id in self._local_only
+        self._local_only.discard(session_id)
+        try:
+            with _Watch(self):
+                if await self._shared.remove(session_id, owner=owner):
+                    return True
+                one = frozenset({session_id})
+                renewed = await self._shared.renew(owner, one, lease_s=LEASE_S)
+        except StoreUnavailable:
+            self._ended.add(session_id)
+            return is_local
+        # Unknown to Redis, which lost its data or never had it: then this is the only end.
+        return is_local and (is_only_local or session_id in renewed.missing)
+
+    async def update(self, session: ConsoleSession, *, owner: str) -> bool:
+        is_local = await self.local.update(session, owner=owner)
+        try:
+            with _Watch(self):
+                return await self._shared.update(session, owner=owner) or is_local
+        except StoreUnavailable:
+            self._local_only.add(session.id)
+            return is_local
+
+    async def claim_dead(self) -> tuple[DeadSession, ...]:
+        """Claim the dead sessions; after Redis was unavailable, owners register again first."""
+        dead = tuple(
+            one for one in await self.local.claim_dead() if one.session.id in self._local_only
+        )
+        self._local_only -= {one.session.id for one in dead}
+        self._ended |= {one.session.id for one in dead}
+        since = self._clock.monotonic() - self._available_since
+        if not self._is_available or since < _SETTLED_AFTER_S:
+            return dead
+        try:
+            with _Watch(self):
+                return dead + await self._shared.claim_dead()
+        except StoreUnavailable:
+            return dead
+
+    async def sessions(
+        self, *, person: str | None = None, target: ConsoleTarget | None = None
+    ) -> tuple[ListedSession, ...]:
+        """Return the sessions; without Redis, those of this process."""
+        local = await self.local.sessions(person=person, target=target)
+        try:
+            with _Watch(self):
+                shared = await self._shared.sessions(person=person, target=target)
+        except StoreUnavailable:
+            return local
+        known = {one.session.id for one in shared}
+        return shared + tuple(
+            one
+            for one in local
+            if one.session.id in self._local_only and one.session.id not in known
+        )
+
+    async def _register(self, session_id: str, owner: str) -> Registered:
+        """Bring the state of a session here to Redis."""
+        known = self.local.state_of(session_id)
+        if known is None:
+            self._local_only.discard(session_id)
+            return Registered.ENDED
+        session, resume_hash, has_owner = known
+        result = await self._shared.register(session, resume_hash, owner=owner, lease_s=LEASE_S)
+        self._local_only.discard(session_id)
+        if not has_owner:
+            if result is Registered.REGISTERED:
+                await self._shared.detach(session_id, owner=owner)
+            self.local.forget(session_id)
+        return result
+
+    async def _finish_ended(self, owner: str) -> None:
+        for session_id in list(self._ended):
+            await self._shared.remove(session_id, owner=owner)
+            self._ended.discard(session_id)
+
+    def note(self, *, available: bool) -> None:
+        """Note whether the last call reached Redis."""
+        if available and not self._is_available:
+            self._available_since = self._clock.monotonic()
+        self._is_available = available
+
+
+class _Watch:
+    """Notes whether the calls in its block reach Redis."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: FallbackConsoleStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._store.note(available=True)
+        elif issubclass(kind, StoreUnavailable):
+            self._store.note(available=False)
