@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -63,7 +64,7 @@ server_messages = st.one_of(
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     points = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(points, points[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(points)]
 
 
 def feed(relay_filter: RelayFilter, side: Side, pieces: list[bytes]) -> tuple[bytes, str | None]:

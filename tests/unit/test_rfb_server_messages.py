@@ -39,7 +39,7 @@ HEXTILE = b"".join(
         bytes((1,)) + bytes(4 * 4 * 4),
     )
 )
-"""Six tiles of 36 x 20: raw, background, parts, coloured parts, the last background, a raw corner."""
+"""Six tiles of 36 x 20: raw, background, parts, coloured parts, unchanged, and a raw corner."""
 
 RECTANGLES = {
     "raw": rectangle(3, 2, Encoding.RAW, bytes(3 * 2 * 4)),
