@@ -23,14 +23,17 @@ ClientCommand = Callable[[argparse.Namespace, GatewayClient], int]
 def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY") -> None:
     """`prefix` is that of the environment variables with the URL and the token."""
     parser.exit_codes = CLIENT_EXIT_CODES
+    url = f"URL of the gateway, with the path if it has one (default: ${prefix}_URL)"
+    add_connection_options(parser, CONNECTION_OPTIONS, prefix=prefix, url=url)
     parser.set_defaults(url_variable=f"{prefix}_URL")
-    group = parser.add_argument_group(CONNECTION_OPTIONS)
-    group.add_argument(
-        "--gateway",
-        type=nonempty,
-        metavar="URL",
-        help=f"URL of the gateway, with the path if it has one (default: ${prefix}_URL)",
-    )
+    parser.add_argument("--json", action="store_true", help="print JSON, also for errors")
+
+
+def add_connection_options(parser: CommandParser, title: str, *, prefix: str, url: str) -> None:
+    """Add the options of `open_client`; `url` is the help text of `--gateway`."""
+    parser.set_defaults(url_variable="")
+    group = parser.add_argument_group(title)
+    group.add_argument("--gateway", type=nonempty, metavar="URL", help=url)
     token = group.add_mutually_exclusive_group()
     token.add_argument(
         "--token-env",
@@ -54,28 +57,32 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
         metavar="SECONDS",
         help="time limit, retries included (default: %(default)g)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, also for errors")
 
 
 def run_client_command(options: argparse.Namespace, command: ClientCommand) -> int:
     """Run a command with a client; print its failure and return the exit code."""
     try:
-        return command(options, _open_client(options))
+        return command(options, open_client(options))
     except CommandFailed as failure:
         if options.json:
             print_json(failure.fields)
         else:
-            fields = [
-                f"{name} {value}"
-                for name, value in failure.fields.items()
-                if name in _PRINTED_FIELDS and value
-            ]
-            suffix = f" ({', '.join(fields)})" if fields else ""
-            print_error(f"{failure}{suffix}")
+            print_failure(failure)
         return failure.code
 
 
-def _open_client(options: argparse.Namespace) -> GatewayClient:
+def print_failure(failure: CommandFailed) -> None:
+    fields = [
+        f"{name} {value}"
+        for name, value in failure.fields.items()
+        if name in _PRINTED_FIELDS and value
+    ]
+    suffix = f" ({', '.join(fields)})" if fields else ""
+    print_error(f"{failure}{suffix}")
+
+
+def open_client(options: argparse.Namespace) -> GatewayClient:
+    """Raise CommandFailed if the options name no gateway or no credential."""
     url = options.gateway or os.environ.get(options.url_variable, "")
     if not url:
         raise usage_error(f"Specify the gateway by --gateway or {options.url_variable}.")

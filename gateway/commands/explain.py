@@ -1,9 +1,17 @@
-"""`gateway explain`: which rule of the policy decides, offline."""
+"""`gateway explain`: which rule of the policy, or which lock, decides; offline by default."""
 
 import argparse
 from math import inf
 
 from gateway.commands.arguments import CommandParser, add_config_option, instant
+from gateway.commands.client_options import add_connection_options, open_client, print_failure
+from gateway.commands.exit_codes import USAGE, CommandFailed
+from gateway.commands.explain_locks import (
+    KnownLocks,
+    describe_lock,
+    locks_from_file,
+    locks_from_gateway,
+)
 from gateway.commands.policy_question import (
     OfflinePolicy,
     add_attribute_options,
@@ -34,10 +42,16 @@ def register(parser: CommandParser) -> None:
         "--at", type=instant, metavar="TIME", help="ISO 8601 with time zone (default: now)"
     )
     add_attribute_options(parser)
+    add_connection_options(
+        parser,
+        "options that ask a running gateway for the locks",
+        prefix="CONSOLE_GATEWAY_ADMIN",
+        url="ask this admin listener for the locks (default: read them from `overrides.file`)",
+    )
     parser.add_argument("target", metavar="PROJECT/SERVER", help="server by ID, or a project")
     parser.exit_codes = {
         0: "allowed",
-        1: "invalid config or policy",
+        1: "invalid config or policy, or the gateway did not answer",
         2: "wrong usage",
         3: "denied",
     }
@@ -45,38 +59,58 @@ def register(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the rule that decides, with file and line; return 0 if it allows, else 3.
+    """Print the lock or the rule that decides; return 0 if it allows, else 3.
 
-    Only files are read: no connection is made, neither to Redis nor to the cloud.
+    Only files are read, unless --gateway is given.
     """
     offline, given = OfflinePolicy.load(options.config), given_attributes(options)
+    now = options.at if options.at is not None else SystemClock().now()
+    try:
+        principal = _principal(options, offline, now)
+        project, server = offline.target(options.target, given)
+        known = _known_locks(options, offline, now)
+    except ValueError as error:
+        print_error(error)
+        return USAGE
+    except CommandFailed as failure:
+        print_failure(failure)
+        return USAGE if failure.code == USAGE else 1
+    inventory = offline.inventory(project, server, given, now)
+    explanation = offline.policy.explain(
+        principal, options.permission, project, server, now, inventory
+    )
+    locks = [describe_lock(one) for one in known.overrides.locks_on(principal, project, server)]
+    for lock in locks:
+        print_line(f"DENIED by {lock}")
+    _print_explanation(explanation, now, head="  without locks: " if locks else "")
+    print_line(f"  {known.source}")
+    if given.any or any(rule.selector is not None for rule in explanation.matching):
+        _print_attributes(inventory, server, now)
+    if offline.config.admin.api is not None:
+        print_line("  revocations of tokens are not considered; see `gateway admin overrides`")
+    return 0 if explanation.decision.allowed and not locks else 3
+
+
+def _principal(options: argparse.Namespace, offline: OfflinePolicy, now: float) -> Principal:
+    """Return the person of the question; raise ValueError for a wrong option."""
     names = [one.name for one in offline.config.issuers]
     issuer = options.issuer
     if issuer is None and len(names) == 1:
         issuer = names[0]
     if issuer not in names:
-        return _usage(f"--issuer must be one of: {', '.join(names)}")
+        raise ValueError(f"--issuer must be one of: {', '.join(names)}")
     if options.permission not in POLICY_PERMISSIONS:
-        return _usage(f"--permission must be one of: {', '.join(sorted(POLICY_PERMISSIONS))}")
-    try:
-        project, server = offline.target(options.target, given)
-    except ValueError as error:
-        return _usage(str(error))
-    now = options.at if options.at is not None else SystemClock().now()
+        known = ", ".join(sorted(POLICY_PERMISSIONS))
+        raise ValueError(f"--permission must be one of: {known}")
     groups = offline.groups(options.group)
-    principal = Principal(issuer, options.user, groups, now, now, None)
-    inventory = offline.inventory(project, server, given, now)
-    explanation = offline.policy.explain(
-        principal, options.permission, project, server, now, inventory
-    )
-    _print_explanation(explanation, now)
-    if given.any or any(rule.selector is not None for rule in explanation.matching):
-        _print_attributes(inventory, server, now)
-    if offline.config.admin.api is not None:
-        print_line(
-            "  revocations and locks are not considered; list them with `gateway admin overrides`"
-        )
-    return 0 if explanation.decision.allowed else 3
+    return Principal(issuer, options.user, groups, now, now, None)
+
+
+def _known_locks(options: argparse.Namespace, offline: OfflinePolicy, at: float) -> KnownLocks:
+    """Return the locks of the gateway that the command names, else of the snapshot file."""
+    if options.gateway is not None:
+        return locks_from_gateway(open_client(options), options.gateway, at)
+    return locks_from_file(offline.config.overrides.file, SystemClock().now(), at)
 
 
 def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
@@ -105,14 +139,14 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     print_line(f"  tags {tags}; location {place}; {rest}; {age}")
 
 
-def _print_explanation(explanation: Explanation, now: float) -> None:
+def _print_explanation(explanation: Explanation, now: float, *, head: str) -> None:
     decision = explanation.decision
     if decision.rule is None:
-        print_line("DENIED: no grant applies")
+        print_line(f"{head}DENIED: no grant applies")
     else:
         verdict = "ALLOWED" if decision.allowed else "DENIED"
         rule = decision.rule
-        print_line(f"{verdict} by {rule.place}: {rule.label}")
+        print_line(f"{head}{verdict} by {rule.place}: {rule.label}")
     for other in explanation.matching:
         if other.ref != decision.rule:
             print_line(
@@ -126,8 +160,3 @@ def _when(rule: Rule, now: float) -> str:
     if now >= rule.valid_until:
         return f" (ended {iso(rule.valid_until)})"
     return ""
-
-
-def _usage(message: str) -> int:
-    print_error(message)
-    return 2

@@ -158,11 +158,16 @@ def encode_snapshot(snapshot: OverrideSnapshot) -> bytes:
     return msgspec.json.encode(snapshot)
 
 
+def parse_snapshot(text: bytes) -> OverrideSnapshot:
+    """Decode the result of `encode_snapshot`; raise ValueError for other input."""
+    return _SNAPSHOT.decode(text)
+
+
 def decode_snapshot(text: bytes | None) -> OverrideSnapshot:
     """Decode the result of `encode_snapshot`; a missing or damaged file is an empty snapshot."""
     try:
-        return EMPTY_SNAPSHOT if text is None else _SNAPSHOT.decode(text)
-    except msgspec.DecodeError:
+        return EMPTY_SNAPSHOT if text is None else parse_snapshot(text)
+    except ValueError:
         return EMPTY_SNAPSHOT
 
 
@@ -260,6 +265,15 @@ class OverrideSet:
                     if lock is not None:
                         return lock
         return None
+
+    def locks_on(
+        self, principal: Principal, project: str, server: str | None
+    ) -> Iterator[Override]:
+        """Yield each lock that keeps the person from the server; None: any of the project."""
+        for override in self._in_force:
+            alone = OverrideSet([override])
+            if alone.find_lock(principal) or alone.target_locks.find(project, server):
+                yield override
 
     def locks_groups(self, issuer: str) -> bool:
         """Return whether a lock on a group may cover people of this issuer."""

@@ -1,6 +1,9 @@
 """Locks against two replicas: people, groups, servers and projects, on both listeners."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -136,6 +139,43 @@ def test_locked_server_and_project_are_closed_to_everyone(
         assert listed(gateway, viewer) == ["CGW.4030"]
     ada.add_override(stack.gateway, "unlock", lock)
     eventually(lambda: other.console(olga, free).status == 200)
+
+
+def test_explain_knows_the_locks_of_file_and_gateway(
+    stack: Stack, other: RunningGateway, ada: Operator
+) -> None:
+    target = f"{stack.cloud.project}/{stack.cloud.servers[0]}"
+
+    def explain(*options: str, token: str = ada.token) -> tuple[int, str]:
+        ran = subprocess.run(
+            [
+                sys.executable, "-m", "gateway", "explain", "--config",
+                str(stack.gateway.config_file), "--user", "olga", "--group", "operators",
+                *options, target,
+            ],
+            env={**os.environ, "CONSOLE_GATEWAY_ADMIN_TOKEN": token},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert token not in ran.stdout + ran.stderr
+        return ran.returncode, ran.stdout + ran.stderr
+
+    asking = ("--gateway", other.admin)
+    assert [explain()[0], explain(*asking)[0]] == [0, 0]
+    lock = ada.add_override(stack.gateway, "lock", "--group", "operators", "--reason", "audit")
+    eventually(lambda: lock in ada.run(other, "locks").stdout)
+    denied = f"DENIED by lock {lock} on group operators, until it is lifted, set by corp:ada: audit"
+    by_file, by_gateway = explain(), explain(*asking)
+    for code, output in (by_file, by_gateway):
+        assert (code, output.splitlines()[0]) == (3, denied)
+        assert "without locks: ALLOWED by " in output
+    assert "1 lock in " in by_file[1]
+    assert f"1 lock at {other.admin}" in by_gateway[1]
+    ada.add_override(stack.gateway, "unlock", lock)
+    assert explain()[0] == 0
+    # A gateway that does not answer the question has said neither yes nor no.
+    reader = Operator(stack.cloud, "rosa", groups=("may-revoke",))
+    code, output = explain(*asking, token=reader.token)
+    assert (code, "Missing admin permission: `read`" in output) == (1, True)
 
 
 def test_lock_for_a_time_ends_by_itself(stack: Stack, ada: Operator) -> None:
