@@ -17,7 +17,7 @@ from gateway.config.policy_names import ANY_ISSUER
 from gateway.config.secrets import HmacKey
 from gateway.config.values import (
     DiscoveryUrl,
-    HttpUrl,
+    KeySetUrl,
     Name,
     Number,
     Seconds,
@@ -44,7 +44,7 @@ class DiscoveryKeys(Section):
 
     discovery: DiscoveryUrl
     """Base URL of the issuer. The gateway reads `/.well-known/openid-configuration` below it; the
-    URL may contain this path already."""
+    URL may contain this path already, and a query."""
     insecure_http: bool = False
     """Allow plain HTTP to another host, for `discovery` and for the JWK set that it names.
     A person who can change the response can forge tokens."""
@@ -58,8 +58,8 @@ class DiscoveryKeys(Section):
 class JwksKeys(Section):
     """Public keys from a JWK set."""
 
-    jwks: HttpUrl
-    """URL of the issuer's JWK set."""
+    jwks: KeySetUrl
+    """URL of the issuer's JWK set; it may have a query."""
     insecure_http: bool = False
     """Allow plain HTTP to another host. A person who can change the response can forge tokens."""
 

@@ -20,7 +20,10 @@ from pydantic import (
 from gateway.config.errors import InvalidKey
 from gateway.config.policy_names import NAME_PATTERN, name_problem
 
-_HTTP_URL = r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[A-Za-z0-9._~/-]*)?"
+_HTTP_URL = (
+    r"https?://[A-Za-z0-9._\-\[\]:]+(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?"
+)
+_QUERY = r"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?"
 _API_PATH = r"/v[0-9]+(?:\.[0-9]+)*(?:/auth(?:/tokens)?|/[0-9a-f]{32}|/physicalservers)*$"
 _CONSOLE_HOST = r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::(?P<port>[0-9]{1,5}))?"
 DISCOVERY_PATH = "/.well-known/openid-configuration"
@@ -46,9 +49,30 @@ def _reject_bool(value: object) -> object:
 
 
 def _http_url(value: str) -> str:
-    if not re.fullmatch(_HTTP_URL, value) or not has_host_and_port(value):
-        raise ValueError("must be an http or https URL without user, query and fragment")
+    _check_http_url(value)
+    if "?" in value:
+        raise ValueError("must not have a query (`?`)")
     return value.rstrip("/")
+
+
+def _key_set_url(value: str) -> str:
+    _check_http_url(value)
+    return value
+
+
+def _check_http_url(value: str) -> None:
+    """Raise ValueError with the part that is wrong, never with the value: it may be a secret."""
+    authority = re.match(r"https?://([^/?#]*)", value)
+    if authority is None:
+        raise ValueError("must be an http or https URL")
+    if "@" in authority[1]:
+        raise ValueError("must be an http or https URL without user and password")
+    if "#" in value:
+        raise ValueError("must not have a fragment (`#`)")
+    if not has_host_and_port(value):
+        raise ValueError("must be an http or https URL with a host and, if any, a valid port")
+    if not re.fullmatch(_HTTP_URL + _QUERY, value):
+        raise ValueError("must have no other characters than URLs have; write them as %XX")
 
 
 def _api_url(value: str) -> str:
@@ -60,7 +84,15 @@ def _api_url(value: str) -> str:
 
 
 def _discovery_url(value: str) -> str:
-    return _http_url(value.rstrip("/").removesuffix(DISCOVERY_PATH))
+    _check_http_url(value)
+    base, mark, query = value.partition("?")
+    return base.rstrip("/").removesuffix(DISCOVERY_PATH).rstrip("/") + mark + query
+
+
+def discovery_document(base: str) -> str:
+    """Return the address of the discovery document; a query is kept, as Entra ID needs one."""
+    path, mark, query = base.partition("?")
+    return f"{path}{DISCOVERY_PATH}{mark}{query}"
 
 
 def _console_host(value: str) -> str:
@@ -184,8 +216,14 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 HttpUrl = Annotated[str, AfterValidator(_http_url), text_schema(_HTTP_URL, format="uri")]
 ApiUrl = Annotated[str, AfterValidator(_api_url), text_schema(_HTTP_URL, format="uri")]
 """Base URL of an API, without the API's version."""
-DiscoveryUrl = Annotated[str, AfterValidator(_discovery_url), text_schema(_HTTP_URL, format="uri")]
+DiscoveryUrl = Annotated[
+    str, AfterValidator(_discovery_url), text_schema(_HTTP_URL + _QUERY, format="uri")
+]
 """Base URL of an issuer; the path of the discovery document is removed."""
+KeySetUrl = Annotated[
+    str, AfterValidator(_key_set_url), text_schema(_HTTP_URL + _QUERY, format="uri")
+]
+"""URL of a JWK set, used as it is."""
 ConsoleHost = Annotated[
     str,
     AfterValidator(_console_host),

@@ -4,13 +4,15 @@ import asyncio
 import json
 import random
 import secrets
+import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -50,6 +52,7 @@ class FakeIssuer:
         self.fetches: Counter[str] = Counter()
         self.answers: dict[str, Callable[[], web.Response]] = {}
         self.discovery: dict[str, Any] = {}
+        self.serve_instead: Callable[[web.Request], Awaitable[web.Response]] | None = None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         app = web.Application()
@@ -72,6 +75,8 @@ class FakeIssuer:
         self.answers[path] = lambda: web.Response(status=status)
 
     async def _serve(self, request: web.Request) -> web.Response:
+        if self.serve_instead is not None:
+            return await self.serve_instead(request)
         self.fetches[request.path] += 1
         documents = {DISCOVERY: self.discovery, "/jwks": self.key_set()}
         await self.may_answer.wait()
@@ -1073,6 +1078,48 @@ async def test_issuer_mismatch_names_both_values(bench: Bench, idp: FakeIssuer) 
     with pytest.raises(KeysUnavailable) as caught:
         await bench.discovery(idp).refresh()
     assert len(str(caught.value)) < 400
+
+
+class _LoopbackResolver(aiohttp.abc.AbstractResolver):
+    """Resolves every name to loopback."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        return [
+            aiohttp.abc.ResolveResult(
+                hostname=host, host="127.0.0.1", port=port,
+                family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST,
+            )
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_encoded_path_query_and_host_with_underscore_are_requested(
+    idp: FakeIssuer, clock: FakeClock
+) -> None:
+    requested: list[tuple[str, str]] = []
+    port = urlsplit(idp.url).port
+    base = f"http://my_idp:{port}/realms/My%20Realm"
+    document = {"issuer": base, "jwks_uri": f"{base}/keys?appid=b%2Fc"}
+
+    async def serve(request: web.Request) -> web.Response:
+        requested.append((request.host, request.raw_path))
+        is_key_set = request.path.endswith("/keys")
+        return web.json_response(idp.key_set() if is_key_set else document)
+
+    idp.serve_instead = serve
+    connector = aiohttp.TCPConnector(resolver=_LoopbackResolver())
+    async with aiohttp.ClientSession(connector=connector) as http:
+        source = {"discovery": f"{base}/?appid=a%20b", "insecure_http": True}
+        await Bench(http, clock).keys(source, base).refresh()
+    host = f"my_idp:{port}"
+    assert requested == [
+        (host, "/realms/My%20Realm/.well-known/openid-configuration?appid=a%20b"),
+        (host, "/realms/My%20Realm/keys?appid=b%2Fc"),
+    ]
 
 
 async def test_redirect_is_named_without_its_path(bench: Bench, idp: FakeIssuer) -> None:

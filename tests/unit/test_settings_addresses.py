@@ -10,6 +10,7 @@ import yaml
 from gateway.config.errors import InvalidConfig
 from gateway.config.issuers import DiscoveryKeys
 from gateway.config.settings import Settings, load_settings
+from gateway.config.values import discovery_document
 
 EXAMPLE = (Path(__file__).parents[2] / "config" / "gateway.yaml").read_text()
 ISSUER = ("issuers", 0, "keys")
@@ -99,6 +100,76 @@ def test_discovery_accepts_base_and_document(directory: Path, end: str) -> None:
     keys = settings.issuers[0].keys
     assert isinstance(keys, DiscoveryKeys)
     assert keys.discovery == "https://idp.example/realms/corp"
+
+
+@pytest.mark.parametrize(
+    ("given", "base", "document"),
+    [
+        (
+            "https://idp.example/realms/My%20Realm",
+            "https://idp.example/realms/My%20Realm",
+            "https://idp.example/realms/My%20Realm/.well-known/openid-configuration",
+        ),
+        (
+            "https://login.example/t/v2.0?appid=a%2Fb",
+            "https://login.example/t/v2.0?appid=a%2Fb",
+            "https://login.example/t/v2.0/.well-known/openid-configuration?appid=a%2Fb",
+        ),
+        (
+            "https://login.example/t/.well-known/openid-configuration?appid=a",
+            "https://login.example/t?appid=a",
+            "https://login.example/t/.well-known/openid-configuration?appid=a",
+        ),
+        (
+            "https://my_idp:8443/a(b)'c;d=e,f@g!$&*+",
+            "https://my_idp:8443/a(b)'c;d=e,f@g!$&*+",
+            "https://my_idp:8443/a(b)'c;d=e,f@g!$&*+/.well-known/openid-configuration",
+        ),
+    ],
+)
+def test_issuer_address_may_be_any_url_of_a_service(
+    directory: Path, given: str, base: str, document: str
+) -> None:
+    keys = read(directory, (*ISSUER, "discovery"), given).issuers[0].keys
+    assert isinstance(keys, DiscoveryKeys)
+    assert keys.discovery == base
+    assert discovery_document(base) == document
+    read(directory, ISSUER, {"jwks": given})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("https://user:canary@idp.example", "without user and password"),
+        ("https://canary@idp.example/x", "without user and password"),
+        ("https://idp.example/x#canary", "fragment"),
+        ("https://idp.example:99999/canary", "a valid port"),
+        ("https://idp.example:0", "a valid port"),
+        ("https:///canary", "with a host"),
+        ("https://idp.example/My Realm", "write them as %XX"),
+        ("https://idp.example/%zz", "write them as %XX"),
+        ('https://idp.example/x?a="b', "write them as %XX"),
+        ("https://idp.example/\n", "write them as %XX"),
+        ("https://idp.ex\u00e4mple", "write them as %XX"),
+        ("ftp://idp.example/canary", "http or https"),
+        ("idp.example", "http or https"),
+    ],
+)
+@pytest.mark.parametrize("key", ["discovery", "jwks"])
+def test_wrong_issuer_address_is_rejected_with_the_wrong_part(
+    directory: Path, key: str, value: str, message: str
+) -> None:
+    where, shown = problem(directory, ISSUER, {key: value})
+    assert where.endswith(key)
+    assert message in shown
+    assert "canary" not in shown
+
+
+def test_query_in_an_api_address_is_rejected(directory: Path) -> None:
+    for path in ((*ACCOUNT, "endpoint"), (*LOGIN, "iam_endpoint")):
+        _, message = problem(directory, path, "https://clouddc.example/?x=canary")
+        assert "must not have a query" in message
+        assert "canary" not in message
 
 
 @pytest.mark.parametrize(

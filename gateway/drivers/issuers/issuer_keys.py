@@ -31,7 +31,7 @@ from gateway.config.key_material import (
     read_key_file,
     shown,
 )
-from gateway.config.values import DISCOVERY_PATH, is_exposed
+from gateway.config.values import discovery_document, is_exposed
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.connection_errors import describe_error
@@ -295,7 +295,7 @@ class IssuerKeys:
     async def _fetch_source(self, source: DiscoveryKeys | JwksKeys | StaticKeys) -> bytes:
         match source:
             case DiscoveryKeys():
-                text = await self._fetch(f"{source.discovery}{DISCOVERY_PATH}")
+                text = await self._fetch(discovery_document(source.discovery))
                 return await self._fetch(self._key_set_address(parse_json(text), source))
             case JwksKeys():
                 return await self._fetch(source.jwks)
@@ -337,7 +337,7 @@ class IssuerKeys:
 
     async def _get(self, address: str) -> bytes:
         async with self._http.get(
-            address,
+            _url(address),
             allow_redirects=False,
             timeout=_TIMEOUT,
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
@@ -351,6 +351,16 @@ class IssuerKeys:
                 if len(body) > KEYS_BYTES_MAX:
                     raise UnusableKeys(f"the response is larger than {KEYS_BYTES_MAX} bytes")
         return bytes(body)
+
+
+def _url(address: str) -> URL:
+    """Parse an address; one that is encoded already is kept byte for byte."""
+    try:
+        parsed = URL(address)
+    except ValueError as error:
+        raise UnusableKeys("not a usable address") from error
+    is_encoded = address.isascii() and address.isprintable() and " " not in address
+    return URL(address, encoded=True) if is_encoded else parsed
 
 
 def _redirect_of(response: aiohttp.ClientResponse) -> str:
