@@ -142,7 +142,15 @@ def test_process_prints_addresses_and_stops_on_sigterm() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
-        assert set(facts) == {"issuer", "iam", "upstream", "project_id", "servers"}
+        assert set(facts) == {
+            "issuer",
+            "iam",
+            "upstream",
+            "consoles",
+            "consoles_control",
+            "project_id",
+            "servers",
+        }
         assert len(facts["servers"]) == 3
         rate = fetch(facts["upstream"], "POST", "/_box/rate", {}, "{}").json
         assert rate == {"rate": 50.0, "burst": 2.0}

@@ -73,6 +73,9 @@ class CloudProcess:
         self.issuer: str = facts["issuer"]
         self.iam: str = facts["iam"]
         self.upstream: str = facts["upstream"]
+        self.console_host: str = facts["consoles"]
+        """Address of the console host; its certificate is signed by `console_authority`."""
+        self.console_control: str = facts["consoles_control"]
         self.project: str = facts["project_id"]
         self.servers: list[str] = facts["servers"]
 
@@ -92,7 +95,7 @@ class CloudProcess:
         self._post(listener, "/_box/faults", {"kind": kind, **details})
 
     def heal(self) -> None:
-        for listener in (self.issuer, self.iam, self.upstream):
+        for listener in (self.issuer, self.iam, self.upstream, self.console_control):
             assert fetch(listener, "DELETE", "/_box/faults").status == 200
 
     def rate(self, **options: Any) -> None:
@@ -118,6 +121,28 @@ class CloudProcess:
 
     def consoles(self) -> dict[str, int]:
         found: dict[str, int] = fetch(self.upstream, "GET", "/_box/consoles").json
+        return found
+
+    def console_authority(self) -> str:
+        """Return the PEM certificate of the authority of the console host."""
+        return fetch(self.console_control, "GET", "/_box/authority").body.decode()
+
+    def console_settings(self, **options: Any) -> None:
+        self._post(self.console_control, "/_box/settings", options)
+
+    def console_tokens(self) -> list[dict[str, Any]]:
+        """Return every token of a console link so far."""
+        found: list[dict[str, Any]] = fetch(self.console_control, "GET", "/_box/tokens").json[
+            "tokens"
+        ]
+        return found
+
+    def screen(self, server: str, **changes: Any) -> dict[str, Any]:
+        """Return what is on a server's screen and what was typed, after the changes."""
+        path = f"/_box/screens/{server}"
+        if changes:
+            return self._post(self.console_control, path, changes)
+        found: dict[str, Any] = fetch(self.console_control, "GET", path).json
         return found
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ async def _run(settings: SimulatedCloudSettings) -> None:
             "issuer": cloud.idp.url,
             "iam": cloud.iam.url,
             "upstream": cloud.upstream.url,
+            "consoles": cloud.consoles.url,
+            "consoles_control": cloud.consoles.control_url,
             "project_id": cloud.project,
             "servers": cloud.servers,
         }
@@ -41,14 +43,22 @@ def main() -> None:
         "--other-project", action="append", default=[], metavar="ID", help="a further project"
     )
     parser.add_argument(
+        "--live-project",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a project whose console links lead to the simulated console host",
+    )
+    parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on, used in every URL"
     )
-    for name in ("idp", "iam", "cloud"):
+    for name in ("idp", "iam", "cloud", "console"):
         parser.add_argument(f"--{name}-port", type=int, default=0)
     options = vars(parser.parse_args())
     del options["json"]
     low_s, high_s = options.pop("latency")
     options["other_projects"] = tuple(options.pop("other_project"))
+    options["live_projects"] = tuple(options.pop("live_project"))
     asyncio.run(_run(SimulatedCloudSettings(latency_s=(low_s, high_s), **options)))
 
 

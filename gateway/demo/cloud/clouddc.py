@@ -1,8 +1,8 @@
 """The simulated physical-servers API: a front that authenticates and throttles, and the service.
 
 `_OPERATIONS` is the table of upstream-api.md#1.1; each operation is in the module of its subject.
-Control paths in addition to those of every listener: POST /_box/rate and /_box/servers, GET
-/_box/consoles and /_box/fleet.
+Control paths in addition to those of every listener: POST /_box/rate, /_box/servers and
+/_box/real_console, GET /_box/consoles and /_box/fleet.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ from gateway.demo.cloud.operation_call import (
     OperationFailed,
     invalid_parameter,
 )
+from gateway.demo.cloud.screen.console_listener import ConsoleListener
+from gateway.demo.cloud.screen.real_console import RealConsole
 from gateway.demo.cloud.throttle import SHAPES, TokenBucket, throttled_response
 
 CONSOLE_BASE = f"https://{REGION}-console.huaweicloud.com:443"
@@ -90,6 +92,7 @@ class CloudDc(Listener):
         "extra",
         "gzip",
         "latency_s",
+        "live_projects",
         "log_bytes",
         "not_ready",
         "revoked_form",
@@ -112,7 +115,12 @@ class CloudDc(Listener):
         self.retry_after: str | None = None
         self.latency_s: Sequence[float] = (0.05, 0.15)
         self.console_base = CONSOLE_BASE
-        """Scheme and host of console URLs."""
+        """Scheme and host of console URLs that lead to no live console."""
+        self.console_host = ConsoleListener(self.projects)
+        self.live_projects: Sequence[str] = ()
+        """Projects whose console URLs lead to `console_host`."""
+        self.real_consoles: dict[str, RealConsole] = {}
+        """By server: another program that serves its console."""
         self.not_ready: Sequence[str] = ()
         """IDs of servers whose console returns iMetal.0101."""
         self.consoles: Counter[str] = Counter()
@@ -137,6 +145,7 @@ class CloudDc(Listener):
         FleetControl(self.app, self.projects)
         self.app.router.add_post("/_box/rate", self._set_rate)
         self.app.router.add_get("/_box/consoles", self._list_consoles)
+        self.app.router.add_post("/_box/real_console", self._add_real_console)
 
     @property
     def revoked_form(self) -> str:
@@ -176,10 +185,21 @@ class CloudDc(Listener):
         if server.id in self.not_ready:
             raise OperationFailed(cloud_errors.SERVER_NOT_READY)
         self.consoles[server.id] += 1
+        base, token = self._open_console(call.project.id, server.id)
         return {
-            "url": f"{self.console_base}/vnc/{server.name}.{REGION}/vnc_auto.html"
-            f"?token={uuid.uuid4()}&compression=9&quality=0&resize=scale"
+            "url": f"{base}/vnc/{server.name}.{REGION}/vnc_auto.html"
+            f"?token={token}&compression=9&quality=0&resize=scale"
         }
+
+    def _open_console(self, project: str, server: str) -> tuple[str, str]:
+        """Return scheme and host of a server's console, and a fresh token for it."""
+        token = self.console_host.tokens.issue(project, server)
+        real = self.real_consoles.get(server)
+        if real is not None:
+            real.admit(token)
+            return real.base, token
+        is_live = project in self.live_projects
+        return self.console_host.url if is_live else self.console_base, token
 
     def show_export(self, call: OperationCall) -> dict[str, Any]:
         return logs.show_export(call, polls=self.export_polls)
@@ -270,6 +290,12 @@ class CloudDc(Listener):
         self.throttled_shape = shape
         self.retry_after = call.get("retry_after", self.retry_after)
         return web.json_response({"rate": self.bucket.rate, "burst": self.bucket.burst})
+
+    async def _add_real_console(self, request: web.Request) -> web.Response:
+        details = await request.json()
+        server = details.pop("server")
+        self.real_consoles[server] = RealConsole(**details)
+        return web.json_response({})
 
     async def _list_consoles(self, _: web.Request) -> web.Response:
         return web.json_response(dict(self.consoles))

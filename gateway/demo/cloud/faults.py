@@ -35,6 +35,8 @@ class Fault:
     """Shape of the kind `throttled`: a key of throttle.SHAPES."""
 
 
+ConnectionFault = Callable[[web.Request, Fault], Awaitable[web.StreamResponse]]
+"""Does to the connection of a request what a broken server would."""
 ResponseFactory = Callable[[Fault], web.Response]
 """Builds the response that replaces the service's own."""
 
@@ -86,7 +88,7 @@ def _custom_response(fault: Fault) -> web.Response:
     return web.Response(status=fault.status, headers=fault.headers, body=fault.body.encode())
 
 
-CONNECTION_FAULTS: Mapping[str, Callable[[web.Request, Fault], Awaitable[web.StreamResponse]]] = {
+CONNECTION_FAULTS: Mapping[str, ConnectionFault] = {
     "reset": _reset,
     "reset_midway": _reset_midway,
     "truncated": _truncated,

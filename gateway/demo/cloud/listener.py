@@ -5,6 +5,7 @@ POST, GET, DELETE /_box/faults; GET, DELETE /_box/calls; GET /_box/counters; POS
 """
 
 import asyncio
+import ssl
 import sys
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +19,7 @@ from gateway.demo.cloud.faults import (
     CONNECTION_FAULTS,
     DELAY_FAULTS,
     RESPONSE_FAULTS,
+    ConnectionFault,
     Fault,
     ResponseFactory,
 )
@@ -55,8 +57,9 @@ class Listener:
         *,
         port: int = 0,
         response_faults: Mapping[str, ResponseFactory] | None = None,
+        connection_faults: Mapping[str, ConnectionFault] | None = None,
     ) -> None:
-        """Use a free port for `port` 0 and keep it; `response_faults` adds kinds of fault."""
+        """Use a free port for `port` 0 and keep it; the other two add kinds of fault."""
         self.name = name
         self.host = "127.0.0.1"
         """Address to listen on, also used in `url`."""
@@ -65,6 +68,7 @@ class Listener:
         self.calls: deque[RecordedCall] = deque(maxlen=_CALLS_MAX)
         self.statuses: Counter[int] = Counter()
         self._response_faults = {**RESPONSE_FAULTS, **(response_faults or {})}
+        self._connection_faults = {**CONNECTION_FAULTS, **(connection_faults or {})}
         self._released = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self.app = web.Application(middlewares=[self._record], client_max_size=12_582_912)
@@ -91,8 +95,23 @@ class Listener:
             handler_cancellation=True,
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, self.host, self.port, backlog=1024).start()
-        self.port = self._runner.addresses[0][1]
+        self.port = await self.listen(self.port, self.make_tls())
+
+    async def listen(self, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Serve on this port, or on a free one for 0; return it. `start` listens on `port`."""
+        assert self._runner is not None
+        site = web.TCPSite(self._runner, self.host, port, backlog=1024, ssl_context=tls)
+        await site.start()
+        taken: int = self._runner.addresses[-1][1]
+        return taken
+
+    def make_tls(self) -> ssl.SSLContext | None:
+        """Return the TLS context of `port`; None: plain HTTP."""
+        return None
+
+    def fault_subject(self, request: web.Request) -> str:
+        """Return the text in which a fault's `path` is looked for."""
+        return request.path
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -104,7 +123,7 @@ class Listener:
 
         Raises ValueError for an unknown kind or shape, TypeError for an unknown detail.
         """
-        if kind not in (known := (*DELAY_FAULTS, *CONNECTION_FAULTS, *self._response_faults)):
+        if kind not in (known := (*DELAY_FAULTS, *self._connection_faults, *self._response_faults)):
             raise ValueError(f"unknown fault {kind!r}; known: {', '.join(known)}")
         fault = Fault(kind, **details)
         if fault.shape not in SHAPES:
@@ -157,7 +176,8 @@ class Listener:
         return response
 
     def _take_fault(self, request: web.Request) -> Fault | None:
-        fault = next((one for one in self.faults if one.path in request.path), None)
+        subject = self.fault_subject(request) if self.faults else ""
+        fault = next((one for one in self.faults if one.path in subject), None)
         if fault is not None and fault.times is not None:
             fault.times -= 1
             if fault.times <= 0:
@@ -173,8 +193,8 @@ class Listener:
             await self._released.wait()
         if fault.kind in DELAY_FAULTS:
             return await handler(request)
-        if fault.kind in CONNECTION_FAULTS:
-            return await CONNECTION_FAULTS[fault.kind](request, fault)
+        if fault.kind in self._connection_faults:
+            return await self._connection_faults[fault.kind](request, fault)
         token = request.headers.get("X-Auth-Token", "")
         fault = replace(fault, body=fault.body.replace("{x-auth-token}", token))
         return self._response_faults[fault.kind](fault)

@@ -1,4 +1,4 @@
-"""The simulated cloud: identity provider, IAM and physical-servers API over HTTP.
+"""The simulated cloud: identity provider, IAM, physical-servers API and console host.
 
 For the demo and tests, on loopback by default. No production module imports it.
 """
@@ -12,6 +12,7 @@ from gateway.demo.cloud.clouddc import CloudDc
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.iam import Iam
 from gateway.demo.cloud.idp import IdentityProvider
+from gateway.demo.cloud.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class SimulatedCloudSettings:
     idp_port: int = 0
     iam_port: int = 0
     cloud_port: int = 0
+    console_port: int = 0
+    live_projects: tuple[str, ...] = ()
+    """Projects whose console links lead to the simulated console host."""
     rate: float = 10.0
     """Accepted calls per second."""
     burst: float = 10.0
@@ -60,12 +64,22 @@ class SimulatedCloud:
             port=settings.cloud_port,
         )
         self.upstream.latency_s = settings.latency_s
-        for listener in (self.idp, self.iam, self.upstream):
+        self.upstream.live_projects = settings.live_projects
+        self.consoles = self.upstream.console_host
+        self.consoles.port = settings.console_port
+        self._listeners: tuple[Listener, ...] = (
+            self.idp,
+            self.iam,
+            self.upstream,
+            self.consoles,
+        )
+        for listener in self._listeners:
             listener.host = settings.host
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.gather(self.idp.start(), self.iam.start(), self.upstream.start())
+            for listener in self._listeners:
+                await listener.start()
         except OSError:
             await self._stop()
             raise
@@ -75,9 +89,9 @@ class SimulatedCloud:
         await self._stop()
 
     async def _stop(self) -> None:
-        for listener in (self.idp, self.iam, self.upstream):
+        for listener in self._listeners:
             listener.heal()  # release requests that hang
-        await asyncio.gather(self.idp.stop(), self.iam.stop(), self.upstream.stop())
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
 
 
 def _servers(project: str, count: int) -> list[str]:
