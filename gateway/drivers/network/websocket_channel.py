@@ -48,13 +48,20 @@ def cloud_websocket_options() -> dict[str, Any]:
 class WebSocketChannel:
     """An open WebSocket; implements the port `FrameChannel`."""
 
-    def __init__(self, websocket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+    def __init__(
+        self, websocket: web.WebSocketResponse | ClientWebSocketResponse, *, first: bytes = b""
+    ) -> None:
+        """`first`: a message that was received before; b"" for none."""
+        self._first = first
         self._websocket = websocket
         self._close_s = _CLOSE_S if isinstance(websocket, web.WebSocketResponse) else _CLOUD_CLOSE_S
         self._closed: ChannelClosed | None = None
         _bound_unsent(websocket.get_extra_info("socket"))
 
     async def receive(self) -> bytes | str | ChannelClosed:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         if self._closed is not None:
             return self._closed
         message = await self._websocket.receive()
