@@ -37,6 +37,7 @@ GatewayError
 
 from enum import Enum
 
+from gateway.domain.consoles.model import InUse
 from gateway.domain.model import Principal
 
 
@@ -249,11 +250,16 @@ class AuditLogUnavailable(RetryLater):
 
 
 class TicketRejected(GatewayError):
-    pass
+    def __init__(self, detail: str, *, is_genuine: bool) -> None:
+        """`is_genuine`: a replica made the ticket, so its rejection has an audit record."""
+        super().__init__(detail)
+        self.is_genuine = is_genuine
 
 
 class ConsoleBusy(GatewayError):
-    pass
+    def __init__(self, in_use: InUse) -> None:
+        super().__init__("another session has the console")
+        self.in_use = in_use
 
 
 class SessionLimitReached(GatewayError):

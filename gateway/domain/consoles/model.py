@@ -38,6 +38,10 @@ class PersonRef:
     issuer: str
     """The issuer's name in the config; "" for an operator of the admin API without a token."""
 
+    @classmethod
+    def of(cls, person: Principal) -> "PersonRef":
+        return cls(person.subject, person.issuer)
+
 
 @dataclass(frozen=True, slots=True)
 class ConsoleTarget:
@@ -82,6 +86,18 @@ class ConsoleSession:
     """The address that requested the ticket."""
     request_id: str
     """Of the redemption."""
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """Another session has the console that a ticket is for."""
+
+    since: float
+    """Seconds since the epoch."""
+    by: PersonRef | None
+    """None: the reader may not know."""
+    may_take_over: bool
+    may_view: bool
 
 
 @dataclass(frozen=True, slots=True)

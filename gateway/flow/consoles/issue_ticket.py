@@ -16,7 +16,7 @@ from gateway.domain.consoles.model import (
     Ticket,
 )
 from gateway.domain.consoles.ticket_text import RANDOM_BYTES, TicketTexts, secret_hash
-from gateway.domain.errors import StoreUnavailable, TicketRejected
+from gateway.domain.errors import DeadlineExceeded, StoreUnavailable
 from gateway.domain.model import (
     ConsoleLink,
     LinkSource,
@@ -115,7 +115,7 @@ class TicketPipeline:
         recorded = self._clock.monotonic()
         left_s = TICKET_LIFETIME_S - (recorded - decided)
         if left_s <= 0:
-            raise TicketRejected("the ticket expired while its record was written")
+            raise DeadlineExceeded("the ticket expired while its record was written")
         times = StageTimes(
             request.identify_s,
             decided - request.identified_at,

@@ -120,8 +120,7 @@ class LocalConsoleStore:
         self._sessions[session.id] = _StoredSession(
             session, resume_hash, self._now + self._resume_within_s
         )
-        by = PersonRef(session.person.subject, session.person.issuer)
-        return self._take_over(replaced, by)
+        return self._take_over(replaced, PersonRef.of(session.person))
 
     async def attach(
         self,

@@ -1,0 +1,49 @@
+"""Settings of live consoles. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.domain.consoles.model import Clipboard, SessionLimits, SessionMode
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSessions:
+    """The settings of one account."""
+
+    clipboard: Clipboard
+    sessions_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """The settings of all accounts; durations in seconds."""
+
+    accounts: Mapping[str, AccountSessions]
+    """The accounts whose consoles run through the gateway, by name."""
+    time_limit_s: float
+    view_time_limit_s: float
+    idle_s: float
+    person_max: int
+    server_max: int
+    viewers_max: int
+    total_max: int
+    connect_timeout_s: float
+    """For each attempt to connect to the cloud's console."""
+    link_timeout_s: float
+    """Longest wait for a link in the queue."""
+
+    def limits(self, account: str) -> SessionLimits:
+        return SessionLimits(
+            person=self.person_max,
+            server=self.server_max,
+            viewers=self.viewers_max,
+            account=self.accounts[account].sessions_max,
+            total=self.total_max,
+        )
+
+    def time_limit(self, mode: SessionMode) -> float:
+        return self.time_limit_s if mode is SessionMode.CONTROL else self.view_time_limit_s
+
+    def idle(self, mode: SessionMode) -> float | None:
+        """Return the idle time; None in VIEW, in which no input arrives."""
+        return self.idle_s if mode is SessionMode.CONTROL else None

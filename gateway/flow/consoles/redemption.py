@@ -1,0 +1,317 @@
+"""Tickets at the page: describe one, and spend one for a session.
+
+Everything that was checked when the ticket was issued is checked again: token, revocations, locks,
+policy, inventory, limits. It calls no cloud.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.consoles import ends
+from gateway.domain.consoles.model import (
+    ConsoleSession,
+    ConsoleTarget,
+    InUse,
+    PersonRef,
+    SessionMode,
+    Ticket,
+)
+from gateway.domain.consoles.rules import SessionRules
+from gateway.domain.consoles.ticket_text import TicketTexts, secret_hash
+from gateway.domain.errors import (
+    AuditLogUnavailable,
+    ConsoleBusy,
+    ConsoleStoreUnavailable,
+    NotAuthenticated,
+    NotPermitted,
+    SessionLimitReached,
+    StoreUnavailable,
+    TicketRejected,
+)
+from gateway.domain.model import CONSOLE_TAKEOVER, CONSOLE_VIEW, Principal, ProjectId, Secret
+from gateway.flow.clock import Clock
+from gateway.flow.console_links import Fingerprints
+from gateway.flow.consoles.console_audit import ConsoleAudit
+from gateway.flow.consoles.console_rights import ConsolePermit, ConsoleRights
+from gateway.flow.consoles.console_store import (
+    CommandKind,
+    ConsoleInUse,
+    ConsoleStore,
+    FoundTicket,
+    LimitReached,
+    Redeemed,
+    SessionCommand,
+    TicketGone,
+)
+from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
+from gateway.flow.request import RequestContext
+
+_RETRY_AFTER_S: Final = 1.0
+_RECORDED_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TicketDescription:
+    target: ConsoleTarget
+    person: PersonRef
+    mode: SessionMode
+    """The greatest mode in which the console may be opened now."""
+    expires_in_s: float
+    in_use: InUse | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    session: ConsoleSession
+    cookie: Secret
+    resume_key: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSecrets:
+    """Makes the random values of a session."""
+
+    token: Callable[[], str]
+    """Returns 32 random bytes as text."""
+    session_id: Callable[[], str]
+    """Returns 16 random bytes as hex digits."""
+
+
+class Redemption:
+    def __init__(  # noqa: PLR0913 - what is checked, and what records it
+        self,
+        *,
+        texts: TicketTexts,
+        account_of: Callable[[ProjectId], str | None],
+        rights: ConsoleRights,
+        store: ConsoleStore,
+        rules: SessionRules,
+        new_secrets: SessionSecrets,
+        fingerprints: Fingerprints,
+        audit: ConsoleAudit,
+        clock: Clock,
+        telemetry: ConsoleTelemetry,
+    ) -> None:
+        """`account_of` returns the account of a project if it delivers live consoles."""
+        self._texts = texts
+        self._account_of = account_of
+        self._rights = rights
+        self._store = store
+        self._rules = rules
+        self._new_secrets = new_secrets
+        self._fingerprints = fingerprints
+        self._audit = audit
+        self._clock = clock
+        self._telemetry = telemetry
+        self._recorded: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+
+    async def describe(self, text: str, context: RequestContext) -> TicketDescription:
+        """Return what a ticket is for, without spending it.
+
+        Raises TicketRejected, NotPermitted, NotAuthenticated, RevocationsUnavailable and
+        ConsoleStoreUnavailable.
+        """
+        found = await self._find(text, context)
+        ticket = found.ticket
+        mode = (await self._permit(text, ticket, None, context)).mode
+        in_use = None
+        if mode is SessionMode.CONTROL:
+            in_use = await self._in_use(ticket)
+        person = PersonRef.of(ticket.person)
+        return TicketDescription(ticket.target, person, mode, found.left_s, in_use)
+
+    async def redeem(
+        self, text: str, context: RequestContext, *, mode: SessionMode, take_over: bool
+    ) -> NewSession:
+        """Spend a ticket for a session; the session's record is durable when this returns.
+
+        Raises what `describe` raises, ConsoleBusy, SessionLimitReached (these do not spend the
+        ticket), and AuditLogUnavailable.
+        """
+        ticket = (await self._find(text, context)).ticket
+        permit = await self._permit(text, ticket, mode, context)
+        if take_over and not await self._may_take_over(ticket):
+            refusal = NotPermitted("no right to take over", permission=CONSOLE_TAKEOVER)
+            await self._reject(text, ticket, refusal, context)
+            raise refusal
+        new, result = await self._spend(text, ticket, permit, context, take_over=take_over)
+        match result:
+            case TicketGone():
+                await self.reject(text, context, "spent or expired", kind="gone")
+                raise TicketRejected("spent or expired", is_genuine=True)
+            case ConsoleInUse():
+                self._telemetry.ticket_rejected("in_use")
+                raise ConsoleBusy(self._seen_by(ticket.person, result.session))
+            case LimitReached():
+                self._telemetry.ticket_rejected("limit")
+                raise SessionLimitReached(result.limit.value)
+            case Redeemed():
+                await self._record(text, permit, new.session, result)
+        self._telemetry.session_started(ticket.target.account, permit.mode.value)
+        return new
+
+    async def reject(
+        self,
+        text: str,
+        context: RequestContext,
+        reason: str,
+        *,
+        kind: str,
+        ticket: Ticket | None = None,
+    ) -> None:
+        """Record once that a ticket was rejected if it is genuine; count it otherwise.
+
+        `kind` is the metric label.
+        """
+        ticket_hash = self._texts.verify(text)
+        self._telemetry.ticket_rejected("garbage" if ticket_hash is None else kind)
+        if ticket_hash is None or (ticket_hash, kind) in self._recorded:
+            return
+        self._recorded[ticket_hash, kind] = None
+        if len(self._recorded) > _RECORDED_MAX:
+            self._recorded.popitem(last=False)
+        if ticket is None:
+            ticket = await self._known(ticket_hash)
+        fingerprint = self._fingerprints.of(Secret(text))
+        await self._audit.ticket_rejected(context, fingerprint, reason, ticket)
+
+    async def _known(self, ticket_hash: bytes) -> Ticket | None:
+        try:
+            found = await self._store.find_ticket(ticket_hash)
+        except StoreUnavailable:
+            return None
+        return None if found is None else found.ticket
+
+    async def _find(self, text: str, context: RequestContext) -> FoundTicket:
+        ticket_hash = self._texts.verify(text)
+        if ticket_hash is None:
+            await self.reject(text, context, "", kind="garbage")
+            raise TicketRejected("not a ticket of this gateway", is_genuine=False)
+        try:
+            found = await self._store.find_ticket(ticket_hash)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        if found is None:
+            await self.reject(text, context, "spent or expired", kind="gone")
+            raise TicketRejected("spent or expired", is_genuine=True)
+        return found
+
+    async def _permit(
+        self, text: str, ticket: Ticket, mode: SessionMode | None, context: RequestContext
+    ) -> ConsolePermit:
+        context.principal = ticket.person
+        try:
+            return self._decide(ticket, mode)
+        except (NotAuthenticated, NotPermitted) as refusal:
+            await self._reject(text, ticket, refusal, context)
+            raise
+
+    def _decide(self, ticket: Ticket, mode: SessionMode | None) -> ConsolePermit:
+        """Decide again; None as the mode: the greatest that is left of the ticket's."""
+        person, target = ticket.person, ticket.target
+        self._rights.check_token(person)
+        if self._account_of(target.project) != target.account:
+            raise NotPermitted("no account delivers live consoles of this project")
+        if ticket.mode is SessionMode.VIEW:
+            if mode is SessionMode.CONTROL:
+                raise NotPermitted("the ticket is view-only")
+            return self._rights.permit(person, target, SessionMode.VIEW)
+        if mode is None:
+            return self._rights.greatest(person, target)
+        return self._rights.permit(person, target, mode)
+
+    async def _reject(
+        self, text: str, ticket: Ticket, refusal: Exception, context: RequestContext
+    ) -> None:
+        await self.reject(text, context, str(refusal), kind="right", ticket=ticket)
+
+    async def _in_use(self, ticket: Ticket) -> InUse | None:
+        users = await self._users(ticket.target)
+        if len(users) < self._rules.server_max:
+            return None
+        return self._seen_by(ticket.person, users[0])
+
+    async def _users(self, target: ConsoleTarget) -> list[ConsoleSession]:
+        try:
+            listed = await self._store.sessions(target=target)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        sessions = (one.session for one in listed)
+        return [one for one in sessions if one.mode is SessionMode.CONTROL]
+
+    def _seen_by(self, person: Principal, session: ConsoleSession) -> InUse:
+        is_own = session.person.key == person.key
+        may_view = self._rights.has(person, session.target, CONSOLE_VIEW)
+        return InUse(
+            session.started_at,
+            PersonRef.of(session.person) if may_view or is_own else None,
+            is_own or self._rights.has(person, session.target, CONSOLE_TAKEOVER),
+            may_view,
+        )
+
+    async def _may_take_over(self, ticket: Ticket) -> bool:
+        """Return whether the person may end the sessions on the server; their own they may."""
+        if self._rights.has(ticket.person, ticket.target, CONSOLE_TAKEOVER):
+            return True
+        users = await self._users(ticket.target)
+        return all(one.person.key == ticket.person.key for one in users)
+
+    async def _spend(
+        self,
+        text: str,
+        ticket: Ticket,
+        permit: ConsolePermit,
+        context: RequestContext,
+        *,
+        take_over: bool,
+    ) -> tuple[NewSession, Redeemed | TicketGone | ConsoleInUse | LimitReached]:
+        cookie, resume_key = self._new_secrets.token(), self._new_secrets.token()
+        session = ConsoleSession(
+            id=self._new_secrets.session_id(),
+            person=ticket.person,
+            target=ticket.target,
+            mode=permit.mode,
+            started_at=self._clock.now(),
+            cookie_hash=secret_hash(cookie),
+            client_address=context.client_address,
+            ticket_address=ticket.client_address,
+            request_id=context.request_id,
+        )
+        try:
+            result = await self._store.redeem(
+                secret_hash(text),
+                session,
+                secret_hash(resume_key),
+                self._rules.limits(ticket.target.account),
+                take_over=take_over and permit.mode is SessionMode.CONTROL,
+            )
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        return NewSession(session, Secret(cookie), Secret(resume_key)), result
+
+    async def _record(
+        self, text: str, permit: ConsolePermit, session: ConsoleSession, redeemed: Redeemed
+    ) -> None:
+        by = PersonRef.of(session.person)
+        for first in (*redeemed.ended, *redeemed.commanded):
+            await self._audit.taken_over(session, first)
+        for first in redeemed.ended:
+            await self._audit.session_ended(first, ends.TAKEN_OVER, by=by)
+            self._telemetry.session_ended(first.target.account, ends.TAKEN_OVER.name)
+        try:
+            fingerprint = self._fingerprints.of(Secret(text))
+            await self._audit.session_started(session, permit.permit, fingerprint)
+        except AuditLogUnavailable:
+            self._telemetry.ticket_rejected("audit")
+            # Without a record there is no session: no one has its cookie, and it ends at once.
+            command = SessionCommand(session.id, CommandKind.END, ends.ABANDONED.name)
+            with suppress(StoreUnavailable):  # then it lapses
+                await self._store.command(command)
+            raise
+
+
+def _unavailable(error: StoreUnavailable) -> ConsoleStoreUnavailable:
+    return ConsoleStoreUnavailable(str(error), retry_after_s=_RETRY_AFTER_S)
