@@ -8,13 +8,15 @@ from gateway.config.egress import EgressCertificate, Proxy
 from gateway.config.errors import InvalidKey
 from gateway.config.files import AuthoritiesFile, PublicKeyFile
 from gateway.config.key_material import (
+    SecretEncoding,
     UnusableKeys,
     keys_for_algorithms,
     parse_key_file,
+    parse_shared_secret,
     read_key_file,
 )
 from gateway.config.policy_names import ANY_ISSUER
-from gateway.config.secrets import HmacKey
+from gateway.config.secrets import SecretValue
 from gateway.config.values import (
     DiscoveryUrl,
     KeySetUrl,
@@ -80,8 +82,19 @@ class StaticKeys(Section):
 class SharedSecretKey(Section):
     """HS256 with a secret that issuer and gateway share."""
 
-    secret: HmacKey
+    secret: SecretValue
     """The shared secret, at least 32 bytes. `algorithms` must be `[HS256]`."""
+    encoding: SecretEncoding = "text"
+    """`text`: the bytes of the text are the key. `base64`: the text is the key in base64 or
+    base64url."""
+
+    @model_validator(mode="after")
+    def _is_a_key(self) -> Self:
+        try:
+            parse_shared_secret(self.secret, self.encoding)
+        except UnusableKeys as error:
+            raise InvalidKey(("secret",), str(error)) from None
+        return self
 
 
 ClaimValue = Annotated[str, Field(strict=True)] | Annotated[int, Field(strict=True)] | bool
@@ -96,6 +109,9 @@ class Claims(Section):
     groups: str | Annotated[tuple[str, ...], Field(min_length=1, max_length=8)] = "groups"
     """Claim with the person's groups, or several claims: the person has the groups of all. A claim
     is a text or a list of texts."""
+    audience: Annotated[str, Field(min_length=1)] = "aud"
+    """Claim that names the audience of tokens without `aud`; Amazon Cognito: `client_id`. A token
+    with `aud` must name an audience there."""
     token_id: Annotated[str, Field(min_length=1)] = "jti"  # noqa: S105 - a claim
     """Claim that identifies the token, for revocations and the audit log; Entra ID: `uti`."""
     groups_required: bool | None = None
@@ -109,7 +125,7 @@ class Issuer(Section):
     issuer: Annotated[str, AfterValidator(_issuer), Field(min_length=1)]
     """The token's `iss`, compared byte for byte."""
     audience: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Accepted values of the token's `aud`; one of them must match."""
+    """Accepted values of the token's `aud`, or of `claims.audience`; one of them must match."""
     algorithms: Annotated[
         tuple[str, ...],
         Field(

@@ -3,11 +3,13 @@
 This module fetches and caches nothing; drivers/issuers/issuer_keys.py does.
 """
 
+import base64
+import binascii
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -38,12 +40,14 @@ _RSA_BITS: Final = range(2048, 8193)
 _PARSED_AS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 """The PyJWT algorithm that parses a `kty`. `oct` is absent: a secret must not be published."""
 _EDDSA: Final = "EdDSA"
+_SECRET_BYTES_MIN: Final = 32
 _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _PEM_BEGIN: Final = b"-----BEGIN "
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _SHOWN_CHARS: Final = 80
 _SHOWN_KEYS: Final = 5
 
+SecretEncoding = Literal["text", "base64"]
 OnIgnored = Callable[[str], None]
 """Called with the reason for each key that cannot be used."""
 
@@ -160,12 +164,29 @@ def _reject_chain(certificates: Collection[Certificate]) -> None:
         )
 
 
-def parse_shared_secret(secret: Secret) -> IssuerKey:
+def parse_shared_secret(secret: Secret, encoding: SecretEncoding) -> IssuerKey:
+    """Return the HS256 key; raise UnusableKeys."""
+    text = secret.reveal().encode()
+    if encoding == "base64":
+        text = _decode_base64(text)
+    if len(text) < _SECRET_BYTES_MIN:
+        raise UnusableKeys(
+            f"must have at least {_SECRET_BYTES_MIN} bytes, and has {len(text)} (RFC 7518, 3.2)"
+        )
     try:
-        key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret.reveal().encode())
+        key = HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(text)
     except PyJWTError as error:
         raise UnusableKeys("the secret must not be a public key") from error
     return IssuerKey(None, frozenset({"HS256"}), key, material=key)
+
+
+def _decode_base64(text: bytes) -> bytes:
+    """Decode base64 or base64url, with or without padding."""
+    unpadded = text.strip().rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(unpadded + b"=" * (-len(unpadded) % 4), validate=True)
+    except binascii.Error:
+        raise UnusableKeys("must be base64, because of `encoding: base64`") from None
 
 
 def parse_key_set(document: object, on_ignored: OnIgnored = _silent) -> list[IssuerKey]:

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
 
 from gateway.config.errors import KeyPath
-from gateway.config.key_material import UnusableKeys, parse_shared_secret
 from gateway.config.values import Section
 from gateway.domain.model import Secret
 
@@ -103,16 +102,6 @@ def _ed25519_key(key: Secret) -> Secret:
     )
 
 
-def _hmac_key(secret: Secret) -> Secret:
-    if len(secret.reveal().encode()) < 32:
-        raise ValueError("must have at least 32 bytes (RFC 7518, section 3.2)")
-    try:
-        parse_shared_secret(secret)
-    except UnusableKeys as error:
-        raise ValueError(str(error)) from None
-    return secret
-
-
 def _source_schema(key: str, description: str) -> Mapping[str, object]:
     return {
         "type": "object",
@@ -133,4 +122,3 @@ SECRET_SCHEMA: Final = {
 SecretValue = Annotated[Secret, BeforeValidator(_read_secret), WithJsonSchema(SECRET_SCHEMA)]
 EncryptionKey = Annotated[SecretValue, AfterValidator(_encryption_key)]
 SigningKey = Annotated[SecretValue, AfterValidator(_ed25519_key)]
-HmacKey = Annotated[SecretValue, AfterValidator(_hmac_key)]

@@ -1,6 +1,7 @@
 """IssuerKeys against an HTTP issuer on loopback that rotates keys, fails and sends invalid data."""
 
 import asyncio
+import base64
 import json
 import random
 import secrets
@@ -944,8 +945,53 @@ def test_public_key_is_rejected_as_secret(bench: Bench, form: str) -> None:
 
 
 def test_config_rejects_short_secret(bench: Bench) -> None:
-    with pytest.raises(ValidationError, match="32 bytes"):
+    with pytest.raises(ValidationError, match="at least 32 bytes, and has 31"):
         bench.keys({"secret": Secret("s" * 31)}, algorithms=["HS256"])
+
+
+@pytest.mark.parametrize("form", ["base64", "base64url", "unpadded"])
+async def test_shared_secret_may_be_base64(bench: Bench, form: str) -> None:
+    key = bytes(range(190, 250))
+    encode = base64.b64encode if form == "base64" else base64.urlsafe_b64encode
+    text = encode(key).decode()
+    text = text.rstrip("=") if form == "unpadded" else text
+    source = {"secret": Secret(text), "encoding": "base64"}
+    keys = bench.keys(source, algorithms=["HS256"])
+    await keys.refresh()
+    signatures = JwtSignatures([TrustedIssuer("corp", "https://idp", frozenset({"HS256"}), keys)])
+    claims = {"iss": "https://idp"}
+
+    token = Secret(Signer("HS256", key, None).token(claims))
+    assert (await signatures.verify(token)).issuer == "corp"
+    keys._next_request_at = float("inf")
+    with pytest.raises(NotAuthenticated):
+        await signatures.verify(Secret(Signer("HS256", text.encode(), None).token(claims)))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (base64.b64encode(b"s" * 31).decode(), "at least 32 bytes, and has 31"),
+        ("canary not base64 " * 10, "must be base64"),
+        ("canary" * 10 + "!", "must be base64"),
+        (base64.b64encode(rsa_signer().pem()).decode(), "must not be a public key"),
+    ],
+    ids=["short", "blanks", "other characters", "public key"],
+)
+def test_config_rejects_wrong_base64_secret(bench: Bench, text: str, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem) as caught:
+        bench.keys({"secret": Secret(text), "encoding": "base64"}, algorithms=["HS256"])
+    assert "canary" not in str(caught.value)
+
+
+def test_encoding_is_for_shared_secrets_only(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_bytes(rsa_signer().pem())
+    with pytest.raises(ValidationError, match="encoding"):
+        bench.keys({"public_key_file": file, "encoding": "base64"})
+    for algorithms in (["RS256"], ["HS256", "RS256"]):
+        with pytest.raises(ValidationError, match="does not fit this kind"):
+            bench.keys({"secret": Secret("s" * 44), "encoding": "base64"}, algorithms=algorithms)
 
 
 # --- handover to later workers ---------------------------------------------------------------

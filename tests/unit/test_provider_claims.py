@@ -6,8 +6,9 @@ import pytest
 
 from gateway.config.key_material import parse_key_set
 from gateway.domain.errors import Rejection
+from gateway.domain.model import VerifiedToken
 from tests.support.tokens import ec_signer
-from tests.unit.test_identity import a_token, rejection, validate
+from tests.unit.test_identity import ABSENT, a_token, rejection, validate
 
 
 @pytest.mark.parametrize("flag", [True, "true", 1])
@@ -81,3 +82,60 @@ def test_null_member_of_a_jwk_is_absent(extra: dict[str, Any]) -> None:
 @pytest.mark.parametrize("extra", [{"use": "enc"}, {"d": "AQAB"}, {"key_ops": ["sign"]}])
 def test_unsuitable_jwk_is_dropped(extra: dict[str, Any]) -> None:
     assert not parse_key_set({"keys": [ec_signer().jwk() | extra]})
+
+
+def cognito_token(**changed: Any) -> VerifiedToken:
+    """Return an access token as Amazon Cognito issues it, without `aud`."""
+    claims = {
+        "aud": ABSENT,
+        "token_use": "access",
+        "client_id": "console-cli",
+        "scope": "console/open",
+        "version": 2,
+        "event_id": "e1",
+        "cognito:groups": ["ops"],
+    }
+    return a_token(**(claims | changed))
+
+
+COGNITO = {
+    "audiences": frozenset({"console-cli"}),
+    "audience_claim": "client_id",
+    "groups_claim": "cognito:groups",
+}
+
+
+def test_claim_in_place_of_a_missing_audience_is_accepted() -> None:
+    assert validate(cognito_token(), **COGNITO).groups == {"ops"}
+    assert validate(cognito_token(aud=None), **COGNITO).subject == "ann"
+    assert validate(cognito_token(client_id=["x", "console-cli"]), **COGNITO).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"client_id": "another-client"},
+        {"client_id": None},
+        {"client_id": ""},
+        {"client_id": []},
+        {"client_id": {"console-cli": 1}},
+        {"client_id": ["console-cli", 1]},
+        # A token with `aud` is judged by it alone.
+        {"aud": "another-service"},
+        {"aud": []},
+        {"aud": ""},
+        {"aud": ["another-service"]},
+    ],
+)
+def test_wrong_claim_in_place_of_the_audience_rejects(changed: dict[str, Any]) -> None:
+    assert rejection(cognito_token(**changed), **COGNITO) is Rejection.AUDIENCE
+
+
+def test_id_token_with_the_client_as_audience_is_rejected() -> None:
+    id_token = cognito_token(aud="console-cli", token_use="id")
+    assert rejection(id_token, **COGNITO) is Rejection.TOKEN_TYPE
+
+
+def test_missing_audience_is_rejected_without_the_setting() -> None:
+    rules = {**COGNITO, "audience_claim": "aud"}
+    assert rejection(cognito_token(), **rules) is Rejection.AUDIENCE

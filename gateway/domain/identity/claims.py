@@ -63,6 +63,8 @@ class TokenRules:
     more_groups_claims: tuple[str, ...] = ()
     """Further claims with groups; a person has the groups of all claims."""
     token_id_claim: str = "jti"  # noqa: S105 - a claim
+    audience_claim: str = "aud"
+    """The claim that counts in place of a missing `aud`."""
     required_claims: tuple[tuple[str, frozenset[RequiredValue]], ...] = ()
     """Claims of which the token must contain one of these values."""
 
@@ -144,12 +146,15 @@ def _media_type(value: object) -> str:
 def _check_parties(claims: Mapping[str, Any], rules: TokenRules) -> None:
     if claims.get("iss") != rules.iss:
         raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not that of the issuer")
-    audience = claims.get("aud")
+    # RFC 7519, 4.1.3: a token with `aud` is for the parties that it names, whatever else it has.
+    path = "aud" if "aud" in claims else rules.audience_claim
+    audience = _at_path(claims, path)
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise NotAuthenticated(Rejection.AUDIENCE, "aud is neither a string nor a list of strings")
+        problem = f"{path} is neither a string nor a list of strings"
+        raise NotAuthenticated(Rejection.AUDIENCE, problem)
     if rules.audiences.isdisjoint(named):
-        raise NotAuthenticated(Rejection.AUDIENCE, "aud has no audience of this gateway")
+        raise NotAuthenticated(Rejection.AUDIENCE, f"{path} has no audience of this gateway")
 
 
 def _check_times(claims: Mapping[str, Any], rules: TokenRules, now: float) -> tuple[float, float]:

@@ -267,7 +267,7 @@ class IssuerKeys:
         source = self._issuer.keys
         if isinstance(source, SharedSecretKey):
             return keys_for_algorithms(
-                [parse_shared_secret(source.secret)], self._issuer.algorithms
+                [parse_shared_secret(source.secret, source.encoding)], self._issuer.algorithms
             )
         started_at = self._clock.monotonic()
         text = await self._fetch_source(source)

@@ -174,6 +174,7 @@ def token_rules(issuer: Issuer) -> TokenRules:
         groups_claim=groups[0],
         more_groups_claims=groups[1:],
         token_id_claim=issuer.claims.token_id,
+        audience_claim=issuer.claims.audience,
         required_claims=tuple(
             (claim, frozenset((type(one), one) for one in _as_tuple(values)))
             for claim, values in issuer.required_claims.items()
