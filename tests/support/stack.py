@@ -123,6 +123,10 @@ class CloudProcess:
         found: dict[str, int] = fetch(self.upstream, "GET", "/_box/consoles").json
         return found
 
+    def add_real_console(self, server: str, **details: str) -> None:
+        """Let another program serve a server's console; see RealConsoleHost.details."""
+        self._post(self.upstream, "/_box/real_console", {"server": server, **details})
+
     def console_authority(self) -> str:
         """Return the PEM certificate of the authority of the console host."""
         return fetch(self.console_control, "GET", "/_box/authority").body.decode()
