@@ -128,7 +128,11 @@ class LinkSettings(Section):
     @model_validator(mode="after")
     def _links_are_usable(self) -> Self:
         if self.min_remaining_s >= self.lifetime_s:
-            raise InvalidKey(("min_remaining_s",), "must be less than `lifetime_s`")
+            problem = (
+                f"{self.min_remaining_s:g} must be less than `lifetime_s`, which is"
+                f" {self.lifetime_s:g}"
+            )
+            raise InvalidKey(("min_remaining_s",), problem)
         return self
 
 
@@ -214,7 +218,8 @@ class InventorySettings(Section):
     @model_validator(mode="after")
     def _inventory_outlives_a_poll(self) -> Self:
         if self.age_max_s <= self.poll_s:
-            raise InvalidKey(("age_max_s",), "must be more than `poll_s`")
+            problem = f"{self.age_max_s:g} must be more than `poll_s`, which is {self.poll_s:g}"
+            raise InvalidKey(("age_max_s",), problem)
         return self
 
     def inventory_file(self, project: str) -> Path | None:

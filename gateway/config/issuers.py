@@ -184,7 +184,11 @@ class Issuer(Section):
     @model_validator(mode="after")
     def _keys_outlive_a_refresh(self) -> Self:
         if self.keys_age_max_s <= self.keys_refresh_s:
-            raise InvalidKey(("keys_age_max_s",), "must be more than `keys_refresh_s`")
+            problem = (
+                f"{self.keys_age_max_s:g} must be more than `keys_refresh_s`, which is"
+                f" {self.keys_refresh_s:g}"
+            )
+            raise InvalidKey(("keys_age_max_s",), problem)
         return self
 
     @model_validator(mode="after")

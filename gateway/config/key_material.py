@@ -31,6 +31,7 @@ from jwt import PyJWK, PyJWTError
 from jwt.algorithms import HMACAlgorithm
 
 from gateway.domain.model import Secret
+from gateway.domain.quoted import quoted
 
 KEYS_BYTES_MAX: Final = 262_144
 _KEYS_MAX: Final = 100
@@ -44,7 +45,6 @@ _SECRET_BYTES_MIN: Final = 32
 _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _PEM_BEGIN: Final = b"-----BEGIN "
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
-_SHOWN_CHARS: Final = 80
 _SHOWN_KEYS: Final = 5
 
 SecretEncoding = Literal["text", "base64"]
@@ -55,14 +55,8 @@ OnIgnored = Callable[[str], None]
 class UnusableKeys(Exception):
     """The source contains no usable keys.
 
-    The message quotes names and addresses only (`shown`), never a key.
+    The message quotes names and addresses only, never a key.
     """
-
-
-def shown(value: object) -> str:
-    """Return a value from outside as short ASCII text in quotes."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def _silent(_: str) -> None:
@@ -222,7 +216,7 @@ def _parse_jwk(member: object) -> IssuerKey:
     _check_use(jwk)
     kty = jwk.get("kty")
     if not isinstance(kty, str) or kty not in _PARSED_AS:
-        raise UnusableKeys(f"`kty` is {shown(kty)}, and not RSA, EC or OKP")
+        raise UnusableKeys(f"`kty` is {quoted(kty)}, and not RSA, EC or OKP")
     try:
         parsed = _public_key(PyJWK(jwk, algorithm=_PARSED_AS[kty]).key, kid)
     except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, LookupError):
@@ -231,7 +225,7 @@ def _parse_jwk(member: object) -> IssuerKey:
         return parsed
     if not isinstance(alg, str) or alg not in parsed.algorithms:
         fits = ", ".join(sorted(parsed.algorithms)) or "no supported algorithm"
-        raise UnusableKeys(f"`alg` is {shown(alg)}, but the key fits {fits}")
+        raise UnusableKeys(f"`alg` is {quoted(alg)}, but the key fits {fits}")
     # The algorithm of a key on an Edwards curve has two names (RFC 9864).
     is_edwards = _EDDSA in parsed.algorithms
     fitting = parsed.algorithms if is_edwards else frozenset({alg})
@@ -241,7 +235,7 @@ def _parse_jwk(member: object) -> IssuerKey:
 def _check_use(jwk: dict[str, Any]) -> None:
     operations = jwk.get("key_ops", [])
     if jwk.get("use", "sig") != "sig":
-        raise UnusableKeys(f"`use` is {shown(jwk['use'])}, and not 'sig'")
+        raise UnusableKeys(f"`use` is {quoted(jwk['use'])}, and not 'sig'")
     if "d" in jwk:
         # Compromised: anyone could have signed with it.
         raise UnusableKeys("the private key is published")
@@ -250,7 +244,7 @@ def _check_use(jwk: dict[str, Any]) -> None:
 
 
 def _named(kid: object) -> str:
-    return "a key without `kid`" if kid is None else f"key {shown(kid)}"
+    return "a key without `kid`" if kid is None else f"key {quoted(kid)}"
 
 
 def _public_key(key: Any, kid: str | None) -> IssuerKey:

@@ -138,7 +138,8 @@ class _Reader:
         valid_from = self._instant(path, body, "from", float("-inf"))
         valid_until = self._instant(path, body, "until", float("inf"))
         if valid_from >= valid_until:
-            form.error((*path, "until"), "must be later than `from`")
+            problem = f"{body.get('until')} must be later than `from`, {body.get('from')}"
+            form.error((*path, "until"), problem)
         if not isinstance(body.get("reason", ""), str):
             form.error((*path, "reason"), "must be text")
         if len(self.errors) > before:

@@ -36,6 +36,7 @@ from gateway.config.validation import config_errors
 from gateway.config.values import Section
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS
 from gateway.domain.model import Operation
+from gateway.domain.quoted import quoted
 
 
 class WritableDirectory(NamedTuple):
@@ -164,9 +165,13 @@ class Settings(Section):
         api, issuers = admin.api, info.data.get("issuers", ())
         if api is None or not issuers:
             return admin
-        if any(api.audience in issuer.audience for issuer in issuers):
-            problem = "must differ from every `issuers[].audience`"
-            raise InvalidKey(("api", "audience"), problem)
+        for issuer in issuers:
+            if api.audience in issuer.audience:
+                problem = (
+                    f"must differ from every `issuers[].audience`; {issuer.name} has"
+                    f" {quoted(api.audience)} too"
+                )
+                raise InvalidKey(("api", "audience"), problem)
         names = {issuer.name for issuer in issuers}
         if (len(names) > 1 and api.issuers is None) or not names.issuperset(api.issuers or ()):
             # Otherwise every issuer could appoint administrators.

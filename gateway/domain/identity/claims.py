@@ -12,6 +12,7 @@ from unicodedata import category
 
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.model import Principal, VerifiedToken
+from gateway.domain.quoted import quoted
 
 CALLER_JWT_CHARS_MAX: Final = 16_384
 """The longest accepted token. 1,000 groups of 8 letters fit."""
@@ -117,10 +118,12 @@ def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
     kind = _media_type(header.get("typ", ""))
     if rules.token_type is not None:
         if kind != _media_type(rules.token_type):
-            raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is not the required one")
+            detail = f"typ is {quoted(kind)}, and `token_type` is {quoted(rules.token_type)}"
+            raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
     elif "+" in kind and kind != _ACCESS_TYP:
         # RFC 8725, 3.11: `logout+jwt`, `dpop+jwt`, `secevent+jwt` and so on are not access tokens.
-        raise NotAuthenticated(Rejection.TOKEN_TYPE, "typ is that of another type of token")
+        detail = f"typ is {quoted(kind)}, which is another type of token"
+        raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
 
 
 def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
@@ -133,7 +136,8 @@ def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
         raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{min(foreign)}: not an access token")
     for claim in _TYPE_CLAIMS:
         if claim in claims and _media_type(claims[claim]) not in _ACCESS_TYPES:
-            raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{claim}: not an access token")
+            detail = f"{claim} is {quoted(claims[claim])}: not an access token"
+            raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
 
 
 def _media_type(value: object) -> str:
@@ -145,7 +149,8 @@ def _media_type(value: object) -> str:
 
 def _check_parties(claims: Mapping[str, Any], rules: TokenRules) -> None:
     if claims.get("iss") != rules.iss:
-        raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not that of the issuer")
+        detail = f"iss is {quoted(claims.get('iss'))}, and not {quoted(rules.iss)}"
+        raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, detail)
     # RFC 7519, 4.1.3: a token with `aud` is for the parties that it names, whatever else it has.
     path = "aud" if "aud" in claims else rules.audience_claim
     audience = _at_path(claims, path)
@@ -154,7 +159,8 @@ def _check_parties(claims: Mapping[str, Any], rules: TokenRules) -> None:
         problem = f"{path} is neither a string nor a list of strings"
         raise NotAuthenticated(Rejection.AUDIENCE, problem)
     if rules.audiences.isdisjoint(named):
-        raise NotAuthenticated(Rejection.AUDIENCE, f"{path} has no audience of this gateway")
+        known = ", ".join(sorted(rules.audiences))
+        raise NotAuthenticated(Rejection.AUDIENCE, f"{path} is {quoted(audience)}, and not {known}")
 
 
 def _check_times(claims: Mapping[str, Any], rules: TokenRules, now: float) -> tuple[float, float]:
@@ -196,7 +202,8 @@ def _check_required(claims: Mapping[str, Any], rules: TokenRules, principal: Pri
             found = found.split()
         values = found if isinstance(found, list) else [found]
         if not any((type(one), one) in accepted for one in values if isinstance(one, str | int)):
-            detail = f"{path} has none of the required values"
+            known = ", ".join(sorted(quoted(value) for _, value in accepted))
+            detail = f"{path} is {quoted(found)}, and not one of: {known}"
             raise NotAuthenticated(Rejection.CLAIMS, detail, principal=principal)
 
 

@@ -154,7 +154,8 @@ class AioUpstream:
             body += chunk
             if len(body) > self._response_bytes_max:
                 response.close()
-                raise UpstreamBroken("the response is larger than response_bytes_max")
+                limit = self._response_bytes_max
+                raise UpstreamBroken(f"the response is larger than response_bytes_max, {limit}")
         return bytes(body)
 
 

@@ -29,10 +29,10 @@ from gateway.config.key_material import (
     parse_key_set,
     parse_shared_secret,
     read_key_file,
-    shown,
 )
 from gateway.config.values import discovery_document, is_exposed
 from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.quoted import quoted
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.connection_errors import describe_error
 from gateway.drivers.network.egress import EgressRoute
@@ -308,8 +308,8 @@ class IssuerKeys:
         # OIDC Discovery 1.0, 4.3: the document must name the issuer that it was fetched for.
         if (named := document.get("issuer")) != self._issuer.issuer:
             raise UnusableKeys(
-                f"the discovery document names another issuer: {shown(named)}, and"
-                f" `issuers[].issuer` is {shown(self._issuer.issuer)}"
+                f"the discovery document names another issuer: {quoted(named)}, and"
+                f" `issuers[].issuer` is {quoted(self._issuer.issuer)}"
             )
         address = document.get("jwks_uri")
         try:
@@ -319,7 +319,9 @@ class IssuerKeys:
                 raise UnusableKeys("jwks_uri must be an http or https URL without credentials")
             is_weaker = parts.scheme == "http" and source.discovery.startswith("https:")
             if is_weaker or (is_exposed(str(address)) and not source.insecure_http):
-                raise UnusableKeys(f"jwks_uri must be https, and its host is {shown(parts.netloc)}")
+                raise UnusableKeys(
+                    f"jwks_uri must be https, and its host is {quoted(parts.netloc)}"
+                )
         except ValueError as error:
             raise UnusableKeys("jwks_uri is not a URL") from error
         return str(address)
@@ -371,7 +373,7 @@ def _redirect_of(response: aiohttp.ClientResponse) -> str:
         target = response.url.join(URL(response.headers["Location"])).origin()
     except ValueError:
         return ""
-    return f", a redirect to {shown(str(target))}; name the final address"
+    return f", a redirect to {quoted(str(target))}; name the final address"
 
 
 def _describe(error: Exception) -> str:

@@ -19,6 +19,7 @@ from jwt.algorithms import Algorithm, OKPAlgorithm, get_default_algorithms
 from gateway.domain.errors import NotAuthenticated, Rejection
 from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX
 from gateway.domain.model import Secret, VerifiedToken
+from gateway.domain.quoted import quoted
 
 _DEPTH_MAX: Final = 32
 """Claims nest two or three levels; thousands would exhaust the parser's recursion."""
@@ -68,7 +69,9 @@ class JwtSignatures:
         iss = token.claims.get("iss")
         issuer = self._issuers.get(iss) if isinstance(iss, str) else None
         if issuer is None:
-            raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, "iss is not a configured issuer")
+            # Nothing else of an unverified token is quoted. The usual error is one slash too many.
+            detail = f"iss is {quoted(iss)}, and not a configured issuer"
+            raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, detail)
         try:
             await self._check_signature(token, issuer)
         except NotAuthenticated as refusal:
@@ -79,7 +82,8 @@ class JwtSignatures:
     async def _check_signature(self, token: "_CompactJws", issuer: TrustedIssuer) -> None:
         name = token.header.get("alg")
         if not isinstance(name, str) or name not in issuer.algorithms:
-            raise NotAuthenticated(Rejection.ALGORITHM, "alg is not allowed for this issuer")
+            allowed = ", ".join(sorted(issuer.algorithms))
+            raise NotAuthenticated(Rejection.ALGORITHM, f"alg is not one of {allowed}")
         kid = token.header.get("kid")
         if "kid" in token.header and not (isinstance(kid, str) and len(kid) <= _KID_CHARS_MAX):
             raise NotAuthenticated(
