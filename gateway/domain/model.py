@@ -141,6 +141,7 @@ Logger = Literal[
     "gateway",
     "gateway.admin",
     "gateway.audit",
+    "gateway.console",
     "gateway.inventory",
     "gateway.keys",
     "gateway.login",

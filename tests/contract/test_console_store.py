@@ -1,12 +1,16 @@
 """The port ConsoleStore: one suite for memory and for Valkey."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
 from gateway.domain.consoles.model import ConsoleSession, PersonRef, SessionLimits, SessionMode
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.valkey.console_store import ValkeyConsoleStore
 from gateway.flow.consoles.console_store import (
     Attached,
     CommandKind,
@@ -22,6 +26,7 @@ from gateway.flow.consoles.console_store import (
     TicketGone,
 )
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
+from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.clock import FakeClock
 from tests.support.consoles import (
     LIMITS,
@@ -31,6 +36,7 @@ from tests.support.consoles import (
     a_ticket,
     hash_of,
 )
+from tests.support.valkey import RealValkey
 
 RESUME_S = 0.6
 LEASE_S = 0.6
@@ -43,17 +49,31 @@ class Subject:
     lose_data: Callable[[], Awaitable[object]]
 
 
-@pytest.fixture(params=["local"])
-def subject(request: pytest.FixtureRequest, clock: FakeClock) -> Subject:
-    """Return a store whose sessions are resumable for RESUME_S."""
-    store = LocalConsoleStore(clock, resume_within_s=RESUME_S)
+@pytest.fixture(params=["local", "valkey"])
+async def subject(
+    request: pytest.FixtureRequest, clock: FakeClock, shared_valkey: RealValkey
+) -> AsyncIterator[Subject]:
+    """Yield a store whose sessions are resumable for RESUME_S."""
+    if request.param == "local":
+        store = LocalConsoleStore(clock, resume_within_s=RESUME_S)
 
-    async def lose_data() -> None:
-        store._tickets.clear()
-        store._sessions.clear()
-        store._ended.clear()
+        async def lose_data() -> None:
+            store._tickets.clear()
+            store._sessions.clear()
+            store._ended.clear()
 
-    return Subject(store, clock.advance, lose_data)
+        yield Subject(store, clock.advance, lose_data)
+        return
+    valkey = a_valkey(shared_valkey)
+    assert await valkey.probe()
+    yield Subject(
+        ValkeyConsoleStore(
+            valkey, Sealer([a_seal_key()]), SystemClock(), resume_within_s=RESUME_S, dead_for_s=0.0
+        ),
+        asyncio.sleep,
+        partial(valkey._client.flushall),
+    )
+    await valkey.close()
 
 
 async def issue(

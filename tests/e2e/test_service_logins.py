@@ -106,7 +106,7 @@ def test_project_of_another_account_needs_the_agency(site: Stack) -> None:
     assert console(gateway, OTHER).status == 200, "what has changed is tried at once"
 
 
-def test_rejected_agency_is_named_and_locks_nobody(site: Stack) -> None:
+def test_rejected_agency_is_named_and_locks_no_account(site: Stack) -> None:
     cloud = site.cloud
     cloud.iam_settings(agency_projects=[OTHER])
     gateway = serving(site, OTHER, start=False)

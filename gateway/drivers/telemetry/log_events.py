@@ -66,6 +66,12 @@ LOG_EVENTS: Final = (
         "Check the agent that writes the file; it must replace the file by a rename.",
     ),
     LogEvent(
+        "gateway.console", "error", "console_entry_unreadable", ("kind",),
+        "A ticket, session or command in Redis cannot be decrypted: another process has other seal "
+        "keys or another version, or the entry is forged. It counts as absent.",
+        "Compare `store.seal_keys` of all replicas.",
+    ),
+    LogEvent(
         "gateway.keys", "info", "keys_changed", ("issuer", "keys"),
         "The issuer's key set has changed; cached tokens of this issuer were dropped.",
         _NONE,

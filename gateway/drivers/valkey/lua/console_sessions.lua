@@ -1,0 +1,308 @@
+-- Tickets and sessions of live consoles: one atomic step on this server's clock for each call.
+-- KEYS: the base key; every other key is below it and has the same hash tag. ARGV: the name of the
+-- step and its arguments, as listed at each step. Times are milliseconds.
+-- base:ticket:T     13 digits of the time of storing, then the sealed ticket
+-- base:tickets:P    unspent tickets of a person, by the time of storing
+-- base:session:S    hash: record (sealed), cookie, resume, owner, mode, attempt, attached, indexes
+-- base:until        sessions by the time until which they can be resumed
+-- base:ended:S      the session has ended; nothing registers it again
+-- base:of:I         sessions of a person, a server or an account, by their start
+-- base:commands:O   commands to a process, by the time of sending
+local base = KEYS[1]
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local sessions = base .. ':until'
+local DAY = 86400000
+
+local function session_key(id) return base .. ':session:' .. id end
+
+local function is_alive(id)
+  local limit = redis.call('ZSCORE', sessions, id)
+  return limit and tonumber(limit) > now
+end
+
+local function field(id, name) return redis.call('HGET', session_key(id), name) or '' end
+
+local function set_until(id, limit)
+  redis.call('ZADD', sessions, limit, id)
+  redis.call('PEXPIRE', session_key(id), 7 * DAY)
+end
+
+-- The living sessions of an index, oldest first; with `mode`, only those of this mode.
+local function living(index, mode)
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGE', base .. ':of:' .. index, '0', '-1')) do
+    if is_alive(id) and (not mode or field(id, 'mode') == mode) then
+      found[#found + 1] = id
+    end
+  end
+  return found
+end
+
+local function finish(id, remember)
+  local record = field(id, 'record')
+  for index in string.gmatch(field(id, 'indexes'), '%S+') do
+    redis.call('ZREM', base .. ':of:' .. index, id)
+  end
+  redis.call('DEL', session_key(id))
+  redis.call('ZREM', sessions, id)
+  redis.call('SET', base .. ':ended:' .. id, '1', 'PX', remember)
+  return record
+end
+
+local function send(owner, id, command)
+  local key = base .. ':commands:' .. owner
+  redis.call('ZADD', key, now, id .. ' ' .. command)
+  redis.call('PEXPIRE', key, '60000')
+end
+
+-- A session that another one displaces: its owner ends it, or it ends here.
+local function displace(id, command, remember)
+  local owner = field(id, 'owner')
+  if owner ~= '' then
+    send(owner, id, command)
+    return {id, field(id, 'record'), '1'}
+  end
+  return {id, finish(id, remember), '0'}
+end
+
+local function take_commands(owner)
+  local key = base .. ':commands:' .. owner
+  local found = redis.call('ZRANGE', key, '0', '-1')
+  redis.call('DEL', key)
+  return found
+end
+
+local function ticket_of(hash)
+  local value = redis.call('GET', base .. ':ticket:' .. hash)
+  if value and now >= (tonumber(string.sub(value, 1, 13)) or math.huge) then
+    return value
+  end
+  return false  -- none, or the clock was set back: its age is unknown
+end
+
+local function store_session(id, record, cookie, resume, owner, mode, indexes, started)
+  redis.call('HSET', session_key(id), 'record', record, 'cookie', cookie, 'resume', resume,
+    'owner', owner, 'mode', mode, 'indexes', indexes)
+  for index in string.gmatch(indexes, '%S+') do
+    redis.call('ZADD', base .. ':of:' .. index, started, id)
+    redis.call('PEXPIRE', base .. ':of:' .. index, 7 * DAY)
+  end
+end
+
+local steps = {}
+
+-- hash, sealed ticket, person, lifetime, number of tickets that a person may have
+function steps.add_ticket(hash, sealed, person, lifetime, limit)
+  local index = base .. ':tickets:' .. person
+  redis.call('SET', base .. ':ticket:' .. hash, string.format('%013.0f', now) .. sealed,
+    'PX', lifetime)
+  redis.call('ZADD', index, now, hash)
+  redis.call('PEXPIRE', index, lifetime)
+  local unspent = {}
+  for _, one in ipairs(redis.call('ZRANGE', index, '0', '-1')) do
+    if redis.call('EXISTS', base .. ':ticket:' .. one) == 1 then
+      unspent[#unspent + 1] = one
+    else
+      redis.call('ZREM', index, one)
+    end
+  end
+  for i = 1, #unspent - tonumber(limit) do
+    redis.call('DEL', base .. ':ticket:' .. unspent[i])
+    redis.call('ZREM', index, unspent[i])
+  end
+  return 1
+end
+
+-- hash
+function steps.find_ticket(hash)
+  local value = ticket_of(hash)
+  if not value then return false end
+  return {string.sub(value, 14), redis.call('PTTL', base .. ':ticket:' .. hash)}
+end
+
+-- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
+-- person, server, viewers, account and total, '1' to take over, command to those that are taken
+-- over, time to remember an end, time to resume
+function steps.redeem(hash, person, server, account, id, record, cookie, resume, mode, started,
+    person_max, server_max, viewers_max, account_max, total_max, takes_over, command, remember,
+    resumable)
+  if not ticket_of(hash) then return {'gone'} end
+  local replaced, is_view = {}, mode == 'view'
+  local users = living(server, mode)
+  if not is_view then
+    if takes_over == '1' then
+      replaced = users
+    elseif #users >= tonumber(server_max) then
+      return {'in_use', users[1], field(users[1], 'record')}
+    end
+  end
+  local gone = {}
+  for _, one in ipairs(replaced) do gone[one] = true end
+  local function count(index)
+    local number = 0
+    for _, one in ipairs(living(index)) do
+      if not gone[one] then number = number + 1 end
+    end
+    return number
+  end
+  if count(person) >= tonumber(person_max) then return {'limit', 'person'} end
+  if is_view and #users >= tonumber(viewers_max) then return {'limit', 'viewers'} end
+  if count(account) >= tonumber(account_max) then return {'limit', 'account'} end
+  local total = redis.call('ZCOUNT', sessions, '(' .. now, '+inf') - #replaced
+  if total >= tonumber(total_max) then return {'limit', 'total'} end
+  redis.call('DEL', base .. ':ticket:' .. hash)
+  local result = {'redeemed'}
+  for _, one in ipairs(replaced) do
+    result[#result + 1] = displace(one, command, remember)
+  end
+  local indexes = person .. ' ' .. server .. ' ' .. account
+  store_session(id, record, cookie, resume, '', mode, indexes, started)
+  redis.call('HSET', session_key(id), 'attempt', '-1', 'attached', '0')
+  set_until(id, now + tonumber(resumable))
+  return result
+end
+
+-- ID, cookie, resume key, next resume key, owner, lease and time to resume, time after which
+-- resumes are counted anew, command to the owner of before
+function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, command)
+  if not is_alive(id) then return {'gone'} end
+  if field(id, 'cookie') ~= cookie or field(id, 'resume') ~= resume then return {'stale'} end
+  local previous = field(id, 'owner')
+  if previous ~= '' and previous ~= owner then send(previous, id, command) end
+  local attempt = tonumber(field(id, 'attempt'))
+  local quiet = now - tonumber(field(id, 'attached'))
+  if attempt > 0 and quiet >= tonumber(calm) then attempt = 0 end
+  attempt = attempt + 1
+  redis.call('HSET', session_key(id), 'resume', next_resume, 'owner', owner, 'attempt', attempt,
+    'attached', now)
+  set_until(id, now + tonumber(lease))
+  return {'attached', field(id, 'record'), previous, attempt}
+end
+
+-- owner, lease and time to resume, IDs
+function steps.renew(owner, lease, ...)
+  local lost, missing = {}, {}
+  for _, id in ipairs({...}) do
+    if redis.call('EXISTS', session_key(id)) == 1 then
+      if field(id, 'owner') == owner then
+        set_until(id, now + tonumber(lease))
+      else
+        lost[#lost + 1] = id
+      end
+    elseif redis.call('EXISTS', base .. ':ended:' .. id) == 1 then
+      lost[#lost + 1] = id
+    else
+      missing[#missing + 1] = id
+    end
+  end
+  return {lost, missing, take_commands(owner)}
+end
+
+-- ID, record, cookie, resume key, owner, mode, person, server, account, start, lease and time to
+-- resume, command to younger sessions
+function steps.register(id, record, cookie, resume, owner, mode, person, server, account, started,
+    lease, command)
+  local holder = field(id, 'owner')
+  if redis.call('EXISTS', base .. ':ended:' .. id) == 1 or (holder ~= '' and holder ~= owner) then
+    return {'ended'}
+  end
+  if mode == 'control' then
+    local own = {tonumber(started), id}
+    local younger = {}
+    for _, one in ipairs(living(server, mode)) do
+      if one ~= id then
+        local other = tonumber(redis.call('ZSCORE', base .. ':of:' .. server, one))
+        if other < own[1] or (other == own[1] and one < id) then return {'older'} end
+        younger[#younger + 1] = one
+      end
+    end
+    for _, one in ipairs(younger) do
+      if field(one, 'owner') ~= '' then
+        send(field(one, 'owner'), one, command)
+      else
+        set_until(one, now - 1)  -- it counts as dead
+      end
+    end
+  end
+  local attempt = field(id, 'attempt')
+  local indexes = person .. ' ' .. server .. ' ' .. account
+  store_session(id, record, cookie, resume, owner, mode, indexes, started)
+  redis.call('HSET', session_key(id), 'attempt', attempt ~= '' and attempt or '0', 'attached', now)
+  set_until(id, now + tonumber(lease))
+  return {'registered'}
+end
+
+-- owner
+steps.take_commands = take_commands
+
+-- ID, '1' if it ends the session, command, time to remember an end
+function steps.command(id, ends, command, remember)
+  if not is_alive(id) then return {'unknown'} end
+  local owner = field(id, 'owner')
+  if owner ~= '' then
+    send(owner, id, command)
+    return {'sent'}
+  end
+  if ends == '1' then return {'ended', finish(id, remember)} end
+  return {'sent'}
+end
+
+-- ID, owner, time to resume
+function steps.detach(id, owner, resumable)
+  if field(id, 'owner') == owner then
+    redis.call('HSET', session_key(id), 'owner', '')
+    set_until(id, now + tonumber(resumable))
+  end
+  return 1
+end
+
+-- ID, owner, time to remember an end
+function steps.remove(id, owner, remember)
+  if field(id, 'owner') ~= owner then return 0 end
+  finish(id, remember)
+  return 1
+end
+
+-- ID, owner, record, mode
+function steps.update(id, owner, record, mode)
+  if field(id, 'owner') ~= owner then return 0 end
+  redis.call('HSET', session_key(id), 'record', record, 'mode', mode)
+  return 1
+end
+
+-- none: the IDs of sessions that can no longer be resumed
+function steps.dead()
+  return redis.call('ZRANGE', sessions, '-inf', now, 'BYSCORE', 'LIMIT', '0', '200')
+end
+
+-- time to remember an end, IDs
+function steps.claim_dead(remember, ...)
+  local claimed = {}
+  for _, id in ipairs({...}) do
+    if redis.call('EXISTS', session_key(id)) == 0 then
+      redis.call('ZREM', sessions, id)
+    elseif not is_alive(id) then
+      local owner = field(id, 'owner')
+      claimed[#claimed + 1] = {id, finish(id, remember), owner}
+    end
+  end
+  return claimed
+end
+
+-- index ('': all)
+function steps.sessions(index)
+  local ids
+  if index == '' then
+    ids = redis.call('ZRANGE', sessions, '(' .. now, '+inf', 'BYSCORE')
+  else
+    ids = living(index)
+  end
+  local found = {}
+  for _, id in ipairs(ids) do
+    found[#found + 1] = {id, field(id, 'record'), field(id, 'owner')}
+  end
+  return found
+end
+
+return steps[ARGV[1]](unpack(ARGV, 2))
