@@ -1,4 +1,4 @@
-"""What Redis sees of tickets and sessions, and what somebody who writes to Redis can do."""
+"""The content of Redis for tickets and sessions, and the limits of forged entries."""
 
 import asyncio
 import secrets

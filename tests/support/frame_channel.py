@@ -8,7 +8,7 @@ LOST = ChannelClosed(1006)
 
 
 class MemoryChannel:
-    """Receives what the test puts in; takes at most `capacity` messages that nobody has read."""
+    """Receives what the test puts in; takes at most `capacity` messages that no one has read."""
 
     def __init__(self, *, capacity: int = 1_000_000) -> None:
         self.sent: list[bytes | str] = []

@@ -1,4 +1,4 @@
-"""The console URL of one connection, fetched for it and stored nowhere."""
+"""The console URL of one connection: fetched for it and never stored."""
 
 from collections.abc import Callable, Mapping
 
