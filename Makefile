@@ -100,6 +100,9 @@ docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python deploy/grafana/dashboards.py
 	$(BIN)/python deploy/kubernetes/prometheusrule.py > deploy/kubernetes/monitoring/prometheusrule.yaml
 
+release: $(VENV)/.dev ## wheel, SBOM, kustomize bundle and checksums in dist/; publishes nothing
+	$(BIN)/python deploy/release.py dist
+
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
 lock: $(VENV)/.dev ## update the lock files from pyproject.toml
@@ -108,4 +111,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help page demo format lint unit e2e test bench soak docs lock
+.PHONY: help page demo format lint unit e2e test bench soak docs release lock

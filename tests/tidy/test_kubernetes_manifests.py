@@ -1,5 +1,6 @@
 """The Kubernetes manifests are valid and consistent with config and image."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.prometheusrule import prometheus_rule
+from tests.support.compose import ROOT
 from tests.support.deployment import (
     KUBERNETES,
     PINNED,
@@ -26,8 +28,69 @@ from tests.support.image import image_facts
 @pytest.mark.parametrize("name", ["base", "example"])
 def test_manifests_fit_the_kubernetes_schemas(name: str) -> None:
     for one in rendered(name):
-        if not one["apiVersion"].startswith("monitoring.coreos.com/"):
+        if not one["apiVersion"].startswith(("monitoring.coreos.com/", "gateway.networking")):
             kubernetes_validate.validate(one, "1.37", strict=True)
+
+
+def test_ingress_component_fits_the_schemas() -> None:
+    directory = KUBERNETES / "ingress"
+    for name in yaml.safe_load((directory / "kustomization.yaml").read_text())["resources"]:
+        one = yaml.safe_load((directory / name).read_text())
+        kubernetes_validate.validate(one, "1.37", strict=True)
+
+
+def backends() -> dict[str, list[object]]:
+    """Return the service and port to which each kind of route leads."""
+    (rule,) = manifest("HTTPRoute")["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    ingress = yaml.safe_load((KUBERNETES / "ingress" / "ingress.yaml").read_text())
+    (host,) = ingress["spec"]["rules"]
+    (path,) = host["http"]["paths"]
+    service = path["backend"]["service"]
+    return {
+        "HTTPRoute": [backend["name"], backend["port"]],
+        "Ingress": [service["name"], service["port"]["name"]],
+    }
+
+
+def test_routes_lead_to_the_public_port_and_have_no_timeout() -> None:
+    (service,) = [one for one in manifests("Service") if one["spec"].get("clusterIP") != "None"]
+    (port,) = service["spec"]["ports"]
+    name = service["metadata"]["name"]
+    assert backends() == {"HTTPRoute": [name, port["port"]], "Ingress": [name, port["name"]]}
+    (rule,) = manifest("HTTPRoute")["spec"]["rules"]
+    assert set(rule["timeouts"].values()) == {"0s"}
+    assert "retry" not in rule
+
+
+@pytest.mark.parametrize("name", ["gateway-api", "ingress"])
+def test_network_policy_admits_maintained_proxies_only(name: str) -> None:
+    text = (KUBERNETES / name / "networkpolicy.yaml").read_text()
+    (rule,) = yaml.safe_load(text)["spec"]["ingress"]
+    namespaces = {
+        source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for source in rule["from"]
+    }
+    assert "ingress-nginx" not in namespaces
+    wanted = manifest("HTTPRoute")["spec"]["parentRefs"][0]["namespace"]
+    ingress = yaml.safe_load((KUBERNETES / "ingress" / "ingress.yaml").read_text())
+    expected = {"gateway-api": wanted, "ingress": ingress["spec"]["ingressClassName"]}
+    assert expected[name] in namespaces
+
+
+def test_dashboards_are_config_maps_of_the_sidecar() -> None:
+    maps = {
+        one["metadata"]["name"]: one
+        for one in manifests("ConfigMap")
+        if one["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+    }
+    files = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+    assert maps.keys() == {f"console-gateway-dashboard-{file.stem}" for file in files}
+    for file in files:
+        one = maps[f"console-gateway-dashboard-{file.stem}"]
+        assert one["data"] == {file.name: file.read_text()}
+        assert one["metadata"]["annotations"]["grafana_folder"]
+        assert len(json.dumps(one)) < 250_000, "`kubectl apply` accepts 256 KB"
 
 
 def test_pod_fits_the_restricted_profile() -> None:
@@ -58,7 +121,8 @@ def test_selectors_match_only_the_pod() -> None:
     assert wanted.items() <= labels.items()
     assert pods["spec"]["selector"]["matchLabels"] == wanted
     assert manifest("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == wanted
-    assert manifest("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == wanted
+    for policy in manifests("NetworkPolicy"):
+        assert policy["spec"]["podSelector"]["matchLabels"] == wanted
     assert all(service["spec"]["selector"] == wanted for service in manifests("Service"))
     for spread in pods["spec"]["template"]["spec"]["topologySpreadConstraints"]:
         assert spread["labelSelector"]["matchLabels"] == wanted
