@@ -22,6 +22,8 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def build(directory: Path) -> None:
+    if not (PAGE / "dist" / "index.html").exists():
+        subprocess.run(["sh", PAGE / "build.sh", sys.executable], check=True)
     subprocess.run([sys.executable, DEPLOY / "release.py", directory], check=True)
 
 
