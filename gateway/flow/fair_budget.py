@@ -177,6 +177,20 @@ class BudgetQueue:
         return rate(self._state.learned, self.limit.ceiling, self._clock.monotonic())
 
     @property
+    def expected_wait_s(self) -> float:
+        """How long a call that enters now waits, as the queue looks."""
+        return self.paused_s + self.queued / self._rate_here
+
+    @property
+    def spare_interval_s(self) -> float | None:
+        """The time between two slots; None while calls wait, or the cloud has paused them."""
+        return None if self.queued or self.paused_s else 1.0 / self._rate_here
+
+    @property
+    def _rate_here(self) -> float:
+        return self.rate / self._processes if self.is_local else self.rate
+
+    @property
     def paused_s(self) -> float:
         return max(0.0, self._state.paused_until - self._clock.monotonic())
 
@@ -259,8 +273,7 @@ class BudgetQueue:
 
     def _time_out(self, call: _WaitingCall) -> None:
         if not call.slot.done():
-            rate_here = self.rate / self._processes if self.is_local else self.rate
-            call.slot.set_exception(self._exhausted(call, self.queued / rate_here))
+            call.slot.set_exception(self._exhausted(call, self.queued / self._rate_here))
 
     def _exhausted(self, call: _WaitingCall, wait_s: float) -> BudgetExhausted:
         if call.request.priority is not Priority.SPARE:
@@ -411,6 +424,12 @@ class FairBudget:
     @property
     def queues(self) -> tuple[BudgetQueue, ...]:
         return tuple(self._queues.values())
+
+    def expected_wait_s(self, account: str, budget: BudgetClass) -> float:
+        return self._queues[account, budget].expected_wait_s
+
+    def spare_interval_s(self, account: str, budget: BudgetClass) -> float | None:
+        return self._queues[account, budget].spare_interval_s
 
     def set_rate_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
         """Apply rate ceilings by account and class; the config's where there is none."""

@@ -21,6 +21,7 @@ from gateway.domain.model import (
     SERVER_POWER,
     Operation,
     Principal,
+    ProjectId,
     ResolvedCall,
 )
 from gateway.domain.policy.policy import Permit
@@ -101,6 +102,18 @@ class ConsoleRights:
     def version(self) -> tuple[object, int]:
         """Equal while decisions of the same instant stay the same."""
         return self._decide.version
+
+    def unchanged_between(self) -> tuple[float, float]:
+        """Return the time around now in which no rule begins or ends."""
+        return self._policies.current().unchanged_between(self._clock.now())
+
+    def inventory_state(self, project: ProjectId) -> object:
+        """Return a value that changes with the inventory, and when it becomes too old."""
+        inventories = self._inventories
+        return (
+            inventories.current(project).generation,
+            inventories.last_known(project).generation,
+        )
 
     def greatest(self, person: Principal, target: ConsoleTarget) -> ConsolePermit:
         """Return the greatest mode in which the person may open the console.

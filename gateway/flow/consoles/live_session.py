@@ -1,0 +1,334 @@
+"""One connection of a session's page: from its attach to the end of the connection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway.domain.consoles import ends, page_messages
+from gateway.domain.consoles.ends import SessionEnd
+from gateway.domain.consoles.model import PersonRef, SessionMode
+from gateway.domain.consoles.page_messages import (
+    AttachMessage,
+    EndMessage,
+    ErrorText,
+    PageMessageError,
+    PageSettings,
+    TokenMessage,
+    Watcher,
+    parse_page_message,
+)
+from gateway.domain.consoles.rules import SessionRules
+from gateway.domain.consoles.session_times import SessionTimes
+from gateway.domain.errors import (
+    CallerLimited,
+    GatewayError,
+    NotAuthenticated,
+    NotPermitted,
+    Rejection,
+)
+from gateway.domain.model import SERVER_POWER, Principal, Secret
+from gateway.domain.rfb.rules import RelayRules
+from gateway.flow.clock import Clock
+from gateway.flow.consoles.connector import ConsoleConnector
+from gateway.flow.consoles.console_rights import ConsoleRights
+from gateway.flow.consoles.console_store import Attached
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.consoles.fresh_links import FreshLinks
+from gateway.flow.consoles.relay import Relay
+from gateway.flow.consoles.session_page import SessionPage
+
+_RESUME_WAIT_MAX_S: Final = 60.0
+_REPORT_EVERY_S: Final = 1.0
+_IDENTIFY_S: Final = 10.0
+_NORMAL_CLOSURE: Final = 1000
+_Work = Callable[[], Coroutine[object, object, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a connection ended."""
+
+    end: SessionEnd | None
+    """None: the page's connection is lost."""
+    by: PersonRef | None = None
+    detail: str = ""
+    """For the audit record."""
+    error: ErrorText | None = None
+
+
+LOST: Final = Ending(None)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionServices:
+    """What each connection uses."""
+
+    rights: ConsoleRights
+    links: FreshLinks
+    connector: ConsoleConnector
+    rules: SessionRules
+    identify: Callable[[str, float], Awaitable[Principal]]
+    """Verifies a token by a deadline; raises a GatewayError."""
+    error_text: Callable[[GatewayError], ErrorText]
+    on_failure: Callable[[Exception], None]
+    """Receives the error of a defect."""
+    clock: Clock
+
+
+class LiveSession:
+    def __init__(
+        self,
+        attached: Attached,
+        resume_key: Secret,
+        page: SessionPage,
+        services: SessionServices,
+        *,
+        on_person: Callable[["LiveSession"], Awaitable[None]],
+    ) -> None:
+        """`resume_key` is the next one. `on_person` follows a newer token of the person."""
+        self.session = attached.session
+        self.resume_key = resume_key
+        self.needs_old_inventory = False
+        self._attempt = attached.attempt
+        self._page = page
+        self._services = services
+        self._on_person = on_person
+        self._relay: Relay | None = None
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._warned: set[str] = set()
+        self._watchers: tuple[Watcher, ...] = ()
+        clock, rules, mode = services.clock, services.rules, self.session.mode
+        elapsed_s = max(0.0, clock.now() - self.session.started_at)
+        monotonic = clock.monotonic()
+        self._times = SessionTimes(
+            limit_at=monotonic + rules.time_limit(mode) - elapsed_s,
+            idle_s=rules.idle(mode),
+            input_at=monotonic,
+        )
+
+    def end(self, end: SessionEnd, *, by: PersonRef | None = None, detail: str = "") -> None:
+        """End the connection; only the first end counts."""
+        self._end(Ending(end, by, detail))
+
+    def set_mode(self, mode: SessionMode) -> None:
+        """Change the mode of all further messages, and tell the page."""
+        if mode is self.session.mode:
+            return
+        self.session = replace(self.session, mode=mode)
+        rules, now = self._services.rules, self._services.clock.monotonic()
+        self._times.idle_s = rules.idle(mode)
+        self._times.limit_at = min(self._times.limit_at, now + rules.time_limit(mode))
+        if self._group is not None:
+            self._spawn(lambda: self._apply_mode(mode))
+
+    def set_watchers(self, watchers: tuple[Watcher, ...]) -> None:
+        """Report to the page who watches; at once, or after its first frame."""
+        self._watchers = watchers
+        if self._group is not None:
+            self._spawn(self._send_watchers)
+
+    def tick(self) -> None:
+        """End the session if its time is over; warn before."""
+        if self._group is None:
+            return
+        clock = self._services.clock
+        now, monotonic = clock.now(), clock.monotonic()
+        token_left_s = self._services.rights.token_ends_at(self.session.person) - now
+        times = self._times.check(monotonic, token_left_s=token_left_s)
+        if times.end is not None:
+            self.end(times.end)
+            return
+        warned = self._warned
+        if not warned and not times.warnings:
+            return
+        for reason in times.warnings.keys() - warned:
+            ends_at = now + times.warnings[reason]
+            self._send_soon(page_messages.warning(reason, ends_at))
+        for reason in warned - times.warnings.keys():
+            self._send_soon(page_messages.warning_over(reason))
+        self._warned = set(times.warnings)
+
+    async def run(self) -> Ending:
+        """Serve the connection to its end; the page has its last words when this returns."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            if not self._ended.done():
+                self._spawn(self._work)
+            ending = await self._ended
+            for task in self._tasks:  # at once: no further key reaches the server
+                task.cancel()
+            self._group = None
+            if ending.end is not None:
+                request_id = self.session.request_id
+                last_words = self._page.end(
+                    ending.end, by=ending.by, error=ending.error, request_id=request_id
+                )
+                _ = group.create_task(last_words)
+        return ending
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ending)
+
+    async def _work(self) -> None:
+        self._end(await self._ending())
+
+    async def _ending(self) -> Ending:
+        try:
+            return await self._connect_and_relay()
+        except NotAuthenticated as refusal:
+            is_expired = refusal.reason is Rejection.EXPIRED
+            return Ending(ends.TOKEN if is_expired else ends.RIGHT_ENDED, detail=str(refusal))
+        except NotPermitted as refusal:
+            return Ending(ends.RIGHT_ENDED, detail=str(refusal))
+        except GatewayError as error:
+            text = self._services.error_text(error)
+            return Ending(ends.CLOUD_UNAVAILABLE, detail=str(error), error=text)
+
+    async def _connect_and_relay(self) -> Ending:
+        services, account = self._services, self.session.target.account
+        clipboard = services.rules.accounts[account].clipboard
+        power = services.rights.has(self.session.person, self.session.target, SERVER_POWER)
+        settings = PageSettings(
+            clipboard, power, services.rules.idle(self.session.mode), self._time_limit_ends_at()
+        )
+        await self._page.send(page_messages.attached(self.session, self.resume_key, settings))
+        if self._watchers:
+            await self._send_watchers()
+        reader = self._start(self._read_until_live)
+        cloud = await self._connect()
+        try:
+            reader.cancel()
+            await asyncio.wait({reader})  # a channel has one reader
+            self._times.input_at = services.clock.monotonic()
+            await self._page.send(page_messages.state("live"))
+        except BaseException:
+            await cloud.close(_NORMAL_CLOSURE, "")
+            raise
+        self._relay = Relay(
+            self._page.channel,
+            cloud,
+            rules=RelayRules(self.session.mode, clipboard, power),
+            on_input=self._on_input,
+            on_text=self._on_text,
+        )
+        end = await self._relay.run()
+        return Ending(end.end, detail=f"{end.side.value}: {end.detail}")
+
+    async def _connect(self) -> FrameChannel:
+        await self._wait_to_resume()
+        return await self._services.connector.connect(
+            self._fetch_url,
+            self.session.target.account,
+            timeout_s=self._services.rules.connect_timeout_s,
+        )
+
+    async def _wait_to_resume(self) -> None:
+        """Delay each further resume longer, because it costs a link; count it for the person."""
+        if not self._attempt:
+            return
+        clock = self._services.clock
+        wait_s = min(2.0 ** (self._attempt - 1), _RESUME_WAIT_MAX_S)
+        while wait_s > 0:
+            await self._page.send(page_messages.waiting(wait_s))
+            await clock.sleep(wait_s)
+            try:
+                self._services.links.count_resume(self.session)
+            except CallerLimited as limited:
+                wait_s = limited.retry_after_s
+            else:
+                return
+
+    async def _fetch_url(self) -> Secret:
+        reporter = self._start(self._report_wait)
+        try:
+            url = await self._services.links.fetch(self.session)
+        finally:
+            reporter.cancel()
+        await self._page.send(page_messages.state("connecting"))
+        return url
+
+    async def _report_wait(self) -> None:
+        while True:
+            expected_wait_s = self._services.links.expected_wait_s(self.session)
+            await self._page.send(page_messages.waiting(expected_wait_s))
+            await self._services.clock.sleep(_REPORT_EVERY_S)
+
+    async def _read_until_live(self) -> None:
+        while True:
+            message = await self._page.channel.receive()
+            if isinstance(message, str):
+                await self._on_text(message)
+            elif isinstance(message, bytes):
+                self.end(ends.PROTOCOL_ERROR, detail="browser: RFB before the console is live")
+                return
+            elif message.violation is not None:
+                self.end(ends.PROTOCOL_ERROR, detail=f"browser: {message.violation}")
+                return
+            else:
+                self._end(LOST)
+                return
+
+    async def _on_text(self, text: str) -> None:
+        try:
+            message = parse_page_message(text)
+        except PageMessageError as error:
+            self.end(ends.PROTOCOL_ERROR, detail=f"browser: text message: {error}")
+            return
+        match message:
+            case EndMessage():
+                self.end(ends.PERSON)
+            case TokenMessage():
+                self._spawn(lambda: self._renew_token(message.token))
+            case AttachMessage():
+                self.end(ends.PROTOCOL_ERROR, detail="browser: a second attach message")
+
+    async def _renew_token(self, token: Secret) -> None:
+        deadline = self._services.clock.monotonic() + _IDENTIFY_S
+        try:
+            person = await self._services.identify(token.reveal(), deadline)
+        except GatewayError:
+            return  # the session goes on with the token that it has
+        current = self.session.person
+        if person.key == current.key and person.expires_at >= current.expires_at:
+            self.session = replace(self.session, person=person)
+            await self._on_person(self)
+
+    async def _apply_mode(self, mode: SessionMode) -> None:
+        if self._relay is not None:
+            await self._relay.set_mode(mode)
+        await self._page.send(page_messages.mode_changed(mode))
+
+    def _on_input(self) -> None:
+        self._times.input_at = self._services.clock.monotonic()
+
+    def _time_limit_ends_at(self) -> float:
+        clock = self._services.clock
+        return clock.now() + self._times.limit_at - clock.monotonic()
+
+    def _send_soon(self, message: str) -> None:
+        self._spawn(lambda: self._page.send(message))
+
+    async def _send_watchers(self) -> None:
+        await self._page.send(page_messages.watchers(self._watchers))
+
+    def _spawn(self, work: _Work) -> None:
+        _ = self._start(work)
+
+    def _start(self, work: _Work) -> asyncio.Task[None]:
+        """Start work that ends with the connection."""
+        assert self._group is not None
+        task = self._group.create_task(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: _Work) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - a defect ends this session only
+            self._services.on_failure(error)
+            self._end(Ending(ends.CLOUD_UNAVAILABLE, detail="internal error"))

@@ -1,0 +1,291 @@
+"""The sessions whose page is connected to this process."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+from weakref import WeakValueDictionary
+
+from gateway.domain.consoles import ends
+from gateway.domain.consoles.ends import SessionEnd
+from gateway.domain.consoles.model import ConsoleSession, ConsoleTarget, PersonRef, SessionMode
+from gateway.domain.consoles.page_messages import (
+    AttachMessage,
+    PageMessageError,
+    Watcher,
+    parse_page_message,
+)
+from gateway.domain.consoles.ticket_text import secret_hash
+from gateway.domain.errors import (
+    NotAuthenticated,
+    NotPermitted,
+    RevocationsUnavailable,
+    StoreUnavailable,
+)
+from gateway.domain.model import Secret
+from gateway.flow.consoles.console_audit import ConsoleAudit
+from gateway.flow.consoles.console_store import (
+    LEASE_S,
+    Attached,
+    CommandKind,
+    ConsoleStore,
+    ListedSession,
+    SessionCommand,
+    SessionGone,
+    StaleKey,
+)
+from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.consoles.live_session import LOST, Ending, LiveSession, SessionServices
+from gateway.flow.consoles.session_page import SessionPage
+
+_ATTACH_WITHIN_S: Final = 10.0
+
+
+class LiveSessions:
+    def __init__(
+        self,
+        *,
+        owner: str,
+        store: ConsoleStore,
+        services: SessionServices,
+        audit: ConsoleAudit,
+        telemetry: ConsoleTelemetry,
+        new_key: Callable[[], str],
+    ) -> None:
+        """`owner` names this process. `new_key` returns 32 random bytes as text."""
+        self.owner = owner
+        self.is_draining = False
+        """New connections are sent to other processes."""
+        self._store = store
+        self._services = services
+        self._audit = audit
+        self._telemetry = telemetry
+        self._new_key = new_key
+        self._connections: dict[str, LiveSession] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def connections(self) -> Mapping[str, LiveSession]:
+        """The connections by session ID."""
+        return self._connections
+
+    async def serve(self, session_id: str, cookie: str, channel: FrameChannel) -> None:
+        """Serve one WebSocket of a page, from its first message to its close."""
+        page = SessionPage(channel)
+        key = await self._first_message(page)
+        if key is None:
+            return
+        async with self._lock(session_id):
+            connection = await self._attach(session_id, cookie, key, page)
+            if isinstance(connection, LiveSession):
+                previous = self._connections.get(session_id)
+                self._connections[session_id] = connection
+                if previous is not None:
+                    previous.end(ends.REPLACED)
+        if not isinstance(connection, LiveSession):
+            await page.end(connection)
+            return
+        ending = LOST
+        try:
+            await self._update_watchers(connection.session)
+            ending = await connection.run()
+        finally:
+            await self._finish(connection, ending)
+
+    async def end(self, session_id: str, end: SessionEnd, *, by: PersonRef | None = None) -> bool:
+        """End a session wherever it is; False: no such session. Raises StoreUnavailable."""
+        connection = self._connections.get(session_id)
+        if connection is not None:
+            connection.end(end, by=by)
+            return True
+        command = SessionCommand(session_id, CommandKind.END, end.name, by)
+        result = await self._store.command(command)
+        if result.ended is not None:
+            await self.record_end(result.ended, end, by=by)
+        return result.is_found
+
+    async def listed(
+        self, *, person: str | None = None, target: ConsoleTarget | None = None
+    ) -> tuple[ListedSession, ...]:
+        """Return the sessions of all processes; raise StoreUnavailable."""
+        return await self._store.sessions(person=person, target=target)
+
+    async def find_by_cookie(self, session_id: str, cookie: str) -> ConsoleSession | None:
+        """Return the session that a cookie belongs to; raise StoreUnavailable."""
+        cookie_hash = secret_hash(cookie)
+        for one in await self._store.sessions():
+            if one.session.id == session_id and one.session.cookie_hash == cookie_hash:
+                return one.session
+        return None
+
+    def end_other_accounts(self, accounts: frozenset[str]) -> None:
+        """End the sessions on accounts that are not among these: they are removed."""
+        for connection in list(self._connections.values()):
+            if connection.session.target.account not in accounts:
+                connection.end(ends.RIGHT_ENDED, detail="the account is removed")
+
+    async def apply(self, command: SessionCommand) -> None:
+        """Execute a command of another process."""
+        connection = self._connections.get(command.session_id)
+        if connection is None:
+            return
+        if command.kind is CommandKind.WATCHERS:
+            await self._report_watchers(connection)
+            return
+        end = next(end for end in ends.SESSION_ENDS if end.name == command.end)
+        connection.end(end, by=command.by)
+
+    async def save(self, connection: LiveSession) -> None:
+        """Store the mode and the person of a session after a change."""
+        with suppress(StoreUnavailable):  # registered again when the store is back
+            await self._store.update(connection.session, owner=self.owner)
+
+    async def record_end(
+        self,
+        session: ConsoleSession,
+        end: SessionEnd,
+        *,
+        by: PersonRef | None = None,
+        detail: str = "",
+    ) -> None:
+        """Record and count the end of a session; its caller has ended it in the store."""
+        self._telemetry.session_ended(session.target.account, end.name)
+        await self._audit.session_ended(session, end, by=by, detail=detail)
+
+    async def _first_message(self, page: SessionPage) -> str | None:
+        """Return the resume key of the first message; close the channel without one."""
+        try:
+            async with asyncio.timeout(_ATTACH_WITHIN_S):
+                text = await page.channel.receive()
+            if isinstance(text, str):
+                message = parse_page_message(text)
+                if isinstance(message, AttachMessage):
+                    return message.resume_key
+        except (TimeoutError, PageMessageError):
+            pass
+        await page.end(ends.PROTOCOL_ERROR)
+        return None
+
+    async def _attach(
+        self, session_id: str, cookie: str, key: str, page: SessionPage
+    ) -> LiveSession | SessionEnd:
+        if self.is_draining:
+            return ends.MOVE
+        next_key = Secret(self._new_key())
+        try:
+            attached = await self._store.attach(
+                session_id,
+                secret_hash(cookie),
+                secret_hash(key),
+                secret_hash(next_key.reveal()),
+                owner=self.owner,
+                lease_s=LEASE_S,
+            )
+        except StoreUnavailable:
+            # Another process may know the session: the page tries again, with the same key.
+            self._telemetry.session_resumed("", "unavailable")
+            return ends.MOVE
+        match attached:
+            case StaleKey() | SessionGone():
+                outcome = "stale" if isinstance(attached, StaleKey) else "gone"
+                self._telemetry.session_resumed("", outcome)
+                return ends.STALE_PAGE
+            case Attached():
+                if attached.attempt:
+                    account = attached.session.target.account
+                    self._telemetry.session_resumed(account, "ok")
+                connection = LiveSession(
+                    attached, next_key, page, self._services, on_person=self._person_changed
+                )
+                self._check_again(connection, attached)
+                return connection
+
+    def _check_again(self, connection: LiveSession, attached: Attached) -> None:
+        """Repeat the checks of the redemption: strictly at first, then as of a running session."""
+        session, rights = attached.session, self._services.rights
+        if session.target.account not in self._services.rules.accounts:
+            connection.end(ends.RIGHT_ENDED, detail="the account is removed")
+            return
+        try:
+            if not attached.attempt:
+                rights.recheck(session.person, session.target, session.mode)
+        except RevocationsUnavailable:
+            pass  # the redemption has checked, seconds ago
+        except (NotPermitted, NotAuthenticated):
+            # A lower right may be left.
+            standing = rights.standing(session)
+            if standing.needs_old_inventory:
+                connection.end(ends.RIGHT_ENDED, detail="the inventory is too old")
+        self.judge(connection)
+
+    def judge(self, connection: LiveSession) -> bool:
+        """End a session without a right, or lower its mode; return whether the mode changed."""
+        standing = self._services.rights.standing(connection.session)
+        connection.needs_old_inventory = standing.needs_old_inventory
+        if standing.mode is None:
+            connection.end(standing.end, detail=standing.detail)
+            return False
+        if standing.mode is connection.session.mode:
+            return False
+        connection.set_mode(standing.mode)
+        return True
+
+    async def _person_changed(self, connection: LiveSession) -> None:
+        if self.judge(connection):
+            await self.mode_changed(connection)
+        else:
+            await self.save(connection)
+
+    async def mode_changed(self, connection: LiveSession) -> None:
+        """Store and record that a session has become view-only."""
+        await self.save(connection)
+        await self._audit.mode_changed(connection.session, "console:open has ended")
+
+    async def _finish(self, connection: LiveSession, ending: Ending) -> None:
+        session = connection.session
+        async with self._lock(session.id):
+            if self._connections.get(session.id) is not connection:
+                return  # a newer connection of the page has the session
+            del self._connections[session.id]
+            if ending.end is ends.REPLACED:
+                return  # another process has the session
+            with suppress(StoreUnavailable):
+                if ending.end is None or not ending.end.is_final:
+                    await self._store.detach(session.id, owner=self.owner)
+                elif await self._store.remove(session.id, owner=self.owner):
+                    await self.record_end(session, ending.end, by=ending.by, detail=ending.detail)
+        await self._update_watchers(session)
+
+    async def _update_watchers(self, session: ConsoleSession) -> None:
+        """Tell those who have the keyboard of the server who watches it."""
+        if session.mode is SessionMode.CONTROL:
+            connection = self._connections.get(session.id)
+            if connection is not None:
+                await self._report_watchers(connection)
+            return
+        with suppress(StoreUnavailable):
+            for one in await self._store.sessions(target=session.target):
+                if one.session.mode is SessionMode.CONTROL:
+                    command = SessionCommand(one.session.id, CommandKind.WATCHERS)
+                    if one.owner == self.owner:
+                        await self.apply(command)
+                    else:
+                        await self._store.command(command)
+
+    async def _report_watchers(self, connection: LiveSession) -> None:
+        with suppress(StoreUnavailable):
+            listed = await self._store.sessions(target=connection.session.target)
+            connection.set_watchers(
+                tuple(
+                    Watcher(PersonRef.of(one.session.person), one.session.started_at)
+                    for one in listed
+                    if one.session.mode is SessionMode.VIEW and one.owner
+                )
+            )
+
+    def _lock(self, session_id: str) -> asyncio.Lock:
+        lock = self._locks.get(session_id)
+        if lock is None:
+            lock = self._locks[session_id] = asyncio.Lock()
+        return lock

@@ -1,0 +1,403 @@
+"""Live sessions of one process: attach, resume, ends. In virtual time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gateway.domain.consoles import ends
+from gateway.domain.consoles.model import PersonRef, SessionMode
+from gateway.domain.errors import ConsoleUnavailable, Rejection, UpstreamRefused
+from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW
+from gateway.domain.policy.policy import Policy
+from tests.support import rfb
+from tests.support.console_world import ConsoleWorld, a_rule
+from tests.support.live_consoles import Page, Replica
+from tests.support.virtual_time import run_virtually
+
+
+def run(scenario: Callable[[Replica], Awaitable[None]]) -> None:
+    """Run a scenario with one replica, and check that no defect was reported."""
+
+    async def main() -> None:
+        replica = Replica(ConsoleWorld()).start()
+        await scenario(replica)
+        await replica.stop()
+        assert replica.world.failures == []
+
+    run_virtually(main())
+
+
+def test_page_sees_each_state_and_then_the_screen() -> None:
+    async def scenario(replica: Replica) -> None:
+        replica.world.cloud.queue_s, replica.world.expected_wait_s = 2.5, 2.4
+        page = await replica.live()
+        kinds = [one.get("state", one["type"]) for one in page.frames]
+        assert kinds == ["attached", "waiting", "waiting", "waiting", "connecting", "live"]
+        assert page.of_type("state")[0]["expected_wait_s"] == 2.4
+        await asyncio.sleep(0.01)
+        assert page.channel.sent[-1] == rfb.GREETING
+        assert [one.event for one in replica.world.records] == [
+            "console_ticket_issued",
+            "console_session_started",
+        ]
+        assert "secret" not in str(page.channel.sent)
+
+    run(scenario)
+
+
+def test_attached_frame_describes_the_session() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        attached = page.frames[0]
+        assert attached["mode"] == "control"
+        assert attached["person"] == {"subject": "ada", "issuer": "corp"}
+        assert (attached["idle_s"], attached["recorded"], attached["power"]) == (1800, False, False)
+        assert attached["resume_key"] != page.new.resume_key.reveal()
+
+    run(scenario)
+
+
+def test_person_ends_the_session() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        page.send(type="end")
+        assert await page.until_closed() == (4000, "person")
+        assert page.frames[-1]["type"] == "ended"
+        assert replica.world.ends() == [("ada", "person")]
+        assert replica.world.cloud.channels[0].closed is not None
+        assert await replica.store.sessions() == ()
+
+    run(scenario)
+
+
+def test_lost_connection_is_resumed_with_a_fresh_link() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        page.lose()
+        await page.task
+        assert replica.world.ends() == []
+        again = page.resume()
+        await again.until("live")
+        assert len(replica.world.cloud.calls) == 2
+        assert replica.world.metrics.resumed == {"ok": 1}
+        again.send(type="end")
+        await again.until_closed()
+        assert replica.world.ends() == [("ada", "person")]
+        assert len(replica.world.events("console_session_started")) == 1
+
+    run(scenario)
+
+
+def test_each_further_resume_waits_longer() -> None:
+    async def scenario(replica: Replica) -> None:
+        loop, page = asyncio.get_running_loop(), await replica.live()
+        waits = []
+        for _ in range(4):
+            page.lose()
+            await page.task
+            began, page = loop.time(), page.resume()
+            await page.until("live")
+            waits.append(round(loop.time() - began))
+        assert waits == [1, 2, 4, 8]
+
+    run(scenario)
+
+
+def test_newer_connection_replaces_one_that_seems_alive() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        again = page.resume()
+        assert await page.until_closed() == (4008, "replaced")
+        await again.until("live")
+        assert replica.world.ends() == []
+        (listed,) = await replica.store.sessions()
+        assert listed.owner == "p1"
+
+    run(scenario)
+
+
+def test_stale_key_closes_and_changes_nothing() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        for key in (page.new.resume_key.reveal(), "invented", ""):
+            second = replica.open_page(page.new, key)
+            assert await second.until_closed() == (4009, "stale_page")
+        assert page.is_live
+        assert len(replica.world.cloud.calls) == 1
+        assert replica.world.metrics.resumed == {"stale": 3}
+
+    run(scenario)
+
+
+def test_first_message_must_attach() -> None:
+    async def scenario(replica: Replica) -> None:
+        new = await replica.redeem(await replica.ticket())
+        for first in (b"RFB 003.008\n", "{}", "[", '{"type":"end"}', "x" * 99_999):
+            page = Page(replica, new, "key")
+            page.channel._incoming.get_nowait()
+            page.channel.put(first)
+            assert await page.until_closed() == (4012, "protocol_error")
+        page = Page(replica, new, "key")
+        page.channel._incoming.get_nowait()
+        assert await page.until_closed(within_s=11) == (4012, "protocol_error")
+
+    run(scenario)
+
+
+def test_session_is_resumable_for_30_seconds_only() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        page.lose()
+        await asyncio.sleep(29)
+        page = page.resume()
+        await page.until("live")
+        page.lose()
+        await asyncio.sleep(31)
+        assert await page.resume().until_closed() == (4009, "stale_page")
+        await asyncio.sleep(50)
+        assert replica.world.ends() == [("ada", "abandoned")]
+
+    run(scenario)
+
+
+def test_time_in_the_queue_does_not_count() -> None:
+    async def scenario(replica: Replica) -> None:
+        replica.world.cloud.queue_s = 55
+        page = await replica.live()
+        assert page.is_live
+
+    run(scenario)
+
+
+def test_revocation_ends_the_session_within_a_second() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        replica.world.tokens.refuse("ada")
+        assert await page.until_closed() == (4002, "right_ended")
+        assert replica.world.ends() == [("ada", "right_ended")]
+
+    run(scenario)
+
+
+def test_lock_ends_the_session_and_its_resume() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        page.lose()
+        await page.task
+        replica.world.tokens.refuse("ada", Rejection.LOCKED)
+        assert await page.resume().until_closed() == (4002, "right_ended")
+        assert replica.world.ends() == [("ada", "right_ended")]
+
+    run(scenario)
+
+
+def test_policy_change_ends_or_keeps_sessions() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        replica.world.policy = Policy([a_rule(CONSOLE_OPEN, "ada")], version="v2")
+        await asyncio.sleep(1)
+        assert page.is_live
+        replica.world.policy = Policy([a_rule(CONSOLE_OPEN, "ben")], version="v3")
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_end_of_a_grant_ends_the_session_unless_another_carries_it() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        until = world.clock.now() + 100
+        rules = [
+            a_rule(valid_until=until),
+            a_rule(CONSOLE_OPEN, "ada", valid_until=until + 50),
+        ]
+        world.policy = Policy(rules, version="v2")
+        page = await replica.live()
+        await asyncio.sleep(until + 1 - world.clock.now())
+        assert page.is_live
+        await asyncio.sleep(until + 49.9 - world.clock.now())
+        assert page.is_live
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_clock_step_past_the_end_of_a_grant_ends_the_session() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.policy = Policy([a_rule(valid_until=world.clock.now() + 5_000)], version="v2")
+        page = await replica.live()
+        world.clock.stepped_s = 6_000
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_session_becomes_view_only_when_view_is_left() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        page = await replica.live()
+        world.policy = Policy([a_rule(CONSOLE_VIEW)], version="v2")
+        await asyncio.sleep(1)
+        assert page.is_live
+        assert page.of_type("mode") == [{"type": "mode", "mode": "view"}]
+        (listed,) = await replica.store.sessions()
+        assert listed.session.mode is SessionMode.VIEW
+        assert len(world.events("console_mode_changed")) == 1
+        cloud = await page.shake_hands()
+        page.channel.put(rfb.key(65))
+        await asyncio.sleep(1)
+        assert rfb.key(65) not in cloud.sent
+        world.policy = Policy([], version="v3")
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_session_outlives_its_token_and_a_newer_one_renews_it() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        person = world.person(life_s=60)
+        page = replica.open_page(await replica.redeem(await replica.ticket(person)))
+        await page.until("live")
+        await asyncio.sleep(100)
+        world.tokens.tokens["newer"] = world.person(life_s=120)
+        world.tokens.tokens["foreign"] = world.person("ben", life_s=9_999)
+        for token in ("newer", "foreign", "forged"):
+            page.send(type="token", token=token)
+        await asyncio.sleep(1)
+        (listed,) = await replica.store.sessions()
+        assert listed.session.person == world.tokens.tokens["newer"]
+
+    run(scenario)
+
+
+def test_session_ends_after_its_token_with_a_warning() -> None:
+    async def scenario(replica: Replica) -> None:
+        person = replica.world.person(life_s=60)
+        rules = replica.world.rules
+        assert rules.idle_s < 3_660
+        page = replica.open_page(await replica.redeem(await replica.ticket(person)))
+        await page.until("live")
+        page.replica.sessions.connections[page.id]._times.idle_s = None
+        await asyncio.sleep(3_595)
+        assert [one["reason"] for one in page.of_type("warning")] == []
+        await asyncio.sleep(10)
+        assert [one["reason"] for one in page.of_type("warning")] == ["token"]
+        assert await page.until_closed(within_s=60) == (4003, "token")
+
+    run(scenario)
+
+
+def test_newer_token_replaces_the_groups() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.policy = Policy([a_rule(groups=frozenset({"ops"}))], version="v2")
+        page = await replica.live()
+        person = world.person(life_s=99_999)
+        world.tokens.tokens["newer"] = type(person)(
+            person.issuer, "ada", frozenset(), person.issued_at, person.expires_at, None
+        )
+        page.send(type="token", token="newer")
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_idle_session_ends_after_a_warning_and_input_keeps_it() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        await page.shake_hands()
+        await asyncio.sleep(1_750)
+        assert [one["reason"] for one in page.of_type("warning")] == ["idle"]
+        page.channel.put(rfb.key(65))
+        await asyncio.sleep(1)
+        assert page.of_type("warning_over") == [{"type": "warning_over", "reason": "idle"}]
+        for _ in range(100):  # screen updates are no input
+            page.channel.put(rfb.update_request())
+            await asyncio.sleep(17)
+        assert page.is_live
+        assert await page.until_closed(within_s=120) == (4004, "idle")
+
+    run(scenario)
+
+
+def test_viewer_has_no_idle_time_but_a_limit_of_an_hour() -> None:
+    async def scenario(replica: Replica) -> None:
+        replica.world.policy = Policy([a_rule(CONSOLE_VIEW)], version="v2")
+        page = await replica.live(mode=SessionMode.VIEW)
+        assert page.frames[0]["idle_s"] is None
+        await asyncio.sleep(3_590)
+        assert [one["reason"] for one in page.of_type("warning")] == ["time_limit"]
+        assert await page.until_closed(within_s=15) == (4005, "time_limit")
+
+    run(scenario)
+
+
+def test_cloud_errors_reach_the_page_with_their_code() -> None:
+    async def scenario(replica: Replica) -> None:
+        cloud = replica.world.cloud
+        cloud.error = UpstreamRefused(404, "PS.0404", "no such server")
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        assert await page.until_closed() == (4010, "cloud_unavailable")
+        assert page.frames[-1]["error_code"] == "UpstreamRefused"
+        cloud.error, cloud.refuses = None, ConsoleUnavailable("refused")
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        assert await page.until_closed() == (4010, "cloud_unavailable")
+        assert page.frames[-1]["error_msg"] == "refused"
+        assert replica.world.ends() == [("ada", "cloud_unavailable")] * 2
+
+    run(scenario)
+
+
+def test_page_may_end_or_leave_while_it_waits() -> None:
+    async def scenario(replica: Replica) -> None:
+        replica.world.cloud.queue_s = 50
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        await page.until("waiting")
+        page.send(type="end")
+        assert await page.until_closed() == (4000, "person")
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        await page.until("waiting")
+        page.lose()
+        await page.task
+        (listed,) = await replica.store.sessions()
+        assert listed.owner == ""
+        assert replica.world.cloud.calls == []
+
+    run(scenario)
+
+
+def test_rfb_before_live_and_unknown_texts_end_the_session() -> None:
+    async def scenario(replica: Replica) -> None:
+        replica.world.cloud.queue_s = 5
+        for message in (b"x", "{}", '{"type":"attach","resume_key":"k"}'):
+            page = replica.open_page(await replica.redeem(await replica.ticket()))
+            await page.until("waiting")
+            page.channel.put(message)
+            assert await page.until_closed() == (4012, "protocol_error")
+
+    run(scenario)
+
+
+def test_removed_account_ends_its_sessions() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        replica.sessions.end_other_accounts(frozenset({"other"}))
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_operator_ends_live_and_waiting_sessions() -> None:
+    async def scenario(replica: Replica) -> None:
+        page, by = await replica.live(), PersonRef("olga", "")
+        assert await replica.sessions.end(page.id, ends.OPERATOR, by=by)
+        assert await page.until_closed() == (4001, "operator")
+        assert page.frames[-1]["by"] == "olga"
+        new = await replica.redeem(await replica.ticket())
+        assert await replica.sessions.end(new.session.id, ends.OPERATOR, by=by)
+        assert not await replica.sessions.end(new.session.id, ends.OPERATOR, by=by)
+        assert replica.world.ends() == [("ada", "operator")] * 2
+        assert replica.world.events("console_session_ended")[0].target == ":olga"
+
+    run(scenario)
