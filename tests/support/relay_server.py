@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from aiohttp import ClientSession, ClientWebSocketResponse, web
+from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, web
+from yarl import URL
 
 from gateway.domain.rfb.rules import RelayRules
 from gateway.drivers.network.websocket_channel import (
@@ -43,7 +44,7 @@ async def websocket_server(
 
     app = web.Application()
     app.router.add_get("/", handle)
-    async with _serving(app, tls) as port:
+    async with serving(app, tls) as port:
         yield f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/"
 
 
@@ -52,14 +53,15 @@ async def relay_server(
     cloud_url: str, rules: RelayRules, *, trust: ssl.SSLContext | None = None
 ) -> AsyncIterator[RelayServer]:
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(ClientSession())
+        session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
         server = RelayServer("")
 
         async def handle(request: web.Request) -> web.WebSocketResponse:
             browser = browser_websocket()
             await browser.prepare(request)
             options = cloud_websocket_options()
-            cloud = await session.ws_connect(cloud_url, ssl=trust or True, **options)
+            url = URL(cloud_url).with_query(request.query)
+            cloud = await session.ws_connect(url, ssl=trust or True, **options)
             channel = WebSocketChannel(browser)
             relay = Relay(
                 channel,
@@ -76,13 +78,13 @@ async def relay_server(
 
         app = web.Application()
         app.router.add_get("/", handle)
-        port = await stack.enter_async_context(_serving(app, None))
+        port = await stack.enter_async_context(serving(app, None))
         server.url = f"ws://127.0.0.1:{port}/"
         yield server
 
 
 @asynccontextmanager
-async def _serving(app: web.Application, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+async def serving(app: web.Application, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
