@@ -65,6 +65,14 @@ def security() -> Dashboard:
         )
         .with_panel(
             figure(
+                "Active locks",
+                "Active locks by target. They end when an administrator lifts them, or after the time that was set.",
+                ("max by (target) (gateway_locks{INSTANCE})", "{{target}}"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            figure(
                 "Age of issuer keys",
                 "Relative to the maximum age (`keys_age_max_s`). At 100 % all tokens of the issuer are rejected.",
                 (
