@@ -36,10 +36,18 @@ def register(parser: CommandParser) -> None:
     clear = command("clear", "clear an override")
     clear.add_argument("id", type=nonempty, metavar="ID", help="from `gateway admin overrides`")
     _revoke_options(
-        command("revoke", "revoke a token, a person's tokens, or all tokens issued up to a time")
+        command(
+            "revoke",
+            "revoke a token, a person's tokens, or all tokens issued up to a time; tokens issued"
+            " later are valid",
+        )
     )
     _lock_options(
-        command("lock", "lock a person, a group, a server or a project until it is unlocked")
+        command(
+            "lock",
+            "keep out a person or group, or close a server or project, also for tokens issued"
+            " later, until it is unlocked",
+        )
     )
     command("locks", "list the locks in force")
     unlock = command("unlock", "lift a lock")

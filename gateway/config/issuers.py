@@ -27,6 +27,7 @@ from gateway.config.values import (
     chosen_by,
     reject_plain_http,
 )
+from gateway.domain.admin_permissions import CERTIFICATE_ISSUER
 
 ASYMMETRIC: Final = (
     "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "Ed448",
@@ -121,7 +122,8 @@ class Claims(Section):
 
 class Issuer(Section):
     name: Name
-    """Name of the issuer in the policy, the audit log and metrics. `any` is reserved."""
+    """Name of the issuer in the policy, the audit log and metrics. `any` and `certificate` are
+    reserved."""
     issuer: Annotated[str, AfterValidator(_issuer), Field(min_length=1)]
     """The token's `iss`, compared byte for byte."""
     audience: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -177,6 +179,8 @@ class Issuer(Section):
     @field_validator("name")
     @classmethod
     def _is_not_reserved(cls, name: str) -> str:
+        if name == CERTIFICATE_ISSUER:
+            raise ValueError(f"`{name}` is reserved: it stands for administrators' certificates")
         if name == ANY_ISSUER:
             raise ValueError(f"`{ANY_ISSUER}` is reserved: a rule with it applies to every issuer")
         return name

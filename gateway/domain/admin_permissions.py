@@ -8,6 +8,8 @@ from gateway.domain.model import Principal
 
 AdminPermission = Literal["read", "revoke", "lock", "override", "consoles", "requests", "audit"]
 
+CERTIFICATE_ISSUER: Final = "certificate"
+"""The issuer in the principal of an administrator with a certificate."""
 ADMIN_PERMISSIONS: Final[tuple[AdminPermission, ...]] = get_args(AdminPermission)
 
 

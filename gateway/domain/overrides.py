@@ -106,6 +106,8 @@ LOCK_TARGETS: Final = ("subject", "group", "server", "project")
 """Fields of a Lock, one of which it names; label values of the metric `gateway_locks`."""
 UNTIL_LIFTED: Final = 253_402_300_799.0
 """Expiry of a lock without a time limit: the last second of the year 9999."""
+CLEARED_MARGIN_S: Final = 300.0
+"""A clearing outlives the override that it clears, in case a replica's clock is slow."""
 _E = TypeVar("_E", bound=_Effect)
 
 
@@ -121,6 +123,30 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     effect: Effect
 
 
+def expiries(overrides: Iterable[Override]) -> dict[str, float]:
+    """Return when each override ends, by ID.
+
+    A cleared override ends before its clearing, also if it has no end of its own. Therefore a
+    clearing may be forgotten, and with it the override.
+    """
+    ends = {one.id: one.expires_at for one in overrides}
+    cleared: dict[str, float] = {}
+    for one in overrides:
+        if isinstance(one.effect, ClearedOverride) and one.effect.override_id in ends:
+            last = cleared.get(one.effect.override_id, one.expires_at)
+            cleared[one.effect.override_id] = max(one.expires_at, last)
+    for override_id, end in cleared.items():
+        ends[override_id] = min(ends[override_id], end - CLEARED_MARGIN_S)
+    return ends
+
+
+def unexpired(overrides: Iterable[Override], now: float) -> list[Override]:
+    """Return the overrides that have not ended at `now`, each ID once."""
+    by_id = {override.id: override for override in overrides}
+    ends = expiries(by_id.values())
+    return [override for override in by_id.values() if ends[override.id] > now]
+
+
 class OverrideSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The overrides that outlive a process."""
 
@@ -130,10 +156,9 @@ class OverrideSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def merge(self, other: "OverrideSnapshot", now: float) -> "OverrideSnapshot":
         """Return the overrides of both snapshots that have not expired at `now`."""
-        by_id = {override.id: override for override in chain(self.overrides, other.overrides)}
         return OverrideSnapshot(
             complete=self.complete or other.complete,
-            overrides=[override for override in by_id.values() if override.expires_at > now],
+            overrides=unexpired(chain(self.overrides, other.overrides), now),
         )
 
 
@@ -238,11 +263,20 @@ class OverrideSet:
     @property
     def next_expiry(self) -> float | None:
         """When the first override expires, in seconds since the epoch."""
-        return min((override.expires_at for override in self._by_id.values()), default=None)
+        return min(expiries(self._by_id.values()).values(), default=None)
+
+    @property
+    def lock_count(self) -> int:
+        """The number of locks and of their liftings, lifted locks included."""
+        locks = {one.id for one in self if isinstance(one.effect, Lock)}
+        return len(locks) + sum(
+            isinstance(one.effect, ClearedOverride) and one.effect.override_id in locks
+            for one in self
+        )
 
     def merge(self, overrides: Iterable[Override], now: float) -> "OverrideSet":
         """Return these and the given overrides, without those that have expired at `now`."""
-        return OverrideSet(one for one in chain(self, overrides) if one.expires_at > now)
+        return OverrideSet(unexpired(chain(self, overrides), now))
 
     def is_revoked(self, principal: Principal) -> bool:
         """Return whether the token that proved this principal is revoked."""

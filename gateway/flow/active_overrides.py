@@ -18,17 +18,25 @@ from gateway.domain.errors import BadRequest, RevocationsUnavailable, StoreUnava
 from gateway.domain.model import Principal
 from gateway.domain.overrides import (
     ClearedOverride,
+    Effect,
+    Lock,
     Override,
     OverrideSet,
     OverrideSnapshot,
     decode_snapshot,
     encode_snapshot,
+    expiries,
+    unexpired,
 )
 from gateway.flow.clock import Clock
 from gateway.flow.snapshot_file import SnapshotFile
 
 OVERRIDES_MAX: Final = 10_000
-"""Each change visits every override on the event loop."""
+"""Without locks. Each change visits every override on the event loop."""
+LOCKS_MAX: Final = 5_000
+"""Locks and their liftings. A flood of locks leaves room for revocations, and the reverse."""
+LIFTED_LOCK_LIFE_S: Final = 2_592_000.0
+"""How long a lifting is remembered: a snapshot file of that age brings the lock back."""
 _SYNC_INTERVAL_S: Final = 0.4
 _RETRY_AFTER_S: Final = 2.0
 _RESTORED_WITHIN_S: Final = 2.5
@@ -179,12 +187,7 @@ class ActiveOverrides:
         If Redis is unavailable, the other replicas apply it when Redis recovers. Raises
         BadRequest.
         """
-        # Cleared overrides count until they expire. A full set can still be cleared.
-        is_full = len(self._overrides) >= OVERRIDES_MAX
-        if is_full and not isinstance(override.effect, ClearedOverride):
-            raise BadRequest(
-                f"Limit of {OVERRIDES_MAX} overrides reached. Retry after some have expired."
-            )
+        self._require_room(override.effect)
         self._add([override])
         saved = self._saved
         try:
@@ -197,6 +200,23 @@ class ActiveOverrides:
                     async with asyncio.timeout(_SAVED_WITHIN_S):
                         await saved.wait()
         return True
+
+    def _require_room(self, effect: Effect) -> None:
+        """Raise BadRequest if the set is full. Cleared overrides count until they expire."""
+        locks = self._overrides.lock_count
+        if isinstance(effect, ClearedOverride):
+            return  # a full set can still be cleared
+        if isinstance(effect, Lock):
+            if locks >= LOCKS_MAX:
+                days = round(LIFTED_LOCK_LIFE_S / 86_400)
+                raise BadRequest(
+                    f"Limit of {LOCKS_MAX:,} locks reached; a lifted lock and its lifting count for"
+                    f" {days} days. Lock a group or project instead, or add a denial to the policy."
+                )
+        elif len(self._overrides) - locks >= OVERRIDES_MAX:
+            raise BadRequest(
+                f"Limit of {OVERRIDES_MAX:,} overrides reached. Retry after some have expired."
+            )
 
     async def run(self) -> None:
         """Sync with the store and save to the file, forever; a slow disk does not delay syncs."""
@@ -241,13 +261,12 @@ class ActiveOverrides:
         await self._publish_missing()
 
     def _merge(self, stored: StoredOverrides) -> None:
-        expiry = {one.id: one.expires_at for one in chain(self._overrides, stored.overrides)}
-        expiry = self._stored | expiry
+        by_id = {one.id: one for one in chain(self._overrides, stored.overrides)}
+        expiry = self._stored | expiries(by_id.values())
         self._stored = {one: expiry[one] for one in stored.ids if one in expiry}
         self._version, self._store_complete = stored.version, stored.is_complete
         self._unreadable = stored.unreadable
-        now = self._clock.now()
-        self._add([one for one in stored.overrides if one.expires_at > now])
+        self._add(stored.overrides)
 
     def _is_store_trusted(self) -> bool:
         """Return whether the store that was just read has all overrides.
@@ -279,9 +298,12 @@ class ActiveOverrides:
         for one in expired:
             self._stored.pop(one, None)
 
-    def _add(self, overrides: list[Override]) -> None:
-        if any(override.id not in self._overrides for override in overrides):
-            self._set(self._overrides.merge(overrides, self._clock.now()))
+    def _add(self, overrides: Sequence[Override]) -> None:
+        if not overrides:
+            return
+        merged = unexpired(chain(self._overrides, overrides), self._clock.now())
+        if any(override.id not in self._overrides for override in merged):
+            self._set(OverrideSet(merged))
 
     def _drop_expired(self) -> None:
         now, next_expiry = self._clock.now(), self._overrides.next_expiry
@@ -316,5 +338,4 @@ class ActiveOverrides:
 
     def _restore(self, snapshot: OverrideSnapshot) -> None:
         self._complete = self._complete or snapshot.complete
-        now = self._clock.now()
-        self._add([override for override in snapshot.overrides if override.expires_at > now])
+        self._add(snapshot.overrides)

@@ -230,7 +230,7 @@ def test_revoked_token_uses_none_of_the_owners_limit(stack: Stack, ada: Operator
     assert 3 <= len(gateway.audit("refused")) < 10
 
 
-@pytest.mark.parametrize("by", ["override", "policy"])
+@pytest.mark.parametrize("by", ["override", "policy", "lock", "server_lock"])
 def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
     console = {"requests": 1, "per_s": 4, "burst": 1}
     account = {"budget": {"console": console, "wait_max_s": 15}}
@@ -250,15 +250,21 @@ def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
             path = f"/v1/{cloud.project}/physicalservers/power-state"
             waiting = threads.submit(fetch, gateway.url, "PUT", path, headers, body)
             eventually(lambda: gateway.audit("write_permitted"))
-            if by == "override":
-                operator = Operator(cloud)
-                operator.add_override(gateway, "revoke", "--issuer", "corp", "--subject", "mallory")
+            command = {
+                "override": ("revoke", "--issuer", "corp", "--subject", "mallory"),
+                "lock": ("lock", "--subject", "mallory"),
+                "server_lock": ("lock", "--server", cloud.servers[0]),
+            }.get(by)
+            if command is not None:
+                Operator(cloud).add_override(gateway, *command)
             else:
                 gateway.write_policy({**policy, "grants": []})
             response = waiting.result()
         assert (response.status, response.error_code) == {
             "override": (401, "CGW.4010"),
             "policy": (403, "CGW.4030"),
+            "lock": (403, "CGW.4034"),
+            "server_lock": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in cloud.calls(cloud.upstream)}
         (outcome,) = gateway.audit("write_outcome")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.test_admin import ADMINS, Operator, with_api
+from tests.e2e.test_admin import ADMINS, AUDIENCE, Operator, with_api
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 WITHIN_S = 1.0
@@ -112,6 +112,28 @@ def test_lock_on_a_group_rejects_its_members_and_tokens_without_groups(
     assert "CGW.4034" in admin.run(stack.gateway, "unlock", lock).stderr
     ada.add_override(stack.gateway, "unlock", lock)
     eventually(lambda: other.console(without).status == 200)
+    lifted = json.loads(stack.gateway.audit("lock_lifted")[-1]["detail"])
+    assert (lifted["id"], lifted["cleared"]["group"]) == (lock, "suspended")
+
+
+def test_admin_token_without_one_groups_claim_is_rejected_beside_a_group_lock(
+    stack: Stack, ada: Operator
+) -> None:
+    """The missing claim may contain the locked group, so its holder must not lift the lock."""
+    gateway = stack.replica(start=False, **with_api())
+    gateway.config["issuers"][0]["claims"] = {"subject": "sub", "groups": ["groups", "teams"]}
+    gateway.write_config()
+    gateway.start()
+    whole = Operator(stack.cloud, "eve")
+    whole.token = stack.cloud.token(
+        "eve", groups=[ADMINS], claims={"aud": AUDIENCE, "teams": ["red"]}
+    )
+    lock = ada.add_override(stack.gateway, "lock", "--group", "suspended")
+    eventually(lambda: lock in whole.run(gateway, "locks").stdout)
+    partial = Operator(stack.cloud, "eve")
+    assert partial.send(gateway, "POST", "/locks/lift", json.dumps({"id": lock})).status == 401
+    whole.add_override(gateway, "unlock", lock)
+    eventually(lambda: partial.send(gateway, "GET", "/locks").status == 200)
 
 
 def test_locked_server_and_project_are_closed_to_everyone(
@@ -195,6 +217,11 @@ def test_lock_for_a_time_ends_by_itself(stack: Stack, ada: Operator) -> None:
         {"server": "no-uuid"},
         {"project": "unknown"},
         {"subject": ""},
+        {"subject": "mallory "},
+        {"subject": "mal\tlory"},
+        {"group": "ext-*"},
+        {"group": " ops"},
+        {"issuer": "certificate", "group": "ops"},
     ],
 )
 def test_lock_without_a_known_target_is_rejected(

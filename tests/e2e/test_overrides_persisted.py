@@ -121,6 +121,29 @@ def test_lost_overrides_are_restored_before_a_start(
     assert new.console(mallory).status == 401
 
 
+def test_locks_in_the_file_are_restored_into_an_emptied_redis(own: Stack) -> None:
+    """No process runs when Redis loses its data, so only the file has the locks."""
+    subjects = ("victor", "otto")
+    set_ids, lifted_id = [], ""
+    for subject in (*subjects, "nina"):
+        lock = post(own, own.gateway.admin, "/locks", {"subject": subject}).json
+        set_ids.append(lock["override"]["id"])
+    lifted_id = set_ids.pop()
+    post(own, own.gateway.admin, "/locks/lift", {"id": lifted_id})
+    own.gateway.stop()
+    redis.Redis.from_url(own.valkey.url).flushall()
+    own.gateway.start()
+    new = own.replica(admin_api=API)  # it has no file, so it loads them from Redis
+    for gateway in (own.gateway, new):
+        for subject in subjects:
+            response = gateway.console(own.cloud.token(subject))
+            assert (response.status, response.error_code) == (403, "CGW.4034")
+        assert gateway.console(own.cloud.token("nina")).status == 200
+    headers = {"Authorization": f"Bearer {Operator(own.cloud).token}"}
+    listed = fetch(new.admin, "GET", "/admin/locks", headers).json["overrides"]
+    assert [one["id"] for one in listed] == set_ids
+
+
 def test_overrides_under_a_missing_key_prevent_serving(own: Stack) -> None:
     mallory = own.cloud.token("mallory")
     revoke(own, "mallory")

@@ -9,14 +9,16 @@ import pytest
 from gateway.domain.errors import BadRequest, RevocationsUnavailable, StoreUnavailable
 from gateway.domain.model import Principal
 from gateway.domain.overrides import (
+    UNTIL_LIFTED,
     ClearedOverride,
     Effect,
+    Lock,
     Override,
     RevokedToken,
     decode_snapshot,
 )
 from gateway.flow import active_overrides
-from gateway.flow.active_overrides import OVERRIDES_MAX, ActiveOverrides
+from gateway.flow.active_overrides import LOCKS_MAX, OVERRIDES_MAX, ActiveOverrides
 from tests.support.clock import FakeClock, settle
 from tests.support.override_store import FakeOverrideStore
 from tests.support.snapshot_file import FakeSnapshotFile
@@ -382,6 +384,78 @@ async def test_full_set_accepts_only_clearing() -> None:
     assert ANOTHER.id not in store.overrides
     await overrides.add(an_override("c", ClearedOverride(REVOKED.id)))
     assert not overrides.is_revoked(principal())
+
+
+async def test_flood_of_locks_leaves_room_for_revocations() -> None:
+    def a_lock(name: str) -> Override:
+        return an_override(name, Lock(subject=name), expires_at=UNTIL_LIFTED)
+
+    overrides = await loaded_replica(a_store(*(a_lock(str(n)) for n in range(LOCKS_MAX - 2))))
+    await overrides.add(a_lock("x"))
+    await overrides.add(an_override("y", ClearedOverride("x")))
+    with pytest.raises(BadRequest, match="a lifted lock and its lifting count for 30 days"):
+        await overrides.add(a_lock("z"))
+    assert "z" not in overrides.current
+    await overrides.add(REVOKED)
+    assert overrides.is_revoked(principal())
+    await overrides.add(an_override("w", ClearedOverride("0")))  # a full set can still be cleared
+
+
+async def test_flood_of_revocations_leaves_room_for_locks() -> None:
+    store = a_store(
+        *(an_override(str(n), RevokedToken("corp", str(n))) for n in range(OVERRIDES_MAX))
+    )
+    overrides = await loaded_replica(store)
+    with pytest.raises(BadRequest, match="Limit of 10,000 overrides"):
+        await overrides.add(ANOTHER)
+    await overrides.add(an_override("x", Lock(subject="olga"), expires_at=UNTIL_LIFTED))
+    assert overrides.find_lock(principal()) == "x"
+
+
+async def test_lifted_lock_without_end_leaves_store_and_file() -> None:
+    """It must not be in force again when its lifting, which has an end, is forgotten."""
+    store, file, clock = a_store(), FakeSnapshotFile(), FakeClock(NOW)
+    overrides = await _lock_and_lift(store, file, clock)
+    found: list[str | None] = []
+    overrides.on_change(lambda: found.append(overrides.find_lock(principal())))
+    async with running(overrides):
+        clock.step_wall(HOUR_S - 300.0)  # the lock ends
+        store.wake()
+        await until(lambda: "a" not in overrides.current)
+        assert set(store.overrides) == {"a", "b"}  # a slow clock may be 300 s behind
+        clock.step_wall(300.0)
+        store.wake()
+        await until(lambda: set(store.overrides) == {"b"})
+        clock.step_wall(300.0)
+        store.wake()
+        await until(lambda: store.overrides == {})
+        await until(lambda: decode_snapshot(file.text).overrides == [])
+    assert set(found) == {None}
+
+
+async def test_start_ignores_a_lock_that_was_lifted_long_ago() -> None:
+    store, file, clock = a_store(), FakeSnapshotFile(), FakeClock(NOW)
+    await _lock_and_lift(store, file, clock)
+    clock.step_wall(2 * HOUR_S)
+    for some_file in (None, file):
+        overrides = replica(store, some_file, clock=clock)
+        await overrides.sync()
+        assert overrides.find_lock(principal()) is None
+        assert store.overrides == {}
+
+
+async def _lock_and_lift(
+    store: FakeOverrideStore, file: FakeSnapshotFile, clock: FakeClock
+) -> ActiveOverrides:
+    """Lock olga without end; the lifting is kept for an hour."""
+    overrides = replica(store, file, clock=clock)
+    await overrides.sync()
+    lock = an_override("a", Lock(subject="olga"), expires_at=UNTIL_LIFTED)
+    lifted = an_override("b", ClearedOverride("a"), expires_at=NOW + HOUR_S)
+    assert await add_all(overrides, lock, lifted) == [True, True]
+    assert set(store.overrides) == {"a", "b"}
+    assert {one.id for one in decode_snapshot(file.text).overrides} == {"a", "b"}
+    return overrides
 
 
 async def test_expired_override_leaves_the_store_after_clock_skew() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import Principal
-from gateway.domain.overrides import Override, RevokedBefore
+from gateway.domain.overrides import LogLevels, Override, RevokedBefore
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import ActionPlan, Administrator
@@ -129,11 +129,53 @@ async def test_listing_limits_extreme_times(operating: Operating, before: float)
 async def test_clearing_requires_the_permission_that_set_it(operating: Operating) -> None:
     revoked = await operating.do("Revoke", issuer="corp", subject="mallory")
     levels = await operating.do("SetLogLevels", levels={"gateway.policy": "debug"}, duration_s=60)
-    required = [
-        operating.plan("ClearOverride", id=one["override"]["id"]).permission
-        for one in (revoked, levels)
-    ]
-    assert required == ["revoke", "override"]
+    plans = [operating.plan("ClearOverride", id=one["override"]["id"]) for one in (revoked, levels)]
+    assert [plan.permission for plan in plans] == ["revoke", "override"]
+    assert plans[1].cleared == LogLevels({"gateway.policy": "debug"})
+
+
+async def test_lifting_a_lock_without_end_is_forgotten(
+    operating: Operating, clock: FakeClock
+) -> None:
+    """Locks and liftings that are kept for ever would fill the bound of locks."""
+    locks = [await operating.do("Lock", subject="olga", **more) for more in ({}, {"duration_s": 9})]
+    for lock, remembered_s in zip(locks, (30 * 86_400, 9), strict=True):
+        lifted = await operating.do("Unlock", id=lock["override"]["id"])
+        expires_at = datetime.fromisoformat(lifted["override"]["expires_at"]).timestamp()
+        assert expires_at == pytest.approx(clock.now() + remembered_s + 300, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"subject": "mallory "}, "subject must not begin or end with a blank"),
+        ({"subject": "mal\nlory"}, "subject must not contain control characters"),
+        ({"group": "ext-*"}, "no wildcards"),
+        ({"group": "ops?"}, "no wildcards"),
+        ({"issuer": "certificate", "group": "ops"}, "A certificate is in no group"),
+    ],
+)
+def test_lock_without_possible_target_is_rejected(
+    operating: Operating, fields: dict[str, str], message: str
+) -> None:
+    with pytest.raises(BadRequest, match=message):
+        operating.plan("Lock", **fields)
+
+
+@pytest.mark.parametrize("name", ["Revoke", "DropLinks"])
+def test_person_that_no_token_names_is_rejected(operating: Operating, name: str) -> None:
+    with pytest.raises(BadRequest, match="subject must not"):
+        operating.plan(name, issuer="corp", subject=" mallory")
+
+
+async def test_lock_compares_wildcards_as_they_are(operating: Operating) -> None:
+    """A person may have chosen such a name and must not be out of reach of a lock."""
+    response = await operating.do("Lock", subject="eve*")
+    assert "no wildcards" in response["note"]
+    eves = [Principal("corp", name, frozenset(), 0.0, 0.0, None) for name in ("eve*", "eves")]
+    found = [operating.overrides.find_lock(one) for one in eves]
+    assert found == [response["override"]["id"], None]
+    assert (await operating.do("Lock", subject="eve"))["note"] == ""
 
 
 async def test_dropped_links_name_the_person_without_key_length(operating: Operating) -> None:

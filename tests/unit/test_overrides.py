@@ -7,9 +7,11 @@ import pytest
 from gateway.domain.model import Principal
 from gateway.domain.overrides import (
     EMPTY_SNAPSHOT,
+    UNTIL_LIFTED,
     ClearedOverride,
     DroppedLinks,
     Effect,
+    Lock,
     LogLevels,
     Override,
     OverrideSet,
@@ -22,6 +24,7 @@ from gateway.domain.overrides import (
     decode_snapshot,
     encode_override,
     encode_snapshot,
+    expiries,
 )
 
 NOW = 1_000.0
@@ -135,6 +138,34 @@ def test_damaged_snapshot_is_empty() -> None:
     assert decode_snapshot(text) == snapshot
     for damaged in (None, b"", b"[]", text[:-1], text.replace(b'"complete":true,', b"")):
         assert decode_snapshot(damaged) == EMPTY_SNAPSHOT
+
+
+def test_cleared_override_ends_before_its_clearing() -> None:
+    """Otherwise a lock without end would be in force again when its lifting is forgotten."""
+    lock = an_override("a", Lock(subject="olga"), expires_at=UNTIL_LIFTED)
+    lifted = an_override("b", ClearedOverride("a"), expires_at=NOW + 600)
+    again = an_override("c", ClearedOverride("a"), expires_at=NOW + 900)
+    for some in permutations([lock, lifted, again]):
+        assert expiries(some) == {"a": NOW + 600, "b": NOW + 600, "c": NOW + 900}
+    snapshot = OverrideSnapshot(complete=True, overrides=[lifted, lock])
+    for now, left in ((NOW + 299, ["b", "a"]), (NOW + 300, ["b"]), (NOW + 9e9, [])):
+        merged = OverrideSet().merge([lifted, lock], now)
+        assert [one.id for one in merged] == left
+        assert merged.find_lock(principal()) is None
+        assert [one.id for one in EMPTY_SNAPSHOT.merge(snapshot, now).overrides] == left
+    assert OverrideSet([lifted, lock]).next_expiry == NOW + 300
+    assert OverrideSet([lock]).next_expiry == UNTIL_LIFTED
+
+
+def test_count_of_locks_includes_lifted_ones() -> None:
+    overrides = [
+        an_override("a", Lock(subject="olga")),
+        an_override("b", ClearedOverride("a")),
+        an_override("c", Lock(group="ops")),
+        an_override("d", RevokedToken("corp", "t")),
+        an_override("e", ClearedOverride("d")),
+    ]
+    assert (OverrideSet(overrides).lock_count, len(OverrideSet(overrides))) == (3, 5)
 
 
 def test_merged_snapshot_has_no_expired_overrides() -> None:

@@ -249,6 +249,7 @@ def test_group_that_no_token_can_contain_is_rejected(
     assert "must not" in message
 
 
-def test_issuer_must_not_be_named_any(directory: Path) -> None:
-    key, message = problem(directory, ("issuers", 0, "name"), "any")
+@pytest.mark.parametrize("name", ["any", "certificate"])
+def test_issuer_name_must_not_be_reserved(directory: Path, name: str) -> None:
+    key, message = problem(directory, ("issuers", 0, "name"), name)
     assert (key, "reserved" in message) == ("issuers[0].name", True)

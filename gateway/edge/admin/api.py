@@ -14,6 +14,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from gateway.domain.admin_permissions import CERTIFICATE_ISSUER
 from gateway.domain.errors import (
     BadRequest,
     CrossSiteRequest,
@@ -30,7 +31,6 @@ from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
 from gateway.flow.admin.administration import (
-    CERTIFICATE_ISSUER,
     AdminAction,
     Administration,
     Administrator,

@@ -14,6 +14,7 @@ from gateway.domain.errors import (
     KeysUnavailable,
     NotAdmin,
     NotAuthenticated,
+    PersonLocked,
     RequestTooLarge,
 )
 from gateway.edge.error_table import ERROR_TABLE
@@ -25,6 +26,7 @@ REJECTIONS = (
     BadRequest,
     NotAuthenticated,
     NotAdmin,
+    PersonLocked,
     CrossSiteRequest,
     RequestTooLarge,
     AuditLogUnavailable,

@@ -10,7 +10,7 @@ from gateway.domain.admin_permissions import ADMIN_PERMISSIONS, listed_permissio
 from gateway.edge.admin.api import BODY_BYTES_MAX, BODY_TIMEOUT_S, PREFIX
 from gateway.edge.admin.openapi import REJECTIONS
 from gateway.edge.error_table import ERROR_TABLE
-from gateway.flow.active_overrides import OVERRIDES_MAX
+from gateway.flow.active_overrides import LIFTED_LOCK_LIFE_S, LOCKS_MAX, OVERRIDES_MAX
 from gateway.flow.admin.action_specs import ACTION_SPECS, ActionSpec
 
 Json = Mapping[str, Any]
@@ -40,8 +40,9 @@ action applies to all processes of the gateway, whichever process receives the r
 - **Cross-site requests** of browsers are rejected.
 
 Actions that create an override respond with the override and with `all_replicas_notified`. An
-override expires by itself. At most {overrides_max:,} overrides exist at a time; above that,
-only `ClearOverride` is accepted.
+override expires by itself. At most {locks_max:,} locks and {overrides_max:,} other overrides exist
+at a time; above that, only `Unlock` and `ClearOverride` are accepted. A cleared override counts
+until it would have expired; a lifted lock and its lifting count for at most {lifted_days:g} days.
 
 | action | permission | request | command | audit event |
 |---|---|---|---|---|
@@ -97,6 +98,8 @@ def admin_api_page() -> str:
         body_bytes_max=BODY_BYTES_MAX,
         body_timeout_s=BODY_TIMEOUT_S,
         overrides_max=OVERRIDES_MAX,
+        locks_max=LOCKS_MAX,
+        lifted_days=LIFTED_LOCK_LIFE_S / 86_400,
         rows="\n".join(map(_row, specs)),
         permissions="\n".join(_permission_rows(specs)),
         errors="\n".join(_error_rows()),

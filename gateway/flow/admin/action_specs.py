@@ -77,7 +77,8 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             name="Revoke",
             method="POST",
             path="/revocations",
-            summary="Revoke a token, a person's tokens, or all tokens issued up to a time.",
+            summary="Revoke a token, a person's tokens, or all tokens issued up to a time. Tokens"
+            " issued later are valid: see `Lock`.",
             command="revoke",
             permissions=("revoke",),
             request_type=RevokeRequest,
@@ -99,11 +100,13 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             event="lock_set",
             rejected_if=(
                 "not exactly one of `subject`, `group`, `server` and `project` is set",
-                "`issuer` is set without `subject` or `group`",
+                "`issuer` is set without `subject` or `group`, or is `certificate` with `group`",
+                "no token can contain the `subject` or `group`, such as the group `ext-*`",
                 _ISSUER_UNKNOWN,
                 "`project` is not configured",
                 _SERVER_MALFORMED,
                 "the lock would cover the administrator who sets it",
+                "the limit of locks is reached",
             ),
         ),
         ActionSpec(

@@ -9,11 +9,14 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.config.policy_names import WILDCARDS, name_problem
+from gateway.domain.admin_permissions import CERTIFICATE_ISSUER
 from gateway.domain.catalogue.catalogue import parse_server_id
 from gateway.domain.errors import BadRequest
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import BudgetClass, Principal
 from gateway.domain.overrides import (
+    CLEARED_MARGIN_S,
     REVOCATION_TYPES,
     UNTIL_LIFTED,
     ClearedOverride,
@@ -28,10 +31,9 @@ from gateway.domain.overrides import (
     RevokedSubject,
     RevokedToken,
 )
-from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.active_overrides import LIFTED_LOCK_LIFE_S, ActiveOverrides
 from gateway.flow.admin.action_specs import ACTION_SPECS
 from gateway.flow.admin.administration import (
-    CERTIFICATE_ISSUER,
     ActionPlan,
     AdminAction,
     Administrator,
@@ -55,8 +57,6 @@ from gateway.flow.admin.messages import (
 )
 from gateway.flow.clock import Clock
 
-_EXPIRY_MARGIN_S: Final = 300.0
-"""An override outlives the one that it clears by this much, in case a replica's clock is slow."""
 _CLOCK_SKEW_S: Final = 2.0
 """How far the clocks of well-kept replicas may differ."""
 
@@ -132,9 +132,12 @@ class AdminActions:
     def _clearing(
         self, cleared: Override, request: AdminRequest, admin: Administrator
     ) -> ActionPlan:
-        life_s = cleared.expires_at - self._clock.now() + _EXPIRY_MARGIN_S
+        life_s = cleared.expires_at - self._clock.now()
+        if isinstance(cleared.effect, Lock):
+            life_s = min(life_s, LIFTED_LOCK_LIFE_S)
+        life_s += CLEARED_MARGIN_S
         plan = self._plan(ClearedOverride(cleared.id), life_s, request, admin)
-        return _about(plan, cleared.effect)
+        return replace(_about(plan, cleared.effect), cleared=cleared.effect)
 
     async def _list_locks(self) -> OverridesResponse:
         in_force = self._overrides.current.in_force
@@ -142,8 +145,12 @@ class AdminActions:
         return OverridesResponse(self._overrides.loaded, locks)
 
     def _lock(self, request: LockRequest, admin: Administrator) -> ActionPlan:
+        if request.issuer == CERTIFICATE_ISSUER and request.group is not None:
+            raise BadRequest("A certificate is in no group. Lock it by its subject.")
         if request.issuer not in (None, CERTIFICATE_ISSUER):
             self._rules_of(request.issuer)
+        _require_name("subject", request.subject)
+        _require_name("group", request.group)
         self._require_project(request.project)
         lock = Lock(
             issuer=request.issuer or "",
@@ -157,15 +164,20 @@ class AdminActions:
         if OverrideSet([probe]).find_lock(admin.principal) is not None:
             raise BadRequest("The lock would cover you. Another administrator must set it.")
         life_s = UNTIL_LIFTED - now if request.duration_s is None else request.duration_s
-        return _about(self._plan(lock, life_s, request, admin), lock)
+        has_wildcards = any(char in lock.subject for char in WILDCARDS)
+        note = "The subject is compared as it is: `*` and `?` are no wildcards."
+        plan = self._plan(lock, life_s, request, admin, note=note if has_wildcards else "")
+        return _about(plan, lock)
 
     def _revoke(self, request: RevokeRequest, admin: Administrator) -> ActionPlan:
         rules = self._rules_of(request.issuer)
+        _require_name("subject", request.subject)
         now = self._clock.now()
         until = _issued_until(request.before, rules, now)
         note = (
             f"Applies to tokens issued up to {timestamp(until)}, "
-            f"which includes {rules.leeway_s:g} s of leeway for the issuer's clock."
+            f"which includes {rules.leeway_s:g} s of leeway for the issuer's clock. "
+            "Later tokens are valid; a lock keeps a person out."
         )
         effect: Effect
         if request.token_id is not None:
@@ -182,6 +194,7 @@ class AdminActions:
         person = target = ""
         if request.issuer is not None and request.subject is not None:
             self._rules_of(request.issuer)
+            _require_name("subject", request.subject)
             person = Principal(request.issuer, request.subject, frozenset(), 0.0, 0.0, None).key
             target = f"{request.issuer}:{request.subject}"
         self._require_project(request.project)
@@ -255,6 +268,18 @@ class AdminActions:
     async def _add(self, override: Override, note: str) -> OverrideResponse:
         all_notified = await self._overrides.add(override)
         return OverrideResponse(_details(override), all_notified, note)
+
+
+def _require_name(field: str, name: str | None) -> None:
+    """Reject a name that no token has: a lock or a revocation of it would have no effect."""
+    if name is None:
+        return
+    without_wildcards = "".join("x" if char in WILDCARDS else char for char in name)
+    if field == "group" and without_wildcards != name:
+        # A person may have such a name, an administrator chooses none for a group.
+        raise BadRequest("group must be the whole name of one group: `*` and `?` are no wildcards.")
+    if problem := name_problem(without_wildcards):
+        raise BadRequest(f"{field} {problem}.")
 
 
 def _unconditional(perform: Callable[[], Awaitable[AdminResponse]]) -> _Plan:

@@ -21,6 +21,7 @@ from gateway.domain.errors import (
     PersonLocked,
 )
 from gateway.domain.model import Principal
+from gateway.domain.overrides import Effect
 from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.flow.admin.action_specs import ActionSpec
 from gateway.flow.audit_log import AuditLog
@@ -29,8 +30,6 @@ from gateway.flow.clock import Clock
 _DETAIL_CHARS_MAX: Final = 500
 _UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)
 """Unauthenticated requests must not fill the audit log. The log and the metric have them all."""
-CERTIFICATE_ISSUER: Final = "certificate"
-"""The issuer in the principal of an administrator with a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,8 @@ class ActionPlan:
     perform: Callable[[], Awaitable[msgspec.Struct]]
     permission: AdminPermission | None = None
     """Which one of the action's permissions the request requires; None: any of them."""
+    cleared: Effect | None = None
+    """The effect that the action ends, for the audit record."""
     override_id: str = ""
     target: str = ""
     """The person that the action affects, as issuer:subject."""
@@ -133,7 +134,7 @@ class Administration:
             rule="admin.api",
             client_address=client_address,
             decision="denied",
-            detail=_detail(None, refused=str(error)),
+            detail=_detail(None, refused=str(error)[:_DETAIL_CHARS_MAX]),
         )
         try:
             await self._audit_log.record(record)
@@ -162,7 +163,11 @@ class Administration:
         record.decision = "allowed"
         record.permission = plan.permission or record.permission
         record.target, record.project, record.servers = plan.target, plan.project, plan.servers
-        more = {"override_id": plan.override_id} if plan.override_id else {}
+        more: dict[str, object] = {}
+        if plan.override_id:
+            more["override_id"] = plan.override_id
+        if plan.cleared is not None:
+            more["cleared"] = plan.cleared
         record.detail = _detail(request, **more)
         return record
 
@@ -171,7 +176,7 @@ class Administration:
     ) -> None:
         record = self._record("admin_refused", action, admin)
         record.decision = "denied"
-        record.detail = _detail(request, refused=reason)
+        record.detail = _detail(request, refused=reason[:_DETAIL_CHARS_MAX])
         await self._audit_log.record(record)
 
     def _record(self, event: str, action: AdminAction, admin: Administrator) -> AuditRecord:
@@ -203,8 +208,7 @@ def _decode(body: bytes, request_type: type[msgspec.Struct]) -> msgspec.Struct:
         raise BadRequest("Invalid request: not one complete JSON value.") from None
 
 
-def _detail(request: msgspec.Struct | None, **more: str) -> str:
+def _detail(request: msgspec.Struct | None, **more: object) -> str:
     """Return the decoded request and `more` as JSON."""
     fields = {} if request is None else msgspec.to_builtins(request)
-    limited = {name: text[:_DETAIL_CHARS_MAX] for name, text in more.items()}
-    return msgspec.json.encode({**fields, **limited}).decode()
+    return msgspec.json.encode({**fields, **more}).decode()

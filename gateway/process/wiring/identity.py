@@ -146,7 +146,10 @@ def _open_admins(
         # An administrator can revoke even where the revocations are not loaded yet.
         revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
         find_lock=_never_locked,  # `Administration` checks locks, also of certificates
-        groups_required=lambda _: False,  # administrators are members of `admin.api.groups`
+        # With several groups claims, the one with the locked group may be absent.
+        groups_required=lambda issuer: (
+            overrides is not None and overrides.current.locks_groups(issuer)
+        ),
         tokens_max=_ADMINS_MAX,
         clock=runtime.clock,
         telemetry=runtime.metrics,
