@@ -217,10 +217,18 @@ async def connect_rfb(
     url: str, *, tls: ssl.SSLContext | None = None, protocols: tuple[str, ...] = (), **headers: str
 ) -> AsyncIterator[RfbClient]:
     """Open a WebSocket; the handshake of RFB is the caller's."""
-    async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http,
-        http.ws_connect(
-            url, ssl=tls or True, protocols=protocols, headers=headers, max_msg_size=1 << 30
-        ) as socket,
-    ):
-        yield RfbClient(socket)
+    tcp = None
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as http,
+            http.ws_connect(
+                url, ssl=tls or True, protocols=protocols, headers=headers, max_msg_size=1 << 30
+            ) as socket,
+        ):
+            tcp = socket.get_extra_info("socket")
+            yield RfbClient(socket)
+    finally:
+        # aiohttp does not wait for the end of TLS; the event loop must not end before.
+        async with asyncio.timeout(TIMEOUT_S):
+            while tcp is not None and tcp.fileno() != -1:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.005)

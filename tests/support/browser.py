@@ -1,0 +1,78 @@
+"""Chromium, driven by Playwright, and a record of everything that a page saw."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
+
+CHROMIUM: Final = shutil.which("chromium")
+LIVE_TIMEOUT_MS: Final = 20_000
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+class ConsoleTab:
+    """A tab with the page of a live console."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.seen: list[bytes] = []
+        """URLs, headers, bodies, frames and messages so far."""
+        self.problems: list[str] = []
+        page.on("console", lambda message: self._note(message.text))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("requestfailed", lambda request: self.problems.append(request.url))
+        page.on("request", lambda request: self._note(f"{request.url} {request.headers}"))
+        page.on("websocket", self._watch)
+
+    def open(self, address: str) -> None:
+        """Open an address of the gateway and connect, as a person does: with Enter."""
+        self.page.goto(address)
+        expect(self.page.get_by_role("button", name="Connect", exact=True)).to_be_focused()
+        self.page.keyboard.press("Enter")
+        self.wait_for_state("live")
+
+    def wait_for_state(self, state: str) -> None:
+        body = self.page.locator("body")
+        expect(body).to_have_attribute("data-state", state, timeout=LIVE_TIMEOUT_MS)
+
+    def type(self, text: str) -> None:
+        """Type into the console; a line break presses Enter."""
+        self.page.locator("#screen canvas").click()
+        for line in text.splitlines(keepends=True):
+            self.page.keyboard.type(line.rstrip("\n"))
+            if line.endswith("\n"):
+                self.page.keyboard.press("Enter")
+
+    def everything(self) -> list[bytes]:
+        """Return all that the page saw, with its address, document, storage and cookies."""
+        now = [
+            self.page.url,
+            self.page.content(),
+            self.page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}])"),
+            self.page.evaluate("() => document.cookie"),
+            str(self.page.context.cookies()),
+            *self.problems,
+        ]
+        return self.seen + [text.encode() for text in now]
+
+    def _note(self, text: str) -> None:
+        self.seen.append(text.encode())
+
+    def _watch(self, socket: WebSocket) -> None:
+        self._note(socket.url)
+        for event in ("framereceived", "framesent"):
+            socket.on(event, self._note_frame)
+
+    def _note_frame(self, frame: str | bytes) -> None:
+        self.seen.append(frame.encode() if isinstance(frame, str) else frame)
