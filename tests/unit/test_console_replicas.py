@@ -125,7 +125,7 @@ def test_viewer_at_another_replica_is_reported() -> None:
     run(scenario)
 
 
-def test_sessions_run_on_while_the_store_is_away() -> None:
+def test_sessions_run_on_without_the_store() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         page = await first.live()
         first.outage.is_down = second.outage.is_down = True
@@ -149,7 +149,7 @@ def test_sessions_run_on_while_the_store_is_away() -> None:
     run(scenario)
 
 
-def test_page_tries_again_where_the_store_is_away() -> None:
+def test_page_retries_where_the_store_is_unavailable() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         page = await first.live()
         second.outage.is_down = True
@@ -159,7 +159,7 @@ def test_page_tries_again_where_the_store_is_away() -> None:
     run(scenario)
 
 
-def test_session_that_ends_while_the_store_is_away_has_one_record() -> None:
+def test_session_end_without_the_store_is_recorded_once() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         page = await first.live()
         first.outage.is_down = second.outage.is_down = True
@@ -264,7 +264,7 @@ def test_owners_register_again_in_an_empty_store() -> None:
     run(scenario)
 
 
-def test_limits_are_shared_while_the_store_is_away() -> None:
+def test_limits_apply_without_the_store() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         first.outage.is_down = True
         await first.live("ada")

@@ -289,7 +289,7 @@ def test_second_person_reads_that_the_console_is_in_use() -> None:
     run(scenario)
 
 
-def test_taking_over_needs_its_permission_and_tells_the_first() -> None:
+def test_taking_over_needs_its_permission() -> None:
     async def scenario(replica: Replica) -> None:
         world = replica.world
         world.policy = policy(a_rule(CONSOLE_OPEN), a_rule(CONSOLE_TAKEOVER, "tom"))
