@@ -150,6 +150,15 @@ def links() -> Dashboard:
         )
         .with_panel(
             graph(
+                "Which processes receive messages through Redis?",
+                "A process without messages polls: waits for links are longer.",
+                ("gateway_store_subscribed{INSTANCE}", "{{instance}}"),
+                unit="short",
+                states={0: "polls", 1: "receives"},
+            )
+        )
+        .with_panel(
+            graph(
                 "How old is the inventory?",
                 "Age relative to `age_max_s`. It matters only if the policy has rules by attributes; above 100 % their grants have no effect.",
                 (

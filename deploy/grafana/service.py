@@ -204,6 +204,17 @@ def service() -> Dashboard:
                 unit="short",
             )
         )
+        .with_panel(
+            graph(
+                "Which connections have no PROXY protocol header?",
+                "Closed connections per second by reason, with `listen.proxy_protocol` only. `untrusted`: the address is not in `listen.trusted_proxies`.",
+                (
+                    "sum by (reason) (rate(gateway_proxy_header_rejections_total{INSTANCE}[WINDOW]))",
+                    "{{reason}}",
+                ),
+                unit="cps",
+            )
+        )
         .with_row(Row("SLOs over 30 days, versions and certificates"))
         .with_panel(
             figure(

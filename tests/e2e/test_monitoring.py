@@ -165,7 +165,7 @@ def throttled(scene: Scene) -> None:
         path="remote-console",
         delay_s=0.3,
         times=8,
-        headers={"Retry-After": "3"},
+        headers={"Retry-After": "6"},  # the next calls must come well within it
     )
     scene.fresh(12)
     refused = scene.fresh(24)
@@ -387,6 +387,8 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayQueueLong": "requires a queue of 10 s",
     "ConsoleGatewayServiceLoginFailing": "five attempts with back-off take half a minute",
     "ConsoleGatewayRedisUnavailableToSome": "both workers are on one machine",
+    "ConsoleGatewayRedisNotSubscribed": "requires a Redis user without channels",
+    "ConsoleGatewayProxyHeadersRejected": "the listeners of this run have no PROXY protocol",
     "ConsoleGatewayRedisSlow": "latencies between 50 and 100 ms are not deterministic",
     "ConsoleGatewayBudgetLocalFallback": "requires a Redis that answers PING only",
     "ConsoleGatewayOverridesNotLoaded": "requires a start without Redis",
@@ -409,6 +411,7 @@ ONLY_ZERO: dict[str, str] = {
     "gateway_audit_lag_seconds": "without a hung disk a record waits less than a scrape takes",
     "job_instance:gateway_audit_slow:ratio_rate5m": "requires a slow disk",
     "gateway_budget_slots_lost_total": "requires a process that stops between a grant and its slot",
+    "gateway_proxy_header_rejections_total": READS_ONLY["ConsoleGatewayProxyHeadersRejected"],
     "gateway_log_lines_dropped_total": "requires a reader of stdout that stalls",
     "gateway_task_restarts_total": NEVER["ConsoleGatewayTaskDied"],
 }

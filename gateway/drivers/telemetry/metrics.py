@@ -210,6 +210,7 @@ class Metrics:
             ("gateway_policy_reloads_total", ("ok", "rejected")),
             ("gateway_decisions_total", sorted(PERMISSIONS), ("allowed", "denied")),
             ("gateway_admin_requests_total", actions, ("401", "403")),
+            ("gateway_proxy_header_rejections_total", ("untrusted", "malformed", "timeout")),
         ):
             for labels in product(*values):
                 self._counters[name].begin(labels)
