@@ -60,8 +60,13 @@ export class App {
     const stored = this.#stored.load();
     if (!this.#readAddress()) {
       if (stored) this.#resume(stored);
-      else this.#view.card("empty", CARDS.empty);
+      else this.#showEmpty();
     }
+  }
+
+  #showEmpty() {
+    const command = { label: LABELS.newAddress, text: LABELS.anyServer };
+    this.#view.card("empty", { ...CARDS.empty, command });
   }
 
   /** Return whether the address has a ticket. */
@@ -119,8 +124,10 @@ export class App {
   }
 
   #showReady() {
+    const { title, lead } = CARDS.ready;
     this.#view.card("ready", {
-      ...CARDS.ready,
+      title: title(this.#serverName(this.#offer.server)),
+      lead,
       facts: this.#readyFacts(),
       actions: [{ label: ACTIONS.connect, act: () => this.#connect(), isPrimary: true }],
     });
@@ -233,6 +240,7 @@ export class App {
       mode: (mode) => {
         this.#session = { ...this.#session, mode };
         this.#controls.mode = mode;
+        if (this.#screen) this.#screen.label = this.#screenLabel();
         this.#view.announce(mode === "view" ? LABELS.viewOnly : LABELS.control);
       },
       watchers: (watchers) => this.#showWatchers(watchers ?? []),
@@ -262,11 +270,10 @@ export class App {
     this.#dropScreen();
     const target = element("screen");
     target.hidden = false;
-    const server = this.#serverName(this.#session.server);
     this.#screen = new Screen(target, channel, {
       viewOnly: this.#controls.viewOnly,
       scaled: this.#controls.scaled,
-      label: this.#session.mode === "view" ? LABELS.viewed(server) : LABELS.console(server),
+      label: this.#screenLabel(),
       listener: {
         connected: () => this.#connected(),
         passwordRequired: () => this.#askPassword(),
@@ -280,6 +287,11 @@ export class App {
       },
     });
     this.#controls.screen = this.#screen;
+  }
+
+  #screenLabel() {
+    const server = this.#serverName(this.#session.server);
+    return this.#session.mode === "view" ? LABELS.viewed(server) : LABELS.console(server);
   }
 
   #connected() {

@@ -29,16 +29,16 @@ const CODES = { Shift: "ShiftLeft", Control: "ControlLeft", Alt: "AltLeft", Supe
 /** Chords of the menu, in its order. */
 export const CHORDS = [
   ["Control", "Alt", "Delete"],
-  ["Control", "Alt", "Backspace"],
   ["Control", "Alt", "F1"],
   ["Control", "Alt", "F2"],
+  ["Control", "Alt", "F3"],
   ["Control", "Alt", "F7"],
   ["Alt", "Tab"],
   ["Alt", "F4"],
   ["Control", "Escape"],
-  ["Alt", "PrintScreen"],
-  ["PrintScreen"],
   ["Super"],
+  ["PrintScreen"],
+  ["Alt", "PrintScreen"],
 ];
 
 // Characters that need Shift on a US keyboard. Servers that translate keysyms to scan codes by a

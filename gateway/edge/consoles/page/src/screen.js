@@ -68,7 +68,11 @@ export class Screen {
     this.#canvas = target.querySelector("canvas");
     this.#canvas.tabIndex = 0;
     this.#canvas.setAttribute("role", "application");
-    this.#canvas.setAttribute("aria-label", label);
+    this.label = label;
+  }
+
+  set label(text) {
+    this.#canvas.setAttribute("aria-label", text);
   }
 
   set viewOnly(value) {

@@ -18,10 +18,13 @@ export const STATES = {
 export const CARDS = {
   empty: {
     title: "This page needs a fresh address.",
-    lead: "A console's address works once and within a minute. Request a new one, for example with gateway console PROJECT/SERVER, and open it here.",
+    lead: "The address of a console works once, and within a minute. Request a new one and open it.",
   },
   checking: { title: "Checking the address", lead: "This does not use it up." },
-  ready: { title: "Open this console?", lead: "Nothing is connected yet." },
+  ready: {
+    title: (server) => `Open the console of ${server}?`,
+    lead: "Nothing is connected yet.",
+  },
   opening: { title: "Opening the console", lead: "The gateway checks your permission again." },
   waiting: {
     title: "Waiting for the cloud",
@@ -121,9 +124,10 @@ export const LABELS = {
     return "You may not take it over. Wait until it is free, then request a new address.";
   },
   recorded: "The screen of this session is recorded.",
-  newAddress: "Open it again with:",
+  newAddress: "Request a new address with:",
+  anyServer: "gateway console PROJECT/SERVER",
   left: (seconds) => `${duration(seconds)} left`,
-  watched: (count) => (count === 1 ? "1 person is watching" : `${count} people are watching`),
+  watched: (count) => `${count} watching`,
   copied: "Copied.",
   notCopied: "The browser did not allow copying. Select the text and copy it.",
   typed: (count) => `Typed ${count} characters.`,

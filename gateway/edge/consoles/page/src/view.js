@@ -67,7 +67,9 @@ export class View {
     fillFacts(element("card-facts"), facts);
     element("card-command").hidden = command === null;
     element("card-command-label").textContent = command?.label ?? "";
-    element("card-command-text").textContent = command?.text ?? "";
+    const parts = (command?.text ?? "").split(/(?<=\/)/);
+    const breakable = parts.flatMap((part) => [part, document.createElement("wbr")]);
+    element("card-command-text").replaceChildren(...breakable);
     const buttons = actions.map(actionButton);
     element("card-actions").replaceChildren(...buttons);
     const primary = buttons[actions.findIndex((one) => one.isPrimary)];
@@ -96,7 +98,7 @@ export class View {
     if (text === null) element("warning-left").textContent = "";
   }
 
-  /** Close every panel and dialog, and leave full screen if the session is over. */
+  /** Close every panel and dialog. */
   closePanels() {
     for (const panel of document.querySelectorAll("[popover]:popover-open")) panel.hidePopover();
     for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("cancel");

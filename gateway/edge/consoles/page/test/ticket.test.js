@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { TicketClient, takeTicket } from "../src/ticket.js";
+
+function client(replies) {
+  const waits = [];
+  let time = 0;
+  const timers = {
+    now: () => time,
+    set: (resume, delay) => {
+      waits.push(delay);
+      time += delay;
+      resume();
+    },
+    clear: () => {},
+  };
+  const requests = [];
+  const fetch = async (path, options) => {
+    requests.push([path, JSON.parse(options.body)]);
+    const reply = replies.length > 1 ? replies.shift() : replies[0];
+    if (reply === null) throw new TypeError("no network");
+    const { status = 200, headers = {}, body = {} } = reply;
+    return new Response(JSON.stringify(body), { status, headers });
+  };
+  return { ticket: new TicketClient({ ticket: "t", lifetimeMs: 60000, fetch, timers }), requests, waits };
+}
+
+test("the ticket leaves the address at once", () => {
+  const location = { hash: "#secret", pathname: "/gw/console", search: "" };
+  const addresses = [];
+  const history = { replaceState: (state, title, address) => addresses.push(address) };
+  assert.equal(takeTicket(location, history), "secret");
+  assert.deepEqual(addresses, ["/gw/console"]);
+  assert.equal(takeTicket({ ...location, hash: "" }, history), null);
+  assert.equal(addresses.length, 1);
+});
+
+test("describing tells the time that is left", async () => {
+  const { ticket } = client([{ body: { expires_in: 42.5 } }]);
+  await ticket.describe();
+  assert.equal(ticket.deadline, 42500);
+});
+
+test("429, 503 and a missing answer are tried again after Retry-After", async () => {
+  const { ticket, requests, waits } = client([
+    { status: 503, headers: { "Retry-After": "3" } }, { status: 429 }, null, { status: 200 },
+  ]);
+  const reply = await ticket.redeem("view", true);
+  assert.equal(reply.ok, true);
+  assert.deepEqual(waits, [3000, 1000, 1000]);
+  const request = ["console/redeem", { ticket: "t", mode: "view", take_over: true }];
+  assert.deepEqual(requests, [request, request, request, request]);
+});
+
+test("nothing is tried after the ticket's life", async () => {
+  const { ticket, requests } = client([{ status: 503, headers: { "Retry-After": "20" } }]);
+  assert.equal((await ticket.describe()).status, 503);
+  assert.equal(requests.length, 3);
+});
+
+test("other rejections are final", async () => {
+  for (const status of [400, 403, 409, 410, 500]) {
+    const { ticket, requests } = client([{ status, body: { error_code: "x" } }]);
+    const reply = await ticket.describe();
+    assert.equal(reply.status, status);
+    assert.equal(reply.data.error_code, "x");
+    assert.equal(requests.length, 1);
+  }
+});
