@@ -12,7 +12,8 @@ GatewayError
 │   └── RequestTooLarge       request line, headers or body exceed their limit
 ├── NotPermitted              forbidden, or no such server or project: indistinguishable
 ├── NotAdmin                  the caller of the admin API lacks the admin permission
-├── CrossSiteRequest          a browser sent a page's cross-site request to the admin API
+├── CrossSiteRequest          a browser sent a request from a page of another site
+├── SessionCookieMissing      the page does not have the cookie of the live console
 ├── ServerIdsRequired         an operation on several servers, without an ID
 ├── CallerLimited             the rate limit per person is exceeded
 ├── BudgetExhausted           the account's budget cannot serve the request by its deadline
@@ -262,6 +263,10 @@ class ConsoleBusy(GatewayError):
         self.in_use = in_use
 
 
+class SessionCookieMissing(GatewayError):
+    pass
+
+
 class SessionLimitReached(GatewayError):
     def __init__(self, limit: str) -> None:
         """`limit` names it: `person`, `viewers`, `account` or `total`."""
@@ -270,10 +275,14 @@ class SessionLimitReached(GatewayError):
 
 
 class ConsoleUnavailable(GatewayError):
-    def __init__(self, detail: str) -> None:
-        """`detail` is for the page as well: neither URL nor token, nor text of the peer."""
+    def __init__(self, detail: str, *, was_reached: bool = False) -> None:
+        """`detail` is for the page as well: neither URL nor token, nor text of the peer.
+
+        `was_reached`: the cloud gave no greeting of RFB, so another shape may work.
+        """
         super().__init__(detail)
         self.detail = detail
+        self.was_reached = was_reached
 
 
 class ConsoleStoreUnavailable(RetryLater):

@@ -115,7 +115,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         403,
         "CGW.4033",
         "Cross-site request rejected. Use `gateway admin` or a same-origin page.",
-        cause="A browser called the admin API from a page of another site.",
+        cause="A browser called the admin API or a live console from a page of another site, or"
+        " `listen.public_url` is not the address that browsers use.",
         caller_action="Use `gateway admin` or a same-origin page.",
         operator_action="Find out which page sent the request; it may be an attack (CSRF).",
         alerts=("ConsoleGatewayAdminAccessDenied",),
@@ -320,6 +321,14 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="The server has as many live consoles with keyboard as the config allows.",
         caller_action="Agree with the person who has the console, or open it view-only.",
         operator_action="List the sessions; end one if it must make place.",
+    ),
+    errors.SessionCookieMissing: ErrorSpec(
+        403,
+        "CGW.4035",
+        "This page does not have the cookie of the live console. Request a new address.",
+        cause="Another browser started the session, the session is over, or cookies are blocked.",
+        caller_action="Use the tab in which the console was opened, or request a new address.",
+        operator_action="Check that proxies pass `Cookie` and `Set-Cookie` unchanged.",
     ),
     errors.SessionLimitReached: ErrorSpec(
         409,

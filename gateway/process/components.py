@@ -32,6 +32,7 @@ from gateway.process.wiring.administration import (
 )
 from gateway.process.wiring.audit_log import open_audit_log
 from gateway.process.wiring.budget import open_budget
+from gateway.process.wiring.consoles import OpenConsoles, open_consoles
 from gateway.process.wiring.identity import open_identity
 from gateway.process.wiring.inventories import open_inventories
 from gateway.process.wiring.overrides import apply_overrides, open_overrides
@@ -58,6 +59,8 @@ class Components:
     overrides: ActiveOverrides
     audit_log: GroupCommitAuditLog
     administration: AdminApi | None
+    consoles: OpenConsoles | None
+    """None: no account delivers live consoles."""
 
 
 @asynccontextmanager
@@ -86,8 +89,19 @@ async def open_components(
         await policies.attach_audit_log(audit_log.durable)
         locked = LockedPolicies(policies, lambda: overrides.current.target_locks)
         stages = open_stages(runtime, valkey, identity.callers, locked, inventories, audit_log)
-        gateway = open_gateway(runtime, stages, accounts, console_links)
-        handler = open_handler(runtime, stages, gateway, lines, tracing)
+        consoles = await open_consoles(
+            runtime,
+            valkey=valkey,
+            stages=stages,
+            accounts=accounts,
+            budget=budget,
+            overrides=overrides,
+            audit_log=audit_log,
+        )
+        tickets = None if consoles is None else consoles.tickets
+        gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
+        console_handler = None if consoles is None else consoles.handler
+        handler = open_handler(runtime, stages, gateway, lines, tracing, console_handler)
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
@@ -104,6 +118,7 @@ async def open_components(
             overrides,
             audit_log.durable,
             administration,
+            consoles,
         )
 
 

@@ -147,7 +147,7 @@ class ConsoleMetrics:
     def session_ended(self, account: str, end: str) -> None:
         self.ended[end] += 1
 
-    def session_resumed(self, account: str, outcome: str) -> None:
+    def session_resumed(self, outcome: str) -> None:
         self.resumed[outcome] += 1
 
 

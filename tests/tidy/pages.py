@@ -6,6 +6,7 @@ from pathlib import Path
 from gateway.commands.reference import cli_page
 from gateway.config.reference import config_page, policy_page
 from gateway.domain.audit import events
+from gateway.domain.consoles import ends
 from gateway.drivers.telemetry import metrics_contract
 from gateway.drivers.telemetry.log_events import render_log_events
 from gateway.edge.admin.reference import admin_api_page
@@ -17,6 +18,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "audit-records.md": events.render_page,
     "cli.md": cli_page,
     "config.md": config_page,
+    "console-ends.md": ends.render_page,
     "errors.md": errors_page,
     "log-events.md": render_log_events,
     "metrics.md": metrics_contract.render_page,

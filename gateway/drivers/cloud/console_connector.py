@@ -85,10 +85,6 @@ async def open_console_route(
         yield ConsoleRoute(session, addresses, shapes, egress, resolver)
 
 
-class _ShapeRefused(ConsoleUnavailable):
-    """The cloud was reached and gave no greeting of RFB: another shape may work."""
-
-
 class CloudConsoles:
     """The consoles of all accounts."""
 
@@ -108,7 +104,9 @@ class CloudConsoles:
             url = await fetch_url()
             try:
                 channel = await connect_console(url, route, shape, timeout_s)
-            except _ShapeRefused as error:
+            except ConsoleUnavailable as error:
+                if not error.was_reached:
+                    raise
                 refused = error
                 if str(shape) == worked:
                     await self._shapes.remember(account, "")
@@ -135,7 +133,7 @@ async def connect_console(
             with _translated(shape):
                 return await _greeted(await _upgrade(url, address, route, shape), shape)
     except TimeoutError:
-        raise _ShapeRefused(f"{shape}: no greeting of RFB in time") from None
+        raise _refused(f"{shape}: no greeting of RFB in time") from None
 
 
 async def _upgrade(
@@ -179,7 +177,7 @@ async def _greeted(
     if received.startswith(_GREETING):
         return WebSocketChannel(socket, first=received)
     await channel.close(aiohttp.WSCloseCode.OK, "")
-    raise _ShapeRefused(f"{shape}: the cloud closed the WebSocket, or it speaks no RFB")
+    raise _refused(f"{shape}: the cloud closed the WebSocket, or it speaks no RFB")
 
 
 class CheckedResolver(AbstractResolver):
@@ -232,10 +230,10 @@ async def _connect_once(
     except aiohttp.ClientConnectorError:
         raise  # nothing was sent; aiohttp does not retry it
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise _ShapeRefused("the cloud closed the connection") from None
+        raise _refused("the cloud closed the connection") from None
     if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
         response.close()
-        raise _ShapeRefused(f"the cloud redirects the WebSocket ({response.status})")
+        raise _refused(f"the cloud redirects the WebSocket ({response.status})")
     return response
 
 
@@ -245,7 +243,7 @@ def _translated(shape: ConsoleShape) -> Iterator[None]:
     try:
         yield
     except aiohttp.WSServerHandshakeError as error:
-        raise _ShapeRefused(f"{shape}: the cloud answered {error.status}") from None
+        raise _refused(f"{shape}: the cloud answered {error.status}") from None
     except aiohttp.ClientProxyConnectionError as error:
         reason = describe_error(error.os_error)
         raise ConsoleUnavailable(f"no connection to the proxy: {reason}") from None
@@ -253,6 +251,10 @@ def _translated(shape: ConsoleShape) -> Iterator[None]:
         raise ConsoleUnavailable(f"no connection: {describe_error(error.os_error)}") from None
     except (aiohttp.ClientError, ConnectionError, ValueError) as error:
         raise ConsoleUnavailable(f"no connection: {type(error).__name__}") from None
+
+
+def _refused(detail: str) -> ConsoleUnavailable:
+    return ConsoleUnavailable(detail, was_reached=True)
 
 
 def _origin(url: Secret) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WebSocketError, WSMsgType, web
@@ -33,6 +34,19 @@ def browser_websocket(*protocols: str) -> web.WebSocketResponse:
     return web.WebSocketResponse(
         protocols=protocols, heartbeat=HEARTBEAT_S, compress=False, max_msg_size=BROWSER_FRAME_MAX
     )
+
+
+async def accept_browser(
+    request: web.BaseRequest, protocol: str, headers: Mapping[str, str]
+) -> tuple[web.WebSocketResponse, "WebSocketChannel"]:
+    """Upgrade a browser's request; return the open WebSocket and its channel.
+
+    Raises web.HTTPException for a malformed upgrade.
+    """
+    websocket = browser_websocket(protocol)
+    websocket.headers.update(headers)
+    await websocket.prepare(request)
+    return websocket, WebSocketChannel(websocket)
 
 
 def cloud_websocket_options() -> dict[str, Any]:

@@ -66,6 +66,11 @@ LOG_EVENTS: Final = (
         "Check the agent that writes the file; it must replace the file by a rename.",
     ),
     LogEvent(
+        "gateway.console", "error", "console_session_failed", _EXCEPTION,
+        "A live console ended because of an unexpected exception; the page shows close code 4010.",
+        "Report a bug, with `exception` and `where`.",
+    ),
+    LogEvent(
         "gateway.console", "error", "console_entry_unreadable", ("kind",),
         "A ticket, session or command in Redis cannot be decrypted: another process has other seal "
         "keys or another version, or the entry is forged. It counts as absent.",

@@ -94,13 +94,13 @@ class Metrics:
             self._team_links.inc((team,))
 
     def evicted(self, kind: str) -> None:
-        self._count("gateway_evictions_total", kind)
+        self.count("gateway_evictions_total", kind)
 
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None:
         self._upstream_seconds.observe((account, _snake(outcome)), seconds)
 
     def service_login(self, account: str, outcome: str) -> None:
-        self._count("gateway_service_logins_total", account, outcome)
+        self.count("gateway_service_logins_total", account, outcome)
 
     def service_credential_expires(self, account: str, project: str, at: float) -> None:
         gauge = self._gauges["gateway_service_credential_expires_timestamp_seconds"]
@@ -110,10 +110,10 @@ class Metrics:
         self._gauges["gateway_service_login_refused"].labels(account, project).set(refused)
 
     def keys_refreshed(self, issuer: str, outcome: str) -> None:
-        self._count("gateway_key_refreshes_total", issuer, outcome)
+        self.count("gateway_key_refreshes_total", issuer, outcome)
 
     def policy_reloaded(self, outcome: str, rules: int) -> None:
-        self._count("gateway_policy_reloads_total", outcome)
+        self.count("gateway_policy_reloads_total", outcome)
         self._gauges["gateway_policy_rejected"].set(outcome != "ok")
         if outcome == "ok":
             self._gauges["gateway_policy_rules"].set(rules)
@@ -122,19 +122,19 @@ class Metrics:
         self._budget_wait.observe((account, budget.value), seconds)
 
     def budget_refused(self, account: str, budget: BudgetClass) -> None:
-        self._count("gateway_budget_refusals_total", account, budget.value)
+        self.count("gateway_budget_refusals_total", account, budget.value)
 
     def budget_slot_lost(self, account: str, budget: BudgetClass) -> None:
-        self._count("gateway_budget_slots_lost_total", account, budget.value)
+        self.count("gateway_budget_slots_lost_total", account, budget.value)
 
     def breaker_opened(self, account: str) -> None:
-        self._count("gateway_breaker_opened_total", account)
+        self.count("gateway_breaker_opened_total", account)
 
     def link_renewed(self, account: str, outcome: str) -> None:
-        self._count("gateway_link_renewals_total", account, _snake(outcome))
+        self.count("gateway_link_renewals_total", account, _snake(outcome))
 
     def inventory_polled(self, account: str, outcome: str) -> None:
-        self._count("gateway_inventory_polls_total", account, _snake(outcome))
+        self.count("gateway_inventory_polls_total", account, _snake(outcome))
 
     def store_available(self, *, available: bool) -> None:
         self._gauges["gateway_store_available"].set(available)
@@ -152,28 +152,28 @@ class Metrics:
         self._audit_commits.observe((), seconds)
 
     def audit_failed(self) -> None:
-        self._count("gateway_audit_failures_total")
+        self.count("gateway_audit_failures_total")
 
     def audit_record_missing(self) -> None:
-        self._count("gateway_audit_records_missing_total")
+        self.count("gateway_audit_records_missing_total")
 
     def loop_late(self, seconds: float) -> None:
         self._loop_lag.observe((), seconds)
 
     def task_restarted(self, task: str) -> None:
-        self._count("gateway_task_restarts_total", task)
+        self.count("gateway_task_restarts_total", task)
 
     def proxy_header_rejected(self, reason: str) -> None:
-        self._count("gateway_proxy_header_rejections_total", reason)
+        self.count("gateway_proxy_header_rejections_total", reason)
 
     def override_failed(self) -> None:
-        self._count("gateway_override_failures_total")
+        self.count("gateway_override_failures_total")
 
     def admin_request(self, action: str, status: int) -> None:
-        self._count("gateway_admin_requests_total", action, str(status))
+        self.count("gateway_admin_requests_total", action, str(status))
 
     def log_line_sampled_out(self) -> None:
-        self._count("gateway_log_lines_sampled_out_total")
+        self.count("gateway_log_lines_sampled_out_total")
 
     def begin_tasks(self, tasks: Iterable[str]) -> None:
         for task in tasks:
@@ -226,6 +226,11 @@ class Metrics:
         for labels in product(accounts, budgets):
             self._budget_wait.begin(labels)
 
+    def begin_counter(self, name: str, series: Iterable[tuple[str, ...]]) -> None:
+        """Export series of a counter with the value 0."""
+        for labels in series:
+            self._counters[name].begin(labels)
+
     def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
         """Set a gauge to the result of `read` at each scrape."""
         gauge = self._gauges[name]
@@ -243,7 +248,8 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    def _count(self, name: str, *values: str) -> None:
+    def count(self, name: str, *values: str) -> None:
+        """Add one to a counter with these label values."""
         assert len(values) == len(BY_NAME[name].labels)
         self._counters[name].inc(values)
 

@@ -305,6 +305,41 @@ METRIC_FAMILIES: Final = (
     _gauge(
         "gateway_audit_durable", "0 from a failed write until the next successful one, otherwise 1."
     ),
+    _counter(
+        "gateway_console_tickets_rejected_total",
+        "One-time addresses of live consoles that did not open a session.",
+        reason="garbage, gone (spent or expired), origin, right, in_use, limit, audit",
+    ),
+    _counter(
+        "gateway_console_sessions_started_total",
+        "Live consoles that were started.",
+        **_ACCOUNT,
+        mode="control, view",
+    ),
+    _counter(
+        "gateway_console_sessions_ended_total",
+        "Live consoles that have ended.",
+        **_ACCOUNT,
+        end="ends of a session (console-ends.md)",
+    ),
+    _counter(
+        "gateway_console_resumes_total",
+        "Connections of pages whose earlier connection was lost or moved.",
+        outcome="ok, stale (not the current page), gone, unavailable (Redis)",
+    ),
+    _gauge(
+        "gateway_console_connections",
+        "Live consoles whose page is connected to this process.",
+        **_ACCOUNT,
+    ),
+    _gauge(
+        "gateway_console_sessions_max",
+        "`console.sessions_max`: live consoles that may run at once, over all processes.",
+    ),
+    _gauge(
+        "gateway_console_on_old_inventory",
+        "Live consoles of this process that run on an inventory too old to open a new one.",
+    ),
     _gauge(
         "gateway_revocations",
         "Revocations in force.",

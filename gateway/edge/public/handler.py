@@ -24,6 +24,7 @@ from gateway.domain.errors import (
 from gateway.domain.model import Headers
 from gateway.domain.trace_context import trace_context
 from gateway.edge.common_headers import COMMON_HEADERS
+from gateway.edge.consoles.console_handler import ConsoleHandler, add_headers
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import (
     INTERNAL_ERROR_RESPONSE,
@@ -80,7 +81,10 @@ class PublicHandler:
         tracing: Tracing,
         cors: Cors | None,
         compresses_lists: bool,
+        consoles: ConsoleHandler | None = None,
     ) -> None:
+        """`consoles` serves live consoles, if an account delivers them."""
+        self._consoles = consoles
         self._gateway = gateway
         self._federation = federation
         self._pages = pages
@@ -105,7 +109,9 @@ class PublicHandler:
             client = client_address(client, forwarded_for, self._trusted_proxies)
         outcome = RequestOutcome(self._request_id(request), client, self._clock.monotonic())
         context.request_id.set(outcome.request_id)
-        if self._cors is not None and "Origin" in request.headers:
+        # Live consoles have a cookie, so pages of other origins get nothing from their paths.
+        is_console = self._consoles is not None and self._consoles.owns(request.raw_path)
+        if self._cors is not None and "Origin" in request.headers and not is_console:
             outcome.cors = self._cors.response_headers(request)
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._begin_trace(request)
@@ -141,6 +147,8 @@ class PublicHandler:
                 return preflight
         if request.raw_path in self._pages:
             return self._page(request, outcome)
+        if self._consoles is not None and self._consoles.owns(request.raw_path):
+            return await self._console(request, outcome, self._consoles)
         if request.raw_path.startswith(FEDERATION):
             return await self._federate(request, outcome)
         return await self._serve(request, outcome)
@@ -160,6 +168,26 @@ class PublicHandler:
         response = page.response(request, self._headers(outcome))
         outcome.status = response.status
         return response
+
+    async def _console(
+        self, request: ListenerRequest, outcome: RequestOutcome, consoles: ConsoleHandler
+    ) -> web.StreamResponse:
+        asset = consoles.find_asset(request)
+        if asset is not None:
+            outcome.page = asset
+            return asset.response(request, self._headers(outcome, ()))
+        endpoint = consoles.find_endpoint(request)
+        deadline = outcome.began + self._deadline_s
+        console_request = endpoint.context(outcome.request_id, outcome.client, deadline)
+        outcome.request = console_request
+        if endpoint.perform is None:
+            outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
+            own = {"X-Request-Id": outcome.request_id}
+            return await consoles.open_socket(request, endpoint.session_id, own)
+        reply = await endpoint.perform(request, console_request, endpoint.session_id)
+        outcome.status = reply.status
+        headers = add_headers(self._headers(outcome, ()), reply.headers)
+        return web.Response(status=reply.status, body=reply.body or None, headers=headers)
 
     async def _federate(self, request: ListenerRequest, outcome: RequestOutcome) -> web.Response:
         federation_request, route = self._federation.read(

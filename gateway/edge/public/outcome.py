@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from gateway.domain.model import Headers, LinkSource, Principal, ResponseKind
+from gateway.edge.consoles.page_assets import PageAsset
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import ErrorResponse
 from gateway.flow.console_links import IssuedLink
@@ -30,7 +31,7 @@ class RequestOutcome:
     request: RequestContext | None = None
     api_request: ApiRequest | None = None
     """The same request if it is for the cloud's API; None for the federation paths."""
-    page: DocsPage | None = None
+    page: DocsPage | PageAsset | None = None
     result: IssuedLink | ForwardedResponse | None = None
     status: int = 200
     error_code: str = ""

@@ -11,5 +11,5 @@ class ConsoleTelemetry(Protocol):
 
     def session_started(self, account: str, mode: str) -> None: ...
     def session_ended(self, account: str, end: str) -> None: ...
-    def session_resumed(self, account: str, outcome: str) -> None:
+    def session_resumed(self, outcome: str) -> None:
         """`outcome`: ok, stale, gone, unavailable."""

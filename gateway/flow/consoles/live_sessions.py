@@ -184,17 +184,16 @@ class LiveSessions:
             )
         except StoreUnavailable:
             # Another process may know the session: the page tries again, with the same key.
-            self._telemetry.session_resumed("", "unavailable")
+            self._telemetry.session_resumed("unavailable")
             return ends.MOVE
         match attached:
             case StaleKey() | SessionGone():
                 outcome = "stale" if isinstance(attached, StaleKey) else "gone"
-                self._telemetry.session_resumed("", outcome)
+                self._telemetry.session_resumed(outcome)
                 return ends.STALE_PAGE
             case Attached():
                 if attached.attempt:
-                    account = attached.session.target.account
-                    self._telemetry.session_resumed(account, "ok")
+                    self._telemetry.session_resumed("ok")
                 connection = LiveSession(
                     attached, next_key, page, self._services, on_person=self._person_changed
                 )

@@ -15,6 +15,7 @@ from gateway.drivers.telemetry.log import RequestLines
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
+from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.docs.pages import docs_pages
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
@@ -23,6 +24,7 @@ from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
+from gateway.flow.consoles.issue_ticket import TicketPipeline
 from gateway.flow.context import Tracing
 from gateway.flow.decide import Policies
 from gateway.flow.federation import Federation
@@ -117,6 +119,7 @@ def open_gateway(
     stages: Stages,
     accounts: Mapping[ProjectId, ConsoleAccount],
     console_links: ConsoleLinks,
+    tickets: TicketPipeline | None,
 ) -> Gateway:
     config, clock = runtime.config, runtime.clock
     exchanges = {project: account.exchange for project, account in accounts.items()}
@@ -138,6 +141,7 @@ def open_gateway(
         writes=stages.writes,
         clock=clock,
         telemetry=runtime.metrics,
+        tickets=tickets,
     )
 
 
@@ -165,7 +169,12 @@ def _open_federation(runtime: Runtime, stages: Stages) -> Federation:
 
 
 def open_handler(
-    runtime: Runtime, stages: Stages, gateway: Gateway, lines: LineWriter, tracing: Tracing
+    runtime: Runtime,
+    stages: Stages,
+    gateway: Gateway,
+    lines: LineWriter,
+    tracing: Tracing,
+    consoles: ConsoleHandler | None,
 ) -> PublicHandler:
     config, metrics = runtime.config, runtime.metrics
     ratio = config.log.hit_sample_ratio
@@ -188,4 +197,5 @@ def open_handler(
         tracing=tracing,
         cors=open_cors(config.listen.cors, config.catalogue),
         compresses_lists=config.lists.gzip,
+        consoles=consoles,
     )

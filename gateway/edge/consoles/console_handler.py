@@ -1,0 +1,360 @@
+"""The paths of live consoles: page, tickets, the WebSocket of a session, own sessions.
+
+    GET    P/console                     the page
+    POST   P/console/ticket              describes a ticket, spends nothing
+    POST   P/console/redeem              spends a ticket for a session
+    GET    P/console/s/SID/socket        the WebSocket of a session
+    GET    P/console/sessions            the person's sessions
+    DELETE P/console/sessions/SID        ends one
+
+P is the path of `listen.public_url`.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_object, require_json
+from gateway.domain.consoles import ends
+from gateway.domain.consoles.model import InUse, PersonRef, SessionMode
+from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
+from gateway.domain.errors import (
+    BadRequest,
+    ConsoleBusy,
+    ConsoleStoreUnavailable,
+    CrossSiteRequest,
+    MethodNotAllowed,
+    NotPermitted,
+    OperationUnknown,
+    SessionCookieMissing,
+    StoreUnavailable,
+    UnsupportedMediaType,
+)
+from gateway.domain.model import Headers, Operation, ProjectId, ResolvedCall
+from gateway.domain.timestamps import rfc3339
+from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
+from gateway.edge.consoles.session_cookie import SessionCookies
+from gateway.edge.error_response import render_error
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
+from gateway.flow.caller_credentials import CallerCredentials
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
+from gateway.flow.consoles.console_store import ListedSession
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.consoles.live_sessions import LiveSessions
+from gateway.flow.consoles.redemption import Redemption
+from gateway.flow.identify import Identify
+from gateway.flow.request import RequestContext
+
+_BODY_BYTES_MAX: Final = 4_096
+_TICKET_CHARS_MAX: Final = 128
+_SESSION_ID: Final = r"([0-9a-f]{32})"
+_RETRY_AFTER_S: Final = 1.0
+_TICKET_REQUIRED: Final = 'The body must be {"ticket": "TICKET"}.'
+
+AcceptBrowser = Callable[
+    [web.BaseRequest, str, Mapping[str, str]], Awaitable[tuple[web.StreamResponse, FrameChannel]]
+]
+"""Upgrades a request with a subprotocol and headers; returns the response and its channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleOrigin:
+    """Where browsers reach the gateway: `listen.public_url`."""
+
+    origin: str
+    """Scheme, host and port, as browsers send it in `Origin`."""
+    prefix: str
+    """Path, without a final slash."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleReply:
+    """A JSON response."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Headers = field(default=(), repr=False)
+
+
+_T = TypeVar("_T")
+_Perform = Callable[[ListenerRequest, RequestContext, str], Awaitable[ConsoleReply]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleEndpoint:
+    """One path and method; `session_id` is "" where the path has none."""
+
+    operation: Operation
+    perform: _Perform | None
+    """None: the WebSocket."""
+    session_id: str = ""
+
+    def context(self, request_id: str, client_address: str, deadline: float) -> RequestContext:
+        return RequestContext(
+            request_id=request_id,
+            client_address=client_address,
+            deadline=deadline,
+            call=ResolvedCall(self.operation, ProjectId(""), ()),
+        )
+
+
+class ConsoleHandler:
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        origin: ConsoleOrigin,
+        *,
+        assets: PageAssets,
+        cookies: SessionCookies,
+        redemption: Redemption,
+        sessions: LiveSessions,
+        limits: CallerLimits,
+        credentials: CallerCredentials,
+        identify: Identify,
+        accept_browser: AcceptBrowser,
+        clock: Clock,
+    ) -> None:
+        self._origin = origin
+        self._assets = assets
+        self._cookies = cookies
+        self._redemption = redemption
+        self._sessions = sessions
+        self._limits = limits
+        self._credentials = credentials
+        self._identify = identify
+        self._accept_browser = accept_browser
+        self._clock = clock
+        self._paths: tuple[tuple[re.Pattern[str], dict[str, tuple[str, _Perform | None]]], ...] = (
+            (re.compile("/ticket"), {"POST": ("DescribeConsoleTicket", self._describe)}),
+            (re.compile("/redeem"), {"POST": ("RedeemConsoleTicket", self._redeem)}),
+            (
+                re.compile(f"/s/{_SESSION_ID}/socket"),
+                {"GET": ("OpenConsoleSocket", None)},
+            ),
+            (re.compile("/sessions"), {"GET": ("ListConsoleSessions", self._list)}),
+            (
+                re.compile(f"/sessions/{_SESSION_ID}"),
+                {"DELETE": ("EndConsoleSession", self._end)},
+            ),
+        )
+
+    def owns(self, path: str) -> bool:
+        """Return whether a request's path is one of live consoles."""
+        return path.startswith(self._origin.prefix + PAGE_PATH)
+
+    def find_asset(self, request: ListenerRequest) -> PageAsset | None:
+        """Return the page or one of its files; raise MethodNotAllowed."""
+        asset = self._assets.find(request.raw_path)
+        if asset is not None and request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(allowed=("GET", "HEAD"))
+        return asset
+
+    def find_endpoint(self, request: ListenerRequest) -> ConsoleEndpoint:
+        """Return the endpoint of a request; raise OperationUnknown, MethodNotAllowed."""
+        path = request.raw_path.removeprefix(self._origin.prefix + PAGE_PATH).partition("?")[0]
+        for pattern, methods in self._paths:
+            found = pattern.fullmatch(path)
+            if found is not None:
+                if request.method not in methods:
+                    raise MethodNotAllowed(allowed=tuple(methods))
+                name, perform = methods[request.method]
+                operation = Operation(name, request.method, path, "")
+                return ConsoleEndpoint(operation, perform, found[1] if found.groups() else "")
+        raise OperationUnknown
+
+    async def open_socket(
+        self,
+        request: ListenerRequest,
+        session_id: str,
+        headers: Mapping[str, str],
+    ) -> web.StreamResponse:
+        """Serve a page's WebSocket to its end.
+
+        Raises CrossSiteRequest and SessionCookieMissing before the upgrade; a browser hides the
+        status of a refused upgrade from the page, so all else is said on the open WebSocket.
+        """
+        self._require_own_origin(request)
+        cookie = self._cookies.find(request, session_id)
+        if cookie is None:
+            raise SessionCookieMissing
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
+            raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")
+        try:
+            response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
+        except web.HTTPException:
+            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
+        await self._sessions.serve(session_id, cookie, channel)
+        return response
+
+    async def _describe(
+        self, request: ListenerRequest, context: RequestContext, _: str
+    ) -> ConsoleReply:
+        body = await self._body(request, context)
+        described = await self._redemption.describe(_ticket(body), context)
+        target = described.target
+        return _json(
+            {
+                "server": {"project_id": target.project, "id": target.server, "name": None},
+                "person": person_fields(described.person),
+                "mode": described.mode.value,
+                "recorded": False,
+                "expires_in": round(described.expires_in_s, 1),
+                "in_use": None if described.in_use is None else _in_use(described.in_use),
+            }
+        )
+
+    async def _redeem(
+        self, request: ListenerRequest, context: RequestContext, _: str
+    ) -> ConsoleReply:
+        body = await self._body(request, context)
+        mode, take_over = body.get("mode", "control"), body.get("take_over", False)
+        if mode not in ("control", "view") or not isinstance(take_over, bool):
+            raise BadRequest('`mode` must be "control" or "view", `take_over` true or false.')
+        try:
+            new = await self._redemption.redeem(
+                _ticket(body), context, mode=SessionMode(mode), take_over=take_over
+            )
+        except ConsoleBusy as busy:
+            reply = render_error(busy)
+            return _json(
+                {**orjson.loads(reply.body), "in_use": _in_use(busy.in_use)}, status=reply.status
+            )
+        session_id = new.session.id
+        return _json(
+            {
+                "session_id": session_id,
+                "socket": f"{self._origin.prefix}{PAGE_PATH}/s/{session_id}/socket",
+                "resume_key": new.resume_key.reveal(),
+            },
+            headers=self._cookies.set_headers(session_id, new.cookie),
+        )
+
+    async def _list(
+        self, request: ListenerRequest, context: RequestContext, _: str
+    ) -> ConsoleReply:
+        person = await self._person(request, context)
+        listed = await self._stored(self._sessions.listed(person=person))
+        return _json({"sessions": [_session(one) for one in listed]})
+
+    async def _end(
+        self, request: ListenerRequest, context: RequestContext, session_id: str
+    ) -> ConsoleReply:
+        person = await self._person(request, context, session_id)
+        listed = await self._stored(self._sessions.listed(person=person))
+        session = next((one.session for one in listed if one.session.id == session_id), None)
+        if session is None:
+            raise NotPermitted("no session of this person")
+        by = PersonRef.of(session.person)
+        await self._stored(self._sessions.end(session_id, ends.PERSON, by=by))
+        headers = self._cookies.clear_headers(session_id)
+        return ConsoleReply(HTTPStatus.NO_CONTENT, b"", headers)
+
+    async def _person(
+        self, request: ListenerRequest, context: RequestContext, session_id: str = ""
+    ) -> str:
+        """Return `Principal.key` of the caller, by JWT or by the cookie of a session."""
+        headers = request.headers
+        if "Authorization" in headers or "X-Auth-Token" in headers:
+            found = self._credentials.unsigned_jwt(
+                headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ()), ()
+            )
+            if found is None:
+                raise BadRequest("Signed requests are not supported here; send the JWT.")
+            person = await self._identify.identify_by_deadline(found, context.deadline)
+            context.principal = person
+            self._limits.admit_once(context)
+            return person.key
+        if request.method not in ("GET", "HEAD"):
+            self._require_own_origin(request)
+        self._limits.admit(f"console {context.client_address}")
+        for one in [session_id] if session_id else self._cookies.session_ids(request):
+            cookie = self._cookies.find(request, one)
+            if cookie is None:
+                continue
+            session = await self._stored(self._sessions.find_by_cookie(one, cookie))
+            if session is not None:
+                context.principal = session.person
+                return context.principal.key
+        raise SessionCookieMissing
+
+    async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
+        """Return the JSON body of a POST by our own page.
+
+        A form of another site can send neither this Content-Type nor this Origin.
+        """
+        self._limits.admit(f"console {context.client_address}")
+        content_types = request.headers.getall("Content-Type", ())
+        if not content_types:
+            raise UnsupportedMediaType
+        require_json(content_types)
+        within_s = context.deadline - self._clock.monotonic()
+        body = parse_json_object(await read_body(request, _BODY_BYTES_MAX, within_s=within_s))
+        try:
+            self._require_own_origin(request)
+        except CrossSiteRequest:
+            if isinstance(body.get("ticket"), str):
+                await self._redemption.reject(
+                    _ticket(body), context, "foreign origin", kind="origin"
+                )
+            raise
+        return body
+
+    def _require_own_origin(self, request: ListenerRequest) -> None:
+        if request.headers.getall("Origin", ()) != [self._origin.origin]:
+            raise CrossSiteRequest("the Origin is not `listen.public_url`")
+
+    async def _stored(self, reading: Awaitable[_T]) -> _T:
+        try:
+            return await reading
+        except StoreUnavailable as error:
+            raise ConsoleStoreUnavailable(str(error), retry_after_s=_RETRY_AFTER_S) from None
+
+
+def _ticket(body: Mapping[str, Any]) -> str:
+    ticket = body.get("ticket")
+    if not isinstance(ticket, str) or len(ticket) > _TICKET_CHARS_MAX:
+        raise BadRequest(_TICKET_REQUIRED)
+    return ticket
+
+
+def _in_use(in_use: InUse) -> dict[str, Any]:
+    return {
+        "since": rfc3339(in_use.since),
+        "by": None if in_use.by is None else person_fields(in_use.by),
+        "may_take_over": in_use.may_take_over,
+        "may_view": in_use.may_view,
+    }
+
+
+def _session(listed: ListedSession) -> dict[str, Any]:
+    session = listed.session
+    return {
+        "id": session.id,
+        "project_id": session.target.project,
+        "server_id": session.target.server,
+        "mode": session.mode.value,
+        "started_at": rfc3339(session.started_at),
+        "connected": bool(listed.owner),
+    }
+
+
+def _json(value: Mapping[str, Any], *, status: int = 200, headers: Headers = ()) -> ConsoleReply:
+    return ConsoleReply(status, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE), *headers))
+
+
+def add_headers(common: CIMultiDict[str], own: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
+    """Return the common headers with a reply's own; `Set-Cookie` may occur twice."""
+    for name, value in own:
+        if name == "Set-Cookie":
+            common.add(name, value)
+        else:
+            common[name] = value
+    return common

@@ -1,0 +1,67 @@
+"""The cookie of one live console.
+
+`__Host-` would forbid a path, and a cookie for the whole origin would be sent with each session's
+requests. SameSite=Strict keeps it from other sites; another port of the same host is stopped by the
+check of `Origin` only.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.model import Headers, Secret
+from gateway.edge.listener.request import ListenerRequest
+
+_MAX_AGE_S: Final = 28_800
+_VALUE_CHARS_MAX: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCookies:
+    prefix: str
+    """The path of `listen.public_url`, without a final slash."""
+    is_secure: bool
+    """`listen.public_url` is https. Over http, on loopback, browsers refuse `__Secure-`."""
+
+    def set_headers(self, session_id: str, value: Secret) -> Headers:
+        """Return the headers that give the cookie to the page: one for each of its two paths."""
+        text = f"{self._name(session_id)}={value.reveal()}"
+        return tuple(self._header(path, text, _MAX_AGE_S) for path in self._paths(session_id))
+
+    def clear_headers(self, session_id: str) -> Headers:
+        """Return the headers that remove the cookie."""
+        text = f"{self._name(session_id)}="
+        return tuple(self._header(path, text, 0) for path in self._paths(session_id))
+
+    def find(self, request: ListenerRequest, session_id: str) -> str | None:
+        """Return the value of a session's cookie; None without exactly one value."""
+        name = self._name(session_id)
+        found = {
+            value
+            for header in request.headers.getall("Cookie", ())
+            for one in header.split(";")
+            for key, _, value in (one.strip().partition("="),)
+            if key == name
+        }
+        value = found.pop() if len(found) == 1 else ""
+        return value if 0 < len(value) <= _VALUE_CHARS_MAX else None
+
+    def session_ids(self, request: ListenerRequest) -> list[str]:
+        """Return the session IDs of all cookies in a request."""
+        start = self._name("")
+        names = {
+            one.strip().partition("=")[0]
+            for header in request.headers.getall("Cookie", ())
+            for one in header.split(";")
+        }
+        return sorted(name.removeprefix(start) for name in names if name.startswith(start))
+
+    def _name(self, session_id: str) -> str:
+        return f"{'__Secure-' if self.is_secure else ''}console-{session_id}"
+
+    def _paths(self, session_id: str) -> tuple[str, str]:
+        return f"{self.prefix}/console/s/{session_id}/", f"{self.prefix}/console/sessions"
+
+    def _header(self, path: str, text: str, max_age_s: int) -> tuple[str, str]:
+        secure = "; Secure" if self.is_secure else ""
+        attributes = f"Path={path}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}"
+        return "Set-Cookie", f"{text}; {attributes}"

@@ -1,0 +1,331 @@
+"""Live consoles: tickets, sessions, their store, and the connections to the cloud's consoles."""
+
+import base64
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+import orjson
+
+from gateway.config.accounts import Account
+from gateway.config.settings import Settings
+from gateway.domain.catalogue.catalogue import Catalogue
+from gateway.domain.consoles.page_messages import ErrorText
+from gateway.domain.consoles.rules import AccountSessions, SessionRules
+from gateway.domain.consoles.shapes import configured_shapes
+from gateway.domain.consoles.ticket_text import TicketTexts
+from gateway.domain.errors import GatewayError
+from gateway.domain.links.console_link import ConsoleAddresses
+from gateway.domain.model import Operation, ProjectId, ResponseKind
+from gateway.drivers.cloud.console_connector import (
+    CloudConsoles,
+    ConsoleRoute,
+    open_console_route,
+)
+from gateway.drivers.crypto.fingerprints import KeyedFingerprints
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.network.egress import EgressRoute
+from gateway.drivers.network.websocket_channel import accept_browser
+from gateway.drivers.telemetry.console_metrics import ConsoleMetrics
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.console_shapes import ValkeyShapeMemory
+from gateway.drivers.valkey.console_store import ValkeyConsoleStore
+from gateway.edge.consoles.console_handler import ConsoleHandler, ConsoleOrigin
+from gateway.edge.consoles.page_assets import PageAssets
+from gateway.edge.consoles.session_cookie import SessionCookies
+from gateway.edge.error_response import render_error
+from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.console_links import ConsoleAccount
+from gateway.flow.consoles.console_audit import ConsoleAudit
+from gateway.flow.consoles.console_rights import ConsoleCalls, ConsoleRights
+from gateway.flow.consoles.fallback_console_store import FallbackConsoleStore
+from gateway.flow.consoles.fresh_links import FreshLinks
+from gateway.flow.consoles.issue_ticket import TicketAddresses, TicketPipeline
+from gateway.flow.consoles.live_session import SessionServices
+from gateway.flow.consoles.live_sessions import LiveSessions
+from gateway.flow.consoles.local_console_store import LocalConsoleStore
+from gateway.flow.consoles.redemption import Redemption, SessionSecrets
+from gateway.flow.consoles.session_drain import SessionDrain
+from gateway.flow.consoles.session_leases import SessionLeases
+from gateway.flow.consoles.session_watch import SessionWatch
+from gateway.flow.decide import Decide
+from gateway.flow.fair_budget import FairBudget
+from gateway.process.runtime import Runtime
+from gateway.process.wiring.administration import process_name
+from gateway.process.wiring.audit_log import OpenAuditLog
+from gateway.process.wiring.requests import Stages
+
+log = logging.getLogger("gateway.console")
+
+_CONNECT_TIMEOUT_S = 10.0
+_LINK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenConsoles:
+    """The parts of live consoles that other parts of a process use."""
+
+    tickets: TicketPipeline
+    handler: ConsoleHandler
+    sessions: LiveSessions
+    drain: SessionDrain
+
+
+async def open_consoles(  # noqa: PLR0913 - what live consoles use
+    runtime: Runtime,
+    *,
+    valkey: Valkey,
+    stages: Stages,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    budget: FairBudget,
+    overrides: ActiveOverrides,
+    audit_log: OpenAuditLog,
+) -> OpenConsoles | None:
+    """Return None if no account delivers live consoles."""
+    config, clock = runtime.config, runtime.clock
+    if not config.delivers_proxied:
+        return None
+    names = [one.name for one in config.accounts if one.delivers_proxied]
+    calls = ConsoleCalls(Catalogue(config.catalogue), console_operation(config))
+    shared = _SharedParts(
+        names,
+        store=FallbackConsoleStore(
+            ValkeyConsoleStore(valkey, Sealer(config.store.seal_keys), clock),
+            LocalConsoleStore(clock),
+            clock,
+            processes=lambda: valkey.processes,
+        ),
+        rights=_open_rights(runtime, stages, calls),
+        audit=ConsoleAudit(audit_log.for_requests, audit_log.best_effort, clock),
+        telemetry=ConsoleMetrics(runtime.metrics, names),
+        texts=TicketTexts([base64.b64decode(one.reveal()) for one in config.store.seal_keys]),
+        fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
+    )
+    links = _open_links(runtime, stages, accounts, budget, calls, shared.rights)
+    sessions = await _open_sessions(runtime, stages, shared, links, ValkeyShapeMemory(valkey))
+    _start(runtime, sessions, shared, overrides)
+    kind = console_operation(config).budget
+    return OpenConsoles(
+        _open_tickets(runtime, stages, shared),
+        _open_handler(runtime, stages, _open_redemption(runtime, shared), sessions),
+        sessions,
+        SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedParts:
+    """What tickets, redemption and sessions have in common."""
+
+    accounts: Sequence[str]
+    """Those that deliver live consoles."""
+    store: FallbackConsoleStore
+    rights: ConsoleRights
+    audit: ConsoleAudit
+    telemetry: ConsoleMetrics
+    texts: TicketTexts
+    fingerprints: KeyedFingerprints
+
+
+async def _open_sessions(
+    runtime: Runtime,
+    stages: Stages,
+    shared: _SharedParts,
+    links: FreshLinks,
+    shapes: ValkeyShapeMemory,
+) -> LiveSessions:
+    routes = {
+        account.name: await runtime.stack.enter_async_context(
+            console_route(runtime.config, account)
+        )
+        for account in runtime.config.accounts
+        if account.delivers_proxied
+    }
+    return LiveSessions(
+        owner=process_name(),
+        store=shared.store,
+        services=SessionServices(
+            rights=shared.rights,
+            links=links,
+            connector=CloudConsoles(routes, shapes),
+            rules=session_rules(runtime.config),
+            identify=stages.identify.identify_by_deadline,
+            error_text=_error_text,
+            on_failure=_log_failure,
+            clock=runtime.clock,
+        ),
+        audit=shared.audit,
+        telemetry=shared.telemetry,
+        new_key=secrets.token_urlsafe,
+    )
+
+
+def _start(
+    runtime: Runtime, sessions: LiveSessions, shared: _SharedParts, overrides: ActiveOverrides
+) -> None:
+    """Start the background tasks of the sessions, and export their gauges."""
+    watch = SessionWatch(sessions, shared.rights, runtime.clock)
+    overrides.on_change(watch.reevaluate)
+    runtime.tasks["console leases"] = SessionLeases(sessions, shared.store, runtime.clock).run
+    runtime.tasks["console rights"] = watch.run
+
+    def connected(account: str) -> int:
+        connections = list(sessions.connections.values())
+        return sum(one.session.target.account == account for one in connections)
+
+    gauge = runtime.metrics.gauge
+    for account in shared.accounts:
+        gauge("gateway_console_connections", partial(connected, account), account=account)
+    gauge("gateway_console_sessions_max", lambda: runtime.config.console.sessions_max)
+    gauge("gateway_console_on_old_inventory", lambda: watch.on_old_inventory)
+
+
+def _open_tickets(runtime: Runtime, stages: Stages, shared: _SharedParts) -> TicketPipeline:
+    config = runtime.config
+    return TicketPipeline(
+        accounts=_account_by_project(config),
+        rights=shared.rights,
+        limits=stages.limits,
+        store=shared.store,
+        addresses=TicketAddresses(
+            shared.texts, config.listen.public_url or "", secrets.token_bytes
+        ),
+        fingerprints=shared.fingerprints,
+        request_audit=stages.request_audit,
+        clock=runtime.clock,
+        telemetry=runtime.metrics,
+    )
+
+
+def _open_redemption(runtime: Runtime, shared: _SharedParts) -> Redemption:
+    return Redemption(
+        texts=shared.texts,
+        account_of=_account_by_project(runtime.config).get,
+        rights=shared.rights,
+        store=shared.store,
+        rules=session_rules(runtime.config),
+        new_secrets=SessionSecrets(secrets.token_urlsafe, partial(secrets.token_hex, 16)),
+        fingerprints=shared.fingerprints,
+        audit=shared.audit,
+        clock=runtime.clock,
+        telemetry=shared.telemetry,
+    )
+
+
+def _account_by_project(config: Settings) -> dict[ProjectId, str]:
+    return {
+        ProjectId(project): account.name
+        for account in config.accounts
+        if account.delivers_proxied
+        for project in account.projects
+    }
+
+
+def session_rules(config: Settings) -> SessionRules:
+    console = config.console
+    return SessionRules(
+        accounts={
+            one.name: AccountSessions(one.console.clipboard, one.console.sessions_max)
+            for one in config.accounts
+            if one.delivers_proxied
+        },
+        time_limit_s=console.time_limit_s,
+        view_time_limit_s=console.view_time_limit_s,
+        idle_s=console.idle_s,
+        person_max=console.sessions_person_max,
+        server_max=console.sessions_server_max,
+        viewers_max=console.viewers_server_max,
+        total_max=console.sessions_max,
+        connect_timeout_s=_CONNECT_TIMEOUT_S,
+        link_timeout_s=_LINK_TIMEOUT_S,
+    )
+
+
+def _open_rights(runtime: Runtime, stages: Stages, calls: ConsoleCalls) -> ConsoleRights:
+    decide = Decide(
+        policies=stages.policies,
+        inventories=stages.inventories,
+        identify=stages.identify,
+        clock=runtime.clock,
+        telemetry=runtime.metrics,
+    )
+    return ConsoleRights(
+        decide=decide,
+        identify=stages.identify,
+        policies=stages.policies,
+        inventories=stages.inventories,
+        calls=calls,
+        clock=runtime.clock,
+        outlive_token_s=runtime.config.console.outlive_token_s,
+    )
+
+
+def _open_links(
+    runtime: Runtime,
+    stages: Stages,
+    accounts: Mapping[ProjectId, ConsoleAccount],
+    budget: FairBudget,
+    calls: ConsoleCalls,
+    rights: ConsoleRights,
+) -> FreshLinks:
+    return FreshLinks(
+        accounts=accounts,
+        calls=calls,
+        rights=rights,
+        limits=stages.limits,
+        group_weights=runtime.config.fairness.group_weights,
+        expected_wait_s=budget.expected_wait_s,
+        clock=runtime.clock,
+        timeout_s=_LINK_TIMEOUT_S,
+    )
+
+
+def _open_handler(
+    runtime: Runtime, stages: Stages, redemption: Redemption, sessions: LiveSessions
+) -> ConsoleHandler:
+    url = urlsplit(runtime.config.listen.public_url or "")
+    return ConsoleHandler(
+        ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path),
+        assets=PageAssets.load(url.path),
+        cookies=SessionCookies(url.path, is_secure=url.scheme == "https"),
+        redemption=redemption,
+        sessions=sessions,
+        limits=stages.limits,
+        credentials=stages.credentials,
+        identify=stages.identify,
+        accept_browser=accept_browser,
+        clock=runtime.clock,
+    )
+
+
+def console_route(config: Settings, account: Account) -> AbstractAsyncContextManager[ConsoleRoute]:
+    """Open the client for the consoles of one account."""
+    return open_console_route(
+        ConsoleAddresses(account.links.console_hosts),
+        configured_shapes(account.console.websocket, account.console.subprotocol),
+        EgressRoute(
+            config.egress,
+            proxy=account.proxy,
+            ca_file=account.ca_file,
+            certificate=account.certificate,
+        ),
+        config.console.private_networks,
+    )
+
+
+def console_operation(config: Settings) -> Operation:
+    """Return the operation that gives a console link."""
+    return next(one for one in config.catalogue if one.response is ResponseKind.CONSOLE_LINK)
+
+
+def _error_text(error: GatewayError) -> ErrorText:
+    body = orjson.loads(render_error(error).body)
+    return ErrorText(body["error_code"], body["error_msg"])
+
+
+def _log_failure(error: Exception) -> None:
+    log.error("console_session_failed", exc_info=error)
