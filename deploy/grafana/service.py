@@ -250,11 +250,16 @@ def service() -> Dashboard:
         .with_panel(
             figure(
                 "When do certificates expire?",
-                "The earliest expiry per listener with TLS. A renewed file is reloaded without a restart.",
+                "The earliest expiry per listener with TLS, and per client certificate. A renewed file is reloaded without a restart.",
                 (
                     "min by (listener)"
                     " (gateway_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
                     "{{listener}}",
+                ),
+                (
+                    "min by (use)"
+                    " (gateway_client_certificate_expires_timestamp_seconds{INSTANCE}) - time()",
+                    "{{use}}",
                 ),
                 unit="s",
                 limits=((NO_MINIMUM, RED), (172_800, YELLOW), (1_209_600, GREEN)),

@@ -1,7 +1,6 @@
 """`gateway check`: verify config, policy and certificates; with --online also the connections."""
 
 import argparse
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -9,14 +8,12 @@ from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.interrupts import run_async
 from gateway.commands.online_check import OnlineCheck
 from gateway.commands.terminal import print_error, print_line
-from gateway.config.accounts import Account
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
-from gateway.config.issuers import Issuer
 from gateway.config.located_yaml import Document, load
 from gateway.config.policy_loader import load_parsed_policy
 from gateway.config.policy_warnings import policy_warnings
-from gateway.config.settings import Settings, validate_settings
+from gateway.config.settings import Settings, client_certificates, validate_settings
 from gateway.config.warnings import WARNINGS, config_warnings
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
@@ -71,8 +68,8 @@ def check(
     certificates = _certificates(config, document)
     print_line(f"{config_file}: ok")
     print_line(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
-    for listener, dates in certificates:
-        print_line(f"{listener}.tls: ok, until {iso(dates.ends_at)}")
+    for name, dates in certificates:
+        print_line(f"{name}: ok, until {iso(dates.ends_at)}")
     found = chain(
         config_warnings(config, document),
         policy_warnings(parsed, config.catalogue, SystemClock().now()),
@@ -92,29 +89,19 @@ def check(
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:
-    """Return each listener's certificate dates; raise InvalidConfig if one is not valid now."""
+    """Return the dates of each certificate; raise InvalidConfig if one is not valid now."""
     found: list[tuple[str, CertificateValidity]] = []
     errors: list[ConfigError] = []
     for listener, tls in (("listen", config.listen.tls), ("admin", config.admin.tls)):
         if tls is not None:
-            found.append((listener, validity(tls.certificate_file)))
+            found.append((f"{listener}.tls", validity(tls.certificate_file)))
             if problem := found[-1][1].problem(SystemClock().now()):
                 path = (listener, "tls", "certificate_file")
                 errors.append(document.error(path, f"{tls.certificate_file} {problem}"))
-    errors += _client_certificate_errors(config, document)
+    for use, key, file in client_certificates(config):
+        found.append((f"certificate of {use}", validity(file)))
+        if problem := found[-1][1].problem(SystemClock().now()):
+            errors.append(document.error(key, f"{file} {problem}"))
     if errors:
         raise InvalidConfig(errors)
     return found
-
-
-def _client_certificate_errors(config: Settings, document: Document) -> Iterator[ConfigError]:
-    owners: list[tuple[str, int, Account | Issuer]] = [
-        *(("accounts", i, account) for i, account in enumerate(config.accounts)),
-        *(("issuers", i, issuer) for i, issuer in enumerate(config.issuers)),
-    ]
-    for section, i, owner in owners:
-        if owner.certificate is not None:
-            file = owner.certificate.certificate_file
-            if problem := validity(file).problem(SystemClock().now()):
-                path = (section, i, "certificate", "certificate_file")
-                yield document.error(path, f"{file} {problem}")

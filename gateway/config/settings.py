@@ -30,7 +30,7 @@ from gateway.config.located_yaml import Document, load
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
 from gateway.config.policy_names import KnownNames
-from gateway.config.store import StoreSettings
+from gateway.config.store import RedisAccess, StoreSettings
 from gateway.config.telemetry import LogSettings, MetricsSettings
 from gateway.config.validation import config_errors
 from gateway.config.values import Section
@@ -230,6 +230,22 @@ def egress_files(settings: Settings) -> Iterator[Path]:
             yield one.ca_file
         if one.certificate is not None:
             yield from (one.certificate.certificate_file, one.certificate.key_file)
+
+
+def client_certificates(settings: Settings) -> Iterator[tuple[str, KeyPath, Path]]:
+    """Yield each client certificate of outgoing connections: its use, its key, and the file."""
+    for i, account in enumerate(settings.accounts):
+        if account.certificate is not None:
+            path: KeyPath = ("accounts", i, "certificate", "certificate_file")
+            yield f"account {account.name}", path, account.certificate.certificate_file
+    for i, issuer in enumerate(settings.issuers):
+        if issuer.certificate is not None:
+            path = ("issuers", i, "certificate", "certificate_file")
+            yield f"issuer {issuer.name}", path, issuer.certificate.certificate_file
+    redis = settings.store.redis
+    if isinstance(redis, RedisAccess) and redis.tls_certificate_file is not None:
+        path = ("store", "redis", "tls_certificate_file")
+        yield "redis", path, redis.tls_certificate_file
 
 
 def load_settings(

@@ -25,6 +25,7 @@ from gateway.drivers.valkey.client import client_factory
 from gateway.edge.admin.handler import AdminHandler
 from gateway.edge.listener.proxy_protocol import ProxyProtocolListener
 from gateway.edge.listener.server import ListenerServer
+from gateway.process.client_certificates import ClientCertificates
 from gateway.process.components import Components, open_components
 from gateway.process.tasks import BackgroundTask, supervised
 from gateway.process.wiring.listeners import trusted_proxies
@@ -149,6 +150,8 @@ class Worker:
                 partial(getattr, certificate, "expires_at"),
                 listener=listener,
             )
+        client_certificates = ClientCertificates(self._config, self._clock, self._metrics)
+        tasks["client certificates"] = client_certificates.run
         server = ListenerServer(
             components.handler,
             idle_timeout_s=self._config.listen.idle_timeout_s,

@@ -350,6 +350,7 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayWorkerDied": worker_killed,
     "ConsoleGatewayCertificateExpiresSoon": started,
     "ConsoleGatewayCertificateExpiresVerySoon": started,
+    "ConsoleGatewayClientCertificateExpiresSoon": started,
     "ConsoleGatewayConfigRejected": bad_config,
     "ConsoleGatewayUpstreamThrottled": throttled,
     "ConsoleGatewayUpstreamFailing": cloud_broken,
@@ -444,6 +445,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     certificate, key = write_certificate(replica.directory, "127.0.0.1")
     tls = {"certificate_file": str(certificate), "key_file": str(key)}
     replica.config["listen"]["tls"] = tls
+    replica.config["accounts"][0]["certificate"] = tls  # unused: the simulated cloud has no TLS
     replica.config["audit"] = {"directory": "audit"}
     replica.write_config()
     ports = [*range(gateway.admin_port, gateway.admin_port + WORKERS), replica.admin_port]

@@ -131,9 +131,14 @@ def _certificate_builder(
 class TlsProxy:
     """A TLS proxy in a thread: forwards connections to a local port."""
 
-    def __init__(self, certificate: Path, key: Path, port_behind: int) -> None:
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    def __init__(
+        self, certificate: Path, key: Path, port_behind: int, *, client_ca: Path | None = None
+    ) -> None:
+        """With `client_ca` clients must present a certificate that it signed."""
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
         self._context.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            self._context.verify_mode = ssl.CERT_REQUIRED
         self._port_behind = port_behind
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()

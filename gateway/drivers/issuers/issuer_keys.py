@@ -383,6 +383,10 @@ def _describe(error: Exception) -> str:
             return str(error)
         case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as cause):
             return f"no connection: {describe_error(cause)}"
+        case aiohttp.ClientProxyConnectionError():
+            return f"no connection to the proxy: {describe_error(error.os_error)}"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy rejects the connection: {error.status}"
         case aiohttp.ClientConnectorError():
             return f"no connection: {describe_error(error.os_error)}"
         case aiohttp.ServerDisconnectedError():

@@ -371,6 +371,11 @@ METRIC_FAMILIES: Final = (
         "Expiry of the listener's certificate.",
         **_LISTENER,
     ),
+    _gauge(
+        "gateway_client_certificate_expires_timestamp_seconds",
+        "Expiry of a client certificate that the gateway presents.",
+        use="account and its name, issuer and its name, redis",
+    ),
     _counter(
         "gateway_proxy_header_rejections_total",
         "Connections closed because they did not begin with a valid PROXY protocol header "
