@@ -32,7 +32,7 @@ class ConsoleSessionFields:
 
     session: str = ""
     mode: str = ""
-    started_at: float = 0.0
+    started_at: float | None = None
     ticket_address: str = ""
     end: str = ""
     """The name of a SessionEnd; "" in all records but `console_session_ended`."""
@@ -105,5 +105,6 @@ def encode_record(record: AuditRecord) -> bytes:
     if record.token_id:
         fields["token_id"] = record.token_id
     if record.extra is not None:
-        fields |= asdict(record.extra)
+        extra = asdict(record.extra)
+        fields |= {name: value for name, value in extra.items() if value is not None}
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

@@ -10,6 +10,7 @@
 P is the path of `listen.public_url`.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ class ConsoleHandler:
         self._identify = identify
         self._accept_browser = accept_browser
         self._clock = clock
+        self._serving: set[asyncio.Task[None]] = set()
         self._paths: tuple[tuple[re.Pattern[str], dict[str, tuple[str, _Perform | None]]], ...] = (
             (re.compile("/ticket"), {"POST": ("DescribeConsoleTicket", self._describe)}),
             (re.compile("/redeem"), {"POST": ("RedeemConsoleTicket", self._redeem)}),
@@ -191,7 +193,12 @@ class ConsoleHandler:
             response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
         except web.HTTPException:
             raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        await self._sessions.serve(session_id, cookie, channel)
+        serving = asyncio.create_task(self._sessions.serve(session_id, cookie, channel))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        # A lost connection cancels the request's handler. The session ends by itself: it reads the
+        # end of the channel, and still has to record why it ended.
+        await asyncio.shield(serving)
         return response
 
     async def _describe(

@@ -83,5 +83,7 @@ class RequestOutcome:
         self.status, self.error_code, self.error = response.status, response.error_code, error
 
     def close(self) -> None:
-        """Note that the client disconnected."""
+        """Note that the client disconnected; a WebSocket ends in no other way."""
+        if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            return
         self.status, self.error_code = CLIENT_CLOSED, "client_closed"
