@@ -1,18 +1,17 @@
 """The console's page in a real browser: each screen, in words, focus, buttons and pictures."""
 
 import json
-import os
 import re
-import shutil
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from gateway.domain.consoles import ends
+from tests.support.browser import CHROMIUM, open_browser
 from tests.support.page_site import (
     OFFER,
     PERSON,
@@ -26,7 +25,6 @@ from tests.support.page_site import (
 )
 from tests.support.small_rfb import SmallScreen
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
@@ -122,11 +120,8 @@ def site() -> Iterator[PageSite]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with open_browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -273,6 +268,20 @@ def test_expired_ticket_offers_the_command_for_a_new_one(visitor: Visitor) -> No
     expect(visitor.page.locator("#card-command-text")).to_have_text(command)
     assert visitor.page.evaluate("() => navigator.clipboard.readText()") == command
     visitor.show("expired")
+
+
+def test_server_without_a_name_is_shown_by_id(visitor: Visitor) -> None:
+    server = SERVER | {"name": None}
+    visitor.site.describe = [(200, OFFER | {"server": server}, {})]
+    visitor.site.behaviours = [showing(SmallScreen(), server=server)]
+    visitor.open()
+    expect(visitor.title()).to_have_text(f"Open the console of {SERVER['id']}?")
+    assert visitor.facts()["Server"] == SERVER["id"]
+    visitor.show("ready-unnamed")
+    visitor.page.keyboard.press("Enter")
+    visitor.expect_state("live")
+    expect(visitor.page.locator("#bar-server")).to_have_text(SERVER["id"])
+    visitor.show("live-unnamed")
 
 
 # A console in use

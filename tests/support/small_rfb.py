@@ -3,6 +3,9 @@
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cache
+
+from gateway.demo.cloud.screen.font import HEIGHT, glyph
 
 Receive = Callable[[], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
@@ -10,6 +13,21 @@ Send = Callable[[bytes], Awaitable[None]]
 _PIXEL_FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
 _FIXED_LENGTHS = {0: 20, 3: 10, 4: 8, 5: 6}
 _CHALLENGE = bytes(range(16))
+_TEXT = """\
+
+ Debian GNU/Linux 12 db-primary-01 tty1
+
+ db-primary-01 login: root
+ Password:
+ Last login: Mon Nov 30 08:12:44 UTC 2026 on tty1
+ root@db-primary-01:~# systemctl status postgresql
+ * postgresql.service - PostgreSQL RDBMS
+      Loaded: loaded (/lib/systemd/system/postgresql.service; enabled)
+      Active: active (exited) since Mon 2026-11-30 06:01:07 UTC; 2h 11min ago
+     Process: 812 ExecStart=/bin/true (code=exited, status=0/SUCCESS)
+    Main PID: 812 (code=exited, status=0/SUCCESS)
+         CPU: 3ms
+ root@db-primary-01:~# _""".splitlines()
 
 
 @dataclass(slots=True)
@@ -49,7 +67,7 @@ class SmallScreen:
         while True:
             if await self._read_message(stream) and not is_drawn:
                 is_drawn = True
-                await send(self._picture())
+                await send(_picture(min(self.width, 800), min(self.height, 600)))
                 if self.extra:
                     await send(self.extra)
 
@@ -90,21 +108,6 @@ class SmallScreen:
         """Return the characters of the pressed Latin-1 keys."""
         return "".join(chr(key) for key, down in self.keys if down and key < 0x100)
 
-    def _picture(self) -> bytes:
-        """Return one raw rectangle: bright blocks on black, like lines of text."""
-        width, height = min(self.width, 800), min(self.height, 600)
-        dark, bright = b"\x14\x12\x10\x00", b"\xc8\xd0\xd4\x00"
-        rows = []
-        for y in range(height):
-            line, within = divmod(y, 16)
-            letters = 0 if not 4 <= within < 13 or line > 18 else (line * 37) % 61 + 3
-            cells = [
-                bright * 6 + dark * 2 if (line + n * n) % 7 else dark * 8 for n in range(letters)
-            ]
-            row = b"".join(cells)[: 4 * width]
-            rows.append(row + dark * (width - len(row) // 4))
-        return struct.pack(">BxHHHHHi", 0, 1, 0, 0, width, height, 0) + b"".join(rows)
-
 
 class _Stream:
     def __init__(self, receive: Receive) -> None:
@@ -116,3 +119,17 @@ class _Stream:
             self._buffer += await self._receive()
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken
+
+
+@cache
+def _picture(width: int, height: int) -> bytes:
+    """Return an update of one raw rectangle with the text of a console."""
+    dark, bright = b"\x18\x14\x12\x00", b"\xd4\xd0\xc8\x00"
+    rows = []
+    for y in range(height):
+        line, within = divmod(y, HEIGHT)
+        text = _TEXT[line] if line < len(_TEXT) else ""
+        bits = "".join(f"{glyph(ord(character))[within]:08b}" for character in text)
+        row = b"".join(bright if bit == "1" else dark for bit in bits[:width])
+        rows.append(row + dark * (width - len(row) // 4))
+    return struct.pack(">BxHHHHHi", 0, 1, 0, 0, width, height, 0) + b"".join(rows)

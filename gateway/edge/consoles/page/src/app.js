@@ -260,8 +260,10 @@ export class App {
   }
 
   #attached(info) {
-    this.#session = { ...this.#session, ...info };
-    this.#view.server = this.#serverName(info.server);
+    // The description of the ticket may have a name that the session does not know.
+    const name = info.server.name ?? this.#session.server.name;
+    this.#session = { ...this.#session, ...info, server: { ...info.server, name } };
+    this.#view.server = this.#serverName(this.#session.server);
     this.#controls.mode = info.mode;
     this.#controls.clipboard = info.clipboard;
   }

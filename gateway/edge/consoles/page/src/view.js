@@ -38,6 +38,7 @@ export class View {
   set server(name) {
     this.#server = name;
     element("bar-server").textContent = name;
+    element("bar-server").title = name;
     this.#setTitle();
   }
 
