@@ -141,7 +141,8 @@ def _permissions(value: Any) -> Any:
     return value
 
 
-def _by_group(value: Any) -> Any:
+def _by_name(value: Any) -> Any:
+    """Give each name of a list every permission."""
     is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
     return dict.fromkeys(value, _ALL) if is_list else value
 
@@ -158,22 +159,25 @@ AdminPermissionSet = Annotated[
     BeforeValidator(_permissions),
     WithJsonSchema(_PERMISSIONS_SCHEMA),
 ]
+
+
+def _permissions_schema(name: dict[str, Any]) -> WithJsonSchema:
+    """Return the schema of permissions by name, or of a list of names."""
+    mapping = {"type": "object", "additionalProperties": _PERMISSIONS_SCHEMA, "propertyNames": name}
+    names = {"type": "array", "items": {"type": "string", **name}}
+    return WithJsonSchema({"anyOf": [mapping, names]})
+
+
 AdminGroups = Annotated[
     dict[GroupName, AdminPermissionSet],
     Field(min_length=1),
-    BeforeValidator(_by_group),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "object", "additionalProperties": _PERMISSIONS_SCHEMA, "minProperties": 1},
-                {
-                    "type": "array",
-                    "items": {"type": "string", "pattern": NAME_PATTERN},
-                    "minItems": 1,
-                },
-            ]
-        }
-    ),
+    BeforeValidator(_by_name),
+    _permissions_schema({"pattern": NAME_PATTERN}),
+]
+AdminCertificates = Annotated[
+    dict[Annotated[str, Field(min_length=1)], AdminPermissionSet],
+    BeforeValidator(_by_name),
+    _permissions_schema({"minLength": 1}),
 ]
 
 
@@ -188,10 +192,10 @@ class AdminApiSettings(Section):
     """Permissions by group, as in `{console-admins: all, helpdesk: [read]}`. A token has the
     permissions of all its groups; a list of groups gives each of them `all`. The
     [admin API](admin-api.md#permissions) says which action requires which permission."""
-    certificates: dict[Annotated[str, Field(min_length=1)], AdminPermissionSet] = Field(default={})
+    certificates: AdminCertificates = Field(default={})
     """Permissions by subject name of client certificates, which are accepted instead of a token,
-    also while issuers are unavailable. The name is the common name, else the first alternative
-    name. Requires `tls.client_ca_file`."""
+    also while issuers are unavailable; a list of names gives each of them `all`. The name is the
+    common name, else the first alternative name. Requires `tls.client_ca_file`."""
     allow_plaintext: bool = False
     """Accept tokens over plain HTTP although `host` is not loopback. Use it only in a network
     without eavesdroppers."""

@@ -214,6 +214,7 @@ class OverrideSet:
             ),
             key=lambda override: (override.created_at, override.id),
         )
+        self._next_expiry = min(expiries(self._by_id.values()).values(), default=None)
         self._tokens = {(one.issuer, one.token_id) for one in self._effects(RevokedToken)}
         self._subjects: dict[tuple[str, str], float] = {}
         for of_subject in self._effects(RevokedSubject):
@@ -263,7 +264,7 @@ class OverrideSet:
     @property
     def next_expiry(self) -> float | None:
         """When the first override expires, in seconds since the epoch."""
-        return min(expiries(self._by_id.values()).values(), default=None)
+        return self._next_expiry
 
     @property
     def lock_count(self) -> int:

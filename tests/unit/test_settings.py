@@ -10,6 +10,7 @@ import yaml
 
 from gateway.config.environment import inherited_descriptors, tracing_variable
 from gateway.config.errors import InvalidConfig
+from gateway.config.listen import AdminApiSettings
 from gateway.config.settings import Settings, load_settings
 from gateway.config.store import RedisServer
 from gateway.config.values import parse_host_port
@@ -387,6 +388,15 @@ def test_admin_permissions_are_mapped_from_groups(secrets: Path) -> None:
     listed = read(secrets, EXAMPLE.replace(groups, "groups: [ops, console-admins]")).admin.api
     assert listed is not None
     assert listed.groups == dict.fromkeys(("ops", "console-admins"), frozenset(ADMIN_PERMISSIONS))
+
+
+def test_admin_permissions_of_certificates_are_mapped_or_all() -> None:
+    for value, expected in (
+        ({"a": ["lock"], "b": "all"}, {"a": {"lock"}, "b": set(ADMIN_PERMISSIONS)}),
+        (["a"], {"a": set(ADMIN_PERMISSIONS)}),
+    ):
+        api = {"audience": "x", "groups": ["g"], "certificates": value}
+        assert AdminApiSettings.model_validate(api).certificates == expected
 
 
 @pytest.mark.parametrize("named", [{"partner"}, {"corp", "partner"}])
