@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import os
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -295,3 +296,88 @@ async def test_body_of_another_success_is_buffered() -> None:
     ):
         response = await upstream.open(GET, credential=CREDENTIAL, timeout_s=20.0)
     assert (response.status, response.body, response.stream) == (202, b"later", None)
+
+
+CODED = UpstreamRequest("GET", "/v1/p/physicalservers/a", encoded=True)
+GZIP = "Content-Encoding: gzip"
+QUOTING = b'{"a": "' + b"x" * 100_000 + CANARY.encode() + b'"}'
+
+
+@pytest.mark.parametrize("coding", [GZIP, "content-encoding: X-GZIP"])
+async def test_coded_body_that_quotes_the_credential_is_decoded(coding: str) -> None:
+    """The exchange removes secrets from plain bodies."""
+    halves = gzip.compress(QUOTING[:100_020]) + gzip.compress(QUOTING[100_020:])
+    for body in (gzip.compress(QUOTING), halves):
+        async with (
+            scripted_upstream(ok(body, coding)) as cloud,
+            client(cloud.url, response_bytes_max=200_000) as upstream,
+        ):
+            answer = await send(upstream, CODED)
+        assert answer.body == QUOTING
+        assert "content-encoding" not in answer.headers
+
+
+async def test_harmless_coded_body_is_unchanged() -> None:
+    for size in (10, 300_000):
+        body = gzip.compress(os.urandom(size))
+        async with (
+            scripted_upstream(ok(body, GZIP)) as cloud,
+            client(cloud.url, response_bytes_max=400_000) as upstream,
+        ):
+            answer = await send(upstream, CODED)
+        assert (answer.body, answer.headers["content-encoding"]) == (body, "gzip")
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "problem"),
+    [
+        (gzip.compress(b"\0" * 50_000_000), GZIP, "larger than response_bytes_max, 65536"),
+        (gzip.compress(b"x")[:-5], GZIP, "ends within its gzip coding"),
+        (gzip.compress(b"x") + b"junk", GZIP, "not valid gzip"),
+        (b"junk", GZIP, "not valid gzip"),
+        (b"junk", "Content-Encoding: br", "not requested"),
+        (gzip.compress(gzip.compress(b"x")), "Content-Encoding: gzip, gzip", "not requested"),
+    ],
+    ids=["bomb", "cut", "trailer", "junk", "brotli", "twice"],
+)
+async def test_coded_body_that_cannot_be_searched_is_rejected(
+    body: bytes, header: str, problem: str
+) -> None:
+    async with scripted_upstream(ok(body, header)) as cloud, client(cloud.url) as upstream:
+        with pytest.raises(UpstreamBroken, match=problem):
+            await send(upstream, CODED)
+
+
+async def _download(*script: bytes) -> tuple[bytes, GatewayError | None]:
+    """Return what a download yields, and its error."""
+    received = b""
+    async with scripted_upstream([*script]) as cloud, client(cloud.url) as upstream:
+        response = await upstream.open(GET, credential=CREDENTIAL, timeout_s=20.0)
+        assert response.stream is not None
+        try:
+            async for chunk in response.stream:
+                received += chunk
+        except GatewayError as error:
+            return received, error
+        finally:
+            await response.stream.close()
+    return received, None
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+async def test_download_that_quotes_the_credential_is_broken_off(cut: int) -> None:
+    begin, end = b"log line\n" * 20_000 + CANARY[:cut].encode(), CANARY[cut:].encode() + b"\nmore"
+    (head,) = ok(b"")
+    head = head.replace(b"Content-Length: 0", b"Content-Length: %d" % len(begin + end))
+    received, error = await _download(head, begin, end)
+    assert isinstance(error, UpstreamBroken)
+    assert CANARY not in str(error)
+    assert begin.startswith(received)
+    assert not received.endswith(CANARY[:cut].encode())
+
+
+async def test_compressed_download_is_not_searched() -> None:
+    """An archive that the cloud has stored: see decisions.md."""
+    body = gzip.compress(CANARY.encode())
+    assert await _download(*ok(body, GZIP)) == (body, None)
+    assert await _download(*ok(body, "Content-Type: application/gzip")) == (body, None)

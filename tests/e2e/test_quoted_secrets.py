@@ -1,11 +1,14 @@
 """A cloud that quotes the credential or a console URL in an error: neither goes any further."""
 
 import json
+from http.client import IncompleteRead
 from itertools import product
 from urllib.parse import quote
 
+import pytest
+
 from gateway.demo.cloud import iam
-from tests.support.stack import Stack, eventually, fetch
+from tests.support.stack import Stack, eventually, fetch, make_policy
 
 URL = "https://cn-east-3-console.huaweicloud.com/vnc_auto.html?token=canary-4711"
 
@@ -48,6 +51,26 @@ def test_error_that_quotes_secrets_is_cleaned(own_stack: Stack) -> None:
     text = everything_written(stack)
     assert not any(part in text for token in sent for part in (token, token[:64], token[64:]))
     assert "canary-4711" not in text
+
+
+def test_success_that_quotes_the_token_is_cleaned_or_broken_off(own_stack: Stack) -> None:
+    stack, server = own_stack, own_stack.cloud.servers[2]
+    policy = make_policy(stack.cloud)
+    policy["roles"]["operator"] = "all"
+    stack.gateway.write_policy(policy)
+    headers = {"Authorization": f"Bearer {stack.cloud.token()}"}
+    path = f"/v1/{stack.cloud.project}/physicalservers/{server}"
+    download = f"{path}/logs/exports/{server}/content"
+    eventually(lambda: fetch(stack.gateway.url, "GET", download, headers).status != 403)
+    body = json.dumps({"server": "{x-auth-token}", "id": "x"})
+    stack.cloud.fail(stack.cloud.upstream, "answer", status=200, body=body, path=server)
+    whole = fetch(stack.gateway.url, "GET", path, headers)
+    assert (whole.status, whole.json) == (200, {"server": "…", "id": "x"})
+    with pytest.raises((IncompleteRead, ConnectionError)):
+        fetch(stack.gateway.url, "GET", download, headers)
+    eventually(lambda: "the download quotes the credential" in stack.gateway.log_text())
+    sent = stack.cloud.calls(stack.cloud.upstream)[-1]["headers"]["x-auth-token"]
+    assert sent[:64] not in everything_written(stack)
 
 
 def test_iam_code_that_quotes_the_password_is_not_logged(stack: Stack) -> None:

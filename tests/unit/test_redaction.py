@@ -1,6 +1,7 @@
 """No credential and no console URL in what the cloud returns reaches a caller or a log."""
 
 import json
+from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.model import Secret, UpstreamResponse
-from gateway.domain.upstream.redaction import redact, redact_body, secrets_in
+from gateway.domain.upstream.redaction import SecretSearch, redact, redact_body, secrets_in
 from gateway.domain.upstream.signing import sign
 from gateway.domain.upstream.verdicts import Refused, Usable, judge
 
@@ -97,3 +98,52 @@ def test_body_of_a_success_does_not_quote_the_token() -> None:
 @given(st.text(max_size=40), st.text(max_size=40), st.text(min_size=4, max_size=60))
 def test_secret_never_survives(before: str, after: str, secret: str) -> None:
     assert secret not in redact(before + secret + after, (secret,)) or secret == "…"
+
+
+@given(
+    before=st.binary(max_size=60),
+    after=st.binary(max_size=60),
+    cuts=st.sets(st.integers(1, 200), max_size=12),
+    secret=st.text("ab/", min_size=4, max_size=12),
+)
+def test_search_in_chunks_finds_each_secret_and_emits_nothing_of_it(
+    before: bytes, after: bytes, cuts: set[int], secret: str
+) -> None:
+    body = before + secret.encode() + after
+    search, emitted = SecretSearch((secret, "xyz", "0123456789canary")), b""
+    for chunk in in_chunks(body, cuts):
+        harmless = search.add(chunk)
+        if harmless is None:
+            break
+        emitted += harmless
+    else:
+        raise AssertionError("the secret was not found")
+    assert body.startswith(emitted)
+    assert len(emitted) <= body.index(secret.encode())
+
+
+@given(body=st.binary(max_size=300), cuts=st.sets(st.integers(1, 300), max_size=12))
+def test_search_in_chunks_passes_a_harmless_body_unchanged(body: bytes, cuts: set[int]) -> None:
+    for secrets in ((), ("ab",), ("0123456789canary", "other/canary")):
+        search, emitted = SecretSearch(secrets), b""
+        for chunk in in_chunks(body, cuts):
+            harmless = search.add(chunk)
+            assert harmless is not None
+            emitted += harmless
+        assert emitted + search.rest() == body
+
+
+def in_chunks(body: bytes, cuts: set[int]) -> list[bytes]:
+    ends = sorted({*cuts, len(body)})
+    return [body[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def test_header_of_a_success_that_quotes_the_token_is_dropped() -> None:
+    headers = {"Content-Type": "application/json", "ETag": f'"{TOKEN}"', "X": "ab"}
+    verdict = judge(UpstreamResponse(200, headers, b"{}"), credential=(*CREDENTIAL, ("Y", "ab")))
+    assert isinstance(verdict, Usable)
+    assert verdict.response.headers == {"content-type": "application/json", "x": "ab"}
+    unchanged = UpstreamResponse(200, {"ETag": '"1"'}, b"{}")
+    found = judge(unchanged, credential=(*CREDENTIAL, ("Y", ""), ("tracestate", '"1"xy')))
+    assert isinstance(found, Usable)
+    assert found.response is unchanged

@@ -46,9 +46,10 @@ def request_headers(
     """Return the headers of the upstream request; `request_id` is the one that the edge validated.
 
     Trace headers are added per call, because each call is a separate span. The caller's Accept
-    and Accept-Encoding apply to bodies that the gateway does not read; conditions and ranges apply
-    to streamed bodies. What the gateway reads, and several callers may share, is JSON. So is the
-    request body: its Content-Type is the gateway's own, not the caller's.
+    applies to bodies that the gateway does not read, Accept-Encoding to those that are not
+    streamed; conditions and ranges apply to streamed bodies. What the gateway reads, and several
+    callers may share, is JSON. So is the request body: its Content-Type is the gateway's own, not
+    the caller's.
     """
     forwarded = [("X-Request-Id", request_id), ("Via", VIA)]
     if has_body:
@@ -61,7 +62,8 @@ def request_headers(
         values = found.get(lower, ())
         if len(values) == 1 and _is_valid_value(values[0]):
             forwarded.append((name, values[0]))
-    coded = accepts_gzip(found.get("accept-encoding", ()))
+    # A download is searched for the service account's credential while it passes.
+    coded = not streamed and accepts_gzip(found.get("accept-encoding", ()))
     forwarded.append(("Accept-Encoding", "gzip" if coded else "identity"))
     return tuple(forwarded)
 

@@ -4,7 +4,7 @@ An error text may quote the request that it is about, and so the service account
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -12,8 +12,10 @@ from gateway.domain.model import Headers
 from gateway.domain.upstream.signing import ALGORITHM
 
 REMOVED: Final = "…"
-_NO_SECRETS: Final = frozenset({"host", "x-sdk-date", "x-project-id", "x-domain-id"})
-"""Headers of a signed request that are no secret."""
+_NO_SECRETS: Final = frozenset(
+    {"host", "x-sdk-date", "x-project-id", "x-domain-id", "traceparent", "tracestate"}
+)
+"""Headers of a signed or traced request that are no secret."""
 _PROOF: Final = re.compile(r"(?:Access|Signature)=([^, ]+)")
 _SECRET_CHARS_MIN: Final = 4
 _WORD: Final = re.compile(r"[A-Za-z0-9+/_=-]{12,}")
@@ -49,13 +51,57 @@ def redact(text: str, secrets: Collection[str]) -> str:
 
 def redact_body(body: bytes, secrets: Collection[str]) -> bytes:
     """Replace complete secrets in a body; return the same object if it has none."""
-    for secret in secrets:
-        if len(secret) < _SECRET_CHARS_MIN:
-            continue
-        for spelling in (secret, secret.replace("/", "\\/")):  # JSON may escape the slash
-            if spelling.encode() in body:
-                body = body.replace(spelling.encode(), REMOVED.encode())
+    for spelling in _spellings(secrets):
+        if spelling in body:
+            body = body.replace(spelling, REMOVED.encode())
     return body
+
+
+def without_secrets(headers: Mapping[str, str], secrets: Collection[str]) -> Mapping[str, str]:
+    """Return the headers whose values contain no complete secret; the same object if all are."""
+    long = [secret for secret in secrets if len(secret) >= _SECRET_CHARS_MIN]
+    if not any(secret in value for value in headers.values() for secret in long):
+        return headers
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if not any(secret in value for secret in long)
+    }
+
+
+class SecretSearch:
+    """Search for complete secrets in a body that arrives in chunks.
+
+    The end of what was read is kept back, because a secret may begin there.
+    """
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._spellings = tuple(_spellings(secrets))
+        self._kept_bytes = max((len(one) for one in self._spellings), default=1) - 1
+        self._kept = b""
+
+    def add(self, chunk: bytes) -> bytes | None:
+        """Return the bytes that may be passed on; None if a secret was found."""
+        if not self._spellings:
+            return chunk
+        text = self._kept + chunk
+        if any(spelling in text for spelling in self._spellings):
+            return None
+        end = max(0, len(text) - self._kept_bytes)
+        self._kept = text[end:]
+        return text[:end]
+
+    def rest(self) -> bytes:
+        """Return what was kept back, at the end of the body."""
+        return self._kept
+
+
+def _spellings(secrets: Collection[str]) -> Iterator[bytes]:
+    for secret in secrets:
+        if len(secret) >= _SECRET_CHARS_MIN:
+            yield secret.encode()
+            if "/" in secret:
+                yield secret.replace("/", "\\/").encode()  # JSON may escape the slash
 
 
 def _is_part(word: str, secrets: Collection[str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
 from gateway.domain.model import Headers, UpstreamResponse
-from gateway.domain.upstream.redaction import redact, redact_body, secrets_in
+from gateway.domain.upstream.redaction import redact, redact_body, secrets_in, without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,7 @@ def judge(
     """
     secrets = secrets_in(credential)
     if 200 <= response.status < 300 or (conditional and response.status == 304):
-        body = redact_body(response.body, secrets)
-        return Usable(response if body is response.body else replace(response, body=body))
+        return Usable(_without_secrets(response, secrets))
     code, message = error_of(response.body, secrets)
     number = _number(code)
     if response.status == 429 or number == "0308":
@@ -122,6 +121,14 @@ def judge(
             return Unavailable(response.status, _retry_after_s(response.headers))
         case _:
             return Broken(response.status, code, redirect_of(response))
+
+
+def _without_secrets(response: UpstreamResponse, secrets: Collection[str]) -> UpstreamResponse:
+    body = redact_body(response.body, secrets)
+    headers = without_secrets(response.headers, secrets)
+    if body is response.body and headers is response.headers:
+        return response
+    return replace(response, headers=headers, body=body)
 
 
 # upstream-api.md#2.2: one code means expired, foreign and wrong. Only the text differs.

@@ -2,8 +2,9 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
@@ -13,11 +14,15 @@ from gateway import __version__
 from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse, is_ok
+from gateway.domain.upstream.redaction import SecretSearch, redact_body, secrets_in
 from gateway.drivers.network.connection_errors import describe_error
 from gateway.drivers.network.egress import EgressRoute
 
 _HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
 _CHUNK_BYTES = 65_536
+_GZIP = ("gzip", "x-gzip")
+_INLINE_BYTES_MAX = 65_536
+"""A larger body is decompressed in a thread: the event loop must not wait for it."""
 _USER_AGENT = f"console-gateway/{__version__}"
 _NO_ROUNDING_S = 86_400.0
 """Above this, aiohttp rounds timeouts up to whole seconds, which may exceed a deadline."""
@@ -109,9 +114,12 @@ class AioUpstream:
                 **self._route,
             ) as response:
                 body = await self._read(response)
-                if request.encoded and not response.ok:
+                headers: Mapping[str, str] = response.headers
+                if request.encoded and response.ok:
+                    headers, body = await self._searched(headers, body, secrets_in(credential))
+                elif request.encoded:
                     body = self._decoded(response, body)  # the gateway reads error bodies
-                return UpstreamResponse(response.status, response.headers, body)
+                return UpstreamResponse(response.status, headers, body)
 
     async def open(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
@@ -130,14 +138,37 @@ class AioUpstream:
                 )
                 if is_ok(response.status) or response.status == HTTPStatus.PARTIAL_CONTENT:
                     return UpstreamResponse(
-                        response.status, response.headers, b"", _ResponseBody(response)
+                        response.status,
+                        response.headers,
+                        b"",
+                        _ResponseBody(response, secrets_in(credential)),
                     )
                 async with response:
                     body = self._decoded(response, await self._read(response))
                     return UpstreamResponse(response.status, response.headers, body)
 
+    async def _searched(
+        self, headers: Mapping[str, str], body: bytes, secrets: Collection[str]
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Return a coded body unchanged, or decoded if it quotes a secret: `judge` removes it."""
+        coding = headers.get("Content-Encoding", "identity").lower()
+        if coding == "identity" or not body:
+            return headers, body
+        if coding not in _GZIP:
+            raise UpstreamBroken("the response has a content coding that was not requested")
+        gunzip = partial(_gunzip, body, bytes_max=self._response_bytes_max)
+        decoded = await asyncio.to_thread(gunzip) if len(body) > _INLINE_BYTES_MAX else gunzip()
+        if redact_body(decoded, secrets) is decoded:
+            return headers, body
+        plain = {
+            name.lower(): value
+            for name, value in headers.items()
+            if name.lower() not in ("content-encoding", "content-length")
+        }
+        return plain, decoded
+
     def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
-        if response.headers.get("Content-Encoding", "").lower() not in ("gzip", "x-gzip"):
+        if response.headers.get("Content-Encoding", "").lower() not in _GZIP:
             return body
         try:
             unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -159,16 +190,45 @@ class AioUpstream:
         return bytes(body)
 
 
-class _ResponseBody:
-    """Implements model.BodyStream."""
+def _gunzip(body: bytes, *, bytes_max: int) -> bytes:
+    """Decompress all members of a gzip body (RFC 1952, 2.2); raise UpstreamBroken."""
+    decoded = b""
+    try:
+        while body:
+            unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            decoded += unzip.decompress(body, bytes_max - len(decoded) + 1)
+            if len(decoded) > bytes_max:
+                raise UpstreamBroken(f"the response is larger than response_bytes_max, {bytes_max}")
+            if not unzip.eof:
+                raise UpstreamBroken("the response ends within its gzip coding")
+            body = unzip.unused_data
+    except zlib.error:
+        raise UpstreamBroken("the response is not valid gzip") from None
+    return decoded
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+
+class _ResponseBody:
+    """Implements model.BodyStream. A body that quotes a secret is broken off before it.
+
+    A body with a content coding is not searched. The gateway requests none, so it is like an
+    archive: data that the cloud has stored in this form.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
         self._response = response
+        self._secrets = () if _is_coded(response) else secrets
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        search = SecretSearch(self._secrets)
         with _translated():
             async for chunk in self._response.content.iter_chunked(_CHUNK_BYTES):
-                yield chunk
+                harmless = search.add(chunk)
+                if harmless is None:
+                    raise UpstreamBroken("the download quotes the credential of the request")
+                if harmless:
+                    yield harmless
+            if rest := search.rest():
+                yield rest
 
     async def close(self) -> None:
         self._response.close()

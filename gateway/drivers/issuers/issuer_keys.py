@@ -381,14 +381,10 @@ def _describe(error: Exception) -> str:
     match error:
         case UnusableKeys():
             return str(error)
-        case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as cause):
-            return f"no connection: {describe_error(cause)}"
-        case aiohttp.ClientProxyConnectionError():
-            return f"no connection to the proxy: {describe_error(error.os_error)}"
+        case aiohttp.ClientConnectorError() | aiohttp.ClientConnectorCertificateError():
+            return _describe_connection(error)
         case aiohttp.ClientHttpProxyError():
             return f"the proxy rejects the connection: {error.status}"
-        case aiohttp.ClientConnectorError():
-            return f"no connection: {describe_error(error.os_error)}"
         case aiohttp.ServerDisconnectedError():
             return "the server closed the connection"
         case OSError():
@@ -397,6 +393,20 @@ def _describe(error: Exception) -> str:
             return "not a usable address"
         case _:
             return f"not a valid HTTP response ({type(error).__name__})"
+
+
+def _describe_connection(
+    error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError,
+) -> str:
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as cause):
+            return f"no connection: {describe_error(cause)}"
+        case aiohttp.ClientProxyConnectionError():
+            return f"no connection to the proxy: {describe_error(error.os_error)}"
+        case aiohttp.ClientConnectorError():
+            return f"no connection: {describe_error(error.os_error)}"
+        case _:
+            return "no connection: the server's certificate is not trusted"
 
 
 async def load_initial_keys(issuers: Iterable[IssuerKeys], *, within_s: float) -> None:
