@@ -221,6 +221,8 @@ class ConsoleWorld:
         self.inventories = FakeInventories()
         self.policy = Policy([a_rule()], version="v1")
         self.records: list[AuditRecord] = []
+        self.recorded_at: list[float] = []
+        """Seconds of the loop, by the index of the record."""
         self.metrics = ConsoleMetrics()
         self.is_audit_down = False
         self.random = itertools.count(1)
@@ -234,7 +236,11 @@ class ConsoleWorld:
     async def record(self, record: AuditRecord) -> None:
         if self.is_audit_down:
             raise AuditLogUnavailable("away", retry_after_s=1.0)
+        self.write(record)
+
+    def write(self, record: AuditRecord) -> None:
         self.records.append(record)
+        self.recorded_at.append(self.clock.monotonic())
 
     def person(self, subject: str = "ada", *, life_s: float = 36_000.0) -> Principal:
         now = self.clock.now()

@@ -144,7 +144,7 @@ class Replica:
     def best_effort(self) -> Any:
         async def record(record: AuditRecord) -> None:
             if not self.is_dead:
-                self.world.records.append(record)
+                self.world.write(record)
 
         return SimpleNamespace(record=record)
 
