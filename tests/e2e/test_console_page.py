@@ -324,6 +324,19 @@ def test_console_in_use_meanwhile_keeps_the_ticket(visitor: Visitor) -> None:
     assert visitor.facts()["In use"].endswith("by another person")
 
 
+def test_reached_limit_leaves_the_ticket_for_another_try(visitor: Visitor) -> None:
+    visitor.allowed = re.compile("status of 409")
+    error = {"error_code": "CGW.4091", "error_msg": "The limit on live consoles is reached."}
+    visitor.site.redeem.insert(0, (409, error, {}))
+    visitor.connect()
+    expect(visitor.title()).to_have_text("This console cannot be opened now.")
+    assert visitor.facts()["Message"] == error["error_msg"]
+    assert visitor.buttons() == ["Try again", "Copy command"]
+    visitor.button("Try again").click()
+    visitor.button("Connect").click()
+    visitor.expect_state("live")
+
+
 # From the redemption to the picture
 
 
@@ -571,6 +584,15 @@ def test_scale_and_full_screen_toggle(visitor: Visitor) -> None:
     visitor.button("Full screen").click()
     expect(visitor.button("Full screen")).to_have_attribute("aria-pressed", "true")
     assert visitor.page.evaluate("() => document.fullscreenElement !== null")
+
+
+def test_second_address_leaves_a_live_console_alone(visitor: Visitor) -> None:
+    visitor.go_live()
+    visitor.open("#t1")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("in another tab")
+    visitor.expect_state("live")
+    assert visitor.page.url == visitor.site.address
+    assert len(visitor.site.posts) == 2
 
 
 # Warnings

@@ -82,6 +82,17 @@ def test_image_has_compiled_modules_but_no_pip(image: Image) -> None:
     assert not (packages / "pytest").exists()
 
 
+def test_image_contains_the_built_page_only(image: Image) -> None:
+    page = image.path(PACKAGES) / "gateway" / "edge" / "consoles" / "page"
+    assert [one.name for one in page.iterdir()] == ["dist"]
+    assert "Mozilla Public License" in (page / "dist" / "licenses.txt").read_text()
+    program = (
+        "from gateway.edge.consoles.page_assets import PageAssets as P; print(P.load('').version)"
+    )
+    done = image.run("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_image_contains_opentelemetry(image: Image) -> None:
     done = image.run("python", "-c", "import gateway.drivers.telemetry.tracing")
     assert done.returncode == 0, done.stderr

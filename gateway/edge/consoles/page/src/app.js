@@ -12,6 +12,10 @@ import {
 import { TicketClient, takeTicket } from "./ticket.js";
 import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
 
+/** Statuses of a redemption that leave the ticket as it is: 0 is a missing answer. */
+const UNSPENT = new Set([0, 409, 429, 503]);
+const NOTICE_MS = 10000;
+
 const timers = {
   now: () => Date.now(),
   set: (action, delay) => setTimeout(action, delay),
@@ -73,8 +77,12 @@ export class App {
   #readAddress() {
     const ticket = takeTicket(location, history);
     if (ticket === null) return false;
-    if (this.#connection) this.#view.warn(`${CARDS.busyAddress.title} ${CARDS.busyAddress.lead}`);
-    else this.#check(ticket);
+    if (this.#connection === null) {
+      this.#check(ticket);
+    } else {
+      this.#view.warn(CARDS.busyAddress);
+      timers.set(() => this.#showWarning(), NOTICE_MS);
+    }
     return true;
   }
 
@@ -173,6 +181,7 @@ export class App {
     }
     const { session_id, socket, resume_key } = reply.data;
     const { server, person } = this.#offer;
+    this.#client = null;
     this.#stored.save({ session_id, socket, resume_key, server, person, skew: this.#skew });
     this.#releaseLock = await lockSession(navigator.locks, session_id, { steal: true });
     this.#open(this.#stored.load());
@@ -183,8 +192,14 @@ export class App {
     if (data.error_msg) facts.push([FACTS.message, plainText(data.error_msg, 500)]);
     if (data.error_code) facts.push([FACTS.code, plainText(data.error_code)]);
     const lead = status === 0 ? NO_ANSWER_LEAD : REJECTION_LEAD;
+    const again = this.#offer ? this.#again(this.#offer.server) : { actions: [] };
+    const isUnspent = this.#offer && UNSPENT.has(status) && Date.now() < this.#client.deadline;
+    if (isUnspent) {
+      const act = () => this.#showReady();
+      again.actions.unshift({ label: ACTIONS.tryAgain, act, isPrimary: true });
+    }
     this.#view.closePanels();
-    this.#view.card("rejected", { title: rejectionTitle(status), lead, facts });
+    this.#view.card("rejected", { title: rejectionTitle(status), lead, facts, ...again });
   }
 
   // Session
@@ -226,7 +241,7 @@ export class App {
     return {
       attached: (info) => this.#attached(info),
       waiting: (message) => {
-        const seconds = Number.isFinite(message.expected_wait_s) ? message.expected_wait_s : null;
+        const seconds = message.expected_wait_s >= 1 ? message.expected_wait_s : null;
         const { title, lead } = CARDS.waiting;
         this.#showProgress("waiting", { title, lead: lead(seconds) });
       },

@@ -49,10 +49,7 @@ export const CARDS = {
     title: "This address has expired.",
     lead: "It works within a minute only. Request a new address to open the console.",
   },
-  busyAddress: {
-    title: "This tab already has a console.",
-    lead: "Open the new address in another tab.",
-  },
+  busyAddress: "This tab already has a console. Open the new address in another tab.",
   unknownEnd: {
     title: "The console has ended.",
     advice: "Request a new address to open the console again.",
@@ -68,7 +65,7 @@ const REJECTIONS = {
   401: "This address does not work.",
   403: "You may not open this console.",
   404: "This address does not work.",
-  409: "This console is in use.",
+  409: "This console cannot be opened now.",
   410: "This address does not work any more.",
   429: "Too many requests from your network.",
   503: "The gateway cannot open consoles now.",
@@ -107,6 +104,7 @@ export const ACTIONS = {
   cancel: "Cancel",
   disconnect: "Disconnect",
   retry: "Try now",
+  tryAgain: "Try again",
   moveHere: "Continue here",
   copyCommand: "Copy command",
 };
