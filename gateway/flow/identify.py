@@ -102,12 +102,6 @@ class Identify:
     def cached_count(self) -> int:
         return len(self._cached)
 
-    def find_cached(self, token: str) -> Principal | None:
-        """Return the Principal of a cached token; None: call `identify`."""
-        if len(token) > CALLER_JWT_CHARS_MAX:
-            return None
-        return self._find_cached(self._digest(token))
-
     async def identify(self, token: Secret) -> Principal:
         """Return the token's principal, from the cache or after a verification.
 

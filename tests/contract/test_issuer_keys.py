@@ -38,6 +38,7 @@ from gateway.drivers.issuers.issuer_keys import IssuerKeys, load_initial_keys
 from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.flow.identify import Identify
 from tests.support.clock import FakeClock, settle
+from tests.support.stages import cached_principal
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.tokens import ALGORITHMS, Signer, ec_signer, ed_signer, rsa_signer
 
@@ -1099,14 +1100,14 @@ async def test_rotation_drops_cached_tokens_of_old_key(
     async with running(keys):
         await eventually(lambda: keys.loaded)
         await identify.identify(Secret(old))
-        assert identify.find_cached(old) is not None
+        assert cached_principal(identify, old) is not None
 
         idp.signers = [rsa_signer("k2", which="b")]
         assert (await identify.identify(Secret(new))).subject == "ann"
 
-        assert identify.find_cached(old) is None
+        assert cached_principal(identify, old) is None
         await identify.identify(Secret(new))  # the keys changed during the first attempt
-        assert identify.find_cached(new) is not None
+        assert cached_principal(identify, new) is not None
         with pytest.raises(NotAuthenticated) as caught:
             await identify.identify(Secret(old))
         assert caught.value.reason is Rejection.KEY_UNKNOWN

@@ -13,6 +13,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
 from gateway.domain.policy.policy import Policy
 from gateway.domain.policy.rules import Rule
+from gateway.flow.identify import Identify
 from gateway.flow.request import ApiRequest
 
 ANN = Principal("corp", "ann", frozenset({"ops"}), 0.0, 9e9, None)
@@ -20,6 +21,11 @@ PROJECT = ProjectId("p")
 SERVER = ServerId("11111111-2222-4333-8444-555555555555")
 OTHER = ServerId("22222222-2222-4333-8444-555555555555")
 READ = Operation("ShowServer", "GET", "/physicalservers/{server_id}", "server:read")
+
+
+def cached_principal(identify: Identify, token: str) -> Principal | None:
+    """Return the principal of a cached token, without verifying a token."""
+    return identify._find_cached(identify._digest(token))
 
 
 def a_grant(*servers: ServerId, permission: str = "server:read") -> Policy:

@@ -12,6 +12,7 @@ from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
 from gateway.domain.model import Principal, Secret, VerifiedToken
 from gateway.flow.identify import Identify
 from tests.support.clock import FakeClock, settle
+from tests.support.stages import cached_principal
 from tests.support.telemetry import RecordingTelemetry
 
 CORP = TokenRules(
@@ -86,11 +87,11 @@ async def test_verified_token_is_cached(
 ) -> None:
     token = signatures.sign("ann")
 
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
     principal = await identify.identify(Secret(token))
 
     assert principal.subject == "ann"
-    assert identify.find_cached(token) is principal
+    assert cached_principal(identify, token) is principal
     assert await identify.identify(Secret(token)) is principal
     assert signatures.proofs == ["ann"]
     assert telemetry.identifications == [
@@ -103,8 +104,8 @@ async def test_cache_distinguishes_tokens_of_one_person(
 ) -> None:
     await identify.identify(Secret(signatures.sign("ann")))
 
-    assert identify.find_cached("ann ") is None
-    assert identify.find_cached("an") is None
+    assert cached_principal(identify, "ann ") is None
+    assert cached_principal(identify, "an") is None
 
 
 async def test_cached_token_expires_at_exp_plus_leeway(
@@ -114,9 +115,9 @@ async def test_cached_token_expires_at_exp_plus_leeway(
     await identify.identify(Secret(token))
 
     await clock.advance(629.5)
-    assert identify.find_cached(token) is not None
+    assert cached_principal(identify, token) is not None
     await clock.advance(0.5)
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
     assert identify.cached_count == 0
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(token))
@@ -130,9 +131,9 @@ async def test_cached_token_expires_at_its_maximum_age(
     await identify.identify(Secret(token))
 
     await clock.advance(3_629.5)
-    assert identify.find_cached(token) is not None
+    assert cached_principal(identify, token) is not None
     await clock.advance(0.5)
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(token))
     assert caught.value.reason is Rejection.TOO_OLD
@@ -158,7 +159,7 @@ async def test_cached_token_follows_the_wall_clock(
 
     clock.step_wall(700)
 
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
 
 
 async def test_full_cache_evicts_the_oldest_token(
@@ -169,8 +170,8 @@ async def test_full_cache_evicts_the_oldest_token(
         await identify.identify(Secret(token))
         assert identify.cached_count <= 3
 
-    assert identify.find_cached(tokens[-4]) is None
-    assert all(identify.find_cached(token) is not None for token in tokens[-3:])
+    assert cached_principal(identify, tokens[-4]) is None
+    assert all(cached_principal(identify, token) is not None for token in tokens[-3:])
 
 
 async def test_invalid_tokens_evict_nothing(identify: Identify, signatures: FakeSignatures) -> None:
@@ -181,7 +182,7 @@ async def test_invalid_tokens_evict_nothing(identify: Identify, signatures: Fake
         with pytest.raises(NotAuthenticated):
             await identify.identify(Secret(f"garbage-{i}"))
 
-    assert identify.find_cached(token) is not None
+    assert cached_principal(identify, token) is not None
     assert identify.cached_count == 1
 
 
@@ -195,7 +196,7 @@ async def test_concurrent_requests_share_one_verification(
         await settle()
         signatures.may_end.set()
 
-    assert {task.result() for task in tasks} == {identify.find_cached(token)}
+    assert {task.result() for task in tasks} == {cached_principal(identify, token)}
     assert signatures.proofs == ["ann"]
 
 
@@ -252,8 +253,8 @@ async def test_key_rotation_drops_tokens_of_that_issuer(
 
     identify.drop_issuer("corp")
 
-    assert identify.find_cached(ann) is None
-    assert identify.find_cached(bob) is not None
+    assert cached_principal(identify, ann) is None
+    assert cached_principal(identify, bob) is not None
 
 
 async def test_token_verified_during_rotation_is_not_cached(
@@ -268,7 +269,7 @@ async def test_token_verified_during_rotation_is_not_cached(
     signatures.may_end.set()
 
     assert (await task).subject == "ann"
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
 
 
 async def test_without_keys_only_cached_tokens_pass(
@@ -281,7 +282,7 @@ async def test_without_keys_only_cached_tokens_pass(
     with pytest.raises(KeysUnavailable):
         await identify.identify(Secret(bob))
 
-    assert identify.find_cached(ann) is not None
+    assert cached_principal(identify, ann) is not None
     assert ("unknown", "keys_unavailable") in telemetry.identifications
 
 
@@ -304,7 +305,7 @@ async def test_too_long_token_is_rejected_before_verification(
     longer = signatures.sign(longest + "a", sub="ann")
 
     assert (await identify.identify(Secret(longest))).subject == "ann"
-    assert identify.find_cached(longer) is None
+    assert cached_principal(identify, longer) is None
     with pytest.raises(NotAuthenticated) as caught:
         await identify.identify(Secret(longer))
 
@@ -315,7 +316,7 @@ async def test_too_long_token_is_rejected_before_verification(
 
 @pytest.mark.parametrize("token", ["", "\udcff", "\x00", "安", "a.b.c"])
 async def test_any_text_can_be_looked_up(identify: Identify, token: str) -> None:
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
     with pytest.raises(NotAuthenticated):
         await identify.identify(Secret(token))
 
@@ -357,7 +358,7 @@ async def test_missing_groups_claim_is_rejected_while_required(
     assert telemetry.identifications == [("corp", "ok_without_groups")]
 
     required.add("corp")
-    assert identify.find_cached(token) is None
+    assert cached_principal(identify, token) is None
     with pytest.raises(NotAuthenticated) as rejected:
         await identify.identify(Secret(token))
     assert rejected.value.reason is Rejection.GROUPS_MISSING

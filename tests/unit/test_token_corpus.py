@@ -27,6 +27,7 @@ from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.issuers.signatures import _JSON_STRING, JwtSignatures, TrustedIssuer, _depth
 from gateway.flow.identify import Identify
 from tests.support.clock import FakeClock
+from tests.support.stages import cached_principal
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.tokens import Signer, b64, ec_signer, raw_token, rsa_signer
 
@@ -117,7 +118,7 @@ async def rejection(line: Identify, token: str) -> Rejection:
     with pytest.raises(NotAuthenticated) as caught:
         await line.identify(Secret(token))
     assert CANARY not in str(caught.value)
-    assert line.find_cached(token) is None
+    assert cached_principal(line, token) is None
     return caught.value.reason
 
 
@@ -603,4 +604,4 @@ async def test_rejected_token_stays_rejected(
         assert await rejection(line, forged) is Rejection.SIGNATURE
 
     assert isinstance(principal, Principal)
-    assert line.find_cached(good) is principal
+    assert cached_principal(line, good) is principal

@@ -72,28 +72,28 @@ def without_secrets(headers: Mapping[str, str], secrets: Collection[str]) -> Map
 class SecretSearch:
     """Search for complete secrets in a body that arrives in chunks.
 
-    The end of what was read is kept back, because a secret may begin there.
+    The end of what was read is held back, because a secret may begin there.
     """
 
     def __init__(self, secrets: Collection[str]) -> None:
         self._spellings = tuple(_spellings(secrets))
-        self._kept_bytes = max((len(one) for one in self._spellings), default=1) - 1
-        self._kept = b""
+        self._tail_bytes = max((len(one) for one in self._spellings), default=1) - 1
+        self._tail = b""
 
     def add(self, chunk: bytes) -> bytes | None:
-        """Return the bytes that may be passed on; None if a secret was found."""
+        """Return the bytes that may be forwarded; None if a secret was found."""
         if not self._spellings:
             return chunk
-        text = self._kept + chunk
+        text = self._tail + chunk
         if any(spelling in text for spelling in self._spellings):
             return None
-        end = max(0, len(text) - self._kept_bytes)
-        self._kept = text[end:]
+        end = max(0, len(text) - self._tail_bytes)
+        self._tail = text[end:]
         return text[:end]
 
     def rest(self) -> bytes:
-        """Return what was kept back, at the end of the body."""
-        return self._kept
+        """Return the held end, at the end of the body."""
+        return self._tail
 
 
 def _spellings(secrets: Collection[str]) -> Iterator[bytes]:
