@@ -8,13 +8,14 @@ from gateway.config.errors import ConfigError, InvalidConfig
 from gateway.config.located_yaml import load
 from gateway.config.settings import Settings, load_settings
 from gateway.drivers.audit.directory import make_directory
+from gateway.edge.consoles.page_assets import page_problem
 
 
 def load_config(config_file: Path, *, workers: int) -> Settings:
     """Read the config and create the directories that the gateway writes to.
 
-    Raises InvalidConfig. Only `gateway serve` calls it: `gateway check` may run as another user or
-    on another machine.
+    Raises InvalidConfig, also if live consoles need the page and it is not built. Only `gateway
+    serve` calls it: `gateway check` may run as another user or on another machine.
     """
     config = load_settings(config_file, workers=workers)
     document = load(config_file)
@@ -23,6 +24,10 @@ def load_config(config_file: Path, *, workers: int) -> Settings:
         document.error(one.key, problem) for one, problem in problems if problem and one.is_required
     ]:
         raise InvalidConfig(errors)
+    if config.delivers_proxied and (problem := page_problem()):
+        first = next(i for i, one in enumerate(config.accounts) if one.delivers_proxied)
+        key = ("accounts", first, "console", "delivery")
+        raise InvalidConfig([document.error(key, f"cannot be served: {problem}")])
     return config
 
 

@@ -1,5 +1,6 @@
 """The page's files: caching, security headers, prefix, and a checkout without a build."""
 
+import base64
 import gzip
 import json
 import re
@@ -9,13 +10,18 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import yaml
 from aiohttp import web
 from multidict import CIMultiDict
 
+from gateway.config.errors import InvalidConfig
 from gateway.domain.consoles.ends import SESSION_ENDS
-from gateway.edge.consoles.page_assets import PageAsset, PageAssets, PageNotBuilt
+from gateway.edge.consoles.page_assets import PageAsset, PageAssets, PageNotBuilt, page_problem
+from gateway.process import startup_checks
 
-SOURCE = Path(__file__).parents[2] / "gateway" / "edge" / "consoles" / "page" / "src"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "config"
+SOURCE = ROOT / "gateway" / "edge" / "consoles" / "page" / "src"
 FILES = {
     "index.html": (SOURCE / "index.html").read_bytes(),
     "icon.svg": b"<svg/>",
@@ -126,8 +132,40 @@ def test_asset_is_compressed_on_request() -> None:
 
 
 def test_missing_build_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(PageNotBuilt, match=r"index\.html is missing\. Run `make page`"):
+    with pytest.raises(PageNotBuilt, match=r"index\.html is missing\)\. Run `make page`"):
         PageAssets.load("", tmp_path)
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     assert PageAssets.load("", tmp_path).find("/console") is not None
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    settings = yaml.safe_load((EXAMPLES / "gateway.yaml").read_text())
+    settings["listen"]["public_url"] = "https://consoles.example.com"
+    settings["accounts"][0]["console"] = {"delivery": "proxied"}
+    settings["audit"] = {"directory": str(tmp_path / "audit")}
+    (tmp_path / "secrets").mkdir()
+    for name, content in {
+        "iam-password": "p",
+        "redis-password": "p",
+        "seal-key": base64.b64encode(bytes(32)).decode(),
+    }.items():
+        (tmp_path / "secrets" / name).write_text(content)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def test_serve_without_the_page_names_key_and_command(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = page_problem(config_file.parent)
+    monkeypatch.setattr(startup_checks, "page_problem", lambda: problem)
+    with pytest.raises(InvalidConfig) as found:
+        startup_checks.load_config(config_file, workers=1)
+    (error,) = found.value.errors
+    assert (error.key, error.line > 0) == ("accounts[0].console.delivery", True)
+    assert "Run `make page`" in error.message
+    monkeypatch.setattr(startup_checks, "page_problem", lambda: "")
+    assert startup_checks.load_config(config_file, workers=1).delivers_proxied

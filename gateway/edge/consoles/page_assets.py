@@ -29,6 +29,7 @@ _CONTENT_TYPES: Final = {
     "page.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
+_FILES: Final = (_INDEX, *_CONTENT_TYPES)
 _YEAR: Final = "public, max-age=31536000, immutable"
 _NO_STORE: Final = "no-store"
 _HEADERS: Final = {
@@ -46,6 +47,17 @@ _HEADERS: Final = {
 
 class PageNotBuilt(Exception):
     """The built files of the page are missing; the text says what to run."""
+
+
+def page_problem(directory: Path = _BUILT) -> str:
+    """Return what is missing of the page and what to run, or "" if it is built."""
+    missing = next((name for name in _FILES if not (directory / name).is_file()), None)
+    if missing is None:
+        return ""
+    return (
+        f"the page of live consoles is not built ({directory / missing} is missing). Run"
+        " `make page` in the checkout, or install a wheel that was built after it"
+    )
 
 
 class PageAsset:
@@ -92,14 +104,9 @@ class PageAssets:
     @classmethod
     def load(cls, prefix: str, directory: Path = _BUILT) -> Self:
         """Read the built files. Raises PageNotBuilt."""
-        try:
-            files = {name: (directory / name).read_bytes() for name in (_INDEX, *_CONTENT_TYPES)}
-        except FileNotFoundError as error:
-            raise PageNotBuilt(
-                f"the page of live consoles is not built: {error.filename} is missing. Run"
-                " `make page` in the checkout, or install a wheel that was built after it."
-            ) from None
-        return cls(files, prefix)
+        if problem := page_problem(directory):
+            raise PageNotBuilt(problem)
+        return cls({name: (directory / name).read_bytes() for name in _FILES}, prefix)
 
     def find(self, path: str) -> PageAsset | None:
         """Return what the page has at a request's path, which includes the prefix."""
