@@ -23,6 +23,7 @@ from gateway.config.policy_schema import (
 from gateway.config.policy_targets import TargetReader
 from gateway.domain.model import EXPLICIT_PERMISSIONS, RuleKind, RuleRef
 from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rule_index import RuleIndex
 from gateway.domain.policy.rules import Rule
 
 _ROLE: Final = re.compile(ROLE_NAME)
@@ -79,7 +80,8 @@ def parse_policy(
 
 
 def make_policy(parsed: ParsedPolicy, *, version: str) -> Policy:
-    return Policy((located.rule for located in parsed.rules), version=version)
+    rules = (located.rule for located in parsed.rules)
+    return Policy(RuleIndex(rules, group_aliases=parsed.groups), version=version)
 
 
 def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:

@@ -324,8 +324,9 @@ async def test_large_policy_is_parsed_in_a_process_of_its_own(
         raise AssertionError
 
     monkeypatch.setattr(policy_file, "parse", must_not_parse)
-    file.write_text(many(500))
+    file.write_text(many(500) + "groups: {on-call: [5c3d, 8a4e]}\n")
     assert await policies.reload()
+    assert policies.current().group_aliases == {"on-call": frozenset({"5c3d", "8a4e"})}
     expected = read_policy(parse_here(file, file.read_bytes()), KnownNames(("corp",), ()))
     assert list(policies.current().rules) == [located.rule for located in expected.rules]
     assert policies.current().version == policy_version(policy_digest(file.read_bytes()))

@@ -116,6 +116,20 @@ def test_lock_on_a_group_rejects_its_members_and_tokens_without_groups(
     assert (lifted["id"], lifted["cleared"]["group"]) == (lock, "suspended")
 
 
+def test_lock_on_an_alias_of_the_policy_is_rejected(stack: Stack, ada: Operator) -> None:
+    """Tokens do not contain the alias, so the lock would cover no person."""
+    policy = json.loads(stack.gateway.policy_file.read_text())
+    policy["groups"] = {"contractors": "5c3d8a0e-6f1b-4c43-9d0a-3f2f6b1f0c11"}
+    stack.gateway.write_policy(policy)
+    eventually(lambda: "alias" in ada.run(stack.gateway, "lock", "--group", "contractors").stderr)
+    said = ada.run(stack.gateway, "lock", "--group", "contractors").stderr
+    assert "Lock the group as tokens name it: 5c3d8a0e-6f1b-4c43-9d0a-3f2f6b1f0c11." in said
+    del policy["groups"]
+    stack.gateway.write_policy(policy)
+    for lock in ada.run_json(stack.gateway, "locks")["overrides"]:
+        ada.add_override(stack.gateway, "unlock", lock["id"])
+
+
 def test_admin_token_without_one_groups_claim_is_rejected_beside_a_group_lock(
     stack: Stack, ada: Operator
 ) -> None:

@@ -48,6 +48,7 @@ class Operating:
             projects=frozenset({"p1"}),
             rules={"corp": CORP},
             link_life_s=300.0,
+            group_aliases=lambda: {"contractors": frozenset({"5c3d-8a0e", "1f0e-9d8c"})},
             overrides=self.overrides,
             cluster=ClusterQuery(cast(Any, None), Alone()),
             clock=clock,
@@ -153,6 +154,7 @@ async def test_lifting_a_lock_without_end_is_forgotten(
         ({"group": "ext-*"}, "no wildcards"),
         ({"group": "ops?"}, "no wildcards"),
         ({"issuer": "certificate", "group": "ops"}, "A certificate is in no group"),
+        ({"group": "contractors"}, "alias of the policy.*: 1f0e-9d8c and 5c3d-8a0e"),
     ],
 )
 def test_lock_without_possible_target_is_rejected(

@@ -16,7 +16,7 @@ Writing a tag whose key a rule uses changes permissions. It requires a permissio
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -85,6 +85,11 @@ class Policy:
     def with_locks(self, locks: TargetLocks) -> "Policy":
         """Return a policy of the same rules under these locks."""
         return Policy(self._index, version=self.version, locks=locks)
+
+    @property
+    def group_aliases(self) -> Mapping[str, frozenset[str]]:
+        """The groups of tokens that each alias of the policy stands for."""
+        return self._index.group_aliases
 
     def denies_groups(self, now: float) -> bool:
         """Return whether a denial of a group applies at `now` or later."""

@@ -1,7 +1,8 @@
 """Index of rules by permission, person and target, so that a decision reads only what it needs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from gateway.domain.model import Principal, RuleKind, ServerId
 from gateway.domain.policy.rules import Rule
@@ -103,11 +104,21 @@ class RulesBySubject:
                     yield by_group.rules[group]
 
 
+NO_ALIASES: Final[Mapping[str, frozenset[str]]] = {}
+
+
 class RuleIndex:
     """All rules of a policy. Rules may be added until a Policy is made of it."""
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule] = (),
+        *,
+        group_aliases: Mapping[str, frozenset[str]] = NO_ALIASES,
+    ) -> None:
+        """`group_aliases`: the groups of tokens that each alias of the policy stands for."""
         self.rules: list[Rule] = []
+        self.group_aliases = group_aliases
         self.instants = {float("-inf"), float("inf")}
         """Instants at which a rule begins or ends, in seconds since the epoch."""
         self.selects_by_attributes = False

@@ -25,7 +25,16 @@ _PART_RULES: Final = 50
 _LENGTH_BYTES: Final = 4
 _NICENESS: Final = 10
 _RULES: Final = msgspec.msgpack.Decoder(list[Rule])
-_ERRORS: Final = msgspec.msgpack.Decoder(list[ConfigError])
+
+
+class _Head(msgspec.Struct):
+    """The first part of the output."""
+
+    errors: list[ConfigError]
+    group_aliases: dict[str, frozenset[str]]
+
+
+_HEAD: Final = msgspec.msgpack.Decoder(_Head)
 
 
 class _Task(msgspec.Struct):
@@ -57,9 +66,10 @@ async def parse_apart(
     if process.returncode != 0:
         raise OSError("the process that parses the policy failed")
     parts = _parts(output)
-    if errors := _ERRORS.decode(next(parts)):
-        raise InvalidConfig(errors)
-    index = RuleIndex()
+    head = _HEAD.decode(next(parts))
+    if head.errors:
+        raise InvalidConfig(head.errors)
+    index = RuleIndex(group_aliases=head.group_aliases)
     for part in parts:
         index.add(_RULES.decode(part))
         await pause()
@@ -75,18 +85,18 @@ def _parts(output: bytes) -> Iterator[memoryview]:
 
 
 def main() -> None:
-    """Parse the task on standard input; write the errors, then the rules in parts."""
+    """Parse the task on standard input; write errors and aliases, then the rules in parts."""
     os.nice(_NICENESS)
     gc.disable()
     task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
-    errors: list[ConfigError] = []
-    rules: list[Rule] = []
+    head, rules = _Head([], {}), list[Rule]()
     try:
         parsed = read_policy(parse(Path(task.file), task.content), task.known)
         rules = [located.rule for located in parsed.rules]
+        head.group_aliases = dict(parsed.groups)
     except InvalidConfig as invalid:
-        errors = list(invalid.errors)
-    _write(msgspec.msgpack.encode(errors))
+        head.errors = list(invalid.errors)
+    _write(msgspec.msgpack.encode(head))
     for at in range(0, len(rules), _PART_RULES):
         _write(msgspec.msgpack.encode(rules[at : at + _PART_RULES]))
     sys.stdout.buffer.flush()

@@ -102,6 +102,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
                 "not exactly one of `subject`, `group`, `server` and `project` is set",
                 "`issuer` is set without `subject` or `group`, or is `certificate` with `group`",
                 "no token can contain the `subject` or `group`, such as the group `ext-*`",
+                "`group` is an alias of the policy: lock the group as tokens name it",
                 _ISSUER_UNKNOWN,
                 "`project` is not configured",
                 _SERVER_MALFORMED,

@@ -73,18 +73,21 @@ class AdminActions:
         projects: frozenset[str],
         rules: Mapping[str, TokenRules],
         link_life_s: float,
+        group_aliases: Callable[[], Mapping[str, frozenset[str]]],
         overrides: ActiveOverrides,
         cluster: ClusterQuery,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
 
-        `rate_max_per_s`: the highest rate ceiling, by account and budget.
+        `rate_max_per_s`: the highest rate ceiling, by account and budget. `group_aliases` returns
+        the groups of tokens by their alias in the policy in force.
         """
         self._rate_max_per_s = rate_max_per_s
         self._projects = projects
         self._rules = rules
         self._link_life_s = link_life_s
+        self._group_aliases = group_aliases
         self._overrides = overrides
         self._cluster = cluster
         self._clock = clock
@@ -151,6 +154,7 @@ class AdminActions:
             self._rules_of(request.issuer)
         _require_name("subject", request.subject)
         _require_name("group", request.group)
+        self._reject_alias(request.group)
         self._require_project(request.project)
         lock = Lock(
             issuer=request.issuer or "",
@@ -238,6 +242,15 @@ class AdminActions:
     def _require_project(self, project: str | None) -> None:
         if project is not None and project not in self._projects:
             raise BadRequest(f"project must be one of: {', '.join(sorted(self._projects))}.")
+
+    def _reject_alias(self, group: str | None) -> None:
+        """Reject an alias of the policy: tokens name the group otherwise."""
+        named = self._group_aliases().get(group or "")
+        if named is not None:
+            raise BadRequest(
+                "group is an alias of the policy. Lock the group as tokens name it:"
+                f" {' and '.join(sorted(named))}."
+            )
 
     def _rules_of(self, issuer: str) -> TokenRules:
         rules = self._rules.get(issuer)

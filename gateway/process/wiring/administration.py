@@ -14,6 +14,7 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.audit_log import AuditLog
+from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.identity import token_rules
@@ -32,6 +33,7 @@ def process_name() -> str:
 def open_administration(
     runtime: Runtime,
     admins: Identify,
+    policies: Policies,
     overrides: ActiveOverrides,
     cluster: ClusterQuery,
     audit_log: AuditLog,
@@ -50,6 +52,7 @@ def open_administration(
         projects=frozenset(project for account in config.accounts for project in account.projects),
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
+        group_aliases=lambda: policies.current().group_aliases,
         overrides=overrides,
         cluster=cluster,
         clock=clock,
