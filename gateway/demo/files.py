@@ -20,9 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.idp import AUDIENCE
-from gateway.demo.cloud.simulated_cloud import SimulatedCloud
+from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 from gateway.demo.instructions import INSTRUCTIONS
 
+_LIVE_PROJECT = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"
+DEMO_CLOUD = SimulatedCloudSettings(other_projects=(_LIVE_PROJECT,), live_projects=(_LIVE_PROJECT,))
+"""A cloud with a second project, whose consoles are live."""
 DRAIN_S = 3.0
 _TOKEN_LIFETIME_S = 43_200.0
 _ADMIN_AUDIENCE = "console-gateway-admin"
@@ -42,6 +45,7 @@ class DemoFiles:
         self._port = self._admin_port = 0
         self._allowed = cloud.servers[:_ALLOWED_SERVERS]
         self._denied = cloud.servers[_ALLOWED_SERVERS:]
+        self._live_server = next(iter(cloud.upstream.projects[_LIVE_PROJECT].servers))
         self._tokens = _issue_tokens(cloud)
 
     def write(self, port: int, admin_port: int) -> None:
@@ -50,6 +54,7 @@ class DemoFiles:
         files = {
             "iam-password": iam.PASSWORD,
             "seal-key": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "console-authority.pem": self._cloud.consoles.authority_pem,
             **_make_audit_keys(),
             # JSON is YAML.
             "gateway.yaml": json.dumps(self._make_config(), indent=2),
@@ -74,18 +79,29 @@ class DemoFiles:
             "redis": self._redis_url,
             "project_id": self._cloud.project,
             "servers": {"allowed": self._allowed, "denied": self._denied},
+            "proxied": {"project_id": _LIVE_PROJECT, "server": self._live_server},
             "tokens": self._tokens,
         }
 
     def instructions(self) -> str:
         """Return the output of `gateway demo` without --json."""
         tokens = "\n".join(f"  {name:9} {token}" for name, token in self._tokens.items())
-        values = {"tokens": tokens, "directory": self._directory, "config": self.config}
+        values = {
+            "tokens": tokens,
+            "directory": self._directory,
+            "config": self.config,
+            "consoles": self._cloud.consoles.url,
+            "live": f"{_LIVE_PROJECT}/{self._live_server}",
+        }
         return INSTRUCTIONS.format(**self.addresses() | values)
 
     def _make_config(self) -> dict[str, Any]:
         return {
-            "listen": {"host": "127.0.0.1", "port": self._port},
+            "listen": {
+                "host": "127.0.0.1",
+                "port": self._port,
+                "public_url": f"http://127.0.0.1:{self._port}",
+            },
             "admin": {
                 "host": "127.0.0.1",
                 "port": self._admin_port,
@@ -103,7 +119,9 @@ class DemoFiles:
                 }
             ],
             "policy_file": "policy.yaml",
-            "accounts": [self._make_account()],
+            "accounts": [self._make_account(), self._make_live_account()],
+            # The simulated console host is on this machine.
+            "console": {"private_networks": ["127.0.0.0/8"]},
             "store": {"redis": {"url": self._redis_url}, "seal_keys": [{"file": "seal-key"}]},
             "audit": {
                 "directory": "audit",
@@ -117,16 +135,33 @@ class DemoFiles:
             "name": "demo",
             "endpoint": self._cloud.upstream.url,
             "projects": [self._cloud.project],
-            "login": {
-                "method": "password",
-                "iam_endpoint": self._cloud.iam.url,
-                "user": iam.USER,
-                "domain": iam.DOMAIN,
-                "password": {"file": "iam-password"},
-            },
+            "login": self._make_login(),
             "region": REGION,
             "budget": {"console": {"requests": 9, "per_s": 1, "burst": 5}},
             "inventory": {"poll_s": 5, "age_max_s": 60, "directory": "."},
+        }
+
+    def _make_live_account(self) -> dict[str, Any]:
+        """Return the account whose consoles run through the gateway."""
+        consoles = self._cloud.consoles
+        return {
+            "name": "live",
+            "endpoint": self._cloud.upstream.url,
+            "projects": [_LIVE_PROJECT],
+            "ca_file": "console-authority.pem",
+            "login": self._make_login(),
+            "console": {"delivery": "proxied"},
+            "links": {"console_hosts": [f"{consoles.host}:{consoles.port}"]},
+            "budget": {"console": {"requests": 1, "per_s": 1, "burst": 5}},
+        }
+
+    def _make_login(self) -> dict[str, Any]:
+        return {
+            "method": "password",
+            "iam_endpoint": self._cloud.iam.url,
+            "user": iam.USER,
+            "domain": iam.DOMAIN,
+            "password": {"file": "iam-password"},
         }
 
     def _make_policy(self) -> str:
@@ -144,6 +179,10 @@ class DemoFiles:
               - role: viewer
                 to: {{groups: [viewers]}}
                 on: {{projects: [{self._cloud.project}]}}
+
+              - role: operator
+                to: {{groups: [operators]}}
+                on: {{projects: [{_LIVE_PROJECT}]}}
             """)
 
     def _make_variables(self) -> str:
@@ -158,6 +197,7 @@ class DemoFiles:
             f"PROJECT={self._cloud.project}",
             f"SERVER={self._allowed[0]}",
             "TARGET=$PROJECT/$SERVER",
+            f"LIVE={_LIVE_PROJECT}/{self._live_server}",
             f"SERVERS={servers}",
             'JSON="Content-Type: application/json"',
             f"OFF={shlex.quote(json.dumps(power_off))}",

@@ -15,6 +15,7 @@ The simulated cloud:
   identity provider    {issuer}
   IAM                  {iam}
   physical servers     {upstream}    accepts 10 calls per second, then answers 429
+  console host         {consoles}    TLS by an authority of this demo; reached by the gateway only
 
 In another terminal, load the variables and tokens that the commands use:
 
@@ -69,4 +70,10 @@ Search the audit log and verify that it is unchanged:
 Tokens, valid for 12 hours:
 
 {tokens}
+
+Open a live console as olga: the screen and the keyboard run through the gateway, and the cloud's
+URL stays inside. Press Enter in the page, then log in with any name and any password. Each run
+opens a fresh address; it is good once, for 60 seconds.
+
+  . {directory}/env; gateway console {live}
 """

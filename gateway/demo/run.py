@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud
-from gateway.demo.files import DRAIN_S, DemoFiles
+from gateway.demo.files import DEMO_CLOUD, DRAIN_S, DemoFiles
 from gateway.drivers.valkey.embedded import EmbeddedValkey, end_with_parent
 
 _READY_TIMEOUT_S = 20.0
@@ -57,7 +57,7 @@ class _Demo:
                 EmbeddedValkey() as valkey,
                 tempfile.TemporaryDirectory(prefix="gateway-demo-") as name,
             ):
-                async with SimulatedCloud() as cloud:
+                async with SimulatedCloud(DEMO_CLOUD) as cloud:
                     await self._serve(DemoFiles(Path(name), cloud, valkey.url))
         except asyncio.CancelledError:
             return 0

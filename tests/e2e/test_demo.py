@@ -21,7 +21,8 @@ from gateway.drivers.valkey.embedded import EmbeddedValkey
 from tests.support.stack import TIMEOUT_S, Response, console_path, eventually, fetch
 
 KEYS = {
-    "gateway", "admin", "issuer", "iam", "upstream", "redis", "project_id", "servers", "tokens",
+    "gateway", "admin", "issuer", "iam", "upstream", "redis", "project_id", "servers", "proxied",
+    "tokens",
 }  # fmt: skip
 
 
@@ -51,9 +52,9 @@ class Demo:
         return facts
 
     def text(self) -> str:
-        """Read the output up to the last token."""
+        """Read the output up to its last command."""
         lines = [self.line()]
-        while lines[-1] and not lines[-1].startswith("  admin     e"):
+        while lines[-1] and "; gateway console " not in lines[-1]:
             lines.append(self.line())
         self.children = descendants(self.process.pid)
         return "".join(lines)
@@ -143,6 +144,18 @@ def test_demo_serves_consoles_and_removes_everything(demo: Demo) -> None:
             fetch(facts[name], "GET", "/")
 
 
+def test_demo_delivers_proxied_for_one_account_only(demo: Demo) -> None:
+    facts = demo.facts()
+    direct = console(facts, "operator", facts["servers"]["allowed"][0])
+    assert "#" not in direct.json["url"]
+    path = console_path(facts["proxied"]["project_id"], facts["proxied"]["server"])
+    headers = {"Authorization": f"Bearer {facts['tokens']['operator']}"}
+    urls = [fetch(facts["gateway"], "GET", path, headers).json["url"] for _ in range(2)]
+    assert [url.partition("#")[0] for url in urls] == [facts["gateway"] + "/console"] * 2
+    assert urls[0] != urls[1]
+    assert fetch(facts["gateway"], "GET", "/console").status == 200
+
+
 def test_demo_files_are_readable_by_owner_only(demo: Demo) -> None:
     demo.facts()
     written = list(demo.directory.rglob("*"))
@@ -194,7 +207,7 @@ def test_printed_commands_work() -> None:
         assert statuses == ["200", "200", "403", "403", "403"]
         listed, printed, page, switched, explained, denied, checked, counted = results[5:13]
         sessions, revoked, locked, overrides, found, intact = results[13:]
-        assert listed[1].count("server:power") == 4
+        assert listed[1].count("server:power") == 7
         assert printed[1].startswith("https://")
         assert json.loads(page[1])["count"] == 4
         assert switched[1].startswith("HTTP/1.1 200 ")
@@ -222,6 +235,11 @@ def test_printed_commands_work() -> None:
             output = run(f'{source[1]}; printf %s "${role.upper()}"', demo.directory.parent)
             assert output == (0, token)
         assert len(tokens) == 4
+        # On a terminal the last command opens the browser; here it prints the address.
+        last = text.rstrip().splitlines()[-1].strip()
+        addresses = [run(last, demo.directory.parent) for _ in range(2)]
+        assert all(re.fullmatch(gateway + r"/console#\S+\n", one[1]) for one in addresses)
+        assert addresses[0] != addresses[1]
         assert demo.end(signal.SIGINT) == 0
         assert demo.leftovers() == []
     finally:
