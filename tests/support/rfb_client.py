@@ -66,13 +66,17 @@ class RfbClient:
     async def read(self, count: int) -> bytes:
         async with asyncio.timeout(TIMEOUT_S):
             while len(self._buffer) < count:
-                message = await self.socket.receive()
-                if message.type is not aiohttp.WSMsgType.BINARY:
-                    raise RfbClosed(self.socket.close_code, message.extra)
-                self._buffer += message.data
+                await self.receive()
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
         return taken
+
+    async def receive(self) -> None:
+        """Read one frame. Raises RfbClosed for anything else."""
+        message = await self.socket.receive()
+        if message.type is not aiohttp.WSMsgType.BINARY:
+            raise RfbClosed(self.socket.close_code, message.extra)
+        self._buffer += message.data
 
     async def send(self, data: bytes) -> None:
         await self.socket.send_bytes(data)
