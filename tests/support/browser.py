@@ -54,6 +54,10 @@ class ConsoleTab:
             if line.endswith("\n"):
                 self.page.keyboard.press("Enter")
 
+    def disconnect(self) -> None:
+        self.page.get_by_role("button", name="Disconnect", exact=True).click()
+        self.wait_for_state("ended")
+
     def everything(self) -> list[bytes]:
         """Return all that the page saw, with its address, document, storage and cookies."""
         now = [
