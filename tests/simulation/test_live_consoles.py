@@ -193,7 +193,7 @@ async def no_fault(fleet: Fleet) -> None:
     del fleet
 
 
-async def store_goes_away(fleet: Fleet) -> None:
+async def store_is_unavailable(fleet: Fleet) -> None:
     for _ in range(3):
         await asyncio.sleep(fleet.chance.uniform(1.0, 20.0))
         for replica in fleet.replicas:
@@ -237,7 +237,7 @@ async def replica_is_drained(fleet: Fleet) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     no_fault,
-    store_goes_away,
+    store_is_unavailable,
     store_loses_data,
     store_loses_answers,
     replica_is_killed,
@@ -398,10 +398,10 @@ def keeps_a_spent_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
     redeem = LocalConsoleStore.redeem
 
     async def keeps(self: LocalConsoleStore, ticket_hash: bytes, *rest: Any, **more: Any) -> Any:
-        kept = self._tickets.get(ticket_hash)
+        ticket = self._tickets.get(ticket_hash)
         result = await redeem(self, ticket_hash, *rest, **more)
-        if kept is not None:
-            self._tickets[ticket_hash] = kept
+        if ticket is not None:
+            self._tickets[ticket_hash] = ticket
         return result
 
     monkeypatch.setattr(LocalConsoleStore, "redeem", keeps)
